@@ -1,0 +1,167 @@
+"""The checked flow: every name resolved, every option typed, every prompt and role decided.
+
+`check` (flowinfer.check) builds these from a syntax tree; graph and plan read them. Nothing here knows about text
+positions except the spans kept for messages, and nothing knows about tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flowinfer.errors import Diagnostic, Span
+
+Role = Literal["draft", "review", "verify"]
+
+
+class ModelSpec(BaseModel):
+    """One model as a zoo or a `model` declaration states it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    """Short name, as written in flows."""
+    ref: str
+    """Hub id, or path of a local folder (absolute once resolved)."""
+    backend: str = "hf"
+    """Registered backend that loads it."""
+    revision: str | None = None
+    """Hub revision: branch, tag or commit."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Weight type; auto = the checkpoint's own on a GPU, float32 on a CPU."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    think: Literal["strip", "keep"] = "strip"
+    """Whether <think>...</think> reaches the next stage."""
+    chat: Literal["auto", "off"] = "auto"
+    """Apply the tokenizer's chat template if it has one, or never."""
+    system: str | None = None
+    """System message of the chat template."""
+    quantization: str | None = None
+    """Quantization scheme handed to the backend, e.g. bnb-4bit."""
+    trust_remote_code: bool = False
+    """Run code that comes with the checkpoint."""
+    base_url: str | None = None
+    """Endpoint of a text-only backend."""
+    api_key_env: str | None = None
+    """Environment variable that holds the endpoint's key."""
+
+
+class Decoding(BaseModel):
+    """How one step is decoded; the same fields are the options of nodes, groups and `defaults`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_tokens: int = Field(512, ge=1)
+    """Most tokens that the step emits."""
+    temperature: float = Field(0.0, ge=0.0)
+    """0 = greedy."""
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    """Nucleus of the fused distribution that sampling draws from."""
+    seed: int = 42
+    """Seed of sampling; each question has its own stream."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the step; cut from its output."""
+    stop_tokens: tuple[str, ...] = ()
+    """Further special tokens that end the step."""
+    fuse: str = "mean"
+    """Registered fuser of a `|` group."""
+    fuse_options: Mapping[str, Any] = Field(default_factory=dict)
+    """The fuser's own parameters, checked against its registration."""
+    context: Literal["native", "canonical"] = "native"
+    """How a head continues text that it would have tokenized otherwise (fusion.md 2.5)."""
+    eos: Literal["sum", "max"] = "sum"
+    """How a head's several end tokens are pooled."""
+    utf8: Literal["strict", "off"] = "strict"
+    """Refuse tokens that would make the text invalid UTF-8."""
+    topk: Literal["auto", "dense", "certified"] = "auto"
+    """Whether heads exchange whole distributions or certified top candidates."""
+    prefill: str = ""
+    """Text that every head's answer starts with."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One call of one model."""
+
+    id: str
+    """Unique in the flow: n1, n2, ... in order of appearance."""
+    model: ModelSpec
+    role: Role
+    template: str
+    """Prompt template with {fields}."""
+    decoding: Decoding
+    span: Span
+    label: str | None = None
+    prompt_name: str | None = None
+    """Name of the prompt declaration it uses, None for a role's own or an inline text."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Stages that read one another's text, first to last."""
+
+    stages: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One member of a group with its share."""
+
+    part: Part
+    weight: float
+    """Normalized: the weights of a group sum to 1."""
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """A group: `|` writes one text together (fuse), `&` gives independent answers."""
+
+    id: str
+    """Unique in the flow: g1, g2, ..."""
+    kind: Literal["fuse", "answers"]
+    branches: tuple[Branch, ...]
+    decoding: Decoding
+    span: Span
+    is_weighted: bool = False
+    """Whether the weights were written."""
+    label: str | None = None
+
+
+Part = Node | Series | Parallel
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A checked flow, ready to be drawn and planned."""
+
+    name: str
+    """File stem, or "flow" for text."""
+    source: str
+    """The text it was read from."""
+    root: Part
+    models: Mapping[str, ModelSpec]
+    """The models that the flow calls, by name."""
+    prompts: str
+    """Name of its prompt set."""
+    zoo: str
+    """Name of the zoo that its undeclared models came from."""
+    warnings: tuple[Diagnostic, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Values of its params after --set."""
+
+
+def nodes(part: Part) -> Iterator[Node]:
+    """Yield every model call of a part in order of appearance."""
+    match part:
+        case Node():
+            yield part
+        case Series(stages):
+            for stage in stages:
+                yield from nodes(stage)
+        case Parallel():
+            for branch in part.branches:
+                yield from nodes(branch.part)
