@@ -1,0 +1,50 @@
+# Two commands set everything up: `make demo` (see it work) and `make test` (prove it works).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# A zoo of trained models and its questions, used by the demo where they lie beside the checkout.
+TRIAL ?= $(wildcard ../shared/trial_zoo)
+DEMO_ARGS := $(if $(TRIAL),--zoo $(TRIAL)/zoo.toml --data ceval=$(TRIAL)/ceval.jsonl --set max_tokens=64,)
+
+.PHONY: demo test test-slow test-gpu check lint types contracts bench clean install
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,math]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/flowinfer graph pipelines/s2p.flow
+	$(BIN)/flowinfer exec pipelines/s2p.flow --dataset ceval $(DEMO_ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+contracts: $(STAMP)
+	$(BIN)/lint-imports
+
+check: lint types contracts test
+
+bench: $(STAMP)
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
