@@ -1,0 +1,181 @@
+"""Prompt sets and templates: the words that a model is asked with, by its place in the flow.
+
+Source of `paper` and `paper-table2`: the paper's figure 5 and table 2. In table 2 the later templates do not repeat
+the question; figure 5 shows question, previous answer and instruction together, which is the default here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flowinfer.errors import UsageError
+from flowinfer.spec import Role
+
+ROLES: tuple[Role, ...] = ("draft", "review", "verify")
+
+BUILT_IN_FIELDS = ("question", "choices", "prev", "answers")
+"""Fields that exist without a declaration; besides them result_1, result_2, ... and labels."""
+
+
+@dataclass(frozen=True)
+class FieldUse:
+    """One {field} of a template."""
+
+    name: str
+    offset: int
+    """Index of its opening brace in the template."""
+
+
+class TemplateError(ValueError):
+    """A template's braces do not pair, or hold something that is no field name."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Templates by role; `verify_two` is verify after exactly one stage."""
+
+    name: str
+    draft: str
+    review: str
+    verify: str
+    verify_two: str
+    answer_form: str
+    """How each of several answers is shown; fields: number, text."""
+    answer_separator: str = "\n\n"
+
+    def template_for(self, role: Role, num_preceding: int) -> str:
+        """Return the template of a role for a stage that so many stages precede."""
+        if role == "draft":
+            return self.draft
+        if role == "review":
+            return self.review
+        return self.verify_two if num_preceding == 1 else self.verify
+
+    def join(self, answers: Sequence[str]) -> str:
+        """Show several answers as one text; a single one stays as it is."""
+        if len(answers) == 1:
+            return answers[0]
+        return self.answer_separator.join(
+            render(self.answer_form, {"number": str(number), "text": text})
+            for number, text in enumerate(answers, start=1)
+        )
+
+
+_DRAFT = "你是一个专业的智能助手,请审慎思考并逐步推理,最后给出最准确的答案.问题:{question}."
+_REVIEW = (
+    "你是一位严谨的审校专家,请逐步审阅上一阶段的回答,纠正其中的错误与偏差,并补充遗漏的关键推理步骤,给出更准确的中间结论."
+)
+_VERIFY = "你是一位经验丰富的验证专家,请对前述分析内容进行综合判断,凝练出最准确、清晰的最终答案."
+
+PROMPT_SETS: Mapping[str, PromptSet] = {
+    "paper": PromptSet(
+        name="paper",
+        draft=_DRAFT,
+        review=_REVIEW + "问题:{question}.助手回答:{prev}.",
+        verify=_VERIFY + "问题:{question}.审校专家分析:{prev}.",
+        verify_two=_VERIFY + "问题:{question}.助手回答:{prev}.",
+        answer_form="回答{number}:{text}",
+    ),
+    "paper-table2": PromptSet(
+        name="paper-table2",
+        draft=_DRAFT,
+        review=_REVIEW + "助手回答:{prev}.",
+        verify=_VERIFY + "审校专家分析:{prev}.",
+        verify_two=_VERIFY + "助手回答:{prev}.",
+        answer_form="回答{number}:{text}",
+    ),
+    "en": PromptSet(
+        name="en",
+        draft=(
+            "You are a careful expert assistant. Think step by step, then give the most accurate answer."
+            "\n\nQuestion: {question}"
+        ),
+        review=(
+            "You are a rigorous reviewer. Go through the previous answer step by step, correct its mistakes, add"
+            " the key steps that it lacks, and give a more accurate conclusion."
+            "\n\nQuestion: {question}\n\nPrevious answer: {prev}"
+        ),
+        verify=(
+            "You are an experienced verifier. Weigh the analysis below as a whole and state the most accurate,"
+            " clear final answer.\n\nQuestion: {question}\n\nReviewer's analysis: {prev}"
+        ),
+        verify_two=(
+            "You are an experienced verifier. Weigh the answer below as a whole and state the most accurate,"
+            " clear final answer.\n\nQuestion: {question}\n\nPrevious answer: {prev}"
+        ),
+        answer_form="Answer {number}: {text}",
+    ),
+}
+
+
+def prompt_set(name: str) -> PromptSet:
+    """Return the prompt set of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        return PROMPT_SETS[name]
+    except KeyError:
+        raise UsageError(f"unknown prompt set '{name}'", help=f"known: {', '.join(PROMPT_SETS)}") from None
+
+
+def template_for(name: str, role: Role, num_preceding: int) -> str:
+    """Return a set's template for a role after so many stages."""
+    return prompt_set(name).template_for(role, num_preceding)
+
+
+def role_for(num_preceding: int, *, is_last: bool) -> Role:
+    """Return the role that a stage's place gives it: first drafts, last verifies, between reviews."""
+    if num_preceding == 0:
+        return "draft"
+    return "verify" if is_last else "review"
+
+
+def fields_of(template: str) -> list[FieldUse]:
+    """List the fields of a template in order of appearance.
+
+    Raises:
+        TemplateError: a brace is not paired or a field name is not a word.
+    """
+    return [FieldUse(piece, offset) for is_field, piece, offset in _pieces(template) if is_field]
+
+
+def render(template: str, values: Mapping[str, str]) -> str:
+    """Fill a template's fields; values are never expanded again.
+
+    Raises:
+        KeyError: a field has no value.
+        TemplateError: the template is malformed.
+    """
+    return "".join(values[piece] if is_field else piece for is_field, piece, _ in _pieces(template))
+
+
+def _pieces(template: str) -> list[tuple[bool, str, int]]:
+    """Cut a template into (is_field, text or name, offset)."""
+    pieces: list[tuple[bool, str, int]] = []
+    literal = ""
+    index = 0
+    while index < len(template):
+        two = template[index : index + 2]
+        if two in ("{{", "}}"):
+            literal += two[0]
+            index += 2
+        elif template[index] == "{":
+            end = template.find("}", index)
+            name = template[index + 1 : end].strip() if end >= 0 else ""
+            if not name or not name.replace("-", "_").isidentifier():
+                raise TemplateError("'{' opens no field; write '{{' for a literal brace", index)
+            pieces += [(False, literal, index), (True, name, index)]
+            literal, index = "", end + 1
+        elif template[index] == "}":
+            raise TemplateError("'}' closes no field; write '}}' for a literal brace", index)
+        else:
+            literal += template[index]
+            index += 1
+    return [*pieces, (False, literal, index)]

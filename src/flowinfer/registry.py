@@ -1,0 +1,211 @@
+"""What can be plugged in: fusers, backends, tasks and zoos, built-in or from other packages.
+
+Every entry is named as "module:object" and imported on use, so that looking names up costs nothing. Other packages
+register through the entry points `flowinfer.fusers`, `.backends`, `.tasks` and `.zoos`; a fuser may carry its
+parameters as an attribute `parameters`, a backend `text_only`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Literal
+
+from flowinfer.errors import UsageError
+
+ParameterType = Literal["float", "int", "str", "model"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One typed option of a fuser."""
+
+    type: ParameterType
+    """`model` is the name of a head of the group."""
+    doc: str
+    default: float | int | str | None = None
+    """None = must be given."""
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True)
+class FuserInfo:
+    """How several next-token distributions become one."""
+
+    name: str
+    target: str
+    doc: str
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """What loads a model."""
+
+    name: str
+    target: str
+    doc: str
+    text_only: bool = False
+    """Whether it gives texts but no next-token distributions."""
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A data set by name."""
+
+    name: str
+    target: str
+    doc: str
+
+
+@dataclass(frozen=True)
+class ZooInfo:
+    """A zoo by name: its target is a path of a TOML file or a function that returns one."""
+
+    name: str
+    target: str
+    doc: str
+
+
+Info = FuserInfo | BackendInfo | TaskInfo | ZooInfo
+
+_FUSERS = "flowinfer.fusion.fusers"
+
+BUILT_IN_FUSERS = (
+    FuserInfo("mean", f"{_FUSERS}:Mean", "weighted mean of the distributions (the paper's equation 7)"),
+    FuserInfo("weighted", f"{_FUSERS}:Mean", "the mean, with the weights written in the group"),
+    FuserInfo("geometric", f"{_FUSERS}:Geometric", "weighted geometric mean, renormalized"),
+    FuserInfo(
+        "power",
+        f"{_FUSERS}:Power",
+        "power mean (sum w q^a)^(1/a): a=1 mean, a near 0 geometric, large a maximum",
+        {"a": Parameter("float", "exponent, not 0", 0.5, -64.0, 64.0)},
+    ),
+    FuserInfo(
+        "unite",
+        f"{_FUSERS}:Unite",
+        "mean over the union of each head's top k candidates (UniTE)",
+        {"k": Parameter("int", "candidates of each head", 10, 1)},
+    ),
+    FuserInfo(
+        "gated",
+        f"{_FUSERS}:Gated",
+        "the primary head alone where its top probability exceeds tau, else the mean (GaC)",
+        {
+            "tau": Parameter("float", "threshold on the primary head's top probability", 0.5, 0.0, 2.0),
+            "primary": Parameter("model", "the head that may decide alone; first listed if not given", ""),
+        },
+    ),
+    FuserInfo(
+        "drop",
+        f"{_FUSERS}:Drop",
+        "a head counts only where its favourite is among another head's top n (EVA)",
+        {"n": Parameter("int", "candidates of the other heads", 20, 1)},
+    ),
+    FuserInfo(
+        "entropy",
+        f"{_FUSERS}:Entropy",
+        "mean weighted at each step by each head's certainty, 1 / entropy of its top candidates",
+        {"k": Parameter("int", "candidates that the entropy is taken over", 50, 2)},
+    ),
+    FuserInfo("vote", f"{_FUSERS}:Vote", "majority of the heads' favourites; the mean breaks ties"),
+    FuserInfo(
+        "sharpen",
+        f"{_FUSERS}:Sharpen",
+        "mean in which a short key inherits the mass of the candidates that start with it (SAFE)",
+        {
+            "k": Parameter("int", "candidates looked at", 10, 1),
+            "floor": Parameter("float", "least probability of a key that inherits", 0.1, 0.0, 1.0),
+        },
+    ),
+)
+
+BUILT_IN_BACKENDS = (
+    BackendInfo("hf", "flowinfer.backends.hf:load", "any decoder-only transformers model, hub id or folder"),
+    BackendInfo(
+        "openai", "flowinfer.backends.openai:load", "any OpenAI-compatible endpoint: text only", text_only=True
+    ),
+)
+
+BUILT_IN_TASKS = (
+    TaskInfo("gsm8k", "flowinfer.tasks.gsm8k:TASK", "grade-school word problems, numeric answers"),
+    TaskInfo("ceval", "flowinfer.tasks.ceval:TASK", "Chinese four-option questions in 52 subjects"),
+    TaskInfo("mathematics", "flowinfer.tasks.mathematics:TASK", "DeepMind mathematics txt, or MATH-style json"),
+)
+
+BUILT_IN_ZOOS = (
+    ZooInfo("paper", "flowinfer.zoo:paper_zoo", "the paper's three models from the hub, 7-9 B parameters"),
+    ZooInfo("toy", "flowinfer.toy:zoo", "three random-weight models built on the spot: answers are noise"),
+)
+
+
+@cache
+def fusers() -> Mapping[str, FuserInfo]:
+    """Return all fusers by name."""
+    return {info.name: info for info in BUILT_IN_FUSERS} | {
+        point.name: FuserInfo(point.name, point.value, _origin(point), getattr(_import(point), "parameters", {}))
+        for point in entry_points(group="flowinfer.fusers")
+    }
+
+
+@cache
+def backends() -> Mapping[str, BackendInfo]:
+    """Return all backends by name."""
+    return {info.name: info for info in BUILT_IN_BACKENDS} | {
+        point.name: BackendInfo(
+            point.name, point.value, _origin(point), bool(getattr(_import(point), "text_only", False))
+        )
+        for point in entry_points(group="flowinfer.backends")
+    }
+
+
+@cache
+def tasks() -> Mapping[str, TaskInfo]:
+    """Return all tasks by name."""
+    return {info.name: info for info in BUILT_IN_TASKS} | {
+        point.name: TaskInfo(point.name, point.value, _origin(point))
+        for point in entry_points(group="flowinfer.tasks")
+    }
+
+
+@cache
+def zoos() -> Mapping[str, ZooInfo]:
+    """Return all named zoos."""
+    return {info.name: info for info in BUILT_IN_ZOOS} | {
+        point.name: ZooInfo(point.name, point.value, _origin(point))
+        for point in entry_points(group="flowinfer.zoos")
+    }
+
+
+def load(info: Info) -> object:
+    """Import what an entry names.
+
+    Raises:
+        UsageError: it cannot be imported, with the reason.
+    """
+    module, _, name = info.target.partition(":")
+    try:
+        target: object = import_module(module)
+        for part in name.split("."):
+            target = getattr(target, part)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"'{info.name}' cannot be loaded from '{info.target}': {error}") from error
+    return target
+
+
+def _import(point: EntryPoint) -> object:
+    try:
+        return point.load()
+    except Exception as error:  # a plug-in may fail in any way; the user must learn whose it is
+        raise UsageError(
+            f"plug-in '{point.name}' of {_origin(point)} cannot be loaded: {error}",
+            help="update or uninstall that package",
+        ) from error
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"package '{point.dist.name}'" if point.dist else "another package"

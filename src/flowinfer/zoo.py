@@ -1,0 +1,144 @@
+"""Zoos: which short name means which model.
+
+A zoo is a TOML file of the user's, or a registered one. Which zoo serves a flow is decided, in this order, by
+`--zoo`, `FLOWINFER_ZOO`, the file's `defaults { zoo=... }`, the zoo `paper` where a CUDA device and its weights are
+there, a trained zoo `lab` where one is registered, and last `toy`, whose models answer noise.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from rapidfuzz import process
+
+from flowinfer.errors import DataError, UsageError
+from flowinfer.registry import load, zoos
+from flowinfer.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """Models by short name, and why this zoo was chosen."""
+
+    name: str
+    """Registered name, or the path of its file."""
+    models: Mapping[str, ModelSpec]
+    why: str = ""
+    note: str | None = None
+    """What a user must know before believing its answers."""
+
+
+def select_zoo(
+    *,
+    explicit: str | None = None,
+    declared: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    base: Path | None = None,
+) -> Zoo:
+    """Choose the zoo of a flow.
+
+    Args:
+        explicit: what `--zoo` said: a registered name or the path of a TOML file.
+        declared: what the flow's defaults say; a path is relative to `base`.
+        environment: the process environment, os.environ by default.
+        base: folder of the flow file.
+    """
+    environment = os.environ if environment is None else environment
+    if explicit:
+        return load_zoo(explicit, why="--zoo")
+    if named := environment.get("FLOWINFER_ZOO"):
+        return load_zoo(named, why="FLOWINFER_ZOO")
+    if declared:
+        return load_zoo(declared, why="the flow's defaults", base=base)
+    paper = load_zoo("paper", why="a CUDA device is there and its weights are in the hub cache")
+    if _can_run_here(paper, environment):
+        return paper
+    if "lab" in zoos():
+        return load_zoo("lab", why="the default")
+    return load_zoo("toy", why="no other zoo was named")
+
+
+def load_zoo(name: str, *, why: str = "", base: Path | None = None) -> Zoo:
+    """Load a zoo by registered name or by path of its TOML file.
+
+    Raises:
+        UsageError: no such name or file.
+        DataError: the file is malformed.
+    """
+    if name in zoos():
+        target = load(zoos()[name])
+        zoo = target() if callable(target) else read_zoo(Path(str(target)), name=name)
+        return Zoo(name, zoo.models, why, zoo.note)
+    path = (base or Path()) / name
+    if path.is_dir() and (path / "zoo.toml").is_file():
+        path = path / "zoo.toml"
+    if path.is_file():
+        return Zoo(name, read_zoo(path).models, why)
+    near = process.extractOne(name, list(zoos()), score_cutoff=60)
+    hint = f"did you mean '{near[0]}'?" if near else f"known zoos: {', '.join(zoos())}; or give a TOML file"
+    raise UsageError(f"unknown zoo '{name}': no registered zoo and no file of that name", help=hint)
+
+
+def read_zoo(path: Path, *, name: str | None = None) -> Zoo:
+    """Read a zoo file: tables [models.NAME] whose keys are the options of a `model` declaration.
+
+    Raises:
+        DataError: where, what and the cure.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a valid TOML file: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    tables = document.pop("models", None)
+    if document:
+        raise DataError(
+            f"{path}: unexpected key '{next(iter(document))}'", help="a zoo holds tables [models.NAME] only"
+        )
+    if not isinstance(tables, dict) or not tables:
+        raise DataError(f"{path}: no models", help='write [models.NAME] and ref = "hub id or folder"')
+    return Zoo(name or str(path), {key: _model(path, key, table) for key, table in tables.items()})
+
+
+def resolve_ref(ref: str, base: Path) -> str:
+    """Make a reference to a local folder absolute; a hub id stays as it is."""
+    local = Path(ref).expanduser()
+    local = local if local.is_absolute() else base / local
+    is_path = ref.startswith((".", "/", "~")) or local.is_dir()
+    return str(local.resolve()) if is_path else ref
+
+
+def _model(path: Path, key: str, table: object) -> ModelSpec:
+    if not isinstance(table, dict):
+        raise DataError(f"{path}: [models.{key}] must be a table", help=f'[models.{key}]\nref = "..."')
+    if "name" in table:
+        raise DataError(f"{path}: [models.{key}] has a key 'name'", help="the table's title is the name")
+    try:
+        spec = ModelSpec(name=key, **table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        known = [field for field in ModelSpec.model_fields if field != "name"]
+        near = process.extractOne(where, known, score_cutoff=60) if first["type"] == "extra_forbidden" else None
+        message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"][:1].lower() + first["msg"][1:]
+        hint = f"did you mean '{near[0]}'?" if near else f"keys: {', '.join(known)}"
+        raise DataError(f"{path}: [models.{key}] '{where}': {message}", help=hint) from error
+    return spec.model_copy(update={"ref": resolve_ref(spec.ref, path.parent)})
+
+
+def paper_zoo() -> Zoo:
+    """Return the paper's table 1: Qwen, Ds and Yi from the hub."""
+    return read_zoo(Path(__file__).parent / "zoos" / "paper.toml", name="paper")
+
+
+def _can_run_here(zoo: Zoo, environment: Mapping[str, str]) -> bool:
+    from flowinfer.machine import cuda_device_count, hub_folder
+
+    folders = [hub_folder(spec.ref, environment, spec.revision) for spec in zoo.models.values()]
+    return all(folders) and cuda_device_count() > 0
