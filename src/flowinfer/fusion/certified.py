@@ -1,0 +1,51 @@
+"""Certified top-k: the dense argmax from a few candidates of each head, for heads on different devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Certified:
+    """The winners of B rows and what it took to be sure."""
+
+    slots: Tensor
+    """(B,), int64."""
+    values: Tensor
+    """(B,), fused probability of each winner."""
+    numbers_moved: int
+    """Count of (slot, probability) numbers that crossed between devices."""
+
+
+def certified_argmax(probs: Sequence[Tensor], weights: Sequence[float], *, k: int = 8) -> Certified:
+    """Return the argmax of sum_k w_k q_k without moving whole distributions.
+
+    Each head names its k best slots, every head says what it gives to all named slots, and the best is accepted if no
+    slot outside the lists could reach it; otherwise k doubles. Ties go to the smallest slot, as in the dense argmax.
+
+    Args:
+        probs: one tensor of shape (B, V) per head, each on its own device, already masked.
+        weights: K shares that sum to 1.
+        k: candidates of each head at first.
+    """
+    home, size, moved = probs[0].device, probs[0].shape[-1], 0
+    while True:
+        k = min(k, size)
+        tops = [head.topk(k, dim=-1) for head in probs]
+        named = torch.cat([top.indices.to(home) for top in tops], dim=-1)  # (B, K k)
+        named = named.sort(-1).values
+        fused = torch.zeros(named.shape, dtype=probs[0].dtype, device=home)
+        bound = torch.zeros(named.shape[0], dtype=probs[0].dtype, device=home)
+        for head, top, weight in zip(probs, tops, weights, strict=True):
+            fused = fused + weight * head.gather(-1, named.to(head.device)).to(home)
+            bound = bound + weight * top.values[:, -1].to(home)
+        moved += 2 * named.numel() + len(probs) * named.numel()
+        best, place = fused.max(-1)
+        place = (fused == best[:, None]).to(torch.int8).argmax(-1)  # smallest slot among equals: named is sorted
+        if k == size or bool((best > bound).all()):
+            return Certified(named.gather(-1, place[:, None])[:, 0], best, moved)
+        k *= 2

@@ -1,0 +1,134 @@
+"""The check that a tokenizer's bytes are what its own decoder and encoder do, run once per tokenizer and machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from platformdirs import user_cache_dir
+
+from flowinfer.errors import LoadError
+from flowinfer.fusion.vocab import TokenBytes
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_VERSION = 1
+
+PROBES = (
+    "小明有3个苹果，又买了15个。",
+    "答案是：B。\n\n",
+    "深圳——“一夜崛起之城”",
+    "𠮷野家",
+    "价格は１２３円",
+    "한국어 กรุงเทพ",
+    "½ ² Ⅳ",
+    "😀👨‍👩‍👧‍👦🇨🇳",
+    "e\u0301 vs é",
+    "naïve café",
+    "\u200d\ufeff",
+    "\x00\x01",
+    "",
+    "字" * 300,
+    "a" * 300,
+    "\r\n\t \n\n  x",
+    "    return  x+1\n\n\n",
+    "\tif a:\n\t\tb()",
+    "  leading",
+    "trailing ",
+    " ",
+    "don't I'LL",
+    "12345 3.14 1,000,000 #### 42",
+    "\\frac{1}{2}",
+    "<0x0A>",
+    "<|im_end|>",
+    "</s>",
+    "▁x Ġx Ċ",
+    "ø ö ÿ",
+    *(chr(code) + "a" for code in range(0x20, 0x7F)),
+    *(f"x{chr(code)}" for code in range(0xA0, 0x100)),
+)
+"""Texts that every tokenizer must keep, up to its own declared normalization."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of flowinfer's derived data ($FLOWINFER_CACHE, else the user's cache folder)."""
+    return Path(os.environ.get("FLOWINFER_CACHE") or user_cache_dir("flowinfer"))
+
+
+def verify(tokenizer: Tokenizer, tokens: TokenBytes, *, cache_key: str) -> None:
+    """Check all ids and the probes, unless this tokenizer has passed before.
+
+    Raises:
+        LoadError: with the offending ids or probe.
+    """
+    passed = cache_folder() / "tokenizers" / f"{cache_key}.v{_VERSION}.ok"
+    if passed.is_file():
+        return
+    _check_ids(tokenizer, tokens)
+    _check_probes(tokenizer, tokens)
+    try:
+        passed.parent.mkdir(parents=True, exist_ok=True)
+        passed.touch()
+    except OSError:
+        return  # a read-only cache costs a second check, nothing else
+
+
+@contextmanager
+def ordinary_text(tokenizer: Tokenizer) -> Iterator[None]:
+    """Encode text that looks like a control token as the ordinary text it is."""
+    before = tokenizer.encode_special_tokens
+    tokenizer.encode_special_tokens = True
+    try:
+        yield
+    finally:
+        tokenizer.encode_special_tokens = before
+
+
+def _check_ids(tokenizer: Tokenizer, tokens: TokenBytes) -> None:
+    anchor = tokens.id_of.get(b"a")
+    if anchor is None:
+        raise LoadError("the vocabulary has no token for 'a'", help="this tokenizer cannot be verified")
+    added = set(tokenizer.get_added_tokens_decoder())
+    ids = [
+        token_id
+        for token_id, piece in enumerate(tokens.pieces)
+        if piece is not None and token_id not in added and _is_utf8(piece)
+    ]
+    decoded = tokenizer.decode_batch([[anchor, i, anchor] for i in ids], skip_special_tokens=False)
+    wrong = [i for i, text in zip(ids, decoded, strict=True) if text.encode() != b"a%ba" % tokens.pieces[i]]
+    if wrong:
+        shown = ", ".join(f"{i} ({tokens.pieces[i]!r})" for i in wrong[:5])
+        raise LoadError(
+            f"{len(wrong)} tokens decode to other bytes than their pieces say: {shown}",
+            help="the tokenizer.json is damaged, or its decoder is of a kind that flowinfer does not know",
+        )
+
+
+def _check_probes(tokenizer: Tokenizer, tokens: TokenBytes) -> None:
+    normalizer = tokenizer.normalizer
+    with ordinary_text(tokenizer):
+        encoded = tokenizer.encode_batch(list(PROBES), add_special_tokens=False)
+    for probe, encoding in zip(PROBES, encoded, strict=True):
+        pieces = [tokens.pieces[i] for i in encoding.ids]
+        if any(piece is None for piece in pieces):
+            continue  # characters outside a character vocabulary
+        kept = b"".join(piece for piece in pieces if piece is not None)
+        normal = normalizer.normalize_str(probe) if normalizer else probe
+        wanted = {text.encode() for text in (probe, normal, normal.replace("\u2581", " "))}
+        if kept not in wanted and kept.removeprefix(b" ") not in wanted:
+            raise LoadError(
+                f"encoding {probe!r} gives ids whose bytes are {kept!r}",
+                help="this tokenizer loses text in a way that flowinfer does not know",
+            )
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,249 @@
+"""The shared vocabulary of a group: all heads' token bytes, sorted, and one end slot.
+
+Slots are numbered by the sorted bytes, so they do not depend on the order of the heads. Where all heads have one
+id -> bytes map, slots are that map's own text ids in order, and fusing happens in id space.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowinfer.errors import LoadError
+from flowinfer.fusion.selfcheck import cache_folder
+from flowinfer.fusion.utf8 import Utf8Guard
+from flowinfer.fusion.vocab import HeadVocabulary
+
+_CACHE_VERSION = 1
+_CACHE_FROM = 20_000
+"""Shared vocabularies smaller than this are quicker built than read."""
+
+
+class SharedVocabularyWarning(UserWarning):
+    """Some keys cannot be written by every head and are left out."""
+
+
+@dataclass(frozen=True)
+class _Lift:
+    """How one head's columns become slots."""
+
+    banned: Tensor
+    """(V_k,) bool: columns that write nothing (control tokens, holes, padding, keys left out)."""
+    primary_slots: Tensor
+    primary_ids: Tensor
+    extras: tuple[tuple[Tensor, Tensor], ...]
+    """Rounds of (slots, ids) for further ids of a slot; slots are unique within a round, so adding is deterministic."""
+    eos_ids: Tensor
+
+
+class SharedVocabulary:
+    """Lift each head's logits to probabilities over shared keys.
+
+    Args:
+        heads: the group's heads; a head alone is a group of one.
+        eos: how a head's several end tokens are pooled: their sum, or the largest.
+        device: where distributions are fused.
+        is_strict: keep emitted bytes valid UTF-8.
+    """
+
+    def __init__(
+        self,
+        heads: Sequence[HeadVocabulary],
+        *,
+        eos: Literal["sum", "max"] = "sum",
+        device: torch.device | str = "cpu",
+        is_strict: bool = True,
+    ) -> None:
+        self.heads = tuple(heads)
+        self.eos = eos
+        self.device = torch.device(device)
+        self.is_identity = _are_equal(self.heads)
+        """Whether all heads share one id -> bytes map, so that slots are ids."""
+        self.keys, self._slot_of_id = _identity(self.heads) if self.is_identity else _union(self.heads)
+        self.eos_slot = len(self.keys)
+        self.size = len(self.keys) + 1
+        self._lifts = [self._make_lift(k) for k in range(len(self.heads))]
+        self.is_strict = is_strict
+
+    @cached_property
+    def guard(self) -> Utf8Guard:
+        """Return the UTF-8 automaton over this vocabulary."""
+        return Utf8Guard(self.keys, self.device, is_strict=self.is_strict)
+
+    def lift(self, head: int, logits: Tensor) -> Tensor:
+        """Turn a head's logits into probabilities over the shared slots.
+
+        Args:
+            head: index of the head.
+            logits: shape (B, V_k), any float type; columns without a token may hold anything.
+        Returns:
+            shape (B, V), float32 (float64 for float64 logits), rows sum to 1 (with eos="max": at most 1).
+        Source: the paper, eq. (7), with probabilities of equal bytes added.
+        """
+        plan = self._lifts[head]
+        wide = logits if logits.dtype is torch.float64 else logits.float()
+        probs = wide[:, : plan.banned.shape[0]].masked_fill(plan.banned, -torch.inf).softmax(-1)  # (B, V_k)
+        lifted = probs.new_zeros(probs.shape[0], self.size)  # (B, V)
+        lifted.index_copy_(1, plan.primary_slots, probs.index_select(1, plan.primary_ids))
+        for slots, ids in plan.extras:
+            lifted[:, slots] += probs[:, ids]
+        if plan.eos_ids.numel():
+            ends = probs[:, plan.eos_ids]  # (B, E)
+            lifted[:, self.eos_slot] = ends.sum(-1) if self.eos == "sum" else ends.amax(-1)
+        return lifted
+
+    def ids(self, head: int, slot: int) -> tuple[int, ...]:
+        """Return a key in a head's own ids: its token for it, else the greedy longest cover of the bytes."""
+        if self.is_identity:
+            return (int(self._identity_ids[slot]),)
+        tokens = self.heads[head].tokens
+        key = self.keys[slot]
+        token_id = tokens.id_of.get(key)
+        return (token_id,) if token_id is not None else tokens.cover(key)
+
+    def has(self, head: int) -> Tensor:
+        """Return which slots a head owns as single tokens: shape (V,), bool."""
+        owned = torch.zeros(self.size, dtype=torch.bool, device=self.device)
+        owned[self._lifts[head].primary_slots] = True
+        owned[self.eos_slot] = True
+        return owned
+
+    def first_slots(self, head: int) -> Tensor:
+        """Return for each slot the slot of the first token that a head writes it with: shape (V,), int64.
+
+        Source: UniTE (arXiv 2410.12777), which gives a key that a head lacks the probability of its first token.
+        """
+        if head not in self._first_slots:
+            own = self.has(head).cpu().numpy()
+            slots = np.arange(self.size)
+            slot_of = self._slot_of_id[head]
+            for slot in np.nonzero(~own)[0]:
+                slots[slot] = slot_of[self.heads[head].tokens.cover(self.keys[slot])[0]]
+            self._first_slots[head] = torch.from_numpy(slots).to(self.device)
+        return self._first_slots[head]
+
+    @cached_property
+    def _first_slots(self) -> dict[int, Tensor]:
+        return {}
+
+    @cached_property
+    def _identity_ids(self) -> NDArray[np.int64]:
+        return np.array(self.heads[0].text_ids(), dtype=np.int64)
+
+    def _make_lift(self, head: int) -> _Lift:
+        vocabulary, slot_of = self.heads[head], self._slot_of_id[head]
+        ids = np.nonzero(slot_of >= 0)[0]
+        preferred = vocabulary.tokens.id_of
+        order = np.array([0 if preferred.get(vocabulary.tokens.pieces[i] or b"") == i else 1 for i in ids], dtype=int)
+        ids = ids[np.lexsort((ids, order))]
+        rounds: list[tuple[list[int], list[int]]] = []
+        used: dict[int, int] = {}
+        for token_id in ids.tolist():
+            slot = int(slot_of[token_id])
+            turn = used.get(slot, 0)
+            used[slot] = turn + 1
+            if turn == len(rounds):
+                rounds.append(([], []))
+            rounds[turn][0].append(slot)
+            rounds[turn][1].append(token_id)
+        tensors = tuple((self._tensor(slots), self._tensor(own)) for slots, own in rounds)
+        ends = sorted(i for i in vocabulary.eos_ids if i < vocabulary.num_columns)
+        banned = torch.ones(vocabulary.num_columns, dtype=torch.bool)
+        banned[torch.from_numpy(ids)] = False
+        banned[ends] = False
+        primary = tensors[0] if tensors else (self._tensor([]), self._tensor([]))
+        return _Lift(banned.to(self.device), *primary, tensors[1:], self._tensor(ends))
+
+    def _tensor(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+
+Keys = tuple[bytes, ...]
+
+
+def _are_equal(heads: Sequence[HeadVocabulary]) -> bool:
+    first = heads[0]
+    return all(
+        head.tokens.fingerprint == first.tokens.fingerprint
+        and head.eos_ids == first.eos_ids
+        and head.num_columns == first.num_columns
+        for head in heads
+    )
+
+
+def _identity(heads: Sequence[HeadVocabulary]) -> tuple[Keys, list[NDArray[np.int64]]]:
+    ids = heads[0].text_ids()
+    slot_of = np.full(heads[0].num_columns, -1, dtype=np.int64)
+    slot_of[ids] = np.arange(len(ids))
+    pieces = heads[0].tokens.pieces
+    return tuple(pieces[i] or b"" for i in ids), [slot_of] * len(heads)
+
+
+def _union(heads: Sequence[HeadVocabulary]) -> tuple[Keys, list[NDArray[np.int64]]]:
+    size = sum(head.num_columns for head in heads)
+    path = cache_folder() / "vocabularies" / f"{_cache_key(heads)}.npz"
+    if size >= _CACHE_FROM and path.is_file():
+        with np.load(path) as stored:
+            ends, blob = stored["ends"].tolist(), stored["blob"].tobytes()
+            starts = [0, *ends[:-1]]
+            keys = tuple(blob[a:b] for a, b in zip(starts, ends, strict=True))
+            return keys, [stored[f"slots{k}"] for k in range(len(heads))]
+    keys = _writable(sorted({head.tokens.pieces[i] or b"" for head in heads for i in head.text_ids()}), heads)
+    slot_of_key = {key: slot for slot, key in enumerate(keys)}
+    slots = [_slots(head, slot_of_key) for head in heads]
+    for index, slot_of in enumerate(slots):
+        if not (slot_of >= 0).any():
+            raise LoadError(f"head {index + 1} of the group can write none of the others' tokens")
+    if size >= _CACHE_FROM:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{hashlib.sha256(str(id(heads)).encode()).hexdigest()[:8]}.npz")
+            np.savez(
+                partial,
+                ends=np.cumsum([len(key) for key in keys]),
+                blob=np.frombuffer(b"".join(keys), dtype=np.uint8),
+                **{f"slots{k}": slot_of for k, slot_of in enumerate(slots)},  # type: ignore[arg-type]  # stub of savez
+            )
+            partial.replace(path)
+        except OSError:
+            return keys, slots  # a read-only cache costs time, nothing else
+    return keys, slots
+
+
+def _slots(head: HeadVocabulary, slot_of_key: dict[bytes, int]) -> NDArray[np.int64]:
+    slot_of = np.full(head.num_columns, -1, dtype=np.int64)
+    for token_id in head.text_ids():
+        slot_of[token_id] = slot_of_key.get(head.tokens.pieces[token_id] or b"", -1)
+    return slot_of
+
+
+def _writable(keys: list[bytes], heads: Sequence[HeadVocabulary]) -> Keys:
+    """Leave out the keys that some head cannot write."""
+    kept = keys
+    for index, head in enumerate(heads):
+        if not head.tokens.missing_bytes:
+            continue
+        before = len(kept)
+        kept = [key for key in kept if head.tokens.try_cover(key) is not None]
+        if len(kept) < before:
+            warnings.warn(
+                f"head {index + 1} of the group has no byte fallback: {before - len(kept)} of {before} shared tokens"
+                " that it cannot write are left out",
+                SharedVocabularyWarning,
+                stacklevel=4,
+            )
+    return tuple(kept)
+
+
+def _cache_key(heads: Sequence[HeadVocabulary]) -> str:
+    parts = [f"{head.tokens.fingerprint}/{sorted(head.eos_ids)}/{head.num_columns}" for head in heads]
+    return hashlib.sha256(f"v{_CACHE_VERSION} {parts}".encode()).hexdigest()

@@ -1,0 +1,263 @@
+"""Token bytes: what every id of a tokenizer writes, exactly, and verified at load.
+
+Published ensembling code compares display strings, in which the same Chinese character differs between byte-level
+and SentencePiece vocabularies. Bytes are what the tokens of any two vocabularies have in common.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from flowinfer.errors import LoadError
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_SPACE_MARK = "\u2581"
+
+END_TOKENS = (
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|end|>",
+    "</s>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+)
+"""Control tokens that end an answer in every model that has them."""
+
+
+@dataclass(frozen=True)
+class TokenBytes:
+    """What each id of one tokenizer writes."""
+
+    pieces: tuple[bytes | None, ...]
+    """Id -> bytes; None = a control token or a hole, never text."""
+    specials: Mapping[str, int]
+    """Control tokens by their written form."""
+    fingerprint: str
+    """sha256 of the id -> bytes map: equal maps can share one vocabulary."""
+    has_dummy_prefix: bool = False
+    """Whether encoding puts a space before the text (Llama-2, Mistral)."""
+    byte_pieces: frozenset[int] = field(default=frozenset())
+    """Ids that stand for one byte of a fallback alphabet, such as <0x0A>."""
+
+    @cached_property
+    def id_of(self) -> Mapping[bytes, int]:
+        """Bytes -> the id that writes them; a real piece goes before a fallback byte, then the smallest id."""
+        ids: dict[bytes, int] = {}
+        for token_id, piece in enumerate(self.pieces):
+            if piece is not None and (piece not in ids or ids[piece] in self.byte_pieces):
+                ids[piece] = token_id
+        return ids
+
+    @cached_property
+    def missing_bytes(self) -> tuple[int, ...]:
+        """Single bytes that no token writes alone (character vocabularies)."""
+        return tuple(value for value in range(256) if bytes([value]) not in self.id_of)
+
+    @cached_property
+    def _longest_by_first(self) -> Mapping[int, int]:
+        longest: dict[int, int] = {}
+        for piece in self.id_of:
+            longest[piece[0]] = max(longest.get(piece[0], 0), len(piece))
+        return longest
+
+    def try_cover(self, data: bytes) -> tuple[int, ...] | None:
+        """Return the greedy longest-match ids that write `data`, or None where a byte cannot be written."""
+        ids: list[int] = []
+        at = 0
+        while at < len(data):
+            for length in range(min(self._longest_by_first.get(data[at], 0), len(data) - at), 0, -1):
+                token_id = self.id_of.get(data[at : at + length])
+                if token_id is not None:
+                    ids.append(token_id)
+                    at += length
+                    break
+            else:
+                return None
+        return tuple(ids)
+
+    def cover(self, data: bytes) -> tuple[int, ...]:
+        """Return the greedy longest-match ids that write `data`.
+
+        Raises:
+            LoadError: the vocabulary cannot write one of the bytes.
+        """
+        ids = self.try_cover(data)
+        if ids is None:
+            raise LoadError(f"the vocabulary cannot write {data!r}", help="use a model with byte fallback")
+        return ids
+
+
+@dataclass(frozen=True)
+class HeadVocabulary:
+    """What fusion must know of one head."""
+
+    tokens: TokenBytes
+    eos_ids: frozenset[int]
+    """Ids that end the answer."""
+    num_columns: int
+    """Width of the model's logits, which may exceed the tokenizer (padding) or fall short of it."""
+
+    def text_ids(self) -> list[int]:
+        """Return the ids that write text, ascending."""
+        pieces = self.tokens.pieces[: self.num_columns]
+        return [i for i, piece in enumerate(pieces) if piece is not None and i not in self.eos_ids]
+
+
+def eos_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    generation_config: GenerationConfig | None,
+    tokens: TokenBytes,
+    stop_tokens: Sequence[str] = (),
+) -> frozenset[int]:
+    """Collect the ids that end a head's answer: the tokenizer's, the generation config's, the well-known, the user's.
+
+    A stop token that this vocabulary lacks is passed over: another head of the group may have it.
+    """
+    found: set[int] = {tokens.specials[name] for name in END_TOKENS if name in tokens.specials}
+    if tokenizer.eos_token_id is not None:
+        found.add(int(tokenizer.eos_token_id))
+    configured = getattr(generation_config, "eos_token_id", None)
+    if configured is not None:
+        found.update([configured] if isinstance(configured, int) else configured)
+    for name in stop_tokens:
+        token_id = tokens.specials.get(name, tokens.id_of.get(name.encode()))
+        if token_id is not None:
+            found.add(token_id)
+    return frozenset(found)
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase) -> TokenBytes:
+    """Read the bytes of every id from a tokenizer and verify them.
+
+    Raises:
+        LoadError: a kind of tokenizer whose bytes are not known exactly, or a failed check.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return _slow_token_bytes(tokenizer)
+    text = backend.to_str()
+    found = _read(json.loads(text))
+    from flowinfer.fusion.selfcheck import verify
+
+    verify(backend, found, cache_key=hashlib.sha256(text.encode()).hexdigest())
+    return found
+
+
+def from_json(text: str) -> TokenBytes:
+    """Read the bytes of every id from the text of a tokenizer.json, unverified."""
+    return _read(json.loads(text))
+
+
+def _read(document: dict[str, Any]) -> TokenBytes:
+    model, added = document["model"], document.get("added_tokens") or []
+    decoders = _flatten(document.get("decoder"), "decoders")
+    pre = _flatten(document.get("pre_tokenizer"), "pretokenizers")
+    normalizers = _flatten(document.get("normalizer"), "normalizers")
+    kinds = {part["type"] for part in decoders} | {part["type"] for part in pre}
+    if model.get("type") in ("WordPiece", "WordLevel") or "WordPiece" in kinds:
+        raise LoadError(
+            f"{model.get('type')} tokenizers lose spaces and case, so their bytes are not known",
+            help="use a model with a byte-level or SentencePiece vocabulary",
+        )
+    vocabulary = _vocabulary(model)
+    has_fallback = "ByteFallback" in kinds
+    read = _byte_level_piece if "ByteLevel" in kinds else _marked_piece
+    size = max([*vocabulary.values(), *(token["id"] for token in added)], default=-1) + 1
+    pieces: list[bytes | None] = [None] * size
+    fallback: set[int] = set()
+    unknown = model.get("unk_token")
+    for piece, token_id in vocabulary.items():
+        byte = _BYTE_PIECE.fullmatch(piece) if has_fallback or model.get("byte_fallback") else None
+        if byte:
+            pieces[token_id] = bytes([int(byte[1], 16)])
+            fallback.add(token_id)
+        elif piece != unknown:
+            pieces[token_id] = read(piece, token_id) or None
+    specials: dict[str, int] = {}
+    if unknown in vocabulary:
+        specials[unknown] = vocabulary[unknown]
+    for token in added:
+        if token["special"]:
+            specials[token["content"]] = token["id"]
+            pieces[token["id"]] = None
+        else:
+            pieces[token["id"]] = token["content"].encode() or None
+        fallback.discard(token["id"])
+    has_prefix = any(part["type"] == "Prepend" for part in normalizers) or any(
+        part["type"] == "Metaspace" and part.get("prepend_scheme", "always") != "never" for part in pre
+    )
+    return TokenBytes(tuple(pieces), specials, _fingerprint(pieces), has_prefix, frozenset(fallback))
+
+
+def _fingerprint(pieces: Sequence[bytes | None]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(b"-" if piece is None else b"+%d:" % len(piece) + piece)
+    return digest.hexdigest()
+
+
+def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, dict):
+        return vocabulary
+    return {entry[0]: index for index, entry in enumerate(vocabulary)}
+
+
+def _flatten(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    if part is None:
+        return []
+    if part["type"] == "Sequence":
+        return [leaf for inner in part[key] for leaf in _flatten(inner, key)]
+    return [part]
+
+
+def byte_alphabet() -> dict[str, int]:
+    """Return the byte-level alphabet: printable characters that stand for the 256 bytes (GPT-2's order)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [value for value in range(256) if value not in set(printable)]
+    return {chr(value): value for value in printable} | {
+        chr(256 + index): value for index, value in enumerate(others)
+    }
+
+
+_ALPHABET = byte_alphabet()
+
+
+def _byte_level_piece(piece: str, token_id: int) -> bytes:
+    try:
+        return bytes([_ALPHABET[character] for character in piece])
+    except KeyError as error:
+        raise LoadError(
+            f"token {token_id} '{piece}' holds '{error.args[0]}', which is outside the byte-level alphabet",
+            help="the tokenizer.json is damaged or of an unknown kind",
+        ) from error
+
+
+def _marked_piece(piece: str, token_id: int) -> bytes:
+    del token_id  # every piece of this class can be read
+    return piece.replace(_SPACE_MARK, " ").encode("utf-8", errors="surrogatepass")
+
+
+def _slow_token_bytes(tokenizer: PreTrainedTokenizerBase) -> TokenBytes:
+    """Read tokenizers that keep their ranks as bytes (tiktoken style)."""
+    ranks = getattr(tokenizer, "mergeable_ranks", None)
+    if not isinstance(ranks, Mapping):
+        raise LoadError(
+            f"tokenizer class {type(tokenizer).__name__} has no tokenizer.json and no byte ranks",
+            help="convert it to a fast tokenizer (save_pretrained of its fast class)",
+        )
+    pieces: list[bytes | None] = [None] * (max(ranks.values()) + 1)
+    for piece, token_id in ranks.items():
+        pieces[token_id] = bytes(piece)
+    specials = {str(token): int(tokenizer.convert_tokens_to_ids(token)) for token in tokenizer.all_special_tokens}
+    return TokenBytes(tuple(pieces), specials, _fingerprint(pieces))
