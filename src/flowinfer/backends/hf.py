@@ -1,0 +1,191 @@
+"""Backend `hf`: any decoder-only transformers model, from the hub or a local folder, safetensors only."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from flowinfer.backends.base import Prompt, Session
+from flowinfer.backends.chat import ChatPrompts
+from flowinfer.backends.session import BatchSession, RowSession
+from flowinfer.errors import FlowInferError, LoadError, MemoryShort
+from flowinfer.fusion.vocab import HeadVocabulary, eos_ids, token_bytes
+from flowinfer.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_QUANTIZATIONS = ("bnb-8bit", "bnb-4bit")
+
+
+class HfModel:
+    """A loaded transformers model; a `TokenModel`."""
+
+    def __init__(self, spec: ModelSpec, model: Any, tokenizer: Any) -> None:  # both untyped in transformers
+        self.name = spec.name
+        self.device: torch.device = model.device
+        self._model = model
+        self._tokenizer = tokenizer
+        self._tokens = token_bytes(tokenizer)
+        self._prompts = ChatPrompts(tokenizer, self._tokens, chat=spec.chat, system=spec.system)
+        self.is_exact = model.dtype in (torch.float32, torch.float64)
+        self.max_positions = _max_positions(model.config)
+        self.num_columns = _num_columns(model)
+        self.is_batched = attends_everywhere(model)
+        """False: a cache per row serves it, because its layers do not attend to every earlier token."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Return the `tokenizers` object."""
+        return self._tokenizer.backend_tokenizer  # type: ignore[no-any-return]  # untyped
+
+    def vocabulary(self, stop_tokens: Sequence[str] = ()) -> HeadVocabulary:
+        """Return token bytes, end ids and width of the logits."""
+        ends = eos_ids(self._tokenizer, self._model.generation_config, self._tokens, stop_tokens)
+        return HeadVocabulary(self._tokens, ends, self.num_columns)
+
+    def prompt(self, text: str, prefill: str = "") -> Prompt:
+        """Apply the chat template, if any, and tokenize."""
+        return self._prompts.build(text, prefill)
+
+    def open(self) -> Session:
+        """Return an empty session of the kind that this architecture allows."""
+        return BatchSession(self._model) if self.is_batched else RowSession(self._model)
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._model = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
+    """Load a model and its tokenizer.
+
+    Args:
+        spec: what the zoo or flow says.
+        device: `cpu` or `cuda:N`.
+        dtype: the plan's choice; "auto" means float32 on a CPU, the checkpoint's own elsewhere.
+    Raises:
+        LoadError: missing, unsuitable or damaged, with the cure.
+        MemoryShort: the weights do not fit.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(spec.ref, **options)
+        _refuse_unsuitable(spec, config)
+        tokenizer = _load_tokenizer(spec, options)
+        model = _load_weights(spec, config, device, dtype, options)
+    except FlowInferError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise MemoryShort(
+            f"model '{spec.name}' ({spec.ref}) does not fit on {device}",
+            help="`flowinfer plan` shows what fits; another device, dtype=bfloat16 or quantization may help",
+        ) from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise LoadError(
+            f"model '{spec.name}' cannot be loaded from '{spec.ref}': {_first_line(error)}", help=_cure(spec, error)
+        ) from error
+    return HfModel(spec, model, tokenizer)
+
+
+def attends_everywhere(model: Any) -> bool:  # see HfModel
+    """Return whether every layer attends to all earlier tokens and positions can be given, as masks need."""
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    layers = DynamicCache(config=model.config).layers
+    return all(type(layer).__name__ == "DynamicLayer" for layer in layers)
+
+
+def _load_tokenizer(spec: ModelSpec, options: dict[str, Any]) -> Any:  # untyped in transformers
+    """Load tokenizer.json as it is: some configs name a class that would rebuild it wrongly."""
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.ref, **options)
+    except (OSError, ValueError, TypeError):
+        tokenizer = AutoTokenizer.from_pretrained(spec.ref, **options)
+    return tokenizer
+
+
+def _load_weights(
+    spec: ModelSpec, config: Any, device: str, dtype: str, options: dict[str, Any]
+) -> Any:  # untyped in transformers
+    wanted = spec.dtype if dtype == "auto" else dtype
+    if wanted == "auto" and device == "cpu":
+        wanted = "float32"
+    arguments = {**options, "config": config, "use_safetensors": True, "dtype": wanted}
+    if spec.quantization:
+        arguments["quantization_config"] = _quantization(spec)
+        arguments["device_map"] = {"": device}
+        return AutoModelForCausalLM.from_pretrained(spec.ref, **arguments).eval()
+    return AutoModelForCausalLM.from_pretrained(spec.ref, **arguments).to(device).eval()
+
+
+def _quantization(spec: ModelSpec) -> Any:  # untyped in transformers
+    from transformers import BitsAndBytesConfig
+
+    if spec.quantization not in _QUANTIZATIONS:
+        raise LoadError(
+            f"model '{spec.name}': unknown quantization '{spec.quantization}'",
+            help=f"known: {', '.join(_QUANTIZATIONS)}; a checkpoint that is stored quantized needs no option",
+        )
+    if spec.quantization == "bnb-8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def _refuse_unsuitable(spec: ModelSpec, config: Any) -> None:  # untyped in transformers
+    if getattr(config, "is_encoder_decoder", False):
+        raise LoadError(
+            f"model '{spec.name}' ({spec.ref}) is an encoder-decoder model",
+            help="flowinfer runs decoder-only models",
+        )
+    folder = Path(spec.ref)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise LoadError(
+            f"model '{spec.name}': no .safetensors file in {folder}",
+            help="convert the weights with save_pretrained(safe_serialization=True)",
+        )
+
+
+def _max_positions(config: Any) -> int:  # untyped in transformers
+    inner = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return int(getattr(inner, "max_position_embeddings", None) or getattr(inner, "n_positions", None) or 1 << 20)
+
+
+def _num_columns(model: Any) -> int:  # untyped in transformers
+    head = model.get_output_embeddings()
+    return int(head.weight.shape[0] if head is not None else model.config.vocab_size)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).split("\n") if line.strip()), type(error).__name__)[:300]
+
+
+def _cure(spec: ModelSpec, error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, ImportError):
+        return f"install what it names: {_first_line(error)}"
+    if Path(spec.ref).is_absolute() or Path(spec.ref).is_dir():
+        if not Path(spec.ref).is_dir():
+            return "the folder does not exist; local refs are relative to the file that names them"
+        return "the folder needs config.json, tokenizer.json and .safetensors of a decoder-only model"
+    if "Unrecognized configuration class" in text:
+        return "this architecture has no causal language model; flowinfer runs decoder-only models"
+    if "trust_remote_code" in text:
+        return "the checkpoint brings its own code; set trust_remote_code=true if you trust it"
+    return "check the id, download it once (hf download ID), or give a local folder; gated models need `hf auth login`"

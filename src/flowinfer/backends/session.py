@@ -1,0 +1,256 @@
+"""Batched decoding state over transformers' own cache.
+
+All rows of a batch share one cache. Each feed adds L columns, L = the longest chunk; shorter chunks are right-aligned
+and their padding columns masked for good. Rolling back clears mask bits; positions are logical, so later ids reuse
+them. When more than a fifth of the columns are dead in every row, live columns are gathered to the right.
+
+Models whose layers do not attend to every earlier column (sliding windows, recurrent state) cannot be masked like
+that: `RowSession` keeps a cache per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+_DEAD_SHARE = 0.2
+"""Share of dead columns above which a cache is compacted."""
+
+
+class BatchSession:
+    """One cache for all rows; see the module's text.
+
+    Args:
+        model: a decoder-only transformers model with full attention in every layer.
+    """
+
+    def __init__(self, model: Any) -> None:  # transformers' models share no public base type with these calls
+        self._model = model
+        self._device = model.device
+        self._rows: list[int] = []
+        self._next_handle = 0
+        self._cache: DynamicCache | None = None
+        self._live = torch.zeros(0, 0, dtype=torch.bool, device=self._device)  # (B, C)
+        self._lengths: list[int] = []
+        self._logits = torch.zeros(0, 0)
+
+    def add(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+        """Prefill new rows in one forward and merge them into the batch."""
+        handles = list(range(self._next_handle, self._next_handle + len(prompts)))
+        self._next_handle += len(prompts)
+        cache, live, logits = self._prefill(prompts)
+        if self._cache is None or not self._rows:
+            self._cache, self._live, self._logits = cache, live, logits
+        else:
+            self._merge(cache, live)
+            self._logits = torch.cat([self._logits, logits])
+        self._rows += handles
+        self._lengths += [len(prompt) for prompt in prompts]
+        return handles
+
+    def feed(self, chunks: Mapping[int, Sequence[int]]) -> None:
+        """Append chunks in one forward over the whole batch."""
+        width = max((len(chunk) for chunk in chunks.values()), default=0)
+        if not width or self._cache is None:
+            return
+        ids = torch.zeros(len(self._rows), width, dtype=torch.int64)
+        fresh = torch.zeros(len(self._rows), width, dtype=torch.bool)
+        positions = torch.zeros(len(self._rows), width, dtype=torch.int64)
+        for index, row in enumerate(self._rows):
+            chunk = chunks.get(row, ())
+            start, length = self._lengths[index], len(chunk)
+            if length:
+                ids[index, width - length :] = torch.tensor(chunk)
+                fresh[index, width - length :] = True
+                positions[index, width - length :] = torch.arange(start, start + length)
+            self._lengths[index] = start + length
+        fresh = fresh.to(self._device)
+        logits = self._forward(ids, fresh, positions, self._cache, self._live)
+        self._live = torch.cat([self._live, fresh], dim=1)
+        if all(chunks.get(row) for row in self._rows):
+            self._logits = logits
+        else:
+            self._logits = torch.where(fresh.any(1)[:, None], logits, self._logits)
+        self._compact()
+
+    def logits(self, rows: Sequence[int]) -> Tensor:
+        """Return the last logits of rows: shape (R, V_k)."""
+        if list(rows) == self._rows:
+            return self._logits
+        place = {row: index for index, row in enumerate(self._rows)}
+        return self._logits[[place[row] for row in rows]]
+
+    def rollback(self, row: int, count: int) -> None:
+        """Clear the mask bits of a row's last live columns."""
+        if not count:
+            return
+        index = self._rows.index(row)
+        columns = self._live[index].nonzero()[-count:, 0]
+        self._live[index, columns] = False
+        self._lengths[index] -= count
+
+    def remove(self, rows: Sequence[int]) -> None:
+        """Drop rows from the batch."""
+        gone = set(rows)
+        keep = [index for index, row in enumerate(self._rows) if row not in gone]
+        self._rows = [self._rows[index] for index in keep]
+        self._lengths = [self._lengths[index] for index in keep]
+        if not keep:
+            self._cache = None
+            self._live = self._live[:0, :0]
+            self._logits = self._logits[:0]
+            return
+        chosen = torch.tensor(keep, device=self._device)
+        assert self._cache is not None, "a batch with rows has a cache"
+        for layer in self._cache.layers:
+            layer.keys, layer.values = layer.keys[chosen], layer.values[chosen]
+        self._live, self._logits = self._live[chosen], self._logits[chosen]
+        self._compact()
+
+    def length(self, row: int) -> int:
+        """Return the number of ids in a row."""
+        return self._lengths[self._rows.index(row)]
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of the cache, dead ones included."""
+        return int(self._live.shape[1])
+
+    def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor, Tensor]:
+        width = max(len(prompt) for prompt in prompts)
+        ids = torch.zeros(len(prompts), width, dtype=torch.int64)
+        live = torch.zeros(len(prompts), width, dtype=torch.bool)
+        positions = torch.zeros(len(prompts), width, dtype=torch.int64)
+        for index, prompt in enumerate(prompts):
+            ids[index, width - len(prompt) :] = torch.tensor(prompt)
+            live[index, width - len(prompt) :] = True
+            positions[index, width - len(prompt) :] = torch.arange(len(prompt))
+        cache = DynamicCache()
+        live = live.to(self._device)
+        empty = torch.zeros(len(prompts), 0, dtype=torch.bool, device=self._device)
+        return cache, live, self._forward(ids, live, positions, cache, empty)
+
+    @torch.inference_mode()
+    def _forward(
+        self, ids: Tensor, fresh: Tensor, positions: Tensor, cache: DynamicCache, before: Tensor
+    ) -> Tensor:
+        """Run the model over new columns; return the last column's logits, (B, V_k)."""
+        width = ids.shape[1]
+        visible = torch.cat([before, fresh], dim=1)[:, None, :]  # (B, 1, C + L)
+        causal = torch.ones(width, visible.shape[-1], dtype=torch.bool, device=self._device)
+        causal = causal.tril(visible.shape[-1] - width)  # (L, C + L)
+        own = torch.zeros_like(causal)
+        own[:, -width:] = torch.eye(width, dtype=torch.bool, device=self._device)
+        allowed = (visible & causal) | own  # a padding query sees itself, so that no row of softmax is empty
+        mask = torch.zeros(allowed.shape, dtype=self._model.dtype, device=self._device)
+        mask = mask.masked_fill_(~allowed, torch.finfo(self._model.dtype).min)[:, None]  # (B, 1, L, C + L)
+        output = self._model(
+            input_ids=ids.to(self._device),
+            attention_mask=mask,
+            position_ids=positions.to(self._device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]  # type: ignore[no-any-return]  # the model is untyped
+
+    def _merge(self, cache: DynamicCache, live: Tensor) -> None:
+        """Put new rows under the batch, both padded on the left to the same number of columns."""
+        assert self._cache is not None, "merging needs a batch"
+        width = max(self._live.shape[1], live.shape[1])
+        for ours, theirs in zip(self._cache.layers, cache.layers, strict=True):
+            ours.keys = torch.cat([_pad_columns(ours.keys, width), _pad_columns(theirs.keys, width)])
+            ours.values = torch.cat([_pad_columns(ours.values, width), _pad_columns(theirs.values, width)])
+        self._live = torch.cat([_pad_mask(self._live, width), _pad_mask(live, width)])
+
+    def _compact(self) -> None:
+        """Gather live columns to the right where too many are dead in every row."""
+        columns, needed = self._live.shape[1], max(self._lengths)
+        if self._cache is None or columns - needed <= columns * _DEAD_SHARE or columns - needed < 8:
+            return
+        order = self._live.to(torch.int8).sort(dim=1, stable=True).indices[:, columns - needed :]  # dead first
+        for layer in self._cache.layers:
+            index = order[:, None, :, None].expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3])
+            layer.keys = layer.keys.gather(2, index)
+            index = order[:, None, :, None].expand(-1, layer.values.shape[1], -1, layer.values.shape[3])
+            layer.values = layer.values.gather(2, index)
+        self._live = self._live.gather(1, order)
+
+
+class RowSession:
+    """A cache per row, for models whose layers do not attend to every earlier column.
+
+    Rolling back crops the cache where its layers allow it and reads the row again where they do not.
+    """
+
+    def __init__(self, model: Any) -> None:  # see BatchSession
+        self._model = model
+        self._next_handle = 0
+        self._ids: dict[int, list[int]] = {}
+        self._caches: dict[int, Any] = {}
+        self._logits: dict[int, Tensor] = {}
+
+    def add(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+        """Prefill new rows one by one."""
+        handles = []
+        for prompt in prompts:
+            row = self._next_handle
+            self._next_handle += 1
+            self._ids[row], self._caches[row] = [], DynamicCache(config=self._model.config)
+            self._run(row, prompt)
+            handles.append(row)
+        return handles
+
+    def feed(self, chunks: Mapping[int, Sequence[int]]) -> None:
+        """Append chunks, one forward per row."""
+        for row, chunk in chunks.items():
+            if chunk:
+                self._run(row, chunk)
+
+    def logits(self, rows: Sequence[int]) -> Tensor:
+        """Return the last logits of rows: shape (R, V_k)."""
+        return torch.stack([self._logits[row] for row in rows])
+
+    def rollback(self, row: int, count: int) -> None:
+        """Read the kept ids again: windows and recurrent state cannot be cut back in general."""
+        if not count:
+            return
+        kept = self._ids[row][:-count]
+        self._ids[row], self._caches[row] = [], DynamicCache(config=self._model.config)
+        self._run(row, kept)
+
+    def remove(self, rows: Sequence[int]) -> None:
+        """Drop rows."""
+        for row in rows:
+            del self._ids[row], self._caches[row], self._logits[row]
+
+    def length(self, row: int) -> int:
+        """Return the number of ids in a row."""
+        return len(self._ids[row])
+
+    @torch.inference_mode()
+    def _run(self, row: int, ids: Sequence[int]) -> None:
+        start = len(self._ids[row])
+        output = self._model(
+            input_ids=torch.tensor([list(ids)], device=self._model.device),
+            position_ids=torch.arange(start, start + len(ids), device=self._model.device)[None],
+            past_key_values=self._caches[row],
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self._caches[row] = output.past_key_values
+        self._ids[row] += list(ids)
+        self._logits[row] = output.logits[0, -1]
+
+
+def _pad_columns(states: Tensor, width: int) -> Tensor:
+    """Pad (B, H, C, D) on the left to `width` columns."""
+    return torch.nn.functional.pad(states, (0, 0, width - states.shape[2], 0))
+
+
+def _pad_mask(live: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(live, (width - live.shape[1], 0))
