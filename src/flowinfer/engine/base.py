@@ -1,0 +1,112 @@
+"""The seams of the engine: rows in, completions out; what observers hear; what a cache of steps must do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from flowinfer.results import StepResult
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question's turn in one step."""
+
+    question_id: str
+    step: str
+    prompts: Mapping[str, str]
+    """Node id -> prompt text, before any chat template."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """How a row ended: with a result or with the reason why it could not run."""
+
+    row: Row
+    result: StepResult | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class HeadWish:
+    """What one head wanted at one step."""
+
+    node: str
+    model: str
+    piece: bytes | None
+    """Its own argmax; None = to end."""
+    probability: float
+    """What it gave to its argmax."""
+    probability_of_emitted: float
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One emitted token."""
+
+    index: int
+    piece: bytes | None
+    """Its bytes; None = the end."""
+    probability: float
+    """Fused probability."""
+    heads: tuple[HeadWish, ...]
+
+
+class Observer:
+    """Hears what the engine does; every method does nothing here, override what you need."""
+
+    wants_tokens = False
+    """Whether `emitted` is called with each head's wishes, which costs time."""
+
+    def model_loading(self, name: str, device: str) -> None:
+        """Hear that a model is about to be loaded."""
+
+    def model_loaded(self, name: str, seconds: float) -> None:
+        """Hear that a model is ready."""
+
+    def notice(self, message: str) -> None:
+        """Hear something that the user should know."""
+
+    def admitted(self, question_id: str, step: str) -> None:
+        """Hear that a row began to decode."""
+
+    def tokens_emitted(self, count: int) -> None:
+        """Hear how many rows advanced by one token in a decoding step."""
+
+    def emitted(self, question_id: str, step: str, event: TokenEvent) -> None:
+        """Hear one token of one row."""
+
+    def finished(self, question_id: str, result: StepResult) -> None:
+        """Hear that a row's step is done."""
+
+    def batch_halved(self, batch: int) -> None:
+        """Hear that memory was short and the batch is now smaller."""
+
+
+class StepCache(Protocol):
+    """Keeps results of steps by all that decides their text."""
+
+    def get(self, key: str) -> StepResult | None:
+        """Return the result stored under a key."""
+
+    def put(self, key: str, result: StepResult) -> None:
+        """Store a result under a key."""
+
+
+class NoCache:
+    """Keeps nothing."""
+
+    def get(self, key: str) -> StepResult | None:
+        """Return None."""
+        return None
+
+    def put(self, key: str, result: StepResult) -> None:
+        """Do nothing."""
+
+
+class Decoder(Protocol):
+    """Runs one step's decoding loop; the reference engine is the oracle for every other."""
+
+    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
+        """Decode rows in batches, admitting a waiting row when another ends; yield each as it ends."""

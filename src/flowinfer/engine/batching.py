@@ -1,0 +1,41 @@
+"""How many rows fit: what memory allows for a step's keys and values, and a sane number on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from flowinfer.backends.base import TokenModel
+from flowinfer.machine import this_machine
+from flowinfer.plan import Plan, Step, members
+
+_MOST_ON_CPU = 32
+_MOST_ON_GPU = 256
+_SHARE = 0.6
+"""Share of free memory that keys, values and logits may take."""
+_TYPICAL_PROMPT = 512
+
+
+def auto_batch(plan: Plan, step: Step, models: Sequence[TokenModel]) -> int:
+    """Return how many rows of a step to decode together.
+
+    Counts keys and values for a typical prompt and the whole answer, twice (a cache that grows is copied), and logits.
+    An estimate: the scheduler halves the batch where it was too high.
+    """
+    per_device: dict[torch.device, int] = {}
+    for member, model in zip(members(step.source), models, strict=True):
+        need = plan.needs.get(member.model)
+        per_token = (need.kv_bytes_per_token if need else None) or 200_000
+        length = min(_TYPICAL_PROMPT + step.decoding.max_tokens, model.max_positions)
+        row = 2 * per_token * length + 16 * model.vocabulary().num_columns
+        per_device[model.device] = per_device.get(model.device, 0) + row
+    fits = [int(_free_bytes(device) * _SHARE / row) for device, row in per_device.items()]
+    most = _MOST_ON_GPU if any(device.type == "cuda" for device in per_device) else _MOST_ON_CPU
+    return max(1, min([most, *fits]))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return this_machine().devices[-1].free_bytes

@@ -1,0 +1,71 @@
+"""Loaded models: each distinct set of weights once, however many nodes call it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from flowinfer.backends.base import TextModel, TokenModel
+from flowinfer.engine.base import Observer
+from flowinfer.errors import LoadError
+from flowinfer.plan import Placement, Plan
+from flowinfer.registry import backends, load
+from flowinfer.spec import ModelSpec
+
+Loaded = TokenModel | TextModel
+
+
+class ModelPool:
+    """Load models on demand and free them when a wave ends.
+
+    Two names that mean the same weights on the same device share one loaded model.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Loaded] = {}
+
+    def get(self, plan: Plan, name: str, observer: Observer) -> Loaded:
+        """Return the model of that name, loading it if need be.
+
+        Raises:
+            LoadError, MemoryShort: it cannot be loaded.
+        """
+        spec = plan.models[name]
+        placement = plan.placements.get(name) or Placement(
+            "cpu" if spec.device == "auto" else spec.device, spec.dtype, "not placed"
+        )
+        key = _weights_key(spec, placement)
+        if key not in self._loaded:
+            observer.model_loading(name, placement.device)
+            start = time.perf_counter()
+            self._loaded[key] = _load(spec, placement)
+            observer.model_loaded(name, time.perf_counter() - start)
+            if not getattr(self._loaded[key], "is_batched", True):
+                observer.notice(f"'{name}' has layers that do not attend to every token: its rows run one by one")
+        return self._loaded[key]
+
+    def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
+        """Free every model that none of these names needs."""
+        specs = [(plan.models[name], plan.placements.get(name)) for name in names]
+        wanted = {_weights_key(spec, placement) for spec, placement in specs if placement}
+        for key in [key for key in self._loaded if key not in wanted]:
+            self._loaded.pop(key).close()
+
+    def close(self) -> None:
+        """Free all models."""
+        while self._loaded:
+            self._loaded.popitem()[1].close()
+
+
+def _load(spec: ModelSpec, placement: Placement) -> Loaded:
+    info = backends().get(spec.backend)
+    if info is None:
+        raise LoadError(f"unknown backend '{spec.backend}'", help=f"known: {', '.join(backends())}")
+    loader = load(info)
+    model: Loaded = loader(spec, placement.device, placement.dtype)  # type: ignore[operator]  # a registered function
+    return model
+
+
+def _weights_key(spec: ModelSpec, placement: Placement) -> str:
+    parts = spec.model_dump(exclude={"name", "think", "device"})
+    return f"{sorted(parts.items(), key=str)} on {placement.device} as {placement.dtype}"

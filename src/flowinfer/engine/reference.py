@@ -1,0 +1,215 @@
+"""The reference engine: one decoding loop for serial and parallel steps over transformers' own cache.
+
+Each step of the loop: every head's logits -> shared probabilities -> one fused distribution -> one slot per row ->
+each head's next ids. Rows end at different times and waiting rows take their places; nothing is prefilled twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from flowinfer.backends.base import Prompt, Session, TokenModel
+from flowinfer.engine.base import Completion, HeadWish, Observer, Row, TokenEvent
+from flowinfer.engine.mixing import Mixer
+from flowinfer.engine.rows import LiveRow
+from flowinfer.engine.sampling import greedy, sample
+from flowinfer.fusion.advance import new_context
+from flowinfer.plan import Step
+
+
+class ReferenceDecoder:
+    """Decode one step's rows; a `Decoder`.
+
+    Args:
+        step: what to decode.
+        models: the loaded model of each member of the step.
+        batch: most rows at once.
+        observer: hears tokens and ends.
+        keeps_thinking: whether later stages read <think>...</think>.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        models: Sequence[TokenModel],
+        *,
+        batch: int,
+        observer: Observer,
+        keeps_thinking: bool = False,
+    ) -> None:
+        self._step = step
+        self._models = tuple(models)
+        self._mixer = Mixer(step, models)
+        self._batch = batch
+        self._observer = observer
+        self._sessions: list[Session] = []
+        self._keeps_thinking = keeps_thinking
+        self._tokens = [model.vocabulary().tokens for model in models]
+        self._tie_margin = 1e-6 if all(model.is_exact for model in models) else 1e-3
+
+    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
+        """Decode rows, yielding each as it ends."""
+        self._sessions = [model.open() for model in self._models]
+        waiting = iter(rows)
+        live: list[LiveRow] = []
+        while True:
+            for admitted in self._admit(waiting, self._batch - len(live), len(live)):
+                if isinstance(admitted, Completion):
+                    yield admitted
+                else:
+                    live.append(admitted)
+            if not live:
+                return
+            self._advance(live)
+            ended = [row for row in live if row.finish_reason]
+            if ended:
+                live = [row for row in live if not row.finish_reason]
+                for k, session in enumerate(self._sessions):
+                    session.remove([row.handles[k] for row in ended])
+                for row in ended:
+                    result = row.result(self._step, keeps_thinking=self._keeps_thinking)
+                    self._observer.finished(row.row.question_id, result)
+                    yield Completion(row.row, result)
+
+    def _admit(self, waiting: Iterator[Row], room: int, num_live: int) -> list[LiveRow | Completion]:
+        """Take waiting rows and prefill them together on every head."""
+        outcomes: list[LiveRow | Completion] = []
+        taken: list[LiveRow] = []
+        for row in islice(waiting, max(room, 0)):
+            prompts = [
+                model.prompt(row.prompts[member.node], self._step.decoding.prefill)
+                for model, member in zip(self._models, self._mixer.members, strict=True)
+            ]
+            if problem := self._misfit(prompts):
+                outcomes.append(Completion(row, None, problem))
+                continue
+            contexts = [
+                new_context(self._step.decoding.context, model.tokenizer, tokens)
+                for model, tokens in zip(self._models, self._tokens, strict=True)
+            ]
+            taken.append(LiveRow(row, self._step, prompts, contexts, num_live))
+            self._observer.admitted(row.question_id, row.step)
+        if taken:
+            for k, session in enumerate(self._sessions):
+                start = time.perf_counter()
+                handles = session.add([row.prompts[k].ids for row in taken])
+                self._wait_for(k)
+                share = (time.perf_counter() - start) / len(taken)
+                for row, handle in zip(taken, handles, strict=True):
+                    row.handles.append(handle)
+                    row.heads[k].forward_seconds += share
+            for row in taken:
+                row.batch = num_live + len(taken)
+        return [*outcomes, *taken]
+
+    def _misfit(self, prompts: Sequence[Prompt]) -> str | None:
+        for model, prompt in zip(self._models, prompts, strict=True):
+            if len(prompt.ids) >= model.max_positions:
+                return (
+                    f"the prompt has {len(prompt.ids)} tokens for '{model.name}', which reads at most"
+                    f" {model.max_positions} with its answer"
+                )
+            if not prompt.ids:
+                return f"the prompt is empty for '{model.name}'"
+        return None
+
+    @torch.inference_mode()
+    def _advance(self, live: list[LiveRow]) -> None:
+        """Emit one token in every live row and feed it to every head."""
+        logits = [
+            session.logits([row.handles[k] for row in live]) for k, session in enumerate(self._sessions)
+        ]
+        start = time.perf_counter()
+        slots, values, margins, heads, transfers = self._choose(logits, live)
+        chosen = slots.tolist()
+        favourites = [head.argmax(-1).tolist() for head in heads]
+        fuse_seconds = (time.perf_counter() - start - sum(transfers)) / len(live)
+        self._observer.tokens_emitted(len(live))
+        if self._observer.wants_tokens:
+            self._tell(live, chosen, values, heads, favourites)
+        for index, row in enumerate(live):
+            row.fuse_seconds += fuse_seconds
+            row.near_ties += margins[index] < self._tie_margin
+            for k, favourite in enumerate(favourites):
+                row.heads[k].agreed += favourite[index] == chosen[index]
+                row.heads[k].transfer_seconds += transfers[k] / len(live)
+            row.emit(chosen[index], self._mixer.vocabulary)
+        self._feed(live, chosen)
+
+    def _choose(
+        self, logits: Sequence[Tensor], live: Sequence[LiveRow]
+    ) -> tuple[Tensor, Tensor, list[float], Sequence[Tensor], list[float]]:
+        """Return slots (B,), fused probabilities (B,), leads over the runner-up, heads' probabilities, transfer times."""
+        states = torch.tensor([row.utf8_state for row in live], device=self._mixer.device)
+        probs = self._mixer.lift(logits)
+        if self._mixer.is_certified:
+            slots, values = self._mixer.certified(probs, states)
+            return slots, values, [1.0] * len(live), probs, [0.0] * len(probs)
+        moved, transfers = self._mixer.gather(probs)
+        fused = self._mixer.fuse(moved).probs
+        allowed = self._mixer.vocabulary.guard.mask(states)
+        decoding = self._step.decoding
+        if decoding.temperature > 0:
+            slots = sample(fused, allowed, decoding, [row.generator for row in live])
+            margins = [1.0] * len(live)
+        else:
+            slots = greedy(fused, allowed)
+            top = fused.masked_fill(~allowed, 0.0).topk(2, dim=-1).values
+            margins = (top[:, 0] - top[:, 1]).tolist()
+        return slots, fused.gather(-1, slots[:, None])[:, 0], margins, moved, transfers
+
+    def _feed(self, live: Sequence[LiveRow], slots: Sequence[int]) -> None:
+        """Append the emitted keys to every head of the rows that go on."""
+        vocabulary = self._mixer.vocabulary
+        for k, session in enumerate(self._sessions):
+            chunks: dict[int, Sequence[int]] = {}
+            for row, slot in zip(live, slots, strict=True):
+                if row.finish_reason:
+                    continue
+                step = row.contexts[k].append(vocabulary.keys[slot], vocabulary.ids(k, slot))
+                if row.context_full(k, self._models[k].max_positions, len(step.ids) - step.rollback):
+                    continue
+                session.rollback(row.handles[k], step.rollback)
+                chunks[row.handles[k]] = step.ids
+                row.heads[k].fed += len(step.ids)
+            if chunks:
+                start = time.perf_counter()
+                session.feed(chunks)
+                self._wait_for(k)
+                share = (time.perf_counter() - start) / len(chunks)
+                for row in live:
+                    if row.handles[k] in chunks:
+                        row.heads[k].forward_seconds += share
+
+    def _wait_for(self, head: int) -> None:
+        """Let a GPU finish, so that its seconds are its own."""
+        if self._models[head].device.type == "cuda":
+            torch.cuda.synchronize(self._models[head].device)
+
+    def _tell(
+        self,
+        live: Sequence[LiveRow],
+        slots: Sequence[int],
+        values: Tensor,
+        heads: Sequence[Tensor],
+        favourites: Sequence[Sequence[int]],
+    ) -> None:
+        keys = (*self._mixer.vocabulary.keys, None)
+        for index, row in enumerate(live):
+            wishes = tuple(
+                HeadWish(
+                    member.node,
+                    member.model,
+                    keys[favourite[index]],
+                    float(head[index, favourite[index]]),
+                    float(head[index, slots[index]]),
+                )
+                for member, head, favourite in zip(self._mixer.members, heads, favourites, strict=True)
+            )
+            event = TokenEvent(row.num_tokens, keys[slots[index]], float(values[index]), wishes)
+            self._observer.emitted(row.row.question_id, row.row.step, event)

@@ -1,0 +1,54 @@
+"""Steps of text-only models: one request per row, several at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from flowinfer.backends.base import TextModel
+from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.thinking import strip_thinking
+from flowinfer.errors import RunError
+from flowinfer.plan import Step, members
+from flowinfer.results import StepResult
+
+_CONCURRENT = 8
+
+
+class TextDecoder:
+    """Complete rows at an endpoint; a `Decoder`."""
+
+    def __init__(self, step: Step, model: TextModel, *, observer: Observer, keeps_thinking: bool) -> None:
+        self._step = step
+        self._model = model
+        self._observer = observer
+        self._keeps_thinking = keeps_thinking
+        self._node = next(members(step.source)).node
+
+    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
+        """Complete rows, yielding them in order as they end."""
+        with ThreadPoolExecutor(_CONCURRENT) as pool:
+            yield from pool.map(self._complete, rows)
+
+    def _complete(self, row: Row) -> Completion:
+        prompt = row.prompts[self._node]
+        self._observer.admitted(row.question_id, row.step)
+        digest = hashlib.sha256(f"{self._step.decoding.seed}/{row.question_id}".encode()).digest()
+        start = time.perf_counter()
+        try:
+            done = self._model.complete(prompt, self._step.decoding, seed=int.from_bytes(digest[:4], "big"))
+        except RunError as error:
+            return Completion(row, None, error.message)
+        result = StepResult(
+            step=self._step.id,
+            text=done.text,
+            passed_on=done.text if self._keeps_thinking else strip_thinking(done.text),
+            prompts={self._node: prompt},
+            tokens=done.tokens,
+            finish_reason=done.finish_reason,
+            seconds=time.perf_counter() - start,
+        )
+        self._observer.finished(row.question_id, result)
+        return Completion(row, result)

@@ -1,0 +1,24 @@
+"""Thinking: what R1-like models write between <think> and </think>, and what is left without it."""
+
+from __future__ import annotations
+
+_OPEN, _CLOSE = "<think>", "</think>"
+
+
+def strip_thinking(text: str, *, opened: bool = False) -> str:
+    """Return a text without its thinking.
+
+    A closing tag without an opening one cuts everything before it, since the opening tag may stand in the chat template.
+    An opening tag that is never closed leaves what stood before it.
+
+    Args:
+        text: what the model wrote.
+        opened: whether its prompt ended with an open <think>.
+    """
+    if _CLOSE in text:
+        before, _, after = text.rpartition(_CLOSE)
+        head = before.split(_OPEN, 1)[0] if _OPEN in before and not opened else ""
+        return (head + after).lstrip("\n")
+    if opened:
+        return ""
+    return text.split(_OPEN, 1)[0].rstrip() if _OPEN in text else text

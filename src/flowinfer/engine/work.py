@@ -1,0 +1,97 @@
+"""One question on its way through a plan: prompts out of finished steps, and in the end its trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from flowinfer.plan import Plan, Step, members
+from flowinfer.prompts import prompt_set, render
+from flowinfer.results import FinishReason, Question, StepResult, Trace
+
+
+class Work:
+    """The state of one question."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        question: Question,
+        text: str,
+        vote: Callable[[Question, Sequence[str]], int] | None,
+    ) -> None:
+        self.question = question
+        self.error: str | None = None
+        self.key = ""
+        """Cache key of the step that it waits for."""
+        self._plan = plan
+        self._text = text
+        self._vote = vote
+        self._results: dict[str, StepResult] = {}
+
+    @staticmethod
+    def factory(
+        plan: Plan,
+        vote: Callable[[Question, Sequence[str]], int] | None,
+        question_text: Callable[[Question], str] | None,
+    ) -> Callable[[Question], Work]:
+        """Return a function that starts work on a question."""
+
+        def make(question: Question) -> Work:
+            text = question_text(question) if question_text else question.question
+            return Work(plan, question, text, vote)
+
+        return make
+
+    def prompts(self, step: Step) -> Mapping[str, str]:
+        """Render a step's prompts by node, from what earlier steps passed on."""
+        join = prompt_set(self._plan.prompts).join
+        choices = "\n".join(f"{letter}. {text}" for letter, text in self.question.choices.items())
+        rendered = {}
+        for member in members(step.source):
+            values = {"question": self._text, "choices": choices}
+            for field, step_ids in member.fields.items():
+                values[field] = join([self._results[step_id].passed_on for step_id in step_ids])
+            rendered[member.node] = render(member.template, values)
+        return rendered
+
+    def accept(self, result: StepResult) -> None:
+        """Take a finished step."""
+        self._results[result.step] = result
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to run."""
+        return self.error is not None or len(self._results) == len(self._plan.steps)
+
+    def trace(self) -> Trace:
+        """Return the finished question's trace."""
+        steps = tuple(self._results[step.id] for step in self._plan.steps if step.id in self._results)
+        if self.error is not None:
+            return Trace(
+                question_id=self.question.id,
+                answer="",
+                finish_reason="error",
+                seconds=self._seconds(),
+                steps=steps,
+                error=self.error,
+            )
+        answer, reason = self._answer()
+        return Trace(
+            question_id=self.question.id, answer=answer, finish_reason=reason, seconds=self._seconds(), steps=steps
+        )
+
+    def _answer(self) -> tuple[str, FinishReason]:
+        finals = [self._results[step_id] for step_id in self._plan.answer.steps]
+        if self._plan.answer.kind == "text" or len(finals) == 1:
+            return finals[0].passed_on, finals[0].finish_reason
+        winner = self._vote(self.question, [final.passed_on for final in finals]) if self._vote else 0
+        return finals[winner].passed_on, "vote"
+
+    def _seconds(self) -> float:
+        """Return the time along the longest chain of steps that read one another."""
+        ends: dict[str, float] = {}
+        for step in self._plan.steps:
+            if step.id in self._results:
+                start = max((ends.get(read, 0.0) for read in step.reads), default=0.0)
+                ends[step.id] = start + self._results[step.id].seconds
+        return max(ends.values(), default=0.0)
