@@ -1,0 +1,254 @@
+"""Checked flow: every name resolved, every option typed, every prompt and role decided, or all errors at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flowinfer.declarations import Declared, Loader
+from flowinfer.errors import Diagnostic, FlowError, Severity, UsageError
+from flowinfer.options import DECODING_KEYS, FUSER_KEYS, MODEL_KEYS, Scope, check_unique, did_you_mean, typed
+from flowinfer.prompts import PROMPT_SETS
+from flowinfer.resolve import Resolver
+from flowinfer.spec import Decoding, Flow, ModelSpec, nodes
+from flowinfer.syntax import Model, Option, Param, Value
+from flowinfer.zoo import Zoo, resolve_ref, select_zoo
+
+Read = Callable[[Path], str]
+
+
+def check(
+    text: str,
+    *,
+    file: str = "<flow>",
+    zoo: Zoo | str | None = None,
+    overrides: Mapping[str, str] | None = None,
+    base: Path | None = None,
+) -> Flow:
+    """Read and check a `.flow` text.
+
+    Args:
+        text: the text.
+        file: its name in messages.
+        zoo: where undeclared names come from: a zoo, the name or path of one, or None to choose (see zoo.py).
+        overrides: values for its params, or for the options of its `defaults`, as `--set NAME=VALUE` gives them.
+        base: folder that imports and local models are relative to.
+    Raises:
+        FlowError: with all errors, and the warnings, sorted by place.
+        UsageError: an override names nothing, or the zoo does not exist.
+    """
+    return _Checker(text, file, zoo, dict(overrides or {}), base or Path()).flow()
+
+
+def check_file(path: Path, *, zoo: Zoo | str | None = None, overrides: Mapping[str, str] | None = None) -> Flow:
+    """Read and check a `.flow` file; see `check`.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    return check(read_flow(path), file=str(path), zoo=zoo, overrides=overrides, base=path.parent)
+
+
+def read_flow(path: Path) -> str:
+    """Return a flow file's text.
+
+    Raises:
+        UsageError: it is missing, a folder, or not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 at byte {error.start}", help="save the file as UTF-8") from error
+    except OSError as error:
+        hint = f"write the flow itself with -e: -e '{path}'" if "->" in str(path) else None
+        raise UsageError(f"cannot read '{path}': {(error.strerror or str(error)).lower()}", help=hint) from error
+
+
+@dataclass
+class _Settings:
+    """What `defaults` and overrides say."""
+
+    decoding: dict[str, Any] = field(default_factory=dict)
+    fuse_options: dict[str, tuple[Option, Any]] = field(default_factory=dict)
+    prompts: str = "paper"
+    zoo: str | None = None
+
+
+class _Checker:
+    """One check of one text."""
+
+    def __init__(
+        self, text: str, file: str, zoo: Zoo | str | None, overrides: dict[str, str], base: Path
+    ) -> None:
+        self._text, self._file, self._base = text, file, base
+        self._zoo = zoo
+        self._overrides = overrides
+        self._loader = Loader(text, file, base)
+        self._report = self._loader.report
+
+    def flow(self) -> Flow:
+        declared = self._loader.load()
+        scope = Scope(self._params(declared), self._report)
+        settings = self._settings(declared, scope)
+        zoo = self._select_zoo(settings)
+        models = self._models(declared, scope, zoo)
+        resolver = Resolver(declared, models, scope, settings.decoding, settings.fuse_options, settings.prompts)
+        root = resolver.root()
+        found = self._report.diagnostics
+        if not any(d.severity is Severity.ERROR for d in found):
+            self._warn_unused(declared, scope, resolver)
+        if root is None or any(d.severity is Severity.ERROR for d in found):
+            raise FlowError(found)
+        self._refuse_stray_overrides()
+        called = {node.model.name: node.model for node in nodes(root)}
+        warnings: tuple[Diagnostic, ...] = FlowError(found).diagnostics if found else ()
+        name = Path(self._file).stem if not self._file.startswith("<") else "flow"
+        return Flow(name, self._text, root, called, settings.prompts, zoo.name, warnings, scope.params)
+
+    def _select_zoo(self, settings: _Settings) -> Zoo:
+        if isinstance(self._zoo, Zoo):
+            return self._zoo
+        return select_zoo(explicit=self._zoo, declared=settings.zoo, base=self._base)
+
+    def _params(self, declared: Declared) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for param in declared.params.values():
+            value = self._param(param)
+            if value is not None:
+                values[param.name.text] = value
+        return values
+
+    def _param(self, param: Param) -> Any:  # of the type that the param declares
+        name, kind = param.name.text, param.type.text
+        if kind not in _PARAM_TYPES:
+            hint = did_you_mean(kind, _PARAM_TYPES) or f"types: {', '.join(_PARAM_TYPES)}"
+            self._report.error("E0201", f"unknown type '{kind}' of param '{name}'", param.type.span, hint)
+            return None
+        if name in self._overrides:
+            return _from_text(kind, self._overrides.pop(name), name)
+        if param.default is None:
+            hint = f"give it a default, or --set {name}=..."
+            self._report.error("E0103", f"param '{name}' has no value", param.name.span, hint)
+            return None
+        data = param.default.data == "true" if _is_flag(param.default) else param.default.data
+        if not isinstance(data, _PARAM_TYPES[kind]) or (kind != "bool" and isinstance(data, bool)):
+            message = f"param '{name}' is declared {kind}, its default is {param.default.raw}"
+            self._report.error("E0201", message, param.default.span)
+            return None
+        return data
+
+    def _settings(self, declared: Declared, scope: Scope) -> _Settings:
+        settings = _Settings()
+        for defaults in declared.defaults:
+            check_unique(defaults.options, self._report)
+            for option in defaults.options:
+                self._setting(option, settings, scope)
+        for name in [name for name in self._overrides if name in (*DECODING_KEYS, "prompts")]:
+            self._override(name, self._overrides.pop(name), settings)
+        return settings
+
+    def _setting(self, option: Option, settings: _Settings, scope: Scope) -> None:
+        if option.key == "prompts":
+            name = str(scope.data(option.value))
+            if name not in PROMPT_SETS:
+                hint = did_you_mean(name, PROMPT_SETS) or f"prompt sets: {', '.join(PROMPT_SETS)}"
+                self._report.error("E0110", f"unknown prompt set '{name}'", option.value.span, hint)
+                return
+            settings.prompts = name
+        elif option.key == "zoo":
+            settings.zoo = str(scope.data(option.value))
+        elif option.key in DECODING_KEYS:
+            value = typed(option, Decoding, scope)
+            if value is not None:
+                settings.decoding[option.key] = value[0]
+        elif option.key in FUSER_KEYS:
+            settings.fuse_options[option.key] = (option, scope.data(option.value))
+        else:
+            known = (*DECODING_KEYS, "prompts", "zoo")
+            hint = did_you_mean(option.key, known) or f"options: {', '.join(known)}"
+            self._report.error("E0200", f"unknown option '{option.key}' in defaults", option.span, hint)
+
+    def _override(self, name: str, text: str, settings: _Settings) -> None:
+        """Apply --set to an option of `defaults`."""
+        if name == "prompts":
+            if text not in PROMPT_SETS:
+                raise UsageError(
+                    f"--set prompts={text}: unknown prompt set", help=f"prompt sets: {', '.join(PROMPT_SETS)}"
+                )
+            settings.prompts = text
+            return
+        quoted = f"defaults {{ {name}={text} }}"
+        try:
+            Decoding.model_validate({name: (text,) if name.startswith("stop") else text})
+        except ValueError as error:
+            raise UsageError(f"--set {name}={text}: not a value of that option", help=f"as in {quoted}") from error
+        checked = Decoding.model_validate({name: (text,) if name.startswith("stop") else text})
+        settings.decoding[name] = getattr(checked, name)
+
+    def _models(self, declared: Declared, scope: Scope, zoo: Zoo) -> dict[str, ModelSpec]:
+        models = dict(zoo.models)
+        for model in declared.models.values():
+            models[model.name.text] = self._model(model, scope, declared.folders[model.name.text])
+        return models
+
+    def _model(self, model: Model, scope: Scope, folder: Path) -> ModelSpec:
+        check_unique(model.options, self._report)
+        options: dict[str, Any] = {}
+        for option in model.options:
+            if option.key not in MODEL_KEYS:
+                hint = did_you_mean(option.key, MODEL_KEYS) or f"options of a model: {', '.join(MODEL_KEYS)}"
+                self._report.error("E0200", f"unknown option '{option.key}' of a model", option.span, hint)
+                continue
+            value = typed(option, ModelSpec, scope)
+            if value is not None:
+                options[option.key] = value[0]
+        ref = scope.data(model.ref)
+        if not isinstance(ref, str) or not ref:
+            hint = 'a hub id or a folder, such as "Qwen/Qwen2.5-7B-Instruct"'
+            self._report.error("E0201", f"model '{model.name.text}' needs a text after '='", model.ref.span, hint)
+            ref = "?"
+        is_local = options.get("backend", "hf") == "hf"
+        return ModelSpec(name=model.name.text, ref=resolve_ref(ref, folder) if is_local else ref, **options)
+
+    def _refuse_stray_overrides(self) -> None:
+        for name in self._overrides:
+            known = (*self._loader.declared.params, *DECODING_KEYS, "prompts")
+            hint = did_you_mean(name, known) or f"declare it: param {name}: int = 1"
+            raise UsageError(f"--set {name}: the flow has no param or default option of that name", help=hint)
+
+    def _warn_unused(self, declared: Declared, scope: Scope, resolver: Resolver) -> None:
+        used = {
+            "model": resolver.used_models,
+            "prompt": resolver.used_prompts,
+            "let": resolver.used_lets,
+            "param": scope.used,
+        }
+        tables = {
+            "model": declared.models,
+            "prompt": declared.prompts,
+            "let": declared.lets,
+            "param": declared.params,
+        }
+        for kind, table in tables.items():
+            for name, declaration in table.items():
+                if name not in used[kind] and declaration.span.file == self._file:
+                    span = declaration.name.span
+                    self._report.warning("W0100", f"{kind} '{name}' is never used", span, "use or remove it")
+
+
+_PARAM_TYPES: Mapping[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool}
+
+
+def _is_flag(value: Value) -> bool:
+    return value.kind == "word" and value.data in ("true", "false")
+
+
+def _from_text(kind: str, text: str, name: str) -> Any:  # of the declared type
+    try:
+        if kind == "bool":
+            return {"true": True, "false": False}[text.lower()]
+        return {"int": int, "float": float, "str": str}[kind](text)
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"--set {name}={text}: the param is declared {kind}") from error

@@ -1,0 +1,182 @@
+"""Options in brackets and braces: from written values to typed ones, with a message for each way to be wrong."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from rapidfuzz import process
+
+from flowinfer.mistakes import Reporter
+from flowinfer.registry import FuserInfo, Parameter, backends, fusers
+from flowinfer.spec import Decoding, ModelSpec
+from flowinfer.syntax import Option, Value
+
+DECODING_KEYS = tuple(name for name in Decoding.model_fields if name != "fuse_options")
+MODEL_KEYS = tuple(name for name in ModelSpec.model_fields if name not in ("name", "ref"))
+FUSER_KEYS = tuple(dict.fromkeys(key for info in fusers().values() for key in info.parameters))
+
+
+class Scope:
+    """Values of params, and which of them were used."""
+
+    def __init__(self, params: Mapping[str, Any], report: Reporter) -> None:
+        self.params = dict(params)
+        self.used: set[str] = set()
+        self.report = report
+
+    def data(self, value: Value) -> Any:  # an option's value may be of any type before it is checked
+        """Return a value's data with params filled in; None after an unknown one has been reported."""
+        if value.kind == "parameter":
+            if value.data not in self.params:
+                hint = did_you_mean(value.data, self.params, prefix="$") or "declare it: param NAME: int = 1"
+                self.report.error("E0103", f"unknown param '${value.data}'", value.span, hint)
+                return None
+            self.used.add(value.data)
+            return self.params[value.data]
+        if value.kind == "list":
+            return tuple(self.data(item) for item in value.data)
+        if value.kind == "word" and value.data in ("true", "false"):
+            return value.data == "true"
+        return value.data
+
+
+def did_you_mean(word: str, known: typing.Iterable[str], *, prefix: str = "") -> str | None:
+    """Return a hint with the nearest known word, or None."""
+    lowered = {name.lower(): name for name in known}
+    near = process.extractOne(word.lower(), list(lowered), score_cutoff=60)
+    return f"did you mean '{prefix}{lowered[near[0]]}'?" if near else None
+
+
+def check_unique(options: Sequence[Option], report: Reporter) -> None:
+    """Report options that are given twice."""
+    seen: set[str] = set()
+    for option in options:
+        if option.key in seen:
+            report.error("E0204", f"option '{option.key}' is given twice", option.span, "keep one")
+        seen.add(option.key)
+
+
+def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | None:
+    """Return an option's value as its field wants it, in a tuple, or None after reporting what is wrong.
+
+    Args:
+        model: `Decoding` or `ModelSpec`, whose field of the option's name says the type and range.
+    """
+    data = scope.data(option.value)
+    if data is None:
+        return None
+    report, span = scope.report, option.value.span
+    annotation = model.model_fields[option.key].annotation
+    choices = _choices(option.key, annotation)
+    if choices and data not in choices:
+        hint = did_you_mean(str(data), choices) or f"one of: {', '.join(choices)}"
+        code = "E0102" if option.key == "fuse" else "E0206"
+        what = "unknown fuser" if option.key == "fuse" else f"option '{option.key}' cannot be"
+        report.error(code, f"{what} '{data}'", span, hint)
+        return None
+    wanted = _kind(annotation)
+    if isinstance(data, str) and wanted == "texts":
+        data = (data,)
+    if not _fits(data, wanted):
+        written = option.value.raw
+        report.error("E0201", f"option '{option.key}' must be {_SAID[wanted]}, found {_said(data, written)}", span)
+        return None
+    try:
+        model(**_minimal(model), **{option.key: data})
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Input should be ")
+        report.error("E0202", f"option '{option.key}' must be {message}, found {option.value.raw}", span)
+        return None
+    return (data,)
+
+
+def fuser_option(option: Option, info: FuserInfo, names: Sequence[str], scope: Scope) -> tuple[Any] | None:
+    """Return a fuser's parameter as its registration wants it, in a tuple, or None after reporting.
+
+    Args:
+        names: the models of the group's branches, for parameters that name one.
+    """
+    data, parameter, span = scope.data(option.value), info.parameters[option.key], option.value.span
+    if data is None:
+        return None
+    problem = _parameter_problem(data, parameter, names)
+    if problem:
+        hint = did_you_mean(str(data), names) if parameter.type == "model" else parameter.doc
+        scope.report.error("E0202", f"option '{option.key}' of fuse={info.name} {problem}", span, hint)
+        return None
+    return (data,)
+
+
+def _parameter_problem(data: Any, parameter: Parameter, names: Sequence[str]) -> str | None:
+    if parameter.type == "model":
+        return None if data in names or not names else f"must name a branch of the group, found '{data}'"
+    if parameter.type == "str":
+        return None if isinstance(data, str) else f"must be a text, found '{data}'"
+    is_number = isinstance(data, int | float) and not isinstance(data, bool)
+    if not is_number or (parameter.type == "int" and not isinstance(data, int)):
+        return f"must be a {'whole ' if parameter.type == 'int' else ''}number, found '{data}'"
+    low, high = parameter.minimum, parameter.maximum
+    if low is not None and data < low:
+        return f"must be at least {low:g}, found {data}"
+    if high is not None and data > high:
+        return f"must be at most {high:g}, found {data}"
+    if parameter.type == "float" and "not 0" in parameter.doc and data == 0:
+        return "must not be 0"
+    return None
+
+
+_Kind = Literal["whole", "number", "text", "texts", "flag"]
+_SAID: Mapping[_Kind, str] = {
+    "whole": "a whole number",
+    "number": "a number",
+    "text": "a text",
+    "texts": "a text or a list of texts",
+    "flag": "true or false",
+}
+
+
+def _kind(annotation: Any) -> _Kind:
+    if get_origin(annotation) in (types.UnionType, Union):
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    if annotation is bool:
+        return "flag"
+    if annotation is int:
+        return "whole"
+    if annotation is float:
+        return "number"
+    return "texts" if get_origin(annotation) is tuple else "text"
+
+
+def _fits(data: Any, wanted: _Kind) -> bool:
+    match wanted:
+        case "flag":
+            return isinstance(data, bool)
+        case "whole":
+            return isinstance(data, int) and not isinstance(data, bool)
+        case "number":
+            return isinstance(data, int | float) and not isinstance(data, bool)
+        case "texts":
+            return isinstance(data, tuple) and all(isinstance(item, str) for item in data)
+    return isinstance(data, str)
+
+
+def _said(data: Any, written: str) -> str:
+    if isinstance(data, bool):
+        return f"'{written}'"
+    return f"the text {written}" if isinstance(data, str) else f"'{written}'"
+
+
+def _choices(key: str, annotation: Any) -> tuple[str, ...]:
+    if key == "fuse":
+        return tuple(fusers())
+    if key == "backend":
+        return tuple(backends())
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def _minimal(model: type[BaseModel]) -> dict[str, Any]:
+    return {"name": "x", "ref": "x"} if model is ModelSpec else {}

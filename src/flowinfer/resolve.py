@@ -1,0 +1,318 @@
+"""From written stages to checked ones: names, roles, prompts, options and weights by place in the flow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flowinfer.declarations import Declared
+from flowinfer.errors import Span
+from flowinfer.options import DECODING_KEYS, FUSER_KEYS, Scope, check_unique, did_you_mean, fuser_option, typed
+from flowinfer.prompts import BUILT_IN_FIELDS, ROLES, role_for, template_for
+from flowinfer.registry import backends, fusers
+from flowinfer.spec import Branch, Decoding, ModelSpec, Node, Parallel, Part, Role, Series
+from flowinfer.syntax import Branch as WrittenBranch
+from flowinfer.syntax import Call, Chain, Group, Option, Stage
+from flowinfer.templates import Earlier, TemplateCheck
+
+_NODE_KEYS = ("prompt", *(key for key in DECODING_KEYS if key != "fuse"))
+_FUSE_KEYS = ("fuse", *FUSER_KEYS)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a stage stands."""
+
+    earlier: tuple[Earlier, ...]
+    """The stages whose text it may read, first to last."""
+    is_last: bool
+    position: Literal["serial", "head", "answer"]
+    decoding: Mapping[str, Any]
+    """Options that flow down to it."""
+
+
+class Resolver:
+    """Resolve one flow.
+
+    Args:
+        declared: what the file and its imports declare.
+        models: the zoo's models and the declared ones, by name.
+        scope: values of params.
+        decoding: options of `defaults`.
+        fuse_options: parameters of fusers in `defaults`, with their places.
+        prompts: name of the prompt set.
+    """
+
+    def __init__(
+        self,
+        declared: Declared,
+        models: Mapping[str, ModelSpec],
+        scope: Scope,
+        decoding: Mapping[str, Any],
+        fuse_options: Mapping[str, tuple[Option, Any]],
+        prompts: str,
+    ) -> None:
+        self._declared, self._models, self._scope = declared, models, scope
+        self._report = scope.report
+        self._decoding, self._fuse_defaults, self._prompts = decoding, fuse_options, prompts
+        self._templates = TemplateCheck(self._report)
+        self._num_nodes = self._num_groups = 0
+        self._labels: dict[str, Span] = {}
+        self._expanding: list[str] = []
+        self.used_models: set[str] = set()
+        self.used_prompts: set[str] = set()
+        self.used_lets: set[str] = set()
+
+    def root(self) -> Part | None:
+        """Resolve the flow; problems go into the report."""
+        if self._declared.flow is None:
+            return None
+        place = _Place((), True, "serial", self._decoding)
+        root = self._chain(self._declared.flow.chain, place)
+        for name, let in self._declared.lets.items():
+            if name not in self.used_lets and not self._scope.report.diagnostics:
+                self._flatten(let.chain)
+        return root
+
+    def _flatten(self, chain: Chain) -> list[Stage]:
+        """Return a chain's stages with lets expanded in place."""
+        stages: list[Stage] = []
+        for stage in chain.stages:
+            if isinstance(stage, Call) and stage.name.text in self._declared.lets:
+                stages += self._expand(stage)
+            else:
+                stages.append(stage)
+        return stages
+
+    def _expand(self, call: Call) -> list[Stage]:
+        name = call.name.text
+        self.used_lets.add(name)
+        if name in self._expanding:
+            cycle = " -> ".join([*self._expanding[self._expanding.index(name) :], name])
+            self._report.error("E0105", f"let '{name}' contains itself: {cycle}", call.name.span, "break the cycle")
+            return []
+        if call.options:
+            hint = "give options to the stages inside it"
+            self._report.error("E0205", f"let '{name}' takes no options", call.options[0].span, hint)
+        self._expanding.append(name)
+        stages = self._flatten(self._declared.lets[name].chain)
+        self._expanding.pop()
+        if call.label and stages:
+            last = stages[-1]
+            if isinstance(last, Call):
+                stages[-1] = Call(last.name, last.options, call.label, last.span)
+            else:
+                stages[-1] = Group(last.kind, last.branches, last.options, call.label, last.span)
+        return stages
+
+    def _chain(self, chain: Chain, place: _Place) -> Part | None:
+        stages = self._flatten(chain)
+        parts: list[Part] = []
+        earlier = place.earlier
+        for index, stage in enumerate(stages):
+            is_end = index == len(stages) - 1
+            here = _Place(
+                earlier,
+                place.is_last and is_end,
+                place.position if is_end else "serial",
+                place.decoding if is_end or place.position != "head" else self._decoding,
+            )
+            part = self._stage(stage, here)
+            if part is not None:
+                parts += part.stages if isinstance(part, Series) else [part]
+            label = stage.label.text if stage.label else None
+            is_answers = isinstance(stage, Group) and stage.kind == "answers"
+            earlier = (*earlier, Earlier(label, is_answers))
+        if not parts:
+            return None
+        return parts[0] if len(parts) == 1 else Series(tuple(parts))
+
+    def _stage(self, stage: Stage, place: _Place) -> Part | None:
+        if stage.label:
+            self._check_label(stage.label.text, stage.label.span)
+        check_unique(stage.options, self._report)
+        return self._node(stage, place) if isinstance(stage, Call) else self._group(stage, place)
+
+    def _check_label(self, label: str, span: Span) -> None:
+        if label in BUILT_IN_FIELDS or label.startswith("result_"):
+            self._report.error("E0109", f"label '{label}' is the name of a field", span, "choose another label")
+        elif label in self._labels:
+            first = self._labels[label]
+            hint = f"first used in line {first.line}, column {first.column}"
+            self._report.error("E0109", f"label '{label}' is used twice", span, hint)
+        self._labels.setdefault(label, span)
+
+    def _node(self, call: Call, place: _Place) -> Node | None:
+        self._num_nodes += 1
+        node_id = f"n{self._num_nodes}"
+        name = call.name.text
+        model = self._models.get(name)
+        self.used_models.add(name)
+        if model is None:
+            known = [*self._models, *self._declared.lets]
+            hint = did_you_mean(name, known) or f"known models: {', '.join(known)}"
+            self._report.error("E0100", f"unknown model '{name}'", call.name.span, hint)
+        elif place.position == "head" and backends()[model.backend].text_only:
+            hint = "use it as a stage of its own, or in a '&' group"
+            message = f"model '{name}' gives texts only and cannot write together with others"
+            self._report.error("E0302", message, call.name.span, hint)
+        decoding = self._node_decoding(call, place)
+        role, template, prompt_name = self._prompt(call, place)
+        if model is None:
+            return None
+        label = call.label.text if call.label else None
+        return Node(node_id, model, role, template, decoding, call.span, label, prompt_name)
+
+    def _node_decoding(self, call: Call, place: _Place) -> Decoding:
+        values = dict(place.decoding)
+        for option in call.options:
+            if option.key == "prompt":
+                continue
+            if option.key in _FUSE_KEYS:
+                hint = "write it behind the group: (A | B)[fuse=mean]"
+                self._report.error("E0205", f"option '{option.key}' belongs to a '|' group", option.span, hint)
+            elif option.key not in DECODING_KEYS:
+                hint = did_you_mean(option.key, _NODE_KEYS) or f"options of a stage: {', '.join(_NODE_KEYS)}"
+                self._report.error("E0200", f"unknown option '{option.key}'", option.span, hint)
+            elif place.position == "head":
+                hint = f"write it behind the group: (A | B)[{option.key}={option.value.raw}]"
+                self._report.error(
+                    "E0205", f"option '{option.key}' belongs to the group, not to one head", option.span, hint
+                )
+            elif (value := typed(option, Decoding, self._scope)) is not None:
+                values[option.key] = value[0]
+        values.pop("fuse", None)
+        return Decoding(**values)
+
+    def _prompt(self, call: Call, place: _Place) -> tuple[Role, str, str | None]:
+        role = role_for(len(place.earlier), is_last=place.is_last)
+        template = template_for(self._prompts, role, len(place.earlier))
+        option = next((option for option in call.options if option.key == "prompt"), None)
+        if option is None:
+            return role, template, None
+        data = self._scope.data(option.value)
+        if option.value.kind in ("string", "parameter") and data not in self._declared.prompts:
+            if data is not None and data not in ROLES:
+                self._templates.check(str(data), option.value, place.earlier, option.value.span)
+                return role, str(data), None
+        if data in self._declared.prompts:
+            self.used_prompts.add(data)
+            declared = self._declared.prompts[data]
+            text = str(self._scope.data(declared.template))
+            self._templates.check(text, declared.template, place.earlier, option.value.span)
+            return role, text, str(data)
+        if data in ROLES:
+            text = template_for(self._prompts, data, max(len(place.earlier), 1))
+            self._templates.check(text, None, place.earlier, option.value.span)
+            return data, text, None
+        if data is not None:
+            known = [*self._declared.prompts, *ROLES]
+            hint = did_you_mean(str(data), known) or f"prompts: {', '.join(known)}; or a text in quotes"
+            self._report.error("E0101", f"unknown prompt '{data}'", option.value.span, hint)
+        return role, template, None
+
+    def _group(self, group: Group, place: _Place) -> Parallel | None:
+        self._num_groups += 1
+        group_id = f"g{self._num_groups}"
+        if group.kind == "answers" and place.position == "head":
+            hint = "let a model read the answers: ((A & B) -> C | D)"
+            self._report.error("E0303", "a '&' group gives texts and cannot be a head of a '|' group", group.span, hint)
+        decoding = self._group_decoding(group, place)
+        inherited = decoding.model_dump(include=decoding.model_fields_set - {"fuse", "fuse_options"})
+        flows_down = {key: value for key, value in inherited.items() if key in place.decoding or key in DECODING_KEYS}
+        if "fuse" in place.decoding:
+            flows_down["fuse"] = place.decoding["fuse"]
+        inner = _Place(
+            place.earlier, place.is_last, "head" if group.kind == "fuse" else "answer", flows_down
+        )
+        if len(group.branches) == 1:
+            message = "a group of one writes what its model alone would"
+            self._report.warning("W0300", message, group.span, "add a branch, or drop the parentheses")
+        weights = self._weights(group)
+        parts = [self._chain(branch.chain, inner) for branch in group.branches]
+        branches = tuple(
+            Branch(part, weight) for part, weight in zip(parts, weights, strict=True) if part is not None
+        )
+        if len(branches) < len(parts):
+            return None
+        is_weighted = any(branch.weight is not None for branch in group.branches)
+        label = group.label.text if group.label else None
+        return Parallel(group_id, group.kind, branches, decoding, group.span, is_weighted, label)
+
+    def _group_decoding(self, group: Group, place: _Place) -> Decoding:
+        values = {key: value for key, value in place.decoding.items() if key != "fuse_options"}
+        given: dict[str, Option] = {}
+        for option in group.options:
+            if option.key in FUSER_KEYS and group.kind == "fuse":
+                given[option.key] = option
+            elif option.key == "prompt":
+                hint = "each head has its own: (A[prompt=...] | B[prompt=...])"
+                self._report.error("E0205", "option 'prompt' belongs to a model", option.span, hint)
+            elif group.kind == "answers" and option.key in _FUSE_KEYS:
+                hint = "a '&' group gives independent answers; only '|' groups fuse"
+                self._report.error("E0205", f"option '{option.key}' belongs to a '|' group", option.span, hint)
+            elif option.key not in DECODING_KEYS:
+                known = (*DECODING_KEYS, *FUSER_KEYS)
+                hint = did_you_mean(option.key, known) or f"options of a group: {', '.join(known)}"
+                self._report.error("E0200", f"unknown option '{option.key}'", option.span, hint)
+            elif place.position == "head" and option.key != "fuse":
+                hint = "write it behind the outermost group: the whole of it decodes as one"
+                self._report.error("E0205", f"option '{option.key}' belongs to the outer group", option.span, hint)
+            elif (value := typed(option, Decoding, self._scope)) is not None:
+                values[option.key] = value[0]
+        if group.kind == "answers":
+            values.pop("fuse", None)
+            return Decoding(**values)
+        return Decoding(**values, fuse_options=self._fuse_options(values.get("fuse", "mean"), group, given))
+
+    def _fuse_options(self, fuse: str, group: Group, given: Mapping[str, Option]) -> dict[str, Any]:
+        info = fusers()[fuse]
+        names = [_end_name(branch) for branch in group.branches]
+        inherited = {
+            key: option
+            for key, (option, _) in self._fuse_defaults.items()
+            if key in info.parameters and fuse == self._decoding.get("fuse", "mean")
+        }
+        values = {key: parameter.default for key, parameter in info.parameters.items()}
+        for key, option in {**inherited, **given}.items():
+            if key not in info.parameters:
+                owners = ", ".join(name for name, other in fusers().items() if key in other.parameters)
+                hint = f"it is an option of fuse={owners}"
+                self._report.error("E0203", f"fuse={fuse} has no option '{key}'", option.span, hint)
+            elif (value := fuser_option(option, info, names, self._scope)) is not None:
+                values[key] = value[0]
+        return values
+
+    def _weights(self, group: Group) -> list[float]:
+        """Return normalized shares, equal ones where none are written or some are wrong."""
+        equal = [1 / len(group.branches)] * len(group.branches)
+        written = [branch for branch in group.branches if branch.weight is not None]
+        if not written:
+            return equal
+        if group.kind == "answers":
+            span = next(branch.weight_span for branch in written if branch.weight_span)
+            hint = "independent answers are not averaged; use '|', or drop the weights"
+            self._report.error("E0304", "a weight in a '&' group", span, hint)
+            return equal
+        if len(written) < len(group.branches):
+            bare = next(branch for branch in group.branches if branch.weight is None)
+            hint = "give every branch of the group a weight, or none"
+            self._report.error("E0300", "a branch without weight among weighted ones", bare.chain.span, hint)
+            return equal
+        for branch in written:
+            if branch.weight is not None and branch.weight_span and branch.weight <= 0:
+                self._report.error(
+                    "E0301", "a weight must be positive", branch.weight_span, "leave a branch out instead of 0"
+                )
+                return equal
+        values = [branch.weight or 0.0 for branch in written]
+        total = sum(values)
+        return [value / total for value in values]
+
+
+def _end_name(branch: WrittenBranch) -> str:
+    """Return the name of the model that a branch's end calls, "" for a group."""
+    last: Stage = branch.chain.stages[-1]
+    return last.name.text if isinstance(last, Call) else ""
+
