@@ -1,0 +1,99 @@
+"""How sure an accuracy is: Wilson's interval, McNemar's exact test for pairs, Holm's correction for many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+CONFIDENCE: Final = 0.95
+"""Confidence of every interval that flowinfer prints."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A range of proportions, both ends between 0 and 1."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two flows on the same questions."""
+
+    both: int
+    """Questions that both got right."""
+    first_only: int
+    second_only: int
+    neither: int
+    p_value: float
+    """McNemar's exact test, two-sided: how likely so uneven a split is if neither flow is better."""
+
+
+def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Return Wilson's score interval of a proportion, without continuity correction.
+
+    Nothing is known about no questions: n = 0 gives (0, 1). Raises ValueError unless 0 <= successes <= n.
+    Source: Newcombe 1998, Statistics in Medicine 17:857-872, method 3.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"expected 0 <= successes <= n, found {successes} of {n}")
+    if n == 0:
+        return Interval(0.0, 1.0)
+    from scipy.special import ndtri
+
+    z = float(ndtri((1.0 + confidence) / 2.0))
+    share = successes / n
+    centre = share + z * z / (2 * n)
+    reach = z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    scale = 1 + z * z / n
+    # At 0 and n the formula is exactly 0 and 1; floats miss it by an ulp.
+    low = 0.0 if successes == 0 else (centre - reach) / scale
+    high = 1.0 if successes == n else (centre + reach) / scale
+    return Interval(low, high)
+
+
+def mcnemar_exact(first_only: int, second_only: int) -> float:
+    """Return the two-sided exact (binomial) p-value of McNemar's test from the two discordant counts.
+
+    No discordant pair gives 1. Source: Fagerland, Lydersen, Laake 2013, BMC Med Res Methodol 13:91.
+    """
+    if first_only < 0 or second_only < 0:
+        raise ValueError(f"expected counts, found {first_only} and {second_only}")
+    n = first_only + second_only
+    if n == 0:
+        return 1.0
+    from scipy.special import (
+        bdtr,
+    )  # the binomial's distribution function; scipy.stats takes seconds to import
+
+    return min(1.0, 2.0 * float(bdtr(min(first_only, second_only), n, 0.5)))
+
+
+def paired(first: Mapping[str, bool], second: Mapping[str, bool]) -> Paired:
+    """Compare two flows on the questions (id -> correct) that both answered; others are left out."""
+    common = [question_id for question_id in first if question_id in second]
+    both = sum(first[i] and second[i] for i in common)
+    first_only = sum(first[i] and not second[i] for i in common)
+    second_only = sum(second[i] and not first[i] for i in common)
+    neither = len(common) - both - first_only - second_only
+    return Paired(both, first_only, second_only, neither, mcnemar_exact(first_only, second_only))
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Return Holm's step-down adjusted p-values, in the order given.
+
+    Example: (0.01, 0.04, 0.03, 0.005) -> (0.03, 0.06, 0.06, 0.02).
+    Source: Holm 1979, Scandinavian Journal of Statistics 6:65-70.
+    """
+    for p_value in p_values:
+        if not 0.0 <= p_value <= 1.0:
+            raise ValueError(f"expected p-values between 0 and 1, found {p_value}")
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return tuple(adjusted)
