@@ -6,11 +6,18 @@ stage is a mixture of one. The plan knows nothing about tensors.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from flowinfer.spec import Decoding, ModelSpec, Role
+from flowinfer.graph import build, earlier_stages
+from flowinfer.prompts import fields_of
+from flowinfer.spec import Decoding, Flow, ModelSpec, Node, Parallel, Part, Role, Series
+
+_FORMAT = 1
+"""Version of the plan's form and of the code's meaning of it; part of every fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -126,3 +133,151 @@ def members(source: Source) -> Iterator[Member]:
     else:
         for inner in source.sources:
             yield from members(inner)
+
+
+def compile(flow: Flow) -> Plan:
+    """Contract a flow's token edges into steps: what decodes together is one step.
+
+    Step ids follow the order of the text, so that every step comes after those it reads.
+    """
+    return _Compiler(flow).plan()
+
+
+class _Compiler:
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+        self._graph = build(flow)
+        self._earlier = earlier_stages(flow.root)
+        self._steps: list[Step] = []
+        self._step_of: dict[str, str] = {}
+        """Graph node that holds a text -> id of the step that writes it."""
+
+    def plan(self) -> Plan:
+        ends = self._add(self._flow.root)
+        answer = Answer("vote" if len(ends) > 1 else "text", tuple(self._step_of[end] for end in ends))
+        return Plan(self._flow.name, tuple(self._steps), answer, self._flow.models, self._flow.prompts)
+
+    def _add(self, part: Part) -> tuple[str, ...]:
+        """Add the steps of a part that stands for itself; return the graph nodes of its texts."""
+        match part:
+            case Node():
+                self._step(part.id, self._member(part, 1.0), part.decoding, part.label)
+                return (part.id,)
+            case Series(stages):
+                ends: tuple[str, ...] = ()
+                for stage in stages:
+                    ends = self._add(stage)
+                return ends
+            case Parallel():
+                if part.kind == "answers":
+                    return tuple(end for branch in part.branches for end in self._add(branch.part))
+                self._step(part.id, self._source(part, 1.0), part.decoding, part.label)
+                return (part.id,)
+
+    def _source(self, part: Part, weight: float) -> Source:
+        """Return a part as a source of a mixture, adding the steps that it needs first."""
+        match part:
+            case Node():
+                return self._member(part, weight)
+            case Series(stages):
+                for stage in stages[:-1]:
+                    self._add(stage)
+                return self._source(stages[-1], weight)
+            case Parallel():
+                sources = tuple(self._source(branch.part, branch.weight) for branch in part.branches)
+                return Mixture(part.id, part.decoding.fuse, part.decoding.fuse_options, sources, weight)
+
+    def _member(self, node: Node, weight: float) -> Member:
+        used = {use.name for use in fields_of(node.template)}
+        fields = {name: ids for name, ids in self._readable(node).items() if name in used}
+        return Member(node.id, node.model.name, node.role, node.template, fields, weight)
+
+    def _readable(self, node: Node) -> dict[str, tuple[str, ...]]:
+        """Return every field that a node's template may have, with the steps that fill it."""
+        fields: dict[str, tuple[str, ...]] = {}
+        for number, stage in enumerate(self._earlier[node.id], start=1):
+            steps = tuple(self._step_of[name] for name in stage.outputs)
+            fields[f"result_{number}"] = fields["prev"] = steps
+            if stage.is_answers:
+                fields["answers"] = steps
+            if stage.label:
+                fields[stage.label] = steps
+        return fields
+
+    def _step(self, name: str, source: Source, decoding: Decoding, label: str | None) -> None:
+        step_id = f"s{len(self._steps) + 1}"
+        read = {step for member in members(source) for steps in member.fields.values() for step in steps}
+        reads = tuple(step.id for step in self._steps if step.id in read)
+        self._steps.append(Step(step_id, _title(source), source, decoding, reads, label))
+        self._step_of[name] = step_id
+
+
+def _title(source: Source) -> str:
+    if isinstance(source, Member):
+        return source.model
+    return "(" + " | ".join(_title(inner) for inner in source.sources) + ")"
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """Return a plan as plain data."""
+    return {
+        "version": _FORMAT,
+        "flow": plan.flow,
+        "fingerprint": fingerprint(plan),
+        "prompts": plan.prompts,
+        "steps": [_step_json(step) for step in plan.steps],
+        "answer": asdict(plan.answer),
+        "models": {name: spec.model_dump() for name, spec in plan.models.items()},
+        "needs": {name: asdict(need) for name, need in plan.needs.items()},
+        "placements": {name: asdict(placement) for name, placement in plan.placements.items()},
+        "waves": [asdict(wave) for wave in plan.waves],
+    }
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    return {
+        "id": step.id,
+        "title": step.title,
+        "label": step.label,
+        "reads": list(step.reads),
+        "source": _source_json(step.source),
+        "decoding": step.decoding.model_dump(),
+    }
+
+
+def _source_json(source: Source) -> dict[str, Any]:
+    if isinstance(source, Member):
+        return asdict(source)
+    return {
+        "group": source.group,
+        "fuse": source.fuse,
+        "fuse_options": dict(source.fuse_options),
+        "weight": source.weight,
+        "sources": [_source_json(inner) for inner in source.sources],
+    }
+
+
+def text_options(spec: ModelSpec) -> dict[str, Any]:
+    """Return what of a model decides its text: not its name, device or how it is reached."""
+    return spec.model_dump(exclude={"name", "device", "api_key_env"})
+
+
+def fingerprint(plan: Plan) -> str:
+    """Return sha256 of all that decides the plan's texts; devices and the flow's name do not."""
+    decisive = {
+        "version": _FORMAT,
+        "prompts": plan.prompts,
+        "steps": [_step_json(step) for step in plan.steps],
+        "answer": asdict(plan.answer),
+        "models": {name: text_options(spec) for name, spec in plan.models.items()},
+    }
+    text = json.dumps(decisive, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def describe(plan: Plan) -> str:
+    """Return a plan as lines, one step each."""
+    lines = [
+        f"{step.id} {step.title}" + (f" reads {', '.join(step.reads)}" if step.reads else "") for step in plan.steps
+    ]
+    return "\n".join([*lines, f"{plan.answer.kind} of {', '.join(plan.answer.steps)}"])
