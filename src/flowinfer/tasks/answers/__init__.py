@@ -1,0 +1,106 @@
+"""Finding the answer in what a model wrote, and comparing it with the reference.
+
+`judge` never raises and never guesses: where several answers stand side by side it says `ambiguous`, where none does
+`no_answer`, and both count as wrong and are counted apart.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from flowinfer.results import Score
+from flowinfer.tasks.answers.choices import find_choice
+from flowinfer.tasks.answers.maths import judge_maths
+from flowinfer.tasks.answers.numbers import equal_numbers, find_number, gold_number
+from flowinfer.tasks.answers.text import Found, Text, prepare
+
+__all__ = ["Found", "extract", "judge", "vote"]
+
+_LETTERS = ("A", "B", "C", "D")
+
+
+def judge(
+    task: str,
+    output: str,
+    reference: str,
+    *,
+    question: str | None = None,
+    choices: Mapping[str, str] | None = None,
+) -> Score:
+    """Score one output.
+
+    Args:
+        task: gsm8k (a number), ceval (a letter), mathematics (by the reference's kind) or exact.
+        output: what the model wrote.
+        reference: the gold answer, in the data set's own form.
+        question: the question, where its wording decides (whether a list is ordered).
+        choices: letter -> option, for ceval; A to D where not given.
+    Returns:
+        verdict, what was found, by which rule, and where.
+    """
+    text = prepare(output)
+    if text.status is not None:
+        return Score(correct=False, extracted=None, status=text.status, rule="thinking", span=None)
+    if task == "mathematics":
+        return judge_maths(text, reference, question or "")
+    found = _find(task, text, choices)
+    if found.value is None:
+        return Score(correct=False, extracted=None, status=found.status, rule=found.rule, span=found.span)
+    return Score(
+        correct=_is_right(task, found.value, reference, choices),
+        extracted=found.value,
+        status="ok",
+        rule=found.rule,
+        span=found.span,
+    )
+
+
+def extract(task: str, output: str, *, choices: Mapping[str, str] | None = None) -> Found:
+    """Find the answer in an output without a reference, as majority votes need it."""
+    text = prepare(output)
+    if text.status is not None:
+        return Found(None, text.status, "thinking", None)
+    return _find(task, text, choices)
+
+
+def vote(task: str, outputs: Sequence[str], choices: Mapping[str, str] | None = None) -> int:
+    """Return the index of the output whose answer most outputs share; the first seen wins a tie."""
+    answers = [extract(task, output, choices=choices).value for output in outputs]
+    counts = Counter(answer for answer in answers if answer is not None)
+    if not counts:
+        return 0
+    most = max(counts.values())
+    return next(i for i, answer in enumerate(answers) if answer is not None and counts[answer] == most)
+
+
+def _find(task: str, text: Text, choices: Mapping[str, str] | None) -> Found:
+    if task == "ceval":
+        return find_choice(text, choices or {letter: "" for letter in _LETTERS})
+    if task == "exact":
+        return _find_exact(text, choices)
+    return find_number(text)
+
+
+def _find_exact(text: Text, choices: Mapping[str, str] | None) -> Found:
+    if choices:
+        return find_choice(text, choices)
+    from flowinfer.tasks.answers.anchors import last_anchor
+
+    anchored = last_anchor(text)
+    part = anchored or text
+    content = part.string.strip().strip("*`\"'").rstrip("。.").strip()
+    return Found(content or None, "ok" if content else "no_answer", "anchor" if anchored else "whole", part.span())
+
+
+def _is_right(task: str, value: str, reference: str, choices: Mapping[str, str] | None) -> bool:
+    if task == "ceval" or choices:
+        return value.upper() == prepare(reference).string.strip().strip("()[]。.").upper()
+    if task == "exact":
+        return _folded(value) == _folded(prepare(reference).string)
+    gold = gold_number(reference)
+    return gold is not None and equal_numbers(value, gold)
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.lower().strip().rstrip("。.").split())
