@@ -33,7 +33,7 @@ _NEGATION = re.compile(
     r"^[\s*_:\"']*(?:definitely |certainly |clearly )?(?:not\b|n't|never\b|neither\b|isn't|不是|并非|不为|非|不)(?!\s*only)", re.I
 )
 _NEGATED_BEFORE = re.compile(r"(?:not the|isn't the|不是|并非|没有|不存在|no|n't be the)\s*(?:正确|correct)?\s*$", re.I)
-_END = re.compile(r"\n\s*\n|\n|(?<=[^\d\s])\.\s|(?<=\d)\.\s|[。!?;！？；]")
+_END = re.compile(r"\n|(?<=\S)\.\s|(?<!\\)[。!?;]")
 _HEDGE = re.compile(r"^\s*(?:either|maybe|perhaps|unclear|unknown|可能|也许|不确定|无法)", re.I)
 
 
