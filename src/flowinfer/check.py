@@ -105,7 +105,18 @@ class _Checker:
         called = {node.model.name: node.model for node in nodes(root)}
         warnings: tuple[Diagnostic, ...] = FlowError(found).diagnostics if found else ()
         name = Path(self._file).stem if not self._file.startswith("<") else "flow"
-        return Flow(name, self._text, root, called, settings.prompts, zoo.name, warnings, scope.params)
+        return Flow(
+            name=name,
+            source=self._text,
+            root=root,
+            models=called,
+            prompts=settings.prompts,
+            zoo=zoo.name,
+            zoo_why=zoo.why,
+            zoo_note=zoo.note,
+            warnings=warnings,
+            params=scope.params,
+        )
 
     def _select_zoo(self, settings: _Settings) -> Zoo:
         if isinstance(self._zoo, Zoo):

@@ -149,6 +149,10 @@ class Flow:
     """Name of its prompt set."""
     zoo: str
     """Name of the zoo that its undeclared models came from."""
+    zoo_why: str = ""
+    """Why that zoo."""
+    zoo_note: str | None = None
+    """What one must know before believing its answers."""
     warnings: tuple[Diagnostic, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     """Values of its params after --set."""

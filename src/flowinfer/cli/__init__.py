@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
 
 import typer
 
+from flowinfer.cli import check, datasets, doctor, exec, explain, fmt, graph, models, plan, runs, score, show
 from flowinfer.errors import FlowError, FlowInferError
 
 app = typer.Typer(
     name="flowinfer",
-    help="Wire language models in series and in parallel; measure what it gains and costs.",
+    help="Wire language models in series and in parallel; measure what it gains and what it costs.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# Each command module registers itself on `app` when imported.
+for module in (check, fmt, explain, graph, plan, exec, score, runs, show, models, datasets, doctor):
+    app.command(name=module.__name__.rpartition(".")[2])(module.command)
 
 
-def run() -> NoReturn:
+def _version(is_wanted: bool) -> None:
+    if is_wanted:
+        from flowinfer import __version__
+
+        print(f"flowinfer {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and turn users' mistakes into messages and exit codes."""
     try:
-        app()
+        app(args=_with_defaults(list(sys.argv[1:] if arguments is None else arguments)))
     except FlowError as error:
         from flowinfer.diagnostics import print_diagnostics
 
@@ -37,4 +59,18 @@ def run() -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
     sys.exit(0)
+
+
+def _with_defaults(arguments: list[str]) -> list[str]:
+    """Let `--resume` stand alone: it then means the latest run."""
+    completed: list[str] = []
+    for index, argument in enumerate(arguments):
+        completed.append(argument)
+        is_last = index == len(arguments) - 1
+        if argument == "--resume" and (is_last or arguments[index + 1].startswith("-")):
+            completed.append("latest")
+    return completed

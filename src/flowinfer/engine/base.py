@@ -68,8 +68,8 @@ class Observer:
     def notice(self, message: str) -> None:
         """Hear something that the user should know."""
 
-    def admitted(self, question_id: str, step: str) -> None:
-        """Hear that a row began to decode."""
+    def admitted(self, question_id: str, step: str, *, opens_thinking: bool = False) -> None:
+        """Hear that a row began to decode, and whether its answer begins inside <think>."""
 
     def tokens_emitted(self, count: int) -> None:
         """Hear how many rows advanced by one token in a decoding step."""

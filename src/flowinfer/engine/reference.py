@@ -93,7 +93,8 @@ class ReferenceDecoder:
                 for model, tokens in zip(self._models, self._tokens, strict=True)
             ]
             taken.append(LiveRow(row, self._step, prompts, contexts, num_live))
-            self._observer.admitted(row.question_id, row.step)
+            opened = any(prompt.opens_thinking for prompt in prompts)
+            self._observer.admitted(row.question_id, row.step, opens_thinking=opened)
         if taken:
             for k, session in enumerate(self._sessions):
                 start = time.perf_counter()

@@ -17,9 +17,10 @@ from flowinfer.engine.text_only import TextDecoder
 from flowinfer.engine.work import Work
 from flowinfer.errors import MemoryShort
 from flowinfer.plan import Plan, Step, Wave, members
-from flowinfer.results import Question, Trace
+from flowinfer.results import Question, StepResult, Trace
 
-StepKey = Callable[[Plan, Step, Mapping[str, str]], str]
+StepKey = Callable[[Plan, Step, Mapping[str, str], str], str]
+"""(plan, step, prompts by node, question id) -> what decides the step's text."""
 Vote = Callable[[Question, Sequence[str]], int]
 QuestionText = Callable[[Question], str]
 
@@ -59,7 +60,7 @@ def execute(
         batch,
         observer or Observer(),
         (cache if step_key else None) or NoCache(),
-        step_key or (lambda plan, step, prompts: ""),
+        step_key or (lambda plan, step, prompts, question_id: ""),
         models or ModelPool(),
     )
     make = Work.factory(plan, vote, question_text)
@@ -117,11 +118,12 @@ class _Runner:
                 if work.error:
                     continue
                 prompts = work.prompts(step)
-                key = self._step_key(self.plan, step, prompts)
+                key = self._step_key(self.plan, step, prompts, work.question.id)
                 stored = self._cache.get(key)
                 if stored is not None:
-                    work.accept(stored.model_copy(update={"step": step.id}))
-                    self._observer.finished(work.question.id, stored)
+                    adopted = _adopt(stored, step, prompts)
+                    work.accept(adopted)
+                    self._observer.finished(work.question.id, adopted)
                     if work.is_done:
                         yield work.trace()
                 else:
@@ -182,6 +184,14 @@ class _Runner:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self._observer.batch_halved(batch // 2)
+
+
+def _adopt(stored: StepResult, step: Step, prompts: Mapping[str, str]) -> StepResult:
+    """Return a stored result under this plan's ids: the same members stand in the same order."""
+    nodes = list(prompts)
+    heads = tuple(head.model_copy(update={"node": node}) for head, node in zip(stored.heads, nodes, strict=False))
+    shown = dict(zip(nodes, stored.prompts.values(), strict=False))
+    return stored.model_copy(update={"step": step.id, "heads": heads, "prompts": shown})
 
 
 def _is_memory_short(error: Exception) -> bool:

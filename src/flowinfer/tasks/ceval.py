@@ -1,148 +1,112 @@
-"""C-Eval: Chinese four-option questions in 52 subjects. Source: hkust-nlp/ceval, data CC BY-NC-SA 4.0."""
+"""C-Eval: Chinese four-option questions in 52 subjects (hkust-nlp/ceval, csv per subject)."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from flowinfer.errors import DataError
 from flowinfer.results import Question
-from flowinfer.tasks.base import Task, fetch_rows, need, read_jsonl, read_text
+from flowinfer.tasks import generic
+from flowinfer.tasks.sources import Task, fetch_split, malformed, read_text
+from flowinfer.tasks.subjects import CEVAL_SUBJECTS
 
-LETTERS = ("A", "B", "C", "D")
-
-SUBJECTS: Mapping[str, str] = {
-    "computer_network": "计算机网络",
-    "operating_system": "操作系统",
-    "computer_architecture": "计算机组成",
-    "college_programming": "大学编程",
-    "college_physics": "大学物理",
-    "college_chemistry": "大学化学",
-    "advanced_mathematics": "高等数学",
-    "probability_and_statistics": "概率统计",
-    "discrete_mathematics": "离散数学",
-    "electrical_engineer": "注册电气工程师",
-    "metrology_engineer": "注册计量师",
-    "high_school_mathematics": "高中数学",
-    "high_school_physics": "高中物理",
-    "high_school_chemistry": "高中化学",
-    "high_school_biology": "高中生物",
-    "middle_school_mathematics": "初中数学",
-    "middle_school_biology": "初中生物",
-    "middle_school_physics": "初中物理",
-    "middle_school_chemistry": "初中化学",
-    "veterinary_medicine": "兽医学",
-    "college_economics": "大学经济学",
-    "business_administration": "工商管理",
-    "marxism": "马克思主义基本原理",
-    "mao_zedong_thought": "毛泽东思想和中国特色社会主义理论体系概论",
-    "education_science": "教育学",
-    "teacher_qualification": "教师资格",
-    "high_school_politics": "高中政治",
-    "high_school_geography": "高中地理",
-    "middle_school_politics": "初中政治",
-    "middle_school_geography": "初中地理",
-    "modern_chinese_history": "近代史纲要",
-    "ideological_and_moral_cultivation": "思想道德修养与法律基础",
-    "logic": "逻辑学",
-    "law": "法学",
-    "chinese_language_and_literature": "中国语言文学",
-    "art_studies": "艺术学",
-    "professional_tour_guide": "导游资格",
-    "legal_professional": "法律职业资格",
-    "high_school_chinese": "高中语文",
-    "high_school_history": "高中历史",
-    "middle_school_history": "初中历史",
-    "civil_servant": "公务员",
-    "sports_science": "体育学",
-    "plant_protection": "植物保护",
-    "basic_medicine": "基础医学",
-    "clinical_medicine": "临床医学",
-    "urban_and_rural_planner": "注册城乡规划师",
-    "accountant": "注册会计师",
-    "fire_engineer": "注册消防工程师",
-    "environmental_impact_assessment_engineer": "环境影响评价工程师",
-    "tax_accountant": "税务师",
-    "physician": "医师资格",
-}
-"""Subject in file names -> its Chinese name, as the exam's heading says it."""
-
-_NAMES = frozenset(SUBJECTS.values())
+_LETTERS = ("A", "B", "C", "D")
+_LOCAL = "C-Eval's folder (val/SUBJECT_val.csv), a folder of such files, or one csv with id,question,A,B,C,D,answer"
+_CURE = f"without network: --data ceval=PATH, {_LOCAL}"
+_SPLIT = re.compile(r"_(?:val|dev|test)$")
 
 
-def heading(question: Question) -> list[str]:
-    """Return the heading of a real C-Eval item, nothing for others."""
-    if question.kind != "ceval" or question.subject not in _NAMES:
-        return []
-    return [f"以下是中国关于{question.subject}考试的单项选择题，请选出其中的正确答案。"]
+def read(path: Path) -> Sequence[Question]:
+    """Read C-Eval's csv files, or JSON lines; ids are "subject/number".
 
+    A folder with a subfolder val is read from there; dev (five worked examples a subject) only where val is absent.
 
-def read(path: Path) -> list[Question]:
-    """Read one csv, a folder of csv files, or a folder with val/ (preferred), test/ or dev/; or a jsonl file."""
-    if path.is_file():
-        return _read_jsonl(path) if path.suffix == ".jsonl" else _read_csv(path)
-    for split in ("val", "test", "dev"):
-        if any((path / split).glob("*.csv")):
-            path = path / split
-            break
-    files = sorted(path.glob("*.csv"))
-    if not files:
-        raise DataError(f"{path}: no csv files", help="a C-Eval folder holds val/SUBJECT_val.csv files")
-    return [question for file in files for question in _read_csv(file)]
-
-
-def fetch() -> list[Question]:
-    """Download the val split of every subject."""
-    questions = []
-    for subject in SUBJECTS:
-        rows = fetch_rows("ceval/ceval-exam", subject, "val", "ceval")
-        questions += [_question(row, subject, f"ceval/ceval-exam {subject}:{index}") for index, row in enumerate(rows)]
+    Raises:
+        DataError: nothing to read, or a row is malformed.
+    """
+    if path.suffix in (".jsonl", ".json"):
+        return generic.read(path, kind="ceval")
+    names = _subject_names(path)
+    files = _files(path) if path.is_dir() else [path]
+    questions = [question for file in files for question in _rows(file, names)]
+    if not questions:
+        raise DataError(f"{path}: no questions", help=f"give {_LOCAL}")
     return questions
 
 
-def _read_csv(path: Path) -> list[Question]:
-    subject = path.stem
-    for split in ("_val", "_dev", "_test"):
-        subject = subject.removesuffix(split)
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    questions = []
-    for row in reader:
-        place = f"{path}:{reader.line_num}"
-        if None in row:
-            raise DataError(f"{place}: more fields than the heading names", help="quote texts that hold commas")
-        questions.append(_question(row, subject, place))
-    return questions
+def _files(folder: Path) -> Sequence[Path]:
+    for place in (folder / "val", folder, folder / "dev"):
+        found = sorted(place.glob("*.csv"))
+        if found:
+            return found
+    raise DataError(f"{folder}: no csv files", help=f"give {_LOCAL}")
 
 
-def _read_jsonl(path: Path) -> list[Question]:
-    from flowinfer.tasks.generic import to_question
+def _subject_names(path: Path) -> Mapping[str, str]:
+    """Return subject -> Chinese name, from a subject_mapping.json at or above the path where there is one."""
+    base = path if path.is_dir() else path.parent
+    for folder in (base, base.parent):
+        file = folder / "subject_mapping.json"
+        if file.is_file():
+            try:
+                value = json.loads(read_text(file))
+                return CEVAL_SUBJECTS | {str(key): str(names[1]) for key, names in value.items()}
+            except (ValueError, AttributeError, LookupError, TypeError) as error:
+                raise DataError(
+                    f"{file}: not a subject mapping", help='write {"law": ["Law", "法学", "Humanities"], ...}'
+                ) from error
+    return CEVAL_SUBJECTS
 
-    return [to_question(row, index, place, kind="ceval") for index, (place, row) in enumerate(read_jsonl(path))]
+
+def _rows(file: Path, names: Mapping[str, str]) -> Iterator[Question]:
+    subject = _SPLIT.sub("", file.stem)
+    reader = csv.DictReader(io.StringIO(read_text(file), newline=""))
+    missing = [name for name in ("question", *_LETTERS, "answer") if name not in (reader.fieldnames or ())]
+    if missing:
+        columns = ", ".join(f"'{name}'" for name in missing)
+        raise malformed(
+            file, 1, f"missing columns: {columns}", "the first line must be: id,question,A,B,C,D,answer"
+        )
+    for number, row in enumerate(reader):
+        line = reader.line_num
+        if any(row[name] is None for name in ("question", *_LETTERS, "answer")):
+            raise malformed(file, line, "too few columns", "quote texts that hold commas or quotes")
+        answer = row["answer"].strip().upper()
+        if answer not in _LETTERS:
+            raise malformed(
+                file,
+                line,
+                f"the answer is '{answer}', not one of A, B, C, D",
+                "the test split has no answers: use val",
+            )
+        yield _question(subject, str(row.get("id") or number), row, answer, names)
 
 
-def _question(row: Mapping[str, Any], subject: str, place: str) -> Question:
-    answer = need(row, "answer", place).strip().upper()
-    if answer not in LETTERS:
-        raise DataError(f"{place}: the answer must be A, B, C or D, found '{answer}'")
+def _question(
+    subject: str, number: str, row: Mapping[str, object], answer: str, names: Mapping[str, str]
+) -> Question:
     return Question(
-        id=f"{subject}-{need(row, 'id', place)}",
-        question=need(row, "question", place),
+        id=f"{subject}/{number}",
+        question=str(row["question"]),
         reference=answer,
         kind="ceval",
-        choices={letter: need(row, letter, place) for letter in LETTERS},
-        subject=SUBJECTS.get(subject, subject),
+        choices={letter: str(row[letter]) for letter in _LETTERS},
+        subject=names.get(subject, subject),
     )
 
 
-TASK = Task(
-    name="ceval",
-    title="C-Eval",
-    forms="a folder with val/*.csv, a csv file (id,question,A,B,C,D,answer), or a jsonl with question, choices, answer",
-    hub_id="ceval/ceval-exam",
-    licence="CC BY-NC-SA 4.0",
-    read=read,
-    fetch=fetch,
-)
+def fetch() -> Sequence[Question]:
+    """Load the val split of ceval/ceval-exam, subject by subject."""
+    return [
+        _question(subject, str(row["id"]), row, str(row["answer"]), CEVAL_SUBJECTS)
+        for subject in CEVAL_SUBJECTS
+        for row in fetch_split("ceval/ceval-exam", subject, "val", cure=_CURE)
+    ]
+
+
+TASK = Task("ceval", read, fetch, "ceval/ceval-exam (val, 52 subjects)", _LOCAL)

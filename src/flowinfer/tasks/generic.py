@@ -1,69 +1,79 @@
-"""Any other data set: a jsonl of {question, answer, id?, choices?, kind?, subject?}."""
+"""Any data set as JSON lines: `{question, answer, id?, choices?, kind?, subject?}`, one item per line."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from flowinfer.errors import DataError
 from flowinfer.results import Question
-from flowinfer.tasks.answers.maths import kind_of
-from flowinfer.tasks.base import need, read_jsonl
+from flowinfer.tasks.sources import JsonLine, json_lines
 
 KINDS = ("gsm8k", "ceval", "mathematics", "exact")
+"""The judges an item may name."""
+
+_NUMBER = re.compile(r"[-+]?[$¥€£]?\d[\d,]*(?:\.\d+)?%?")
+_FORMULA = re.compile(r"[\w\s.,()+\-*/^{}\\=<>|!%$°\[\]]+")
 
 
-def read_generic(path: Path) -> list[Question]:
-    """Read a jsonl file.
-
-    Raises:
-        DataError: place, what and cure.
-    """
-    if path.suffix != ".jsonl":
-        raise DataError(f"{path}: expected a .jsonl file", help="one {question, answer} object per line")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    return [to_question(row, index, place) for index, (place, row) in enumerate(read_jsonl(path))]
-
-
-def to_question(row: Mapping[str, Any], index: int, place: str, *, kind: str | None = None) -> Question:
-    """Turn one object into a question; the judge is inferred where the object names none.
+def read(path: Path, *, kind: str | None = None) -> Sequence[Question]:
+    """Read a JSON-lines file; `kind` is for items that name none (inferred from each item if not given).
 
     Raises:
-        DataError: a field is missing or of the wrong form.
+        DataError: an item is malformed.
     """
-    answer = need(row, "answer", place)
-    choices = _choices(row.get("choices"), place)
-    given = row.get("kind") or kind
-    if given is not None and given not in KINDS:
-        raise DataError(f"{place}: unknown kind '{given}'", help=f"kinds: {', '.join(KINDS)}")
-    if choices and answer.strip().upper() not in choices and (given or "ceval") == "ceval":
-        raise DataError(f"{place}: the answer '{answer}' is none of the choices {', '.join(choices)}")
+    return [question_of(item, kind=kind, number=index) for index, item in enumerate(json_lines(path))]
+
+
+def question_of(item: JsonLine, *, kind: str | None, number: int) -> Question:
+    """Turn one object into a question; items without an id are numbered from 0."""
+    choices = _choices(item)
+    reference = item.text("answer")
+    named = item.optional("kind")
+    if named is not None and named not in KINDS:
+        raise item.complain(f"unknown kind '{named}'", f"use one of: {', '.join(KINDS)}; or leave it out")
+    text = item.text("question")
+    if not text.strip():
+        raise item.complain("the question is empty", "write the question's text, or remove the line")
     return Question(
-        id=str(row.get("id", index)),
-        question=need(row, "question", place),
-        reference=answer,
-        kind=str(given or infer_kind(answer, has_choices=bool(choices))),
+        id=item.optional("id") or str(number),
+        question=text,
+        reference=_short(reference),
+        kind=named or kind or infer_kind(text, reference, choices),
         choices=choices,
-        subject=str(row["subject"]) if row.get("subject") else None,
+        subject=item.optional("subject"),
     )
 
 
-def infer_kind(answer: str, *, has_choices: bool) -> str:
-    """Return the judge that a reference's form calls for."""
-    if has_choices:
+def infer_kind(question: str, reference: str, choices: Mapping[str, str]) -> str:
+    """Say which judge suits an item that names none.
+
+    Example: "#### 18" and "18" are gsm8k, "C" with choices is ceval, "2*x + 1" is mathematics, "Paris" is exact.
+    """
+    answer = reference.strip()
+    if choices:
         return "ceval"
-    if "####" in answer:
+    if re.fullmatch(r"[A-J]", answer) and re.search(r"(?:^|\n)\s*\(?A\s*[.):、．]", question):
+        return "ceval"
+    if "####" in reference or _NUMBER.fullmatch(answer):
         return "gsm8k"
-    return {"number": "gsm8k", "words": "exact", "letter": "exact"}.get(kind_of(answer.strip()), "mathematics")
+    has_operator = re.search(r"\\[a-zA-Z]|\d\s*[-+*/^,]\s*[\w(-]|[*^=/]", answer) is not None
+    return "mathematics" if has_operator and _FORMULA.fullmatch(answer) else "exact"
 
 
-def _choices(given: object, place: str) -> dict[str, str]:
-    if given is None:
+def _short(reference: str) -> str:
+    """Reduce GSM8K's worked answers to what follows the last `####`."""
+    return reference.rpartition("####")[2].strip() if "####" in reference else reference.strip()
+
+
+def _choices(item: JsonLine) -> Mapping[str, str]:
+    value = item.fields.get("choices")
+    if value is None:
         return {}
-    if isinstance(given, list):
-        given = dict(zip("ABCDEFGH", given, strict=False))
-    if not isinstance(given, dict) or not given:
-        raise DataError(f"{place}: choices must be an object {{'A': ..., 'B': ...}} or a list")
-    return {str(letter).upper(): str(text) for letter, text in given.items()}
+    if isinstance(value, list) and len(value) <= 26:
+        value = {chr(ord("A") + index): text for index, text in enumerate(value)}
+    if not isinstance(value, dict) or not all(isinstance(text, (str, int, float)) for text in value.values()):
+        raise item.complain(
+            "'choices' is not an object of texts", 'write "choices": {"A": "...", "B": "..."}'
+        )
+    return {str(letter): str(text) for letter, text in value.items()}

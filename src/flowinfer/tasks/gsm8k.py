@@ -1,48 +1,60 @@
-"""GSM8K: grade-school word problems; answers end in `#### n`. Source: openai/grade-school-math, MIT."""
+"""GSM8K: grade-school word problems whose answers end in `#### n` (openai/grade-school-math)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from flowinfer.errors import DataError
 from flowinfer.results import Question
-from flowinfer.tasks.answers.numbers import gold_number
-from flowinfer.tasks.base import Task, fetch_rows, need, read_jsonl
+from flowinfer.tasks import generic
+from flowinfer.tasks.sources import Task, fetch_split, malformed
+
+_LOCAL = "the original test.jsonl (question, answer ending in '#### n')"
+_CURE = f"without network: --data gsm8k=PATH, {_LOCAL}"
 
 
-def read(path: Path) -> list[Question]:
-    """Read the original jsonl form (question, answer)."""
-    if path.is_dir():
-        inner = path / "test.jsonl"
-        if not inner.is_file():
-            raise DataError(f"{path}: no test.jsonl in this folder", help="name the jsonl file itself")
-        path = inner
-    return [_question(row, index, place) for index, (place, row) in enumerate(read_jsonl(path))]
+def read(path: Path) -> Sequence[Question]:
+    """Read GSM8K's jsonl; ids are the items' own, else line numbers from 0.
+
+    Raises:
+        DataError: the path is a folder without test.jsonl, or an item is malformed.
+    """
+    file = _file(path) if path.is_dir() else path
+    questions = generic.read(file, kind="gsm8k")
+    if not questions:
+        raise DataError(f"{file}: no questions", help=f"give {_LOCAL}")
+    for line, question in enumerate(questions, start=1):
+        if not any(character.isdigit() for character in question.reference):
+            raise malformed(
+                file, line, f"the answer holds no number: '{question.reference[:40]}'", f"give {_LOCAL}"
+            )
+    return questions
 
 
-def fetch() -> list[Question]:
-    """Download the test split."""
-    rows = fetch_rows("openai/gsm8k", "main", "test", "gsm8k")
-    return [_question(row, index, f"openai/gsm8k test:{index}") for index, row in enumerate(rows)]
+def _file(folder: Path) -> Path:
+    for name in ("test.jsonl", "gsm8k_test.jsonl"):
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(folder.glob("*.jsonl"))
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(path.name for path in found) or "no .jsonl file"
+    raise DataError(f"{folder}: no test.jsonl (it holds {names})", help=f"give one file: {_LOCAL}")
 
 
-def _question(row: Mapping[str, Any], index: int, place: str) -> Question:
-    answer = need(row, "answer", place)
-    if gold_number(answer) is None:
-        raise DataError(f"{place}: the answer holds no number", help="gold answers end in '#### n'")
-    return Question(
-        id=str(row.get("id", f"gsm8k-{index}")), question=need(row, "question", place), reference=answer, kind="gsm8k"
-    )
+def fetch() -> Sequence[Question]:
+    """Load the test split (1,319 questions) of openai/gsm8k."""
+    rows = fetch_split("openai/gsm8k", "main", "test", cure=_CURE)
+    return [
+        Question(
+            id=str(index),
+            question=str(row["question"]),
+            reference=str(row["answer"]).rpartition("####")[2].strip(),
+            kind="gsm8k",
+        )
+        for index, row in enumerate(rows)
+    ]
 
 
-TASK = Task(
-    name="gsm8k",
-    title="GSM8K",
-    forms="a jsonl file with question and answer (ending '#### n'), or a folder with test.jsonl",
-    hub_id="openai/gsm8k",
-    licence="MIT",
-    read=read,
-    fetch=fetch,
-)
+TASK = Task("gsm8k", read, fetch, "openai/gsm8k (main, test)", _LOCAL)

@@ -1,96 +1,110 @@
-"""Mathematics: DeepMind's generated questions in txt form, or MATH-style json.
-
-Sources: google-deepmind/mathematics_dataset, Apache-2.0; hendrycks/math, MIT; from the hub HuggingFaceH4/MATH-500, since
-the paper does not say which set it used.
-"""
+"""Mathematics: DeepMind's mathematics_dataset txt (question line, answer line) and MATH-style json."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from flowinfer.errors import DataError
 from flowinfer.results import Question
-from flowinfer.tasks.base import Task, fetch_rows, need, read_jsonl, read_text
+from flowinfer.tasks import generic
+from flowinfer.tasks.sources import JsonLine, Task, fetch_split, json_array, json_lines, malformed, read_text
+
+_LOCAL = (
+    "a DeepMind mathematics_dataset txt file or folder, or MATH-style json (problem, answer, subject, level)"
+)
+_CURE = f"without network: --data mathematics=PATH, {_LOCAL}"
 
 
-def read(path: Path) -> list[Question]:
-    """Read a txt, json or jsonl file, or every such file of a folder."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".json", ".jsonl"))
-        if not files:
-            raise DataError(f"{path}: no txt, json or jsonl files", help=f"forms: {TASK.forms}")
-        return [question for file in files for question in read(file)]
-    if path.suffix == ".txt":
-        return _read_txt(path)
-    rows = read_jsonl(path) if path.suffix == ".jsonl" else _json_rows(path)
-    return [_question(row, path.stem, index, place) for index, (place, row) in enumerate(rows)]
+def read(path: Path) -> Sequence[Question]:
+    """Read txt (a module a file), json or jsonl; a folder is read whole, in the order of its file names.
 
-
-def fetch() -> list[Question]:
-    """Download MATH-500."""
-    rows = fetch_rows("HuggingFaceH4/MATH-500", None, "test", "mathematics")
-    return [_question(row, "math500", index, f"MATH-500:{index}") for index, row in enumerate(rows)]
-
-
-def _read_txt(path: Path) -> list[Question]:
-    lines = read_text(path).split("\n")
-    while lines and not lines[-1].strip():
-        lines.pop()
-    if len(lines) % 2:
-        raise DataError(
-            f"{path}:{len(lines)}: a question without an answer", help="lines alternate: question, then answer"
-        )
-    questions = []
-    for index in range(0, len(lines), 2):
-        text, answer = lines[index].strip(), lines[index + 1].strip()
-        if not text or not answer:
-            raise DataError(f"{path}:{index + 1}: an empty line", help="lines alternate: question, then answer")
-        questions.append(
-            Question(
-                id=f"{path.stem}-{index // 2}",
-                question=text,
-                reference=answer,
-                kind="mathematics",
-                subject=path.stem,
-            )
-        )
+    Raises:
+        DataError: nothing to read, or an item is malformed.
+    """
+    files = _files(path) if path.is_dir() else [path]
+    questions = [question for file in files for question in _read_file(file)]
+    if not questions:
+        raise DataError(f"{path}: no questions", help=f"give {_LOCAL}")
     return questions
 
 
-def _json_rows(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
-    try:
-        document = json.loads(read_text(path))
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
-    if isinstance(document, dict):
-        document = [document]
-    if not isinstance(document, list) or not all(isinstance(row, dict) for row in document):
-        raise DataError(f"{path}: expected a list of objects")
-    return [(f"{path}[{index}]", row) for index, row in enumerate(document)]
+def _files(folder: Path) -> Sequence[Path]:
+    found = sorted(path for path in folder.iterdir() if path.suffix in (".txt", ".json", ".jsonl"))
+    kinds = sorted({path.suffix for path in found})
+    if len(kinds) > 1:
+        raise DataError(
+            f"{folder}: holds {' and '.join(kinds)} files", help="give one file, or a folder of one form"
+        )
+    if not found:
+        raise DataError(f"{folder}: no txt, json or jsonl files", help=f"give {_LOCAL}")
+    return found
 
 
-def _question(row: Mapping[str, Any], stem: str, index: int, place: str) -> Question:
-    text = need(row, "problem" if "problem" in row else "question", place)
-    subject = row.get("subject") or row.get("type")
-    level = row.get("level")
+def _read_file(file: Path) -> Iterable[Question]:
+    match file.suffix:
+        case ".json":
+            return [_math(item, index) for index, item in enumerate(json_array(file))]
+        case ".jsonl":
+            return [_item(item, index) for index, item in enumerate(json_lines(file))]
+        case _:
+            return _module(file)
+
+
+def _module(file: Path) -> Iterator[Question]:
+    """Read a module's txt: question and answer lines in turn; ids are "module/number"."""
+    lines = read_text(file).split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if len(lines) % 2:
+        raise malformed(
+            file, len(lines), "a question without an answer line", "write questions and answers in turn"
+        )
+    for index in range(0, len(lines), 2):
+        for offset in (0, 1):
+            if not lines[index + offset].strip():
+                raise malformed(file, index + offset + 1, "empty line", "write questions and answers in turn")
+        yield Question(
+            id=f"{file.stem}/{index // 2}",
+            question=lines[index],
+            reference=lines[index + 1].strip(),
+            kind="mathematics",
+            subject=file.stem,
+        )
+
+
+def _item(item: JsonLine, index: int) -> Question:
+    if "problem" in item.fields:
+        return _math(item, index)
+    return generic.question_of(item, kind="mathematics", number=index)
+
+
+def _math(item: JsonLine, index: int) -> Question:
     return Question(
-        id=str(row.get("unique_id", row.get("id", f"{stem}-{index}"))),
-        question=text,
-        reference=need(row, "answer" if "answer" in row else "solution", place),
+        id=item.optional("unique_id") or item.optional("id") or str(index),
+        question=item.text("problem", "question"),
+        reference=_gold(item),
         kind="mathematics",
-        subject=f"{subject} {level}" if subject and level else str(subject) if subject else None,
+        subject=item.optional("subject") or item.optional("type"),
     )
 
 
-TASK = Task(
-    name="mathematics",
-    title="Mathematics",
-    forms="DeepMind txt (question line, answer line), MATH-style json or jsonl (problem, answer), or a folder of them",
-    hub_id="HuggingFaceH4/MATH-500",
-    licence="Apache-2.0 (DeepMind), MIT (MATH)",
-    read=read,
-    fetch=fetch,
-)
+def _gold(item: JsonLine) -> str:
+    """Return the answer field, or, as in MATH's own files, the last box of the solution."""
+    if "answer" in item.fields:
+        return item.text("answer")
+    from flowinfer.tasks.answers.boxes import last_box
+
+    box = last_box(item.text("solution", "answer"))
+    if box is None:
+        raise item.complain("no 'answer', and no \\boxed{...} in 'solution'", "give each item an answer")
+    return box
+
+
+def fetch() -> Sequence[Question]:
+    """Load HuggingFaceH4/MATH-500 (the paper does not say which set it used; its examples are MATH's subjects)."""
+    rows = fetch_split("HuggingFaceH4/MATH-500", None, "test", cure=_CURE)
+    return [_math(JsonLine(Path("MATH-500"), index + 1, row), index) for index, row in enumerate(rows)]
+
+
+TASK = Task("mathematics", read, fetch, "HuggingFaceH4/MATH-500 (test)", _LOCAL)

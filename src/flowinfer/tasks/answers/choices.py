@@ -15,10 +15,16 @@ _NEGATIVE = re.compile(
 _POSITIVE = re.compile(r"正确|是对的|对的|成立|符合|才是|最合适|最佳|无误|correct|right|true|best", re.I)
 _CLAUSE = re.compile(r"[。，；,;!?！？\n]|\.\s|\bbut\b|\bwhile\b|而(?!是|且)|但是?|(?<=错误)|(?<=正确)", re.I)
 _BEFORE_WORD = re.compile(
-    r"(?:vitamin|plan|hepatitis|type|grade|class|point|group|team|section|part|appendix|维生素|维他命|肝炎|方案|计划)\s*$", re.I
+    r"(?:vitamin|plan|hepatitis|type|grade|class|point|group|team|section|part|appendix|维生素|维他命|肝炎|方案|计划)\s*$",
+    re.I,
 )
-_AFTER_WORD = re.compile(r"^\s?(?:同学|先生|型|股|超|语言|君|城|市|楼|级|座|点|公司|队|车|国|地|厂|人|[+#]|柱|罩)")
-_JOIN = re.compile(r"^\s*(?:[、/&+]|和|与|及|或者?|还是|or|and)?\s*(?:选项|option)?\s*[(\[【]?([A-H])[)\]】]?(?![A-Za-z])", re.I)
+_AFTER_WORD = re.compile(
+    r"^\s?(?:同学|先生|型|股|超|语言|君|城|市|楼|级|座|点|公司|队|车|国|地|厂|人|[+#]|柱|罩)"
+)
+_JOIN = re.compile(
+    r"^\s*(?:[、/&+]|和|与|及|或者?|还是|or|and)?\s*(?:选项|option)?\s*[(\[【]?([A-H])[)\]】]?(?![A-Za-z])",
+    re.I,
+)
 
 
 def find_choice(text: Text, choices: Mapping[str, str]) -> Found:
@@ -53,7 +59,9 @@ def _anchored(text: Text, letters: str, choices: Mapping[str, str]) -> Found | N
         match = head.match(tail.string)
         if match and not _is_article(tail.string, match.start(1)):
             rest = tail.string[match.end() :]
-            if re.match(r"[\s)\]】*项]*(?:是|is)?\s*(?:错|不对|不正确|wrong|incorrect|false|not\b)", rest, re.I):
+            if re.match(
+                r"[\s)\]】*项]*(?:是|is)?\s*(?:错|不对|不正确|wrong|incorrect|false|not\b)", rest, re.I
+            ):
                 continue
             several = {match[1].upper()} | _joined(rest, letters)
             span = tail.part(match.start(1), match.end(1)).span()
@@ -75,7 +83,10 @@ def _joined(rest: str, letters: str) -> set[str]:
     while match := _JOIN.match(rest):
         if match[1].upper() not in letters or (match[1].islower() and match[0].strip() == match[1]):
             break
-        if re.match(r"[、和与及\s,]*[A-H、和与及\s,]*(?:都|均|皆|全)?(?:错|不对|不正确|不符|排除)", rest[match.end() :]):
+        if re.match(
+            r"[、和与及\s,]*[A-H、和与及\s,]*(?:都|均|皆|全)?(?:错|不对|不正确|不符|排除)",
+            rest[match.end() :],
+        ):
             break
         found.add(match[1].upper())
         rest = rest[match.end() :].lstrip(")]】* 项}")

@@ -8,7 +8,9 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(sqrt|pi|log|ln|exp|sin|cos|tan|oo)(?![a-z])|([a-zA-Z])(?:_\w+)?|(\*\*|[-+*/^()!±]))")
+_TOKEN = re.compile(
+    r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(sqrt|pi|log|ln|exp|sin|cos|tan|oo)(?![a-z])|([a-zA-Z])(?:_\w+)?|(\*\*|[-+*/^()!±]))"
+)
 _FUNCTIONS = ("sqrt", "log", "exp", "sin", "cos", "tan")
 _WORD = re.compile(r"[A-Za-z]{3,}")
 _MAX_LENGTH = 300
@@ -46,7 +48,9 @@ def parse_expression(text: str) -> Expression | None:
     if rational is not None:
         import sympy
 
-        return Expression(text, sympy.Rational(rational.numerator, rational.denominator), frozenset(), rational)
+        return Expression(
+            text, sympy.Rational(rational.numerator, rational.denominator), frozenset(), rational
+        )
     try:
         tokens = _tokens(text)
         reader = _Reader(tokens)

@@ -26,7 +26,9 @@ _ALTERNATIVE = re.compile(r"^\s*\S{0,8}\s*(?:or|或者|或是|或|还是)\s*[$]?
 
 def clean(part: str) -> str:
     """Return a stretch of text with LaTeX spacing, markup and thousands braces removed."""
-    part = part.replace("{,}", ",").replace("\\,", "").replace("\\!", "").replace("\\$", "$").replace("\\%", "%")
+    part = (
+        part.replace("{,}", ",").replace("\\,", "").replace("\\!", "").replace("\\$", "$").replace("\\%", "%")
+    )
     part = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r" \1 ", part)
     part = _LATEX_FRACTION.sub(_plain_fraction, part)
     part = re.sub(r"<<[^<>]*>>", "", part)
@@ -181,13 +183,19 @@ def _unanchored(text: Text) -> Found:
     numerals = [match for match in _HAN.finditer(string) if len(match[0]) > 1 or match[0] == "十"]
     if numerals and (value_of := han_value(numerals[-1][0])) is not None:
         match = numerals[-1]
-        return Found(show(value_of), "ok", "last_numeral", _span(span_of, match.start(), match.end()) or body.span())
+        return Found(
+            show(value_of), "ok", "last_numeral", _span(span_of, match.start(), match.end()) or body.span()
+        )
     return Found(None, "no_answer", "none", None)
 
 
 def _has_conclusion(rest: str) -> bool:
     """Return whether a later sentence states a number of its own rather than repeats working."""
-    return bool(re.search(r"[.。\n,，]\s*(?:so|thus|therefore|hence|in total|altogether|一共|因此|所以|共)", rest, re.I))
+    return bool(
+        re.search(
+            r"[.。\n,，]\s*(?:so|thus|therefore|hence|in total|altogether|一共|因此|所以|共)", rest, re.I
+        )
+    )
 
 
 def _after_last_equals(string: str) -> tuple[Fraction, int, int] | None:
@@ -219,7 +227,11 @@ def _span(text: Text | None, start: int, end: int) -> tuple[int, int] | None:
 def _answer_in(part: str) -> str | None:
     """Return the answer in a short stretch: after its last '=', else its first number."""
     string = clean(part)
-    stop = re.search(r"\((?:not|instead|rather|而不是|不是)\b|,?\s*(?:not|rather than|instead of|而不是|而非)\s", string, re.I)
+    stop = re.search(
+        r"\((?:not|instead|rather|而不是|不是)\b|,?\s*(?:not|rather than|instead of|而不是|而非)\s",
+        string,
+        re.I,
+    )
     if stop and stop.start():
         string = string[: stop.start()]
     equal = _after_last_equals(string)

@@ -1,0 +1,133 @@
+"""The cache of steps: results by all that decides their text, shared by all runs of a user.
+
+A cached result keeps the seconds of the run that made it and says so; a resumed run gets its own steps back as its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from flowinfer.machine import hub_folder
+from flowinfer.plan import Member, Plan, Source, Step, members
+from flowinfer.results import StepResult
+
+_FORMAT = 1
+"""Version of the engine's meaning of a step; raise it when texts would differ."""
+
+
+class DiskStepCache:
+    """A `StepCache` of small files under a folder.
+
+    Args:
+        folder: where they are.
+        run: name of the run that reads and writes now.
+    """
+
+    def __init__(self, folder: Path, run: str) -> None:
+        self._folder = folder
+        self._run = run
+        self.num_hits = 0
+
+    def get(self, key: str) -> StepResult | None:
+        """Return a stored result, marked with the run that made it unless it is this one."""
+        path = self._path(key)
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            result = StepResult.model_validate(stored["result"])
+            made_by = str(stored["run"])
+        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+            return None  # not there, or torn by a kill: the step runs again
+        self.num_hits += 1
+        return result.model_copy(update={"cached_from": None if made_by == self._run else made_by})
+
+    def put(self, key: str, result: StepResult) -> None:
+        """Store a result whole or not at all; a full disk costs the cache, not the run."""
+        path = self._path(key)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        body = {"run": self._run, "result": result.model_dump(mode="json")}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8", errors="surrogatepass")
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.json"
+
+
+def default_folder() -> Path:
+    """Return $FLOWINFER_CACHE/steps, else the user's cache folder."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("FLOWINFER_CACHE") or user_cache_dir("flowinfer")) / "steps"
+
+
+def step_key(plan: Plan, step: Step, prompts: Mapping[str, str], question_id: str) -> str:
+    """Return sha256 of all that decides a step's text: models, decoding, fuser, weights, rendered prompts.
+
+    Devices, names and timeouts are not in it. Sampling draws from a stream of its own per question and step, so those
+    count where the step samples.
+    """
+    decisive: dict[str, Any] = {
+        "format": _FORMAT,
+        "source": _source(plan, step.source),
+        "decoding": step.decoding.model_dump(mode="json"),
+        "prompts": [prompts[member.node] for member in members(step.source)],
+    }
+    if step.decoding.temperature > 0:
+        decisive["stream"] = [question_id, step.id]
+    text = json.dumps(decisive, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
+
+
+def _source(plan: Plan, source: Source) -> dict[str, Any]:
+    if isinstance(source, Member):
+        spec = plan.models[source.model]
+        placed = plan.placements.get(source.model)
+        content = spec.model_dump(exclude={"name", "device", "api_key_env", "ref"})
+        return content | {
+            "ref": _content(spec.ref, spec.revision),
+            "dtype": placed.dtype if placed else spec.dtype,
+            "weight": source.weight,
+        }
+    return {
+        "fuse": source.fuse,
+        "fuse_options": dict(source.fuse_options),
+        "weight": source.weight,
+        "sources": [_source(plan, inner) for inner in source.sources],
+    }
+
+
+@cache
+def _content(ref: str, revision: str | None) -> str:
+    """Return what a reference's weights are: a hub id with its commit, or a fingerprint of a folder's files."""
+    folder = Path(ref)
+    if not folder.is_dir():
+        snapshot = hub_folder(ref, revision=revision)
+        return f"{ref}@{snapshot.name if snapshot else revision}"
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".jinja", ".safetensors", ".model"):
+            digest.update(f"{path.name}:{path.stat().st_size}:".encode())
+            digest.update(_sampled(path))
+    return digest.hexdigest()
+
+
+def _sampled(path: Path) -> bytes:
+    """Return a small file whole, of a large one its beginning, end and change time."""
+    size = path.stat().st_size
+    if size <= 32 << 20:
+        return path.read_bytes()
+    with path.open("rb") as file:
+        begin = file.read(1 << 20)
+        file.seek(size - (1 << 20))
+        return begin + file.read() + str(path.stat().st_mtime_ns).encode()

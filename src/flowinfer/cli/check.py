@@ -1,0 +1,64 @@
+"""flowinfer check: all errors of a flow at once, without models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowinfer.cli.inputs import Expression, SetOption, ZooOption, pairs, read_input
+from flowinfer.errors import Diagnostic, FlowError, UsageError
+
+_FORMS = ("full", "concise", "github")
+
+
+def command(
+    files: Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help=".flow files; '-' is standard input.")] = None,
+    expression: Expression = None,
+    zoo: ZooOption = None,
+    set_: SetOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the diagnostics as a JSON list.")] = False,
+    output_format: Annotated[str, typer.Option(help="full, concise or github.")] = "full",
+) -> None:
+    """Check flows: every error and warning, sorted by place. Exit 1 if there are errors."""
+    from flowinfer.diagnostics import print_diagnostics, to_json
+
+    if output_format not in _FORMS:
+        raise UsageError(f"--output-format '{output_format}'", help=f"one of: {', '.join(_FORMS)}")
+    if not files and expression is None:
+        raise UsageError("give .flow files, or a flow with -e", help="flowinfer check -e 'A -> (B | C)'")
+    named: list[tuple[str | None, str | None]] = [(file, None) for file in files or ()]
+    if expression is not None:
+        named.append((None, expression))
+    found: list[Diagnostic] = []
+    num_refused = 0
+    for file, text in named:
+        diagnostics, is_refused = _check(file, text, zoo, pairs("--set", set_))
+        found += diagnostics
+        num_refused += is_refused
+    if json_:
+        print(json.dumps([to_json(diagnostic) for diagnostic in found], ensure_ascii=False, indent=1))
+    else:
+        print_diagnostics(found, output_format, file=sys.stdout)
+        _sum_up(len(named), num_refused)
+    raise typer.Exit(1 if num_refused else 0)
+
+
+def _check(
+    file: str | None, expression: str | None, zoo: str | None, overrides: dict[str, str]
+) -> tuple[tuple[Diagnostic, ...], bool]:
+    from flowinfer.check import check
+
+    text, name, folder = read_input(file, expression)
+    try:
+        return check(text, file=name, zoo=zoo, overrides=overrides, base=Path(folder)).warnings, False
+    except FlowError as error:
+        return error.diagnostics, True
+
+
+def _sum_up(count: int, refused: int) -> None:
+    flows = "1 flow" if count == 1 else f"{count} flows"
+    print(f"{flows} checked, " + (f"{refused} refused" if refused else "all good"), file=sys.stderr)

@@ -1,0 +1,26 @@
+"""flowinfer datasets: which there are, and in what forms they are read."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def command(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List data sets: where they come from and how to point to local files."""
+    from flowinfer.registry import tasks
+    from flowinfer.tasks.base import task
+
+    found = [task(name) for name in tasks()]
+    if json_:
+        keys = ("name", "title", "hub_id", "licence", "forms")
+        print(json.dumps([{key: getattr(one, key) for key in keys} for one in found], ensure_ascii=False, indent=1))
+        return
+    for one in found:
+        print(f"{one.name}  {one.title} ({one.licence})")
+        print(f"    hub:   {one.hub_id}")
+        print(f"    local: --data {one.name}=PATH: {one.forms}")
+    print("FILE.jsonl  any other: one {question, answer, id?, choices?, kind?, subject?} per line")
+    print("    kind names the judge: gsm8k, ceval, mathematics or exact; inferred where absent")

@@ -1,0 +1,96 @@
+"""flowinfer doctor: what this machine has, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+
+
+def command(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Check versions, devices, memory, caches and optional packages. Exit 1 if something needed is missing."""
+    findings = [*_packages(), *_devices(), *_caches(), *_extras()]
+    if json_:
+        print(json.dumps(findings, ensure_ascii=False, indent=1))
+    else:
+        for finding in findings:
+            mark = {"ok": "ok     ", "missing": "MISSING", "note": "note   "}[finding["state"]]
+            print(f"{mark} {finding['name']}: {finding['found']}" + (f"; {finding['cure']}" if finding["cure"] else ""))
+    raise typer.Exit(1 if any(finding["state"] == "missing" for finding in findings) else 0)
+
+
+def _finding(name: str, found: str, state: str = "ok", cure: str = "") -> dict[str, Any]:
+    return {"name": name, "found": found, "state": state, "cure": cure}
+
+
+def _packages() -> list[dict[str, Any]]:
+    findings = [_finding("python", platform.python_version())]
+    for name, least in (("flowinfer", ""), ("torch", "2.11"), ("transformers", "5.17"), ("tokenizers", ""), ("datasets", "")):
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            findings.append(_finding(name, "not installed", "missing", f"pip install {name}"))
+            continue
+        is_old = least and _numbers(version) < _numbers(least)
+        cure = f"needs {least} or newer: pip install -U {name}" if is_old else ""
+        findings.append(_finding(name, version, "missing" if is_old else "ok", cure))
+    return findings
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
+
+
+def _devices() -> list[dict[str, Any]]:
+    from flowinfer.machine import cuda_device_count, this_machine
+
+    findings = [
+        _finding(device.name, f"{device.title}, {device.free_bytes / 1e9:.1f} of {device.total_bytes / 1e9:.1f} GB free")
+        for device in this_machine().devices
+    ]
+    if not cuda_device_count():
+        findings.append(_finding("cuda", "no device", "note", "small models run on the CPU; 7B models want a GPU"))
+        return findings
+    import torch
+
+    if not torch.cuda.is_available():
+        findings.append(_finding("cuda", "a device, but torch cannot use it", "missing", "install a CUDA build of torch"))
+    return findings
+
+
+def _caches() -> list[dict[str, Any]]:
+    from flowinfer.fusion.selfcheck import cache_folder
+    from flowinfer.machine import hub_cache
+    from flowinfer.zoo import select_zoo
+
+    hub = hub_cache()
+    held = sorted(path.name.removeprefix("models--").replace("--", "/") for path in hub.glob("models--*"))
+    zoo = select_zoo()
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    return [
+        _finding("hub cache", f"{hub}: {', '.join(held) or 'no models'}" + (" (offline mode)" if offline else "")),
+        _finding("flowinfer cache", str(cache_folder())),
+        _finding("zoo", f"{zoo.name} ({zoo.why})", "note" if zoo.note else "ok", zoo.note or ""),
+    ]
+
+
+def _extras() -> list[dict[str, Any]]:
+    from flowinfer.drawing.png import has_chinese_font
+
+    findings = []
+    for module, package, what in (
+        ("math_verify", "flowinfer[math]", "second opinion on LaTeX answers"),
+        ("bitsandbytes", "bitsandbytes", "8- and 4-bit weights on a GPU"),
+    ):
+        is_there = importlib.util.find_spec(module) is not None
+        cure = "" if is_there else f"pip install '{package}'"
+        findings.append(_finding(what, "there" if is_there else "not there", "ok" if is_there else "note", cure))
+    has_font = has_chinese_font()
+    cure = "" if has_font else "install a CJK font, e.g. fonts-noto-cjk, to draw Chinese names in png"
+    findings.append(_finding("Chinese font for png", "there" if has_font else "not there", "ok" if has_font else "note", cure))
+    return findings

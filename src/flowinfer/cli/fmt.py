@@ -1,0 +1,60 @@
+"""flowinfer fmt: one canonical layout, comments kept."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowinfer.errors import FlowError, UsageError
+
+
+def command(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help=".flow files; '-' formats standard input.")],
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 if a file would change.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Change nothing; show what would change.")] = False,
+) -> None:
+    """Rewrite flows in the canonical layout, with ASCII operators and punctuation."""
+    from flowinfer.check import read_flow
+    from flowinfer.formatting import format_text
+
+    num_changed = num_refused = 0
+    for file in files:
+        is_stdin = file == "-"
+        before = sys.stdin.read() if is_stdin else read_flow(Path(file))
+        try:
+            after = format_text(before, file="<stdin>" if is_stdin else file)
+        except FlowError as error:
+            from flowinfer.diagnostics import print_diagnostics
+
+            print_diagnostics(error.diagnostics)
+            num_refused += 1
+            continue
+        if is_stdin and not (check or diff):
+            sys.stdout.write(after)
+            continue
+        if before == after:
+            continue
+        num_changed += 1
+        if diff:
+            sys.stdout.writelines(
+                difflib.unified_diff(before.splitlines(True), after.splitlines(True), file, f"{file} (formatted)")
+            )
+        elif check:
+            print(f"would reformat {file}", file=sys.stderr)
+        else:
+            _write(Path(file), after)
+            print(f"reformatted {file}", file=sys.stderr)
+    raise typer.Exit(1 if num_refused or (num_changed and (check or diff)) else 0)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write '{path}': {error.strerror}") from error

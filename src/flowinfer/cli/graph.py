@@ -1,0 +1,79 @@
+"""flowinfer graph: the flow as a picture or text."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, read_checked
+from flowinfer.errors import UsageError
+
+_FORMS = ("text", "mermaid", "dot", "svg", "png")
+_SUFFIXES = {".txt": "text", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot", ".svg": "svg", ".png": "png"}
+
+
+def command(
+    file: FlowFile = None,
+    expression: Expression = None,
+    format_: Annotated[str | None, typer.Option("--format", help="text, mermaid, dot, svg or png.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file.")] = None,
+    ascii_: Annotated[bool, typer.Option("--ascii", help="Draw with ASCII characters only.")] = False,
+    width: Annotated[int | None, typer.Option(help="Columns of the text drawing; the terminal's by default.")] = None,
+    theme: Annotated[str, typer.Option(help="light or dark, for png.")] = "light",
+    zoo: ZooOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Draw a flow. Only the drawing goes to standard output."""
+    form = format_ or (_SUFFIXES.get(output.suffix.lower(), "text") if output else "text")
+    if form not in _FORMS:
+        raise UsageError(f"--format '{form}'", help=f"one of: {', '.join(_FORMS)}")
+    if theme not in ("light", "dark"):
+        raise UsageError(f"--theme '{theme}'", help="light or dark")
+    flow = read_checked(file, expression, zoo, set_)
+    if form == "png":
+        from flowinfer.drawing.png import missing_glyphs, render
+
+        if output is None and sys.stdout.isatty():
+            raise UsageError("a png does not fit into a terminal", help="-o FILE.png")
+        if problem := missing_glyphs(flow):
+            print(f"note: {problem}", file=sys.stderr)
+        _write_bytes(output, render(flow, theme=theme))
+        return
+    _write_text(output, _text(form, flow, ascii_, width or shutil.get_terminal_size((100, 24)).columns))
+
+
+def _text(form: str, flow: object, ascii_: bool, width: int) -> str:
+    from flowinfer.drawing import dot, mermaid, svg, text
+    from flowinfer.spec import Flow
+
+    assert isinstance(flow, Flow), "read by read_checked"
+    match form:
+        case "mermaid":
+            return mermaid.render(flow)
+        case "dot":
+            return dot.render(flow)
+        case "svg":
+            return svg.render(flow)
+    encoding = (sys.stdout.encoding or "utf-8").lower()
+    return text.render(flow, width=width, ascii=ascii_ or "utf" not in encoding)
+
+
+def _write_text(output: Path | None, text: str) -> None:
+    if output is None:
+        print(text)
+    else:
+        _write_bytes(output, (text + "\n").encode())
+
+
+def _write_bytes(output: Path | None, data: bytes) -> None:
+    if output is None:
+        sys.stdout.buffer.write(data)
+        return
+    try:
+        output.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"cannot write '{output}': {error.strerror}") from error

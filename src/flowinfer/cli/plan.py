@@ -1,0 +1,128 @@
+"""flowinfer plan: what would run, where, and what it needs; without weights or GPU."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, read_checked
+from flowinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from flowinfer.machine import Machine
+    from flowinfer.plan import Plan, Source
+    from flowinfer.spec import Flow
+
+
+def command(
+    file: FlowFile = None,
+    expression: Expression = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Show prompt templates whole.")] = False,
+    devices: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=SIZE,...", help="Plan for other devices, e.g. cuda:0=24GB,cuda:1=24GB,cpu=64GB."),
+    ] = None,
+    zoo: ZooOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Print the plan of a flow: steps, prompts, models, memory, devices."""
+    show_plan(read_checked(file, expression, zoo, set_), as_json=json_, full=full, devices=devices)
+
+
+def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices: str | None = None) -> None:
+    """Print a flow's plan."""
+    from flowinfer import plan as plans
+    from flowinfer.machine import this_machine
+    from flowinfer.placement import place
+
+    machine = _machine(devices) if devices else this_machine()
+    plan = place(plans.compile(flow), machine)
+    if as_json:
+        print(json.dumps(plans.to_json(plan) | {"zoo": flow.zoo, "zoo_why": flow.zoo_why}, ensure_ascii=False, indent=1))
+        return
+    print(f"flow {flow.name}: {len(plan.steps)} steps, prompts '{plan.prompts}', zoo {flow.zoo} ({flow.zoo_why})")
+    if flow.zoo_note:
+        print(f"note: {flow.zoo_note}")
+    for step in plan.steps:
+        _show_step(plan, step.id, full)
+    kind = "majority vote of" if plan.answer.kind == "vote" else "text of"
+    print(f"\nanswer: {kind} {', '.join(plan.answer.steps)}")
+    _show_models(plan, machine)
+
+
+def _show_step(plan: Plan, step_id: str, full: bool) -> None:
+    from flowinfer.plan import Mixture, members
+
+    step = plan.step(step_id)
+    reads = f"  reads {', '.join(step.reads)}" if step.reads else ""
+    decoding = step.decoding
+    how = "greedy" if decoding.temperature == 0 else f"temperature {decoding.temperature:g}, top_p {decoding.top_p:g}"
+    print(f"\n{step.id}  {step.title}{reads}  (max_tokens {decoding.max_tokens}, {how})")
+    if isinstance(step.source, Mixture):
+        print(f"    ⊕ {_fuser(step.source)}")
+    for member in members(step.source):
+        template = member.template if full else _short(member.template)
+        print(f"    {member.node} {member.model}, {member.role}: {template}")
+
+
+def _fuser(source: Source) -> str:
+    from flowinfer.plan import Member
+
+    if isinstance(source, Member):
+        return f"{source.model}:{source.weight:.3g}"
+    options = "".join(f" {key}={value}" for key, value in source.fuse_options.items() if value not in ("", None))
+    return f"{source.fuse}{options} (" + " | ".join(_fuser(inner) for inner in source.sources) + ")"
+
+
+def _short(template: str, width: int = 70) -> str:
+    text = " ".join(template.split())
+    return text if len(text) <= width else text[: width // 2 - 2] + " ... " + text[-width // 2 :]
+
+
+def _show_models(plan: Plan, machine: Machine) -> None:
+    print("\nmodels")
+    for name, spec in plan.models.items():
+        need, placement = plan.needs[name], plan.placements[name]
+        parameters = "unknown size" if need.parameters is None else f"{_count(need.parameters)} parameters"
+        memory = "" if not need.weight_bytes else f", {_bytes(need.weight_bytes)} as {placement.dtype}"
+        per_token = "" if not need.kv_bytes_per_token else f", {need.kv_bytes_per_token / 1024:.1f} KiB/token of cache"
+        download = {None: ", download size unknown", 0: ""}.get(
+            need.download_bytes, f", downloads {_bytes(need.download_bytes or 0)}"
+        )
+        print(f"    {name} = {spec.ref}: {parameters}{memory}{per_token}{download}")
+        print(f"        on {placement.device} ({placement.why})")
+    if len(plan.waves) > 1:
+        print("\nwaves, since the models do not fit together")
+        for number, wave in enumerate(plan.waves, start=1):
+            print(f"    {number}. steps {', '.join(wave.steps)} with {', '.join(wave.models)}")
+    free = ", ".join(f"{device.name} {_bytes(device.free_bytes)} free" for device in machine.devices)
+    print(f"\ndevices: {free}")
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.2f} M"
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
+
+
+def _machine(text: str) -> Machine:
+    from flowinfer.machine import Device, this_machine
+
+    machine = this_machine()
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(cpu|cuda:\d+)\s*=\s*(\d+(?:\.\d+)?)\s*(GB|GiB|MB)\s*", part, re.I)
+        if not match:
+            raise UsageError(f"--devices '{part.strip()}'", help="for example cuda:0=24GB,cpu=64GB")
+        size = int(float(match[2]) * {"gb": 1e9, "gib": 2**30, "mb": 1e6}[match[3].lower()])
+        found.append(Device(match[1].lower(), "as given", size, size))
+    if not any(device.name == "cpu" for device in found):
+        found.append(machine.devices[-1])
+    return replace(machine, devices=tuple(found))

@@ -1,0 +1,286 @@
+"""What each diagnostic code means, with a wrong and a right example, for `flowinfer explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One code."""
+
+    title: str
+    text: str
+    wrong: str
+    right: str
+
+
+CODES: Mapping[str, Entry] = {
+    "E0001": Entry(
+        "unexpected character",
+        "A flow is made of names, texts in quotes, numbers and the marks -> | & ( ) [ ] { } : , = $ #. Other characters"
+        " may stand in comments and quoted texts only.",
+        "Qwen -> Yi@latest",
+        'Qwen -> "Yi@latest"',
+    ),
+    "E0002": Entry(
+        "full-width punctuation",
+        "Chinese input methods write full-width brackets, commas and colons, which look like the language's marks but are"
+        " other characters. `flowinfer fmt` replaces them.",
+        "Qwen -> （Yi ｜ Ds）",
+        "Qwen -> (Yi | Ds)",
+    ),
+    "E0003": Entry(
+        "text that is not closed",
+        'A text in quotes ends on its own line; longer ones stand between """ and """.',
+        'model Qwen = "Qwen/Qwen2.5-7B-Instruct',
+        'model Qwen = "Qwen/Qwen2.5-7B-Instruct"',
+    ),
+    "E0004": Entry(
+        "bracket that is never closed",
+        "Every ( [ { needs its ) ] }. The place shown is the opening one.",
+        "Qwen -> (Yi | Ds",
+        "Qwen -> (Yi | Ds)",
+    ),
+    "E0005": Entry(
+        "closing bracket that fits no opening one",
+        "A bracket closes what was not opened, or another kind of bracket than the last opened.",
+        "Qwen -> (Yi | Ds]",
+        "Qwen -> (Yi | Ds)",
+    ),
+    "E0006": Entry(
+        "missing operator",
+        "Two stages side by side need an operator: -> between stages, | or & between the branches of a group.",
+        "Qwen (Yi | Ds)",
+        "Qwen -> (Yi | Ds)",
+    ),
+    "E0007": Entry("doubled operator", "One -> joins two stages.", "Qwen -> -> Ds", "Qwen -> Ds"),
+    "E0008": Entry(
+        "wrong arrow",
+        "Stages are joined by -> (or →). Other arrows have no meaning; `flowinfer fmt` rewrites them.",
+        "Qwen => Ds",
+        "Qwen -> Ds",
+    ),
+    "E0009": Entry(
+        "comma in a flow",
+        "Commas separate options. The branches of a group are separated by | (one text written together) or & (independent"
+        " answers).",
+        "(Qwen, Ds)",
+        "(Qwen | Ds)",
+    ),
+    "E0010": Entry(
+        "| and & in one group",
+        "A group either writes one text together or gives independent answers. Nest one in the other to have both.",
+        "(Qwen | Ds & Yi)",
+        "((Qwen | Ds) & Yi)",
+    ),
+    "E0011": Entry(
+        "group without parentheses", "| and & live only inside parentheses.", "Qwen | Ds", "(Qwen | Ds)"
+    ),
+    "E0012": Entry(
+        "nothing where a model should be",
+        "An operator needs a stage or group on both sides, a group at least one branch.",
+        "Qwen -> ( | Ds)",
+        "Qwen -> (Yi | Ds)",
+    ),
+    "E0013": Entry(
+        "misplaced weight",
+        "A weight is a number behind a whole branch of a | group.",
+        "Qwen:0.5 -> Ds",
+        "(Qwen:0.5 | Ds:0.5)",
+    ),
+    "E0014": Entry(
+        "unexpected word",
+        "Something else was expected here; the message names what may stand at this place.",
+        "Qwen[max_tokens]",
+        "Qwen[max_tokens=64]",
+    ),
+    "E0015": Entry(
+        "unknown keyword",
+        "Declarations begin with model, prompt, param, defaults, let or import.",
+        'modle Qwen = "Qwen/Qwen2.5-7B-Instruct"\nQwen',
+        'model Qwen = "Qwen/Qwen2.5-7B-Instruct"\nQwen',
+    ),
+    "E0016": Entry(
+        "reserved word as a name",
+        "model, prompt, param, defaults, let, import and as begin declarations. As a name they stand in quotes. As the key"
+        " of an option they need none.",
+        "model -> Qwen",
+        '"model" -> Qwen',
+    ),
+    "E0017": Entry(
+        "statement that ends too early",
+        "Part of a declaration or label is missing.",
+        "let chain =\nQwen",
+        "let chain = Qwen -> Ds\nchain",
+    ),
+    "E0020": Entry(
+        "no flow",
+        "A file holds declarations and exactly one flow; only imported files hold declarations alone.",
+        'model A = "org/a"',
+        'model A = "org/a"\nA',
+    ),
+    "E0021": Entry(
+        "two flows in one file",
+        "A file states one flow. Name parts with let and join them, or use two files.",
+        "Qwen -> Ds\nYi -> Ds",
+        "Qwen -> Ds -> Yi",
+    ),
+    "E0100": Entry(
+        "unknown model",
+        "The name is neither declared in the file or its imports nor in the zoo. `flowinfer models` lists zoos.",
+        "Qwen -> Dss",
+        "Qwen -> Ds",
+    ),
+    "E0101": Entry(
+        "unknown prompt",
+        "prompt= takes the name of a prompt declaration, a role (draft, review, verify), or a template in quotes.",
+        "Qwen[prompt=reveiw]",
+        "Qwen[prompt=review]",
+    ),
+    "E0102": Entry(
+        "unknown fuser",
+        "fuse= names how the heads' distributions become one; plug-ins may add more.",
+        "(Qwen | Ds)[fuse=meen]",
+        "(Qwen | Ds)[fuse=mean]",
+    ),
+    "E0103": Entry(
+        "unknown param",
+        "$name stands for a param declared in the file, whose value is its default or comes from --set.",
+        "Qwen[max_tokens=$cap]",
+        "param cap: int = 64\nQwen[max_tokens=$cap]",
+    ),
+    "E0104": Entry(
+        "duplicate declaration",
+        "A name is declared once in a file and everything that it imports.",
+        'model A = "org/a"\nmodel A = "org/b"\nA',
+        'model A = "org/a"\nmodel B = "org/b"\nA -> B',
+    ),
+    "E0105": Entry(
+        "let that contains itself", "A let stands for its stages; it cannot hold itself.", "let a = Qwen -> a\na", "let a = Qwen\na -> a"
+    ),
+    "E0106": Entry(
+        "import cycle",
+        "Files import one another in a circle. Put what both need into a third file.",
+        'import "cycle.flow"\nQwen',
+        'import "models.flow"\nQwen',
+    ),
+    "E0107": Entry(
+        "imported file that cannot be read",
+        "Imports are relative to the importing file.",
+        'import "nowhere.flow"\nQwen',
+        'import "models.flow"\nQwen',
+    ),
+    "E0108": Entry(
+        "flow in an imported file",
+        "Imported files hold declarations only. Name the part with let to import it.",
+        'import "flow.flow"  # which states: Qwen -> Ds\nQwen',
+        'import "parts.flow"  # which states: let chain = Qwen -> Ds\nchain',
+    ),
+    "E0109": Entry(
+        "label that cannot be",
+        "A label names one stage's text. It cannot be used twice, nor be the name of a field (question, prev, answers,"
+        " choices, result_k).",
+        "Qwen as question -> Ds",
+        "Qwen as first -> Ds",
+    ),
+    "E0110": Entry(
+        "unknown prompt set",
+        "The sets are paper, paper-table2 and en.",
+        'defaults { prompts="papper" }\nQwen',
+        'defaults { prompts="paper" }\nQwen',
+    ),
+    "E0200": Entry(
+        "unknown option",
+        "The option does not exist at this place; the help lists those that do.",
+        "Qwen[max_token=64]",
+        "Qwen[max_tokens=64]",
+    ),
+    "E0201": Entry(
+        "option of the wrong type", "The option takes another kind of value.", "Qwen[max_tokens=many]", "Qwen[max_tokens=64]"
+    ),
+    "E0202": Entry(
+        "option out of range", "The value is of the right kind but not allowed.", "Qwen[top_p=1.5]", "Qwen[top_p=0.9]"
+    ),
+    "E0203": Entry(
+        "option of another fuser",
+        "Each fuser has its own parameters.",
+        "(Qwen | Ds)[fuse=mean, tau=0.5]",
+        "(Qwen | Ds)[fuse=gated, tau=0.5]",
+    ),
+    "E0204": Entry("option given twice", "Keep one.", "Qwen[seed=1, seed=2]", "Qwen[seed=1]"),
+    "E0205": Entry(
+        "option at the wrong place",
+        "A | group decodes as one: max_tokens, temperature and the like stand behind the outermost group, fuse behind any"
+        " | group, prompt behind a model.",
+        "(Qwen[max_tokens=64] | Ds)",
+        "(Qwen | Ds)[max_tokens=64]",
+    ),
+    "E0206": Entry(
+        "value that the option does not know", "The option takes one of a few words.", "Qwen[context=nativ]", "Qwen[context=native]"
+    ),
+    "E0300": Entry(
+        "branch without weight among weighted ones",
+        "All branches of a group have weights, or none.",
+        "(Qwen:0.7 | Ds)",
+        "(Qwen:0.7 | Ds:0.3)",
+    ),
+    "E0301": Entry(
+        "weight that is not positive",
+        "Weights are positive and need not sum to 1: they are normalized.",
+        "(Qwen:1 | Ds:0)",
+        "(Qwen:3 | Ds:1)",
+    ),
+    "E0302": Entry(
+        "text-only model in a | group",
+        "Writing together needs next-token distributions, which endpoints do not give. Such a model can be a stage of its"
+        " own or a branch of a & group.",
+        'model T = "gpt" { backend=openai, base_url="http://localhost:8000/v1" }\n(T | Qwen)',
+        'model T = "gpt" { backend=openai, base_url="http://localhost:8000/v1" }\n(T & Qwen)',
+    ),
+    "E0303": Entry(
+        "& group as a head of a | group",
+        "A & group gives whole texts; let a model read them first.",
+        "((Qwen & Ds) | Yi)",
+        "((Qwen & Ds) -> Qwen | Yi)",
+    ),
+    "E0304": Entry("weight in a & group", "Independent answers are not averaged.", "(Qwen:0.7 & Ds:0.3)", "(Qwen & Ds)"),
+    "E0400": Entry(
+        "unknown field",
+        "Templates know {question}, {choices}, {prev}, {answers}, {result_1}, {result_2}, ... and the labels of earlier"
+        " stages. A literal brace is written {{.",
+        'Qwen[prompt="{qestion}"]',
+        'Qwen[prompt="{question}"]',
+    ),
+    "E0401": Entry(
+        "{result_k} before there is one",
+        "{result_k} is the text of the k-th stage before this one.",
+        'Qwen -> Ds[prompt="{result_2}"]',
+        'Qwen -> Ds[prompt="{result_1}"]',
+    ),
+    "E0402": Entry(
+        "{prev} in the first stage", "No text comes before the first stage.", 'Qwen[prompt="{prev}"]', 'Qwen[prompt="{question}"]'
+    ),
+    "E0403": Entry(
+        "{answers} without a & group",
+        "{answers} holds the answers of a & group before this stage.",
+        'Qwen -> Ds[prompt="{answers}"]',
+        '(Qwen & Yi) -> Ds[prompt="{answers}"]',
+    ),
+    "E0404": Entry(
+        "braces that do not pair",
+        "A literal brace in a template is doubled.",
+        'Qwen[prompt="a { b"]',
+        'Qwen[prompt="a {{ b"]',
+    ),
+    "W0100": Entry(
+        "unused declaration", "Nothing in the flow uses it.", 'prompt p = "{question}"\nQwen', 'prompt p = "{question}"\nQwen[prompt=p]'
+    ),
+    "W0300": Entry(
+        "group of one",
+        "A group of one branch writes what its model alone would.",
+        "(Qwen)",
+        "Qwen",
+    ),
+}

@@ -1,0 +1,150 @@
+"""Live progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from flowinfer.engine.base import Observer
+from flowinfer.stats import wilson
+
+if TYPE_CHECKING:
+    from flowinfer.results import Record
+    from flowinfer.spec import Flow
+
+_PLAIN_EVERY_SECONDS = 5.0
+
+
+class LiveProgress(Observer):
+    """Shows accuracy so far, answers not found, tokens per second and time left.
+
+    Args:
+        total: questions of the run.
+        is_quiet: shows nothing at all.
+    """
+
+    def __init__(self, total: int, *, is_quiet: bool = False) -> None:
+        self._total = total
+        self._is_quiet = is_quiet
+        self._console = Console(stderr=True, highlight=False)
+        is_plain = not self._console.is_terminal or bool(os.environ.get("CI"))
+        self._progress = None if is_plain or is_quiet else self._bar()
+        self._task = self._progress.add_task("", total=total, status="") if self._progress else None
+        self._started = time.monotonic()
+        self._spoken = self._started
+        self._done = self._correct = self._judged = self._missing = self._failed = self._tokens = self._before = 0
+
+    def __enter__(self) -> LiveProgress:
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def notice_start(self, flow: Flow, label: str, run: str) -> None:
+        """Say what runs, on which zoo and why, and where it is kept."""
+        self._say(f"{flow.name} on {label}: {self._total} questions, zoo {flow.zoo} ({flow.zoo_why})")
+        if flow.zoo_note:
+            self._say(f"note: {flow.zoo_note}")
+        if run:
+            self._say(f"run {run}")
+
+    def resumed(self, records: Sequence[Record]) -> None:
+        """Count answers that were there before."""
+        for record in records:
+            self._count(record)
+        self._before = self._done
+        self._refresh()
+
+    def answered(self, record: Record) -> None:
+        """Count a judged answer."""
+        self._count(record)
+        self._refresh()
+
+    def model_loading(self, name: str, device: str) -> None:
+        """Say that a model is being loaded."""
+        self._say(f"loading {name} on {device}")
+
+    def model_loaded(self, name: str, seconds: float) -> None:
+        """Say how long a model took."""
+        self._say(f"loaded {name} in {seconds:.1f} s")
+
+    def notice(self, message: str) -> None:
+        """Say what the user should know."""
+        self._say(f"note: {message}")
+
+    def batch_halved(self, batch: int) -> None:
+        """Say that memory was short."""
+        self._say(f"note: memory is short, going on with batch {batch}")
+
+    def tokens_emitted(self, count: int) -> None:
+        """Count tokens."""
+        self._tokens += count
+        if self._progress is not None:
+            self._refresh()
+
+    def _count(self, record: Record) -> None:
+        self._done += 1
+        self._failed += record.trace.error is not None
+        if record.score is not None or record.trace.error is not None:
+            self._judged += 1
+            self._correct += bool(record.score and record.score.correct)
+            self._missing += bool(record.score and record.score.status != "ok")
+
+    def status(self) -> str:
+        """Return the line of figures."""
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        parts = []
+        if self._judged:
+            interval = wilson(self._correct, self._judged)
+            parts.append(
+                f"accuracy {100 * self._correct / self._judged:.1f} %"
+                f" [{100 * interval.low:.0f}-{100 * interval.high:.0f}]"
+            )
+        parts.append(f"no answer {self._missing}")
+        if self._failed:
+            parts.append(f"failed {self._failed}")
+        parts.append(f"{self._tokens / seconds:.0f} tok/s")
+        return "  ".join(parts)
+
+    def _refresh(self) -> None:
+        if self._is_quiet:
+            return
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=self._done, status=self.status())
+        elif time.monotonic() - self._spoken >= _PLAIN_EVERY_SECONDS or self._done == self._total:
+            self._spoken = time.monotonic()
+            print(f"{self._done}/{self._total}  {self.status()}{self._time_left()}", file=sys.stderr, flush=True)
+
+    def _time_left(self) -> str:
+        fresh = self._done - self._before
+        if not fresh or self._done >= self._total:
+            return ""
+        left = (time.monotonic() - self._started) / fresh * (self._total - self._done)
+        return f"  {int(left // 60)}:{int(left % 60):02d} left"
+
+    def _say(self, message: str) -> None:
+        if self._is_quiet:
+            return
+        if self._progress is not None:
+            self._progress.console.print(f"[dim]{message}[/dim]")
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+    def _bar(self) -> Progress:
+        return Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )

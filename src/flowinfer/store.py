@@ -1,0 +1,271 @@
+"""Run folders: what was asked for, every answer as it came, and the results.
+
+    runs/<utc>-<flow>-<hash8>/
+        pipeline.flow   the flow's text
+        plan.json       steps, models, placements
+        run.json        settings, seeds, versions, host, fingerprints
+        samples.jsonl   one record per question: appended, flushed and fsynced
+        results.json    written when the run is complete
+
+A kill at any moment loses at most the questions in flight: a torn last line is cut when the log is opened.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import ValidationError
+from rapidfuzz import process
+
+from flowinfer.errors import DataError, UsageError
+from flowinfer.plan import Plan, fingerprint, to_json
+from flowinfer.results import Record
+from flowinfer.spec import Flow
+
+FORMAT = 1
+_LM_EVAL = ("doc_id", "target", "resps", "filtered_resps", "acc")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What run.json says."""
+
+    path: Path
+    data: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Return the folder's name."""
+        return self.path.name
+
+
+class Run:
+    """An open run folder that answers are written to. Use `create` or `reopen`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = _lock(path)
+        self._log: IO[bytes] | None = None
+
+    @classmethod
+    def create(cls, root: Path, flow: Flow, plan: Plan, settings: Mapping[str, Any], now: datetime) -> Run:
+        """Make a new run folder under `root` and write down what it will do."""
+        digest = fingerprint(plan)[:8]
+        stem = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{_slug(flow.name)}-{digest}"
+        path = root / stem
+        number = 1
+        while True:
+            try:
+                path.mkdir(parents=True)
+                break
+            except FileExistsError:
+                number += 1
+                path = root / f"{stem}-{number}"
+            except OSError as error:
+                raise UsageError(f"cannot make a run folder in '{root}': {error.strerror}", help="--out FOLDER") from error
+        (path / "pipeline.flow").write_text(flow.source, encoding="utf-8")
+        write_json(path / "plan.json", to_json(plan))
+        write_json(path / "run.json", {"version": FORMAT, "started": now.isoformat(), **settings, **_host()})
+        return cls(path)
+
+    @classmethod
+    def reopen(cls, path: Path, plan: Plan, settings: Mapping[str, Any]) -> Run:
+        """Open a run to go on with it.
+
+        Raises:
+            UsageError: its plan or data are not these; says which.
+        """
+        before = info(path).data
+        now = {"plan_fingerprint": fingerprint(plan), **settings}
+        named = {
+            "plan_fingerprint": "the plan (flow, models or decoding)",
+            "data_fingerprint": "the questions",
+        }
+        for key, what in named.items():
+            if before.get(key) != now.get(key):
+                raise UsageError(
+                    f"cannot resume '{path.name}': {what} differ from the run's",
+                    help="start a new run (leave out --resume), or give the options that it was started with",
+                )
+        return cls(path)
+
+    def records(self) -> list[Record]:
+        """Return what has been answered; a torn last line is passed over."""
+        return list(read_records(self.path))
+
+    def append(self, record: Record) -> None:
+        """Write one answer so that a kill cannot lose it."""
+        if self._log is None:
+            _cut_torn_line(self.path / "samples.jsonl")
+            self._log = (self.path / "samples.jsonl").open("ab")
+        self._log.write(_line(record))
+        self._log.flush()
+        os.fsync(self._log.fileno())
+
+    def finish(self, results: Mapping[str, Any]) -> None:
+        """Write the results of a complete run."""
+        write_json(self.path / "results.json", results)
+
+    def close(self) -> None:
+        """Close the log and release the folder."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        self._lock.close()
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Yield the records of a run folder.
+
+    Raises:
+        DataError: a line other than a torn last one is damaged.
+    """
+    log = path / "samples.jsonl"
+    if not log.is_file():
+        return
+    lines = log.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8", errors="surrogatepass"))
+            yield Record.model_validate({key: value for key, value in row.items() if key not in _LM_EVAL})
+        except (ValueError, ValidationError, AttributeError) as error:
+            if number == len(lines):
+                return  # the line that a kill tore
+            raise DataError(f"{log}:{number}: damaged record", help="remove the line; its question runs again") from error
+
+
+def info(path: Path) -> RunInfo:
+    """Read a run folder's run.json.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    file = path / "run.json"
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: not a readable run", help="`flowinfer runs` lists runs") from error
+    if not isinstance(data, dict) or data.get("version") != FORMAT:
+        raise DataError(f"{file}: written by another version of flowinfer")
+    return RunInfo(path, data)
+
+
+def list_runs(root: Path) -> list[RunInfo]:
+    """Return the runs under a folder, newest first."""
+    if not root.is_dir():
+        return []
+    folders = sorted((path for path in root.iterdir() if (path / "run.json").is_file()), reverse=True)
+    found = []
+    for folder in folders:
+        try:
+            found.append(info(folder))
+        except DataError:
+            continue  # a run that was killed while its folder was being made
+    return sorted(found, key=lambda run: str(run.data.get("started", "")), reverse=True)
+
+
+def find_run(named: str, root: Path) -> Path:
+    """Return the run folder that a path, a name, a unique beginning of one, or `latest` means.
+
+    Raises:
+        UsageError: none or several.
+    """
+    if (Path(named) / "run.json").is_file():
+        return Path(named)
+    runs = list_runs(root)
+    if named == "latest":
+        if not runs:
+            raise UsageError(f"no runs in '{root}'", help="--out FOLDER names another folder")
+        return runs[0].path
+    matching = [run.path for run in runs if run.name == named] or [
+        run.path for run in runs if run.name.startswith(named)
+    ]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        listed = ", ".join(path.name for path in matching[:4])
+        raise UsageError(f"'{named}' means {len(matching)} runs: {listed}", help="give more of the name")
+    near = process.extractOne(named, [run.name for run in runs], score_cutoff=60)
+    hint = f"did you mean '{near[0]}'?" if near else "`flowinfer runs` lists runs; --out names their folder"
+    raise UsageError(f"no run '{named}' in '{root}'", help=hint)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def append_row(path: Path, record: Record) -> None:
+    """Append a record to a file that no run is writing."""
+    with path.open("ab") as file:
+        file.write(_line(record))
+
+
+def _line(record: Record) -> bytes:
+    text = json.dumps(_row(record), ensure_ascii=False, separators=(",", ":")) + "\n"
+    return text.encode("utf-8", errors="surrogatepass")
+
+
+def _row(record: Record) -> dict[str, Any]:
+    """Return a record with lm-eval's field names beside its own."""
+    score = record.score
+    return {
+        "doc_id": record.question.id,
+        "target": record.question.reference,
+        "resps": [[record.trace.answer]],
+        "filtered_resps": [score.extracted if score else None],
+        "acc": float(score.correct) if score else None,
+        **record.model_dump(mode="json"),
+    }
+
+
+def _cut_torn_line(log: Path) -> None:
+    if not log.is_file():
+        return
+    data = log.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(log, whole)
+
+
+def _lock(path: Path) -> IO[bytes]:
+    handle = (path / ".lock").open("wb")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise UsageError(f"run '{path.name}' is being written by another process") from error
+    return handle
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)[:40] or "flow"
+
+
+def _host() -> dict[str, Any]:
+    def version(package: str) -> str | None:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    packages = ("flowinfer", "torch", "transformers", "tokenizers", "python")
+    versions = {name: version(name) for name in packages if name != "python"}
+    return {
+        "versions": versions | {"python": platform.python_version()},
+        "host": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},
+    }

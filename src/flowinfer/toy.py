@@ -1,0 +1,168 @@
+"""The toy zoo: three tiny models with random weights and tokenizers trained on the spot. Their answers are noise.
+
+They exist so that every part of flowinfer can be seen at work without a download: real architectures, really different
+tokenizers (byte-level with single digits, byte-level with grouped digits, SentencePiece-like with byte fallback).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowinfer.zoo import Zoo, read_zoo
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+NOTE = "toy zoo: random weights, the answers are noise"
+_VERSION = 1
+_NAMES = ("Qwen", "Ds", "Yi")
+
+
+def zoo() -> Zoo:
+    """Return the toy zoo, building it in the user's cache the first time (seconds)."""
+    import os
+
+    from platformdirs import user_cache_dir
+
+    root = Path(os.environ.get("FLOWINFER_CACHE") or user_cache_dir("flowinfer")) / "zoos"
+    built = read_zoo(build(root / f"toy-v{_VERSION}"), name="toy")
+    return Zoo("toy", built.models, built.why, NOTE)
+
+
+def build(folder: Path) -> Path:
+    """Build the three models into a folder, unless they are there; return the path of its zoo.toml.
+
+    Deterministic: the same weights and tokenizers on every machine with the same library versions.
+    """
+    file = folder / "zoo.toml"
+    if file.is_file():
+        return file
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".toy-", dir=folder.parent))
+    try:
+        for index, name in enumerate(_NAMES):
+            _build_model(name, partial / name.lower(), seed=index)
+        lines = [f'[models.{name}]\nref = "{name.lower()}"\ndtype = "float32"\n' for name in _NAMES]
+        (partial / "zoo.toml").write_text("\n".join(lines), encoding="utf-8")
+        try:
+            partial.replace(folder)
+        except OSError:
+            if not file.is_file():  # another process was first
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return file
+
+
+def _build_model(name: str, folder: Path, *, seed: int) -> None:
+    import torch
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    tokenizer, marks, template = _tokenizer(name)
+    ends = {"bos_token_id": None, "eos_token_id": tokenizer.token_to_id(marks["eos"]), "pad_token_id": None}
+    shape: dict[str, Any] = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.4,
+        **ends,
+    }
+    torch.manual_seed(seed)
+    model: Any
+    if name == "Qwen":
+        model = Qwen2ForCausalLM(Qwen2Config(**shape))
+    elif name == "Ds":
+        model = Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=16))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**shape))
+    model.generation_config = GenerationConfig(eos_token_id=ends["eos_token_id"])
+    model.save_pretrained(folder)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=marks["eos"])
+    wrapped.chat_template = template
+    wrapped.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+_CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_TURNS = (
+    "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<|answer|>{% endif %}"
+)
+
+
+def _tokenizer(name: str) -> tuple[Tokenizer, dict[str, str], str]:
+    """Train a tokenizer of a kind of its own for each model."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    words = r"[^\r\n\p{L}\p{N}]?\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    if name == "Yi":
+        tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+        tokenizer.normalizer = normalizers.Replace(" ", "▁")
+        tokenizer.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
+        specials = ["<unk>", "<|im_start|>", "<|im_end|>"]
+        fallback = [f"<0x{value:02X}>" for value in range(256)]
+        trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=specials + fallback, show_progress=False)
+        tokenizer.train_from_iterator(_CORPUS, trainer)
+        return _demoted(tokenizer, fallback), {"eos": "<|im_end|>"}, _CHATML
+    digits = r"\p{N}|" if name == "Qwen" else r"\p{N}{1,3}|"
+    marks = ["<|im_start|>", "<|im_end|>"] if name == "Qwen" else ["<|user|>", "<|answer|>", "<|end|>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(digits + words), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=800 if name == "Qwen" else 700,
+        special_tokens=marks,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    return tokenizer, {"eos": marks[-1]}, _CHATML if name == "Qwen" else _TURNS
+
+
+def _demoted(tokenizer: Tokenizer, pieces: list[str]) -> Tokenizer:
+    """Turn added special tokens into ordinary pieces of the vocabulary, as byte fallback needs them."""
+    from tokenizers import Tokenizer
+
+    document = json.loads(tokenizer.to_str())
+    document["added_tokens"] = [token for token in document["added_tokens"] if token["content"] not in set(pieces)]
+    return Tokenizer.from_str(json.dumps(document))
+
+
+_CORPUS = (
+    "你是一个专业的智能助手,请审慎思考并逐步推理,最后给出最准确的答案.",
+    "下列城市中,哪一个是中国的首都? 答案:北京。上海、广州、深圳都是大城市。",
+    "小明有3个苹果,又买了15个,现在一共有18个苹果。答案是18。",
+    "水的化学式是 H2O,氧的原子序数是8,铁的元素符号是 Fe。",
+    "请判断下面的说法是否正确,并说明理由。正确答案是 B。",
+    "一年有十二个月,一天有二十四小时,一小时有六十分钟。",
+    "Tom has 12 apples and buys 30 more. How many apples does he have? The answer is 42.",
+    "The train leaves at 3:45 and arrives 90 minutes later.",
+    "What is the derivative of 3*x**2 + 5*x? It is 6*x + 5.",
+    "Solve 2*x + 7 = 19 for x. x = 6. #### 6",
+    "Once upon a time there was a small robot who liked to count to one hundred.",
+    "def add(a, b):\n    return a + b\n\nprint(add(1, 2))",
+    "Answer: C. The capital of France is Paris.",
+    "1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024",
+)
+"""A few lines of our own in the kinds of text that prompts and answers hold."""
