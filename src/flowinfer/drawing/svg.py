@@ -1,0 +1,190 @@
+"""SVG drawings by the same recursion as the terminal's: boxes in pixels that know the height of their line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape
+
+from flowinfer.diagnostics import display_width
+from flowinfer.drawing.labels import fuse_title, join_title, node_label, weight_text
+from flowinfer.spec import Flow, Node, Parallel, Part, Series
+
+_FONT = "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', sans-serif"
+_COLUMN = 8.4
+"""Pixels of one terminal column at 15 px."""
+_GAP, _BRANCH_GAP, _BEND = 44.0, 18.0, 30.0
+_HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
+"""Colours that colour-blind readers can tell apart. Source: Okabe and Ito, 2008, two added."""
+
+LIGHT: Mapping[str, str] = {"ink": "#1b1f24", "soft": "#57606a", "line": "#8c959f", "paper": "#ffffff", "fill": "#f6f8fa"}
+DARK: Mapping[str, str] = {"ink": "#e6edf3", "soft": "#9da7b3", "line": "#6e7681", "paper": "#0d1117", "fill": "#161b22"}
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A drawn part: its size, the height at which its line enters and leaves, and its elements around (0, 0)."""
+
+    width: float
+    height: float
+    axis: float
+    elements: tuple[str, ...]
+
+
+def render(flow: Flow, *, theme: str | None = None) -> str:
+    """Return an SVG document.
+
+    Args:
+        flow: a checked flow.
+        theme: light or dark for fixed colours; None follows the reader's own.
+    """
+    colours = _colours(flow)
+    shape = _series([_terminal("question"), *_stages(flow.root, colours, is_end=True), _terminal("answer")])
+    pad = 16.0
+    width, height = shape.width + 2 * pad, shape.height + 2 * pad
+    title = escape(flow.name)
+    body = "\n".join(shape.elements)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}"'
+        f' height="{height:.0f}" role="img" aria-labelledby="t d">\n'
+        f'<title id="t">{title}</title>\n<desc id="d">{escape(" ".join(flow.source.split())[:300])}</desc>\n'
+        f"<style>{_style(theme)}</style>\n"
+        f'<rect class="paper" width="{width:.0f}" height="{height:.0f}" rx="10"/>\n'
+        f'<g transform="translate({pad:.0f} {pad:.0f})">\n{body}\n</g>\n</svg>'
+    )
+
+
+def _style(theme: str | None) -> str:
+    rules = (
+        "text{{font-family:{font};font-size:15px;fill:{ink};text-anchor:middle}}"
+        ".soft{{font-size:11.5px;fill:{soft}}} .box{{fill:{fill};stroke-width:1.8}}"
+        " .end{{fill:none;stroke:{line};stroke-width:1.4}} .text{{fill:none;stroke:{line};stroke-width:1.6}}"
+        " .tokens{{fill:none;stroke:{line};stroke-width:1.6;stroke-dasharray:5 4}} .tip{{fill:{line}}}"
+        " .fuse{{fill:{paper};stroke:{ink};stroke-width:1.6}} .paper{{fill:{paper}}}"
+    )
+    if theme is not None:
+        return rules.format(font=_FONT, **(DARK if theme == "dark" else LIGHT))
+    light, dark = (rules.format(font=_FONT, **colours) for colours in (LIGHT, DARK))
+    return f"{light} @media (prefers-color-scheme: dark){{{dark}}}"
+
+
+def _colours(flow: Flow) -> Mapping[str, str]:
+    """Give each model a colour of its own, the same in every drawing where the names allow it."""
+    taken: dict[str, str] = {}
+    for name in sorted(flow.models):
+        start = int(hashlib.sha256(name.encode()).hexdigest(), 16) % len(_HUES)
+        order = [*_HUES[start:], *_HUES[:start]]
+        taken[name] = next((hue for hue in order if hue not in taken.values()), order[0])
+    return taken
+
+
+def _stages(part: Part, colours: Mapping[str, str], *, is_end: bool) -> list[_Shape]:
+    stages = part.stages if isinstance(part, Series) else (part,)
+    return [_shape(stage, colours, is_end=is_end and stage is stages[-1]) for stage in stages]
+
+
+def _shape(part: Part, colours: Mapping[str, str], *, is_end: bool) -> _Shape:
+    match part:
+        case Node():
+            label = node_label(part)
+            return _box(label.title, label.detail, colours[part.model.name])
+        case Series():
+            return _series(_stages(part, colours, is_end=is_end))
+        case Parallel():
+            return _group(part, colours, is_end=is_end)
+
+
+def _box(title: str, detail: str, colour: str) -> _Shape:
+    width = max(92.0, display_width(title) * _COLUMN + 32, display_width(detail) * _COLUMN * 0.78 + 28)
+    height = 50.0
+    middle = width / 2
+    return _Shape(
+        width,
+        height,
+        height / 2,
+        (
+            f'<rect class="box" width="{width:.1f}" height="{height:.0f}" rx="8" stroke="{colour}"/>',
+            f'<text x="{middle:.1f}" y="21">{escape(title)}</text>',
+            f'<text class="soft" x="{middle:.1f}" y="39">{escape(detail)}</text>',
+        ),
+    )
+
+
+def _terminal(title: str) -> _Shape:
+    width, height = display_width(title) * _COLUMN + 30, 32.0
+    return _Shape(
+        width,
+        height,
+        height / 2,
+        (
+            f'<rect class="end" width="{width:.1f}" height="{height:.0f}" rx="16"/>',
+            f'<text x="{width / 2:.1f}" y="21">{escape(title)}</text>',
+        ),
+    )
+
+
+def _moved(shape: _Shape, x: float, y: float) -> str:
+    return f'<g transform="translate({x:.1f} {y:.1f})">' + "".join(shape.elements) + "</g>"
+
+
+def _arrow(path: str, kind: str, x: float, y: float) -> str:
+    return f'<path class="{kind}" d="{path}"/><path class="tip" d="M{x:.1f} {y:.1f}l-8 -4v8z"/>'
+
+
+def _series(shapes: Sequence[_Shape]) -> _Shape:
+    axis = max(shape.axis for shape in shapes)
+    height = axis + max(shape.height - shape.axis for shape in shapes)
+    elements: list[str] = []
+    x = 0.0
+    for index, shape in enumerate(shapes):
+        if index:
+            elements.append(_arrow(f"M{x - _GAP:.1f} {axis:.1f}H{x - 6:.1f}", "text", x, axis))
+        elements.append(_moved(shape, x, axis - shape.axis))
+        x += shape.width + _GAP
+    return _Shape(x - _GAP, height, axis, tuple(elements))
+
+
+def _group(group: Parallel, colours: Mapping[str, str], *, is_end: bool) -> _Shape:
+    parts = [_series(_stages(branch.part, colours, is_end=is_end)) for branch in group.branches]
+    inner = max(part.width for part in parts)
+    height = sum(part.height for part in parts) + _BRANCH_GAP * (len(parts) - 1)
+    tops = [sum(part.height + _BRANCH_GAP for part in parts[:index]) for index in range(len(parts))]
+    lines = [top + part.axis for top, part in zip(tops, parts, strict=True)]
+    middle = (lines[0] + lines[-1]) / 2
+    is_fuse = group.kind == "fuse"
+    join = _join(fuse_title(group) if is_fuse else join_title(group, is_end=is_end), is_fuse=is_fuse)
+    weights = [weight_text(group, branch) for branch in group.branches]
+    note = max((display_width(weight) * _COLUMN * 0.8 + 10 for weight in weights if weight), default=0.0)
+    out = _BEND + inner + note + _BEND
+    elements: list[str] = []
+    for part, top, line, weight in zip(parts, tops, lines, weights, strict=True):
+        into = f"M0 {middle:.1f}C{_BEND * 0.6:.1f} {middle:.1f} {_BEND * 0.4:.1f} {line:.1f} {_BEND - 6:.1f} {line:.1f}"
+        elements.append(_arrow(into, "text", _BEND, line))
+        elements.append(_moved(part, _BEND, top))
+        begin = _BEND + part.width
+        bend = _BEND + inner + note
+        path = (
+            f"M{begin:.1f} {line:.1f}H{bend:.1f}"
+            f"C{bend + _BEND * 0.6:.1f} {line:.1f} {bend + _BEND * 0.4:.1f} {middle:.1f} {out:.1f} {middle:.1f}"
+        )
+        elements.append(f'<path class="{"tokens" if is_fuse else "text"}" d="{path}"/>')
+        if weight:
+            elements.append(f'<text class="soft" x="{_BEND + inner + note / 2:.1f}" y="{line - 5:.1f}">{weight}</text>')
+    top = min(0.0, middle - join.axis)
+    elements.append(_moved(join, out, middle - join.axis))
+    shifted = tuple([f'<g transform="translate(0 {-top:.1f})">', *elements, "</g>"])
+    return _Shape(out + join.width, max(height, middle + join.height - join.axis) - top, middle - top, shifted)
+
+
+def _join(title: str, *, is_fuse: bool) -> _Shape:
+    width, height = display_width(title) * _COLUMN * 0.92 + 26, 34.0
+    return _Shape(
+        width,
+        height,
+        height / 2,
+        (
+            f'<rect class="{"fuse" if is_fuse else "end"}" width="{width:.1f}" height="{height:.0f}" rx="17"/>',
+            f'<text x="{width / 2:.1f}" y="22" font-size="14">{escape(title)}</text>',
+        ),
+    )
