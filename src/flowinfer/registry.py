@@ -132,9 +132,9 @@ BUILT_IN_BACKENDS = (
 )
 
 BUILT_IN_TASKS = (
-    TaskInfo("gsm8k", "flowinfer.tasks.gsm8k:TASK", "grade-school word problems, numeric answers"),
-    TaskInfo("ceval", "flowinfer.tasks.ceval:TASK", "Chinese four-option questions in 52 subjects"),
-    TaskInfo("mathematics", "flowinfer.tasks.mathematics:TASK", "DeepMind mathematics txt, or MATH-style json"),
+    TaskInfo("gsm8k", "flowinfer.tasks.gsm8k:TASK", "grade-school word problems, numeric answers (MIT)"),
+    TaskInfo("ceval", "flowinfer.tasks.ceval:TASK", "Chinese four-option questions in 52 subjects (CC BY-NC-SA 4.0)"),
+    TaskInfo("mathematics", "flowinfer.tasks.mathematics:TASK", "DeepMind mathematics (Apache-2.0) or MATH-style items (MIT)"),
 )
 
 BUILT_IN_ZOOS = (

@@ -10,17 +10,17 @@ import typer
 
 def command(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List data sets: where they come from and how to point to local files."""
-    from flowinfer.registry import tasks
-    from flowinfer.tasks.base import task
+    from flowinfer.registry import load, tasks
+    from flowinfer.tasks.sources import Task
 
-    found = [task(name) for name in tasks()]
+    found = [one for one in (load(info) for info in tasks().values()) if isinstance(one, Task)]
     if json_:
-        keys = ("name", "title", "hub_id", "licence", "forms")
+        keys = ("name", "hub", "local_forms")
         print(json.dumps([{key: getattr(one, key) for key in keys} for one in found], ensure_ascii=False, indent=1))
         return
     for one in found:
-        print(f"{one.name}  {one.title} ({one.licence})")
-        print(f"    hub:   {one.hub_id}")
-        print(f"    local: --data {one.name}=PATH: {one.forms}")
+        print(f"{one.name}  {tasks()[one.name].doc}")
+        print(f"    hub:   {one.hub}")
+        print(f"    local: --data {one.name}=PATH: {one.local_forms}")
     print("FILE.jsonl  any other: one {question, answer, id?, choices?, kind?, subject?} per line")
     print("    kind names the judge: gsm8k, ceval, mathematics or exact; inferred where absent")

@@ -73,11 +73,11 @@ def command(
 
     questions = load_questions(
         dataset,
-        data={name: Path(path) for name, path in pairs("--data", data).items()},
+        data=_data_paths(data),
         limit=limit,
         sample=sample,
         seed=seed,
-        ids=[part.strip() for part in ids.split(",") if part.strip()] if ids else (),
+        ids=[part.strip() for part in ids.split(",") if part.strip()] if ids else None,
         use_items=flow.zoo in ("toy", "lab"),
     )
     from flowinfer.experiment import Request
@@ -142,6 +142,16 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
         raise typer.Exit(4)
     if as_json:
         print(json.dumps(answer.to_json(), ensure_ascii=False))
+
+
+def _data_paths(given: list[str] | None) -> dict[str, Path]:
+    from flowinfer.registry import tasks
+
+    paths = {name: Path(path).expanduser() for name, path in pairs("--data", given).items()}
+    for name in paths:
+        if name not in tasks():
+            raise UsageError(f"--data {name}=...: no data set of that name", help=f"known: {', '.join(tasks())}")
+    return paths
 
 
 def _batch(text: str) -> int | Literal["auto"]:

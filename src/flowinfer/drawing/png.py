@@ -18,8 +18,18 @@ _CHINESE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\u3040-\u30ff\uf900-\ufaff]")
 
 def render(flow: Flow, *, theme: str = "light") -> bytes:
     """Return a PNG of a flow at twice its SVG's size."""
-    document = svg.render(flow, theme=theme)
-    return bytes(resvg_py.svg_to_bytes(svg_string=document, zoom=_SCALE))
+    document = svg.render(flow, theme=theme).replace(svg.FONT, "sans-serif")
+    return bytes(resvg_py.svg_to_bytes(svg_string=document, zoom=_SCALE, sans_serif_family=_family()))
+
+
+@cache
+def _family() -> str:
+    """Return the family that this machine shows for sans-serif."""
+    tool = shutil.which("fc-match")
+    if tool is None:
+        return "Arial"
+    found = subprocess.run([tool, "--format=%{family[0]}", "sans-serif"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "Arial"
 
 
 def missing_glyphs(flow: Flow) -> str | None:

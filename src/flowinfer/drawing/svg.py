@@ -11,7 +11,7 @@ from flowinfer.diagnostics import display_width
 from flowinfer.drawing.labels import fuse_title, join_title, node_label, weight_text
 from flowinfer.spec import Flow, Node, Parallel, Part, Series
 
-_FONT = "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', sans-serif"
+FONT = "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', sans-serif"
 _COLUMN = 8.4
 """Pixels of one terminal column at 15 px."""
 _GAP, _BRANCH_GAP, _BEND = 44.0, 18.0, 30.0
@@ -30,6 +30,8 @@ class _Shape:
     height: float
     axis: float
     elements: tuple[str, ...]
+    forks: bool = False
+    """Whether its line forks at once, so that no arrow points at its edge."""
 
 
 def render(flow: Flow, *, theme: str | None = None) -> str:
@@ -64,8 +66,8 @@ def _style(theme: str | None) -> str:
         " .fuse{{fill:{paper};stroke:{ink};stroke-width:1.6}} .paper{{fill:{paper}}}"
     )
     if theme is not None:
-        return rules.format(font=_FONT, **(DARK if theme == "dark" else LIGHT))
-    light, dark = (rules.format(font=_FONT, **colours) for colours in (LIGHT, DARK))
+        return rules.format(font=FONT, **(DARK if theme == "dark" else LIGHT))
+    light, dark = (rules.format(font=FONT, **colours) for colours in (LIGHT, DARK))
     return f"{light} @media (prefers-color-scheme: dark){{{dark}}}"
 
 
@@ -139,10 +141,11 @@ def _series(shapes: Sequence[_Shape]) -> _Shape:
     x = 0.0
     for index, shape in enumerate(shapes):
         if index:
-            elements.append(_arrow(f"M{x - _GAP:.1f} {axis:.1f}H{x - 6:.1f}", "text", x, axis))
+            line = f"M{x - _GAP:.1f} {axis:.1f}H{x if shape.forks else x - 6:.1f}"
+            elements.append(f'<path class="text" d="{line}"/>' if shape.forks else _arrow(line, "text", x, axis))
         elements.append(_moved(shape, x, axis - shape.axis))
         x += shape.width + _GAP
-    return _Shape(x - _GAP, height, axis, tuple(elements))
+    return _Shape(x - _GAP, height, axis, tuple(elements), shapes[0].forks)
 
 
 def _group(group: Parallel, colours: Mapping[str, str], *, is_end: bool) -> _Shape:
@@ -160,7 +163,8 @@ def _group(group: Parallel, colours: Mapping[str, str], *, is_end: bool) -> _Sha
     elements: list[str] = []
     for part, top, line, weight in zip(parts, tops, lines, weights, strict=True):
         into = f"M0 {middle:.1f}C{_BEND * 0.6:.1f} {middle:.1f} {_BEND * 0.4:.1f} {line:.1f} {_BEND - 6:.1f} {line:.1f}"
-        elements.append(_arrow(into, "text", _BEND, line))
+        forks = part.forks
+        elements.append(f'<path class="text" d="{into}h6"/>' if forks else _arrow(into, "text", _BEND, line))
         elements.append(_moved(part, _BEND, top))
         begin = _BEND + part.width
         bend = _BEND + inner + note
@@ -174,7 +178,7 @@ def _group(group: Parallel, colours: Mapping[str, str], *, is_end: bool) -> _Sha
     top = min(0.0, middle - join.axis)
     elements.append(_moved(join, out, middle - join.axis))
     shifted = tuple([f'<g transform="translate(0 {-top:.1f})">', *elements, "</g>"])
-    return _Shape(out + join.width, max(height, middle + join.height - join.axis) - top, middle - top, shifted)
+    return _Shape(out + join.width, max(height, middle + join.height - join.axis) - top, middle - top, shifted, forks=True)
 
 
 def _join(title: str, *, is_fuse: bool) -> _Shape:

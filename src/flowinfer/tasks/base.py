@@ -45,6 +45,7 @@ def load_questions(
     sample: int | None = None,
     seed: int = 0,
     ids: Sequence[str] | None = None,
+    use_items: bool = False,
 ) -> Dataset:
     """Load a data set and choose questions from it.
 
@@ -54,11 +55,16 @@ def load_questions(
         limit: the first N questions.
         sample: N random ones, by seed: the same for the same ids, and a larger sample holds the smaller.
         ids: exactly these, in this order.
+        use_items: without local data, take the package's own few demo items instead of the hub.
     Raises:
         UsageError: the name is unknown, or more than one of limit, sample and ids is given.
         DataError: the data cannot be read, ids repeat, or an asked id is not there.
     """
-    loaded = _load(name, data or {})
+    items = Path(__file__).parent / "items" / f"{name}.jsonl"
+    if use_items and name not in (data or {}) and items.is_file():
+        loaded = Dataset(name, f"{name} (demo items)", tuple(generic.read(items)), "", "demo items")
+    else:
+        loaded = _load(name, data or {})
     _refuse_repeated_ids(loaded)
     questions = tuple(_choose(loaded, limit=limit, sample=sample, seed=seed, ids=ids))
     return Dataset(loaded.name, loaded.label, questions, fingerprint(questions), loaded.source)
