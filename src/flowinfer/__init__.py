@@ -1,3 +1,27 @@
-"""flowinfer: wire language models in series and in parallel, and measure what it gains and costs."""
+"""flowinfer: wire language models in series and in parallel, and measure what it gains and what it costs.
+
+    import flowinfer
+    flow = flowinfer.load("s2p.flow", zoo="lab")        # or flowinfer.parse("Qwen -> (Yi | Ds)")
+    print(flow.run("What is 12 * 12?"))                  # an Answer; str() is its text
+    results = flow.evaluate("ceval", sample=100, seed=42)
+
+Everything else is importable from the stage modules. Importing this package imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+__all__ = ["Pipeline", "__version__", "load", "parse"]
+
+if TYPE_CHECKING:
+    from flowinfer.api import Pipeline, load, parse
+
+
+def __getattr__(name: str) -> object:
+    if name in ("Pipeline", "load", "parse"):
+        from flowinfer import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'flowinfer' has no attribute '{name}'")

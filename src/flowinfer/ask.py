@@ -38,7 +38,7 @@ class Answer:
         }
 
     def _repr_html_(self) -> str:
-        from flowinfer.notebook import answer_html
+        from flowinfer.evaluation import answer_html
 
         return answer_html(self)
 

@@ -9,53 +9,67 @@ from flowinfer.experiment import Results
 
 
 def print_results(results: Results, console: Console | None = None) -> None:
-    """Print accuracy with its interval, counts, costs, and one row per step."""
+    """Print accuracy with its interval, counts, costs, and one row per head of each step."""
     console = console or Console(highlight=False, soft_wrap=True)
-    low, high = (100 * end for end in results.interval)
-    head = Table(title=f"{results.flow} on {results.dataset}, zoo {results.zoo}", title_justify="left")
-    for name in ("accuracy", "95 % interval", "n", "no answer", "truncated", "failed", "s / question", "tokens", "tok/s"):
-        head.add_column(name, justify="right", no_wrap=True)
-    head.add_row(
-        "-" if results.accuracy is None else f"{100 * results.accuracy:.1f} %",
-        f"{low:.1f} - {high:.1f}",
-        str(results.n),
-        f"{results.no_answer}" + (f" ({results.ambiguous} ambiguous)" if results.ambiguous else ""),
-        str(results.truncated),
-        str(results.failed),
-        "cached" if results.seconds_per_question is None else f"{results.seconds_per_question:.2f}",
-        str(results.tokens),
-        "-" if results.tokens_per_second is None else f"{results.tokens_per_second:.0f}",
-    )
-    console.print(head)
+    console.print(f"\n{results.flow} on {results.dataset}, zoo {results.zoo}\n", markup=False)
+    for name, value in summary_lines(results):
+        console.print(f"  {name:<20} {value}", markup=False)
+    console.print()
     console.print(_steps(results))
-    notes = []
-    if results.cached:
-        notes.append(f"{results.cached} questions hold cached steps; their seconds are other runs' and not counted")
-    if results.zoo == "toy":
-        notes.append("toy zoo: random weights, the answers are noise")
-    if results.batch != "1":
-        notes.append(f"seconds at batch {results.batch}; --batch 1 measures the paper's protocol")
-    for note in notes:
-        console.print(note)
+    for note in notes(results):
+        console.print(note, markup=False)
     if results.run:
-        console.print(f"run {results.run}: `flowinfer show {results.run.rsplit('/', 1)[-1]}`")
+        name = results.run.rsplit("/", 1)[-1]
+        console.print(f"run {results.run}\n`flowinfer show {name}` shows every stage of every answer", markup=False)
+
+
+def summary_lines(results: Results) -> list[tuple[str, str]]:
+    """Return the figures of a run with their names, ready to be shown."""
+    low, high = (100 * end for end in results.interval)
+    accuracy = "-" if results.accuracy is None else f"{100 * results.accuracy:.1f} %"
+    ambiguous = f" ({results.ambiguous} of them ambiguous)" if results.ambiguous else ""
+    seconds = "- (all cached)" if results.seconds_per_question is None else f"{results.seconds_per_question:.2f}"
+    if results.median_seconds is not None:
+        seconds += f" (median {results.median_seconds:.2f}, batch {results.batch})"
+    rate = "-" if results.tokens_per_second is None else f"{results.tokens_per_second:.0f}"
+    return [
+        ("accuracy", f"{accuracy}  95 % interval {low:.1f} - {high:.1f}  ({results.correct} of {results.n})"),
+        ("no answer", f"{results.no_answer}{ambiguous}"),
+        ("truncated", str(results.truncated)),
+        *([("failed", str(results.failed))] if results.failed else []),
+        ("seconds / question", seconds),
+        ("tokens", f"{results.tokens}, {rate} per second"),
+    ]
+
+
+def notes(results: Results) -> list[str]:
+    """Return what a reader must know before comparing these figures."""
+    found = []
+    if results.cached:
+        found.append(f"{results.cached} answers hold steps from the cache; their seconds are other runs' and not counted")
+    if results.zoo == "toy":
+        found.append("toy zoo: random weights, the answers are noise")
+    if results.batch != "1":
+        found.append(f"seconds at batch {results.batch}, waiting for the batch included; --batch 1 is the paper's protocol")
+    return found
 
 
 def _steps(results: Results) -> Table:
     table = Table()
-    table.add_column("step")
-    table.add_column("heads")
-    for name in ("s / question", "tokens", "forward s", "transfer s", "fuse s", "agreement"):
+    table.add_column("step", no_wrap=True)
+    table.add_column("head", no_wrap=True)
+    for name in ("tokens", "seconds", "forward", "transfer", "fuse", "agrees"):
         table.add_column(name, justify="right", no_wrap=True)
     for step in results.steps:
+        heads = step.heads
         table.add_row(
             step.step,
-            "\n".join(head.model for head in step.heads) or step.title,
-            f"{step.seconds:.3f}",
+            "\n".join(head.model for head in heads) or step.title,
             f"{step.tokens:.1f}",
-            "\n".join(f"{head.forward_seconds:.3f}" for head in step.heads),
-            "\n".join(f"{head.transfer_seconds:.4f}" for head in step.heads),
+            f"{step.seconds:.3f}",
+            "\n".join(f"{head.forward_seconds:.3f}" for head in heads),
+            "\n".join(f"{head.transfer_seconds:.4f}" for head in heads),
             f"{step.fuse_seconds:.3f}",
-            "\n".join("-" if head.agreement is None else f"{100 * head.agreement:.0f} %" for head in step.heads),
+            "\n".join("-" if head.agreement is None else f"{100 * head.agreement:.0f} %" for head in heads),
         )
     return table

@@ -38,11 +38,11 @@ class HfModel:
         self.device: torch.device = model.device
         self._model = model
         self._tokenizer = tokenizer
-        self._tokens = token_bytes(tokenizer)
+        self.num_columns = _num_columns(model)
+        self._tokens = token_bytes(tokenizer).limited(self.num_columns)
         self._prompts = ChatPrompts(tokenizer, self._tokens, chat=spec.chat, system=spec.system)
         self.is_exact = model.dtype in (torch.float32, torch.float64)
         self.max_positions = _max_positions(model.config)
-        self.num_columns = _num_columns(model)
         self.is_batched = attends_everywhere(model)
         """False: a cache per row serves it, because its layers do not attend to every earlier token."""
 

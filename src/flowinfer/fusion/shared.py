@@ -127,7 +127,8 @@ class SharedVocabulary:
             slots = np.arange(self.size)
             slot_of = self._slot_of_id[head]
             for slot in np.nonzero(~own)[0]:
-                slots[slot] = slot_of[self.heads[head].tokens.cover(self.keys[slot])[0]]
+                first = slot_of[self.heads[head].tokens.cover(self.keys[slot])[0]]
+                slots[slot] = first if first >= 0 else slot  # a first token that is left out counts as nothing
             self._first_slots[head] = torch.from_numpy(slots).to(self.device)
         return self._first_slots[head]
 
@@ -189,9 +190,10 @@ def _identity(heads: Sequence[HeadVocabulary]) -> tuple[Keys, list[NDArray[np.in
 
 
 def _union(heads: Sequence[HeadVocabulary]) -> tuple[Keys, list[NDArray[np.int64]]]:
-    size = sum(head.num_columns for head in heads)
+    is_kept = sum(head.num_columns for head in heads) >= _CACHE_FROM
+    is_kept = is_kept and not any(head.tokens.missing_bytes for head in heads)  # what is left out is told every time
     path = cache_folder() / "vocabularies" / f"{_cache_key(heads)}.npz"
-    if size >= _CACHE_FROM and path.is_file():
+    if is_kept and path.is_file():
         with np.load(path) as stored:
             ends, blob = stored["ends"].tolist(), stored["blob"].tobytes()
             starts = [0, *ends[:-1]]
@@ -203,7 +205,7 @@ def _union(heads: Sequence[HeadVocabulary]) -> tuple[Keys, list[NDArray[np.int64
     for index, slot_of in enumerate(slots):
         if not (slot_of >= 0).any():
             raise LoadError(f"head {index + 1} of the group can write none of the others' tokens")
-    if size >= _CACHE_FROM:
+    if is_kept:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".{hashlib.sha256(str(id(heads)).encode()).hexdigest()[:8]}.npz")

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,13 @@ class TokenBytes:
             else:
                 return None
         return tuple(ids)
+
+    def limited(self, num_columns: int) -> TokenBytes:
+        """Return these tokens without the ids that a model of so many logit columns can neither write nor read."""
+        if len(self.pieces) <= num_columns:
+            return self
+        pieces = self.pieces[:num_columns]
+        return replace(self, pieces=pieces, fingerprint=_fingerprint(pieces))
 
     def cover(self, data: bytes) -> tuple[int, ...]:
         """Return the greedy longest-match ids that write `data`.

@@ -1,0 +1,179 @@
+"""The Python interface: as small as the command line. Models are loaded once per pipeline and kept."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import networkx as nx
+
+from flowinfer import plan as plans
+from flowinfer.check import check, check_file
+from flowinfer.graph import build
+from flowinfer.spec import Flow
+from flowinfer.zoo import Zoo
+
+if TYPE_CHECKING:
+    from flowinfer.ask import Answer
+    from flowinfer.engine.models import ModelPool
+    from flowinfer.evaluation import Evaluation
+    from flowinfer.results import Record
+
+
+def load(
+    path: str | Path, *, zoo: Zoo | str | None = None, params: Mapping[str, object] | None = None
+) -> Pipeline:
+    """Load a `.flow` file.
+
+    Args:
+        path: the file.
+        zoo: a zoo, or the name or path of one; chosen as on the command line if not given.
+        params: values for the flow's params, or for options of its defaults (max_tokens=64).
+    Raises:
+        FlowError: with all errors of the flow.
+    """
+    return Pipeline(check_file(Path(path), zoo=zoo, overrides=_texts(params)))
+
+
+def parse(
+    text: str, *, zoo: Zoo | str | None = None, params: Mapping[str, object] | None = None
+) -> Pipeline:
+    """Read a flow from text; see `load`."""
+    return Pipeline(check(text, zoo=zoo, overrides=_texts(params)))
+
+
+class Pipeline:
+    """A checked flow that can be drawn, run and evaluated.
+
+    Use it as a context manager, or call `close`, to free its models before it is collected.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        """The checked flow."""
+        self._models: ModelPool | None = None
+
+    @property
+    def graph(self) -> nx.DiGraph[str]:
+        """Return the flow as a graph of text and token edges."""
+        return build(self.flow)
+
+    def plan(self) -> plans.Plan:
+        """Return the plan, with the models placed on this machine's devices."""
+        from flowinfer.machine import this_machine
+        from flowinfer.placement import place
+
+        return place(plans.compile(self.flow), this_machine())
+
+    def run(self, question: str) -> Answer:
+        """Answer one question."""
+        from flowinfer.ask import ask
+
+        return ask(self.flow, question, models=self._pool())
+
+    def stream(self, question: str) -> Iterator[str]:
+        """Yield the answer to one question in pieces, as it is written; pieces join to the whole answer."""
+        from flowinfer.ask import ask
+
+        pieces: queue.Queue[str | BaseException | None] = queue.Queue()
+        pool = self._pool()
+
+        def work() -> None:
+            try:
+                ask(self.flow, question, on_text=pieces.put, models=pool)
+            except BaseException as error:  # handed to the reader, who sees it raised
+                pieces.put(error)
+            else:
+                pieces.put(None)
+
+        threading.Thread(target=work, daemon=True).start()
+        while (piece := pieces.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            if piece:
+                yield piece
+
+    def evaluate(
+        self,
+        dataset: str,
+        *,
+        data: str | Path | None = None,
+        limit: int | None = None,
+        sample: int | None = None,
+        seed: int = 42,
+        ids: Sequence[str] | None = None,
+        batch: int | Literal["auto"] = "auto",
+        out: str | Path | None = "runs",
+        use_cache: bool = True,
+        on_record: Callable[[Record], None] | None = None,
+    ) -> Evaluation:
+        """Run the flow over a data set.
+
+        Args:
+            dataset: gsm8k, ceval, mathematics, or the path of a .jsonl file.
+            data: local file or folder of that data set.
+            limit, sample, seed, ids: which questions; see `flowinfer exec --help`.
+            batch: most rows at once; 1 is the paper's protocol.
+            out: where the run folder goes; None keeps nothing.
+            use_cache: take finished steps of earlier runs.
+            on_record: hears each judged answer.
+        """
+        from flowinfer.evaluation import Evaluation
+        from flowinfer.experiment import Request, evaluate
+        from flowinfer.tasks.base import load_questions
+
+        questions = load_questions(
+            dataset,
+            data={dataset: Path(data)} if data is not None else {},
+            limit=limit,
+            sample=sample,
+            seed=seed,
+            ids=ids,
+            use_items=self.flow.zoo in ("toy", "lab"),
+        )
+        records: list[Record] = []
+
+        def keep(record: Record) -> None:
+            records.append(record)
+            if on_record is not None:
+                on_record(record)
+
+        request = Request(out=Path(out) if out is not None else None, batch=batch, use_cache=use_cache)
+        results = evaluate(self.flow, questions, request, on_record=keep, models=self._pool())
+        return Evaluation(results, tuple(records))
+
+    def close(self) -> None:
+        """Free the models."""
+        if self._models is not None:
+            self._models.close()
+            self._models = None
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        from flowinfer.drawing.text import render
+
+        return f"Pipeline {self.flow.name}\n{render(self.flow)}"
+
+    def _repr_html_(self) -> str:
+        from flowinfer.drawing.svg import render
+
+        return render(self.flow)
+
+    def _pool(self) -> ModelPool:
+        from flowinfer.engine.models import ModelPool
+
+        if self._models is None:
+            self._models = ModelPool()
+        return self._models
+
+
+def _texts(params: Mapping[str, object] | None) -> dict[str, str]:
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in (params or {}).items()}
