@@ -154,8 +154,8 @@ class Drop:
         support = (favourites[:, None, :, None] == best[None]).any(-1)  # (K, K, B)
         support &= ~torch.eye(num_sources, dtype=torch.bool, device=probs.device)[:, :, None]
         kept = support.any(1)  # (K, B)
-        kept = kept | ~kept.any(0)
         shares = weights[:, None] * kept
+        shares = torch.where(shares.sum(0) > 0, shares, weights[:, None])
         return _mean(probs, shares / shares.sum(0))
 
 
