@@ -54,9 +54,7 @@ def sentencepiece(size: int = 420, *, has_dummy_prefix: bool = True) -> Tokenize
         models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
     )
     steps = [normalizers.Replace(" ", "▁")]
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), *steps] if has_dummy_prefix else steps
-    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), *steps] if has_dummy_prefix else steps)
     inner = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*inner, decoders.Strip(" ", 1, 0)] if has_dummy_prefix else inner)
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])

@@ -99,7 +99,8 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
         ) from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise LoadError(
-            f"model '{spec.name}' cannot be loaded from '{spec.ref}': {_first_line(error)}", help=_cure(spec, error)
+            f"model '{spec.name}' cannot be loaded from '{spec.ref}': {_first_line(error)}",
+            help=_cure(spec, error),
         ) from error
     return HfModel(spec, model, tokenizer)
 

@@ -232,9 +232,7 @@ def byte_alphabet() -> dict[str, int]:
     """Return the byte-level alphabet: printable characters that stand for the 256 bytes (GPT-2's order)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [value for value in range(256) if value not in set(printable)]
-    return {chr(value): value for value in printable} | {
-        chr(256 + index): value for index, value in enumerate(others)
-    }
+    return {chr(value): value for value in printable} | {chr(256 + index): value for index, value in enumerate(others)}
 
 
 _ALPHABET = byte_alphabet()
@@ -266,5 +264,5 @@ def _slow_token_bytes(tokenizer: PreTrainedTokenizerBase) -> TokenBytes:
     pieces: list[bytes | None] = [None] * (max(ranks.values()) + 1)
     for piece, token_id in ranks.items():
         pieces[token_id] = bytes(piece)
-    specials = {str(token): int(tokenizer.convert_tokens_to_ids(token)) for token in tokenizer.all_special_tokens}
+    specials = {str(token): int(str(tokenizer.convert_tokens_to_ids(token))) for token in tokenizer.all_special_tokens}
     return TokenBytes(tuple(pieces), specials, _fingerprint(pieces))
