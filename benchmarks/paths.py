@@ -55,7 +55,15 @@ def main() -> None:
         f"{len(expected)} paths x {len(DATASETS)} data sets in {time.perf_counter() - start:.0f} s; largest difference"
         f" {largest:.0f} points, difference of the means {statistics.fmean(differences):+.2f} points"
     )
-    table = "\n".join(["| path | " + " | ".join(DATASETS) + " (ours / expected, %) |", "|---|---|---|---|", *rows, "", summary])
+    table = "\n".join(
+        [
+            "| path | " + " | ".join(DATASETS) + " (ours / expected, %) |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            summary,
+        ]
+    )
     print(summary)
     if arguments.output:
         arguments.output.write_text(table + "\n", encoding="utf-8")

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from flowinfer.results import Record
 
 
-def load(
-    path: str | Path, *, zoo: Zoo | str | None = None, params: Mapping[str, object] | None = None
-) -> Pipeline:
+def load(path: str | Path, *, zoo: Zoo | str | None = None, params: Mapping[str, object] | None = None) -> Pipeline:
     """Load a `.flow` file.
 
     Args:
@@ -38,9 +36,7 @@ def load(
     return Pipeline(check_file(Path(path), zoo=zoo, overrides=_texts(params)))
 
 
-def parse(
-    text: str, *, zoo: Zoo | str | None = None, params: Mapping[str, object] | None = None
-) -> Pipeline:
+def parse(text: str, *, zoo: Zoo | str | None = None, params: Mapping[str, object] | None = None) -> Pipeline:
     """Read a flow from text; see `load`."""
     return Pipeline(check(text, zoo=zoo, overrides=_texts(params)))
 
@@ -176,4 +172,6 @@ class Pipeline:
 
 
 def _texts(params: Mapping[str, object] | None) -> dict[str, str]:
-    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in (params or {}).items()}
+    return {
+        name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in (params or {}).items()
+    }

@@ -13,7 +13,7 @@ from flowinfer.options import DECODING_KEYS, FUSER_KEYS, MODEL_KEYS, Scope, chec
 from flowinfer.prompts import PROMPT_SETS
 from flowinfer.resolve import Resolver
 from flowinfer.spec import Decoding, Flow, ModelSpec, nodes
-from flowinfer.syntax import Model, Option, Param, Value
+from flowinfer.syntax import Let, Model, Option, Param, Prompt, Value
 from flowinfer.zoo import Zoo, resolve_ref, select_zoo
 
 Read = Callable[[Path], str]
@@ -79,9 +79,7 @@ class _Settings:
 class _Checker:
     """One check of one text."""
 
-    def __init__(
-        self, text: str, file: str, zoo: Zoo | str | None, overrides: dict[str, str], base: Path
-    ) -> None:
+    def __init__(self, text: str, file: str, zoo: Zoo | str | None, overrides: dict[str, str], base: Path) -> None:
         self._text, self._file, self._base = text, file, base
         self._zoo = zoo
         self._overrides = overrides
@@ -236,7 +234,7 @@ class _Checker:
             "let": resolver.used_lets,
             "param": scope.used,
         }
-        tables = {
+        tables: dict[str, Mapping[str, Model | Prompt | Let | Param]] = {
             "model": declared.models,
             "prompt": declared.prompts,
             "let": declared.lets,

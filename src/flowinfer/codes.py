@@ -26,8 +26,8 @@ CODES: Mapping[str, Entry] = {
     ),
     "E0002": Entry(
         "full-width punctuation",
-        "Chinese input methods write full-width brackets, commas and colons, which look like the language's marks but are"
-        " other characters. `flowinfer fmt` replaces them.",
+        "Chinese input methods write full-width brackets, commas and colons, which look like the language's marks but"
+        " are other characters. `flowinfer fmt` replaces them.",
         "Qwen -> （Yi ｜ Ds）",
         "Qwen -> (Yi | Ds)",
     ),
@@ -64,8 +64,8 @@ CODES: Mapping[str, Entry] = {
     ),
     "E0009": Entry(
         "comma in a flow",
-        "Commas separate options. The branches of a group are separated by | (one text written together) or & (independent"
-        " answers).",
+        "Commas separate options. The branches of a group are separated by | (one text written together) or &"
+        " (independent answers).",
         "(Qwen, Ds)",
         "(Qwen | Ds)",
     ),
@@ -75,9 +75,7 @@ CODES: Mapping[str, Entry] = {
         "(Qwen | Ds & Yi)",
         "((Qwen | Ds) & Yi)",
     ),
-    "E0011": Entry(
-        "group without parentheses", "| and & live only inside parentheses.", "Qwen | Ds", "(Qwen | Ds)"
-    ),
+    "E0011": Entry("group without parentheses", "| and & live only inside parentheses.", "Qwen | Ds", "(Qwen | Ds)"),
     "E0012": Entry(
         "nothing where a model should be",
         "An operator needs a stage or group on both sides, a group at least one branch.",
@@ -104,8 +102,8 @@ CODES: Mapping[str, Entry] = {
     ),
     "E0016": Entry(
         "reserved word as a name",
-        "model, prompt, param, defaults, let, import and as begin declarations. As a name they stand in quotes. As the key"
-        " of an option they need none.",
+        "model, prompt, param, defaults, let, import and as begin declarations. As a name they stand in quotes. As the"
+        " key of an option they need none.",
         "model -> Qwen",
         '"model" -> Qwen',
     ),
@@ -158,7 +156,10 @@ CODES: Mapping[str, Entry] = {
         'model A = "org/a"\nmodel B = "org/b"\nA -> B',
     ),
     "E0105": Entry(
-        "let that contains itself", "A let stands for its stages; it cannot hold itself.", "let a = Qwen -> a\na", "let a = Qwen\na -> a"
+        "let that contains itself",
+        "A let stands for its stages; it cannot hold itself.",
+        "let a = Qwen -> a\na",
+        "let a = Qwen\na -> a",
     ),
     "E0106": Entry(
         "import cycle",
@@ -198,10 +199,16 @@ CODES: Mapping[str, Entry] = {
         "Qwen[max_tokens=64]",
     ),
     "E0201": Entry(
-        "option of the wrong type", "The option takes another kind of value.", "Qwen[max_tokens=many]", "Qwen[max_tokens=64]"
+        "option of the wrong type",
+        "The option takes another kind of value.",
+        "Qwen[max_tokens=many]",
+        "Qwen[max_tokens=64]",
     ),
     "E0202": Entry(
-        "option out of range", "The value is of the right kind but not allowed.", "Qwen[top_p=1.5]", "Qwen[top_p=0.9]"
+        "option out of range",
+        "The value is of the right kind but not allowed.",
+        "Qwen[top_p=1.5]",
+        "Qwen[top_p=0.9]",
     ),
     "E0203": Entry(
         "option of another fuser",
@@ -212,13 +219,16 @@ CODES: Mapping[str, Entry] = {
     "E0204": Entry("option given twice", "Keep one.", "Qwen[seed=1, seed=2]", "Qwen[seed=1]"),
     "E0205": Entry(
         "option at the wrong place",
-        "A | group decodes as one: max_tokens, temperature and the like stand behind the outermost group, fuse behind any"
-        " | group, prompt behind a model.",
+        "A | group decodes as one: max_tokens, temperature and the like stand behind the outermost group, fuse behind"
+        " any | group, prompt behind a model.",
         "(Qwen[max_tokens=64] | Ds)",
         "(Qwen | Ds)[max_tokens=64]",
     ),
     "E0206": Entry(
-        "value that the option does not know", "The option takes one of a few words.", "Qwen[context=nativ]", "Qwen[context=native]"
+        "value that the option does not know",
+        "The option takes one of a few words.",
+        "Qwen[context=nativ]",
+        "Qwen[context=native]",
     ),
     "E0300": Entry(
         "branch without weight among weighted ones",
@@ -234,8 +244,8 @@ CODES: Mapping[str, Entry] = {
     ),
     "E0302": Entry(
         "text-only model in a | group",
-        "Writing together needs next-token distributions, which endpoints do not give. Such a model can be a stage of its"
-        " own or a branch of a & group.",
+        "Writing together needs next-token distributions, which endpoints do not give. Such a model can be a stage of"
+        " its own or a branch of a & group.",
         'model T = "gpt" { backend=openai, base_url="http://localhost:8000/v1" }\n(T | Qwen)',
         'model T = "gpt" { backend=openai, base_url="http://localhost:8000/v1" }\n(T & Qwen)',
     ),
@@ -245,7 +255,9 @@ CODES: Mapping[str, Entry] = {
         "((Qwen & Ds) | Yi)",
         "((Qwen & Ds) -> Qwen | Yi)",
     ),
-    "E0304": Entry("weight in a & group", "Independent answers are not averaged.", "(Qwen:0.7 & Ds:0.3)", "(Qwen & Ds)"),
+    "E0304": Entry(
+        "weight in a & group", "Independent answers are not averaged.", "(Qwen:0.7 & Ds:0.3)", "(Qwen & Ds)"
+    ),
     "E0400": Entry(
         "unknown field",
         "Templates know {question}, {choices}, {prev}, {answers}, {result_1}, {result_2}, ... and the labels of earlier"
@@ -260,7 +272,10 @@ CODES: Mapping[str, Entry] = {
         'Qwen -> Ds[prompt="{result_1}"]',
     ),
     "E0402": Entry(
-        "{prev} in the first stage", "No text comes before the first stage.", 'Qwen[prompt="{prev}"]', 'Qwen[prompt="{question}"]'
+        "{prev} in the first stage",
+        "No text comes before the first stage.",
+        'Qwen[prompt="{prev}"]',
+        'Qwen[prompt="{question}"]',
     ),
     "E0403": Entry(
         "{answers} without a & group",
@@ -275,7 +290,10 @@ CODES: Mapping[str, Entry] = {
         'Qwen[prompt="a {{ b"]',
     ),
     "W0100": Entry(
-        "unused declaration", "Nothing in the flow uses it.", 'prompt p = "{question}"\nQwen', 'prompt p = "{question}"\nQwen[prompt=p]'
+        "unused declaration",
+        "Nothing in the flow uses it.",
+        'prompt p = "{question}"\nQwen',
+        'prompt p = "{question}"\nQwen[prompt=p]',
     ),
     "W0300": Entry(
         "group of one",

@@ -109,9 +109,7 @@ class Loader:
                 place = before.name.span
                 where = f"line {place.line}" if place.file == name.span.file else f"{place.file}:{place.line}"
                 hint = f"first declared in {where}; remove one of them"
-                self._error(
-                    report, "E0104", f"'{name.text}' is declared twice", name.span, hint
-                )
+                self._error(report, "E0104", f"'{name.text}' is declared twice", name.span, hint)
                 return False
         return True
 
@@ -119,9 +117,7 @@ class Loader:
         path = (folder / statement.path).resolve()
         if path in self._open:
             chain = " -> ".join(p.name for p in [*self._open[self._open.index(path) :], path])
-            self._error(
-                report, "E0106", f"import cycle: {chain}", statement.span, "remove one of these imports"
-            )
+            self._error(report, "E0106", f"import cycle: {chain}", statement.span, "remove one of these imports")
             return
         if path in self._done:
             return
@@ -130,9 +126,7 @@ class Loader:
         except (OSError, UnicodeDecodeError) as error:
             reason = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else "cannot be read"
             hint = f"looked for {folder / statement.path}; imports are relative to the importing file"
-            self._error(
-                report, "E0107", f"imported file '{statement.path}' {reason}", statement.span, hint
-            )
+            self._error(report, "E0107", f"imported file '{statement.path}' {reason}", statement.span, hint)
             return
         shown = str(folder / statement.path)
         inner = Reporter(shown, text)

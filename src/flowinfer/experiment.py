@@ -204,7 +204,11 @@ def score(question: Question, trace: Trace) -> Score | None:
     from flowinfer.tasks.answers import judge
 
     return judge(
-        question.kind, trace.answer, question.reference, question=question.question, choices=question.choices or None
+        question.kind,
+        trace.answer,
+        question.reference,
+        question=question.question,
+        choices=question.choices or None,
     )
 
 

@@ -60,9 +60,7 @@ def earlier_stages(part: Part, before: tuple[Earlier, ...] = ()) -> dict[str, tu
             return found
         case Parallel():
             return {
-                name: stages
-                for branch in part.branches
-                for name, stages in earlier_stages(branch.part, before).items()
+                name: stages for branch in part.branches for name, stages in earlier_stages(branch.part, before).items()
             }
 
 

@@ -59,9 +59,7 @@ def hub_cache(environment: Mapping[str, str] | None = None) -> Path:
     return Path(home) / "hub"
 
 
-def hub_folder(
-    ref: str, environment: Mapping[str, str] | None = None, revision: str | None = None
-) -> Path | None:
+def hub_folder(ref: str, environment: Mapping[str, str] | None = None, revision: str | None = None) -> Path | None:
     """Return the local snapshot of a hub model whose weights are there, or None."""
     folder = hub_cache(environment) / f"models--{ref.replace('/', '--')}"
     named = folder / "refs" / (revision or "main")

@@ -104,7 +104,7 @@ def lex(lexer: Lark, text: str, report: Reporter) -> list[Token]:
         try:
             return list(lexer.lex(mended, dont_ignore=True))
         except UnexpectedCharacters as error:
-            at = error.pos_in_stream
+            at = error.pos_in_stream or 0
             span = report.place(mended, at, at + 1)
             report.error("E0001", f"unexpected character '{mended[at]}'", span, "remove it, or quote the name it is in")
             mended = mended[:at] + " " + mended[at + 1 :]
@@ -115,7 +115,11 @@ def _mend(kind: str, found: str) -> str:
         case "comment" | "long" | "text":
             return found
         case "open":
-            return '"' + re.sub(r'[\\"]', "x", found[1:-1]) + '"' if len(found) > 1 and "\n" not in found else _blank(found)
+            return (
+                '"' + re.sub(r'[\\"]', "x", found[1:-1]) + '"'
+                if len(found) > 1 and "\n" not in found
+                else _blank(found)
+            )
         case "wide_text":
             return '"' + found[1:-1].replace('"', "'") + '"'
         case "arrow":
@@ -199,7 +203,11 @@ _DECLARATIONS = ("model", "prompt", "param", "defaults", "let", "import")
 def _check_keyword(tokens: Sequence[Token], report: Reporter) -> bool:
     """Report a misspelt keyword at the start of what has a declaration's shape."""
     shapes = [token.type for token in tokens[:3]]
-    is_declaration = shapes in (["NAME", "NAME", "EQUAL"], ["NAME", "STRING", "EQUAL"], ["NAME", "NAME", "COLON"])
+    is_declaration = shapes in (
+        ["NAME", "NAME", "EQUAL"],
+        ["NAME", "STRING", "EQUAL"],
+        ["NAME", "NAME", "COLON"],
+    )
     is_short = shapes[:2] in (["NAME", "LBRACE"], ["NAME", "STRING"]) and len(tokens) <= 2 + 40 * (
         shapes[1:2] == ["LBRACE"]
     )
@@ -305,7 +313,11 @@ class _FlowWalk:
         if not self._peek("NUMBER"):
             hint = "write it as a number: (A:0.7 | B:0.3)"
             self._error("E0013", "a weight must be a number", colon, hint)
-            if self._at < len(self._tokens) and self._tokens[self._at].type in ("NAME", "PARAMETER", "STRING"):
+            if self._at < len(self._tokens) and self._tokens[self._at].type in (
+                "NAME",
+                "PARAMETER",
+                "STRING",
+            ):
                 self._at += 1
             return
         self._at += 1

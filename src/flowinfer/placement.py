@@ -53,13 +53,19 @@ def need_of(spec: ModelSpec, *, device_kind: str = "cpu") -> Need:
         if known is None:
             return Need(None, None, None, None, "unknown until downloaded")
         parameters, kv = known
-        return Need(parameters, parameters * _width(spec, "bfloat16", device_kind), kv, parameters * 2, "known figures")
+        return Need(
+            parameters,
+            parameters * _width(spec, "bfloat16", device_kind),
+            kv,
+            parameters * 2,
+            "known figures",
+        )
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    parameters = count_parameters(config)
+    counted = count_parameters(config)
     width = _width(spec, str(config.get("dtype") or config.get("torch_dtype") or "float32"), device_kind)
     per_token = _kv_bytes(config, width)
-    weight = parameters * width if parameters else stored
-    return Need(parameters, _quantized(spec, weight), per_token, 0, f"config in {folder}")
+    weight = counted * width if counted else stored
+    return Need(counted, _quantized(spec, weight), per_token, 0, f"config in {folder}")
 
 
 def count_parameters(config: Mapping[str, Any]) -> int | None:

@@ -127,14 +127,25 @@ BUILT_IN_FUSERS = (
 BUILT_IN_BACKENDS = (
     BackendInfo("hf", "flowinfer.backends.hf:load", "any decoder-only transformers model, hub id or folder"),
     BackendInfo(
-        "openai", "flowinfer.backends.openai:load", "any OpenAI-compatible endpoint: text only", text_only=True
+        "openai",
+        "flowinfer.backends.openai:load",
+        "any OpenAI-compatible endpoint: text only",
+        text_only=True,
     ),
 )
 
 BUILT_IN_TASKS = (
     TaskInfo("gsm8k", "flowinfer.tasks.gsm8k:TASK", "grade-school word problems, numeric answers (MIT)"),
-    TaskInfo("ceval", "flowinfer.tasks.ceval:TASK", "Chinese four-option questions in 52 subjects (CC BY-NC-SA 4.0)"),
-    TaskInfo("mathematics", "flowinfer.tasks.mathematics:TASK", "DeepMind mathematics (Apache-2.0) or MATH-style items (MIT)"),
+    TaskInfo(
+        "ceval",
+        "flowinfer.tasks.ceval:TASK",
+        "Chinese four-option questions in 52 subjects (CC BY-NC-SA 4.0)",
+    ),
+    TaskInfo(
+        "mathematics",
+        "flowinfer.tasks.mathematics:TASK",
+        "DeepMind mathematics (Apache-2.0) or MATH-style items (MIT)",
+    ),
 )
 
 BUILT_IN_ZOOS = (
@@ -167,8 +178,7 @@ def backends() -> Mapping[str, BackendInfo]:
 def tasks() -> Mapping[str, TaskInfo]:
     """Return all tasks by name."""
     return {info.name: info for info in BUILT_IN_TASKS} | {
-        point.name: TaskInfo(point.name, point.value, _origin(point))
-        for point in entry_points(group="flowinfer.tasks")
+        point.name: TaskInfo(point.name, point.value, _origin(point)) for point in entry_points(group="flowinfer.tasks")
     }
 
 
@@ -176,8 +186,7 @@ def tasks() -> Mapping[str, TaskInfo]:
 def zoos() -> Mapping[str, ZooInfo]:
     """Return all named zoos."""
     return {info.name: info for info in BUILT_IN_ZOOS} | {
-        point.name: ZooInfo(point.name, point.value, _origin(point))
-        for point in entry_points(group="flowinfer.zoos")
+        point.name: ZooInfo(point.name, point.value, _origin(point)) for point in entry_points(group="flowinfer.zoos")
     }
 
 

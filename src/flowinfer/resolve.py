@@ -8,7 +8,15 @@ from typing import Any, Literal
 
 from flowinfer.declarations import Declared
 from flowinfer.errors import Span
-from flowinfer.options import DECODING_KEYS, FUSER_KEYS, Scope, check_unique, did_you_mean, fuser_option, typed
+from flowinfer.options import (
+    DECODING_KEYS,
+    FUSER_KEYS,
+    Scope,
+    check_unique,
+    did_you_mean,
+    fuser_option,
+    typed,
+)
 from flowinfer.prompts import BUILT_IN_FIELDS, ROLES, role_for, template_for
 from flowinfer.registry import backends, fusers
 from flowinfer.spec import Branch, Decoding, ModelSpec, Node, Parallel, Part, Role, Series
@@ -192,10 +200,10 @@ class Resolver:
         if option is None:
             return role, template, None
         data = self._scope.data(option.value)
-        if option.value.kind in ("string", "parameter") and data not in self._declared.prompts:
-            if data is not None and data not in ROLES:
-                self._templates.check(str(data), option.value, place.earlier, option.value.span)
-                return role, str(data), None
+        is_text = option.value.kind in ("string", "parameter") and data is not None
+        if is_text and data not in self._declared.prompts and data not in ROLES:
+            self._templates.check(str(data), option.value, place.earlier, option.value.span)
+            return role, str(data), None
         if data in self._declared.prompts:
             self.used_prompts.add(data)
             declared = self._declared.prompts[data]
@@ -223,17 +231,13 @@ class Resolver:
         flows_down = {key: value for key, value in inherited.items() if key in place.decoding or key in DECODING_KEYS}
         if "fuse" in place.decoding:
             flows_down["fuse"] = place.decoding["fuse"]
-        inner = _Place(
-            place.earlier, place.is_last, "head" if group.kind == "fuse" else "answer", flows_down
-        )
+        inner = _Place(place.earlier, place.is_last, "head" if group.kind == "fuse" else "answer", flows_down)
         if len(group.branches) == 1:
             message = "a group of one writes what its model alone would"
             self._report.warning("W0300", message, group.span, "add a branch, or drop the parentheses")
         weights = self._weights(group)
         parts = [self._chain(branch.chain, inner) for branch in group.branches]
-        branches = tuple(
-            Branch(part, weight) for part, weight in zip(parts, weights, strict=True) if part is not None
-        )
+        branches = tuple(Branch(part, weight) for part, weight in zip(parts, weights, strict=True) if part is not None)
         if len(branches) < len(parts):
             return None
         is_weighted = any(branch.weight is not None for branch in group.branches)
@@ -303,7 +307,10 @@ class Resolver:
         for branch in written:
             if branch.weight is not None and branch.weight_span and branch.weight <= 0:
                 self._report.error(
-                    "E0301", "a weight must be positive", branch.weight_span, "leave a branch out instead of 0"
+                    "E0301",
+                    "a weight must be positive",
+                    branch.weight_span,
+                    "leave a branch out instead of 0",
                 )
                 return equal
         values = [branch.weight or 0.0 for branch in written]
@@ -315,4 +322,3 @@ def _end_name(branch: WrittenBranch) -> str:
     """Return the name of the model that a branch's end calls, "" for a group."""
     last: Stage = branch.chain.stages[-1]
     return last.name.text if isinstance(last, Call) else ""
-

@@ -72,7 +72,9 @@ class Run:
                 number += 1
                 path = root / f"{stem}-{number}"
             except OSError as error:
-                raise UsageError(f"cannot make a run folder in '{root}': {error.strerror}", help="--out FOLDER") from error
+                raise UsageError(
+                    f"cannot make a run folder in '{root}': {error.strerror}", help="--out FOLDER"
+                ) from error
         (path / "pipeline.flow").write_text(flow.source, encoding="utf-8")
         write_json(path / "plan.json", to_json(plan))
         write_json(path / "run.json", {"version": FORMAT, "started": now.isoformat(), **settings, **_host()})
@@ -143,7 +145,9 @@ def read_records(path: Path) -> Iterator[Record]:
         except (ValueError, ValidationError, AttributeError) as error:
             if number == len(lines):
                 return  # the line that a kill tore
-            raise DataError(f"{log}:{number}: damaged record", help="remove the line; its question runs again") from error
+            raise DataError(
+                f"{log}:{number}: damaged record", help="remove the line; its question runs again"
+            ) from error
 
 
 def info(path: Path) -> RunInfo:

@@ -102,7 +102,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Prompt:
-    """prompt NAME = \"\"\"template\"\"\" """
+    """prompt NAME = \"\"\"template\"\"\""""
 
     name: Name
     template: Value

@@ -46,11 +46,15 @@ def notes(results: Results) -> list[str]:
     """Return what a reader must know before comparing these figures."""
     found = []
     if results.cached:
-        found.append(f"{results.cached} answers hold steps from the cache; their seconds are other runs' and not counted")
+        found.append(
+            f"{results.cached} answers hold steps from the cache; their seconds are other runs' and not counted"
+        )
     if results.zoo == "toy":
         found.append("toy zoo: random weights, the answers are noise")
     if results.batch != "1":
-        found.append(f"seconds at batch {results.batch}, waiting for the batch included; --batch 1 is the paper's protocol")
+        found.append(
+            f"seconds at batch {results.batch}, waiting for the batch included; --batch 1 is the paper's protocol"
+        )
     return found
 
 

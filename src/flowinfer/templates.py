@@ -65,7 +65,9 @@ class TemplateCheck:
         elif result:
             number, count = int(result[1]), len(earlier)
             if not 1 <= number <= count:
-                stages = "no stage precedes" if not count else f"{count} stage{'s precede' if count > 1 else ' precedes'}"
+                stages = (
+                    "no stage precedes" if not count else f"{count} stage{'s precede' if count > 1 else ' precedes'}"
+                )
                 hint = f"use {{result_{count}}} or {{prev}}" if count else "use {question} only"
                 self._report.error("E0401", f"'{{{name}}}' is too early: {stages}", span, hint)
         elif name not in labels:

@@ -60,8 +60,16 @@ def build(folder: Path) -> Path:
 
 def _build_model(name: str, folder: Path, *, seed: int) -> None:
     import torch
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-    from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    from transformers import (
+        GenerationConfig,
+        LlamaConfig,
+        LlamaForCausalLM,
+        PreTrainedTokenizerFast,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -112,9 +120,7 @@ def _tokenizer(name: str) -> tuple[Tokenizer, dict[str, str], str]:
     if name == "Yi":
         tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
         tokenizer.normalizer = normalizers.Replace(" ", "▁")
-        tokenizer.decoder = decoders.Sequence(
-            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-        )
+        tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
         specials = ["<unk>", "<|im_start|>", "<|im_end|>"]
         fallback = [f"<0x{value:02X}>" for value in range(256)]
         trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=specials + fallback, show_progress=False)

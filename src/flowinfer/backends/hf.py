@@ -133,7 +133,8 @@ def _load_weights(
         arguments["quantization_config"] = _quantization(spec)
         arguments["device_map"] = {"": device}
         return AutoModelForCausalLM.from_pretrained(spec.ref, **arguments).eval()
-    return AutoModelForCausalLM.from_pretrained(spec.ref, **arguments).to(device).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(spec.ref, **arguments)
+    return model.to(device).eval()
 
 
 def _quantization(spec: ModelSpec) -> Any:  # untyped in transformers

@@ -1,4 +1,7 @@
-"""Backend `openai`: any endpoint that speaks OpenAI's chat completions. Text only: it cannot be a head of a `|` group."""
+"""Backend `openai`: any endpoint that speaks OpenAI's chat completions.
+
+Text only: it cannot be a head of a `|` group.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class BatchSession:
         self._device = model.device
         self._rows: list[int] = []
         self._next_handle = 0
-        self._cache: DynamicCache | None = None
+        self._cache: Any = None  # a DynamicCache, whose layers all have keys and values here
         self._live = torch.zeros(0, 0, dtype=torch.bool, device=self._device)  # (B, C)
         self._lengths: list[int] = []
         self._logits = torch.zeros(0, 0)
@@ -120,7 +120,7 @@ class BatchSession:
         """Columns of the cache, dead ones included."""
         return int(self._live.shape[1])
 
-    def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor, Tensor]:
+    def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Tensor, Tensor]:
         width = max(len(prompt) for prompt in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.int64)
         live = torch.zeros(len(prompts), width, dtype=torch.bool)
@@ -135,9 +135,7 @@ class BatchSession:
         return cache, live, self._forward(ids, live, positions, cache, empty)
 
     @torch.inference_mode()
-    def _forward(
-        self, ids: Tensor, fresh: Tensor, positions: Tensor, cache: DynamicCache, before: Tensor
-    ) -> Tensor:
+    def _forward(self, ids: Tensor, fresh: Tensor, positions: Tensor, cache: Any, before: Tensor) -> Tensor:
         """Run the model over new columns; return the last column's logits, (B, V_k)."""
         width = ids.shape[1]
         visible = torch.cat([before, fresh], dim=1)[:, None, :]  # (B, 1, C + L)
@@ -158,7 +156,7 @@ class BatchSession:
         )
         return output.logits[:, -1]  # type: ignore[no-any-return]  # the model is untyped
 
-    def _merge(self, cache: DynamicCache, live: Tensor) -> None:
+    def _merge(self, cache: Any, live: Tensor) -> None:
         """Put new rows under the batch, both padded on the left to the same number of columns."""
         assert self._cache is not None, "merging needs a batch"
         width = max(self._live.shape[1], live.shape[1])

@@ -16,7 +16,9 @@ _FORMS = ("full", "concise", "github")
 
 
 def command(
-    files: Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help=".flow files; '-' is standard input.")] = None,
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE]...", help=".flow files; '-' is standard input.")
+    ] = None,
     expression: Expression = None,
     zoo: ZooOption = None,
     set_: SetOption = None,

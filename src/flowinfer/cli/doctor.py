@@ -30,7 +30,13 @@ def _finding(name: str, found: str, state: str = "ok", cure: str = "") -> dict[s
 
 def _packages() -> list[dict[str, Any]]:
     findings = [_finding("python", platform.python_version())]
-    for name, least in (("flowinfer", ""), ("torch", "2.11"), ("transformers", "5.17"), ("tokenizers", ""), ("datasets", "")):
+    for name, least in (
+        ("flowinfer", ""),
+        ("torch", "2.11"),
+        ("transformers", "5.17"),
+        ("tokenizers", ""),
+        ("datasets", ""),
+    ):
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -50,7 +56,10 @@ def _devices() -> list[dict[str, Any]]:
     from flowinfer.machine import cuda_device_count, this_machine
 
     findings = [
-        _finding(device.name, f"{device.title}, {device.free_bytes / 1e9:.1f} of {device.total_bytes / 1e9:.1f} GB free")
+        _finding(
+            device.name,
+            f"{device.title}, {device.free_bytes / 1e9:.1f} of {device.total_bytes / 1e9:.1f} GB free",
+        )
         for device in this_machine().devices
     ]
     if not cuda_device_count():
@@ -59,7 +68,9 @@ def _devices() -> list[dict[str, Any]]:
     import torch
 
     if not torch.cuda.is_available():
-        findings.append(_finding("cuda", "a device, but torch cannot use it", "missing", "install a CUDA build of torch"))
+        findings.append(
+            _finding("cuda", "a device, but torch cannot use it", "missing", "install a CUDA build of torch")
+        )
     return findings
 
 
@@ -92,5 +103,7 @@ def _extras() -> list[dict[str, Any]]:
         findings.append(_finding(what, "there" if is_there else "not there", "ok" if is_there else "note", cure))
     has_font = has_chinese_font()
     cure = "" if has_font else "install a CJK font, e.g. fonts-noto-cjk, to draw Chinese names in png"
-    findings.append(_finding("Chinese font for png", "there" if has_font else "not there", "ok" if has_font else "note", cure))
+    findings.append(
+        _finding("Chinese font for png", "there" if has_font else "not there", "ok" if has_font else "note", cure)
+    )
     return findings

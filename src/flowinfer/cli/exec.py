@@ -38,7 +38,8 @@ def command(
     set_: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
     resume: Annotated[
-        str | None, typer.Option(metavar="[RUN]", help="Go on with a run: its name, or nothing for the latest.")
+        str | None,
+        typer.Option(metavar="[RUN]", help="Go on with a run: its name, or nothing for the latest."),
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write cached steps.")] = False,
     allow_cached_latency: Annotated[
@@ -90,7 +91,7 @@ def command(
         allow_cached_latency=allow_cached_latency,
         settings={"sample": sample, "seed": seed, "limit": limit, "zoo_why": _why(flow)},
     )
-    results = _evaluate(flow, questions, request, quiet=quiet or json_ and not sys.stderr.isatty())
+    results = _evaluate(flow, questions, request, quiet=quiet or (json_ and not sys.stderr.isatty()))
     if json_:
         print(json.dumps(_plain(results), ensure_ascii=False))
     else:

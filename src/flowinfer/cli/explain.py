@@ -16,13 +16,14 @@ def command(
     from flowinfer.codes import CODES
 
     if code is None:
-        for name, entry in CODES.items():
-            print(f"{name}  {entry.title}")
+        for name, listed in CODES.items():
+            print(f"{name}  {listed.title}")
         return
     entry = CODES.get(code.upper())
     if entry is None:
         raise UsageError(f"unknown code '{code}'", help="`flowinfer explain` lists all codes")
-    print(f"{code.upper()}: {entry.title}\n\n{entry.text}\n\nwrong:\n{_indented(entry.wrong)}\n\nright:\n{_indented(entry.right)}")
+    examples = f"wrong:\n{_indented(entry.wrong)}\n\nright:\n{_indented(entry.right)}"
+    print(f"{code.upper()}: {entry.title}\n\n{entry.text}\n\n{examples}")
 
 
 def _indented(text: str) -> str:

@@ -13,7 +13,15 @@ from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, rea
 from flowinfer.errors import UsageError
 
 _FORMS = ("text", "mermaid", "dot", "svg", "png")
-_SUFFIXES = {".txt": "text", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot", ".svg": "svg", ".png": "png"}
+_SUFFIXES = {
+    ".txt": "text",
+    ".mmd": "mermaid",
+    ".mermaid": "mermaid",
+    ".dot": "dot",
+    ".gv": "dot",
+    ".svg": "svg",
+    ".png": "png",
+}
 
 
 def command(

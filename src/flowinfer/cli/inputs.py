@@ -14,7 +14,8 @@ from flowinfer.spec import Flow
 
 FlowFile = Annotated[str | None, typer.Argument(metavar="[FILE]", help="A .flow file; '-' reads standard input.")]
 Expression = Annotated[
-    str | None, typer.Option("-e", "--expression", metavar="FLOW", help="The flow itself, e.g. 'Qwen -> (Yi | Ds)'.")
+    str | None,
+    typer.Option("-e", "--expression", metavar="FLOW", help="The flow itself, e.g. 'Qwen -> (Yi | Ds)'."),
 ]
 ZooOption = Annotated[str | None, typer.Option("--zoo", metavar="NAME|FILE", help="Where model names come from.")]
 SetOption = Annotated[
@@ -41,9 +42,7 @@ def read_input(file: str | None, expression: str | None) -> tuple[str, str, Path
     return read_flow(Path(file)), file, Path(file).parent
 
 
-def read_checked(
-    file: str | None, expression: str | None, zoo: str | None, sets: Sequence[str] | None
-) -> Flow:
+def read_checked(file: str | None, expression: str | None, zoo: str | None, sets: Sequence[str] | None) -> Flow:
     """Return the checked flow and print its warnings on standard error.
 
     Raises:

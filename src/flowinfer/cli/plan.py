@@ -43,7 +43,9 @@ def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices:
     machine = _machine(devices) if devices else this_machine()
     plan = place(plans.compile(flow), machine)
     if as_json:
-        print(json.dumps(plans.to_json(plan) | {"zoo": flow.zoo, "zoo_why": flow.zoo_why}, ensure_ascii=False, indent=1))
+        print(
+            json.dumps(plans.to_json(plan) | {"zoo": flow.zoo, "zoo_why": flow.zoo_why}, ensure_ascii=False, indent=1)
+        )
         return
     print(f"flow {flow.name}: {len(plan.steps)} steps, prompts '{plan.prompts}', zoo {flow.zoo} ({flow.zoo_why})")
     if flow.zoo_note:

@@ -78,7 +78,9 @@ def _show_run(path: Path, records: list[Record], chosen: list[Record], console: 
 def _show_question(record: Record, console: Console, with_prompts: bool) -> None:
     question, trace, score = record.question, record.trace, record.score
     choices = "".join(f"\n{letter}. {text}" for letter, text in question.choices.items())
-    console.print(Panel(escape(question.question + choices), title=f"question {escape(question.id)}", title_align="left"))
+    console.print(
+        Panel(escape(question.question + choices), title=f"question {escape(question.id)}", title_align="left")
+    )
     for step in trace.steps:
         if with_prompts:
             for node, prompt in step.prompts.items():

@@ -18,8 +18,20 @@ _GAP, _BRANCH_GAP, _BEND = 44.0, 18.0, 30.0
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
 """Colours that colour-blind readers can tell apart. Source: Okabe and Ito, 2008, two added."""
 
-LIGHT: Mapping[str, str] = {"ink": "#1b1f24", "soft": "#57606a", "line": "#8c959f", "paper": "#ffffff", "fill": "#f6f8fa"}
-DARK: Mapping[str, str] = {"ink": "#e6edf3", "soft": "#9da7b3", "line": "#6e7681", "paper": "#0d1117", "fill": "#161b22"}
+LIGHT: Mapping[str, str] = {
+    "ink": "#1b1f24",
+    "soft": "#57606a",
+    "line": "#8c959f",
+    "paper": "#ffffff",
+    "fill": "#f6f8fa",
+}
+DARK: Mapping[str, str] = {
+    "ink": "#e6edf3",
+    "soft": "#9da7b3",
+    "line": "#6e7681",
+    "paper": "#0d1117",
+    "fill": "#161b22",
+}
 
 
 @dataclass(frozen=True)
@@ -178,7 +190,13 @@ def _group(group: Parallel, colours: Mapping[str, str], *, is_end: bool) -> _Sha
     top = min(0.0, middle - join.axis)
     elements.append(_moved(join, out, middle - join.axis))
     shifted = tuple([f'<g transform="translate(0 {-top:.1f})">', *elements, "</g>"])
-    return _Shape(out + join.width, max(height, middle + join.height - join.axis) - top, middle - top, shifted, forks=True)
+    return _Shape(
+        out + join.width,
+        max(height, middle + join.height - join.axis) - top,
+        middle - top,
+        shifted,
+        forks=True,
+    )
 
 
 def _join(title: str, *, is_fuse: bool) -> _Shape:

@@ -147,7 +147,7 @@ def _verticals(height: int, axes: Sequence[int], middle: int, marks: str, *, is_
         middle: row of the line outside.
         marks: corner at the top, tee, corner at the bottom, straight, cross, tee without branch, bar.
     """
-    top, tee, bottom, straight, cross, plain, bar = marks
+    top, tee, bottom, straight, cross, plain, bar = tuple(marks)
     column = []
     for row in range(height):
         has_branch, is_middle = row in axes, row == middle
@@ -190,7 +190,9 @@ def _upright(block: Block) -> Block:
 
 def _tall_series(blocks: Sequence[Block]) -> Block:
     """Put blocks under one another, their lines in one column, joined by arrows."""
-    upright = [_upright(block) if block.lines[0].startswith("┌") and len(block.lines) <= 4 else block for block in blocks]
+    upright = [
+        _upright(block) if block.lines[0].startswith("┌") and len(block.lines) <= 4 else block for block in blocks
+    ]
     left = max(block.axis for block in upright)
     width = left + max(block.width - block.axis for block in upright)
     rows: list[str] = []
@@ -235,7 +237,7 @@ def _tall_group(group: Parallel, *, is_end: bool) -> Block:
 
 
 def _horizontal(width: int, axes: Sequence[int], middle: int, marks: str, plain: str, cross: str) -> str:
-    first, tee, last = marks
+    first, tee, last = tuple(marks)
     row = []
     for column in range(width):
         has_branch, is_middle = column in axes, column == middle

@@ -103,7 +103,8 @@ class Mixer:
         )
         if topk == "certified" and not (is_flat_mean and temperature == 0):
             raise UsageError(
-                "topk=certified serves greedy groups of models with fuse=mean only", help="use topk=auto or dense"
+                "topk=certified serves greedy groups of models with fuse=mean only",
+                help="use topk=auto or dense",
             )
         return topk == "certified" or (
             topk == "auto" and is_flat_mean and temperature == 0 and len(set(self._devices)) > 1

@@ -98,14 +98,14 @@ class ReferenceDecoder:
         if taken:
             for k, session in enumerate(self._sessions):
                 start = time.perf_counter()
-                handles = session.add([row.prompts[k].ids for row in taken])
+                handles = session.add([live.prompts[k].ids for live in taken])
                 self._wait_for(k)
                 share = (time.perf_counter() - start) / len(taken)
-                for row, handle in zip(taken, handles, strict=True):
-                    row.handles.append(handle)
-                    row.heads[k].forward_seconds += share
-            for row in taken:
-                row.batch = num_live + len(taken)
+                for live, handle in zip(taken, handles, strict=True):
+                    live.handles.append(handle)
+                    live.heads[k].forward_seconds += share
+            for live in taken:
+                live.batch = num_live + len(taken)
         return [*outcomes, *taken]
 
     def _misfit(self, prompts: Sequence[Prompt]) -> str | None:
@@ -122,9 +122,7 @@ class ReferenceDecoder:
     @torch.inference_mode()
     def _advance(self, live: list[LiveRow]) -> None:
         """Emit one token in every live row and feed it to every head."""
-        logits = [
-            session.logits([row.handles[k] for row in live]) for k, session in enumerate(self._sessions)
-        ]
+        logits = [session.logits([row.handles[k] for row in live]) for k, session in enumerate(self._sessions)]
         start = time.perf_counter()
         slots, values, margins, heads, transfers = self._choose(logits, live)
         chosen = slots.tolist()
@@ -145,7 +143,7 @@ class ReferenceDecoder:
     def _choose(
         self, logits: Sequence[Tensor], live: Sequence[LiveRow]
     ) -> tuple[Tensor, Tensor, list[float], Sequence[Tensor], list[float]]:
-        """Return slots (B,), fused probabilities (B,), leads over the runner-up, heads' probabilities, transfer times."""
+        """Return slots (B,), their fused probabilities (B,), leads, heads' probabilities, and transfer seconds."""
         states = torch.tensor([row.utf8_state for row in live], device=self._mixer.device)
         probs = self._mixer.lift(logits)
         if self._mixer.is_certified:

@@ -28,9 +28,7 @@ def greedy(fused: Tensor, allowed: Tensor) -> Tensor:
     return fused.masked_fill(~allowed, -1.0).argmax(-1)
 
 
-def sample(
-    fused: Tensor, allowed: Tensor, decoding: Decoding, generators: list[torch.Generator]
-) -> Tensor:
+def sample(fused: Tensor, allowed: Tensor, decoding: Decoding, generators: list[torch.Generator]) -> Tensor:
     """Draw one allowed slot of each row, after temperature and nucleus.
 
     The draw inverts the cumulative distribution at one uniform number of the row's own stream, so a row's text is the

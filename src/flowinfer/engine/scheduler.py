@@ -65,7 +65,7 @@ def execute(
     )
     make = Work.factory(plan, vote, question_text)
     try:
-        yield from runner.run((make(question) for question in questions))
+        yield from runner.run(make(question) for question in questions)
     finally:
         if models is None:
             runner.pool.close()

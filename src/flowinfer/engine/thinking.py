@@ -8,7 +8,7 @@ _OPEN, _CLOSE = "<think>", "</think>"
 def strip_thinking(text: str, *, opened: bool = False) -> str:
     """Return a text without its thinking.
 
-    A closing tag without an opening one cuts everything before it, since the opening tag may stand in the chat template.
+    A closing tag without an opening one cuts everything before it: the opening tag may stand in the template.
     An opening tag that is never closed leaves what stood before it.
 
     Args:

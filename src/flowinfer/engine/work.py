@@ -77,7 +77,11 @@ class Work:
             )
         answer, reason = self._answer()
         return Trace(
-            question_id=self.question.id, answer=answer, finish_reason=reason, seconds=self._seconds(), steps=steps
+            question_id=self.question.id,
+            answer=answer,
+            finish_reason=reason,
+            seconds=self._seconds(),
+            steps=steps,
         )
 
     def _answer(self) -> tuple[str, FinishReason]:

@@ -99,7 +99,7 @@ def _check_ids(tokenizer: Tokenizer, tokens: TokenBytes) -> None:
         if piece is not None and token_id not in added and _is_utf8(piece)
     ]
     decoded = tokenizer.decode_batch([[anchor, i, anchor] for i in ids], skip_special_tokens=False)
-    wrong = [i for i, text in zip(ids, decoded, strict=True) if text.encode() != b"a%ba" % tokens.pieces[i]]
+    wrong = [i for i, text in zip(ids, decoded, strict=True) if text.encode() != b"a%ba" % (tokens.pieces[i] or b"")]
     if wrong:
         shown = ", ".join(f"{i} ({tokens.pieces[i]!r})" for i in wrong[:5])
         raise LoadError(

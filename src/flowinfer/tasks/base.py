@@ -99,9 +99,7 @@ def _load(name: str, data: Mapping[str, Path]) -> Dataset:
     if name in known:
         task = registry.load(known[name])
         if not isinstance(task, Task):
-            raise UsageError(
-                f"task '{name}' is not a flowinfer.tasks.sources.Task", help="update its package"
-            )
+            raise UsageError(f"task '{name}' is not a flowinfer.tasks.sources.Task", help="update its package")
         path = data.get(name)
         if path is None:
             return Dataset(name, name, tuple(task.fetch()), "", task.hub)
@@ -112,16 +110,10 @@ def _load(name: str, data: Mapping[str, Path]) -> Dataset:
     if path.suffix == ".jsonl" or path.is_file():
         questions = tuple(generic.read(path))
         if not questions:
-            raise DataError(
-                f"{path}: no questions", help='write {"question": ..., "answer": ...}, one a line'
-            )
+            raise DataError(f"{path}: no questions", help='write {"question": ..., "answer": ...}, one a line')
         return Dataset(name, path.stem, questions, "", str(path))
     close = get_close_matches(name, known, n=1)
-    cure = (
-        f"did you mean '{close[0]}'?"
-        if close
-        else f"use one of {', '.join(known)}, or a path to a .jsonl file"
-    )
+    cure = f"did you mean '{close[0]}'?" if close else f"use one of {', '.join(known)}, or a path to a .jsonl file"
     raise UsageError(f"unknown data set '{name}'", help=cure)
 
 

@@ -69,9 +69,7 @@ def _rows(file: Path, names: Mapping[str, str]) -> Iterator[Question]:
     missing = [name for name in ("question", *_LETTERS, "answer") if name not in (reader.fieldnames or ())]
     if missing:
         columns = ", ".join(f"'{name}'" for name in missing)
-        raise malformed(
-            file, 1, f"missing columns: {columns}", "the first line must be: id,question,A,B,C,D,answer"
-        )
+        raise malformed(file, 1, f"missing columns: {columns}", "the first line must be: id,question,A,B,C,D,answer")
     for number, row in enumerate(reader):
         line = reader.line_num
         if any(row[name] is None for name in ("question", *_LETTERS, "answer")):
@@ -87,9 +85,7 @@ def _rows(file: Path, names: Mapping[str, str]) -> Iterator[Question]:
         yield _question(subject, str(row.get("id") or number), row, answer, names)
 
 
-def _question(
-    subject: str, number: str, row: Mapping[str, object], answer: str, names: Mapping[str, str]
-) -> Question:
+def _question(subject: str, number: str, row: Mapping[str, object], answer: str, names: Mapping[str, str]) -> Question:
     return Question(
         id=f"{subject}/{number}",
         question=str(row["question"]),

@@ -73,7 +73,5 @@ def _choices(item: JsonLine) -> Mapping[str, str]:
     if isinstance(value, list) and len(value) <= 26:
         value = {chr(ord("A") + index): text for index, text in enumerate(value)}
     if not isinstance(value, dict) or not all(isinstance(text, (str, int, float)) for text in value.values()):
-        raise item.complain(
-            "'choices' is not an object of texts", 'write "choices": {"A": "...", "B": "..."}'
-        )
+        raise item.complain("'choices' is not an object of texts", 'write "choices": {"A": "...", "B": "..."}')
     return {str(letter): str(text) for letter, text in value.items()}

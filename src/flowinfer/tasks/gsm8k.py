@@ -26,9 +26,7 @@ def read(path: Path) -> Sequence[Question]:
         raise DataError(f"{file}: no questions", help=f"give {_LOCAL}")
     for line, question in enumerate(questions, start=1):
         if not any(character.isdigit() for character in question.reference):
-            raise malformed(
-                file, line, f"the answer holds no number: '{question.reference[:40]}'", f"give {_LOCAL}"
-            )
+            raise malformed(file, line, f"the answer holds no number: '{question.reference[:40]}'", f"give {_LOCAL}")
     return questions
 
 

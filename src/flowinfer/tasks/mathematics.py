@@ -10,9 +10,7 @@ from flowinfer.results import Question
 from flowinfer.tasks import generic
 from flowinfer.tasks.sources import JsonLine, Task, fetch_split, json_array, json_lines, malformed, read_text
 
-_LOCAL = (
-    "a DeepMind mathematics_dataset txt file or folder, or MATH-style json (problem, answer, subject, level)"
-)
+_LOCAL = "a DeepMind mathematics_dataset txt file or folder, or MATH-style json (problem, answer, subject, level)"
 _CURE = f"without network: --data mathematics=PATH, {_LOCAL}"
 
 
@@ -33,9 +31,7 @@ def _files(folder: Path) -> Sequence[Path]:
     found = sorted(path for path in folder.iterdir() if path.suffix in (".txt", ".json", ".jsonl"))
     kinds = sorted({path.suffix for path in found})
     if len(kinds) > 1:
-        raise DataError(
-            f"{folder}: holds {' and '.join(kinds)} files", help="give one file, or a folder of one form"
-        )
+        raise DataError(f"{folder}: holds {' and '.join(kinds)} files", help="give one file, or a folder of one form")
     if not found:
         raise DataError(f"{folder}: no txt, json or jsonl files", help=f"give {_LOCAL}")
     return found
@@ -57,9 +53,7 @@ def _module(file: Path) -> Iterator[Question]:
     while lines and not lines[-1].strip():
         lines.pop()
     if len(lines) % 2:
-        raise malformed(
-            file, len(lines), "a question without an answer line", "write questions and answers in turn"
-        )
+        raise malformed(file, len(lines), "a question without an answer line", "write questions and answers in turn")
     for index in range(0, len(lines), 2):
         for offset in (0, 1):
             if not lines[index + offset].strip():

@@ -79,9 +79,7 @@ def read_text(path: Path) -> str:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 (byte {error.start})", help="save the file with encoding UTF-8"
-        ) from error
+        raise DataError(f"{path}: not UTF-8 (byte {error.start})", help="save the file with encoding UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}", help="check the path of --data or --dataset") from error
     return text.replace("\r\n", "\n")
@@ -102,9 +100,7 @@ def _object(path: Path, number: int, line: str) -> JsonLine:
     try:
         value = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
-        reason = (
-            f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
-        )
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
         raise malformed(path, number, f"not JSON: {reason}", "write one JSON object per line") from None
     if not isinstance(value, dict):
         raise malformed(
@@ -124,9 +120,7 @@ def json_array(path: Path) -> Iterator[JsonLine]:
         values = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
-        raise malformed(
-            path, line, "not JSON", "give a JSON array of objects, or JSON lines as .jsonl"
-        ) from None
+        raise malformed(path, line, "not JSON", "give a JSON array of objects, or JSON lines as .jsonl") from None
     if not isinstance(values, list):
         raise malformed(path, 1, "not a JSON array", "give a JSON array of objects, or JSON lines as .jsonl")
     for number, value in enumerate(values, start=1):
@@ -146,9 +140,7 @@ def fetch_split(repository: str, config: str | None, split: str, *, cure: str) -
     try:
         rows = datasets.load_dataset(repository, config, split=split)
         return [dict(row) for row in rows]
-    except (
-        Exception
-    ) as error:  # the hub, the network and the cache fail in dozens of ways; all mean: not there
+    except Exception as error:  # the hub, the network and the cache fail in dozens of ways; all mean: not there
         name = repository if config is None else f"{repository} ({config})"
         reason = (str(error).strip().split("\n") or [""])[0] or type(error).__name__
         raise DataError(f"cannot load '{name}' from the Hugging Face hub: {reason}", help=cure) from error

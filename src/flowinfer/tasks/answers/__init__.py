@@ -90,9 +90,7 @@ def _find_exact(text: Text, choices: Mapping[str, str] | None) -> Found:
     anchored = last_anchor(text)
     part = anchored or text
     content = part.string.strip().strip("*`\"'").rstrip("。.").strip()
-    return Found(
-        content or None, "ok" if content else "no_answer", "anchor" if anchored else "whole", part.span()
-    )
+    return Found(content or None, "ok" if content else "no_answer", "anchor" if anchored else "whole", part.span())
 
 
 def _is_right(task: str, value: str, reference: str, choices: Mapping[str, str] | None) -> bool:

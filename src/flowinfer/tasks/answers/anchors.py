@@ -30,12 +30,11 @@ _ANCHOR = re.compile(
     rf"|(?P<correction>(?i:{_CORRECTION}))"
 )
 _NEGATION = re.compile(
-    r"^[\s*_:\"']*(?:definitely |certainly |clearly )?(?:not\b|n't|never\b|neither\b|isn't|不是|并非|不为|非|不)(?!\s*only)",
+    r"^[\s*_:\"']*(?:definitely |certainly |clearly )?"
+    r"(?:not\b|n't|never\b|neither\b|isn't|不是|并非|不为|非|不)(?!\s*only)",
     re.I,
 )
-_NEGATED_BEFORE = re.compile(
-    r"(?:not the|isn't the|不是|并非|没有|不存在|no|n't be the)\s*(?:正确|correct)?\s*$", re.I
-)
+_NEGATED_BEFORE = re.compile(r"(?:not the|isn't the|不是|并非|没有|不存在|no|n't be the)\s*(?:正确|correct)?\s*$", re.I)
 _END = re.compile(r"\n|(?<=\S)\.\s|(?<!\\)[。!?;]")
 _HEDGE = re.compile(r"^\s*(?:either|maybe|perhaps|unclear|unknown|可能|也许|不确定|无法)", re.I)
 
@@ -55,9 +54,7 @@ def anchored(text: Text) -> Iterator[Text]:
         begin = match.end()
         rest = string[begin:]
         skipped = len(rest) - len(rest.lstrip(" \t*_:`"))
-        if rest[skipped : skipped + 1] == "\n" or (
-            match["hash"] is None and rest[skipped : skipped + 2] == "\r\n"
-        ):
+        if rest[skipped : skipped + 1] == "\n" or (match["hash"] is None and rest[skipped : skipped + 2] == "\r\n"):
             skipped = len(rest) - len(rest.lstrip(" \t*_:`\r\n"))
         begin += skipped
         tail = string[begin : begin + 400]

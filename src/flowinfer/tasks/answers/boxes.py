@@ -33,12 +33,12 @@ def boxes(text: str) -> Iterator[Box]:
             yield Box(start, end, match.start(), True)
             position = end
             continue
-        end = closing_brace(text, start)
-        if end is None:
+        closed = closing_brace(text, start)
+        if closed is None:
             yield Box(start + 1, len(text), match.start(), False)
             return
-        yield Box(start + 1, end, match.start(), True)
-        position = end + 1
+        yield Box(start + 1, closed, match.start(), True)
+        position = closed + 1
 
 
 def closing_brace(text: str, start: int) -> int | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 from flowinfer.tasks.answers.anchors import anchored, last_boxed
 from flowinfer.tasks.answers.text import Found, Text
 
 _NEGATIVE = re.compile(
-    r"错|不对|不正确|不符|不是|不选|不能选|不成立|并非|排除|有误|均非|不属于|不合|incorrect|wrong|false|\bnot\b|n't|eliminat|rule[ds]? out|\bno\b",
+    r"错|不对|不正确|不符|不是|不选|不能选|不成立|并非|排除|有误|均非|不属于|不合"
+    r"|incorrect|wrong|false|\bnot\b|n't|eliminat|rule[ds]? out|\bno\b",
     re.I,
 )
 _POSITIVE = re.compile(r"正确|是对的|对的|成立|符合|才是|最合适|最佳|无误|correct|right|true|best", re.I)
@@ -18,9 +20,7 @@ _BEFORE_WORD = re.compile(
     r"(?:vitamin|plan|hepatitis|type|grade|class|point|group|team|section|part|appendix|维生素|维他命|肝炎|方案|计划)\s*$",
     re.I,
 )
-_AFTER_WORD = re.compile(
-    r"^\s?(?:同学|先生|型|股|超|语言|君|城|市|楼|级|座|点|公司|队|车|国|地|厂|人|[+#]|柱|罩)"
-)
+_AFTER_WORD = re.compile(r"^\s?(?:同学|先生|型|股|超|语言|君|城|市|楼|级|座|点|公司|队|车|国|地|厂|人|[+#]|柱|罩)")
 _JOIN = re.compile(
     r"^\s*(?:[、/&+]|和|与|及|或者?|还是|or|and)?\s*(?:选项|option)?\s*[(\[【]?([A-H])[)\]】]?(?![A-Za-z])",
     re.I,
@@ -59,9 +59,7 @@ def _anchored(text: Text, letters: str, choices: Mapping[str, str]) -> Found | N
         match = head.match(tail.string)
         if match and not _is_article(tail.string, match.start(1)):
             rest = tail.string[match.end() :]
-            if re.match(
-                r"[\s)\]】*项]*(?:是|is)?\s*(?:错|不对|不正确|wrong|incorrect|false|not\b)", rest, re.I
-            ):
+            if re.match(r"[\s)\]】*项]*(?:是|is)?\s*(?:错|不对|不正确|wrong|incorrect|false|not\b)", rest, re.I):
                 continue
             several = {match[1].upper()} | _joined(rest, letters)
             span = tail.part(match.start(1), match.end(1)).span()
@@ -155,7 +153,7 @@ def _polarity(text: Text, places: list[int]) -> tuple[set[str], set[str], set[st
     positive: set[str] = set()
     negative: set[str] = set()
     bare: set[str] = set()
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in pairwise(bounds):
         inside = [at for at in places if begin <= at < end]
         if not inside:
             continue

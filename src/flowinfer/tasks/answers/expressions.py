@@ -1,4 +1,4 @@
-"""Algebraic expressions: a small reader of its own, so that no text of a model is ever evaluated, and exact equality."""
+"""Algebraic expressions: a small reader, so that no text of a model is ever evaluated, and exact equality."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class _Refused(Exception):
 def parse_expression(text: str) -> Expression | None:
     """Read an expression, or return None where the text is none.
 
-    Accepts numbers, single letters, + - * / ^ **, parentheses, implicit products, sqrt, pi, log, ln, exp, sin, cos, tan.
+    Accepts numbers, single letters, + - * / ^ **, parentheses, implicit products, sqrt, pi, log, ln, exp,
+    sin, cos, tan.
     Powers and lengths are bounded, so that no text takes long.
     """
     text = text.strip()
@@ -48,9 +49,7 @@ def parse_expression(text: str) -> Expression | None:
     if rational is not None:
         import sympy
 
-        return Expression(
-            text, sympy.Rational(rational.numerator, rational.denominator), frozenset(), rational
-        )
+        return Expression(text, sympy.Rational(rational.numerator, rational.denominator), frozenset(), rational)
     try:
         tokens = _tokens(text)
         reader = _Reader(tokens)

@@ -62,9 +62,7 @@ def plain(text: str) -> str:
     text = re.sub(r"_\s*\{([^{}]*)\}", r"_\1", text)
     text = _MEMBER.sub("", re.sub(r"\\in\b", "∈", text).strip())
     text = re.sub(r"^\$(?=[\d.])", "", text)
-    text = (
-        re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text) if not re.search(r",\s|\d,\d{1,2}(?!\d)", text) else text
-    )
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text) if not re.search(r",\s|\d,\d{1,2}(?!\d)", text) else text
     return re.sub(r"\s+", " ", text).strip().rstrip(".。").strip()
 
 

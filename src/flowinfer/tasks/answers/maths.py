@@ -52,14 +52,8 @@ def kind_of(gold: str) -> Kind:
         return "list"
     if re.fullmatch(r"-?(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]+", text):
         parsed = parse_expression(text)
-        return (
-            "digits"
-            if re.search(r"[a-f]{2}|[a-f]\d|\d[a-f].*[a-f]", text) or parsed is None
-            else "expression"
-        )
-    if re.search(
-        r"[A-Za-z]{2,}", re.sub(r"(?<![A-Za-z])(?:sqrt|pi|log|ln|sin|cos|tan|exp|oo)(?![A-Za-z])", "", text)
-    ):
+        return "digits" if re.search(r"[a-f]{2}|[a-f]\d|\d[a-f].*[a-f]", text) or parsed is None else "expression"
+    if re.search(r"[A-Za-z]{2,}", re.sub(r"(?<![A-Za-z])(?:sqrt|pi|log|ln|sin|cos|tan|exp|oo)(?![A-Za-z])", "", text)):
         return "words"
     return "expression" if parse_expression(text) is not None else "words"
 
@@ -74,9 +68,7 @@ def _gold_text(reference: str) -> str:
 
 def _is_number(text: str) -> bool:
     bare = re.sub(r"^[$€£]|\s*(?:%|°|degrees?|[a-zA-Z]+)$", "", text.strip()).strip()
-    return bool(re.fullmatch(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?", bare)) and any(
-        c.isdigit() for c in bare
-    )
+    return bool(re.fullmatch(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?", bare)) and any(c.isdigit() for c in bare)
 
 
 def _candidates(text: Text, kind: Kind) -> Iterator[tuple[str, Text]]:
@@ -115,9 +107,7 @@ def _read(part: str, kind: Kind, gold: str) -> str | None:
             return str(found.pop()) if len(found) == 1 else None
         case "time":
             times = _TIME.findall(part)
-            return (
-                "{}:{} {}M".format(int(times[-1][0]), times[-1][1], times[-1][2].upper()) if times else None
-            )
+            return f"{int(times[-1][0])}:{times[-1][1]} {times[-1][2].upper()}M" if times else None
         case "letter":
             letter = re.match(r"^[\s(]*(?:option\s*|choice\s*)?([A-Za-z])[\s).]*$", string) or re.match(
                 r"^[\s(]*(?:option\s*|choice\s*)?([A-Za-z])(?:[).:]|\s*=)", string
@@ -140,9 +130,7 @@ def _read(part: str, kind: Kind, gold: str) -> str | None:
 def _read_number(part: str) -> str | None:
     string = plain(part)
     string = re.sub(r"^\s*[a-zA-Z]\w*\s*(?:\([a-z]\))?\s*(?:=|≈|is)\s*", "", string)
-    expression = parse_expression(
-        re.sub(r"\s*(?:%|°|degrees?|units?|[a-z]+)\s*$", "", string.strip().rstrip("."))
-    )
+    expression = parse_expression(re.sub(r"\s*(?:%|°|degrees?|units?|[a-z]+)\s*$", "", string.strip().rstrip(".")))
     if expression is not None and not expression.symbols and expression.value is not None:
         return expression.text
     cleaned = clean(part)
@@ -223,9 +211,7 @@ def _same(shown: str, gold: str, kind: Kind, *, is_ordered: bool) -> bool:
         case "bracketed":
             brackets = shown[0] + shown[-1] == target[0] + target[-1]
             is_set = target[0] == "{"
-            return brackets and _same_items(
-                split_top(shown[1:-1]), split_top(target[1:-1]), is_ordered=not is_set
-            )
+            return brackets and _same_items(split_top(shown[1:-1]), split_top(target[1:-1]), is_ordered=not is_set)
         case "words":
             return _folded(shown) == _folded(target)
     return _same_expression(shown, target)

@@ -26,9 +26,7 @@ _ALTERNATIVE = re.compile(r"^\s*\S{0,8}\s*(?:or|或者|或是|或|还是)\s*[$]?
 
 def clean(part: str) -> str:
     """Return a stretch of text with LaTeX spacing, markup and thousands braces removed."""
-    part = (
-        part.replace("{,}", ",").replace("\\,", "").replace("\\!", "").replace("\\$", "$").replace("\\%", "%")
-    )
+    part = part.replace("{,}", ",").replace("\\,", "").replace("\\!", "").replace("\\$", "$").replace("\\%", "%")
     part = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r" \1 ", part)
     part = _LATEX_FRACTION.sub(_plain_fraction, part)
     part = re.sub(r"<<[^<>]*>>", "", part)
@@ -167,10 +165,7 @@ def _unanchored(text: Text) -> Found:
     cut = _CHECK.search(text.string)
     body = text.part(0, cut.start()) if cut and values(clean(text.string[: cut.start()])) else text
     string = clean(body.string)
-    if len(string) == len(body.string):
-        span_of = body
-    else:
-        span_of = None
+    span_of = body if len(string) == len(body.string) else None
     equal = _after_last_equals(string)
     found = values(string)
     if equal is not None and found:
@@ -183,18 +178,14 @@ def _unanchored(text: Text) -> Found:
     numerals = [match for match in _HAN.finditer(string) if len(match[0]) > 1 or match[0] == "十"]
     if numerals and (value_of := han_value(numerals[-1][0])) is not None:
         match = numerals[-1]
-        return Found(
-            show(value_of), "ok", "last_numeral", _span(span_of, match.start(), match.end()) or body.span()
-        )
+        return Found(show(value_of), "ok", "last_numeral", _span(span_of, match.start(), match.end()) or body.span())
     return Found(None, "no_answer", "none", None)
 
 
 def _has_conclusion(rest: str) -> bool:
     """Return whether a later sentence states a number of its own rather than repeats working."""
     return bool(
-        re.search(
-            r"[.。\n,，]\s*(?:so|thus|therefore|hence|in total|altogether|一共|因此|所以|共)", rest, re.I
-        )
+        re.search(r"[.。\n,，]\s*(?:so|thus|therefore|hence|in total|altogether|一共|因此|所以|共)", rest, re.I)
     )
 
 
