@@ -44,7 +44,7 @@ def sentencepiece(size: int = 420, *, has_dummy_prefix: bool = True) -> Tokenize
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Replace(" ", "▁")
     trainer = trainers.BpeTrainer(vocab_size=size - 259, show_progress=False)
-    trained.train_from_iterator(CORPUS, trainer)
+    trained.train_from_iterator([text.replace("\n", " ") for text in CORPUS], trainer)
     model = json.loads(trained.to_str())["model"]
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
     for piece in model["vocab"]:
