@@ -124,9 +124,7 @@ class _Checker:
     def _params(self, declared: Declared) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for param in declared.params.values():
-            value = self._param(param)
-            if value is not None:
-                values[param.name.text] = value
+            values[param.name.text] = self._param(param)  # None after its problem has been reported
         return values
 
     def _param(self, param: Param) -> Any:  # of the type that the param declares

@@ -22,7 +22,7 @@ CODES: Mapping[str, Entry] = {
         "A flow is made of names, texts in quotes, numbers and the marks -> | & ( ) [ ] { } : , = $ #. Other characters"
         " may stand in comments and quoted texts only.",
         "Qwen -> Yi@latest",
-        'Qwen -> "Yi@latest"',
+        'model "Yi@latest" = "org/yi"\nQwen -> "Yi@latest"',
     ),
     "E0002": Entry(
         "full-width punctuation",
@@ -34,8 +34,8 @@ CODES: Mapping[str, Entry] = {
     "E0003": Entry(
         "text that is not closed",
         'A text in quotes ends on its own line; longer ones stand between """ and """.',
-        'model Qwen = "Qwen/Qwen2.5-7B-Instruct',
-        'model Qwen = "Qwen/Qwen2.5-7B-Instruct"',
+        'model Qwen = "Qwen/Qwen2.5-7B-Instruct\nQwen',
+        'model Qwen = "Qwen/Qwen2.5-7B-Instruct"\nQwen',
     ),
     "E0004": Entry(
         "bracket that is never closed",
@@ -105,12 +105,12 @@ CODES: Mapping[str, Entry] = {
         "model, prompt, param, defaults, let, import and as begin declarations. As a name they stand in quotes. As the"
         " key of an option they need none.",
         "model -> Qwen",
-        '"model" -> Qwen',
+        'model "model" = "org/a"\n"model" -> Qwen',
     ),
     "E0017": Entry(
         "statement that ends too early",
         "Part of a declaration or label is missing.",
-        "let chain =\nQwen",
+        "let chain\nQwen",
         "let chain = Qwen -> Ds\nchain",
     ),
     "E0020": Entry(
@@ -134,8 +134,8 @@ CODES: Mapping[str, Entry] = {
     "E0101": Entry(
         "unknown prompt",
         "prompt= takes the name of a prompt declaration, a role (draft, review, verify), or a template in quotes.",
-        "Qwen[prompt=reveiw]",
-        "Qwen[prompt=review]",
+        "Yi -> Qwen[prompt=reveiw]",
+        "Yi -> Qwen[prompt=review]",
     ),
     "E0102": Entry(
         "unknown fuser",

@@ -190,6 +190,8 @@ def _check_brackets(tokens: Sequence[Token], report: Reporter) -> None:
             return
     for token in stack:
         span = token_span(token, report.file)
+        if any(d.code == "E0003" and d.span.line >= span.line for d in report.diagnostics):
+            return  # the text that is not closed has swallowed the bracket
         report.error("E0004", f"'{token}' is never closed", span, f"add '{_pair(token)}'")
 
 
@@ -373,7 +375,9 @@ _WORDS = {
 
 
 def unexpected(error: UnexpectedInput, tokens: Sequence[Token], report: Reporter) -> None:
-    """Report what the grammar refused, in the user's words."""
+    """Report what the grammar refused, in the user's words; silent where an open text has swallowed the rest."""
+    if any(d.code == "E0003" and d.span.line >= (tokens[0].line or 0) for d in report.diagnostics):
+        return
     found = error.token if isinstance(error, UnexpectedToken) else tokens[-1]
     accepted = error.accepts or error.expected if isinstance(error, UnexpectedToken) else set()
     wanted = sorted({_WORDS[kind] for kind in accepted if kind in _WORDS})

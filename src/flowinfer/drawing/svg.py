@@ -11,7 +11,10 @@ from flowinfer.diagnostics import display_width
 from flowinfer.drawing.labels import fuse_title, join_title, node_label, weight_text
 from flowinfer.spec import Flow, Node, Parallel, Part, Series
 
-FONT = "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', sans-serif"
+FONT = (
+    "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei',"
+    " sans-serif"
+)
 _COLUMN = 8.4
 """Pixels of one terminal column at 15 px."""
 _GAP, _BRANCH_GAP, _BEND = 44.0, 18.0, 30.0

@@ -1,0 +1,171 @@
+"""Checked flows: names, options, weights, roles, prompts; and every refusal word for word."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowinfer.check import check, check_file
+from flowinfer.codes import CODES
+from flowinfer.diagnostics import full
+from flowinfer.errors import FlowError, UsageError
+from flowinfer.spec import Flow, Node, Parallel, Series, nodes
+from tests.zoos import NAMES, PAPER_NAMES
+
+REFUSED = Path(__file__).parent / "flows" / "refused"
+OK = sorted((Path(__file__).parent / "flows" / "ok").glob("*.flow"))
+
+
+def checked(text: str, **options: object) -> Flow:
+    return check(text, zoo=NAMES, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", sorted(REFUSED.glob("*.flow")), ids=lambda path: path.stem)
+def test_a_refused_flow_gets_exactly_this_message(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REFUSED)
+    try:
+        found = check(path.read_bytes().decode(), file=path.name, zoo=PAPER_NAMES).warnings
+    except FlowError as error:
+        found = error.diagnostics
+    assert "\n".join(full(diagnostic) for diagnostic in found) + "\n" == path.with_suffix(".txt").read_text("utf-8")
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_has_a_refused_flow_and_a_right_example(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REFUSED)
+    assert f"[{code}]" in (REFUSED / f"{code}.txt").read_text("utf-8")
+    check(CODES[code].right.replace('import "', 'import "parts/'), zoo=PAPER_NAMES)
+
+
+@pytest.mark.parametrize("path", OK, ids=lambda path: path.stem)
+def test_a_valid_flow_is_accepted(path: Path) -> None:
+    text = path.read_bytes().decode()
+    if path.stem == "full_width":
+        with pytest.raises(FlowError, match="full-width"):
+            checked(text)
+        return
+    assert checked(text).root
+
+
+def test_all_errors_of_a_file_come_in_one_run_sorted_by_place() -> None:
+    with pytest.raises(FlowError) as caught:
+        checked('model A = "a" { devise=1 }\nQwem -> (Yi:1 | Ds) -> A[max_tokens=0]')
+    places = [(d.span.line, d.span.column) for d in caught.value.diagnostics]
+    assert len(places) == 4 and places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("text", "roles"),
+    [
+        ("Qwen", ["draft"]),
+        ("(Qwen | Ds)", ["draft", "draft"]),
+        ("Qwen -> Ds", ["draft", "verify"]),
+        ("Qwen -> Ds -> Yi", ["draft", "review", "verify"]),
+        ("Qwen -> (Ds | Yi)", ["draft", "verify", "verify"]),
+        ("(Qwen | Ds) -> Yi", ["draft", "draft", "verify"]),
+        ("Qwen -> Ds -> (Yi | Qwen)", ["draft", "review", "verify", "verify"]),
+        ("(Qwen -> Ds | Yi)", ["draft", "verify", "draft"]),
+        ("(Qwen & Ds) -> Yi", ["draft", "draft", "verify"]),
+    ],
+)
+def test_roles_come_from_the_place_in_the_flow(text: str, roles: list[str]) -> None:
+    assert [node.role for node in nodes(checked(text).root)] == roles
+
+
+def test_verify_after_one_stage_uses_the_two_phase_words() -> None:
+    two, three = (list(nodes(checked(t).root))[-1].template for t in ("Qwen -> Ds", "Qwen -> Ds -> Yi"))
+    assert two.endswith("问题:{question}.助手回答:{prev}.") and three.endswith("问题:{question}.审校专家分析:{prev}.")
+
+
+def test_weights_are_normalized() -> None:
+    root = checked("(Qwen:3 | Ds:1)").root
+    assert isinstance(root, Parallel) and [b.weight for b in root.branches] == [0.75, 0.25]
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=5))
+def test_normalized_weights_sum_to_one(weights: list[float]) -> None:
+    root = checked("(" + " | ".join(f"Qwen:{w:.4f}" for w in weights) + ")").root
+    assert isinstance(root, Parallel) and sum(b.weight for b in root.branches) == pytest.approx(1, abs=1e-12)
+
+
+def test_options_flow_from_defaults_to_groups_to_stages() -> None:
+    root = checked("defaults { max_tokens=9, seed=3 }\nQwen[max_tokens=4] -> (Ds | Yi)[seed=5] -> Yi").root
+    assert isinstance(root, Series)
+    assert [(p.decoding.max_tokens, p.decoding.seed) for p in root.stages if not isinstance(p, Series)] == [
+        (4, 3),
+        (9, 5),
+        (9, 3),
+    ]
+
+
+def test_fuser_options_get_defaults_and_values() -> None:
+    root = checked("(Qwen | Ds)[fuse=gated, tau=0.8]").root
+    assert isinstance(root, Parallel)
+    assert (root.decoding.fuse, dict(root.decoding.fuse_options)) == ("gated", {"tau": 0.8, "primary": ""})
+
+
+def test_a_let_is_expanded_in_place() -> None:
+    direct, named = checked("Qwen -> Ds -> (Yi | Qwen)"), checked("let chain = Qwen -> Ds\nchain -> (Yi | Qwen)")
+    assert [n.role for n in nodes(direct.root)] == [n.role for n in nodes(named.root)]
+    assert isinstance(named.root, Series) and len(named.root.stages) == 3
+
+
+def test_params_take_their_default_or_the_override() -> None:
+    text = "param cap: int = 64\nQwen[max_tokens=$cap]"
+    for overrides, cap in (({}, 64), ({"cap": "8"}, 8)):
+        root = checked(text, overrides=overrides).root
+        assert isinstance(root, Node) and root.decoding.max_tokens == cap
+
+
+def test_set_also_reaches_the_defaults() -> None:
+    root = checked("Qwen", overrides={"max_tokens": "7", "prompts": "en"}).root
+    assert isinstance(root, Node) and root.decoding.max_tokens == 7 and root.template.startswith("You are")
+
+
+@pytest.mark.parametrize("override", [{"cap": "3"}, {"max_tokens": "no"}, {"prompts": "nope"}, {"top_p": "7"}])
+def test_an_override_that_fits_nothing_is_a_usage_error(override: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="--set"):
+        checked("Qwen", overrides=override)
+
+
+def test_imports_bring_declarations_relative_to_the_importing_file(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "models.flow").write_text('import "more.flow"\nmodel A = "./weights"\n')
+    (tmp_path / "lib" / "more.flow").write_text('prompt p = "{question}!"\n')
+    (tmp_path / "main.flow").write_text('import "lib/models.flow"\nimport "lib/more.flow"\nA[prompt=p]\n')
+    flow = check_file(tmp_path / "main.flow", zoo=NAMES)
+    assert flow.models["A"].ref == str(tmp_path / "lib" / "weights") and flow.name == "main"
+
+
+def test_a_text_only_model_may_answer_beside_others_but_not_write_with_them() -> None:
+    declared = 'model T = "t" { backend=openai, base_url="http://localhost/v1" }\n'
+    checked(declared + "(T & Qwen) -> T")
+    with pytest.raises(FlowError, match="texts only"):
+        checked(declared + "(T | Qwen)")
+
+
+@given(st.text(max_size=60))
+def test_random_text_is_checked_or_refused_but_never_crashes(text: str) -> None:
+    try:
+        checked(text)
+    except FlowError as error:
+        for diagnostic in error.diagnostics:
+            assert diagnostic.span.line >= 1 and diagnostic.span.column >= 1 and full(diagnostic)
+
+
+def test_the_compiler_half_imports_no_heavy_library() -> None:
+    code = (
+        "import sys, flowinfer.cli\n"
+        "from flowinfer.check import check; from flowinfer import plan, placement, machine\n"
+        "from flowinfer.drawing import text, svg, mermaid, dot\n"
+        "flow = check('Qwen -> (Yi | Ds)', zoo='paper'); text.render(flow); svg.render(flow)\n"
+        "placement.place(plan.compile(flow), machine.Machine((machine.Device('cuda:0', '', 10**12, 10**12),)))\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'tokenizers', 'scipy', 'sympy', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,58 @@
+"""How diagnostics are shown."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from flowinfer.check import check
+from flowinfer.diagnostics import concise, display_width, full, github, to_json
+from flowinfer.errors import Diagnostic, FlowError
+from tests.zoos import PAPER_NAMES
+
+
+def first(text: str) -> Diagnostic:
+    with pytest.raises(FlowError) as caught:
+        check(text, file="s2p.flow", zoo=PAPER_NAMES)
+    return caught.value.diagnostics[0]
+
+
+def test_the_full_form_shows_place_line_caret_and_help() -> None:
+    assert full(first("Qwen -> Dss -> (Yi | Qwen)")) == (
+        "error[E0100]: unknown model 'Dss'\n"
+        " --> s2p.flow:1:9\n"
+        "  |\n"
+        "1 | Qwen -> Dss -> (Yi | Qwen)\n"
+        "  |         ^^^\n"
+        "  = help: did you mean 'Ds'?"
+    )
+
+
+def test_carets_are_as_wide_as_chinese_characters() -> None:
+    lines = full(first("Qwen -> 通义千问 -> Yi")).split("\n")
+    assert lines[4] == "  |         " + "^" * 8
+
+
+def test_columns_are_code_points() -> None:
+    assert to_json(first("千问 -> Qwen"))["end_column"] == 3
+
+
+def test_json_has_exactly_these_keys() -> None:
+    keys = ["code", "severity", "message", "file", "line", "column", "end_line", "end_column", "help"]
+    assert list(json.loads(json.dumps(to_json(first("X"))))) == keys
+
+
+def test_concise_is_one_line() -> None:
+    text = concise(first("Qwen -> Dss"))
+    assert text == "s2p.flow:1:9: error[E0100]: unknown model 'Dss' (did you mean 'Ds'?)"
+
+
+def test_github_escapes_what_would_end_the_command() -> None:
+    text = github(first("Qwen -> Dss"))
+    assert text.startswith("::error file=s2p.flow,line=1,col=9,endColumn=12,title=E0100::") and "\n" not in text
+
+
+@pytest.mark.parametrize(("text", "width"), [("abc", 3), ("千问", 4), ("\tA", 5), ("e\u0301", 1), ("", 0)])
+def test_display_width_counts_terminal_columns(text: str, width: int) -> None:
+    assert display_width(text) == width

@@ -1,0 +1,152 @@
+"""The grammar and the reader of statements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lark import Lark
+
+from flowinfer.formatting import format_text
+from flowinfer.syntax import Call, FlowStatement, Group, Let, Model, Prompt, grammar_text, parse
+
+OK = sorted((Path(__file__).parent / "flows" / "ok").glob("*.flow"))
+
+
+def test_the_grammar_has_no_conflicts_in_strict_mode() -> None:
+    """LALR tables and terminals are free of collisions."""
+    Lark(grammar_text(), parser="lalr", lexer="basic", start=["start", "statement"], strict=True)
+
+
+def test_the_grammar_reads_whole_files_too() -> None:
+    """The file rule of the grammar states what the statement splitter does."""
+    whole = Lark(grammar_text(), parser="lalr", lexer="basic", start=["start", "statement"])
+    tree = whole.parse('model A = "a"\n\nA -> (Qwen | A)\n', start="start")
+    assert len([child for child in tree.children if hasattr(child, "data")]) == 2
+
+
+@pytest.mark.parametrize("path", OK, ids=lambda path: path.stem)
+def test_a_valid_flow_has_its_canonical_form(path: Path) -> None:
+    expected = path.with_suffix(".fmt").read_text(encoding="utf-8")
+    assert format_text(path.read_bytes().decode()) == expected
+    assert format_text(expected) == expected
+
+
+def flow_of(text: str) -> FlowStatement:
+    document = parse(text)
+    assert not document.problems
+    (found,) = [s for s in document.statements if isinstance(s, FlowStatement)]
+    return found
+
+
+def test_a_file_may_be_one_line() -> None:
+    stages = flow_of("Qwen -> Ds -> (Yi | Qwen)").chain.stages
+    assert [type(stage) for stage in stages] == [Call, Call, Group]
+
+
+@pytest.mark.parametrize("name", ["modelX", "letter", "as1", "Qwen2.5-7B", "千问", "promptly", "import_me", "_x"])
+def test_names_may_begin_with_keywords_and_hold_dots_hyphens_and_chinese(name: str) -> None:
+    (call,) = flow_of(name).chain.stages
+    assert isinstance(call, Call) and call.name.text == name
+
+
+def test_an_arrow_ends_a_name_that_touches_it() -> None:
+    assert [s.name.text for s in flow_of("A->B-1->C").chain.stages if isinstance(s, Call)] == ["A", "B-1", "C"]
+
+
+def test_options_may_be_named_like_keywords() -> None:
+    (call,) = flow_of("A[model=1, let=2, prompt=draft, import=x]").chain.stages
+    assert [option.key for option in call.options] == ["model", "let", "prompt", "import"]
+
+
+def test_spans_count_code_points_from_one() -> None:
+    call = flow_of("千问 -> 模型").chain.stages[1]
+    assert (call.span.line, call.span.column, call.span.end_column) == (1, 7, 9)
+
+
+def test_long_texts_are_dedented() -> None:
+    (prompt,) = [s for s in parse('prompt p = """\n    a\n      b\n    """\nQwen').statements if isinstance(s, Prompt)]
+    assert prompt.template.data == "a\n  b"
+
+
+def test_a_mistake_in_one_statement_hides_no_other_statement() -> None:
+    document = parse('let = 3\nmodel A = "a"\nlet b = A -> A\n(A | ')
+    assert [type(statement) for statement in document.statements] == [Model, Let]
+    assert len(document.problems) == 2
+
+
+@given(st.text(max_size=80))
+def test_random_text_gives_diagnostics_and_never_an_exception(text: str) -> None:
+    parse(text)
+
+
+_MARKS = [
+    "Qwen",
+    "->",
+    "|",
+    "&",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    ":",
+    "0.5",
+    "=",
+    ",",
+    '"x"',
+    "let",
+    "as",
+    "\n",
+    "#c",
+    "$p",
+    "→",
+    "（",
+    '"""',
+    "'",
+]
+
+
+@given(st.lists(st.sampled_from(_MARKS), max_size=25))
+def test_random_marks_of_the_language_never_raise(marks: list[str]) -> None:
+    parse(" ".join(marks))
+
+
+_names = st.sampled_from(["Qwen", "Ds", "千问", '"my model"', "Yi-1.5"])
+_options = st.sampled_from(["", "[max_tokens=5]", '[prompt="{question}", seed=1]', "[stop=['a', \"b\"]]"])
+
+
+def _stage(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    chains = st.lists(inner, min_size=1, max_size=3).map(" -> ".join)
+    fused = st.lists(chains, min_size=1, max_size=3).map(lambda parts: f"({' | '.join(parts)})")
+    answers = st.lists(chains, min_size=2, max_size=3).map(lambda parts: f"({' & '.join(parts)})")
+    weighted = st.lists(chains, min_size=2, max_size=3).map(lambda parts: f"({'|'.join(p + ':0.5' for p in parts)})")
+    return fused | answers | weighted
+
+
+_flows = st.recursive(st.builds(str.__add__, _names, _options), _stage, max_leaves=8)
+
+
+@given(_flows)
+def test_formatting_keeps_the_tree_and_is_idempotent(text: str) -> None:
+    once = format_text(text)
+    assert format_text(once) == once
+    assert _shape(parse(once)) == _shape(parse(text))
+
+
+def _shape(document: object) -> object:
+    """Strip places from a tree."""
+    if hasattr(document, "__dataclass_fields__"):
+        skipped = ("span", "weight_span", "raw", "text", "file", "comments")
+        fields = {
+            k: _shape(v)
+            for k, v in vars(document).items()
+            if k not in skipped or (isinstance(v, str) and k == "text" and len(vars(document)) == 2)
+        }
+        return (type(document).__name__, fields)
+    if isinstance(document, tuple):
+        return tuple(_shape(item) for item in document)
+    return document
