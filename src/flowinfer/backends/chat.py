@@ -48,7 +48,7 @@ class ChatPrompts:
     def _plain(self, text: str) -> Prompt:
         """Return a plain prompt with the tokenizer's own special tokens (no chat template)."""
         with ordinary_text(self._tokenizer.backend_tokenizer):
-            ids = self._tokenizer(text, add_special_tokens=True)["input_ids"]
+            ids = self._tokenizer(text, add_special_tokens=True, split_special_tokens=True)["input_ids"]
         return Prompt(text, tuple(ids))
 
     def _apply(self, content: str) -> str:
@@ -63,9 +63,11 @@ class ChatPrompts:
             ) from error
         return str(text)
 
-    def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+    def _encode(self, text: str, *, is_ordinary: bool = False) -> list[int]:
+        # transformers sets the flag of ordinary_text itself at every call, so it must be told
+        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=is_ordinary) if text else {}
+        return list(encoded.get("input_ids", ()))
 
     def _ordinary(self, text: str) -> list[int]:
         with ordinary_text(self._tokenizer.backend_tokenizer):
-            return self._encode(text)
+            return self._encode(text, is_ordinary=True)
