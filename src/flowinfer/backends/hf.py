@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,6 +28,7 @@ from flowinfer.spec import ModelSpec
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken", "spiece.model")
 _QUANTIZATIONS = ("bnb-8bit", "bnb-4bit")
 
 
@@ -97,7 +99,7 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
             f"model '{spec.name}' ({spec.ref}) does not fit on {device}",
             help="`flowinfer plan` shows what fits; another device, dtype=bfloat16 or quantization may help",
         ) from error
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise LoadError(
             f"model '{spec.name}' cannot be loaded from '{spec.ref}': {_first_line(error)}",
             help=_cure(spec, error),
@@ -161,6 +163,11 @@ def _refuse_unsuitable(spec: ModelSpec, config: Any) -> None:  # untyped in tran
         raise LoadError(
             f"model '{spec.name}': no .safetensors file in {folder}",
             help="convert the weights with save_pretrained(safe_serialization=True)",
+        )
+    if folder.is_dir() and not any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES):
+        raise LoadError(
+            f"model '{spec.name}': no tokenizer in {folder}",
+            help="save the model's tokenizer beside its weights (tokenizer.save_pretrained)",
         )
 
 

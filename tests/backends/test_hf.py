@@ -1,0 +1,201 @@
+"""The transformers backend: what it loads, what it tells of a model, and what it refuses with which cure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from flowinfer.backends import hf
+from flowinfer.backends.base import TokenModel
+from flowinfer.backends.session import BatchSession, RowSession
+from flowinfer.errors import LoadError
+from flowinfer.spec import ModelSpec
+from tests.backends import tiny
+from tests.conftest import shared_path
+from tests.fusion import toys
+
+KINDS = ("qwen2", "llama", "gpt2", "mistral")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder as save_pretrained leaves it."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = tiny.wrapped(toys.byte_level(), eos_token="<|im_end|>", chat_template=tiny.CHAT)
+    tiny.network("qwen2", toys.byte_level().get_vocab_size() + 3).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def copied(folder: Path, to: Path, *names: str) -> Path:
+    for name in names or [path.name for path in folder.iterdir()]:
+        (to / name).write_bytes((folder / name).read_bytes())
+    return to
+
+
+def spec(ref: object, **options: object) -> ModelSpec:
+    return ModelSpec(name="M", ref=str(ref), **options)
+
+
+def test_loaded_model_decodes_as_transformers_does(checkpoint: Path) -> None:
+    model = hf.load(spec(checkpoint), "cpu")
+    prompt = model.prompt("hello")
+    session = model.open()
+    (row,) = session.add([prompt.ids])
+    written = []
+    for _ in range(12):
+        written.append(int(session.logits([row])[0].argmax()))
+        session.feed({row: [written[-1]]})
+    ids = torch.tensor([prompt.ids])
+    whole = model._model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    assert whole[0, len(prompt.ids) :].tolist() == written
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_architecture_is_a_token_model(kind: str) -> None:
+    assert isinstance(tiny.model(kind), TokenModel)
+
+
+@pytest.mark.parametrize(
+    ("kind", "session"),
+    [("qwen2", BatchSession), ("llama", BatchSession), ("gpt2", BatchSession), ("mistral", RowSession)],
+)
+def test_sliding_windows_get_a_cache_per_row(kind: str, session: type) -> None:
+    assert isinstance(tiny.model(kind).open(), session)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "loaded", "is_exact"),
+    [
+        ("auto", torch.float32, True),
+        ("float32", torch.float32, True),
+        ("bfloat16", torch.bfloat16, False),
+        ("float16", torch.float16, False),
+    ],
+)
+def test_plan_decides_the_dtype(checkpoint: Path, dtype: str, loaded: torch.dtype, is_exact: bool) -> None:
+    model = hf.load(spec(checkpoint), "cpu", dtype)
+    assert (model._model.dtype, model.is_exact) == (loaded, is_exact)
+
+
+def test_spec_decides_the_dtype_where_the_plan_does_not(checkpoint: Path) -> None:
+    assert hf.load(spec(checkpoint, dtype="bfloat16"), "cpu")._model.dtype is torch.bfloat16
+
+
+def test_num_columns_is_the_width_of_the_logits() -> None:
+    model = tiny.model("qwen2", padding=7)
+    assert model.num_columns == toys.byte_level().get_vocab_size() + 7
+    assert model.vocabulary().num_columns == model.num_columns
+
+
+def test_tokens_beyond_the_embedding_are_left_out() -> None:
+    """A tokenizer may have grown beyond the embedding; such ids cannot be fed."""
+    tokenizer = toys.byte_level()
+    model = hf.HfModel(spec("x"), tiny.network("qwen2", 350), tiny.wrapped(tokenizer))
+    assert len(model.vocabulary().tokens.pieces) == 350
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gpt2"])
+def test_max_positions_are_the_configs(kind: str) -> None:
+    assert tiny.model(kind, max_positions=99).max_positions == 99
+
+
+def test_end_ids_are_those_of_tokenizer_and_generation_config() -> None:
+    """The story models end with <s>, which only their generation config tells."""
+    model = hf.load(spec(shared_path("data", "models", "stories260K")), "cpu")
+    assert model.vocabulary().eos_ids == {1, 2}
+
+
+def test_user_stop_tokens_end_too() -> None:
+    assert tiny.model("qwen2").vocabulary(["<|im_start|>"]).eos_ids >= {1, 2}
+
+
+def test_closed_model_lets_its_weights_go() -> None:
+    model = tiny.model("qwen2")
+    model.close()
+    assert model._model is None
+
+
+def test_tokenizer_json_is_read_as_it_is_whatever_class_the_config_names(tmp_path: Path, checkpoint: Path) -> None:
+    """R1-Distill-Qwen's config names LlamaTokenizer, which would rebuild its byte-level vocabulary wrongly."""
+    folder = copied(checkpoint, tmp_path)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "LlamaTokenizerFast"}))
+    model = hf.load(spec(folder), "cpu")
+    assert model.vocabulary().tokens.fingerprint == tiny.model("qwen2").vocabulary().tokens.fingerprint
+
+
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="model 'M' cannot be loaded from ") as caught:
+        hf.load(spec(tmp_path / "nowhere"), "cpu")
+    assert caught.value.help == "the folder does not exist; local refs are relative to the file that names them"
+
+
+def test_folder_without_safetensors_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    folder = copied(checkpoint, tmp_path, "config.json", "tokenizer.json", "tokenizer_config.json")
+    with pytest.raises(LoadError) as caught:
+        hf.load(spec(folder), "cpu")
+    assert caught.value.message == f"model 'M': no .safetensors file in {folder}"
+    assert caught.value.help == "convert the weights with save_pretrained(safe_serialization=True)"
+
+
+def test_pickled_weights_are_refused(tmp_path: Path, checkpoint: Path) -> None:
+    """They run code when they are opened."""
+    folder = copied(checkpoint, tmp_path, "config.json", "tokenizer.json", "tokenizer_config.json")
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(LoadError, match=r"no \.safetensors file"):
+        hf.load(spec(folder), "cpu")
+
+
+def test_folder_without_a_tokenizer_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    folder = copied(checkpoint, tmp_path, "config.json", "model.safetensors")
+    with pytest.raises(LoadError) as caught:
+        hf.load(spec(folder), "cpu")
+    assert caught.value.message == f"model 'M': no tokenizer in {folder}"
+    assert caught.value.help == "save the model's tokenizer beside its weights (tokenizer.save_pretrained)"
+
+
+def test_damaged_weights_are_refused(tmp_path: Path, checkpoint: Path) -> None:
+    folder = copied(checkpoint, tmp_path)
+    (folder / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
+    with pytest.raises(LoadError, match="model 'M' cannot be loaded from") as caught:
+        hf.load(spec(folder), "cpu")
+    assert caught.value.help == "the folder needs config.json, tokenizer.json and .safetensors of a decoder-only model"
+
+
+def test_encoder_decoder_models_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5", "is_encoder_decoder": true}')
+    with pytest.raises(LoadError) as caught:
+        hf.load(spec(tmp_path), "cpu")
+    assert caught.value.message == f"model 'M' ({tmp_path}) is an encoder-decoder model"
+    assert caught.value.help == "flowinfer runs decoder-only models"
+
+
+def test_unknown_quantization_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(LoadError) as caught:
+        hf.load(spec(checkpoint, quantization="int3"), "cpu")
+    assert caught.value.message == "model 'M': unknown quantization 'int3'"
+    assert caught.value.help == ("known: bnb-8bit, bnb-4bit; a checkpoint that is stored quantized needs no option")
+
+
+def test_tokenizer_of_words_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    folder = copied(checkpoint, tmp_path)
+    words = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
+    with pytest.raises(LoadError, match="WordLevel tokenizers lose spaces and case"):
+        hf.load(spec(folder), "cpu")
+
+
+@pytest.mark.parametrize("name", ["qwen", "ds", "yi"])
+def test_trial_models_load_and_read(name: str) -> None:
+    model = hf.load(spec(shared_path("trial_zoo", name)), "cpu")
+    session = model.open()
+    (row,) = session.add([model.prompt("hello").ids])
+    assert session.logits([row]).shape == (1, model.num_columns)
