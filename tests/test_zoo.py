@@ -1,0 +1,117 @@
+"""Zoos, prompt sets and the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flowinfer import prompts, registry
+from flowinfer.errors import DataError, UsageError
+from flowinfer.registry import FuserInfo
+from flowinfer.zoo import load_zoo, read_zoo, select_zoo
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "zoo.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_local_refs_are_relative_to_the_zoo_file(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    zoo = read_zoo(write(tmp_path, '[models.A]\nref = "weights"\n[models.B]\nref = "org/b"\ndtype = "float16"\n'))
+    assert zoo.models["A"].ref == str((tmp_path / "weights").resolve())
+    assert (zoo.models["B"].ref, zoo.models["B"].dtype) == ("org/b", "float16")
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "cure"),
+    [
+        ("[models.A\n", "not a valid TOML file", None),
+        ("", "no models", "write"),
+        ("[modells.A]\nref='x'", "unexpected key 'modells'", "models.NAME"),
+        ("[models.A]\ndtype='float16'", "'ref'", "keys"),
+        ("[models.A]\nref='x'\ndtipe='float16'", "'dtipe': unknown key", "did you mean 'dtype'?"),
+        ("[models.A]\nref='x'\ndtype='int3'", "'dtype'", "keys"),
+        ("[models]\nA = 3", r"\[models.A\] must be a table", "ref"),
+    ],
+)
+def test_a_malformed_zoo_says_where_what_and_the_cure(
+    tmp_path: Path, text: str, message: str, cure: str | None
+) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        read_zoo(write(tmp_path, text))
+    assert "zoo.toml" in str(caught.value)
+    assert cure is None or cure in str(caught.value.help)
+
+
+def test_the_order_of_choice_is_option_environment_file_then_default(tmp_path: Path) -> None:
+    path = str(write(tmp_path, '[models.A]\nref = "x"\n'))
+    environment = {"FLOWINFER_ZOO": path, "HF_HUB_CACHE": str(tmp_path)}
+    assert select_zoo(explicit="paper", declared=path, environment=environment).why == "--zoo"
+    assert select_zoo(declared="paper", environment=environment).why == "FLOWINFER_ZOO"
+    assert select_zoo(declared=path, environment={}).why == "the flow's defaults"
+
+
+def test_an_unknown_zoo_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="unknown zoo 'papper'") as caught:
+        load_zoo("papper")
+    assert caught.value.help == "did you mean 'paper'?"
+
+
+def test_the_paper_zoo_holds_the_papers_three_models() -> None:
+    assert {name: spec.ref for name, spec in load_zoo("paper").models.items()} == {
+        "Qwen": "Qwen/Qwen2.5-7B-Instruct",
+        "Ds": "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
+        "Yi": "01-ai/Yi-1.5-9B-Chat",
+    }
+
+
+def test_the_paper_set_shows_question_answer_and_instruction() -> None:
+    review = prompts.template_for("paper", "review", 1)
+    shown = prompts.render(review, {"question": "Q", "prev": "P"})
+    assert shown.startswith("你是一位严谨的审校专家,") and shown.endswith("给出更准确的中间结论.问题:Q.助手回答:P.")
+
+
+def test_the_literal_table_has_no_question_after_the_draft() -> None:
+    for role in ("review", "verify"):
+        assert "{question}" not in prompts.template_for("paper-table2", role, 2)
+
+
+def test_rendering_never_expands_a_value_again() -> None:
+    assert prompts.render("{{x}} {prev}", {"prev": "{question} {{}}"}) == "{x} {question} {{}}"
+
+
+@pytest.mark.parametrize("template", ["{", "a } b", "{a b}", "{}", "{prev"])
+def test_unpaired_braces_are_refused(template: str) -> None:
+    with pytest.raises(prompts.TemplateError):
+        prompts.fields_of(template)
+
+
+def test_fields_come_with_their_places() -> None:
+    assert [(f.name, f.offset) for f in prompts.fields_of("a {prev}{{b}} {question}")] == [
+        ("prev", 2),
+        ("question", 14),
+    ]
+
+
+def test_one_answer_is_joined_as_it_is_and_several_are_numbered() -> None:
+    join = prompts.prompt_set("en").join
+    assert join(["a {x}"]) == "a {x}" and join(["a", "b"]) == "Answer 1: a\n\nAnswer 2: b"
+
+
+@pytest.mark.parametrize(
+    "info",
+    [*registry.BUILT_IN_FUSERS, *registry.BUILT_IN_BACKENDS, *registry.BUILT_IN_TASKS, *registry.BUILT_IN_ZOOS],
+    ids=lambda i: i.name,
+)
+def test_every_built_in_loads_by_its_own_door(info: registry.Info) -> None:
+    target = registry.load(info)
+    if isinstance(info, FuserInfo):
+        target(**{name: p.default for name, p in info.parameters.items()})  # type: ignore[operator]
+
+
+def test_a_name_that_cannot_be_imported_says_which() -> None:
+    with pytest.raises(UsageError, match="'ghost' cannot be loaded from 'no_such_module:x'"):
+        registry.load(FuserInfo("ghost", "no_such_module:x", ""))
