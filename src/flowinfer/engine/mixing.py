@@ -120,7 +120,7 @@ class Mixer:
         if isinstance(source, Member):
             return _Leaf(self._index[id(source)])
         names = [_name(inner) for inner in source.sources]
-        ties = [repr(inner) for inner in source.sources]
+        ties = [_tie(inner) for inner in source.sources]
         order = canonical_order(names, [inner.weight for inner in source.sources], ties)
         sources = tuple(self._build(source.sources[k]) for k in order)
         weights = torch.tensor([source.sources[k].weight for k in order], dtype=torch.float64)
@@ -137,6 +137,13 @@ def _name(source: Source) -> str:
     if isinstance(source, Member):
         return source.model
     return "(" + "|".join(sorted(_name(inner) for inner in source.sources)) + ")"
+
+
+def _tie(source: Source) -> str:
+    """Return what orders sources of one name and weight: their prompts, not their ids, which follow the text."""
+    if isinstance(source, Member):
+        return f"{source.template!r} {sorted(source.fields.items())}"
+    return f"{source.fuse} {source.fuse_options} {sorted((s.weight, _tie(s)) for s in source.sources)}"
 
 
 def _fuser(mixture: Mixture) -> Fuser:
