@@ -52,7 +52,7 @@ def chain(
     *steps: tuple[Source, tuple[str, ...]], specs: Mapping[str, ModelSpec] | None = None, **decoding: Any
 ) -> Plan:
     """Return a plan of several steps, each given with the ids of the steps that it reads; the last one answers."""
-    options = Decoding(**({"max_tokens": 24} | decoding))
+    options = Decoding(**({"max_tokens": 16} | decoding))
     made = tuple(Step(f"s{k}", f"step {k}", source, options, reads) for k, (source, reads) in enumerate(steps, 1))
     names = {one.model for step in made for one in members(step.source)}
     known = {name: (specs or {}).get(name) or ModelSpec(name=name, ref=name, think="keep") for name in sorted(names)}

@@ -59,20 +59,26 @@ def test_copies_of_a_model_write_what_its_own_generate_writes(
 ) -> None:
     copies = group(*(member(name, node=f"n{k}", weight=share) for k, share in enumerate(shares)))
     plan = one_step(copies, utf8="off", eos="max")
-    assert answers(plan, models) == [generated(models[name], text, 24) for text in plans.QUESTIONS]
+    assert answers(plan, models) == [generated(models[name], text, 16) for text in plans.QUESTIONS]
 
 
-@pytest.mark.parametrize("name", ["A", "B", "C", "W"])
-@pytest.mark.parametrize("context", CONTEXTS)
-@pytest.mark.parametrize("fuse", [fuse for fuse in FUSERS if fuse != "sharpen"])
-def test_group_of_one_equals_the_model(models: dict[str, HfModel], name: str, context: str, fuse: str) -> None:
+@pytest.mark.parametrize(
+    ("fuse", "context", "name"),
+    [
+        *((fuse, "native", name) for fuse in FUSERS if fuse != "sharpen" for name in "AB"),
+        *(("mean", "canonical", name) for name in "ABCW"),
+    ],
+)
+def test_group_of_one_equals_the_model(models: dict[str, HfModel], fuse: str, context: str, name: str) -> None:
+    """Not so for sharpening, which moves mass inside one model's distribution too."""
     utf8 = "off" if fuse == "unite" else "strict"  # its ten candidates may all be forbidden
     plan, alone = (one_step(source, context=context, utf8=utf8) for source in (mix(name, fuse=fuse), member(name)))
     assert answers(plan, models, plans.QUESTIONS[:3]) == answers(alone, models, plans.QUESTIONS[:3])
 
 
-@pytest.mark.parametrize("context", CONTEXTS)
-@pytest.mark.parametrize("fuse", FUSERS)
+@pytest.mark.parametrize(
+    ("fuse", "context"), [*((fuse, "native") for fuse in FUSERS), ("mean", "canonical"), ("unite", "canonical")]
+)
 def test_permuted_branches_write_the_same_with_the_same_bits(
     models: dict[str, HfModel], fuse: str, context: str
 ) -> None:
@@ -83,7 +89,7 @@ def test_permuted_branches_write_the_same_with_the_same_bits(
         sources = [member(name, weight=shares[name]) for name in order]
         listener = plans.Listener()
         run(
-            one_step(group(*sources, fuse=fuse, **options), context=context, max_tokens=10),
+            one_step(group(*sources, fuse=fuse, **options), context=context, max_tokens=8),
             models,
             plans.QUESTIONS[:2],
             observer=listener,
@@ -207,7 +213,7 @@ def test_pooled_votes_end_the_row_though_no_end_token_leads(models: dict[str, Hf
         heads[name] = leaning(models[name], [min(vocabulary.eos_ids), letter_id], [0.45, 0.55])
     trace = run(one_step(mix(*"ABC")), heads, ["hello"])["q0"]
     assert (trace.answer, trace.finish_reason) == ("", "eos")
-    assert run(one_step(member("A")), heads, ["hello"])["q0"].answer == "x" * 24
+    assert run(one_step(member("A")), heads, ["hello"])["q0"].answer == "x" * 16
 
 
 def test_an_end_is_heard_as_a_token_without_bytes_and_not_counted(models: dict[str, HfModel]) -> None:
@@ -276,14 +282,14 @@ def test_only_new_ids_are_fed(models: dict[str, HfModel], context: str) -> None:
 @pytest.mark.parametrize("names", ["AW", "W"])
 def test_sliding_window_heads_work_in_a_group(models: dict[str, HfModel], names: str, context: str) -> None:
     source = mix(*names)
-    batched = answers(one_step(source, context=context, max_tokens=40), models, batch=4)
-    assert batched == answers(one_step(source, context=context, max_tokens=40), models, batch=1)
+    batched = answers(one_step(source, context=context, max_tokens=24), models, batch=4)
+    assert batched == answers(one_step(source, context=context, max_tokens=24), models, batch=1)
     assert any(batched)
 
 
 def test_text_is_valid_utf8_with_the_guard_and_may_break_without(models: dict[str, HfModel]) -> None:
-    strict = answers(one_step(mix("A", "B", "C"), max_tokens=60), models)
-    loose = answers(one_step(mix("A", "B", "C"), max_tokens=60, utf8="off"), models)
+    strict = answers(one_step(mix("A", "B", "C"), max_tokens=40), models)
+    loose = answers(one_step(mix("A", "B", "C"), max_tokens=40, utf8="off"), models)
     assert not any("\ufffd" in text for text in strict)
     assert any("\ufffd" in text for text in loose)
 
