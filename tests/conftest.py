@@ -1,8 +1,9 @@
-"""Where the tests find real data: a folder beside the checkout, or $FLOWINFER_TEST_DATA."""
+"""Where the tests find real data and keep derived data."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,23 @@ def shared_path(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"real data not found: {path} (set FLOWINFER_TEST_DATA)", allow_module_level=True)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep caches of the suite out of the user's, and offline whatever the machine has."""
+    before = dict(os.environ)
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ |= {"FLOWINFER_CACHE": str(folder), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ.pop("FLOWINFER_ZOO", None)
+    yield folder
+    os.environ.clear()
+    os.environ |= before
+
+
+@pytest.fixture(scope="session")
+def toy_zoo(own_cache: Path) -> Path:
+    """Return the zoo file of three tiny random-weight models with really different tokenizers."""
+    from flowinfer.toy import build
+
+    return build(own_cache / "zoos" / "toy-v1")

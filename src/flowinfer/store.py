@@ -135,7 +135,7 @@ def read_records(path: Path) -> Iterator[Record]:
     log = path / "samples.jsonl"
     if not log.is_file():
         return
-    lines = log.read_bytes().split(b"\n")
+    *lines, _torn = log.read_bytes().split(b"\n")  # a line that a kill cut short has no end, and does not count
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -143,8 +143,6 @@ def read_records(path: Path) -> Iterator[Record]:
             row = json.loads(line.decode("utf-8", errors="surrogatepass"))
             yield Record.model_validate({key: value for key, value in row.items() if key not in _LM_EVAL})
         except (ValueError, ValidationError, AttributeError) as error:
-            if number == len(lines):
-                return  # the line that a kill tore
             raise DataError(
                 f"{log}:{number}: damaged record", help="remove the line; its question runs again"
             ) from error

@@ -58,14 +58,16 @@ class ReferenceDecoder:
         waiting = iter(rows)
         live: list[LiveRow] = []
         while True:
-            for admitted in self._admit(waiting, self._batch - len(live), len(live)):
+            outcomes = self._admit(waiting, self._batch - len(live), len(live))
+            for admitted in outcomes:
                 if isinstance(admitted, Completion):
                     yield admitted
                 else:
                     live.append(admitted)
-            if not live:
+            if not live and not outcomes:
                 return
-            self._advance(live)
+            if live:
+                self._advance(live)
             ended = [row for row in live if row.finish_reason]
             if ended:
                 live = [row for row in live if not row.finish_reason]
