@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 # A zoo of trained models and its questions, used by the demo where they lie beside the checkout.
 TRIAL ?= $(wildcard ../shared/trial_zoo)
-DEMO_ARGS := $(if $(TRIAL),--zoo $(TRIAL)/zoo.toml --data ceval=$(TRIAL)/ceval.jsonl --set max_tokens=64,)
+DEMO_ARGS := --set max_tokens=64 $(if $(TRIAL),--zoo $(TRIAL)/zoo.toml --data ceval=$(TRIAL)/ceval.jsonl,)
 
 .PHONY: demo test test-slow test-gpu check lint types contracts bench clean install
 
