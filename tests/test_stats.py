@@ -57,9 +57,7 @@ def test_wilson_holds_the_share_and_mirrors(counts: tuple[int, int]) -> None:
         (10, 20, 0.0987),
     ],
 )
-def test_mcnemar_gives_the_published_and_the_countable(
-    first_only: int, second_only: int, p_value: float
-) -> None:
+def test_mcnemar_gives_the_published_and_the_countable(first_only: int, second_only: int, p_value: float) -> None:
     assert mcnemar_exact(first_only, second_only) == pytest.approx(p_value, abs=5e-5)
     assert mcnemar_exact(second_only, first_only) == mcnemar_exact(first_only, second_only)
 

@@ -91,7 +91,7 @@ def _caches() -> list[dict[str, Any]]:
 
 
 def _extras() -> list[dict[str, Any]]:
-    from flowinfer.drawing.png import has_chinese_font
+    from flowinfer.drawing.fonts import has_chinese_font
 
     findings = []
     for module, package, what in (

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from flowinfer.backends.base import TextModel, TokenModel
+from flowinfer.backends.base import TextModel
 from flowinfer.engine.base import Completion, Decoder, NoCache, Observer, Row, StepCache
 from flowinfer.engine.batching import auto_batch
 from flowinfer.engine.models import ModelPool
@@ -163,7 +163,7 @@ class _Runner:
         keeps = all(self.plan.models[member.model].think == "keep" for member in members(step.source))
         if isinstance(heads[0], TextModel):
             return TextDecoder(step, heads[0], observer=self._observer, keeps_thinking=keeps)
-        tokens = [head for head in heads if isinstance(head, TokenModel)]
+        tokens = [head for head in heads if not isinstance(head, TextModel)]
         assert len(tokens) == len(heads), "check refuses text-only models in groups"
         if step.id not in self._batches:
             chosen = auto_batch(self.plan, step, tokens) if self._batch == "auto" else self._batch
