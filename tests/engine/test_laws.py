@@ -59,7 +59,8 @@ def test_copies_of_a_model_write_what_its_own_generate_writes(
 ) -> None:
     copies = group(*(member(name, node=f"n{k}", weight=share) for k, share in enumerate(shares)))
     plan = one_step(copies, utf8="off", eos="max")
-    assert answers(plan, models) == [generated(models[name], text, 16) for text in plans.QUESTIONS]
+    texts = plans.QUESTIONS[1:4]
+    assert answers(plan, models, texts) == [generated(models[name], text, 16) for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_permuted_branches_write_the_same_with_the_same_bits(
     shares = {"A": 0.5, "B": 0.2, "C": 0.3}
     options: dict[str, Any] = {"primary": "B"} if fuse == "gated" else {}
     seen = []
-    for order in permutations("ABC"):
+    for order in ("ABC", "CAB", "BCA"):
         sources = [member(name, weight=shares[name]) for name in order]
         listener = plans.Listener()
         run(
@@ -246,7 +247,7 @@ def test_bytes_of_every_heads_ids_are_the_text_at_every_step(
     chosen = ["A", "A2"] if names == "AA2" else list(names)
     watched = {name: plans.Watched(models[name]) for name in chosen}
     listener = plans.Listener()
-    traces = run(one_step(mix(*chosen), context=context), watched, batch=3, observer=listener)
+    traces = run(one_step(mix(*chosen), context=context), watched, plans.QUESTIONS[:4], batch=3, observer=listener)
     starters = [question for question, _ in listener.order]
     for head in watched.values():
         (session,) = head.sessions
@@ -282,8 +283,9 @@ def test_only_new_ids_are_fed(models: dict[str, HfModel], context: str) -> None:
 @pytest.mark.parametrize("names", ["AW", "W"])
 def test_sliding_window_heads_work_in_a_group(models: dict[str, HfModel], names: str, context: str) -> None:
     source = mix(*names)
-    batched = answers(one_step(source, context=context, max_tokens=24), models, batch=4)
-    assert batched == answers(one_step(source, context=context, max_tokens=24), models, batch=1)
+    plan, texts = one_step(source, context=context), plans.QUESTIONS[2:5]
+    batched = answers(plan, models, texts, batch=2)
+    assert batched == answers(plan, models, texts, batch=1)
     assert any(batched)
 
 

@@ -59,12 +59,12 @@ def writing(model: HfModel, text: str) -> plans.Watched:
 
 @pytest.mark.parametrize("source", [member("A"), mix("A", "B"), mix("A", "W")], ids=["A", "A|B", "A|W"])
 @pytest.mark.parametrize("context", ["native", "canonical"])
-@pytest.mark.parametrize("batch", [2, 3, 7])
+@pytest.mark.parametrize("batch", [2, 7])
 def test_batches_write_what_single_rows_write(
     models: dict[str, HfModel], source: Any, context: str, batch: int
 ) -> None:
     """Prompts of unequal length; with a batch below seven, rows end and others take their places."""
-    plan = one_step(source, context=context)
+    plan = one_step(source, context=context, max_tokens=10)
     assert answers(plan, models, batch=batch) == answers(plan, models, batch=ALONE)
 
 
