@@ -50,7 +50,7 @@ def generated(model: HfModel, text: str, max_tokens: int) -> str:
     return trim(data).decode(errors="replace")
 
 
-@pytest.mark.parametrize("name", ["A", "B", "C"])
+@pytest.mark.parametrize("name", ["A", "B", "C", "W"])
 @pytest.mark.parametrize(
     "shares", [(1.0,), (0.5, 0.5), (0.7, 0.3), (0.2, 0.3, 0.5)], ids=lambda shares: f"{len(shares)} copies"
 )

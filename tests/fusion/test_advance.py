@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from functools import cache
 
@@ -92,6 +93,17 @@ def test_bytes_of_a_heads_ids_are_the_text_at_every_step(name: str, kind: str, w
 def test_canonical_ids_are_the_full_encoding_at_character_boundaries(name: str, writer: str, text: str) -> None:
     tokenizer, tokens = known(name)
     for _, cached, emitted in play("canonical", name, keys_of(text, writer)):
+        if trim(emitted) == emitted:
+            assert cached == encoded(tokenizer, tokens, emitted.decode())
+
+
+@pytest.mark.parametrize("alphabet", ["0123456789", "aeths", " \n\tx", "-=*#/.", "ae、。的是小明1 \n"], ids=repr)
+@pytest.mark.parametrize("name", ["gpt2", "mistral-7b-v0.1", "baichuan-7b"])
+def test_canonical_ids_are_the_full_encoding_of_long_runs(name: str, alphabet: str) -> None:
+    """Windows then start inside a run that a pre-tokenizer does not split."""
+    tokenizer, tokens = known(name)
+    text = "".join(random.Random(0).choices(alphabet, k=120))
+    for _, cached, emitted in play("canonical", name, keys_of(text, "bytes")):
         if trim(emitted) == emitted:
             assert cached == encoded(tokenizer, tokens, emitted.decode())
 
