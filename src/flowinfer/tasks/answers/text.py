@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flowinfer.results import Status
 
@@ -69,9 +69,13 @@ def normalize(output: str) -> Text:
     return Text("".join(characters), places)
 
 
+_ENDLESS = re.compile(r"\d{61,}")
+
+
 def prepare(output: str) -> Text:
-    """Normalize, remove thinking, cut run-on questions."""
+    """Normalize, remove thinking, cut run-on questions, and blank digits without end, which are no number."""
     text = _without_thinking(normalize(output))
+    text = replace(text, string=_ENDLESS.sub(lambda match: "?" * len(match[0]), text.string))
     return text if text.status else _without_run_on(text)
 
 

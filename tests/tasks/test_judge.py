@@ -1,0 +1,129 @@
+"""Scoring: a table of hard cases, published labels, and references against themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowinfer.tasks.answers import judge, vote
+from tests.conftest import shared_path
+
+CASES = [json.loads(line) for line in (Path(__file__).parent / "cases.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['task']}-{case['id']}")
+def test_a_hard_case_is_judged_as_a_person_would(case: Mapping[str, Any]) -> None:
+    score = judge(case["task"], case["output"], case["reference"], choices=case.get("choices"))
+    assert score.correct == case["correct"], score
+
+
+def test_all_published_labels_of_gsm8k_outputs_are_reproduced() -> None:
+    path = shared_path("data", "gsm8k", "example_model_solutions_first600.jsonl")
+    wrong, count = [], 0
+    for line in path.read_text("utf-8").split("\n"):
+        if not line:
+            continue
+        row = json.loads(line)
+        for name, made in row.items():
+            if isinstance(made, dict):
+                count += 1
+                if judge("gsm8k", made["solution"], row["ground_truth"]).correct != made["is_correct"]:
+                    wrong.append((row["question"][:40], name))
+    assert count == 2400 and not wrong
+
+
+def test_published_scores_of_math_outputs_are_reproduced() -> None:
+    path = shared_path("data", "math500", "qwen25math_outputs_first50.jsonl")
+    wrong, count = [], 0
+    for line in path.read_text("utf-8").split("\n"):
+        if not line:
+            continue
+        row = json.loads(line)
+        for output, given_score in zip(row["code"], row["score"], strict=True):
+            count += 1
+            if judge("mathematics", output, row["gt"], question=row["question"]).correct != given_score:
+                wrong.append((row["idx"], output[-80:]))
+    assert count == 400 and not wrong
+
+
+def test_math_references_are_right_by_their_own_solutions() -> None:
+    items = json.loads(shared_path("data", "math500", "math500_first250.json").read_text("utf-8"))
+    for form in ("{solution}", "The answer is ${answer}$."):
+        wrong = [
+            item["answer"]
+            for item in items
+            if not judge("mathematics", form.format(**item), item["answer"], question=item["problem"]).correct
+        ]
+        assert not wrong
+
+
+@pytest.mark.parametrize("form", ["{}", "Answer: {}", "The answer is {}.", "so\n\\boxed{{{}}}"])
+def test_deepmind_answers_are_right_in_every_phrasing(form: str) -> None:
+    for path in sorted(shared_path("data", "mathematics", "interpolate").glob("*.txt")):
+        lines = path.read_text("utf-8").split("\n")
+        for question, answer in zip(lines[::2], lines[1::2], strict=False):
+            assert judge("mathematics", form.format(answer), answer, question=question).correct, (path.name, answer)
+
+
+def test_answers_of_another_question_of_a_module_are_wrong() -> None:
+    """A judge that says yes to everything would pass the test above."""
+    accepted = total = 0
+    for path in sorted(shared_path("data", "mathematics", "interpolate").glob("*.txt")):
+        lines = path.read_text("utf-8").split("\n")
+        answers = [answer for answer in lines[1::2] if answer]
+        for one, other in pairwise(answers):
+            if one != other:
+                total += 1
+                accepted += judge("mathematics", f"Answer: {other}", one).correct
+    assert total > 1500 and accepted <= 3
+
+
+def test_gsm8k_solutions_are_right_by_themselves() -> None:
+    for line in shared_path("data", "gsm8k", "test_first700.jsonl").read_text("utf-8").split("\n"):
+        if line:
+            answer = json.loads(line)["answer"]
+            assert judge("gsm8k", answer, answer).correct
+
+
+@pytest.mark.parametrize("task", ["gsm8k", "ceval", "mathematics", "exact"])
+@given(output=st.text(max_size=200), reference=st.text(min_size=1, max_size=20))
+def test_judging_never_raises(task: str, output: str, reference: str) -> None:
+    judge(task, output, reference)
+
+
+@pytest.mark.parametrize("task", ["gsm8k", "ceval", "mathematics"])
+@pytest.mark.parametrize(
+    "output",
+    [
+        "(" * 5000,
+        "\\boxed{" * 3000,
+        "9" * 100_000,
+        "A" * 100_000,
+        "1," * 50_000,
+        "\x00" * 1000,
+        "=" * 50_000,
+        "x^" * 9000,
+    ],
+    ids=["brackets", "boxes", "digits", "letters", "commas", "nulls", "equals", "powers"],
+)
+def test_adversarial_outputs_are_judged(task: str, output: str) -> None:
+    assert not judge(task, output, "7" if task != "ceval" else "B").correct
+
+
+def test_the_span_points_at_the_answer() -> None:
+    output = "Ｆirst １２. The answer is 42."
+    score = judge("gsm8k", output, "42")
+    assert score.span is not None and "42" in output[score.span[0] : score.span[1]]
+
+
+def test_the_majority_wins_and_the_first_breaks_ties() -> None:
+    assert vote("gsm8k", ["#### 3", "#### 4", "The answer is 4."]) == 1
+    assert vote("gsm8k", ["no idea", "#### 3", "#### 4"]) == 1
+    assert vote("ceval", ["无法确定", "不知道"]) == 0
