@@ -154,7 +154,7 @@ def test_length_counts_prompt_and_fed_ids(checked: Checked) -> None:
     assert (checked.session.length(a), checked.session.length(b)) == (4, 1)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_course_of_appends_rollbacks_joins_and_ends_keeps_logits_exact(checked: Checked, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
 

@@ -73,9 +73,8 @@ def test_a_group_of_story_models_writes_fluent_english(writers: dict[str, HfMode
     assert max(map(len, words)) <= 14
 
 
-@pytest.mark.parametrize("context", ["native", "canonical"])
-def test_a_story_is_the_same_every_time(writers: dict[str, HfModel], context: str) -> None:
-    first, second = (story(mix("S", "C"), writers, context=context, max_tokens=40).answer for _ in range(2))
+def test_a_story_is_the_same_every_time(writers: dict[str, HfModel]) -> None:
+    first, second = (story(mix("S", "C"), writers, context="canonical", max_tokens=40).answer for _ in range(2))
     assert first == second
 
 
