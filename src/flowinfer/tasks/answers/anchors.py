@@ -26,7 +26,7 @@ _CORRECTION = (
     r"|actually,?\s+(?:it(?:'s| is)|the answer is)"
 )
 _ANCHOR = re.compile(
-    rf"(?P<hash>####)|(?P<mark>(?:^|\n)\s*[*_]*A\s*:)|(?P<english>(?i:\b(?:{_ENGLISH})))|(?P<chinese>{_CHINESE})"
+    rf"(?P<hash>####|<answer>)|(?P<mark>(?:^|\n)\s*[*_]*A\s*:)|(?P<english>(?i:\b(?:{_ENGLISH})))|(?P<chinese>{_CHINESE})"
     rf"|(?P<correction>(?i:{_CORRECTION}))"
 )
 _NEGATION = re.compile(

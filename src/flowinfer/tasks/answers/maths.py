@@ -13,7 +13,7 @@ from flowinfer.tasks.answers.latex import plain, split_top
 from flowinfer.tasks.answers.numbers import clean, gold_number, show, values
 from flowinfer.tasks.answers.text import Text, normalize
 
-Kind = Literal["truth", "time", "letter", "digits", "number", "list", "bracketed", "expression", "words"]
+Kind = Literal["truth", "time", "letter", "digits", "number", "list", "bracketed", "equation", "expression", "words"]
 
 _TRUTH = {"true": True, "false": False, "yes": True, "no": False}
 _TIME = re.compile(r"(\d{1,2}):(\d{2})(?::\d{2})?\s*([ap])\.?m\.?(?![a-z])", re.I)
@@ -46,6 +46,8 @@ def kind_of(gold: str) -> Kind:
         return "letter"
     if _is_number(text):
         return "number"
+    if text.count("=") == 1 and all(parse_expression(side) for side in text.split("=")):
+        return "equation"
     if re.fullmatch(r"[(\[{].*[)\]}]", text) and len(split_top(text[1:-1])) > 1:
         return "bracketed"
     if len(split_top(text)) > 1:
@@ -124,7 +126,10 @@ def _read(part: str, kind: Kind, gold: str) -> str | None:
             return _read_bracketed(string)
         case "words":
             return _read_words(string, gold)
-    return _read_expression(string)
+        case "equation":
+            return _read_equation(string, gold)
+    percent = re.search(r"(\d+(?:\.\d+)?)\s*%\s*$", string)
+    return f"{percent[1]}/100" if percent else _read_expression(string)
 
 
 def _read_number(part: str) -> str | None:
@@ -166,6 +171,18 @@ def _read_bracketed(string: str) -> str | None:
             if not depth and len(split_top(string[opened + 1 : index])) > 1:
                 found = string[opened : index + 1]
     return found
+
+
+def _read_equation(string: str, gold: str) -> str | None:
+    """Return an equation; a lone right side counts where the reference solves for one letter."""
+    string = string.strip().rstrip(".。")
+    sides = re.split(r"\b(?:is|are|be)\s+|[:：]\s*|(?:是|为)\s*", string)[-1].split("=")
+    if len(sides) == 2 and all(parse_expression(side) for side in sides):
+        return "=".join(side.strip() for side in sides)
+    left = plain(gold).split("=")[0].strip()
+    if len(sides) == 1 and re.fullmatch(r"[a-zA-Z]", left) and parse_expression(sides[0]):
+        return f"{left}={sides[0].strip()}"
+    return None
 
 
 def _read_words(string: str, gold: str) -> str | None:
@@ -214,6 +231,9 @@ def _same(shown: str, gold: str, kind: Kind, *, is_ordered: bool) -> bool:
             return brackets and _same_items(split_top(shown[1:-1]), split_top(target[1:-1]), is_ordered=not is_set)
         case "words":
             return _folded(shown) == _folded(target)
+        case "equation":
+            ours, theirs = (f"({text.replace('=', ')-(')})" for text in (shown, target))
+            return _same_expression(ours, theirs) or _same_expression(f"-({ours})", theirs)
     return _same_expression(shown, target)
 
 

@@ -21,7 +21,9 @@ _SCALES = {"万": 10**4, "亿": 10**8, "thousand": 10**3, "million": 10**6, "bil
 _HAN = re.compile(r"负?[零〇一二两三四五六七八九十百千万亿]+(?:点[零〇一二三四五六七八九]+)?")
 _HAN_DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 _HAN_UNITS = {"十": 10, "百": 100, "千": 1000}
-_ALTERNATIVE = re.compile(r"^\s*\S{0,8}\s*(?:or|或者|或是|或|还是)\s*[$]?\s*-?\d", re.I)
+_ALTERNATIVE = re.compile(
+    r"^\s*\S{0,8}\s*(?:or|或者|或是|或|还是)\s*(?:maybe|perhaps|possibly|也许|可能是?)?\s*[$]?\s*-?\d", re.I
+)
 
 
 def clean(part: str) -> str:
@@ -29,6 +31,7 @@ def clean(part: str) -> str:
     part = part.replace("{,}", ",").replace("\\,", "").replace("\\!", "").replace("\\$", "$").replace("\\%", "%")
     part = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r" \1 ", part)
     part = _LATEX_FRACTION.sub(_plain_fraction, part)
+    part = re.sub(r"\bnegative\s+(?=[$\d])|负(?=[$\d])", "-", part, flags=re.I)
     part = re.sub(r"<<[^<>]*>>", "", part)
     return part.replace("**", " ").replace("`", "").replace("\\(", " ").replace("\\)", " ")
 
