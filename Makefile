@@ -44,7 +44,8 @@ contracts: $(STAMP)
 check: lint types contracts test
 
 bench: $(STAMP)
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/fused_step.py
+	$(if $(TRIAL),$(BIN)/python benchmarks/paths.py $(TRIAL),@echo "no trial zoo beside the checkout: benchmarks/paths.py not run")
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("flowinfer", deadline=None)
+settings.load_profile("flowinfer")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("FLOWINFER_TEST_DATA", ROOT.parent / "shared"))

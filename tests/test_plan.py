@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 
 from flowinfer import plan as plans
 from flowinfer.check import check
-from flowinfer.errors import MemoryShort
+from flowinfer.errors import LoadError, MemoryShort
 from flowinfer.graph import build, describe
-from flowinfer.machine import Device, Machine
-from flowinfer.placement import count_parameters, need_of, place
+from flowinfer.machine import Card, Device, Limit, Machine, container_limit, has_weights, hub_cache, with_free_memory
+from flowinfer.needs import count_parameters, need_of
+from flowinfer.placement import place, ready
 from flowinfer.plan import Member, Mixture, Plan, members
 from flowinfer.spec import ModelSpec
 from flowinfer.zoo import load_zoo
@@ -155,3 +157,86 @@ def test_a_declared_device_is_kept() -> None:
 
 def test_a_model_that_is_not_here_has_no_known_needs() -> None:
     assert need_of(ModelSpec(name="x", ref="nobody/nothing")).parameters is None
+
+
+def test_run_on_a_declared_device_that_is_not_there_is_refused() -> None:
+    flow = check('model A = "./a" { device="cuda:3" }\nA', zoo=NAMES)
+    with pytest.raises(LoadError) as caught:
+        ready(flow, machine(80))
+    assert "'A' is declared on cuda:3" in str(caught.value)
+    assert caught.value.help == "devices here: cuda:0, cpu; device=auto lets flowinfer choose"
+
+
+def test_plan_for_a_declared_device_that_is_not_there_says_so() -> None:
+    plan = place(compiled('model A = "./a" { device="cuda:3" }\nA'), machine())
+    assert plan.placements["A"].why == "declared; this machine does not have it"
+
+
+def test_names_of_the_same_weights_share_one_place() -> None:
+    text = 'model A = "Qwen/Qwen2.5-7B-Instruct"\nmodel B = "Qwen/Qwen2.5-7B-Instruct"\n(A | B)'
+    plan = place(compiled(text), machine(24))
+    assert {name: placement.device for name, placement in plan.placements.items()} == {"A": "cuda:0", "B": "cuda:0"}
+
+
+def test_heads_that_fit_only_in_one_assignment_are_placed_so() -> None:
+    """Largest first to the emptiest device would leave no room for the last one."""
+    weights = {
+        "Big": "Qwen/Qwen2.5-7B-Instruct",
+        "Yi": "01-ai/Yi-1.5-9B-Chat",
+        "Ds": "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
+    }
+    text = "\n".join(f'model {name} = "{ref}"' for name, ref in weights.items()) + "\n(Big | Yi | Ds)"
+    plan = place(compiled(text), machine(36, 21))
+    assert {name: p.device for name, p in plan.placements.items()} == {"Big": "cuda:0", "Yi": "cuda:1", "Ds": "cuda:0"}
+
+
+def test_packed_weights_are_counted_by_their_files(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}} | {
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 10,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * 1000)
+    assert need_of(ModelSpec(name="A", ref=str(tmp_path))).weight_bytes == 1000
+
+
+def test_downloads_that_stopped_half_way_are_not_taken_for_weights(tmp_path: Path) -> None:
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "model-1.safetensors").write_bytes(b"")
+    assert not has_weights(tmp_path)
+    (tmp_path / "model-2.safetensors").write_bytes(b"")
+    assert has_weights(tmp_path)
+
+
+def test_gpus_are_matched_by_id_not_by_number() -> None:
+    found = [Card("GPU-b", "B", 80 << 30), Card("GPU-a", "A", 24 << 30), Card("GPU-x", "X", 8 << 30)]
+    devices = with_free_memory(found, "GPU-a, 1000\nGPU-b, 2000\nGPU-c, 3000\n")
+    assert [(d.name, d.title, d.free_bytes >> 20) for d in devices] == [
+        ("cuda:0", "B", 2000),
+        ("cuda:1", "A", 1000),
+        ("cuda:2", "X", 8 << 10),
+    ]
+
+
+def test_container_limits_are_read(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("4000\n")
+    (tmp_path / "memory.current").write_text("1500\n")
+    assert container_limit(tmp_path) == Limit(4000, 2500)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert container_limit(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "folder"),
+    [
+        ({"HF_HUB_CACHE": "/a"}, "/a"),
+        ({"HF_HOME": "/b"}, "/b/hub"),
+        ({"XDG_CACHE_HOME": "/c"}, "/c/huggingface/hub"),
+    ],
+)
+def test_hub_cache_is_where_huggingface_hub_puts_it(environment: dict[str, str], folder: str) -> None:
+    assert hub_cache(environment) == Path(folder)

@@ -12,8 +12,8 @@ from flowinfer.engine.models import ModelPool
 from flowinfer.engine.scheduler import execute
 from flowinfer.experiment import majority
 from flowinfer.machine import this_machine
-from flowinfer.placement import place
-from flowinfer.plan import Plan, compile, members
+from flowinfer.placement import ready
+from flowinfer.plan import Plan, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.spec import Flow
 
@@ -170,7 +170,7 @@ def ask(
         if on_text is not None:
             on_text(text)
 
-    plan = place(compile(flow), this_machine())
+    plan = ready(flow, this_machine())
     listener = _Listener(
         plan,
         write,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from flowinfer.cache import DiskStepCache, default_folder, step_key
-from flowinfer.plan import Plan, compile, fingerprint
+from flowinfer.plan import Plan, fingerprint
 from flowinfer.results import Question, Record, Score, Trace
 from flowinfer.spec import Flow
 from flowinfer.stats import wilson
@@ -145,10 +145,10 @@ def evaluate(
     """
     from flowinfer.engine.scheduler import execute
     from flowinfer.machine import this_machine
-    from flowinfer.placement import place
+    from flowinfer.placement import ready
     from flowinfer.tasks.base import question_text
 
-    plan = place(compile(flow), this_machine())
+    plan = ready(flow, this_machine())
     run = _open(flow, plan, dataset, request)
     start = time.perf_counter()
     records = run.records() if run else []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +19,7 @@ class Device:
     """A place where models can live."""
 
     name: str
-    """`cpu` or `cuda:N`."""
+    """`cpu` or `cuda:N`, numbered as CUDA_VISIBLE_DEVICES leaves them, as torch does."""
     title: str
     free_bytes: int
     total_bytes: int
@@ -25,20 +27,35 @@ class Device:
 
 @dataclass(frozen=True)
 class Machine:
-    """The devices that a plan may use, fastest first."""
+    """The devices that a plan may use, fastest first; the CPU is last."""
 
     devices: tuple[Device, ...]
 
 
+@dataclass(frozen=True)
+class Card:
+    """A CUDA device as its driver names it."""
+
+    uuid: str
+    title: str
+    total_bytes: int
+
+
 @cache
 def this_machine() -> Machine:
-    """Look at this machine: GPUs by nvidia-smi, the CPU's memory by /proc/meminfo."""
-    return Machine((*_gpus(), _cpu()))
+    """Look at this machine once: GPUs by their driver, free memory by nvidia-smi and /proc/meminfo."""
+    found = cards()
+    return Machine((*with_free_memory(found, _ask_nvidia_smi() if found else ""), _cpu()))
+
+
+def cuda_device_count() -> int:
+    """Count CUDA devices through the driver's own library; 0 where there is none."""
+    return len(cards())
 
 
 @cache
-def cuda_device_count() -> int:
-    """Count CUDA devices through the driver's own library; 0 where there is none."""
+def cards() -> tuple[Card, ...]:
+    """List the CUDA devices that programs started here may use, in torch's order."""
     for library in ("libcuda.so.1", "libcuda.so", "nvcuda.dll"):
         try:
             cuda = ctypes.CDLL(library)
@@ -46,28 +63,68 @@ def cuda_device_count() -> int:
             continue
         count = ctypes.c_int(0)
         if cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0:
-            return count.value
-    return 0
+            return tuple(_card(cuda, index) for index in range(count.value))
+    return ()
+
+
+def with_free_memory(found: Sequence[Card], listing: str) -> tuple[Device, ...]:
+    """Join the driver's devices with nvidia-smi's free memory by their ids.
+
+    nvidia-smi lists every card, in its own order, whatever CUDA_VISIBLE_DEVICES says, so numbers cannot be compared.
+    A device that it does not list counts as empty.
+
+    Args:
+        found: the driver's devices.
+        listing: lines "uuid, free MiB".
+    """
+    rows = (line.partition(",") for line in listing.split("\n") if "," in line)
+    free = {name.strip(): float(size) for name, _, size in rows if size.strip().replace(".", "", 1).isdigit()}
+    return tuple(
+        Device(
+            f"cuda:{index}",
+            card.title,
+            int(free[card.uuid]) << 20 if card.uuid in free else card.total_bytes,
+            card.total_bytes,
+        )
+        for index, card in enumerate(found)
+    )
 
 
 def hub_cache(environment: Mapping[str, str] | None = None) -> Path:
     """Return the folder where hub downloads are kept."""
     environment = os.environ if environment is None else environment
     if folder := environment.get("HF_HUB_CACHE"):
-        return Path(folder)
-    home = environment.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
-    return Path(home) / "hub"
+        return Path(folder).expanduser()
+    cache_home = environment.get("XDG_CACHE_HOME") or "~/.cache"
+    home = environment.get("HF_HOME") or f"{cache_home}/huggingface"
+    return Path(home).expanduser() / "hub"
 
 
 def hub_folder(ref: str, environment: Mapping[str, str] | None = None, revision: str | None = None) -> Path | None:
-    """Return the local snapshot of a hub model whose weights are there, or None."""
+    """Return the local snapshot of a hub model whose weights are all there, or None."""
+    snapshot = hub_snapshot(ref, environment, revision)
+    return snapshot if snapshot and has_weights(snapshot) else None
+
+
+def hub_snapshot(ref: str, environment: Mapping[str, str] | None = None, revision: str | None = None) -> Path | None:
+    """Return the local snapshot of a hub model, whatever of it has been downloaded, or None."""
     folder = hub_cache(environment) / f"models--{ref.replace('/', '--')}"
     named = folder / "refs" / (revision or "main")
     commit = named.read_text(encoding="utf-8").strip() if named.is_file() else revision
     snapshot = folder / "snapshots" / commit if commit else None
-    if snapshot and snapshot.is_dir() and any(snapshot.glob("*.safetensors")):
-        return snapshot
-    return None
+    return snapshot if snapshot and snapshot.is_dir() else None
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds safetensors weights, with every shard that its index names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return any(folder.glob("*.safetensors"))
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+    return all((folder / shard).is_file() for shard in shards)
 
 
 def _cpu() -> Device:
@@ -79,20 +136,47 @@ def _cpu() -> Device:
         free = int(fields.get("MemAvailable", fields["MemTotal"]).split()[0]) * 1024
     elif hasattr(os, "sysconf"):
         total = free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = container_limit(Path("/sys/fs/cgroup"))
+    if limit is not None:
+        total, free = min(total, limit.total_bytes), min(free, limit.free_bytes)
     return Device("cpu", f"{os.cpu_count()} cores", free, total)
 
 
-def _gpus() -> tuple[Device, ...]:
-    if not cuda_device_count() or not (tool := shutil.which("nvidia-smi")):
-        return ()
-    query = [tool, "--query-gpu=index,name,memory.free,memory.total", "--format=csv,noheader,nounits"]
+@dataclass(frozen=True)
+class Limit:
+    """What a container may use of its host's memory."""
+
+    total_bytes: int
+    free_bytes: int
+
+
+def container_limit(folder: Path) -> Limit | None:
+    """Read the memory limit of a container (cgroup version 2), or None where there is none."""
     try:
-        text = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        total = int((folder / "memory.max").read_text())  # "max" where unlimited
+        return Limit(total, max(0, total - int((folder / "memory.current").read_text())))
+    except (OSError, ValueError):
+        return None
+
+
+def _card(cuda: ctypes.CDLL, index: int) -> Card:
+    device = ctypes.c_int(0)
+    name = ctypes.create_string_buffer(100)
+    raw = (ctypes.c_ubyte * 16)()
+    total = ctypes.c_size_t(0)
+    cuda.cuDeviceGet(ctypes.byref(device), index)
+    cuda.cuDeviceGetName(name, len(name), device)
+    cuda.cuDeviceGetUuid(ctypes.byref(raw), device)
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(total), device)
+    return Card(f"GPU-{uuid.UUID(bytes=bytes(raw))}", name.value.decode(errors="replace"), total.value)
+
+
+def _ask_nvidia_smi() -> str:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ""
+    query = [tool, "--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(_gpu(line) for line in text.split("\n") if line.strip())
-
-
-def _gpu(line: str) -> Device:
-    index, name, free, total = (part.strip() for part in line.split(","))
-    return Device(f"cuda:{index}", name, int(float(free)) << 20, int(float(total)) << 20)
+        return ""

@@ -1,4 +1,4 @@
-"""Where models live: what each needs, read from its config, against what the machine's devices have free.
+"""Where models live: what each needs against what the machine's devices have free.
 
 Nothing is loaded. Models that cannot be resident together are served in waves: stage by stage over the whole data
 set, loaded and freed in turn. Only the heads of one step must be resident together.
@@ -6,244 +6,237 @@ set, loaded and freed in turn. Only the heads of one step must be resident toget
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-from flowinfer.errors import MemoryShort
-from flowinfer.machine import Device, Machine, hub_folder
-from flowinfer.plan import Need, Placement, Plan, Wave, members
+from flowinfer.errors import LoadError, MemoryShort
+from flowinfer.machine import Machine
+from flowinfer.needs import need_of
+from flowinfer.plan import Need, Placement, Plan, Wave, compile, members
 from flowinfer.registry import backends
-from flowinfer.spec import ModelSpec
+from flowinfer.spec import Flow, ModelSpec
 
 _HEADROOM = 1.15
 """Weights times this = room for a model with its keys, values and buffers, at least."""
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_MOST_TRIES = 20_000
+"""Assignments looked at before giving up; ten models on eight devices stay far below."""
+
+
+def ready(flow: Flow, machine: Machine) -> Plan:
+    """Compile and place a flow that is to run now.
+
+    Raises:
+        MemoryShort: see `place`.
+        LoadError: a model is declared on a device that is not there.
+    """
+    plan = place(compile(flow), machine)
+    here = [device.name for device in machine.devices]
+    for name, spec in plan.models.items():
+        placement = plan.placements[name]
+        if spec.device != "auto" and placement.device not in (*here, "endpoint"):
+            raise LoadError(
+                f"model '{name}' is declared on {placement.device}, which this machine does not have",
+                help=f"devices here: {', '.join(here)}; device=auto lets flowinfer choose",
+            )
+    return plan
 
 
 def place(plan: Plan, machine: Machine) -> Plan:
     """Add needs, placements and waves to a plan.
 
-    Declared devices are kept; the others go, largest model first, to the device with most room left.
+    Declared devices are kept, also where the machine lacks them; the others go, largest model first, to the device
+    with most room left: to a GPU where there is one, else to the CPU. Names of the same weights share one place.
 
     Raises:
         MemoryShort: a model, or the heads of one step, fit nowhere; says what fits.
     """
     needs = {name: need_of(spec, device_kind=_kind(spec, machine)) for name, spec in plan.models.items()}
-    local = [name for name in plan.models if not backends()[plan.models[name].backend].text_only]
     packer = _Packer(plan, needs, machine)
-    whole = packer.try_pack(local)
-    if whole is not None:
-        waves: tuple[Wave, ...] = (Wave(tuple(step.id for step in plan.steps), tuple(plan.models)),)
-        return replace(plan, needs=needs, placements=packer.with_remote(whole), waves=waves)
-    placements, waves = packer.waves()
-    return replace(plan, needs=needs, placements=packer.with_remote(placements), waves=waves)
-
-
-def need_of(spec: ModelSpec, *, device_kind: str = "cpu") -> Need:
-    """Read what a model needs from its config, in its folder or the hub cache."""
-    if backends()[spec.backend].text_only:
-        return Need(None, 0, None, 0, "served by an endpoint")
-    folder = Path(spec.ref) if Path(spec.ref).is_dir() else hub_folder(spec.ref, revision=spec.revision)
-    config = _config(folder)
-    if folder is None or config is None:
-        known = _KNOWN.get(spec.ref)
-        if known is None:
-            return Need(None, None, None, None, "unknown until downloaded")
-        parameters, kv = known
-        return Need(
-            parameters,
-            parameters * _width(spec, "bfloat16", device_kind),
-            kv,
-            parameters * 2,
-            "known figures",
-        )
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    counted = count_parameters(config)
-    width = _width(spec, str(config.get("dtype") or config.get("torch_dtype") or "float32"), device_kind)
-    per_token = _kv_bytes(config, width)
-    weight = counted * width if counted else stored
-    return Need(counted, _quantized(spec, weight), per_token, 0, f"config in {folder}")
-
-
-def count_parameters(config: Mapping[str, Any]) -> int | None:
-    """Count the parameters of a decoder from its config; None for architectures that it does not know.
-
-    Knows the Llama family (Llama, Mistral, Yi, Qwen2, Qwen3, Gemma, Phi-3) and GPT-2.
-    """
-    kind = config.get("model_type")
-    if kind == "gpt2":
-        hidden, layers = config["n_embd"], config["n_layer"]
-        inner = config.get("n_inner") or 4 * hidden
-        layer = 4 * hidden * hidden + 4 * hidden + 2 * hidden * inner + inner + hidden + 4 * hidden
-        positions = config.get("n_positions", 1024)
-        return int((config["vocab_size"] + positions) * hidden + layers * layer + 2 * hidden)
-    if kind not in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"):
-        return None
-    shape = _Shape.of(config)
-    attention = shape.hidden * shape.head_dim * (shape.heads + 2 * shape.kv_heads)
-    attention += shape.heads * shape.head_dim * shape.hidden
-    if kind == "qwen2" or config.get("attention_bias"):
-        attention += shape.head_dim * (shape.heads + 2 * shape.kv_heads)
-        attention += shape.hidden if config.get("attention_bias") and kind != "qwen2" else 0
-    norms = 4 if kind == "gemma2" else 2
-    layer = attention + 3 * shape.hidden * shape.inner + norms * shape.hidden
-    layer += 2 * shape.head_dim if kind == "qwen3" else 0
-    if config.get("mlp_bias"):
-        layer += 2 * shape.inner + shape.hidden
-    tied = config.get("tie_word_embeddings", kind in ("gemma", "gemma2"))
-    embeddings = config["vocab_size"] * shape.hidden * (1 if tied else 2)
-    return int(embeddings + shape.layers * layer + shape.hidden)
+    everything = tuple(step.id for step in plan.steps)
+    devices = packer.assign([packer.models_of(everything)])
+    if devices is not None:
+        waves: tuple[Wave, ...] = (Wave(everything, tuple(plan.models)),)
+    else:
+        devices = packer.assign([packer.models_of([step]) for step in everything])
+        if devices is None:
+            raise packer.short()
+        waves = packer.waves(devices)
+    return replace(plan, needs=needs, placements=packer.placements(devices, waves), waves=waves)
 
 
 @dataclass(frozen=True)
-class _Shape:
-    hidden: int
-    inner: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
+class _Unit:
+    """One set of weights, under all the names that the flow has for it."""
 
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> _Shape:
-        hidden = config.get("hidden_size") or config["n_embd"]
-        heads = config.get("num_attention_heads") or config["n_head"]
-        return cls(
-            hidden,
-            config.get("intermediate_size") or 4 * hidden,
-            config.get("num_hidden_layers") or config["n_layer"],
-            heads,
-            config.get("num_key_value_heads") or heads,
-            config.get("head_dim") or hidden // heads,
-        )
+    names: tuple[str, ...]
+    size: int
+    """Bytes to keep free for it."""
+    devices: tuple[str, ...]
+    """Where it may go."""
 
 
 class _Packer:
-    """Try to fit models into devices."""
+    """Fits a plan's models into a machine's devices."""
 
     def __init__(self, plan: Plan, needs: Mapping[str, Need], machine: Machine) -> None:
         self._plan, self._needs, self._machine = plan, needs, machine
+        self._free = {device.name: device.free_bytes for device in machine.devices}
+        self._units = self._make_units()
 
-    def try_pack(self, names: Sequence[str]) -> dict[str, Placement] | None:
-        """Place models together, or return None where they do not fit."""
-        room = {device.name: device.free_bytes for device in self._machine.devices}
-        placements: dict[str, Placement] = {}
-        for name in sorted(names, key=lambda n: -(self._needs[n].weight_bytes or 0)):
-            spec, size = self._plan.models[name], int((self._needs[name].weight_bytes or 0) * _HEADROOM)
-            device = self._choose(spec, size, room)
-            if device is None:
-                return None
-            room[device] = room.get(device, 0) - size
-            why = "declared" if spec.device != "auto" else f"{_gigabytes(max(room[device], 0))} stay free there"
-            placements[name] = Placement(device, _dtype(spec, device), why)
-        return placements
+    def models_of(self, step_ids: Sequence[str]) -> tuple[str, ...]:
+        """Return the models that some steps hold in memory, in order of appearance."""
+        found = (member.model for step in step_ids for member in members(self._plan.step(step).source))
+        return tuple(name for name in dict.fromkeys(found) if not _is_remote(self._plan.models[name]))
 
-    def waves(self) -> tuple[dict[str, Placement], tuple[Wave, ...]]:
-        """Group steps into waves whose models fit together."""
-        placements: dict[str, Placement] = {}
+    def assign(self, together: Sequence[Sequence[str]]) -> dict[str, str] | None:
+        """Return a device for each model so that each of some sets of models fits together, or None."""
+        groups = [[unit for unit in self._units if set(unit.names) & set(names)] for names in together]
+        used: list[dict[str, int]] = [{} for _ in groups]
+        search = _Search(self._units, groups, used, self._free)
+        if not search.run(0):
+            return None
+        return {name: device for unit, device in search.chosen.items() for name in unit.names}
+
+    def waves(self, devices: Mapping[str, str]) -> tuple[Wave, ...]:
+        """Join neighbouring steps into waves as long as their models fit together."""
         waves: list[Wave] = []
         for step in self._plan.steps:
-            own = self._local(step.id)
-            joined = tuple(dict.fromkeys([*(waves[-1].models if waves else ()), *own]))
-            if waves and (together := self.try_pack(joined)) is not None and _agree(placements, together, waves[-1]):
-                waves[-1] = Wave((*waves[-1].steps, step.id), joined)
-                placements |= together
+            joined = (*waves[-1].steps, step.id) if waves else (step.id,)
+            if waves and self._fits(self.models_of(joined), devices):
+                waves[-1] = Wave(joined, self.models_of(joined))
+            else:
+                waves.append(Wave((step.id,), self.models_of([step.id])))
+        return tuple(waves)
+
+    def placements(self, devices: Mapping[str, str], waves: Sequence[Wave]) -> dict[str, Placement]:
+        """Say for each model where it lives and why."""
+        placements: dict[str, Placement] = {}
+        for name, spec in self._plan.models.items():
+            if _is_remote(spec):
+                placements[name] = Placement("endpoint", "-", spec.base_url or "")
                 continue
-            alone = self.try_pack(own)
-            if alone is None:
-                raise self._short(own, step.title)
-            moved = {name: placements.get(name, placement) for name, placement in alone.items()}
-            placements |= moved
-            waves.append(Wave((step.id,), tuple(own)))
-        return placements, tuple(waves)
+            device = devices[name]
+            is_float = spec.dtype == "auto" and device == "cpu"
+            placements[name] = Placement(device, "float32" if is_float else spec.dtype, self._why(name, devices, waves))
+        return placements
 
-    def with_remote(self, placements: Mapping[str, Placement]) -> dict[str, Placement]:
-        """Add the models that endpoints serve."""
-        remote = {
-            name: Placement("endpoint", "-", spec.base_url or "")
-            for name, spec in self._plan.models.items()
-            if name not in placements
-        }
-        return {name: (dict(placements) | remote)[name] for name in self._plan.models}
-
-    def _local(self, step_id: str) -> list[str]:
-        names = dict.fromkeys(member.model for member in members(self._plan.step(step_id).source))
-        return [name for name in names if not backends()[self._plan.models[name].backend].text_only]
-
-    def _choose(self, spec: ModelSpec, size: int, room: Mapping[str, int]) -> str | None:
-        if spec.device != "auto":
-            declared = "cuda:0" if spec.device == "cuda" else spec.device
-            return declared if room.get(declared, size) >= size else None
-        gpus = [name for name in room if name != "cpu"]
-        fits = [name for name in gpus or room if room[name] >= size]
-        return max(fits, key=lambda name: room[name]) if fits else None
-
-    def _short(self, names: Sequence[str], title: str) -> MemoryShort:
-        sizes = ", ".join(f"{name} {_gigabytes(self._needs[name].weight_bytes or 0)}" for name in names)
+    def short(self) -> MemoryShort:
+        """Return the error that names the first step whose models fit nowhere."""
+        steps = [step for step in self._plan.steps if self.assign([self.models_of([step.id])]) is None]
         free = ", ".join(f"{device.name} {_gigabytes(device.free_bytes)} free" for device in self._machine.devices)
+        step = steps[0] if steps else self._plan.steps[0]
+        names = self.models_of([step.id])
+        sizes = ", ".join(f"{name} {_gigabytes(self._needs[name].weight_bytes or 0)}" for name in names)
+        what = f"the models of step {step.title} do not fit together" if len(names) > 1 else f"{names[0]} does not fit"
         return MemoryShort(
-            f"the models of step {title} do not fit together: {sizes}; {free}",
-            help="use dtype=bfloat16, quantization, smaller models, or device=cpu for one of them",
+            f"{what}: {sizes}, with {_HEADROOM - 1:.0%} on top for keys and values; {free}",
+            help=self._cure(names),
         )
 
+    def _cure(self, names: Sequence[str]) -> str:
+        specs = [self._plan.models[name] for name in names]
+        wide = [spec.name for spec in specs if spec.dtype == "float32" or (spec.dtype == "auto" and not self._has_gpu)]
+        cures = [f"dtype=bfloat16 for {', '.join(wide)}"] if wide else []
+        cures += ['quantization="bnb-4bit"'] if self._has_gpu else []
+        cures += ["device=auto" if any(spec.device != "auto" for spec in specs) else "", "smaller models"]
+        cures += ["device=cpu for one of them"] if self._has_gpu else []
+        return "try " + ", ".join(cure for cure in cures if cure)
 
-def _agree(before: Mapping[str, Placement], after: Mapping[str, Placement], wave: Wave) -> bool:
-    return all(before[name].device == after[name].device for name in wave.models if name in before)
+    @property
+    def _has_gpu(self) -> bool:
+        return any(name != "cpu" for name in self._free)
+
+    def _why(self, name: str, devices: Mapping[str, str], waves: Sequence[Wave]) -> str:
+        device = devices[name]
+        if self._plan.models[name].device != "auto":
+            return "declared" if device in self._free else "declared; this machine does not have it"
+        if self._needs[name].weight_bytes is None:
+            return "the device with most room; the model's size is not known yet"
+        rest = min(self._rest(device, wave.models, devices) for wave in waves if name in wave.models)
+        return f"{_gigabytes(max(rest, 0))} stay free there"
+
+    def _rest(self, device: str, names: Sequence[str], devices: Mapping[str, str]) -> int:
+        there = [unit for unit in self._units if set(unit.names) & set(names) and devices[unit.names[0]] == device]
+        return self._free.get(device, 0) - sum(unit.size for unit in there)
+
+    def _fits(self, names: Sequence[str], devices: Mapping[str, str]) -> bool:
+        used = {devices[name] for name in names} & set(self._free)
+        return all(self._rest(device, names, devices) >= 0 for device in used)
+
+    def _make_units(self) -> tuple[_Unit, ...]:
+        names: dict[str, list[str]] = {}
+        for name, spec in self._plan.models.items():
+            if not _is_remote(spec):
+                names.setdefault(spec.model_copy(update={"name": "", "think": "strip"}).model_dump_json(), []).append(
+                    name
+                )
+        units = [self._unit(tuple(same)) for same in names.values()]
+        return tuple(sorted(units, key=lambda unit: -unit.size))
+
+    def _unit(self, names: tuple[str, ...]) -> _Unit:
+        spec = self._plan.models[names[0]]
+        size = int((self._needs[names[0]].weight_bytes or 0) * _HEADROOM)
+        if spec.device != "auto":
+            return _Unit(names, size, ("cuda:0" if spec.device == "cuda" else spec.device,))
+        gpus = tuple(name for name in self._free if name != "cpu")
+        return _Unit(names, size, gpus or tuple(self._free))
+
+
+class _Search:
+    """Depth-first search for devices, emptiest first, that keeps every group of units within free memory."""
+
+    def __init__(
+        self,
+        units: Sequence[_Unit],
+        groups: Sequence[Sequence[_Unit]],
+        used: list[dict[str, int]],
+        free: Mapping[str, int],
+    ) -> None:
+        self._units, self._free, self._used, self._groups = units, free, used, groups
+        self._tries = 0
+        self.chosen: dict[_Unit, str] = {}
+
+    def run(self, index: int) -> bool:
+        """Place the units from an index on; False where that cannot be done."""
+        if index == len(self._units):
+            return True
+        unit = self._units[index]
+        mine = [used for used, group in zip(self._used, self._groups, strict=True) if unit in group]
+        for device in self._candidates(unit, mine):
+            self._tries += 1
+            if self._tries > _MOST_TRIES:
+                return False
+            for used in mine:
+                used[device] = used.get(device, 0) + unit.size
+            self.chosen[unit] = device
+            if self.run(index + 1):
+                return True
+            for used in mine:
+                used[device] -= unit.size
+        return False
+
+    def _candidates(self, unit: _Unit, mine: Sequence[Mapping[str, int]]) -> Iterator[str]:
+        missing = [device for device in unit.devices if device not in self._free]
+        yield from missing  # declared, not there: its memory is not known
+        room = {
+            device: min((self._free[device] - used.get(device, 0) for used in mine), default=self._free[device])
+            for device in unit.devices
+            if device in self._free
+        }
+        for device in sorted(room, key=lambda name: -room[name]):
+            if room[device] >= unit.size:
+                yield device
+
+
+def _is_remote(spec: ModelSpec) -> bool:
+    return backends()[spec.backend].text_only
 
 
 def _kind(spec: ModelSpec, machine: Machine) -> str:
     if spec.device != "auto":
         return "cpu" if spec.device == "cpu" else "cuda"
-    return "cuda" if any(_is_gpu(device) for device in machine.devices) else "cpu"
-
-
-def _is_gpu(device: Device) -> bool:
-    return device.name != "cpu"
-
-
-def _dtype(spec: ModelSpec, device: str) -> str:
-    return "float32" if spec.dtype == "auto" and device == "cpu" else spec.dtype
-
-
-def _width(spec: ModelSpec, stored: str, device_kind: str) -> int:
-    wanted = spec.dtype if spec.dtype != "auto" else ("float32" if device_kind == "cpu" else stored)
-    return _BYTES.get(wanted.removeprefix("torch."), 4)
-
-
-def _quantized(spec: ModelSpec, weight_bytes: int) -> int:
-    share = {"bnb-8bit": 0.55, "bnb-4bit": 0.35}.get(spec.quantization or "", 1.0)
-    return int(weight_bytes * share)
-
-
-def _kv_bytes(config: Mapping[str, Any], width: int) -> int | None:
-    try:
-        shape = _Shape.of(config)
-    except (KeyError, TypeError, ZeroDivisionError):
-        return None
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * width
-
-
-def _config(folder: Path | None) -> Mapping[str, Any] | None:
-    path = folder / "config.json" if folder else None
-    if path is None or not path.is_file():
-        return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return config if isinstance(config, dict) else None
+    return "cuda" if any(device.name != "cpu" for device in machine.devices) else "cpu"
 
 
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
-
-
-_KNOWN: Mapping[str, tuple[int, int]] = {
-    "Qwen/Qwen2.5-7B-Instruct": (7_615_616_512, 57_344),
-    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": (7_615_616_512, 57_344),
-    "01-ai/Yi-1.5-9B-Chat": (8_829_407_232, 98_304),
-}
-"""Parameters, and bytes of keys and values per token in bfloat16, of the zoo `paper`, from the published configs."""

@@ -77,6 +77,9 @@ class Decoding(BaseModel):
     """How a head's several end tokens are pooled."""
     utf8: Literal["strict", "off"] = "strict"
     """Refuse tokens that would make the text invalid UTF-8."""
+    lstrip_first: bool = False
+    """In a group where only some heads begin an answer with a space that is not text (the dummy prefix of Llama-2 and
+    Mistral behind a chat template), count their first token as the one without that space."""
     topk: Literal["auto", "dense", "certified"] = "auto"
     """Whether heads exchange whole distributions or certified top candidates."""
     prefill: str = ""

@@ -255,6 +255,22 @@ def test_bytes_of_every_heads_ids_are_the_text_at_every_step(
             assert len(emitted) - len(texts) == (traces[question].finish_reason != "eos")
 
 
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_first_tokens_may_be_joined_to_a_dummy_prefix(models: dict[str, HfModel], context: str) -> None:
+    watched = {name: plans.Watched(models[name]) for name in "ABC"}
+    listener = plans.Listener()
+    plan = one_step(mix("A", "B", "C"), context=context, lstrip_first=True)
+    run(plan, watched, plans.QUESTIONS[:4], batch=3, observer=listener)
+    starters = [question for question, _ in listener.order]
+    joined = [head for head in watched.values() if head.vocabulary().tokens.has_dummy_prefix]
+    assert 0 < len(joined) < 3
+    for head in watched.values():
+        (session,) = head.sessions
+        prefix = b" " if head in joined else b""
+        for question, texts in zip(starters, session.texts.values(), strict=True):
+            assert texts == [prefix + text for text in listener.texts(question)[: len(texts)]]
+
+
 def test_prompt_ids_never_change(models: dict[str, HfModel]) -> None:
     watched = {name: plans.Watched(models[name]) for name in "AB"}
     run(one_step(mix("A", "B"), context="canonical"), watched, ["hello"])

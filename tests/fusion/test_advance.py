@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from functools import cache
@@ -124,6 +125,16 @@ def test_canonical_ids_do_not_depend_on_how_the_text_was_cut_into_keys(
     assert last == encoded(*known(name), text)
 
 
+def test_ids_before_a_key_of_many_ids_are_tokenized_again() -> None:
+    """A key that takes more ids than the window used to leave a broken character before it as bytes."""
+    tokenizer, tokens = known("sentencepiece")
+    text = "é111111中中😀"
+    keys = [text.encode()[:1], text.encode()[1:]]
+    assert len(tokens.cover(keys[1])) > 16
+    *_, (_, cached, _) = play("canonical", "sentencepiece", keys)
+    assert cached == encoded(tokenizer, tokens, text)
+
+
 def test_native_ids_are_never_rolled_back() -> None:
     context = NativeContext()
     steps = [context.append(b"a", (1,)), context.append("中".encode(), (2, 3, 4))]
@@ -163,3 +174,59 @@ def test_normalized_text_stays_in_native_ids() -> None:
 
 def test_model_without_a_tokenizer_object_gets_a_native_context() -> None:
     assert isinstance(new_context("canonical", None, toys.hand_made([b"a"])), NativeContext)
+
+
+def test_a_key_longer_than_the_window_completes_the_character_before_it() -> None:
+    """The window once began inside the new key, so that é stayed in two fallback bytes."""
+    raw = "é111111中中😀".encode()
+    *_, (_, cached, _) = play("canonical", "sentencepiece", [raw[:1], raw[1:]])
+    assert cached == encoded(*known("sentencepiece"), raw.decode())
+
+
+LOSSY = (
+    ("qwen2.5-instruct", "e\u0301"),
+    ("mistral-7b-v0.1", "▁x"),
+    ("baichuan-7b", "▁x"),
+    ("baichuan-7b", "<unk>"),
+)
+
+
+@pytest.mark.parametrize(("name", "lossy"), LOSSY)
+def test_text_that_a_tokenizer_would_change_does_not_change_how_the_rest_is_read(name: str, lossy: str) -> None:
+    """Such text was once kept in native ids, and all that followed it too."""
+    tokenizer, tokens = known(name)
+    rest = " the answer is forty two because the girl had three apples and she gave one to the boy"
+    *_, (_, cached, emitted) = play("canonical", name, keys_of(f"so {lossy}{rest}", "bytes"))
+    assert written(tokens, cached) == emitted
+    wanted = encoded(tokenizer, tokens, "so" + rest)[1:]
+    assert cached[-len(wanted) :] == wanted
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("name", "lossy"), LOSSY)
+def test_ids_do_not_depend_on_cuts_where_a_tokenizer_would_change_the_text(name: str, lossy: str, seed: int) -> None:
+    raw = f"so {lossy} the answer is {lossy}{lossy} forty two 中{lossy}文 because {lossy}".encode() * 2
+    draw = random.Random(seed)
+    cuts = sorted({0, len(raw), *draw.sample(range(1, len(raw)), 30)})
+    keys = [raw[start:end] for start, end in itertools.pairwise(cuts)]
+    *_, (_, whole, _) = play("canonical", name, [raw])
+    *_, (_, pieced, _) = play("canonical", name, keys)
+    assert pieced == whole
+
+
+@pytest.mark.parametrize("kind", ["native", "canonical"])
+@pytest.mark.parametrize("name", ["sentencepiece", "mistral-7b-v0.1"])
+def test_joined_contexts_begin_with_the_heads_own_space(name: str, kind: str) -> None:
+    tokenizer, tokens = known(name)
+    context = new_context(kind, tokenizer, tokens, lstrip_first=True)
+    for key in keys_of("hello world and more", "gpt2"):
+        context.append(key, tokens.cover(key))
+    assert written(tokens, context.ids) == b" hello world and more"
+    if kind == "canonical":
+        assert context.ids == tokenizer.encode("hello world and more", add_special_tokens=False).ids
+
+
+def test_heads_without_a_dummy_prefix_are_never_joined() -> None:
+    tokenizer, tokens = known("gpt2")
+    context = new_context("native", tokenizer, tokens, lstrip_first=True)
+    assert context.append(b"hello", tokens.cover(b"hello")).ids == tokens.cover(b"hello")

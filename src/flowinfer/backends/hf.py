@@ -53,6 +53,11 @@ class HfModel:
         """Return the `tokenizers` object."""
         return self._tokenizer.backend_tokenizer  # type: ignore[no-any-return]  # untyped
 
+    @property
+    def transformers_model(self) -> Any:  # untyped in transformers
+        """Return the transformers model itself, for comparisons."""
+        return self._model
+
     def vocabulary(self, stop_tokens: Sequence[str] = ()) -> HeadVocabulary:
         """Return token bytes, end ids and width of the logits."""
         ends = eos_ids(self._tokenizer, self._model.generation_config, self._tokens, stop_tokens)

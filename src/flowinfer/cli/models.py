@@ -39,7 +39,7 @@ def command(
 
 
 def _row(zoo: str, spec: Any) -> dict[str, Any]:  # a ModelSpec
-    from flowinfer.placement import need_of
+    from flowinfer.needs import need_of
 
     need = need_of(spec)
     size = need.weight_bytes

@@ -14,6 +14,7 @@ from flowinfer.errors import UsageError
 from flowinfer.fusion.certified import certified_argmax
 from flowinfer.fusion.fusers import Fuser, FuserView, Mean, canonical_order
 from flowinfer.fusion.shared import SharedVocabulary
+from flowinfer.fusion.vocab import HeadVocabulary
 from flowinfer.plan import Member, Mixture, Source, Step, members
 from flowinfer.registry import fusers, load
 
@@ -63,13 +64,26 @@ class Mixer:
         }
         self.vocabulary = self._vocabularies[self.device]
         self._devices = [model.device for model in models]
+        self.joins_first = decoding.lstrip_first and not decoding.prefill and _differ_at_first(heads)
+        """Whether heads with a dummy prefix begin their answers with it, though the text does not."""
         self._index = {id(member): k for k, member in enumerate(self.members)}
         self._tree = self._build(step.source)
         self.is_certified = self._wants_certified(decoding.topk, decoding.temperature)
 
-    def lift(self, logits: Sequence[Tensor]) -> list[Tensor]:
-        """Turn each head's logits (B, V_k) into shared probabilities (B, V) on its own device."""
-        return [self._vocabularies[one.device].lift(k, one) for k, one in enumerate(logits)]
+    def lift(self, logits: Sequence[Tensor], is_first: Sequence[bool]) -> list[Tensor]:
+        """Turn each head's logits (B, V_k) into shared probabilities (B, V) on its own device.
+
+        Args:
+            logits: one tensor per head.
+            is_first: for each of the B rows, whether it has emitted nothing yet.
+        """
+        lifted = [self._vocabularies[one.device].lift(k, one) for k, one in enumerate(logits)]
+        if not (self.joins_first and any(is_first)):
+            return lifted
+        return [
+            self._vocabularies[one.device].lift_first(k, one, torch.tensor(is_first, device=one.device))
+            for k, one in enumerate(lifted)
+        ]
 
     def gather(self, probs: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
         """Bring all heads' probabilities to the fusing device; return them and the seconds of each transfer."""
@@ -130,6 +144,10 @@ class Mixer:
             tuple(inner.head if isinstance(inner, _Leaf) else None for inner in sources),
         )
         return _Inner(_fuser(source), (weights / weights.sum()).to(self.device), sources, view)
+
+
+def _differ_at_first(heads: Sequence[HeadVocabulary]) -> bool:
+    return len({head.tokens.has_dummy_prefix for head in heads}) > 1
 
 
 def _name(source: Source) -> str:

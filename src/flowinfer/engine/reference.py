@@ -91,7 +91,7 @@ class ReferenceDecoder:
                 outcomes.append(Completion(row, None, problem))
                 continue
             contexts = [
-                new_context(self._step.decoding.context, model.tokenizer, tokens)
+                new_context(self._step.decoding.context, model.tokenizer, tokens, lstrip_first=self._mixer.joins_first)
                 for model, tokens in zip(self._models, self._tokens, strict=True)
             ]
             taken.append(LiveRow(row, self._step, prompts, contexts, num_live))
@@ -147,7 +147,7 @@ class ReferenceDecoder:
     ) -> tuple[Tensor, Tensor, list[float], Sequence[Tensor], list[float]]:
         """Return slots (B,), their fused probabilities (B,), leads, heads' probabilities, and transfer seconds."""
         states = torch.tensor([row.utf8_state for row in live], device=self._mixer.device)
-        probs = self._mixer.lift(logits)
+        probs = self._mixer.lift(logits, [not row.text for row in live])
         if self._mixer.is_certified:
             slots, values = self._mixer.certified(probs, states)
             return slots, values, [1.0] * len(live), probs, [0.0] * len(probs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Literal
@@ -16,6 +17,7 @@ from flowinfer.engine.reference import ReferenceDecoder
 from flowinfer.engine.text_only import TextDecoder
 from flowinfer.engine.work import Work
 from flowinfer.errors import MemoryShort
+from flowinfer.fusion.shared import SharedVocabularyWarning
 from flowinfer.plan import Plan, Step, Wave, members
 from flowinfer.results import Question, StepResult, Trace
 
@@ -168,9 +170,14 @@ class _Runner:
         if step.id not in self._batches:
             chosen = auto_batch(self.plan, step, tokens) if self._batch == "auto" else self._batch
             self._batches[step.id] = chosen
-        return ReferenceDecoder(
-            step, tokens, batch=self._batches[step.id], observer=self._observer, keeps_thinking=keeps
-        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", SharedVocabularyWarning)
+            decoder = ReferenceDecoder(
+                step, tokens, batch=self._batches[step.id], observer=self._observer, keeps_thinking=keeps
+            )
+        for warning in {str(warning.message) for warning in caught}:
+            self._observer.notice(warning)
+        return decoder
 
     def _halve(self, step: Step, error: Exception) -> None:
         batch = self._batches[step.id]

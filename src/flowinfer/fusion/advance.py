@@ -16,12 +16,14 @@ from flowinfer.fusion.utf8 import trim
 from flowinfer.fusion.vocab import TokenBytes
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 _WINDOW = 16
-"""Least number of ids that are tokenized again."""
+"""Least number of ids of the text so far that are tokenized again."""
 _OVERLAP = 4
 """Ids at the window's start that must come out unchanged."""
+_ANCHORS = ("\n", ".", "a")
+"""Texts that may stand before a tail, so that a tokenizer's dummy prefix falls on them."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +37,30 @@ class Advance:
 class Context(Protocol):
     """One head's view of one row's emitted text."""
 
+    ids: list[int]
+    """The head's ids after its prompt."""
+
     def append(self, key: bytes, native: Sequence[int]) -> Advance:
         """Add an emitted key, given as bytes and in the head's native ids."""
 
 
 class NativeContext:
-    """Append native ids, never look back."""
+    """Append native ids, never look back.
 
-    __slots__ = ("ids",)
+    Args:
+        joined: token bytes of a head whose first id carries a dummy prefix (see `new_context`), else None.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_joined", "ids")
+
+    def __init__(self, joined: TokenBytes | None = None) -> None:
+        self._joined = joined
         self.ids: list[int] = []
 
     def append(self, key: bytes, native: Sequence[int]) -> Advance:
         """Append the key's native ids."""
+        if self._joined and not self.ids:
+            native = self._joined.try_cover(b" " + key) or native
         self.ids.extend(native)
         return Advance(0, tuple(native))
 
@@ -56,69 +68,133 @@ class NativeContext:
 class CanonicalContext:
     """Keep the ids that the head's own tokenizer gives for the text.
 
+    The ids are a function of the text alone, however it was cut into keys (while it is valid UTF-8): the tokenizer's
+    own ids where they write the text, the greedy cover of the bytes where it would write others (a normalizer) or a
+    control token. A character that is not complete yet is covered too.
+
     Args:
         tokenizer: the head's `tokenizers` object.
         tokens: its bytes.
+        is_joined: whether the text begins with the head's dummy prefix (see `new_context`).
     """
 
-    __slots__ = ("_anchor", "_tokenizer", "_tokens", "ids", "text")
+    __slots__ = ("_anchor", "_anchor_ids", "_is_joined", "_tokenizer", "_tokens", "ids", "text")
 
-    def __init__(self, tokenizer: Tokenizer, tokens: TokenBytes) -> None:
+    def __init__(self, tokenizer: Tokenizer, tokens: TokenBytes, *, is_joined: bool = False) -> None:
         self._tokenizer = tokenizer
         self._tokens = tokens
-        self._anchor = self._encode_raw("\n") if tokens.has_dummy_prefix else []
+        self._is_joined = is_joined
+        self._anchor = self._find_anchor() if tokens.has_dummy_prefix else ""
+        self._anchor_ids = list(self._encode(self._anchor).ids) if self._anchor else []
         self.ids: list[int] = []
         self.text = b""
 
     def append(self, key: bytes, native: Sequence[int]) -> Advance:
-        """Append a key and tokenize the tail again; fall back to native ids where that would change the bytes."""
+        """Append a key and tokenize the tail again; fall back to native ids where that is impossible."""
+        if self._is_joined and not self.ids:
+            native = self._tokens.try_cover(b" " + key) or native
         before = self.ids
         self.text += key
-        self.ids = self._retokenized([*before, *native])
+        self.ids = self._retokenized(before, native)
         kept = _common_prefix(before, self.ids)
         return Advance(len(before) - kept, tuple(self.ids[kept:]))
 
-    def _retokenized(self, ids: list[int]) -> list[int]:
-        window = _WINDOW
+    def _retokenized(self, before: list[int], native: Sequence[int]) -> list[int]:
+        """Return the ids of the text, from a window that reaches back into what was there before the key."""
+        ids, window = [*before, *native], _WINDOW
         while True:
-            start = max(0, len(ids) - window)
+            start = self._character_start(before, len(before) - window)
             fresh = self._encode_tail(ids[start:])
-            if fresh is not None and (start == 0 or fresh[:_OVERLAP] == ids[start : start + _OVERLAP]):
-                return ids[:start] + fresh
+            if fresh is not None and (start == 0 or fresh[:_OVERLAP] == before[start : start + _OVERLAP]):
+                return before[:start] + fresh
             if start == 0:
                 return ids
             window *= 2
 
+    def _character_start(self, ids: Sequence[int], start: int) -> int:
+        """Return the last place at or before `start` where an id begins with a whole character."""
+        while start > 0 and 0x80 <= (self._tokens.pieces[ids[start]] or b"\0")[0] < 0xC0:
+            start -= 1
+        return max(0, start)
+
     def _encode_tail(self, ids: Sequence[int]) -> list[int] | None:
-        """Tokenize the bytes of ids again, or return None where the result would write other bytes."""
+        """Tokenize the bytes of ids again, or return None where that is impossible."""
         data = b"".join(self._tokens.pieces[i] or b"" for i in ids)
         whole = trim(data)
         try:
             text = whole.decode()
         except UnicodeDecodeError:
             return None
-        encoded = self._encode_raw("\n" + text if self._anchor else text)
-        if self._anchor:
-            if encoded[: len(self._anchor)] != self._anchor:
-                return None
-            encoded = encoded[len(self._anchor) :]
-        rest = data[len(whole) :]
-        fresh = [*encoded, *(self._tokens.try_cover(rest) or ())]
-        pieces = [self._tokens.pieces[i] if i < len(self._tokens.pieces) else None for i in fresh]
-        if any(piece is None for piece in pieces) or b"".join(piece or b"" for piece in pieces) != data:
+        encoding, skipped = self._encode(self._anchor + text), len(self._anchor_ids)
+        if encoding.ids[:skipped] != self._anchor_ids:
             return None
-        return fresh
+        fresh: Sequence[int] | None = encoding.ids[skipped:]
+        if self._written(fresh or ()) != whole:
+            ends = [end - len(self._anchor) for _, end in encoding.offsets[skipped:]]
+            fresh = self._mended(text, encoding.ids[skipped:], ends)
+        rest = self._tokens.try_cover(data[len(whole) :])
+        return None if fresh is None or rest is None else [*fresh, *rest]
 
-    def _encode_raw(self, text: str) -> list[int]:
+    def _mended(self, text: str, ids: Sequence[int], ends: Sequence[int]) -> list[int] | None:
+        """Replace the ids that do not write their part of the text by the cover of that part.
+
+        Args:
+            text: what was tokenized.
+            ids: what came out.
+            ends: for each id, where in the text its part ends; ids of one character end together.
+        """
+        mended: list[int] = []
+        first = done = 0
+        for index, end in enumerate(ends):
+            if index + 1 < len(ids) and (ends[index + 1] <= end or end <= done):
+                continue  # the next id belongs to the same part
+            part = text[done:end].encode()
+            own = ids[first : index + 1]
+            kept = own if self._written(own) == part else self._tokens.try_cover(part)
+            if kept is None:
+                return None
+            mended += kept
+            first, done = index + 1, max(end, done)
+        rest = self._tokens.try_cover(text[done:].encode())
+        return None if rest is None else [*mended, *rest]
+
+    def _written(self, ids: Sequence[int]) -> bytes | None:
+        """Return the bytes of ids, or None where one is no text."""
+        pieces = [self._tokens.pieces[i] if i < len(self._tokens.pieces) else None for i in ids]
+        return None if None in pieces else b"".join(piece or b"" for piece in pieces)
+
+    def _find_anchor(self) -> str:
+        for anchor in _ANCHORS:
+            written = self._written(self._encode(anchor).ids)
+            if written is not None and written.removeprefix(b" ") == anchor.encode():
+                return anchor
+        return ""
+
+    def _encode(self, text: str) -> Encoding:
         with ordinary_text(self._tokenizer):
-            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+            return self._tokenizer.encode(text, add_special_tokens=False)
 
 
-def new_context(kind: Literal["native", "canonical"], tokenizer: Tokenizer | None, tokens: TokenBytes) -> Context:
-    """Return an empty context of a head for one row."""
+def new_context(
+    kind: Literal["native", "canonical"],
+    tokenizer: Tokenizer | None,
+    tokens: TokenBytes,
+    *,
+    lstrip_first: bool = False,
+) -> Context:
+    """Return an empty context of a head for one row.
+
+    Args:
+        kind: native or canonical.
+        tokenizer: the head's `tokenizers` object; without one the context is native.
+        tokens: the head's token bytes.
+        lstrip_first: whether a head with a dummy prefix (Llama-2, Mistral) begins its answer with that space, which is
+            not in the text: its ids then write one space more than was emitted (see `SharedVocabulary.lift_first`).
+    """
+    is_joined = lstrip_first and tokens.has_dummy_prefix
     if kind == "native" or tokenizer is None:
-        return NativeContext()
-    return CanonicalContext(tokenizer, tokens)
+        return NativeContext(tokens if is_joined else None)
+    return CanonicalContext(tokenizer, tokens, is_joined=is_joined)
 
 
 def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

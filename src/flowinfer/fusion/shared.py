@@ -101,6 +101,20 @@ class SharedVocabulary:
             lifted[:, self.eos_slot] = ends.sum(-1) if self.eos == "sum" else ends.amax(-1)
         return lifted
 
+    def lift_first(self, head: int, probs: Tensor, is_first: Tensor) -> Tensor:
+        """Count a key after a space as the key itself in rows whose answer begins, for a head with a dummy prefix.
+
+        Args:
+            head: index of the head; a head without a dummy prefix is returned as it is.
+            probs: shape (B, V), what `lift` returned.
+            is_first: shape (B,), bool, rows that have emitted nothing yet.
+        """
+        if not self.heads[head].tokens.has_dummy_prefix:
+            return probs
+        spaced, bare = self._spaced_slots
+        joined = probs.index_add(1, bare, probs.index_select(1, spaced)).index_fill_(1, spaced, 0.0)
+        return torch.where(is_first[:, None], joined, probs)
+
     def ids(self, head: int, slot: int) -> tuple[int, ...]:
         """Return a key in a head's own ids: its token for it, else the greedy longest cover of the bytes."""
         if self.is_identity:
@@ -131,6 +145,14 @@ class SharedVocabulary:
                 slots[slot] = first if first >= 0 else slot  # a first token that is left out counts as nothing
             self._first_slots[head] = torch.from_numpy(slots).to(self.device)
         return self._first_slots[head]
+
+    @cached_property
+    def _spaced_slots(self) -> tuple[Tensor, Tensor]:
+        """Return the slots of keys that begin with one space, and of the same keys without it."""
+        slot_of = {key: slot for slot, key in enumerate(self.keys)}
+        bare = {slot: slot_of.get(key[1:]) for key, slot in slot_of.items() if len(key) > 1 and key[:1] == b" "}
+        pairs = [(slot, found) for slot, found in bare.items() if found is not None and self.keys[found][:1] != b" "]
+        return self._tensor([spaced for spaced, _ in pairs]), self._tensor([bare for _, bare in pairs])
 
     @cached_property
     def _first_slots(self) -> dict[int, Tensor]:
