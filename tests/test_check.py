@@ -52,6 +52,35 @@ def test_a_valid_flow_is_accepted(path: Path) -> None:
     assert checked(text).root
 
 
+@pytest.mark.parametrize("weight", ["1e999", "1e400"])
+def test_a_weight_must_be_finite(weight: str) -> None:
+    with pytest.raises(FlowError, match="a weight must be finite"):
+        checked(f"(Qwen:{weight} | Ds:1)")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('model Mine = "a" { device cuda }\nMine -> Qwen', {"E00"}),
+        ('prompt p = """Say {query}\nQwen', {"E0003"}),
+        ("Qwen - Ds", {"E0001"}),
+    ],
+    ids=["malformed-model", "unclosed-text", "lone-minus"],
+)
+def test_one_mistake_is_told_once(text: str, told: set[str]) -> None:
+    with pytest.raises(FlowError) as caught:
+        checked(text)
+    (code,) = {diagnostic.code for diagnostic in caught.value.diagnostics}
+    assert any(code.startswith(start) for start in told)
+    assert len(caught.value.diagnostics) == 1
+
+
+def test_one_letter_is_not_near_a_long_name() -> None:
+    with pytest.raises(FlowError) as caught:
+        checked("Z -> Qwen")
+    assert "did you mean" not in (caught.value.diagnostics[0].help or "")
+
+
 def test_all_errors_of_a_file_come_in_one_run_sorted_by_place() -> None:
     with pytest.raises(FlowError) as caught:
         checked('model A = "a" { devise=1 }\nQwem -> (Yi:1 | Ds) -> A[max_tokens=0]')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,18 @@ class _Settings:
     zoo: str | None = None
 
 
+_DECLARES = re.compile(r"""^[ \t]*(?:model|prompt|let|param)[ \t]+["']?([^\s"'={:\[]+)""", re.MULTILINE)
+_UNKNOWN_NAMES = ("E0100", "E0101", "E0102")
+
+
+def _without_follow_ons(found: list[Diagnostic], text: str) -> list[Diagnostic]:
+    """Leave out the unknown names that a malformed declaration would have made known."""
+    if not any(diagnostic.code.startswith("E00") for diagnostic in found):
+        return found
+    declared = {f"'{name}'" for name in _DECLARES.findall(text)}
+    return [d for d in found if not (d.code in _UNKNOWN_NAMES and any(name in d.message for name in declared))]
+
+
 class _Checker:
     """One check of one text."""
 
@@ -94,7 +107,7 @@ class _Checker:
         models = self._models(declared, scope, zoo)
         resolver = Resolver(declared, models, scope, settings.decoding, settings.fuse_options, settings.prompts)
         root = resolver.root()
-        found = self._report.diagnostics
+        found = self._report.diagnostics = _without_follow_ons(self._report.diagnostics, self._text)
         if not any(d.severity is Severity.ERROR for d in found):
             self._warn_unused(declared, scope, resolver)
         if root is None or any(d.severity is Severity.ERROR for d in found):

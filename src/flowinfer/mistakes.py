@@ -44,7 +44,7 @@ FULL_WIDTH = {
 """Full-width characters and what was meant; equal lengths, so that places stay true."""
 
 _PIECE = re.compile(
-    r'(?P<comment>#[^\r\n]*)|(?P<long>"""(?:[^\\]|\\[\s\S])*?""")|(?P<text>"(?:[^"\\\r\n]|\\.)*"|\'(?:[^\'\\\r\n]|\\.)*\')'
+    r'(?P<comment>#[^\r\n]*)|(?P<long>"""(?:[^\\]|\\[\s\S])*?""")|(?P<text>"(?!"")(?:[^"\\\r\n]|\\.)*"|\'(?:[^\'\\\r\n]|\\.)*\')'
     r'|(?P<open>"""[\s\S]*|["\'][^\r\n]*)|(?P<wide_text>“[^”\r\n]*”|‘[^’\r\n]*’)|(?P<arrow>=>|-->|--(?=\s)|>>)'
     r"|(?P<wide>[（）｜：，“”＝＆［］【】｛｝＄＃＂－＞、；‘’])"
     r"|(?P<bad>[^\s\w\"'#()\[\]{}|&:,=$.+→>\u00a0-])|(?P<gt>(?<!-)>)|(?P<minus>-(?![>\w.]))"
@@ -124,6 +124,8 @@ def _mend(kind: str, found: str) -> str:
             return '"' + found[1:-1].replace('"', "'") + '"'
         case "arrow":
             return "->".ljust(len(found))
+        case "minus":
+            return "→"  # as long as the slip
         case "wide":
             return FULL_WIDTH[found]
     return " "
@@ -149,7 +151,7 @@ def _report_character(kind: str, found: str, report: Reporter, text: str, start:
         case "arrow" | "gt":
             report.error("E0008", f"'{found}' is not an operator", span, "stages are joined by '->'")
         case "minus":
-            report.error("E0008", "a lone '-'", span, "stages are joined by '->'; names may hold '-' inside")
+            report.error("E0001", "a lone '-'", span, "stages are joined by '->'; names may hold '-' inside")
         case _:
             report.error("E0001", f"unexpected character '{found}'", span, "remove it, or quote the name it is in")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from rapidfuzz import process
+from rapidfuzz import fuzz, process
 
 from flowinfer.mistakes import Reporter
 from flowinfer.registry import FuserInfo, Parameter, backends, fusers
@@ -47,7 +47,8 @@ class Scope:
 def did_you_mean(word: str, known: typing.Iterable[str], *, prefix: str = "") -> str | None:
     """Return a hint with the nearest known word, or None."""
     lowered = {name.lower(): name for name in known}
-    near = process.extractOne(word.lower(), list(lowered), score_cutoff=60)
+    scorer = fuzz.WRatio if len(word) > 2 else fuzz.ratio  # parts of words say nothing about one letter
+    near = process.extractOne(word.lower(), list(lowered), scorer=scorer, score_cutoff=60)
     return f"did you mean '{prefix}{lowered[near[0]]}'?" if near else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 from flowinfer.declarations import Declared
@@ -305,12 +306,12 @@ class Resolver:
             self._report.error("E0300", "a branch without weight among weighted ones", bare.chain.span, hint)
             return equal
         for branch in written:
-            if branch.weight is not None and branch.weight_span and branch.weight <= 0:
+            if branch.weight is not None and branch.weight_span and not 0 < branch.weight < inf:
                 self._report.error(
                     "E0301",
-                    "a weight must be positive",
+                    "a weight must be positive" if branch.weight <= 0 else "a weight must be finite",
                     branch.weight_span,
-                    "leave a branch out instead of 0",
+                    "leave a branch out instead of 0" if branch.weight <= 0 else None,
                 )
                 return equal
         values = [branch.weight or 0.0 for branch in written]

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from flowinfer.backends import hf
 from flowinfer.backends.base import TokenModel
@@ -19,6 +31,7 @@ from tests.backends import tiny
 from tests.conftest import shared_path
 from tests.fusion import toys
 
+TINY = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 KINDS = ("qwen2", "llama", "gpt2", "mistral")
 
 
@@ -69,6 +82,36 @@ def test_every_architecture_is_a_token_model(kind: str) -> None:
 )
 def test_sliding_windows_get_a_cache_per_row(kind: str, session: type) -> None:
     assert isinstance(tiny.model(kind).open(), session)
+
+
+@pytest.mark.parametrize(
+    ("network", "batched"),
+    [
+        (lambda: Qwen2ForCausalLM(Qwen2Config(**TINY)), True),
+        (lambda: Qwen2ForCausalLM(Qwen2Config(**TINY, rope_scaling={"rope_type": "dynamic", "factor": 2.0})), False),
+        (lambda: FalconForCausalLM(FalconConfig(**TINY, alibi=True)), False),
+        (lambda: FalconForCausalLM(FalconConfig(**TINY, alibi=False)), True),
+        (
+            lambda: GPTNeoForCausalLM(GPTNeoConfig(**TINY, num_layers=2, attention_types=[[["global", "local"], 1]])),
+            False,
+        ),
+        (lambda: GPTNeoForCausalLM(GPTNeoConfig(**TINY, num_layers=2, attention_types=[[["global"], 2]])), True),
+    ],
+    ids=["rope", "dynamic-rope", "alibi", "falcon-rope", "local", "global"],
+)
+def test_positions_that_padding_would_change_get_a_cache_per_row(
+    network: Callable[[], PreTrainedModel], batched: bool
+) -> None:
+    model = hf.HfModel(spec("x"), network(), tiny.wrapped(toys.byte_level()))
+    assert isinstance(model.open(), BatchSession if batched else RowSession)
+
+
+def test_a_recurrent_model_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    copied(checkpoint, tmp_path, "tokenizer.json", "tokenizer_config.json")
+    MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1)).save_pretrained(tmp_path)
+    with pytest.raises(LoadError, match="keeps no key-value cache") as caught:
+        hf.load(spec(tmp_path), "cpu")
+    assert caught.value.help and "openai" in caught.value.help
 
 
 @pytest.mark.parametrize(

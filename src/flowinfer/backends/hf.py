@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken", "spiece.model")
+_RESCALED_BY_LENGTH = ("dynamic", "longrope")
 _QUANTIZATIONS = ("bnb-8bit", "bnb-4bit")
 
 
@@ -97,6 +98,7 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
         _refuse_unsuitable(spec, config)
         tokenizer = _load_tokenizer(spec, options)
         model = _load_weights(spec, config, device, dtype, options)
+        _refuse_without_cache(spec, model)
     except FlowInferError:
         raise
     except torch.OutOfMemoryError as error:
@@ -114,10 +116,19 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
 
 def attends_everywhere(model: Any) -> bool:  # see HfModel
     """Return whether every layer attends to all earlier tokens and positions can be given, as masks need."""
-    if "position_ids" not in inspect.signature(model.forward).parameters:
+    config = model.config
+    if "position_ids" not in inspect.signature(model.forward).parameters or _positions_depend_on_length(config):
         return False
-    layers = DynamicCache(config=model.config).layers
+    layers = DynamicCache(config=config).layers
     return all(type(layer).__name__ == "DynamicLayer" for layer in layers)
+
+
+def _positions_depend_on_length(config: Any) -> bool:  # a transformers config
+    """Return whether a padded row would get other positions: ALiBi, local layers, RoPE that the length rescales."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kind = str(rope.get("rope_type", rope.get("type", "default")))
+    is_local = "local" in (getattr(config, "attention_layers", None) or ())
+    return bool(getattr(config, "alibi", False)) or is_local or kind in _RESCALED_BY_LENGTH
 
 
 def _load_tokenizer(spec: ModelSpec, options: dict[str, Any]) -> Any:  # untyped in transformers
@@ -173,6 +184,14 @@ def _refuse_unsuitable(spec: ModelSpec, config: Any) -> None:  # untyped in tran
         raise LoadError(
             f"model '{spec.name}': no tokenizer in {folder}",
             help="save the model's tokenizer beside its weights (tokenizer.save_pretrained)",
+        )
+
+
+def _refuse_without_cache(spec: ModelSpec, model: Any) -> None:  # untyped in transformers
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise LoadError(
+            f"model '{spec.name}' ({spec.ref}, {type(model).__name__}) keeps no key-value cache",
+            help="flowinfer decodes models with attention; recurrent ones can be reached over backend=openai",
         )
 
 

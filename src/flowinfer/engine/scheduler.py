@@ -28,6 +28,9 @@ QuestionText = Callable[[Question], str]
 
 _WINDOW_BATCHES = 4
 """Batches in one window of questions."""
+_AUTO_WINDOW = 64
+_AUTO_WINDOW_ON_GPU = 512
+"""Questions in one window where the batch finds its own size."""
 
 
 def execute(
@@ -108,7 +111,8 @@ class _Runner:
 
     def _window(self) -> int:
         if self._batch == "auto":
-            return 64
+            on_gpu = any(placed.device.startswith("cuda") for placed in self.plan.placements.values())
+            return _AUTO_WINDOW_ON_GPU if on_gpu else _AUTO_WINDOW
         return 1 if self._batch == 1 else self._batch * _WINDOW_BATCHES
 
     def _run_steps(self, works: Sequence[Work], step_ids: Sequence[str]) -> Iterator[Trace]:
