@@ -80,6 +80,9 @@ class Decoding(BaseModel):
     lstrip_first: bool = False
     """In a group where only some heads begin an answer with a space that is not text (the dummy prefix of Llama-2 and
     Mistral behind a chat template), count their first token as the one without that space."""
+    thinking: Literal["together", "free"] = "together"
+    """How heads of a group begin where only some chat templates open <think>: together = those thoughts are closed at
+    once, so that all heads write the answer; free = each begins where its template ends."""
     topk: Literal["auto", "dense", "certified"] = "auto"
     """Whether heads exchange whole distributions or certified top candidates."""
     prefill: str = ""

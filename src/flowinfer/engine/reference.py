@@ -18,6 +18,7 @@ from flowinfer.engine.base import Completion, HeadWish, Observer, Row, TokenEven
 from flowinfer.engine.mixing import Mixer
 from flowinfer.engine.rows import LiveRow
 from flowinfer.engine.sampling import greedy, sample
+from flowinfer.engine.thinking import EMPTY_THOUGHT
 from flowinfer.fusion.advance import new_context
 from flowinfer.plan import Step
 
@@ -83,10 +84,7 @@ class ReferenceDecoder:
         outcomes: list[LiveRow | Completion] = []
         taken: list[LiveRow] = []
         for row in islice(waiting, max(room, 0)):
-            prompts = [
-                model.prompt(row.prompts[member.node], self._step.decoding.prefill)
-                for model, member in zip(self._models, self._mixer.members, strict=True)
-            ]
+            prompts = self._prompts(row)
             if problem := self._misfit(prompts):
                 outcomes.append(Completion(row, None, problem))
                 continue
@@ -109,6 +107,18 @@ class ReferenceDecoder:
             for live in taken:
                 live.batch = num_live + len(taken)
         return [*outcomes, *taken]
+
+    def _prompts(self, row: Row) -> list[Prompt]:
+        """Build every head's prompt; a thought that not all heads would begin with is closed at once."""
+        prefill = self._step.decoding.prefill
+        texts = [row.prompts[member.node] for member in self._mixer.members]
+        prompts = [model.prompt(text, prefill) for model, text in zip(self._models, texts, strict=True)]
+        if prefill or self._step.decoding.thinking == "free" or len({p.opens_thinking for p in prompts}) == 1:
+            return prompts
+        return [
+            model.prompt(text, EMPTY_THOUGHT) if prompt.opens_thinking else prompt
+            for model, text, prompt in zip(self._models, texts, prompts, strict=True)
+        ]
 
     def _misfit(self, prompts: Sequence[Prompt]) -> str | None:
         for model, prompt in zip(self._models, prompts, strict=True):

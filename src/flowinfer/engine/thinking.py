@@ -4,6 +4,9 @@ from __future__ import annotations
 
 _OPEN, _CLOSE = "<think>", "</think>"
 
+EMPTY_THOUGHT = "\n</think>\n\n"
+"""What closes a thought that a chat template has opened with "<think>\n", as hybrid models' templates write it."""
+
 
 def strip_thinking(text: str, *, opened: bool = False) -> str:
     """Return a text without its thinking.
