@@ -2,7 +2,7 @@
 
 A zoo is a TOML file of the user's, or a registered one. Which zoo serves a flow is decided, in this order, by
 `--zoo`, `FLOWINFER_ZOO`, the file's `defaults { zoo=... }`, the zoo `paper` where a CUDA device and its weights are
-there, a trained zoo `lab` where one is registered, and last `toy`, whose models answer noise.
+there, and last `lab`, the small trained models that ship with the package.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ def select_zoo(
     paper = load_zoo("paper", why="a CUDA device is there and its weights are in the hub cache")
     if _can_run_here(paper, environment):
         return paper
-    if "lab" in zoos():
-        return load_zoo("lab", why="the default")
-    return load_zoo("toy", why="no other zoo was named")
+    return load_zoo("lab", why="the default")
 
 
 def load_zoo(name: str, *, why: str = "", base: Path | None = None) -> Zoo:
@@ -135,6 +133,11 @@ def _model(path: Path, key: str, table: object) -> ModelSpec:
 def paper_zoo() -> Zoo:
     """Return the paper's table 1: Qwen, Ds and Yi from the hub."""
     return read_zoo(Path(__file__).parent / "zoos" / "paper.toml", name="paper")
+
+
+def lab_zoo() -> Zoo:
+    """Return the three small models that ship with the package."""
+    return read_zoo(Path(__file__).parent / "lab" / "zoo" / "zoo.toml", name="lab")
 
 
 def _can_run_here(zoo: Zoo, environment: Mapping[str, str]) -> bool:

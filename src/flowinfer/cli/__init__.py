@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flowinfer.cli import check, datasets, doctor, exec, explain, fmt, graph, models, plan, runs, score, show
+from flowinfer.cli import check, datasets, doctor, exec, explain, fmt, graph, lab, models, plan, runs, score, show
 from flowinfer.errors import FlowError, FlowInferError
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app = typer.Typer(
 
 for module in (check, fmt, explain, graph, plan, exec, score, runs, show, models, datasets, doctor):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
+
+app.add_typer(lab.app, name="lab")
 
 
 def _version(is_wanted: bool) -> None:

@@ -15,9 +15,14 @@ from pathlib import Path
 
 from flowinfer import registry
 from flowinfer.errors import DataError, UsageError
+from flowinfer.lab import items
+from flowinfer.lab.items import KINDS
 from flowinfer.results import Question
 from flowinfer.tasks import generic
 from flowinfer.tasks.sources import Task
+
+_LAB_NUM, _LAB_SEED = 100, 42
+"""How many of the lab's items a data set has, and which, where nothing else is asked for."""
 
 _CEVAL_HEADER = "以下是中国关于{subject}考试的单项选择题，请选出其中的正确答案。"
 
@@ -55,16 +60,15 @@ def load_questions(
         limit: the first N questions.
         sample: N random ones, by seed: the same for the same ids, and a larger sample holds the smaller.
         ids: exactly these, in this order.
-        use_items: without local data, take the package's own few demo items instead of the hub.
+        use_items: without local data, take the lab's items of that form instead of the hub's; a sample is then drawn
+            fresh by its seed, and without one there are 100, or as many as limit says.
     Raises:
         UsageError: the name is unknown, or more than one of limit, sample and ids is given.
         DataError: the data cannot be read, ids repeat, or an asked id is not there.
     """
-    items = Path(__file__).parent / "items" / f"{name}.jsonl"
-    if use_items and name not in (data or {}) and items.is_file():
-        loaded = Dataset(name, f"{name} (demo items)", tuple(generic.read(items)), "", "demo items")
-    else:
-        loaded = _load(name, data or {})
+    if use_items and name in KINDS and name not in (data or {}):
+        return _lab_items(name, limit=limit, sample=sample, seed=seed, ids=ids)
+    loaded = _load(name, data or {})
     _refuse_repeated_ids(loaded)
     questions = tuple(_choose(loaded, limit=limit, sample=sample, seed=seed, ids=ids))
     return Dataset(loaded.name, loaded.label, questions, fingerprint(questions), loaded.source)
@@ -117,6 +121,22 @@ def _load(name: str, data: Mapping[str, Path]) -> Dataset:
     raise UsageError(f"unknown data set '{name}'", help=cure)
 
 
+def _lab_items(name: str, *, limit: int | None, sample: int | None, seed: int, ids: Sequence[str] | None) -> Dataset:
+    """Draw fresh test items; their ids say the seed, so that they stand for the same question everywhere."""
+    _refuse_bad_choice(limit=limit, sample=sample, ids=ids)
+    num, drawn_by = (sample, seed) if sample is not None else (max(limit or 0, _LAB_NUM), _LAB_SEED)
+    drawn = items.draw(items.kind_of(name), "test", num, drawn_by)
+    loaded = Dataset(
+        name,
+        f"{name} (lab)",
+        tuple(item.as_question(f"s{drawn_by}-{index}") for index, item in enumerate(drawn)),
+        "",
+        f"the lab's generator, test items, seed {drawn_by}",
+    )
+    questions = tuple(_by_ids(loaded, ids)) if ids is not None else loaded.questions[:limit]
+    return Dataset(name, loaded.label, questions, fingerprint(questions), loaded.source)
+
+
 def _refuse_repeated_ids(loaded: Dataset) -> None:
     counts = Counter(question.id for question in loaded.questions)
     repeated = [identifier for identifier, count in counts.items() if count > 1]
@@ -131,16 +151,20 @@ def _refuse_repeated_ids(loaded: Dataset) -> None:
 def _choose(
     loaded: Dataset, *, limit: int | None, sample: int | None, seed: int, ids: Sequence[str] | None
 ) -> Sequence[Question]:
-    if sum(option is not None for option in (limit, sample, ids)) > 1:
-        raise UsageError("limit, sample and ids exclude each other", help="give one of them")
-    for option, value in (("limit", limit), ("sample", sample)):
-        if value is not None and value < 1:
-            raise UsageError(f"{option} must be at least 1, not {value}")
+    _refuse_bad_choice(limit=limit, sample=sample, ids=ids)
     if ids is not None:
         return _by_ids(loaded, ids)
     if sample is not None:
         return sorted(loaded.questions, key=lambda question: _draw(seed, question.id))[:sample]
     return loaded.questions[:limit]
+
+
+def _refuse_bad_choice(*, limit: int | None, sample: int | None, ids: Sequence[str] | None) -> None:
+    if sum(option is not None for option in (limit, sample, ids)) > 1:
+        raise UsageError("limit, sample and ids exclude each other", help="give one of them")
+    for option, value in (("limit", limit), ("sample", sample)):
+        if value is not None and value < 1:
+            raise UsageError(f"{option} must be at least 1, not {value}")
 
 
 def _draw(seed: int, identifier: str) -> bytes:
