@@ -38,8 +38,8 @@ class Mix:
     """How often the earlier answer is right."""
     cut_before: float = 0.05
     """How often it ends too early."""
-    two_before: float = 0.06
-    """How often there are two earlier answers."""
+    more_before: float = 0.06
+    """How often there are two or three earlier answers."""
     keeps: float = 0.8
     """How often a guessing model keeps an earlier answer."""
     insists: float = 0.85
@@ -71,8 +71,8 @@ def make(model: str, rng: random.Random, mix: Mix) -> Document:
     role, num_preceding = _pick(rng, mix.stages)
     words = PROMPT_SETS[_pick(rng, mix.prompt_sets)]
     before = [_some(item, rng, mix.right_before)] if num_preceding else []
-    if before and rng.random() < mix.two_before:
-        before.append(_some(item, rng, mix.right_before))
+    if before and rng.random() < mix.more_before:
+        before += [_some(item, rng, mix.right_before) for _ in range(rng.randint(1, 2))]
     own = answer(model, item, before, rng, mix)
     prompt = _prompt(words, role, num_preceding, item, before, rng, mix)
     return Document(prompt, own, rng.random() < mix.thinks)

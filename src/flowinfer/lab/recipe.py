@@ -73,7 +73,7 @@ def make(names: Sequence[str], recipe: Recipe, out: Path) -> None:
 
 def make_one(name: str, recipe: Recipe, folder: Path, device: str, say: Callable[[str], None] | None = None) -> Outcome:
     """Make one model: tokenizer, weights, generation settings, and recipe.json beside them."""
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # untyped in transformers
+    transformers.utils.logging.disable_progress_bar()
     speak = say or (lambda line: print(f"{name:<5} {line}", flush=True))
     seed = recipe.seed * 1000 + networks.NAMES.index(name)
     tokenizer = train_tokenizer(TOKENIZERS[name], _texts(name, recipe, seed))

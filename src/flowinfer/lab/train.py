@@ -59,6 +59,8 @@ def train(
 ) -> Outcome:
     """Train a model in place on what a feed gives."""
     device = torch.device(settings.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     torch.manual_seed(settings.seed)
     nn.Module.to(model, device)
     model.train()
@@ -176,7 +178,7 @@ def _pass(model: PreTrainedModel, rows: int, length: int, device: torch.device) 
             run(ids, targets)
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=aside):
         loss = run(ids, targets)
 
     def replay(new_ids: Tensor, new_targets: Tensor) -> Tensor:
