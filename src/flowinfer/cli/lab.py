@@ -88,6 +88,9 @@ def evaluate(
     num: Annotated[int, typer.Option("--n", "-n", help="Items of each data set.")] = 100,
     seed: Annotated[int, typer.Option(help="Which items.")] = 42,
     strategies: Annotated[str, typer.Option(help="Only these.")] = "single,SI,PI,S2P,P2S",
+    cards: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write model cards into this folder of a lab zoo.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure the singles and the paper's 24 paths on fresh items of all three forms."""
@@ -95,17 +98,24 @@ def evaluate(
 
     from flowinfer.lab.items import split_named
     from flowinfer.lab.measure import measure, summary, table
+    from flowinfer.paths import STRATEGIES
 
-    chosen = [name.strip() for name in strategies.split(",")]
-    unknown = [name for name in chosen if name not in ("single", "SI", "PI", "S2P", "P2S")]
-    if unknown:
-        raise UsageError(f"unknown strategy '{unknown[0]}'", help="known: single, SI, PI, S2P, P2S")
+    wanted = [name.strip().lower() for name in strategies.split(",")]
+    chosen = [strategy for strategy in STRATEGIES if strategy.lower() in wanted]
+    if len(chosen) < len(wanted):
+        unknown = next(name for name in wanted if name not in [strategy.lower() for strategy in STRATEGIES])
+        raise UsageError(f"unknown strategy '{unknown}'", help=f"known: {', '.join(STRATEGIES)}")
 
     def tell(row: Row) -> None:
         cells = " ".join(f"{100 * value:5.0f}" for value in row.accuracy.values())
         print(f"{row.path.strategy:<6} {row.path.flow:<24} {cells} {100 * row.mean:6.1f}", file=sys.stderr, flush=True)
 
     report = measure(zoo, strategies=chosen, split=split_named(split), num=num, seed=seed, on_row=tell)
+    if cards is not None:
+        from flowinfer.lab.cards import write_cards
+
+        for path in write_cards(cards, report):
+            print(f"wrote {path}", file=sys.stderr)
     if json_:
         print(json.dumps(asdict(report), ensure_ascii=False))
         return

@@ -1,7 +1,6 @@
 """What the three models reach alone and along every path of the paper, on fresh items.
 
-The paper's 24 paths: every order of the three models in series (SI) and in parallel (PI), one model before a fused pair
-(S2P) and a fused pair before one model (P2S). Steps that paths share are computed once.
+Steps that paths share are computed once.
 """
 
 from __future__ import annotations
@@ -9,27 +8,17 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 
 from flowinfer.check import check
 from flowinfer.engine.models import ModelPool
 from flowinfer.experiment import Request, evaluate
 from flowinfer.lab import items
 from flowinfer.lab.items import KINDS, Item, Kind, Split
+from flowinfer.paths import STRATEGIES, Path, Strategy, paths
 from flowinfer.results import Record
 from flowinfer.tasks.base import Dataset, fingerprint
 
 _SETTINGS = {"max_tokens": "160"}
-
-
-@dataclass(frozen=True)
-class Path:
-    """One wiring of the three models."""
-
-    strategy: str
-    """single, SI, PI, S2P or P2S."""
-    flow: str
-    """As one writes it in a .flow file."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +52,6 @@ class Report:
     split: Split
 
 
-def paths(names: Sequence[str]) -> list[Path]:
-    """List the singles and the 24 paths of three models."""
-    found = [Path("single", name) for name in names]
-    found += [Path("SI", " -> ".join(order)) for order in permutations(names)]
-    found += [Path("PI", f"({' | '.join(order)})") for order in permutations(names)]
-    found += [Path("S2P", f"{a} -> ({b} | {c})") for a, b, c in permutations(names)]
-    found += [Path("P2S", f"({a} | {b}) -> {c}") for a, b, c in permutations(names)]
-    return found
-
-
 def dataset(kind: Kind, split: Split, num: int, seed: int) -> Dataset:
     """Return fresh items as a data set."""
     return as_dataset(kind, items.draw(kind, split, num, seed), f"{split} items, seed {seed}")
@@ -88,7 +67,7 @@ def measure(
     zoo: str,
     *,
     names: Sequence[str] = ("Qwen", "Ds", "Yi"),
-    strategies: Sequence[str] = ("single", "SI", "PI", "S2P", "P2S"),
+    strategies: Sequence[Strategy] = STRATEGIES,
     split: Split = "test",
     num: int = 100,
     seed: int = 42,
@@ -110,9 +89,7 @@ def measure(
     letters: list[Letters] = []
     models = ModelPool()
     try:
-        for path in paths(names):
-            if path.strategy not in strategies:
-                continue
+        for path in paths(names, strategies):
             flow = check(path.flow, zoo=zoo, overrides=_SETTINGS)
             accuracy: dict[Kind, float] = {}
             for kind, questions in sets.items():

@@ -1,0 +1,67 @@
+"""The same texts on CUDA devices as on the CPU, in float32; run with `make test-gpu`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowinfer.check import check
+from flowinfer.experiment import Request, evaluate
+from flowinfer.lab.measure import dataset
+from flowinfer.results import Record
+from flowinfer.zoo import load_zoo
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+FLOWS = ("Ds", "Yi -> (Qwen | Ds)", "(Qwen | Ds | Yi)")
+CPU: Mapping[str, str] = dict.fromkeys(("Qwen", "Ds", "Yi"), "cpu")
+ONE: Mapping[str, str] = dict.fromkeys(CPU, "cuda:0")
+TWO: Mapping[str, str] = {"Qwen": "cuda:0", "Ds": "cuda:1", "Yi": "cuda:0"}
+
+
+def zoo(folder: Path, devices: Mapping[str, str], dtype: str = "float32") -> str:
+    """Write a zoo of the lab's models on given devices."""
+    folder.mkdir()
+    models = load_zoo("lab").models
+    tables = [
+        f'[models.{name}]\nref = "{models[name].ref}"\ndevice = "{device}"\ndtype = "{dtype}"\n'
+        for name, device in devices.items()
+    ]
+    (folder / "zoo.toml").write_text("\n".join(tables), encoding="utf-8")
+    return str(folder / "zoo.toml")
+
+
+def records(flow: str, zoo: str, **settings: str) -> list[Record]:
+    found: list[Record] = []
+    checked = check(flow, zoo=zoo, overrides={"max_tokens": "120", **settings})
+    evaluate(checked, dataset("gsm8k", "test", 24, 42), Request(out=None, use_cache=False), on_record=found.append)
+    return sorted(found, key=lambda record: int(record.question.id))
+
+
+def texts(found: list[Record]) -> list[list[str]]:
+    return [[step.text for step in record.trace.steps] for record in found]
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_one_device_writes_what_the_cpu_writes(flow: str, tmp_path: Path) -> None:
+    assert texts(records(flow, zoo(tmp_path / "one", ONE))) == texts(records(flow, zoo(tmp_path / "cpu", CPU)))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
+@pytest.mark.parametrize("topk", ["dense", "certified", "auto"])
+def test_heads_on_two_devices_write_what_one_device_writes(topk: str, tmp_path: Path) -> None:
+    flow = "(Qwen | Ds | Yi)"
+    two = records(flow, zoo(tmp_path / "two", TWO), topk=topk)
+    assert texts(two) == texts(records(flow, zoo(tmp_path / "one", ONE)))
+    assert all(head.forward_seconds > 0 for record in two for head in record.trace.steps[0].heads)
+
+
+def test_half_precision_still_answers(tmp_path: Path) -> None:
+    found = records("Yi -> (Qwen | Ds)", zoo(tmp_path / "half", ONE, "float16"))
+    assert sum(bool(record.score and record.score.correct) for record in found) >= 12
