@@ -15,12 +15,23 @@ from hypothesis import strategies as st
 from flowinfer.tasks.answers import judge, vote
 from tests.conftest import shared_path
 
-CASES = [json.loads(line) for line in (Path(__file__).parent / "cases.jsonl").read_text("utf-8").splitlines()]
+CASES = [
+    json.loads(line)
+    for name in ("cases.jsonl", "hard_cases.jsonl", "phrasings.jsonl")
+    for line in (Path(__file__).parent / name).read_text("utf-8").split("\n")
+    if line
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['task']}-{case['id']}")
 def test_a_hard_case_is_judged_as_a_person_would(case: Mapping[str, Any]) -> None:
-    score = judge(case["task"], case["output"], case["reference"], choices=case.get("choices"))
+    score = judge(
+        case["task"],
+        case["output"],
+        case["reference"],
+        question=case.get("question"),
+        choices=case.get("choices"),
+    )
     assert score.correct == case["correct"], score
 
 

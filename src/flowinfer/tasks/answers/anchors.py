@@ -31,7 +31,8 @@ _CHINESE = (
 )
 _CORRECTION = (
     r"(?:更正|纠正|修正|改正|订正)(?:为|如下|一下)?\s*[:,]?\s*(?:应(?:该|当)?(?:为|是))?"
-    r"|(?<!不)应(?:该|当)?(?:为|是)(?!否|不|由)|而是|correction\s*:|(?:it|this|that)\s+should\s+(?:be|have been)"
+    r"|(?<!不)应(?:该|当)?(?:为|是)(?!否|不|由)|而是|改(?:成|为|选)|correction\s*:|(?:it|this"
+    r"|that)\s+should\s+(?:be|have been)"
     r"|(?:actually|rather),?\s+(?:it(?:'s| is)|the answer is)"
 )
 _HEADER = r"(?:^|\n)[#*\s]*(?:(?:the )?final |the )?answer[*\s]*(?=\n)|(?:^|\n)[#*\s]*(?:最终)?答案[*\s]*(?=\n)"
@@ -93,7 +94,8 @@ def anchored(text: Text) -> Iterator[Text]:
             continue
         if _NEGATED_BEFORE.search(string[max(0, match.start() - 12) : match.start()]):
             continue
-        if "would be" in match[0] and _CONDITION.search(re.split(r"[\n。!?]|\.\s", tail)[0]):
+        sentence = re.split(r"[\n。!?]|\.\s", string[max(0, begin - 120) : match.start()])[-1] + _END.split(tail)[0]
+        if "would be" in match[0] and _CONDITION.search(sentence):
             continue
         if match["correction"] is None and _HYPOTHETICAL.search(_before(string, match.start())):
             continue

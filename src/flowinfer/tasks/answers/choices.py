@@ -21,7 +21,8 @@ _DENIED = re.compile(
     re.I,
 )
 _CONTRAST = re.compile(
-    r"而|但|不|应|其实|更|最终|还是|wait|actually|\bno\b|\bbut\b|rather|instead|final|so\b|therefore|所以|因此|故|综上",
+    r"改|后来|而|但|不|应|其实|更|最终|还是|wait|actually|\bno\b|\bbut\b|rather|instead|final|so\b|therefore"
+    r"|所以|因此|故|综上",
     re.I,
 )
 _OPEN = re.compile(
@@ -176,8 +177,12 @@ def _judged(text: Text, string: str, places: list[int], letters: str) -> Found:
     last_line = re.fullmatch(rf"[\W_]*([{letters}])[\W_]*", lines[-1])
     if last_line:
         return found(last_line[1], "last_line")
-    leading = re.match(rf"[\W_]*([{letters}])[\W_]*(?:$|[.、:)])", lines[0])
-    if leading and not re.search(rf"\n\s*[\W_]*[{letters}]\s*[.、:)]", text.string.strip()):
+    leading = re.match(rf"[\W_]*([{letters}])[\W_]*(?:$|[.:)])", lines[0])
+    if (
+        leading
+        and leading[1] not in said.wrong
+        and not re.search(rf"\n\s*[\W_]*[{letters}]\s*[.、:)]", text.string.strip())
+    ):
         return found(leading[1], "first_line")
     last_sentence = re.split(r"[。!?\n]|\.\s", string.rstrip().rstrip("。.!*"))[-1]
     closing = re.search(rf"\w[^A-H]*(?<![A-Za-z])([{letters}])[\s*)\]】了]*$", last_sentence)

@@ -14,6 +14,9 @@ _TRUTHS = (
 )
 
 
+_ONLY = re.compile(r"(?:只有|只能是|因此|所以|\bonly|\bso|therefore,?|thus,?)\s*$", re.I)
+
+
 def named_option(text: Text, choices: Mapping[str, str]) -> str | None:
     """Return the one option whose text occurs, not counting clauses that deny it."""
     string = text.string
@@ -32,7 +35,9 @@ def named_option(text: Text, choices: Mapping[str, str]) -> str | None:
     if len(kept) > 1:
         after = string.rfind("=") + 1
         results = [letter for letter, spans in kept.items() if any(_is_next(string, after, s[0]) for s in spans)]
-        return results[0] if after and len(results) == 1 else None
+        singled = [letter for letter, spans in kept.items() if any(_ONLY.search(string[: s[0]]) for s in spans)]
+        results = results if after and len(results) == 1 else singled
+        return results[0] if len(results) == 1 else None
     return next(iter(kept), None)
 
 

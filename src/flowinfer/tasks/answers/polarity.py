@@ -8,19 +8,19 @@ from itertools import pairwise
 
 NEGATIVE = re.compile(
     r"错|不对|不正确|不符|不是|不选|不能选|不成立|并非|排除|有误|均非|不属于|不合|不行|不准确|不恰当|无关|片面"
-    r"|矛盾|不可能|不能|不一致|无中生有|偷换|以偏概全|张冠李戴|[✗✘❌]|太绝对|过于绝对"
+    r"|矛盾|除了?[A-H\s]|不可能|不能|不一致|无中生有|偷换|以偏概全|张冠李戴|[✗✘❌]|太绝对|过于绝对"
     r"|incorrect|wrong|false|\bnot\b|n't|eliminat|rule[ds]? out|irrelevant|unrelated|\bout\b|\bno\b|\bnone\b"
     r"|\bneither\b|\bnor\b",
     re.I,
 )
 _POSITIVE = re.compile(
-    r"正确|是对的|对的|只有.{0,4}对|成立|符合|才是|才对|最合适|最佳|最恰当|更恰当|更合适|一致|吻合|[✓√✔✅]|无误"
+    r"正确|是对的|对的|只有.{0,4}对|成立|符合|才是|才对|最合适|最佳|最恰当|更恰当|更合适|当选|一致|吻合|[✓√✔✅]|无误"
     r"|correct|right|true|best|more likely|most likely|the answer|better|is the one|\byes\b|\bfits?\b",
     re.I,
 )
 CLAUSE = re.compile(
     r"[。，；,;!?！？\n]|\.\s|\bbut\b|\bwhile\b|\bwhereas\b|而(?!是|且)|但是?|因为|由于|\bbecause\b|\bsince\b"
-    r"|(?<=错误)|(?<=正确)",
+    r"|(?<=[错对误确√]\))|(?<=错误)|(?<=正确)",
     re.I,
 )
 _BEFORE_WORD = re.compile(
@@ -30,7 +30,8 @@ _BEFORE_WORD = re.compile(
     re.I,
 )
 _AFTER_WORD = re.compile(
-    r"^\s?(?:同学|先生|型|股|超|语言|君|城|市|楼|级|座|点|公司|队|车|国|地|厂|人|板|极|端|[+#]|柱|罩|\([^)A-H]{1,6}\))"
+    r"^\s?(?:同学|先生|型|股|超|语言|君|城|市|楼|级|座|点|公司|队|车|国|地|厂|人|板|极|端|[+#]|柱|罩"
+    r"|\([a-z0-9,]{1,4}\))"
 )
 _ARTICLE_BEFORE = re.compile(
     r"\s+(?!and\b|or\b|is\b|are\b|was\b|because\b|since\b|as\b|would\b|must\b|should\b|can\b|cannot\b|does\b"
@@ -45,15 +46,17 @@ _DISCUSSED = re.compile(
     re.I,
 )
 _VERDICT = re.compile(
-    r"\s*(?:所以|因此|故|是|so (?:it|this|that)(?:'s| is) |it(?:'s| is) )*(?:说法|表述)?(?:错误?|不正确|不对"
-    r"|不符合?.{0,4}|排除|正确|对|符合题意?|wrong|incorrect"
+    r"\s*(?:所以|因此|故|是|so (?:it|this|that)(?:'s| is) |it(?:'s| is) |so )*(?:说法|表述)?(?:错误?|不正确|不对"
+    r"|不符合?.{0,4}|排除|正确|对|不选|当选|应选|符合题意?|wrong|incorrect"
     r"|correct|right|out|not correct|no|yes)(?:的|选项)?[。;；，,.!\s]*",
     re.I,
 )
 _LISTED = re.compile(
     r"(?<![A-Za-z])(?<!and )(?<!or )(?<![和或与])([A-H])\s*[,，]\s*(?=(?:and |or |和|或|以及)?\s*[A-H](?![A-Za-z]))"
 )
-_ENUMERATOR = re.compile(r"(?m)^([\s*#>-]*(?:选项|option )?[(（]?[A-H][)）]?)(\.)(?=\s*[^\sA-H])", re.I)
+_ENUMERATOR = re.compile(
+    r"(?m)^([\s*#>-]*(?:选项|option )?[(（]?[A-H][)）]?)(\.)(?=\s*\S)(?!\s*[A-H](?![A-Za-z]))", re.I
+)
 _CONCLUDED = re.compile(
     r"(?:\b(?:so|therefore|thus|hence|it's|it is|it must be|must be|answer)|其实(?:应该)?是?|实际上(?:应该)?是?"
     r"|显然是?|那就是|只剩下?|剩下|即|\bleaves|所以|因此|综上|故|最终还是)[\s,:]*(?:it'?s |it is |it must be "

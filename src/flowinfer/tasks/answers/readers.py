@@ -26,11 +26,14 @@ def read_boxed(part: str, gold: Gold) -> str:
     found = read_words(part, gold)
     if found is not None:
         return found
-    string = stripped(part)
+    string = (
+        re.sub(r",\s*[a-zA-Z]\s*(?:!=|[<>∈]).*", "", stripped(part)) if gold.kind == "expression" else stripped(part)
+    )
     run, end = measured_run(string, 0)
     if run and _UNIT.fullmatch(string[end:]):
         return _as_kind(run, gold) or string
-    return _as_kind(string, gold) or string
+    inside = read_stretch(part, gold, is_anchored=False) if re.search(r"\b(?:is|are)\s", string) else None
+    return inside or _as_kind(string, gold) or string
 
 
 def read_stretch(part: str, gold: Gold, *, is_anchored: bool) -> str | None:
@@ -112,7 +115,7 @@ def _several(run: str) -> bool:
 
 
 def _number(run: str) -> str | None:
-    if _several(run) or (re.search(r"[<>]", run) and read_intervals(run)):
+    if _several(run) or "!=" in run or (re.search(r"[<>]", run) and read_intervals(run)):
         return run
     string = re.sub(r"(?<=[\d)])\s+[a-zA-Z]$", "", _result(split_top(run)[-1]))
     string = re.sub(r"(?<=\d)[eE]([+-]?\d{1,2})$", r"*10^(\1)", string)
@@ -180,7 +183,7 @@ def _equation(run: str, gold: Gold) -> str | None:
 
 
 def _expression(run: str) -> str | None:
-    if _several(run):
+    if _several(run) or "!=" in run:
         return run
     string = _result(split_top(run)[-1])
     percent = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", string)

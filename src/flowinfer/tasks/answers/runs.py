@@ -83,16 +83,23 @@ def closing_runs(string: str) -> list[str]:
         if run:
             found.append(run)
     whole = leading_run(string)
+    is_all = bool(whole) and len(whole) >= len(string.strip().rstrip(".。")) - 2
     if whole:
-        is_all = len(whole) >= len(string.strip().rstrip(".。")) - 2
         found.insert(0 if is_all else len(found), whole)
-    at, last = 0, ""
+    every = _all_runs(string)
+    named = [run for run in every if re.match(r"[a-zA-Z]\s*=", run)]
+    if named and "=" in whole and not is_all:
+        found.insert(len(found) - 1, named[-1])
+    return found + every[-1:]
+
+
+def _all_runs(string: str) -> list[str]:
+    found, at = [], 0
     while at < len(string):
         run, end = measured_run(string, at) if _starts(string, at) else ("", at)
-        last = run or last
+        if run:
+            found.append(run)
         at = max(end, at + 1)
-    if last:
-        found.append(last)
     return found
 
 
@@ -101,6 +108,7 @@ def _starts(string: str, at: int) -> bool:
     return not (at and (string[at - 1].isalnum() or string[at - 1] in "._'\\")) and not string[at].isspace()
 
 
+_SCALES = {"hundred": "*10^2", "thousand": "*10^3", "million": "*10^6", "billion": "*10^9"}
 _ASIDE = re.compile(
     r",?\s*(?:\b(?:because|since|which(?! (?:is|are|equals|gives|simplifies to"
     r"|makes) [^a-z]*\d(?![^.]*\b(?:than|more|less|times|prime|even|odd|not|before|after|from|away|off)\b))"
@@ -114,6 +122,7 @@ def stripped(part: str) -> str:
     part = re.sub(r"(?<![\w)*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w(*])", r"\1", part)
     string = re.sub(r"\bnot\s+\S+\s+but\s+(?:rather\s+)?", "", plain(part).replace("$", ""))
     string = re.sub(r"\(?\b(?:in )?base[\s-]*\d+\)?", " ", string)
+    string = re.sub(r"(?<=\d) (hundred|thousand|million|billion)\b", lambda match: _SCALES[match[1]], string)
     string = re.sub(r"\b(?:negative|minus)\s+(?=\d)|负(?=\d)", "-", string, flags=re.I)
     return re.sub(r"(?<![\w.])(\d+)\s+(\d+)\s?/\s?(\d+)(?![\w/])", r"(\1+\2/\3)", string)
 

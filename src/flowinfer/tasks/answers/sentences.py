@@ -17,7 +17,7 @@ _COMMENT = re.compile(
 )
 _CHECK = re.compile(
     r"[(（]?\s*(?:\bcheck|verif(?:y|ication)|验算|检验|检查|\bnote|explanation|解析|注意?)\s*\**\s*[:：]"
-    r"|let me (?:just )?(?:check|verify|double)",
+    r"|(?:substitut|plugg)ing [^.\n]{0,20}back|代入检验|let me (?:just )?(?:check|verify|double)",
     re.I,
 )
 _END = re.compile(
