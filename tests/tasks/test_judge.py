@@ -121,11 +121,22 @@ def test_judging_never_raises(task: str, output: str, reference: str) -> None:
         "\x00" * 1000,
         "=" * 50_000,
         "x^" * 9000,
+        " " * 60_000,
+        "#### " * 12_000,
+        "(1,2) " * 10_000,
+        "x < 1 " * 10_000,
     ],
-    ids=["brackets", "boxes", "digits", "letters", "commas", "nulls", "equals", "powers"],
+    ids=[
+        *("brackets", "boxes", "digits", "letters", "commas", "nulls", "equals", "powers"),
+        *("blanks", "anchors", "pairs", "inequalities"),
+    ],
 )
 def test_adversarial_outputs_are_judged(task: str, output: str) -> None:
     assert not judge(task, output, "7" if task != "ceval" else "B").correct
+
+
+def test_thinking_that_is_longer_than_what_is_judged_stays_thinking() -> None:
+    assert judge("gsm8k", "<think>" + "so the answer is 7. " * 3000, "7").status == "truncated"
 
 
 def test_the_span_points_at_the_answer() -> None:

@@ -72,6 +72,7 @@ _HEDGE = re.compile(
 )
 _BLANKS = re.compile(r"[ \t*_:`]*(?:\r?\n[\s*_:`]*)?(?:(?:\\\[|\$\$)\s*)?")
 _REACH = 400
+_MAX_ANCHORS = 100
 
 
 def last_anchor(text: Text) -> Text | None:
@@ -85,7 +86,7 @@ def last_anchor(text: Text) -> Text | None:
 def anchored(text: Text) -> Iterator[Text]:
     """Yield what follows each anchor, in order; negated, hedged, hypothetical and questioned ones left out."""
     string = text.string
-    for match in _ANCHOR.finditer(string):
+    for match in list(_ANCHOR.finditer(string))[-_MAX_ANCHORS:]:
         begin = _begin(string, match)
         tail = string[begin : begin + _REACH]
         if not tail.strip() or _NEGATION.match(tail) or _HEDGE.match(tail):

@@ -14,6 +14,8 @@ from flowinfer.tasks.answers.readers import read_boxed, read_stretch
 from flowinfer.tasks.answers.sentences import before_check, is_refusal, sentences
 from flowinfer.tasks.answers.text import Text
 
+_MAX_WHOLE = 1_500
+
 
 def judge_maths(text: Text, reference: str, question: str) -> Score:
     """Score an output against a reference of any kind; what follows a correction is heard first."""
@@ -51,7 +53,7 @@ def _closing(text: Text) -> Iterator[tuple[str, Text]]:
     """Yield sentences from the last to the first, then the whole text for answers over several lines."""
     for part in reversed(list(sentences(before_check(text)))):
         yield "sentence", part
-    yield "whole", text
+    yield "whole", text.part(max(0, len(text.string) - _MAX_WHOLE), len(text.string))
 
 
 _BETWEEN = re.compile(r"\}[\s$\\)(]*(?:text\{)?\s*(?:,|and|or|和|或|与|、)\s*\}?[\s$\\()]*boxed\{")

@@ -27,6 +27,7 @@ _END = re.compile(
 )
 
 
+_MAX_SENTENCE = 1_500
 _REFUSAL = re.compile(
     r"(?:cannot|can't|can not|could not|unable to|impossible to|not possible to|no way to"
     r"|hard to) (?:be )?(?:solve|determine|answer|find|tell|know|say|calculate|compute|give)"
@@ -52,7 +53,7 @@ def sentences(text: Text) -> Iterator[Text]:
     """Yield the sentences that are no comments on others."""
     begin = 0
     for match in _END.finditer(text.string):
-        part = text.part(begin, match.start())
+        part = text.part(max(begin, match.start() - _MAX_SENTENCE), match.start())
         begin = match.end()
         if part.string.strip() and not _COMMENT.match(part.string):
             yield part

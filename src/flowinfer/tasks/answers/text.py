@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 
 from flowinfer.results import Status
 
-MAX_LENGTH = 60_000
-"""Longer outputs are judged by their end, where answers stand."""
+MAX_READ = 400_000
+"""Longer outputs are read from their end on."""
+MAX_LENGTH = 24_000
+"""What is longer without its thinking is judged by its end, where answers stand."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ _SUPER = {"\u00b2": "^2", "\u00b3": "^3", "\u00b0": "°"}
 
 def normalize(output: str) -> Text:
     """Apply NFKC and one minus sign, character by character, so that places stay known."""
-    start = max(0, len(output) - MAX_LENGTH)
+    start = max(0, len(output) - MAX_READ)
     characters: list[str] = []
     places: list[int] = []
     for index, character in enumerate(output[start:], start=start):
@@ -75,8 +77,25 @@ _ENDLESS = re.compile(r"\d{61,}")
 def prepare(output: str) -> Text:
     """Normalize, remove thinking, cut run-on questions, and blank digits without end, which are no number."""
     text = _without_thinking(normalize(output))
+    if text.status is None:
+        text = _without_long_runs(text.part(max(0, len(text.string) - MAX_LENGTH), len(text.string)))
     text = replace(text, string=_ENDLESS.sub(lambda match: "?" * len(match[0]), text.string))
     return text if text.status else _without_run_on(text)
+
+
+_LONG_RUN = re.compile(r"([^\d?])\1{39,}")
+
+
+def _without_long_runs(text: Text) -> Text:
+    """Shorten runs of one character, which hold no answer and make patterns slow."""
+    kept: list[Text] = []
+    begin = 0
+    for match in _LONG_RUN.finditer(text.string):
+        kept.append(text.part(begin, match.start() + 8))
+        begin = match.end()
+    kept.append(text.part(begin, len(text.string)))
+    places = [place for part in kept for place in part.places]
+    return Text("".join(part.string for part in kept), places) if len(kept) > 1 else text
 
 
 _THOUGHT_BEGINS = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.I)
