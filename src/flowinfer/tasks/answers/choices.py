@@ -17,7 +17,7 @@ _JOIN = re.compile(
 )
 _DENIED = re.compile(
     r"[\s)\]】*项选]*[\"'”’]?\s*(?:(?:是|都|也|并)?(?:错|不对|不正确|不成立|不行|不合)|(?:is |was "
-    r"|are )?(?:wrong|incorrect|false|not\b)|的?(?:说法|答案|观点)?是?(?:错误|不对))",
+    r"|are )?(?:wrong|incorrect|false|not\b)|的(?:同学|人|学生|考生)|的?(?:说法|答案|观点)?是?(?:错误|不对))",
     re.I,
 )
 _CONTRAST = re.compile(

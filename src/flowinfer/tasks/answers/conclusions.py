@@ -15,7 +15,7 @@ from flowinfer.tasks.answers.text import Found, Text
 _CUE = re.compile(
     r"\b(?:so|thus|therefore|hence|consequently|altogether|in total|in all|total|overall|finally|left"
     r"|remain(?:s|ing)?|(?:i|we|which) (?:get|gets|gives?)|(?:amounts?|comes?|adds? up|works out) to)\b"
-    r"|答|共|因此|所以|综上|最终|最后|总|剩|于是|故",
+    r"|\b(?:will|would|'ll) be\b|答|共|因此|所以|综上|最终|最后|总|剩|于是|故",
     re.I,
 )
 _PASSED_OVER = re.compile(

@@ -14,7 +14,7 @@ _TRUTHS = (
 )
 
 
-_ONLY = re.compile(r"(?:只有|只能是|因此|所以|\bonly|\bso|therefore,?|thus,?)\s*$", re.I)
+_ONLY = re.compile(r"(?:只有|是|只能是|因此|所以|\bonly|\bso|therefore,?|thus,?)\s*$", re.I)
 
 
 def named_option(text: Text, choices: Mapping[str, str]) -> str | None:

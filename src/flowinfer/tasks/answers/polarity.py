@@ -59,7 +59,8 @@ _ENUMERATOR = re.compile(
 )
 _CONCLUDED = re.compile(
     r"(?:\b(?:so|therefore|thus|hence|it's|it is|it must be|must be|answer)|其实(?:应该)?是?|实际上(?:应该)?是?"
-    r"|显然是?|那就是|只剩下?|剩下|即|\bleaves|所以|因此|综上|故|最终还是)[\s,:]*(?:it'?s |it is |it must be "
+    r"|显然是?|那就是|只剩下?|剩下|即|\bleaves|\b(?:clearly|obviously|definitely|certainly)|所以|因此|综上|故"
+    r"|最终还是)[\s,:]*(?:it'?s |it is |it must be "
     r"|option |the answer is |选项?|是)?"
     r"[\s*(\[【]*([A-H])[\s*)\]】]*(?:项|选项)?\s*[了啦]?(?=$|[\n.。;；!,，])",
     re.I,

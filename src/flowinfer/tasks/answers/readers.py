@@ -18,7 +18,7 @@ _UNIT = re.compile(
     r"|or\b)[a-zA-Z]+)*(?:\^\(?\d\)?)?[\s.]*"
     r"|[\u4e00-\u9fff]{1,4}"
 )
-_NAMED = r"[a-zA-Z]\w?'*\s*(?:\(\s*[-\w]+\s*\))?\s*=\s*"
+_NAMED = r"[a-zA-Z](?:_?\w)?'*\s*(?:\(\s*[-\w]+\s*\))?\s*=\s*"
 
 
 def read_boxed(part: str, gold: Gold) -> str:
@@ -62,15 +62,12 @@ def read_stretch(part: str, gold: Gold, *, is_anchored: bool) -> str | None:
 
 
 def _is_formula(run: str) -> bool:
-    """Return whether a run is an expression in letters, such as n**2 + 1, and no value."""
-    parsed = parse_expression(run)
-    is_scientific = re.search(r"\d[eE][+-]?\d", run)
-    return (
-        parsed is not None
-        and bool(parsed.symbols)
-        and not is_scientific
-        and bool(re.search(r"\d", run) and re.search(r"[-+*/^]", run))
-    )
+    """Return whether a run gives an expression in letters, such as n**2 + 1, and no value."""
+    side = run.rsplit("=", 1)[-1]
+    parsed = parse_expression(side)
+    if parsed is None or not parsed.symbols or re.search(r"\d[eE][+-]?\d", side):
+        return False
+    return bool(re.search(r"\d", side) and re.search(r"[-+*/^]", side))
 
 
 def _as_kind(run: str, gold: Gold) -> str | None:
@@ -110,7 +107,7 @@ def _result(run: str) -> str:
 def _several(run: str) -> bool:
     """Return whether a run lists several values of one thing: "2, 3" or "x = 2, x = 3"."""
     items = [item.strip() for item in split_top(run) if item.strip()]
-    names = {item.split("=")[0].strip() for item in items if "=" in item}
+    names = {re.sub(r"_?\d+$", "", item.split("=")[0].strip()) for item in items if "=" in item}
     return len(items) > 1 and len(names) <= 1 and all(parse_expression(item.split("=")[-1]) for item in items)
 
 

@@ -10,7 +10,7 @@ from flowinfer.tasks.answers.text import Text
 _COMMENT = re.compile(
     r"^[\s*_#(\[>-]*(?:check|verif|let me (?:check|verify|double)|to (?:check|verify)|note\b|explanation|hint"
     r"|reason|that is\b|i\.e\."
-    r"|(?:this|that|it|which) (?:is|was|can|means|matches|makes sense|equals|also)\b[^=]*\b(?:more|less|fewer"
+    r"|(?:this|that|it|which)(?:'s| is| was| can| means| matches| makes sense| equals| also)\b[^=]*\b(?:more|less|fewer"
     r"|than|verified|half|twice|times)\b"
     r"|because\b[^,]*\Z|if you|feel free|i hope|验算|检验|检查|注|解释|说明|解析|提示|理由)",
     re.I,
@@ -31,7 +31,8 @@ _MAX_SENTENCE = 1_500
 _REFUSAL = re.compile(
     r"(?:cannot|can't|can not|could not|unable to|impossible to|not possible to|no way to"
     r"|hard to) (?:be )?(?:solve|determine|answer|find|tell|know|say|calculate|compute|give)"
-    r"|\bno (?:solution|answer|way)\b|not enough (?:information|data)|insufficient|don't know|not sure"
+    r"|\bno (?:solution|answer|way)\b|not enough (?:information|data)|insufficient|\bnot (?:given|provided"
+    r"|stated)\b|don't know|not sure"
     r"|无法(?:确定|计算|回答|求|得知|判断|解答|得出)"
     r"|不能确定|信息不足|条件不足|不知道",
     re.I,

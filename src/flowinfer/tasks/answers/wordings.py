@@ -96,9 +96,8 @@ def _words(string: str, gold: Gold) -> str | None:
     wanted, folded_text = folded(gold.plain), folded(string)
     if folded_text == wanted:
         return gold.plain
-    if re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", folded_text) and not re.search(
-        r"\b(?:not|neither|nor)\b|不是|n't", folded_text
-    ):
+    around, found = re.subn(rf"(?<!\w){re.escape(wanted)}(?!\w)", " ", folded_text)
+    if found and not re.search(r"\b(?:not|neither|nor)\b|不是|n't", around):
         return gold.plain
     return string.strip()[:200] or None
 
