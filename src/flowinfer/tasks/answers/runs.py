@@ -119,6 +119,7 @@ _ASIDE = re.compile(
 
 
 def stripped(part: str) -> str:
+    """Return a stretch as plain mathematics: without LaTeX layout, bold marks, currency and the names of bases."""
     part = re.sub(r"(?<![\w)*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w(*])", r"\1", part)
     string = re.sub(r"\bnot\s+\S+\s+but\s+(?:rather\s+)?", "", plain(part).replace("$", ""))
     string = re.sub(r"\(?\b(?:in )?base[\s-]*\d+\)?", " ", string)
