@@ -15,12 +15,23 @@ from hypothesis import strategies as st
 from flowinfer.tasks.answers import judge, vote
 from tests.conftest import shared_path
 
-CASES = [json.loads(line) for line in (Path(__file__).parent / "cases.jsonl").read_text("utf-8").splitlines()]
+CASES = [
+    json.loads(line)
+    for name in ("cases.jsonl", "hard_cases.jsonl", "phrasings.jsonl")
+    for line in (Path(__file__).parent / name).read_text("utf-8").split("\n")
+    if line
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['task']}-{case['id']}")
 def test_a_hard_case_is_judged_as_a_person_would(case: Mapping[str, Any]) -> None:
-    score = judge(case["task"], case["output"], case["reference"], choices=case.get("choices"))
+    score = judge(
+        case["task"],
+        case["output"],
+        case["reference"],
+        question=case.get("question"),
+        choices=case.get("choices"),
+    )
     assert score.correct == case["correct"], score
 
 
@@ -110,11 +121,22 @@ def test_judging_never_raises(task: str, output: str, reference: str) -> None:
         "\x00" * 1000,
         "=" * 50_000,
         "x^" * 9000,
+        " " * 60_000,
+        "#### " * 12_000,
+        "(1,2) " * 10_000,
+        "x < 1 " * 10_000,
     ],
-    ids=["brackets", "boxes", "digits", "letters", "commas", "nulls", "equals", "powers"],
+    ids=[
+        *("brackets", "boxes", "digits", "letters", "commas", "nulls", "equals", "powers"),
+        *("blanks", "anchors", "pairs", "inequalities"),
+    ],
 )
 def test_adversarial_outputs_are_judged(task: str, output: str) -> None:
     assert not judge(task, output, "7" if task != "ceval" else "B").correct
+
+
+def test_thinking_that_is_longer_than_what_is_judged_stays_thinking() -> None:
+    assert judge("gsm8k", "<think>" + "so the answer is 7. " * 3000, "7").status == "truncated"
 
 
 def test_the_span_points_at_the_answer() -> None:

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from flowinfer.results import Score
 from flowinfer.tasks.answers.choices import find_choice
 from flowinfer.tasks.answers.maths import judge_maths
-from flowinfer.tasks.answers.numbers import equal_numbers, find_number, gold_number
+from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
+from flowinfer.tasks.answers.quantities import find_number
 from flowinfer.tasks.answers.text import Found, Text, prepare
 
 __all__ = ["Found", "extract", "judge", "vote"]

@@ -8,35 +8,71 @@ from collections.abc import Iterator
 from flowinfer.tasks.answers.text import Text
 
 _ENGLISH = (
-    r"(?:final|correct|right|best|numerical)?\s*(?:answer|result|solution)s?\b(?:\s+(?:to|for|of)\s+[^.:\n]{1,60}?)?"
-    r"(?:\s+(?:here|therefore|thus|then))?[*_]*\s*(?:is|are|would be|should be|must be|will be|equals|=|:|to be)"
+    r"(?:final|correct|right|best|numerical|actual|my)?\s*(?:answer|result|solution|ans)s?\b"
+    r"(?:\s+(?:to|for|of)\s+[^.:\n=]{1,60}?)?"
+    r"(?:\s+(?:here|therefore|thus|then))?[*_]*\s*(?:is|are|would be|should be|must be|will be|has to be|equals"
+    r"|=|:|to be)"
     r"|(?:correct|right|best)\s+(?:option|choice|statement|one)[*_]*\s*(?:is|would be|should be|must be|:)"
-    r"|(?:i\s+(?:choose|pick|select)|so\s+choose|choose\s+option)"
+    r"|(?:correct|right|corrected|actual)\s+(?:total|number|amount|value|sum|figure|count|price|cost"
+    r"|time)[*_]*\s*(?:is|was|:)"
+    r"|(?:i\s+(?:choose|pick|select)|so\s+choose|choose\s+option|(?:i(?:'d| would|'ll| will)?|so) (?:go with"
+    r"|choose|pick)"
+    r"|i(?:'m| am)? lean(?:ing)? towards?)"
 )
 _CHINESE = (
-    r"(?:最终|正确|最后|标准|参考)?的?(?:答案|结果|选项)(?:应该|应当|应|就|选择|选)?(?:是|为|选|等于|:|=|】|\])"
-    r"|答(?:案)?\s*[:】]"
+    r"(?:最终|正确|最后|标准|参考)?的?(?:答案|结果)(?:选项)?(?:其实|实际上|确实|只能|一定|必定|显然|当然|自然"
+    r"|最终|大约)?(?:应该|应当|应|就|选择|选)?(?:是|为|选|等于|:|=|】|\])"
+    r"|(?:正确|最终|最佳)的?选项(?:应该|应|就)?(?:是|为|:)|我?的?选择(?:是|为|:)"
+    r"|答(?:案)?\s*[:】]|(?:正确|最终)(?:选项|答案)(?=\s*[(\[【*\"“]*[A-H](?![A-Za-z]))"
     r"|(?:正确|成立|符合题意|最准确)的(?:一项|选项|一个|说法|叙述|表述)?(?:应该|应当|应|就)?(?:是|为|:)"
-    r"|(?<![可不以未供所挑备任者])(?:故|应|因此|所以|综上|本题|应该|我|只能|则)?,?\s*选择?(?:的是|:|项|了)?"
+    r"|(?<![可不以未供所挑备任者错误别会若果设如甲乙丙丁])(?:故|应|因此|所以|综上|本题|应该|我|只能"
+    r"|则)?,?\s*选择?(?:的是|:|了)?"
     r"(?=\s*[(\[【*\"“]*\s*(?:选项)?\s*[A-Ha-h](?![A-Za-z]))"
 )
 _CORRECTION = (
     r"(?:更正|纠正|修正|改正|订正)(?:为|如下|一下)?\s*[:,]?\s*(?:应(?:该|当)?(?:为|是))?"
-    r"|(?<!不)应(?:该|当)?(?:为|是)(?!否|不|由)|而是|correction\s*:|(?:it|this|that)\s+should\s+(?:be|have been)"
-    r"|actually,?\s+(?:it(?:'s| is)|the answer is)"
+    r"|(?<!不)应(?:该|当)?(?:为|是)(?!否|不|由)|而是|改(?:成|为|选)|correction\s*:|(?:it|this"
+    r"|that)\s+should\s+(?:be|have been)"
+    r"|(?:actually|rather),?\s+(?:it(?:'s| is)|the answer is)"
 )
+_HEADER = r"(?:^|\n)[#*\s]*(?:(?:the )?final |the )?answer[*\s]*(?=\n)|(?:^|\n)[#*\s]*(?:最终)?答案[*\s]*(?=\n)"
 _ANCHOR = re.compile(
-    rf"(?P<hash>####|<answer>)|(?P<mark>(?:^|\n)\s*[*_]*A\s*:)|(?P<english>(?i:\b(?:{_ENGLISH})))|(?P<chinese>{_CHINESE})"
-    rf"|(?P<correction>(?i:{_CORRECTION}))"
+    rf"(?P<hash>####|<answer>)|(?P<header>(?i:{_HEADER}))|(?P<mark>(?:^|\n)\s*[*_]*A\s*:)"
+    rf"|(?P<english>(?i:\b(?:{_ENGLISH})))|(?P<chinese>{_CHINESE})|(?P<correction>(?i:{_CORRECTION}))"
 )
 _NEGATION = re.compile(
-    r"^[\s*_:\"']*(?:definitely |certainly |clearly )?"
-    r"(?:not\b|n't|never\b|neither\b|isn't|不是|并非|不为|非|不)(?!\s*only)",
+    r"^[\s*_:\"']*(?:definitely |certainly |clearly |obviously )?"
+    r"(?:not\b|n't|never\b|neither\b|isn't|不是|并非|不为|非|不|wrong|incorrect)(?!\s*only)",
     re.I,
 )
-_NEGATED_BEFORE = re.compile(r"(?:not the|isn't the|不是|并非|没有|不存在|no|n't be the)\s*(?:正确|correct)?\s*$", re.I)
-_END = re.compile(r"\n|(?<=\S)\.\s|(?<!\\)[。!?;]")
-_HEDGE = re.compile(r"^\s*(?:either|maybe|perhaps|unclear|unknown|可能|也许|不确定|无法)", re.I)
+_NEGATED_BEFORE = re.compile(
+    r"(?:not the|isn't the|不是|并非|没有|不存在|no|n't be the|误以为|无法判断|无法确定|不能确定|不知道|错误的?"
+    r"|wrong|incorrect)\s*(?:正确|correct)?\s*$",
+    re.I,
+)
+_HYPOTHETICAL = re.compile(
+    r"tempt|some (?:people )?(?:might|may|would|could)|(?:might|may|could) (?:think|say|guess|assume|seem)|at first"
+    r"|common (?:mistake|error)|would have|if (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|(?:incorrect"
+    r"|wrong) *$|如果|假设|假如|\bsuppose|\bassum|\btold\b|many (?:people|students)"
+    r"|(?<!\bi )(?<!\bwe )\b(?:thinks|claims|believes|guesses|guessed|claimed)\b|(?:初看|乍一?看|表面上?看?"
+    r"|一开始|起初|看起来|看似|貌似|易错|误选|错选|误以为|可能会|有人|容易)[^,]*$",
+    re.I,
+)
+_CONDITION = re.compile(r"\b(?:if|without|had|unless)\b", re.I)
+_LIST = re.compile(r"(?:[-*•] [^\n]+\n\s*){2}")
+_TITLE = re.compile(
+    r"\s*(?:step|part|case|conclusion|solution|explanation|calculat|analysis|summary|problem|verif|check|note"
+    r"|步骤|第|解|分析|总结|结论|验)",
+    re.I,
+)
+_END = re.compile(r"\n|(?<=\S)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!i\.e)\.\s|(?<!\\)[。!?;]|<\||</")
+_HEDGE = re.compile(
+    r"^\s*(?:either|between|maybe|perhaps|unclear|unknown|somewhere|可能|也许|不确定|无法|在[^,。]{1,12}之间)|^大约?在",
+    re.I,
+)
+_BLANKS = re.compile(r"[ \t*_:`]*(?:\r?\n[\s*_:`]*)?(?:(?:\\\[|\$\$)\s*)?")
+_REACH = 400
+_MAX_ANCHORS = 100
 
 
 def last_anchor(text: Text) -> Text | None:
@@ -48,41 +84,82 @@ def last_anchor(text: Text) -> Text | None:
 
 
 def anchored(text: Text) -> Iterator[Text]:
-    """Yield what follows each anchor, in order, negated ones left out."""
+    """Yield what follows each anchor, in order; negated, hedged, hypothetical and questioned ones left out."""
     string = text.string
-    for match in _ANCHOR.finditer(string):
-        begin = match.end()
-        rest = string[begin:]
-        skipped = len(rest) - len(rest.lstrip(" \t*_:`"))
-        if rest[skipped : skipped + 1] == "\n" or (match["hash"] is None and rest[skipped : skipped + 2] == "\r\n"):
-            skipped = len(rest) - len(rest.lstrip(" \t*_:`\r\n"))
-        begin += skipped
-        tail = string[begin : begin + 400]
+    for match in list(_ANCHOR.finditer(string))[-_MAX_ANCHORS:]:
+        begin = _begin(string, match)
+        tail = string[begin : begin + _REACH]
         if not tail.strip() or _NEGATION.match(tail) or _HEDGE.match(tail):
+            continue
+        if (match["hash"] and _TITLE.match(tail)) or _LIST.match(tail):
             continue
         if _NEGATED_BEFORE.search(string[max(0, match.start() - 12) : match.start()]):
             continue
+        sentence = re.split(r"[\n。!?]|\.\s", string[max(0, begin - 120) : match.start()])[-1] + _END.split(tail)[0]
+        if "would be" in match[0] and _CONDITION.search(sentence):
+            continue
+        if match["correction"] is None and _HYPOTHETICAL.search(_before(string, match.start())):
+            continue
         end = _END.search(tail)
+        if end and end[0] == "?" and end.start():
+            continue
         yield text.part(begin, begin + (end.start() if end and end.start() else len(tail)))
 
 
+def hedged(text: Text) -> Iterator[Text]:
+    """Yield what follows anchors that leave the answer open, such as "the answer is either"."""
+    for match in _ANCHOR.finditer(text.string):
+        begin = _begin(text.string, match)
+        tail = text.string[begin : begin + _REACH]
+        if _HEDGE.match(tail):
+            end = _END.search(tail)
+            yield text.part(begin, begin + (end.start() if end and end.start() else len(tail)))
+
+
+def _begin(string: str, match: re.Match[str]) -> int:
+    """Return where the answer begins: after blanks, and on the next line where the anchor ends its own."""
+    blanks = _BLANKS.match(string, match.end())
+    return blanks.end() if blanks else match.end()
+
+
+def _before(string: str, at: int) -> str:
+    """Return what stands before a place in its clause."""
+    before = string[max(0, at - 60) : at]
+    return re.split(r"[\n。!?;]|\.\s|,\s*but\b|,\s*(?:but|so|then|and)\b|但|其实|正确", before)[-1]
+
+
+_NOT = re.compile(r"(?:\bnot|\bthan|≠|\\neq?|不是|并非|而非)[\s$(]*$")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)|\\boxed\s+(?=\S)")
+
+
+def boxed(text: Text) -> list[Text]:
+    """List the contents of the balanced, non-empty \\boxed{}, in order."""
+    found = []
+    for match in _BOX.finditer(text.string):
+        begin = match.end()
+        if _NOT.search(text.string[max(0, match.start() - 16) : match.start()]):
+            continue
+        if text.string[begin : begin + 1] != "{":
+            word = re.match(r"[^\s$,.;]+", text.string[begin:])
+            if word:
+                found.append(text.part(begin, begin + word.end()))
+            continue
+        end = closing(text.string, begin)
+        if end is not None and text.string[begin + 1 : end].strip():
+            found.append(text.part(begin + 1, end))
+    return found
 
 
 def last_boxed(text: Text) -> Text | None:
     """Return the content of the last balanced, non-empty \\boxed{}."""
-    found = None
-    for match in _BOX.finditer(text.string):
-        begin = match.end()
-        if text.string[begin : begin + 1] != "{":
-            word = re.match(r"[^\s$,.;]+", text.string[begin:])
-            if word:
-                found = text.part(begin, begin + word.end())
-            continue
-        end = closing(text.string, begin)
-        if end is not None and text.string[begin + 1 : end].strip():
-            found = text.part(begin + 1, end)
-    return found
+    found = boxed(text)
+    return found[-1] if found else None
+
+
+def ends_in_box(text: Text) -> bool:
+    """Return whether the text breaks off inside a \\boxed{."""
+    at = text.string.rfind("\\boxed{")
+    return at >= 0 and closing(text.string, at + len("\\boxed")) is None
 
 
 def closing(string: str, opening: int) -> int | None:
@@ -97,3 +174,18 @@ def closing(string: str, opening: int) -> int | None:
             if not depth:
                 return index
     return None
+
+
+_BROKEN_OFF = re.compile(
+    r"(?:[-=+/×÷≈(,，、]|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from"
+    r"|have|has|equals"
+    r"|that|then|so|thus|hence|therefore|at|than|because)|(?:所以|因此|为|是|得|等于|(?<![对确误])的|和|与|得到"
+    r"|=)\s*[:：]?)$"
+)
+
+
+def is_broken_off(text: Text) -> bool:
+    """Return whether a text stops inside a sentence, so that its last number is none that it settled on."""
+    if re.search(r"[a-z]\s\$$", text.string.rstrip()):
+        return True
+    return ends_in_box(text) or bool(_BROKEN_OFF.search(" " + text.string.rstrip().rstrip("*_`$").rstrip()))

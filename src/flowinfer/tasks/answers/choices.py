@@ -3,75 +3,120 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Mapping
 
-from flowinfer.tasks.answers.anchors import anchored, last_boxed
+from flowinfer.tasks.answers.anchors import anchored, ends_in_box, hedged, is_broken_off, last_boxed
+from flowinfer.tasks.answers.corrections import corrected
+from flowinfer.tasks.answers.options import named_option
+from flowinfer.tasks.answers.polarity import masked, polarity, tokens
 from flowinfer.tasks.answers.text import Found, Text
 
-_NEGATIVE = re.compile(
-    r"错|不对|不正确|不符|不是|不选|不能选|不成立|并非|排除|有误|均非|不属于|不合"
-    r"|incorrect|wrong|false|\bnot\b|n't|eliminat|rule[ds]? out|\bno\b",
-    re.I,
-)
-_POSITIVE = re.compile(r"正确|是对的|对的|成立|符合|才是|最合适|最佳|无误|correct|right|true|best", re.I)
-_CLAUSE = re.compile(r"[。，；,;!?！？\n]|\.\s|\bbut\b|\bwhile\b|而(?!是|且)|但是?|(?<=错误)|(?<=正确)", re.I)
-_BEFORE_WORD = re.compile(
-    r"(?:vitamin|plan|hepatitis|type|grade|class|point|group|team|section|part|appendix|维生素|维他命|肝炎|方案|计划)\s*$",
-    re.I,
-)
-_AFTER_WORD = re.compile(r"^\s?(?:同学|先生|型|股|超|语言|君|城|市|楼|级|座|点|公司|队|车|国|地|厂|人|[+#]|柱|罩)")
 _JOIN = re.compile(
     r"^\s*(?:[、/&+]|和|与|及|或者?|还是|or|and)?\s*(?:选项|option)?\s*[(\[【]?([A-H])[)\]】]?(?![A-Za-z])",
+    re.I,
+)
+_DENIED = re.compile(
+    r"[\s)\]】*项选]*[\"'”’]?\s*(?:(?:是|都|也|并)?(?:错|不对|不正确|不成立|不行|不合)|(?:is |was "
+    r"|are )?(?:wrong|incorrect|false|not\b)|的(?:同学|人|学生|考生)|的?(?:说法|答案|观点)?是?(?:错误|不对))",
+    re.I,
+)
+_CONTRAST = re.compile(
+    r"改|后来|而|但|不|应|其实|更|最终|还是|wait|actually|\bno\b|\bbut\b|rather|instead|final|so\b|therefore"
+    r"|所以|因此|故|综上",
+    re.I,
+)
+_OPEN = re.compile(
+    r"无法|不能确定|难以(?:判断|确定)|不确定|cannot (?:determine|decide)|can't (?:determine|decide)|unsure|not sure",
     re.I,
 )
 
 
 def find_choice(text: Text, choices: Mapping[str, str]) -> Found:
-    """Find the one option: boxed > anchored > judged right > alone > its text."""
+    """Find the one option: boxed > anchored > judged right > alone > its text; after a correction first."""
+    for part in corrected(text, hears_denials=False):
+        found = _find(part, choices)
+        if found.value is not None or (found.status != "no_answer" and part is not text):
+            break
+    return found
+
+
+def _find(text: Text, choices: Mapping[str, str]) -> Found:
     letters = "".join(choices)
-    boxed = last_boxed(text)
-    if boxed is not None:
-        found = sorted(set(re.findall(rf"(?<![A-Za-z])[{letters}](?![A-Za-z])", _bare(boxed.string))))
-        if len(found) == 1:
-            return Found(found[0], "ok", "boxed", boxed.span())
-        if len(found) > 1:
-            return Found(None, "ambiguous", "boxed", boxed.span())
-    anchored_answer = _anchored(text, letters, choices)
-    if anchored_answer is not None:
-        return anchored_answer
-    return _unanchored(text, letters, choices)
+    box = last_boxed(text)
+    if box is not None:
+        boxed = _boxed(box, letters, choices)
+        if boxed is not None:
+            later = _anchored(text.part(text.places.index(box.places[-1]), len(text.string)), letters, choices)
+            return later if later is not None and later.value else boxed
+    if ends_in_box(text):
+        return Found(None, "truncated", "boxed", None)
+    return _anchored(text, letters, choices) or _unanchored(text, letters, choices)
 
 
-def _bare(part: str) -> str:
-    return re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*", "", part)
+def _boxed(box: Text, letters: str, choices: Mapping[str, str]) -> Found | None:
+    bare = re.sub(r"\\(?:text|mathrm|textbf|mathbf|bf|rm)\s*", "", box.string)
+    found = sorted(set(re.findall(rf"(?<![A-Za-z])[{letters}](?![A-Za-z])", bare)))
+    joined = re.fullmatch(rf"[\s{{}}]*([{letters}]{{2,}})[\s{{}}]*", bare)
+    if len(found) > 1 or joined:
+        return Found(None, "ambiguous", "boxed", box.span())
+    if found:
+        return Found(found[0], "ok", "boxed", box.span())
+    option = named_option(box, choices)
+    return Found(option, "ok", "boxed_text", box.span()) if option else None
 
 
 def _anchored(text: Text, letters: str, choices: Mapping[str, str]) -> Found | None:
     """Return what the last anchor with a letter, or with an option's text, says."""
     last: Found | None = None
+    last_end = 0
     head = re.compile(
-        rf"^[\s*_$\"'“”‘’(\[【「\\{{]*(?:text|选项|选择|选|option|choice|letter|第)?[\s*(\[【{{]*([{letters}{letters.lower()}])"
+        rf"^[\s*_$\"'“”‘’(\[【「\\{{]*(?:text|选项|选择|选|option|choice|letter"
+        rf"|第)?[\s*(\[【{{]*([{letters}{letters.lower()}])"
         r"(?![A-Za-z0-9_'’])",
         re.I,
     )
     for tail in anchored(text):
         match = head.match(tail.string)
+        begin = text.places.index(tail.places[0])
         if match and not _is_article(tail.string, match.start(1)):
             rest = tail.string[match.end() :]
-            if re.match(r"[\s)\]】*项]*(?:是|is)?\s*(?:错|不对|不正确|wrong|incorrect|false|not\b)", rest, re.I):
+            if _DENIED.match(rest) or _OPEN.search(
+                re.split(r"[\n。!?;]|\.\s", text.string[max(0, begin - 24) : begin])[-1]
+            ):
                 continue
-            several = {match[1].upper()} | _joined(rest, letters)
-            span = tail.part(match.start(1), match.end(1)).span()
-            if len(several) > 1:
-                last = Found(None, "ambiguous", "anchor", span)
-            else:
-                last = Found(match[1].upper(), "ok", "anchor", span)
+            found = _one_of({match[1].upper()} | _joined(rest, letters), tail.part(match.start(1), match.end(1)))
+            between = text.string[last_end:begin]
+            if last is not None and last.value and found.value not in (None, last.value) and _is_list(between):
+                found = Found(None, "ambiguous", "anchor", found.span)
+            last, last_end = found, begin + match.end()
             continue
-        option = _option_text(tail, choices)
+        option = named_option(tail, choices)
         if option is not None:
-            last = Found(option, "ok", "anchor_text", tail.span())
+            last, last_end = Found(option, "ok", "anchor_text", tail.span()), begin
+    if last is None:
+        return _hedged(text, letters)
     return last
+
+
+def _one_of(found: set[str], place: Text) -> Found:
+    if len(found) > 1:
+        return Found(None, "ambiguous", "anchor", place.span())
+    return Found(next(iter(found)), "ok", "anchor", place.span())
+
+
+def _is_list(between: str) -> bool:
+    """Return whether two anchored letters answer two blanks, not one after the other: 第一空选A，第二空选B."""
+    return not re.search(r"[\n。.!?]", between) and not _CONTRAST.search(between)
+
+
+def _hedged(text: Text, letters: str) -> Found | None:
+    """Return that the answer is left open: "the answer is either A or B"."""
+    for tail in hedged(text):
+        if len(set(re.findall(rf"(?<![A-Za-z])[{letters}](?![A-Za-z])", tail.string))) > 1:
+            rest = text.string[text.places.index(tail.places[-1]) + 1 :]
+            if not re.search(rf"(?<![A-Za-z])[{letters}](?![A-Za-z])", rest):
+                return Found(None, "ambiguous", "anchor", tail.span())
+    return None
 
 
 def _joined(rest: str, letters: str) -> set[str]:
@@ -88,111 +133,66 @@ def _joined(rest: str, letters: str) -> set[str]:
             break
         found.add(match[1].upper())
         rest = rest[match.end() :].lstrip(")]】* 项}")
-    comma = re.fullmatch(rf"\s*(?:[,，]\s*([{letters}])\s*)+", rest)
+    comma = re.fullmatch(rf"\s*(?:[,，]\s*(?:and |or |和|或)?([{letters}])[\s)*]*)+", rest)
     return found | ({comma[1]} if comma else set())
 
 
 def _is_article(string: str, at: int) -> bool:
-    """Return whether a letter is the English article: 'A good ...'."""
-    return string[at] in "Aa" and bool(re.match(r"\s+[a-z]{2,}", string[at + 1 :]))
-
-
-def _tokens(text: Text, letters: str) -> Iterator[int]:
-    """Yield the places of letters that stand alone and can name an option."""
-    string = text.string.replace("**", "  ")
-    for match in re.finditer(rf"(?<![A-Za-z0-9_\\^=+*/<>'’-])[{letters}](?![A-Za-z0-9_^=+*/<>'’])", string):
-        at = match.start()
-        before, after = string[max(0, at - 14) : at], string[at + 1 :]
-        if _BEFORE_WORD.search(before) or _AFTER_WORD.match(after) or _is_article(string, at):
-            continue
-        if re.match(r"-[A-Za-z0-9]", after):
-            continue
-        yield at
+    return tokens(string[at : at + 40], string[at]) == [] and string[at] in "Aa"
 
 
 def _unanchored(text: Text, letters: str, choices: Mapping[str, str]) -> Found:
-    places = list(_tokens(text, letters))
+    alone = re.fullmatch(rf"[\W_]*([{letters}{letters.lower()}])[\W_]*", text.string)
+    if alone:
+        return Found(alone[1].upper(), "ok", "only_letter", text.span())
+    if is_broken_off(text):
+        return Found(None, "truncated", "none", None)
+    string = masked(text.string)
+    places = tokens(string, letters)
     if not places:
-        option = _option_text(text, choices)
+        option = named_option(text, choices)
         if option is not None:
             return Found(option, "ok", "option_text", text.span())
-        lone = re.fullmatch(rf"\W*([{letters.lower()}])\W*", text.string.strip())
-        if lone:
-            return Found(lone[1].upper(), "ok", "only_letter", text.span())
         return Found(None, "no_answer", "none", None)
-    positive, negative, bare = _polarity(text, places)
-    at_place = {text.string[at]: at for at in places}
+    return _judged(text, string, places, letters)
+
+
+def _judged(text: Text, string: str, places: list[int], letters: str) -> Found:
+    said = polarity(string, places)
+    at_place = {string[at]: at for at in places}
 
     def found(letter: str, rule: str) -> Found:
         at = at_place[letter]
         return Found(letter, "ok", rule, text.part(at, at + 1).span())
 
-    if len(positive - negative) == 1:
-        return found(next(iter(positive - negative)), "judged_right")
-    if len(positive) > 1:
+    if said.concluded and (said.concluded not in said.wrong or said.concluded in said.right):
+        return found(said.concluded, "concluded")
+    if len(said.right - said.wrong) == 1:
+        return found(next(iter(said.right - said.wrong)), "judged_right")
+    if len(said.right) > 1:
         return Found(None, "ambiguous", "judged_right", None)
-    if len(bare) == 1 and not bare & negative:
-        return found(next(iter(bare)), "only_letter")
-    last_line = text.string.rstrip().rsplit("\n", 1)[-1]
-    alone = re.fullmatch(rf"[\W_]*([{letters}])[\W_]*", last_line)
-    if alone:
-        return found(alone[1], "last_line")
-    first_line = text.string.strip().split("\n", 1)[0]
-    leading = re.match(rf"[\W_]*([{letters}])[\W_]*(?:$|[.、:)])", first_line)
-    if leading and not re.search(rf"\n\s*[\W_]*[{letters}]\s*[.、:)]", text.string.strip()):
+    if len(said.bare) == 1 and not said.bare & said.wrong:
+        return found(next(iter(said.bare)), "only_letter")
+    lines = text.string.strip().split("\n")
+    last_line = re.fullmatch(rf"[\W_]*([{letters}])[\W_]*", lines[-1])
+    if last_line:
+        return found(last_line[1], "last_line")
+    leading = re.match(rf"[\W_]*([{letters}])[\W_]*(?:$|[.:)])", lines[0])
+    if (
+        leading
+        and leading[1] not in said.wrong
+        and not re.search(rf"\n\s*[\W_]*[{letters}]\s*[.、:)]", text.string.strip())
+    ):
         return found(leading[1], "first_line")
-    if bare:
+    last_sentence = re.split(r"[。!?\n]|\.\s", string.rstrip().rstrip("。.!*"))[-1]
+    closing = re.search(rf"\w[^A-H]*(?<![A-Za-z])([{letters}])[\s*)\]】了]*$", last_sentence)
+    if (
+        closing
+        and closing[1] in said.bare
+        and len(tokens(last_sentence, letters)) == 1
+        and not _OPEN.search(last_sentence)
+    ):
+        return found(closing[1], "last_sentence")
+    if said.bare:
         return Found(None, "ambiguous", "letters", None)
     return Found(None, "no_answer", "negated", None)
-
-
-def _polarity(text: Text, places: list[int]) -> tuple[set[str], set[str], set[str]]:
-    """Sort the letters by what their clauses say of them: right, wrong, or nothing."""
-    string = text.string
-    bounds = [0, *(match.end() for match in _CLAUSE.finditer(string)), len(string)]
-    positive: set[str] = set()
-    negative: set[str] = set()
-    bare: set[str] = set()
-    for begin, end in pairwise(bounds):
-        inside = [at for at in places if begin <= at < end]
-        if not inside:
-            continue
-        clause = string[begin:end]
-        letters = {string[at] for at in inside}
-        if _NEGATIVE.search(clause):
-            negative |= letters
-        elif _POSITIVE.search(clause):
-            positive |= letters
-        else:
-            bare |= letters
-    return positive, negative, bare
-
-
-def _option_text(text: Text, choices: Mapping[str, str]) -> str | None:
-    """Return the one option whose text occurs, not counting clauses that deny it."""
-    string = text.string
-    found: dict[str, list[tuple[int, int]]] = {}
-    for letter, option in choices.items():
-        plain = option.strip()
-        if not plain:
-            continue
-        left = r"(?<![A-Za-z0-9.])" if plain[0].isascii() and plain[0].isalnum() else ""
-        right = r"(?![A-Za-z0-9]|\.\d)" if plain[-1].isascii() and plain[-1].isalnum() else ""
-        for match in re.finditer(left + re.escape(plain) + right, string, re.I):
-            found.setdefault(letter, []).append(match.span())
-    for letter, spans in list(found.items()):
-        others = [span for other, more in found.items() if other != letter for span in more]
-        kept = [s for s in spans if not any(o[0] <= s[0] and s[1] <= o[1] and o != s for o in others)]
-        kept = [s for s in kept if not _NEGATIVE.search(_clause_of(string, s))]
-        if kept:
-            found[letter] = kept
-        else:
-            del found[letter]
-    return next(iter(found)) if len(found) == 1 else None
-
-
-def _clause_of(string: str, span: tuple[int, int]) -> str:
-    begin = max([0, *(m.end() for m in _CLAUSE.finditer(string) if m.end() <= span[0])])
-    end = min([len(string), *(m.start() for m in _CLAUSE.finditer(string) if m.start() >= span[1])])
-    outside = string[begin : span[0]] + " " + string[span[1] : end]
-    return outside

@@ -9,13 +9,15 @@ from functools import lru_cache
 from typing import Any
 
 _TOKEN = re.compile(
-    r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(sqrt|pi|log|ln|exp|sin|cos|tan|oo)(?![a-z])|([a-zA-Z])(?:_\w+)?|(\*\*|[-+*/^()!±]))"
+    r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(sqrt|pi|log|ln|exp|sin|cos|tan|cot|sec|csc|oo)(?![a-z])|([a-zA-Z])(?:_\w+)?"
+    r"|(\*\*|[-+*/^()!±]))"
 )
-_FUNCTIONS = ("sqrt", "log", "exp", "sin", "cos", "tan")
+_FUNCTIONS = ("sqrt", "log", "exp", "sin", "cos", "tan", "cot", "sec", "csc")
 _WORD = re.compile(r"[A-Za-z]{3,}")
 _MAX_LENGTH = 300
 _MAX_POWER = 64
 _MAX_DIGITS = 60
+_MAX_FACTORIAL = 30
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def parse_expression(text: str) -> Expression | None:
     """Read an expression, or return None where the text is none.
 
     Accepts numbers, single letters, + - * / ^ **, parentheses, implicit products, sqrt, pi, log, ln, exp,
-    sin, cos, tan.
+    sin, cos, tan, cot, sec, csc, factorials.
     Powers and lengths are bounded, so that no text takes long.
     """
     text = text.strip()
@@ -112,7 +114,7 @@ def _tokens(text: str) -> list[str]:
                 break
             raise _Refused
         token = match[match.lastindex or 0]
-        if len(token) > _MAX_DIGITS or token in ("!", "±"):
+        if len(token) > _MAX_DIGITS or token == "±":
             raise _Refused
         tokens.append("^" if token == "**" else token)
         at = match.end()
@@ -163,6 +165,11 @@ class _Reader:
 
     def _power(self) -> Any:  # sympy objects
         base = self._atom()
+        while self._peek() == "!":
+            self._next()
+            if not (base.is_Integer and 0 <= base <= _MAX_FACTORIAL):
+                raise _Refused
+            base = self._sympy.factorial(base)
         if self._peek() == "^":
             self._next()
             exponent = self._signed_power()

@@ -7,6 +7,9 @@ import re
 from flowinfer.tasks.answers.anchors import closing
 
 _REPLACED = (
+    ("\\rightarrow", "→"),
+    ("\\Rightarrow", "→"),
+    ("\\implies", "→"),
     ("\\left", ""),
     ("\\right", ""),
     ("\\big", ""),
@@ -16,7 +19,10 @@ _REPLACED = (
     ("\\;", " "),
     ("\\:", " "),
     ("\\ ", " "),
+    ("\\qquad", " "),
     ("\\quad", " "),
+    ("~", " "),
+    ("\\displaystyle", ""),
     ("\\dfrac", "\\frac"),
     ("\\tfrac", "\\frac"),
     ("\\cdot", "*"),
@@ -25,6 +31,10 @@ _REPLACED = (
     ("\\pi", "pi"),
     ("\\infty", "oo"),
     ("\\pm", "±"),
+    ("\\approx", "≈"),
+    ("\\to", "→"),
+    ("≤", "<="),
+    ("≥", ">="),
     ("\\leq", "<="),
     ("\\le", "<="),
     ("\\geq", ">="),
@@ -57,7 +67,8 @@ def plain(text: str) -> str:
     text = _unwrap(text)
     for old, new in _REPLACED:
         text = text.replace(old, new)
-    text = _arguments(text)
+    text = re.sub(r"√\s*(\d+|[a-z]|\([^()]*\))", r"sqrt(\1)", _arguments(text))
+    text = re.sub(r"\\(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-z])", r" \1 ", text)
     text = re.sub(r"\^\s*\{([^{}]*)\}", r"^(\1)", text)
     text = re.sub(r"_\s*\{([^{}]*)\}", r"_\1", text)
     text = _MEMBER.sub("", re.sub(r"\\in\b", "∈", text).strip())

@@ -1,0 +1,70 @@
+"""An option recognized by its text rather than its letter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from flowinfer.tasks.answers.polarity import CLAUSE, NEGATIVE
+from flowinfer.tasks.answers.text import Text
+
+_TRUTHS = (
+    frozenset(("对", "正确", "是", "√", "true", "yes", "correct")),
+    frozenset(("错", "错误", "不对", "不正确", "否", "不是", "×", "false", "no", "incorrect")),
+)
+
+
+_ONLY = re.compile(r"(?:只有|是|只能是|因此|所以|\bonly|\bso|therefore,?|thus,?)\s*$", re.I)
+
+
+def named_option(text: Text, choices: Mapping[str, str]) -> str | None:
+    """Return the one option whose text occurs, not counting clauses that deny it."""
+    string = text.string
+    by_truth = _truth(string, choices)
+    if by_truth is not None:
+        return by_truth
+    found = {letter: spans for letter, option in choices.items() if (spans := _spans(string, option.strip()))}
+    kept = {}
+    for letter, spans in found.items():
+        others = [span for other, more in found.items() if other != letter for span in more]
+        free = [s for s in spans if not any(o[0] <= s[0] and s[1] <= o[1] and o != s for o in others)]
+        free = [s for s in free if not re.search(r"[不没未非]$", string[: s[0]])]
+        free = [s for s in free if not NEGATIVE.search(_around(string, s))]
+        if free:
+            kept[letter] = free
+    if len(kept) > 1:
+        after = string.rfind("=") + 1
+        results = [letter for letter, spans in kept.items() if any(_is_next(string, after, s[0]) for s in spans)]
+        singled = [letter for letter, spans in kept.items() if any(_ONLY.search(string[: s[0]]) for s in spans)]
+        results = results if after and len(results) == 1 else singled
+        return results[0] if len(results) == 1 else None
+    return next(iter(kept), None)
+
+
+def _truth(string: str, choices: Mapping[str, str]) -> str | None:
+    """Return the option that says right or wrong in other words than the text."""
+    said = string.strip().strip("。.!*").strip().lower()
+    for truths in _TRUTHS:
+        if said in truths:
+            matching = [letter for letter, option in choices.items() if option.strip().lower() in truths]
+            return matching[0] if len(matching) == 1 else None
+    return None
+
+
+def _is_next(string: str, after: int, at: int) -> bool:
+    return at >= after and not string[after:at].strip(" $¥")
+
+
+def _spans(string: str, option: str) -> list[tuple[int, int]]:
+    if not option:
+        return []
+    left = r"(?<![A-Za-z0-9.])" if option[0].isascii() and option[0].isalnum() else ""
+    right = r"(?![A-Za-z0-9]|\.\d)" if option[-1].isascii() and option[-1].isalnum() else ""
+    return [match.span() for match in re.finditer(left + re.escape(option) + right, string, re.I)]
+
+
+def _around(string: str, span: tuple[int, int]) -> str:
+    """Return the rest of the clause that an option's text stands in."""
+    begin = max([0, *(m.end() for m in CLAUSE.finditer(string) if m.end() <= span[0])])
+    end = min([len(string), *(m.start() for m in CLAUSE.finditer(string) if m.start() >= span[1])])
+    return string[begin : span[0]] + " " + string[span[1] : end]

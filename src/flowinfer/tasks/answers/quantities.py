@@ -1,0 +1,52 @@
+"""Which number a text gives as its answer: boxed > anchored > concluded or after the last '=' > last."""
+
+from __future__ import annotations
+
+import re
+
+from flowinfer.tasks.answers.anchors import anchored, ends_in_box, hedged, last_boxed
+from flowinfer.tasks.answers.conclusions import unanchored
+from flowinfer.tasks.answers.corrections import corrected, is_taken_back
+from flowinfer.tasks.answers.numbers import clean, values
+from flowinfer.tasks.answers.readings import answer_in
+from flowinfer.tasks.answers.text import Found, Text
+
+
+def find_number(text: Text) -> Found:
+    """Find the number that a text gives as its answer; what follows a correction is heard first."""
+    for part in corrected(text, hears_denials=True):
+        found = _find(part)
+        if found.value is not None or (found.status != "no_answer" and part is not text):
+            break
+    if found.value is not None and is_taken_back(text) and part is text:
+        return Found(None, "no_answer", "taken_back", found.span)
+    return found
+
+
+def _find(text: Text) -> Found:
+    box = last_boxed(text)
+    if box is not None and re.search(r"\d\s*,\s+-?\$?\d", clean(box.string)):
+        return Found(None, "ambiguous", "boxed", box.span())
+    boxed = answer_in(box.string).value if box is not None else None
+    if box is not None and boxed is not None:
+        later = _anchored(text.part(text.places.index(box.places[-1]), len(text.string)))
+        return later if later is not None and later.value else Found(boxed, "ok", "boxed", box.span())
+    if ends_in_box(text):
+        return Found(None, "truncated", "boxed", None)
+    open_answer = next(hedged(text), None)
+    if (found := _anchored(text)) is not None:
+        return found
+    if open_answer is not None and len(values(clean(open_answer.string))) > 1:
+        return Found(None, "ambiguous", "anchor", open_answer.span())
+    return unanchored(text)
+
+
+def _anchored(text: Text) -> Found | None:
+    last: Found | None = None
+    for tail in anchored(text):
+        reading = answer_in(tail.string)
+        if reading.is_ambiguous:
+            last = Found(None, "ambiguous", "anchor", tail.span())
+        elif reading.value is not None:
+            last = Found(reading.value, "ok", "anchor", tail.span())
+    return last

@@ -1,0 +1,120 @@
+"""The number that a short stretch gives: a sum's value, else its first number, else none or several."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from flowinfer.tasks.answers.numbers import clean, show, values
+from flowinfer.tasks.answers.numerals import spelled
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a stretch says: a value, or several that stand side by side."""
+
+    value: str | None
+    is_ambiguous: bool = False
+
+
+_ASIDE = re.compile(
+    r"\((?=\D*\d)[^()]*\)|,?\s*(?:\bnot\b|\brather than\b|\binstead of\b|而不是|而非|不是)"
+    r"|,?\s*(?:\b(?:because|since|which(?! (?:averages|gives|leaves|makes|comes|totals|amounts|adds|works)\b)"
+    r"|given that|where|compared|considering|assuming|as (?:it|he|she|they|there))\b|其中|因为|由于)"
+    r"|\bout of\b|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b)|[→⇒]\s*(?=check)",
+    re.I,
+)
+_SUMMED = re.compile(
+    r"\b(?:for a total of|a total of|totall?ing|in total|altogether|which (?:makes|gives)|(?:and|,)\s*so"
+    r"|therefore|thus)\b|一共|总共|共(?=\d)|所以",
+    re.I,
+)
+_GAP = r"\s*[a-zA-Z$€£¥￥%\u4e00-\u9fff]{0,14}(?:\s[a-zA-Z]{1,12})?\s*"
+_NEXT = re.compile(rf"^{_GAP}(?:[-+*/÷×^]|\bx\b)\s*[($\s]*\d")
+_EQUAL = re.compile(rf"^{_GAP}[)\s]*[=≈]")
+_RANGE = re.compile(
+    r"^\s?[a-zA-Z$%\u4e00-\u9fff]{0,8}\s*(?:~|–|—|\bto\b|到|至|\bor\b|或者?|还是)\s*(?:maybe|perhaps|possibly"
+    r"|也许|可能是?)?\s*[$¥]?\s*-?\d",
+    re.I,
+)
+_RATIO = re.compile(r"^\s?(?::|比|点|时|月)\s?\d")
+_CENTS = re.compile(
+    r"^\s*(?P<unit>dollars?|元|块)\s*(?:and\s*)?(?P<small>\d{1,2})\s*(?P<kind>cents?|角|毛|分)(?:\s*(?P<fen>\d)\s*分)?",
+    re.I,
+)
+_PAIRED = re.compile(
+    r"^\s*(?:feet|foot|ft|hours?|hrs?|h|minutes?|mins?|pounds?|lbs?|weeks?|years?|days?|小时|个小时|分钟|米"
+    r"|千克|年|天)\s*(?:and|,|零)?\s*\d+(?:\.\d+)?\s*"
+    r"(?:inch(?:es)?|in\b|minutes?|mins?|seconds?|secs?|ounces?|oz|days?|months?|hours?|分钟?|秒|厘米|克|个月|天|小时)",
+    re.I,
+)
+_DOZEN = re.compile(r"^\s*dozens?\b", re.I)
+
+
+def answer_in(part: str) -> Reading:
+    """Read the answer in a short stretch: a sum's value, else its first number."""
+    string = main_clause(clean(part))
+    arrow = re.search(r"(?:→|⇒|->|=>)([^→⇒>]*\d[^→⇒>]*)$", string)
+    string = arrow[1] if arrow else string
+    found = values(string)
+    if not found:
+        numeral = spelled(string)
+        return Reading(show(numeral[0]) if numeral else None)
+    for summed in reversed(list(_SUMMED.finditer(string))):
+        before, after = string[: summed.start()], string[summed.end() :]
+        if values(after) and len(values(before)) > 1 and "=" not in before:
+            return answer_in(after)
+    return first_value(string, found)
+
+
+def main_clause(string: str) -> str:
+    """Return a stretch up to what only explains or contrasts, if a number stands before."""
+    for aside in _ASIDE.finditer(string):
+        before = string[: aside.start()]
+        if values(before) or spelled(before):
+            return before
+    return string
+
+
+def first_value(string: str, found: list[tuple[Fraction, int, int]]) -> Reading:
+    """Read the first number, or the value of the sum that begins with it."""
+    index = 0
+    before = string[: found[0][1]]
+    if re.search(r"\b(?:between|from)\s*\$?$|在\s*$|介于\s*$", before) and len(found) > 1:
+        return Reading(None, True)
+    while index + 1 < len(found) and _NEXT.match(string[found[index][2] : found[index + 1][2]]):
+        index += 1
+    value, _, end = found[index]
+    rest = string[end:]
+    if _EQUAL.match(rest) and index + 1 < len(found):
+        equal = after_last_equals(string)
+        return Reading(show(equal[0]) if equal else None)
+    if (index or _EQUAL.match(rest)) and not re.match(r"\s*=\s*[a-zA-Z]\b(?!\s*[-+*/(])", rest):
+        return Reading(None)
+    if _RANGE.match(rest):
+        return Reading(None, True)
+    if _RATIO.match(rest) or (re.search(r"\d:$", before) and string[found[0][1]].isdigit()):
+        return Reading(None, True)
+    if re.fullmatch(r"\s*,\s*", rest):
+        return Reading(None)
+    if _PAIRED.match(rest):
+        return Reading(None, True)
+    if cents := _CENTS.match(rest):
+        value += Fraction(int(cents["small"]), 10 if cents["kind"] in "角毛" else 100) + Fraction(
+            int(cents["fen"] or 0), 100
+        )
+    return Reading(show(value) + (" dozen" if _DOZEN.match(rest) else ""))
+
+
+def after_last_equals(string: str) -> tuple[Fraction, int, int] | None:
+    """Return the number that follows the last '=' at once, and its place."""
+    at = max(string.rfind("="), string.rfind("≈"))
+    if at < 0:
+        return None
+    for value, start, end in values(string[at + 1 : at + 80]):
+        between = string[at + 1 : at + 1 + start]
+        if re.search(r"[\w\u4e00-\u9fff]{3,}|\n", between):
+            return None
+        return None if _RATIO.match(string[at + 1 + end :]) else (value, at + 1 + start, at + 1 + end)
+    return None

@@ -1,0 +1,137 @@
+"""Stretches of mathematics inside prose: "the roots are x = 1 and x = -2" holds "x = 1, x = -2"."""
+
+from __future__ import annotations
+
+import re
+
+from flowinfer.tasks.answers.latex import plain
+
+_FUNCTIONS = r"sqrt|pi|log|ln|exp|sin|cos|tan|cot|sec|csc|oo"
+_PIECE = re.compile(
+    rf"\s*(?:\d+(?:\.\d+)?|\.\d+|(?:{_FUNCTIONS})(?![a-z])|xyz\b|abc\b"
+    r"|(?P<letters>[a-zA-Z]{1,2}(?:_\w+)?'*)(?![a-zA-Z])|\\[a-zA-Z]+|\\\\|\*\*|[-+*/^()\[\]{}=<>!≈±∪∈%_,;&]|:(?=\d))"
+)
+_CONNECTED = re.compile(
+    r"\s*,?\s*(?:\b(?:and|or)\b|和|与|或者?|以及|、)\s*(?=[-+(\[{]?\s*(?:\d|\.\d|[a-zA-Z](?![a-zA-Z])|sqrt|\\|±))"
+)
+_PROSE = re.compile(
+    r"is|of|in|to|so|or|we|it|at|by|on|if|as|be|he|me|my|no|up|us|an|am|do|go|cm|mm|km|kg|pm|ok|hi", re.I
+)
+_ARTICLE = re.compile(r"\s*[aAiI]\s+[a-zA-Z]{2,}")
+COPULA = re.compile(
+    r"\b(?:is|are|was|were|be|equals?|becomes?|gives?|get|obtain|yields?|have|has|as|to|into|contains?|exactly"
+    r"|by|simplifies to|simply|it's|that's)\b\s*:?"
+    r"|→|=>|(?<=[a-zA-Z]{2})\s*=|(?<=[\u4e00-\u9fff)])\s*=|:(?=\s)|是|为|等于|得到?|即|有",
+    re.I,
+)
+
+
+def leading_run(string: str, at: int = 0) -> str:
+    """Return the mathematics that begins at a place, up to the first word of prose; connectors become commas."""
+    return measured_run(string, at)[0]
+
+
+def measured_run(string: str, at: int) -> tuple[str, int]:
+    """Return a run and where it ends."""
+    pieces: list[str] = []
+    while at < len(string):
+        if pieces and (joined := _CONNECTED.match(string, at)):
+            pieces.append(", ")
+            at = joined.end()
+            continue
+        match = _PIECE.match(string, at)
+        if not match or _is_prose(string, match):
+            break
+        pieces.append(string[at : match.end()])
+        at = match.end()
+    return _trimmed("".join(pieces), is_last=not string[at:].strip(" .。$*\n")), at
+
+
+def _is_prose(string: str, match: re.Match[str]) -> bool:
+    letters = match["letters"]
+    if letters is None:
+        return False
+    if _PROSE.fullmatch(letters):
+        return True
+    return bool(_ARTICLE.match(string, match.start())) and not re.search(r"[-+*/^=(]\s*$", string[: match.end() - 1])
+
+
+def _trimmed(run: str, *, is_last: bool) -> str:
+    """Cut what belongs to the prose that follows; an operator at the very end of the text stays, as broken off."""
+    run = run.strip()
+    while run:
+        if run[-1] in "([{" or run[-1] in ",;:&" or (run[-1] in "-+*/=<>" and not is_last):
+            run = run[:-1].rstrip()
+            continue
+        unmatched = max((run.rfind(opening) for opening in "([{"), default=-1)
+        if (
+            unmatched > 0
+            and not re.search(r"[)\]}]", run[unmatched:])
+            and not re.search(r"[\w*/^+=-]\s*$", run[:unmatched])
+        ):
+            run = run[:unmatched].rstrip()
+            continue
+        break
+    return run
+
+
+def closing_runs(string: str) -> list[str]:
+    """List a sentence's stretches of mathematics, likeliest answer first: after its last verbs, whole, last."""
+    found = []
+    for match in reversed(list(COPULA.finditer(string))):
+        run = leading_run(string, match.end())
+        if run:
+            found.append(run)
+    whole = leading_run(string)
+    is_all = bool(whole) and len(whole) >= len(string.strip().rstrip(".。")) - 2
+    if whole:
+        found.insert(0 if is_all else len(found), whole)
+    every = _all_runs(string)
+    named = [run for run in every if re.match(r"[a-zA-Z]\s*=", run)]
+    if named and "=" in whole and not is_all:
+        found.insert(len(found) - 1, named[-1])
+    return found + every[-1:]
+
+
+def _all_runs(string: str) -> list[str]:
+    found, at = [], 0
+    while at < len(string):
+        run, end = measured_run(string, at) if _starts(string, at) else ("", at)
+        if run:
+            found.append(run)
+        at = max(end, at + 1)
+    return found
+
+
+def _starts(string: str, at: int) -> bool:
+    """Return whether mathematics may begin here: not inside a word or number."""
+    return not (at and (string[at - 1].isalnum() or string[at - 1] in "._'\\")) and not string[at].isspace()
+
+
+_SCALES = {"hundred": "*10^2", "thousand": "*10^3", "million": "*10^6", "billion": "*10^9"}
+_ASIDE = re.compile(
+    r",?\s*(?:\b(?:because|since|which(?! (?:is|are|equals|gives|simplifies to"
+    r"|makes) [^a-z]*\d(?![^.]*\b(?:than|more|less|times|prime|even|odd|not|before|after|from|away|off)\b))"
+    r"|where|given that|compared|rather than|instead of)\b|\bnot\b(?= [-\d(])|而不是|而非|因为|其中|由于)"
+    r"|\s\((?=[a-z]{3,}|[^()]*[=≈])",
+    re.I,
+)
+
+
+def stripped(part: str) -> str:
+    """Return a stretch as plain mathematics: without LaTeX layout, bold marks, currency and the names of bases."""
+    part = re.sub(r"(?<![\w)*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w(*])", r"\1", part)
+    string = re.sub(r"\bnot\s+\S+\s+but\s+(?:rather\s+)?", "", plain(part).replace("$", ""))
+    string = re.sub(r"\(?\b(?:in )?base[\s-]*\d+\)?", " ", string)
+    string = re.sub(r"(?<=\d) (hundred|thousand|million|billion)\b", lambda match: _SCALES[match[1]], string)
+    string = re.sub(r"\b(?:negative|minus)\s+(?=\d)|负(?=\d)", "-", string, flags=re.I)
+    return re.sub(r"(?<![\w.])(\d+)\s+(\d+)\s?/\s?(\d+)(?![\w/])", r"(\1+\2/\3)", string)
+
+
+def main_part(string: str) -> str:
+    """Cut what only explains, if mathematics or a verb stands before."""
+    string = re.sub(r"\s\([a-zA-Z][a-zA-Z\s,'-]{2,}\)", " ", string)
+    for aside in _ASIDE.finditer(string):
+        if string[: aside.start()].strip():
+            return string[: aside.start()]
+    return string
