@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
-    """Run the command line."""
-    from flowinfer.cli import run
+    """Run the command line; an interrupt while it is being imported is one too."""
+    try:
+        from flowinfer.cli import run
 
-    run()
+        run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class LiveProgress(Observer):
         self._started = time.monotonic()
         self._spoken = self._started
         self._done = self._correct = self._judged = self._missing = self._failed = self._tokens = self._before = 0
+        self.first_failure: Record | None = None
 
     def __enter__(self) -> LiveProgress:
         if self._progress:
@@ -67,6 +68,8 @@ class LiveProgress(Observer):
     def answered(self, record: Record) -> None:
         """Count a judged answer."""
         self._count(record)
+        if record.trace.error is not None and self.first_failure is None:
+            self.first_failure = record
         self._refresh()
 
     def model_loading(self, name: str, device: str) -> None:
