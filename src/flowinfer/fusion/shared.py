@@ -7,11 +7,17 @@ id -> bytes map, slots are that map's own text ids in order, and fusing happens 
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
 import warnings
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -215,12 +221,9 @@ def _union(heads: Sequence[HeadVocabulary]) -> tuple[Keys, list[NDArray[np.int64
     is_kept = sum(head.num_columns for head in heads) >= _CACHE_FROM
     is_kept = is_kept and not any(head.tokens.missing_bytes for head in heads)  # what is left out is told every time
     path = cache_folder() / "vocabularies" / f"{_cache_key(heads)}.npz"
-    if is_kept and path.is_file():
-        with np.load(path) as stored:
-            ends, blob = stored["ends"].tolist(), stored["blob"].tobytes()
-            starts = [0, *ends[:-1]]
-            keys = tuple(blob[a:b] for a, b in zip(starts, ends, strict=True))
-            return keys, [stored[f"slots{k}"] for k in range(len(heads))]
+    stored = _read_cached(path, len(heads)) if is_kept else None
+    if stored is not None:
+        return stored
     keys = _writable(sorted({head.tokens.pieces[i] or b"" for head in heads for i in head.text_ids()}), heads)
     slot_of_key = {key: slot for slot, key in enumerate(keys)}
     slots = [_slots(head, slot_of_key) for head in heads]
@@ -228,19 +231,36 @@ def _union(heads: Sequence[HeadVocabulary]) -> tuple[Keys, list[NDArray[np.int64
         if not (slot_of >= 0).any():
             raise LoadError(f"head {index + 1} of the group can write none of the others' tokens")
     if is_kept:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{hashlib.sha256(str(id(heads)).encode()).hexdigest()[:8]}.npz")
-            np.savez(
-                partial,
-                ends=np.cumsum([len(key) for key in keys]),
-                blob=np.frombuffer(b"".join(keys), dtype=np.uint8),
-                **{f"slots{k}": slot_of for k, slot_of in enumerate(slots)},  # type: ignore[arg-type]  # stub of savez
-            )
-            partial.replace(path)
-        except OSError:
-            return keys, slots  # a read-only cache costs time, nothing else
+        _write_cached(path, keys, slots)
     return keys, slots
+
+
+def _read_cached(path: Path, num_heads: int) -> tuple[Keys, list[NDArray[np.int64]]] | None:
+    """Read what `_write_cached` wrote, or return None where it is not there or damaged: it is built again then."""
+    try:
+        with path.open("rb") as file, np.load(file) as stored:
+            ends, blob = stored["ends"].tolist(), stored["blob"].tobytes()
+            slots = [stored[f"slots{k}"] for k in range(num_heads)]
+        starts = [0, *ends[:-1]]
+        return tuple(blob[a:b] for a, b in zip(starts, ends, strict=True)), slots
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
+        return None
+
+
+def _write_cached(path: Path, keys: Keys, slots: Sequence[NDArray[np.int64]]) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(
+            partial,
+            ends=np.cumsum([len(key) for key in keys]),
+            blob=np.frombuffer(b"".join(keys), dtype=np.uint8),
+            **{f"slots{k}": slot_of for k, slot_of in enumerate(slots)},  # type: ignore[arg-type]  # stub of savez
+        )
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):  # a full or read-only cache costs time, nothing else
+            partial.unlink(missing_ok=True)
 
 
 def _slots(head: HeadVocabulary, slot_of_key: dict[bytes, int]) -> NDArray[np.int64]:
