@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowinfer.backends.base import TokenModel
 from flowinfer.fusion.certified import Certified, certified_argmax
-from flowinfer.fusion.fusers import Fuser, FuserView, Mean, canonical_order
+from flowinfer.fusion.fusers import Fuser, FuserView, Mean, canonical_order, mean
 from flowinfer.fusion.shared import SharedVocabulary
 from flowinfer.fusion.vocab import HeadVocabulary
 from flowinfer.plan import Member, Mixture, Source, Step, members
@@ -119,8 +119,11 @@ class Mixer:
     def _mix(self, tree: _Tree, probs: Sequence[Tensor]) -> Tensor:
         if isinstance(tree, _Leaf):
             return probs[tree.head]
-        inner = torch.stack([self._mix(source, probs) for source in tree.sources])  # (K, B, V)
-        return tree.fuser(inner, tree.weights.to(inner.dtype), tree.view)
+        inner = [self._mix(source, probs) for source in tree.sources]
+        weights = tree.weights.to(inner[0].dtype)
+        if type(tree.fuser) is Mean:  # the same sum without a copy of all sources
+            return mean(inner, weights)
+        return tree.fuser(torch.stack(inner), weights, tree.view)  # (K, B, V) -> (B, V)
 
     def _build(self, source: Source) -> _Tree:
         if isinstance(source, Member):

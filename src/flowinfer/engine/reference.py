@@ -18,7 +18,7 @@ from flowinfer.engine.base import Completion, HeadWish, Observer, Row, TokenEven
 from flowinfer.engine.lanes import Lanes
 from flowinfer.engine.mixing import Mixer
 from flowinfer.engine.rows import LiveRow
-from flowinfer.engine.sampling import greedy, sample
+from flowinfer.engine.sampling import greedy_with_leads, sample
 from flowinfer.fusion.advance import new_context
 from flowinfer.plan import Step
 
@@ -170,13 +170,11 @@ class ReferenceDecoder:
         allowed = self._mixer.vocabulary.guard.mask(states)
         decoding = self._step.decoding
         if decoding.temperature > 0:
-            slots = sample(fused, allowed, decoding, [row.generator for row in live])
-            margins = [1.0] * len(live)
+            slots, leads = sample(fused, allowed, decoding, [row.generator for row in live]), [1.0] * len(live)
         else:
-            slots = greedy(fused, allowed)
-            top = fused.masked_fill(~allowed, 0.0).topk(2, dim=-1).values
-            margins = (top[:, 0] - top[:, 1]).tolist()
-        return slots, fused.gather(-1, slots[:, None])[:, 0], margins, moved, transfers
+            best = greedy_with_leads(fused, allowed)
+            slots, leads = best.slots, best.leads.tolist()
+        return slots, fused.gather(-1, slots[:, None])[:, 0], leads, moved, transfers
 
     def _feed(self, live: Sequence[LiveRow], slots: Sequence[int]) -> None:
         """Append the emitted keys to every head of the rows that go on."""
