@@ -117,6 +117,7 @@ def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> 
             nonlocal name
             name = run.path.name if run is not None else ""  # type: ignore[attr-defined]  # a Run
             live.notice_start(flow, dataset.label, name)
+            live.planned(len(plan.steps))  # type: ignore[attr-defined]  # a Plan
             live.resumed(records)  # type: ignore[arg-type]  # a sequence of records
 
         where = f"--out {request.out} " if str(request.out) != "runs" else ""
