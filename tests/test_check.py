@@ -198,3 +198,31 @@ def test_the_compiler_half_imports_no_heavy_library() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("(Qwen | Ds)[fuse=vote, topk=certified]", "with fuse=vote"),
+        ("(Qwen | Ds)[temperature=0.5, topk=certified]", "that samples"),
+        ("(Qwen | (Ds | Yi))[topk=certified]", "with groups inside"),
+        ("defaults { topk=certified }\n(Qwen | Ds)[fuse=vote]", "with fuse=vote"),
+    ],
+)
+def test_certified_candidates_are_refused_where_they_cannot_serve(text: str, why: str) -> None:
+    """Before any model is loaded."""
+    with pytest.raises(FlowError, match=f"option 'topk' cannot be 'certified' in a group {why}"):
+        check(text, zoo=PAPER_NAMES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(Qwen | Ds)[topk=certified]",
+        "(Qwen:0.3 | Ds:0.7)[fuse=weighted, topk=certified]",
+        "defaults { topk=certified }\nQwen -> (Qwen -> Ds | Yi)",
+        "defaults { topk=certified }\n(Qwen & Ds)",
+    ],
+)
+def test_certified_candidates_are_accepted_elsewhere(text: str) -> None:
+    check(text, zoo=PAPER_NAMES)

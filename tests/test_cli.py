@@ -152,6 +152,21 @@ def test_a_failed_question_is_exit_4_and_the_others_are_answered(work: Path) -> 
     assert done.returncode == 4
     data = json.loads(done.stdout)
     assert (data["n"], data["failed"]) == (3, 1)
+    assert "1 questions failed, 'long' because: the prompt has" in done.stderr
+
+
+def test_resuming_asks_failed_questions_again_and_no_others(work: Path) -> None:
+    done = flowinfer("exec", "s2p.flow", *RUN[2:], "--limit", "2", cwd=work)
+    assert done.returncode == 0, done.stderr
+    (run,) = (work / "runs").iterdir()
+    log = run / "samples.jsonl"
+    first, second, _ = log.read_text("utf-8").split("\n")
+    row = json.loads(second)
+    row["trace"] |= {"error": "the endpoint was down", "answer": "", "finish_reason": "error"}
+    log.write_text(f"{first}\n{json.dumps(row | {'score': None})}\n", encoding="utf-8")
+    again = json.loads(flowinfer(*RUN, "--limit", "2", "--resume", "--json", cwd=work).stdout)
+    assert (again["n"], again["failed"]) == (2, 0)
+    assert log.read_text("utf-8").startswith(first) and log.read_text("utf-8").count("\n") == 3
 
 
 def test_fmt_check_and_diff_change_nothing(work: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,14 +12,24 @@ import pytest
 
 from flowinfer.cache import DiskStepCache, step_key
 from flowinfer.check import check
-from flowinfer.errors import DataError, UsageError
+from flowinfer.errors import DataError, RunError, UsageError
 from flowinfer.plan import Plan, compile
 from flowinfer.results import Question, Record, Score, StepResult, Trace
 from flowinfer.store import Run, find_run, list_runs, read_records
+from flowinfer.summary import summarize_run
 from tests.zoos import NAMES
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-SETTINGS = {"dataset": "d", "data_fingerprint": "f", "plan_fingerprint": ""}
+SETTINGS = {
+    "flow": "f",
+    "zoo": "z",
+    "dataset": "d",
+    "dataset_label": "d",
+    "batch": "1",
+    "n": 3,
+    "data_fingerprint": "f",
+    "plan_fingerprint": "",
+}
 
 
 def plan(text: str = "Qwen -> Ds") -> Plan:
@@ -96,6 +108,54 @@ def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path
     log.write_bytes(b"\n".join([lines[0], b"{damaged", lines[2], b""]))
     with pytest.raises(DataError, match=r"samples.jsonl:2: damaged record"):
         list(read_records(run.path))
+
+
+def test_a_question_that_ran_again_counts_with_its_last_answer(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    for one in (record("a", "first"), record("b"), record("a", "second")):
+        run.append(one)
+    run.close()
+    assert [(r.question.id, r.trace.answer) for r in read_records(run.path)] == [
+        ("b", record("b").trace.answer),
+        ("a", "second"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["results.json", "plan.json", "run.json"])
+@pytest.mark.parametrize("damage", ["{", "[]", None])
+def test_a_damaged_file_of_a_run_is_named(tmp_path: Path, name: str, damage: str | None) -> None:
+    run = new_run(tmp_path)
+    run.finish({"wall_seconds": 1.0})
+    run.close()
+    if damage is None:
+        (run.path / name).unlink()
+    else:
+        (run.path / name).write_text(damage, encoding="utf-8")
+    if name == "results.json" and damage is None:
+        return  # an interrupted run has none
+    with pytest.raises(DataError, match=name):
+        summarize_run(run.path, [])
+
+
+def test_a_full_disk_is_told_and_keeps_what_was_answered(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a disk that is full."""
+    run = new_run(tmp_path)
+    run.append(record("a"))
+    size = (run.path / "samples.jsonl").stat().st_size
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
+    try:
+        with pytest.raises(RunError, match="cannot write to run") as caught:
+            run.append(record("b"))
+        run.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "--resume" in str(caught.value.help)
+    again = Run(run.path)
+    again.append(record("c"))
+    again.close()
+    assert [r.question.id for r in read_records(run.path)] == ["a", "c"]
 
 
 def test_a_run_that_is_being_written_cannot_be_opened_again(tmp_path: Path) -> None:

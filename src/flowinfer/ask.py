@@ -105,8 +105,11 @@ class _Gate:
 
     def __init__(self, *, strips: bool, stops: tuple[str, ...], prefill: str) -> None:
         self._strips = strips
-        self._hold = max((len(stop) for stop in stops), default=0)
+        self._stops = tuple(stop for stop in stops if stop)
+        self._hold = max((len(stop) for stop in self._stops), default=0)
         self._pending = prefill
+        self._given = len(prefill)
+        """Characters of the prefill that are still pending; a stop text in them does not count."""
         self._is_thinking = False
         self.passed = ""
 
@@ -122,18 +125,21 @@ class _Gate:
             if not closed:
                 return ""
             self._is_thinking = False
-            self._pending = after.lstrip("\n")
+            self._pending, self._given = after.lstrip("\n"), 0
         if self._strips and not self.passed:
-            self._pending = self._pending.lstrip("\n") if self._pending.strip("\n") else self._pending
+            stripped = self._pending.lstrip("\n") or self._pending
+            self._given = max(0, self._given - len(self._pending) + len(stripped))
+            self._pending = stripped
             if self._pending.startswith("<think>"):
                 self._is_thinking = True
                 return self.pass_on("")
             if "<think>".startswith(self._pending):
                 return ""
-        cut = len(self._pending) - self._hold
-        if cut <= 0:
-            return ""
+        found = [self._pending.find(stop, self._given) for stop in self._stops]
+        stopped = min((at for at in found if at >= 0), default=None)
+        cut = max(0, len(self._pending) - self._hold) if stopped is None else stopped
         sure, self._pending = self._pending[:cut], self._pending[cut:]
+        self._given = max(0, self._given - cut)
         self.passed += sure
         return sure
 

@@ -226,7 +226,7 @@ CODES: Mapping[str, Entry] = {
     ),
     "E0206": Entry(
         "value that the option does not know",
-        "The option takes one of a few words.",
+        "The option takes one of a few words; topk=certified only in a greedy group of models with fuse=mean.",
         "Qwen[context=nativ]",
         "Qwen[context=native]",
     ),

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from html import escape
 
 from flowinfer.ask import Answer
-from flowinfer.experiment import Results
 from flowinfer.results import Record
+from flowinfer.summary import Results
 from flowinfer.tables import notes, summary_lines
 
 

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from flowinfer.engine.base import Observer
 from flowinfer.stats import wilson
 
 if TYPE_CHECKING:
-    from flowinfer.results import Record
+    from flowinfer.results import Record, StepResult
     from flowinfer.spec import Flow
 
 _PLAIN_EVERY_SECONDS = 5.0
@@ -39,6 +39,8 @@ class LiveProgress(Observer):
         self._started = time.monotonic()
         self._spoken = self._started
         self._done = self._correct = self._judged = self._missing = self._failed = self._tokens = self._before = 0
+        self._steps, self._steps_done = 1, 0
+        self.first_failure: Record | None = None
 
     def __enter__(self) -> LiveProgress:
         if self._progress:
@@ -57,6 +59,14 @@ class LiveProgress(Observer):
         if run:
             self._say(f"run {run}")
 
+    def planned(self, num_steps: int) -> None:
+        """Hear how many steps each question takes, for the time left."""
+        self._steps = num_steps
+
+    def finished(self, question_id: str, result: StepResult) -> None:
+        """Count a step."""
+        self._steps_done += 1
+
     def resumed(self, records: Sequence[Record]) -> None:
         """Count answers that were there before."""
         for record in records:
@@ -67,6 +77,8 @@ class LiveProgress(Observer):
     def answered(self, record: Record) -> None:
         """Count a judged answer."""
         self._count(record)
+        if record.trace.error is not None and self.first_failure is None:
+            self.first_failure = record
         self._refresh()
 
     def model_loading(self, name: str, device: str) -> None:
@@ -88,7 +100,7 @@ class LiveProgress(Observer):
     def tokens_emitted(self, count: int) -> None:
         """Count tokens."""
         self._tokens += count
-        if self._progress is not None:
+        if self._progress is not None or time.monotonic() - self._spoken >= _PLAIN_EVERY_SECONDS:
             self._refresh()
 
     def _count(self, record: Record) -> None:
@@ -119,16 +131,17 @@ class LiveProgress(Observer):
         if self._is_quiet:
             return
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self._done, status=self.status())
+            self._progress.update(self._task, completed=self._done, status=self.status() + self._time_left())
         elif time.monotonic() - self._spoken >= _PLAIN_EVERY_SECONDS or self._done == self._total:
             self._spoken = time.monotonic()
             print(f"{self._done}/{self._total}  {self.status()}{self._time_left()}", file=sys.stderr, flush=True)
 
     def _time_left(self) -> str:
-        fresh = self._done - self._before
-        if not fresh or self._done >= self._total:
+        """Return the time left by the share of steps that are done, not of questions: these end many at a time."""
+        wanted = self._steps * (self._total - self._before)
+        if not self._steps_done or self._done >= self._total:
             return ""
-        left = (time.monotonic() - self._started) / fresh * (self._total - self._done)
+        left = (time.monotonic() - self._started) * max(wanted / self._steps_done - 1, 0)
         return f"  {int(left // 60)}:{int(left % 60):02d} left"
 
     def _say(self, message: str) -> None:
@@ -145,6 +158,5 @@ class LiveProgress(Observer):
             BarColumn(bar_width=24),
             TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
             console=self._console,
         )

@@ -236,6 +236,7 @@ class Resolver:
         if len(group.branches) == 1:
             message = "a group of one writes what its model alone would"
             self._report.warning("W0300", message, group.span, "add a branch, or drop the parentheses")
+        self._check_certified(group, decoding, place)
         weights = self._weights(group)
         parts = [self._chain(branch.chain, inner) for branch in group.branches]
         branches = tuple(Branch(part, weight) for part, weight in zip(parts, weights, strict=True) if part is not None)
@@ -270,6 +271,23 @@ class Resolver:
             values.pop("fuse", None)
             return Decoding(**values)
         return Decoding(**values, fuse_options=self._fuse_options(values.get("fuse", "mean"), group, given))
+
+    def _check_certified(self, group: Group, decoding: Decoding, place: _Place) -> None:
+        """Report certified candidates where they cannot serve; a model alone moves nothing and ignores the option."""
+        if decoding.topk != "certified" or group.kind == "answers" or place.position == "head":
+            return
+        is_flat = all(isinstance(branch.chain.stages[-1], Call) for branch in group.branches)
+        is_mean = fusers()[decoding.fuse].target == fusers()["mean"].target
+        if is_flat and is_mean and decoding.temperature == 0:
+            return
+        why = f"with fuse={decoding.fuse}" if not is_mean else "that samples" if is_flat else "with groups inside"
+        option = next((option for option in group.options if option.key == "topk"), None)
+        self._report.error(
+            "E0206",
+            f"option 'topk' cannot be 'certified' in a group {why}",
+            option.value.span if option else group.span,
+            "certified candidates serve greedy groups of models with fuse=mean; use topk=auto",
+        )
 
     def _fuse_options(self, fuse: str, group: Group, given: Mapping[str, Option]) -> dict[str, Any]:
         info = fusers()[fuse]

@@ -17,7 +17,8 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -27,12 +28,16 @@ from typing import IO, Any
 from pydantic import ValidationError
 from rapidfuzz import process
 
-from flowinfer.errors import DataError, UsageError
+from flowinfer.errors import DataError, RunError, UsageError
 from flowinfer.plan import Plan, fingerprint, to_json
 from flowinfer.results import Record
 from flowinfer.spec import Flow
 
 FORMAT = 1
+_REPAIR = {
+    "results.json": "remove it: `flowinfer score` sums the run up again",
+    "plan.json": "the answers in samples.jsonl are whole; run the flow again for its plan",
+}
 _LM_EVAL = ("doc_id", "target", "resps", "filtered_resps", "acc")
 
 
@@ -48,6 +53,16 @@ class RunInfo:
         """Return the folder's name."""
         return self.path.name
 
+    def said(self, key: str) -> Any:  # whatever JSON holds
+        """Return one of its entries.
+
+        Raises:
+            DataError: it is not there.
+        """
+        if key not in self.data:
+            raise DataError(f"{self.path / 'run.json'}: damaged, it does not say '{key}'")
+        return self.data[key]
+
 
 class Run:
     """An open run folder that answers are written to. Use `create` or `reopen`."""
@@ -62,23 +77,12 @@ class Run:
         """Make a new run folder under `root` and write down what it will do."""
         digest = fingerprint(plan)[:8]
         stem = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{_slug(flow.name)}-{digest}"
-        path = root / stem
-        number = 1
-        while True:
-            try:
-                path.mkdir(parents=True)
-                break
-            except FileExistsError:
-                number += 1
-                path = root / f"{stem}-{number}"
-            except OSError as error:
-                raise UsageError(
-                    f"cannot make a run folder in '{root}': {error.strerror}", help="--out FOLDER"
-                ) from error
-        (path / "pipeline.flow").write_text(flow.source, encoding="utf-8")
-        write_json(path / "plan.json", to_json(plan))
-        write_json(path / "run.json", {"version": FORMAT, "started": now.isoformat(), **settings, **_host()})
-        return cls(path)
+        path = _new_folder(root, stem)
+        with _writing(path):
+            (path / "pipeline.flow").write_text(flow.source, encoding="utf-8")
+            write_json(path / "plan.json", to_json(plan))
+            write_json(path / "run.json", {"version": FORMAT, "started": now.isoformat(), **settings, **_host()})
+            return cls(path)
 
     @classmethod
     def reopen(cls, path: Path, plan: Plan, settings: Mapping[str, Any]) -> Run:
@@ -106,17 +110,31 @@ class Run:
         return list(read_records(self.path))
 
     def append(self, record: Record) -> None:
-        """Write one answer so that a kill cannot lose it."""
-        if self._log is None:
-            _cut_torn_line(self.path / "samples.jsonl")
-            self._log = (self.path / "samples.jsonl").open("ab")
-        self._log.write(_line(record))
-        self._log.flush()
-        os.fsync(self._log.fileno())
+        """Write one answer so that a kill cannot lose it.
+
+        Raises:
+            RunError: the disk is full or cannot be written.
+        """
+        with _writing(self.path):
+            if self._log is None:
+                _cut_torn_line(self.path / "samples.jsonl")
+                self._log = (self.path / "samples.jsonl").open(
+                    "ab", buffering=0
+                )  # a failed write leaves nothing behind
+            _write_all(self._log, _line(record))
+            os.fsync(self._log.fileno())
+
+    def rewrite(self, records: Sequence[Record]) -> None:
+        """Put these records in the place of the log's, whole or not at all."""
+        with _writing(self.path):
+            fresh = self.path / "samples.jsonl.partial"
+            fresh.write_bytes(b"".join(_line(record) for record in records))
+            fresh.replace(self.path / "samples.jsonl")
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write the results of a complete run."""
-        write_json(self.path / "results.json", results)
+        with _writing(self.path):
+            write_json(self.path / "results.json", results)
 
     def close(self) -> None:
         """Close the log and release the folder."""
@@ -127,7 +145,7 @@ class Run:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield the records of a run folder.
+    """Yield the records of a run folder, one per question: a failed question that ran again counts with its last.
 
     Raises:
         DataError: a line other than a torn last one is damaged.
@@ -136,16 +154,20 @@ def read_records(path: Path) -> Iterator[Record]:
     if not log.is_file():
         return
     *lines, _torn = log.read_bytes().split(b"\n")  # a line that a kill cut short has no end, and does not count
+    found: dict[str, Record] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line.decode("utf-8", errors="surrogatepass"))
-            yield Record.model_validate({key: value for key, value in row.items() if key not in _LM_EVAL})
+            record = Record.model_validate({key: value for key, value in row.items() if key not in _LM_EVAL})
         except (ValueError, ValidationError, AttributeError) as error:
             raise DataError(
-                f"{log}:{number}: damaged record", help="remove the line; its question runs again"
+                f"{log}:{number}: damaged record", help="remove the line; with --resume its question runs again"
             ) from error
+        found.pop(record.question.id, None)
+        found[record.question.id] = record
+    yield from found.values()
 
 
 def info(path: Path) -> RunInfo:
@@ -162,6 +184,21 @@ def info(path: Path) -> RunInfo:
     if not isinstance(data, dict) or data.get("version") != FORMAT:
         raise DataError(f"{file}: written by another version of flowinfer")
     return RunInfo(path, data)
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Read one of a run folder's JSON files.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(data, dict):
+            return data
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: missing or damaged", help=_REPAIR.get(path.name)) from error
+    raise DataError(f"{path}: not a JSON object", help=_REPAIR.get(path.name))
 
 
 def list_runs(root: Path) -> list[RunInfo]:
@@ -211,12 +248,6 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
-def append_row(path: Path, record: Record) -> None:
-    """Append a record to a file that no run is writing."""
-    with path.open("ab") as file:
-        file.write(_line(record))
-
-
 def _line(record: Record) -> bytes:
     text = json.dumps(_row(record), ensure_ascii=False, separators=(",", ":")) + "\n"
     return text.encode("utf-8", errors="surrogatepass")
@@ -233,6 +264,38 @@ def _row(record: Record) -> dict[str, Any]:
         "acc": float(score.correct) if score else None,
         **record.model_dump(mode="json"),
     }
+
+
+def _new_folder(root: Path, stem: str) -> Path:
+    path, number = root / stem, 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            number += 1
+            path = root / f"{stem}-{number}"
+        except OSError as error:
+            raise UsageError(f"cannot make a run folder in '{root}': {error.strerror}", help="--out FOLDER") from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a disk that is full or read-only into a message that says what is safe."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write to run '{path}': {error.strerror or error}",
+            help="what was answered before is kept: make room and go on with --resume, or use another --out FOLDER",
+        ) from error
+
+
+def _write_all(log: IO[bytes], line: bytes) -> None:
+    """Write a line whole: an unbuffered file may take less than it is given."""
+    view = memoryview(line)
+    while view:
+        view = view[log.write(view) :]
 
 
 def _cut_torn_line(log: Path) -> None:

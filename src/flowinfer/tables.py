@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from flowinfer.experiment import Results
+from flowinfer.summary import Results
 
 
 def print_results(results: Results, console: Console | None = None) -> None:

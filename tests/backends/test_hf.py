@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -211,6 +212,40 @@ def test_damaged_weights_are_refused(tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(LoadError, match="model 'M' cannot be loaded from") as caught:
         hf.load(spec(folder), "cpu")
     assert caught.value.help == "the folder needs config.json, tokenizer.json and .safetensors of a decoder-only model"
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+@pytest.mark.parametrize("damage", ["{", "[]", "{}"])
+def test_damaged_files_of_a_folder_are_refused(tmp_path: Path, checkpoint: Path, name: str, damage: str) -> None:
+    """Also generation_config.json, which transformers would pass over: the end tokens stand in it."""
+    folder = copied(checkpoint, tmp_path)
+    (folder / name).write_text(damage)
+    if damage == "{}" and name in ("tokenizer_config.json", "generation_config.json"):
+        hf.load(spec(folder), "cpu")
+        return
+    with pytest.raises(LoadError, match="model 'M' cannot be loaded from"):
+        hf.load(spec(folder), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": 9}, "weights are missing in '.*', such as model.layers.2."),
+        ({"num_hidden_layers": 9, "layer_types": ["full_attention"]}, "cannot be loaded"),
+        ({"hidden_size": 16}, "cannot be loaded"),
+        ({"num_attention_heads": "four"}, "cannot be loaded"),
+    ],
+)
+def test_a_config_of_another_model_is_refused(
+    tmp_path: Path, checkpoint: Path, change: dict[str, Any], message: str
+) -> None:
+    """Transformers would fill missing layers with random numbers and go on."""
+    folder = copied(checkpoint, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("layer_types", None)
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(LoadError, match=message):
+        hf.load(spec(folder), "cpu")
 
 
 def test_encoder_decoder_models_are_refused(tmp_path: Path) -> None:

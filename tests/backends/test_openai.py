@@ -152,11 +152,37 @@ def test_refusals_are_not_tried_again(stub: Stub, model: OpenAIModel, status: in
     assert len(stub.asked) == 1
 
 
-@pytest.mark.parametrize("body", ["{}", '{"choices": []}', '{"choices": [{}]}', "[]", "null"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{}",
+        '"x"',
+        '{"choices": ["x"]}',
+        '{"choices": [{"message": "x"}]}',
+        '{"choices": []}',
+        '{"choices": [{}]}',
+        "[]",
+        "null",
+    ],
+)
 def test_answers_without_choices_are_run_errors(stub: Stub, model: OpenAIModel, body: str) -> None:
     stub.replies = [(200, body)]
     with pytest.raises(RunError, match="'Far': the endpoint's answer has no choices: "):
         model.complete("hello", Decoding(), seed=1)
+
+
+@pytest.mark.parametrize("usage", ["many", 7, None, {"completion_tokens": "many"}, {"completion_tokens": None}, []])
+def test_a_strange_token_count_is_no_count(stub: Stub, model: OpenAIModel, usage: Any) -> None:
+    body = {"choices": [{"message": {"content": "x"}, "finish_reason": None}], "usage": usage}
+    stub.replies = [(200, json.dumps(body))]
+    done = model.complete("hello", Decoding(), seed=1)
+    assert (done.text, done.tokens) == ("x", 0)
+
+
+def test_content_in_parts_is_joined(stub: Stub, model: OpenAIModel) -> None:
+    parts = [{"type": "text", "text": "one "}, {"type": "image"}, {"type": "text", "text": "two"}]
+    stub.replies = [(200, json.dumps({"choices": [{"message": {"content": parts}}]}))]
+    assert model.complete("hello", Decoding(), seed=1).text == "one two"
 
 
 def test_answers_that_are_not_json_are_run_errors(stub: Stub, model: OpenAIModel) -> None:
@@ -197,6 +223,18 @@ def test_missing_base_url_is_a_load_error() -> None:
     with pytest.raises(LoadError) as caught:
         openai.load(ModelSpec(name="Far", ref="far"), "cpu")
     assert caught.value.message == "model 'Far': backend openai needs base_url"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", "127.0.0.1", "ftp://127.0.0.1/v1", "http://x:y/v1"])
+def test_an_endpoint_that_is_not_there_is_a_load_error(url: str) -> None:
+    """One dead endpoint stops the run; it does not fail every question after five tries each."""
+    with pytest.raises(LoadError) as caught:
+        openai.load(ModelSpec(name="Far", ref="far", base_url=url), "cpu")
+    assert "model 'Far': " in caught.value.message and url in caught.value.message
+
+
+def test_an_endpoint_that_lists_no_models_is_there(stub: Stub) -> None:
+    openai.load(ModelSpec(name="Far", ref="far", base_url=stub.url), "cpu").close()
 
 
 def test_endpoint_model_is_a_text_model(model: OpenAIModel) -> None:

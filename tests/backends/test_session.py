@@ -214,3 +214,24 @@ def test_window_that_is_shorter_than_the_text_is_kept() -> None:
     checked.rollback(a, 5)
     checked.feed({a: [60]})
     checked.check()
+
+
+def test_rollback_in_a_cache_per_row_reads_nothing_again() -> None:
+    """Also far beyond the window: what lies before it is kept, and hidden by the model's own mask."""
+    checked = Checked("mistral")
+    (a,) = checked.add([list(range(20, 40))])
+    for token in range(12):
+        checked.feed({a: [token, token + 1]})
+    read: list[int] = []
+
+    def note(module: Any, args: Any, options: dict[str, Any], output: Any) -> None:
+        read.append(options["input_ids"].shape[1])
+
+    hook = checked.network.register_forward_hook(note, with_kwargs=True)
+    try:
+        checked.rollback(a, 15)
+        checked.feed({a: [60, 61]})
+    finally:
+        hook.remove()
+    assert read == [2]
+    checked.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from flowinfer.backends.hf import HfModel
+from flowinfer.fusion import shared
 from flowinfer.fusion.utf8 import trim
 from flowinfer.plan import Member
 from tests.backends import tiny
@@ -31,10 +33,16 @@ def models() -> dict[str, HfModel]:
     }
 
 
-def generated(model: HfModel, text: str, max_tokens: int) -> str:
+def twins(model: HfModel) -> list[int]:
+    """Return the ids whose bytes another id is preferred for: bytes of the fallback that have a piece of their own."""
+    tokens = model.vocabulary().tokens
+    return [i for i in model.vocabulary().text_ids() if tokens.id_of[tokens.pieces[i] or b""] != i]
+
+
+def generated(model: HfModel, text: str, max_tokens: int, without: Sequence[int] = ()) -> str:
     """Return what transformers' own generate writes, with the ids suppressed that write nothing."""
     vocabulary = model.vocabulary()
-    writing = {*vocabulary.text_ids(), *vocabulary.eos_ids}
+    writing = {*vocabulary.text_ids(), *vocabulary.eos_ids} - set(without)
     ids = torch.tensor([model.prompt(text).ids])
     whole = model._model.generate(
         ids,
@@ -59,6 +67,30 @@ def test_copies_of_a_model_write_what_its_own_generate_writes(
     plan = one_step(copies, utf8="off", eos="max")
     texts = plans.QUESTIONS[1:4]
     assert answers(plan, models, texts) == [generated(models[name], text, 16) for text in texts]
+
+
+@pytest.mark.parametrize("name", ["A", "B", "C", "W"])
+def test_copies_of_a_model_in_a_forced_union_write_the_same_bytes(
+    models: dict[str, HfModel], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slots are then sorted bytes instead of ids; second tokens of a byte, whose mass would add, are silenced."""
+    monkeypatch.setattr(shared, "_are_equal", lambda heads: False)
+    doubled = twins(models[name])
+    assert bool(doubled) == (name in "BW")
+
+    def silence(logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(1, torch.tensor(doubled, dtype=torch.int64), -1e9)
+
+    copies = group(*(member(name, node=f"n{k}", weight=share) for k, share in enumerate((0.2, 0.8))))
+    plan, texts = one_step(copies, utf8="off", eos="max"), plans.QUESTIONS[1:4]
+    written = answers(plan, {name: plans.Watched(models[name], logits=silence)}, texts)
+    assert written == [generated(models[name], text, 16, doubled) for text in texts]
+
+
+@pytest.mark.parametrize("name", ["A", "B", "C", "W"])
+def test_one_head_writes_what_its_own_generate_writes(models: dict[str, HfModel], name: str) -> None:
+    plan, texts = one_step(member(name), utf8="off", eos="max", max_tokens=24), plans.QUESTIONS[:4]
+    assert answers(plan, models, texts) == [generated(models[name], text, 24) for text in texts]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chisquare
 
 from flowinfer.backends.hf import HfModel
-from flowinfer.engine.sampling import greedy, row_generator, sample
+from flowinfer.engine.sampling import greedy, greedy_with_leads, row_generator, sample
 from flowinfer.spec import Decoding
 from tests.backends import tiny
 from tests.engine import plans
@@ -85,6 +85,15 @@ def test_streams_differ_by_seed_question_and_step(left: tuple[int, str, str], ri
 def test_greedy_takes_the_smallest_of_equal_slots() -> None:
     fused = torch.tensor([[0.1, 0.4, 0.4, 0.1], [0.25, 0.25, 0.25, 0.25]])
     assert greedy(fused, torch.ones(2, 4, dtype=torch.bool)).tolist() == [1, 0]
+
+
+def test_leads_are_over_the_second_best_allowed_slot() -> None:
+    fused = torch.tensor([[0.5, 0.1, 0.4], [0.5, 0.1, 0.4], [0.25, 0.5, 0.25], [1.0, 0.0, 0.0]])
+    allowed = torch.tensor([[True, True, True], [True, True, False], [True, False, True], [True, False, False]])
+    best = greedy_with_leads(fused, allowed)
+    assert best.slots.tolist() == [0, 0, 0, 0]
+    assert best.leads.tolist() == pytest.approx([0.1, 0.4, 0.0, 1.0])
+    assert bool((fused == torch.tensor([[0.5, 0.1, 0.4]])).any())  # the distributions themselves are left alone
 
 
 def test_greedy_takes_an_allowed_slot_even_without_mass() -> None:

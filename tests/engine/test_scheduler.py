@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -525,6 +526,24 @@ def test_text_only_models_complete_prompts(think: str, answer: str) -> None:
 def test_a_failing_endpoint_fails_its_question_only() -> None:
     traces = run(endpoint_plan(), {"E": Endpoint()}, ["hello", "fail", "again"])
     assert [traces[f"q{k}"].error for k in range(3)] == [None, "the endpoint failed", None]
+
+
+def test_a_slow_request_holds_no_other_answer_up() -> None:
+    """What has been answered is on disk before a slow endpoint answers the first question."""
+    released = threading.Event()
+
+    class Slow(Endpoint):
+        def complete(self, prompt: str, decoding: Decoding, *, seed: int) -> TextCompletion:
+            if prompt == "slow":
+                assert released.wait(30)
+            return super().complete(prompt, decoding, seed=seed)
+
+    asked = plans.questions(["slow", *"abcdefghijkl"])
+    traces = execute(endpoint_plan(), asked, models=plans.Ready({"E": Slow()}))
+    first = [next(traces).question_id for _ in range(12)]
+    assert "q0" not in first and len(set(first)) == 12
+    released.set()
+    assert [trace.question_id for trace in traces] == ["q0"]
 
 
 def test_endpoint_seeds_differ_by_question_and_not_by_run() -> None:

@@ -10,12 +10,12 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from flowinfer.fusion.advance import CanonicalContext, Context, NativeContext, new_context
 from flowinfer.fusion.selfcheck import ordinary_text
 from flowinfer.fusion.utf8 import trim
-from flowinfer.fusion.vocab import TokenBytes, from_json
+from flowinfer.fusion.vocab import TokenBytes, byte_alphabet, from_json
 from tests.fusion import toys
 
 TEXTS = (
@@ -107,6 +107,20 @@ def test_canonical_ids_are_the_full_encoding_of_long_runs(name: str, alphabet: s
     for _, cached, emitted in play("canonical", name, keys_of(text, "bytes")):
         if trim(emitted) == emitted:
             assert cached == encoded(tokenizer, tokens, emitted.decode())
+
+
+def test_a_window_widens_where_its_first_ids_would_change() -> None:
+    """Digits grouped in threes from the right: one more digit moves every boundary back to the run's start."""
+    alphabet = {piece: index for index, piece in enumerate(byte_alphabet())}
+    tokenizer = Tokenizer(models.BPE(alphabet | {"11": 256, "111": 257}, [("1", "1"), ("11", "1")]))
+    groups = pre_tokenizers.Split(Regex(r"\d{1,3}(?=(\d{3})*(?!\d))"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([groups, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokens = from_json(tokenizer.to_str())
+    context = new_context("canonical", tokenizer, tokens)
+    for length in range(1, 90):
+        context.append(b"1", tokens.cover(b"1"))
+        assert context.ids == tokenizer.encode("1" * length).ids
 
 
 @pytest.mark.parametrize("name", ["byte-level", "sentencepiece"])

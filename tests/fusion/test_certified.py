@@ -28,6 +28,8 @@ def test_certified_choice_is_the_dense_argmax(k: int, scale: float, weights: lis
     whole = dense(probs, weights)
     chosen = certified_argmax(probs, weights, k=k)
     assert torch.equal(chosen.slots, whole.argmax(-1))
+    top = whole.topk(2, dim=-1).values
+    assert bool((chosen.leads <= top[:, 0] - top[:, 1] + 1e-7).all()) and bool((chosen.leads >= 0).all())
     assert torch.equal(chosen.values, whole.amax(-1))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 import torch
@@ -303,6 +304,24 @@ def test_a_large_vocabulary_read_from_disk_equals_the_built_one() -> None:
     for index, head in enumerate(heads):
         logits = random_logits(head, rows=1, dtype=torch.float32)
         assert torch.equal(read.lift(index, logits), built.lift(index, logits))
+
+
+@pytest.mark.parametrize("damage", ["empty", "torn", "flipped", "other"])
+def test_a_damaged_file_of_a_vocabulary_is_built_again(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWINFER_CACHE", str(tmp_path))
+    heads = [real("gpt2"), real("mistral-7b-v0.1")]
+    whole = SharedVocabulary(heads)
+    (file,) = (tmp_path / "vocabularies").iterdir()
+    data = file.read_bytes()
+    middle = len(data) // 2
+    flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+    file.write_bytes({"empty": b"", "torn": data[:middle], "flipped": flipped, "other": b"{}"}[damage])
+    again = SharedVocabulary(heads)
+    assert again.keys == whole.keys and file.read_bytes() == data
+    logits = random_logits(heads[0], rows=1, dtype=torch.float32)
+    assert torch.equal(again.lift(0, logits), whole.lift(0, logits))
 
 
 @pytest.mark.parametrize("names", [("qwen2.5-instruct", "mistral-7b-v0.1"), ("gpt2", "baichuan-7b")])

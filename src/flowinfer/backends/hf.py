@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
+    GenerationConfig,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken", "spiece.model")
 _RESCALED_BY_LENGTH = ("dynamic", "longrope")
+_LOAD_ERRORS = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What transformers raises over folders that are damaged, incomplete or of an unknown kind."""
 _QUANTIZATIONS = ("bnb-8bit", "bnb-4bit")
 
 
@@ -106,7 +113,7 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
             f"model '{spec.name}' ({spec.ref}) does not fit on {device}",
             help="`flowinfer plan` shows what fits; another device, dtype=bfloat16 or quantization may help",
         ) from error
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except _LOAD_ERRORS as error:
         raise LoadError(
             f"model '{spec.name}' cannot be loaded from '{spec.ref}': {_first_line(error)}",
             help=_cure(spec, error),
@@ -150,9 +157,19 @@ def _load_weights(
     if spec.quantization:
         arguments["quantization_config"] = _quantization(spec)
         arguments["device_map"] = {"": device}
-        return AutoModelForCausalLM.from_pretrained(spec.ref, **arguments).eval()
-    model: Any = AutoModelForCausalLM.from_pretrained(spec.ref, **arguments)
-    return model.to(device).eval()
+    loaded: Any = AutoModelForCausalLM.from_pretrained(spec.ref, output_loading_info=True, **arguments)
+    model, told = loaded
+    _refuse_holes(spec, told["missing_keys"])
+    return model.eval() if spec.quantization else model.to(device).eval()
+
+
+def _refuse_holes(spec: ModelSpec, missing: Collection[str]) -> None:
+    """Refuse weights that transformers would make up at random."""
+    if missing:
+        raise LoadError(
+            f"model '{spec.name}': {len(missing)} weights are missing in '{spec.ref}', such as {min(missing)}",
+            help="the download is incomplete, or config.json is another model's",
+        )
 
 
 def _quantization(spec: ModelSpec) -> Any:  # untyped in transformers
@@ -185,6 +202,8 @@ def _refuse_unsuitable(spec: ModelSpec, config: Any) -> None:  # untyped in tran
             f"model '{spec.name}': no tokenizer in {folder}",
             help="save the model's tokenizer beside its weights (tokenizer.save_pretrained)",
         )
+    if (folder / "generation_config.json").is_file():
+        GenerationConfig.from_pretrained(folder)  # transformers itself would pass over a damaged one and its end tokens
 
 
 def _refuse_without_cache(spec: ModelSpec, model: Any) -> None:  # untyped in transformers
@@ -211,6 +230,8 @@ def _first_line(error: Exception) -> str:
 
 def _cure(spec: ModelSpec, error: Exception) -> str:
     text = str(error)
+    if "ignore_mismatched_sizes" in text:
+        return "the weights do not have the shapes that config.json says"
     if isinstance(error, ImportError):
         return f"install what it names: {_first_line(error)}"
     if Path(spec.ref).is_absolute() or Path(spec.ref).is_dir():

@@ -18,6 +18,7 @@ from flowinfer.spec import Decoding, ModelSpec
 
 _RETRIES = 4
 _TIMEOUT_SECONDS = 300.0
+_KNOCK_SECONDS = 10.0
 _PASSING = {408, 409, 429, 500, 502, 503, 504}
 
 
@@ -40,12 +41,11 @@ class OpenAIModel:
         answer = self._post(self._body(prompt, decoding, seed))
         try:
             choice = answer["choices"][0]
-            text = str(choice["message"]["content"] or "")
-            tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
-        except (KeyError, IndexError, TypeError) as error:
+            text = _text(choice["message"]["content"])
+            reason: FinishReason = "length" if choice.get("finish_reason") == "length" else "eos"
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise RunError(f"'{self.name}': the endpoint's answer has no choices: {str(answer)[:200]}") from error
-        reason: FinishReason = "length" if choice.get("finish_reason") == "length" else "eos"
-        return TextCompletion(text, tokens, reason, time.perf_counter() - start)
+        return TextCompletion(text, _tokens(answer), reason, time.perf_counter() - start)
 
     def close(self) -> None:
         """Close the connections."""
@@ -86,11 +86,39 @@ class OpenAIModel:
         raise RunError(f"'{self.name}' at {self._client.base_url}: {problem}", help="check base_url, model id and key")
 
 
+def _text(content: Any) -> str:  # JSON
+    """Return a message's text: a string, null, or a list of parts of which those with text count."""
+    if isinstance(content, list):
+        return "".join(str(part["text"]) for part in content if "text" in part)
+    return str(content or "")
+
+
+def _tokens(answer: Any) -> int:  # JSON
+    """Return how many tokens an endpoint says it wrote; 0 where it says nothing usable."""
+    usage = answer.get("usage")
+    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return count if isinstance(count, int) else 0
+
+
+def _refuse_unreachable(spec: ModelSpec, client: httpx.Client) -> None:
+    """Knock once, so that a dead endpoint stops a run and does not fail its questions one after another."""
+    try:
+        client.get("models", timeout=_KNOCK_SECONDS)
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
+        client.close()
+        raise LoadError(
+            f"model '{spec.name}': the endpoint {spec.base_url} cannot be reached: {error}",
+            help="is the server running? check base_url",
+        ) from error
+    except httpx.HTTPError:
+        return  # it is there; whether it answers is seen at the first question
+
+
 def load(spec: ModelSpec, device: str, dtype: str = "auto") -> OpenAIModel:
     """Return a client for a model's endpoint; device and dtype are the endpoint's own affair.
 
     Raises:
-        LoadError: no base_url, or the key's environment variable is not set.
+        LoadError: no base_url or nothing there, or the key's environment variable is not set.
     """
     del device, dtype
     if not spec.base_url:
@@ -104,5 +132,12 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> OpenAIModel:
                 help=f"export {spec.api_key_env}=...",
             )
         headers["Authorization"] = f"Bearer {key}"
-    client = httpx.Client(base_url=spec.base_url.rstrip("/") + "/", headers=headers, timeout=_TIMEOUT_SECONDS)
+    try:
+        client = httpx.Client(base_url=spec.base_url.rstrip("/") + "/", headers=headers, timeout=_TIMEOUT_SECONDS)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise LoadError(
+            f"model '{spec.name}': base_url '{spec.base_url}' is no address: {error}",
+            help='base_url="http://host:8000/v1"',
+        ) from error
+    _refuse_unreachable(spec, client)
     return OpenAIModel(spec, client)

@@ -19,6 +19,8 @@ from transformers import DynamicCache
 
 _DEAD_SHARE = 0.2
 """Share of dead columns above which a cache is compacted."""
+_CROPPED = ("DynamicLayer", "DynamicSlidingWindowLayer")
+"""Kinds of cache layers whose keys and values a plain cache can hold whole."""
 
 
 class BatchSession:
@@ -182,11 +184,14 @@ class BatchSession:
 class RowSession:
     """A cache per row, for models whose layers do not attend to every earlier column.
 
-    Rolling back crops the cache where its layers allow it and reads the row again where they do not.
+    Rolling back crops a row's cache. Layers with a window keep what lies before it for that, and the model's own mask
+    hides it. Only recurrent state cannot be cropped: such a row is read again.
     """
 
     def __init__(self, model: Any) -> None:  # see BatchSession
         self._model = model
+        layers = DynamicCache(config=model.config).layers
+        self._can_crop = all(type(layer).__name__ in _CROPPED for layer in layers)
         self._next_handle = 0
         self._ids: dict[int, list[int]] = {}
         self._caches: dict[int, Any] = {}
@@ -198,7 +203,7 @@ class RowSession:
         for prompt in prompts:
             row = self._next_handle
             self._next_handle += 1
-            self._ids[row], self._caches[row] = [], DynamicCache(config=self._model.config)
+            self._ids[row], self._caches[row] = [], self._new_cache()
             self._run(row, prompt)
             handles.append(row)
         return handles
@@ -214,12 +219,16 @@ class RowSession:
         return torch.stack([self._logits[row] for row in rows])
 
     def rollback(self, row: int, count: int) -> None:
-        """Read the kept ids again: windows and recurrent state cannot be cut back in general."""
+        """Crop a row's last ids off its cache, or read the kept ids again where that is impossible."""
         if not count:
             return
         kept = self._ids[row][:-count]
-        self._ids[row], self._caches[row] = [], DynamicCache(config=self._model.config)
-        self._run(row, kept)
+        if self._can_crop:
+            self._caches[row].crop(-count)
+            self._ids[row] = kept
+        else:
+            self._ids[row], self._caches[row] = [], self._new_cache()
+            self._run(row, kept)
 
     def remove(self, rows: Sequence[int]) -> None:
         """Drop rows."""
@@ -229,6 +238,9 @@ class RowSession:
     def length(self, row: int) -> int:
         """Return the number of ids in a row."""
         return len(self._ids[row])
+
+    def _new_cache(self) -> DynamicCache:
+        return DynamicCache() if self._can_crop else DynamicCache(config=self._model.config)
 
     @torch.inference_mode()
     def _run(self, row: int, ids: Sequence[int]) -> None:

@@ -13,8 +13,8 @@ from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, pai
 from flowinfer.errors import UsageError
 
 if TYPE_CHECKING:
-    from flowinfer.experiment import Results
     from flowinfer.spec import Flow
+    from flowinfer.summary import Results
     from flowinfer.tasks.base import Dataset
 
 
@@ -117,14 +117,21 @@ def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> 
             nonlocal name
             name = run.path.name if run is not None else ""  # type: ignore[attr-defined]  # a Run
             live.notice_start(flow, dataset.label, name)
+            live.planned(len(plan.steps))  # type: ignore[attr-defined]  # a Plan
             live.resumed(records)  # type: ignore[arg-type]  # a sequence of records
 
+        where = f"--out {request.out} " if str(request.out) != "runs" else ""
         try:
-            return evaluate(flow, dataset, request, observer=live, on_record=live.answered, on_start=started)
+            results = evaluate(flow, dataset, request, observer=live, on_record=live.answered, on_start=started)
         except KeyboardInterrupt:
-            where = f"--out {request.out} " if str(request.out) != "runs" else ""
-            print(f"\ninterrupted; go on with the same command and {where}--resume {name}", file=sys.stderr)
+            cure = f"go on with the same command and {where}--resume {name}" if name else "nothing was begun"
+            print(f"\ninterrupted; {cure}", file=sys.stderr)
             raise typer.Exit(130) from None
+    if live.first_failure is not None:
+        failed, reason = live.first_failure.question.id, live.first_failure.trace.error
+        print(f"{results.failed} questions failed, '{failed}' because: {reason}", file=sys.stderr)
+        print(f"  = help: the same command with {where}--resume {name} asks them again", file=sys.stderr)
+    return results
 
 
 def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: bool) -> None:

@@ -50,10 +50,15 @@ def _row(run: Any) -> dict[str, Any]:  # a RunInfo; typed where it is made
         "run": run.name,
         "flow": run.data.get("flow"),
         "dataset": str(run.data.get("dataset_label")),
-        "zoo": str(run.data.get("zoo")),
+        "zoo": _short(str(run.data.get("zoo"))),
         "n": run.data.get("n"),
         "answered": len(records),
         "accuracy": correct / len(judged) if judged else None,
         "state": state,
         "path": str(run.path),
     }
+
+
+def _short(zoo: str) -> str:
+    """Return a zoo's name, of a path only its last two parts."""
+    return "/".join(Path(zoo).parts[-2:])

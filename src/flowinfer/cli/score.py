@@ -16,14 +16,15 @@ def command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, write nothing.")] = False,
 ) -> None:
     """Score a run again with the present rules, and say which verdicts changed."""
-    from flowinfer.experiment import rescore, summarize_run, write_rescored
+    from flowinfer.experiment import rescore, write_rescored
     from flowinfer.store import find_run
+    from flowinfer.summary import summarize_run
 
     path = find_run(run, out)
     pairs = rescore(path)
     changed = [(record, verdict) for record, verdict in pairs if record.score != verdict]
     results = summarize_run(path, [record.model_copy(update={"score": verdict}) for record, verdict in pairs])
-    if changed and not dry_run:
+    if not dry_run:
         write_rescored(path, pairs, results)
     if json_:
         data = results.model_dump(mode="json", exclude={"steps", "subjects"})

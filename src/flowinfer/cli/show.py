@@ -50,7 +50,7 @@ def command(
 
 
 def _show_run(path: Path, records: list[Record], chosen: list[Record], console: Console) -> None:
-    from flowinfer.experiment import summarize_run
+    from flowinfer.summary import summarize_run
     from flowinfer.tables import print_results
 
     print_results(summarize_run(path, records), console)

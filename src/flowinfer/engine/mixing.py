@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from flowinfer.backends.base import TokenModel
-from flowinfer.errors import UsageError
-from flowinfer.fusion.certified import certified_argmax
-from flowinfer.fusion.fusers import Fuser, FuserView, Mean, canonical_order
+from flowinfer.fusion.certified import Certified, certified_argmax
+from flowinfer.fusion.fusers import Fuser, FuserView, Mean, canonical_order, mean
 from flowinfer.fusion.shared import SharedVocabulary
 from flowinfer.fusion.vocab import HeadVocabulary
 from flowinfer.plan import Member, Mixture, Source, Step, members
@@ -98,16 +97,15 @@ class Mixer:
         """Mix heads that are on the fusing device."""
         return Fused(self._mix(self._tree, probs), tuple(probs))
 
-    def certified(self, probs: Sequence[Tensor], states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the slots (B,) and fused probabilities (B,) of greedy choice without moving distributions."""
+    def certified(self, probs: Sequence[Tensor], states: Tensor) -> Certified:
+        """Return the greedy choice without moving distributions."""
         assert isinstance(self._tree, _Inner), "certified choice is for groups"
         order = [source.head for source in self._tree.sources if isinstance(source, _Leaf)]
         masked = []
         for head in order:
             guard = self._vocabularies[probs[head].device].guard
             masked.append(probs[head].masked_fill(~guard.mask(states.to(probs[head].device)), -1.0))
-        chosen = certified_argmax(masked, [float(w) for w in self._tree.weights])
-        return chosen.slots.to(self.device), chosen.values.to(self.device)
+        return certified_argmax(masked, [float(w) for w in self._tree.weights])
 
     def _wants_certified(self, topk: str, temperature: float) -> bool:
         is_flat_mean = (
@@ -115,20 +113,17 @@ class Mixer:
             and isinstance(self._tree.fuser, Mean)
             and all(isinstance(source, _Leaf) for source in self._tree.sources)
         )
-        if topk == "certified" and not (is_flat_mean and temperature == 0):
-            raise UsageError(
-                "topk=certified serves greedy groups of models with fuse=mean only",
-                help="use topk=auto or dense",
-            )
-        return topk == "certified" or (
-            topk == "auto" and is_flat_mean and temperature == 0 and len(set(self._devices)) > 1
-        )
+        spreads = len(set(self._devices)) > 1
+        return is_flat_mean and temperature == 0 and (topk == "certified" or (topk == "auto" and spreads))
 
     def _mix(self, tree: _Tree, probs: Sequence[Tensor]) -> Tensor:
         if isinstance(tree, _Leaf):
             return probs[tree.head]
-        inner = torch.stack([self._mix(source, probs) for source in tree.sources])  # (K, B, V)
-        return tree.fuser(inner, tree.weights.to(inner.dtype), tree.view)
+        inner = [self._mix(source, probs) for source in tree.sources]
+        weights = tree.weights.to(inner[0].dtype)
+        if type(tree.fuser) is Mean:  # the same sum without a copy of all sources
+            return mean(inner, weights)
+        return tree.fuser(torch.stack(inner), weights, tree.view)  # (K, B, V) -> (B, V)
 
     def _build(self, source: Source) -> _Tree:
         if isinstance(source, Member):

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from flowinfer.backends.base import Prompt, Session, TokenModel
 from flowinfer.engine.base import Completion, HeadWish, Observer, Row, TokenEvent
+from flowinfer.engine.lanes import Lanes
 from flowinfer.engine.mixing import Mixer
 from flowinfer.engine.rows import LiveRow
-from flowinfer.engine.sampling import greedy, sample
+from flowinfer.engine.sampling import greedy_with_leads, sample
 from flowinfer.engine.thinking import EMPTY_THOUGHT
 from flowinfer.fusion.advance import new_context
 from flowinfer.plan import Step
@@ -49,6 +50,7 @@ class ReferenceDecoder:
         self._batch = batch
         self._observer = observer
         self._sessions: list[Session] = []
+        self._lanes = Lanes([model.device for model in models])
         self._keeps_thinking = keeps_thinking
         self._tokens = [model.vocabulary().tokens for model in models]
         self._tie_margin = 1e-6 if all(model.is_exact for model in models) else 1e-3
@@ -56,6 +58,12 @@ class ReferenceDecoder:
     def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
         """Decode rows, yielding each as it ends."""
         self._sessions = [model.open() for model in self._models]
+        try:
+            yield from self._decode(rows)
+        finally:
+            self._sessions = []  # an interrupted decoder must not hold on to its keys and values
+
+    def _decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
         waiting = iter(rows)
         live: list[LiveRow] = []
         while True:
@@ -96,14 +104,7 @@ class ReferenceDecoder:
             opened = any(prompt.opens_thinking for prompt in prompts)
             self._observer.admitted(row.question_id, row.step, opens_thinking=opened)
         if taken:
-            for k, session in enumerate(self._sessions):
-                start = time.perf_counter()
-                handles = session.add([live.prompts[k].ids for live in taken])
-                self._wait_for(k)
-                share = (time.perf_counter() - start) / len(taken)
-                for live, handle in zip(taken, handles, strict=True):
-                    live.handles.append(handle)
-                    live.heads[k].forward_seconds += share
+            self._prefill(taken)
             for live in taken:
                 live.batch = num_live + len(taken)
         return [*outcomes, *taken]
@@ -119,6 +120,19 @@ class ReferenceDecoder:
             model.prompt(text, EMPTY_THOUGHT) if prompt.opens_thinking else prompt
             for model, text, prompt in zip(self._models, texts, prompts, strict=True)
         ]
+
+    def _prefill(self, taken: Sequence[LiveRow]) -> None:
+        """Let every head read the prompts of new rows."""
+        handles: list[list[int]] = [[] for _ in self._sessions]
+
+        def read(k: int) -> None:
+            handles[k] = self._sessions[k].add([live.prompts[k].ids for live in taken])
+
+        seconds = self._lanes.run(read)
+        for index, live in enumerate(taken):
+            live.handles = [own[index] for own in handles]
+            for head, spent in zip(live.heads, seconds, strict=True):
+                head.forward_seconds += spent / len(taken)
 
     def _misfit(self, prompts: Sequence[Prompt]) -> str | None:
         for model, prompt in zip(self._models, prompts, strict=True):
@@ -159,48 +173,43 @@ class ReferenceDecoder:
         states = torch.tensor([row.utf8_state for row in live], device=self._mixer.device)
         probs = self._mixer.lift(logits, [not row.text for row in live])
         if self._mixer.is_certified:
-            slots, values = self._mixer.certified(probs, states)
-            return slots, values, [1.0] * len(live), probs, [0.0] * len(probs)
+            chosen = self._mixer.certified(probs, states)
+            return chosen.slots, chosen.values, chosen.leads.tolist(), probs, [0.0] * len(probs)
         moved, transfers = self._mixer.gather(probs)
         fused = self._mixer.fuse(moved).probs
         allowed = self._mixer.vocabulary.guard.mask(states)
         decoding = self._step.decoding
         if decoding.temperature > 0:
-            slots = sample(fused, allowed, decoding, [row.generator for row in live])
-            margins = [1.0] * len(live)
+            slots, leads = sample(fused, allowed, decoding, [row.generator for row in live]), [1.0] * len(live)
         else:
-            slots = greedy(fused, allowed)
-            top = fused.masked_fill(~allowed, 0.0).topk(2, dim=-1).values
-            margins = (top[:, 0] - top[:, 1]).tolist()
-        return slots, fused.gather(-1, slots[:, None])[:, 0], margins, moved, transfers
+            best = greedy_with_leads(fused, allowed)
+            slots, leads = best.slots, best.leads.tolist()
+        return slots, fused.gather(-1, slots[:, None])[:, 0], leads, moved, transfers
 
     def _feed(self, live: Sequence[LiveRow], slots: Sequence[int]) -> None:
         """Append the emitted keys to every head of the rows that go on."""
         vocabulary = self._mixer.vocabulary
-        for k, session in enumerate(self._sessions):
-            chunks: dict[int, Sequence[int]] = {}
-            for row, slot in zip(live, slots, strict=True):
+        chunks: list[dict[int, Sequence[int]]] = [{} for _ in self._sessions]
+        for row, slot in zip(live, slots, strict=True):
+            for k, session in enumerate(self._sessions):
                 if row.finish_reason:
-                    continue
+                    break
                 step = row.contexts[k].append(vocabulary.keys[slot], vocabulary.ids(k, slot))
                 if row.context_full(k, self._models[k].max_positions, len(step.ids) - step.rollback):
-                    continue
+                    break
                 session.rollback(row.handles[k], step.rollback)
-                chunks[row.handles[k]] = step.ids
+                chunks[k][row.handles[k]] = step.ids
                 row.heads[k].fed += len(step.ids)
-            if chunks:
-                start = time.perf_counter()
-                session.feed(chunks)
-                self._wait_for(k)
-                share = (time.perf_counter() - start) / len(chunks)
-                for row in live:
-                    if row.handles[k] in chunks:
-                        row.heads[k].forward_seconds += share
 
-    def _wait_for(self, head: int) -> None:
-        """Let a GPU finish, so that its seconds are its own."""
-        if self._models[head].device.type == "cuda":
-            torch.cuda.synchronize(self._models[head].device)
+        def feed(k: int) -> None:
+            if chunks[k]:
+                self._sessions[k].feed(chunks[k])
+
+        seconds = self._lanes.run(feed)
+        for row in live:
+            for k, own in enumerate(chunks):
+                if row.handles[k] in own:
+                    row.heads[k].forward_seconds += seconds[k] / len(own)
 
     def _tell(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,30 @@ def row_generator(decoding: Decoding, question_id: str, step: str) -> torch.Gene
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
+@dataclass(frozen=True)
+class Greedy:
+    """The most probable allowed slot of each row."""
+
+    slots: Tensor
+    """(B,), int64; ties to the smallest slot."""
+    leads: Tensor
+    """(B,), how far each is ahead of the second best."""
+
+
+def greedy_with_leads(fused: Tensor, allowed: Tensor) -> Greedy:
+    """Choose as `greedy` does, and say by how much.
+
+    Args:
+        fused: shape (B, V).
+        allowed: shape (B, V), bool.
+    """
+    rest = fused.masked_fill(~allowed, -1.0)
+    slots = rest.argmax(-1, keepdim=True)
+    best = rest.gather(-1, slots)
+    second = rest.scatter_(-1, slots, -1.0).amax(-1, keepdim=True)
+    return Greedy(slots[:, 0], (best.clamp_min(0.0) - second.clamp_min(0.0))[:, 0])
+
+
 def greedy(fused: Tensor, allowed: Tensor) -> Tensor:
     """Return the most probable allowed slot of each row, ties to the smallest.
 
@@ -25,7 +50,7 @@ def greedy(fused: Tensor, allowed: Tensor) -> Tensor:
     Returns:
         shape (B,), int64.
     """
-    return fused.masked_fill(~allowed, -1.0).argmax(-1)
+    return greedy_with_leads(fused, allowed).slots
 
 
 def sample(fused: Tensor, allowed: Tensor, decoding: Decoding, generators: list[torch.Generator]) -> Tensor:

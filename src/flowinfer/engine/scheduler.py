@@ -149,15 +149,18 @@ class _Runner:
         """Decode rows; where memory is short, halve the batch and go on with the rows that are not done."""
         left = {work.question.id: Row(work.question.id, step.id, work.prompts(step)) for work in works}
         while left:
-            decoder = self._decoder(step)
+            is_short = False
             try:
-                for completion in decoder.decode(list(left.values())):
+                for completion in self._decoder(step).decode(list(left.values())):
                     del left[completion.row.question_id]
                     yield completion
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_memory_short(error):
                     raise
                 self._halve(step, error)
+                is_short = True
+            if is_short and torch.cuda.is_available():  # only now is nothing left that the error held on to
+                torch.cuda.empty_cache()
 
     def _decoder(self, step: Step) -> Decoder:
         if step.id not in self._decoders:
@@ -192,8 +195,6 @@ class _Runner:
             ) from error
         self._batches[step.id] = batch // 2
         self._decoders.pop(step.id, None)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         self._observer.batch_halved(batch // 2)
 
 
@@ -206,7 +207,7 @@ def _adopt(stored: StepResult, step: Step, prompts: Mapping[str, str]) -> StepRe
 
 
 def _is_memory_short(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
     return "not enough memory" in text or "out of memory" in text or "can't allocate memory" in text

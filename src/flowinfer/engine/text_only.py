@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import queue
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 from flowinfer.backends.base import TextModel
 from flowinfer.engine.base import Completion, Observer, Row
@@ -28,9 +30,29 @@ class TextDecoder:
         self._node = next(members(step.source)).node
 
     def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
-        """Complete rows, yielding them in order as they end."""
-        with ThreadPoolExecutor(_CONCURRENT) as pool:
-            yield from pool.map(self._complete, rows)
+        """Complete rows, yielding each as it ends: a slow one holds nothing up.
+
+        Requests run in daemon threads, so that an interrupt need not wait for an endpoint that is slow to answer.
+        """
+        waiting, ended = iter(rows), queue.SimpleQueue[Completion | BaseException]()
+        running = 0
+        while True:
+            for row in islice(waiting, _CONCURRENT - running):
+                running += 1
+                threading.Thread(target=self._answer, args=(row, ended), daemon=True).start()
+            if not running:
+                return
+            done = ended.get()
+            running -= 1
+            if isinstance(done, BaseException):
+                raise done
+            yield done
+
+    def _answer(self, row: Row, ended: queue.SimpleQueue[Completion | BaseException]) -> None:
+        try:
+            ended.put(self._complete(row))
+        except BaseException as error:  # handed to the reader, who sees it raised
+            ended.put(error)
 
     def _complete(self, row: Row) -> Completion:
         prompt = row.prompts[self._node]

@@ -17,6 +17,8 @@ class Certified:
     """(B,), int64."""
     values: Tensor
     """(B,), fused probability of each winner."""
+    leads: Tensor
+    """(B,), what each winner is ahead of all other slots, at least."""
     numbers_moved: int
     """Count of (slot, probability) numbers that crossed between devices."""
 
@@ -47,5 +49,8 @@ def certified_argmax(probs: Sequence[Tensor], weights: Sequence[float], *, k: in
         best, place = fused.max(-1)
         place = (fused == best[:, None]).to(torch.int8).argmax(-1)  # smallest slot among equals: named is sorted
         if k == size or bool((best > bound).all()):
-            return Certified(named.gather(-1, place[:, None])[:, 0], best, moved)
+            slots = named.gather(-1, place[:, None])  # (B, 1)
+            second = fused.masked_fill(named == slots, 0.0).amax(-1)
+            others = torch.zeros_like(bound) if k == size else bound
+            return Certified(slots[:, 0], best, best - torch.maximum(second, others), moved)
         k *= 2

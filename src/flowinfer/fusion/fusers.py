@@ -61,11 +61,11 @@ def canonical_order(names: Sequence[str], weights: Sequence[float], ties: Sequen
     return sorted(range(len(names)), key=lambda k: (names[k], weights[k], ties[k], k))
 
 
-def _mean(probs: Tensor, weights: Tensor) -> Tensor:
-    """Return sum_k w_k q_k in the given order: (K, B, V), (K,) or (K, B) -> (B, V)."""
+def mean(probs: Tensor | Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Return sum_k w_k q_k in the given order: K times (B, V), (K,) or (K, B) -> (B, V)."""
     total = probs[0] * weights[0].unsqueeze(-1)
     for source, weight in zip(probs[1:], weights[1:], strict=True):
-        total = total + source * weight.unsqueeze(-1)
+        total += source * weight.unsqueeze(-1)
     return total
 
 
@@ -78,7 +78,7 @@ class Mean:
 
     def __call__(self, probs: Tensor, weights: Tensor, view: FuserView) -> Tensor:
         """Return sum_k w_k q_k."""
-        return _mean(probs, weights)
+        return mean(probs, weights)
 
 
 class Geometric:
@@ -86,7 +86,7 @@ class Geometric:
 
     def __call__(self, probs: Tensor, weights: Tensor, view: FuserView) -> Tensor:
         """Return exp(sum_k w_k log q_k), normalized."""
-        logs = _mean(view.filled(probs).clamp_min(_TINY).log(), weights)
+        logs = mean(view.filled(probs).clamp_min(_TINY).log(), weights)
         return (logs - logs.logsumexp(-1, keepdim=True)).exp()
 
 
@@ -120,7 +120,7 @@ class Unite:
         for source in best:
             candidates.scatter_(-1, source, torch.ones_like(source, dtype=torch.bool))
         restricted = view.filled(probs).masked_fill(~candidates, 0.0)
-        return _normalized(_mean(_normalized(restricted), weights))
+        return _normalized(mean(_normalized(restricted), weights))
 
 
 class Gated:
@@ -135,7 +135,7 @@ class Gated:
         index = view.names.index(self.primary) if self.primary in view.names else 0
         primary = probs[index]
         is_sure = primary.amax(-1, keepdim=True) > self.tau  # (B, 1)
-        return torch.where(is_sure, primary, _mean(probs, weights))
+        return torch.where(is_sure, primary, mean(probs, weights))
 
 
 class Drop:
@@ -156,7 +156,7 @@ class Drop:
         kept = support.any(1)  # (K, B)
         shares = weights[:, None] * kept
         shares = torch.where(shares.sum(0) > 0, shares, weights[:, None])
-        return _mean(probs, shares / shares.sum(0))
+        return mean(probs, shares / shares.sum(0))
 
 
 class Entropy:
@@ -170,7 +170,7 @@ class Entropy:
         top = _normalized(probs.topk(min(self.k, probs.shape[-1]), dim=-1).values)  # (K, B, k)
         entropy = -(top * top.clamp_min(_TINY).log()).sum(-1)  # (K, B)
         certainty = weights[:, None] / entropy.clamp_min(1e-6)
-        return _mean(probs, certainty / certainty.sum(0))
+        return mean(probs, certainty / certainty.sum(0))
 
 
 class Vote:
@@ -178,11 +178,11 @@ class Vote:
 
     def __call__(self, probs: Tensor, weights: Tensor, view: FuserView) -> Tensor:
         """Return a distribution led by the key that most sources favour."""
-        mean = _mean(probs, weights)
-        ballots = torch.zeros_like(mean)
+        average = mean(probs, weights)
+        ballots = torch.zeros_like(average)
         for source in probs:
-            ballots.scatter_add_(-1, source.argmax(-1, keepdim=True), torch.ones_like(mean[:, :1]))
-        return _normalized(ballots + mean / (1 + mean.amax(-1, keepdim=True)))
+            ballots.scatter_add_(-1, source.argmax(-1, keepdim=True), torch.ones_like(average[:, :1]))
+        return _normalized(ballots + average / (1 + average.amax(-1, keepdim=True)))
 
 
 class Sharpen:
@@ -194,9 +194,9 @@ class Sharpen:
 
     def __call__(self, probs: Tensor, weights: Tensor, view: FuserView) -> Tensor:
         """Add to each leading key above the floor the mass of the candidates that strictly start with it."""
-        mean = _mean(probs, weights)
-        values, slots = mean.topk(min(self.k, mean.shape[-1]), dim=-1)
-        sharpened = mean.clone()
+        average = mean(probs, weights)
+        values, slots = average.topk(min(self.k, average.shape[-1]), dim=-1)
+        sharpened = average.clone()
         keys = (*view.vocabulary.keys, None)
         for row, (masses, candidates) in enumerate(zip(values.tolist(), slots.tolist(), strict=True)):
             named = [(keys[slot], slot, mass) for slot, mass in zip(candidates, masses, strict=True)]

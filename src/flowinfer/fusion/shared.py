@@ -7,11 +7,17 @@ id -> bytes map, slots are that map's own text ids in order, and fusing happens 
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
 import warnings
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -38,8 +44,11 @@ class _Lift:
 
     banned: Tensor
     """(V_k,) bool: columns that write nothing (control tokens, holes, padding, keys left out)."""
+    source: Tensor
+    """(V,): for each slot the column that is its first id, or a column that is always 0."""
+    has_zero: bool
+    """Whether such a column stands among the logits (a banned one); else one is appended."""
     primary_slots: Tensor
-    primary_ids: Tensor
     extras: tuple[tuple[Tensor, Tensor], ...]
     """Rounds of (slots, ids) for further ids of a slot; slots are unique within a round, so adding is deterministic."""
     eos_ids: Tensor
@@ -92,8 +101,9 @@ class SharedVocabulary:
         plan = self._lifts[head]
         wide = logits if logits.dtype is torch.float64 else logits.float()
         probs = wide[:, : plan.banned.shape[0]].masked_fill(plan.banned, -torch.inf).softmax(-1)  # (B, V_k)
-        lifted = probs.new_zeros(probs.shape[0], self.size)  # (B, V)
-        lifted.index_copy_(1, plan.primary_slots, probs.index_select(1, plan.primary_ids))
+        if not plan.has_zero:
+            probs = torch.nn.functional.pad(probs, (0, 1))
+        lifted = probs.index_select(1, plan.source)  # (B, V)
         for slots, ids in plan.extras:
             lifted[:, slots] += probs[:, ids]
         if plan.eos_ids.numel():
@@ -165,32 +175,40 @@ class SharedVocabulary:
     def _make_lift(self, head: int) -> _Lift:
         vocabulary, slot_of = self.heads[head], self._slot_of_id[head]
         ids = np.nonzero(slot_of >= 0)[0]
-        preferred = vocabulary.tokens.id_of
-        order = np.array([0 if preferred.get(vocabulary.tokens.pieces[i] or b"") == i else 1 for i in ids], dtype=int)
-        ids = ids[np.lexsort((ids, order))]
-        rounds: list[tuple[list[int], list[int]]] = []
-        used: dict[int, int] = {}
-        for token_id in ids.tolist():
-            slot = int(slot_of[token_id])
-            turn = used.get(slot, 0)
-            used[slot] = turn + 1
-            if turn == len(rounds):
-                rounds.append(([], []))
-            rounds[turn][0].append(slot)
-            rounds[turn][1].append(token_id)
-        tensors = tuple((self._tensor(slots), self._tensor(own)) for slots, own in rounds)
+        is_preferred = np.zeros(max(len(vocabulary.tokens.pieces), len(slot_of)), dtype=bool)
+        is_preferred[list(vocabulary.tokens.id_of.values())] = True
+        ids = ids[np.lexsort((ids, ~is_preferred[ids]))]
+        slots, turns = slot_of[ids], _turns(slot_of[ids])
+        rounds = [(slots[turns == turn], ids[turns == turn]) for turn in range(int(turns.max(initial=0)) + 1)]
         ends = sorted(i for i in vocabulary.eos_ids if i < vocabulary.num_columns)
-        banned = torch.ones(vocabulary.num_columns, dtype=torch.bool)
-        banned[torch.from_numpy(ids)] = False
+        banned = np.ones(vocabulary.num_columns, dtype=bool)
+        banned[ids] = False
         banned[ends] = False
-        primary = tensors[0] if tensors else (self._tensor([]), self._tensor([]))
-        return _Lift(banned.to(self.device), *primary, tensors[1:], self._tensor(ends))
+        has_zero = bool(banned.any())
+        source = np.full(self.size, int(banned.argmax()) if has_zero else vocabulary.num_columns, dtype=np.int64)
+        source[rounds[0][0]] = rounds[0][1]
+        extras = tuple((self._tensor(slots), self._tensor(own)) for slots, own in rounds[1:])
+        return _Lift(
+            self._tensor(banned), self._tensor(source), has_zero, self._tensor(rounds[0][0]), extras, self._tensor(ends)
+        )
 
-    def _tensor(self, values: Sequence[int]) -> Tensor:
+    def _tensor(self, values: Sequence[int] | NDArray[Any]) -> Tensor:
+        if isinstance(values, np.ndarray):
+            return torch.from_numpy(values).to(self.device)
         return torch.tensor(values, dtype=torch.int64, device=self.device)
 
 
 Keys = tuple[bytes, ...]
+
+
+def _turns(slots: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how often each entry occurred before. Example: 5 7 5 5 7 -> 0 0 1 2 1."""
+    order = np.argsort(slots, kind="stable")
+    places = np.arange(len(slots))
+    begins = np.diff(slots[order], prepend=-1) != 0
+    turns = np.empty_like(slots)
+    turns[order] = places - np.maximum.accumulate(np.where(begins, places, 0))
+    return turns
 
 
 def _are_equal(heads: Sequence[HeadVocabulary]) -> bool:
@@ -215,12 +233,9 @@ def _union(heads: Sequence[HeadVocabulary]) -> tuple[Keys, list[NDArray[np.int64
     is_kept = sum(head.num_columns for head in heads) >= _CACHE_FROM
     is_kept = is_kept and not any(head.tokens.missing_bytes for head in heads)  # what is left out is told every time
     path = cache_folder() / "vocabularies" / f"{_cache_key(heads)}.npz"
-    if is_kept and path.is_file():
-        with np.load(path) as stored:
-            ends, blob = stored["ends"].tolist(), stored["blob"].tobytes()
-            starts = [0, *ends[:-1]]
-            keys = tuple(blob[a:b] for a, b in zip(starts, ends, strict=True))
-            return keys, [stored[f"slots{k}"] for k in range(len(heads))]
+    stored = _read_cached(path, len(heads)) if is_kept else None
+    if stored is not None:
+        return stored
     keys = _writable(sorted({head.tokens.pieces[i] or b"" for head in heads for i in head.text_ids()}), heads)
     slot_of_key = {key: slot for slot, key in enumerate(keys)}
     slots = [_slots(head, slot_of_key) for head in heads]
@@ -228,19 +243,36 @@ def _union(heads: Sequence[HeadVocabulary]) -> tuple[Keys, list[NDArray[np.int64
         if not (slot_of >= 0).any():
             raise LoadError(f"head {index + 1} of the group can write none of the others' tokens")
     if is_kept:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{hashlib.sha256(str(id(heads)).encode()).hexdigest()[:8]}.npz")
-            np.savez(
-                partial,
-                ends=np.cumsum([len(key) for key in keys]),
-                blob=np.frombuffer(b"".join(keys), dtype=np.uint8),
-                **{f"slots{k}": slot_of for k, slot_of in enumerate(slots)},  # type: ignore[arg-type]  # stub of savez
-            )
-            partial.replace(path)
-        except OSError:
-            return keys, slots  # a read-only cache costs time, nothing else
+        _write_cached(path, keys, slots)
     return keys, slots
+
+
+def _read_cached(path: Path, num_heads: int) -> tuple[Keys, list[NDArray[np.int64]]] | None:
+    """Read what `_write_cached` wrote, or return None where it is not there or damaged: it is built again then."""
+    try:
+        with path.open("rb") as file, np.load(file) as stored:
+            ends, blob = stored["ends"].tolist(), stored["blob"].tobytes()
+            slots = [stored[f"slots{k}"] for k in range(num_heads)]
+        starts = [0, *ends[:-1]]
+        return tuple(blob[a:b] for a, b in zip(starts, ends, strict=True)), slots
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
+        return None
+
+
+def _write_cached(path: Path, keys: Keys, slots: Sequence[NDArray[np.int64]]) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(
+            partial,
+            ends=np.cumsum([len(key) for key in keys]),
+            blob=np.frombuffer(b"".join(keys), dtype=np.uint8),
+            **{f"slots{k}": slot_of for k, slot_of in enumerate(slots)},  # type: ignore[arg-type]  # stub of savez
+        )
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):  # a full or read-only cache costs time, nothing else
+            partial.unlink(missing_ok=True)
 
 
 def _slots(head: HeadVocabulary, slot_of_key: dict[bytes, int]) -> NDArray[np.int64]:

@@ -1,0 +1,24 @@
+"""Documents that can be checked are checked."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+
+LAWS = [line for line in (ROOT / "docs" / "laws.md").read_text("utf-8").split("\n") if re.match(r"\| [TFCOS]\d", line)]
+
+
+@pytest.mark.parametrize("line", LAWS, ids=lambda line: line.split("|")[1].strip())
+def test_every_law_is_held_by_tests_that_exist(line: str) -> None:
+    _, _, _, file, names, _ = line.split("|")
+    text = (ROOT / "tests" / file.strip(" `")).read_text("utf-8")
+    assert all(f"def {name.strip(' `')}(" in text for name in names.split(","))
+
+
+def test_the_table_of_laws_is_whole() -> None:
+    wanted = [*(f"T{k}" for k in range(1, 10)), *(f"F{k}" for k in range(1, 13))]
+    wanted += [*(f"C{k}" for k in range(1, 10)), *(f"O{k}" for k in range(1, 5)), "S6"]
+    assert [line.split("|")[1].strip() for line in LAWS] == wanted
