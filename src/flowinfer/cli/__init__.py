@@ -8,7 +8,22 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flowinfer.cli import check, datasets, doctor, exec, explain, fmt, graph, lab, models, plan, runs, score, show
+from flowinfer.cli import (
+    check,
+    datasets,
+    doctor,
+    exec,
+    explain,
+    fmt,
+    graph,
+    lab,
+    models,
+    plan,
+    report,
+    runs,
+    score,
+    show,
+)
 from flowinfer.errors import FlowError, FlowInferError
 
 app = typer.Typer(
@@ -21,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for module in (check, fmt, explain, graph, plan, exec, score, runs, show, models, datasets, doctor):
+for module in (check, fmt, explain, graph, plan, exec, score, report, runs, show, models, datasets, doctor):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 
 app.add_typer(lab.app, name="lab")

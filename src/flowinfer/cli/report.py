@@ -1,0 +1,71 @@
+"""flowinfer report: tables, figures and findings over many runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowinfer.errors import UsageError
+
+
+def command(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run and sweep folders, mixed; or their names.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Where to write; else FOLDER/report of one sweep, or ./report."
+        ),
+    ] = None,
+    format_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", metavar="html|md|csv|json|latex", help="Only these; repeat it, or list them with commas."
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="paper", help="Put the paper's numbers beside, where path and task are its own."),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object about what was written.")] = False,
+) -> None:
+    """Compare runs: tables in the paper's form, figures, paired tests, and findings."""
+    from flowinfer.report.build import build
+    from flowinfer.report.gather import gather
+    from flowinfer.report.scores import Against
+    from flowinfer.report.write import FORMS, write
+
+    forms = [part.strip() for given in format_ or [] for part in given.split(",") if part.strip()] or list(FORMS)
+    for form in forms:
+        if form not in FORMS:
+            raise UsageError(f"--format '{form}': expected one of {', '.join(FORMS)}")
+    if against not in (None, "paper"):
+        raise UsageError(f"--against '{against}': expected 'paper'", help="the paper's are the only numbers kept here")
+    report = build(gather(runs), Against(is_paper=against == "paper"))
+    written = write(report, _folder(runs, out), forms)
+    findings = [finding for section in report.sections for finding in section.findings]
+    if json_:
+        data = {
+            "files": [str(path) for path in written],
+            "notes": list(report.notes),
+            "findings": [{"key": f.key, "claim": f.claim, "verdict": f.verdict} for f in findings],
+        }
+        print(json.dumps(data, ensure_ascii=False))
+        return
+    print(report.title)
+    for note in report.notes:
+        print(f"note: {note}")
+    for finding in findings:
+        print(f"{finding.verdict:<15} {finding.claim}")
+    print(f"{len(written)} files, {written[0]} first")
+
+
+def _folder(runs: list[str], out: Path | None) -> Path:
+    if out is not None:
+        return out
+    from flowinfer.report.folders import locate
+
+    only = locate(runs[0]) if len(runs) == 1 else None
+    return only / "report" if only and (only / "sweep.json").is_file() else Path("report")

@@ -1,0 +1,210 @@
+"""What runs left on disk, ordered for comparison: paths, question sets, and a cell for each pair of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from flowinfer.paths import STRATEGIES, Strategy
+from flowinfer.results import Record
+from flowinfer.summary import is_truncated
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """One path with one group of settings."""
+
+    key: str
+    """Unique in a report."""
+    strategy: Strategy | None
+    """None: none of the paper's."""
+    models: tuple[str, ...]
+    """In the order in which the flow names them."""
+    flow: str
+    """As one writes it in a .flow file, on one line."""
+    name: str
+    """For tables; unique in a group."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What decides its texts besides the flow: decoding, prompts, zoo."""
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Questions that paths were asked."""
+
+    key: str
+    name: str
+    """As asked for, e.g. gsm8k."""
+    label: str
+    """For tables; unique in a report."""
+    kind: str
+    """Judge: gsm8k, ceval, mathematics, exact."""
+    num_asked: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Measured at batch 1 and never from the cache."""
+
+    records: tuple[Record, ...]
+    source: str
+    """latency.jsonl, or run."""
+
+    @cached_property
+    def seconds(self) -> Mapping[str, float]:
+        """Return question id -> seconds."""
+        return {record.question.id: record.trace.seconds for record in self.records}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One path on one question set."""
+
+    wiring: str
+    dataset: str
+    run: Path
+    """Run folder."""
+    records: tuple[Record, ...]
+    num_asked: int
+    timing: Timing | None = None
+
+    @cached_property
+    def verdicts(self) -> Mapping[str, bool]:
+        """Return question id -> right; failed questions are wrong, questions without a reference left out."""
+        return {
+            record.question.id: bool(record.score and record.score.correct)
+            for record in self.records
+            if record.score is not None or record.trace.error is not None
+        }
+
+    @property
+    def n(self) -> int:
+        """Return how many questions have a verdict."""
+        return len(self.verdicts)
+
+    @property
+    def correct(self) -> int:
+        """Return how many were answered right."""
+        return sum(self.verdicts.values())
+
+    @property
+    def accuracy(self) -> float | None:
+        """Return the share answered right, None without a verdict."""
+        return self.correct / self.n if self.n else None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every question that was asked has a verdict: only such cells enter means and bests."""
+        return 0 < self.num_asked <= self.n
+
+    @cached_property
+    def by_id(self) -> Mapping[str, Record]:
+        """Return question id -> record."""
+        return {record.question.id: record for record in self.records}
+
+    def count(self, holds: Callable[[Record], bool]) -> int:
+        """Return how many records a condition holds for."""
+        return sum(holds(record) for record in self.records)
+
+    @cached_property
+    def no_answer(self) -> int:
+        """Return in how many outputs no single answer was found, ambiguous ones included."""
+        return self.count(lambda record: bool(record.score and record.score.status != "ok"))
+
+    @cached_property
+    def truncated(self) -> int:
+        """Return how many outputs were cut."""
+        return self.count(is_truncated)
+
+    @cached_property
+    def failed(self) -> int:
+        """Return how many questions failed."""
+        return self.count(lambda record: record.trace.error is not None)
+
+    @cached_property
+    def seconds(self) -> float | None:
+        """Return mean seconds per question, None where nothing was timed."""
+        return statistics.fmean(self.timing.seconds.values()) if self.timing and self.timing.seconds else None
+
+    @property
+    def num_timed(self) -> int:
+        """Return over how many questions the seconds are."""
+        return len(self.timing.seconds) if self.timing else 0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything a report is made from."""
+
+    wirings: tuple[Wiring, ...]
+    datasets: tuple[QuestionSet, ...]
+    cells: Mapping[tuple[str, str], Cell]
+    """(wiring key, data set key) -> cell."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know: what is missing, and why."""
+    sources: tuple[str, ...] = ()
+    """The folders, as named."""
+    setup: str = ""
+    """The settings that set this group apart from others of the report; "" where there is one group."""
+
+    def cell(self, wiring: Wiring, dataset: QuestionSet) -> Cell | None:
+        """Return the cell of a path on a question set, or None where it was not run."""
+        return self.cells.get((wiring.key, dataset.key))
+
+    def whole(self, wiring: Wiring, dataset: QuestionSet) -> Cell | None:
+        """Return the cell if every question has a verdict."""
+        found = self.cell(wiring, dataset)
+        return found if found and found.is_whole else None
+
+    def of(self, *strategies: Strategy | None) -> tuple[Wiring, ...]:
+        """Return the paths of some strategies."""
+        return tuple(wiring for wiring in self.wirings if wiring.strategy in strategies)
+
+    @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        """Return which of the paper's strategies are there, singles first."""
+        return tuple(strategy for strategy in STRATEGIES if self.of(strategy))
+
+    @property
+    def collaborations(self) -> tuple[Strategy, ...]:
+        """Return which of SI, PI, S2P, P2S are there."""
+        return tuple(strategy for strategy in self.strategies if strategy != "single")
+
+    def groups(self) -> list[Evidence]:
+        """Split by the settings in which paths of the same flow differ; paths are compared inside a group only."""
+        varying = _varying(self.wirings)
+        by_setup: dict[str, list[Wiring]] = {}
+        for wiring in self.wirings:
+            setup = ", ".join(f"{key}={wiring.settings.get(key, '-')}" for key in varying)
+            by_setup.setdefault(setup, []).append(wiring)
+        return [self.only(wirings, setup) for setup, wirings in by_setup.items()]
+
+    def only(self, wirings: Sequence[Wiring], setup: str = "") -> Evidence:
+        """Return the part about some paths."""
+        keys = {wiring.key for wiring in wirings}
+        cells = {pair: cell for pair, cell in self.cells.items() if pair[0] in keys}
+        used = {pair[1] for pair in cells}
+        datasets = tuple(dataset for dataset in self.datasets if dataset.key in used)
+        return replace(self, wirings=tuple(wirings), datasets=datasets, cells=cells, setup=setup)
+
+
+def best(evidence: Evidence, wirings: Iterable[Wiring], dataset: QuestionSet) -> Wiring | None:
+    """Return the most accurate of some paths on a question set; of equals the faster, then the first."""
+    found = [(wiring, cell) for wiring in wirings if (cell := evidence.whole(wiring, dataset))]
+    if not found:
+        return None
+    slowest = float("inf")
+    return max(found, key=lambda pair: (pair[1].accuracy or 0.0, -(pair[1].seconds or slowest)))[0]
+
+
+def _varying(wirings: Sequence[Wiring]) -> list[str]:
+    """Return the settings that differ between paths of the same flow."""
+    seen: dict[str, dict[str, set[str]]] = {}
+    for wiring in wirings:
+        for key, value in wiring.settings.items():
+            seen.setdefault(wiring.flow, {}).setdefault(key, set()).add(value)
+    return list(dict.fromkeys(key for keys in seen.values() for key, values in keys.items() if len(values) > 1))

@@ -1,0 +1,196 @@
+"""Read run and sweep folders into findings that `gather` puts together: one per path and question set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from flowinfer.errors import DataError, UsageError
+from flowinfer.paths import STRATEGIES, Strategy
+from flowinfer.report import wirings
+from flowinfer.report.evidence import Timing
+from flowinfer.results import Record
+from flowinfer.store import find_run, info, read_json, read_records
+
+_SWEEPS = Path("sweeps")
+_RUNS = Path("runs")
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Found:
+    """One run: a path on a question set."""
+
+    strategy: Strategy | None
+    models: tuple[str, ...]
+    flow: str
+    name: str
+    plan: str
+    """Fingerprint of the plan."""
+    settings: Mapping[str, str]
+    dataset: str
+    label: str
+    fingerprint: str
+    num_asked: int
+    run: Path
+    started: str
+    records: tuple[Record, ...]
+    timing: Timing | None
+
+
+@dataclass
+class Reading:
+    """What has been read so far, and what a reader must know about it."""
+
+    found: list[Found] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def locate(named: str) -> Path:
+    """Return the folder that an argument means: a path, a sweep's name, or a run as `show` understands it.
+
+    Raises:
+        UsageError: there is none, or it is neither a run nor a sweep.
+    """
+    for folder in (Path(named), _SWEEPS / named):
+        if any((folder / file).is_file() for file in ("sweep.json", "run.json")):
+            return folder
+    if Path(named).exists():
+        raise UsageError(
+            f"'{named}' is neither a run nor a sweep: it holds no run.json and no sweep.json",
+            help="name folders that `flowinfer exec --dataset` or `flowinfer sweep` made",
+        )
+    return find_run(named, _RUNS)
+
+
+def read(folder: Path, into: Reading) -> None:
+    """Read a run or sweep folder."""
+    if (folder / "sweep.json").is_file():
+        _read_sweep(folder, into)
+    else:
+        _read_run(folder, into)
+
+
+def _read_run(folder: Path, into: Reading) -> None:
+    plan = read_json(folder / "plan.json")
+    found = wirings.of_plan(plan, (folder / "pipeline.flow").read_text(encoding="utf-8"))
+    into.found.append(_found(folder, plan, found, {}, None))
+
+
+def _read_sweep(folder: Path, into: Reading) -> None:
+    sweep = read_json(folder / "sweep.json")
+    if sweep.get("version") != _VERSION:
+        raise DataError(f"{folder / 'sweep.json'}: written by another version of flowinfer")
+    paths = _paths(folder, sweep)
+    ended = _ended(folder)
+    timed = _timed(folder, into)
+    for key, path in paths.items():
+        for data in sweep.get("datasets", []):
+            line = ended.get((key, data["name"]))
+            if line is None:
+                continue
+            if line.get("status") != "done":
+                into.notes.append(f"{path['name']} on {data['label']} failed: {line.get('error') or 'no reason given'}")
+            run = folder / str(line.get("run") or "")
+            if not line.get("run") or not (run / "run.json").is_file():
+                if line.get("status") == "done":
+                    into.notes.append(f"{path['name']} on {data['label']}: its run folder '{line.get('run')}' is gone")
+                continue
+            plan = read_json(run / "plan.json")
+            given = wirings.Form(_strategy(path), tuple(path["models"]), path["flow"], path["name"])
+            into.found.append(_found(run, plan, given, path.get("settings") or {}, timed.get((key, data["name"]))))
+    missing = len(paths) * len(sweep.get("datasets", [])) - len(ended)
+    if missing > 0:
+        into.notes.append(f"sweep {folder.name}: {missing} of its pairs of path and data set were not run")
+
+
+def _paths(folder: Path, sweep: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    try:
+        return {path["key"]: {"name": path["flow"], **path} for path in sweep["paths"]}
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{folder / 'sweep.json'}: damaged, it does not list its paths") from error
+
+
+def _strategy(path: Mapping[str, Any]) -> Strategy | None:
+    named = path.get("strategy")
+    return cast(Strategy, named) if named in STRATEGIES else None
+
+
+def _found(
+    run: Path, plan: Mapping[str, Any], form: wirings.Form, settings: Mapping[str, Any], timing: Timing | None
+) -> Found:
+    said = info(run)
+    records = tuple(read_records(run))
+    own = {str(key): str(value) for key, value in {**(said.data.get("params") or {}), **settings}.items()}
+    return Found(
+        form.strategy,
+        form.models,
+        form.flow,
+        form.name,
+        str(said.said("plan_fingerprint")),
+        {**wirings.settings_of(plan), "zoo": "/".join(Path(str(said.data.get("zoo"))).parts[-2:]), **own},
+        str(said.said("dataset")),
+        str(said.said("dataset_label")),
+        str(said.said("data_fingerprint")),
+        int(said.said("n")),
+        run,
+        str(said.data.get("started", "")),
+        records,
+        timing or _timing_of_run(said.data, records),
+    )
+
+
+def _timing_of_run(said: Mapping[str, Any], records: tuple[Record, ...]) -> Timing | None:
+    """Return a run's own seconds where it went question by question: later rows of a batch wait for earlier ones."""
+    if str(said.get("batch")) != "1":
+        return None
+    fresh = tuple(
+        record
+        for record in records
+        if record.trace.error is None and all(step.cached_from is None for step in record.trace.steps)
+    )
+    return Timing(fresh, "run") if fresh else None
+
+
+def _ended(folder: Path) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Return (path, data set) -> the last line about it."""
+    return {(line["path"], line["dataset"]): line for line in _lines(folder / "index.jsonl", ("path", "dataset"))}
+
+
+def _timed(folder: Path, into: Reading) -> dict[tuple[str, str], Timing]:
+    records: dict[tuple[str, str], dict[str, Record]] = {}
+    cached = 0
+    for line in _lines(folder / "latency.jsonl", ("path", "dataset", "record")):
+        try:
+            record = Record.model_validate(line["record"])
+        except ValidationError as error:
+            raise DataError(f"{folder / 'latency.jsonl'}: damaged record") from error
+        if any(step.cached_from is not None for step in record.trace.steps) or record.trace.error is not None:
+            cached += 1
+            continue
+        records.setdefault((line["path"], line["dataset"]), {})[record.question.id] = record
+    if cached:
+        into.notes.append(f"{cached} timed questions failed or came from the cache; their seconds are not counted")
+    return {pair: Timing(tuple(found.values()), "latency.jsonl") for pair, found in records.items()}
+
+
+def _lines(file: Path, keys: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
+    """Yield the objects of a log; a last line without its end was cut by a kill, and does not count."""
+    if not file.is_file():
+        return
+    *lines, _torn = file.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8", errors="surrogatepass"))
+            if not all(key in row for key in keys):
+                raise ValueError("keys are missing")
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{file}:{number}: damaged line", help="remove the line") from error
+        yield row

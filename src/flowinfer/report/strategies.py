@@ -1,0 +1,218 @@
+"""The paper's tables 4, 8, 9 and 10: strategies by task, over paths, best path and mean."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from flowinfer.paths import Strategy
+from flowinfer.report import paper, scores
+from flowinfer.report.evidence import Evidence, QuestionSet, Wiring, best
+from flowinfer.report.scores import Against
+from flowinfer.report.table import Column, Entry, Number, Reached, Table, Text, marked_best
+from flowinfer.stats import holm, paired
+
+_TASK = Column("task", "task")
+
+
+def strategies_by_task(evidence: Evidence, against: Against) -> Table | None:
+    """Return table 4: singles, their mean (the baseline), and each strategy's best path, by task."""
+    singles, kinds = evidence.of("single"), evidence.collaborations
+    if not singles and not kinds:
+        return None
+    columns = [_TASK, *(Column(wiring.name, wiring.name) for wiring in singles)]
+    columns += [Column("baseline", "mean of singles")] if singles else []
+    columns += [Column(kind, f"{kind}, best path") for kind in kinds]
+    rows: list[list[Reached]] = [_by_task(evidence, dataset, against) for dataset in evidence.datasets]
+    names = [dataset.label for dataset in evidence.datasets]
+    if len(rows) > 1:
+        rows.append([scores.over_sets(column) for column in zip(*rows, strict=True)])
+        names.append("mean")
+        if against.is_paper:
+            rows[-1] = _with_paper_means(evidence, rows[-1])
+    return Table(
+        "table-4-strategies",
+        "Strategies by task",
+        "Accuracy in %, its 95 % interval and number of questions, seconds per question (the paper's table 4).",
+        tuple(columns),
+        tuple((Text(name), *marked_best(row)) for name, row in zip(names, rows, strict=True)),
+        (scores.BEST_NOTE, scores.MEAN_NOTE, *([paper.NOTE] if against.is_paper else [])),
+    )
+
+
+def _by_task(evidence: Evidence, dataset: QuestionSet, against: Against) -> list[Reached]:
+    singles = evidence.of("single")
+    row = [scores.of_cell(evidence.whole(wiring, dataset)) for wiring in singles]
+    if against.is_paper:
+        row = [
+            scores.with_paper(entry, paper.single(wiring.models[0], dataset.kind))
+            for entry, wiring in zip(row, singles, strict=True)
+        ]
+    if singles:
+        mean = scores.over_paths(evidence, singles, dataset)
+        row.append(scores.with_paper(mean, paper.baseline(dataset.kind)) if against.is_paper else mean)
+    return row + [scores.of_best(evidence, kind, dataset, against) for kind in evidence.collaborations]
+
+
+def _with_paper_means(evidence: Evidence, row: Sequence[Reached]) -> list[Reached]:
+    if {dataset.kind for dataset in evidence.datasets} != {"gsm8k", "ceval", "mathematics"}:
+        return list(row)
+    cells = [paper.single(wiring.models[0], "mean") for wiring in evidence.of("single")]
+    cells += [paper.baseline("mean")] if cells else []
+    cells += [paper.best(kind, "mean") for kind in evidence.collaborations]
+    return [scores.with_paper(entry, cell) for entry, cell in zip(row, cells, strict=True)]
+
+
+def gains(evidence: Evidence) -> Table | None:
+    """Return the differences of table 4: each strategy's best path less the singles' mean and the best single."""
+    singles, kinds = evidence.of("single"), evidence.collaborations
+    if not singles or not kinds:
+        return None
+    rows: list[tuple[Entry, ...]] = []
+    for dataset in evidence.datasets:
+        compared = [_gain(evidence, kind, dataset) for kind in kinds]
+        found = [row for row in compared if row is not None]
+        adjusted = holm([row.p_value for row in found])
+        for row, p_value in zip(found, adjusted, strict=True):
+            rows.append((*row.entries, Number(row.p_value, "p"), Number(p_value, "p", is_marked=p_value < 0.05)))
+    columns = [
+        _TASK,
+        Column("strategy", "strategy"),
+        Column("path", "best path"),
+        Column("gain_over_mean", "points over the mean of singles"),
+        Column("seconds_over_mean", "seconds less the mean of singles"),
+        Column("best_single", "best single"),
+        Column("gain_over_best", "points over the best single"),
+        Column("p", "McNemar p"),
+        Column("p_holm", "p, Holm"),
+    ]
+    return Table(
+        "table-4-gains",
+        "Gains over the baseline",
+        "Best path of each strategy less the mean of the singles and the best single, on the same questions.",
+        tuple(columns),
+        tuple(rows),
+        (scores.BEST_NOTE, "p: exact McNemar test against the best single; Holm's correction over a task's strategies"),
+    )
+
+
+@dataclass(frozen=True)
+class _Gain:
+    entries: tuple[Entry, ...]
+    p_value: float
+
+
+def _gain(evidence: Evidence, kind: Strategy, dataset: QuestionSet) -> _Gain | None:
+    mean = scores.over_paths(evidence, evidence.of("single"), dataset)
+    chosen, single = best(evidence, evidence.of(kind), dataset), best(evidence, evidence.of("single"), dataset)
+    if chosen is None or single is None:
+        return None
+    mine, other = evidence.cells[chosen.key, dataset.key], evidence.cells[single.key, dataset.key]
+    if mine.accuracy is None or other.accuracy is None or mean.accuracy is None:
+        return None
+    longer = None if mine.seconds is None or mean.seconds is None else mine.seconds - mean.seconds
+    entries: tuple[Entry, ...] = (
+        Text(dataset.label),
+        Text(kind),
+        Text(chosen.name, is_flow=True),
+        Number(mine.accuracy - mean.accuracy, "points"),
+        Number(longer, "seconds"),
+        Text(single.name),
+        Number(mine.accuracy - other.accuracy, "points"),
+    )
+    return _Gain(entries, paired(mine.verdicts, other.verdicts).p_value)
+
+
+def volatility(evidence: Evidence) -> Table | None:
+    """Return table 8: over the paths of a strategy, mean and standard deviation of accuracy and seconds."""
+    rows: list[tuple[Entry, ...]] = []
+    for kind in evidence.collaborations:
+        found = [scores.over_sets(_on_all(evidence, wiring)) for wiring in evidence.of(kind)]
+        known = [entry for entry in found if entry.accuracy is not None]
+        accuracies = [entry.accuracy for entry in known if entry.accuracy is not None]
+        seconds = [entry.seconds for entry in known if entry.seconds is not None]
+        whole = seconds if len(seconds) == len(known) else []
+        rows.append(
+            (
+                Text(kind),
+                Number(len(known), "count"),
+                Number(_mean(accuracies), "percent"),
+                Number(_mean(whole), "seconds"),
+                Number(deviation(accuracies), "percent"),
+                Number(deviation(whole), "seconds"),
+                Number(min(accuracies, default=None), "percent"),
+                Number(max(accuracies, default=None), "percent"),
+            )
+        )
+    columns = [
+        Column("strategy", "strategy"),
+        Column("num_paths", "paths"),
+        Column("mean_accuracy", "mean accuracy %"),
+        Column("mean_seconds", "mean seconds"),
+        Column("sd_accuracy", "deviation of accuracy"),
+        Column("sd_seconds", "deviation of seconds"),
+        Column("lowest", "lowest %"),
+        Column("highest", "highest %"),
+    ]
+    notes = ("each path counts with its mean over the question sets; sample deviation (n - 1)",)
+    caption = "Mean and standard deviation over the paths of each strategy (the paper's table 8)."
+    return (
+        Table("table-8-volatility", "Volatility over paths", caption, tuple(columns), tuple(rows), notes)
+        if rows
+        else None
+    )
+
+
+def best_and_mean(evidence: Evidence) -> list[Table]:
+    """Return tables 9 and 10: best path and mean over paths by task, accuracy and seconds."""
+    if not evidence.collaborations:
+        return []
+    columns = [_TASK]
+    for kind in evidence.collaborations:
+        columns += [Column(f"{kind}_best", f"{kind} best"), Column(f"{kind}_mean", f"{kind} mean")]
+    accuracy: list[tuple[Entry, ...]] = []
+    seconds: list[tuple[Entry, ...]] = []
+    for dataset in evidence.datasets:
+        found: list[Reached] = []
+        for kind in evidence.collaborations:
+            found.append(replace(scores.of_best(evidence, kind, dataset, Against()), path=None))
+            found.append(scores.over_paths(evidence, evidence.of(kind), dataset))
+        accuracy.append((Text(dataset.label), *(_accuracy(entry) for entry in found)))
+        seconds.append((Text(dataset.label), *(Number(entry.seconds, "seconds") for entry in found)))
+    return [
+        Table(
+            "table-9-accuracy",
+            "Accuracy of the best path and mean over paths",
+            "Accuracy in % with its 95 % interval (the paper's table 9).",
+            tuple(columns),
+            tuple(accuracy),
+            (scores.BEST_NOTE, scores.MEAN_NOTE),
+        ),
+        Table(
+            "table-10-seconds",
+            "Seconds of the most accurate path and mean over paths",
+            "Seconds per question (the paper's table 10).",
+            tuple(columns),
+            tuple(seconds),
+        ),
+    ]
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Return the sample standard deviation, None below two values."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _on_all(evidence: Evidence, wiring: Wiring) -> list[Reached]:
+    return [scores.of_cell(evidence.whole(wiring, dataset)) for dataset in evidence.datasets]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _accuracy(entry: Reached) -> Number:
+    if entry.accuracy is None:
+        return Number(None, "percent")
+    return Number(entry.accuracy, "percent", entry.low, entry.high, entry.n)
