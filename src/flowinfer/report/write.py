@@ -5,12 +5,46 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowinfer.errors import UsageError
 from flowinfer.report.build import Report, Section
-from flowinfer.report.writers import data, markdown
+from flowinfer.report.table import Table
+
+if TYPE_CHECKING:
+    from flowinfer.report.figures.style import Drawing
 
 FORMS = ("html", "md", "csv", "json", "latex")
+_DRAWN = ("html", "md", "latex")
+"""Forms that show figures."""
+
+Files = dict[str, bytes]
+"""Name in the folder -> content."""
+
+
+class Figures:
+    """The drawings of every section, as files."""
+
+    def __init__(self, report: Report) -> None:
+        from flowinfer.report.figures.draw import figures
+
+        self.drawn: dict[str, list[Drawing]] = {section.setup: figures(section.evidence) for section in report.sections}
+        self.files: Files = {}
+        from flowinfer.report.figures.style import files
+
+        for section in report.sections:
+            for drawing in self.drawn[section.setup]:
+                for suffix, content in files(drawing).items():
+                    self.files[f"{self.stem(section, drawing)}.{suffix}"] = content
+
+    @staticmethod
+    def stem(section: Section, drawing: Drawing) -> str:
+        """Return the name of a drawing's files, without their suffix."""
+        return f"figures/{slug(section)}{drawing.key}"
+
+    def svg(self, section: Section, drawing: Drawing) -> str:
+        """Return a drawing as SVG."""
+        return self.files[f"{self.stem(section, drawing)}.svg"].decode()
 
 
 def write(report: Report, folder: Path, forms: Sequence[str]) -> list[Path]:
@@ -19,27 +53,23 @@ def write(report: Report, folder: Path, forms: Sequence[str]) -> list[Path]:
     Raises:
         UsageError: the folder cannot be written.
     """
-    makers: Mapping[str, Callable[[], Mapping[str, str]]] = {
-        "md": lambda: {"report.md": markdown.write(report, {})},
-        "csv": lambda: _tables(report, "csv", data.table_csv),
-        "json": lambda: {"report.json": data.report_json(report)},
+    figures = Figures(report) if set(forms) & set(_DRAWN) else None
+    makers: Mapping[str, Callable[[], Files]] = {
+        "html": lambda: _html(report, figures),
+        "md": lambda: _markdown(report, figures),
+        "csv": lambda: _csv(report),
+        "json": lambda: _json(report),
+        "latex": lambda: _latex(report, figures),
     }
-    files: dict[str, str] = {}
+    files: Files = {}
     for form in FORMS:
-        if form in forms and form in makers:
+        if form in forms:
             files |= makers[form]()
+    files |= figures.files if figures else {}
     try:
-        return [_put(folder / name, text) for name, text in files.items()]
+        return [_put(folder / name, content) for name, content in files.items()]
     except OSError as error:
         raise UsageError(f"cannot write '{folder}': {(error.strerror or str(error)).lower()}", help="-o DIR") from error
-
-
-def _tables(report: Report, suffix: str, made: Callable[..., str]) -> dict[str, str]:
-    return {
-        f"tables/{slug(section)}{table.key}.{suffix}": made(table)
-        for section in report.sections
-        for table in section.tables
-    }
 
 
 def slug(section: Section) -> str:
@@ -47,7 +77,68 @@ def slug(section: Section) -> str:
     return re.sub(r"[^\w.=-]+", "_", section.setup) + "-" if section.setup else ""
 
 
-def _put(path: Path, text: str) -> Path:
+def _html(report: Report, figures: Figures | None) -> Files:
+    from markupsafe import Markup
+
+    from flowinfer.report.figures.style import for_page
+    from flowinfer.report.page.render import Picture, render
+
+    assert figures, "drawn for this form"
+    pictures: dict[str, list[Picture]] = {}
+    for number, section in enumerate(report.sections, start=1):
+        for drawing in figures.drawn[section.setup]:
+            svg = for_page(figures.svg(section, drawing), drawing, f"s{number}-{drawing.key}-")
+            picture = Picture(drawing.key, drawing.title, drawing.caption, Markup(svg))
+            pictures.setdefault(section.setup, []).append(picture)
+    return {"report.html": _bytes(render(report, pictures))}
+
+
+def _markdown(report: Report, figures: Figures | None) -> Files:
+    from flowinfer.report.writers import markdown
+
+    assert figures, "drawn for this form"
+    named = {
+        section.setup: [(f"{figures.stem(section, d)}.svg", d.caption) for d in figures.drawn[section.setup]]
+        for section in report.sections
+    }
+    return {"report.md": _bytes(markdown.write(report, named))}
+
+
+def _csv(report: Report) -> Files:
+    from flowinfer.report.writers import data
+
+    return {name + ".csv": _bytes(data.table_csv(table)) for name, table in _tables(report).items()}
+
+
+def _json(report: Report) -> Files:
+    from flowinfer.report.writers import data
+
+    return {"report.json": _bytes(data.report_json(report))}
+
+
+def _latex(report: Report, figures: Figures | None) -> Files:
+    from flowinfer.report.writers import latex
+
+    tables = {name + ".tex": _bytes(latex.table_tex(table)) for name, table in _tables(report).items()}
+    assert figures, "drawn for this form"
+    drawn = [
+        (f"{figures.stem(section, drawing)}.pdf", drawing.caption)
+        for section in report.sections
+        for drawing in figures.drawn[section.setup]
+    ]
+    return {"report.tex": _bytes(latex.document(report.title, list(tables), drawn)), **tables}
+
+
+def _tables(report: Report) -> dict[str, Table]:
+    return {f"tables/{slug(section)}{table.key}": table for section in report.sections for table in section.tables}
+
+
+def _bytes(text: str) -> bytes:
+    """Encode; half a surrogate pair in a model's text becomes a replacement."""
+    return text.encode("utf-8", errors="replace")
+
+
+def _put(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    path.write_bytes(content)
     return path

@@ -1,0 +1,99 @@
+"""Grouped bars with 95 % intervals: the form of the paper's figures 6 to 15."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowinfer.report.figures.style import INK, WIDTH
+from flowinfer.report.table import Reached, shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Series:
+    """Bars of one colour, one for each group."""
+
+    name: str
+    colour: str
+    hatch: str
+    entries: tuple[Reached, ...]
+
+
+class Tips:
+    """Ids of marks and what they say."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+
+    def add(self, text: str) -> str:
+        """Return a new id."""
+        mark = f"mark{len(self.found) + 1}"
+        self.found[mark] = text
+        return mark
+
+
+def accuracy_bars(axes: Axes, groups: Sequence[str], series: Sequence[Series], tips: Tips) -> None:
+    """Draw accuracies in % with their intervals as whiskers."""
+    width = 0.8 / len(series)
+    for index, one in enumerate(series):
+        for place, entry in enumerate(one.entries):
+            x = place + (index - (len(series) - 1) / 2) * width
+            if entry.accuracy is None:
+                _missing(axes, x)
+                continue
+            value = 100 * entry.accuracy
+            below, above = value - 100 * entry.low, 100 * entry.high - value
+            bar = axes.bar(x, value, width * 0.9, color=one.colour, hatch=one.hatch, linewidth=0)
+            bar.patches[0].set_gid(tips.add(f"{one.name}, {groups[place]}: {shown(entry)}"))
+            whiskers = [[max(0.0, below)], [max(0.0, above)]]
+            axes.errorbar(x, value, yerr=whiskers, color=INK, elinewidth=0.8, capsize=1.5, capthick=0.8)
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("accuracy %")
+    _ticks(axes, groups)
+
+
+def seconds_bars(axes: Axes, groups: Sequence[str], series: Sequence[Series], tips: Tips) -> None:
+    """Draw seconds per question."""
+    width = 0.8 / len(series)
+    for index, one in enumerate(series):
+        for place, entry in enumerate(one.entries):
+            x = place + (index - (len(series) - 1) / 2) * width
+            if entry.seconds is None:
+                _missing(axes, x)
+                continue
+            bar = axes.bar(x, entry.seconds, width * 0.9, color=one.colour, hatch=one.hatch, linewidth=0)
+            bar.patches[0].set_gid(tips.add(f"{one.name}, {groups[place]}: {shown(entry)}"))
+    axes.set_ylabel("seconds / question")
+    axes.set_ylim(bottom=0)
+    _ticks(axes, groups)
+
+
+def legend(figure: Figure, axes: Axes, series: Sequence[Series]) -> None:
+    """Put the names of the series above the figure."""
+    from matplotlib.patches import Patch
+
+    handles = [Patch(facecolor=one.colour, hatch=one.hatch, label=one.name, linewidth=0) for one in series]
+    columns = min(len(handles), 4 if len(handles) % 4 == 0 or len(handles) > 6 else 6)
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, handlelength=1.4, columnspacing=1.2)
+
+
+def new_figure(height: float) -> Figure:
+    """Return an empty figure of the common width."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def _missing(axes: Axes, x: float) -> None:
+    axes.text(x, 0, "-", ha="center", va="bottom", fontsize=7)
+
+
+def _ticks(axes: Axes, groups: Sequence[str]) -> None:
+    axes.set_xticks(range(len(groups)), groups)
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.5, len(groups) - 0.5)
