@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flowinfer.report import changes, compare, cost, counts, findings, orders, strategies
+from flowinfer.report.claim import Finding
 from flowinfer.report.compare import Comparison
 from flowinfer.report.evidence import Evidence
-from flowinfer.report.findings import Finding
 from flowinfer.report.scores import Against
 from flowinfer.report.table import Table
 
@@ -63,7 +63,7 @@ def _section(evidence: Evidence, against: Against) -> Section:
         counts.agreement(evidence),
         changes.table(evidence, found),
     ]
-    told = tuple(findings.findings(evidence, found))
+    told = tuple(findings.findings(evidence))
     return Section(evidence, tuple(found), tuple(table for table in tables if table), told)
 
 

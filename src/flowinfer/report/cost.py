@@ -27,6 +27,8 @@ class TokenCost:
     aggregation: float
     measured: float
     """Wall clock of the step."""
+    question: str
+    """Question set and id: steps of several paths may be of the same question."""
 
     @property
     def slowest(self) -> float:
@@ -37,7 +39,7 @@ class TokenCost:
 def token_costs(evidence: Evidence) -> dict[tuple[str, ...], list[TokenCost]]:
     """Return the timed fused steps by their models, largest groups first."""
     found: dict[tuple[str, ...], list[TokenCost]] = {}
-    for step in _fused_steps(evidence):
+    for question, step in _fused_steps(evidence):
         heads = sorted(step.heads, key=lambda head: head.model)
         tokens = max(1, step.tokens + (step.finish_reason == "eos"))
         scale = 1000 / tokens
@@ -46,6 +48,7 @@ def token_costs(evidence: Evidence) -> dict[tuple[str, ...], list[TokenCost]]:
             sum(head.transfer_seconds for head in heads) * scale,
             step.fuse_seconds * scale,
             step.seconds * scale,
+            question,
         )
         found.setdefault(tuple(head.model for head in heads), []).append(cost)
     return dict(sorted(found.items(), key=lambda item: (-len(item[0]), item[0])))
@@ -108,8 +111,9 @@ def _row(group: str, part: str, values: Sequence[float], total: float | None) ->
     )
 
 
-def _fused_steps(evidence: Evidence) -> Iterator[StepResult]:
+def _fused_steps(evidence: Evidence) -> Iterator[tuple[str, StepResult]]:
     for cell in evidence.cells.values():
         records: Sequence[Record] = cell.timing.records if cell.timing else ()
         for record in records:
-            yield from (step for step in record.trace.steps if len(step.heads) > 1)
+            name = f"{cell.dataset}/{record.question.id}"
+            yield from ((name, step) for step in record.trace.steps if len(step.heads) > 1)

@@ -1,28 +1,20 @@
-"""The paper's claims, judged by one's own numbers: they hold, do not hold, or cannot be told."""
+"""The paper's claims, judged by one's own numbers: they hold, do not hold, or cannot be told at this n."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
-
-from flowinfer.report.compare import Comparison
+from flowinfer.report import claims_cost, claims_order, claims_strategy
+from flowinfer.report.claim import Finding
 from flowinfer.report.evidence import Evidence
 
-Verdict = Literal["holds", "does not hold", "cannot be told"]
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One claim and what the numbers say about it."""
-
-    key: str
-    claim: str
-    verdict: Verdict
-    sentences: tuple[str, ...]
-    """Each with its numbers and the test behind it."""
-
-
-def findings(evidence: Evidence, compared: Sequence[Comparison]) -> list[Finding]:
-    """Return the findings about a group of paths."""
-    return []
+def findings(evidence: Evidence) -> list[Finding]:
+    """Return a finding for every claim that the strategies which were run have something to say about."""
+    found: list[Finding | None] = [
+        claims_order.serial_depends_on_order(evidence),
+        claims_order.parallel_ignores_order(evidence),
+        claims_cost.parallel_costs_its_slowest_branch(evidence),
+        claims_strategy.composites_win(evidence),
+        claims_strategy.serial_first_for_knowledge(evidence),
+        claims_strategy.parallel_first_for_arithmetic(evidence),
+    ]
+    return [finding for finding in found if finding is not None]

@@ -88,7 +88,7 @@ def heat(evidence: Evidence) -> Drawing | None:
             said = "-" if gain is None else f"{100 * gain:+.0f}"
             (cell,) = axes.fill([x, x + 1, x + 1, x], [y, y, y + 1, y + 1], color=colour, linewidth=0)
             cell.set_gid(tips.add(f"{wiring.name}, {evidence.datasets[x].label}: {said} points"))
-            is_dark = gain is not None and abs(gain) > 0.75 * reach
+            is_dark = gain is not None and abs(gain) > 0.6 * reach
             ink = INK if gain is None else "#f5f5f5" if is_dark else "#111111"
             axes.text(x + 0.5, y + 0.5, said, ha="center", va="center", fontsize=7.5, color=ink)
     axes.set_ylim(len(wirings), 0)
@@ -132,4 +132,4 @@ def _kinds(axes: object, points: Sequence[Point]) -> None:
         Line2D([], [], linestyle="", marker=MARKERS[kind], color=COLOURS[kind], markeredgecolor=INK, label=kind)
         for kind in kinds
     ]
-    axes.legend(handles=handles, loc="best", ncols=1)
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(handles), borderpad=0)

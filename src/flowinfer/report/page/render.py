@@ -11,8 +11,9 @@ from markupsafe import Markup, escape
 
 from flowinfer import __version__
 from flowinfer.report.build import Report, Section
+from flowinfer.report.claim import PREFACE
 from flowinfer.report.page.texts import packed
-from flowinfer.report.table import Entry, Number, Reached, Text, quantity, reached_parts, shown, sort_value
+from flowinfer.report.table import Entry, Number, Reached, Table, Text, quantity, reached_parts, shown, sort_value
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,12 @@ def render(report: Report, pictures: Mapping[str, Sequence[Picture]]) -> str:
         report=report,
         views=views,
         cell=cell,
+        side=_side,
         style=Markup(_file("page.css")),  # our own file
         script=Markup(_file("page.js")),
         texts=packed([section.evidence for section in report.sections]),
         version=__version__,
+        preface=PREFACE,
     )
 
 
@@ -78,6 +81,12 @@ def cell(entry: Entry) -> Markup:
             return Markup('<td class="num{}" data-v="{}" title="{}">{}</td>').format(
                 best, sorted_by, hint, _reached(entry)
             )
+
+
+def _side(table: Table, column: int) -> Markup:
+    """Return the class of a heading: numbers stand on the right."""
+    is_words = not table.rows or isinstance(table.rows[0][column], Text)
+    return Markup("") if is_words else Markup(' class="num"')
 
 
 def _number(entry: Number) -> Markup:

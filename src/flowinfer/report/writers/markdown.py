@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from flowinfer.report.build import Report, Section
+from flowinfer.report.claim import PREFACE
 from flowinfer.report.table import Entry, Number, Reached, Table, Text, reached_parts, shown
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
@@ -45,7 +46,7 @@ def _facts(report: Report) -> str:
 def _section(section: Section, figures: Sequence[tuple[str, str]]) -> list[str]:
     parts = [f"# {escape(section.setup)}"] if section.setup else []
     if section.findings:
-        parts.append("## Findings")
+        parts += ["## Findings", PREFACE]
         for finding in section.findings:
             lines = [f"**{escape(finding.claim)}: {finding.verdict}**", ""]
             parts.append("\n".join([*lines, *(f"- {escape(sentence)}" for sentence in finding.sentences)]))
