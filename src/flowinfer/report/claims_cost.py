@@ -50,9 +50,10 @@ def _group(name: str, costs: list[TokenCost]) -> tuple[Verdict, str]:
     middle, low, high = (math.exp(value) for value in (found.mean, found.low, found.high))
     verdict: Verdict = "holds" if high <= _MARGIN else "does not hold" if low > _MARGIN else "cannot be told"
     said = f"{middle:.2f} times the slowest branch, 95 % interval {low:.2f} to {high:.2f}"
+    test = f"t interval of each question's mean log ratio, {found.n} questions; at most {_MARGIN} would hold"
     return (
         verdict,
-        f"{start}; {said} (t interval of each question's mean log ratio, {found.n} questions; at most {_MARGIN} would hold).",
+        f"{start}; {said} ({test}).",
     )
 
 

@@ -32,7 +32,8 @@ def serial_depends_on_order(evidence: Evidence) -> Finding | None:
         told = sum(p_value < LEVEL for p_value in adjusted)
         sentences.append(
             f"{told} of {len(pairs)} orders differ from their own reversal over all questions; most unequal: "
-            f"{first.name} against {second.name}, {gained} to {lost} questions (exact McNemar, Holm {p_text(adjusted[least])})."
+            f"{first.name} against {second.name}, {gained} to {lost} questions (exact McNemar, Holm "
+            f"{p_text(adjusted[least])})."
         )
     whole = tested[-1][1] if tested else None
     verdict: Verdict = "holds" if whole and whole.p_value < LEVEL else "cannot be told"

@@ -96,8 +96,9 @@ def _best_paths(evidence: Evidence, kind: Strategy, others: list[Strategy], data
     counts = paired(first.verdicts, second.verdicts)
     return [
         f"Best paths on {dataset.label}, chosen on these same questions: {kind} {mine.name} "
-        f"{percent(first.accuracy or 0)}, best of the others {theirs.strategy} {theirs.name} {percent(second.accuracy or 0)}; {counts.first_only} to "
-        f"{counts.second_only} questions (exact McNemar, {p_text(counts.p_value)}, n = {first.n})."
+        f"{percent(first.accuracy or 0)}, best of the others {theirs.strategy} {theirs.name} "
+        f"{percent(second.accuracy or 0)}; {counts.first_only} to {counts.second_only} questions "
+        f"(exact McNemar, {p_text(counts.p_value)}, n = {first.n})."
     ]
 
 
