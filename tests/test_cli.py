@@ -96,9 +96,9 @@ def test_a_dry_run_prints_the_plan_and_runs_nothing(work: Path) -> None:
     assert "s2  (Qwen | Ds)  reads s1" in done.stdout and not (work / "runs").exists()
 
 
-def test_demo_items_serve_the_toy_zoo_and_say_so(work: Path) -> None:
+def test_lab_items_serve_the_toy_zoo_and_say_so(work: Path) -> None:
     done = flowinfer("exec", "s2p.flow", "--dataset", "ceval", "--zoo", "toy", "--limit", "1", cwd=work)
-    assert "ceval (demo items)" in done.stdout and "answers are noise" in done.stdout
+    assert "ceval (lab)" in done.stdout and "answers are noise" in done.stdout
 
 
 @pytest.mark.parametrize(

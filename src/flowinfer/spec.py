@@ -83,6 +83,10 @@ class Decoding(BaseModel):
     thinking: Literal["together", "free"] = "together"
     """How heads of a group begin where only some chat templates open <think>: together = those thoughts are closed at
     once, so that all heads write the answer; free = each begins where its template ends."""
+    strict: bool = False
+    """Decide near ties again by a forward of that row alone, so that no batch can sway them."""
+    near_tie_eps: float = Field(0.0, ge=0.0, le=1.0)
+    """Lead below which a choice is a near tie; 0 = by precision: 1e-6 in float32, 1e-3 in half precision."""
     topk: Literal["auto", "dense", "certified"] = "auto"
     """Whether heads exchange whole distributions or certified top candidates."""
     prefill: str = ""
