@@ -23,14 +23,13 @@ from flowinfer.backends.chat import ChatPrompts
 from flowinfer.backends.session import BatchSession, RowSession
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.vocab import HeadVocabulary, eos_ids, token_bytes
-from flowinfer.spec import ModelSpec
+from flowinfer.spec import QUANTIZATIONS, ModelSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken", "spiece.model")
 _RESCALED_BY_LENGTH = ("dynamic", "longrope")
-_QUANTIZATIONS = ("bnb-8bit", "bnb-4bit")
 
 
 class HfModel:
@@ -158,10 +157,10 @@ def _load_weights(
 def _quantization(spec: ModelSpec) -> Any:  # untyped in transformers
     from transformers import BitsAndBytesConfig
 
-    if spec.quantization not in _QUANTIZATIONS:
+    if spec.quantization not in QUANTIZATIONS:
         raise LoadError(
             f"model '{spec.name}': unknown quantization '{spec.quantization}'",
-            help=f"known: {', '.join(_QUANTIZATIONS)}; a checkpoint that is stored quantized needs no option",
+            help=f"known: {', '.join(QUANTIZATIONS)}; a checkpoint that is stored quantized needs no option",
         )
     if spec.quantization == "bnb-8bit":
         return BitsAndBytesConfig(load_in_8bit=True)

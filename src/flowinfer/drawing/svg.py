@@ -60,16 +60,21 @@ def render(flow: Flow, *, theme: str | None = None) -> str:
     shape = _series([_terminal("question"), *_stages(flow.root, colours, is_end=True), _terminal("answer")])
     pad = 16.0
     width, height = shape.width + 2 * pad, shape.height + 2 * pad
-    title = escape(flow.name)
+    title = _escaped(flow.name)
     body = "\n".join(shape.elements)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}"'
         f' height="{height:.0f}" role="img" aria-labelledby="t d">\n'
-        f'<title id="t">{title}</title>\n<desc id="d">{escape(" ".join(flow.source.split())[:300])}</desc>\n'
+        f'<title id="t">{title}</title>\n<desc id="d">{_escaped(" ".join(flow.source.split())[:300])}</desc>\n'
         f"<style>{_style(theme)}</style>\n"
         f'<rect class="paper" width="{width:.0f}" height="{height:.0f}" rx="10"/>\n'
         f'<g transform="translate({pad:.0f} {pad:.0f})">\n{body}\n</g>\n</svg>'
     )
+
+
+def _escaped(text: str) -> str:
+    """Return a text as XML may hold it: no control characters, not even escaped ones."""
+    return escape("".join(character for character in text if character.isprintable()))
 
 
 def _style(theme: str | None) -> str:
@@ -122,8 +127,8 @@ def _box(title: str, detail: str, colour: str) -> _Shape:
         height / 2,
         (
             f'<rect class="box" width="{width:.1f}" height="{height:.0f}" rx="8" stroke="{colour}"/>',
-            f'<text x="{middle:.1f}" y="21">{escape(title)}</text>',
-            f'<text class="soft" x="{middle:.1f}" y="39">{escape(detail)}</text>',
+            f'<text x="{middle:.1f}" y="21">{_escaped(title)}</text>',
+            f'<text class="soft" x="{middle:.1f}" y="39">{_escaped(detail)}</text>',
         ),
     )
 
@@ -136,7 +141,7 @@ def _terminal(title: str) -> _Shape:
         height / 2,
         (
             f'<rect class="end" width="{width:.1f}" height="{height:.0f}" rx="16"/>',
-            f'<text x="{width / 2:.1f}" y="21">{escape(title)}</text>',
+            f'<text x="{width / 2:.1f}" y="21">{_escaped(title)}</text>',
         ),
     )
 
@@ -210,6 +215,6 @@ def _join(title: str, *, is_fuse: bool) -> _Shape:
         height / 2,
         (
             f'<rect class="{"fuse" if is_fuse else "end"}" width="{width:.1f}" height="{height:.0f}" rx="17"/>',
-            f'<text x="{width / 2:.1f}" y="22" font-size="14">{escape(title)}</text>',
+            f'<text x="{width / 2:.1f}" y="22" font-size="14">{_escaped(title)}</text>',
         ),
     )
