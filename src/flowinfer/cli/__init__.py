@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -44,6 +45,9 @@ def options(
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and turn users' mistakes into messages and exit codes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no message may fail for want of a character
     try:
         app(args=_with_defaults(list(sys.argv[1:] if arguments is None else arguments)))
     except FlowError as error:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from flowinfer.cli.inputs import read_stdin
 from flowinfer.errors import FlowError, UsageError
 
 
@@ -24,7 +25,7 @@ def command(
     num_changed = num_refused = 0
     for file in files:
         is_stdin = file == "-"
-        before = sys.stdin.read() if is_stdin else read_flow(Path(file))
+        before = read_stdin() if is_stdin else read_flow(Path(file))
         try:
             after = format_text(before, file="<stdin>" if is_stdin else file)
         except FlowError as error:

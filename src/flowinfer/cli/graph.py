@@ -30,13 +30,15 @@ def command(
     format_: Annotated[str | None, typer.Option("--format", help="text, mermaid, dot, svg or png.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file.")] = None,
     ascii_: Annotated[bool, typer.Option("--ascii", help="Draw with ASCII characters only.")] = False,
-    width: Annotated[int | None, typer.Option(help="Columns of the text drawing; the terminal's by default.")] = None,
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Columns of the text drawing; the terminal's by default.")
+    ] = None,
     theme: Annotated[str, typer.Option(help="light or dark, for png.")] = "light",
     zoo: ZooOption = None,
     set_: SetOption = None,
 ) -> None:
     """Draw a flow. Only the drawing goes to standard output."""
-    form = format_ or (_SUFFIXES.get(output.suffix.lower(), "text") if output else "text")
+    form = format_ or _form_of(output)
     if form not in _FORMS:
         raise UsageError(f"--format '{form}'", help=f"one of: {', '.join(_FORMS)}")
     if theme not in ("light", "dark"):
@@ -51,7 +53,17 @@ def command(
             print(f"note: {problem}", file=sys.stderr)
         _write_bytes(output, render(flow, theme=theme))
         return
-    _write_text(output, _text(form, flow, ascii_, width or shutil.get_terminal_size((100, 24)).columns))
+    _write_text(form, output, _text(form, flow, ascii_, width or shutil.get_terminal_size((100, 24)).columns))
+
+
+def _form_of(output: Path | None) -> str:
+    if output is None:
+        return "text"
+    form = _SUFFIXES.get(output.suffix.lower())
+    if form is None:
+        known = ", ".join(_SUFFIXES)
+        raise UsageError(f"-o '{output}': no form goes with that ending", help=f"one of {known}, or say --format")
+    return form
 
 
 def _text(form: str, flow: object, ascii_: bool, width: int) -> str:
@@ -70,8 +82,8 @@ def _text(form: str, flow: object, ascii_: bool, width: int) -> str:
     return text.render(flow, width=width, ascii=ascii_ or "utf" not in encoding)
 
 
-def _write_text(output: Path | None, text: str) -> None:
-    if output is None:
+def _write_text(form: str, output: Path | None, text: str) -> None:
+    if output is None and form == "text":
         print(text)
     else:
         _write_bytes(output, (text + "\n").encode())
@@ -80,6 +92,7 @@ def _write_text(output: Path | None, text: str) -> None:
 def _write_bytes(output: Path | None, data: bytes) -> None:
     if output is None:
         sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
         return
     try:
         output.write_bytes(data)

@@ -38,8 +38,20 @@ def read_input(file: str | None, expression: str | None) -> tuple[str, str, Path
         return expression, "<expression>", Path()
     assert file is not None, "one of the two was given"
     if file == "-":
-        return sys.stdin.read(), "<stdin>", Path()
+        return read_stdin(), "<stdin>", Path()
     return read_flow(Path(file)), file, Path(file).parent
+
+
+def read_stdin() -> str:
+    """Return standard input as UTF-8 text, whatever the locale.
+
+    Raises:
+        UsageError: it is not UTF-8.
+    """
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"<stdin>: not UTF-8 at byte {error.start}", help="pipe the flow as UTF-8") from error
 
 
 def read_checked(file: str | None, expression: str | None, zoo: str | None, sets: Sequence[str] | None) -> Flow:
