@@ -15,8 +15,14 @@ FONT = (
     "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei',"
     " sans-serif"
 )
-_COLUMN = 8.4
-"""Pixels of one terminal column at 15 px."""
+_SIZE, _SMALL = 15.0, 11.5
+"""Pixels of the letters, as the style says."""
+_WIDTHS = {
+    **dict.fromkeys("iljtfrI.,:;'|!()[]{}-/ ", 0.42),
+    **dict.fromkeys("mwMW@%=+<>~⊕", 1.0),
+    **dict.fromkeys("ABCDEFGHJKLNOPQRSTUVXYZ", 0.79),
+}
+"""Widths of characters, in parts of their size, in the widest of the usual sans-serif fonts (DejaVu Sans)."""
 _GAP, _BRANCH_GAP, _BEND = 44.0, 18.0, 30.0
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
 """Colours that colour-blind readers can tell apart. Source: Okabe and Ito, 2008, two added."""
@@ -117,8 +123,15 @@ def _shape(part: Part, colours: Mapping[str, str], *, is_end: bool) -> _Shape:
             return _group(part, colours, is_end=is_end)
 
 
+def _pixels(text: str, size: float) -> float:
+    """Return the room that a text takes at most."""
+    columns = (display_width(character) for character in text)
+    widths = zip(text, columns, strict=True)
+    return size * sum(_WIDTHS.get(character, 0.65 if column < 2 else 1.05) for character, column in widths if column)
+
+
 def _box(title: str, detail: str, colour: str) -> _Shape:
-    width = max(92.0, display_width(title) * _COLUMN + 32, display_width(detail) * _COLUMN * 0.78 + 28)
+    width = max(92.0, _pixels(title, _SIZE) + 28, _pixels(detail, _SMALL) + 24)
     height = 50.0
     middle = width / 2
     return _Shape(
@@ -134,7 +147,7 @@ def _box(title: str, detail: str, colour: str) -> _Shape:
 
 
 def _terminal(title: str) -> _Shape:
-    width, height = display_width(title) * _COLUMN + 30, 32.0
+    width, height = _pixels(title, _SIZE) + 28, 32.0
     return _Shape(
         width,
         height,
@@ -178,23 +191,26 @@ def _group(group: Parallel, colours: Mapping[str, str], *, is_end: bool) -> _Sha
     is_fuse = group.kind == "fuse"
     join = _join(fuse_title(group) if is_fuse else join_title(group, is_end=is_end), is_fuse=is_fuse)
     weights = [weight_text(group, branch) for branch in group.branches]
-    note = max((display_width(weight) * _COLUMN * 0.8 + 10 for weight in weights if weight), default=0.0)
-    out = _BEND + inner + note + _BEND
+    note = max((_pixels(weight, _SMALL) + 12 for weight in weights if weight), default=0.0)
+    bend_width = max(_BEND, min(80.0, height * 0.07))  # many branches get gentler curves
+    out = bend_width + inner + note + bend_width
     elements: list[str] = []
     for part, top, line, weight in zip(parts, tops, lines, weights, strict=True):
-        into = f"M0 {middle:.1f}C{_BEND * 0.6:.1f} {middle:.1f} {_BEND * 0.4:.1f} {line:.1f} {_BEND - 6:.1f} {line:.1f}"
+        into = f"M0 {middle:.1f}C{bend_width * 0.6:.1f} {middle:.1f} {bend_width * 0.4:.1f} {line:.1f} {bend_width - 6:.1f} {line:.1f}"
         forks = part.forks
-        elements.append(f'<path class="text" d="{into}h6"/>' if forks else _arrow(into, "text", _BEND, line))
-        elements.append(_moved(part, _BEND, top))
-        begin = _BEND + part.width
-        bend = _BEND + inner + note
+        elements.append(f'<path class="text" d="{into}h6"/>' if forks else _arrow(into, "text", bend_width, line))
+        elements.append(_moved(part, bend_width, top))
+        begin = bend_width + part.width
+        bend = bend_width + inner + note
         path = (
             f"M{begin:.1f} {line:.1f}H{bend:.1f}"
-            f"C{bend + _BEND * 0.6:.1f} {line:.1f} {bend + _BEND * 0.4:.1f} {middle:.1f} {out:.1f} {middle:.1f}"
+            f"C{bend + bend_width * 0.6:.1f} {line:.1f} {bend + bend_width * 0.4:.1f} {middle:.1f} {out:.1f} {middle:.1f}"
         )
         elements.append(f'<path class="{"tokens" if is_fuse else "text"}" d="{path}"/>')
         if weight:
-            elements.append(f'<text class="soft" x="{_BEND + inner + note / 2:.1f}" y="{line - 5:.1f}">{weight}</text>')
+            elements.append(
+                f'<text class="soft" x="{bend_width + inner + note / 2:.1f}" y="{line - 5:.1f}">{weight}</text>'
+            )
     top = min(0.0, middle - join.axis)
     elements.append(_moved(join, out, middle - join.axis))
     shifted = tuple([f'<g transform="translate(0 {-top:.1f})">', *elements, "</g>"])
@@ -208,13 +224,13 @@ def _group(group: Parallel, colours: Mapping[str, str], *, is_end: bool) -> _Sha
 
 
 def _join(title: str, *, is_fuse: bool) -> _Shape:
-    width, height = display_width(title) * _COLUMN * 0.92 + 26, 34.0
+    width, height = _pixels(title, _SIZE) + 26, 34.0
     return _Shape(
         width,
         height,
         height / 2,
         (
             f'<rect class="{"fuse" if is_fuse else "end"}" width="{width:.1f}" height="{height:.0f}" rx="17"/>',
-            f'<text x="{width / 2:.1f}" y="22" font-size="14">{_escaped(title)}</text>',
+            f'<text x="{width / 2:.1f}" y="22">{_escaped(title)}</text>',
         ),
     )
