@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flowinfer.declarations import Declared, Loader
-from flowinfer.errors import Diagnostic, FlowError, FlowInferError, Severity, UsageError
+from flowinfer.errors import Diagnostic, FlowError, FlowInferError, Severity, UnreadableFlow, UsageError
 from flowinfer.options import DECODING_KEYS, FUSER_KEYS, MODEL_KEYS, Scope, check_unique, did_you_mean, typed
 from flowinfer.prompts import PROMPT_SETS
 from flowinfer.resolve import Resolver
@@ -57,15 +57,17 @@ def read_flow(path: Path) -> str:
     """Return a flow file's text.
 
     Raises:
-        UsageError: it is missing, a folder, or not UTF-8.
+        UnreadableFlow: it is missing, a folder, or not UTF-8.
     """
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 at byte {error.start}", help="save the file as UTF-8") from error
-    except OSError as error:
+        raise UnreadableFlow(f"{path}: not UTF-8 at byte {error.start}", help="save the file as UTF-8") from error
+    except (OSError, ValueError) as error:
         hint = f"write the flow itself with -e: -e '{path}'" if "->" in str(path) else None
-        raise UsageError(f"cannot read '{path}': {(error.strerror or str(error)).lower()}", help=hint) from error
+        raise UnreadableFlow(
+            f"cannot read '{path}': {(getattr(error, 'strerror', None) or str(error)).lower()}", help=hint
+        ) from error
 
 
 @dataclass

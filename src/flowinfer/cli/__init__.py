@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from flowinfer.cli import check, datasets, doctor, exec, explain, fmt, graph, models, plan, runs, score, show
+from flowinfer.cli.inputs import show_error
 from flowinfer.errors import FlowError, FlowInferError
 
 app = typer.Typer(
@@ -56,9 +57,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
         print_diagnostics(error.diagnostics)
         sys.exit(error.exit_code)
     except FlowInferError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.help:
-            print(f"  = help: {error.help}", file=sys.stderr)
+        show_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

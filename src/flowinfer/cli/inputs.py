@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flowinfer.errors import Diagnostic, UsageError
+from flowinfer.errors import Diagnostic, FlowInferError, UnreadableFlow, UsageError
 from flowinfer.spec import Flow
 
 FlowFile = Annotated[str | None, typer.Argument(metavar="[FILE]", help="A .flow file; '-' reads standard input.")]
@@ -46,12 +46,12 @@ def read_stdin() -> str:
     """Return standard input as UTF-8 text, whatever the locale.
 
     Raises:
-        UsageError: it is not UTF-8.
+        UnreadableFlow: it is not UTF-8.
     """
     try:
         return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"<stdin>: not UTF-8 at byte {error.start}", help="pipe the flow as UTF-8") from error
+        raise UnreadableFlow(f"<stdin>: not UTF-8 at byte {error.start}", help="pipe the flow as UTF-8") from error
 
 
 def read_checked(file: str | None, expression: str | None, zoo: str | None, sets: Sequence[str] | None) -> Flow:
@@ -67,6 +67,13 @@ def read_checked(file: str | None, expression: str | None, zoo: str | None, sets
     flow = check(text, file=name, zoo=zoo, overrides=pairs("--set", sets), base=folder)
     warn(flow.warnings)
     return flow
+
+
+def show_error(error: FlowInferError) -> None:
+    """Print an error and its cure on standard error."""
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.help:
+        print(f"  = help: {error.help}", file=sys.stderr)
 
 
 def warn(warnings: Sequence[Diagnostic]) -> None:

@@ -192,25 +192,23 @@ def _group(group: Parallel, colours: Mapping[str, str], *, is_end: bool) -> _Sha
     join = _join(fuse_title(group) if is_fuse else join_title(group, is_end=is_end), is_fuse=is_fuse)
     weights = [weight_text(group, branch) for branch in group.branches]
     note = max((_pixels(weight, _SMALL) + 12 for weight in weights if weight), default=0.0)
-    bend_width = max(_BEND, min(80.0, height * 0.07))  # many branches get gentler curves
-    out = bend_width + inner + note + bend_width
+    turn = max(_BEND, min(80.0, height * 0.07))  # many branches get gentler curves
+    out = turn + inner + note + turn
     elements: list[str] = []
     for part, top, line, weight in zip(parts, tops, lines, weights, strict=True):
-        into = f"M0 {middle:.1f}C{bend_width * 0.6:.1f} {middle:.1f} {bend_width * 0.4:.1f} {line:.1f} {bend_width - 6:.1f} {line:.1f}"
+        into = f"M0 {middle:.1f}C{turn * 0.6:.1f} {middle:.1f} {turn * 0.4:.1f} {line:.1f} {turn - 6:.1f} {line:.1f}"
         forks = part.forks
-        elements.append(f'<path class="text" d="{into}h6"/>' if forks else _arrow(into, "text", bend_width, line))
-        elements.append(_moved(part, bend_width, top))
-        begin = bend_width + part.width
-        bend = bend_width + inner + note
+        elements.append(f'<path class="text" d="{into}h6"/>' if forks else _arrow(into, "text", turn, line))
+        elements.append(_moved(part, turn, top))
+        begin = turn + part.width
+        bend = turn + inner + note
         path = (
             f"M{begin:.1f} {line:.1f}H{bend:.1f}"
-            f"C{bend + bend_width * 0.6:.1f} {line:.1f} {bend + bend_width * 0.4:.1f} {middle:.1f} {out:.1f} {middle:.1f}"
+            f"C{bend + turn * 0.6:.1f} {line:.1f} {bend + turn * 0.4:.1f} {middle:.1f} {out:.1f} {middle:.1f}"
         )
         elements.append(f'<path class="{"tokens" if is_fuse else "text"}" d="{path}"/>')
         if weight:
-            elements.append(
-                f'<text class="soft" x="{bend_width + inner + note / 2:.1f}" y="{line - 5:.1f}">{weight}</text>'
-            )
+            elements.append(f'<text class="soft" x="{turn + inner + note / 2:.1f}" y="{line - 5:.1f}">{weight}</text>')
     top = min(0.0, middle - join.axis)
     elements.append(_moved(join, out, middle - join.axis))
     shifted = tuple([f'<g transform="translate(0 {-top:.1f})">', *elements, "</g>"])
