@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, read_checked
 from flowinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from flowinfer.spec import Flow
 
 _FORMS = ("text", "mermaid", "dot", "svg", "png")
 _SUFFIXES = {
@@ -66,18 +70,12 @@ def _form_of(output: Path | None) -> str:
     return form
 
 
-def _text(form: str, flow: object, ascii_: bool, width: int) -> str:
-    from flowinfer.drawing import dot, mermaid, svg, text
-    from flowinfer.spec import Flow
+def _text(form: str, flow: Flow, ascii_: bool, width: int) -> str:
+    if form in ("mermaid", "dot", "svg"):
+        drawing = import_module(f"flowinfer.drawing.{form}")  # each alone: two of them need networkx
+        return str(drawing.render(flow))
+    from flowinfer.drawing import text
 
-    assert isinstance(flow, Flow), "read by read_checked"
-    match form:
-        case "mermaid":
-            return mermaid.render(flow)
-        case "dot":
-            return dot.render(flow)
-        case "svg":
-            return svg.render(flow)
     encoding = (sys.stdout.encoding or "utf-8").lower()
     return text.render(flow, width=width, ascii=ascii_ or "utf" not in encoding)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowinfer.errors import Diagnostic, FlowInferError, UnreadableFlow, UsageError
-from flowinfer.spec import Flow
+
+if TYPE_CHECKING:
+    from flowinfer.spec import Flow
 
 FlowFile = Annotated[str | None, typer.Argument(metavar="[FILE]", help="A .flow file; '-' reads standard input.")]
 Expression = Annotated[
