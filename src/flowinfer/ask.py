@@ -16,6 +16,7 @@ from flowinfer.placement import ready
 from flowinfer.plan import Plan, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.spec import Flow
+from flowinfer.toy import provide
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ def ask(
         if on_text is not None:
             on_text(text)
 
+    provide(flow.models.values())
     plan = ready(flow, this_machine())
     listener = _Listener(
         plan,
