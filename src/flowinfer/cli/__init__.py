@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -10,6 +11,7 @@ import typer
 
 from flowinfer.cli import (
     check,
+    compare,
     datasets,
     doctor,
     exec,
@@ -19,11 +21,13 @@ from flowinfer.cli import (
     lab,
     models,
     plan,
+    recommend,
     report,
     runs,
     score,
     show,
 )
+from flowinfer.cli.inputs import show_error
 from flowinfer.errors import FlowError, FlowInferError
 
 app = typer.Typer(
@@ -36,7 +40,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for module in (check, fmt, explain, graph, plan, exec, score, report, runs, show, models, datasets, doctor):
+_COMMANDS = (
+    *(check, fmt, explain, graph, plan, exec, score, runs, show),
+    *(report, compare, recommend, models, datasets, doctor),
+)
+for module in _COMMANDS:
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 
 app.add_typer(lab.app, name="lab")
@@ -61,6 +69,9 @@ def options(
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and turn users' mistakes into messages and exit codes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no message may fail for want of a character
     try:
         app(args=_with_defaults(list(sys.argv[1:] if arguments is None else arguments)))
     except FlowError as error:
@@ -69,9 +80,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
         print_diagnostics(error.diagnostics)
         sys.exit(error.exit_code)
     except FlowInferError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.help:
-            print(f"  = help: {error.help}", file=sys.stderr)
+        show_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -141,11 +141,11 @@ def _found(
         run,
         str(said.data.get("started", "")),
         records,
-        timing or _timing_of_run(said.data, records),
+        timing or timing_of_run(said.data, records),
     )
 
 
-def _timing_of_run(said: Mapping[str, Any], records: tuple[Record, ...]) -> Timing | None:
+def timing_of_run(said: Mapping[str, Any], records: tuple[Record, ...]) -> Timing | None:
     """Return a run's own seconds where it went question by question: later rows of a batch wait for earlier ones."""
     if str(said.get("batch")) != "1":
         return None

@@ -1,0 +1,125 @@
+"""flowinfer compare: two runs on the same questions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from flowinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from flowinfer.report.versus import Versus
+
+_SHOWN = 20
+"""Changed questions listed without --all."""
+
+
+def command(
+    first: Annotated[str, typer.Argument(metavar="RUN_A", help="Path, name or beginning of a run, or 'latest'.")],
+    second: Annotated[str, typer.Argument(metavar="RUN_B", help="Another run on the same questions.")],
+    question: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="Show this question's stages side by side.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="List every question that changed.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare two runs question by question: gained, lost, and whether it can be chance."""
+    from flowinfer.report.versus import versus
+    from flowinfer.store import find_run
+
+    runs = find_run(first, out), find_run(second, out)
+    if question is not None:
+        _side_by_side(runs, question)
+        return
+    found = versus(*runs)
+    if json_:
+        print(json.dumps(asdict(found), ensure_ascii=False))
+        return
+    _print(found, Console(highlight=False, soft_wrap=True), None if every else _SHOWN)
+
+
+def _print(found: Versus, console: Console, limit: int | None) -> None:
+    console.print(f"{found.first.dataset}: {found.n} questions", markup=False)
+    for letter, side in (("A", found.first), ("B", found.second)):
+        low, high = (100 * end for end in side.interval)
+        console.print(
+            f"  {letter}  {side.flow}: {100 * side.accuracy:.1f} %, 95 % interval {low:.1f} - {high:.1f}"
+            f" ({side.correct} of {found.n}), no answer {side.no_answer}  [{side.name}]",
+            markup=False,
+        )
+    for line in _lines(found):
+        console.print(line, markup=False)
+    for title, changes in (("only B right", found.gained), ("only A right", found.lost)):
+        for change in changes[:limit]:
+            texts = f"A {change.first!r}, B {change.second!r}, reference {change.reference!r}"
+            console.print(f"  {title}: {change.question_id}  {texts}", markup=False)
+        if limit is not None and len(changes) > limit:
+            console.print(f"  and {len(changes) - limit} more: --all", markup=False)
+    if found.gained or found.lost:
+        change = (*found.gained, *found.lost)[0]
+        console.print(f"`flowinfer compare A B --id {change.question_id}` shows every stage side by side", markup=False)
+
+
+def _lines(found: Versus) -> list[str]:
+    counts = found.counts
+    lines = [
+        f"both right {counts.both}, only A {counts.first_only}, only B {counts.second_only}, neither {counts.neither}",
+        f"McNemar's exact test: p = {counts.p_value:.3g}" + _verdict(counts.p_value),
+    ]
+    if found.points:
+        one = found.points
+        lines.append(
+            f"B - A: {100 * one.mean:+.1f} points, 95 % interval {100 * one.low:+.1f} to {100 * one.high:+.1f}"
+        )
+    if found.seconds:
+        one = found.seconds
+        lines.append(
+            f"B - A: {one.mean:+.2f} s a question, 95 % interval {one.low:+.2f} to {one.high:+.2f}"
+            f" ({one.n} questions at batch 1)"
+        )
+    else:
+        lines.append("seconds are compared where both runs went at batch 1 without cached steps")
+    if found.left_out:
+        lines.append(f"{found.left_out} questions have a verdict in one run only and are left out")
+    return lines
+
+
+def _verdict(p_value: float) -> str:
+    return ", beyond chance at the 5 % level" if p_value < 0.05 else ", may be chance"
+
+
+def _side_by_side(runs: tuple[Path, Path], question: str) -> None:
+    from flowinfer.store import read_records
+
+    console = Console(highlight=False)
+    panels = []
+    for letter, run in zip("AB", runs, strict=True):
+        record = next((record for record in read_records(run) if record.question.id == question), None)
+        if record is None:
+            raise UsageError(f"run '{run.name}' has no question '{question}'", help="flowinfer show RUN lists them")
+        mark = "right" if record.score and record.score.correct else "wrong"
+        parts = [
+            f"[bold]{step.step}[/bold] {', '.join(h.model for h in step.heads)}\n{escape(step.text)}"
+            for step in record.trace.steps
+        ]
+        panels.append(Panel("\n\n".join(parts), title=f"{letter} {escape(run.name)}: {mark}", title_align="left"))
+        shown = record.question
+    choices = "".join(f"\n{letter}. {text}" for letter, text in shown.choices.items())
+    reference = shown.reference.rsplit("\n", 1)[-1]
+    console.print(
+        Panel(escape(f"{shown.question}{choices}\nreference: {reference}"), title=f"question {escape(question)}")
+    )
+    beside = Table.grid(expand=True)
+    beside.add_column(ratio=1)
+    beside.add_column(ratio=1)
+    beside.add_row(*panels)
+    console.print(beside)

@@ -1,0 +1,105 @@
+"""flowinfer recommend: which of the flows that were run to use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flowinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from flowinfer.report.choice import Candidate, Choice
+
+
+def command(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run and sweep folders, mixed; or their names.")],
+    max_seconds: Annotated[float | None, typer.Option(help="Only flows of at most so many seconds a question.")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="Only flows of at least this accuracy (0 to 1).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE.flow", help="Write the winner as a flow.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="List all flows, not only those that no other beats.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Name the flows that no other beats in accuracy and seconds, and the best under limits."""
+    from flowinfer.report.choice import as_flow, choose
+    from flowinfer.report.gather import gather
+
+    if min_accuracy is not None and not 0 <= min_accuracy <= 1:
+        raise UsageError(f"--min-accuracy {min_accuracy}: an accuracy is between 0 and 1")
+    if max_seconds is not None and max_seconds <= 0:
+        raise UsageError(f"--max-seconds {max_seconds}: must be above 0")
+    choice = choose(gather(runs), max_seconds=max_seconds, min_accuracy=min_accuracy)
+    if out is not None:
+        try:
+            out.write_text(as_flow(choice), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write '{out}': {(error.strerror or str(error)).lower()}") from error
+    if json_:
+        print(json.dumps(_plain(choice), ensure_ascii=False))
+        return
+    _print(choice, Console(highlight=False, soft_wrap=True), every)
+    if out is not None:
+        print(f"written to {out}")
+
+
+def _print(choice: Choice, console: Console, every: bool) -> None:
+    table = Table()
+    table.add_column("", no_wrap=True)
+    table.add_column("flow", overflow="fold")
+    for name in ("accuracy", "interval", "seconds", "n"):
+        table.add_column(name, no_wrap=True, justify="right")
+    for one in choice.candidates:
+        if every or one.is_front:
+            low, high = (100 * end for end in one.interval)
+            cells = (
+                "*" if one is choice.winner else "·" if one.is_front else "",
+                f"{one.wiring.flow}  [{one.setup}]" if one.setup else one.wiring.flow,
+                f"{100 * one.accuracy:.1f} %",
+                f"{low:.1f} - {high:.1f}",
+                "-" if one.seconds is None else f"{one.seconds:.2f}",
+                str(one.n),
+            )
+            table.add_row(*(escape(cell) for cell in cells))
+    console.print(table)
+    console.print(f"recommended: {choice.winner.wiring.flow}", markup=False)
+    if choice.runner_up is not None and choice.p_value is not None:
+        sure = "beyond chance" if choice.p_value < 0.05 else "which may be chance"
+        console.print(
+            f"next: {choice.runner_up.wiring.flow}, {100 * (choice.winner.accuracy - choice.runner_up.accuracy):.1f} "
+            f"points behind, {sure} (McNemar p = {choice.p_value:.3g}; chosen on these same questions, so optimistic)",
+            markup=False,
+        )
+    if choice.num_beyond:
+        console.print(f"{choice.num_beyond} flows lie beyond the limits", markup=False)
+    if not choice.is_timed:
+        console.print("not all flows were timed at batch 1 without cache: the front is by accuracy where seconds lack")
+
+
+def _plain(choice: Choice) -> dict[str, object]:
+    return {
+        "winner": _row(choice.winner),
+        "candidates": [_row(one) for one in choice.candidates],
+        "beyond_limits": choice.num_beyond,
+        "p_value_to_next": choice.p_value,
+    }
+
+
+def _row(one: Candidate) -> dict[str, object]:
+    return {
+        "flow": one.wiring.flow,
+        "strategy": one.wiring.strategy,
+        "settings": one.setup,
+        "accuracy": one.accuracy,
+        "interval": list(one.interval),
+        "n": one.n,
+        "seconds_per_question": one.seconds,
+        "is_front": one.is_front,
+        "run": str(one.run),
+    }

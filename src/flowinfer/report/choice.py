@@ -1,0 +1,145 @@
+"""Which flow to use: the paths that no other beats in both accuracy and seconds, and the best under given limits."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowinfer.errors import UsageError
+from flowinfer.report.compare import verdicts
+from flowinfer.report.evidence import Cell, Evidence, Wiring
+from flowinfer.report.inference import mean_interval
+from flowinfer.stats import paired, wilson
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A path that answered every question of every set."""
+
+    wiring: Wiring
+    setup: str
+    """Settings that set it apart from other paths of its flow; "" where there are none."""
+    accuracy: float
+    """Mean over question sets."""
+    interval: tuple[float, float]
+    n: int
+    """Questions of all sets."""
+    seconds: float | None
+    """Mean over question sets; None where one of them was not timed."""
+    run: Path
+    """One of its run folders."""
+    is_front: bool = False
+    """Whether no other is both more accurate and faster."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is recommended, among what."""
+
+    winner: Candidate
+    candidates: tuple[Candidate, ...]
+    """All that meet the limits, the most accurate first."""
+    num_beyond: int
+    """Paths left out by the limits."""
+    runner_up: Candidate | None
+    p_value: float | None
+    """McNemar's exact test of the winner against the runner-up, over all questions."""
+    is_timed: bool
+
+
+def choose(evidence: Evidence, *, max_seconds: float | None = None, min_accuracy: float | None = None) -> Choice:
+    """Choose the most accurate path under limits; of equals the faster.
+
+    Raises:
+        UsageError: no path answered everything, limits on seconds without seconds, or none meets the limits.
+    """
+    found = [one for group in evidence.groups() for one in _candidates(group)]
+    if not found:
+        raise UsageError(
+            "no path has an answer to every question of every data set",
+            help="finish the runs with --resume, or name runs over one data set",
+        )
+    is_timed = all(one.seconds is not None for one in found)
+    if max_seconds is not None and not any(one.seconds is not None for one in found):
+        raise UsageError("--max-seconds needs seconds, and none were measured", help="run at --batch 1 without cache")
+    kept = [one for one in found if _meets(one, max_seconds, min_accuracy)]
+    if not kept:
+        best = max(found, key=_merit)
+        raise UsageError(
+            f"none of {len(found)} paths meets these limits",
+            help=f"the most accurate is {best.wiring.name}: {100 * best.accuracy:.1f} %, {_seconds_text(best)}",
+        )
+    ordered = sorted(_with_front(kept), key=_merit, reverse=True)
+    runner_up = ordered[1] if len(ordered) > 1 else None
+    p_value = _p_value(evidence, ordered[0], runner_up) if runner_up else None
+    return Choice(ordered[0], tuple(ordered), len(found) - len(kept), runner_up, p_value, is_timed)
+
+
+def as_flow(choice: Choice) -> str:
+    """Return the winner as the text of a .flow file that says where it comes from."""
+    winner = choice.winner
+    low, high = (100 * end for end in winner.interval)
+    lines = [
+        f"# Recommended among {len(choice.candidates) + choice.num_beyond} paths: {100 * winner.accuracy:.1f} %"
+        f" (95 % interval {low:.1f} - {high:.1f}, {winner.n} questions), {_seconds_text(winner)}.",
+        *([f"# Settings: {winner.setup}"] if winner.setup else []),
+    ]
+    source = winner.run / "pipeline.flow"
+    return "\n".join(lines) + "\n" + source.read_text(encoding="utf-8").rstrip("\n") + "\n"
+
+
+def _candidates(group: Evidence) -> list[Candidate]:
+    found = []
+    for wiring in group.wirings:
+        cells = [group.whole(wiring, dataset) for dataset in group.datasets]
+        whole = [cell for cell in cells if cell is not None]
+        if len(whole) == len(cells) > 0:
+            found.append(_candidate(wiring, whole, group.setup))
+    return found
+
+
+def _candidate(wiring: Wiring, cells: Sequence[Cell], setup: str) -> Candidate:
+    shares = [cell.correct / cell.n for cell in cells]
+    interval = mean_interval(shares, [wilson(cell.correct, cell.n) for cell in cells])
+    seconds = [cell.seconds for cell in cells if cell.seconds is not None]
+    return Candidate(
+        wiring,
+        setup,
+        statistics.fmean(shares),
+        (interval.low, interval.high),
+        sum(cell.n for cell in cells),
+        statistics.fmean(seconds) if len(seconds) == len(cells) else None,
+        cells[0].run,
+    )
+
+
+def _meets(one: Candidate, max_seconds: float | None, min_accuracy: float | None) -> bool:
+    is_fast = max_seconds is None or (one.seconds is not None and one.seconds <= max_seconds)
+    return is_fast and (min_accuracy is None or one.accuracy >= min_accuracy)
+
+
+def _with_front(found: Sequence[Candidate]) -> list[Candidate]:
+    """Mark the candidates that no other beats; without seconds only the most accurate are."""
+    return [Candidate(**{**vars(one), "is_front": not any(_beats(other, one) for other in found)}) for one in found]
+
+
+def _beats(other: Candidate, one: Candidate) -> bool:
+    """Return whether a candidate is at least as good in both respects and better in one."""
+    slow = float("inf")
+    mine, theirs = (one.accuracy, one.seconds or slow), (other.accuracy, other.seconds or slow)
+    return theirs[0] >= mine[0] and theirs[1] <= mine[1] and theirs != mine
+
+
+def _merit(one: Candidate) -> tuple[float, float]:
+    return one.accuracy, -(one.seconds if one.seconds is not None else float("inf"))
+
+
+def _p_value(evidence: Evidence, winner: Candidate, other: Candidate) -> float:
+    first, second = (verdicts(evidence, one.wiring, None) for one in (winner, other))
+    return paired(first, second).p_value
+
+
+def _seconds_text(one: Candidate) -> str:
+    return "seconds not measured" if one.seconds is None else f"{one.seconds:.2f} s a question"

@@ -1,0 +1,131 @@
+"""Two runs on the same questions, and the choice among many, on real runs of the lab's models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flowinfer.check import check
+from flowinfer.cli import app
+from flowinfer.engine.models import ModelPool
+from flowinfer.errors import UsageError
+from flowinfer.experiment import Request, evaluate
+from flowinfer.paths import Path as Wiring
+from flowinfer.paths import strategy_of
+from flowinfer.report.choice import as_flow, choose
+from flowinfer.report.gather import gather
+from flowinfer.report.versus import versus
+from flowinfer.stats import mcnemar_exact
+from flowinfer.store import read_records
+from flowinfer.tasks.base import load_questions
+
+FLOWS = ("Qwen", "Yi", "Qwen -> Yi", "(Qwen | Yi)")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """Run four flows over 20 questions; the singles question by question, so that their seconds count."""
+    root = tmp_path_factory.mktemp("runs")
+    models = ModelPool()
+    questions = load_questions("ceval", use_items=True, limit=20)
+    made = {}
+    for flow in FLOWS:
+        request = Request(out=root, batch=1 if "->" not in flow and "|" not in flow else "auto", use_cache=False)
+        results = evaluate(check(flow, zoo="lab"), questions, request, models=models)
+        made[flow] = Path(str(results.run))
+    models.close()
+    yield made
+
+
+def right(run: Path) -> dict[str, bool]:
+    return {record.question.id: bool(record.score and record.score.correct) for record in read_records(run)}
+
+
+def test_counts_and_test_are_those_of_the_samples(runs: dict[str, Path]) -> None:
+    found = versus(runs["Qwen"], runs["Yi"])
+    first, second = right(runs["Qwen"]), right(runs["Yi"])
+    gained = {i for i in first if second[i] and not first[i]}
+    lost = {i for i in first if first[i] and not second[i]}
+    assert {change.question_id for change in found.gained} == gained
+    assert {change.question_id for change in found.lost} == lost
+    assert found.counts.p_value == mcnemar_exact(len(lost), len(gained))
+    assert (found.n, found.first.correct, found.second.correct) == (20, sum(first.values()), sum(second.values()))
+    assert found.points is not None
+    assert found.points.mean == pytest.approx((sum(second.values()) - sum(first.values())) / 20)
+
+
+def test_a_run_against_itself_shows_no_difference(runs: dict[str, Path]) -> None:
+    found = versus(runs["Yi"], runs["Yi"])
+    assert (found.counts.p_value, found.gained, found.lost) == (1.0, (), ())
+    assert found.seconds is not None and found.seconds.mean == 0.0
+
+
+def test_seconds_are_compared_only_where_both_were_timed(runs: dict[str, Path]) -> None:
+    assert versus(runs["Qwen"], runs["Yi"]).seconds is not None
+    assert versus(runs["Qwen"], runs["Qwen -> Yi"]).seconds is None
+
+
+def test_runs_on_other_questions_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    other = load_questions("ceval", use_items=True, sample=3, seed=5)
+    elsewhere = Path(str(evaluate(check("Yi", zoo="lab"), other, Request(out=tmp_path, use_cache=False)).run))
+    with pytest.raises(UsageError, match="no judged question in common"):
+        versus(runs["Yi"], elsewhere)
+
+
+def test_the_most_accurate_path_wins_and_of_equals_the_faster(runs: dict[str, Path]) -> None:
+    choice = choose(gather([str(run) for run in runs.values()]))
+    shares = {flow: sum(right(run).values()) / 20 for flow, run in runs.items()}
+    assert choice.winner.accuracy == pytest.approx(max(shares.values()))
+    assert len(choice.candidates) == 4 and choice.winner.is_front
+    assert not choice.is_timed
+
+
+def test_the_winner_is_written_as_a_flow_that_checks(runs: dict[str, Path]) -> None:
+    choice = choose(gather([str(runs["Yi"])]))
+    text = as_flow(choice)
+    assert text.startswith("# Recommended among 1 paths")
+    assert strategy_of(check(text, zoo="lab")) == Wiring("single", ("Yi",), "Yi")
+
+
+def test_limits_leave_paths_out_and_say_what_there_is(runs: dict[str, Path]) -> None:
+    evidence = gather([str(runs["Qwen"]), str(runs["Yi"])])
+    assert choose(evidence, max_seconds=1e9).num_beyond == 0
+    with pytest.raises(UsageError, match="none of 2 paths meets these limits"):
+        choose(evidence, max_seconds=1e-9)
+    with pytest.raises(UsageError, match="none of 2 paths"):
+        choose(evidence, min_accuracy=1.0)
+    with pytest.raises(UsageError, match="--max-seconds needs seconds"):
+        choose(gather([str(runs["(Qwen | Yi)"])]), max_seconds=1.0)
+
+
+def test_commands_print_tables_json_and_flows(runs: dict[str, Path], tmp_path: Path) -> None:
+    runner = CliRunner()
+    pair = [str(runs["Qwen"]), str(runs["Yi"])]
+    assert "McNemar's exact test" in runner.invoke(app, ["compare", *pair]).stdout
+    data = json.loads(runner.invoke(app, ["compare", *pair, "--json"]).stdout)
+    assert data["n"] == 20 and len(data["gained"]) == data["counts"]["second_only"]
+    assert "A " in runner.invoke(app, ["compare", *pair, "--id", "s42-0"]).stdout
+    target = tmp_path / "best.flow"
+    done = runner.invoke(app, ["recommend", *pair, "-o", str(target)])
+    assert "recommended:" in done.stdout and target.is_file()
+    listed = json.loads(runner.invoke(app, ["recommend", *pair, "--json"]).stdout)
+    assert {"winner", "candidates"} <= set(listed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["compare", "nowhere", "nowhere"], "no run 'nowhere'"),
+        (["recommend", "nowhere"], "nowhere"),
+        (["recommend", "x", "--min-accuracy", "60"], "between 0 and 1"),
+        (["recommend", "x", "--max-seconds", "-1"], "must be above 0"),
+    ],
+)
+def test_wrong_input_says_what_is_wrong(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, UsageError)
+    assert said in result.exception.message
