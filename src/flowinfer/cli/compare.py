@@ -111,7 +111,7 @@ def _side_by_side(runs: tuple[Path, Path], question: str) -> None:
             f"[bold]{step.step}[/bold] {', '.join(h.model for h in step.heads)}\n{escape(step.text)}"
             for step in record.trace.steps
         ]
-        panels.append(Panel("\n\n".join(parts), title=f"{letter} {escape(run.name)}: {mark}", title_align="left"))
+        panels.append(Panel("\n\n".join(parts), title=f"{letter}, {mark}: {escape(run.name)}", title_align="left"))
         shown = record.question
     choices = "".join(f"\n{letter}. {text}" for letter, text in shown.choices.items())
     reference = shown.reference.rsplit("\n", 1)[-1]
