@@ -29,7 +29,7 @@ def is_same(shown: str, gold: Gold) -> bool:
         case "letter":
             return shown.strip("()").lower() == target.strip("()").lower()
         case "digits":
-            return shown.lstrip("+") == target.lower()
+            return shown.lstrip("+") == re.sub(r"(?<![\da-f])0[xbo](?=[\da-f])", "", target.lower())
         case "number":
             return _same_number(shown, gold)
         case "list":
@@ -55,6 +55,8 @@ def is_same(shown: str, gold: Gold) -> bool:
                 return False
             ours_, theirs_ = (f"({text.replace('=', ')-(')})" for text in (shown, target))
             return _same_expression(ours_, theirs_) or _same_expression(f"-({ours_})", theirs_)
+    if "exp(" in target:
+        shown = re.sub(r"(?<![a-zA-Z])e\^(\([^()]*\)|-?\w+)", lambda match: f"exp({match[1].strip('()')})", shown)
     return _same_expression(shown, target) and _has_asked_form(shown, gold)
 
 

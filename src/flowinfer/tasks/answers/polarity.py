@@ -122,3 +122,20 @@ def polarity(string: str, places: list[int]) -> Polarity:
             bare |= letters
     concluded = [match for match in _CONCLUDED.finditer(string) if match.start(1) in places]
     return Polarity(frozenset(right), frozenset(wrong), frozenset(bare), concluded[-1][1] if concluded else None)
+
+
+_WRONG = re.compile(
+    r"错误|有误|(?<!没)有错|不(?:正确|准确|恰当|妥|对|符|成立|属于|包括|包含|是|能|可|会|宜|应|合)|无关|除外|没有|未|并非"
+    r"|incorrect|false|wrong|\bnot\b|n't|except|untrue|exception|\bleast\b",
+    re.I,
+)
+
+
+def asks_wrong(question: str) -> bool:
+    """Return whether a question asks for the option that is wrong, or whatever the options else are not."""
+    return bool(_WRONG.search(re.split(r"[。\n]\s*(?=\S)", question.strip())[-1]))
+
+
+def is_asked(described: str, question: str) -> bool:
+    """Return whether a description such as 错误的 or "incorrect statement" is of what the question asks for."""
+    return bool(_WRONG.search(described)) == asks_wrong(question)
