@@ -25,7 +25,6 @@ _CHINESE = (
     r"|最终|大约)?(?:应该|应当|应|就|选择|选)?(?:是|为|选|等于|[\"”]?:|=|】|\])"
     r"|(?:正确|最终|最佳)的?选项(?:应该|应|就)?(?:是|为|:)|我?的?选择(?:是|为|:)"
     r"|答(?:案)?\s*[:】]|(?:正确|最终)(?:选项|答案)(?=\s*[(\[【*\"“]*[A-H](?![A-Za-z]))"
-    r"|(?:正确|成立|符合题意|最准确)的(?:一项|选项|一个|说法|叙述|表述)?(?:应该|应当|应|就)?(?:是|为|:)"
     r"|(?<![可不以未供所挑备任者错误别会若果设如甲乙丙丁])(?:故|应|因此|所以|综上|本题|应该|我|只能"
     r"|则)?,?\s*选择?(?:的是|:|了)?"
     r"(?=\s*[(\[【*\"“]*\s*(?:选项)?\s*[A-Ha-h](?![A-Za-z]))"
@@ -35,12 +34,13 @@ _CORRECTION = (
     r"|(?<!不)应(?:该|当)?(?:为|是)(?!否|不|由)|而是|改(?:成|为|选)|correction\s*:|(?:it|this"
     r"|that)\s+should\s+(?:be|have been)"
     r"|(?:actually|rather),?\s+(?:it(?:'s| is)|the answer is)"
-    r"|(?<=[.!?\n] )(?:actually|no|wait|sorry|oops|rather|make that|i mean)[,:.…]*\s+(?:it(?:'s| is)\s+)?"
+    r"|(?<=[.!?\n] )(?:(?:actually|no|wait|sorry|oops|rather|make that|i mean)[,:.…]*\s+){1,3}(?:it(?:'s| is)\s+)?"
     r"(?=[(*$]*(?:-?\d|[A-H]\b))"
 )
 _WHICH = (
+    r"(?:正确|成立|符合题意|最准确)的(?:一项|选项|一个|说法|叙述|表述)?(?:应该|应当|应|就)?(?:是|为|:)|"
     r"的(?:那?一?[项个句组]|选项|说法|叙述|表述|答案|词语?|句子)?(?:应该|应当|应|就|只有)?(?:是|为|:)"
-    r"(?=[\s:]*[*(\[【\"“]*(?:选项|第)?[A-H](?![A-Za-z]))"
+    r"(?=[\s:]*[*(\[【\"“]*(?:(?:选项|第)?[A-H](?![A-Za-z])|(?<=[\"“])))"
     r"|\b(?:incorrect|false|wrong|untrue)\s+(?:option|choice|statement|one|answer)[*_]*\s*(?:is|would be|:)"
     r"|\bexception[*_]*\s*(?:is|:)"
 )
@@ -107,8 +107,10 @@ def anchored(text: Text, question: str = "") -> Iterator[Text]:
         if (match["hash"] and _TITLE.match(tail)) or _LIST.match(tail):
             continue
         if match["which"]:
-            described = re.split(r"[\n,。!?;]", string[max(0, match.start() - 30) : match.start()])[-1] + match[0]
-            if not is_asked(described, question) or _DISTRACTS.search(described):
+            reach = 2 if match[0][0] in "正成符最" else 30
+            before = string[max(0, match.start() - reach) : match.start()]
+            described = re.split(r"[\n,。!?;]|所以|因此|故", before)[-1] + match[0]
+            if (not is_asked(described, question) and "题意" not in described) or _DISTRACTS.search(described):
                 continue
         elif _NEGATED_BEFORE.search(string[max(0, match.start() - 12) : match.start()]):
             continue

@@ -177,17 +177,28 @@ def _judged(text: Text, string: str, places: list[int], letters: str, is_wrong_a
         return Found(None, "ambiguous", "judged_right", None)
     if len(said.bare) == 1 and not said.bare & said.wrong:
         return found(next(iter(said.bare)), "only_letter")
+    if (placed := _placed(text, string, said, letters)) is not None:
+        return found(*placed)
+    if said.bare:
+        return Found(None, "ambiguous", "letters", None)
+    return Found(None, "no_answer", "negated", None)
+
+
+def _placed(text: Text, string: str, said: Polarity, letters: str) -> tuple[str, str] | None:
+    """Return the letter that stands where answers do, and the rule: last line, first line, end of the last sentence."""
     lines = text.string.strip().split("\n")
     last_line = re.fullmatch(rf"[\W_]*([{letters}])[\W_]*", lines[-1])
     if last_line:
-        return found(last_line[1], "last_line")
-    leading = re.match(rf"[\W_]*([{letters}])(?:[\W_]*$|[*\s)\]】]*[.:)、,。])", lines[0])
+        return last_line[1], "last_line"
+    leading = re.match(
+        rf"[\W_]*([{letters}])(?:[\W_]*$|[*\s)\]】]*(?:[.:)。]|[、,](?!\s*[A-H](?![A-Za-z]))))", lines[0]
+    )
     if (
         leading
         and leading[1] not in said.wrong
         and not re.search(rf"\n\s*[\W_]*[{letters}]\s*[.、:)]", text.string.strip())
     ):
-        return found(leading[1], "first_line")
+        return leading[1], "first_line"
     last_sentence = re.split(r"[。!?\n]|\.\s", string.rstrip().rstrip("。.!*"))[-1]
     closing = re.search(rf"(?:\w|→|⇒|=>|^)[^A-H]*(?<![A-Za-z])([{letters}])[\s*)\]】了]*$", last_sentence)
     if (
@@ -196,10 +207,8 @@ def _judged(text: Text, string: str, places: list[int], letters: str, is_wrong_a
         and len(tokens(last_sentence, letters)) == 1
         and not _OPEN.search(last_sentence)
     ):
-        return found(closing[1], "last_sentence")
-    if said.bare:
-        return Found(None, "ambiguous", "letters", None)
-    return Found(None, "no_answer", "negated", None)
+        return closing[1], "last_sentence"
+    return None
 
 
 def _odd_one(said: Polarity, letters: str, is_wrong_asked: bool) -> str | None:

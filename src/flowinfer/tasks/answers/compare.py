@@ -55,8 +55,6 @@ def is_same(shown: str, gold: Gold) -> bool:
                 return False
             ours_, theirs_ = (f"({text.replace('=', ')-(')})" for text in (shown, target))
             return _same_expression(ours_, theirs_) or _same_expression(f"-({ours_})", theirs_)
-    if "exp(" in target:
-        shown = re.sub(r"(?<![a-zA-Z])e\^(\([^()]*\)|-?\w+)", lambda match: f"exp({match[1].strip('()')})", shown)
     return _same_expression(shown, target) and _has_asked_form(shown, gold)
 
 
@@ -80,6 +78,8 @@ def _same_number(shown: str, gold: Gold) -> bool:
 
 
 def _same_expression(shown: str, target: str) -> bool:
+    if "exp(" in target:
+        shown = re.sub(r"(?<![a-zA-Z])e\^(\([^()]*\)|-?\w+)", lambda match: f"exp({match[1].strip('()')})", shown)
     left, right = parse_expression(shown), parse_expression(target)
     return left is not None and right is not None and equal(left, right)
 

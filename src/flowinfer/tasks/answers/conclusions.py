@@ -143,6 +143,7 @@ def _last_clause(string: str) -> int:
         r",?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;，]\s*(?:and\s+)?(?:so|thus|therefore|hence|which (?:leaves|gives"
         r"|makes|totals|equals))\b|,\s*(?:for|making|totall?ing|giving|leaving)\s+(?:a total of\s+)?(?=[$\d])"
         r"|[,，]?\s*(?:所以|因此|一共|总共|(?:即|也就是)(?=\s*[\d$¥]))"
+        r"|[,，](?!\s*(?:每|其中|因为|由于|比))(?=[^,，。=\d]{0,12}(?:为|是|得到?|剩下?|还有|余)\s*[¥$]?-?\d)"
         r"|[,，]\s*(?:最终|最后|于是|故|结果|实际)"
         r"|[,，]\s*(?:也就是说|换句话说|换言之|that is(?: to say)?,|in other words,?)",
         string,

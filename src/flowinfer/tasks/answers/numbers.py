@@ -40,6 +40,8 @@ def clean(part: str) -> str:
     part = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r" \1 ", part)
     part = _LATEX_FRACTION.sub(_plain_fraction, part)
     part = re.sub(r"\b(?:negative|minus)\s+(?=[$\d])|负(?=[$\d])", "-", part, flags=re.I)
+    part = re.sub(r"(?<=\d)\s*又\s*(?=\d+\s?/\s?\d)", " ", part)
+    part = re.sub(r"(?<=\d) and (?:a|one)[- ]half\b", " 1/2", part)
     part = re.sub(r"<<[^<>]*>>", "", part)
     return part.replace("**", " ").replace("`", "").replace("\\(", " ").replace("\\)", " ")
 
