@@ -13,20 +13,9 @@ from typing import Any
 import pytest
 from scipy.stats import binomtest
 
-from flowinfer.report.build import build
-from flowinfer.report.gather import gather
-from flowinfer.report.scores import Against
-from flowinfer.report.write import write
 from tests.report.sweeps import TASKS, lines
 
 _Verdicts = Mapping[tuple[str, str], dict[str, float]]
-
-
-@pytest.fixture(scope="module")
-def written(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    write(build(gather([str(sweep)]), Against(is_paper=True)), folder, ["html", "md", "csv", "json", "latex"])
-    return folder
 
 
 @pytest.fixture(scope="module")
