@@ -175,3 +175,12 @@ def test_runs_without_answers_are_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path, "Qwen", questions("gsm8k", 3), answered=0)
     with pytest.raises(UsageError, match="nothing has been answered in"):
         gather([str(run)])
+
+
+@pytest.mark.parametrize("key", ["paths", "datasets"])
+def test_a_damaged_sweep_is_refused(tmp_path: Path, sweep: Path, key: str) -> None:
+    copy = shutil.copytree(sweep, tmp_path / "sweep")
+    data = json.loads((copy / "sweep.json").read_text())
+    (copy / "sweep.json").write_text(json.dumps(data | {key: [{}]}))
+    with pytest.raises(DataError, match="damaged, it does not list its paths and data sets"):
+        gather([str(copy)])
