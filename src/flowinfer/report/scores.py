@@ -39,7 +39,7 @@ def of_cell(cell: Cell | None) -> Reached:
         return NOWHERE
     interval = wilson(cell.correct, cell.n)
     missing = "" if cell.is_whole else f"{cell.n} of {cell.num_asked} questions"
-    return Reached(cell.accuracy, interval.low, interval.high, cell.n, cell.seconds, missing or None)
+    return Reached(cell.accuracy, interval.low, interval.high, cell.n, cell.seconds, remark=missing or None)
 
 
 def over_paths(evidence: Evidence, wirings: Sequence[Wiring], dataset: QuestionSet) -> Reached:
@@ -53,7 +53,7 @@ def over_paths(evidence: Evidence, wirings: Sequence[Wiring], dataset: QuestionS
     seconds = [cell.seconds for cell in cells if cell.seconds is not None]
     mean_seconds = statistics.fmean(seconds) if len(seconds) == len(cells) else None
     partial = f"{len(cells)} of {len(wirings)} paths" if len(cells) < len(wirings) else None
-    return Reached(share, interval.low, interval.high, n, mean_seconds, partial)
+    return Reached(share, interval.low, interval.high, n, mean_seconds, remark=partial)
 
 
 def over_sets(entries: Sequence[Reached]) -> Reached:
