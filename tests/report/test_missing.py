@@ -101,6 +101,23 @@ def test_an_interrupted_run_is_shown_but_in_no_mean_or_best(tmp_path: Path) -> N
     assert "1 of 6 questions" in rows["Ds"]
     (row,) = _table(report, "table-4-strategies").rows
     assert shown(row[2]) == "-"
+    assert "1 of 2 paths" in shown(row[3])
+
+
+def test_a_mean_over_sets_needs_the_same_paths_on_each(tmp_path: Path) -> None:
+    """Otherwise the baseline of one task would be another's models."""
+    runs = [write_run(tmp_path, model, questions("gsm8k", 4)) for model in ("Qwen", "Ds")]
+    runs.append(write_run(tmp_path, "Qwen", questions("ceval", 4)))
+    rows = {shown(row[0]): row for row in _table(_made(runs, tmp_path / "out"), "table-4-strategies").rows}
+    assert shown(rows["mean"][1]) != "-"
+    assert [shown(entry) for entry in rows["mean"][2:]] == ["-", "-"]
+
+
+def test_tables_without_a_number_are_left_out(tmp_path: Path) -> None:
+    asked = questions("gsm8k", 4)
+    runs = [write_run(tmp_path, "Qwen", asked), write_run(tmp_path, "Qwen -> Ds", asked, answered=2)]
+    keys = _keys(_made(runs, tmp_path / "out"))
+    assert not {"table-4-gains", "table-8-volatility", "table-9-accuracy", "table-10-seconds"} & set(keys)
 
 
 def test_an_interrupted_sweep_says_what_was_not_run(tmp_path: Path) -> None:

@@ -57,9 +57,9 @@ def over_paths(evidence: Evidence, wirings: Sequence[Wiring], dataset: QuestionS
 
 
 def over_sets(entries: Sequence[Reached]) -> Reached:
-    """Return the mean over question sets, or nothing where one of them has no accuracy."""
+    """Return the mean over question sets, or nothing where one of them has no accuracy or is over fewer paths."""
     shares = [entry.accuracy for entry in entries if entry.accuracy is not None]
-    if not shares or len(shares) < len(entries):
+    if not shares or len(shares) < len(entries) or any(entry.remark for entry in entries):
         return NOWHERE
     interval = mean_interval(shares, [Interval(entry.low, entry.high) for entry in entries])
     seconds = [entry.seconds for entry in entries if entry.seconds is not None]

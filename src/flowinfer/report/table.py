@@ -186,6 +186,18 @@ def _paper(entry: Reached) -> str:
     return f"(paper {100 * entry.paper[0]:.1f}, {entry.paper[1]:.2f} s)" if entry.paper else ""
 
 
+def has_numbers(table: Table) -> bool:
+    """Whether a table says anything: it has rows, and a number in them that is not a count, or words only."""
+    entries = [entry for row in table.rows for entry in row if not isinstance(entry, Text)]
+    return bool(table.rows) and (not entries or any(_says_something(entry) for entry in entries))
+
+
+def _says_something(entry: Number | Reached) -> bool:
+    if isinstance(entry, Reached):
+        return entry.accuracy is not None
+    return entry.value is not None and entry.unit != "count"
+
+
 def marked_best(entries: Sequence[Reached]) -> list[Reached]:
     """Mark the highest accuracy; equals are all marked, a lone one is not."""
     known = [entry.accuracy for entry in entries if entry.accuracy is not None]
