@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowinfer.report.build import Report
+    from flowinfer.report.claim import Finding
 
 
 def command(
@@ -35,25 +41,23 @@ def command(
     from flowinfer.report.build import build
     from flowinfer.report.gather import gather
     from flowinfer.report.scores import Against
-    from flowinfer.report.write import FORMS, write
+    from flowinfer.report.write import write
 
-    forms = [part.strip() for given in format_ or [] for part in given.split(",") if part.strip()] or list(FORMS)
-    for form in forms:
-        if form not in FORMS:
-            raise UsageError(f"--format '{form}': expected one of {', '.join(FORMS)}")
+    forms = _forms(format_)
     if against not in (None, "paper"):
         raise UsageError(f"--against '{against}': expected 'paper'", help="the paper's are the only numbers kept here")
     report = build(gather(runs), Against(is_paper=against == "paper"))
     written = write(report, _folder(runs, out), forms)
     findings = [finding for section in report.sections for finding in section.findings]
     if json_:
-        data = {
-            "files": [str(path) for path in written],
-            "notes": list(report.notes),
-            "findings": [{"key": f.key, "claim": f.claim, "verdict": f.verdict} for f in findings],
-        }
+        told = [{"key": finding.key, "claim": finding.claim, "verdict": finding.verdict} for finding in findings]
+        data = {"files": [str(path) for path in written], "notes": list(report.notes), "findings": told}
         print(json.dumps(data, ensure_ascii=False))
         return
+    _tell(report, findings, written)
+
+
+def _tell(report: Report, findings: Sequence[Finding], written: Sequence[Path]) -> None:
     print(report.title)
     for note in report.notes:
         print(f"note: {note}")
@@ -69,3 +73,13 @@ def _folder(runs: list[str], out: Path | None) -> Path:
 
     only = locate(runs[0]) if len(runs) == 1 else None
     return only / "report" if only and (only / "sweep.json").is_file() else Path("report")
+
+
+def _forms(given: list[str] | None) -> list[str]:
+    from flowinfer.report.write import FORMS
+
+    forms = [part.strip() for one in given or [] for part in one.split(",") if part.strip()] or list(FORMS)
+    for form in forms:
+        if form not in FORMS:
+            raise UsageError(f"--format '{form}': expected one of {', '.join(FORMS)}")
+    return forms

@@ -10,7 +10,7 @@ from flowinfer.report.claim import Finding
 from flowinfer.report.compare import Comparison
 from flowinfer.report.evidence import Evidence
 from flowinfer.report.scores import Against
-from flowinfer.report.table import Table
+from flowinfer.report.table import Table, has_numbers
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _section(evidence: Evidence, against: Against) -> Section:
         changes.table(evidence, found),
     ]
     told = tuple(findings.findings(evidence))
-    return Section(evidence, tuple(found), tuple(table for table in tables if table), told)
+    return Section(evidence, tuple(found), tuple(table for table in tables if table and has_numbers(table)), told)
 
 
 def _title(evidence: Evidence) -> str:

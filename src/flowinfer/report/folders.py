@@ -78,7 +78,11 @@ def read(folder: Path, into: Reading) -> None:
 
 def _read_run(folder: Path, into: Reading) -> None:
     plan = read_json(folder / "plan.json")
-    found = wirings.of_plan(plan, (folder / "pipeline.flow").read_text(encoding="utf-8"))
+    try:
+        source = (folder / "pipeline.flow").read_text(encoding="utf-8")
+    except OSError:
+        source = str(plan.get("flow"))  # its name says less, but the numbers are all there
+    found = wirings.of_plan(plan, source)
     into.found.append(_found(folder, plan, found, {}, None))
 
 
@@ -111,9 +115,11 @@ def _read_sweep(folder: Path, into: Reading) -> None:
 
 def _paths(folder: Path, sweep: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     try:
-        return {path["key"]: {"name": path["flow"], **path} for path in sweep["paths"]}
+        if not all({"name", "label"} <= set(data) for data in sweep["datasets"]):
+            raise KeyError("name, label")
+        return {path["key"]: {"name": path["flow"], "models": [], **path} for path in sweep["paths"]}
     except (KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'sweep.json'}: damaged, it does not list its paths") from error
+        raise DataError(f"{folder / 'sweep.json'}: damaged, it does not list its paths and data sets") from error
 
 
 def _strategy(path: Mapping[str, Any]) -> Strategy | None:

@@ -132,6 +132,9 @@ def _gaps(evidence: Evidence) -> list[str]:
             f"{untimed} of {len(cells)} pairs of path and data set were not timed: their seconds are shown as -"
         )
     for dataset in evidence.datasets:
+        num_timed = max((cell.num_timed for cell in cells if cell.dataset == dataset.key), default=0)
+        if 0 < num_timed < dataset.num_asked:
+            notes.append(f"{dataset.label}: seconds are means over {num_timed} of {dataset.num_asked} questions")
         timed = {frozenset(c.timing.seconds) for c in cells if c.timing and c.dataset == dataset.key}
         if len(timed) > 1:
             notes.append(f"{dataset.label}: seconds of different paths were taken on different questions")

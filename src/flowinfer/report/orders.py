@@ -93,11 +93,11 @@ def _marked(rows: list[tuple[Entry, ...]], from_column: int) -> list[tuple[Entry
     tops: dict[int, float] = {}
     for row in rows:
         for index, entry in enumerate(row):
-            if isinstance(entry, Reached) and entry.accuracy is not None and entry.path is None:
+            if isinstance(entry, Reached) and entry.accuracy is not None and entry.remark is None:
                 tops[index] = max(tops.get(index, -1.0), entry.accuracy)
     return [
         tuple(
-            replace(entry, is_marked=entry.path is None and entry.accuracy == tops.get(index))
+            replace(entry, is_marked=entry.remark is None and entry.accuracy == tops.get(index))
             if isinstance(entry, Reached) and index >= from_column and len(rows) > 1 and entry.accuracy is not None
             else entry
             for index, entry in enumerate(row)

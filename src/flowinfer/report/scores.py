@@ -39,7 +39,7 @@ def of_cell(cell: Cell | None) -> Reached:
         return NOWHERE
     interval = wilson(cell.correct, cell.n)
     missing = "" if cell.is_whole else f"{cell.n} of {cell.num_asked} questions"
-    return Reached(cell.accuracy, interval.low, interval.high, cell.n, cell.seconds, missing or None)
+    return Reached(cell.accuracy, interval.low, interval.high, cell.n, cell.seconds, remark=missing or None)
 
 
 def over_paths(evidence: Evidence, wirings: Sequence[Wiring], dataset: QuestionSet) -> Reached:
@@ -53,13 +53,13 @@ def over_paths(evidence: Evidence, wirings: Sequence[Wiring], dataset: QuestionS
     seconds = [cell.seconds for cell in cells if cell.seconds is not None]
     mean_seconds = statistics.fmean(seconds) if len(seconds) == len(cells) else None
     partial = f"{len(cells)} of {len(wirings)} paths" if len(cells) < len(wirings) else None
-    return Reached(share, interval.low, interval.high, n, mean_seconds, partial)
+    return Reached(share, interval.low, interval.high, n, mean_seconds, remark=partial)
 
 
 def over_sets(entries: Sequence[Reached]) -> Reached:
-    """Return the mean over question sets, or nothing where one of them has no accuracy."""
+    """Return the mean over question sets, or nothing where one of them has no accuracy or is over fewer paths."""
     shares = [entry.accuracy for entry in entries if entry.accuracy is not None]
-    if not shares or len(shares) < len(entries):
+    if not shares or len(shares) < len(entries) or any(entry.remark for entry in entries):
         return NOWHERE
     interval = mean_interval(shares, [Interval(entry.low, entry.high) for entry in entries])
     seconds = [entry.seconds for entry in entries if entry.seconds is not None]

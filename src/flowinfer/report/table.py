@@ -47,6 +47,8 @@ class Reached:
     n: int = 0
     seconds: float | None = None
     path: str | None = None
+    remark: str | None = None
+    """What of it is missing, e.g. 3 of 20 questions."""
     is_marked: bool = False
     paper: tuple[float, float] | None = None
     """The paper's accuracy (0 to 1) and seconds, of other hardware and other prompts."""
@@ -91,14 +93,15 @@ def shown(entry: Entry) -> str:
 
 
 def reached_parts(entry: Reached) -> list[str]:
-    """Return accuracy, interval with n, seconds, path and the paper's, each as text or ""."""
+    """Return accuracy, interval with n, seconds, path, remark and the paper's, each as text or ""."""
     if entry.accuracy is None:
-        return [NOTHING, "", "", "", _paper(entry)]
+        return [NOTHING, "", "", "", "", _paper(entry)]
     return [
         f"{100 * entry.accuracy:.1f}",
         f"[{100 * entry.low:.1f}, {100 * entry.high:.1f}] n={entry.n}" if entry.n else "",
         f"{quantity(entry.seconds, 'seconds')} s" if entry.seconds is not None else f"{NOTHING} s",
         entry.path or "",
+        entry.remark or "",
         _paper(entry),
     ]
 
@@ -172,6 +175,8 @@ def _reached_fields(key: str, entry: Reached) -> list[tuple[str, str | float | i
     ]
     if entry.path is not None:
         values.append((f"{key}_path", entry.path))
+    if entry.remark is not None:
+        values.append((f"{key}_remark", entry.remark))
     if entry.paper is not None:
         values += [(f"{key}_paper_accuracy", entry.paper[0]), (f"{key}_paper_seconds", entry.paper[1])]
     return values
@@ -179,6 +184,18 @@ def _reached_fields(key: str, entry: Reached) -> list[tuple[str, str | float | i
 
 def _paper(entry: Reached) -> str:
     return f"(paper {100 * entry.paper[0]:.1f}, {entry.paper[1]:.2f} s)" if entry.paper else ""
+
+
+def has_numbers(table: Table) -> bool:
+    """Whether a table says anything: it has rows, and a number in them that is not a count, or words only."""
+    entries = [entry for row in table.rows for entry in row if not isinstance(entry, Text)]
+    return bool(table.rows) and (not entries or any(_says_something(entry) for entry in entries))
+
+
+def _says_something(entry: Number | Reached) -> bool:
+    if isinstance(entry, Reached):
+        return entry.accuracy is not None
+    return entry.value is not None and entry.unit != "count"
 
 
 def marked_best(entries: Sequence[Reached]) -> list[Reached]:

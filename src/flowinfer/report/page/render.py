@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from flowinfer import __version__
 from flowinfer.report.build import Report, Section
 from flowinfer.report.claim import PREFACE
 from flowinfer.report.page.texts import packed
@@ -57,7 +57,7 @@ def render(report: Report, pictures: Mapping[str, Sequence[Picture]]) -> str:
         style=Markup(_file("page.css")),  # our own file
         script=Markup(_file("page.js")),
         texts=packed([section.evidence for section in report.sections]),
-        version=__version__,
+        version=_version(),
         preface=PREFACE,
     )
 
@@ -100,13 +100,15 @@ def _number(entry: Number) -> Markup:
 
 
 def _reached(entry: Reached) -> Markup:
-    accuracy, interval, seconds, path, paper = reached_parts(entry)
+    accuracy, interval, seconds, path, remark, paper = reached_parts(entry)
     parts = [Markup('<span class="value">{}</span>').format(accuracy)]
     if entry.accuracy is not None and entry.n:
         parts.append(_bar(entry.accuracy, entry.low, entry.high))
     parts += [Markup("<small>{}</small>").format(part) for part in (interval, seconds) if part]
     if path:
         parts.append(Markup('<small class="flow">{}</small>').format(path))
+    if remark:
+        parts.append(Markup('<small class="remark">{}</small>').format(remark))
     if paper:
         parts.append(Markup('<small class="paper">{}</small>').format(paper))
     return Markup("").join(parts)
@@ -116,6 +118,13 @@ def _bar(value: float, low: float, high: float) -> Markup:
     return Markup('<i class="ci" style="--l:{};--h:{};--p:{}"></i>').format(
         f"{100 * low:.1f}", f"{100 * high:.1f}", f"{100 * value:.1f}"
     )
+
+
+def _version() -> str:
+    try:
+        return metadata.version("flowinfer")
+    except metadata.PackageNotFoundError:
+        return "of a source tree"
 
 
 def _file(name: str) -> str:

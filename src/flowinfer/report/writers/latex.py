@@ -109,9 +109,11 @@ def _entry(entry: Entry) -> str:
         case Number():
             return escape(shown(entry))
         case Reached():
-            accuracy, interval, seconds, path, paper = (escape(part) for part in reached_parts(entry))
+            accuracy, interval, seconds, path, remark, paper = (escape(part) for part in reached_parts(entry))
             first = rf"\textbf{{{accuracy}}}" if entry.is_marked else accuracy
             path = rf"\texttt{{{path}}}" if path else ""
             return (
-                r"\shortstack[r]{" + r"\\".join(part for part in (first, interval, seconds, path, paper) if part) + "}"
+                r"\shortstack[r]{"
+                + r"\\".join(part for part in (first, interval, seconds, path, remark, paper) if part)
+                + "}"
             )

@@ -77,7 +77,7 @@ def _entry(entry: Entry) -> str:
         case Number():
             return escape(shown(entry))
         case Reached():
-            accuracy, interval, seconds, path, paper = reached_parts(entry)
+            accuracy, interval, seconds, path, remark, paper = reached_parts(entry)
             first = f"**{accuracy}**" if entry.is_marked else accuracy
-            rest = [escape(interval), seconds, code(path) if path else "", escape(paper)]
+            rest = [escape(interval), seconds, code(path) if path else "", escape(remark), escape(paper)]
             return "<br>".join([first, *(part for part in rest if part)])

@@ -1,0 +1,63 @@
+"""The paper's numbers agree with each other as our tables would compute them."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+
+from flowinfer.paths import Strategy
+from flowinfer.report import paper
+from flowinfer.report.strategies import deviation
+
+_TABLE = {"SI": "table_6", "PI": "table_6", "S2P": "table_7", "P2S": "table_7"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "accuracy", "seconds", "accuracy_deviation", "seconds_deviation"),
+    [
+        ("SI", 64.88, 67.58, 6.67, 11.18),
+        ("PI", 68.17, 56.67, 0.69, 0.39),
+        ("S2P", 65.78, 39.68, 11.45, 11.00),
+        ("P2S", 69.89, 48.85, 6.28, 18.36),
+    ],
+)
+def test_our_volatility_of_its_paths_is_its_table_8(
+    strategy: str, accuracy: float, seconds: float, accuracy_deviation: float, seconds_deviation: float
+) -> None:
+    means = [cells["mean"] for cells in paper.data()[_TABLE[strategy]][strategy].values()]
+    accuracies, times = [mean[0] for mean in means], [mean[1] for mean in means]
+    assert statistics.fmean(accuracies) == pytest.approx(accuracy, abs=0.02)
+    assert statistics.fmean(times) == pytest.approx(seconds, abs=0.02)
+    assert deviation(accuracies) == pytest.approx(accuracy_deviation, abs=0.02)
+    assert deviation(times) == pytest.approx(seconds_deviation, abs=0.05)  # of means rounded before
+
+
+@pytest.mark.parametrize("strategy", ["SI", "PI", "S2P", "P2S"])
+def test_its_best_paths_in_table_4_are_in_tables_6_and_7(strategy: Strategy) -> None:
+    for task in ("gsm8k", "ceval", "mathematics"):
+        best = paper.best(strategy, task)
+        reached = {tuple(cells[task]) for cells in paper.data()[_TABLE[strategy]][strategy].values()}
+        assert best is not None
+        assert (round(100 * best.accuracy, 2), best.seconds) in reached
+        assert round(100 * best.accuracy, 2) == max(accuracy for accuracy, _ in reached)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "models", "accuracy"),
+    [
+        ("S2P", ("Qwen", "Yi", "Ds"), 0.79),  # Qwen -> (Yi | Ds) is Qwen-[Yi-Ds]
+        ("P2S", ("Ds", "Qwen", "Yi"), 0.79),  # (Ds | Qwen) -> Yi is Yi-[Ds-Qwen]
+        ("SI", ("Qwen", "Yi", "Ds"), 0.76),
+        ("single", ("Yi",), 0.26),
+    ],
+)
+def test_a_path_finds_its_cell(strategy: Strategy, models: tuple[str, ...], accuracy: float) -> None:
+    cell = paper.path(strategy, models, "gsm8k")
+    assert cell is not None
+    assert cell.accuracy == pytest.approx(accuracy)
+
+
+def test_other_models_and_tasks_have_no_cell() -> None:
+    assert paper.path("SI", ("A", "B", "C"), "gsm8k") is None
+    assert paper.path("PI", ("Qwen", "Yi", "Ds"), "exact") is None
