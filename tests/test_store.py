@@ -258,5 +258,5 @@ def test_permuted_groups_share_their_cached_steps() -> None:
     assert keyed("(Qwen | Ds | Yi)", said) == keyed("(Yi | Qwen | Ds)", said)
     assert keyed("(Qwen | (Ds | Yi))", said) == keyed("((Yi | Ds) | Qwen)", said)
     assert keyed("(Qwen | (Ds | Yi))", said)[0] != keyed("(Ds | (Qwen | Yi))", said)[0]
-    assert keyed("(Qwen:2 | Ds)", said)[0] != keyed("(Qwen | Ds:2)", said)[0]
+    assert keyed("(Qwen:2 | Ds:1)", said)[0] != keyed("(Qwen:1 | Ds:2)", said)[0]
     assert keyed("(Qwen | Ds)", said)[0] != keyed("(Qwen | Ds)", {"Qwen": "b", "Ds": "a"})[0]
