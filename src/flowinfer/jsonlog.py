@@ -23,16 +23,16 @@ class JsonLog:
         self._path = path
         self._file: IO[bytes] | None = None
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Write one object so that a kill cannot lose it.
+    def append(self, *rows: Mapping[str, Any]) -> None:
+        """Write objects so that a kill cannot lose them.
 
         Raises:
-            OSError: the disk is full or cannot be written; nothing of the line is left behind once it is opened again.
+            OSError: the disk is full or cannot be written; a torn line is cut when the log is opened again.
         """
         if self._file is None:
             _cut_torn_line(self._path)
             self._file = self._path.open("ab", buffering=0)  # a failed write leaves nothing behind
-        _write_all(self._file, line_of(row))
+        _write_all(self._file, b"".join(line_of(row) for row in rows))
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

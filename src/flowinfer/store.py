@@ -108,14 +108,14 @@ class Run:
         """Return what has been answered; a torn last line is passed over."""
         return list(read_records(self.path))
 
-    def append(self, record: Record) -> None:
-        """Write one answer so that a kill cannot lose it.
+    def append(self, *records: Record) -> None:
+        """Write answers so that a kill cannot lose them.
 
         Raises:
             RunError: the disk is full or cannot be written.
         """
         with writing(self.path):
-            self._log.append(_row(record))
+            self._log.append(*(_row(record) for record in records))
 
     def rewrite(self, records: Sequence[Record]) -> None:
         """Put these records in the place of the log's, whole or not at all."""
