@@ -8,7 +8,22 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flowinfer.cli import check, datasets, doctor, exec, explain, fmt, graph, lab, models, plan, runs, score, show
+from flowinfer.cli import (
+    check,
+    datasets,
+    doctor,
+    exec,
+    explain,
+    fmt,
+    graph,
+    lab,
+    models,
+    plan,
+    runs,
+    score,
+    show,
+    sweep,
+)
 from flowinfer.errors import FlowError, FlowInferError
 
 app = typer.Typer(
@@ -21,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for module in (check, fmt, explain, graph, plan, exec, score, runs, show, models, datasets, doctor):
+for module in (check, fmt, explain, graph, plan, exec, sweep, score, runs, show, models, datasets, doctor):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 
 app.add_typer(lab.app, name="lab")
@@ -68,7 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _with_defaults(arguments: list[str]) -> list[str]:
-    """Let `--resume` stand alone: it then means the latest run."""
+    """Let `--resume` stand alone: it then means the latest run or sweep."""
     completed: list[str] = []
     for index, argument in enumerate(arguments):
         completed.append(argument)
