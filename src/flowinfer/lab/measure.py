@@ -96,32 +96,27 @@ def measure(
     rows: dict[int, Row] = {}
     letters: dict[int, Letters] = {}
     accuracy: dict[int, dict[Kind, float]] = {index: {} for index in range(len(wired))}
-    models = ModelPool()
-    try:
-        for ended in _share(placed, sets, models):
-            index, kind = ended.job.plan, KINDS[ended.job.dataset]
-            accuracy[index][kind] = sum(bool(one.score and one.score.correct) for one in ended.records) / num
-            if kind == "ceval" and wired[index].strategy == "single":
-                letters[index] = _letters(wired[index].flow, drawn[kind], ended.records)
-            if len(accuracy[index]) == len(KINDS):
-                found = {kind: accuracy[index][kind] for kind in KINDS}
-                rows[index] = Row(wired[index], found, statistics.fmean(found.values()))
-                if on_row:
-                    on_row(rows[index])
-    finally:
-        models.close()
-    in_order = sorted(rows)
-    return Report(
-        tuple(rows[index] for index in in_order), tuple(letters[index] for index in sorted(letters)), num, seed, split
-    )
+    for ended in _share(placed, sets):
+        index, kind = ended.job.plan, KINDS[ended.job.dataset]
+        accuracy[index][kind] = sum(bool(one.score and one.score.correct) for one in ended.records) / num
+        if kind == "ceval" and wired[index].strategy == "single":
+            letters[index] = _letters(wired[index].flow, drawn[kind], ended.records)
+        if len(accuracy[index]) == len(KINDS):
+            found = {kind: accuracy[index][kind] for kind in KINDS}
+            rows[index] = Row(wired[index], found, statistics.fmean(found.values()))
+            if on_row:
+                on_row(rows[index])
+    in_order = range(len(wired))
+    said = tuple(letters[index] for index in in_order if index in letters)
+    return Report(tuple(rows[index] for index in in_order), said, num, seed, split)
 
 
-def _share(placed: Placed, sets: Sequence[Dataset], models: ModelPool) -> Iterator[Ended]:
+def _share(placed: Placed, sets: Sequence[Dataset]) -> Iterator[Ended]:
     """Run every path over every set, sharing steps; keep nothing but the cache."""
     problem = next((problem for problem in placed.problems if problem is not None), None)
     if problem is not None:
         raise RunError(problem)
-    observer = Observer()
+    observer, models = Observer(), ModelPool()
     sharing = Sharing(
         placed.plans,
         sets,
@@ -131,12 +126,14 @@ def _share(placed: Placed, sets: Sequence[Dataset], models: ModelPool) -> Iterat
         frees_models=not placed.fits,
     )
     ids = [frozenset(question.id for question in one.questions) for one in sets]
-    for ended in sharing.run(
-        [Job(plan, number, "lab", ids[number]) for plan in range(len(placed.plans)) for number in range(len(sets))]
-    ):
-        if ended.error is not None:
-            raise RunError(ended.error)
-        yield ended
+    jobs = [Job(plan, number, "lab", ids[number]) for plan in range(len(placed.plans)) for number in range(len(sets))]
+    try:
+        for ended in sharing.run(jobs):
+            if ended.error is not None:
+                raise RunError(ended.error)
+            yield ended
+    finally:
+        models.close()
 
 
 def table(report: Report) -> str:
