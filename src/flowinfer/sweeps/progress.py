@@ -39,16 +39,16 @@ class SweepProgress(Observer):
         if self._bar:
             self._bar.stop()
 
-    def begin(self, phase: str, total: int, runs: int) -> None:
-        """Hear what comes now: how many model calls at most, for how many runs."""
-        self._phase, self._total, self._runs = phase, max(total, 1), runs
+    def begin(self, phase: str, total: int, runs: int, unit: str = "model calls") -> None:
+        """Hear what comes now: how many calls (or questions) at most, for how many runs."""
+        self._phase, self._total, self._runs, self._unit = phase, max(total, 1), runs, unit
         self._done = self._fresh = self._ended = self._failed = self._tokens = 0
         self._started = time.monotonic()
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, total=self._total, completed=0)
 
     def step(self, calls: int, is_fresh: bool) -> None:
-        """Count the model calls of a step that ended; fresh ones were made just now."""
+        """Count what ended; fresh is what was done just now."""
         self._done += calls
         self._fresh += calls if is_fresh else 0
         self._refresh()
@@ -82,7 +82,9 @@ class SweepProgress(Observer):
     def status(self) -> str:
         """Return the line of figures."""
         seconds = max(time.monotonic() - self._started, 1e-9)
-        parts = [f"{100 * self._done / self._total:.0f} %", f"{self._ended}/{self._runs} runs"]
+        parts = [f"{100 * self._done / self._total:.0f} %"]
+        if self._runs:
+            parts.append(f"{self._ended}/{self._runs} runs")
         if self._failed:
             parts.append(f"{self._failed} failed")
         parts.append(f"{self._tokens / seconds:.0f} tok/s")

@@ -231,17 +231,17 @@ class _Run:
     def _run_alone(self) -> None:
         """Run every path by itself, question by question; nothing is shared and nothing cached."""
         entries = self._folder.entries()
-        num = len(self._wirings) * len(self._datasets)
-        self._progress.begin("alone", num, num)
+        questions = len(self._wirings) * sum(len(dataset.questions) for dataset in self._datasets)
+        self._progress.begin("alone", questions, len(self._wirings) * len(self._datasets), "questions")
         for index, wiring in enumerate(self._wirings):
             for dataset in self._datasets:
                 entry = entries.get((wiring.key, dataset.name))
                 path = self._run_path(index, dataset)
                 if entry and entry.status == "done" and not read_json(path / "results.json").get("failed"):
+                    self._progress.step(len(dataset.questions), False)
                     self._progress.run_ended(wiring.name, is_failed=False)
-                    continue
-                self._evaluate(index, dataset, path)
-                self._progress.step(1, True)
+                else:
+                    self._evaluate(index, dataset, path)
 
     def _evaluate(self, index: int, dataset: Dataset, path: Path) -> None:
         plan = self._placed.plans[index]
@@ -263,7 +263,7 @@ class _Run:
             key = (self._wirings[turn.plan].key, self._datasets[turn.dataset].name)
             if turn.question.id not in there.get(key, {}):
                 todo.append(turn)
-        self._progress.begin("timing", len(todo), 0)
+        self._progress.begin("timing", len(todo), 0, "questions")
         watch = Stopwatch(sharing, self._pool, self._progress, frees_models=tight)
         for turn, record in watch.run(self._placed.plans, todo):
             if record.trace.error is None:
