@@ -17,7 +17,7 @@ from flowinfer.tasks.base import load_questions
 
 ITEMS = [
     {"id": f"q{i}", "question": f"What is {i} + {'1' * (i + 1)}?", "answer": str(2 * i), "kind": "gsm8k"}
-    for i in range(5)
+    for i in range(4)
 ]
 MODELS = ("Qwen", "Yi", "Ds")
 
@@ -71,7 +71,7 @@ def test_calls_are_counted_and_steps_of_other_runs_marked(work: Path, toy_zoo: P
     found = sweep(work, toy_zoo, strategies=["SI", "PI"])
     assert (found.calls_needed, found.calls_made) == (36 * len(ITEMS), 18 * len(ITEMS))
     data = read_json(found.folder / "results.json")
-    assert (data["version"], data["calls_needed"], data["calls_made"]) == (1, 180, 90)
+    assert (data["version"], data["calls_needed"], data["calls_made"]) == (1, 144, 72)
     first, second = (list(read_records(run_of(found, key))) for key in ("p01", "p02"))
     assert all(step.cached_from is None for record in first for step in record.trace.steps)
     assert {record.trace.steps[0].cached_from for record in second} == {
@@ -147,6 +147,16 @@ def test_a_question_that_fails_counts_as_wrong_and_is_asked_again(work: Path, to
     again = sweep(work, toy_zoo, "Qwen", "Yi", strategies=["single"], resume=found.folder.name)
     assert len(again.failures) == 2
     assert [record.question.id for record in read_records(run_of(found, "p01"))] == ["q0", "long"]
+
+
+def test_names_may_come_as_one_text_and_wrong_values_are_told(work: Path, toy_zoo: Path) -> None:
+    with pytest.raises(UsageError, match="batch='x'"):
+        sweep(work, toy_zoo, "Qwen", batch="x")
+    found = flowinfer.sweep(
+        "Qwen,Yi", strategies="pi", datasets=str(work / "items.jsonl"), zoo=str(toy_zoo), limit=1, out=work / "sweeps"
+    )
+    assert [row["flow"] for row in found.table] == ["(Qwen | Yi)", "(Yi | Qwen)"]
+    assert "(Yi | Qwen)" in repr(found) and found._repr_html_().startswith("<table>")
 
 
 def test_resuming_refuses_other_questions(work: Path, toy_zoo: Path) -> None:

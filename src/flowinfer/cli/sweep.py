@@ -127,10 +127,10 @@ def _run(request: SweepRequest, out: Path, resume: str | None, *, is_quiet: bool
 
 def _request(given: dict[str, Any], resume: str | None, out: Path) -> SweepRequest:
     """Return what was asked for; a sweep that goes on keeps what it was started with."""
-    from flowinfer.sweeps.request import SweepRequest, check_request
+    from flowinfer.sweeps.request import check_request, make_request
 
     if resume is None:
-        request = SweepRequest(**given)
+        request = make_request(**given)
         check_request(request)
         return request
     from flowinfer.sweeps.folder import find_sweep, request_of

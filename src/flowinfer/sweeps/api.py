@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from flowinfer.sweeps.outcome import Sweep
-from flowinfer.sweeps.request import SweepRequest, strategies_named
+from flowinfer.sweeps.request import make_request, strategies_named
 
 
 def sweep(
-    models: Sequence[str] = (),
+    models: Sequence[str] | str = (),
     *,
-    strategies: Sequence[str] = ("single", "SI", "PI", "S2P", "P2S"),
-    datasets: Sequence[str],
+    strategies: Sequence[str] | str = ("single", "SI", "PI", "S2P", "P2S"),
+    datasets: Sequence[str] | str,
     flows: Sequence[str | Path] = (),
     sample: int | None = None,
     limit: int | None = None,
@@ -36,7 +36,7 @@ def sweep(
     """Run the paper's wirings of models, and flow files, over data sets; steps that they share run once.
 
     Args:
-        models: names of the zoo, to be wired in the paper's ways.
+        models: names of the zoo, as a list or as in `Qwen,Yi`, to be wired in the paper's ways.
         strategies: which of the ways.
         datasets: gsm8k, ceval, mathematics, or paths of .jsonl files.
         flows: flow files, or folders of them, beside or instead of models.
@@ -57,14 +57,14 @@ def sweep(
     from flowinfer.sweeps.progress import SweepProgress
     from flowinfer.sweeps.run import run_sweep
 
-    request = SweepRequest(
-        models=tuple(models),
-        strategies=strategies_named(strategies),
+    request = make_request(
+        models=_names(models),
+        strategies=strategies_named(_names(strategies)),
         depth=(depth,) if isinstance(depth, int) else tuple(depth),
         flows=tuple(str(Path(path).resolve()) for path in flows),
         params={name: _text(value) for name, value in (params or {}).items()},
         grid={name: tuple(_text(value) for value in values) for name, values in (grid or {}).items()},
-        datasets=tuple(datasets),
+        datasets=_names(datasets),
         data={name: str(Path(path).resolve()) for name, path in (data or {}).items()},
         sample=sample,
         limit=limit,
@@ -82,3 +82,7 @@ def sweep(
 
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _names(given: Sequence[str] | str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else tuple(given)

@@ -61,6 +61,20 @@ def strategies_named(names: Sequence[str]) -> tuple[Strategy, ...]:
     return tuple(strategy for strategy in STRATEGIES if strategy in wanted)
 
 
+def make_request(**given: Any) -> SweepRequest:  # of the fields' types, if they are right
+    """Return a request.
+
+    Raises:
+        UsageError: an option has no value of its kind.
+    """
+    try:
+        return SweepRequest(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name, reason = first["loc"][0], first["msg"][:1].lower() + first["msg"][1:]
+        raise UsageError(f"{name}={given.get(str(name))!r}: {reason}", help="`flowinfer sweep --help`") from error
+
+
 def check_request(request: SweepRequest) -> None:
     """Refuse what cannot be swept whatever the models are.
 

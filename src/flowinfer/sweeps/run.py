@@ -66,7 +66,7 @@ def run_sweep(
     if on_folder:
         on_folder(folder)
     if on_warnings:
-        on_warnings([warning for wiring in prepared.wirings for warning in wiring.checked.warnings])
+        on_warnings(list(dict.fromkeys(one for wiring in prepared.wirings for one in wiring.checked.warnings)))
     try:
         if path is not None:
             folder.check_same(prepared.wirings, prepared.datasets)

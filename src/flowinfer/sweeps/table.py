@@ -36,20 +36,22 @@ def as_text(sweep: Sweep) -> str:
     """Return what `print_sweep` prints, without colour."""
     text = io.StringIO()
     print_sweep(sweep, Console(file=text, highlight=False, soft_wrap=True, no_color=True))
-    return text.getvalue()
+    return text.getvalue() + "".join(f"failed: {line}\n" for line in sweep.failures)
 
 
 def as_html(sweep: Sweep) -> str:
     """Return the table as HTML."""
     head = "".join(f"<th>{escape(name)}</th>" for name in _head(sweep))
     body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in _cells(row)) + "</tr>" for row in sweep.rows)
-    remarks = "".join(f"<p><small>{escape(line)}</small></p>" for line in [*notes(sweep), *closing(sweep)])
+    remarks = "".join(
+        f"<p><small>{escape(line)}</small></p>" for line in [*notes(sweep), *closing(sweep), *sweep.failures]
+    )
     return f"<table><tr>{head}</tr>{body}</table>{remarks}"
 
 
 def notes(sweep: Sweep) -> list[str]:
     """Return what a reader must know before comparing the figures."""
-    found = [f"failed: {line}" for line in sweep.failures]
+    found = []
     if sweep.zoo_note:
         found.append(sweep.zoo_note)
     n = {cell.results.n for row in sweep.rows for cell in row.cells if cell.results}

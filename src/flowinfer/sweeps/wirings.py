@@ -60,9 +60,10 @@ def wirings(request: SweepRequest) -> list[Wiring]:
         UsageError: a name or option is wrong, or there are too many.
     """
     sources = [*_generated(request), *_files(request)]
+    count = len(sources) * math.prod(len(values) for values in request.grid.values())
+    if count > request.max_paths:
+        _refuse_many(count, request)
     points = list(_points(request, sources))
-    if len(sources) * len(points) > request.max_paths:
-        _refuse_many(len(sources) * len(points), request)
     made: dict[str, Wiring] = {}
     found: list[Diagnostic] = []
     for source in sources:
