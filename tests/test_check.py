@@ -388,3 +388,8 @@ def test_certified_candidates_are_refused_where_they_cannot_serve(text: str, why
 )
 def test_certified_candidates_are_accepted_elsewhere(text: str) -> None:
     check(text, zoo=PAPER_NAMES)
+
+
+def test_an_unknown_fuser_in_set_is_refused() -> None:
+    with pytest.raises(UsageError, match="--set fuse=meen: unknown fuser"):
+        check("(Qwen | Ds)", zoo=NAMES, overrides={"fuse": "meen"})

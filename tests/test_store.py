@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from flowinfer.cache import DiskStepCache, step_key
+from flowinfer.cache import DiskStepCache, member_order, step_key
 from flowinfer.check import check
 from flowinfer.errors import DataError, RunError, UsageError
-from flowinfer.plan import Plan, compile
+from flowinfer.plan import Plan, compile, members
 from flowinfer.results import Question, Record, Score, StepResult, Trace
 from flowinfer.store import Run, find_run, list_runs, read_records
 from flowinfer.summary import summarize_run
@@ -221,8 +221,6 @@ def test_a_torn_entry_of_the_cache_is_as_if_absent(tmp_path: Path) -> None:
 def key(text: str, prompt: str = "p", question_id: str = "q") -> str:
     made = plan(text)
     step = made.steps[0]
-    from flowinfer.plan import members
-
     return step_key(made, step, {member.node: prompt for member in members(step.source)}, question_id)
 
 
@@ -246,3 +244,19 @@ def test_weights_and_fusers_are_in_the_key() -> None:
 def test_a_sampled_step_is_keyed_by_its_question_too() -> None:
     assert key("Qwen[temperature=1]", question_id="a") != key("Qwen[temperature=1]", question_id="b")
     assert key("Qwen[temperature=1]", prompt="x") != key("Qwen[temperature=1]", prompt="y")
+
+
+def test_permuted_groups_share_their_cached_steps() -> None:
+    def keyed(text: str, prompts: dict[str, str]) -> tuple[str, list[str]]:
+        made = compile(check(text, zoo=NAMES))
+        (step,) = made.steps
+        by_node = {member.node: prompts[member.model] for member in members(step.source)}
+        names = {member.node: member.model for member in members(step.source)}
+        return step_key(made, step, by_node, "q"), [names[node] for node in member_order(made, step, by_node)]
+
+    said = {"Qwen": "a", "Ds": "b", "Yi": "c"}
+    assert keyed("(Qwen | Ds | Yi)", said) == keyed("(Yi | Qwen | Ds)", said)
+    assert keyed("(Qwen | (Ds | Yi))", said) == keyed("((Yi | Ds) | Qwen)", said)
+    assert keyed("(Qwen | (Ds | Yi))", said)[0] != keyed("(Ds | (Qwen | Yi))", said)[0]
+    assert keyed("(Qwen:2 | Ds:1)", said)[0] != keyed("(Qwen:1 | Ds:2)", said)[0]
+    assert keyed("(Qwen | Ds)", said)[0] != keyed("(Qwen | Ds)", {"Qwen": "b", "Ds": "a"})[0]

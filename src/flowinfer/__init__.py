@@ -4,6 +4,7 @@
     flow = flowinfer.load("s2p.flow", zoo="lab")        # or flowinfer.parse("Qwen -> (Yi | Ds)")
     print(flow.run("What is 12 * 12?"))                  # an Answer; str() is its text
     results = flow.evaluate("ceval", sample=100, seed=42)
+    swept = flowinfer.sweep(["Qwen", "Yi", "Ds"], datasets=["gsm8k", "ceval"], sample=100, zoo="lab")
 
 Everything else is importable from the stage modules. Importing this package imports neither torch nor transformers.
 """
@@ -13,10 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["Pipeline", "__version__", "load", "parse"]
+__all__ = ["Pipeline", "__version__", "load", "parse", "sweep"]
 
 if TYPE_CHECKING:
     from flowinfer.api import Pipeline, load, parse
+    from flowinfer.sweeps.api import sweep
 
 
 def __getattr__(name: str) -> object:
@@ -24,4 +26,8 @@ def __getattr__(name: str) -> object:
         from flowinfer import api
 
         return getattr(api, name)
+    if name == "sweep":
+        from flowinfer.sweeps import api as sweeps
+
+        return sweeps.sweep
     raise AttributeError(f"module 'flowinfer' has no attribute '{name}'")

@@ -16,11 +16,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from flowinfer.canonical import Canonical, as_text, canonical
 from flowinfer.machine import hub_folder
-from flowinfer.plan import Member, Plan, Source, Step, members
+from flowinfer.plan import Member, Plan, Step
 from flowinfer.results import StepResult
 
-_FORMAT = 1
+_FORMAT = 2
 """Version of the engine's meaning of a step; raise it when texts would differ."""
 
 
@@ -76,37 +77,33 @@ def default_folder() -> Path:
 def step_key(plan: Plan, step: Step, prompts: Mapping[str, str], question_id: str) -> str:
     """Return sha256 of all that decides a step's text: models, decoding, fuser, weights, rendered prompts.
 
-    Devices, names and timeouts are not in it. Sampling draws from a stream of its own per question and step, so those
-    count where the step samples.
+    Devices, names, timeouts and the order of a group's branches are not in it. Sampling draws from a stream of its own
+    per question and step, so those count where the step samples.
     """
     decisive: dict[str, Any] = {
         "format": _FORMAT,
-        "source": _source(plan, step.source),
+        "source": _canonical(plan, step, prompts).description,
         "decoding": step.decoding.model_dump(mode="json"),
-        "prompts": [prompts[member.node] for member in members(step.source)],
     }
     if step.decoding.temperature > 0:
         decisive["stream"] = [question_id, step.id]
-    text = json.dumps(decisive, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(as_text(decisive).encode("utf-8", errors="surrogatepass")).hexdigest()
 
 
-def _source(plan: Plan, source: Source) -> dict[str, Any]:
-    if isinstance(source, Member):
-        spec = plan.models[source.model]
-        placed = plan.placements.get(source.model)
-        content = spec.model_dump(exclude={"name", "device", "api_key_env", "ref"})
-        return content | {
-            "ref": _content(spec.ref, spec.revision),
-            "dtype": placed.dtype if placed else spec.dtype,
-            "weight": source.weight,
-        }
-    return {
-        "fuse": source.fuse,
-        "fuse_options": dict(source.fuse_options),
-        "weight": source.weight,
-        "sources": [_source(plan, inner) for inner in source.sources],
-    }
+def member_order(plan: Plan, step: Step, prompts: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a step's nodes in the order in which its cached results hold their heads."""
+    return _canonical(plan, step, prompts).nodes
+
+
+def _canonical(plan: Plan, step: Step, prompts: Mapping[str, str]) -> Canonical:
+    return canonical(step.source, lambda member: _model(plan, member) | {"prompt": prompts[member.node]})
+
+
+def _model(plan: Plan, member: Member) -> dict[str, Any]:
+    spec = plan.models[member.model]
+    placed = plan.placements.get(member.model)
+    content = spec.model_dump(exclude={"name", "device", "api_key_env", "ref"})
+    return content | {"ref": _content(spec.ref, spec.revision), "dtype": placed.dtype if placed else spec.dtype}
 
 
 @cache

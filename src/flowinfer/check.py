@@ -13,6 +13,7 @@ from flowinfer.declarations import Declared, Loader
 from flowinfer.errors import Diagnostic, FlowError, FlowInferError, Severity, UnreadableFlow, UsageError
 from flowinfer.options import DECODING_KEYS, FUSER_KEYS, MODEL_KEYS, Scope, check_unique, did_you_mean, typed
 from flowinfer.prompts import PROMPT_SETS
+from flowinfer.registry import fusers
 from flowinfer.resolve import Resolver
 from flowinfer.spec import Decoding, Flow, ModelSpec, nodes
 from flowinfer.syntax import Let, Model, Option, Param, Prompt, Value
@@ -224,6 +225,9 @@ class _Checker:
                 )
             settings.prompts = text
             return
+        if name == "fuse" and text not in fusers():
+            hint = did_you_mean(text, fusers()) or f"fusers: {', '.join(fusers())}"
+            raise UsageError(f"--set fuse={text}: unknown fuser", help=hint)
         quoted = f"defaults {{ {name}={text} }}"
         try:
             Decoding.model_validate({name: (text,) if name.startswith("stop") else text})

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from flowinfer.cache import DiskStepCache, default_folder, step_key
+from flowinfer.cache import DiskStepCache, default_folder, member_order, step_key
 from flowinfer.plan import Plan, fingerprint
 from flowinfer.results import Question, Record, Score, Trace
 from flowinfer.spec import Flow
@@ -86,6 +86,7 @@ def evaluate(
             observer=observer,
             cache=cache,
             step_key=step_key,
+            member_order=member_order,
             vote=majority,
             question_text=question_text,
             models=models,
@@ -156,8 +157,9 @@ def write_rescored(path: Path, pairs: Sequence[tuple[Record, Score | None]], res
         run.close()
 
 
-def _open(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> Run | None:
-    settings = {
+def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> dict[str, Any]:
+    """Return what run.json says of a run."""
+    return {
         "flow": flow.name,
         "plan_fingerprint": fingerprint(plan),
         "dataset": dataset.name,
@@ -172,6 +174,10 @@ def _open(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> Run | N
         "use_cache": request.use_cache,
         **(request.settings or {}),
     }
+
+
+def _open(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> Run | None:
+    settings = run_settings(flow, plan, dataset, request)
     if request.resume is not None:
         return Run.reopen(find_run(request.resume, request.out or Path("runs")), plan, settings)
     if request.out is None:

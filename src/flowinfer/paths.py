@@ -28,12 +28,20 @@ class Path:
     """As one writes it in a .flow file."""
 
 
-def paths(models: Sequence[str], strategies: Sequence[Strategy] = STRATEGIES) -> list[Path]:
+def paths(
+    models: Sequence[str], strategies: Sequence[Strategy] = STRATEGIES, *, depth: int | None = None
+) -> list[Path]:
     """List the wirings of models, singles first, in the order of the models given.
+
+    Args:
+        models: their names.
+        strategies: only these.
+        depth: how many of the models each path wires, all if not given; singles are always of one.
 
     Example: S2P of (A, B, C) begins with A -> (B | C), A -> (C | B), B -> (A | C).
     """
-    return [path for strategy in STRATEGIES if strategy in strategies for path in _of(strategy, models)]
+    length = len(models) if depth is None else depth
+    return [path for strategy in STRATEGIES if strategy in strategies for path in _of(strategy, models, length)]
 
 
 def strategy_of(flow: Flow) -> Path | None:
@@ -48,10 +56,10 @@ def strategy_of(flow: Flow) -> Path | None:
     return None
 
 
-def _of(strategy: Strategy, models: Sequence[str]) -> list[Path]:
+def _of(strategy: Strategy, models: Sequence[str], depth: int) -> list[Path]:
     if strategy == "single":
         return [Path("single", (name,), name) for name in models]
-    return [Path(strategy, order, _written(strategy, order)) for order in permutations(models)]
+    return [Path(strategy, order, _written(strategy, order)) for order in permutations(models, depth)]
 
 
 def _written(strategy: Strategy, order: Sequence[str]) -> str:

@@ -12,23 +12,22 @@ A kill at any moment loses at most the questions in flight: a torn last line is 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pydantic import ValidationError
 from rapidfuzz import process
 
-from flowinfer.errors import DataError, RunError, UsageError
+from flowinfer.errors import DataError, UsageError
+from flowinfer.jsonlog import JsonLog, line_of, lock, whole_lines, writing
 from flowinfer.plan import Plan, fingerprint, to_json
 from flowinfer.results import Record
 from flowinfer.spec import Flow
@@ -69,8 +68,8 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = _lock(path)
-        self._log: IO[bytes] | None = None
+        self._lock = lock(path)
+        self._log = JsonLog(path / "samples.jsonl")
 
     @classmethod
     def create(cls, root: Path, flow: Flow, plan: Plan, settings: Mapping[str, Any], now: datetime) -> Run:
@@ -78,10 +77,10 @@ class Run:
         digest = fingerprint(plan)[:8]
         stem = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{_slug(flow.name)}-{digest}"
         path = _new_folder(root, stem)
-        with _writing(path):
+        with writing(path):
             (path / "pipeline.flow").write_text(flow.source, encoding="utf-8")
             write_json(path / "plan.json", to_json(plan))
-            write_json(path / "run.json", {"version": FORMAT, "started": now.isoformat(), **settings, **_host()})
+            write_json(path / "run.json", {"version": FORMAT, "started": now.isoformat(), **settings, **host()})
             return cls(path)
 
     @classmethod
@@ -109,38 +108,30 @@ class Run:
         """Return what has been answered; a torn last line is passed over."""
         return list(read_records(self.path))
 
-    def append(self, record: Record) -> None:
-        """Write one answer so that a kill cannot lose it.
+    def append(self, *records: Record) -> None:
+        """Write answers so that a kill cannot lose them.
 
         Raises:
             RunError: the disk is full or cannot be written.
         """
-        with _writing(self.path):
-            if self._log is None:
-                _cut_torn_line(self.path / "samples.jsonl")
-                self._log = (self.path / "samples.jsonl").open(
-                    "ab", buffering=0
-                )  # a failed write leaves nothing behind
-            _write_all(self._log, _line(record))
-            os.fsync(self._log.fileno())
+        with writing(self.path):
+            self._log.append(*(_row(record) for record in records))
 
     def rewrite(self, records: Sequence[Record]) -> None:
         """Put these records in the place of the log's, whole or not at all."""
-        with _writing(self.path):
+        with writing(self.path):
             fresh = self.path / "samples.jsonl.partial"
-            fresh.write_bytes(b"".join(_line(record) for record in records))
+            fresh.write_bytes(b"".join(line_of(_row(record)) for record in records))
             fresh.replace(self.path / "samples.jsonl")
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write the results of a complete run."""
-        with _writing(self.path):
+        with writing(self.path):
             write_json(self.path / "results.json", results)
 
     def close(self) -> None:
         """Close the log and release the folder."""
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        self._log.close()
         self._lock.close()
 
 
@@ -151,11 +142,8 @@ def read_records(path: Path) -> Iterator[Record]:
         DataError: a line other than a torn last one is damaged.
     """
     log = path / "samples.jsonl"
-    if not log.is_file():
-        return
-    *lines, _torn = log.read_bytes().split(b"\n")  # a line that a kill cut short has no end, and does not count
     found: dict[str, Record] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(whole_lines(log), start=1):
         if not line.strip():
             continue
         try:
@@ -248,11 +236,6 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
-def _line(record: Record) -> bytes:
-    text = json.dumps(_row(record), ensure_ascii=False, separators=(",", ":")) + "\n"
-    return text.encode("utf-8", errors="surrogatepass")
-
-
 def _row(record: Record) -> dict[str, Any]:
     """Return a record with lm-eval's field names beside its own."""
     score = record.score
@@ -279,49 +262,13 @@ def _new_folder(root: Path, stem: str) -> Path:
             raise UsageError(f"cannot make a run folder in '{root}': {error.strerror}", help="--out FOLDER") from error
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn a disk that is full or read-only into a message that says what is safe."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"cannot write to run '{path}': {error.strerror or error}",
-            help="what was answered before is kept: make room and go on with --resume, or use another --out FOLDER",
-        ) from error
-
-
-def _write_all(log: IO[bytes], line: bytes) -> None:
-    """Write a line whole: an unbuffered file may take less than it is given."""
-    view = memoryview(line)
-    while view:
-        view = view[log.write(view) :]
-
-
-def _cut_torn_line(log: Path) -> None:
-    if not log.is_file():
-        return
-    data = log.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        os.truncate(log, whole)
-
-
-def _lock(path: Path) -> IO[bytes]:
-    handle = (path / ".lock").open("wb")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        handle.close()
-        raise UsageError(f"run '{path.name}' is being written by another process") from error
-    return handle
-
-
 def _slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name)[:40] or "flow"
 
 
-def _host() -> dict[str, Any]:
+def host() -> dict[str, Any]:
+    """Return what a run's folder says of the machine and of the libraries' versions."""
+
     def version(package: str) -> str | None:
         try:
             return metadata.version(package)

@@ -26,6 +26,7 @@ from flowinfer.cli import (
     runs,
     score,
     show,
+    sweep,
 )
 from flowinfer.cli.inputs import show_error
 from flowinfer.errors import FlowError, FlowInferError
@@ -42,7 +43,7 @@ app = typer.Typer(
 
 _COMMANDS = (
     *(check, fmt, explain, graph, plan, exec, score, runs, show),
-    *(report, compare, recommend, models, datasets, doctor),
+    *(sweep, report, compare, recommend, models, datasets, doctor),
 )
 for module in _COMMANDS:
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
@@ -92,7 +93,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _with_defaults(arguments: list[str]) -> list[str]:
-    """Let `--resume` stand alone: it then means the latest run."""
+    """Let `--resume` stand alone: it then means the latest run or sweep."""
     completed: list[str] = []
     for index, argument in enumerate(arguments):
         completed.append(argument)

@@ -55,7 +55,7 @@ def command(
     """Run a flow: over a data set, or on one prompt whose answer is streamed."""
     if file == "-" and prompt is None and dataset is None:
         raise UsageError("standard input cannot be both the flow and the question", help="give one with --prompt")
-    rows = _batch(batch)
+    rows = batch_size(batch)
     flow = read_checked(file, expression, zoo, set_)
     if dry_run:
         from flowinfer.cli.plan import show_plan
@@ -74,7 +74,7 @@ def command(
 
     questions = load_questions(
         dataset,
-        data=_data_paths(data),
+        data=data_paths(data),
         limit=limit,
         sample=sample,
         seed=seed,
@@ -152,7 +152,12 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
         print(json.dumps(answer.to_json(), ensure_ascii=False))
 
 
-def _data_paths(given: list[str] | None) -> dict[str, Path]:
+def data_paths(given: list[str] | None) -> dict[str, Path]:
+    """Return what `--data` says, by data set.
+
+    Raises:
+        UsageError: a name is unknown.
+    """
     from flowinfer.registry import tasks
 
     paths = {name: Path(path).expanduser() for name, path in pairs("--data", given).items()}
@@ -162,7 +167,12 @@ def _data_paths(given: list[str] | None) -> dict[str, Path]:
     return paths
 
 
-def _batch(text: str) -> int | Literal["auto"]:
+def batch_size(text: str) -> int | Literal["auto"]:
+    """Return what `--batch` says.
+
+    Raises:
+        UsageError: it is neither 'auto' nor a whole number.
+    """
     if text == "auto":
         return "auto"
     if text.isdigit() and int(text) >= 1:

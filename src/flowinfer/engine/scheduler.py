@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Literal
 
-import torch
-
-from flowinfer.backends.base import TextModel
-from flowinfer.engine.base import Completion, Decoder, NoCache, Observer, Row, StepCache
-from flowinfer.engine.batching import auto_batch
+from flowinfer.engine.adoption import ordered, renamed
+from flowinfer.engine.base import Completion, NoCache, Observer, Row, StepCache
+from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.reference import ReferenceDecoder
-from flowinfer.engine.text_only import TextDecoder
 from flowinfer.engine.work import Work
-from flowinfer.errors import MemoryShort
-from flowinfer.fusion.shared import SharedVocabularyWarning
-from flowinfer.plan import Plan, Step, Wave, members
-from flowinfer.results import Question, StepResult, Trace
+from flowinfer.plan import Plan, Step, Wave
+from flowinfer.results import Question, Trace
 
 StepKey = Callable[[Plan, Step, Mapping[str, str], str], str]
 """(plan, step, prompts by node, question id) -> what decides the step's text."""
+MemberOrder = Callable[[Plan, Step, Mapping[str, str]], Sequence[str]]
+"""(plan, step, prompts by node) -> the step's nodes in the order in which cached results hold their heads."""
 Vote = Callable[[Question, Sequence[str]], int]
 QuestionText = Callable[[Question], str]
 
@@ -41,6 +36,7 @@ def execute(
     observer: Observer | None = None,
     cache: StepCache | None = None,
     step_key: StepKey | None = None,
+    member_order: MemberOrder | None = None,
     vote: Vote | None = None,
     question_text: QuestionText | None = None,
     models: ModelPool | None = None,
@@ -54,6 +50,7 @@ def execute(
         observer: hears progress.
         cache: results of steps to take instead of running, and to add to; needs `step_key`.
         step_key: what decides a step's text, as one string.
+        member_order: how cached results order their heads, where that is not the order of the flow's text.
         vote: index of the winning answer, for flows that end in a `&` group.
         question_text: what fills {question}; the bare question if not given.
         models: a pool to share between runs; else one is made and closed.
@@ -66,14 +63,15 @@ def execute(
         observer or Observer(),
         (cache if step_key else None) or NoCache(),
         step_key or (lambda plan, step, prompts, question_id: ""),
-        models or ModelPool(),
+        member_order or (lambda plan, step, prompts: list(prompts)),
+        Decoders(models or ModelPool(), observer or Observer(), batch),
     )
     make = Work.factory(plan, vote, question_text)
     try:
         yield from runner.run(make(question) for question in questions)
     finally:
         if models is None:
-            runner.pool.close()
+            runner.decoders.pool.close()
 
 
 class _Runner:
@@ -86,16 +84,16 @@ class _Runner:
         observer: Observer,
         cache: StepCache,
         step_key: StepKey,
-        pool: ModelPool,
+        member_order: MemberOrder,
+        decoders: Decoders,
     ) -> None:
         self.plan = plan
-        self.pool = pool
+        self.decoders = decoders
         self._observer = observer
         self._cache = cache
         self._step_key = step_key
+        self._member_order = member_order
         self._batch = batch
-        self._batches: dict[str, int] = {}
-        self._decoders: dict[str, Decoder] = {}
 
     def run(self, works: Iterator[Work]) -> Iterator[Trace]:
         waves = self.plan.waves or (Wave(tuple(s.id for s in self.plan.steps), tuple(self.plan.models)),)
@@ -105,8 +103,7 @@ class _Runner:
             return
         everything = list(works)
         for wave in waves:
-            self._decoders.clear()
-            self.pool.keep_only(self.plan, wave.models)
+            self.decoders.keep_only(self.plan, wave.models)
             yield from self._run_steps(everything, wave.steps)
 
     def _window(self) -> int:
@@ -127,7 +124,7 @@ class _Runner:
                 key = self._step_key(self.plan, step, prompts, work.question.id)
                 stored = self._cache.get(key)
                 if stored is not None:
-                    adopted = _adopt(stored, step, prompts)
+                    adopted = renamed(stored, self._member_order(self.plan, step, prompts), step)
                     work.accept(adopted)
                     self._observer.finished(work.question.id, adopted)
                     if work.is_done:
@@ -141,73 +138,11 @@ class _Runner:
                     work.error = completion.error
                 else:
                     work.accept(completion.result)
-                    self._cache.put(work.key, completion.result)
+                    order = self._member_order(self.plan, step, completion.row.prompts)
+                    self._cache.put(work.key, ordered(completion.result, order))
                 if work.is_done:
                     yield work.trace()
 
     def _decode(self, step: Step, works: Sequence[Work]) -> Iterator[Completion]:
-        """Decode rows; where memory is short, halve the batch and go on with the rows that are not done."""
-        left = {work.question.id: Row(work.question.id, step.id, work.prompts(step)) for work in works}
-        while left:
-            is_short = False
-            try:
-                for completion in self._decoder(step).decode(list(left.values())):
-                    del left[completion.row.question_id]
-                    yield completion
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_memory_short(error):
-                    raise
-                self._halve(step, error)
-                is_short = True
-            if is_short and torch.cuda.is_available():  # only now is nothing left that the error held on to
-                torch.cuda.empty_cache()
-
-    def _decoder(self, step: Step) -> Decoder:
-        if step.id not in self._decoders:
-            self._decoders[step.id] = self._make_decoder(step)
-        return self._decoders[step.id]
-
-    def _make_decoder(self, step: Step) -> Decoder:
-        heads = [self.pool.get(self.plan, member.model, self._observer) for member in members(step.source)]
-        keeps = all(self.plan.models[member.model].think == "keep" for member in members(step.source))
-        if isinstance(heads[0], TextModel):
-            return TextDecoder(step, heads[0], observer=self._observer, keeps_thinking=keeps)
-        tokens = [head for head in heads if not isinstance(head, TextModel)]
-        assert len(tokens) == len(heads), "check refuses text-only models in groups"
-        if step.id not in self._batches:
-            chosen = auto_batch(self.plan, step, tokens) if self._batch == "auto" else self._batch
-            self._batches[step.id] = chosen
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", SharedVocabularyWarning)
-            decoder = ReferenceDecoder(
-                step, tokens, batch=self._batches[step.id], observer=self._observer, keeps_thinking=keeps
-            )
-        for warning in {str(warning.message) for warning in caught}:
-            self._observer.notice(warning)
-        return decoder
-
-    def _halve(self, step: Step, error: Exception) -> None:
-        batch = self._batches[step.id]
-        if batch == 1:
-            raise MemoryShort(
-                f"step {step.id} {step.title} does not fit into memory even for one question",
-                help="lower max_tokens, use dtype=bfloat16, or place its models on other devices",
-            ) from error
-        self._batches[step.id] = batch // 2
-        self._decoders.pop(step.id, None)
-        self._observer.batch_halved(batch // 2)
-
-
-def _adopt(stored: StepResult, step: Step, prompts: Mapping[str, str]) -> StepResult:
-    """Return a stored result under this plan's ids: the same members stand in the same order."""
-    nodes = list(prompts)
-    heads = tuple(head.model_copy(update={"node": node}) for head, node in zip(stored.heads, nodes, strict=False))
-    shown = dict(zip(nodes, stored.prompts.values(), strict=False))
-    return stored.model_copy(update={"step": step.id, "heads": heads, "prompts": shown})
-
-
-def _is_memory_short(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return "not enough memory" in text or "out of memory" in text or "can't allocate memory" in text
+        rows = [Row(work.question.id, step.id, work.prompts(step)) for work in works]
+        yield from self.decoders.decode(step.id, self.plan, step, rows)

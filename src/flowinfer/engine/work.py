@@ -44,15 +44,8 @@ class Work:
 
     def prompts(self, step: Step) -> Mapping[str, str]:
         """Render a step's prompts by node, from what earlier steps passed on."""
-        join = prompt_set(self._plan.prompts).join
-        choices = "\n".join(f"{letter}. {text}" for letter, text in self.question.choices.items())
-        rendered = {}
-        for member in members(step.source):
-            values = {"question": self._text, "choices": choices}
-            for field, step_ids in member.fields.items():
-                values[field] = join([self._results[step_id].passed_on for step_id in step_ids])
-            rendered[member.node] = render(member.template, values)
-        return rendered
+        passed_on = {step_id: self._results[step_id].passed_on for step_id in step.reads}
+        return render_prompts(self._plan, step, self.question, self._text, passed_on)
 
     def accept(self, result: StepResult) -> None:
         """Take a finished step."""
@@ -99,3 +92,23 @@ class Work:
                 start = max((ends.get(read, 0.0) for read in step.reads), default=0.0)
                 ends[step.id] = start + self._results[step.id].seconds
         return max(ends.values(), default=0.0)
+
+
+def render_prompts(
+    plan: Plan, step: Step, question: Question, text: str, passed_on: Mapping[str, str]
+) -> dict[str, str]:
+    """Render a step's prompts by node.
+
+    Args:
+        text: what fills {question}.
+        passed_on: what each step that this one reads has handed on.
+    """
+    join = prompt_set(plan.prompts).join
+    choices = "\n".join(f"{letter}. {option}" for letter, option in question.choices.items())
+    rendered = {}
+    for member in members(step.source):
+        values = {"question": text, "choices": choices}
+        for field, step_ids in member.fields.items():
+            values[field] = join([passed_on[step_id] for step_id in step_ids])
+        rendered[member.node] = render(member.template, values)
+    return rendered

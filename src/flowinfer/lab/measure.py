@@ -6,16 +6,22 @@ Steps that paths share are computed once.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from flowinfer.cache import DiskStepCache, default_folder
 from flowinfer.check import check
+from flowinfer.engine.base import Observer
+from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.models import ModelPool
-from flowinfer.experiment import Request, evaluate
+from flowinfer.errors import RunError
 from flowinfer.lab import items
 from flowinfer.lab.items import KINDS, Item, Kind, Split
+from flowinfer.machine import this_machine
 from flowinfer.paths import STRATEGIES, Path, Strategy, paths
 from flowinfer.results import Record
+from flowinfer.sweeps.core import Ended, Job, Sharing
+from flowinfer.sweeps.placing import Placed, place_all
 from flowinfer.tasks.base import Dataset, fingerprint
 
 _SETTINGS = {"max_tokens": "160"}
@@ -84,26 +90,50 @@ def measure(
         on_row: hears each finished row.
     """
     drawn = {kind: items.draw(kind, split, num, seed) for kind in KINDS}
-    sets = {kind: as_dataset(kind, found, f"{split} items, seed {seed}") for kind, found in drawn.items()}
-    rows: list[Row] = []
-    letters: list[Letters] = []
-    models = ModelPool()
-    try:
-        for path in paths(names, strategies):
-            flow = check(path.flow, zoo=zoo, overrides=_SETTINGS)
-            accuracy: dict[Kind, float] = {}
-            for kind, questions in sets.items():
-                records: list[Record] = []
-                found = evaluate(flow, questions, Request(out=None), on_record=records.append, models=models)
-                accuracy[kind] = found.accuracy or 0.0
-                if kind == "ceval" and path.strategy == "single":
-                    letters.append(_letters(path.flow, drawn[kind], records))
-            rows.append(Row(path, accuracy, statistics.fmean(accuracy.values())))
+    sets = [as_dataset(kind, found, f"{split} items, seed {seed}") for kind, found in drawn.items()]
+    wired = paths(names, strategies)
+    placed = place_all([check(path.flow, zoo=zoo, overrides=_SETTINGS) for path in wired], this_machine())
+    rows: dict[int, Row] = {}
+    letters: dict[int, Letters] = {}
+    accuracy: dict[int, dict[Kind, float]] = {index: {} for index in range(len(wired))}
+    for ended in _share(placed, sets):
+        index, kind = ended.job.plan, KINDS[ended.job.dataset]
+        accuracy[index][kind] = sum(bool(one.score and one.score.correct) for one in ended.records) / num
+        if kind == "ceval" and wired[index].strategy == "single":
+            letters[index] = _letters(wired[index].flow, drawn[kind], ended.records)
+        if len(accuracy[index]) == len(KINDS):
+            found = {kind: accuracy[index][kind] for kind in KINDS}
+            rows[index] = Row(wired[index], found, statistics.fmean(found.values()))
             if on_row:
-                on_row(rows[-1])
+                on_row(rows[index])
+    in_order = range(len(wired))
+    said = tuple(letters[index] for index in in_order if index in letters)
+    return Report(tuple(rows[index] for index in in_order), said, num, seed, split)
+
+
+def _share(placed: Placed, sets: Sequence[Dataset]) -> Iterator[Ended]:
+    """Run every path over every set, sharing steps; keep nothing but the cache."""
+    problem = next((problem for problem in placed.problems if problem is not None), None)
+    if problem is not None:
+        raise RunError(problem)
+    observer, models = Observer(), ModelPool()
+    sharing = Sharing(
+        placed.plans,
+        sets,
+        lambda run: DiskStepCache(default_folder(), run),
+        Decoders(models, observer, "auto"),
+        observer,
+        frees_models=not placed.fits,
+    )
+    ids = [frozenset(question.id for question in one.questions) for one in sets]
+    jobs = [Job(plan, number, "lab", ids[number]) for plan in range(len(placed.plans)) for number in range(len(sets))]
+    try:
+        for ended in sharing.run(jobs):
+            if ended.error is not None:
+                raise RunError(ended.error)
+            yield ended
     finally:
         models.close()
-    return Report(tuple(rows), tuple(letters), num, seed, split)
 
 
 def table(report: Report) -> str:

@@ -1,0 +1,205 @@
+"""flowinfer sweep: many wirings over many data sets, each shared step run once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flowinfer.cli.inputs import SetOption, ZooOption, pairs, warn
+from flowinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from flowinfer.sweeps.outcome import Sweep
+    from flowinfer.sweeps.request import SweepRequest
+
+
+def command(
+    models: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Models of the zoo, to be wired in the paper's ways.")
+    ] = None,
+    strategies: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Of single, si, pi, s2p, p2s; all if not given.")
+    ] = None,
+    datasets: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="gsm8k, ceval, mathematics, or paths of .jsonl files.")
+    ] = None,
+    flows: Annotated[
+        list[str] | None, typer.Option(metavar="DIR|FILE", help="Flow files, or a folder of them; may be repeated.")
+    ] = None,
+    depth: Annotated[
+        str | None, typer.Option(metavar="N,N", help="How many models a path wires; up to three if not given.")
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=A,B", help="Run every value: max_tokens, fuser, weights, prompts, context, a param."),
+    ] = None,
+    set_: SetOption = None,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PATH", help="Local file or folder of a data set.")
+    ] = None,
+    sample: Annotated[int | None, typer.Option(help="N questions at random (the paper's protocol).")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N questions.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of --sample; 42 if not given.")] = None,
+    zoo: ZooOption = None,
+    independent: Annotated[
+        bool, typer.Option("--independent", help="Every path alone in batch 1, sharing nothing: the paper's protocol.")
+    ] = False,
+    latency: Annotated[
+        int | None, typer.Option(metavar="N", help="Time N questions of every path alone, paths taking turns.")
+    ] = None,
+    batch: Annotated[str | None, typer.Option(metavar="auto|N", help="Rows at once.")] = None,
+    max_paths: Annotated[int | None, typer.Option(help="Refuse to run more paths; 200 if not given.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of sweep folders.")] = Path("sweeps"),
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="[SWEEP]", help="Go on with a sweep: its name, or nothing for the latest."),
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Take no steps of earlier runs; share within the sweep only.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and stop.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
+) -> None:
+    """Run every wiring of some models, or a set of flows, over data sets; steps that paths share run once."""
+    given = {
+        "models": _names(models),
+        "strategies": _strategies(strategies),
+        "depth": _depths(depth),
+        "flows": None if flows is None else tuple(_absolute(name) for name in flows for name in name.split(",")),
+        "params": None if set_ is None else pairs("--set", set_),
+        "grid": None if grid is None else _grid(grid),
+        "datasets": _names(datasets),
+        "data": None if data is None else _data(data),
+        "sample": sample,
+        "limit": limit,
+        "seed": seed,
+        "zoo": zoo,
+        "independent": independent or None,
+        "latency": latency,
+        "batch": None if batch is None else _batch(batch),
+        "use_cache": False if no_cache else None,
+        "max_paths": max_paths,
+    }
+    request = _request({name: value for name, value in given.items() if value is not None}, resume, out)
+    if dry_run:
+        from flowinfer.sweeps.estimate import estimate, print_estimate
+
+        estimated = estimate(request, out)
+        print(json.dumps(estimated.to_json(), ensure_ascii=False)) if json_ else print_estimate(estimated)
+        return
+    sweep = _run(request, out, resume, is_quiet=quiet or (json_ and not sys.stderr.isatty()))
+    if json_:
+        print(json.dumps(_plain(sweep), ensure_ascii=False))
+    else:
+        from flowinfer.sweeps.table import print_sweep
+
+        print_sweep(sweep)
+    if sweep.failures:
+        for line in sweep.failures:
+            print(f"failed: {line}", file=sys.stderr)
+        print(f"  = help: --resume {sweep.folder.name} runs them again", file=sys.stderr)
+        raise typer.Exit(4)
+
+
+def _run(request: SweepRequest, out: Path, resume: str | None, *, is_quiet: bool) -> Sweep:
+    from flowinfer.sweeps.folder import SweepFolder
+    from flowinfer.sweeps.progress import SweepProgress
+    from flowinfer.sweeps.run import run_sweep
+
+    begun: list[SweepFolder] = []
+    with SweepProgress(is_quiet=is_quiet) as progress:
+        try:
+            return run_sweep(
+                request, out=out, resume=resume, progress=progress, on_folder=begun.append, on_warnings=warn
+            )
+        except KeyboardInterrupt:
+            where = f"--out {out} " if str(out) != "sweeps" else ""
+            name = begun[0].path.name if begun else ""
+            cure = f"go on with: flowinfer sweep {where}--resume {name}" if name else "nothing was begun"
+            print(f"\ninterrupted; {cure}", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
+def _request(given: dict[str, Any], resume: str | None, out: Path) -> SweepRequest:
+    """Return what was asked for; a sweep that goes on keeps what it was started with."""
+    from flowinfer.sweeps.request import check_request, make_request
+
+    if resume is None:
+        request = make_request(**given)
+        check_request(request)
+        return request
+    from flowinfer.sweeps.folder import find_sweep, request_of
+
+    path = find_sweep(resume, out)
+    before = request_of(path)
+    for name, value in given.items():
+        if name not in ("latency", "batch", "max_paths") and getattr(before, name) != value:
+            option = {"params": "--set", "use_cache": "--no-cache"}.get(name, f"--{name}")
+            raise UsageError(
+                f"{option} differs from what sweep '{path.name}' was started with",
+                help="leave it out: --resume alone goes on as before; or start a new sweep without --resume",
+            )
+    request = before.model_copy(update=given)
+    check_request(request)
+    return request
+
+
+def _plain(sweep: Sweep) -> dict[str, Any]:
+    labels = dict(zip(sweep.datasets, sweep.labels, strict=True))
+    return sweep.to_json() | {"folder": str(sweep.folder), "zoo": sweep.zoo, "datasets": labels}
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _strategies(text: str | None) -> tuple[str, ...] | None:
+    from flowinfer.sweeps.request import strategies_named
+
+    names = _names(text)
+    return None if names is None else strategies_named(names)
+
+
+def _depths(text: str | None) -> tuple[int, ...] | None:
+    names = _names(text)
+    if names is None:
+        return None
+    if not names or not all(name.isdigit() for name in names):
+        raise UsageError(f"--depth '{text}': expected whole numbers", help="--depth 3, or --depth 2,3")
+    return tuple(int(name) for name in names)
+
+
+def _grid(given: list[str]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for text in given:
+        ((name, values),) = pairs("--grid", [text]).items()
+        if name in found:
+            raise UsageError(f"--grid {name} is given twice", help=f"--grid {name}=A,B in one")
+        found[name] = tuple(value.strip() for value in values.split(","))
+        if not all(found[name]):
+            raise UsageError(f"--grid '{text}': an empty value", help=f"--grid {name}=A,B")
+    return found
+
+
+def _data(given: list[str]) -> dict[str, str]:
+    from flowinfer.cli.exec import data_paths
+
+    return {name: str(path.resolve()) for name, path in data_paths(given).items()}
+
+
+def _batch(text: str) -> int | str:
+    from flowinfer.cli.exec import batch_size
+
+    return batch_size(text)
+
+
+def _absolute(name: str) -> str:
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise UsageError(f"--flows: no such file or folder: '{name}'", help="give .flow files, or a folder of them")
+    return str(path.resolve())

@@ -1,0 +1,108 @@
+"""Decoders of steps, made once and kept with their batch sizes; where memory is short, the batch is halved."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+import torch
+
+from flowinfer.backends.base import TextModel
+from flowinfer.engine.base import Completion, Decoder, Observer, Row
+from flowinfer.engine.batching import auto_batch
+from flowinfer.engine.models import ModelPool
+from flowinfer.engine.reference import ReferenceDecoder
+from flowinfer.engine.text_only import TextDecoder
+from flowinfer.errors import MemoryShort
+from flowinfer.fusion.shared import SharedVocabularyWarning
+from flowinfer.plan import Plan, Step, members
+
+
+class Decoders:
+    """Decode rows of steps.
+
+    Args:
+        pool: the models.
+        observer: hears the engine.
+        batch: most rows of a decoding loop; "auto" asks memory.
+    """
+
+    def __init__(self, pool: ModelPool, observer: Observer, batch: int | Literal["auto"]) -> None:
+        self.pool = pool
+        self._observer = observer
+        self._batch = batch
+        self._batches: dict[str, int] = {}
+        self._made: dict[str, Decoder] = {}
+
+    def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
+        """Free all decoders, and every model that none of these names needs."""
+        self._made.clear()
+        self.pool.keep_only(plan, names)
+
+    def decode(self, name: str, plan: Plan, step: Step, rows: Sequence[Row]) -> Iterator[Completion]:
+        """Decode rows; where memory is short, halve the batch and go on with the rows that are not done.
+
+        Args:
+            name: what the decoder is kept under; another step of the same models, weights and decoding may use it.
+            plan: knows the models.
+            step: what to decode.
+            rows: with the prompts of the step's nodes.
+        Raises:
+            LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
+        """
+        left = {id(row): row for row in rows}
+        while left:
+            is_short = False
+            try:
+                for completion in self._decoder(name, plan, step).decode(list(left.values())):
+                    del left[id(completion.row)]
+                    yield completion
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_memory_short(error):
+                    raise
+                self._halve(name, step, error)
+                is_short = True
+            if is_short and torch.cuda.is_available():  # only now is nothing left that the error held on to
+                torch.cuda.empty_cache()
+
+    def _decoder(self, name: str, plan: Plan, step: Step) -> Decoder:
+        if name not in self._made:
+            self._made[name] = self._make(name, plan, step)
+        return self._made[name]
+
+    def _make(self, name: str, plan: Plan, step: Step) -> Decoder:
+        heads = [self.pool.get(plan, member.model, self._observer) for member in members(step.source)]
+        keeps = all(plan.models[member.model].think == "keep" for member in members(step.source))
+        if isinstance(heads[0], TextModel):
+            return TextDecoder(step, heads[0], observer=self._observer, keeps_thinking=keeps)
+        tokens = [head for head in heads if not isinstance(head, TextModel)]
+        assert len(tokens) == len(heads), "check refuses text-only models in groups"
+        if name not in self._batches:
+            self._batches[name] = auto_batch(plan, step, tokens) if self._batch == "auto" else self._batch
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", SharedVocabularyWarning)
+            decoder = ReferenceDecoder(
+                step, tokens, batch=self._batches[name], observer=self._observer, keeps_thinking=keeps
+            )
+        for warning in {str(warning.message) for warning in caught}:
+            self._observer.notice(warning)
+        return decoder
+
+    def _halve(self, name: str, step: Step, error: Exception) -> None:
+        batch = self._batches[name]
+        if batch == 1:
+            raise MemoryShort(
+                f"step {step.id} {step.title} does not fit into memory even for one question",
+                help="lower max_tokens, use dtype=bfloat16, or place its models on other devices",
+            ) from error
+        self._batches[name] = batch // 2
+        self._made.pop(name, None)
+        self._observer.batch_halved(batch // 2)
+
+
+def _is_memory_short(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return "not enough memory" in text or "out of memory" in text or "can't allocate memory" in text

@@ -1,0 +1,88 @@
+"""`flowinfer.sweep`: the Python interface of sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from flowinfer.sweeps.outcome import Sweep
+from flowinfer.sweeps.request import make_request, strategies_named
+
+
+def sweep(
+    models: Sequence[str] | str = (),
+    *,
+    strategies: Sequence[str] | str = ("single", "SI", "PI", "S2P", "P2S"),
+    datasets: Sequence[str] | str,
+    flows: Sequence[str | Path] = (),
+    sample: int | None = None,
+    limit: int | None = None,
+    seed: int = 42,
+    zoo: str | None = None,
+    depth: int | Sequence[int] = (),
+    params: Mapping[str, object] | None = None,
+    grid: Mapping[str, Sequence[object]] | None = None,
+    data: Mapping[str, str | Path] | None = None,
+    independent: bool = False,
+    latency: int = 0,
+    batch: int | Literal["auto"] = "auto",
+    use_cache: bool = True,
+    max_paths: int = 200,
+    out: str | Path = "sweeps",
+    resume: str | None = None,
+    quiet: bool = True,
+) -> Sweep:
+    """Run the paper's wirings of models, and flow files, over data sets; steps that they share run once.
+
+    Args:
+        models: names of the zoo, as a list or as in `Qwen,Yi`, to be wired in the paper's ways.
+        strategies: which of the ways.
+        datasets: gsm8k, ceval, mathematics, or paths of .jsonl files.
+        flows: flow files, or folders of them, beside or instead of models.
+        sample, limit, seed: which questions; see `flowinfer sweep --help`.
+        zoo: name or path of a zoo.
+        depth: how many of the models a path wires.
+        params, grid: options for all paths; lists of values of which every combination is run.
+        data: local files of data sets by name.
+        independent: every path alone in batch 1, as in the paper.
+        latency: how many questions of each path to time alone.
+        batch: most rows at once.
+        use_cache: take finished steps of earlier runs.
+        max_paths: refuse more.
+        out: where the sweep's folder goes.
+        resume: go on with a sweep: its path, name or `latest`, with the same arguments.
+        quiet: no progress on standard error.
+    """
+    from flowinfer.sweeps.progress import SweepProgress
+    from flowinfer.sweeps.run import run_sweep
+
+    request = make_request(
+        models=_names(models),
+        strategies=strategies_named(_names(strategies)),
+        depth=(depth,) if isinstance(depth, int) else tuple(depth),
+        flows=tuple(str(Path(path).resolve()) for path in flows),
+        params={name: _text(value) for name, value in (params or {}).items()},
+        grid={name: tuple(_text(value) for value in values) for name, values in (grid or {}).items()},
+        datasets=_names(datasets),
+        data={name: str(Path(path).resolve()) for name, path in (data or {}).items()},
+        sample=sample,
+        limit=limit,
+        seed=seed,
+        zoo=zoo,
+        independent=independent,
+        latency=latency,
+        batch=batch,
+        use_cache=use_cache,
+        max_paths=max_paths,
+    )
+    with SweepProgress(is_quiet=quiet) as progress:
+        return run_sweep(request, out=Path(out), resume=resume, progress=progress)
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _names(given: Sequence[str] | str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else tuple(given)

@@ -1,0 +1,197 @@
+"""What a sweep came to: a table of paths and data sets, read from its folder."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowinfer.jsonlog import whole_lines
+from flowinfer.merge import merge
+from flowinfer.plan import compile, members
+from flowinfer.store import read_json
+from flowinfer.summary import Results
+from flowinfer.sweeps.folder import Entry, read_index, read_latency
+from flowinfer.sweeps.wirings import Wiring
+from flowinfer.tasks.base import Dataset
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One path on one data set."""
+
+    results: Results | None
+    """None where the path failed."""
+    error: str | None
+    seconds: float | None
+    """Mean per question, measured alone; None where nothing was."""
+    calls: int
+    """Model calls that its own run made; the others were taken from other runs."""
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One path."""
+
+    wiring: Wiring
+    cells: tuple[Cell, ...]
+    """One per data set."""
+    calls: int
+    """Model calls that it takes alone."""
+
+    @property
+    def mean(self) -> float | None:
+        """Return its mean accuracy over the data sets; None unless it has one on each."""
+        found = [cell.results.accuracy for cell in self.cells if cell.results and cell.results.accuracy is not None]
+        return statistics.fmean(found) if found and len(found) == len(self.cells) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Return its mean seconds per question over the data sets; None unless measured on each."""
+        found = [cell.seconds for cell in self.cells if cell.seconds is not None]
+        return statistics.fmean(found) if found and len(found) == len(self.cells) else None
+
+    @property
+    def shared(self) -> float:
+        """Return the share of its calls that other runs made."""
+        made = sum(cell.calls for cell in self.cells)
+        return 1 - made / self.calls if self.calls else 0.0
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that is through."""
+
+    folder: Path
+    rows: tuple[SweepRow, ...]
+    datasets: tuple[str, ...]
+    """Names as asked for."""
+    labels: tuple[str, ...]
+    """Names for tables."""
+    zoo: str
+    zoo_note: str | None
+    calls_needed: int
+    """Model calls (one model, one question) of a run that goes path by path."""
+    calls_made: int
+    """Calls that this sweep made."""
+    wall_seconds: float
+    """At work, all sessions together."""
+
+    @property
+    def failures(self) -> list[str]:
+        """Return a line for every path that failed on a data set, or failed questions there."""
+        found = []
+        for row in self.rows:
+            for label, cell in zip(self.labels, row.cells, strict=True):
+                if cell.error is not None:
+                    found.append(f"{row.wiring.key} {row.wiring.name} on {label}: {cell.error}")
+                elif cell.results and cell.results.failed:
+                    found.append(
+                        f"{row.wiring.key} {row.wiring.name} on {label}: {cell.results.failed} questions failed"
+                    )
+        return found
+
+    @property
+    def table(self) -> list[dict[str, object]]:
+        """Return one row per path and data set, ready for a data frame."""
+        return [
+            {"path": row.wiring.key, "flow": row.wiring.flow, "strategy": row.wiring.strategy, "dataset": name}
+            | {key: value for key, value in _cell(cell).items() if key != "run"}
+            for row in self.rows
+            for name, cell in zip(self.datasets, row.cells, strict=True)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what results.json holds."""
+        return {
+            "version": 1,
+            "calls_needed": self.calls_needed,
+            "calls_made": self.calls_made,
+            "seconds": self.wall_seconds,
+            "paths": {
+                row.wiring.key: {
+                    "name": row.wiring.name,
+                    "flow": row.wiring.flow,
+                    "strategy": row.wiring.strategy,
+                    "mean": row.mean,
+                    "seconds_per_question": row.seconds,
+                    "shared": row.shared,
+                    "datasets": {name: _cell(cell) for name, cell in zip(self.datasets, row.cells, strict=True)},
+                }
+                for row in self.rows
+            },
+        }
+
+    def __repr__(self) -> str:
+        from flowinfer.sweeps.table import as_text
+
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        from flowinfer.sweeps.table import as_html
+
+        return as_html(self)
+
+
+def read_sweep(folder: Path, wirings: Sequence[Wiring], datasets: Sequence[Dataset], seconds: float) -> Sweep:
+    """Read what a sweep came to from its folder."""
+    index, latency = read_index(folder), read_latency(folder)
+    rows, needed = [], 0
+    for wiring in wirings:
+        calls = sum(len(list(members(step.source))) for step in compile(wiring.checked).steps)
+        calls *= sum(len(dataset.questions) for dataset in datasets)
+        needed += calls
+        cells = []
+        for dataset in datasets:
+            key = (wiring.key, dataset.name)
+            cells.append(_read_cell(folder, index.get(key), latency.get(key, {})))
+        rows.append(SweepRow(wiring, tuple(cells), calls))
+    flow = wirings[0].checked
+    made = sum(cell.calls for row in rows for cell in row.cells)
+    names, labels = tuple(one.name for one in datasets), tuple(one.label for one in datasets)
+    return Sweep(folder, tuple(rows), names, labels, flow.zoo, flow.zoo_note, needed, made, seconds)
+
+
+def _read_cell(folder: Path, entry: Entry | None, latency: Mapping[str, float]) -> Cell:
+    if entry is None:
+        return Cell(None, "was not run", None, 0)
+    run = folder / entry.run if entry.run else None
+    calls = _calls_made(run) if run else 0
+    if entry.status != "done" or run is None:
+        return Cell(None, entry.error or "failed", None, calls)
+    results = Results.model_validate(read_json(run / "results.json"))
+    alone = results.seconds_per_question if results.batch == "1" and not results.cached else None
+    return Cell(results, None, statistics.fmean(latency.values()) if latency else alone, calls)
+
+
+def _calls_made(run: Path) -> int:
+    """Count the model calls that a run made itself, from its log."""
+    calls: dict[str, int] = {}
+    for line in whole_lines(run / "samples.jsonl"):
+        if line.strip():
+            row = json.loads(line.decode("utf-8", errors="surrogatepass"))
+            steps = [step for step in row["trace"]["steps"] if step["cached_from"] is None]
+            calls[row["question"]["id"]] = sum(max(1, len(step["heads"])) for step in steps)
+    return sum(calls.values())
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    if cell.results is None:
+        return {"status": "failed", "error": cell.error}
+    kept = {"n", "correct", "accuracy", "no_answer", "truncated", "failed", "run"}
+    plain = cell.results.model_dump(mode="json", include=kept)
+    return {
+        "status": "done",
+        **plain,
+        "interval": list(cell.results.interval),
+        "seconds_per_question": cell.seconds,
+        "calls_made": cell.calls,
+    }
+
+
+def shared_calls(wirings: Sequence[Wiring], questions: int) -> int:
+    """Return how many model calls the paths take at most with sharing."""
+    return merge([compile(wiring.checked) for wiring in wirings]).calls_shared * questions

@@ -1,0 +1,102 @@
+"""A sweep as a table: for the terminal, for print, for a notebook."""
+
+from __future__ import annotations
+
+import io
+from html import escape
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from flowinfer.sweeps.outcome import Cell, Sweep, SweepRow
+
+_WIDE = 200
+"""Columns of a table that no terminal bounds."""
+
+
+def print_sweep(sweep: Sweep, console: Console | None = None) -> None:
+    """Print the paths with their accuracies, and what sharing saved."""
+    console = console or Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDE)
+    table = Table()
+    for name in _head(sweep):
+        is_text = name in ("path", "strategy", "flow")
+        table.add_column(name, overflow="fold", justify="left" if is_text else "right")
+    for row in sweep.rows:
+        table.add_row(*(text.replace("[", "\\[") for text in _cells(row)))
+    console.print(table)
+    for line in [*notes(sweep), *closing(sweep)]:
+        console.print(line, markup=False)
+
+
+def as_text(sweep: Sweep) -> str:
+    """Return what `print_sweep` prints, without colour."""
+    text = io.StringIO()
+    print_sweep(sweep, Console(file=text, highlight=False, soft_wrap=True, no_color=True))
+    return text.getvalue() + "".join(f"failed: {line}\n" for line in sweep.failures)
+
+
+def as_html(sweep: Sweep) -> str:
+    """Return the table as HTML."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in _head(sweep))
+    body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in _cells(row)) + "</tr>" for row in sweep.rows)
+    remarks = "".join(
+        f"<p><small>{escape(line)}</small></p>" for line in [*notes(sweep), *closing(sweep), *sweep.failures]
+    )
+    return f"<table><tr>{head}</tr>{body}</table>{remarks}"
+
+
+def notes(sweep: Sweep) -> list[str]:
+    """Return what a reader must know before comparing the figures."""
+    found = []
+    if sweep.zoo_note:
+        found.append(sweep.zoo_note)
+    n = {cell.results.n for row in sweep.rows for cell in row.cells if cell.results}
+    if n:
+        asked = f"{min(n)}" if len(n) == 1 else f"{min(n)} to {max(n)}"
+        found.append(f"accuracy in % with its 95 % interval (Wilson), {asked} questions each")
+    if all(row.seconds is None for row in sweep.rows):
+        found.append("s/question: nothing was timed alone; --latency N times N questions of each path")
+    return found
+
+
+def closing(sweep: Sweep) -> list[str]:
+    """Return what sharing saved, and where everything is kept."""
+    saved = 1 - sweep.calls_made / sweep.calls_needed if sweep.calls_needed else 0.0
+    return [
+        f"{sweep.calls_made:,} model calls made; path by path they would be {sweep.calls_needed:,}"
+        f" ({100 * saved:.0f} % saved); {_clock(sweep.wall_seconds)} at work",
+        f"sweep {sweep.folder}",
+    ]
+
+
+def _head(sweep: Sweep) -> list[str]:
+    return ["path", "strategy", "flow", *sweep.labels, "mean", "s/question", "shared"]
+
+
+def _cells(row: SweepRow) -> list[str]:
+    return [
+        row.wiring.key,
+        row.wiring.strategy or "-",
+        row.wiring.name,
+        *(_cell(cell) for cell in row.cells),
+        "-" if row.mean is None else f"{100 * row.mean:.1f}",
+        "-" if row.seconds is None else f"{row.seconds:.2f}",
+        f"{100 * row.shared:.0f} %",
+    ]
+
+
+def _cell(cell: Cell) -> str:
+    if cell.results is None:
+        return "failed"
+    if cell.results.accuracy is None:
+        return "-"
+    low, high = (100 * end for end in cell.results.interval)
+    return f"{100 * cell.results.accuracy:.0f} [{low:.0f}-{high:.0f}]"
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
