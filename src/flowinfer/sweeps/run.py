@@ -29,6 +29,7 @@ from flowinfer.sweeps.prepare import Prepared, prepare
 from flowinfer.sweeps.progress import SweepProgress
 from flowinfer.sweeps.request import SweepRequest
 from flowinfer.tasks.base import Dataset
+from flowinfer.toy import provide
 
 _WRITE_SECONDS = 10.0
 """How often the time at work is written down, so that a kill loses little of it."""
@@ -81,6 +82,7 @@ class _Run:
     def __init__(self, prepared: Prepared, folder: SweepFolder, progress: SweepProgress) -> None:
         self._request, self._folder, self._progress = prepared.request, folder, progress
         self._wirings, self._datasets = prepared.wirings, prepared.datasets
+        provide(spec for wiring in self._wirings for spec in wiring.checked.models.values())
         self._placed: Placed = place_all([wiring.checked for wiring in self._wirings], this_machine())
         self._session = datetime.now(UTC).isoformat()
         self._started = self._written = time.monotonic()
