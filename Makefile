@@ -4,9 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# A zoo of trained models and its questions, used by the demo where they lie beside the checkout.
+# A zoo with an independent program's accuracies, beside the checkout or nowhere; benchmarks/paths.py reproduces them.
 TRIAL ?= $(wildcard ../shared/trial_zoo)
-DEMO_ARGS := --set max_tokens=64 $(if $(TRIAL),--zoo $(TRIAL)/zoo.toml --data ceval=$(TRIAL)/ceval.jsonl,)
 
 .PHONY: demo test test-slow test-gpu check lint types contracts bench clean install
 
@@ -20,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/flowinfer graph pipelines/s2p.flow
-	$(BIN)/flowinfer exec pipelines/s2p.flow --dataset ceval $(DEMO_ARGS)
+	$(BIN)/flowinfer exec pipelines/s2p.flow --dataset ceval
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile

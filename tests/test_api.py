@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import flowinfer
+from flowinfer.ask import _Gate
+from flowinfer.engine.thinking import strip_thinking
 from flowinfer.errors import FlowError
 
 
@@ -80,3 +82,29 @@ def test_a_refused_flow_raises_with_all_diagnostics() -> None:
 def test_load_reads_a_file(tmp_path: Path, toy_zoo: Path) -> None:
     (tmp_path / "mine.flow").write_text("Qwen -> Yi\n")
     assert flowinfer.load(tmp_path / "mine.flow", zoo=str(toy_zoo)).flow.name == "mine"
+
+
+@pytest.mark.parametrize("flow", ["Ds", "Qwen -> Ds", "(Qwen | Ds)"])
+def test_streams_of_models_that_think_join_to_the_answer(flow: str) -> None:
+    """Line breaks behind a closed thought came through, in a token of their own."""
+    with flowinfer.parse(flow, zoo="lab") as pipeline:
+        for question in ("What is 12 * 3?", "求 12*x**2 + 6*x + 16 对 x 的导数。"):
+            assert "".join(pipeline.stream(question)) == pipeline.run(question).text
+
+
+@pytest.mark.parametrize(
+    ("pieces", "opened"),
+    [
+        (["a thought\n", "</think>", "\n\n", "42"], True),
+        (["a", " thought</thi", "nk>\n", "\n42\n", "done"], True),
+        (["<thi", "nk>", "hm", "</think>", "\n", "\n", "42"], False),
+        (["\n", "\n<think>hm</think>\n42"], False),
+        (["\n\n", "42 < 43"], False),
+        (["<", "b>42"], False),
+        (["never closed"], True),
+    ],
+)
+def test_gated_pieces_are_what_stripping_leaves(pieces: list[str], opened: bool) -> None:
+    gate = _Gate(strips=True, stops=(), prefill="")
+    gate.begin(opened)
+    assert "".join(map(gate.pass_on, pieces)) == strip_thinking("".join(pieces), opened=opened)

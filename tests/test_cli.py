@@ -96,9 +96,9 @@ def test_a_dry_run_prints_the_plan_and_runs_nothing(work: Path) -> None:
     assert "s2  (Qwen | Ds)  reads s1" in done.stdout and not (work / "runs").exists()
 
 
-def test_demo_items_serve_the_toy_zoo_and_say_so(work: Path) -> None:
+def test_lab_items_serve_the_toy_zoo_and_say_so(work: Path) -> None:
     done = flowinfer("exec", "s2p.flow", "--dataset", "ceval", "--zoo", "toy", "--limit", "1", cwd=work)
-    assert "ceval (demo items)" in done.stdout and "answers are noise" in done.stdout
+    assert "ceval (lab)" in done.stdout and "answers are noise" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,7 @@ def test_demo_items_serve_the_toy_zoo_and_say_so(work: Path) -> None:
         (("explain", "E9999"), 2, "unknown code"),
         (("fmt", "nowhere.flow"), 2, "cannot read"),
         (("graph", "-e", "Qwen", "--format", "gif"), 2, "text, mermaid"),
+        (("graph", "s2p.flow", "-o", "a.pdf"), 2, "no form goes with that ending"),
         (("graph", "s2p.flow", "-e", "Qwen"), 2, "give a .flow file, or"),
         (("plan", "-e", "Qwen", "--devices", "tpu"), 2, "cuda:0=24GB"),
         (("exec", "s2p.flow", "--zoo", "nope"), 2, "unknown zoo"),
@@ -178,6 +179,33 @@ def test_fmt_check_and_diff_change_nothing(work: Path) -> None:
     assert flowinfer("fmt", "x.flow", cwd=work).returncode == 0
     assert path.read_text("utf-8") == "Qwen -> (Yi | Ds)\n"
     assert flowinfer("fmt", "--check", "x.flow", cwd=work).returncode == 0
+
+
+def test_a_file_that_cannot_be_read_hides_no_other(work: Path) -> None:
+    (work / "bad.flow").write_bytes(b"\xff\xfe")
+    (work / "wrong.flow").write_text("Qwen -> Dss\n", encoding="utf-8")
+    done = flowinfer("check", "bad.flow", "nowhere.flow", ".", "wrong.flow", "--json", cwd=work)
+    assert done.returncode == 2 and [d["code"] for d in json.loads(done.stdout)] == ["E0100"]
+    assert done.stderr.count("error: ") == 3
+    (work / "loose.flow").write_text("Qwen->Ds\n", encoding="utf-8")
+    assert flowinfer("fmt", "bad.flow", "loose.flow", cwd=work).returncode == 2
+    assert (work / "loose.flow").read_text("utf-8") == "Qwen -> Ds\n"
+
+
+def test_standard_input_is_utf_8_and_output_never_fails_for_want_of_a_character(work: Path) -> None:
+    command = [sys.executable, "-m", "flowinfer", "check", "-"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    for text, code, message in ((b"\xff", 2, b"not UTF-8 at byte 0"), ("千 -> Qwen".encode(), 1, b"E0100")):
+        done = subprocess.run(command, input=text, capture_output=True, env=environment, check=False)
+        assert done.returncode == code and message in done.stdout + done.stderr and b"Traceback" not in done.stderr
+
+
+def test_check_and_plan_build_no_toy_models(work: Path) -> None:
+    environment = os.environ | {"FLOWINFER_CACHE": str(work / "fresh")}
+    for command in ("check", "plan", "graph"):
+        arguments = [sys.executable, "-m", "flowinfer", command, "s2p.flow", "--zoo", "toy"]
+        assert subprocess.run(arguments, cwd=work, env=environment, capture_output=True, check=False).returncode == 0
+    assert not (work / "fresh").exists()
 
 
 def test_graphs_of_every_form_are_written(work: Path) -> None:

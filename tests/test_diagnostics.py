@@ -56,3 +56,16 @@ def test_github_escapes_what_would_end_the_command() -> None:
 @pytest.mark.parametrize(("text", "width"), [("abc", 3), ("千问", 4), ("\tA", 5), ("e\u0301", 1), ("", 0)])
 def test_display_width_counts_terminal_columns(text: str, width: int) -> None:
     assert display_width(text) == width
+
+
+def test_a_long_line_is_shown_around_its_mistake() -> None:
+    shown = full(first("Qwen -> " * 100 + "Dss" + " -> Qwen" * 100)).split("\n")
+    assert shown[1].endswith(":1:801") and max(map(display_width, shown)) < 140
+    line, caret = shown[3], shown[4]
+    assert line[caret.index("^") : caret.rindex("^") + 1] == "Dss" and line.endswith(" ...")
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    shown = full(first('"a\x1b[31m" -> Ds'))
+    assert "\x1b" not in shown and "a␛[31m" in shown
+    assert "\n" not in concise(first('"a\\nb" -> Ds'))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -24,7 +25,7 @@ S2P = """
                              ┌────────┐
                            ┌▶│   Yi   │──┐
 ┌──────────┐   ┌───────┐   │ │ verify │  │  ┌────────┐   ┌────────┐
-│ question │──▶│ Qwen  │──▶┤ └────────┘  ├─▶│ ⊕ mean │──▶│ answer │
+│ question │──▶│ Qwen  │───┤ └────────┘  ├─▶│ ⊕ mean │──▶│ answer │
 └──────────┘   │ draft │   │ ┌────────┐  │  └────────┘   └────────┘
                └───────┘   └▶│   Ds   │──┘
                              │ verify │
@@ -96,6 +97,35 @@ def test_every_line_of_a_drawing_meets_its_neighbour(source: str, width: int) ->
 def _cells(line: str) -> list[str]:
     """Return one entry per terminal column."""
     return [part for character in line for part in ([character] + ["·"] * (display_width(character) - 1))]
+
+
+def test_no_arrow_points_at_a_fork_or_at_another_arrow() -> None:
+    source = "((Qwen | Ds) | ((Yi))) -> (Qwen)"
+    for width in (400, 20):
+        drawing = text.render(flow(source), width=width)
+        assert not any(pair in drawing for pair in ("▶┤", "▶┼", "▶▶", "▶─▶", "▶├"))
+
+
+def test_the_narrower_drawing_is_taken_where_neither_fits() -> None:
+    drawing = text.render(flow("(" + " | ".join(["Qwen"] * 12) + ")"), width=40)
+    assert max(map(display_width, drawing.split("\n"))) < 70
+
+
+@pytest.mark.parametrize(
+    "name", ["WWWWWWMMMMMM", "illiilliil", "通义千问大模型", "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"]
+)
+def test_boxes_are_wide_enough_for_the_widest_letters(name: str) -> None:
+    """Widths of DejaVu Sans, the widest of the usual fonts."""
+    document = svg.render(flow(f'model "{name}" = "x"\n"{name}"'))
+    width = float(re.findall(r'<rect class="box" width="([\d.]+)"', document)[0])
+    needed = 15 * sum(
+        {"W": 0.989, "M": 0.863}.get(c, 1.0 if ord(c) > 0x2E80 else 0.28 if c in "il" else 0.6) for c in name
+    )
+    assert width >= needed + 12
+
+
+def test_control_characters_of_a_flow_do_not_break_the_svg() -> None:
+    ET.fromstring(svg.render(flow("# \x1b and \x00\nQwen")))
 
 
 @given(_flows)

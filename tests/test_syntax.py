@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lark import Lark
 
+from flowinfer.errors import FlowError
 from flowinfer.formatting import format_text
 from flowinfer.syntax import Call, FlowStatement, Group, Let, Model, Prompt, grammar_text, parse
 
@@ -71,6 +72,50 @@ def test_long_texts_are_dedented() -> None:
     assert prompt.template.data == "a\n  b"
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (r'"a\nb\t\"\'\\"', "a\nb\t\"'\\"),
+        (r"'a\u5343\x41'", "a千A"),
+        ('"""\\boxed{{}} \\nabla"""', "\\boxed{{}} \\nabla"),
+        (r'"""a\\b \" c"""', 'a\\b " c'),
+    ],
+)
+def test_short_texts_know_escapes_and_long_ones_keep_backslashes(written: str, meant: str) -> None:
+    (prompt,) = [s for s in parse(f"prompt p = {written}\nQwen").statements if isinstance(s, Prompt)]
+    assert prompt.template.data == meant
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_lines_may_end_in_any_way(ending: str) -> None:
+    document = parse(ending.join(["# one", "Qwen ->", "  Ds", "Yi ->"]))
+    assert [(d.code, d.span.line) for d in document.problems] == [("E0012", 4)]
+
+
+@pytest.mark.parametrize("blank", ["\t", "\u00a0", "\u3000", "\u2003", "\v"])
+def test_any_blank_separates(blank: str) -> None:
+    assert len(flow_of(f"Qwen{blank}->{blank}Ds").chain.stages) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-" * 50_000,
+        '"""' + "a \n" * 20_000,
+        '"' + "\\" * 20_001,
+        "\u2003" * 20_000 + "Qwen",
+        " \n" * 20_000 + "Qwen",
+        "Qwen -> " * 5_000,
+        "（" * 2_000,
+        "".join(chr(33 + i % 94) for i in range(20_000)),
+    ],
+    ids=["dashes", "open text", "backslashes", "wide blanks", "blank lines", "long chain", "brackets", "noise"],
+)
+def test_a_huge_file_is_read_once(text: str) -> None:
+    """Each of these took minutes, or more memory than there is, when reading it was quadratic."""
+    parse(text)
+
+
 def test_a_mistake_in_one_statement_hides_no_other_statement() -> None:
     document = parse('let = 3\nmodel A = "a"\nlet b = A -> A\n(A | ')
     assert [type(statement) for statement in document.statements] == [Model, Let]
@@ -125,6 +170,26 @@ def _stage(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     answers = st.lists(chains, min_size=2, max_size=3).map(lambda parts: f"({' & '.join(parts)})")
     weighted = st.lists(chains, min_size=2, max_size=3).map(lambda parts: f"({'|'.join(p + ':0.5' for p in parts)})")
     return fused | answers | weighted
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("(Qwen:0.3333333333 | Ds:1234567)", "(Qwen:0.3333333333 | Ds:1234567)"),
+        ("(Qwen:0.70 | Ds:3e-1)", "(Qwen:0.7 | Ds:0.3)"),
+        ("Qwen[stop=['\\\"', 'a\"b', 'it\\'s']]", 'Qwen[stop=["\\"", "a\\"b", "it\'s"]]'),
+        ("import 'a\"b.flow'\nQwen", 'import "a\\"b.flow"\nQwen'),
+        ("Qwen –> Ds ⇒ Yi －＞ Qwen", "Qwen -> Ds -> Yi -> Qwen"),
+        ("(Qwen：０．７ ｜ Ds：０．３）", "(Qwen:0.7 | Ds:0.3)"),
+    ],
+)
+def test_formatting_keeps_values_and_mends_slips(text: str, expected: str) -> None:
+    assert format_text(text) == expected + "\n"
+
+
+def test_formatting_refuses_rather_than_lose_a_statement() -> None:
+    with pytest.raises(FlowError):
+        format_text("let a = Qwen\na\nQwen —")
 
 
 _flows = st.recursive(st.builds(str.__add__, _names, _options), _stage, max_leaves=8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from flowinfer.engine.base import Observer, TokenEvent
 from flowinfer.engine.models import ModelPool
@@ -16,6 +16,7 @@ from flowinfer.placement import ready
 from flowinfer.plan import Plan, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.spec import Flow
+from flowinfer.toy import provide
 
 
 @dataclass(frozen=True)
@@ -110,31 +111,33 @@ class _Gate:
         self._pending = prefill
         self._given = len(prefill)
         """Characters of the prefill that are still pending; a stop text in them does not count."""
-        self._is_thinking = False
+        self._phase: Literal["start", "thinking", "after", "answer"] = "start" if strips else "answer"
+        """After a thought, line breaks are dropped; before one they are held until it is clear that none begins."""
         self.passed = ""
 
     def begin(self, opens_thinking: bool) -> None:
         """Start an answer that may begin inside thinking."""
-        self._is_thinking = opens_thinking and self._strips
+        if opens_thinking and self._strips:
+            self._phase = "thinking"
 
     def pass_on(self, text: str) -> str:
         """Take new text and return what is certainly answer."""
         self._pending += text
-        if self._is_thinking:
+        if self._phase == "start":
+            body = self._pending.lstrip("\n")
+            if "<think>".startswith(body):
+                return ""
+            self._phase = "thinking" if body.startswith("<think>") else "answer"
+        if self._phase == "thinking":
             _, closed, after = self._pending.partition("</think>")
             if not closed:
                 return ""
-            self._is_thinking = False
-            self._pending, self._given = after.lstrip("\n"), 0
-        if self._strips and not self.passed:
-            stripped = self._pending.lstrip("\n") or self._pending
-            self._given = max(0, self._given - len(self._pending) + len(stripped))
-            self._pending = stripped
-            if self._pending.startswith("<think>"):
-                self._is_thinking = True
-                return self.pass_on("")
-            if "<think>".startswith(self._pending):
+            self._phase, self._pending, self._given = "after", after, 0
+        if self._phase == "after":
+            self._pending = self._pending.lstrip("\n")
+            if not self._pending:
                 return ""
+            self._phase = "answer"
         found = [self._pending.find(stop, self._given) for stop in self._stops]
         stopped = min((at for at in found if at >= 0), default=None)
         cut = max(0, len(self._pending) - self._hold) if stopped is None else stopped
@@ -176,6 +179,7 @@ def ask(
         if on_text is not None:
             on_text(text)
 
+    provide(flow.models.values())
     plan = ready(flow, this_machine())
     listener = _Listener(
         plan,

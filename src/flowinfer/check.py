@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from flowinfer.declarations import Declared, Loader
-from flowinfer.errors import Diagnostic, FlowError, Severity, UsageError
+from flowinfer.errors import Diagnostic, FlowError, FlowInferError, Severity, UnreadableFlow, UsageError
 from flowinfer.options import DECODING_KEYS, FUSER_KEYS, MODEL_KEYS, Scope, check_unique, did_you_mean, typed
 from flowinfer.prompts import PROMPT_SETS
 from flowinfer.resolve import Resolver
 from flowinfer.spec import Decoding, Flow, ModelSpec, nodes
 from flowinfer.syntax import Let, Model, Option, Param, Prompt, Value
-from flowinfer.zoo import Zoo, resolve_ref, select_zoo
+from flowinfer.zoo import Zoo, resolve_ref, select_zoo, unfit
 
 Read = Callable[[Path], str]
 
@@ -56,15 +57,17 @@ def read_flow(path: Path) -> str:
     """Return a flow file's text.
 
     Raises:
-        UsageError: it is missing, a folder, or not UTF-8.
+        UnreadableFlow: it is missing, a folder, or not UTF-8.
     """
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 at byte {error.start}", help="save the file as UTF-8") from error
-    except OSError as error:
+        raise UnreadableFlow(f"{path}: not UTF-8 at byte {error.start}", help="save the file as UTF-8") from error
+    except (OSError, ValueError) as error:
         hint = f"write the flow itself with -e: -e '{path}'" if "->" in str(path) else None
-        raise UsageError(f"cannot read '{path}': {(error.strerror or str(error)).lower()}", help=hint) from error
+        raise UnreadableFlow(
+            f"cannot read '{path}': {(getattr(error, 'strerror', None) or str(error)).lower()}", help=hint
+        ) from error
 
 
 @dataclass
@@ -75,18 +78,27 @@ class _Settings:
     fuse_options: dict[str, tuple[Option, Any]] = field(default_factory=dict)
     prompts: str = "paper"
     zoo: str | None = None
+    zoo_option: Option | None = None
 
 
 _DECLARES = re.compile(r"""^[ \t]*(?:model|prompt|let|param)[ \t]+["']?([^\s"'={:\[]+)""", re.MULTILINE)
-_UNKNOWN_NAMES = ("E0100", "E0101", "E0102")
+_UNKNOWN_NAMES = ("E0100", "E0101", "E0103")
 
 
 def _without_follow_ons(found: list[Diagnostic], text: str) -> list[Diagnostic]:
-    """Leave out the unknown names that a malformed declaration would have made known."""
+    """Leave out what only follows from other mistakes: names of malformed declarations, texts that do not end."""
+    if any(diagnostic.code == "E0112" for diagnostic in found):
+        return [d for d in found if d.code != "E0100"]
     if not any(diagnostic.code.startswith("E00") for diagnostic in found):
         return found
-    declared = {f"'{name}'" for name in _DECLARES.findall(text)}
-    return [d for d in found if not (d.code in _UNKNOWN_NAMES and any(name in d.message for name in declared))]
+    open_texts = {d.span for d in found if d.code == "E0003"}
+    declared = {quoted for name in _DECLARES.findall(text) for quoted in (f"'{name}'", f"'${name}'")}
+    return [
+        d
+        for d in found
+        if (d.code == "E0003" or d.span not in open_texts)
+        and not (d.code in _UNKNOWN_NAMES and any(name in d.message for name in declared))
+    ]
 
 
 class _Checker:
@@ -105,13 +117,15 @@ class _Checker:
         settings = self._settings(declared, scope)
         zoo = self._select_zoo(settings)
         models = self._models(declared, scope, zoo)
+        for prompt in declared.prompts.values():
+            self._required(prompt.template, f"prompt '{prompt.name.text}'", 'such as "Check this: {prev}"', scope)
         resolver = Resolver(declared, models, scope, settings.decoding, settings.fuse_options, settings.prompts)
         root = resolver.root()
-        found = self._report.diagnostics = _without_follow_ons(self._report.diagnostics, self._text)
-        if not any(d.severity is Severity.ERROR for d in found):
-            self._warn_unused(declared, scope, resolver)
+        found = _without_follow_ons(self._report.diagnostics, self._text)
         if root is None or any(d.severity is Severity.ERROR for d in found):
             raise FlowError(found)
+        self._warn_unused(declared, scope, resolver)
+        found = self._report.diagnostics
         self._refuse_stray_overrides()
         called = {node.model.name: node.model for node in nodes(root)}
         warnings: tuple[Diagnostic, ...] = FlowError(found).diagnostics if found else ()
@@ -132,7 +146,14 @@ class _Checker:
     def _select_zoo(self, settings: _Settings) -> Zoo:
         if isinstance(self._zoo, Zoo):
             return self._zoo
-        return select_zoo(explicit=self._zoo, declared=settings.zoo, base=self._base)
+        if self._zoo or settings.zoo_option is None or os.environ.get("FLOWINFER_ZOO"):
+            return select_zoo(explicit=self._zoo, base=self._base)
+        try:
+            return select_zoo(declared=settings.zoo, base=self._base)
+        except FlowInferError as error:
+            span = settings.zoo_option.value.span
+            self._report.error("E0112", error.message, span, error.help)
+            return Zoo(str(settings.zoo), {})
 
     def _params(self, declared: Declared) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -155,15 +176,19 @@ class _Checker:
         data = param.default.data == "true" if _is_flag(param.default) else param.default.data
         if not isinstance(data, _PARAM_TYPES[kind]) or (kind != "bool" and isinstance(data, bool)):
             message = f"param '{name}' is declared {kind}, its default is {param.default.raw}"
-            self._report.error("E0201", message, param.default.span)
+            hint = f"write a {_PARAM_SAID[kind]} or another type"
+            self._report.error("E0201", message, param.default.span, hint)
             return None
         return data
 
     def _settings(self, declared: Declared, scope: Scope) -> _Settings:
         settings = _Settings()
+        by_file: dict[str, list[Option]] = {}
         for defaults in declared.defaults:
-            check_unique(defaults.options, self._report)
-            for option in defaults.options:
+            by_file.setdefault(defaults.span.file, []).extend(defaults.options)
+        for options in by_file.values():
+            check_unique(options, self._report)
+            for option in options:
                 self._setting(option, settings, scope)
         for name in [name for name in self._overrides if name in (*DECODING_KEYS, "prompts")]:
             self._override(name, self._overrides.pop(name), settings)
@@ -178,7 +203,7 @@ class _Checker:
                 return
             settings.prompts = name
         elif option.key == "zoo":
-            settings.zoo = str(scope.data(option.value))
+            settings.zoo, settings.zoo_option = str(scope.data(option.value)), option
         elif option.key in DECODING_KEYS:
             value = typed(option, Decoding, scope)
             if value is not None:
@@ -224,13 +249,22 @@ class _Checker:
             value = typed(option, ModelSpec, scope)
             if value is not None:
                 options[option.key] = value[0]
-        ref = scope.data(model.ref)
-        if not isinstance(ref, str) or not ref:
-            hint = 'a hub id or a folder, such as "Qwen/Qwen2.5-7B-Instruct"'
-            self._report.error("E0201", f"model '{model.name.text}' needs a text after '='", model.ref.span, hint)
-            ref = "?"
+        hint = 'a hub id or a folder in quotes, such as "Qwen/Qwen2.5-7B-Instruct"'
+        ref = self._required(model.ref, f"model '{model.name.text}'", hint, scope) or "?"
         is_local = options.get("backend", "hf") == "hf"
-        return ModelSpec(name=model.name.text, ref=resolve_ref(ref, folder) if is_local else ref, **options)
+        spec = ModelSpec(name=model.name.text, ref=resolve_ref(ref, folder) if is_local else ref, **options)
+        if problem := unfit(spec):
+            span = next(option.value.span for option in model.options if option.key == problem.option)
+            self._report.error("E0207", problem.message, span, problem.help)
+        return spec
+
+    def _required(self, value: Value, what: str, hint: str, scope: Scope) -> str | None:
+        """Return the text in quotes, or the param, that something must be; None after reporting what it is instead."""
+        data = scope.data(value)
+        if data is None or (isinstance(data, str) and data.strip() and value.kind != "word"):
+            return data
+        self._report.error("E0201", f"{what} needs a text after '='", value.span, hint)
+        return None
 
     def _refuse_stray_overrides(self) -> None:
         for name in self._overrides:
@@ -259,6 +293,7 @@ class _Checker:
 
 
 _PARAM_TYPES: Mapping[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool}
+_PARAM_SAID = {"int": "whole number", "float": "number", "str": "text in quotes", "bool": "true or false,"}
 
 
 def _is_flag(value: Value) -> bool:

@@ -113,6 +113,19 @@ CODES: Mapping[str, Entry] = {
         "let chain\nQwen",
         "let chain = Qwen -> Ds\nchain",
     ),
+    "E0018": Entry(
+        "unknown escape",
+        'In quoted texts a backslash begins \\n \\t \\r \\" \\\' \\\\ \\xHH or \\uHHHH. Texts between """ and """'
+        " keep their backslashes, so that formulas can stand in them as they are.",
+        'Qwen[prompt="{question} Answer in \\boxed."]',
+        'Qwen[prompt="{question} Answer in \\\\boxed."]',
+    ),
+    "E0019": Entry(
+        "name that nobody can see",
+        "A name in quotes may hold spaces and marks, but it is not empty and holds no line breaks.",
+        'model "" = "org/a"\n""',
+        'model "my model" = "org/a"\n"my model"',
+    ),
     "E0020": Entry(
         "no flow",
         "A file holds declarations and exactly one flow; only imported files hold declarations alone.",
@@ -124,6 +137,12 @@ CODES: Mapping[str, Entry] = {
         "A file states one flow. Name parts with let and join them, or use two files.",
         "Qwen -> Ds\nYi -> Ds",
         "Qwen -> Ds -> Yi",
+    ),
+    "E0022": Entry(
+        "nested too deeply",
+        "Brackets, and lets inside lets, may nest 64 levels deep.",
+        "(" * 65 + "Qwen" + ")" * 65,
+        "(Qwen | (Ds | Yi))",
     ),
     "E0100": Entry(
         "unknown model",
@@ -192,6 +211,19 @@ CODES: Mapping[str, Entry] = {
         'defaults { prompts="papper" }\nQwen',
         'defaults { prompts="paper" }\nQwen',
     ),
+    "E0111": Entry(
+        "flow with too many model calls",
+        "With its lets expanded a flow has at most 1000 model calls. Each let that uses another twice doubles them.",
+        "let a0 = Qwen -> Ds\n" + "\n".join(f"let a{i} = a{i - 1} -> a{i - 1}" for i in range(1, 11)) + "\na10",
+        "let pair = Qwen -> Ds\nlet twice = pair -> pair\ntwice",
+    ),
+    "E0112": Entry(
+        "zoo that cannot be used",
+        "The zoo of the defaults is neither registered nor a TOML file beside the flow, or that file is malformed."
+        " `flowinfer models` lists zoos.",
+        'defaults { zoo="papper" }\nQwen',
+        'defaults { zoo="paper" }\nQwen',
+    ),
     "E0200": Entry(
         "unknown option",
         "The option does not exist at this place; the help lists those that do.",
@@ -229,6 +261,12 @@ CODES: Mapping[str, Entry] = {
         "The option takes one of a few words; topk=certified only in a greedy group of models with fuse=mean.",
         "Qwen[context=nativ]",
         "Qwen[context=native]",
+    ),
+    "E0207": Entry(
+        "options of a model that do not go together",
+        "An endpoint needs its base_url; a local model takes none, and only the quantizations that its backend knows.",
+        'model A = "org/a" { quantization="int3" }\nA',
+        'model A = "org/a" { quantization="bnb-4bit" }\nA',
     ),
     "E0300": Entry(
         "branch without weight among weighted ones",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowinfer.errors import Span
-from flowinfer.mistakes import Reporter
+from flowinfer.reporter import Reporter
 from flowinfer.syntax import (
     Defaults,
     Document,
@@ -48,47 +47,45 @@ class Loader:
     def load(self) -> Declared:
         """Read everything; problems go into the report."""
         document = parse(self._text, self._file)
-        self.report.diagnostics += document.problems
+        self.report.extend(document.problems)
         start = (self._base / Path(self._file).name).resolve()
         self._open.append(start)
-        self._take(document, self._base, self.report)
+        self._take(document, self._base)
         self._check_main(document)
         return self.declared
 
     def _check_main(self, document: Document) -> None:
         if self.declared.flow is None and not document.problems:
-            lines = self.report.lines
-            last = max((n for n, line in enumerate(lines, 1) if line.strip()), default=1)
-            span = Span(self._file, last, 1, last, max(2, len(lines[last - 1]) + 1))
+            span = self.report.last_line()
             self.report.error("E0020", "the file states no flow", span, "for example: Qwen -> (Yi | Ds)")
 
-    def _take(self, document: Document, folder: Path, report: Reporter) -> None:
+    def _take(self, document: Document, folder: Path) -> None:
         for statement in document.statements:
             match statement:
                 case FlowStatement():
-                    self._flow(statement, report)
+                    self._flow(statement)
                 case Import():
-                    self._import(statement, folder, report)
+                    self._import(statement, folder)
                 case Defaults():
                     self.declared.defaults.append(statement)
                 case Model():
-                    if self._is_new(statement.name, report):
+                    if self._is_new(statement.name):
                         self.declared.models[statement.name.text] = statement
                         self.declared.folders[statement.name.text] = folder
                 case Prompt():
-                    if self._is_new(statement.name, report, ("prompts",)):
+                    if self._is_new(statement.name, ("prompts",)):
                         self.declared.prompts[statement.name.text] = statement
                 case Param():
-                    if self._is_new(statement.name, report, ("params",)):
+                    if self._is_new(statement.name, ("params",)):
                         self.declared.params[statement.name.text] = statement
                 case Let():
-                    if self._is_new(statement.name, report):
+                    if self._is_new(statement.name):
                         self.declared.lets[statement.name.text] = statement
 
-    def _flow(self, statement: FlowStatement, report: Reporter) -> None:
-        if report is not self.report:
+    def _flow(self, statement: FlowStatement) -> None:
+        if statement.span.file != self._file:
             hint = "an imported file holds declarations only; name the part: let x = ..."
-            self._error(report, "E0108", "a flow in an imported file", statement.span, hint)
+            self.report.error("E0108", "a flow in an imported file", statement.span, hint)
         elif self.declared.flow is not None:
             first = self.declared.flow.span.line
             hint = f"the first is in line {first}; name parts with let, or join them with '->'"
@@ -96,43 +93,48 @@ class Loader:
         else:
             self.declared.flow = statement
 
-    def _error(self, report: Reporter, code: str, message: str, span: Span, help: str) -> None:
-        """Report with the source line of the file that the span is in."""
-        report.error(code, message, span, help)
-        if report is not self.report:
-            self.report.diagnostics.append(report.diagnostics[-1])
-
-    def _is_new(self, name: Name, report: Reporter, tables: tuple[str, ...] = ("models", "lets")) -> bool:
+    def _is_new(self, name: Name, tables: tuple[str, ...] = ("models", "lets")) -> bool:
+        if not name.text.strip() or not name.text.isprintable():
+            hint = "a name holds at least one letter, and no line breaks or other invisible characters"
+            self.report.error("E0019", "a name that nobody can see", name.span, hint)
+            return True
         for table in tables:
             before = getattr(self.declared, table).get(name.text)
             if before is not None:
                 place = before.name.span
                 where = f"line {place.line}" if place.file == name.span.file else f"{place.file}:{place.line}"
                 hint = f"first declared in {where}; remove one of them"
-                self._error(report, "E0104", f"'{name.text}' is declared twice", name.span, hint)
+                self.report.error("E0104", f"'{name.text}' is declared twice", name.span, hint)
                 return False
         return True
 
-    def _import(self, statement: Import, folder: Path, report: Reporter) -> None:
-        path = (folder / statement.path).resolve()
+    def _import(self, statement: Import, folder: Path) -> None:
+        path = self._resolved(folder / statement.path)
         if path in self._open:
             chain = " -> ".join(p.name for p in [*self._open[self._open.index(path) :], path])
-            self._error(report, "E0106", f"import cycle: {chain}", statement.span, "remove one of these imports")
+            self.report.error("E0106", f"import cycle: {chain}", statement.span, "remove one of these imports")
             return
         if path in self._done:
             return
+        self._done.add(path)
         try:
             text = path.read_bytes().decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             reason = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else "cannot be read"
             hint = f"looked for {folder / statement.path}; imports are relative to the importing file"
-            self._error(report, "E0107", f"imported file '{statement.path}' {reason}", statement.span, hint)
+            self.report.error("E0107", f"imported file '{statement.path}' {reason}", statement.span, hint)
             return
         shown = str(folder / statement.path)
-        inner = Reporter(shown, text)
         document = parse(text, shown)
-        self.report.diagnostics += document.problems
+        self.report.add_source(shown, text)
+        self.report.extend(document.problems)
         self._open.append(path)
-        self._take(document, path.parent, inner)
+        self._take(document, path.parent)
         self._open.pop()
-        self._done.add(path)
+
+    @staticmethod
+    def _resolved(path: Path) -> Path:
+        try:
+            return path.resolve()
+        except (OSError, ValueError):  # too long, or no path at all: reading it will say so
+            return path

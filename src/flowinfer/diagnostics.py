@@ -11,6 +11,14 @@ from wcwidth import wcswidth, wcwidth
 from flowinfer.errors import Diagnostic
 
 _TAB = 4
+_WIDEST = 160
+"""Columns of a source line that are shown whole; of a longer one, only what stands around the mistake."""
+_AROUND = 60
+_INVISIBLE = {code: chr(0x2400 + code) for code in range(0x20) if code not in (0x09, 0x0A)} | {
+    code: "\ufffd"
+    for code in (*range(0x7F, 0xA0), 0x200B, *range(0x200E, 0x2010), *range(0x2028, 0x202F), 0x2066, 0xFEFF)
+}
+"""Characters that would change a terminal or its lines, and what is shown instead; as many as they were."""
 
 
 def print_diagnostics(diagnostics: Iterable[Diagnostic], form: str = "full", file: TextIO | None = None) -> None:
@@ -25,20 +33,37 @@ def full(diagnostic: Diagnostic) -> str:
     span = diagnostic.span
     number = str(span.line)
     gutter = " " * len(number)
-    source = diagnostic.source_line
-    end = span.end_column - 1 if span.end_line == span.line else len(source)
-    before = display_width(source[: span.column - 1])
-    width = max(1, display_width(source[span.column - 1 : max(end, span.column - 1)]))
+    source, start, end = _window(diagnostic)
+    before = display_width(source[:start])
+    width = max(1, display_width(source[:end]) - before)
     lines = [
-        f"{diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}",
+        f"{diagnostic.severity}[{diagnostic.code}]: {visible(diagnostic.message)}",
         f"{gutter}--> {span.file}:{span.line}:{span.column}",
         f"{gutter} |",
-        f"{number} | {source.expandtabs(_TAB)}",
+        f"{number} | {source.expandtabs(_TAB)}".rstrip(),
         f"{gutter} | {' ' * before}{'^' * width}",
     ]
     if diagnostic.help:
-        lines.append(f"{gutter} = help: {diagnostic.help}")
+        lines.append(f"{gutter} = help: {visible(diagnostic.help)}")
     return "\n".join(lines)
+
+
+def _window(diagnostic: Diagnostic) -> tuple[str, int, int]:
+    """Return the source line as it can be shown, and where in it the caret begins and ends."""
+    span, source = diagnostic.span, diagnostic.source_line
+    start = span.column - 1
+    end = max(start + 1, span.end_column - 1 if span.end_line == span.line else len(source))
+    if len(source) <= _WIDEST:
+        return source.translate(_INVISIBLE), start, end
+    first, last = max(0, start - _AROUND), min(len(source), start + _AROUND)
+    left, right = "... " if first else "", " ..." if last < len(source) else ""
+    shift = len(left) - first
+    return left + source[first:last].translate(_INVISIBLE) + right, start + shift, min(end, last) + shift
+
+
+def visible(text: str) -> str:
+    """Return a text with line breaks and control characters as marks, so that it stays on one line."""
+    return text.translate(_INVISIBLE).replace("\n", "\u240a")
 
 
 def concise(diagnostic: Diagnostic) -> str:
@@ -46,7 +71,8 @@ def concise(diagnostic: Diagnostic) -> str:
     span = diagnostic.span
     hint = f" ({diagnostic.help})" if diagnostic.help else ""
     return (
-        f"{span.file}:{span.line}:{span.column}: {diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}{hint}"
+        f"{span.file}:{span.line}:{span.column}: {diagnostic.severity}[{diagnostic.code}]: "
+        f"{visible(diagnostic.message + hint)}"
     )
 
 
@@ -56,7 +82,8 @@ def github(diagnostic: Diagnostic) -> str:
     text = diagnostic.message + (f"; {diagnostic.help}" if diagnostic.help else "")
     for character, escape in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
         text = text.replace(character, escape)
-    place = f"file={span.file},line={span.line},col={span.column},endColumn={span.end_column}"
+    file = span.file.replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
+    place = f"file={file},line={span.line},col={span.column},endColumn={span.end_column}"
     return f"::{diagnostic.severity} {place},title={diagnostic.code}::{text}"
 
 

@@ -4,6 +4,7 @@ FlowInferError            exit code
 ├── FlowError        1    a .flow text has errors: carries all of its diagnostics, sorted by place
 ├── DataError        1    a data set, zoo file, run folder or other input file is malformed
 ├── UsageError       2    the command line or a Python call asks for something impossible
+│   └── UnreadableFlow  2 a .flow file is missing, a folder, or not UTF-8
 └── RunError         3    a run could not go on
     ├── LoadError    3    a model or tokenizer could not be loaded, or is unsuitable
     └── MemoryShort  3    what was asked for does not fit into memory
@@ -82,6 +83,10 @@ class UsageError(FlowInferError):
     """A command or call asks for something that cannot be done."""
 
     exit_code = 2
+
+
+class UnreadableFlow(UsageError):
+    """A `.flow` file cannot be read; others that were named beside it may."""
 
 
 class RunError(FlowInferError):

@@ -65,7 +65,9 @@ def evaluate(
     from flowinfer.machine import this_machine
     from flowinfer.placement import ready
     from flowinfer.tasks.base import question_text
+    from flowinfer.toy import provide
 
+    provide(flow.models.values())
     plan = ready(flow, this_machine())
     run = _open(flow, plan, dataset, request)
     start = time.perf_counter()

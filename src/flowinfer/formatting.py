@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from flowinfer.characters import NAME
 from flowinfer.diagnostics import display_width
 from flowinfer.errors import FlowError, Severity
 from flowinfer.syntax import (
@@ -28,6 +29,7 @@ from flowinfer.syntax import (
     Value,
     parse,
 )
+from flowinfer.texts import quote, requote
 
 _WIDTH = 100
 _MENDED = frozenset({"E0002", "E0008"})
@@ -43,8 +45,8 @@ def format_text(text: str, file: str = "<flow>") -> str:
     """
     document = parse(text, file)
     bad = [d for d in document.problems if d.severity is Severity.ERROR and d.code not in _MENDED]
-    if bad:
-        raise FlowError(bad)
+    if bad or not document.is_whole:
+        raise FlowError(bad or document.problems)
     return _Writer(document).write()
 
 
@@ -111,7 +113,7 @@ def format_statement(statement: Statement) -> str:
         case Let():
             return f"let {_name(statement.name)} = " + _chain(statement.chain, 0)
         case Import():
-            return f'import "{statement.path}"'
+            return f"import {quote(statement.path)}"
         case FlowStatement():
             return _chain(statement.chain, 0)
 
@@ -144,7 +146,13 @@ def _flat(stage: Stage) -> str:
 
 
 def _branch(branch: Branch, chain: str) -> str:
-    return chain if branch.weight is None else f"{chain}:{branch.weight:g}"
+    return chain if branch.weight is None else f"{chain}:{_weight(branch)}"
+
+
+def _weight(branch: Branch) -> str:
+    """Return a weight in few digits, or as written where those would change it."""
+    short = f"{branch.weight:g}"
+    return short if float(short) == branch.weight and short != "inf" else branch.weight_text
 
 
 def _suffix(stage: Call | Group) -> str:
@@ -168,14 +176,11 @@ def _option(option: Option) -> str:
 def _value(value: Value) -> str:
     if value.kind == "list":
         return "[" + ", ".join(_value(item) for item in value.data) + "]"
-    if value.kind == "string" and not value.raw.startswith('"'):
-        inner = value.raw[1:-1].replace("\\'", "'").replace('"', '\\"')
-        return f'"{inner}"'
-    return value.raw.replace("\r\n", "\n")
+    return requote(value.raw) if value.kind == "string" else value.raw
 
 
 def _name(name: Name) -> str:
-    is_plain = re.fullmatch(r"[^\W\d](?:\w|[.\-](?=\w))*", name.text) and name.text not in _RESERVED
+    is_plain = re.fullmatch(NAME, name.text) and name.text not in _RESERVED
     if is_plain:
         return name.text
-    return '"' + name.text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return quote(name.text)

@@ -1,7 +1,7 @@
-"""Typical slips in `.flow` text, each with its own message and cure.
+"""Typical slips in the tokens of one statement, each with its own message and cure.
 
-`sanitize` reads characters: full-width punctuation, wrong arrows, unterminated texts. `find_mistakes` walks the tokens
-of one statement: brackets, operators, weights. What both let pass and the grammar still refuses, `unexpected` names.
+`find_mistakes` walks brackets, texts, operators and weights. What it lets pass and the grammar still refuses,
+`unexpected` names.
 """
 
 from __future__ import annotations
@@ -9,162 +9,28 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lark import Lark, Token, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+from lark import Token, UnexpectedInput, UnexpectedToken
 from rapidfuzz import process
 
-from flowinfer.errors import Diagnostic, Severity, Span
+from flowinfer.errors import Span
+from flowinfer.reporter import Reporter
 from flowinfer.syntax import KEYWORDS, OPENING, OPERATORS, token_span
+from flowinfer.texts import is_escape
 
-FULL_WIDTH = {
-    "（": "(",
-    "）": ")",
-    "｜": "|",
-    "：": ":",
-    "，": ",",
-    "“": '"',
-    "”": '"',
-    "＝": "=",
-    "＆": "&",
-    "［": "[",
-    "］": "]",
-    "【": "[",
-    "】": "]",
-    "｛": "{",
-    "｝": "}",
-    "＄": "$",
-    "＃": "#",
-    "＂": '"',
-    "－": "-",
-    "＞": ">",
-    "、": ",",
-    "；": " ",
-    "‘": "'",
-    "’": "'",
-}
-"""Full-width characters and what was meant; equal lengths, so that places stay true."""
-
-_PIECE = re.compile(
-    r'(?P<comment>#[^\r\n]*)|(?P<long>"""(?:[^\\]|\\[\s\S])*?""")|(?P<text>"(?!"")(?:[^"\\\r\n]|\\.)*"|\'(?:[^\'\\\r\n]|\\.)*\')'
-    r'|(?P<open>"""[\s\S]*|["\'][^\r\n]*)|(?P<wide_text>“[^”\r\n]*”|‘[^’\r\n]*’)|(?P<arrow>=>|-->|--(?=\s)|>>)'
-    r"|(?P<wide>[（）｜：，“”＝＆［］【】｛｝＄＃＂－＞、；‘’])"
-    r"|(?P<bad>[^\s\w\"'#()\[\]{}|&:,=$.+→>\u00a0-])|(?P<gt>(?<!-)>)|(?P<minus>-(?![>\w.]))"
-)
-
-
-class Reporter:
-    """Collects diagnostics about one text."""
-
-    def __init__(self, file: str, text: str) -> None:
-        self.file = file
-        self.lines = re.split(r"\r\n|\n|\r", text)
-        self.diagnostics: list[Diagnostic] = []
-
-    def error(self, code: str, message: str, span: Span, help: str | None = None) -> None:
-        """Add an error."""
-        self._add(code, Severity.ERROR, message, span, help)
-
-    def warning(self, code: str, message: str, span: Span, help: str | None = None) -> None:
-        """Add a warning."""
-        self._add(code, Severity.WARNING, message, span, help)
-
-    def place(self, text: str, start: int, end: int) -> Span:
-        """Return the span of text[start:end], within one line."""
-        before = re.split(r"\r\n|\n|\r", text[:start])
-        column = len(before[-1]) + 1
-        width = len(re.split(r"\r\n|\n|\r", text[start:end])[0])
-        return Span(self.file, len(before), column, len(before), column + width)
-
-    def _add(self, code: str, severity: Severity, message: str, span: Span, help: str | None) -> None:
-        line = self.lines[span.line - 1] if span.line <= len(self.lines) else ""
-        found = Diagnostic(code, severity, message, span, line, help)
-        if found not in self.diagnostics:
-            self.diagnostics.append(found)
-
-
-def sanitize(text: str, report: Reporter) -> str:
-    """Report characters that the language does not know and return a text of the same length without them."""
-    pieces: list[str] = []
-    at = 0
-    for match in _PIECE.finditer(text):
-        kind, found = str(match.lastgroup), match[0]
-        pieces += [text[at : match.start()], _mend(kind, found)]
-        at = match.end()
-        if kind in ("comment", "long", "text"):
-            continue
-        start = match.start()
-        _report_character(kind, found, report, text, start)
-    mended = "".join([*pieces, text[at:]])
-    return mended
-
-
-def lex(lexer: Lark, text: str, report: Reporter) -> list[Token]:
-    """Cut a text into tokens, comments and blanks among them; what fits nowhere is reported and passed over."""
-    mended = sanitize(text, report)
-    while True:
-        try:
-            return list(lexer.lex(mended, dont_ignore=True))
-        except UnexpectedCharacters as error:
-            at = error.pos_in_stream or 0
-            span = report.place(mended, at, at + 1)
-            report.error("E0001", f"unexpected character '{mended[at]}'", span, "remove it, or quote the name it is in")
-            mended = mended[:at] + " " + mended[at + 1 :]
-
-
-def _mend(kind: str, found: str) -> str:
-    match kind:
-        case "comment" | "long" | "text":
-            return found
-        case "open":
-            return (
-                '"' + re.sub(r'[\\"]', "x", found[1:-1]) + '"'
-                if len(found) > 1 and "\n" not in found
-                else _blank(found)
-            )
-        case "wide_text":
-            return '"' + found[1:-1].replace('"', "'") + '"'
-        case "arrow":
-            return "->".ljust(len(found))
-        case "minus":
-            return "→"  # as long as the slip
-        case "wide":
-            return FULL_WIDTH[found]
-    return " "
-
-
-def _blank(found: str) -> str:
-    """Put a name in a long text's place and keep its line breaks."""
-    return "x" + re.sub(r"[^\r\n]", " ", found[1:])
-
-
-def _report_character(kind: str, found: str, report: Reporter, text: str, start: int) -> None:
-    span = report.place(text, start, start + len(found))
-    match kind:
-        case "open":
-            quote = '"""' if found.startswith('"""') else found[0]
-            report.error("E0003", f"text is not closed: no {quote} follows", span, f"end it with {quote}")
-        case "wide_text" | "wide":
-            for offset, character in enumerate(found):
-                if character in FULL_WIDTH and (kind == "wide" or offset in (0, len(found) - 1)):
-                    place = report.place(text, start + offset, start + offset + 1)
-                    meant = FULL_WIDTH[character].strip() or "a new line"
-                    report.error("E0002", f"full-width '{character}'", place, f"write '{meant}'; `fmt` does it")
-        case "arrow" | "gt":
-            report.error("E0008", f"'{found}' is not an operator", span, "stages are joined by '->'")
-        case "minus":
-            report.error("E0001", "a lone '-'", span, "stages are joined by '->'; names may hold '-' inside")
-        case _:
-            report.error("E0001", f"unexpected character '{found}'", span, "remove it, or quote the name it is in")
+MOST_LEVELS = 64
+"""Deepest nesting of brackets, and of lets: far more than anyone reads, few enough for every recursion here."""
 
 
 def find_mistakes(tokens: Sequence[Token], report: Reporter) -> bool:
     """Report the slips in one statement and return whether there are any."""
-    before = len(report.diagnostics)
+    before = report.num_problems
     _check_brackets(tokens, report)
-    if len(report.diagnostics) == before and not _check_keyword(tokens, report):
+    _check_escapes(tokens, report)
+    if report.num_problems == before and not _check_keyword(tokens, report):
         region = _flow_region(tokens)
         if region:
             _FlowWalk(region, report).walk()
-    return len(report.diagnostics) > before
+    return report.num_problems > before
 
 
 _CLOSING = {closing: opening for opening, closing in OPENING.items()}
@@ -175,53 +41,77 @@ def _check_brackets(tokens: Sequence[Token], report: Reporter) -> None:
     for token in tokens:
         if token.type in OPENING:
             stack.append(token)
+            if len(stack) > MOST_LEVELS:
+                hint = "name inner parts with let, or write fewer parentheses"
+                report.error("E0022", f"nested deeper than {MOST_LEVELS} levels", token_span(token, report.file), hint)
+                return
         elif token.type in _CLOSING:
             if stack and stack[-1].type == _CLOSING[token.type]:
                 stack.pop()
                 continue
-            span = token_span(token, report.file)
-            if not stack:
-                report.error("E0005", f"'{token}' closes nothing", span, "remove it, or open its bracket before")
-                return
-            report.error(
-                "E0005",
-                f"'{token}' cannot close the '{stack[-1]}' of line {stack[-1].line}, column {stack[-1].column}",
-                span,
-                f"close it with '{_pair(stack[-1])}'",
-            )
+            _report_closing(token, stack, report)
             return
+    if stack and any(d.code == "E0003" and d.span.line >= (stack[0].line or 0) for d in report.diagnostics):
+        report.num_problems += 1
+        return  # the text that is not closed has swallowed what closes them
     for token in stack:
         span = token_span(token, report.file)
-        if any(d.code == "E0003" and d.span.line >= span.line for d in report.diagnostics):
-            return  # the text that is not closed has swallowed the bracket
         report.error("E0004", f"'{token}' is never closed", span, f"add '{_pair(token)}'")
+
+
+def _report_closing(token: Token, stack: Sequence[Token], report: Reporter) -> None:
+    span = token_span(token, report.file)
+    if not stack:
+        report.error("E0005", f"'{token}' closes nothing", span, "remove it, or open its bracket before")
+        return
+    opening = stack[-1]
+    place = f"line {opening.line}, column {opening.column}"
+    message = f"'{token}' cannot close the '{opening}' of {place}"
+    report.error("E0005", message, span, f"close it with '{_pair(opening)}'")
 
 
 def _pair(token: Token) -> str:
     return {"(": ")", "[": "]", "{": "}"}[str(token)]
 
 
+def _check_escapes(tokens: Sequence[Token], report: Reporter) -> None:
+    for token in tokens:
+        if token.type != "STRING":
+            continue
+        for match in re.finditer(r"\\(?:u[0-9a-fA-F]{0,4}|x[0-9a-fA-F]{0,2}|.)", str(token)):
+            if is_escape(match[0]):
+                continue
+            line, column = token.line or 1, (token.column or 1) + match.start()
+            span = Span(report.file, line, column, line, column + len(match[0]))
+            hint = f'write \'\\{match[0]}\' for a backslash; texts between """ need no escapes'
+            report.error("E0018", f"'{match[0]}' is no escape", span, hint)
+
+
 _DECLARATIONS = ("model", "prompt", "param", "defaults", "let", "import")
 
 
 def _check_keyword(tokens: Sequence[Token], report: Reporter) -> bool:
-    """Report a misspelt keyword at the start of what has a declaration's shape."""
+    """Report a misspelt or missing keyword at the start of what has a declaration's shape."""
     shapes = [token.type for token in tokens[:3]]
+    span = token_span(tokens[0], report.file)
+    if shapes[:2] == ["NAME", "EQUAL"] or (shapes[:2] == ["NAME", "COLON"] and shapes[2:] != ["NUMBER"]):
+        hint = f"a flow stands alone, without a name; a part of one gets a name by let: let {tokens[0]} = ..."
+        report.error("E0015", f"'{tokens[0]} {tokens[1]}' begins no declaration", span, hint)
+        return True
     is_declaration = shapes in (
         ["NAME", "NAME", "EQUAL"],
         ["NAME", "STRING", "EQUAL"],
         ["NAME", "NAME", "COLON"],
     )
-    is_short = shapes[:2] in (["NAME", "LBRACE"], ["NAME", "STRING"]) and len(tokens) <= 2 + 40 * (
-        shapes[1:2] == ["LBRACE"]
-    )
+    most = {"LBRACE": 2 + 40, "STRING": 2}.get(shapes[1] if len(shapes) > 1 else "", 0)
+    is_short = shapes[0] == "NAME" and 2 <= len(tokens) <= most
     if not (is_declaration or is_short):
         return False
     near = process.extractOne(str(tokens[0]), _DECLARATIONS, score_cutoff=60)
     if not near and not is_declaration:
         return False
     hint = f"did you mean '{near[0]}'?" if near else f"declarations begin with {', '.join(_DECLARATIONS)}"
-    report.error("E0015", f"unknown keyword '{tokens[0]}'", token_span(tokens[0], report.file), hint)
+    report.error("E0015", f"unknown keyword '{tokens[0]}'", span, hint)
     return True
 
 
@@ -233,6 +123,9 @@ def _flow_region(tokens: Sequence[Token]) -> Sequence[Token]:
     if first in KEYWORDS and len(tokens) > 1 and tokens[1].type not in OPERATORS:
         return ()
     return tokens
+
+
+_STAGES = frozenset({"NAME", "STRING", "LPAR"}) | (KEYWORDS - {"AS"})
 
 
 class _FlowWalk:
@@ -258,78 +151,123 @@ class _FlowWalk:
                 if not has_operand:
                     self._nothing(last, token)
                 return
-            if token.type == "LPAR" or token.type in ("NAME", "STRING") or token.type in KEYWORDS - {"AS"}:
-                if has_operand:
-                    self._error("E0006", f"missing operator before '{token}'", token, "join stages with '->'")
-                if token.type in KEYWORDS:
-                    hint = f'quote it: "{token}"'
-                    self._error("E0016", f"'{token}' is a reserved word", token, hint)
-                if token.type == "LPAR":
-                    self._level(token)
+            if token.type in _STAGES:
+                self._stage(token, opening, has_operand=has_operand)
                 has_operand, last = True, token
-                self._suffixes()
-            elif token.type in OPERATORS or token.type == "COMMA":
+            elif token.type in OPERATORS:
                 if not has_operand:
                     self._nothing(last, token)
                 kind = self._operator(token, opening, kind)
                 has_operand, last = False, token
+            elif token.type == "COMMA":
+                self._comma(token)
+                has_operand, last = has_operand and self._peek("NUMBER"), token
             elif token.type == "COLON":
                 self._weight(token, opening)
             else:
-                hint = "a stage is a model's name or a group in parentheses"
-                self._error("E0014", f"unexpected '{token}' in a flow", token, hint)
+                self._stray(token)
                 has_operand = True
         if not has_operand:
             self._nothing(last, None)
 
+    def _stage(self, token: Token, opening: Token | None, *, has_operand: bool) -> None:
+        if has_operand and token.type == "LPAR" and self._peek("NAME") and self._peek("EQUAL", 1):
+            self._options_elsewhere(token)
+            return
+        if has_operand:
+            hint = "join stages with '->'" + (", branches with '|' or '&'" if opening else "")
+            self._error("E0006", f"missing operator before '{token}'", token, hint)
+        elif token.type in KEYWORDS:
+            self._reserved(token)
+        if token.type == "LPAR":
+            self._level(token)
+        self._suffixes()
+
     def _operator(self, token: Token, opening: Token | None, kind: Token | None) -> Token | None:
-        if token.type == "COMMA":
-            self._error("E0009", "',' in a flow", token, "separate the branches of a group with '|' or '&'")
-        elif token.type != "_ARROW":
-            if opening is None:
-                hint = "put the group in parentheses: (A | B)"
+        if token.type == "_ARROW":
+            return kind
+        if opening is None:
+            if kind is None:
+                hint = f"put the group in parentheses: (A {token} B)"
                 self._error("E0011", f"'{token}' outside parentheses", token, hint)
-            elif kind is not None and kind.type != token.type:
-                hint = "nest one kind in the other: ((A | B) & C)"
-                self._error("E0010", "'|' and '&' mixed in one group", token, hint)
-            return kind or token
-        return kind
+        elif kind is not None and kind.type != token.type:
+            hint = "nest one kind in the other: ((A | B) & C)"
+            self._error("E0010", "'|' and '&' mixed in one group", token, hint)
+        return kind or token
+
+    def _comma(self, token: Token) -> None:
+        before = self._tokens[self._at - 2] if self._at > 1 else token
+        if before.type == "NUMBER" and self._peek("NUMBER"):
+            after = self._tokens[self._at]
+            self._at += 1
+            hint = f"write {before}.{after} with a point"
+            self._error("E0013", "a decimal comma in a weight", token, hint)
+        else:
+            self._error("E0009", "',' in a flow", token, "separate the branches of a group with '|' or '&'")
+
+    def _stray(self, token: Token) -> None:
+        """Report a token that no flow has here, and pass over what belongs to it."""
+        if token.type in ("LBRACE", "LSQB"):
+            self._options_elsewhere(token)
+        elif token.type == "NUMBER" and self._peek("COLON"):
+            self._at += 2
+            hint = "write it after the whole branch: (A:0.7 | B:0.3)"
+            self._error("E0013", "a weight before its branch", token, hint)
+        elif token.type == "AS":
+            self._at += self._peek("NAME") or self._peek("STRING")
+            self._error("E0014", "a second label", token, "a stage has one label")
+        else:
+            hint = "a stage is a model's name or a group in parentheses"
+            self._error("E0014", f"unexpected '{token}' in a flow", token, hint)
+
+    def _options_elsewhere(self, opening: Token) -> None:
+        """Report options in the wrong brackets, or away from their stage, and pass over them."""
+        self._at -= 1
+        self._skip_brackets()
+        hint = "options stand in square brackets behind a stage, before its label: Qwen[max_tokens=64] as draft"
+        self._error("E0014", f"unexpected '{opening}' in a flow", opening, hint)
+
+    def _skip_brackets(self) -> None:
+        """Go behind the bracket that closes the one here."""
+        depth = 0
+        while self._at < len(self._tokens):
+            token = self._tokens[self._at]
+            self._at += 1
+            depth += (token.type in OPENING) - (token.type in _CLOSING)
+            if not depth:
+                return
 
     def _suffixes(self) -> None:
         """Skip options and label of an operand."""
         if self._peek("LSQB"):
-            depth = 0
-            while self._at < len(self._tokens):
-                token = self._tokens[self._at]
-                self._at += 1
-                depth += (token.type == "LSQB") - (token.type == "RSQB")
-                if not depth:
-                    break
-        if self._peek("AS"):
-            self._at += 1
-            if self._at < len(self._tokens) and self._tokens[self._at].type in ("NAME", "STRING"):
-                self._at += 1
-            else:
-                word = self._tokens[self._at - 1]
-                self._error("E0017", "a label must follow 'as'", word, "for example: Qwen as draft")
+            self._skip_brackets()
+        if not self._peek("AS"):
+            return
+        word = self._tokens[self._at]
+        self._at += 1
+        label = self._tokens[self._at] if self._at < len(self._tokens) else word
+        if label.type in ("NAME", "STRING") or label.type in KEYWORDS:
+            self._at += label is not word
+        if label.type in KEYWORDS and label is not word:
+            self._reserved(label)
+        elif label.type not in ("NAME", "STRING"):
+            self._error("E0017", "a label must follow 'as'", word, "for example: Qwen as draft")
+
+    def _reserved(self, token: Token) -> None:
+        self._error("E0016", f"'{token}' is a reserved word", token, f'quote it: "{token}"')
 
     def _weight(self, colon: Token, opening: Token | None) -> None:
-        if not self._peek("NUMBER"):
-            hint = "write it as a number: (A:0.7 | B:0.3)"
-            self._error("E0013", "a weight must be a number", colon, hint)
-            if self._at < len(self._tokens) and self._tokens[self._at].type in (
-                "NAME",
-                "PARAMETER",
-                "STRING",
-            ):
-                self._at += 1
-            return
-        self._at += 1
         if opening is None:
+            self._at += self._peek("NUMBER")
             self._error("E0013", "a weight outside a group", colon, "weights belong to branches: (A:0.7 | B:0.3)")
-        elif self._peek("_ARROW"):
-            hint = "write the weight after the whole branch: (A -> B:0.7 | C:0.3)"
-            self._error("E0013", "a weight inside a branch", colon, hint)
+        elif not self._peek("NUMBER"):
+            self._at += any(self._peek(kind) for kind in ("NAME", "PARAMETER", "STRING"))
+            self._error("E0013", "a weight must be a number", colon, "write it as a number: (A:0.7 | B:0.3)")
+        else:
+            self._at += 1
+            if self._peek("_ARROW"):
+                hint = "write the weight after the whole branch: (A -> B:0.7 | C:0.3)"
+                self._error("E0013", "a weight inside a branch", colon, hint)
 
     def _nothing(self, last: Token | None, found: Token | None) -> None:
         """Report that an operand is missing between two tokens."""
@@ -337,10 +275,7 @@ class _FlowWalk:
         if place is None:
             return
         if last is not None and last.type in OPERATORS and found is not None and found.type in OPERATORS:
-            if last.type == found.type == "_ARROW":
-                self._error("E0007", f"doubled operator '{last} {found}'", found, "remove one of them")
-            else:
-                self._error("E0012", f"nothing between '{last}' and '{found}'", found, "name a model, or remove one")
+            self._nothing_between(last, found)
         elif last is not None and last.type == "LPAR" and found is not None and found.type == "RPAR":
             self._error("E0012", "empty group", last, "name at least one model in it")
         elif last is None or last.type == "LPAR":
@@ -348,8 +283,17 @@ class _FlowWalk:
         else:
             self._error("E0012", f"nothing after '{last}'", last, "name a model after it, or remove it")
 
-    def _peek(self, kind: str) -> bool:
-        return self._at < len(self._tokens) and self._tokens[self._at].type == kind
+    def _nothing_between(self, last: Token, found: Token) -> None:
+        is_close = last.end_pos == found.start_pos
+        if last.type == found.type and (is_close or last.type == "_ARROW"):
+            written = f"{last}{found}" if is_close else f"{last} {found}"
+            self._error("E0007", f"doubled operator '{written}'", found, "remove one of them")
+        else:
+            self._error("E0012", f"nothing between '{last}' and '{found}'", found, "name a model, or remove one")
+
+    def _peek(self, kind: str, ahead: int = 0) -> bool:
+        at = self._at + ahead
+        return at < len(self._tokens) and self._tokens[at].type == kind
 
     def _error(self, code: str, message: str, token: Token, help: str) -> None:
         self._report.error(code, message, token_span(token, self._report.file), help)
@@ -383,6 +327,8 @@ def unexpected(error: UnexpectedInput, tokens: Sequence[Token], report: Reporter
     found = error.token if isinstance(error, UnexpectedToken) else tokens[-1]
     accepted = error.accepts or error.expected if isinstance(error, UnexpectedToken) else set()
     wanted = sorted({_WORDS[kind] for kind in accepted if kind in _WORDS})
+    if {"NUMBER", "STRING", "LSQB"} <= set(accepted):
+        wanted = ["a value"]
     listed = ", ".join(wanted[:-1]) + (" or " if len(wanted) > 1 else "") + wanted[-1] if wanted else "something else"
     if found.type == "$END":
         last = token_span(tokens[-1], report.file)
@@ -392,4 +338,5 @@ def unexpected(error: UnexpectedInput, tokens: Sequence[Token], report: Reporter
     if found.type in KEYWORDS:
         report.error("E0016", f"'{found}' is a reserved word", span, f'quote it: "{found}"')
     else:
-        report.error("E0014", f"expected {listed}, found '{found}'", span)
+        hint = f'quote it: "{found}"' if wanted == ["a text in quotes"] and found.type == "NAME" else None
+        report.error("E0014", f"expected {listed}, found '{found}'", span, hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ def need_of(spec: ModelSpec, *, device_kind: str = "cpu") -> Need:
     """
     if backends()[spec.backend].text_only:
         return Need(None, 0, None, 0, "served by an endpoint")
-    folder = Path(spec.ref) if Path(spec.ref).is_dir() else hub_snapshot(spec.ref, revision=spec.revision)
+    folder = Path(spec.ref) if os.path.isdir(spec.ref) else hub_snapshot(spec.ref, revision=spec.revision)
     config = _config(folder)
     if folder is not None and config is not None:
         return _from_config(spec, config, folder, device_kind)

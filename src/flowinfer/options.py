@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import types
 import typing
+import unicodedata
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from rapidfuzz import fuzz, process
 
-from flowinfer.mistakes import Reporter
 from flowinfer.registry import FuserInfo, Parameter, backends, fusers
+from flowinfer.reporter import Reporter
 from flowinfer.spec import Decoding, ModelSpec
 from flowinfer.syntax import Option, Value
 
@@ -32,7 +34,7 @@ class Scope:
         """Return a value's data with params filled in; None after an unknown one has been reported."""
         if value.kind == "parameter":
             if value.data not in self.params:
-                hint = did_you_mean(value.data, self.params, prefix="$") or "declare it: param NAME: int = 1"
+                hint = did_you_mean(value.data, self.params, prefix="$") or f"declare it: param {value.data}: int = 1"
                 self.report.error("E0103", f"unknown param '${value.data}'", value.span, hint)
                 return None
             self.used.add(value.data)
@@ -46,6 +48,7 @@ class Scope:
 
 def did_you_mean(word: str, known: typing.Iterable[str], *, prefix: str = "") -> str | None:
     """Return a hint with the nearest known word, or None."""
+    word = unicodedata.normalize("NFKC", word)
     lowered = {name.lower(): name for name in known}
     scorer = fuzz.WRatio if len(word) > 2 else fuzz.ratio  # parts of words say nothing about one letter
     near = process.extractOne(word.lower(), list(lowered), scorer=scorer, score_cutoff=60)
@@ -90,6 +93,8 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
         model(**_minimal(model), **{option.key: data})
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Input should be ")
+        if option.key == "device":
+            message = "auto, cpu, cuda or cuda:N"
         report.error("E0202", f"option '{option.key}' must be {message}, found {option.value.raw}", span)
         return None
     return (data,)
@@ -120,6 +125,8 @@ def _parameter_problem(data: Any, parameter: Parameter, names: Sequence[str]) ->
     is_number = isinstance(data, int | float) and not isinstance(data, bool)
     if not is_number or (parameter.type == "int" and not isinstance(data, int)):
         return f"must be a {'whole ' if parameter.type == 'int' else ''}number, found '{data}'"
+    if not isfinite(data):
+        return f"must be finite, found {data}"
     low, high = parameter.minimum, parameter.maximum
     if low is not None and data < low:
         return f"must be at least {low:g}, found {data}"
@@ -166,6 +173,7 @@ def _fits(data: Any, wanted: _Kind) -> bool:
 
 
 def _said(data: Any, written: str) -> str:
+    written = written if len(written) <= 40 else written[:36] + " ..."
     if isinstance(data, bool):
         return f"'{written}'"
     return f"the text {written}" if isinstance(data, str) else f"'{written}'"

@@ -6,6 +6,7 @@ the question; figure 5 shows question, previous answer and instruction together,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -157,6 +158,11 @@ def render(template: str, values: Mapping[str, str]) -> str:
     return "".join(values[piece] if is_field else piece for is_field, piece, _ in _pieces(template))
 
 
+def is_field(name: str) -> bool:
+    """Return whether a word can be a field of a template, and so a label."""
+    return re.fullmatch(r"[^\W\d](?:\w|[.\-](?=\w))*", name) is not None
+
+
 def _pieces(template: str) -> list[tuple[bool, str, int]]:
     """Cut a template into (is_field, text or name, offset)."""
     pieces: list[tuple[bool, str, int]] = []
@@ -170,7 +176,7 @@ def _pieces(template: str) -> list[tuple[bool, str, int]]:
         elif template[index] == "{":
             end = template.find("}", index)
             name = template[index + 1 : end].strip() if end >= 0 else ""
-            if not name or not name.replace("-", "_").isidentifier():
+            if not is_field(name):
                 raise TemplateError("'{' opens no field; write '{{' for a literal brace", index)
             pieces += [(False, literal, index), (True, name, index)]
             literal, index = "", end + 1

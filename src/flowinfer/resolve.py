@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from flowinfer.declarations import Declared
 from flowinfer.errors import Span
+from flowinfer.mistakes import MOST_LEVELS
 from flowinfer.options import (
     DECODING_KEYS,
     FUSER_KEYS,
@@ -18,7 +19,7 @@ from flowinfer.options import (
     fuser_option,
     typed,
 )
-from flowinfer.prompts import BUILT_IN_FIELDS, ROLES, role_for, template_for
+from flowinfer.prompts import BUILT_IN_FIELDS, ROLES, is_field, role_for, template_for
 from flowinfer.registry import backends, fusers
 from flowinfer.spec import Branch, Decoding, ModelSpec, Node, Parallel, Part, Role, Series
 from flowinfer.syntax import Branch as WrittenBranch
@@ -27,6 +28,8 @@ from flowinfer.templates import Earlier, TemplateCheck
 
 _NODE_KEYS = ("prompt", *(key for key in DECODING_KEYS if key != "fuse"))
 _FUSE_KEYS = ("fuse", *FUSER_KEYS)
+_MOST_CALLS = 1000
+"""Most model calls of one flow: lets may double it with every line."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class Resolver:
         self._report = scope.report
         self._decoding, self._fuse_defaults, self._prompts = decoding, fuse_options, prompts
         self._templates = TemplateCheck(self._report)
-        self._num_nodes = self._num_groups = 0
+        self._num_nodes = self._num_groups = self._depth = 0
+        self._is_too_large = False
         self._labels: dict[str, Span] = {}
         self._expanding: list[str] = []
         self.used_models: set[str] = set()
@@ -101,12 +105,20 @@ class Resolver:
             cycle = " -> ".join([*self._expanding[self._expanding.index(name) :], name])
             self._report.error("E0105", f"let '{name}' contains itself: {cycle}", call.name.span, "break the cycle")
             return []
+        if len(self._expanding) > MOST_LEVELS:
+            self._report.error(
+                "E0022", f"lets nested deeper than {MOST_LEVELS} levels", call.name.span, "use fewer lets"
+            )
+            return []
         if call.options:
             hint = "give options to the stages inside it"
             self._report.error("E0205", f"let '{name}' takes no options", call.options[0].span, hint)
         self._expanding.append(name)
         stages = self._flatten(self._declared.lets[name].chain)
         self._expanding.pop()
+        if len(stages) > _MOST_CALLS:
+            self._too_large(call.name.span)
+            return []
         if call.label and stages:
             last = stages[-1]
             if isinstance(last, Call):
@@ -114,6 +126,12 @@ class Resolver:
             else:
                 stages[-1] = Group(last.kind, last.branches, last.options, call.label, last.span)
         return stages
+
+    def _too_large(self, span: Span) -> None:
+        if not self._is_too_large:
+            hint = "use fewer lets inside lets, or split the flow"
+            self._report.error("E0111", f"the flow has more than {_MOST_CALLS} model calls", span, hint)
+        self._is_too_large = True
 
     def _chain(self, chain: Chain, place: _Place) -> Part | None:
         stages = self._flatten(chain)
@@ -141,11 +159,25 @@ class Resolver:
         if stage.label:
             self._check_label(stage.label.text, stage.label.span)
         check_unique(stage.options, self._report)
-        return self._node(stage, place) if isinstance(stage, Call) else self._group(stage, place)
+        if self._num_nodes >= _MOST_CALLS:
+            self._too_large(stage.span)
+        if self._is_too_large:
+            return None
+        if isinstance(stage, Call):
+            return self._node(stage, place)
+        self._depth += 1
+        if self._depth > MOST_LEVELS:
+            self._report.error("E0022", f"nested deeper than {MOST_LEVELS} levels", stage.span, "nest fewer groups")
+        part = self._group(stage, place) if self._depth <= MOST_LEVELS else None
+        self._depth -= 1
+        return part
 
     def _check_label(self, label: str, span: Span) -> None:
         if label in BUILT_IN_FIELDS or label.startswith("result_"):
             self._report.error("E0109", f"label '{label}' is the name of a field", span, "choose another label")
+        elif not is_field(label):
+            hint = "use letters, digits, '_', '.' and '-', so that {label} can stand in a prompt"
+            self._report.error("E0109", f"label '{label}' cannot be a field", span, hint)
         elif label in self._labels:
             first = self._labels[label]
             hint = f"first used in line {first.line}, column {first.column}"
@@ -202,6 +234,9 @@ class Resolver:
             return role, template, None
         data = self._scope.data(option.value)
         is_text = option.value.kind in ("string", "parameter") and data is not None
+        if is_text and not str(data).strip():
+            self._report.error("E0201", "option 'prompt' must say something", option.value.span, "such as {question}")
+            return role, template, None
         if is_text and data not in self._declared.prompts and data not in ROLES:
             self._templates.check(str(data), option.value, place.earlier, option.value.span)
             return role, str(data), None

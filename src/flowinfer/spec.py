@@ -16,6 +16,9 @@ from flowinfer.errors import Diagnostic, Span
 
 Role = Literal["draft", "review", "verify"]
 
+QUANTIZATIONS = ("bnb-8bit", "bnb-4bit")
+"""What the local backend can do to weights while it loads them."""
+
 
 class ModelSpec(BaseModel):
     """One model as a zoo or a `model` declaration states it."""
@@ -32,7 +35,7 @@ class ModelSpec(BaseModel):
     """Hub revision: branch, tag or commit."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Weight type; auto = the checkpoint's own on a GPU, float32 on a CPU."""
-    device: str = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     think: Literal["strip", "keep"] = "strip"
     """Whether <think>...</think> reaches the next stage."""
@@ -57,7 +60,7 @@ class Decoding(BaseModel):
 
     max_tokens: int = Field(512, ge=1)
     """Most tokens that the step emits."""
-    temperature: float = Field(0.0, ge=0.0)
+    temperature: float = Field(0.0, ge=0.0, allow_inf_nan=False)
     """0 = greedy."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Nucleus of the fused distribution that sampling draws from."""
@@ -83,6 +86,10 @@ class Decoding(BaseModel):
     thinking: Literal["together", "free"] = "together"
     """How heads of a group begin where only some chat templates open <think>: together = those thoughts are closed at
     once, so that all heads write the answer; free = each begins where its template ends."""
+    strict: bool = False
+    """Decide near ties again by a forward of that row alone, so that no batch can sway them."""
+    near_tie_eps: float = Field(0.0, ge=0.0, le=1.0)
+    """Lead below which a choice is a near tie; 0 = by precision: 1e-6 in float32, 1e-3 in half precision."""
     topk: Literal["auto", "dense", "certified"] = "auto"
     """Whether heads exchange whole distributions or certified top candidates."""
     prefill: str = ""

@@ -6,17 +6,17 @@ beside an operator), so that a mistake in one statement does not hide those in o
 
 from __future__ import annotations
 
-import ast
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from lark import Lark, Token, Transformer, Tree, UnexpectedInput, v_args
+from lark import Lark, Token, Tree, UnexpectedInput, v_args
+from lark.visitors import Transformer_NonRecursive
 
 from flowinfer.errors import Diagnostic, Span
+from flowinfer.texts import unquote
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class Branch:
     chain: Chain
     weight: float | None
     weight_span: Span | None
+    weight_text: str = ""
+    """As written."""
 
 
 @dataclass(frozen=True)
@@ -174,25 +176,33 @@ class Document:
     statements: tuple[Statement, ...]
     comments: tuple[Comment, ...]
     problems: tuple[Diagnostic, ...]
+    is_whole: bool = True
+    """Whether every statement could be read, so that none would be lost by writing them out."""
 
 
 def parse(text: str, file: str = "<flow>") -> Document:
     """Read a `.flow` text; problems are listed in the result, never raised."""
-    from flowinfer.mistakes import Reporter, find_mistakes, lex, unexpected
+    from flowinfer.characters import lex
+    from flowinfer.mistakes import find_mistakes, unexpected
+    from flowinfer.reporter import NEWLINE, Reporter
 
-    text = text.removeprefix("\ufeff")
+    text = NEWLINE.sub("\n", text.removeprefix("\ufeff"))
     report = Reporter(file, text)
     tokens = lex(_parser(), text, report)
     comments = _comments(tokens)
     statements: list[Statement] = []
-    for part in split_statements(tokens):
-        if find_mistakes(part, report):
+    parts = split_statements(tokens)
+    for part in parts:
+        lines = range(part[0].line or 1, (part[-1].end_line or 1) + 1)
+        is_spoiled = any(line in report.spoiled_lines for line in lines)
+        told = Reporter(file, "") if is_spoiled else report  # what follows from a spoiled line is not told
+        if find_mistakes(part, told):
             continue
         try:
             statements.append(_parse_statement(part, file))
         except UnexpectedInput as error:
-            unexpected(error, part, report)
-    return Document(file, text, tuple(statements), comments, tuple(report.diagnostics))
+            unexpected(error, part, told)
+    return Document(file, text, tuple(statements), comments, tuple(report.diagnostics), len(statements) == len(parts))
 
 
 def grammar_text() -> str:
@@ -210,12 +220,16 @@ _GLUE = OPERATORS | {"EQUAL", "COMMA", "COLON"}
 
 def split_statements(tokens: Sequence[Token]) -> list[list[Token]]:
     """Cut tokens into statements at the newlines that end one."""
-    words = [token for token in tokens if token.type not in ("WS", "COMMENT")]
+    words: list[Token] = []
+    for token in tokens:
+        is_repeated = token.type == "_NL" and bool(words) and words[-1].type == "_NL"
+        if token.type not in ("WS", "COMMENT") and not is_repeated:
+            words.append(token)
     parts: list[list[Token]] = [[]]
     depth = 0
     for index, token in enumerate(words):
         if token.type == "_NL":
-            following = next((t for t in words[index + 1 :] if t.type != "_NL"), None)
+            following = words[index + 1] if index + 1 < len(words) else None
             if _ends_statement(parts[-1], following, depth) or _begins_declaration(words, index):
                 parts.append([])
                 depth = 0
@@ -286,21 +300,8 @@ def token_span(token: Token, file: str) -> Span:
     return Span(file, token.line, token.column, token.end_line, token.end_column)
 
 
-def unquote(text: str) -> str:
-    """Return what a quoted text means: escapes as in Python; long texts dedented, first and last line break cut."""
-    if text.startswith('"""'):
-        body = text[3:-3].replace("\r\n", "\n")
-        body = textwrap.dedent(body.removeprefix("\n"))
-        body = body[: body.rindex("\n")] if "\n" in body and not body.rsplit("\n", 1)[1].strip() else body
-        return body.replace('\\"', '"').replace("\\\\", "\\")
-    try:
-        return str(ast.literal_eval(text))
-    except (SyntaxError, ValueError):
-        return text[1:-1]
-
-
 @v_args(meta=True)
-class _Builder(Transformer[Token, Any]):
+class _Builder(Transformer_NonRecursive[Token, Any]):
     """Build syntax nodes; judges nothing, so that it never raises."""
 
     def __init__(self, file: str) -> None:
@@ -353,7 +354,7 @@ class _Builder(Transformer[Token, Any]):
         chain, weight = children
         if weight is None:
             return Branch(chain, None, None)
-        return Branch(chain, float(weight), token_span(weight, self._file))
+        return Branch(chain, float(weight), token_span(weight, self._file), str(weight))
 
     def options(self, meta: Any, children: list[Any]) -> tuple[Option, ...]:
         return tuple(child for child in children if isinstance(child, Option))
@@ -375,7 +376,7 @@ class _Builder(Transformer[Token, Any]):
 
     def number(self, meta: Any, children: list[Any]) -> Value:
         text = str(children[0])
-        is_integer = text.lstrip("+-").isdigit()
+        is_integer = text.lstrip("+-").isdigit() and len(text) < 400  # Python refuses to read far longer ones
         return self._value("number", int(text) if is_integer else float(text), children[0])
 
     def string(self, meta: Any, children: list[Any]) -> Value:

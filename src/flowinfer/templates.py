@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flowinfer.errors import Span
-from flowinfer.mistakes import Reporter
 from flowinfer.options import did_you_mean
 from flowinfer.prompts import BUILT_IN_FIELDS, TemplateError, fields_of
+from flowinfer.reporter import Reporter
 from flowinfer.syntax import Value
 
 _RESULT = re.compile(r"result_(\d+)")
@@ -41,14 +42,12 @@ class TemplateCheck:
         try:
             fields = fields_of(template)
         except TemplateError as error:
-            self._report.error("E0404", str(error), _place(written, template[error.offset], 0) or use)
+            self._report.error("E0404", str(error), _place_of_problem(written) or use)
             return
-        seen: dict[str, int] = {}
-        for field in fields:
-            nth = seen.get(field.name, 0)
-            seen[field.name] = nth + 1
-            span = _place(written, "{" + field.name, nth) or use
-            self._field(field.name, span, earlier)
+        places = _places(written)
+        for index, field in enumerate(fields):
+            place = places[index] if len(places) == len(fields) else use
+            self._field(field.name, place, earlier)
 
     def _field(self, name: str, span: Span, earlier: Sequence[Earlier]) -> None:
         if name in ("question", "choices"):
@@ -76,17 +75,35 @@ class TemplateCheck:
             self._report.error("E0400", f"unknown field '{{{name}}}'", span, hint)
 
 
-def _place(written: Value | None, needle: str, nth: int) -> Span | None:
-    """Return where the nth `needle` stands in a value as written, or None where it cannot be told."""
+def _places(written: Value | None) -> list[Span]:
+    """Return where the fields of a template stand in the text as written, first to last; none where that is unknown."""
+    if written is None or written.kind != "string":
+        return []
+    try:
+        fields = fields_of(written.raw)
+    except TemplateError:
+        return []
+    return _spans(written, [(field.offset, written.raw.index("}", field.offset) + 1) for field in fields])
+
+
+def _place_of_problem(written: Value | None) -> Span | None:
     if written is None or written.kind != "string":
         return None
-    at = -1
-    for _ in range(nth + 1):
-        at = written.raw.find(needle, at + 1)
-        if at < 0:
-            return None
-    before = written.raw[:at].replace("\r\n", "\n").split("\n")
-    line = written.span.line + len(before) - 1
-    column = len(before[-1]) + (written.span.column if len(before) == 1 else 1)
-    width = len(needle) + (written.raw[at + len(needle) : at + len(needle) + 1] == "}")
-    return Span(written.span.file, line, column, line, column + width)
+    try:
+        fields_of(written.raw)
+    except TemplateError as error:
+        return _spans(written, [(error.offset, error.offset + 1)])[0]
+    return None
+
+
+def _spans(written: Value, stretches: Sequence[tuple[int, int]]) -> list[Span]:
+    """Return the places of stretches of a value as written, each cut at the end of its line."""
+    starts = [0, *(match.end() for match in re.finditer("\n", written.raw)), len(written.raw) + 1]
+    spans = []
+    for start, end in stretches:
+        row = bisect_right(starts, start) - 1
+        column = start - starts[row] + (written.span.column if row == 0 else 1)
+        width = min(end, starts[row + 1] - 1) - start
+        line = written.span.line + row
+        spans.append(Span(written.span.file, line, column, line, column + width))
+    return spans

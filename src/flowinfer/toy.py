@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowinfer.zoo import Zoo, read_zoo
+from flowinfer.spec import ModelSpec
+from flowinfer.zoo import Zoo
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -23,14 +25,26 @@ _NAMES = ("Qwen", "Ds", "Yi")
 
 
 def zoo() -> Zoo:
-    """Return the toy zoo, building it in the user's cache the first time (seconds)."""
+    """Return the toy zoo; its models are built in the user's cache by `provide`, before the first run."""
+    folder = _folder()
+    models = {name: ModelSpec(name=name, ref=str(folder / name.lower()), dtype="float32") for name in _NAMES}
+    return Zoo("toy", models, note=NOTE)
+
+
+def provide(models: Iterable[ModelSpec]) -> None:
+    """Build the toy models (seconds) where some of the models are of the toy zoo and not there yet."""
+    folder = _folder()
+    if any(Path(spec.ref).parent == folder for spec in models):
+        build(folder)
+
+
+def _folder() -> Path:
     import os
 
     from platformdirs import user_cache_dir
 
-    root = Path(os.environ.get("FLOWINFER_CACHE") or user_cache_dir("flowinfer")) / "zoos"
-    built = read_zoo(build(root / f"toy-v{_VERSION}"), name="toy")
-    return Zoo("toy", built.models, built.why, NOTE)
+    root = Path(os.environ.get("FLOWINFER_CACHE") or user_cache_dir("flowinfer"))
+    return (root / "zoos" / f"toy-v{_VERSION}").absolute()
 
 
 def build(folder: Path) -> Path:

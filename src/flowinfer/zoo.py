@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from rapidfuzz import process
 
 from flowinfer.errors import DataError, UsageError
-from flowinfer.registry import load, zoos
-from flowinfer.spec import ModelSpec
+from flowinfer.registry import backends, load, zoos
+from flowinfer.spec import QUANTIZATIONS, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ def load_zoo(name: str, *, why: str = "", base: Path | None = None) -> Zoo:
         zoo = target() if callable(target) else read_zoo(Path(str(target)), name=name)
         return Zoo(name, zoo.models, why, zoo.note)
     path = (base or Path()) / name
-    if path.is_dir() and (path / "zoo.toml").is_file():
+    if os.path.isdir(path) and os.path.isfile(path / "zoo.toml"):
         path = path / "zoo.toml"
-    if path.is_file():
+    if os.path.isfile(path):  # unlike Path.is_file, it is False for names too long
         return Zoo(name, read_zoo(path).models, why)
     near = process.extractOne(name, list(zoos()), score_cutoff=60)
     hint = f"did you mean '{near[0]}'?" if near else f"known zoos: {', '.join(zoos())}; or give a TOML file"
@@ -89,7 +89,7 @@ def read_zoo(path: Path, *, name: str | None = None) -> Zoo:
         DataError: where, what and the cure.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a valid TOML file: {error}") from error
     except OSError as error:
@@ -106,9 +106,12 @@ def read_zoo(path: Path, *, name: str | None = None) -> Zoo:
 
 def resolve_ref(ref: str, base: Path) -> str:
     """Make a reference to a local folder absolute; a hub id stays as it is."""
-    local = Path(ref).expanduser()
+    try:
+        local = Path(ref).expanduser()
+    except RuntimeError:  # "~nobody"
+        return ref
     local = local if local.is_absolute() else base / local
-    is_path = ref.startswith((".", "/", "~")) or local.is_dir()
+    is_path = ref.startswith((".", "/", "~")) or os.path.isdir(local)
     return str(local.resolve()) if is_path else ref
 
 
@@ -127,7 +130,35 @@ def _model(path: Path, key: str, table: object) -> ModelSpec:
         message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"][:1].lower() + first["msg"][1:]
         hint = f"did you mean '{near[0]}'?" if near else f"keys: {', '.join(known)}"
         raise DataError(f"{path}: [models.{key}] '{where}': {message}", help=hint) from error
+    if problem := unfit(spec):
+        raise DataError(f"{path}: [models.{key}] {problem.message}", help=problem.help)
     return spec.model_copy(update={"ref": resolve_ref(spec.ref, path.parent)})
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """Why a model's options do not go together."""
+
+    option: str
+    """The option to look at."""
+    message: str
+    help: str
+
+
+def unfit(spec: ModelSpec) -> Unfit | None:
+    """Return what of a model's options its backend cannot serve, or None."""
+    if spec.backend not in backends():
+        return Unfit("backend", f"unknown backend '{spec.backend}'", f"one of: {', '.join(backends())}")
+    if spec.backend == "openai" and not spec.base_url:
+        return Unfit("backend", "backend 'openai' needs a base_url", 'base_url="http://localhost:8000/v1"')
+    if spec.backend == "hf":
+        for option in ("base_url", "api_key_env"):
+            if getattr(spec, option) is not None:
+                return Unfit(option, f"'{option}' is for endpoints", "add backend=openai, or leave it out")
+        if spec.quantization not in (None, *QUANTIZATIONS):
+            hint = f"one of: {', '.join(QUANTIZATIONS)}; a checkpoint that is stored quantized needs no option"
+            return Unfit("quantization", f"unknown quantization '{spec.quantization}'", hint)
+    return None
 
 
 def paper_zoo() -> Zoo:

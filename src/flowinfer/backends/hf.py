@@ -25,7 +25,7 @@ from flowinfer.backends.chat import ChatPrompts
 from flowinfer.backends.session import BatchSession, RowSession
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.vocab import HeadVocabulary, eos_ids, token_bytes
-from flowinfer.spec import ModelSpec
+from flowinfer.spec import QUANTIZATIONS, ModelSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -37,7 +37,6 @@ _LOAD_ERRORS = (
     *(SafetensorError, StrictDataclassError),
 )
 """What transformers raises over folders that are damaged, incomplete or of an unknown kind."""
-_QUANTIZATIONS = ("bnb-8bit", "bnb-4bit")
 
 
 class HfModel:
@@ -175,10 +174,10 @@ def _refuse_holes(spec: ModelSpec, missing: Collection[str]) -> None:
 def _quantization(spec: ModelSpec) -> Any:  # untyped in transformers
     from transformers import BitsAndBytesConfig
 
-    if spec.quantization not in _QUANTIZATIONS:
+    if spec.quantization not in QUANTIZATIONS:
         raise LoadError(
             f"model '{spec.name}': unknown quantization '{spec.quantization}'",
-            help=f"known: {', '.join(_QUANTIZATIONS)}; a checkpoint that is stored quantized needs no option",
+            help=f"known: {', '.join(QUANTIZATIONS)}; a checkpoint that is stored quantized needs no option",
         )
     if spec.quantization == "bnb-8bit":
         return BitsAndBytesConfig(load_in_8bit=True)

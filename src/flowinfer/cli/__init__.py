@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -24,6 +25,7 @@ from flowinfer.cli import (
     score,
     show,
 )
+from flowinfer.cli.inputs import show_error
 from flowinfer.errors import FlowError, FlowInferError
 
 app = typer.Typer(
@@ -61,6 +63,9 @@ def options(
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and turn users' mistakes into messages and exit codes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no message may fail for want of a character
     try:
         app(args=_with_defaults(list(sys.argv[1:] if arguments is None else arguments)))
     except FlowError as error:
@@ -69,9 +74,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
         print_diagnostics(error.diagnostics)
         sys.exit(error.exit_code)
     except FlowInferError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.help:
-            print(f"  = help: {error.help}", file=sys.stderr)
+        show_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from flowinfer.cli.inputs import Expression, SetOption, ZooOption, pairs, read_input
-from flowinfer.errors import Diagnostic, FlowError, UsageError
+from flowinfer.cli.inputs import Expression, SetOption, ZooOption, pairs, read_input, show_error
+from flowinfer.errors import Diagnostic, FlowError, UnreadableFlow, UsageError
 
 _FORMS = ("full", "concise", "github")
 
@@ -36,17 +36,22 @@ def command(
     if expression is not None:
         named.append((None, expression))
     found: list[Diagnostic] = []
-    num_refused = 0
+    num_refused = num_unread = 0
     for file, text in named:
-        diagnostics, is_refused = _check(file, text, zoo, pairs("--set", set_))
+        try:
+            diagnostics, is_refused = _check(file, text, zoo, pairs("--set", set_))
+        except UnreadableFlow as error:
+            show_error(error)
+            num_unread += 1
+            continue
         found += diagnostics
         num_refused += is_refused
     if json_:
         print(json.dumps([to_json(diagnostic) for diagnostic in found], ensure_ascii=False, indent=1))
     else:
         print_diagnostics(found, output_format, file=sys.stdout)
-        _sum_up(len(named), num_refused)
-    raise typer.Exit(1 if num_refused else 0)
+        _sum_up(len(named) - num_unread, num_refused)
+    raise typer.Exit(2 if num_unread else 1 if num_refused else 0)
 
 
 def _check(

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from flowinfer.errors import FlowError, UsageError
+from flowinfer.cli.inputs import read_stdin, show_error
+from flowinfer.errors import FlowError, UnreadableFlow, UsageError
 
 
 def command(
@@ -21,10 +22,15 @@ def command(
     from flowinfer.check import read_flow
     from flowinfer.formatting import format_text
 
-    num_changed = num_refused = 0
+    num_changed = num_refused = num_unread = 0
     for file in files:
         is_stdin = file == "-"
-        before = sys.stdin.read() if is_stdin else read_flow(Path(file))
+        try:
+            before = read_stdin() if is_stdin else read_flow(Path(file))
+        except UnreadableFlow as error:
+            show_error(error)
+            num_unread += 1
+            continue
         try:
             after = format_text(before, file="<stdin>" if is_stdin else file)
         except FlowError as error:
@@ -48,7 +54,7 @@ def command(
         else:
             _write(Path(file), after)
             print(f"reformatted {file}", file=sys.stderr)
-    raise typer.Exit(1 if num_refused or (num_changed and (check or diff)) else 0)
+    raise typer.Exit(2 if num_unread else 1 if num_refused or (num_changed and (check or diff)) else 0)
 
 
 def _write(path: Path, text: str) -> None:

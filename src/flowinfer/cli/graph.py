@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, read_checked
 from flowinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from flowinfer.spec import Flow
 
 _FORMS = ("text", "mermaid", "dot", "svg", "png")
 _SUFFIXES = {
@@ -30,13 +34,15 @@ def command(
     format_: Annotated[str | None, typer.Option("--format", help="text, mermaid, dot, svg or png.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file.")] = None,
     ascii_: Annotated[bool, typer.Option("--ascii", help="Draw with ASCII characters only.")] = False,
-    width: Annotated[int | None, typer.Option(help="Columns of the text drawing; the terminal's by default.")] = None,
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Columns of the text drawing; the terminal's by default.")
+    ] = None,
     theme: Annotated[str, typer.Option(help="light or dark, for png.")] = "light",
     zoo: ZooOption = None,
     set_: SetOption = None,
 ) -> None:
     """Draw a flow. Only the drawing goes to standard output."""
-    form = format_ or (_SUFFIXES.get(output.suffix.lower(), "text") if output else "text")
+    form = format_ or _form_of(output)
     if form not in _FORMS:
         raise UsageError(f"--format '{form}'", help=f"one of: {', '.join(_FORMS)}")
     if theme not in ("light", "dark"):
@@ -51,27 +57,31 @@ def command(
             print(f"note: {problem}", file=sys.stderr)
         _write_bytes(output, render(flow, theme=theme))
         return
-    _write_text(output, _text(form, flow, ascii_, width or shutil.get_terminal_size((100, 24)).columns))
+    _write_text(form, output, _text(form, flow, ascii_, width or shutil.get_terminal_size((100, 24)).columns))
 
 
-def _text(form: str, flow: object, ascii_: bool, width: int) -> str:
-    from flowinfer.drawing import dot, mermaid, svg, text
-    from flowinfer.spec import Flow
+def _form_of(output: Path | None) -> str:
+    if output is None:
+        return "text"
+    form = _SUFFIXES.get(output.suffix.lower())
+    if form is None:
+        known = ", ".join(_SUFFIXES)
+        raise UsageError(f"-o '{output}': no form goes with that ending", help=f"one of {known}, or say --format")
+    return form
 
-    assert isinstance(flow, Flow), "read by read_checked"
-    match form:
-        case "mermaid":
-            return mermaid.render(flow)
-        case "dot":
-            return dot.render(flow)
-        case "svg":
-            return svg.render(flow)
+
+def _text(form: str, flow: Flow, ascii_: bool, width: int) -> str:
+    if form in ("mermaid", "dot", "svg"):
+        drawing = import_module(f"flowinfer.drawing.{form}")  # each alone: two of them need networkx
+        return str(drawing.render(flow))
+    from flowinfer.drawing import text
+
     encoding = (sys.stdout.encoding or "utf-8").lower()
     return text.render(flow, width=width, ascii=ascii_ or "utf" not in encoding)
 
 
-def _write_text(output: Path | None, text: str) -> None:
-    if output is None:
+def _write_text(form: str, output: Path | None, text: str) -> None:
+    if output is None and form == "text":
         print(text)
     else:
         _write_bytes(output, (text + "\n").encode())
@@ -80,6 +90,7 @@ def _write_text(output: Path | None, text: str) -> None:
 def _write_bytes(output: Path | None, data: bytes) -> None:
     if output is None:
         sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
         return
     try:
         output.write_bytes(data)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowinfer.errors import Diagnostic, UsageError
-from flowinfer.spec import Flow
+from flowinfer.errors import Diagnostic, FlowInferError, UnreadableFlow, UsageError
+
+if TYPE_CHECKING:
+    from flowinfer.spec import Flow
 
 FlowFile = Annotated[str | None, typer.Argument(metavar="[FILE]", help="A .flow file; '-' reads standard input.")]
 Expression = Annotated[
@@ -38,8 +40,20 @@ def read_input(file: str | None, expression: str | None) -> tuple[str, str, Path
         return expression, "<expression>", Path()
     assert file is not None, "one of the two was given"
     if file == "-":
-        return sys.stdin.read(), "<stdin>", Path()
+        return read_stdin(), "<stdin>", Path()
     return read_flow(Path(file)), file, Path(file).parent
+
+
+def read_stdin() -> str:
+    """Return standard input as UTF-8 text, whatever the locale.
+
+    Raises:
+        UnreadableFlow: it is not UTF-8.
+    """
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnreadableFlow(f"<stdin>: not UTF-8 at byte {error.start}", help="pipe the flow as UTF-8") from error
 
 
 def read_checked(file: str | None, expression: str | None, zoo: str | None, sets: Sequence[str] | None) -> Flow:
@@ -55,6 +69,13 @@ def read_checked(file: str | None, expression: str | None, zoo: str | None, sets
     flow = check(text, file=name, zoo=zoo, overrides=pairs("--set", sets), base=folder)
     warn(flow.warnings)
     return flow
+
+
+def show_error(error: FlowInferError) -> None:
+    """Print an error and its cure on standard error."""
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.help:
+        print(f"  = help: {error.help}", file=sys.stderr)
 
 
 def warn(warnings: Sequence[Diagnostic]) -> None:

@@ -71,10 +71,10 @@ def train(
 
     if minutes <= 0 or workers < 1:
         raise UsageError("--minutes must be above 0 and --workers at least 1")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError("no CUDA device here", help="--device cpu --tiny --minutes 0.2 tries the recipe")
     if model is not None and model not in networks.NAMES:
         raise UsageError(f"unknown lab model '{model}'", help=f"known: {', '.join(networks.NAMES)}")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError("no CUDA device here", help="--device cpu --tiny --minutes 0.2 tries the recipe")
     size = {"size": "tiny", "tokens": 1 << 11, "num_texts": 2000} if tiny else {}
     recipe = Recipe(minutes=minutes, device=device, workers=workers, seed=seed, **size)  # type: ignore[arg-type]
     make([model] if model else networks.NAMES, recipe, out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,11 +32,21 @@ def command(
     for name in ("zoo", "name", "means", "parameters", "weights", "here"):
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(row["zoo"], row["name"], row["ref"], row["parameters_shown"], row["weights_shown"], row["here"])
+        table.add_row(
+            row["zoo"], row["name"], _short(row["ref"]), row["parameters_shown"], row["weights_shown"], row["here"]
+        )
     Console(soft_wrap=True, highlight=False).print(table)
     print(f"used by default: {chosen.name} ({chosen.why})")
     if chosen.note:
         print(f"note: {chosen.note}")
+
+
+def _short(ref: str) -> str:
+    """Name what ships with the package by its place there, and the user's own folders from home."""
+    for folder, shown in ((Path(__file__).parents[2], ""), (Path.home(), "~/")):
+        if Path(ref).is_relative_to(folder):
+            return shown + Path(ref).relative_to(folder).as_posix()
+    return ref
 
 
 def _row(zoo: str, spec: Any) -> dict[str, Any]:  # a ModelSpec

@@ -15,8 +15,14 @@ FONT = (
     "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei',"
     " sans-serif"
 )
-_COLUMN = 8.4
-"""Pixels of one terminal column at 15 px."""
+_SIZE, _SMALL = 15.0, 11.5
+"""Pixels of the letters, as the style says."""
+_WIDTHS = {
+    **dict.fromkeys("iljtfrI.,:;'|!()[]{}-/ ", 0.42),
+    **dict.fromkeys("mwMW@%=+<>~⊕", 1.0),
+    **dict.fromkeys("ABCDEFGHJKLNOPQRSTUVXYZ", 0.79),
+}
+"""Widths of characters, in parts of their size, in the widest of the usual sans-serif fonts (DejaVu Sans)."""
 _GAP, _BRANCH_GAP, _BEND = 44.0, 18.0, 30.0
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
 """Colours that colour-blind readers can tell apart. Source: Okabe and Ito, 2008, two added."""
@@ -60,16 +66,21 @@ def render(flow: Flow, *, theme: str | None = None) -> str:
     shape = _series([_terminal("question"), *_stages(flow.root, colours, is_end=True), _terminal("answer")])
     pad = 16.0
     width, height = shape.width + 2 * pad, shape.height + 2 * pad
-    title = escape(flow.name)
+    title = _escaped(flow.name)
     body = "\n".join(shape.elements)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}"'
         f' height="{height:.0f}" role="img" aria-labelledby="t d">\n'
-        f'<title id="t">{title}</title>\n<desc id="d">{escape(" ".join(flow.source.split())[:300])}</desc>\n'
+        f'<title id="t">{title}</title>\n<desc id="d">{_escaped(" ".join(flow.source.split())[:300])}</desc>\n'
         f"<style>{_style(theme)}</style>\n"
         f'<rect class="paper" width="{width:.0f}" height="{height:.0f}" rx="10"/>\n'
         f'<g transform="translate({pad:.0f} {pad:.0f})">\n{body}\n</g>\n</svg>'
     )
+
+
+def _escaped(text: str) -> str:
+    """Return a text as XML may hold it: no control characters, not even escaped ones."""
+    return escape("".join(character for character in text if character.isprintable()))
 
 
 def _style(theme: str | None) -> str:
@@ -112,8 +123,15 @@ def _shape(part: Part, colours: Mapping[str, str], *, is_end: bool) -> _Shape:
             return _group(part, colours, is_end=is_end)
 
 
+def _pixels(text: str, size: float) -> float:
+    """Return the room that a text takes at most."""
+    columns = (display_width(character) for character in text)
+    widths = zip(text, columns, strict=True)
+    return size * sum(_WIDTHS.get(character, 0.65 if column < 2 else 1.05) for character, column in widths if column)
+
+
 def _box(title: str, detail: str, colour: str) -> _Shape:
-    width = max(92.0, display_width(title) * _COLUMN + 32, display_width(detail) * _COLUMN * 0.78 + 28)
+    width = max(92.0, _pixels(title, _SIZE) + 28, _pixels(detail, _SMALL) + 24)
     height = 50.0
     middle = width / 2
     return _Shape(
@@ -122,21 +140,21 @@ def _box(title: str, detail: str, colour: str) -> _Shape:
         height / 2,
         (
             f'<rect class="box" width="{width:.1f}" height="{height:.0f}" rx="8" stroke="{colour}"/>',
-            f'<text x="{middle:.1f}" y="21">{escape(title)}</text>',
-            f'<text class="soft" x="{middle:.1f}" y="39">{escape(detail)}</text>',
+            f'<text x="{middle:.1f}" y="21">{_escaped(title)}</text>',
+            f'<text class="soft" x="{middle:.1f}" y="39">{_escaped(detail)}</text>',
         ),
     )
 
 
 def _terminal(title: str) -> _Shape:
-    width, height = display_width(title) * _COLUMN + 30, 32.0
+    width, height = _pixels(title, _SIZE) + 28, 32.0
     return _Shape(
         width,
         height,
         height / 2,
         (
             f'<rect class="end" width="{width:.1f}" height="{height:.0f}" rx="16"/>',
-            f'<text x="{width / 2:.1f}" y="21">{escape(title)}</text>',
+            f'<text x="{width / 2:.1f}" y="21">{_escaped(title)}</text>',
         ),
     )
 
@@ -173,23 +191,24 @@ def _group(group: Parallel, colours: Mapping[str, str], *, is_end: bool) -> _Sha
     is_fuse = group.kind == "fuse"
     join = _join(fuse_title(group) if is_fuse else join_title(group, is_end=is_end), is_fuse=is_fuse)
     weights = [weight_text(group, branch) for branch in group.branches]
-    note = max((display_width(weight) * _COLUMN * 0.8 + 10 for weight in weights if weight), default=0.0)
-    out = _BEND + inner + note + _BEND
+    note = max((_pixels(weight, _SMALL) + 12 for weight in weights if weight), default=0.0)
+    turn = max(_BEND, min(80.0, height * 0.07))  # many branches get gentler curves
+    out = turn + inner + note + turn
     elements: list[str] = []
     for part, top, line, weight in zip(parts, tops, lines, weights, strict=True):
-        into = f"M0 {middle:.1f}C{_BEND * 0.6:.1f} {middle:.1f} {_BEND * 0.4:.1f} {line:.1f} {_BEND - 6:.1f} {line:.1f}"
+        into = f"M0 {middle:.1f}C{turn * 0.6:.1f} {middle:.1f} {turn * 0.4:.1f} {line:.1f} {turn - 6:.1f} {line:.1f}"
         forks = part.forks
-        elements.append(f'<path class="text" d="{into}h6"/>' if forks else _arrow(into, "text", _BEND, line))
-        elements.append(_moved(part, _BEND, top))
-        begin = _BEND + part.width
-        bend = _BEND + inner + note
+        elements.append(f'<path class="text" d="{into}h6"/>' if forks else _arrow(into, "text", turn, line))
+        elements.append(_moved(part, turn, top))
+        begin = turn + part.width
+        bend = turn + inner + note
         path = (
             f"M{begin:.1f} {line:.1f}H{bend:.1f}"
-            f"C{bend + _BEND * 0.6:.1f} {line:.1f} {bend + _BEND * 0.4:.1f} {middle:.1f} {out:.1f} {middle:.1f}"
+            f"C{bend + turn * 0.6:.1f} {line:.1f} {bend + turn * 0.4:.1f} {middle:.1f} {out:.1f} {middle:.1f}"
         )
         elements.append(f'<path class="{"tokens" if is_fuse else "text"}" d="{path}"/>')
         if weight:
-            elements.append(f'<text class="soft" x="{_BEND + inner + note / 2:.1f}" y="{line - 5:.1f}">{weight}</text>')
+            elements.append(f'<text class="soft" x="{turn + inner + note / 2:.1f}" y="{line - 5:.1f}">{weight}</text>')
     top = min(0.0, middle - join.axis)
     elements.append(_moved(join, out, middle - join.axis))
     shifted = tuple([f'<g transform="translate(0 {-top:.1f})">', *elements, "</g>"])
@@ -203,13 +222,13 @@ def _group(group: Parallel, colours: Mapping[str, str], *, is_end: bool) -> _Sha
 
 
 def _join(title: str, *, is_fuse: bool) -> _Shape:
-    width, height = display_width(title) * _COLUMN * 0.92 + 26, 34.0
+    width, height = _pixels(title, _SIZE) + 26, 34.0
     return _Shape(
         width,
         height,
         height / 2,
         (
             f'<rect class="{"fuse" if is_fuse else "end"}" width="{width:.1f}" height="{height:.0f}" rx="17"/>',
-            f'<text x="{width / 2:.1f}" y="22" font-size="14">{escape(title)}</text>',
+            f'<text x="{width / 2:.1f}" y="22">{_escaped(title)}</text>',
         ),
     )

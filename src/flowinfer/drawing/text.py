@@ -40,6 +40,8 @@ class Block:
 
     lines: tuple[str, ...]
     axis: int
+    forks: bool = False
+    """Whether its line forks at once, so that no arrow points at its edge."""
 
     @property
     def width(self) -> int:
@@ -51,7 +53,8 @@ def render(flow: Flow, *, width: int = 100, ascii: bool = False) -> str:
     """Draw a flow, left to right if that fits into `width` columns, else top-down."""
     block = _wide_series([_box("question"), *_wide_stages(flow.root), _box("answer")])
     if block.width > width:
-        block = _tall_series([_box("question"), *_tall_stages(flow.root), _box("answer")])
+        tall = _tall_series([_box("question"), *_tall_stages(flow.root), _box("answer")])
+        block = min(block, tall, key=lambda drawn: max(drawn.width, width))
     text = "\n".join(line.rstrip() for line in block.lines)
     return text.translate(_ASCII) if ascii else text
 
@@ -103,9 +106,12 @@ def _wide_series(blocks: Sequence[Block], joint: str = "──▶") -> Block:
     columns = [_shifted(block, above, above + below) for block in blocks]
     rows = []
     for row in range(above + below):
-        link = joint if row == above else " " * display_width(joint)
-        rows.append(link.join(column[row] for column in columns))
-    return Block(tuple(rows), above)
+        text = columns[0][row]
+        for block, column in zip(blocks[1:], columns[1:], strict=True):
+            link = joint.replace("▶", "─") if block.forks else joint
+            text += (link if row == above else " " * len(joint)) + column[row]
+        rows.append(text)
+    return Block(tuple(rows), above, blocks[0].forks)
 
 
 def _shifted(block: Block, above: int, height: int) -> list[str]:
@@ -129,12 +135,12 @@ def _wide_group(group: Parallel, *, is_end: bool) -> Block:
             on_line = index == part.axis
             fill = ("─" if on_line else " ") * (inner - part.width)
             note = f"─{weight}{'─' * (tail - display_width(weight))}─" if on_line else " " * (tail + 2)
-            lead = "▶" if on_line else " "
+            lead = ("─" if part.forks else "▶") if on_line else " "
             rows.append(lead + line + fill + note)
     middle = (axes[0] + axes[-1]) // 2
     fork = _verticals(len(rows), axes, middle, "┌├└─┼┤│", is_left=True)
     join = _verticals(len(rows), axes, middle, "┐┤┘─┼├│", is_left=False)
-    body = Block(tuple(f"{a}{row}{b}" for a, row, b in zip(fork, rows, join, strict=True)), middle)
+    body = Block(tuple(f"{a}{row}{b}" for a, row, b in zip(fork, rows, join, strict=True)), middle, True)
     end = _box(fuse_title(group) if is_fuse else join_title(group, is_end=is_end))
     return _wide_series([body, end], "─▶")
 
@@ -198,10 +204,10 @@ def _tall_series(blocks: Sequence[Block]) -> Block:
     rows: list[str] = []
     for index, block in enumerate(upright):
         if index:
-            rows += [_at(left, "│", width), _at(left, "▼", width)]
+            rows += [_at(left, "│", width)] + [_at(left, "▼", width)] * (not block.forks)
         shift = left - block.axis
         rows += [" " * shift + line + " " * (width - shift - display_width(line)) for line in block.lines]
-    return Block(tuple(rows), left)
+    return Block(tuple(rows), left, blocks[0].forks)
 
 
 def _at(column: int, mark: str, width: int) -> str:
@@ -229,11 +235,12 @@ def _tall_group(group: Parallel, *, is_end: bool) -> Block:
         width += gap + room
     middle = (axes[0] + axes[-1]) // 2
     fork = _horizontal(width, axes, middle, "┌┬┐", "┴", "┼")
-    heads = "".join("▼" if column in axes else " " for column in range(width))
+    marks = {axis: "│" if part.forks else "▼" for axis, part in zip(axes, parts, strict=True)}
+    heads = "".join(marks.get(column, " ") for column in range(width))
     join = _horizontal(width, axes, middle, "└┴┘", "┬", "┼")
     body = [fork, heads, *rows, *(["".join(notes)] if any(weights) else []), join]
     title = fuse_title(group) if group.kind == "fuse" else join_title(group, is_end=is_end)
-    return _tall_series([Block(tuple(body), middle), _upright(_box(title))])
+    return _tall_series([Block(tuple(body), middle, True), _upright(_box(title))])
 
 
 def _horizontal(width: int, axes: Sequence[int], middle: int, marks: str, plain: str, cross: str) -> str:

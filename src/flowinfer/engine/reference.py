@@ -53,7 +53,8 @@ class ReferenceDecoder:
         self._lanes = Lanes([model.device for model in models])
         self._keeps_thinking = keeps_thinking
         self._tokens = [model.vocabulary().tokens for model in models]
-        self._tie_margin = 1e-6 if all(model.is_exact for model in models) else 1e-3
+        by_precision = 1e-6 if all(model.is_exact for model in models) else 1e-3
+        self._tie_margin = step.decoding.near_tie_eps or by_precision
 
     def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
         """Decode rows, yielding each as it ends."""
@@ -152,6 +153,10 @@ class ReferenceDecoder:
         start = time.perf_counter()
         slots, values, margins, heads, transfers = self._choose(logits, live)
         chosen = slots.tolist()
+        if self._step.decoding.strict:
+            for index, row in enumerate(live):
+                if margins[index] < self._tie_margin:
+                    chosen[index] = self._decide_alone(row)
         favourites = [head.argmax(-1).tolist() for head in heads]
         fuse_seconds = (time.perf_counter() - start - sum(transfers)) / len(live)
         self._observer.tokens_emitted(len(live))
@@ -185,6 +190,16 @@ class ReferenceDecoder:
             best = greedy_with_leads(fused, allowed)
             slots, leads = best.slots, best.leads.tolist()
         return slots, fused.gather(-1, slots[:, None])[:, 0], leads, moved, transfers
+
+    def _decide_alone(self, row: LiveRow) -> int:
+        """Return the slot that a row would choose if it ran in no batch: from one forward over its whole context."""
+        logits = []
+        for model, prompt, context in zip(self._models, row.prompts, row.contexts, strict=True):
+            session = model.open()
+            handles = session.add([[*prompt.ids, *context.ids]])
+            logits.append(session.logits(handles))
+            session.remove(handles)
+        return int(self._choose(logits, [row])[0][0])
 
     def _feed(self, live: Sequence[LiveRow], slots: Sequence[int]) -> None:
         """Append the emitted keys to every head of the rows that go on."""

@@ -35,7 +35,7 @@ def judge(
         task: gsm8k (a number), ceval (a letter), mathematics (by the reference's kind) or exact.
         output: what the model wrote.
         reference: the gold answer, in the data set's own form.
-        question: the question, where its wording decides (whether a list is ordered).
+        question: the question, where its wording decides (whether a list is ordered, which option is asked for).
         choices: letter -> option, for ceval; A to D where not given.
     Returns:
         verdict, what was found, by which rule, and where.
@@ -45,7 +45,7 @@ def judge(
         return Score(correct=False, extracted=None, status=text.status, rule="thinking", span=None)
     if task == "mathematics":
         return judge_maths(text, reference, question or "")
-    found = _find(task, text, choices)
+    found = _find(task, text, choices, question or "")
     if found.value is None:
         return Score(correct=False, extracted=None, status=found.status, rule=found.rule, span=found.span)
     return Score(
@@ -62,7 +62,7 @@ def extract(task: str, output: str, *, choices: Mapping[str, str] | None = None)
     text = prepare(output)
     if text.status is not None:
         return Found(None, text.status, "thinking", None)
-    return _find(task, text, choices)
+    return _find(task, text, choices, "")
 
 
 def vote(task: str, outputs: Sequence[str], choices: Mapping[str, str] | None = None) -> int:
@@ -75,17 +75,17 @@ def vote(task: str, outputs: Sequence[str], choices: Mapping[str, str] | None = 
     return next(i for i, answer in enumerate(answers) if answer is not None and counts[answer] == most)
 
 
-def _find(task: str, text: Text, choices: Mapping[str, str] | None) -> Found:
+def _find(task: str, text: Text, choices: Mapping[str, str] | None, question: str) -> Found:
     if task == "ceval":
-        return find_choice(text, choices or {letter: "" for letter in _LETTERS})
+        return find_choice(text, choices or {letter: "" for letter in _LETTERS}, question)
     if task == "exact":
-        return _find_exact(text, choices)
+        return _find_exact(text, choices, question)
     return find_number(text)
 
 
-def _find_exact(text: Text, choices: Mapping[str, str] | None) -> Found:
+def _find_exact(text: Text, choices: Mapping[str, str] | None, question: str) -> Found:
     if choices:
-        return find_choice(text, choices)
+        return find_choice(text, choices, question)
     from flowinfer.tasks.answers.anchors import last_anchor
 
     anchored = last_anchor(text)

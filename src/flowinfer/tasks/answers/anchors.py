@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from flowinfer.tasks.answers.polarity import is_asked
 from flowinfer.tasks.answers.text import Text
 
 _ENGLISH = (
-    r"(?:final|correct|right|best|numerical|actual|my)?\s*(?:answer|result|solution|ans)s?\b"
+    r"(?:final|correct|right|best|numerical|actual|my)?\s*(?:answer|result|solution|ans|final(?=\"))s?\b"
     r"(?:\s+(?:to|for|of)\s+[^.:\n=]{1,60}?)?"
-    r"(?:\s+(?:here|therefore|thus|then))?[*_]*\s*(?:is|are|would be|should be|must be|will be|has to be|equals"
+    r"(?:\s+(?:here|therefore|thus|then))?[*_\"']*\s*(?:is|are|would be|should be|must be|will be|has to be|equals"
     r"|=|:|to be)"
     r"|(?:correct|right|best)\s+(?:option|choice|statement|one)[*_]*\s*(?:is|would be|should be|must be|:)"
     r"|(?:correct|right|corrected|actual)\s+(?:total|number|amount|value|sum|figure|count|price|cost"
@@ -21,10 +22,9 @@ _ENGLISH = (
 )
 _CHINESE = (
     r"(?:最终|正确|最后|标准|参考)?的?(?:答案|结果)(?:选项)?(?:其实|实际上|确实|只能|一定|必定|显然|当然|自然"
-    r"|最终|大约)?(?:应该|应当|应|就|选择|选)?(?:是|为|选|等于|:|=|】|\])"
+    r"|最终|大约)?(?:应该|应当|应|就|选择|选)?(?:是|为|选|等于|[\"”]?:|=|】|\])"
     r"|(?:正确|最终|最佳)的?选项(?:应该|应|就)?(?:是|为|:)|我?的?选择(?:是|为|:)"
     r"|答(?:案)?\s*[:】]|(?:正确|最终)(?:选项|答案)(?=\s*[(\[【*\"“]*[A-H](?![A-Za-z]))"
-    r"|(?:正确|成立|符合题意|最准确)的(?:一项|选项|一个|说法|叙述|表述)?(?:应该|应当|应|就)?(?:是|为|:)"
     r"|(?<![可不以未供所挑备任者错误别会若果设如甲乙丙丁])(?:故|应|因此|所以|综上|本题|应该|我|只能"
     r"|则)?,?\s*选择?(?:的是|:|了)?"
     r"(?=\s*[(\[【*\"“]*\s*(?:选项)?\s*[A-Ha-h](?![A-Za-z]))"
@@ -34,10 +34,20 @@ _CORRECTION = (
     r"|(?<!不)应(?:该|当)?(?:为|是)(?!否|不|由)|而是|改(?:成|为|选)|correction\s*:|(?:it|this"
     r"|that)\s+should\s+(?:be|have been)"
     r"|(?:actually|rather),?\s+(?:it(?:'s| is)|the answer is)"
+    r"|(?<=[.!?\n] )(?:(?:actually|no|wait|sorry|oops|rather|make that|i mean)[,:.…]*\s+){1,3}(?:it(?:'s| is)\s+)?"
+    r"(?=[(*$]*(?:-?\d|[A-H]\b))"
 )
+_WHICH = (
+    r"(?:正确|成立|符合题意|最准确)的(?:一项|选项|一个|说法|叙述|表述)?(?:应该|应当|应|就)?(?:是|为|:)|"
+    r"的(?:那?一?[项个句组]|选项|说法|叙述|表述|答案|词语?|句子)?(?:应该|应当|应|就|只有)?(?:是|为|:)"
+    r"(?=[\s:]*[*(\[【\"“]*(?:(?:选项|第)?[A-H](?![A-Za-z])|(?<=[\"“])))"
+    r"|\b(?:incorrect|false|wrong|untrue)\s+(?:option|choice|statement|one|answer)[*_]*\s*(?:is|would be|:)"
+    r"|\bexception[*_]*\s*(?:is|:)"
+)
+_DISTRACTS = re.compile(r"混淆|干扰|迷惑|争议|易错|误选|错选|容易|(?:同学|学生|人|考生)[^,。]{0,4}选$")
 _HEADER = r"(?:^|\n)[#*\s]*(?:(?:the )?final |the )?answer[*\s]*(?=\n)|(?:^|\n)[#*\s]*(?:最终)?答案[*\s]*(?=\n)"
 _ANCHOR = re.compile(
-    rf"(?P<hash>####|<answer>)|(?P<header>(?i:{_HEADER}))|(?P<mark>(?:^|\n)\s*[*_]*A\s*:)"
+    rf"(?P<which>(?i:{_WHICH}))|(?P<hash>####|<answer>)|(?P<header>(?i:{_HEADER}))|(?P<mark>(?:^|\n)\s*[*_]*A\s*:)"
     rf"|(?P<english>(?i:\b(?:{_ENGLISH})))|(?P<chinese>{_CHINESE})|(?P<correction>(?i:{_CORRECTION}))"
 )
 _NEGATION = re.compile(
@@ -83,8 +93,11 @@ def last_anchor(text: Text) -> Text | None:
     return last
 
 
-def anchored(text: Text) -> Iterator[Text]:
-    """Yield what follows each anchor, in order; negated, hedged, hypothetical and questioned ones left out."""
+def anchored(text: Text, question: str = "") -> Iterator[Text]:
+    """Yield what follows each anchor, in order; negated, hedged, hypothetical and questioned ones left out.
+
+    Of "the wrong one is" only what the question asks for counts.
+    """
     string = text.string
     for match in list(_ANCHOR.finditer(string))[-_MAX_ANCHORS:]:
         begin = _begin(string, match)
@@ -93,7 +106,13 @@ def anchored(text: Text) -> Iterator[Text]:
             continue
         if (match["hash"] and _TITLE.match(tail)) or _LIST.match(tail):
             continue
-        if _NEGATED_BEFORE.search(string[max(0, match.start() - 12) : match.start()]):
+        if match["which"]:
+            reach = 2 if match[0][0] in "正成符最" else 30
+            before = string[max(0, match.start() - reach) : match.start()]
+            described = re.split(r"[\n,。!?;]|所以|因此|故", before)[-1] + match[0]
+            if (not is_asked(described, question) and "题意" not in described) or _DISTRACTS.search(described):
+                continue
+        elif _NEGATED_BEFORE.search(string[max(0, match.start() - 12) : match.start()]):
             continue
         sentence = re.split(r"[\n。!?]|\.\s", string[max(0, begin - 120) : match.start()])[-1] + _END.split(tail)[0]
         if "would be" in match[0] and _CONDITION.search(sentence):
@@ -102,6 +121,10 @@ def anchored(text: Text) -> Iterator[Text]:
             continue
         end = _END.search(tail)
         if end and end[0] == "?" and end.start():
+            continue
+        quoted = re.match(r"[\"“]([^\"”\n]+)[\"”]", tail)
+        if quoted:
+            yield text.part(begin + 1, begin + quoted.end(1))
             continue
         yield text.part(begin, begin + (end.start() if end and end.start() else len(tail)))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from flowinfer.tasks.answers.anchors import anchored, ends_in_box, hedged, is_broken_off, last_boxed
 from flowinfer.tasks.answers.corrections import corrected
 from flowinfer.tasks.answers.options import named_option
-from flowinfer.tasks.answers.polarity import masked, polarity, tokens
+from flowinfer.tasks.answers.polarity import Polarity, asks_wrong, masked, polarity, tokens
 from flowinfer.tasks.answers.text import Found, Text
 
 _JOIN = re.compile(
@@ -31,29 +31,30 @@ _OPEN = re.compile(
 )
 
 
-def find_choice(text: Text, choices: Mapping[str, str]) -> Found:
+def find_choice(text: Text, choices: Mapping[str, str], question: str) -> Found:
     """Find the one option: boxed > anchored > judged right > alone > its text; after a correction first."""
     for part in corrected(text, hears_denials=False):
-        found = _find(part, choices)
+        found = _find(part, choices, question)
         if found.value is not None or (found.status != "no_answer" and part is not text):
             break
     return found
 
 
-def _find(text: Text, choices: Mapping[str, str]) -> Found:
+def _find(text: Text, choices: Mapping[str, str], question: str) -> Found:
     letters = "".join(choices)
     box = last_boxed(text)
     if box is not None:
-        boxed = _boxed(box, letters, choices)
+        boxed = _boxed(box, letters, choices, question)
         if boxed is not None:
-            later = _anchored(text.part(text.places.index(box.places[-1]), len(text.string)), letters, choices)
+            rest = text.part(text.places.index(box.places[-1]), len(text.string))
+            later = _anchored(rest, letters, choices, question)
             return later if later is not None and later.value else boxed
     if ends_in_box(text):
         return Found(None, "truncated", "boxed", None)
-    return _anchored(text, letters, choices) or _unanchored(text, letters, choices)
+    return _anchored(text, letters, choices, question) or _unanchored(text, letters, choices, question)
 
 
-def _boxed(box: Text, letters: str, choices: Mapping[str, str]) -> Found | None:
+def _boxed(box: Text, letters: str, choices: Mapping[str, str], question: str) -> Found | None:
     bare = re.sub(r"\\(?:text|mathrm|textbf|mathbf|bf|rm)\s*", "", box.string)
     found = sorted(set(re.findall(rf"(?<![A-Za-z])[{letters}](?![A-Za-z])", bare)))
     joined = re.fullmatch(rf"[\s{{}}]*([{letters}]{{2,}})[\s{{}}]*", bare)
@@ -61,11 +62,11 @@ def _boxed(box: Text, letters: str, choices: Mapping[str, str]) -> Found | None:
         return Found(None, "ambiguous", "boxed", box.span())
     if found:
         return Found(found[0], "ok", "boxed", box.span())
-    option = named_option(box, choices)
+    option = named_option(box, choices, question)
     return Found(option, "ok", "boxed_text", box.span()) if option else None
 
 
-def _anchored(text: Text, letters: str, choices: Mapping[str, str]) -> Found | None:
+def _anchored(text: Text, letters: str, choices: Mapping[str, str], question: str) -> Found | None:
     """Return what the last anchor with a letter, or with an option's text, says."""
     last: Found | None = None
     last_end = 0
@@ -75,7 +76,7 @@ def _anchored(text: Text, letters: str, choices: Mapping[str, str]) -> Found | N
         r"(?![A-Za-z0-9_'’])",
         re.I,
     )
-    for tail in anchored(text):
+    for tail in anchored(text, question):
         match = head.match(tail.string)
         begin = text.places.index(tail.places[0])
         if match and not _is_article(tail.string, match.start(1)):
@@ -90,7 +91,7 @@ def _anchored(text: Text, letters: str, choices: Mapping[str, str]) -> Found | N
                 found = Found(None, "ambiguous", "anchor", found.span)
             last, last_end = found, begin + match.end()
             continue
-        option = named_option(tail, choices)
+        option = named_option(tail, choices, question)
         if option is not None:
             last, last_end = Found(option, "ok", "anchor_text", tail.span()), begin
     if last is None:
@@ -141,7 +142,7 @@ def _is_article(string: str, at: int) -> bool:
     return tokens(string[at : at + 40], string[at]) == [] and string[at] in "Aa"
 
 
-def _unanchored(text: Text, letters: str, choices: Mapping[str, str]) -> Found:
+def _unanchored(text: Text, letters: str, choices: Mapping[str, str], question: str) -> Found:
     alone = re.fullmatch(rf"[\W_]*([{letters}{letters.lower()}])[\W_]*", text.string)
     if alone:
         return Found(alone[1].upper(), "ok", "only_letter", text.span())
@@ -150,14 +151,14 @@ def _unanchored(text: Text, letters: str, choices: Mapping[str, str]) -> Found:
     string = masked(text.string)
     places = tokens(string, letters)
     if not places:
-        option = named_option(text, choices)
+        option = named_option(text, choices, question)
         if option is not None:
             return Found(option, "ok", "option_text", text.span())
         return Found(None, "no_answer", "none", None)
-    return _judged(text, string, places, letters)
+    return _judged(text, string, places, letters, asks_wrong(question))
 
 
-def _judged(text: Text, string: str, places: list[int], letters: str) -> Found:
+def _judged(text: Text, string: str, places: list[int], letters: str, is_wrong_asked: bool) -> Found:
     said = polarity(string, places)
     at_place = {string[at]: at for at in places}
 
@@ -165,6 +166,9 @@ def _judged(text: Text, string: str, places: list[int], letters: str) -> Found:
         at = at_place[letter]
         return Found(letter, "ok", rule, text.part(at, at + 1).span())
 
+    odd = _odd_one(said, letters, is_wrong_asked)
+    if odd is not None:
+        return found(odd, "odd_one")
     if said.concluded and (said.concluded not in said.wrong or said.concluded in said.right):
         return found(said.concluded, "concluded")
     if len(said.right - said.wrong) == 1:
@@ -173,26 +177,46 @@ def _judged(text: Text, string: str, places: list[int], letters: str) -> Found:
         return Found(None, "ambiguous", "judged_right", None)
     if len(said.bare) == 1 and not said.bare & said.wrong:
         return found(next(iter(said.bare)), "only_letter")
+    if (placed := _placed(text, string, said, letters)) is not None:
+        return found(*placed)
+    if said.bare:
+        return Found(None, "ambiguous", "letters", None)
+    return Found(None, "no_answer", "negated", None)
+
+
+def _placed(text: Text, string: str, said: Polarity, letters: str) -> tuple[str, str] | None:
+    """Return the letter that stands where answers do, and the rule: last line, first line, end of the last sentence."""
     lines = text.string.strip().split("\n")
     last_line = re.fullmatch(rf"[\W_]*([{letters}])[\W_]*", lines[-1])
     if last_line:
-        return found(last_line[1], "last_line")
-    leading = re.match(rf"[\W_]*([{letters}])[\W_]*(?:$|[.:)])", lines[0])
+        return last_line[1], "last_line"
+    leading = re.match(
+        rf"[\W_]*([{letters}])(?:[\W_]*$|[*\s)\]】]*(?:[.:)。]|[、,](?!\s*[A-H](?![A-Za-z]))))", lines[0]
+    )
     if (
         leading
         and leading[1] not in said.wrong
         and not re.search(rf"\n\s*[\W_]*[{letters}]\s*[.、:)]", text.string.strip())
     ):
-        return found(leading[1], "first_line")
+        return leading[1], "first_line"
     last_sentence = re.split(r"[。!?\n]|\.\s", string.rstrip().rstrip("。.!*"))[-1]
-    closing = re.search(rf"\w[^A-H]*(?<![A-Za-z])([{letters}])[\s*)\]】了]*$", last_sentence)
+    closing = re.search(rf"(?:\w|→|⇒|=>|^)[^A-H]*(?<![A-Za-z])([{letters}])[\s*)\]】了]*$", last_sentence)
     if (
         closing
         and closing[1] in said.bare
         and len(tokens(last_sentence, letters)) == 1
         and not _OPEN.search(last_sentence)
     ):
-        return found(closing[1], "last_sentence")
-    if said.bare:
-        return Found(None, "ambiguous", "letters", None)
-    return Found(None, "no_answer", "negated", None)
+        return closing[1], "last_sentence"
+    return None
+
+
+def _odd_one(said: Polarity, letters: str, is_wrong_asked: bool) -> str | None:
+    """Return the one option that is wrong where all others are right, or where the wrong one is asked for."""
+    odd = said.wrong - said.right
+    others = set(letters) - odd
+    if len(odd) != 1 or said.concluded not in (None, *odd):
+        return None
+    is_odd = others == said.right and len(others) > 1
+    is_asked = is_wrong_asked and others == said.right | (said.bare - odd)
+    return next(iter(odd)) if is_odd or is_asked else None

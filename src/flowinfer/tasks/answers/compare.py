@@ -29,7 +29,7 @@ def is_same(shown: str, gold: Gold) -> bool:
         case "letter":
             return shown.strip("()").lower() == target.strip("()").lower()
         case "digits":
-            return shown.lstrip("+") == target.lower()
+            return shown.lstrip("+") == re.sub(r"(?<![\da-f])0[xbo](?=[\da-f])", "", target.lower())
         case "number":
             return _same_number(shown, gold)
         case "list":
@@ -78,6 +78,8 @@ def _same_number(shown: str, gold: Gold) -> bool:
 
 
 def _same_expression(shown: str, target: str) -> bool:
+    if "exp(" in target:
+        shown = re.sub(r"(?<![a-zA-Z])e\^(\([^()]*\)|-?\w+)", lambda match: f"exp({match[1].strip('()')})", shown)
     left, right = parse_expression(shown), parse_expression(target)
     return left is not None and right is not None and equal(left, right)
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 
 from flowinfer.tasks.answers.anchors import is_broken_off
 from flowinfer.tasks.answers.numbers import clean, show, values
 from flowinfer.tasks.answers.numerals import ENGLISH, spelled
-from flowinfer.tasks.answers.readings import Reading, after_last_equals, answer_in, first_value, main_clause
-from flowinfer.tasks.answers.sentences import before_check, is_refusal, sentences
+from flowinfer.tasks.answers.readings import (
+    Reading,
+    after_last_equals,
+    answer_in,
+    first_value,
+    in_two_units,
+    main_clause,
+)
+from flowinfer.tasks.answers.sentences import is_example, is_refusal, sentences, without_checks
 from flowinfer.tasks.answers.text import Found, Text
 
 _CUE = re.compile(
@@ -48,21 +56,32 @@ _WEAK_BEFORE = re.compile(
 )
 
 
+_BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
+
 _WEAK_RULES = ("last_number", "statement")
 
 
 def unanchored(text: Text) -> Found:
     """Read the last sentence that concludes or works out a value, else the last that mentions a number."""
-    body = before_check(text)
+    body = without_checks(text)
     if body is text and is_broken_off(text):
         return Found(None, "truncated", "none", None)
     last: Found | None = None
+    is_refused = False
+    closing = body.string.rstrip().rsplit("\n\n", 1)[-1].strip(" .。*")
     for part in sentences(body):
         if is_refusal(part.string):
-            last = None
+            last, is_refused = None, True
             continue
         found = _stated(part)
-        if found is None:
+        if (
+            body is not text
+            and found is not None
+            and found.rule == "last_number"
+            and part.string.strip(" \n.。*") == closing
+        ):
+            found = replace(found, rule="conclusion")
+        if found is None or (is_refused and (found.rule in _WEAK_RULES or is_example(part.string))):
             continue
         if found.rule != "last_number" or last is None or last.value is None or last.rule in _WEAK_RULES:
             last = found
@@ -77,7 +96,11 @@ def _stated(sentence: Text) -> Found | None:
     )
     span_of = sentence if len(string) == len(sentence.string) else None
     found = [item for item in values(string) if not _PASSED_OVER.search(string[: item[1]])]
-    has_cue = bool(_CUE.search(string) or re.search(r":[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$", string))
+    has_cue = bool(
+        _CUE.search(string)
+        or re.search(r":[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$", string)
+        or re.fullmatch(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*", sentence.string)
+    )
     if _REPORTED.search(string):
         return None
     if re.search(r"\bwould (?:be|have)\b", string) and re.search(r"\b(?:if|without|had|unless)\b", string, re.I):
@@ -88,6 +111,8 @@ def _stated(sentence: Text) -> Found | None:
             return None
         rule = "conclusion" if has_cue or re.search(r"共|是|\b(?:is|are|has|have)\b", string) else "last_number"
         return Found(show(numeral[0]), "ok", rule, sentence.span())
+    if (bold := _emphasized(sentence)) is not None:
+        return bold
     equal = after_last_equals(string)
     begin = _last_clause(string)
     if equal is not None and not (begin >= equal[2] and any(item[1] >= begin for item in found)):
@@ -105,16 +130,26 @@ def _stated(sentence: Text) -> Found | None:
     return Found(reading.value, "ok", rule, _place(span_of, place) or sentence.span())
 
 
+def _emphasized(sentence: Text) -> Found | None:
+    """Read the number that a sentence prints bold after its last '='."""
+    bold = list(_BOLD.finditer(sentence.string, sentence.string.rfind("=") + 1))
+    value = answer_in(bold[-1][1]).value if len(bold) == 1 and "=" in sentence.string else None
+    return Found(value, "ok", "conclusion", sentence.part(*bold[0].span(1)).span()) if value else None
+
+
 def _last_clause(string: str) -> int:
     """Return where the last clause that draws a conclusion begins: ", so she has 12"."""
     clauses = re.finditer(
         r",?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;，]\s*(?:and\s+)?(?:so|thus|therefore|hence|which (?:leaves|gives"
         r"|makes|totals|equals))\b|,\s*(?:for|making|totall?ing|giving|leaving)\s+(?:a total of\s+)?(?=[$\d])"
-        r"|[,，]?\s*(?:所以|因此|一共|总共|(?:即|也就是)(?=\s*[\d$¥]))",
+        r"|[,，]?\s*(?:所以|因此|一共|总共|(?:即|也就是)(?=\s*[\d$¥]))"
+        r"|[,，](?!\s*(?:每|其中|因为|由于|比))(?=[^,，。=\d]{0,12}(?:为|是|得到?|剩下?|还有|余)\s*[¥$]?-?\d)"
+        r"|[,，]\s*(?:最终|最后|于是|故|结果|实际)"
+        r"|[,，]\s*(?:也就是说|换句话说|换言之|that is(?: to say)?,|in other words,?)",
         string,
         re.I,
     )
-    return max((match.start() for match in clauses), default=0)
+    return max((match.start() for match in clauses if not _is_enclosed(string, match.end())), default=0)
 
 
 def _concluded(
@@ -141,7 +176,9 @@ def _concluded(
     earlier = [item for item in inside if item[1] < chosen[1]]
     if earlier and re.match(r"[^,.]{0,12}(?:\bor\b|或|还是|[到至].{0,12}之间)", string[earlier[-1][2] :]):
         return Reading(None, True), chosen
-    if earlier and re.fullmatch(r"\s*[~–—-]\s*", string[earlier[-1][2] : chosen[1]]):
+    if earlier and in_two_units(earlier[-1][0], string[earlier[-1][2] :]):
+        chosen = earlier[-1]
+    elif earlier and re.fullmatch(r"\s*[~–—-]\s*", string[earlier[-1][2] : chosen[1]]):
         return Reading(None, True), chosen
     rest = [item for item in found if item[1] >= chosen[1]]
     return first_value(string, rest), chosen

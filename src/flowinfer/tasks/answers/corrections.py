@@ -19,7 +19,7 @@ _ENGLISH = (
     r"|make sure|double))"
 )
 _CHINESE = (
-    r"(?:^|(?<=[。.!?\n…]))\s*(?:等等|等一下|稍等|且慢)|(?:^|(?<=[。!?,;\n…吗]))\s*(?:不对[,。!]|不,)"
+    r"(?:^|(?<=[。.!?\n…]))\s*(?:等等|等一下|稍等|且慢)|(?:^|(?<=[。!?,;\n…吗]))\s*(?:[哦啊噢呃嗯]?不对[,。!]|[哦啊噢呃嗯]?不,)"
     r"|更正|纠正|订正|[说算写看搞弄选想]错了?[,。]|我错了|重新(?:计算|算|考虑|分析|审题|检查)|(?<!别)忘(?:了"
     r"|记)(?!带)|漏(?:了|算|掉)"
 )
@@ -54,3 +54,27 @@ def is_taken_back(text: Text) -> bool:
         last = match if _FAULT.search(match[0]) else None
     rest = text.string[last.end() :] if last else ""
     return last is not None and len(rest) < 40 and not re.search(r"[\d?]", rest)
+
+
+_REVISES = re.compile(
+    r"\b(?:wait|hold on|hmm|actually|however|oops|but|instead|should)\b"
+    r"|但|不过|等等|其实|不对|别忘|应(?:该|当|为)|而是",
+    re.I,
+)
+_SETTLES = re.compile(
+    r"\b(?:so|therefore|thus|hence|answer|final|instead|should be|result)\b"
+    r"|最终|所以|因此|应(?:该|当)?[为是]|而是|答案",
+    re.I,
+)
+_CONFIRMS = re.compile(
+    r"[✓✔√]|\b(?:checks?(?: out)?|holds|confirm\w*|verified|matches|indeed"
+    r"|is correct|correct!|satisf\w+)\b|成立|无误|正确[。!]",
+    re.I,
+)
+
+
+def revised(text: Text, end: int) -> Text | None:
+    """Return what follows a boxed answer, where that takes it back and settles on another."""
+    rest = text.string[end:]
+    is_revised = _REVISES.search(rest[:60]) and _SETTLES.search(rest) and not _CONFIRMS.search(rest)
+    return text.part(end, len(text.string)) if is_revised else None

@@ -48,6 +48,8 @@ def read_gold(reference: str, question: str) -> Gold:
     text = normalize(reference)
     boxed = last_boxed(text)
     string = boxed.string.strip() if boxed is not None else text.string.rsplit("####", 1)[-1].strip()
+    named = re.fullmatch(r"[a-zA-Z]\s*=\s*([^=]*,[^=]*)", plain(string))
+    string = named[1] if named else string
     return Gold(string, plain(string), kind_of(string), question)
 
 
@@ -72,6 +74,8 @@ def kind_of(gold: str) -> Kind:
         return "list"
     if re.fullmatch(r"[(\[{].*[)\]}]", text) and len(split_top(text[1:-1])) > 1:
         return "bracketed"
+    if re.fullmatch(r"-?0[xbo][0-9a-f]+", text, re.I):
+        return "digits"
     if re.fullmatch(r"-?(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]+", text):
         parsed = parse_expression(text)
         return "digits" if re.search(r"[a-f]{2}|[a-f]\d|\d[a-f].*[a-f]", text) or parsed is None else "expression"

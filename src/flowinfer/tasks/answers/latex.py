@@ -67,6 +67,7 @@ def plain(text: str) -> str:
     text = _unwrap(text)
     for old, new in _REPLACED:
         text = text.replace(old, new)
+    text = re.sub(r"(?<=[\w)}\]])\s?[·⋅∙]\s?(?=[\w(\\])", "*", text)
     text = re.sub(r"√\s*(\d+|[a-z]|\([^()]*\))", r"sqrt(\1)", _arguments(text))
     text = re.sub(r"\\(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-z])", r" \1 ", text)
     text = re.sub(r"\^\s*\{([^{}]*)\}", r"^(\1)", text)

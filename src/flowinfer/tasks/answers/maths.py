@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from flowinfer.results import Score
 from flowinfer.tasks.answers.anchors import anchored, boxed, ends_in_box, is_broken_off
 from flowinfer.tasks.answers.compare import is_same
-from flowinfer.tasks.answers.corrections import corrected
+from flowinfer.tasks.answers.corrections import corrected, revised
 from flowinfer.tasks.answers.kinds import Gold, read_gold
 from flowinfer.tasks.answers.readers import read_boxed, read_stretch
-from flowinfer.tasks.answers.sentences import before_check, is_refusal, sentences
+from flowinfer.tasks.answers.sentences import is_refusal, sentences, without_checks
 from flowinfer.tasks.answers.text import Text
 
 _MAX_WHOLE = 1_500
@@ -31,6 +31,10 @@ def judge_maths(text: Text, reference: str, question: str) -> Score:
 def _judge(text: Text, gold: Gold) -> Score:
     box = _last_boxes(text)
     if box is not None:
+        rest = revised(text, text.places.index(box.places[-1]) + 1)
+        later = _judge(rest, gold) if rest is not None else None
+        if later is not None and later.status == "ok":
+            return later
         return _score("boxed", box, read_boxed(box.string, gold), gold)
     if ends_in_box(text):
         return _nothing("truncated")
@@ -51,7 +55,7 @@ def _judge(text: Text, gold: Gold) -> Score:
 
 def _closing(text: Text) -> Iterator[tuple[str, Text]]:
     """Yield sentences from the last to the first, then the whole text for answers over several lines."""
-    for part in reversed(list(sentences(before_check(text)))):
+    for part in reversed(list(sentences(without_checks(text)))):
         yield "sentence", part
     yield "whole", text.part(max(0, len(text.string) - _MAX_WHOLE), len(text.string))
 

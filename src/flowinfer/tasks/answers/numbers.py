@@ -10,7 +10,7 @@ from flowinfer.tasks.answers.text import normalize
 
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?![\d,.]\d|\d)|\d+)(?:\.\d+)?|\.\d+"
 NUMBER = re.compile(
-    rf"(?P<sign>(?<![\w)\].])[-+](?=\s?[$€£¥￥]?\d"
+    rf"(?P<sign>(?<![A-Za-z0-9_)\].])[-+](?=\s?[$€£¥￥]?\d"
     rf"|\s?[$€£¥￥]?\.\d))?\s?[$€£¥￥]?\s?(?<![A-Za-z_\d.])(?P<number>{_PLAIN})"
     r"(?:\s?/\s?(?P<denominator>\d+(?![\d/]*\s?/)))?(?:[eE](?P<exponent>[+-]?\d{1,3})\b|\s?(?:\*"
     r"|x)\s?10\^\{?(?P<power>[+-]?\d{1,3})\}?)?"
@@ -40,6 +40,8 @@ def clean(part: str) -> str:
     part = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r" \1 ", part)
     part = _LATEX_FRACTION.sub(_plain_fraction, part)
     part = re.sub(r"\b(?:negative|minus)\s+(?=[$\d])|负(?=[$\d])", "-", part, flags=re.I)
+    part = re.sub(r"(?<=\d)\s*又\s*(?=\d+\s?/\s?\d)", " ", part)
+    part = re.sub(r"(?<=\d) and (?:a|one)[- ]half\b", " 1/2", part)
     part = re.sub(r"<<[^<>]*>>", "", part)
     return part.replace("**", " ").replace("`", "").replace("\\(", " ").replace("\\)", " ")
 
@@ -116,11 +118,11 @@ def gold_number(reference: str) -> str | None:
 
 
 def equal_numbers(left: str, right: str) -> bool:
-    """Return whether two numbers as `show` writes them are equal; "2 dozen" is both 2 and 24."""
+    """Return whether two numbers as `show` writes them are equal; "2 of 12" (two dozen) is both 2 and 24."""
     try:
-        if left.endswith(" dozen"):
-            dozens = Fraction(left.removesuffix(" dozen"))
-            return Fraction(right) in (dozens, 12 * dozens)
+        if " of " in left:
+            units, ratio = map(Fraction, left.split(" of "))
+            return Fraction(right) in (units, ratio * units)
         return Fraction(left) == Fraction(right)
     except (ValueError, ZeroDivisionError):
         return False

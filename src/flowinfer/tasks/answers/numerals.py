@@ -77,6 +77,7 @@ _ENGLISH_FRACTION = re.compile(
     rf"|nine)[-\s](?P<bottom>{'|'.join(_PARTS)})s?\b(?!\s+(?:of|as|dozen))",
     re.I,
 )
+_MIXED = re.compile(rf"\b(?P<whole>{_WORD}) and (?P<top>a|one|two|three)[-\s](?P<bottom>{'|'.join(_PARTS)})s?\b", re.I)
 _HAN_FRACTION = re.compile(r"([一二两三四五六七八九十百]+)分之([一二两三四五六七八九十百]+)")
 
 
@@ -84,6 +85,9 @@ def _fraction(text: str) -> tuple[Fraction, int, int] | None:
     if match := _HAN_FRACTION.search(text):
         bottom, top = han_value(match[1]), han_value(match[2])
         return (top / bottom, match.start(), match.end()) if bottom else None
+    if match := _MIXED.search(text):
+        part = Fraction(_VALUES.get(match["top"].lower(), 1), _PARTS[match["bottom"].lower()])
+        return english_value(match["whole"]) + part, match.start(), match.end()
     if match := _ENGLISH_FRACTION.search(text):
         top_value = _VALUES.get(match["top"].lower(), 1)
         return Fraction(top_value, _PARTS[match["bottom"].lower()]), match.start(), match.end()

@@ -14,15 +14,28 @@ _TRUTHS = (
 )
 
 
+_CONCLUDING = re.compile(r"(?:^|[.。!?,，;\n])\s*(?:所以|因此|综上|故|可见|(?:so|therefore|thus|hence)\b)", re.I)
 _ONLY = re.compile(r"(?:只有|是|只能是|因此|所以|\bonly|\bso|therefore,?|thus,?)\s*$", re.I)
 
 
-def named_option(text: Text, choices: Mapping[str, str]) -> str | None:
-    """Return the one option whose text occurs, not counting clauses that deny it."""
+def named_option(text: Text, choices: Mapping[str, str], question: str = "") -> str | None:
+    """Return the one option whose text occurs, not counting clauses that deny it or repeat the question."""
     string = text.string
     by_truth = _truth(string, choices)
     if by_truth is not None:
         return by_truth
+    kept = _kept(string, choices)
+    if len(kept) > 1:
+        kept = {
+            letter: new for letter, s in kept.items() if (new := [x for x in s if not _is_echo(string, x, question)])
+        }
+    if len(kept) > 1:
+        return _singled(string, kept)
+    return next(iter(kept), None)
+
+
+def _kept(string: str, choices: Mapping[str, str]) -> dict[str, list[tuple[int, int]]]:
+    """Return where each option's text stands, outside other options' texts and clauses that deny it."""
     found = {letter: spans for letter, option in choices.items() if (spans := _spans(string, option.strip()))}
     kept = {}
     for letter, spans in found.items():
@@ -32,13 +45,29 @@ def named_option(text: Text, choices: Mapping[str, str]) -> str | None:
         free = [s for s in free if not NEGATIVE.search(_around(string, s))]
         if free:
             kept[letter] = free
-    if len(kept) > 1:
-        after = string.rfind("=") + 1
-        results = [letter for letter, spans in kept.items() if any(_is_next(string, after, s[0]) for s in spans)]
-        singled = [letter for letter, spans in kept.items() if any(_ONLY.search(string[: s[0]]) for s in spans)]
-        results = results if after and len(results) == 1 else singled
-        return results[0] if len(results) == 1 else None
-    return next(iter(kept), None)
+    return kept
+
+
+def _is_echo(string: str, span: tuple[int, int], question: str) -> bool:
+    """Return whether an option's text only repeats words of the question, as 利率上升 does."""
+    before = string[max(0, span[0] - 2) : span[0]]
+    return len(before) == 2 and string[span[0] - 2 : span[1]] in question
+
+
+def _singled(string: str, kept: Mapping[str, list[tuple[int, int]]]) -> str | None:
+    """Return the one of several options that the last sentence concludes with, that '=' gives, or that is "only" so."""
+    last = max((match.start() for match in _CONCLUDING.finditer(string)), default=len(string))
+    after = string.rfind("=") + 1
+    tests = (
+        lambda start: start >= last,
+        lambda start: bool(after) and _is_next(string, after, start),
+        lambda start: bool(_ONLY.search(string[:start])),
+    )
+    for test in tests:
+        results = [letter for letter, spans in kept.items() if any(test(start) for start, _ in spans)]
+        if len(results) == 1:
+            return results[0]
+    return None
 
 
 def _truth(string: str, choices: Mapping[str, str]) -> str | None:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 
 NEGATIVE = re.compile(
-    r"错|不对|不正确|不符|不是|不选|不能选|不成立|并非|排除|有误|均非|不属于|不合|不行|不准确|不恰当|无关|片面"
+    r"错|有(?:语病|歧义)|不对|不正确|不符|不是|不选|不能选|不成立|并非|排除|有误|均非|不属于|不合|不行|不准确|不恰当|无关|片面"
     r"|矛盾|除了?[A-H\s]|不可能|不能|不一致|无中生有|偷换|以偏概全|张冠李戴|[✗✘❌]|太绝对|过于绝对"
     r"|incorrect|wrong|false|\bnot\b|n't|eliminat|rule[ds]? out|irrelevant|unrelated|\bout\b|\bno\b|\bnone\b"
     r"|\bneither\b|\bnor\b",
     re.I,
 )
 _POSITIVE = re.compile(
-    r"正确|是对的|对的|只有.{0,4}对|成立|符合|才是|才对|最合适|最佳|最恰当|更恰当|更合适|当选|一致|吻合|[✓√✔✅]|无误"
+    r"正确|准确|恰当|是对的|对的|只有.{0,4}对|成立|符合|才是|才对|最合适|最佳|最恰当|更恰当|更合适|当选|一致|吻合|[✓√✔✅]|无误"
     r"|correct|right|true|best|more likely|most likely|the answer|better|is the one|\byes\b|\bfits?\b",
     re.I,
 )
 CLAUSE = re.compile(
     r"[。，；,;!?！？\n]|\.\s|\bbut\b|\bwhile\b|\bwhereas\b|而(?!是|且)|但是?|因为|由于|\bbecause\b|\bsince\b"
-    r"|(?<=[错对误确√]\))|(?<=错误)|(?<=正确)",
+    r"|(?<=[错对误确√]\))|(?<=错误)(?!的)|(?<=正确)(?!的)|(?=其余|其他|其它|\bthe (?:other|rest|remaining)\b)"
+    r"|(?:→|⇒|=>)(?=\s*[A-H](?![A-Za-z]))",
     re.I,
 )
+_FAULTLESS = re.compile(r"没有?(?:错误?|问题|语病|毛病|错别字|歧义)|无误|\bnot (?:wrong|false|incorrect)", re.I)
 _BEFORE_WORD = re.compile(
     r"(?:vitamin|plan|hepatitis|type|grade|class|point|group|team|section|part|appendix|figure|维生素|维他命"
     r"|肝炎|方案|计划"
@@ -42,7 +45,8 @@ _ARTICLE_BEFORE = re.compile(
 )
 _DISCUSSED = re.compile(
     r"分析|来看|先看|考虑|看一?下|\bconsider\b|\blook(?:ing)? at\b|\bexamine\b|\bevaluate\b|\bbetween\b"
-    r"|\bconsidered\b|\binitially\b|\b(?:says|states|claims|describes|talks about)\b|在.{1,8}(?:中|之间)",
+    r"|\bconsidered\b|\binitially\b|\b(?:says|states|claims|describes|talks about)\b|在.{1,8}(?:中|之间)"
+    r"|虽然|尽管|\b(?:al)?though\b",
     re.I,
 )
 _VERDICT = re.compile(
@@ -107,8 +111,8 @@ def polarity(string: str, places: list[int]) -> Polarity:
     bare: set[str] = set()
     last: set[str] = set()
     for begin, end in pairwise(bounds):
-        letters = {string[at] for at in places if begin <= at < end}
-        clause = string[begin:end]
+        letters = {string[at] for at in places[bisect_left(places, begin) : bisect_left(places, end)]}
+        clause = _FAULTLESS.sub("正确", string[begin:end])
         if not letters and _VERDICT.fullmatch(clause):
             letters, bare = last, bare - last
         last = set() if re.search(r"[。;!\n]|\.\s", clause) else letters or last
@@ -122,3 +126,20 @@ def polarity(string: str, places: list[int]) -> Polarity:
             bare |= letters
     concluded = [match for match in _CONCLUDED.finditer(string) if match.start(1) in places]
     return Polarity(frozenset(right), frozenset(wrong), frozenset(bare), concluded[-1][1] if concluded else None)
+
+
+_WRONG = re.compile(
+    r"错误|有误|(?<!没)有错|不(?:正确|准确|恰当|妥|对|符|成立|属于|包括|包含|是|能|可|会|宜|应|合)|无关|除外|没有|未|并非"
+    r"|incorrect|false|wrong|\bnot\b|n't|except|untrue|exception|\bleast\b",
+    re.I,
+)
+
+
+def asks_wrong(question: str) -> bool:
+    """Return whether a question asks for the option that is wrong, or whatever the options else are not."""
+    return bool(_WRONG.search(re.split(r"[。\n]\s*(?=\S)", question.strip())[-1]))
+
+
+def is_asked(described: str, question: str) -> bool:
+    """Return whether a description such as 错误的 or "incorrect statement" is of what the question asks for."""
+    return bool(_WRONG.search(described)) == asks_wrong(question)

@@ -6,7 +6,7 @@ import re
 
 from flowinfer.tasks.answers.anchors import anchored, ends_in_box, hedged, last_boxed
 from flowinfer.tasks.answers.conclusions import unanchored
-from flowinfer.tasks.answers.corrections import corrected, is_taken_back
+from flowinfer.tasks.answers.corrections import corrected, is_taken_back, revised
 from flowinfer.tasks.answers.numbers import clean, values
 from flowinfer.tasks.answers.readings import answer_in
 from flowinfer.tasks.answers.text import Found, Text
@@ -29,7 +29,10 @@ def _find(text: Text) -> Found:
         return Found(None, "ambiguous", "boxed", box.span())
     boxed = answer_in(box.string).value if box is not None else None
     if box is not None and boxed is not None:
-        later = _anchored(text.part(text.places.index(box.places[-1]), len(text.string)))
+        end = text.places.index(box.places[-1])
+        later = _anchored(text.part(end, len(text.string)))
+        rest = revised(text, end + 1)
+        later = later if later is not None or rest is None else _find(rest)
         return later if later is not None and later.value else Found(boxed, "ok", "boxed", box.span())
     if ends_in_box(text):
         return Found(None, "truncated", "boxed", None)

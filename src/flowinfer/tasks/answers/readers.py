@@ -10,7 +10,7 @@ from flowinfer.tasks.answers.kinds import Gold
 from flowinfer.tasks.answers.latex import split_top
 from flowinfer.tasks.answers.numbers import show
 from flowinfer.tasks.answers.numerals import spelled
-from flowinfer.tasks.answers.runs import closing_runs, leading_run, main_part, measured_run, stripped
+from flowinfer.tasks.answers.runs import asked_clause, closing_runs, leading_run, main_part, measured_run, stripped
 from flowinfer.tasks.answers.wordings import read_words
 
 _UNIT = re.compile(
@@ -18,6 +18,7 @@ _UNIT = re.compile(
     r"|or\b)[a-zA-Z]+)*(?:\^\(?\d\)?)?[\s.]*"
     r"|[\u4e00-\u9fff]{1,4}"
 )
+_UNIT_LETTERS = "mL|ml|cm|mm|km|kg|mg|ft|in|lb|oz|hr"
 _NAMED = r"[a-zA-Z](?:_?\w)?'*\s*(?:\(\s*[-\w]+\s*\))?\s*=\s*"
 
 
@@ -41,14 +42,18 @@ def read_stretch(part: str, gold: Gold, *, is_anchored: bool) -> str | None:
 
     Mathematics of another kind at once after an anchor is the answer too, and a wrong one.
     """
-    string = main_part(stripped(part))
+    whole = asked_clause(stripped(part), gold.question) if gold.kind in ("number", "expression") else stripped(part)
+    string = main_part(whole)
     found = read_words(part, gold)
     if found is not None or gold.kind in ("truth", "time", "words"):
         return found
     leading = leading_run(string) if is_anchored else ""
     runs = [leading] if leading else closing_runs(string)
-    concluding = re.split(r",\s*(?:and )?(?:so|thus|therefore|hence)\b,?|所以|因此", string)[-1]
-    runs = closing_runs(concluding) + runs if not is_anchored and concluding != string else runs
+    concluding = main_part(re.split(r",\s*(?:and )?(?:so|thus|therefore|hence)\b,?|所以|因此", whole)[-1])
+    if not is_anchored and concluding != string:
+        if (numeral := _closing_numeral(concluding, gold)) is not None:
+            return numeral
+        runs = closing_runs(concluding) + runs
     if not is_anchored and gold.kind == "number" and runs and _is_formula(runs[0]):
         return runs[0]
     for run in runs:
@@ -56,8 +61,23 @@ def read_stretch(part: str, gold: Gold, *, is_anchored: bool) -> str | None:
         if read is not None:
             return read
     if leading:
-        return leading
-    numeral = spelled(string) if gold.kind in ("number", "expression") and not re.search(r"\d", string) else None
+        return _option(leading, gold.question) or leading
+    return _closing_numeral(string, gold)
+
+
+def _option(run: str, question: str) -> str | None:
+    """Return the value of an option such as "(c)" that a question lists with its values."""
+    letter = re.fullmatch(r"\(?([a-z])\)?", run)
+    listed = dict(re.findall(r"\(([a-z])\)\s*([^()]+?)\s*(?=\([a-z]\)|$)", question)) if letter else {}
+    return listed.get(letter[1]) if letter else None
+
+
+def _closing_numeral(string: str, gold: Gold) -> str | None:
+    """Return a number in words, where no digits follow it that a text gives as its value."""
+    if gold.kind not in ("number", "expression"):
+        return None
+    string = string[string.rfind("=") + 1 :]
+    numeral = None if re.search(r"\d", string) else spelled(string)
     return show(numeral[0]) if numeral else None
 
 
@@ -114,7 +134,7 @@ def _several(run: str) -> bool:
 def _number(run: str) -> str | None:
     if _several(run) or "!=" in run or (re.search(r"[<>]", run) and read_intervals(run)):
         return run
-    string = re.sub(r"(?<=[\d)])\s+[a-zA-Z]$", "", _result(split_top(run)[-1]))
+    string = re.sub(rf"(?<=[\d)])(?:\s+[a-zA-Z]{{1,2}}|\s?(?:{_UNIT_LETTERS}))$", "", _result(split_top(run)[-1]))
     string = re.sub(r"(?<=\d)[eE]([+-]?\d{1,2})$", r"*10^(\1)", string)
     base = re.search(r"_\(?\d+\)?$", string)
     string = string[: base.start()] if base else string

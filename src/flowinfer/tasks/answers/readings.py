@@ -22,7 +22,7 @@ _ASIDE = re.compile(
     r"\((?=\D*\d)[^()]*\)|,?\s*(?:\bnot\b|\brather than\b|\binstead of\b|而不是|而非|不是)"
     r"|,?\s*(?:\b(?:because|since|which(?! (?:averages|gives|leaves|makes|comes|totals|amounts|adds|works)\b)"
     r"|given that|where|compared|considering|assuming|as (?:it|he|she|they|there))\b|其中|因为|由于)"
-    r"|\bout of\b|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b)|[→⇒]\s*(?=check)",
+    r"|,\s*(?:who|whom|whose)\b|\bout of\b|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b)|[→⇒]\s*(?=check)",
     re.I,
 )
 _SUMMED = re.compile(
@@ -43,11 +43,21 @@ _CENTS = re.compile(
     r"^\s*(?P<unit>dollars?|元|块)\s*(?:and\s*)?(?P<small>\d{1,2})\s*(?P<kind>cents?|角|毛|分)(?:\s*(?P<fen>\d)\s*分)?",
     re.I,
 )
-_PAIRED = re.compile(
-    r"^\s*(?:feet|foot|ft|hours?|hrs?|h|minutes?|mins?|pounds?|lbs?|weeks?|years?|days?|小时|个小时|分钟|米"
-    r"|千克|年|天)\s*(?:and|,|零)?\s*\d+(?:\.\d+)?\s*"
-    r"(?:inch(?:es)?|in\b|minutes?|mins?|seconds?|secs?|ounces?|oz|days?|months?|hours?|分钟?|秒|厘米|克|个月|天|小时)",
-    re.I,
+_UNITS = (
+    ("(?:hours?|hrs?|h|个?小时)", "(?:minutes?|mins?|分钟?)", 60),
+    ("(?:minutes?|mins?|分钟?)", "(?:seconds?|secs?|秒)", 60),
+    ("(?:feet|foot|ft)", "(?:inch(?:es)?|in\\b)", 12),
+    ("(?:pounds?|lbs?)", "(?:ounces?|oz)", 16),
+    ("(?:weeks?|周)", "(?:days?|天)", 7),
+    ("(?:years?|年)", "(?:months?|个月)", 12),
+    ("(?:days?|天)", "(?:hours?|个?小时)", 24),
+    ("米", "厘米", 100),
+    ("千克", "克", 1000),
+)
+"""Units that a quantity is told in together, and how many of the smaller make the larger."""
+_PAIRED = tuple(
+    (re.compile(rf"\s*{large}\s*(?:and|,|零)?\s*(\d+(?:\.\d+)?)\s*{small}", re.I), ratio)
+    for large, small, ratio in _UNITS
 )
 _DOZEN = re.compile(r"^\s*dozens?\b", re.I)
 
@@ -98,13 +108,21 @@ def first_value(string: str, found: list[tuple[Fraction, int, int]]) -> Reading:
         return Reading(None, True)
     if re.fullmatch(r"\s*,\s*", rest):
         return Reading(None)
-    if _PAIRED.match(rest):
-        return Reading(None, True)
+    if (paired := in_two_units(value, rest)) is not None:
+        return Reading(paired)
     if cents := _CENTS.match(rest):
         value += Fraction(int(cents["small"]), 10 if cents["kind"] in "角毛" else 100) + Fraction(
             int(cents["fen"] or 0), 100
         )
-    return Reading(show(value) + (" dozen" if _DOZEN.match(rest) else ""))
+    return Reading(show(value) + (" of 12" if _DOZEN.match(rest) else ""))
+
+
+def in_two_units(value: Fraction, rest: str) -> str | None:
+    """Return a quantity such as "2 hours 30 minutes" as "2.5 of 60", which is 2.5 and 150."""
+    for pattern, ratio in _PAIRED:
+        if match := pattern.match(rest):
+            return f"{show(value + Fraction(match[1]) / ratio)} of {ratio}"
+    return None
 
 
 def after_last_equals(string: str) -> tuple[Fraction, int, int] | None:

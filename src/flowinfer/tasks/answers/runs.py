@@ -128,10 +128,42 @@ def stripped(part: str) -> str:
     return re.sub(r"(?<![\w.])(\d+)\s+(\d+)\s?/\s?(\d+)(?![\w/])", r"(\1+\2/\3)", string)
 
 
+_RESTATED = re.compile(r"[,，]\s*(?:\(?i\.\s?e\.,?|that is,|也就是说?|即)\s*(?=[-(\\\d]|[a-zA-Z]\b)")
+_UNIT_AFTER = re.compile(r"\d\s*(?:[a-z]{3,}|[\u4e00-\u9fff]+)[.。\s]*$")
+
+
 def main_part(string: str) -> str:
     """Cut what only explains, if mathematics or a verb stands before."""
     string = re.sub(r"\s\([a-zA-Z][a-zA-Z\s,'-]{2,}\)", " ", string)
+    restated = _RESTATED.search(string)
+    if restated and re.search(r"\d", string[: restated.start()]):
+        first, second = string[: restated.start()], string[restated.end() :]
+        return first if _UNIT_AFTER.search(first) and _UNIT_AFTER.search(second) else second
     for aside in _ASIDE.finditer(string):
         if string[: aside.start()].strip():
             return string[: aside.start()]
     return string
+
+
+_SUBJECT = re.compile(r"([\u4e00-\u9fff]{2,12}|\b[a-zA-Z]+)\s*(?:是|为|等于|=|\b(?:is|equals)\b)")
+_CLAUSES = re.compile(r"[,，;；]\s*(?!也就|即|就是|i\.e|that is|or\b|which)(?:\band\b|\bwhile\b|而)?|\b(?:and|while)\b")
+
+
+def asked_clause(string: str, question: str) -> str:
+    """Return the clause whose subject the question names, where a sentence tells values of several subjects."""
+    told = []
+    for clause in _CLAUSES.split(string):
+        subject = _SUBJECT.search(clause)
+        if subject and re.search(r"\d", clause[subject.end() :]):
+            told.append((subject[1], clause))
+    asked = [clause for subject, clause in told if _is_named(subject, question)]
+    return asked[0] if len(told) > 1 and len(asked) == 1 else string
+
+
+def _is_named(subject: str, question: str) -> bool:
+    """Return whether a question asks for a subject: by a word, the end of a Chinese noun, or "for x"."""
+    if len(subject) == 1:
+        return bool(
+            re.search(rf"(?:\b(?:for|find|of|determine|is)|求|计算)\s*{subject}\s*(?:$|[.?,。？的值])", question, re.I)
+        )
+    return bool(re.search(rf"\b{subject}\b" if subject.isascii() else re.escape(subject[-3:]), question, re.I))

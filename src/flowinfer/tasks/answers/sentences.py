@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from flowinfer.tasks.answers.text import Text
+from flowinfer.tasks.answers.text import Text, joined
 
 _COMMENT = re.compile(
     r"^[\s*_#(\[>-]*(?:check|verif|let me (?:check|verify|double)|to (?:check|verify)|note\b|explanation|hint"
     r"|reason|that is\b|i\.e\."
     r"|(?:this|that|it|which)(?:'s| is| was| can| means| matches| makes sense| equals| also)\b[^=]*\b(?:more|less|fewer"
     r"|than|verified|half|twice|times)\b"
-    r"|because\b[^,]*\Z|if you|feel free|i hope|验算|检验|检查|注|解释|说明|解析|提示|理由)",
+    r"|because\b[^,]*\Z|if you|feel free|i hope|验算|检验|检查|注|解释|说明|解析|提示|理由"
+    r"|(?:do not|don't|not to be) (?:confuse|forget|mix)|be careful|remember\b|by the way|incidentally|for (?:example"
+    r"|instance|comparison|reference)\b|(?:in|by) (?:contrast|comparison)\b|had \w+ "
+    r"|(?<=\()(?:若|如果|即使|if\b)|(?:若|如果|if\b)[^\n]*(?:错|不对|不是|\bbut\b|wrong|incorrect|mistake)"
+    r"|顺便|如需|若需|若要|如果需要|如要|别忘|不要|切勿|例如|比如|举例|相比之下|作为对比|对比)"
+    r"|(?!so\b|thus\b|therefore\b|hence\b|所以|因此)[^\n]*?(?:\b(?:this|that|it|which)(?: also| indeed)?"
+    r" (?:confirms|agrees|matches|coincides|is consistent)\b|(?:与|和)[^,，]{1,12}(?:相符|吻合|一致))",
     re.I,
 )
 _CHECK = re.compile(
@@ -28,15 +34,30 @@ _END = re.compile(
 
 
 _MAX_SENTENCE = 1_500
+_CONCLUDING = re.compile(
+    r"\n[ *_#]{0,8}(?:(?:so|thus|therefore|hence|finally|in conclusion|conclusion)\b"
+    r"|所以|因此|综上|最终|最后|结论)[^\n]*\d",
+    re.I,
+)
+_VERIFIES = re.compile(r"check|verif|substit|plug|验|检", re.I)
+_ANSWERS = re.compile(
+    r"\n\s*[*_]*(?!\s*(?:note|check|verif|so far|if\b|this\b|that\b|it\b|both|注|这|验|检))[^\n=:]*\d[^\n=]*\Z", re.I
+)
 _REFUSAL = re.compile(
     r"(?:cannot|can't|can not|could not|unable to|impossible to|not possible to|no way to"
     r"|hard to) (?:be )?(?:solve|determine|answer|find|tell|know|say|calculate|compute|give)"
-    r"|\bno (?:solution|answer|way)\b|not enough (?:information|data)|insufficient|\bnot (?:given|provided"
+    r"|\bno (?:solution|answer|way)\b|(?:\bnot|n't|\bno|\black(?:s|ing)?)\b[^.\n]{0,30}"
+    r"(?:enough|sufficient) (?:information|data|details?)|insufficient|\bnot (?:given|provided"
     r"|stated)\b|don't know|not sure"
     r"|无法(?:确定|计算|回答|求|得知|判断|解答|得出)"
-    r"|不能确定|信息不足|条件不足|不知道",
+    r"|不能确定|(?:信息|条件|数据)(?:不足|不够|不完整)|缺[少乏].{0,6}(?:条件|信息|数据)|不知道",
     re.I,
 )
+
+
+def is_example(sentence: str) -> bool:
+    """Return whether a sentence only supposes something, as a text does that cannot answer."""
+    return bool(_EXAMPLE.search(sentence))
 
 
 def is_refusal(sentence: str) -> bool:
@@ -44,10 +65,27 @@ def is_refusal(sentence: str) -> bool:
     return bool(_REFUSAL.search(sentence))
 
 
-def before_check(text: Text) -> Text:
-    """Return a text up to where it checks or explains its answer, the whole if a number never stands before."""
+_EXAMPLE = re.compile(
+    r"for (?:example|instance)|e\.g\.|\b(?:if|suppose|assum\w+|say)\b|例如|比如|假设|假如|如果|若", re.I
+)
+
+
+def without_checks(text: Text) -> Text:
+    """Leave out what checks or explains an answer, up to a later paragraph that concludes.
+
+    The whole is returned where no number stands before.
+    """
     cut = _CHECK.search(text.string)
-    return text.part(0, cut.start()) if cut and re.search(r"\d", text.string[: cut.start()]) else text
+    if not cut or not re.search(r"\d", text.string[: cut.start()]):
+        return text
+    concluding = _CONCLUDING.search(text.string, cut.end())
+    kept = [text.part(0, cut.start())]
+    last = text.string.rstrip().rfind("\n\n")
+    if concluding:
+        kept.append(text.part(concluding.start(), len(text.string)))
+    elif last > cut.end() and _VERIFIES.search(cut[0]) and _ANSWERS.match(text.string, last):
+        kept.append(text.part(last, len(text.string)))
+    return joined(kept)
 
 
 def sentences(text: Text) -> Iterator[Text]:

@@ -44,6 +44,11 @@ class Text:
         return (self.places[0], self.places[-1] + 1) if self.places else None
 
 
+def joined(parts: Sequence[Text]) -> Text:
+    """Return stretches of one output as one text."""
+    return Text("".join(part.string for part in parts), [place for part in parts for place in part.places])
+
+
 _KEPT = {
     "\u2212": "-",
     "\u2010": "-",
@@ -94,8 +99,7 @@ def _without_long_runs(text: Text) -> Text:
         kept.append(text.part(begin, match.start() + 8))
         begin = match.end()
     kept.append(text.part(begin, len(text.string)))
-    places = [place for part in kept for place in part.places]
-    return Text("".join(part.string for part in kept), places) if len(kept) > 1 else text
+    return joined(kept) if len(kept) > 1 else text
 
 
 _THOUGHT_BEGINS = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.I)
@@ -118,8 +122,8 @@ _RUN_ON = re.compile(
     r"|问)\s*(?:\*\*)?[:：])"
     r"|\n\s*(?:\*\*|#+ )?(?:(?:Next |New |Another |Follow-?up )(?:Question|Problem)|User|Human|用户"
     r"|(?:Question|Problem|Exercise|Example|Q|问题|题目|例题|问)\s*\d+)\s*(?:\*\*)?[:：.]"
-    r"|(?P<bare>\n\s*\n(?:Solve|What|Calculate|Find|Let|Simplify|Evaluate|Suppose|Which|Is|Factor|Expand|Round"
-    r"|Sort|List|Differentiate|How)\b[^\n]{5,}[.?]\s*\n)"
+    r"|(?P<bare>\n\s*\n(?:Solve|What|Find|Let(?! me\b| us\b|')|Simplify|Evaluate|Suppose|Which|Is|Factor|Expand"
+    r"|Calculate|Round|Sort|List|Differentiate|How)\b[^\n]{5,}[.?]\s*\n)"
     r"|(?<=[\d.。]) (?:Question|问题)\s*\d*\s*[:：]"
     r"|(?P<listed>\n\s*(?:第?\d+[.、题]\s*)?(?:下列|下面|以下|关于)(?=[^\n]{4,}\n\s*A[.、])"
     r"|\n[^\n]{6,}[?？_)）]\s*\n\s*\(?A\)?[.、]\s?[^\n]+\n?\s*\(?B\)?[.、])"
@@ -135,6 +139,9 @@ _ANSWERED = re.compile(
 )
 
 
+_ENDS_IN_VALUE = re.compile(r"\d\s?[^\d\s,.:?]{0,6}\s?[.。!]$")
+
+
 def _without_run_on(text: Text) -> Text:
     """Cut where the model asks itself another question, if an answer may stand before."""
     for match in _RUN_ON.finditer(text.string):
@@ -145,7 +152,8 @@ def _without_run_on(text: Text) -> Text:
             continue
         if match["listed"] and not _CHOSEN.search(before):
             continue
-        is_answered = match["plain"] is None or len(before) <= 8 or _ANSWERED.search(before)
+        is_answered = match["plain"] is None or len(before) <= 8
+        is_answered = is_answered or bool(_ANSWERED.search(before) or _ENDS_IN_VALUE.search(before))
         if is_answered and not _is_restating(before):
             return text.part(0, match.start())
     return text

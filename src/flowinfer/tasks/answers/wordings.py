@@ -7,6 +7,8 @@ import re
 from flowinfer.tasks.answers.expressions import parse_expression
 from flowinfer.tasks.answers.kinds import TIME, Gold
 from flowinfer.tasks.answers.latex import plain
+from flowinfer.tasks.answers.numbers import show
+from flowinfer.tasks.answers.numerals import han_value
 from flowinfer.tasks.answers.runs import COPULA, closing_runs, main_part, stripped
 from flowinfer.tasks.answers.truths import read_truth
 
@@ -33,21 +35,39 @@ def read_words(part: str, gold: Gold) -> str | None:
 
 def _digits(string: str) -> str | None:
     """Return the last number in base-n digits; the base itself is none."""
-    string = re.sub(r"\(?\bbase[\s-]*\d+\)?", " ", re.sub(r"\b0[xX](?=[\da-fA-F])", "", string))
+    string = re.sub(r"\(?\bbase[\s-]*\d+\)?", " ", re.sub(r"\b0[xXbBoO]([\da-fA-F]+)", lambda m: m[1].upper(), string))
     string = re.sub(r"[(]([-\da-fA-F]+)[)](?=_)", r"\1", string)
-    found = re.findall(r"(?<![\w.])(-?(?=\w*\d)[0-9a-fA-F]+)(?:_\(?\d+\)?)?(?![\w.]\w|\w)", string)
+    found = re.findall(r"(?<![\w.])(-?(?:(?=\w*\d)[0-9a-fA-F]+|[A-F]{2,}))(?:_\(?\d+\)?)?(?![\w.]\w|\w)", string)
     return found[-1].lower() if found else None
 
 
 def _time(part: str) -> str | None:
     """Return the time after the last verb or '=', else the first, as hour:minute on 24 hours or with its half."""
-    string = main_part(plain(part))
+    string = _on_clock(main_part(plain(part)))
     times = list(TIME.finditer(string))
     if not times:
         return None
-    ends = [match.end() for match in re.finditer(r"\bis\b|\bat\b|=|是|为", string)]
+    ends = [match.end() for match in re.finditer(r"\b(?:is|at|gives|becomes|get|reach(?:es)?)\b|=|是|为|到|得", string)]
     chosen = next((t for end in reversed(ends) for t in times if 0 <= t.start() - end <= 3), times[0])
     return time_text(chosen)
+
+
+_SAID = re.compile(r"(\d{1,2}):(\d{2})\s*(?:in the|at) (morning|afternoon|evening|night)", re.I)
+_HAN = re.compile(
+    r"(凌晨|早上|早晨|上午|中午|下午|傍晚|晚上)?\s*(\d{1,2})(?:[点时](?:(\d{1,2})分?|(半)|整|钟)?|:(\d{2}))"
+)
+
+
+def _on_clock(string: str) -> str:
+    """Write times told with a part of the day, or in Chinese, as "3:45 PM"."""
+
+    def half(part: str | None) -> str:
+        is_late = part in ("afternoon", "evening", "night", "中午", "下午", "傍晚", "晚上")
+        return " PM" if is_late else " AM" if part else ""
+
+    string = re.sub(r"[一二两三四五六七八九十]{1,3}(?=[点时分])", lambda m: show(han_value(m[0])), string)
+    string = _SAID.sub(lambda m: f"{m[1]}:{m[2]}{half(m[3].lower())}", string)
+    return _HAN.sub(lambda m: f"{m[2]}:{'30' if m[4] else (m[5] or m[3] or '00').zfill(2)}{half(m[1])}", string)
 
 
 def time_text(match: re.Match[str]) -> str:

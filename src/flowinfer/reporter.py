@@ -1,0 +1,84 @@
+"""Collecting diagnostics about a `.flow` text and the files that it imports."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable
+
+from flowinfer.errors import Diagnostic, Severity, Span
+
+NEWLINE = re.compile(r"\r\n|\n|\r")
+
+
+class Reporter:
+    """Collects diagnostics, each with its source line; one slip of the pen is told once."""
+
+    def __init__(self, file: str, text: str) -> None:
+        self.file = file
+        self.spoiled_lines: set[int] = set()
+        """Lines with characters that mean nothing: what else they hold cannot be judged."""
+        self.num_problems = 0
+        """How often something was wrong, told or not."""
+        self._found: dict[Diagnostic, None] = {}
+        self._sources: dict[str, list[str]] = {}
+        self._slips: dict[tuple[str, int, int], Diagnostic] = {}
+        self._starts: list[int] = []
+        self.add_source(file, text)
+        self._starts = [0, *(match.end() for match in NEWLINE.finditer(text))]
+
+    @property
+    def diagnostics(self) -> list[Diagnostic]:
+        """Return what was found, each once, in the order of finding."""
+        return list(self._found)
+
+    def extend(self, diagnostics: Iterable[Diagnostic]) -> None:
+        """Add what another reporter found."""
+        self._found.update(dict.fromkeys(diagnostics))
+
+    def add_source(self, file: str, text: str) -> None:
+        """Know the lines of another file, for the diagnostics about it."""
+        self._sources[file] = NEWLINE.split(text)
+
+    def error(self, code: str, message: str, span: Span, help: str | None = None) -> None:
+        """Add an error."""
+        self._add(code, Severity.ERROR, message, span, help)
+
+    def warning(self, code: str, message: str, span: Span, help: str | None = None) -> None:
+        """Add a warning."""
+        self._add(code, Severity.WARNING, message, span, help)
+
+    def place(self, start: int, end: int) -> Span:
+        """Return the span of text[start:end], cut at the end of its first line."""
+        line = bisect_right(self._starts, start)
+        column = start - self._starts[line - 1] + 1
+        last = len(self._sources[self.file][line - 1]) + 1
+        end_column = max(column + 1, min(column + end - start, last))
+        return Span(self.file, line, column, line, end_column)
+
+    def last_line(self) -> Span:
+        """Return the span of the last line that holds anything."""
+        lines = self._sources[self.file]
+        last = max((number for number, line in enumerate(lines, 1) if line.strip()), default=1)
+        return Span(self.file, last, 1, last, max(2, len(lines[last - 1]) + 1))
+
+    def _add(self, code: str, severity: Severity, message: str, span: Span, help: str | None) -> None:
+        lines = self._sources.get(span.file, [])
+        line = lines[span.line - 1] if span.line <= len(lines) else ""
+        found = Diagnostic(code, severity, message, span, line, help)
+        self.num_problems += 1
+        if self._is_news(found):
+            self._found[found] = None
+
+    def _is_news(self, found: Diagnostic) -> bool:
+        """Return whether no slip was told of the same place; a full-width character gives way to what it stands for."""
+        if not found.code.startswith("E00"):
+            return True
+        place = (found.span.file, found.span.line, found.span.column)
+        former = self._slips.get(place)
+        if former is not None and (former.code != "E0002" or former == found):
+            return False
+        if former is not None:
+            del self._found[former]
+        self._slips[place] = found
+        return True
