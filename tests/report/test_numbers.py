@@ -113,6 +113,17 @@ def test_comparisons_are_exact_binomial_tests(written: Path, truth: _Verdicts) -
         assert float(row["p_holm"]) >= float(row["p"]) - 1e-12
 
 
+def test_gains_are_corrected_over_all_paths_from_which_the_best_were_chosen(written: Path, truth: _Verdicts) -> None:
+    tests = {(row["task"], row["path"]): row for row in _rows(written, "tests-single")}
+    rows = _rows(written, "table-4-gains")
+    assert len(rows) == 12
+    for row in rows:
+        test, task = tests[row["task"], row["path"]], row["task"].split()[0]
+        assert (row["p"], row["p_holm"], row["best_single"]) == (test["p"], test["p_holm"], test["against"])
+        singles = sum(_accuracy(truth[name, task]) for name in ("Qwen", "Ds", "Yi")) / 3
+        assert float(row["gain_over_mean"]) == pytest.approx(_accuracy(truth[row["path"], task]) - singles)
+
+
 def test_seconds_are_the_timing_pass(written: Path, sweep: Path) -> None:
     seconds: dict[tuple[str, str], list[float]] = {}
     for line in (sweep / "latency.jsonl").read_text().split("\n"):

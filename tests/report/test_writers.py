@@ -101,6 +101,12 @@ def test_latex_cells_hold_no_commands() -> None:
     )
 
 
+def test_no_latex_line_end_swallows_an_interval(written: Path) -> None:
+    """`\\\\[60.4, 78.1]` would be read as the space behind the line."""
+    for file in (written / "tables").glob("*.tex"):
+        assert not re.search(r"\\\\\s*[\[*]", file.read_text("utf-8"))
+
+
 def test_latex_tables_are_booktabs_with_as_many_cells_as_columns(written: Path) -> None:
     for file in (written / "tables").glob("*.tex"):
         text = file.read_text("utf-8")

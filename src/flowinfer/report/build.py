@@ -50,7 +50,7 @@ def _section(evidence: Evidence, against: Against) -> Section:
     found = compare.comparisons(evidence)
     tables: list[Table | None] = [
         strategies.strategies_by_task(evidence, against),
-        strategies.gains(evidence),
+        strategies.gains(evidence, found),
         cost.decomposition(evidence),
         orders.series_and_parallel(evidence, against),
         orders.composites(evidence, against),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from flowinfer.paths import Strategy
 from flowinfer.report import paper, scores
+from flowinfer.report.compare import LEVEL, Comparison
 from flowinfer.report.evidence import Evidence, QuestionSet, Wiring, best
 from flowinfer.report.scores import Against
 from flowinfer.report.table import Column, Entry, Number, Reached, Table, Text, marked_best
-from flowinfer.stats import holm, paired
 
 _TASK = Column("task", "task")
+_TEST_NOTE = (
+    "p: exact McNemar test against the best single; Holm's correction over all paths on the task, from which the best "
+    "were chosen"
+)
 
 
 def strategies_by_task(evidence: Evidence, against: Against) -> Table | None:
@@ -64,18 +68,21 @@ def _with_paper_means(evidence: Evidence, row: Sequence[Reached]) -> list[Reache
     return [scores.with_paper(entry, cell) for entry, cell in zip(row, cells, strict=True)]
 
 
-def gains(evidence: Evidence) -> Table | None:
-    """Return the differences of table 4: each strategy's best path less the singles' mean and the best single."""
-    singles, kinds = evidence.of("single"), evidence.collaborations
-    if not singles or not kinds:
+def gains(evidence: Evidence, compared: Sequence[Comparison]) -> Table | None:
+    """Return the differences of table 4: each strategy's best path less the singles' mean and the best single.
+
+    Args:
+        compared: all paths against the best single: its correction over all of them also covers the choice of the best.
+    """
+    if not evidence.of("single") or not evidence.collaborations:
         return None
-    rows: list[tuple[Entry, ...]] = []
-    for dataset in evidence.datasets:
-        compared = [_gain(evidence, kind, dataset) for kind in kinds]
-        found = [row for row in compared if row is not None]
-        adjusted = holm([row.p_value for row in found])
-        for row, p_value in zip(found, adjusted, strict=True):
-            rows.append((*row.entries, Number(row.p_value, "p"), Number(p_value, "p", is_marked=p_value < 0.05)))
+    tests = {(one.wiring.key, one.dataset.key): one for one in compared if one.kind == "single" and one.dataset}
+    rows = [
+        row
+        for dataset in evidence.datasets
+        for kind in evidence.collaborations
+        if (row := _gain(evidence, kind, dataset, tests)) is not None
+    ]
     columns = [
         _TASK,
         Column("strategy", "strategy"),
@@ -93,35 +100,32 @@ def gains(evidence: Evidence) -> Table | None:
         "Best path of each strategy less the mean of the singles and the best single, on the same questions.",
         tuple(columns),
         tuple(rows),
-        (scores.BEST_NOTE, "p: exact McNemar test against the best single; Holm's correction over a task's strategies"),
+        (scores.BEST_NOTE, _TEST_NOTE),
     )
 
 
-@dataclass(frozen=True)
-class _Gain:
-    entries: tuple[Entry, ...]
-    p_value: float
-
-
-def _gain(evidence: Evidence, kind: Strategy, dataset: QuestionSet) -> _Gain | None:
-    mean = scores.over_paths(evidence, evidence.of("single"), dataset)
-    chosen, single = best(evidence, evidence.of(kind), dataset), best(evidence, evidence.of("single"), dataset)
-    if chosen is None or single is None:
+def _gain(
+    evidence: Evidence, kind: Strategy, dataset: QuestionSet, tests: Mapping[tuple[str, str], Comparison]
+) -> tuple[Entry, ...] | None:
+    chosen = best(evidence, evidence.of(kind), dataset)
+    test = tests.get((chosen.key, dataset.key)) if chosen else None
+    if chosen is None or test is None:
         return None
-    mine, other = evidence.cells[chosen.key, dataset.key], evidence.cells[single.key, dataset.key]
-    if mine.accuracy is None or other.accuracy is None or mean.accuracy is None:
-        return None
+    mine, mean = evidence.cells[chosen.key, dataset.key], scores.over_paths(evidence, evidence.of("single"), dataset)
+    is_comparable = mine.accuracy is not None and mean.accuracy is not None and mean.remark is None
+    gain = (mine.accuracy or 0.0) - (mean.accuracy or 0.0) if is_comparable else None
     longer = None if mine.seconds is None or mean.seconds is None else mine.seconds - mean.seconds
-    entries: tuple[Entry, ...] = (
+    return (
         Text(dataset.label),
         Text(kind),
         Text(chosen.name, is_flow=True),
-        Number(mine.accuracy - mean.accuracy, "points"),
+        Number(gain, "points"),
         Number(longer, "seconds"),
-        Text(single.name),
-        Number(mine.accuracy - other.accuracy, "points"),
+        Text(test.other.name),
+        Number(test.points, "points"),
+        Number(test.counts.p_value, "p"),
+        Number(test.p_holm, "p", is_marked=test.p_holm < LEVEL),
     )
-    return _Gain(entries, paired(mine.verdicts, other.verdicts).p_value)
 
 
 def volatility(evidence: Evidence) -> Table | None:

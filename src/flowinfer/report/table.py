@@ -126,7 +126,7 @@ def quantity(value: float | None, unit: Unit) -> str:
         case "points":
             return f"{100 * value:+.1f}"
         case "seconds":
-            return f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
+            return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
         case "ms":
             return f"{value:.2f}" if value >= 1 else f"{value:.2g}"
         case "p":

@@ -23,6 +23,8 @@ _SPECIAL = {
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
     "²": r"\textsuperscript{2}",
+    "[": "{[}",  # behind a line's end, [ begins an option and * a star
+    "*": "{*}",
 }
 _BEGIN = r"""% Needs XeLaTeX or LuaLaTeX where names are Chinese (add \usepackage{xeCJK}).
 \documentclass{article}
@@ -35,7 +37,7 @@ _BEGIN = r"""% Needs XeLaTeX or LuaLaTeX where names are Chinese (add \usepackag
 
 def escape(text: str) -> str:
     """Return text that LaTeX sets as it is, on one line."""
-    return re.sub(r'[\\{}$&#%_~^<>|"²]', lambda found: _SPECIAL[found[0]], " ".join(text.split()))
+    return re.sub(r'[\\{}$&#%_~^<>|"²\[*]', lambda found: _SPECIAL[found[0]], " ".join(text.split()))
 
 
 def table_tex(table: Table) -> str:
