@@ -159,6 +159,15 @@ def test_names_may_come_as_one_text_and_wrong_values_are_told(work: Path, toy_zo
     assert "(Yi | Qwen)" in repr(found) and found._repr_html_().startswith("<table>")
 
 
+def test_run_folders_that_a_kill_left_half_made_are_removed(work: Path, toy_zoo: Path) -> None:
+    found = sweep(work, toy_zoo, "Qwen", strategies=["single"])
+    torn = found.folder / "runs" / "torn"
+    torn.mkdir()
+    (torn / "pipeline.flow").write_text("Qwen")
+    sweep(work, toy_zoo, "Qwen", strategies=["single"], resume="latest")
+    assert not torn.exists() and len(list((found.folder / "runs").iterdir())) == 1
+
+
 def test_resuming_refuses_other_questions(work: Path, toy_zoo: Path) -> None:
     sweep(work, toy_zoo, "Qwen", strategies=["single"])
     write_items(work / "items.jsonl", ITEMS[1:])

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -99,7 +100,10 @@ class SweepFolder:
         return read_index(self.path)
 
     def run_names(self) -> dict[tuple[str, str], str]:
-        """Return the run folders that are there: (path, data set) -> name; of two the first."""
+        """Return the run folders that are there: (path, data set) -> name; remove those that a kill left half made."""
+        for path in self.runs.iterdir() if self.runs.is_dir() else ():
+            if path.is_dir() and not (path / "run.json").is_file():
+                shutil.rmtree(path)
         found = {}
         for run in list_runs(self.runs):
             found[(str(run.data.get("sweep_path")), str(run.data.get("dataset")))] = run.name
