@@ -35,7 +35,7 @@ def judge(
         task: gsm8k (a number), ceval (a letter), mathematics (by the reference's kind) or exact.
         output: what the model wrote.
         reference: the gold answer, in the data set's own form.
-        question: the question, where its wording decides (whether a list is ordered, which option is asked for).
+        question: the question, where its wording decides: whether a list is ordered, which option or unit is asked for.
         choices: letter -> option, for ceval; A to D where not given.
     Returns:
         verdict, what was found, by which rule, and where.
@@ -80,7 +80,7 @@ def _find(task: str, text: Text, choices: Mapping[str, str] | None, question: st
         return find_choice(text, choices or {letter: "" for letter in _LETTERS}, question)
     if task == "exact":
         return _find_exact(text, choices, question)
-    return find_number(text)
+    return find_number(text, question)
 
 
 def _find_exact(text: Text, choices: Mapping[str, str] | None, question: str) -> Found:
