@@ -57,17 +57,19 @@ def judge(
     )
 
 
-def extract(task: str, output: str, *, choices: Mapping[str, str] | None = None) -> Found:
+def extract(task: str, output: str, *, question: str | None = None, choices: Mapping[str, str] | None = None) -> Found:
     """Find the answer in an output without a reference, as majority votes need it."""
     text = prepare(output)
     if text.status is not None:
         return Found(None, text.status, "thinking", None)
-    return _find(task, text, choices, "")
+    return _find(task, text, choices, question or "")
 
 
-def vote(task: str, outputs: Sequence[str], choices: Mapping[str, str] | None = None) -> int:
+def vote(
+    task: str, outputs: Sequence[str], *, question: str | None = None, choices: Mapping[str, str] | None = None
+) -> int:
     """Return the index of the output whose answer most outputs share; the first seen wins a tie."""
-    answers = [extract(task, output, choices=choices).value for output in outputs]
+    answers = [extract(task, output, question=question, choices=choices).value for output in outputs]
     counts = Counter(answer for answer in answers if answer is not None)
     if not counts:
         return 0
