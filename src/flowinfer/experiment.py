@@ -137,7 +137,7 @@ def majority(question: Question, outputs: Sequence[str]) -> int:
     """Return the index of the output that most agree with."""
     from flowinfer.tasks.answers import vote
 
-    return vote(question.kind, outputs, question.choices or None)
+    return vote(question.kind, outputs, question=question.question, choices=question.choices or None)
 
 
 def rescore(path: Path) -> list[tuple[Record, Score | None]]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowinfer.tasks.answers import judge, vote
+from flowinfer.tasks.answers import extract, judge, vote
 from tests.conftest import shared_path
 
 CASES = [
@@ -149,3 +149,10 @@ def test_the_majority_wins_and_the_first_breaks_ties() -> None:
     assert vote("gsm8k", ["#### 3", "#### 4", "The answer is 4."]) == 1
     assert vote("gsm8k", ["no idea", "#### 3", "#### 4"]) == 1
     assert vote("ceval", ["无法确定", "不知道"]) == 0
+
+
+def test_a_vote_reads_answers_as_the_question_asks() -> None:
+    """Without the question the first reads as 150 and shares its answer with none."""
+    outputs = ["The answer is 150 minutes, or 2.5 hours.", "#### 3", "The answer is 2.5."]
+    assert vote("gsm8k", outputs) == 0 and extract("gsm8k", outputs[0]).value == "150"
+    assert vote("gsm8k", ["#### 3", *outputs[::2]], question="How many hours does it take?") == 1

@@ -35,7 +35,7 @@ def judge(
         task: gsm8k (a number), ceval (a letter), mathematics (by the reference's kind) or exact.
         output: what the model wrote.
         reference: the gold answer, in the data set's own form.
-        question: the question, where its wording decides (whether a list is ordered, which option is asked for).
+        question: the question, where its wording decides: whether a list is ordered, which option or unit is asked for.
         choices: letter -> option, for ceval; A to D where not given.
     Returns:
         verdict, what was found, by which rule, and where.
@@ -57,17 +57,19 @@ def judge(
     )
 
 
-def extract(task: str, output: str, *, choices: Mapping[str, str] | None = None) -> Found:
+def extract(task: str, output: str, *, question: str | None = None, choices: Mapping[str, str] | None = None) -> Found:
     """Find the answer in an output without a reference, as majority votes need it."""
     text = prepare(output)
     if text.status is not None:
         return Found(None, text.status, "thinking", None)
-    return _find(task, text, choices, "")
+    return _find(task, text, choices, question or "")
 
 
-def vote(task: str, outputs: Sequence[str], choices: Mapping[str, str] | None = None) -> int:
+def vote(
+    task: str, outputs: Sequence[str], *, question: str | None = None, choices: Mapping[str, str] | None = None
+) -> int:
     """Return the index of the output whose answer most outputs share; the first seen wins a tie."""
-    answers = [extract(task, output, choices=choices).value for output in outputs]
+    answers = [extract(task, output, question=question, choices=choices).value for output in outputs]
     counts = Counter(answer for answer in answers if answer is not None)
     if not counts:
         return 0
@@ -80,7 +82,7 @@ def _find(task: str, text: Text, choices: Mapping[str, str] | None, question: st
         return find_choice(text, choices or {letter: "" for letter in _LETTERS}, question)
     if task == "exact":
         return _find_exact(text, choices, question)
-    return find_number(text)
+    return find_number(text, question)
 
 
 def _find_exact(text: Text, choices: Mapping[str, str] | None, question: str) -> Found:

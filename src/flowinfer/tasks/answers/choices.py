@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from flowinfer.tasks.answers.anchors import anchored, ends_in_box, hedged, is_broken_off, last_boxed
 from flowinfer.tasks.answers.corrections import corrected
-from flowinfer.tasks.answers.options import named_option
+from flowinfer.tasks.answers.options import last_conclusion, named_option
 from flowinfer.tasks.answers.polarity import Polarity, asks_wrong, masked, polarity, tokens
 from flowinfer.tasks.answers.text import Found, Text
 
@@ -29,6 +29,8 @@ _OPEN = re.compile(
     r"无法|不能确定|难以(?:判断|确定)|不确定|cannot (?:determine|decide)|can't (?:determine|decide)|unsure|not sure",
     re.I,
 )
+
+_DENIES = re.compile(r"[不没非]|可能|或许|\b(?:not|may|might|could)\b|n't", re.I)
 
 
 def find_choice(text: Text, choices: Mapping[str, str], question: str) -> Found:
@@ -155,7 +157,20 @@ def _unanchored(text: Text, letters: str, choices: Mapping[str, str], question: 
         if option is not None:
             return Found(option, "ok", "option_text", text.span())
         return Found(None, "no_answer", "none", None)
-    return _judged(text, string, places, letters, asks_wrong(question))
+    found = _judged(text, string, places, letters, asks_wrong(question))
+    return found if found.value is not None else _told_last(text, places, choices, question) or found
+
+
+def _told_last(text: Text, places: list[int], choices: Mapping[str, str], question: str) -> Found | None:
+    """Return the option whose text a conclusion gives after all letters, as after a list of the options."""
+    begins = last_conclusion(text.string)
+    if begins is None or "\n" not in text.string[places[-1] : begins]:
+        return None
+    told = text.part(begins, len(text.string))
+    if _DENIES.search(told.string):
+        return None
+    option = named_option(told, choices, question)
+    return Found(option, "ok", "option_text", told.span()) if option else None
 
 
 def _judged(text: Text, string: str, places: list[int], letters: str, is_wrong_asked: bool) -> Found:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from flowinfer.tasks.answers.anchors import is_broken_off
+from flowinfer.tasks.answers.asked import asked_value
 from flowinfer.tasks.answers.numbers import clean, show, values
 from flowinfer.tasks.answers.numerals import ENGLISH, spelled
 from flowinfer.tasks.answers.readings import (
@@ -61,7 +62,7 @@ _BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
 _WEAK_RULES = ("last_number", "statement")
 
 
-def unanchored(text: Text) -> Found:
+def unanchored(text: Text, question: str = "") -> Found:
     """Read the last sentence that concludes or works out a value, else the last that mentions a number."""
     body = without_checks(text)
     if body is text and is_broken_off(text):
@@ -74,6 +75,8 @@ def unanchored(text: Text) -> Found:
             last, is_refused = None, True
             continue
         found = _stated(part)
+        if found is not None and found.value is not None:
+            found = replace(found, value=asked_value(part.string, question, found.value))
         if (
             body is not text
             and found is not None

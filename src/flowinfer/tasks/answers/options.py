@@ -54,9 +54,15 @@ def _is_echo(string: str, span: tuple[int, int], question: str) -> bool:
     return len(before) == 2 and string[span[0] - 2 : span[1]] in question
 
 
+def last_conclusion(string: str) -> int | None:
+    """Return where what the last sentence or clause concludes begins: after its 所以."""
+    return max((match.end() for match in _CONCLUDING.finditer(string)), default=None)
+
+
 def _singled(string: str, kept: Mapping[str, list[tuple[int, int]]]) -> str | None:
     """Return the one of several options that the last sentence concludes with, that '=' gives, or that is "only" so."""
-    last = max((match.start() for match in _CONCLUDING.finditer(string)), default=len(string))
+    concluding = last_conclusion(string)
+    last = len(string) if concluding is None else concluding
     after = string.rfind("=") + 1
     tests = (
         lambda start: start >= last,

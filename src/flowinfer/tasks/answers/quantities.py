@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from flowinfer.tasks.answers.anchors import anchored, ends_in_box, hedged, last_boxed
+from flowinfer.tasks.answers.asked import asked_value
 from flowinfer.tasks.answers.conclusions import unanchored
 from flowinfer.tasks.answers.corrections import corrected, is_taken_back, revised
 from flowinfer.tasks.answers.numbers import clean, values
@@ -12,10 +13,13 @@ from flowinfer.tasks.answers.readings import answer_in
 from flowinfer.tasks.answers.text import Found, Text
 
 
-def find_number(text: Text) -> Found:
-    """Find the number that a text gives as its answer; what follows a correction is heard first."""
+def find_number(text: Text, question: str = "") -> Found:
+    """Find the number that a text gives as its answer; what follows a correction is heard first.
+
+    Of several numbers side by side, the question tells which is meant.
+    """
     for part in corrected(text, hears_denials=True):
-        found = _find(part)
+        found = _find(part, question)
         if found.value is not None or (found.status != "no_answer" and part is not text):
             break
     if found.value is not None and is_taken_back(text) and part is text:
@@ -23,33 +27,33 @@ def find_number(text: Text) -> Found:
     return found
 
 
-def _find(text: Text) -> Found:
+def _find(text: Text, question: str) -> Found:
     box = last_boxed(text)
     if box is not None and re.search(r"\d\s*,\s+-?\$?\d", clean(box.string)):
         return Found(None, "ambiguous", "boxed", box.span())
     boxed = answer_in(box.string).value if box is not None else None
     if box is not None and boxed is not None:
         end = text.places.index(box.places[-1])
-        later = _anchored(text.part(end, len(text.string)))
+        later = _anchored(text.part(end, len(text.string)), question)
         rest = revised(text, end + 1)
-        later = later if later is not None or rest is None else _find(rest)
+        later = later if later is not None or rest is None else _find(rest, question)
         return later if later is not None and later.value else Found(boxed, "ok", "boxed", box.span())
     if ends_in_box(text):
         return Found(None, "truncated", "boxed", None)
     open_answer = next(hedged(text), None)
-    if (found := _anchored(text)) is not None:
+    if (found := _anchored(text, question)) is not None:
         return found
     if open_answer is not None and len(values(clean(open_answer.string))) > 1:
         return Found(None, "ambiguous", "anchor", open_answer.span())
-    return unanchored(text)
+    return unanchored(text, question)
 
 
-def _anchored(text: Text) -> Found | None:
+def _anchored(text: Text, question: str) -> Found | None:
     last: Found | None = None
     for tail in anchored(text):
         reading = answer_in(tail.string)
         if reading.is_ambiguous:
             last = Found(None, "ambiguous", "anchor", tail.span())
         elif reading.value is not None:
-            last = Found(reading.value, "ok", "anchor", tail.span())
+            last = Found(asked_value(tail.string, question, reading.value), "ok", "anchor", tail.span())
     return last

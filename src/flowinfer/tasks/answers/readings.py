@@ -20,7 +20,7 @@ class Reading:
 
 _ASIDE = re.compile(
     r"\((?=\D*\d)[^()]*\)|,?\s*(?:\bnot\b|\brather than\b|\binstead of\b|而不是|而非|不是)"
-    r"|,?\s*(?:\b(?:because|since|which(?! (?:averages|gives|leaves|makes|comes|totals|amounts|adds|works)\b)"
+    r"|,?\s*(?:\b(?:because|since|which(?! (?:averages|equals|gives|leaves|makes|comes|totals|amounts|adds|works)\b)"
     r"|given that|where|compared|considering|assuming|as (?:it|he|she|they|there))\b|其中|因为|由于)"
     r"|,\s*(?:who|whom|whose)\b|\bout of\b|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b)|[→⇒]\s*(?=check)",
     re.I,
