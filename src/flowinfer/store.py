@@ -76,7 +76,10 @@ class Run:
         """Make a new run folder under `root` and write down what it will do."""
         digest = fingerprint(plan)[:8]
         stem = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{_slug(flow.name)}-{digest}"
-        path = _new_folder(root, stem)
+        try:
+            path = new_folder(root, stem)
+        except OSError as error:
+            raise UsageError(f"cannot make a run folder in '{root}': {error.strerror}", help="--out FOLDER") from error
         with writing(path):
             (path / "pipeline.flow").write_text(flow.source, encoding="utf-8")
             write_json(path / "plan.json", to_json(plan))
@@ -249,7 +252,12 @@ def _row(record: Record) -> dict[str, Any]:
     }
 
 
-def _new_folder(root: Path, stem: str) -> Path:
+def new_folder(root: Path, stem: str) -> Path:
+    """Make a folder that was not there before, numbered where its name is taken.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     path, number = root / stem, 1
     while True:
         try:
@@ -258,8 +266,6 @@ def _new_folder(root: Path, stem: str) -> Path:
         except FileExistsError:
             number += 1
             path = root / f"{stem}-{number}"
-        except OSError as error:
-            raise UsageError(f"cannot make a run folder in '{root}': {error.strerror}", help="--out FOLDER") from error
 
 
 def _slug(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from flowinfer.errors import DataError, UsageError
+from flowinfer.jsonlog import whole_lines
 from flowinfer.paths import STRATEGIES, Strategy
 from flowinfer.report import wirings
 from flowinfer.report.evidence import Timing
@@ -187,10 +188,7 @@ def _timed(folder: Path, into: Reading) -> dict[tuple[str, str], Timing]:
 
 def _lines(file: Path, keys: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
     """Yield the objects of a log; a last line without its end was cut by a kill, and does not count."""
-    if not file.is_file():
-        return
-    *lines, _torn = file.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(whole_lines(file), start=1):
         if not line.strip():
             continue
         try:

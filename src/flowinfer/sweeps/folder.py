@@ -27,7 +27,7 @@ from rapidfuzz import process
 from flowinfer.errors import DataError, UsageError
 from flowinfer.jsonlog import JsonLog, lock, whole_lines, writing
 from flowinfer.results import Record
-from flowinfer.store import host, list_runs, read_json, write_json
+from flowinfer.store import host, list_runs, new_folder, read_json, write_json
 from flowinfer.sweeps.request import SweepRequest, from_settings
 from flowinfer.sweeps.wirings import Wiring
 from flowinfer.tasks.base import Dataset
@@ -69,7 +69,11 @@ class SweepFolder:
         """
         data = _describe(request, wirings, datasets)
         digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
-        path = _new_folder(root, f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest}")
+        try:
+            path = new_folder(root, f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest}")
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UsageError(f"cannot make a sweep folder in '{root}': {reason}", help="--out FOLDER") from error
         with writing(path, "sweep"):
             (path / "runs").mkdir()
             write_json(path / "sweep.json", {"version": FORMAT, "started": now.isoformat(), **data, **host()})
@@ -261,17 +265,3 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             raise DataError(f"{path}:{number}: damaged line", help="remove it; --resume does its work again") from error
         rows.append(row)
     return rows
-
-
-def _new_folder(root: Path, stem: str) -> Path:
-    path, number = root / stem, 1
-    while True:
-        try:
-            path.mkdir(parents=True)
-            return path
-        except FileExistsError:
-            number += 1
-            path = root / f"{stem}-{number}"
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise UsageError(f"cannot make a sweep folder in '{root}': {reason}", help="--out FOLDER") from error
