@@ -78,6 +78,14 @@ class Heads:
 
     def admit(self, waiting: Iterator[Row], room: int, num_live: int) -> list[LiveRow | Completion]:
         """Take waiting rows and prefill them together on every head; rows that cannot run end at once."""
+        outcomes = self.take(waiting, room, num_live)
+        taken = [row for row in outcomes if isinstance(row, LiveRow)]
+        if taken:
+            self._prefill(taken)
+        return outcomes
+
+    def take(self, waiting: Iterator[Row], room: int, num_live: int) -> list[LiveRow | Completion]:
+        """Take waiting rows and build their prompts; rows that cannot run end at once."""
         outcomes: list[LiveRow | Completion] = []
         taken: list[LiveRow] = []
         for row in islice(waiting, max(room, 0)):
@@ -92,10 +100,8 @@ class Heads:
             taken.append(LiveRow(row, self.step, prompts, contexts, num_live))
             opened = any(prompt.opens_thinking for prompt in prompts)
             self.observer.admitted(row.question_id, row.step, opens_thinking=opened)
-        if taken:
-            self._prefill(taken)
-            for live in taken:
-                live.batch = num_live + len(taken)
+        for live in taken:
+            live.batch = num_live + len(taken)
         return [*outcomes, *taken]
 
     def choose(
@@ -178,12 +184,13 @@ class Heads:
             return list(live), []
         for k, session in enumerate(self.sessions):
             session.remove([row.handles[k] for row in ended])
-        completions = []
-        for row in ended:
-            result = row.result(self.step, keeps_thinking=self._keeps_thinking)
-            self.observer.finished(row.row.question_id, result)
-            completions.append(Completion(row.row, result))
-        return [row for row in live if not row.finish_reason], completions
+        return [row for row in live if not row.finish_reason], [self.complete(row) for row in ended]
+
+    def complete(self, row: LiveRow) -> Completion:
+        """Return how an ended row ended."""
+        result = row.result(self.step, keeps_thinking=self._keeps_thinking)
+        self.observer.finished(row.row.question_id, result)
+        return Completion(row.row, result)
 
     def _key(self, slot: int) -> bytes | None:
         return None if slot == self.vocabulary.eos_slot else self.vocabulary.keys[slot]

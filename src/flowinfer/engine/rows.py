@@ -54,7 +54,7 @@ class LiveRow:
         self.fuse_seconds = 0.0
         self.finish_reason: FinishReason | None = None
         self.generator = row_generator(step.decoding, row.question_id, row.step)
-        self._max_tokens = step.decoding.max_tokens
+        self.max_tokens = step.decoding.max_tokens
         self._stops = tuple(stop.encode() for stop in step.decoding.stop if stop)
         self._started = time.perf_counter()
         self._fed_lengths = [len(prompt.ids) for prompt in prompts]
@@ -70,7 +70,7 @@ class LiveRow:
         self.num_tokens += 1
         if self._cut_at_stop(before):
             self.finish_reason = "stop"
-        elif self.num_tokens >= self._max_tokens:
+        elif self.num_tokens >= self.max_tokens:
             self.finish_reason = "length"
 
     def context_full(self, head: int, max_positions: int, growth: int) -> bool:
