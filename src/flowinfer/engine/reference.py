@@ -185,7 +185,9 @@ class ReferenceDecoder:
         allowed = self._mixer.vocabulary.guard.mask(states)
         decoding = self._step.decoding
         if decoding.temperature > 0:
-            slots, leads = sample(fused, allowed, decoding, [row.generator for row in live]), [1.0] * len(live)
+            keys = torch.tensor([row.key for row in live], device=self._mixer.device)
+            indices = torch.tensor([row.num_tokens for row in live], device=self._mixer.device)
+            slots, leads = sample(fused, allowed, decoding, keys, indices), [1.0] * len(live)
         else:
             best = greedy_with_leads(fused, allowed)
             slots, leads = best.slots, best.leads.tolist()
