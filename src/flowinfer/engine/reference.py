@@ -72,7 +72,9 @@ class ReferenceDecoder:
         states, is_first = [row.utf8_state for row in live], [not row.text for row in live]
 
         def draw(fused: Tensor, allowed: Tensor) -> Tensor:
-            return sample(fused, allowed, self._step.decoding, [row.generator for row in live])
+            keys = torch.tensor([row.key for row in live], device=fused.device)
+            indices = torch.tensor([row.num_tokens for row in live], device=fused.device)
+            return sample(fused, allowed, self._step.decoding, keys, indices)
 
         choice = heads.choose(logits, states, is_first, draw if self._step.decoding.temperature > 0 else None)
         chosen = list(choice.slots)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flowinfer.engine.base import Completion, Row
 from flowinfer.engine.heads import Heads
-from flowinfer.engine.packed.choosing import Choose
+from flowinfer.engine.packed.fusing import FusedChoice, TorchChoice
 from flowinfer.engine.packed.lockstep import RING, LockStep
 from flowinfer.engine.packed.pages import PAGE, PagedCache, Pages, PagesShort
 from flowinfer.engine.packed.runner import HeadRunner
@@ -68,7 +68,7 @@ class PackedDecoder:
     """
 
     def __init__(
-        self, heads: Heads, runners: Sequence[HeadRunner], choose: Choose, *, batch: int, num_pages: Sequence[int]
+        self, heads: Heads, runners: Sequence[HeadRunner], choose: FusedChoice | TorchChoice, *, batch: int, num_pages: Sequence[int]
     ) -> None:
         self._heads, self._runners = heads, tuple(runners)
         self._caches = []
@@ -209,7 +209,7 @@ class _Loop:
             all_ids = [self._ids(k, row) for k in range(len(self._runners))]
             lengths, lasts = [len(ids) - 1 for ids in all_ids], [ids[-1] for ids in all_ids]
             self._lock.start(
-                place, lengths, lasts, count=row.num_tokens, limit=row.max_tokens, key=getattr(row, "key", 0), state=row.utf8_state
+                place, lengths, lasts, count=row.num_tokens, limit=row.max_tokens, key=row.key, state=row.utf8_state
             )
 
     def _queue_steps(self) -> None:

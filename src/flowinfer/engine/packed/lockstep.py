@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowinfer.engine.packed.choosing import Choose
+from flowinfer.engine.packed.fusing import FusedChoice, TorchChoice
 from flowinfer.engine.packed.pages import PagedCache
 from flowinfer.engine.packed.runner import HeadRunner
 from flowinfer.engine.packed.session import splits_for
@@ -66,7 +66,7 @@ class LockStep:
         caches: Sequence[PagedCache],
         vocabulary: SharedVocabulary,
         max_positions: Sequence[int],
-        choose: Choose,
+        choose: FusedChoice | TorchChoice,
         rows: int,
     ) -> None:
         self._runners, self._caches, self._choose = tuple(runners), tuple(caches), choose
@@ -160,12 +160,11 @@ class LockStep:
             rows: how many of them.
             tile: T, flat tokens per head.
         """
-        outs: list[Tensor] = [self.live] * len(self._runners)
         for k in range(len(self._runners)):
             with self._on_stream(k):
-                outs[k] = self._feed(k, rows, tile)
+                self._choose.logits[k][:rows].copy_(self._feed(k, rows, tile))
         self._join()
-        self._commit(outs, rows)
+        self._commit(rows)
 
     def run(self, rows: int, tile: int) -> None:
         """Run one step of the first rows, as a graph on a GPU."""
@@ -198,11 +197,11 @@ class LockStep:
         waiting -= taken
         return logits
 
-    def _commit(self, logits: Sequence[Tensor], rows: int) -> None:
+    def _commit(self, rows: int) -> None:
         """Choose a slot for every row that has nothing waiting, and let its ids wait."""
         length, first, waiting = self.length[:, :rows], self.first[:, :rows], self.waiting[:, :rows]
         live, state, count = self.live[:rows], self.state[:rows], self.count[:rows]
-        choice = self._choose(logits, state, self.key[:rows], count)
+        choice = self._choose(state, self.key[:rows], count)
         is_ready = live & (waiting == 0).all(0)
         slots = choice.slots
         goes_on = is_ready & (slots != self._eos_slot)

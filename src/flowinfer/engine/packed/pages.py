@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flowinfer.engine.packed.attention import Attention
+from flowinfer.engine.packed.kernels import paged_attention, write_kv
 from flowinfer.engine.packed.runner import LayerShape
 
 PAGE = 64
@@ -162,10 +163,6 @@ class PagedCache:
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, attention: Attention) -> Tensor:
         """Store and attend; see `PackedCache`."""
         own_keys, own_values = self._layers[attention.layer]
-        if not query.is_cuda:
-            return self._attend_plainly(query, keys, values, attention)
-        from flowinfer.engine.packed.kernels import paged_attention, write_kv
-
         write_kv(keys, values, own_keys, own_values, self._rows, self._positions, self.table)
         return paged_attention(
             query,
@@ -179,28 +176,6 @@ class PagedCache:
             softcap=attention.softcap,
             splits=self._splits,
         )
-
-
-    def _attend_plainly(self, query: Tensor, keys: Tensor, values: Tensor, attention: Attention) -> Tensor:
-        """Attend in plain torch: what the kernels compute, for tests without a GPU."""
-        own_keys, own_values = self._layers[attention.layer]
-        real = self._rows >= 0
-        rows, positions = self._rows[real].long(), self._positions[real].long()
-        pages = self.table[rows, positions // PAGE].long()
-        own_keys[pages, :, positions % PAGE] = keys[real]
-        own_values[pages, :, positions % PAGE] = values[real]
-        out = query.new_zeros(*query.shape[:2], values.shape[-1])
-        for token, row, position in zip(real.nonzero()[:, 0].tolist(), rows, positions.tolist(), strict=True):
-            seen = torch.arange(max(0, position + 1 - attention.window) if attention.window else 0, position + 1)
-            where = self.table[row, seen // PAGE].long(), slice(None), seen % PAGE
-            group = query.shape[1] // keys.shape[1]
-            own = own_keys[where].transpose(0, 1).repeat_interleave(group, 0)  # (H, L, D)
-            scores = torch.einsum("hd,hld->hl", query[token], own) * attention.scaling
-            if attention.softcap:
-                scores = attention.softcap * torch.tanh(scores / attention.softcap)
-            own = own_values[where].transpose(0, 1).repeat_interleave(group, 0)
-            out[token] = torch.einsum("hl,hld->hd", scores.float().softmax(-1).to(own.dtype), own)
-        return out
 
 
 def page_bytes(shapes: Sequence[LayerShape], dtype: torch.dtype) -> int:
