@@ -25,20 +25,21 @@ class Tiles:
     """Keys per loop turn; a power of two from 16 on that divides the page."""
     num_warps: int
     num_stages: int
-    """Depth of Triton's software pipeline."""
+    """Depth of Triton's software pipeline; the page number's own load takes part of it."""
 
 
-def tiles_for(dim: int, page: int, itemsize: int) -> Tiles:
-    """Return tiles whose keys and values in flight fit shared memory.
+def tiles_for(dim: int, page: int, itemsize: int, programs: int) -> Tiles:
+    """Return tiles that keep enough keys and values in flight and fit shared memory and registers.
 
     Args:
         dim: head dimension.
         page: keys per page.
         itemsize: bytes per number of the cache.
+        programs: programs of the launch; few must each have more in flight, many share a multiprocessor.
     """
-    row = 2 * triton.next_power_of_2(dim) * itemsize  # bytes of one key and its value
-    block = min(page, 64 if row <= 1024 else 32)
-    return Tiles(block, num_warps=4, num_stages=3 if block * row <= 32 * 1024 else 2)
+    most = 64 if itemsize == 2 else 32 if dim <= 128 else 16
+    deep = itemsize == 2 and dim <= 128 and programs <= 256
+    return Tiles(min(page, most), num_warps=4, num_stages=5 if deep else 3)
 
 
 def write_kv(
@@ -96,7 +97,7 @@ def paged_attention(
     out = query.new_empty(tokens, query_heads, dim)
     if not tokens:
         return out
-    tiles = tiles or tiles_for(dim, page, key_cache.element_size())
+    tiles = tiles or tiles_for(dim, page, key_cache.element_size(), tokens * heads * splits)
     partial, lse = out, out  # the splits' own outputs and their log-sum-exps, base 2
     if splits > 1:
         partial = query.new_empty(tokens, splits, query_heads, dim, dtype=torch.float32)
