@@ -19,7 +19,7 @@ if not CUDA and type(tl.max).__name__ != "InterpretedFunction":
 if not CUDA and Version(version("numpy")) >= Version("2.4"):
     pytest.skip("no CUDA device, and Triton's interpreter needs numpy < 2.4", allow_module_level=True)
 
-from flowinfer.engine.packed import kernels, triton_attention  # noqa: E402
+from flowinfer.engine.packed import kernels, triton_attention, triton_gemm  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
 DEVICE = "cuda" if CUDA else "cpu"
@@ -122,6 +122,21 @@ def test_writing_fills_exactly_the_tokens_slots() -> None:
     triton_attention.write_kv(keys, values, *mine, *flat)
     kernels._naive_write(keys, values, case.key_cache, case.value_cache, *flat)
     torch.testing.assert_close(mine, [case.key_cache, case.value_cache], equal_nan=True, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 16])
+@pytest.mark.parametrize(
+    "tiles", [triton_gemm.Tiles(16, 32), triton_gemm.Tiles(32, 64, splits=3), triton_gemm.Tiles(16, 16, splits=2)]
+)
+@pytest.mark.parametrize(("outputs", "inputs"), [(64, 192), (50, 100)])
+def test_few_tokens_linear(outputs: int, inputs: int, tiles: triton_gemm.Tiles, tokens: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(tokens, 2 * inputs, device=DEVICE, dtype=torch.float16)[:, :inputs]
+    weight = torch.randn(outputs, inputs, device=DEVICE, dtype=torch.float16)
+    for bias in (None, weight[:, 0].contiguous()):
+        got = triton_gemm.skinny_linear(x, weight, bias, tiles)
+        exact = x.float() @ weight.float().T + (0 if bias is None else bias.float())
+        torch.testing.assert_close(got.float(), exact, atol=0.02, rtol=2e-3)
 
 
 def test_no_tokens_are_no_launch() -> None:
