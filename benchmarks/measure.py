@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -69,20 +69,32 @@ def event_seconds(call: Callable[[], object], device: torch.device, *, warmups: 
 
 def ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     """Measure a device's bandwidths and matrix rate."""
-    is_gpu = device.type == "cuda"
-    size = 1 << (32 if is_gpu else 27)  # bytes: beyond every cache
-    source = torch.ones(size // 4, device=device)
+    found = Ceilings(_copy_rate(device), _read_rate(device), _matmul_rate(device, dtype))
+    release()
+    return found
+
+
+def _large(device: torch.device) -> Tensor:
+    """Return a tensor beyond every cache: 4 GiB on a GPU, 128 MiB on a CPU."""
+    return torch.ones(1 << (30 if device.type == "cuda" else 25), device=device)
+
+
+def _copy_rate(device: torch.device) -> float:
+    source = _large(device)
     target = torch.empty_like(source)
-    copy = event_seconds(lambda: target.copy_(source), device, warmups=2, repeats=10)
-    read = event_seconds(lambda: source.sum(), device, warmups=2, repeats=10)
-    del source, target
-    side = 8192 if is_gpu else 1024
+    return 2 * source.nbytes / event_seconds(lambda: target.copy_(source), device, warmups=2, repeats=10)
+
+
+def _read_rate(device: torch.device) -> float:
+    source = _large(device)
+    return source.nbytes / event_seconds(lambda: source.sum(), device, warmups=2, repeats=10)
+
+
+def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    side = 8192 if device.type == "cuda" else 1024
     left = torch.randn(side, side, device=device).to(dtype)
     out = torch.empty_like(left)
-    matmul = event_seconds(lambda: torch.mm(left, left, out=out), device, warmups=2, repeats=10)
-    del left, out
-    release()
-    return Ceilings(2 * size / copy, size / read, 2 * side**3 / matmul)
+    return 2 * side**3 / event_seconds(lambda: torch.mm(left, left, out=out), device, warmups=2, repeats=10)
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,7 @@ class Deadline:
         """Return what a measurement gives, or why it gave nothing; free its memory either way."""
         if self.elapsed > self._seconds:
             return Missed(f"left out after {self._seconds:.0f} s")
+        release()
         try:
             return call()
         except torch.OutOfMemoryError:
@@ -129,19 +142,3 @@ def require_memory(device: torch.device, num_bytes: float) -> None:
         free = torch.cuda.mem_get_info(device)[0]
         if num_bytes > free:
             raise MemoryError(f"needs {num_bytes / 1e9:.0f} GB, {free / 1e9:.0f} GB free")
-
-
-@contextmanager
-def seconds_of(device: torch.device) -> Iterator[list[float]]:
-    """Yield a list that afterwards holds the seconds of the block."""
-    found: list[float] = []
-    synchronize(device)
-    start = time.perf_counter()
-    yield found
-    synchronize(device)
-    found.append(time.perf_counter() - start)
-
-
-def median(values: Sequence[float]) -> float:
-    """Return the median."""
-    return statistics.median(values)
