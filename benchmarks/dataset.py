@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -168,8 +168,8 @@ def _run(
     return seconds
 
 
-def _results(completions: Sequence[Completion] | object) -> dict[str, StepResult]:
-    return {done.row.question_id: done.result for done in completions if done.result}  # type: ignore[attr-defined]
+def _results(completions: Iterable[Completion]) -> dict[str, StepResult]:
+    return {done.row.question_id: done.result for done in completions if done.result}
 
 
 def _loop_seconds(report: Report, models: Sequence[ShapeModel], load: Load) -> float:

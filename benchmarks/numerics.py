@@ -58,13 +58,13 @@ def _row(
     logits: dict[str, Tensor] = {}
     layers = 0
 
-    def keep(path: str, call: Callable[[ShapeModel], Tensor]) -> float | Missed:
+    def keep(path: str, call: Callable[[ShapeModel, list[list[int]]], Tensor]) -> float | Missed:
         def run() -> float:
             nonlocal layers
             model = make()
             layers = model.shape.layers
             ids = [list(model.prompt(f"{index} {length}").ids) for index in range(prompts)]
-            logits[path] = call(model, ids).float()  # type: ignore[call-arg]
+            logits[path] = call(model, ids).float()
             return 0.0
 
         return deadline.attempt(run)

@@ -59,21 +59,21 @@ class Report:
         notes = [f"- {note}" for note in (*self._notes, *missed)]
         return "\n".join([f"## {self.title}", "", setup, "", *table, "", *notes, ""])
 
-    def finish(self, arguments: argparse.Namespace) -> None:
-        """Print the whole table and write the files that were asked for."""
-        print("\n" + self.markdown(), flush=True)
+    def finish(self, arguments: argparse.Namespace, *others: Report) -> None:
+        """Print this table, and others of the same run, whole; write the files that were asked for."""
+        reports = (self, *others)
+        text = "\n".join(report.markdown() for report in reports)
+        print("\n" + text, flush=True)
         if arguments.markdown:
-            arguments.markdown.write_text(self.markdown(), encoding="utf-8")
+            arguments.markdown.write_text(text, encoding="utf-8")
         if arguments.json:
-            rows = [
-                {
-                    column: {"missed": cell.reason} if isinstance(cell, Missed) else cell
-                    for column, cell in zip(self.columns, row, strict=True)
-                }
-                for row in self._rows
-            ]
-            document = {"title": self.title, "setup": self.setup, "rows": rows, "notes": self._notes}
-            arguments.json.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            data = [report.data() for report in reports]
+            arguments.json.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+    def data(self) -> dict[str, Any]:
+        """Return the table as plain data; a missing figure is {"missed": reason}."""
+        rows = [[{"missed": c.reason} if isinstance(c, Missed) else c for c in row] for row in self._rows]
+        return {"title": self.title, "setup": self.setup, "columns": self.columns, "rows": rows, "notes": self._notes}
 
     def _label(self, cells: tuple[Cell, ...]) -> str:
         return " ".join(_text(cell) for cell in cells[:3] if not isinstance(cell, Missed | float))
