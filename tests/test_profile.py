@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from flowinfer.profiling.figures import Spread
 from flowinfer.profiling.run import Profiled, Request, built_in_questions, profile
 from flowinfer.profiling.show import lines
 from flowinfer.profiling.spans import write_trace
+from tests.backends.test_openai import Stub, said
 
 STEPS = 4
 
@@ -143,3 +145,17 @@ def test_wrong_input_is_refused_before_models_are_loaded(
 def test_more_steps_than_a_model_has_positions_are_refused(toy_zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, told = cli(capsys, "-e", "Qwen", "--zoo", str(toy_zoo), "--steps", "3000")
     assert code == 2 and "--steps 3000: a prompt has" in told and "reads at most 2048 with its answer" in told
+
+
+def test_an_endpoint_has_no_parts_but_passes_its_text_on(toy_zoo: Path, tmp_path: Path) -> None:
+    server = Stub()
+    server.replies = [said("seven apples", tokens=2)]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    text = f'model Far = "x" {{ backend=openai, base_url="{server.url}" }}\nFar -> Qwen\n'
+    found = profile(check(text, zoo=str(toy_zoo)), Request(built_in_questions(), steps=2)).profile
+    server.shutdown()
+    server.server_close()
+    first, second = found.steps
+    assert (first.heads, first.whole.engine, first.whole.tokens, first.floor_seconds) == ((), "text", 2, None)
+    assert [head.model for head in second.heads] == ["Qwen"]
+    assert "s1: answered by an endpoint, whose parts cannot be seen" in found.notes
