@@ -21,6 +21,7 @@ from flowinfer.cli import (
     lab,
     models,
     plan,
+    profile,
     recommend,
     report,
     runs,
@@ -42,7 +43,7 @@ app = typer.Typer(
 )
 
 _COMMANDS = (
-    *(check, fmt, explain, graph, plan, exec, score, runs, show),
+    *(check, fmt, explain, graph, plan, exec, profile, score, runs, show),
     *(sweep, report, compare, recommend, models, datasets, doctor),
 )
 for module in _COMMANDS:

@@ -66,6 +66,10 @@ class Decoders:
             if is_short and torch.cuda.is_available():  # only now is nothing left that the error held on to
                 torch.cuda.empty_cache()
 
+    def engine(self, name: str) -> str:
+        """Return which engine decoded what was decoded last under a name: reference, text, ..."""
+        return type(self._made[name]).__name__.removesuffix("Decoder").lower()
+
     def _decoder(self, name: str, plan: Plan, step: Step) -> Decoder:
         if name not in self._made:
             self._made[name] = self._make(name, plan, step)

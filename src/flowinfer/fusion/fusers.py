@@ -188,6 +188,9 @@ class Vote:
 class Sharpen:
     """The mean in which a short key inherits the mass of longer candidates. Source: SAFE (arXiv 2510.15346)."""
 
+    runs_on_host = True
+    """Whether it looks at candidates one by one, off the device; `profile` says so."""
+
     def __init__(self, k: int = 10, floor: float = 0.1) -> None:
         self.k = k
         self.floor = floor

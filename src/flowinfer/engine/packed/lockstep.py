@@ -19,7 +19,7 @@ from torch import Tensor
 from flowinfer.engine.packed.fusing import FusedChoice, TorchChoice
 from flowinfer.engine.packed.pages import PagedCache
 from flowinfer.engine.packed.runner import HeadRunner
-from flowinfer.engine.packed.session import splits_for
+from flowinfer.engine.packed.kernels import splits_for
 from flowinfer.fusion.shared import SharedVocabulary
 
 RING = 8

@@ -160,6 +160,12 @@ class PagedCache:
             self.table.copy_(self.pages.table, non_blocking=True)
             self.pages.is_changed = False
 
+    def fill_with_noise(self) -> None:
+        """Fill all pages with small random numbers, for measurements."""
+        for states in self._layers:
+            for one in states:
+                one.normal_(0.0, 0.1)
+
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, attention: Attention) -> Tensor:
         """Store and attend; see `PackedCache`."""
         own_keys, own_values = self._layers[attention.layer]

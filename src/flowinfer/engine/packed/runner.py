@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -43,8 +45,15 @@ class LayerShape:
     softcap: float
 
 
+_WIDEST_HEAD = 256
+"""Largest head dimension that the attention kernels hold on chip."""
+
+
 class HeadRunner:
     """A transformers model over flat tokens.
+
+    On a GPU its linear layers give way to ones that are fast at few tokens, and its layers are compiled, one of each
+    kind for all.
 
     Args:
         model: a decoder-only transformers model; its linear layers are merged in place.
@@ -65,6 +74,12 @@ class HeadRunner:
         else:
             self.layers = _check(model, _probe_plain(model))
         self._keep: Callable[[Tensor], Tensor] | None = None
+        self._compiled: list[Any] = []
+        if self.device.type == "cuda":
+            _refuse_on_gpu(self.layers)
+            if model.dtype in (torch.bfloat16, torch.float16):
+                _speed_up_linears(model)
+            self._compile()
         model.get_output_embeddings().register_forward_pre_hook(self._before_last)
         self.kv_bytes_per_token = sum(
             shape.num_kv_heads * (shape.key_size + shape.value_size) * model.dtype.itemsize for shape in self.layers
@@ -91,7 +106,7 @@ class HeadRunner:
             (W, V_k), in the model's own type.
         """
         self._keep = keep
-        with attending(cache, self.model.config):
+        with self._active(cache):
             output = self.model(
                 input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=wanted
             )
@@ -101,8 +116,30 @@ class HeadRunner:
     @torch.inference_mode()
     def read(self, ids: Tensor, positions: Tensor, cache: PackedCache) -> None:
         """Run the model for its keys and values alone (prefill): as `logits`, without the last matrix."""
-        with attending(cache, self.model.config):
+        with self._active(cache):
             self.model.base_model(input_ids=ids[None], position_ids=positions[None], use_cache=False)
+
+    @contextmanager
+    def _active(self, cache: PackedCache) -> Iterator[None]:
+        """Attend through a cache; on a GPU run the compiled layers, which other callers of the model do not see."""
+        with attending(cache, self.model.config):
+            for layer, call in self._compiled:
+                layer._compiled_call_impl = call
+            try:
+                yield
+            finally:
+                for layer, _ in self._compiled:
+                    layer._compiled_call_impl = None
+
+    def _compile(self) -> None:
+        """Compile the decoder's layers with any number of tokens; equal layers share what is compiled."""
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        stacks = [module for module in self.model.modules() if isinstance(module, torch.nn.ModuleList)]
+        layers = next((stack for stack in stacks if len(stack) == len(self.layers)), ())
+        for layer in layers:
+            layer.compile(fullgraph=True, dynamic=True)
+            self._compiled.append((layer, layer._compiled_call_impl))
+            layer._compiled_call_impl = None
 
     def _before_last(self, module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         del module
@@ -138,6 +175,24 @@ def _refuse(model: Any) -> None:
         raise NotPackable("its rotary embedding depends on the length of the longest row")
     if getattr(config, "alibi", False) or "local" in (getattr(config, "attention_layers", None) or ()):
         raise NotPackable("its attention depends on distances that only a mask carries")
+
+
+def _refuse_on_gpu(shapes: Sequence[LayerShape]) -> None:
+    for shape in shapes:
+        if shape.key_size != shape.value_size or shape.key_size > _WIDEST_HEAD:
+            raise NotPackable(f"its heads have keys of {shape.key_size} and values of {shape.value_size} numbers")
+    if find_spec("triton") is None:
+        raise NotPackable("Triton is not installed")
+
+
+def _speed_up_linears(model: Any) -> None:
+    """Put layers that are fast at few tokens in place of plain linear ones."""
+    from flowinfer.engine.packed.gemm import SkinnyLinear
+
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is torch.nn.Linear:
+                setattr(parent, name, SkinnyLinear(child))
 
 
 _PROBE_LENGTHS = (5, 3)

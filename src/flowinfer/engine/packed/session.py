@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from flowinfer.engine.packed.dense import DenseCache
-from flowinfer.engine.packed.pages import PagedCache, Pages
+from flowinfer.engine.packed.kernels import splits_for
+from flowinfer.engine.packed.pages import PAGE, PagedCache, Pages
 from flowinfer.engine.packed.runner import HeadRunner
 
 _MOST_AT_ONCE = 4096
@@ -42,7 +43,7 @@ class PackedSession:
         self._dense: DenseCache | None = None
         self._paged: PagedCache | None = None
         if self._device.type == "cuda":
-            pages = Pages(num_pages or rows * -(-max_length // 64), rows, max_length)
+            pages = Pages(num_pages or rows * -(-max_length // PAGE), rows, max_length)
             self._paged = PagedCache(runner.layers, pages, runner.model.dtype, self._device)
         else:
             self._dense = DenseCache(rows)
@@ -170,11 +171,6 @@ class PackedSession:
                 if row in self._slot_of:
                     self._logits[row] = logits
             self._batch = None
-
-
-def splits_for(num_tokens: int) -> int:
-    """Return into how many parts a row's keys are cut: enough programs to fill a GPU, no more."""
-    return 8 if num_tokens <= 16 else 4 if num_tokens <= 32 else 2 if num_tokens <= 128 else 1
 
 
 def _parts(chunks: Mapping[int, Sequence[int]]) -> list[dict[int, Sequence[int]]]:

@@ -1,0 +1,233 @@
+"""This machine's CPU over the lab zoo: fused steps beside `generate`, whole data sets beside single questions.
+
+    python benchmarks/cpu.py [--batches 1,8,32] [--tokens 48] [--questions 64] [--zoo lab|FILE]
+
+Step: seconds per emitted token of a group, prefill included, against the slowest head's own greedy `generate` with the
+same prompts, batch and number of tokens; best of 3. Goal: at most 1.5 x. Data set: the flow over questions with the
+batch that `--batch auto` gives, against the reference engine question by question. Goal: at least 8 x faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from flowinfer.backends.hf import HfModel
+from flowinfer.check import check
+from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.decoders import Decoders
+from flowinfer.engine.models import Loaded, ModelPool
+from flowinfer.engine.reference import ReferenceDecoder
+from flowinfer.engine.work import Work
+from flowinfer.fusion.vocab import HeadVocabulary
+from flowinfer.machine import this_machine
+from flowinfer.placement import ready
+from flowinfer.plan import Plan, Step, members
+from flowinfer.results import Question
+from flowinfer.tasks.base import load_questions
+from flowinfer.toy import provide
+from measure import Deadline, Missed
+from reporting import Report, options, ratio, scaled, setup_of
+
+FLOWS = {"PI": "(Qwen | Ds | Yi)", "S2P": "Yi -> (Qwen | Ds)"}
+STEP_COLUMNS = [
+    *("flow", "batch", "slowest head's generate, ms/token", "sum of generates, ms", "ours, ms/token"),
+    *("ours / slowest", "ours / sum", "ours tokens/s"),
+]
+SET_COLUMNS = ["flow", "questions", "tokens", "per question, s", "ours (auto), s", "times faster", "identical texts"]
+_REPEATS = 3
+
+
+class Endless(HfModel):
+    """A model whose answers never end by themselves, so that all rows have equal lengths."""
+
+    def __init__(self, model: HfModel) -> None:
+        self.__dict__.update(model.__dict__)
+
+    def vocabulary(self, stop_tokens: Sequence[str] = ()) -> HeadVocabulary:
+        """Return its token bytes without end ids."""
+        return replace(super().vocabulary(stop_tokens), eos_ids=frozenset())
+
+
+class EndlessPool(ModelPool):
+    """Load models whose answers never end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._endless: dict[str, Endless] = {}
+
+    def get(self, plan: Plan, name: str, observer: Observer) -> Loaded:
+        """Return the model of that name."""
+        if name not in self._endless:
+            model = super().get(plan, name, observer)
+            assert isinstance(model, HfModel), "the zoos of this benchmark are local"
+            self._endless[name] = Endless(model)
+        return self._endless[name]
+
+
+def main() -> None:
+    """Measure and print both tables."""
+    parser = options(__doc__.split("\n")[0])
+    parser.add_argument("--batches", default="1,8,32")
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--questions", type=int, default=64)
+    parser.add_argument("--answer-tokens", type=int, default=256, help="most tokens of an answer of the data set")
+    parser.add_argument("--zoo", default="lab")
+    parser.set_defaults(device="cpu", dtype="float32", seconds=1800.0)
+    arguments = parser.parse_args()
+    deadline = Deadline(arguments.seconds)
+    setup = setup_of(arguments.device, arguments.dtype, zoo=arguments.zoo, tokens=arguments.tokens)
+    questions = load_questions("gsm8k", limit=arguments.questions, use_items=True).questions
+    steps = Report("CPU: fused step", setup, STEP_COLUMNS)
+    for name, text in FLOWS.items():
+        _steps(steps, name, _plan(text, arguments, arguments.tokens), questions, arguments, deadline)
+    whole = Report("CPU: whole data set", setup | {"tokens": f"at most {arguments.answer_tokens}"}, SET_COLUMNS)
+    for name, text in FLOWS.items():
+        _whole(whole, name, _plan(text, arguments, arguments.answer_tokens), questions, deadline)
+    steps.note(f"whole run: {deadline.elapsed:.0f} s")
+    steps.finish(arguments, whole)
+
+
+def _plan(text: str, arguments: argparse.Namespace, tokens: int) -> Plan:
+    flow = check(text, zoo=arguments.zoo, overrides={"max_tokens": str(tokens)})
+    provide(flow.models.values())
+    return ready(flow, this_machine())
+
+
+def _steps(
+    report: Report,
+    name: str,
+    plan: Plan,
+    questions: Sequence[Question],
+    arguments: argparse.Namespace,
+    deadline: Deadline,
+) -> None:
+    """Add the rows of a flow's last step."""
+    pool, observer, step = EndlessPool(), Observer(), plan.steps[-1]
+    for batch in map(int, arguments.batches.split(",")):
+        asked = [questions[index % len(questions)] for index in range(batch)]
+        works = [_Numbered(plan, question, index) for index, question in enumerate(asked)]
+        decoders = Decoders(pool, observer, batch)
+        _run(plan, plan.steps[:-1], works, lambda s, rows, d=decoders: d.decode(s.id, plan, s, list(rows)))
+        rows = [Row(work.question.id, step.id, work.prompts(step)) for work in works]
+        heads = [(member.node, pool.get(plan, member.model, observer)) for member in members(step.source)]
+        alone = [
+            deadline.attempt(lambda n=node, m=model, r=rows: _generate(m, r, n, arguments)) for node, model in heads
+        ]
+        ours = deadline.attempt(lambda d=decoders, r=rows: _fused(d, plan, step, r, arguments))
+        missed = next((one for one in alone if isinstance(one, Missed)), None)
+        times = [one for one in alone if not isinstance(one, Missed)]
+        slowest = missed or max(times)
+        total = missed or sum(times)
+        report.add(
+            *(name, batch, scaled(slowest, 1e3), scaled(total, 1e3), scaled(ours, 1e3)),
+            *(ratio(ours, slowest), ratio(ours, total), None if isinstance(ours, Missed) else batch / ours),
+        )
+
+
+def _fused(decoders: Decoders, plan: Plan, step: Step, rows: Sequence[Row], arguments: argparse.Namespace) -> float:
+    def run() -> None:
+        done = list(decoders.decode(step.id, plan, step, rows))
+        tokens = {completion.result.tokens for completion in done if completion.result}
+        assert tokens == {arguments.tokens}, f"rows of {tokens} tokens, expected {arguments.tokens}"
+
+    return _best(run) / arguments.tokens
+
+
+def _generate(model: Loaded, rows: Sequence[Row], node: str, arguments: argparse.Namespace) -> float:
+    """Return the seconds per token of a head's own greedy `generate` over left-padded prompts."""
+    assert isinstance(model, HfModel), "see EndlessPool"
+    prompts = [model.prompt(row.prompts[node]).ids for row in rows]
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+
+    def run() -> None:
+        model.transformers_model.generate(
+            ids,
+            attention_mask=mask,
+            min_new_tokens=arguments.tokens,
+            max_new_tokens=arguments.tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+
+    return _best(run) / arguments.tokens
+
+
+def _whole(report: Report, name: str, plan: Plan, questions: Sequence[Question], deadline: Deadline) -> None:
+    """Add the row of a flow over all questions, answers ending where the models end them."""
+    pool, observer = ModelPool(), Observer()
+    texts: dict[str, list[str]] = {}
+    tokens = 0
+
+    def run(path: str, decode: Callable[[Step, Sequence[Row]], Iterable[Completion]]) -> float:
+        nonlocal tokens
+        works = [Work(plan, question, question.question, None) for question in questions]
+        start = time.perf_counter()
+        tokens = _run(plan, plan.steps, works, decode)
+        seconds = time.perf_counter() - start
+        texts[path] = [work.trace().answer for work in works]
+        return seconds
+
+    single = {
+        step.id: ReferenceDecoder(
+            step,
+            [
+                model
+                for member in members(step.source)
+                if isinstance(model := pool.get(plan, member.model, observer), HfModel)
+            ],
+            batch=1,
+            observer=observer,
+        )
+        for step in plan.steps
+    }
+    decoders = Decoders(pool, observer, "auto")
+    loop = deadline.attempt(lambda: run("loop", lambda step, rows: single[step.id].decode(rows)))
+    ours = deadline.attempt(lambda: run("ours", lambda step, rows: decoders.decode(step.id, plan, step, list(rows))))
+    pairs = list(zip(texts.get("loop", ()), texts.get("ours", ()), strict=False))
+    same = f"{sum(a == b for a, b in pairs)} of {len(pairs)}"
+    report.add(name, len(questions), tokens, loop, ours, ratio(loop, ours), same)
+
+
+class _Numbered(Work):
+    """Work on a question that may be asked several times at once."""
+
+    def __init__(self, plan: Plan, question: Question, index: int) -> None:
+        super().__init__(plan, question.model_copy(update={"id": f"{question.id}-{index}"}), question.question, None)
+
+
+def _run(
+    plan: Plan,
+    steps: Sequence[Step],
+    works: Sequence[Work],
+    decode: Callable[[Step, Sequence[Row]], Iterable[Completion] | Iterator[Completion]],
+) -> int:
+    """Run steps over works; return the tokens written."""
+    tokens = 0
+    for step in steps:
+        by_id = {work.question.id: work for work in works}
+        for completion in decode(step, [Row(key, step.id, work.prompts(step)) for key, work in by_id.items()]):
+            assert completion.result is not None, completion.error
+            by_id[completion.row.question_id].accept(completion.result)
+            tokens += completion.result.tokens
+    return tokens
+
+
+def _best(run: Callable[[], None]) -> float:
+    run()
+    found = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""A whole data set over the paper's three shapes: ours against the per-question eager loop and the roofline.
+
+    python benchmarks/dataset.py [--questions 320] [--rows 120] [--paths ours] [--no-identity]
+
+320 questions, prompts of 150-450 ids, answers of 32-384 tokens from fixed seeds; no answer ends by itself. Ours runs
+whole, prefill included. The per-question loop is extrapolated: its step (batch 1, mean context) and its prefill (mean
+prompt) are measured in this run and multiplied by the tokens and questions. Roofline sum = prefill FLOPs / measured
+matrix rate + tokens / rows steps, each at the larger of memory floor and FLOPs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from flowinfer.engine.base import Completion, Decoder, Observer, Row
+from flowinfer.engine.reference import ReferenceDecoder
+from flowinfer.plan import Step
+from flowinfer.results import StepResult
+from loops import Tables, eager_step, floor_bytes
+from measure import Ceilings, Deadline, Missed, ceilings, release, synchronize, wall_seconds
+from ours import LimitedHeads, packed_decoder
+from reporting import Report, options, ratio, setup_of
+from shapes import ShapeModel, build, step_of
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked: lengths of prompts and answers, by question."""
+
+    prompts: tuple[int, ...]
+    answers: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all answers."""
+        return sum(self.answers)
+
+    @property
+    def mean_prompt(self) -> int:
+        """Mean length of a prompt."""
+        return round(sum(self.prompts) / len(self.prompts))
+
+    @property
+    def mean_context(self) -> int:
+        """Mean context of a decoding step."""
+        return self.mean_prompt + round(self.tokens / len(self.answers) / 2)
+
+    def rows(self, num_heads: int) -> list[Row]:
+        """Return the questions as rows; see `shapes` for what a prompt's text means."""
+        return [
+            Row(f"q{i}", "s1", {f"n{k}": f"{i} {length}" for k in range(num_heads)})
+            for i, length in enumerate(self.prompts)
+        ]
+
+    def limits(self) -> dict[str, int]:
+        """Return the length of each answer by question id."""
+        return {f"q{i}": length for i, length in enumerate(self.answers)}
+
+
+class LimitedReference(ReferenceDecoder):
+    """The reference engine with a limit of its own for each row."""
+
+    def __init__(self, step: Step, models: Sequence[ShapeModel], *, batch: int, limits: dict[str, int]) -> None:
+        super().__init__(step, models, batch=batch, observer=Observer())
+        self._heads = LimitedHeads(step, models, limits)
+
+
+def make_load(num_questions: int, size: str, seed: int) -> Load:
+    """Draw lengths."""
+    rng = random.Random(seed)
+    prompt, answer = ((150, 450), (32, 384)) if size == "full" else ((8, 24), (4, 12))
+    return Load(
+        tuple(rng.randint(*prompt) for _ in range(num_questions)),
+        tuple(rng.randint(*answer) for _ in range(num_questions)),
+    )
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = options(__doc__.split("\n")[0])
+    parser.add_argument("--questions", type=int)
+    parser.add_argument("--rows", type=int, default=120, help="most rows at once")
+    parser.add_argument("--paths", default="ours,question", help="of ours, reference, question")
+    parser.add_argument("--layers", type=int, help="fewer layers, to try things")
+    parser.add_argument("--no-identity", action="store_true", help="leave out the fp32 check")
+    arguments = parser.parse_args()
+    arguments.questions = arguments.questions or (320 if arguments.size == "full" else 24)
+    deadline, dtype = Deadline(arguments.seconds), getattr(torch, arguments.dtype)
+    device, load = torch.device(arguments.device), make_load(arguments.questions, arguments.size, arguments.seed)
+    limits = ceilings(device, dtype)
+    identity = None if arguments.no_identity else identity_check(arguments, deadline)
+    models = build(arguments.size, arguments.device, dtype, seed=arguments.seed, layers=arguments.layers)
+    report = Report("Data set", _setup(arguments, models, load, limits), _COLUMNS)
+    if identity:
+        report.note(identity)
+    _measure(report, arguments, models, load, limits, deadline)
+    report.note(f"whole run: {deadline.elapsed:.0f} s")
+    report.finish(arguments)
+
+
+_COLUMNS = ["path", "seconds", "tokens/s", "questions/s", "x roofline", "per-question loop / this"]
+
+
+def _measure(
+    report: Report,
+    arguments: argparse.Namespace,
+    models: Sequence[ShapeModel],
+    load: Load,
+    limits: Ceilings,
+    deadline: Deadline,
+) -> None:
+    paths, step = arguments.paths.split(","), step_of(models)
+    prefill, decode = roofline(models, load, arguments.rows, limits)
+    floor = prefill + decode
+    report.note(f"roofline: prefill {prefill:.2f} s + decode {decode:.2f} s at {arguments.rows} rows")
+    loop = deadline.attempt(lambda: _loop_seconds(report, models, load)) if "question" in paths else Missed("not asked")
+    makers: dict[str, Callable[..., Decoder]] = {"ours": packed_decoder, "reference": LimitedReference}
+    figures: dict[str, float | Missed] = {"roofline sum": floor}
+    for path, make in makers.items():
+        if path in paths:
+            figures[path] = deadline.attempt(
+                lambda p=path, m=make: _run(report, p, m, step, models, load, arguments.rows)
+            )
+    figures["per-question eager loop (extrapolated)"] = loop
+    for path, seconds in figures.items():
+        rates = [None, None] if isinstance(seconds, Missed) else [load.tokens / seconds, len(load.answers) / seconds]
+        report.add(path, seconds, *rates, ratio(seconds, floor), ratio(loop, seconds))
+
+
+def _run(
+    report: Report,
+    path: str,
+    make: Callable[..., Decoder],
+    step: Step,
+    models: Sequence[ShapeModel],
+    load: Load,
+    rows: int,
+) -> float:
+    """Decode the whole load; return its seconds after a short warm-up, which is told apart."""
+    warm = [Row(f"w{i}", "s1", {f"n{k}": f"{i} 16" for k in range(len(models))}) for i in range(8)]
+    device = models[0].device
+    start = time.perf_counter()
+    decoder = make(step, models, batch=rows, limits=load.limits() | {row.question_id: 4 for row in warm})
+    list(decoder.decode(warm))
+    synchronize(device)
+    ready = time.perf_counter()
+    results = _results(decoder.decode(load.rows(len(models))))
+    synchronize(device)
+    seconds = time.perf_counter() - ready
+    tokens = sum(result.tokens for result in results.values())
+    fed = [sum(r.heads[k].fed_tokens for r in results.values()) / max(1, tokens) for k in range(len(models))]
+    told = f"{path}: warm-up {ready - start:.1f} s; {len(results)} questions, {tokens} tokens"
+    report.note(told + "; ids fed per token and head: " + ", ".join(f"{share:.2f}" for share in fed))
+    if tokens != load.tokens:
+        report.note(f"{path}: WRONG number of tokens, {load.tokens} were asked for")
+    return seconds
+
+
+def _results(completions: Iterable[Completion]) -> dict[str, StepResult]:
+    return {done.row.question_id: done.result for done in completions if done.result}
+
+
+def _loop_seconds(report: Report, models: Sequence[ShapeModel], load: Load) -> float:
+    """Extrapolate the per-question loop from its step and its prefill."""
+    device, tables = models[0].device, Tables(models)
+    step = wall_seconds(
+        eager_step(models, tables, 1, load.mean_context, is_published=True), device, warmups=2, repeats=5
+    )
+    ids = torch.zeros(1, load.mean_prompt, dtype=torch.int64, device=device)
+
+    @torch.inference_mode()
+    def read() -> None:
+        for model in models:
+            model.transformers_model(input_ids=ids, use_cache=True, logits_to_keep=1)
+
+    prefill = wall_seconds(read, device, warmups=1, repeats=3)
+    release()
+    report.note(
+        f"per-question loop: {load.tokens} steps x {1e3 * step:.1f} ms + {len(load.prompts)} prefills x"
+        f" {1e3 * prefill:.1f} ms, each measured in this run at batch 1"
+    )
+    return load.tokens * step + len(load.prompts) * prefill
+
+
+def roofline(models: Sequence[ShapeModel], load: Load, rows: int, limits: Ceilings) -> tuple[float, float]:
+    """Return the least seconds of prefill and of decoding."""
+    body = sum((m.weight_bytes - _head_bytes(m)) / m.transformers_model.dtype.itemsize for m in models)
+    head = sum(_head_bytes(m) / m.transformers_model.dtype.itemsize for m in models)
+    per_pair = sum(4 * m.shape.layers * m.shape.heads * m.shape.head_dim for m in models)
+    pairs = sum(length * length / 2 for length in load.prompts)
+    flops = 2 * body * sum(load.prompts) + 2 * head * len(load.prompts) + per_pair * pairs
+    rows = min(rows, len(load.prompts))
+    memory = floor_bytes(models, rows, load.mean_context) / limits.copy_bytes_per_second
+    compute = rows * (2 * (body + head) + per_pair * load.mean_context) / limits.matmul_flops_per_second
+    return flops / limits.matmul_flops_per_second, load.tokens / rows * max(memory, compute)
+
+
+def _head_bytes(model: ShapeModel) -> int:
+    return int(model.transformers_model.lm_head.weight.nbytes)
+
+
+def identity_check(arguments: argparse.Namespace, deadline: Deadline) -> str:
+    """Compare ours with the reference engine, token by token, over tiny float32 models on the same device."""
+    load = make_load(8, "tiny", arguments.seed)
+    load = Load(load.prompts, tuple(40 for _ in load.answers))
+    outcome = ""
+
+    def compare() -> float:
+        nonlocal outcome
+        models = build("tiny", arguments.device, torch.float32, seed=arguments.seed)
+        step, rows = step_of(models), load.rows(len(models))
+        wanted = _results(LimitedReference(step, models, batch=1, limits=load.limits()).decode(rows))
+        found = _results(packed_decoder(step, models, batch=4, limits=load.limits()).decode(rows))
+        same = sum(found[key].text == wanted[key].text and found[key].tokens == wanted[key].tokens for key in wanted)
+        outcome = f"{same} of {len(wanted)} answers of {load.answers[0]} tokens identical to the reference engine"
+        return 0.0
+
+    done = deadline.attempt(compare)
+    text = f"not run ({done.reason})" if isinstance(done, Missed) else outcome
+    return f"identity, tiny float32 models on {arguments.device}, batch 4 against 1: {text}"
+
+
+def _setup(
+    arguments: argparse.Namespace, models: Sequence[ShapeModel], load: Load, limits: Ceilings
+) -> dict[str, object]:
+    return setup_of(
+        arguments.device,
+        arguments.dtype,
+        shapes=", ".join(f"{m.name} {m.shape.layers} x {m.shape.hidden}" for m in models),
+        questions=len(load.prompts),
+        prompt_ids=sum(load.prompts),
+        tokens=load.tokens,
+        rows=arguments.rows,
+        copy_tb_s=f"{limits.copy_bytes_per_second / 1e12:.3g}",
+        matmul_tflop_s=f"{limits.matmul_flops_per_second / 1e12:.3g}",
+        seed=arguments.seed,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""flowinfer profile: where a step's time goes, against what the memory of this machine allows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flowinfer.cli.exec import data_paths
+from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, read_checked
+from flowinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from flowinfer.profiling.figures import Profile
+    from flowinfer.results import Question
+    from flowinfer.spec import Flow
+
+
+def command(
+    file: FlowFile = None,
+    expression: Expression = None,
+    steps: Annotated[int, typer.Option(help="Tokens that each row emits while measured.")] = 32,
+    batch: Annotated[int, typer.Option(help="Rows at once.")] = 1,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="gsm8k, ceval, mathematics or a .jsonl file; a few built-in questions without it."),
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PATH", help="Local file or folder of a data set.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the phases for chrome://tracing or ui.perfetto.dev.")
+    ] = None,
+    kernels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write torch.profiler's trace of everything, kernels included.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object; all times in seconds.")] = False,
+    zoo: ZooOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Measure every step of a flow: each head, transfer, fusion, the whole, and the floor of the memory."""
+    for name, value in (("--steps", steps), ("--batch", batch)):
+        if value < 1:
+            raise UsageError(f"{name} {value}: expected a whole number of at least 1")
+    for name, path in (("--trace", trace), ("--kernels", kernels)):
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{name} {path}: no such folder '{path.parent}'")
+    if data and dataset is None:
+        raise UsageError("--data without --dataset", help="--dataset gsm8k|ceval|mathematics|FILE.jsonl")
+    flow = read_checked(file, expression, zoo, set_)
+    questions = _questions(flow, dataset, data, batch)
+    from flowinfer.profiling.run import Request, profile
+    from flowinfer.profiling.spans import write_trace
+    from flowinfer.tasks.base import question_text
+
+    with _torch_trace(kernels):
+        found = profile(flow, Request(questions, batch, steps, question_text))
+    if trace is not None:
+        write_trace(trace, found.spans, {step.step: step.title for step in found.profile.steps})
+    if json_:
+        print(json.dumps(_plain(found.profile), ensure_ascii=False))
+        return
+    from flowinfer.profiling.show import print_profile
+
+    print_profile(found.profile)
+    for path in (trace, kernels):
+        if path is not None:
+            print(f"written: {path}", file=sys.stderr)
+
+
+def _questions(flow: Flow, dataset: str | None, data: list[str] | None, batch: int) -> tuple[Question, ...]:
+    if dataset is None:
+        from flowinfer.profiling.run import built_in_questions
+
+        return built_in_questions()
+    from flowinfer.tasks.base import load_questions
+
+    found = load_questions(dataset, data=data_paths(data), limit=batch, use_items=flow.zoo in ("toy", "lab"))
+    return tuple(found.questions)
+
+
+@contextmanager
+def _torch_trace(path: Path | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    from torch.profiler import profile as torch_profile
+
+    with torch_profile() as recorded:
+        yield
+    recorded.export_chrome_trace(str(path))
+
+
+def _plain(profile: Profile) -> dict[str, Any]:
+    """Return a profile as plain data, with what is computed from its figures."""
+    document = dataclasses.asdict(profile)
+    for plain, step in zip(document["steps"], profile.steps, strict=True):
+        plain["step_bytes"] = step.step_bytes
+        plain["parts_times_floor"] = step.times_floor(step.parts.mean)
+        plain["whole_times_floor"] = step.times_floor(step.whole.seconds_per_step)
+    return document

@@ -1,0 +1,1 @@
+"""Where a flow's time goes on this machine, against what its memory allows."""

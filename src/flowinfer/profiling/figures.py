@@ -1,0 +1,123 @@
+"""The figures of a profile, as they stand in its table and in its JSON."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Seconds of one part over the measured steps."""
+
+    mean: float
+    deviation: float
+    """Sample standard deviation; 0 for a single step."""
+    variance: float
+    """Its square, in seconds squared."""
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Spread:
+        """Sum up the seconds of each step."""
+        deviation = statistics.stdev(seconds) if len(seconds) > 1 else 0.0
+        return cls(statistics.fmean(seconds) if seconds else 0.0, deviation, deviation**2)
+
+
+@dataclass(frozen=True)
+class HeadFigures:
+    """One head of a step."""
+
+    node: str
+    model: str
+    device: str
+    prompt_tokens: float
+    """Mean length of its prompts."""
+    prefill_seconds: float
+    """Reading all prompts of the batch at once."""
+    forward: Spread
+    """Reading the ids of one emitted token in every row, the wait for the device included."""
+    transfer: Spread
+    """Moving its distribution to the fusing device."""
+    forward_share: float
+    """Of the sum of parts."""
+    step_bytes: int | None
+    """Weights without the embedding, and keys and values of all rows; None where the model's size is not known."""
+
+
+@dataclass(frozen=True)
+class WholeFigures:
+    """The same step in the real decoder."""
+
+    engine: str
+    """reference, packed or text."""
+    seconds_per_step: float
+    """Per emitted token of all rows; prefill excluded."""
+    tokens_per_second: float
+    seconds: float
+    """From the first prompt to the last token, prefill included."""
+    tokens: int
+    drafted: int
+    accepted: int
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """One step of a flow."""
+
+    step: str
+    title: str
+    batch: int
+    steps: int
+    """Emitted tokens that were measured, per row."""
+    context: float
+    """Mean ids of a row and head while measured."""
+    heads: tuple[HeadFigures, ...]
+    fuse: Spread
+    """Lifting to shared probabilities, mixing, and choosing a token in every row."""
+    fuse_share: float
+    fusers: tuple[str, ...]
+    host_fusers: tuple[str, ...]
+    """Those of them that work on the host, token by token."""
+    append: Spread
+    """Turning the emitted tokens into every head's own ids, on the host."""
+    host_wait: Spread
+    """What the host waits for devices, within the parts above; 0 on a CPU, which is both."""
+    parts: Spread
+    """Sum of all parts; heads on different devices counted one after another."""
+    slowest: str
+    """Model whose forward takes longest; empty without heads."""
+    floor_seconds: float | None
+    """Bytes over the measured copy bandwidth; the slowest device where there are several."""
+    whole: WholeFigures
+
+    @property
+    def step_bytes(self) -> int | None:
+        """Bytes that one step cannot but read."""
+        found = [head.step_bytes for head in self.heads]
+        return sum(one or 0 for one in found) if found and None not in found else None
+
+    def times_floor(self, seconds: float) -> float | None:
+        """Return seconds over the floor."""
+        return seconds / self.floor_seconds if self.floor_seconds else None
+
+
+@dataclass(frozen=True)
+class DeviceFigures:
+    """A device and its memory's speed."""
+
+    name: str
+    copy_bytes_per_second: float
+    """Of a large copy, read and written bytes counted."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where a flow's time goes."""
+
+    flow: str
+    zoo: str
+    batch: int
+    devices: tuple[DeviceFigures, ...]
+    steps: tuple[StepFigures, ...]
+    notes: tuple[str, ...]

@@ -1,0 +1,92 @@
+"""A profile as tables for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from flowinfer.profiling.figures import HeadFigures, Profile, Spread, StepFigures
+
+
+def print_profile(profile: Profile, console: Console | None = None) -> None:
+    """Print one table per step, with the floor and the real decoder below it."""
+    console = console or Console(highlight=False, soft_wrap=True)
+    devices = ", ".join(f"{one.name} copies {one.copy_bytes_per_second / 1e9:.3g} GB/s" for one in profile.devices)
+    console.print(f"\n{profile.flow}, zoo {profile.zoo}, batch {profile.batch}; {devices}\n", markup=False)
+    for step in profile.steps:
+        console.print(
+            f"{step.step} {step.title}: {step.steps} tokens a row, context {step.context:.0f} ids", markup=False
+        )
+        if step.heads:
+            console.print(_parts(step))
+        for line in lines(step):
+            console.print(f"  {line}", markup=False)
+        console.print()
+    for note in profile.notes:
+        console.print(f"note: {note}", markup=False)
+
+
+def lines(step: StepFigures) -> list[str]:
+    """Return what stands below a step's table."""
+    found, whole = [], step.whole
+    if step.heads:
+        if len(step.heads) > 1:
+            slowest = max(head.forward.mean for head in step.heads)
+            found.append(f"slowest branch: {step.slowest}, {_ms(slowest)} ms")
+        prefills = ", ".join(
+            f"{head.model} {_ms(head.prefill_seconds)} ms for {step.batch} x {head.prompt_tokens:.0f} ids"
+            for head in step.heads
+        )
+        found.append(f"prefill: {prefills}")
+        found.append(f"host waits for devices: {_ms(step.host_wait.mean)} ms a step")
+    if step.step_bytes is not None and step.floor_seconds is not None:
+        found.append(
+            f"bytes read a step: {_bytes(step.step_bytes)} (weights without embeddings, keys and values);"
+            f" floor {_ms(step.floor_seconds)} ms"
+        )
+        found.append(f"sum of parts: {step.times_floor(step.parts.mean):.2f} x floor")
+    ratio = step.times_floor(whole.seconds_per_step)
+    beside = f", {ratio:.2f} x floor" if ratio is not None else ""
+    found.append(
+        f"real step ({whole.engine} engine): {_ms(whole.seconds_per_step)} ms{beside}, {whole.tokens_per_second:.1f}"
+        f" tokens/s; {whole.tokens} tokens in {whole.seconds:.2f} s with prefill"
+    )
+    if whole.drafted:
+        found.append(f"drafts: {whole.accepted} of {whole.drafted} accepted ({whole.accepted / whole.drafted:.0%})")
+    return found
+
+
+def _parts(step: StepFigures) -> Table:
+    table = Table()
+    for name in ("part", "device"):
+        table.add_column(name, no_wrap=True)
+    for name in ("mean ms", "deviation", "variance ms²", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for head in step.heads:
+        _row(table, f"forward {head.model}", head.device, head.forward, step)
+    for head in step.heads:
+        _row(table, f"transfer {head.model}", _way(head, step), head.transfer, step)
+    fuse = f"fuse {', '.join(step.fusers)}" if step.fusers else "choose"
+    _row(table, fuse, "host" if step.host_fusers else step.heads[0].device, step.fuse, step)
+    _row(table, "ids of every head", "host", step.append, step)
+    _row(table, "sum of parts", "", step.parts, step)
+    return table
+
+
+def _row(table: Table, name: str, device: str, spread: Spread, step: StepFigures) -> None:
+    share = spread.mean / step.parts.mean if step.parts.mean else 0.0
+    variance = f"{1e6 * spread.variance:.2g}"
+    table.add_row(name, device, _ms(spread.mean), _ms(spread.deviation), variance, f"{share:.1%}")
+
+
+def _way(head: HeadFigures, step: StepFigures) -> str:
+    target = step.heads[0].device
+    return head.device if head.device == target else f"{head.device} to {target}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}" if seconds < 0.1 else f"{1e3 * seconds:.0f}"
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"

@@ -1,0 +1,85 @@
+"""The same step in the decoder that a run would use: seconds per emitted token, prefill apart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.decoders import Decoders
+from flowinfer.errors import RunError
+from flowinfer.plan import Plan, Step
+from flowinfer.profiling.figures import WholeFigures
+
+
+@dataclass
+class Ticks(Observer):
+    """Hears when tokens come out."""
+
+    notices: list[str] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    halved_to: int | None = None
+
+    def tokens_emitted(self, count: int) -> None:
+        """Note the time."""
+        self.times.append(time.perf_counter())
+        self.counts.append(count)
+
+    def notice(self, message: str) -> None:
+        """Keep a notice once."""
+        if message not in self.notices:
+            self.notices.append(message)
+
+    def batch_halved(self, batch: int) -> None:
+        """Remember the batch that fits."""
+        self.halved_to = batch
+
+    def forget(self) -> None:
+        """Begin a new measurement."""
+        self.times.clear()
+        self.counts.clear()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder made of the rows."""
+
+    completions: tuple[Completion, ...]
+    figures: WholeFigures
+
+
+def decode_whole(decoders: Decoders, ticks: Ticks, plan: Plan, step: Step, rows: Sequence[Row]) -> Decoded:
+    """Decode rows twice, the first time to warm up; measure the second.
+
+    Raises:
+        RunError: a row could not run.
+    """
+    for completion in decoders.decode(step.id, plan, step, rows):
+        if completion.result is None:
+            raise RunError(f"step {step.id} {step.title}: {completion.error}")
+    ticks.forget()
+    start = time.perf_counter()
+    completions = tuple(decoders.decode(step.id, plan, step, rows))
+    seconds = time.perf_counter() - start
+    results = [completion.result for completion in completions if completion.result]
+    tokens = sum(result.tokens for result in results)
+    rate = _rate(ticks) or tokens / seconds
+    figures = WholeFigures(
+        engine=decoders.engine(step.id),
+        seconds_per_step=len(rows) / rate,
+        tokens_per_second=rate,
+        seconds=seconds,
+        tokens=tokens,
+        drafted=sum(getattr(result, "drafted_tokens", 0) for result in results),
+        accepted=sum(getattr(result, "accepted_tokens", 0) for result in results),
+    )
+    return Decoded(completions, figures)
+
+
+def _rate(ticks: Ticks) -> float | None:
+    """Return tokens per second after the first ones, which wait for the prefill; None where all came at once."""
+    if len(ticks.times) < 2 or ticks.times[-1] <= ticks.times[0]:
+        return None
+    return sum(ticks.counts[1:]) / (ticks.times[-1] - ticks.times[0])
