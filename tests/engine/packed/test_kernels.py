@@ -197,3 +197,27 @@ def test_a_graph_replays_and_a_compiled_function_matches() -> None:
     fed.copy_(query)
     graph.replay()
     torch.testing.assert_close(out, expected, **HALF)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not CUDA, reason="no CUDA device")
+def test_early_launches_wait_for_their_inputs() -> None:
+    torch.manual_seed(0)
+    weights = torch.randn(12, 1024, 1024, dtype=torch.bfloat16, device="cuda").div_(32).unbind(0)
+    fed = torch.randn(4, 1024, dtype=torch.bfloat16, device="cuda")
+
+    def chain(tiles: triton_gemm.Tiles) -> Tensor:
+        x = fed
+        for weight in weights:
+            x = triton_gemm.skinny_linear(x, weight, None, tiles)
+        return x
+
+    early = triton_gemm.Tiles(16, 256, is_early=True)
+    expected = chain(triton_gemm.Tiles(16, 256))
+    torch.testing.assert_close(chain(early), expected, atol=0, rtol=0)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = chain(early)
+    for _ in range(20):
+        graph.replay()
+        torch.testing.assert_close(out, expected, atol=0, rtol=0)
