@@ -26,8 +26,9 @@ def test_the_operation_tells_the_compiler_the_truth() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not CUDA, reason="no CUDA device")
+@pytest.mark.filterwarnings("default")  # the compiler's, such as TF32 being off
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("outputs", "inputs"), [(4608, 3584), (3584, 18944), (100, 72), (2048, 1000)])
+@pytest.mark.parametrize(("outputs", "inputs"), [(4608, 3584), (3584, 18944), (100, 72), (2048, 2000)])
 def test_few_and_many_tokens_match_on_cuda(outputs: int, inputs: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(inputs, outputs, device="cuda", dtype=dtype)

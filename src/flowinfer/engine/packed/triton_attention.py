@@ -57,17 +57,9 @@ def write_kv(
         return
     with _device(keys):
         _write_kernel[(tokens,)](
-            keys,
-            values,
-            key_cache,
-            value_cache,
-            rows,
-            positions,
-            table,
-            keys.stride(0),
-            keys.stride(1),
-            values.stride(0),
-            values.stride(1),
+            *(keys, values, key_cache, value_cache, rows, positions, table),
+            *keys.stride()[:2],
+            *values.stride()[:2],
             table.stride(0),
             HEADS=heads,
             DIM=dim,
@@ -104,16 +96,8 @@ def paged_attention(
         lse = query.new_empty(tokens, splits, query_heads, dtype=torch.float32)
     with _device(query):
         _attend_kernel[(tokens, heads, splits)](
-            query,
-            key_cache,
-            value_cache,
-            rows,
-            positions,
-            table,
-            partial,
-            lse,
-            query.stride(0),
-            query.stride(1),
+            *(query, key_cache, value_cache, rows, positions, table, partial, lse),
+            *query.stride()[:2],
             table.stride(0),
             scaling / softcap if softcap else scaling * _LOG2E,
             window,
@@ -134,9 +118,7 @@ def paged_attention(
         )
         if splits > 1:
             _join_kernel[(tokens, query_heads)](
-                partial,
-                lse,
-                out,
+                *(partial, lse, out),
                 SPLITS=splits,
                 HEADS=query_heads,
                 DIM=dim,

@@ -24,6 +24,8 @@ class Tiles:
     """Programs that share the inputs of one block; their sums are joined in a fixed order by a second kernel."""
     num_warps: int = 4
     num_stages: int = 4
+    is_early: bool = False
+    """Start while the kernel before still runs and fetch the first weights to L2 (programmatic dependent launch)."""
 
 
 _TUNED: dict[tuple[int, int], Tiles] = {}
@@ -80,8 +82,11 @@ def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None, tiles: Tiles |
             BLOCK_N=tiles.block_n,
             BLOCK_K=tiles.block_k,
             BLOCK_T=MOST_TOKENS,
+            EARLY=tiles.num_stages if tiles.is_early else 0,
+            LINE=128 // weight.element_size(),
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
+            launch_pdl=tiles.is_early,
         )
         if tiles.splits > 1:
             _join_kernel[(triton.cdiv(outputs, 256), tokens)](
@@ -117,6 +122,8 @@ def _linear_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_T: tl.constexpr,
+    EARLY: tl.constexpr,
+    LINE: tl.constexpr,
 ) -> None:
     """Compute one block of outputs for all tokens, from one split of the inputs."""
     split = tl.program_id(1)
@@ -126,6 +133,17 @@ def _linear_kernel(
     x_at = x + rows[:, None] * x_stride + offsets[None, :]
     weight_at = weight + columns.to(tl.int64)[None, :] * weight_stride + offsets[:, None]
     total = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        # Weights are nobody's output, so nothing is to be waited for.
+        lines = weight + tl.minimum(columns, outputs - 1).to(tl.int64)[None, :] * weight_stride
+        for turn in tl.static_range(EARLY):
+            place = (split * turns + turn) * BLOCK_K + tl.arange(0, BLOCK_K // LINE) * LINE
+            place = tl.minimum(place, inputs - 1)[:, None]
+            tl.inline_asm_elementwise(
+                "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [lines + place], tl.int32, is_pure=False, pack=1
+            )
+        tl.extra.cuda.gdc_wait()
     for turn in range(turns):
         start = (split * turns + turn) * BLOCK_K
         here = rows[:, None] < tokens
