@@ -16,6 +16,9 @@ from flowinfer.errors import Diagnostic, Span
 
 Role = Literal["draft", "review", "verify"]
 
+DRAFTS = ("auto", "off", "upstream", "ngram", "alternate")
+"""Where drafts come from, besides models by name."""
+
 QUANTIZATIONS = ("bnb-8bit", "bnb-4bit")
 """What the local backend can do to weights while it loads them."""
 
@@ -94,6 +97,12 @@ class Decoding(BaseModel):
     """Whether heads exchange whole distributions or certified top candidates."""
     prefill: str = ""
     """Text that every head's answer starts with."""
+    draft: str = "auto"
+    """What guesses tokens ahead, to be verified together: one of `DRAFTS` or a model. It never decides the text."""
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what of it decides the text, as plain data."""
+        return self.model_dump(mode="json", exclude={"draft"})
 
 
 @dataclass(frozen=True)
