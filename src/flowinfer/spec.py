@@ -191,3 +191,17 @@ def nodes(part: Part) -> Iterator[Node]:
         case Parallel():
             for branch in part.branches:
                 yield from nodes(branch.part)
+
+
+def drafts(part: Part) -> Iterator[str]:
+    """Yield the option `draft` of everything in a part that decodes on its own."""
+    match part:
+        case Node():
+            yield part.decoding.draft
+        case Series(stages):
+            for stage in stages:
+                yield from drafts(stage)
+        case Parallel():
+            yield part.decoding.draft
+            for branch in part.branches:
+                yield from drafts(branch.part)
