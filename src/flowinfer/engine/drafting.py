@@ -15,11 +15,13 @@ from flowinfer.plan import Member, Source, Step
 def make_drafter(step: Step, model: TokenModel | None) -> Callable[[Heads], Drafter] | None:
     """Return what makes a step's drafter once its heads are there; None where it shall not draft.
 
+    By itself (auto), only a step that reads another's text drafts: from that text, then from its prompt.
+
     Args:
         model: the loaded model that `draft` names, if it names one.
     """
     wish = step.decoding.draft
-    if wish == "off":
+    if wish == "off" or (wish == "auto" and not step.reads):
         return None
 
     def make(heads: Heads) -> Drafter:

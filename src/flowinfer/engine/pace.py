@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 MOST = 16
 """Most keys of one draft."""
-_FIRST = 4
+_FIRST = 8
 _LEAST_ACCEPTED = 0.2
 """Share of accepted keys below which a row stops to draft for a while."""
 _NAPS = (8, 128)
@@ -43,6 +43,8 @@ class Pace:
             self.length, self.accepted_share = 2, _LEAST_ACCEPTED  # one more failure, and it rests again
 
 
+_MOST_COLUMNS = 128
+"""Most keys that all rows draft together where drafts must pay: a forward over more is no longer cheap on a CPU."""
 _PLAIN_ROUNDS = 4
 """Rounds without drafts that say what a round costs, per number of rows."""
 _TRIAL_ROUNDS = 3.0
@@ -68,14 +70,16 @@ class Payoff:
     _rest: int = 0
     _pause: int = 32
 
-    def allows(self, num_rows: int) -> bool:
-        """Return whether this round should draft."""
+    def most(self, num_rows: int) -> int:
+        """Return how many keys each of so many rows may draft in this round."""
         if not self.is_on:
-            return True
+            return MOST
         if self._rest:
             self._rest -= 1
-            return False
-        return len(self._plain.get(_bucket(num_rows), ())) >= _PLAIN_ROUNDS
+            return 0
+        if len(self._plain.get(_bucket(num_rows), ())) < _PLAIN_ROUNDS:
+            return 0
+        return max(1, min(MOST, _MOST_COLUMNS // num_rows))
 
     def learn(self, num_rows: int, emitted: int, seconds: float, *, drafted: bool) -> None:
         """Take what a round of so many rows cost and emitted."""

@@ -148,9 +148,10 @@ class RoundDecoder:
 
     def _propose(self, lines: Sequence[_Line]) -> list[list[int]]:
         """Ask for drafts where rows have room for them."""
-        if self._drafter is None or not lines or not self._payoff.allows(len(lines)):
+        most = self._payoff.most(len(lines)) if self._drafter and lines else 0
+        if self._drafter is None or most == 0:
             return [[] for _ in lines]
-        limits = [min(line.pace.limit(), line.row.tokens_left - 1) for line in lines]
+        limits = [min(line.pace.limit(), most, line.row.tokens_left - 1) for line in lines]
         drafts = self._drafter.propose([line.row for line in lines], limits)
         return [draft[: max(limit, 0)] for draft, limit in zip(drafts, limits, strict=True)]
 
