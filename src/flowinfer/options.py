@@ -115,7 +115,11 @@ def draft_problem(name: str, models: Mapping[str, ModelSpec]) -> DraftProblem | 
     if name in DRAFTS:
         return None
     if name not in models:
-        hint = did_you_mean(name, DRAFTS) or did_you_mean(name, models) or f"one of: {', '.join(DRAFTS)}, or the name of a model"
+        hint = (
+            did_you_mean(name, DRAFTS)
+            or did_you_mean(name, models)
+            or f"one of: {', '.join(DRAFTS)}, or the name of a model"
+        )
         return DraftProblem("E0206", f"option 'draft' cannot be '{name}'", hint)
     if backends()[models[name].backend].text_only:
         hint = "name a local model, or one of: " + ", ".join(DRAFTS)
