@@ -83,7 +83,7 @@ class LiveRow:
     @property
     def tokens_left(self) -> int:
         """Return how many tokens may still be emitted."""
-        return self._max_tokens - self.num_tokens
+        return self.max_tokens - self.num_tokens
 
     def has_room(self, head: int, num_ids: int, max_positions: int) -> bool:
         """Return whether a head could hold so many ids behind the row's prompt."""
