@@ -102,6 +102,7 @@ class Pipeline:
         seed: int = 42,
         ids: Sequence[str] | None = None,
         batch: int | Literal["auto"] = "auto",
+        engine: Literal["auto", "packed", "reference"] = "auto",
         out: str | Path | None = "runs",
         use_cache: bool = True,
         on_record: Callable[[Record], None] | None = None,
@@ -113,6 +114,7 @@ class Pipeline:
             data: local file or folder of that data set.
             limit, sample, seed, ids: which questions; see `flowinfer exec --help`.
             batch: most rows at once; 1 is the paper's protocol.
+            engine: which decoding loops may serve: packed on GPUs, or the reference.
             out: where the run folder goes; None keeps nothing.
             use_cache: take finished steps of earlier runs.
             on_record: hears each judged answer.
@@ -137,7 +139,7 @@ class Pipeline:
             if on_record is not None:
                 on_record(record)
 
-        request = Request(out=Path(out) if out is not None else None, batch=batch, use_cache=use_cache)
+        request = Request(out=Path(out) if out is not None else None, batch=batch, engine=engine, use_cache=use_cache)
         results = evaluate(self.flow, questions, request, on_record=keep, models=self._pool())
         return Evaluation(results, tuple(records))
 

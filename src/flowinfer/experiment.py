@@ -29,6 +29,8 @@ class Request:
     out: Path | None = Path("runs")
     """Where run folders go; None keeps nothing."""
     batch: int | Literal["auto"] = "auto"
+    engine: Literal["auto", "packed", "reference"] = "auto"
+    """Which decoding loops may serve."""
     resume: str | None = None
     """Path, name or beginning of a run, or `latest`."""
     use_cache: bool = True
@@ -83,6 +85,7 @@ def evaluate(
             plan,
             left,
             batch=request.batch,
+            engine=request.engine,
             observer=observer,
             cache=cache,
             step_key=step_key,
@@ -171,6 +174,7 @@ def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> 
         "zoo": flow.zoo,
         "params": dict(flow.params),
         "batch": str(request.batch),
+        "engine": request.engine,
         "use_cache": request.use_cache,
         **(request.settings or {}),
     }

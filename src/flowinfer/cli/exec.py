@@ -34,6 +34,10 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 42,
     ids: Annotated[str | None, typer.Option(metavar="ID,ID", help="Only these questions.")] = None,
     batch: Annotated[str, typer.Option(metavar="auto|N", help="Rows at once; 1 is the paper's protocol.")] = "auto",
+    engine: Annotated[
+        Literal["auto", "packed", "reference"],
+        typer.Option(help="Decoding loops: auto = packed on GPUs; reference = the loop that all others must equal."),
+    ] = "auto",
     zoo: ZooOption = None,
     set_: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
@@ -86,6 +90,7 @@ def command(
     request = Request(
         out=out,
         batch=rows,
+        engine=engine,
         resume=resume,
         use_cache=not no_cache,
         allow_cached_latency=allow_cached_latency,

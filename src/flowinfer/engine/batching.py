@@ -17,7 +17,18 @@ _SHARE = 0.6
 _TYPICAL_PROMPT = 512
 
 
-def auto_batch(plan: Plan, step: Step, models: Sequence[TokenModel], drafting: TokenModel | None = None) -> int:
+_PACKED_ROWS = (240, 120, 60, 30, 14, 7, 3, 2, 1)
+"""Rows that leave a little room in a tile of flat tokens, for rows that feed several ids at once."""
+
+
+def auto_batch(
+    plan: Plan,
+    step: Step,
+    models: Sequence[TokenModel],
+    drafting: TokenModel | None = None,
+    *,
+    is_packed: bool = False,
+) -> int:
     """Return how many rows of a step to decode together.
 
     Counts keys and values for a typical prompt and the whole answer, twice (a cache that grows is copied), and logits.
@@ -32,11 +43,12 @@ def auto_batch(plan: Plan, step: Step, models: Sequence[TokenModel], drafting: T
         need = plan.needs.get(name)
         per_token = (need.kv_bytes_per_token if need else None) or 200_000
         length = min(_TYPICAL_PROMPT + step.decoding.max_tokens, model.max_positions)
-        row = 2 * per_token * length + 16 * model.vocabulary().num_columns
+        row = (1 if is_packed else 2) * per_token * length + 16 * model.vocabulary().num_columns
         per_device[model.device] = per_device.get(model.device, 0) + row
     fits = [int(_free_bytes(device) * _SHARE / row) for device, row in per_device.items()]
     most = _MOST_ON_GPU if any(device.type == "cuda" for device in per_device) else _MOST_ON_CPU
-    return max(1, min([most, *fits]))
+    rows = max(1, min([most, *fits]))
+    return next(count for count in _PACKED_ROWS if count <= rows) if is_packed else rows
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -8,14 +8,11 @@ from typing import Literal
 
 import torch
 
-from flowinfer.backends.base import TextModel, TokenModel
+from flowinfer.backends.base import TextModel
 from flowinfer.engine.base import Completion, Decoder, Observer, Row
 from flowinfer.engine.batching import auto_batch
-from flowinfer.engine.drafting import make_drafter
+from flowinfer.engine.choice import Engine, Loop, is_packed, make_decoder
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.pace import Payoff
-from flowinfer.engine.reference import ReferenceDecoder
-from flowinfer.engine.rounds import RoundDecoder
 from flowinfer.engine.text_only import TextDecoder
 from flowinfer.errors import MemoryShort
 from flowinfer.fusion.shared import SharedVocabularyWarning
@@ -29,10 +26,14 @@ class Decoders:
         pool: the models.
         observer: hears the engine.
         batch: most rows of a decoding loop; "auto" asks memory.
+        engine: which loops may serve.
     """
 
-    def __init__(self, pool: ModelPool, observer: Observer, batch: int | Literal["auto"]) -> None:
+    def __init__(
+        self, pool: ModelPool, observer: Observer, batch: int | Literal["auto"], engine: Engine = "auto"
+    ) -> None:
         self.pool = pool
+        self._engine = engine
         self._observer = observer
         self._batch = batch
         self._batches: dict[str, int] = {}
@@ -89,30 +90,15 @@ class Decoders:
         writer = self.pool.get(plan, draft, self._observer) if draft in plan.models else None
         assert not isinstance(writer, TextModel), "check refuses text-only models as drafts"
         if name not in self._batches:
-            self._batches[name] = auto_batch(plan, step, tokens, writer) if self._batch == "auto" else self._batch
+            rows = auto_batch(plan, step, tokens, writer, is_packed=is_packed(tokens, self._engine))
+            self._batches[name] = rows if self._batch == "auto" else self._batch
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", SharedVocabularyWarning)
-            decoder = self._token_decoder(step, tokens, writer, self._batches[name], keeps_thinking=keeps)
+            loop = Loop(step, tokens, writer, self._batches[name], self._observer, keeps)
+            decoder = make_decoder(loop, self._engine)
         for warning in {str(warning.message) for warning in caught}:
             self._observer.notice(warning)
         return decoder
-
-    def _token_decoder(
-        self, step: Step, models: Sequence[TokenModel], writer: TokenModel | None, batch: int, *, keeps_thinking: bool
-    ) -> Decoder:
-        """Return the decoding loop of heads: in rounds where something drafts, else token by token."""
-        drafter = make_drafter(step, writer)
-        if drafter is None:
-            return ReferenceDecoder(step, models, batch=batch, observer=self._observer, keeps_thinking=keeps_thinking)
-        return RoundDecoder(
-            step,
-            models,
-            batch=batch,
-            observer=self._observer,
-            keeps_thinking=keeps_thinking,
-            drafter=drafter,
-            payoff=Payoff(is_on=step.decoding.draft == "auto"),
-        )
 
     def _halve(self, name: str, step: Step, error: Exception) -> None:
         batch = self._batches[name]

@@ -8,6 +8,7 @@ from typing import Literal
 
 from flowinfer.engine.adoption import ordered, renamed
 from flowinfer.engine.base import Completion, NoCache, Observer, Row, StepCache
+from flowinfer.engine.choice import Engine
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.work import Work
@@ -33,6 +34,7 @@ def execute(
     questions: Iterable[Question],
     *,
     batch: int | Literal["auto"] = "auto",
+    engine: Engine = "auto",
     observer: Observer | None = None,
     cache: StepCache | None = None,
     step_key: StepKey | None = None,
@@ -47,6 +49,7 @@ def execute(
         plan: the compiled flow, placed or not (then models run where their specs say, or on the CPU).
         questions: what to ask.
         batch: most rows of a decoding loop; "auto" asks memory; 1 is the paper's protocol: question by question.
+        engine: which decoding loops may serve.
         observer: hears progress.
         cache: results of steps to take instead of running, and to add to; needs `step_key`.
         step_key: what decides a step's text, as one string.
@@ -64,7 +67,7 @@ def execute(
         (cache if step_key else None) or NoCache(),
         step_key or (lambda plan, step, prompts, question_id: ""),
         member_order or (lambda plan, step, prompts: list(prompts)),
-        Decoders(models or ModelPool(), observer or Observer(), batch),
+        Decoders(models or ModelPool(), observer or Observer(), batch, engine),
     )
     make = Work.factory(plan, vote, question_text)
     try:

@@ -99,7 +99,8 @@ def flow_packed(
         out = _attend(*flat, module.flow_layer, scale, sliding_window or 0, softcap or 0.0)
     else:
         out = _local.cache.attend(
-            *flat, Attention(int(module.layer_idx), scale, sliding_window or 0, softcap or 0.0)  # type: ignore[arg-type]
+            *flat,
+            Attention(int(module.layer_idx), scale, sliding_window or 0, softcap or 0.0),  # type: ignore[arg-type]
         )
     return out[None], None
 

@@ -68,7 +68,13 @@ class PackedDecoder:
     """
 
     def __init__(
-        self, heads: Heads, runners: Sequence[HeadRunner], choose: FusedChoice | TorchChoice, *, batch: int, num_pages: Sequence[int]
+        self,
+        heads: Heads,
+        runners: Sequence[HeadRunner],
+        choose: FusedChoice | TorchChoice,
+        *,
+        batch: int,
+        num_pages: Sequence[int],
     ) -> None:
         self._heads, self._runners = heads, tuple(runners)
         self._caches = []
@@ -292,7 +298,9 @@ class _Loop:
             emitted = 0
             for place, seat in here:
                 if slots[index][place] >= 0 and not seat.row.finish_reason:
-                    self._emit(seat, slots[index][place], leads[index][place], [own[place] for own in favourites[index]])
+                    self._emit(
+                        seat, slots[index][place], leads[index][place], [own[place] for own in favourites[index]]
+                    )
                     emitted += 1
             if emitted:
                 self._heads.observer.tokens_emitted(emitted)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from flowinfer.engine.packed.fusing import FusedChoice, TorchChoice
+from flowinfer.engine.packed.kernels import splits_for
 from flowinfer.engine.packed.pages import PagedCache
 from flowinfer.engine.packed.runner import HeadRunner
-from flowinfer.engine.packed.kernels import splits_for
 from flowinfer.fusion.shared import SharedVocabulary
 
 RING = 8
@@ -73,9 +73,7 @@ class LockStep:
         self.device = runners[0].device
         self.rows = rows
         heads = len(runners)
-        self.tables = [
-            IdTable(vocabulary, k, vocabulary.heads[k].num_columns, self.device) for k in range(heads)
-        ]
+        self.tables = [IdTable(vocabulary, k, vocabulary.heads[k].num_columns, self.device) for k in range(heads)]
         self._firsts = torch.stack([table.first for table in self.tables])  # (K, V)
         self._counts = torch.stack([table.count for table in self.tables])
         self._eos_slot = vocabulary.eos_slot

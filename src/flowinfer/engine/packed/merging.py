@@ -74,7 +74,9 @@ def merge_linears(model: nn.Module) -> int:
 def _merge(parent: nn.Module, names: tuple[str, ...], linears: list[Any]) -> None:
     sizes = tuple(linear.out_features for linear in linears)
     first = linears[0]
-    stacked = nn.Linear(first.in_features, sum(sizes), bias=first.bias is not None, device="meta", dtype=first.weight.dtype)
+    stacked = nn.Linear(
+        first.in_features, sum(sizes), bias=first.bias is not None, device="meta", dtype=first.weight.dtype
+    )
     stacked.weight = nn.Parameter(torch.cat([linear.weight.data for linear in linears]), requires_grad=False)
     if first.bias is not None:
         stacked.bias = nn.Parameter(torch.cat([linear.bias.data for linear in linears]), requires_grad=False)

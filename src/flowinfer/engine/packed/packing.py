@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 
-from flowinfer.backends.base import TokenModel
+from flowinfer.backends.base import Session, TokenModel
 from flowinfer.engine.heads import Heads
 from flowinfer.engine.packed.decoder import PackedDecoder
 from flowinfer.engine.packed.fusing import fused_choice
 from flowinfer.engine.packed.pages import PAGE, page_bytes
 from flowinfer.engine.packed.runner import HeadRunner, runner_of
-from flowinfer.plan import Mixture, Source
+from flowinfer.engine.packed.session import PackedSession
+from flowinfer.plan import Mixture, Source, Step
 
 _ON_THE_HOST = ("sharpen",)
 """Fusers that look into the keys' bytes, one row after the other."""
@@ -65,14 +65,30 @@ def packed_decoder(heads: Heads, batch: int) -> PackedDecoder | str:
     if isinstance(runners, str):
         return runners
     choose = fused_choice(heads.mixer, heads.step.decoding, batch, runners[0].model.dtype)
-    return PackedDecoder(heads, runners, choose, batch=batch, num_pages=_num_pages(heads, runners, batch))
+    num_pages = _num_pages(heads.step, heads.models, runners, batch)
+    return PackedDecoder(heads, runners, choose, batch=batch, num_pages=num_pages)
 
 
-def _num_pages(heads: Heads, runners: Sequence[HeadRunner], batch: int) -> list[int]:
+def session_maker(
+    step: Step, models: Sequence[TokenModel], runners: Sequence[HeadRunner], batch: int
+) -> Callable[[], list[Session]]:
+    """Return what opens a packed session for each head of a step."""
+    num_pages = _num_pages(step, models, runners, batch)
+
+    def make() -> list[Session]:
+        return [
+            PackedSession(runner, batch, model.max_positions, count)
+            for runner, model, count in zip(runners, models, num_pages, strict=True)
+        ]
+
+    return make
+
+
+def _num_pages(step: Step, models: Sequence[TokenModel], runners: Sequence[HeadRunner], batch: int) -> list[int]:
     """Return pages for each head: enough for all rows at a typical length, or what memory allows."""
     wanted = []
-    for model in heads.models:
-        length = min(model.max_positions, 2 * _TYPICAL_PROMPT + heads.step.decoding.max_tokens)
+    for model in models:
+        length = min(model.max_positions, 2 * _TYPICAL_PROMPT + step.decoding.max_tokens)
         wanted.append(max(batch * (-(-length // PAGE) + 1), -(-model.max_positions // PAGE) if batch == 1 else 0))
     if runners[0].device.type != "cuda":
         return wanted
@@ -88,8 +104,3 @@ def _fusers(source: Source) -> set[str]:
     if not isinstance(source, Mixture):
         return set()
     return {source.fuse}.union(*(_fusers(inner) for inner in source.sources))
-
-
-def is_on_gpu(models: Sequence[Any]) -> bool:
-    """Return whether all models are on CUDA devices."""
-    return all(model.device.type == "cuda" for model in models)

@@ -42,6 +42,7 @@ class PackedSession:
         self._next_handle = 0
         self._dense: DenseCache | None = None
         self._paged: PagedCache | None = None
+        self._graphs: dict[int, _Graph] = {}
         if self._device.type == "cuda":
             pages = Pages(num_pages or rows * -(-max_length // PAGE), rows, max_length)
             self._paged = PagedCache(runner.layers, pages, runner.model.dtype, self._device)
@@ -156,6 +157,9 @@ class PackedSession:
         offsets = torch.arange(num_tokens) - first.repeat_interleave(counts)
         positions[:num_tokens] = torch.tensor(starts).repeat_interleave(counts) + offsets
         ids = torch.nn.functional.pad(ids, (0, padded - num_tokens))
+        if padded in _TILES:
+            graph = self._graphs.get(padded) or self._graphs.setdefault(padded, _Graph(self._runner, cache, padded))
+            return graph.run(ids, rows, positions)[places.to(self._device)]
         on_device = [states.to(self._device, non_blocking=True) for states in (ids, rows, positions, places)]
         cache.place(on_device[1], on_device[2].int(), splits_for(padded))
         return self._runner.logits(on_device[0], on_device[2], on_device[3], cache)
@@ -171,6 +175,46 @@ class PackedSession:
                 if row in self._slot_of:
                     self._logits[row] = logits
             self._batch = None
+
+
+class _Graph:
+    """A forward over T flat tokens as a CUDA graph.
+
+    Args:
+        runner: the head.
+        cache: where its keys and values are.
+        num_tokens: T.
+    """
+
+    def __init__(self, runner: HeadRunner, cache: PagedCache, num_tokens: int) -> None:
+        self._device = runner.device
+        self._ids, self._positions, all_tokens = (
+            torch.zeros(num_tokens, dtype=torch.int64, device=self._device) for _ in range(3)
+        )
+        all_tokens += torch.arange(num_tokens, device=self._device)
+        self._rows = torch.full((num_tokens,), -1, dtype=torch.int32, device=self._device)
+        self._all_tokens = all_tokens
+
+        def forward() -> Tensor:
+            cache.place(self._rows, self._positions.int(), splits_for(num_tokens))
+            return runner.logits(self._ids, self._positions, self._all_tokens, cache)
+
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream), torch.inference_mode():
+            for _ in range(2):
+                forward()
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._logits = forward()
+
+    def run(self, ids: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """Run it: three of (T,) -> logits of all tokens (T, V_k), which the next run overwrites."""
+        for target, source in zip((self._ids, self._rows, self._positions), (ids, rows, positions), strict=True):
+            target.copy_(source, non_blocking=True)
+        self._graph.replay()
+        return self._logits
 
 
 def _parts(chunks: Mapping[int, Sequence[int]]) -> list[dict[int, Sequence[int]]]:

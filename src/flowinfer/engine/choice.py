@@ -1,0 +1,82 @@
+"""Which decoding loop serves a step: packed where it can, in rounds where something drafts, else the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from flowinfer.backends.base import Session, TokenModel
+from flowinfer.engine.base import Decoder, Observer
+from flowinfer.engine.drafting import make_drafter
+from flowinfer.engine.heads import Heads
+from flowinfer.engine.pace import Payoff
+from flowinfer.engine.reference import ReferenceDecoder
+from flowinfer.engine.rounds import RoundDecoder
+from flowinfer.plan import Step
+
+Engine = Literal["auto", "packed", "reference"]
+"""auto = packed on GPUs where it can run, else reference; packed asks for packed sessions on CPUs too; reference is the
+oracle."""
+
+_MOST_DRAFTING = 8
+"""Rows up to which drafts are tried on a GPU by themselves: with more, a step has columns enough."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a decoding loop is made from."""
+
+    step: Step
+    models: Sequence[TokenModel]
+    writer: TokenModel | None
+    """A model that drafts and is no head."""
+    batch: int
+    observer: Observer
+    keeps_thinking: bool
+
+
+def is_packed(models: Sequence[TokenModel], engine: Engine) -> bool:
+    """Return whether the packed engine is to be tried."""
+    on_gpu = all(model.device.type == "cuda" for model in models)
+    return engine == "packed" or (engine == "auto" and on_gpu)
+
+
+def make_decoder(loop: Loop, engine: Engine) -> Decoder:
+    """Return the decoding loop of some heads; say why where the packed engine is asked for and cannot serve."""
+    if not is_packed(loop.models, engine):
+        return _plain(loop, None)
+    from flowinfer.engine.packed.packing import packed_decoder, runners_of, session_maker
+
+    step = loop.step
+    waits_for_none = loop.batch > _MOST_DRAFTING and step.decoding.draft == "auto"
+    drafts = not waits_for_none and make_drafter(step, loop.writer) is not None
+    if not drafts and all(model.device.type == "cuda" for model in loop.models):
+        heads = Heads(step, loop.models, observer=loop.observer, keeps_thinking=loop.keeps_thinking)
+        made = packed_decoder(heads, loop.batch)
+        if not isinstance(made, str):
+            return made
+    runners = runners_of(loop.models)
+    if isinstance(runners, str):
+        loop.observer.notice(f"step {step.id} {step.title} runs on the reference engine: {runners}")
+        return _plain(loop, None)
+    return _plain(loop, session_maker(step, loop.models, runners, loop.batch))
+
+
+def _plain(loop: Loop, open_sessions: Callable[[], list[Session]] | None) -> Decoder:
+    """Return a loop that the host drives: in rounds where something drafts or sessions are given."""
+    drafter = make_drafter(loop.step, loop.writer)
+    if drafter is None and open_sessions is None:
+        return ReferenceDecoder(
+            loop.step, loop.models, batch=loop.batch, observer=loop.observer, keeps_thinking=loop.keeps_thinking
+        )
+    return RoundDecoder(
+        loop.step,
+        loop.models,
+        batch=loop.batch,
+        observer=loop.observer,
+        keeps_thinking=loop.keeps_thinking,
+        drafter=drafter,
+        payoff=Payoff(is_on=loop.step.decoding.draft == "auto"),
+        open_sessions=open_sessions,
+    )
