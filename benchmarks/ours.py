@@ -22,11 +22,19 @@ def packed_step(models: Sequence[ShapeModel], batch: int, context: int) -> Calla
         batch: rows.
         context: ids in each row and head; keys and values may be noise.
     Returns:
-        a call that queues one step on the device; it may be called at least 64 times.
+        a call that queues one step on the current stream; it may be called at least 64 times.
     """
     from flowinfer.engine.packed.bench import packed_step as make  # type: ignore[import-not-found]
 
     call: Callable[[], object] = make(models, batch, context)
+    return call
+
+
+def packed_fuse(models: Sequence[ShapeModel], logits: Sequence[Tensor]) -> Callable[[], object]:
+    """Return a call that queues the packed engine's fusion of fixed logits, (B, V_k) per head, to a slot per row."""
+    from flowinfer.engine.packed.bench import packed_fuse as make  # type: ignore[import-not-found]
+
+    call: Callable[[], object] = make(models, logits)
     return call
 
 

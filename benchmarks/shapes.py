@@ -51,6 +51,14 @@ class Shape:
         """Numbers kept per token of context."""
         return 2 * self.layers * self.kv_heads * self.head_dim
 
+    @property
+    def weight_values(self) -> int:
+        """Numbers read for every step: all weights but the input embedding."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = self.hidden * (2 * queries + 2 * keys) + (queries + 2 * keys if self.kind == "qwen2" else 0)
+        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        return self.layers * layer + self.hidden + self.vocab * self.hidden
+
 
 _QWEN = Shape("Qwen", "qwen2", 28, 3584, 18944, 28, 4, 152064)
 _YI = Shape("Yi", "llama", 48, 4096, 11008, 32, 4, 64000)
@@ -125,6 +133,15 @@ def build(
     return [
         ShapeModel(shape, device, dtype, seed=seed + index)
         for index, shape in enumerate(shapes(size, names, layers=layers))
+    ]
+
+
+def vocabularies(size: str, device: str, dtype: torch.dtype) -> list[ShapeModel]:
+    """Build models that have the vocabularies of a size and next to no weights."""
+    small = {"layers": 1, "hidden": 8, "intermediate": 8, "heads": 1, "kv_heads": 1, "head_dim": 8}
+    return [
+        ShapeModel(replace(shape, **small), device, dtype, seed=0)  # type: ignore[arg-type]  # all are integers
+        for shape in shapes(size)
     ]
 
 
