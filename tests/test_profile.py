@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,16 @@ def test_the_floor_is_bytes_over_the_measured_bandwidth(profiled: Profiled) -> N
         assert step.step_bytes is not None and step.floor_seconds is not None
         assert math.isclose(step.floor_seconds, step.step_bytes / device.copy_bytes_per_second)
         assert any("x floor" in line for line in lines(step))
+
+
+def test_devices_work_side_by_side_and_a_device_in_turn(profiled: Profiled) -> None:
+    step = profiled.profile.steps[1]
+    assert math.isclose(step.side_by_side, step.parts.mean)
+    first, second = step.heads
+    spread = replace(step, heads=(first, replace(second, device="cuda:0")))
+    shorter = min(head.forward.mean for head in step.heads)
+    assert math.isclose(spread.side_by_side, step.parts.mean - shorter)
+    assert any(line.startswith("parts with the heads of 2 devices side by side") for line in lines(spread))
 
 
 def test_spread_is_the_sample_deviation_and_its_square() -> None:

@@ -102,6 +102,7 @@ def _plain(profile: Profile) -> dict[str, Any]:
     document = dataclasses.asdict(profile)
     for plain, step in zip(document["steps"], profile.steps, strict=True):
         plain["step_bytes"] = step.step_bytes
+        plain["side_by_side_seconds"] = step.side_by_side
         plain["parts_times_floor"] = step.times_floor(step.parts.mean)
         plain["whole_times_floor"] = step.times_floor(step.whole.seconds_per_step)
     return document

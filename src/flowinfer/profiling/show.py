@@ -39,6 +39,9 @@ def lines(step: StepFigures) -> list[str]:
         )
         found.append(f"prefill: {prefills}")
         found.append(f"host waits for devices: {_ms(step.host_wait.mean)} ms a step")
+    devices = len({head.device for head in step.heads})
+    if devices > 1:
+        found.append(f"parts with the heads of {devices} devices side by side: {_ms(step.side_by_side)} ms")
     if step.step_bytes is not None and step.floor_seconds is not None:
         found.append(
             f"bytes read a step: {_bytes(step.step_bytes)} (weights without embeddings, keys and values);"
