@@ -141,6 +141,7 @@ def test_the_command_prints_a_table(toy_zoo: Path, capsys: pytest.CaptureFixture
         (("-e", "Qwen", "--steps", "0"), "error: --steps 0: expected a whole number of at least 1"),
         (("-e", "Qwen", "--batch", "-1"), "error: --batch -1: expected a whole number of at least 1"),
         (("-e", "Qwen", "--trace", "nowhere/t.json"), "error: --trace nowhere/t.json: no such folder 'nowhere'"),
+        (("-e", "Qwen", "--kernels", "."), "error: --kernels .: cannot be written: Is a directory"),
         (("-e", "Qwen", "--data", "gsm8k=x"), "error: --data without --dataset"),
         (("-e", "Qwen", "--dataset", "gsm9k"), "error: unknown data set 'gsm9k'"),
         ((), "error: give a .flow file, or the flow itself with -e"),

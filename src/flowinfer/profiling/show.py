@@ -52,7 +52,7 @@ def lines(step: StepFigures) -> list[str]:
     beside = f", {ratio:.2f} x floor" if ratio is not None else ""
     found.append(
         f"real step ({whole.engine} engine): {_ms(whole.seconds_per_step)} ms{beside}, {whole.tokens_per_second:.1f}"
-        f" tokens/s; {whole.tokens} tokens in {whole.seconds:.2f} s with prefill"
+        f" tokens/s; {whole.tokens} in {whole.seconds:.2f} s with prefill"
     )
     if whole.drafted:
         found.append(f"drafts: {whole.accepted} of {whole.drafted} accepted ({whole.accepted / whole.drafted:.0%})")
