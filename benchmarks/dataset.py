@@ -20,12 +20,11 @@ import torch
 
 from flowinfer.engine.base import Completion, Decoder, Observer, Row
 from flowinfer.engine.reference import ReferenceDecoder
-from flowinfer.engine.rows import LiveRow
 from flowinfer.plan import Step
 from flowinfer.results import StepResult
 from loops import Tables, eager_step, floor_bytes
 from measure import Ceilings, Deadline, Missed, ceilings, release, synchronize, wall_seconds
-from ours import packed_decoder
+from ours import LimitedHeads, packed_decoder
 from reporting import Report, options, ratio, setup_of
 from shapes import ShapeModel, build, step_of
 
@@ -69,12 +68,7 @@ class LimitedReference(ReferenceDecoder):
 
     def __init__(self, step: Step, models: Sequence[ShapeModel], *, batch: int, limits: dict[str, int]) -> None:
         super().__init__(step, models, batch=batch, observer=Observer())
-        self._limits = limits
-
-    def _prefill(self, taken: Sequence[LiveRow]) -> None:
-        for live in taken:
-            live._max_tokens = self._limits[live.row.question_id]
-        super()._prefill(taken)
+        self._heads = LimitedHeads(step, models, limits)
 
 
 def make_load(num_questions: int, size: str, seed: int) -> Load:

@@ -1,17 +1,29 @@
-"""What the benchmarks ask of the packed engine, in one place.
-
-Each function raises `ImportError` where that engine is not there; the benchmark then prints '-' with the reason.
-"""
+"""What the benchmarks ask of the packed engine, in one place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import torch
 from torch import Tensor
 
-from flowinfer.engine.base import Decoder
+from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.heads import Heads
+from flowinfer.engine.mixing import Mixer
+from flowinfer.engine.packed.decoder import PackedDecoder, tile_for
+from flowinfer.engine.packed.fusing import fused_choice
+from flowinfer.engine.packed.lockstep import LockStep
+from flowinfer.engine.packed.packing import packed_decoder as make_decoder
+from flowinfer.engine.packed.packing import runners_of
+from flowinfer.engine.packed.pages import PAGE, PagedCache, Pages
+from flowinfer.engine.packed.runner import HeadRunner
+from flowinfer.engine.packed.session import PackedSession
+from flowinfer.engine.rows import LiveRow
 from flowinfer.plan import Step
-from shapes import ShapeModel
+from shapes import ShapeModel, step_of
+
+_GROWTH = 4 * PAGE
+"""Ids per row that a timed run may add."""
 
 
 def packed_step(models: Sequence[ShapeModel], batch: int, context: int) -> Callable[[], object]:
@@ -20,25 +32,91 @@ def packed_step(models: Sequence[ShapeModel], batch: int, context: int) -> Calla
     Args:
         models: heads of one group with equal weights, or one model alone.
         batch: rows.
-        context: ids in each row and head; keys and values may be noise.
+        context: ids in each row and head; keys and values are noise.
     Returns:
         a call that queues one step on the current stream; it may be called at least 64 times.
     """
-    from flowinfer.engine.packed.bench import packed_step as make  # type: ignore[import-not-found]
-
-    call: Callable[[], object] = make(models, batch, context)
-    return call
+    lock = packed_lock(models, batch, context)
+    tile = tile_for(batch)
+    lock.run(batch, tile)
+    return lambda: lock.run(batch, tile)
 
 
 def packed_fuse(models: Sequence[ShapeModel], logits: Sequence[Tensor]) -> Callable[[], object]:
     """Return a call that queues the packed engine's fusion of fixed logits, (B, V_k) per head, to a slot per row."""
-    from flowinfer.engine.packed.bench import packed_fuse as make  # type: ignore[import-not-found]
+    batch, device = logits[0].shape[0], logits[0].device
+    step = step_of(models)
+    choose = fused_choice(Mixer(step, models), step.decoding, batch, logits[0].dtype)
+    for place, own in zip(choose.logits, logits, strict=True):
+        place[:batch] = own
+    zeros = torch.zeros(batch, dtype=torch.int64, device=device)
+    return lambda: choose(zeros, zeros, zeros + 1)
 
-    call: Callable[[], object] = make(models, logits)
-    return call
+
+def packed_lock(models: Sequence[ShapeModel], batch: int, context: int) -> LockStep:
+    """Return the device's side of a loop with all rows live at a context of noise."""
+    runners = ready_runners(models)
+    heads = Heads(step_of(models, max_tokens=1 << 20), models, observer=Observer())
+    caches = []
+    for runner in runners:
+        pages = Pages(batch * -(-(context + _GROWTH) // PAGE), batch, context + _GROWTH)
+        cache = PagedCache(runner.layers, pages, runner.model.dtype, runner.device)
+        for row in range(batch):
+            pages.reserve(row, context + _GROWTH)
+        cache.sync()
+        cache.fill_with_noise()
+        caches.append(cache)
+    choose = fused_choice(heads.mixer, heads.step.decoding, batch, runners[0].model.dtype)
+    limits = [model.max_positions for model in models]
+    lock = LockStep(runners, caches, heads.vocabulary, limits, choose, batch)
+    for row in range(batch):
+        lock.start(row, [context] * len(models), [row + 300] * len(models), count=0, limit=1 << 40, key=1, state=0)
+    return lock
 
 
-def packed_decoder(step: Step, models: Sequence[ShapeModel], *, batch: int, limits: dict[str, int]) -> Decoder:
+def ready_runners(models: Sequence[ShapeModel]) -> list[HeadRunner]:
+    """Return the models' runners.
+
+    Raises:
+        RuntimeError: one cannot be packed, with the reason.
+    """
+    runners = runners_of(models)
+    if isinstance(runners, str):
+        raise RuntimeError(runners)
+    return runners
+
+
+class LimitedPacked:
+    """The packed engine with a limit of its own for each row."""
+
+    def __init__(self, step: Step, models: Sequence[ShapeModel], *, batch: int, limits: dict[str, int]) -> None:
+        made = make_decoder(LimitedHeads(step, models, limits), batch)
+        if isinstance(made, str):
+            raise RuntimeError(made)
+        self.decoder: PackedDecoder = made
+
+    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
+        """Decode rows, longest answers first."""
+        return self.decoder.decode(rows)
+
+
+class LimitedHeads(Heads):
+    """Heads whose rows have limits of their own, by question id."""
+
+    def __init__(self, step: Step, models: Sequence[ShapeModel], limits: dict[str, int]) -> None:
+        super().__init__(step, models, observer=Observer())
+        self._limits = limits
+
+    def take(self, waiting: Iterator[Row], room: int, num_live: int) -> list[LiveRow | Completion]:
+        """Take rows as all heads do, then limit them."""
+        taken = super().take(waiting, room, num_live)
+        for row in taken:
+            if isinstance(row, LiveRow):
+                row.max_tokens = self._limits[row.row.question_id]
+        return taken
+
+
+def packed_decoder(step: Step, models: Sequence[ShapeModel], *, batch: int, limits: dict[str, int]) -> LimitedPacked:
     """Return a decoder of rows.
 
     Args:
@@ -47,15 +125,11 @@ def packed_decoder(step: Step, models: Sequence[ShapeModel], *, batch: int, limi
         batch: most rows at once.
         limits: question id -> most tokens of its row.
     """
-    from flowinfer.engine.packed.bench import packed_decoder as make  # type: ignore[import-not-found]
-
-    decoder: Decoder = make(step, models, batch=batch, limits=limits)
-    return decoder
+    return LimitedPacked(step, models, batch=batch, limits=limits)
 
 
+@torch.inference_mode()
 def packed_logits(model: ShapeModel, prompts: Sequence[Sequence[int]]) -> Tensor:
     """Return the last logits of prompts of one length, read by the packed engine: shape (B, V_k)."""
-    from flowinfer.engine.packed.bench import packed_logits as make  # type: ignore[import-not-found]
-
-    logits: Tensor = make(model, prompts)
-    return logits
+    session = PackedSession(ready_runners([model])[0], len(prompts), len(prompts[0]) + 1)
+    return session.logits(session.add(prompts))

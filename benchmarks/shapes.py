@@ -101,8 +101,7 @@ class ShapeModel(HfModel):
     @property
     def weight_bytes(self) -> int:
         """Bytes read for every step: all weights but the input embedding."""
-        skipped = self._model.get_input_embeddings().weight
-        return sum(p.numel() * p.element_size() for p in self._model.parameters() if p is not skipped)
+        return self.shape.weight_values * self._model.dtype.itemsize
 
     @property
     def kv_bytes(self) -> int:

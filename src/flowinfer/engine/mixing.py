@@ -44,6 +44,16 @@ class Fused:
     """K tensors of shape (B, V): what each head says, in the step's order of members."""
 
 
+@dataclass(frozen=True)
+class FlatMean:
+    """One weighted sum of heads."""
+
+    heads: tuple[int, ...]
+    """Indices of the heads, in the order in which they are summed."""
+    weights: tuple[float, ...]
+    """Weight of each, in the same order; they sum to 1."""
+
+
 class Mixer:
     """Lift and fuse one step's heads.
 
@@ -69,19 +79,19 @@ class Mixer:
         self._tree = self._build(step.source)
         self.is_certified = self._wants_certified(decoding.topk, decoding.temperature)
 
-    def lift(self, logits: Sequence[Tensor], is_first: Sequence[bool]) -> list[Tensor]:
+    def lift(self, logits: Sequence[Tensor], is_first: Sequence[bool] | Tensor) -> list[Tensor]:
         """Turn each head's logits (B, V_k) into shared probabilities (B, V) on its own device.
 
         Args:
             logits: one tensor per head.
-            is_first: for each of the B rows, whether it has emitted nothing yet.
+            is_first: for each of the B rows, whether it has emitted nothing yet; a tensor is never read by the host.
         """
         lifted = [self._vocabularies[one.device].lift(k, one) for k, one in enumerate(logits)]
-        if not (self.joins_first and any(is_first)):
+        if not self.joins_first or not (isinstance(is_first, Tensor) or any(is_first)):
             return lifted
+        begins = torch.as_tensor(is_first)
         return [
-            self._vocabularies[one.device].lift_first(k, one, torch.tensor(is_first, device=one.device))
-            for k, one in enumerate(lifted)
+            self._vocabularies[one.device].lift_first(k, one, begins.to(one.device)) for k, one in enumerate(lifted)
         ]
 
     def gather(self, probs: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
@@ -107,14 +117,21 @@ class Mixer:
             masked.append(probs[head].masked_fill(~guard.mask(states.to(probs[head].device)), -1.0))
         return certified_argmax(masked, [float(w) for w in self._tree.weights])
 
+    @property
+    def flat_mean(self) -> FlatMean | None:
+        """What is summed, if the step is one head or one weighted mean of heads."""
+        match self._tree:
+            case _Leaf(head):
+                return FlatMean((head,), (1.0,))
+            case _Inner(Mean(), weights, sources) if all(isinstance(source, _Leaf) for source in sources):
+                heads = tuple(source.head for source in sources if isinstance(source, _Leaf))
+                return FlatMean(heads, tuple(weights.tolist()))
+        return None
+
     def _wants_certified(self, topk: str, temperature: float) -> bool:
-        is_flat_mean = (
-            isinstance(self._tree, _Inner)
-            and isinstance(self._tree.fuser, Mean)
-            and all(isinstance(source, _Leaf) for source in self._tree.sources)
-        )
+        is_flat_group = isinstance(self._tree, _Inner) and self.flat_mean is not None
         spreads = len(set(self._devices)) > 1
-        return is_flat_mean and temperature == 0 and (topk == "certified" or (topk == "auto" and spreads))
+        return is_flat_group and temperature == 0 and (topk == "certified" or (topk == "auto" and spreads))
 
     def _mix(self, tree: _Tree, probs: Sequence[Tensor]) -> Tensor:
         if isinstance(tree, _Leaf):

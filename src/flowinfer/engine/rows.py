@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flowinfer.backends.base import Prompt
 from flowinfer.engine.base import Row
-from flowinfer.engine.sampling import row_generator
+from flowinfer.engine.sampling import row_key
 from flowinfer.engine.thinking import strip_thinking
 from flowinfer.fusion.advance import Context
 from flowinfer.fusion.shared import SharedVocabulary
@@ -53,8 +53,8 @@ class LiveRow:
         self.near_ties = 0
         self.fuse_seconds = 0.0
         self.finish_reason: FinishReason | None = None
-        self.generator = row_generator(step.decoding, row.question_id, row.step)
-        self._max_tokens = step.decoding.max_tokens
+        self.key = row_key(step.decoding, row.question_id, row.step)
+        self.max_tokens = step.decoding.max_tokens
         self._stops = tuple(stop.encode() for stop in step.decoding.stop if stop)
         self._started = time.perf_counter()
         self._fed_lengths = [len(prompt.ids) for prompt in prompts]
@@ -70,7 +70,7 @@ class LiveRow:
         self.num_tokens += 1
         if self._cut_at_stop(before):
             self.finish_reason = "stop"
-        elif self.num_tokens >= self._max_tokens:
+        elif self.num_tokens >= self.max_tokens:
             self.finish_reason = "length"
 
     def context_full(self, head: int, max_positions: int, growth: int) -> bool:

@@ -39,7 +39,7 @@ class SharedVocabularyWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class _Lift:
+class Lift:
     """How one head's columns become slots."""
 
     banned: Tensor
@@ -80,7 +80,7 @@ class SharedVocabulary:
         self.keys, self._slot_of_id = _identity(self.heads) if self.is_identity else _union(self.heads)
         self.eos_slot = len(self.keys)
         self.size = len(self.keys) + 1
-        self._lifts = [self._make_lift(k) for k in range(len(self.heads))]
+        self.lifts = tuple(self._make_lift(k) for k in range(len(self.heads)))
         self.is_strict = is_strict
 
     @cached_property
@@ -98,7 +98,7 @@ class SharedVocabulary:
             shape (B, V), float32 (float64 for float64 logits), rows sum to 1 (with eos="max": at most 1).
         Source: the paper, eq. (7), with probabilities of equal bytes added.
         """
-        plan = self._lifts[head]
+        plan = self.lifts[head]
         wide = logits if logits.dtype is torch.float64 else logits.float()
         probs = wide[:, : plan.banned.shape[0]].masked_fill(plan.banned, -torch.inf).softmax(-1)  # (B, V_k)
         if not plan.has_zero:
@@ -137,7 +137,7 @@ class SharedVocabulary:
     def has(self, head: int) -> Tensor:
         """Return which slots a head owns as single tokens: shape (V,), bool."""
         owned = torch.zeros(self.size, dtype=torch.bool, device=self.device)
-        owned[self._lifts[head].primary_slots] = True
+        owned[self.lifts[head].primary_slots] = True
         owned[self.eos_slot] = True
         return owned
 
@@ -172,7 +172,7 @@ class SharedVocabulary:
     def _identity_ids(self) -> NDArray[np.int64]:
         return np.array(self.heads[0].text_ids(), dtype=np.int64)
 
-    def _make_lift(self, head: int) -> _Lift:
+    def _make_lift(self, head: int) -> Lift:
         vocabulary, slot_of = self.heads[head], self._slot_of_id[head]
         ids = np.nonzero(slot_of >= 0)[0]
         is_preferred = np.zeros(max(len(vocabulary.tokens.pieces), len(slot_of)), dtype=bool)
@@ -188,7 +188,7 @@ class SharedVocabulary:
         source = np.full(self.size, int(banned.argmax()) if has_zero else vocabulary.num_columns, dtype=np.int64)
         source[rounds[0][0]] = rounds[0][1]
         extras = tuple((self._tensor(slots), self._tensor(own)) for slots, own in rounds[1:])
-        return _Lift(
+        return Lift(
             self._tensor(banned), self._tensor(source), has_zero, self._tensor(rounds[0][0]), extras, self._tensor(ends)
         )
 

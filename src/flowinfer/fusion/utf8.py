@@ -57,6 +57,11 @@ class Utf8Guard:
         """Return which slots are allowed: shape (B,) of states -> (B, V) of bool."""
         return self._allowed[states]
 
+    def table(self, device: torch.device) -> Tensor:
+        """Return the state after each slot, by state: shape (8, V), int8; without strictness always the boundary."""
+        states = self._next if self.is_strict else np.zeros_like(self._next)
+        return torch.from_numpy(states).to(device)
+
     def advance(self, state: int, slot: int) -> int:
         """Return the state after a slot; without strictness always the boundary."""
         return int(self._next[state, slot]) if self.is_strict else BOUNDARY

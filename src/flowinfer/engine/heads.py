@@ -1,0 +1,232 @@
+"""The heads of one step, ready to decode: what every decoding loop does with prompts, distributions and ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from flowinfer.backends.base import Prompt, Session, TokenModel
+from flowinfer.engine.base import Completion, HeadWish, Observer, Row, TokenEvent
+from flowinfer.engine.lanes import Lanes
+from flowinfer.engine.mixing import Mixer
+from flowinfer.engine.rows import LiveRow
+from flowinfer.engine.sampling import greedy_with_leads
+from flowinfer.engine.thinking import EMPTY_THOUGHT
+from flowinfer.fusion.advance import new_context
+from flowinfer.plan import Step
+
+Draw = Callable[[Tensor, Tensor], Tensor]
+"""(fused (N, V), allowed (N, V)) -> sampled slots (N,)."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a step's heads decided at N places: one per row, or several of a row's draft."""
+
+    slots: list[int]
+    values: Tensor
+    """(N,), fused probability of each slot."""
+    leads: list[float]
+    """How far each is ahead of the second best; 1 where slots are drawn."""
+    heads: Sequence[Tensor]
+    """K tensors of shape (N, V): what each head said."""
+    favourites: list[list[int]]
+    """For each head, its own N best slots."""
+    transfers: list[float]
+    """Seconds of bringing each head's distributions to the fusing device."""
+    fuse_seconds: float
+    """Seconds of all the rest."""
+
+
+class Heads:
+    """The models of one step, their sessions and how they mix.
+
+    Args:
+        step: what to decode.
+        models: the loaded model of each member of the step.
+        observer: hears tokens and ends.
+        keeps_thinking: whether later stages read <think>...</think>.
+    """
+
+    def __init__(
+        self, step: Step, models: Sequence[TokenModel], *, observer: Observer, keeps_thinking: bool = False
+    ) -> None:
+        self.step = step
+        self.models = tuple(models)
+        self.mixer = Mixer(step, models)
+        self.vocabulary = self.mixer.vocabulary
+        self.observer = observer
+        self.sessions: list[Session] = []
+        self.lanes = Lanes([model.device for model in models])
+        by_precision = 1e-6 if all(model.is_exact for model in models) else 1e-3
+        self.tie_margin = step.decoding.near_tie_eps or by_precision
+        self._keeps_thinking = keeps_thinking
+        self._tokens = [model.vocabulary().tokens for model in models]
+
+    def open(self) -> None:
+        """Begin with empty sessions."""
+        self.sessions = [model.open() for model in self.models]
+
+    def close(self) -> None:
+        """Let go of keys and values."""
+        self.sessions = []
+
+    def admit(self, waiting: Iterator[Row], room: int, num_live: int) -> list[LiveRow | Completion]:
+        """Take waiting rows and prefill them together on every head; rows that cannot run end at once."""
+        outcomes = self.take(waiting, room, num_live)
+        taken = [row for row in outcomes if isinstance(row, LiveRow)]
+        if taken:
+            self._prefill(taken)
+        return outcomes
+
+    def take(self, waiting: Iterator[Row], room: int, num_live: int) -> list[LiveRow | Completion]:
+        """Take waiting rows and build their prompts; rows that cannot run end at once."""
+        outcomes: list[LiveRow | Completion] = []
+        taken: list[LiveRow] = []
+        for row in islice(waiting, max(room, 0)):
+            prompts = self._prompts(row)
+            if problem := self._misfit(prompts):
+                outcomes.append(Completion(row, None, problem))
+                continue
+            contexts = [
+                new_context(self.step.decoding.context, model.tokenizer, tokens, lstrip_first=self.mixer.joins_first)
+                for model, tokens in zip(self.models, self._tokens, strict=True)
+            ]
+            taken.append(LiveRow(row, self.step, prompts, contexts, num_live))
+            opened = any(prompt.opens_thinking for prompt in prompts)
+            self.observer.admitted(row.question_id, row.step, opens_thinking=opened)
+        for live in taken:
+            live.batch = num_live + len(taken)
+        return [*outcomes, *taken]
+
+    def choose(
+        self, logits: Sequence[Tensor], states: Sequence[int], is_first: Sequence[bool], draw: Draw | None
+    ) -> Choice:
+        """Fuse N places and choose a slot at each.
+
+        Args:
+            logits: one tensor (N, V_k) per head.
+            states: UTF-8 state of the text before each place.
+            is_first: whether that text is empty.
+            draw: how to sample; None = greedy.
+        """
+        start = time.perf_counter()
+        at = torch.tensor(states, device=self.mixer.device)
+        probs = self.mixer.lift(logits, is_first)
+        transfers = [0.0] * len(probs)
+        if self.mixer.is_certified:
+            certified = self.mixer.certified(probs, at)
+            slots, values, leads = certified.slots, certified.values, certified.leads.tolist()
+        else:
+            probs, transfers = self.mixer.gather(probs)
+            fused = self.mixer.fuse(probs).probs
+            allowed = self.vocabulary.guard.mask(at)
+            if draw is None:
+                best = greedy_with_leads(fused, allowed)
+                slots, leads = best.slots, best.leads.tolist()
+            else:
+                slots, leads = draw(fused, allowed), [1.0] * len(states)
+            values = fused.gather(-1, slots[:, None])[:, 0]
+        chosen, favourites = slots.tolist(), [head.argmax(-1).tolist() for head in probs]
+        seconds = time.perf_counter() - start - sum(transfers)
+        return Choice(chosen, values, leads, probs, favourites, transfers, seconds)
+
+    def decide_alone(self, row: LiveRow, ids: Sequence[Sequence[int]], state: int, is_first: bool) -> int:
+        """Return the slot that a row would choose if it ran in no batch: from one forward over its whole context.
+
+        Args:
+            ids: for each head, what stands behind the row's prompt.
+        """
+        logits = []
+        for model, prompt, own in zip(self.models, row.prompts, ids, strict=True):
+            session = model.open()
+            handles = session.add([[*prompt.ids, *own]])
+            logits.append(session.logits(handles))
+            session.remove(handles)
+        return self.choose(logits, [state], [is_first], None).slots[0]
+
+    def is_near_tie(self, lead: float) -> bool:
+        """Return whether a lead is within rounding."""
+        return lead < self.tie_margin
+
+    def count(self, row: LiveRow, choice: Choice, place: int, slot: int) -> None:
+        """Count one emitted slot of a row that was chosen at a place."""
+        row.near_ties += self.is_near_tie(choice.leads[place])
+        for head, favourite in zip(row.heads, choice.favourites, strict=True):
+            head.agreed += favourite[place] == slot
+
+    def tell(self, row: LiveRow, choice: Choice, place: int, slot: int) -> None:
+        """Tell the observer, if it wants to know, what each head wished where a row is about to emit a slot."""
+        if not self.observer.wants_tokens:
+            return
+        wishes = tuple(
+            HeadWish(
+                member.node,
+                member.model,
+                self._key(favourite[place]),
+                float(head[place, favourite[place]]),
+                float(head[place, slot]),
+            )
+            for member, head, favourite in zip(self.mixer.members, choice.heads, choice.favourites, strict=True)
+        )
+        event = TokenEvent(row.num_tokens, self._key(slot), float(choice.values[place]), wishes)
+        self.observer.emitted(row.row.question_id, row.row.step, event)
+
+    def end(self, live: Sequence[LiveRow]) -> tuple[list[LiveRow], list[Completion]]:
+        """Take ended rows out of the sessions; return the rows that go on, and how the others ended."""
+        ended = [row for row in live if row.finish_reason]
+        if not ended:
+            return list(live), []
+        for k, session in enumerate(self.sessions):
+            session.remove([row.handles[k] for row in ended])
+        return [row for row in live if not row.finish_reason], [self.complete(row) for row in ended]
+
+    def complete(self, row: LiveRow) -> Completion:
+        """Return how an ended row ended."""
+        result = row.result(self.step, keeps_thinking=self._keeps_thinking)
+        self.observer.finished(row.row.question_id, result)
+        return Completion(row.row, result)
+
+    def _key(self, slot: int) -> bytes | None:
+        return None if slot == self.vocabulary.eos_slot else self.vocabulary.keys[slot]
+
+    def _prompts(self, row: Row) -> list[Prompt]:
+        """Build every head's prompt; a thought that not all heads would begin with is closed at once."""
+        prefill = self.step.decoding.prefill
+        texts = [row.prompts[member.node] for member in self.mixer.members]
+        prompts = [model.prompt(text, prefill) for model, text in zip(self.models, texts, strict=True)]
+        if prefill or self.step.decoding.thinking == "free" or len({p.opens_thinking for p in prompts}) == 1:
+            return prompts
+        return [
+            model.prompt(text, EMPTY_THOUGHT) if prompt.opens_thinking else prompt
+            for model, text, prompt in zip(self.models, texts, prompts, strict=True)
+        ]
+
+    def _misfit(self, prompts: Sequence[Prompt]) -> str | None:
+        for model, prompt in zip(self.models, prompts, strict=True):
+            if len(prompt.ids) >= model.max_positions:
+                return (
+                    f"the prompt has {len(prompt.ids)} tokens for '{model.name}', which reads at most"
+                    f" {model.max_positions} with its answer"
+                )
+            if not prompt.ids:
+                return f"the prompt is empty for '{model.name}'"
+        return None
+
+    def _prefill(self, taken: Sequence[LiveRow]) -> None:
+        """Let every head read the prompts of new rows."""
+        handles: list[list[int]] = [[] for _ in self.sessions]
+
+        def read(k: int) -> None:
+            handles[k] = self.sessions[k].add([live.prompts[k].ids for live in taken])
+
+        seconds = self.lanes.run(read)
+        for index, live in enumerate(taken):
+            live.handles = [own[index] for own in handles]
+            for head, spent in zip(live.heads, seconds, strict=True):
+                head.forward_seconds += spent / len(taken)

@@ -1,0 +1,186 @@
+"""The decoding state of one head over packed tokens: rolling back is forgetting, and no row waits for another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from flowinfer.engine.packed.dense import DenseCache
+from flowinfer.engine.packed.kernels import splits_for
+from flowinfer.engine.packed.pages import PAGE, PagedCache, Pages
+from flowinfer.engine.packed.runner import HeadRunner
+
+_MOST_AT_ONCE = 4096
+"""Tokens of one forward while prompts are read."""
+_TILES = (4, 8, 16, 32, 64, 128, 256)
+"""Numbers of tokens that matrix units take as they are."""
+
+
+class PackedSession:
+    """A `Session` over packed tokens.
+
+    Args:
+        runner: the head.
+        rows: most rows at once.
+        max_length: most ids of a row.
+        num_pages: on a GPU, pages to share among rows; enough for all rows in full if not given.
+    """
+
+    def __init__(self, runner: HeadRunner, rows: int, max_length: int, num_pages: int | None = None) -> None:
+        self._runner = runner
+        self._device = runner.device
+        self._max_length = max_length
+        self._slots: list[int | None] = [None] * rows
+        """Handle of each place of the cache."""
+        self._slot_of: dict[int, int] = {}
+        self._lengths: dict[int, int] = {}
+        self._logits: dict[int, Tensor] = {}
+        self._batch: tuple[tuple[int, ...], Tensor] | None = None
+        """The last forward's rows and their logits, kept whole because they are mostly asked for whole."""
+        self._next_handle = 0
+        self._dense: DenseCache | None = None
+        self._paged: PagedCache | None = None
+        if self._device.type == "cuda":
+            pages = Pages(num_pages or rows * -(-max_length // PAGE), rows, max_length)
+            self._paged = PagedCache(runner.layers, pages, runner.model.dtype, self._device)
+        else:
+            self._dense = DenseCache(rows)
+
+    def add(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+        """Prefill new rows and return their handles."""
+        handles = list(range(self._next_handle, self._next_handle + len(prompts)))
+        self._next_handle += len(prompts)
+        for handle in handles:
+            slot = self._slots.index(None)
+            self._slots[slot] = handle
+            self._slot_of[handle], self._lengths[handle] = slot, 0
+        self.feed(dict(zip(handles, prompts, strict=True)))
+        return handles
+
+    def feed(self, chunks: Mapping[int, Sequence[int]]) -> None:
+        """Append ids to rows, any number each, also none."""
+        named = {row: ids for row, ids in chunks.items() if ids}
+        for part in _parts(named):
+            ends = [len(part[row]) - 1 for row in part]
+            self._keep(tuple(part), self._forward(part, [[end] for end in ends]))
+
+    def verify(self, segments: Mapping[int, Sequence[Sequence[int]]]) -> Tensor:
+        """Append each row's segments in one forward; return the logits after every segment, (S, V_k)."""
+        chunks = {row: [i for segment in own for i in segment] for row, own in segments.items()}
+        wanted = []
+        for own in segments.values():
+            ends, end = [], -1
+            for segment in own:
+                end += len(segment)
+                ends.append(end)
+            wanted.append(ends)
+        logits = self._forward(chunks, wanted)
+        lasts = torch.tensor([len(ends) for ends in wanted]).cumsum(0) - 1
+        self._keep(tuple(chunks), logits[lasts.to(logits.device)])
+        return logits
+
+    def logits(self, rows: Sequence[int]) -> Tensor:
+        """Return the last logits of rows: shape (R, V_k)."""
+        if self._batch is not None and self._batch[0] == tuple(rows):
+            return self._batch[1]
+        self._scatter()
+        return torch.stack([self._logits[row] for row in rows])
+
+    def rollback(self, row: int, count: int) -> None:
+        """Forget a row's last ids; what they left in the cache is written over."""
+        self._lengths[row] -= count
+
+    def remove(self, rows: Sequence[int]) -> None:
+        """End rows; the places of those that stay are moved together on a CPU."""
+        self._scatter()
+        for row in rows:
+            slot = self._slot_of.pop(row)
+            self._slots[slot] = None
+            self._logits.pop(row, None)
+            del self._lengths[row]
+            if self._paged:
+                self._paged.pages.release(slot)
+        if self._dense:
+            self._move_together(self._dense)
+
+    def length(self, row: int) -> int:
+        """Return the number of ids in a row, prompt included."""
+        return self._lengths[row]
+
+    def _move_together(self, cache: DenseCache) -> None:
+        """Fill empty places from the end, so that rows in use are the first ones."""
+        last = len(self._slots) - 1
+        for slot, handle in enumerate(self._slots):
+            while last > slot and self._slots[last] is None:
+                last -= 1
+            if handle is None and last > slot:
+                moved = self._slots[last]
+                assert moved is not None, "a place in use has a row"
+                cache.move(last, slot)
+                self._slots[slot], self._slots[last], self._slot_of[moved] = moved, None, slot
+
+    def _forward(self, chunks: Mapping[int, Sequence[int]], wanted: Sequence[Sequence[int]]) -> Tensor:
+        """Run chunks, rows in the order of their places; return logits at `wanted` offsets, in the mapping's order."""
+        names = list(chunks)
+        order = sorted(range(len(names)), key=lambda k: self._slot_of[names[k]])
+        rows = [names[k] for k in order]
+        slots = [self._slot_of[row] for row in rows]
+        starts, lengths = [self._lengths[row] for row in rows], [len(chunks[row]) for row in rows]
+        ids = torch.tensor([i for row in rows for i in chunks[row]])
+        first = dict(zip(rows, torch.tensor([0, *lengths]).cumsum(0).tolist(), strict=False))
+        places = torch.tensor([first[name] + end for name, own in zip(names, wanted, strict=True) for end in own])
+        for row, length in zip(rows, lengths, strict=True):
+            self._lengths[row] += length
+        if self._dense:
+            _, positions = self._dense.begin(slots, starts, lengths)
+            return self._runner.logits(ids, positions, places, self._dense)
+        return self._paged_forward(slots, starts, lengths, ids, places)
+
+    def _paged_forward(
+        self, slots: Sequence[int], starts: Sequence[int], lengths: Sequence[int], ids: Tensor, places: Tensor
+    ) -> Tensor:
+        cache = self._paged
+        assert cache is not None, "a session on a GPU has pages"
+        for slot, start, length in zip(slots, starts, lengths, strict=True):
+            cache.pages.reserve(slot, start + length)
+        cache.sync()
+        num_tokens = len(ids)
+        padded = next((tile for tile in _TILES if tile >= num_tokens), num_tokens)
+        counts = torch.tensor(lengths)
+        rows = torch.full((padded,), -1, dtype=torch.int32)
+        rows[:num_tokens] = torch.tensor(slots, dtype=torch.int32).repeat_interleave(counts)
+        first = counts.cumsum(0) - counts
+        positions = torch.zeros(padded, dtype=torch.int64)
+        offsets = torch.arange(num_tokens) - first.repeat_interleave(counts)
+        positions[:num_tokens] = torch.tensor(starts).repeat_interleave(counts) + offsets
+        ids = torch.nn.functional.pad(ids, (0, padded - num_tokens))
+        on_device = [states.to(self._device, non_blocking=True) for states in (ids, rows, positions, places)]
+        cache.place(on_device[1], on_device[2].int(), splits_for(padded))
+        return self._runner.logits(on_device[0], on_device[2], on_device[3], cache)
+
+    def _keep(self, rows: tuple[int, ...], logits: Tensor) -> None:
+        self._scatter()
+        self._batch = (rows, logits)
+
+    def _scatter(self) -> None:
+        """Hand the last forward's logits to their rows."""
+        if self._batch is not None:
+            for row, logits in zip(*self._batch, strict=True):
+                if row in self._slot_of:
+                    self._logits[row] = logits
+            self._batch = None
+
+
+def _parts(chunks: Mapping[int, Sequence[int]]) -> list[dict[int, Sequence[int]]]:
+    """Cut a forward into several where it would hold too many tokens; a row stays whole."""
+    parts: list[dict[int, Sequence[int]]] = [{}]
+    size = 0
+    for row, ids in chunks.items():
+        if parts[-1] and size + len(ids) > _MOST_AT_ONCE:
+            parts.append({})
+            size = 0
+        parts[-1][row] = ids
+        size += len(ids)
+    return parts if parts[0] else []

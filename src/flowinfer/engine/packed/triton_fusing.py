@@ -1,0 +1,200 @@
+"""Triton kernels from logits to the choice: softmax sums in parts, one pass over the shared slots, join of its blocks.
+
+No distribution is written to memory. Parts and blocks have fixed sizes and are joined in a fixed order without atomics,
+so a row's choice depends on no other row. All loops over heads are unrolled; heads come in their canonical order.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+PART = 4096
+"""Columns of one head that one program of the first kernel sums."""
+BLOCK = 1024
+"""Slots that one program of the second kernel fuses."""
+_FLOOR = tl.constexpr(-1e38)
+"""Maximum of no logits: finite, so that differences are numbers."""
+_NO_MASS = tl.constexpr(-1e300)
+"""As in flowinfer.engine.sampling."""
+
+
+@triton.jit
+def sum_parts(
+    logits: tl.tensor,
+    offsets: tl.tensor,
+    strides: tl.tensor,
+    widths: tl.tensor,
+    banned: tl.tensor,
+    banned_offsets: tl.tensor,
+    tops: tl.tensor,
+    sums: tl.tensor,
+    num_rows: tl.tensor,
+    PARTS: tl.constexpr,
+    PART: tl.constexpr,
+) -> None:
+    """Write the maximum of one part of a head's logits, and the sum of exponentials below it; grid (PARTS, R, K)."""
+    part, row, head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    columns = part * PART + tl.arange(0, PART)
+    inside = columns < tl.load(widths + head)
+    start = tl.load(offsets + head) + row.to(tl.int64) * tl.load(strides + head)
+    is_banned = tl.load(banned + tl.load(banned_offsets + head) + columns, mask=inside, other=1)
+    values = tl.load(logits + start + columns, mask=inside, other=-float("inf")).to(tl.float32)
+    values = tl.where(is_banned != 0, -float("inf"), values)
+    top = tl.maximum(tl.max(values, axis=0), _FLOOR)
+    place = (head * num_rows + row) * PARTS + part
+    tl.store(tops + place, top)
+    tl.store(sums + place, tl.sum(tl.exp(values - top), axis=0))
+
+
+@triton.jit
+def fuse_block(
+    logits: tl.tensor,
+    offsets: tl.tensor,
+    strides: tl.tensor,
+    tops: tl.tensor,
+    sums: tl.tensor,
+    columns: tl.tensor,
+    more: tl.tensor,
+    more_begins: tl.tensor,
+    weights: tl.tensor,
+    allowed: tl.tensor,
+    states: tl.tensor,
+    keys: tl.tensor,
+    indices: tl.tensor,
+    temperature: tl.tensor,
+    values: tl.tensor,
+    seconds: tl.tensor,
+    slots: tl.tensor,
+    scores: tl.tensor,
+    head_values: tl.tensor,
+    head_slots: tl.tensor,
+    num_rows: tl.tensor,
+    SIZE: tl.constexpr,
+    HEADS: tl.constexpr,
+    PARTS: tl.constexpr,
+    PARTS_WIDE: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    POOLS_BY_MAX: tl.constexpr,
+    SAMPLES: tl.constexpr,
+) -> None:
+    """Lift and fuse one block of slots of one row and choose in it; grid (BLOCKS, R)."""
+    block, row = tl.program_id(0), tl.program_id(1)
+    lanes = tl.arange(0, BLOCK)
+    slot = block * BLOCK + lanes
+    inside = slot < SIZE
+    parts = tl.arange(0, PARTS_WIDE)
+    fused = tl.zeros([BLOCK], dtype=tl.float32)
+    for head in tl.static_range(HEADS):
+        place = (head * num_rows + row) * PARTS
+        part_tops = tl.load(tops + place + parts, mask=parts < PARTS, other=_FLOOR)
+        part_sums = tl.load(sums + place + parts, mask=parts < PARTS, other=0.0)
+        top = tl.max(part_tops, axis=0)
+        total = tl.sum(part_sums * tl.exp(part_tops - top), axis=0)
+        start = logits + tl.load(offsets + head) + row.to(tl.int64) * tl.load(strides + head)
+        column = tl.load(columns + head * BLOCKS * BLOCK + slot)
+        logit = tl.load(start + column, mask=column >= 0, other=-float("inf")).to(tl.float32)
+        probs = tl.div_rn(tl.exp(logit - top), total)
+        begin = tl.load(more_begins + head * BLOCKS + block)
+        end = tl.load(more_begins + head * BLOCKS + block + 1)
+        for turn in range(begin, end):
+            column = tl.load(more + turn * BLOCK + lanes)
+            logit = tl.load(start + column, mask=column >= 0, other=-float("inf")).to(tl.float32)
+            further = tl.div_rn(tl.exp(logit - top), total)
+            if POOLS_BY_MAX:
+                probs = tl.where(slot == SIZE - 1, tl.maximum(probs, further), probs + further)
+            else:
+                probs += further
+        own = tl.where(inside, probs, -1.0)
+        own_best = tl.max(own, axis=0)
+        own_place = (head * num_rows + row) * BLOCKS + block
+        tl.store(head_values + own_place, own_best)
+        tl.store(head_slots + own_place, tl.min(tl.where(own == own_best, slot, SIZE - 1), axis=0))
+        fused += tl.load(weights + head) * probs
+
+    is_allowed = tl.load(allowed + tl.load(states + row) * SIZE + slot, mask=inside, other=0) != 0
+    place = row * BLOCKS + block
+    if SAMPLES:
+        counter = (tl.load(indices + row) << 32) + slot
+        noise = _gumbel(tl.load(keys + row).to(tl.uint64), counter.to(tl.uint64))
+        mass = tl.where(fused > 0.0, fused, 1.0).to(tl.float64)
+        logs = tl.where(fused > 0.0, tl.log(mass), tl.full([BLOCK], _NO_MASS, tl.float64))
+        score = logs + tl.load(temperature) * noise
+        score = tl.where(is_allowed, score, tl.full([BLOCK], -float("inf"), tl.float64))
+        best = tl.max(score, axis=0)
+        chosen = tl.min(tl.where(score == best, slot, SIZE - 1), axis=0)
+        tl.store(scores + place, best)
+        tl.store(values + place, tl.sum(tl.where(slot == chosen, fused, 0.0), axis=0))
+    else:
+        kept = tl.where(is_allowed, fused, -1.0)
+        best = tl.max(kept, axis=0)
+        chosen = tl.min(tl.where(kept == best, slot, SIZE - 1), axis=0)
+        tl.store(values + place, best)
+        tl.store(seconds + place, tl.max(tl.where(slot == chosen, -1.0, kept), axis=0))
+    tl.store(slots + place, chosen)
+
+
+@triton.jit
+def join_blocks(
+    values: tl.tensor,
+    seconds: tl.tensor,
+    slots: tl.tensor,
+    scores: tl.tensor,
+    head_values: tl.tensor,
+    head_slots: tl.tensor,
+    order: tl.tensor,
+    out_slots: tl.tensor,
+    out_values: tl.tensor,
+    out_leads: tl.tensor,
+    out_favourites: tl.tensor,
+    num_rows: tl.tensor,
+    SIZE: tl.constexpr,
+    HEADS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCKS_WIDE: tl.constexpr,
+    SAMPLES: tl.constexpr,
+) -> None:
+    """Choose among the blocks of one row; grid (R,)."""
+    row = tl.program_id(0)
+    blocks = tl.arange(0, BLOCKS_WIDE)
+    inside = blocks < BLOCKS
+    slot = tl.load(slots + row * BLOCKS + blocks, mask=inside, other=SIZE - 1)
+    value = tl.load(values + row * BLOCKS + blocks, mask=inside, other=-1.0)
+    if SAMPLES:
+        score = tl.load(scores + row * BLOCKS + blocks, mask=inside, other=-float("inf"))
+        is_best = inside & (score == tl.max(score, axis=0))
+        chosen = tl.min(tl.where(is_best, slot, SIZE - 1), axis=0)
+        is_chosen = inside & (slot == chosen)
+        tl.store(out_leads + row, 1.0)
+    else:
+        is_best = inside & (value == tl.max(value, axis=0))
+        chosen = tl.min(tl.where(is_best, slot, SIZE - 1), axis=0)
+        is_chosen = inside & (slot == chosen)
+        second = tl.load(seconds + row * BLOCKS + blocks, mask=inside, other=-1.0)
+        second = tl.max(tl.where(is_chosen, second, value), axis=0)
+        tl.store(out_leads + row, tl.maximum(tl.max(value, axis=0), 0.0) - tl.maximum(second, 0.0))
+    tl.store(out_slots + row, chosen.to(tl.int64))
+    tl.store(out_values + row, tl.max(tl.where(is_chosen, value, -1.0), axis=0))
+    for head in tl.static_range(HEADS):
+        place = (head * num_rows + row) * BLOCKS
+        own = tl.load(head_values + place + blocks, mask=inside, other=-1.0)
+        own_slot = tl.load(head_slots + place + blocks, mask=inside, other=SIZE - 1)
+        favourite = tl.min(tl.where(inside & (own == tl.max(own, axis=0)), own_slot, SIZE - 1), axis=0)
+        tl.store(out_favourites + tl.load(order + head) * num_rows + row, favourite.to(tl.int64))
+
+
+@triton.jit
+def _gumbel(key: tl.tensor, counter: tl.tensor) -> tl.tensor:
+    """Return the noise of flowinfer.engine.noise, float64, for uint64 keys and counters."""
+    even = key * counter
+    odd = even + key
+    bits = even * even + even
+    bits = (bits >> 32) | (bits << 32)
+    bits = bits * bits + odd
+    bits = (bits >> 32) | (bits << 32)
+    bits = bits * bits + even
+    bits = (bits >> 32) | (bits << 32)
+    bits = (bits * bits + odd) >> 32
+    uniform = (bits.to(tl.int64).to(tl.float64) + 0.5) * 2.3283064365386963e-10  # 2^-32
+    return -tl.log(-tl.log(uniform))
