@@ -203,10 +203,12 @@ def test_a_row_chooses_alike_in_every_batch() -> None:
     assert few.favourites.shape == (3, 2)
 
 
-def test_many_draws_follow_the_same_noise() -> None:
-    case = Case("two", temperature=1.3)
-    for index in range(5):
-        case.indices.fill_(index + 2**20)
+@pytest.mark.parametrize("temperature", [1.3, 1e6])
+def test_many_draws_follow_the_same_noise(temperature: float) -> None:
+    """At the higher temperature nothing but the noise decides."""
+    case = Case("two", temperature=temperature)
+    for index in (1, 2**20, 2**31 - 1):
+        case.indices.fill_(index)
         assert_same(case)
 
 

@@ -130,7 +130,7 @@ class FusedChoice:
             self._rows,
             PARTS=self._parts,
             PART=self._part,
-            num_warps=8,
+            num_warps=16,
         )
         fuse_block[(self._blocks, rows)](
             self._flat,
@@ -156,13 +156,14 @@ class FusedChoice:
             self._rows,
             SIZE=self._vocabulary.size,
             HEADS=heads,
+            HEADS_WIDE=_power_of_two(heads),
             PARTS=self._parts,
             PARTS_WIDE=_power_of_two(self._parts),
             BLOCKS=self._blocks,
             BLOCK=self._block,
             POOLS_BY_MAX=self._vocabulary.eos == "max",
             SAMPLES=self._samples,
-            num_warps=4,
+            num_warps=8,
             enable_fp_fusion=False,  # products rounded before they are summed, so that equal sums stay ties
         )
         join_blocks[(rows,)](

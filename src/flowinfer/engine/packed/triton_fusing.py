@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-PART = 4096
+PART = 8192
 """Columns of one head that one program of the first kernel sums."""
 BLOCK = 1024
 """Slots that one program of the second kernel fuses."""
@@ -72,6 +72,7 @@ def fuse_block(
     num_rows: tl.tensor,
     SIZE: tl.constexpr,
     HEADS: tl.constexpr,
+    HEADS_WIDE: tl.constexpr,
     PARTS: tl.constexpr,
     PARTS_WIDE: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -85,34 +86,40 @@ def fuse_block(
     slot = block * BLOCK + lanes
     inside = slot < SIZE
     parts = tl.arange(0, PARTS_WIDE)
+    heads = tl.arange(0, HEADS_WIDE)
+    own_values = tl.zeros([HEADS_WIDE], dtype=tl.float32)
+    own_slots = tl.zeros([HEADS_WIDE], dtype=tl.int32)
     fused = tl.zeros([BLOCK], dtype=tl.float32)
     for head in tl.static_range(HEADS):
         place = (head * num_rows + row) * PARTS
         part_tops = tl.load(tops + place + parts, mask=parts < PARTS, other=_FLOOR)
         part_sums = tl.load(sums + place + parts, mask=parts < PARTS, other=0.0)
         top = tl.max(part_tops, axis=0)
-        total = tl.sum(part_sums * tl.exp(part_tops - top), axis=0)
+        scale = 1.0 / tl.sum(part_sums * tl.exp(part_tops - top), axis=0)
         start = logits + tl.load(offsets + head) + row.to(tl.int64) * tl.load(strides + head)
         column = tl.load(columns + head * BLOCKS * BLOCK + slot)
         logit = tl.load(start + column, mask=column >= 0, other=-float("inf")).to(tl.float32)
-        probs = tl.div_rn(tl.exp(logit - top), total)
+        probs = tl.exp(logit - top) * scale
         begin = tl.load(more_begins + head * BLOCKS + block)
         end = tl.load(more_begins + head * BLOCKS + block + 1)
         for turn in range(begin, end):
             column = tl.load(more + turn * BLOCK + lanes)
             logit = tl.load(start + column, mask=column >= 0, other=-float("inf")).to(tl.float32)
-            further = tl.div_rn(tl.exp(logit - top), total)
+            further = tl.exp(logit - top) * scale
             if POOLS_BY_MAX:
                 probs = tl.where(slot == SIZE - 1, tl.maximum(probs, further), probs + further)
             else:
                 probs += further
         own = tl.where(inside, probs, -1.0)
         own_best = tl.max(own, axis=0)
-        own_place = (head * num_rows + row) * BLOCKS + block
-        tl.store(head_values + own_place, own_best)
-        tl.store(head_slots + own_place, tl.min(tl.where(own == own_best, slot, SIZE - 1), axis=0))
+        favourite = tl.min(tl.where(own == own_best, slot, SIZE - 1), axis=0)
+        own_values = tl.where(heads == head, own_best, own_values)
+        own_slots = tl.where(heads == head, favourite, own_slots)
         fused += tl.load(weights + head) * probs
 
+    own_place = (heads * num_rows + row) * BLOCKS + block
+    tl.store(head_values + own_place, own_values, mask=heads < HEADS)  # after the loads, which need not wait for it
+    tl.store(head_slots + own_place, own_slots, mask=heads < HEADS)
     is_allowed = tl.load(allowed + tl.load(states + row) * SIZE + slot, mask=inside, other=0) != 0
     place = row * BLOCKS + block
     if SAMPLES:
