@@ -19,6 +19,7 @@ from flowinfer.profiling.figures import Spread
 from flowinfer.profiling.run import Profiled, Request, built_in_questions, profile
 from flowinfer.profiling.show import lines
 from flowinfer.profiling.spans import write_trace
+from flowinfer.profiling.whole import Ticks, token_rate
 from tests.backends.test_openai import Stub, said
 
 STEPS = 4
@@ -89,6 +90,15 @@ def test_devices_work_side_by_side_and_a_device_in_turn(profiled: Profiled) -> N
     assert any(line.startswith("parts with the heads of 2 devices side by side") for line in lines(spread))
 
 
+def test_tokens_that_are_told_in_bursts_count_from_burst_to_burst() -> None:
+    """An engine that reads the device every fourth step must not look faster than it is."""
+    each = Ticks(times=[0.0, 1.0, 2.0, 3.0], counts=[2, 2, 2, 2])
+    bursts = Ticks(times=[0.0, 0.001, 2.0, 2.001, 4.0, 4.001], counts=[2] * 6)
+    assert token_rate(each) == 2.0
+    assert token_rate(bursts) == 2.0
+    assert token_rate(Ticks(times=[0.0], counts=[2])) is None
+
+
 def test_spread_is_the_sample_deviation_and_its_square() -> None:
     spread = Spread.of([1.0, 2.0, 3.0])
     assert (spread.mean, spread.deviation, spread.variance) == (2.0, 1.0, 1.0)
@@ -114,6 +124,12 @@ def test_fusers_on_the_host_are_named_with_their_cost(toy_zoo: Path) -> None:
     found = profile(flow, Request(built_in_questions(), steps=2)).profile
     assert found.steps[0].host_fusers == ("sharpen",)
     assert any("fuser sharpen works on the host" in note for note in found.notes)
+
+
+def test_sampled_steps_and_canonical_contexts_are_profiled_too(toy_zoo: Path) -> None:
+    flow = check("(Qwen | Ds)[temperature=0.8, context=canonical]", zoo=str(toy_zoo))
+    (step,) = profile(flow, Request(built_in_questions(), batch=2, steps=3)).profile.steps
+    assert step.whole.tokens == 6
 
 
 def test_the_command_prints_json_of_all_figures(

@@ -57,6 +57,8 @@ class WholeFigures:
     seconds: float
     """From the first prompt to the last token, prefill included."""
     tokens: int
+    host_wait_seconds: float | None
+    """What the host waited for the device, per step; None where the engine does not count it."""
     drafted: int
     accepted: int
 
