@@ -63,7 +63,7 @@ class Shape:
 _QWEN = Shape("Qwen", "qwen2", 28, 3584, 18944, 28, 4, 152064)
 _YI = Shape("Yi", "llama", 48, 4096, 11008, 32, 4, 64000)
 _FULL = {"Qwen": _QWEN, "Ds": replace(_QWEN, name="Ds"), "Yi": _YI}
-_SMALL = {"layers": 2, "hidden": 128, "intermediate": 256, "heads": 4, "kv_heads": 2, "head_dim": 32}
+_SMALL = {"layers": 2, "hidden": 128, "intermediate": 256, "heads": 4, "kv_heads": 2, "head_dim": 32, "positions": 1024}
 _TINY = {
     name: replace(shape, **_SMALL, vocab={"Yi": 1024}.get(name, 2048))  # type: ignore[arg-type]  # all are integers
     for name, shape in _FULL.items()
