@@ -121,6 +121,7 @@ class Ways:
             choice = kernels(self.states, self.keys, self.states)
 
         def replay() -> Tensor:
+            assert kernels.logits, "a graph works in the kernels' own memory, which must stay"
             graph.replay()
             return choice.slots
 

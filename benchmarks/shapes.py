@@ -85,8 +85,8 @@ class ShapeModel(HfModel):
     def __init__(self, shape: Shape, device: str, dtype: torch.dtype, *, seed: int) -> None:
         self.shape = shape
         self.name = shape.name
-        self.device = torch.device(device)
-        self._model = _random_model(shape, self.device, dtype, seed)
+        self._model = _random_model(shape, torch.device(device), dtype, seed)
+        self.device = self._model.device
         self._tokens = _tokens(shape.vocab)
         self.num_columns = shape.vocab
         self.is_exact = dtype in (torch.float32, torch.float64)

@@ -85,7 +85,7 @@ def step_key(plan: Plan, step: Step, prompts: Mapping[str, str], question_id: st
     decisive: dict[str, Any] = {
         "format": _FORMAT,
         "source": _canonical(plan, step, prompts).description,
-        "decoding": step.decoding.model_dump(mode="json"),
+        "decoding": step.decoding.decisive(),
     }
     if step.decoding.temperature > 0:
         decisive["stream"] = [_SAMPLING, question_id, step.id]

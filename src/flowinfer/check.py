@@ -11,11 +11,20 @@ from typing import Any
 
 from flowinfer.declarations import Declared, Loader
 from flowinfer.errors import Diagnostic, FlowError, FlowInferError, Severity, UnreadableFlow, UsageError
-from flowinfer.options import DECODING_KEYS, FUSER_KEYS, MODEL_KEYS, Scope, check_unique, did_you_mean, typed
+from flowinfer.options import (
+    DECODING_KEYS,
+    FUSER_KEYS,
+    MODEL_KEYS,
+    Scope,
+    check_unique,
+    did_you_mean,
+    draft_problem,
+    typed,
+)
 from flowinfer.prompts import PROMPT_SETS
 from flowinfer.registry import fusers
 from flowinfer.resolve import Resolver
-from flowinfer.spec import Decoding, Flow, ModelSpec, nodes
+from flowinfer.spec import DRAFTS, Decoding, Flow, ModelSpec, drafts, nodes
 from flowinfer.syntax import Let, Model, Option, Param, Prompt, Value
 from flowinfer.zoo import Zoo, resolve_ref, select_zoo, unfit
 
@@ -80,6 +89,7 @@ class _Settings:
     prompts: str = "paper"
     zoo: str | None = None
     zoo_option: Option | None = None
+    draft_option: Option | None = None
 
 
 _DECLARES = re.compile(r"""^[ \t]*(?:model|prompt|let|param)[ \t]+["']?([^\s"'={:\[]+)""", re.MULTILINE)
@@ -120,15 +130,17 @@ class _Checker:
         models = self._models(declared, scope, zoo)
         for prompt in declared.prompts.values():
             self._required(prompt.template, f"prompt '{prompt.name.text}'", 'such as "Check this: {prev}"', scope)
+        self._check_draft(settings, models)
         resolver = Resolver(declared, models, scope, settings.decoding, settings.fuse_options, settings.prompts)
         root = resolver.root()
         found = _without_follow_ons(self._report.diagnostics, self._text)
         if root is None or any(d.severity is Severity.ERROR for d in found):
             raise FlowError(found)
-        self._warn_unused(declared, scope, resolver)
+        self._warn_unused(declared, scope, resolver, settings)
         found = self._report.diagnostics
         self._refuse_stray_overrides()
         called = {node.model.name: node.model for node in nodes(root)}
+        called |= {name: models[name] for name in drafts(root) if name in models and name not in DRAFTS}
         warnings: tuple[Diagnostic, ...] = FlowError(found).diagnostics if found else ()
         name = Path(self._file).stem if not self._file.startswith("<") else "flow"
         return Flow(
@@ -209,6 +221,7 @@ class _Checker:
             value = typed(option, Decoding, scope)
             if value is not None:
                 settings.decoding[option.key] = value[0]
+                settings.draft_option = option if option.key == "draft" else settings.draft_option
         elif option.key in FUSER_KEYS:
             settings.fuse_options[option.key] = (option, scope.data(option.value))
         else:
@@ -235,6 +248,19 @@ class _Checker:
             raise UsageError(f"--set {name}={text}: not a value of that option", help=f"as in {quoted}") from error
         checked = Decoding.model_validate({name: (text,) if name.startswith("stop") else text})
         settings.decoding[name] = getattr(checked, name)
+        if name == "draft":
+            settings.draft_option = None
+
+    def _check_draft(self, settings: _Settings, models: Mapping[str, ModelSpec]) -> None:
+        """Report a draft of `defaults` or --set that is neither a word nor a model; models are known only by now."""
+        name = settings.decoding.get("draft", "off")
+        problem = draft_problem(name, models)
+        if problem is None:
+            return
+        if settings.draft_option is None:
+            raise UsageError(f"--set draft={name}: {problem.message}", help=problem.help)
+        self._report.error(problem.code, problem.message, settings.draft_option.value.span, problem.help)
+        del settings.decoding["draft"]
 
     def _models(self, declared: Declared, scope: Scope, zoo: Zoo) -> dict[str, ModelSpec]:
         models = dict(zoo.models)
@@ -276,9 +302,9 @@ class _Checker:
             hint = did_you_mean(name, known) or f"declare it: param {name}: int = 1"
             raise UsageError(f"--set {name}: the flow has no param or default option of that name", help=hint)
 
-    def _warn_unused(self, declared: Declared, scope: Scope, resolver: Resolver) -> None:
+    def _warn_unused(self, declared: Declared, scope: Scope, resolver: Resolver, settings: _Settings) -> None:
         used = {
-            "model": resolver.used_models,
+            "model": resolver.used_models | {settings.decoding.get("draft", "")},
             "prompt": resolver.used_prompts,
             "let": resolver.used_lets,
             "param": scope.used,

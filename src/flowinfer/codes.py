@@ -258,7 +258,8 @@ CODES: Mapping[str, Entry] = {
     ),
     "E0206": Entry(
         "value that the option does not know",
-        "The option takes one of a few words; topk=certified only in a greedy group of models with fuse=mean.",
+        "The option takes one of a few words (draft: or the name of a model); topk=certified only in a greedy group of"
+        " models with fuse=mean.",
         "Qwen[context=nativ]",
         "Qwen[context=native]",
     ),
@@ -281,9 +282,9 @@ CODES: Mapping[str, Entry] = {
         "(Qwen:3 | Ds:1)",
     ),
     "E0302": Entry(
-        "text-only model in a | group",
-        "Writing together needs next-token distributions, which endpoints do not give. Such a model can be a stage of"
-        " its own or a branch of a & group.",
+        "text-only model in a | group, or as a draft",
+        "Writing together and drafting need next-token distributions, which endpoints do not give. Such a model can be"
+        " a stage of its own or a branch of a & group.",
         'model T = "gpt" { backend=openai, base_url="http://localhost:8000/v1" }\n(T | Qwen)',
         'model T = "gpt" { backend=openai, base_url="http://localhost:8000/v1" }\n(T & Qwen)',
     ),

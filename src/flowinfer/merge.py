@@ -102,7 +102,7 @@ class _Merger:
                     step,
                     reads,
                     depth,
-                    _digest({"source": loop.description, "decoding": step.decoding.model_dump(mode="json")}),
+                    _digest({"source": loop.description, "decoding": step.decoding.decisive()}),
                     loop.nodes,
                 )
                 self._nodes[signature] = described.nodes
@@ -126,7 +126,7 @@ def _describe(plan: Plan, step: Step, reads: Mapping[str, str]) -> Canonical:
 def _decisive(plan: Plan, step: Step, described: Canonical) -> dict[str, Any]:
     decisive: dict[str, Any] = {
         "source": described.description,
-        "decoding": step.decoding.model_dump(mode="json"),
+        "decoding": step.decoding.decisive(),
     }
     if any(len(steps) > 1 for member in members(step.source) for steps in member.fields.values()):
         decisive["prompts"] = plan.prompts  # says how several answers are joined

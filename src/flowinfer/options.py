@@ -6,6 +6,7 @@ import types
 import typing
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -14,7 +15,7 @@ from rapidfuzz import fuzz, process
 
 from flowinfer.registry import FuserInfo, Parameter, backends, fusers
 from flowinfer.reporter import Reporter
-from flowinfer.spec import Decoding, ModelSpec
+from flowinfer.spec import DRAFTS, Decoding, ModelSpec
 from flowinfer.syntax import Option, Value
 
 DECODING_KEYS = tuple(name for name in Decoding.model_fields if name != "fuse_options")
@@ -44,6 +45,15 @@ class Scope:
         if value.kind == "word" and value.data in ("true", "false"):
             return value.data == "true"
         return value.data
+
+
+@dataclass(frozen=True)
+class DraftProblem:
+    """Why a value of `draft` is refused."""
+
+    code: str
+    message: str
+    help: str
 
 
 def did_you_mean(word: str, known: typing.Iterable[str], *, prefix: str = "") -> str | None:
@@ -98,6 +108,23 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
         report.error("E0202", f"option '{option.key}' must be {message}, found {option.value.raw}", span)
         return None
     return (data,)
+
+
+def draft_problem(name: str, models: Mapping[str, ModelSpec]) -> DraftProblem | None:
+    """Return what is wrong with a value of `draft`: neither one of its words nor a model that can be a head."""
+    if name in DRAFTS:
+        return None
+    if name not in models:
+        hint = (
+            did_you_mean(name, DRAFTS)
+            or did_you_mean(name, models)
+            or f"one of: {', '.join(DRAFTS)}, or the name of a model"
+        )
+        return DraftProblem("E0206", f"option 'draft' cannot be '{name}'", hint)
+    if backends()[models[name].backend].text_only:
+        hint = "name a local model, or one of: " + ", ".join(DRAFTS)
+        return DraftProblem("E0302", f"model '{name}' gives texts only and cannot draft", hint)
+    return None
 
 
 def fuser_option(option: Option, info: FuserInfo, names: Sequence[str], scope: Scope) -> tuple[Any] | None:

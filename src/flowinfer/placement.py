@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from flowinfer.errors import LoadError, MemoryShort
 from flowinfer.machine import Machine
 from flowinfer.needs import need_of
-from flowinfer.plan import Need, Placement, Plan, Wave, compile, members
+from flowinfer.plan import Need, Placement, Plan, Wave, compile, held_models
 from flowinfer.registry import backends
 from flowinfer.spec import Flow, ModelSpec
 
@@ -85,7 +85,7 @@ class _Packer:
 
     def models_of(self, step_ids: Sequence[str]) -> tuple[str, ...]:
         """Return the models that some steps hold in memory, in order of appearance."""
-        found = (member.model for step in step_ids for member in members(self._plan.step(step).source))
+        found = (name for step in step_ids for name in held_models(self._plan, self._plan.step(step)))
         return tuple(name for name in dict.fromkeys(found) if not _is_remote(self._plan.models[name]))
 
     def assign(self, together: Sequence[Sequence[str]]) -> dict[str, str] | None:

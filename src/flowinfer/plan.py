@@ -135,6 +135,12 @@ def members(source: Source) -> Iterator[Member]:
             yield from members(inner)
 
 
+def held_models(plan: Plan, step: Step) -> tuple[str, ...]:
+    """Return the names of the models that a step needs, each once: its members' and the one that drafts for them."""
+    names = [member.model for member in members(step.source)]
+    return tuple(dict.fromkeys([*names, *([step.decoding.draft] if step.decoding.draft in plan.models else [])]))
+
+
 def compile(flow: Flow) -> Plan:
     """Contract a flow's token edges into steps: what decodes together is one step.
 
@@ -263,13 +269,14 @@ def text_options(spec: ModelSpec) -> dict[str, Any]:
 
 
 def fingerprint(plan: Plan) -> str:
-    """Return sha256 of all that decides the plan's texts; devices and the flow's name do not."""
+    """Return sha256 of all that decides the plan's texts; devices, drafts and the flow's name do not."""
+    called = {member.model for step in plan.steps for member in members(step.source)}
     decisive = {
         "version": _FORMAT,
         "prompts": plan.prompts,
-        "steps": [_step_json(step) for step in plan.steps],
+        "steps": [_step_json(step) | {"decoding": step.decoding.decisive()} for step in plan.steps],
         "answer": asdict(plan.answer),
-        "models": {name: text_options(spec) for name, spec in plan.models.items()},
+        "models": {name: text_options(spec) for name, spec in plan.models.items() if name in called},
     }
     text = json.dumps(decisive, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

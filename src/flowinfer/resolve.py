@@ -16,6 +16,7 @@ from flowinfer.options import (
     Scope,
     check_unique,
     did_you_mean,
+    draft_problem,
     fuser_option,
     typed,
 )
@@ -221,10 +222,21 @@ class Resolver:
                 self._report.error(
                     "E0205", f"option '{option.key}' belongs to the group, not to one head", option.span, hint
                 )
-            elif (value := typed(option, Decoding, self._scope)) is not None:
+            elif (value := self._typed(option)) is not None:
                 values[option.key] = value[0]
         values.pop("fuse", None)
         return Decoding(**values)
+
+    def _typed(self, option: Option) -> tuple[Any] | None:
+        """Return a decoding option's value in a tuple, or None after reporting what is wrong."""
+        value = typed(option, Decoding, self._scope)
+        if value is None or option.key != "draft":
+            return value
+        self.used_models.add(value[0])
+        problem = draft_problem(value[0], self._models)
+        if problem:
+            self._report.error(problem.code, problem.message, option.value.span, problem.help)
+        return None if problem else value
 
     def _prompt(self, call: Call, place: _Place) -> tuple[Role, str, str | None]:
         role = role_for(len(place.earlier), is_last=place.is_last)
@@ -300,7 +312,7 @@ class Resolver:
             elif place.position == "head" and option.key != "fuse":
                 hint = "write it behind the outermost group: the whole of it decodes as one"
                 self._report.error("E0205", f"option '{option.key}' belongs to the outer group", option.span, hint)
-            elif (value := typed(option, Decoding, self._scope)) is not None:
+            elif (value := self._typed(option)) is not None:
                 values[option.key] = value[0]
         if group.kind == "answers":
             values.pop("fuse", None)

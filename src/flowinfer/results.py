@@ -75,6 +75,12 @@ class StepResult(_Border):
     heads: tuple[HeadTimes, ...] = ()
     near_ties: int = 0
     """Emitted tokens whose lead over the runner-up was within rounding."""
+    rounds: int | None = None
+    """Forwards of each head after the prompt's, where drafts let one emit several tokens; None: one a token."""
+    drafted_tokens: int = 0
+    """Tokens that were guessed ahead and verified."""
+    accepted_tokens: int = 0
+    """Those of them that were emitted."""
     cached_from: str | None = None
     """Run whose result this is a copy of; its seconds are that run's."""
 

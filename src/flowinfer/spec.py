@@ -16,6 +16,9 @@ from flowinfer.errors import Diagnostic, Span
 
 Role = Literal["draft", "review", "verify"]
 
+DRAFTS = ("auto", "off", "upstream", "ngram", "alternate")
+"""Where drafts come from, besides models by name."""
+
 QUANTIZATIONS = ("bnb-8bit", "bnb-4bit")
 """What the local backend can do to weights while it loads them."""
 
@@ -94,6 +97,12 @@ class Decoding(BaseModel):
     """Whether heads exchange whole distributions or certified top candidates."""
     prefill: str = ""
     """Text that every head's answer starts with."""
+    draft: str = "auto"
+    """What guesses tokens ahead, to be verified together: one of `DRAFTS` or a model. It never decides the text."""
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what of it decides the text, as plain data."""
+        return self.model_dump(mode="json", exclude={"draft"})
 
 
 @dataclass(frozen=True)
@@ -182,3 +191,17 @@ def nodes(part: Part) -> Iterator[Node]:
         case Parallel():
             for branch in part.branches:
                 yield from nodes(branch.part)
+
+
+def drafts(part: Part) -> Iterator[str]:
+    """Yield the option `draft` of everything in a part that decodes on its own."""
+    match part:
+        case Node():
+            yield part.decoding.draft
+        case Series(stages):
+            for stage in stages:
+                yield from drafts(stage)
+        case Parallel():
+            yield part.decoding.draft
+            for branch in part.branches:
+                yield from drafts(branch.part)

@@ -51,8 +51,11 @@ def one_step(source: Source, **decoding: Any) -> Plan:
 def chain(
     *steps: tuple[Source, tuple[str, ...]], specs: Mapping[str, ModelSpec] | None = None, **decoding: Any
 ) -> Plan:
-    """Return a plan of several steps, each given with the ids of the steps that it reads; the last one answers."""
-    options = Decoding(**({"max_tokens": 16} | decoding))
+    """Return a plan of several steps, each given with the ids of the steps that it reads; the last one answers.
+
+    Nothing drafts unless a test says so.
+    """
+    options = Decoding(**({"max_tokens": 16, "draft": "off"} | decoding))
     made = tuple(Step(f"s{k}", f"step {k}", source, options, reads) for k, (source, reads) in enumerate(steps, 1))
     names = {one.model for step in made for one in members(step.source)}
     known = {name: (specs or {}).get(name) or ModelSpec(name=name, ref=name, think="keep") for name in sorted(names)}
@@ -193,6 +196,18 @@ class WatchedSession:
             self.ids[row] += chunk
             self.fed += len(chunk)
             self.texts[row].append(b"".join(pieces[i] or b"<control>" for i in self.ids[row]))
+
+    def verify(self, segments: Mapping[int, Sequence[Sequence[int]]]) -> Tensor:
+        """Feed segments, and note the bytes behind them."""
+        self.num_forwards += 1
+        logits = self.inner.verify(segments)
+        pieces = self.owner.vocabulary().tokens.pieces
+        for row, own in segments.items():
+            assert all(own), "no segment is empty"
+            self.ids[row] += [i for segment in own for i in segment]
+            self.fed += sum(map(len, own))
+            self.texts[row].append(b"".join(pieces[i] or b"<control>" for i in self.ids[row]))
+        return self.owner.change_logits(logits) if self.owner.change_logits else logits
 
     def logits(self, rows: Sequence[int]) -> Tensor:
         """Return the logits, changed where a test says so."""

@@ -37,7 +37,7 @@ class Prompt:
 class Session(Protocol):
     """The decoding state of one model over a batch of rows that come and go.
 
-    One call of `add` or `feed` is one forward. Rows are named by handles that stay valid until removed.
+    One call of `add`, `feed` or `verify` is one forward. Rows are named by handles that stay valid until removed.
     """
 
     def add(self, prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -48,6 +48,17 @@ class Session(Protocol):
 
     def logits(self, rows: Sequence[int]) -> Tensor:
         """Return the next-token logits of rows: shape (R, V_k)."""
+
+    def verify(self, segments: Mapping[int, Sequence[Sequence[int]]]) -> Tensor:
+        """Append several segments to each named row and return the next-token logits behind every segment.
+
+        Roll back what is not accepted; `logits` of these rows are those behind their last segments until then.
+
+        Args:
+            segments: for each row its segments in order, none of them empty.
+        Returns:
+            shape (S, V_k): all segments of the first row named, then those of the second, ...
+        """
 
     def rollback(self, row: int, count: int) -> None:
         """Forget a row's last ids; feed it before reading its logits again."""

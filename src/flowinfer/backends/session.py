@@ -11,6 +11,7 @@ that: `RowSession` keeps a cache per row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ class BatchSession:
         self._live = torch.zeros(0, 0, dtype=torch.bool, device=self._device)  # (B, C)
         self._lengths: list[int] = []
         self._logits = torch.zeros(0, 0)
+        self._has_tail = False  # whether the last columns may be dead in every row, because they were rolled back
 
     def add(self, prompts: Sequence[Sequence[int]]) -> list[int]:
         """Prefill new rows in one forward and merge them into the batch."""
@@ -57,27 +59,22 @@ class BatchSession:
     def feed(self, chunks: Mapping[int, Sequence[int]]) -> None:
         """Append chunks in one forward over the whole batch."""
         width = max((len(chunk) for chunk in chunks.values()), default=0)
-        if not width or self._cache is None:
-            return
-        ids = torch.zeros(len(self._rows), width, dtype=torch.int64)
-        fresh = torch.zeros(len(self._rows), width, dtype=torch.bool)
-        positions = torch.zeros(len(self._rows), width, dtype=torch.int64)
-        for index, row in enumerate(self._rows):
-            chunk = chunks.get(row, ())
-            start, length = self._lengths[index], len(chunk)
-            if length:
-                ids[index, width - length :] = torch.tensor(chunk)
-                fresh[index, width - length :] = True
-                positions[index, width - length :] = torch.arange(start, start + length)
-            self._lengths[index] = start + length
-        fresh = fresh.to(self._device)
-        logits = self._forward(ids, fresh, positions, self._cache, self._live)
-        self._live = torch.cat([self._live, fresh], dim=1)
-        if all(chunks.get(row) for row in self._rows):
-            self._logits = logits
-        else:
-            self._logits = torch.where(fresh.any(1)[:, None], logits, self._logits)
-        self._compact()
+        if width and self._cache is not None:
+            self._append(chunks, width, [width - 1])
+
+    def verify(self, segments: Mapping[int, Sequence[Sequence[int]]]) -> Tensor:
+        """Append segments in one forward over the whole batch; return the logits behind each, (S, V_k)."""
+        chunks = {row: [i for segment in own for i in segment] for row, own in segments.items()}
+        width = max(len(chunk) for chunk in chunks.values())
+        ends = {row: [width - len(chunks[row]) + end - 1 for end in _ends(own)] for row, own in segments.items()}
+        columns = sorted({column for own in ends.values() for column in own})
+        logits = self._append(chunks, width, columns)  # (B, E, V_k)
+        if len(columns) == 1 and list(segments) == self._rows:
+            return logits[:, 0]
+        place = {row: index for index, row in enumerate(self._rows)}
+        at = {column: index for index, column in enumerate(columns)}
+        rows = [place[row] for row, own in ends.items() for _ in own]
+        return logits[rows, [at[column] for own in ends.values() for column in own]]
 
     def logits(self, rows: Sequence[int]) -> Tensor:
         """Return the last logits of rows: shape (R, V_k)."""
@@ -94,6 +91,7 @@ class BatchSession:
         columns = self._live[index].nonzero()[-count:, 0]
         self._live[index, columns] = False
         self._lengths[index] -= count
+        self._has_tail = True
 
     def remove(self, rows: Sequence[int]) -> None:
         """Drop rows from the batch."""
@@ -122,6 +120,30 @@ class BatchSession:
         """Columns of the cache, dead ones included."""
         return int(self._live.shape[1])
 
+    def _append(self, chunks: Mapping[int, Sequence[int]], width: int, keep: Sequence[int]) -> Tensor:
+        """Add `width` columns with chunks at their right ends; return the logits of some of them, (B, E, V_k)."""
+        self._crop()
+        ids = torch.zeros(len(self._rows), width, dtype=torch.int64)
+        fresh = torch.zeros(len(self._rows), width, dtype=torch.bool)
+        positions = torch.zeros(len(self._rows), width, dtype=torch.int64)
+        for index, row in enumerate(self._rows):
+            chunk = chunks.get(row, ())
+            start, length = self._lengths[index], len(chunk)
+            if length:
+                ids[index, width - length :] = torch.tensor(chunk)
+                fresh[index, width - length :] = True
+                positions[index, width - length :] = torch.arange(start, start + length)
+            self._lengths[index] = start + length
+        fresh = fresh.to(self._device)
+        logits = self._forward(ids, fresh, positions, self._cache, self._live, keep)
+        self._live = torch.cat([self._live, fresh], dim=1)
+        if all(chunks.get(row) for row in self._rows):
+            self._logits = logits[:, -1]
+        else:
+            self._logits = torch.where(fresh.any(1)[:, None], logits[:, -1], self._logits)
+        self._compact()
+        return logits
+
     def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Tensor, Tensor]:
         width = max(len(prompt) for prompt in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.int64)
@@ -134,11 +156,13 @@ class BatchSession:
         cache = DynamicCache()
         live = live.to(self._device)
         empty = torch.zeros(len(prompts), 0, dtype=torch.bool, device=self._device)
-        return cache, live, self._forward(ids, live, positions, cache, empty)
+        return cache, live, self._forward(ids, live, positions, cache, empty, [width - 1])[:, 0]
 
     @torch.inference_mode()
-    def _forward(self, ids: Tensor, fresh: Tensor, positions: Tensor, cache: Any, before: Tensor) -> Tensor:
-        """Run the model over new columns; return the last column's logits, (B, V_k)."""
+    def _forward(
+        self, ids: Tensor, fresh: Tensor, positions: Tensor, cache: Any, before: Tensor, keep: Sequence[int]
+    ) -> Tensor:
+        """Run the model over new columns; return the logits of some of them, (B, E, V_k)."""
         width = ids.shape[1]
         visible = torch.cat([before, fresh], dim=1)[:, None, :]  # (B, 1, C + L)
         causal = torch.ones(width, visible.shape[-1], dtype=torch.bool, device=self._device)
@@ -154,9 +178,9 @@ class BatchSession:
             position_ids=positions.to(self._device),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=1 if keep == [width - 1] else torch.tensor(keep, device=self._device),
         )
-        return output.logits[:, -1]  # type: ignore[no-any-return]  # the model is untyped
+        return output.logits  # type: ignore[no-any-return]  # the model is untyped
 
     def _merge(self, cache: Any, live: Tensor) -> None:
         """Put new rows under the batch, both padded on the left to the same number of columns."""
@@ -166,6 +190,17 @@ class BatchSession:
             ours.keys = torch.cat([_pad_columns(ours.keys, width), _pad_columns(theirs.keys, width)])
             ours.values = torch.cat([_pad_columns(ours.values, width), _pad_columns(theirs.values, width)])
         self._live = torch.cat([_pad_mask(self._live, width), _pad_mask(live, width)])
+
+    def _crop(self) -> None:
+        """Cut off the last columns that are dead in every row."""
+        if not self._has_tail:
+            return
+        self._has_tail = False
+        columns = int(self._live.any(0).nonzero()[-1]) + 1
+        if columns < self._live.shape[1]:
+            for layer in self._cache.layers:
+                layer.keys, layer.values = layer.keys[:, :, :columns], layer.values[:, :, :columns]
+            self._live = self._live[:, :columns]
 
     def _compact(self) -> None:
         """Gather live columns to the right where too many are dead in every row."""
@@ -214,6 +249,15 @@ class RowSession:
             if chunk:
                 self._run(row, chunk)
 
+    def verify(self, segments: Mapping[int, Sequence[Sequence[int]]]) -> Tensor:
+        """Append segments, one forward per row; return the logits behind each segment, (S, V_k)."""
+        return torch.cat(
+            [
+                self._run(row, [i for segment in own for i in segment], [end - 1 for end in _ends(own)])
+                for row, own in segments.items()
+            ]
+        )
+
     def logits(self, rows: Sequence[int]) -> Tensor:
         """Return the last logits of rows: shape (R, V_k)."""
         return torch.stack([self._logits[row] for row in rows])
@@ -243,18 +287,25 @@ class RowSession:
         return DynamicCache() if self._can_crop else DynamicCache(config=self._model.config)
 
     @torch.inference_mode()
-    def _run(self, row: int, ids: Sequence[int]) -> None:
+    def _run(self, row: int, ids: Sequence[int], keep: Sequence[int] = ()) -> Tensor:
+        """Run the model over a row's new ids; return the logits of some of them, the last if not said, (E, V_k)."""
         start = len(self._ids[row])
         output = self._model(
             input_ids=torch.tensor([list(ids)], device=self._model.device),
             position_ids=torch.arange(start, start + len(ids), device=self._model.device)[None],
             past_key_values=self._caches[row],
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=torch.tensor(keep, device=self._model.device) if keep else 1,
         )
         self._caches[row] = output.past_key_values
         self._ids[row] += list(ids)
         self._logits[row] = output.logits[0, -1]
+        return output.logits[0]  # type: ignore[no-any-return]  # the model is untyped
+
+
+def _ends(segments: Sequence[Sequence[int]]) -> list[int]:
+    """Return where segments end when they stand one behind the other. Example: [7], [8, 9] -> 1, 3."""
+    return list(accumulate(len(segment) for segment in segments))
 
 
 def _pad_columns(states: Tensor, width: int) -> Tensor:

@@ -90,7 +90,8 @@ def _show_question(record: Record, console: Console, with_prompts: bool) -> None
             for head in step.heads
         )
         cached = f", cached from {step.cached_from}" if step.cached_from else ""
-        title = f"{step.step} {heads}: {step.tokens} tokens, {step.seconds:.2f} s, {step.finish_reason}{cached}"
+        rounds = f" in {step.rounds} rounds" if step.drafted_tokens else ""
+        title = f"{step.step} {heads}: {step.tokens} tokens{rounds}, {step.seconds:.2f} s, {step.finish_reason}{cached}"
         shown = escape(step.text)
         if step is trace.steps[-1] and score and score.span and step.text == trace.answer:
             start, end = score.span

@@ -17,6 +17,8 @@ class Row:
     step: str
     prompts: Mapping[str, str]
     """Node id -> prompt text, before any chat template."""
+    sources: tuple[str, ...] = ()
+    """What earlier steps have passed on to it: texts that its answer may repeat."""
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,19 @@ _SHARE = 0.6
 _TYPICAL_PROMPT = 512
 
 
-def auto_batch(plan: Plan, step: Step, models: Sequence[TokenModel]) -> int:
+def auto_batch(plan: Plan, step: Step, models: Sequence[TokenModel], drafting: TokenModel | None = None) -> int:
     """Return how many rows of a step to decode together.
 
     Counts keys and values for a typical prompt and the whole answer, twice (a cache that grows is copied), and logits.
     An estimate: the scheduler halves the batch where it was too high.
     """
     per_device: dict[torch.device, int] = {}
-    for member, model in zip(members(step.source), models, strict=True):
-        need = plan.needs.get(member.model)
+    names = [member.model for member in members(step.source)]
+    held = [*zip(names, models, strict=True), *([(step.decoding.draft, drafting)] if drafting else [])]
+    if step.decoding.draft == "alternate":  # every head reads along in a session of its own
+        held += held
+    for name, model in held:
+        need = plan.needs.get(name)
         per_token = (need.kv_bytes_per_token if need else None) or 200_000
         length = min(_TYPICAL_PROMPT + step.decoding.max_tokens, model.max_positions)
         row = 2 * per_token * length + 16 * model.vocabulary().num_columns

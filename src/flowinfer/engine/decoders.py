@@ -8,11 +8,14 @@ from typing import Literal
 
 import torch
 
-from flowinfer.backends.base import TextModel
+from flowinfer.backends.base import TextModel, TokenModel
 from flowinfer.engine.base import Completion, Decoder, Observer, Row
 from flowinfer.engine.batching import auto_batch
+from flowinfer.engine.drafting import make_drafter
 from flowinfer.engine.models import ModelPool
+from flowinfer.engine.pace import Payoff
 from flowinfer.engine.reference import ReferenceDecoder
+from flowinfer.engine.rounds import RoundDecoder
 from flowinfer.engine.text_only import TextDecoder
 from flowinfer.errors import MemoryShort
 from flowinfer.fusion.shared import SharedVocabularyWarning
@@ -87,16 +90,34 @@ class Decoders:
             return TextDecoder(step, heads[0], observer=self._observer, keeps_thinking=keeps)
         tokens = [head for head in heads if not isinstance(head, TextModel)]
         assert len(tokens) == len(heads), "check refuses text-only models in groups"
+        draft = step.decoding.draft
+        writer = self.pool.get(plan, draft, self._observer) if draft in plan.models else None
+        assert not isinstance(writer, TextModel), "check refuses text-only models as drafts"
         if name not in self._batches:
-            self._batches[name] = auto_batch(plan, step, tokens) if self._batch == "auto" else self._batch
+            self._batches[name] = auto_batch(plan, step, tokens, writer) if self._batch == "auto" else self._batch
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", SharedVocabularyWarning)
-            decoder = ReferenceDecoder(
-                step, tokens, batch=self._batches[name], observer=self._observer, keeps_thinking=keeps
-            )
+            decoder = self._token_decoder(step, tokens, writer, self._batches[name], keeps_thinking=keeps)
         for warning in {str(warning.message) for warning in caught}:
             self._observer.notice(warning)
         return decoder
+
+    def _token_decoder(
+        self, step: Step, models: Sequence[TokenModel], writer: TokenModel | None, batch: int, *, keeps_thinking: bool
+    ) -> Decoder:
+        """Return the decoding loop of heads: in rounds where something drafts, else token by token."""
+        drafter = make_drafter(step, writer)
+        if drafter is None:
+            return ReferenceDecoder(step, models, batch=batch, observer=self._observer, keeps_thinking=keeps_thinking)
+        return RoundDecoder(
+            step,
+            models,
+            batch=batch,
+            observer=self._observer,
+            keeps_thinking=keeps_thinking,
+            drafter=drafter,
+            payoff=Payoff(is_on=step.decoding.draft == "auto"),
+        )
 
     def _halve(self, name: str, step: Step, error: Exception) -> None:
         batch = self._batches[name]

@@ -51,10 +51,17 @@ class Heads:
         models: the loaded model of each member of the step.
         observer: hears tokens and ends.
         keeps_thinking: whether later stages read <think>...</think>.
+        open_sessions: makes a session for each model, if not the models' own.
     """
 
     def __init__(
-        self, step: Step, models: Sequence[TokenModel], *, observer: Observer, keeps_thinking: bool = False
+        self,
+        step: Step,
+        models: Sequence[TokenModel],
+        *,
+        observer: Observer,
+        keeps_thinking: bool = False,
+        open_sessions: Callable[[], list[Session]] | None = None,
     ) -> None:
         self.step = step
         self.models = tuple(models)
@@ -66,11 +73,12 @@ class Heads:
         by_precision = 1e-6 if all(model.is_exact for model in models) else 1e-3
         self.tie_margin = step.decoding.near_tie_eps or by_precision
         self._keeps_thinking = keeps_thinking
+        self._open_sessions = open_sessions
         self._tokens = [model.vocabulary().tokens for model in models]
 
     def open(self) -> None:
         """Begin with empty sessions."""
-        self.sessions = [model.open() for model in self.models]
+        self.sessions = self._open_sessions() if self._open_sessions else [model.open() for model in self.models]
 
     def close(self) -> None:
         """Let go of keys and values."""

@@ -16,7 +16,7 @@ from flowinfer.engine.scheduler import MemberOrder, StepKey
 from flowinfer.engine.work import render_prompts
 from flowinfer.errors import FlowInferError
 from flowinfer.merge import SharedStep
-from flowinfer.plan import members
+from flowinfer.plan import held_models, members
 from flowinfer.results import Question, StepResult
 
 
@@ -64,6 +64,8 @@ class _Waiting:
     shared: SharedStep
     asked: Asked
     prompts: Mapping[str, str]
+    sources: tuple[str, ...]
+    """What the steps that it reads have passed on."""
     key: str
     followers: list[tuple[SharedStep, Asked, Mapping[str, str]]] = field(default_factory=list)
     """Others whose step came to the same prompts."""
@@ -135,7 +137,7 @@ class Pooled:
                 continue
             stored = self._caching.cache_of(shared, one).get(key)
             if stored is None:
-                waiting[key] = _Waiting(shared, one, prompts, key)
+                waiting[key] = _Waiting(shared, one, prompts, tuple(passed_on.values()), key)
                 continue
             self._adopt(stored, shared, one, prompts)
             yield Finished(shared, one, False)
@@ -150,7 +152,7 @@ class Pooled:
         left = {id(row): one for row, one in zip(rows, waiting, strict=True)}
         try:
             if self._frees_models:
-                names = [member.model for member in members(first.step.source)]
+                names = held_models(first.plan, first.step)
                 self._decoders.keep_only(first.plan, names)
             for completion in self._decoders.decode(first.loop, first.plan, first.step, rows):
                 one = left.pop(id(completion.row))
@@ -191,4 +193,4 @@ class Pooled:
 def _row(first: SharedStep, one: _Waiting) -> Row:
     """Return a waiting question as a row of its loop's first step."""
     prompts = {there: one.prompts[here] for there, here in zip(first.nodes, one.shared.nodes, strict=True)}
-    return Row(one.asked.question.id, one.shared.step.id, prompts)
+    return Row(one.asked.question.id, one.shared.step.id, prompts, one.sources)

@@ -50,7 +50,13 @@ class LiveRow:
         self.text = bytearray()
         self.utf8_state = BOUNDARY
         self.num_tokens = 0
+        self.slots: list[int] = []
+        """Emitted slots, the end slot excepted."""
         self.near_ties = 0
+        self.rounds: int | None = None
+        """Verifying forwards; None where every token has its own."""
+        self.drafted = 0
+        self.accepted = 0
         self.fuse_seconds = 0.0
         self.finish_reason: FinishReason | None = None
         self.key = row_key(step.decoding, row.question_id, row.step)
@@ -68,10 +74,20 @@ class LiveRow:
         self.text += vocabulary.keys[slot]
         self.utf8_state = vocabulary.guard.advance(self.utf8_state, slot)
         self.num_tokens += 1
+        self.slots.append(slot)
         if self._cut_at_stop(before):
             self.finish_reason = "stop"
         elif self.num_tokens >= self.max_tokens:
             self.finish_reason = "length"
+
+    @property
+    def tokens_left(self) -> int:
+        """Return how many tokens may still be emitted."""
+        return self.max_tokens - self.num_tokens
+
+    def has_room(self, head: int, num_ids: int, max_positions: int) -> bool:
+        """Return whether a head could hold so many ids behind the row's prompt."""
+        return len(self.prompts[head].ids) + num_ids <= max_positions
 
     def context_full(self, head: int, max_positions: int, growth: int) -> bool:
         """Count ids about to be fed to a head; end the row where they exceed its positions."""
@@ -111,6 +127,9 @@ class LiveRow:
             batch=self.batch,
             heads=heads,
             near_ties=self.near_ties,
+            rounds=self.rounds,
+            drafted_tokens=self.drafted,
+            accepted_tokens=self.accepted,
         )
 
     def _cut_at_stop(self, before: int) -> bool:

@@ -144,5 +144,5 @@ class _Runner:
                     yield work.trace()
 
     def _decode(self, step: Step, works: Sequence[Work]) -> Iterator[Completion]:
-        rows = [Row(work.question.id, step.id, work.prompts(step)) for work in works]
+        rows = [Row(work.question.id, step.id, work.prompts(step), work.sources(step)) for work in works]
         yield from self.decoders.decode(step.id, self.plan, step, rows)

@@ -47,6 +47,10 @@ class Work:
         passed_on = {step_id: self._results[step_id].passed_on for step_id in step.reads}
         return render_prompts(self._plan, step, self.question, self._text, passed_on)
 
+    def sources(self, step: Step) -> tuple[str, ...]:
+        """Return the texts that earlier steps passed on to a step."""
+        return tuple(self._results[step_id].passed_on for step_id in step.reads)
+
     def accept(self, result: StepResult) -> None:
         """Take a finished step."""
         self._results[result.step] = result

@@ -8,6 +8,7 @@ rolled back. In both, the bytes of a head's ids are the text, at every step, and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -43,6 +44,9 @@ class Context(Protocol):
     def append(self, key: bytes, native: Sequence[int]) -> Advance:
         """Add an emitted key, given as bytes and in the head's native ids."""
 
+    def fork(self) -> Context:
+        """Return a copy that goes its own way, to try a draft."""
+
 
 class NativeContext:
     """Append native ids, never look back.
@@ -63,6 +67,12 @@ class NativeContext:
             native = self._joined.try_cover(b" " + key) or native
         self.ids.extend(native)
         return Advance(0, tuple(native))
+
+    def fork(self) -> NativeContext:
+        """Return a copy with ids of its own."""
+        forked = copy(self)
+        forked.ids = self.ids.copy()
+        return forked
 
 
 class CanonicalContext:
@@ -99,6 +109,10 @@ class CanonicalContext:
         kept = _common_prefix(before, self.ids)
         return Advance(len(before) - kept, tuple(self.ids[kept:]))
 
+    def fork(self) -> CanonicalContext:
+        """Return a copy; ids and text are never changed in place."""
+        return copy(self)
+
     def _retokenized(self, before: list[int], native: Sequence[int]) -> list[int]:
         """Return the ids of the text, from a window that reaches back into what was there before the key."""
         ids, window = [*before, *native], _WINDOW
@@ -125,15 +139,18 @@ class CanonicalContext:
             text = whole.decode()
         except UnicodeDecodeError:
             return None
+        fresh, rest = self.spelled(text), self._tokens.try_cover(data[len(whole) :])
+        return None if fresh is None or rest is None else [*fresh, *rest]
+
+    def spelled(self, text: str) -> Sequence[int] | None:
+        """Return the head's own ids for a text, or None where they would not write it."""
         encoding, skipped = self._encode(self._anchor + text), len(self._anchor_ids)
         if encoding.ids[:skipped] != self._anchor_ids:
             return None
-        fresh: Sequence[int] | None = encoding.ids[skipped:]
-        if self._written(fresh or ()) != whole:
-            ends = [end - len(self._anchor) for _, end in encoding.offsets[skipped:]]
-            fresh = self._mended(text, encoding.ids[skipped:], ends)
-        rest = self._tokens.try_cover(data[len(whole) :])
-        return None if fresh is None or rest is None else [*fresh, *rest]
+        fresh: Sequence[int] = encoding.ids[skipped:]
+        if self._written(fresh) == text.encode():
+            return fresh
+        return self._mended(text, fresh, [end - len(self._anchor) for _, end in encoding.offsets[skipped:]])
 
     def _mended(self, text: str, ids: Sequence[int], ends: Sequence[int]) -> list[int] | None:
         """Replace the ids that do not write their part of the text by the cover of that part.

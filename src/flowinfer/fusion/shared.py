@@ -11,10 +11,11 @@ import os
 import threading
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
@@ -134,6 +135,17 @@ class SharedVocabulary:
         token_id = tokens.id_of.get(key)
         return (token_id,) if token_id is not None else tokens.cover(key)
 
+    def slots(self, head: int, ids: Iterable[int]) -> list[int]:
+        """Return the slots of a head's ids, up to the first that has none: a control token, or a key left out."""
+        slot_of = self._slot_of_id[head]
+        found = (int(slot_of[i]) if i < len(slot_of) else -1 for i in ids)
+        return list(takewhile(lambda slot: slot >= 0, found))
+
+    @cached_property
+    def slot_of_key(self) -> Mapping[bytes, int]:
+        """Return the slot of every key."""
+        return {key: slot for slot, key in enumerate(self.keys)}
+
     def has(self, head: int) -> Tensor:
         """Return which slots a head owns as single tokens: shape (V,), bool."""
         owned = torch.zeros(self.size, dtype=torch.bool, device=self.device)
@@ -159,7 +171,7 @@ class SharedVocabulary:
     @cached_property
     def _spaced_slots(self) -> tuple[Tensor, Tensor]:
         """Return the slots of keys that begin with one space, and of the same keys without it."""
-        slot_of = {key: slot for slot, key in enumerate(self.keys)}
+        slot_of = self.slot_of_key
         bare = {slot: slot_of.get(key[1:]) for key, slot in slot_of.items() if len(key) > 1 and key[:1] == b" "}
         pairs = [(slot, found) for slot, found in bare.items() if found is not None and self.keys[found][:1] != b" "]
         return self._tensor([spaced for spaced, _ in pairs]), self._tensor([bare for _, bare in pairs])

@@ -62,6 +62,10 @@ class Utf8Guard:
         states = self._next if self.is_strict else np.zeros_like(self._next)
         return torch.from_numpy(states).to(device)
 
+    def allows(self, state: int, slot: int) -> bool:
+        """Return whether a slot may follow in a state."""
+        return not self.is_strict or int(self._next[state, slot]) != _DEAD
+
     def advance(self, state: int, slot: int) -> int:
         """Return the state after a slot; without strictness always the boundary."""
         return int(self._next[state, slot]) if self.is_strict else BOUNDARY

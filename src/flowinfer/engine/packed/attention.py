@@ -95,7 +95,7 @@ def flow_packed(
         raise UnsupportedAttention(f"its attention takes {', '.join(unknown)}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     flat = [states[0].transpose(0, 1) for states in (query, key, value)]  # (T, H, D)
-    if query.is_cuda:
+    if query.is_cuda or torch.compiler.is_compiling():
         out = _attend(*flat, module.flow_layer, scale, sliding_window or 0, softcap or 0.0)
     else:
         out = _local.cache.attend(
@@ -118,7 +118,7 @@ def _attend(
 ) -> Tensor:
     """Attend through the active cache; opaque to the compiler, which sees no cache."""
     cache: PackedCache = _local.cache
-    return cache.attend(query, keys, values, Attention(int(layer), scaling, window, softcap))
+    return cache.attend(query, keys, values, Attention(int(layer), scaling, window, softcap)).contiguous()
 
 
 @_attend.register_fake

@@ -85,11 +85,9 @@ class FusedChoice:
         self._temperature = torch.tensor([temperature], dtype=torch.float64, device=device)
         self._allowed = vocabulary.guard.mask(torch.arange(8, device=device)).to(torch.int8)
         self._parted = torch.empty(2, len(heads), rows, self._parts, device=device)
-        self._best = torch.empty(2, rows, self._blocks, device=device)
-        self._slots = torch.empty(rows, self._blocks, dtype=torch.int32, device=device)
+        self._best = torch.empty(2, rows, self._blocks, dtype=torch.int64, device=device)
+        self._own_best = torch.empty(len(heads), rows, self._blocks, dtype=torch.int64, device=device)
         self._scores = torch.empty(rows, self._blocks, dtype=torch.float64, device=device)
-        self._own_best = torch.empty(len(heads), rows, self._blocks, device=device)
-        self._own_slots = torch.empty(len(heads), rows, self._blocks, dtype=torch.int32, device=device)
         self._choice = Choice(
             torch.empty(rows, dtype=torch.int64, device=device),
             torch.empty(rows, device=device),
@@ -112,13 +110,13 @@ class FusedChoice:
         return Choice(choice.slots[:rows], choice.values[:rows], choice.leads[:rows], choice.favourites[:, :rows])
 
     def _launch(self, states: Tensor, keys: Tensor, indices: Tensor) -> None:
-        from flowinfer.engine.packed.triton_fusing import fuse_block, join_blocks, sum_parts
+        from flowinfer.engine.packed import triton_fusing as kernels
 
         rows, heads, choice = states.shape[0], len(self.logits), self._choice
         offsets, strides, widths, starts = self._shapes
         tops, sums = self._parted
-        values, seconds = self._best
-        sum_parts[(self._parts, rows, heads)](
+        best, second = self._best
+        kernels.sum_parts[(self._parts, rows, heads)](
             self._flat,
             offsets,
             strides,
@@ -130,9 +128,9 @@ class FusedChoice:
             self._rows,
             PARTS=self._parts,
             PART=self._part,
-            num_warps=16,
+            num_warps=kernels.PART_WARPS,
         )
-        fuse_block[(self._blocks, rows)](
+        kernels.fuse_block[(self._blocks, rows)](
             self._flat,
             offsets,
             strides,
@@ -147,12 +145,10 @@ class FusedChoice:
             keys,
             indices,
             self._temperature,
-            values,
-            seconds,
-            self._slots,
+            best,
+            second,
             self._scores,
             self._own_best,
-            self._own_slots,
             self._rows,
             SIZE=self._vocabulary.size,
             HEADS=heads,
@@ -163,16 +159,14 @@ class FusedChoice:
             BLOCK=self._block,
             POOLS_BY_MAX=self._vocabulary.eos == "max",
             SAMPLES=self._samples,
-            num_warps=8,
+            num_warps=kernels.BLOCK_WARPS,
             enable_fp_fusion=False,  # products rounded before they are summed, so that equal sums stay ties
         )
-        join_blocks[(rows,)](
-            values,
-            seconds,
-            self._slots,
+        kernels.join_blocks[(rows,)](
+            best,
+            second,
             self._scores,
             self._own_best,
-            self._own_slots,
             self._order,
             choice.slots,
             choice.values,
@@ -184,7 +178,7 @@ class FusedChoice:
             BLOCKS=self._blocks,
             BLOCKS_WIDE=_power_of_two(self._blocks),
             SAMPLES=self._samples,
-            num_warps=2,
+            num_warps=kernels.JOIN_WARPS,
         )
 
 
@@ -255,32 +249,25 @@ def _tables(
 
     Returns:
         shape (K, blocks * block), int32: the first column of a slot, or -1.
-        shape (N, block), int32: further columns of a block's slots, or -1; only blocks that have some.
-        shape (K * blocks + 1,), int32: where each head's and block's rows of the second begin.
+        shape (N, K, block), int32: further columns of a block's slots, or -1; only blocks that have some.
+        shape (blocks + 1,), int32: where each block begins in the second.
     """
-    firsts, rows, begins = [], [], [0]
-    for lift in lifts:
-        ends = lift.eos_ids.cpu()
-        first = torch.full((num_blocks * block,), -1, dtype=torch.int32)
+    num_turns = max(1 + len(lift.extras) for lift in lifts)
+    num_turns = max(num_turns, *(lift.eos_ids.numel() for lift in lifts))
+    columns = torch.full((num_turns, len(lifts), num_blocks * block), -1, dtype=torch.int32)
+    for k, lift in enumerate(lifts):
         own = lift.primary_slots.cpu()
-        first[own] = lift.source.cpu()[own].int()
-        first[vocabulary.eos_slot] = int(ends[0]) if ends.numel() else -1
-        turns = []
-        for turn in range(max(len(lift.extras), ends.numel() - 1)):
-            further = torch.full_like(first, -1)
-            if turn < len(lift.extras):
-                slots, ids = lift.extras[turn]
-                further[slots.cpu()] = ids.cpu().int()
-            if turn + 1 < ends.numel():
-                further[vocabulary.eos_slot] = int(ends[turn + 1])
-            turns.append(further.view(num_blocks, block))
-        for index in range(num_blocks):
-            rows += [turn[index] for turn in turns if bool((turn[index] >= 0).any())]
-            begins.append(len(rows))
-        firsts.append(first)
-    more = torch.stack(rows) if rows else torch.full((1, block), -1, dtype=torch.int32)
+        columns[0, k, own] = lift.source.cpu()[own].int()
+        for turn, (slots, ids) in enumerate(lift.extras, 1):
+            columns[turn, k, slots.cpu()] = ids.cpu().int()
+        for turn, column in enumerate(lift.eos_ids.tolist()):
+            columns[turn, k, vocabulary.eos_slot] = column
+    further = columns[1:].view(-1, len(lifts), num_blocks, block).permute(2, 0, 1, 3)  # (blocks, turns, K, block)
+    is_used = (further >= 0).any(-1).any(-1)  # (blocks, turns)
+    begins = torch.cat([torch.zeros(1, dtype=torch.int64), is_used.sum(-1).cumsum(0)]).int()
+    more = further[is_used] if is_used.any() else torch.full((1, len(lifts), block), -1, dtype=torch.int32)
     device = vocabulary.device
-    return torch.stack(firsts).to(device), more.to(device), torch.tensor(begins, dtype=torch.int32, device=device)
+    return columns[0].contiguous().to(device), more.contiguous().to(device), begins.to(device)
 
 
 def _power_of_two(number: int) -> int:

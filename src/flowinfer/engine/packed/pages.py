@@ -34,8 +34,6 @@ class Pages:
     def __init__(self, num_pages: int, rows: int, max_length: int) -> None:
         self.width = -(-max_length // PAGE)
         self.table = torch.zeros(rows, self.width, dtype=torch.int32)
-        if torch.cuda.is_available():
-            self.table = self.table.pin_memory()
         self.num_pages = num_pages
         self._free = list(range(num_pages - 1, -1, -1))
         self._held: list[list[int]] = [[] for _ in range(rows)]
@@ -157,7 +155,9 @@ class PagedCache:
     def sync(self) -> None:
         """Bring the table of pages up to date on the device, in the current stream."""
         if self.pages.is_changed:
-            self.table.copy_(self.pages.table, non_blocking=True)
+            now = torch.empty(self.pages.table.shape, dtype=torch.int32, pin_memory=self.table.is_cuda)
+            now.copy_(self.pages.table)  # what the host changes later must not reach a copy that is still queued
+            self.table.copy_(now, non_blocking=True)
             self.pages.is_changed = False
 
     def fill_with_noise(self) -> None:

@@ -12,7 +12,8 @@ import triton.language as tl
 PART = 8192
 """Columns of one head that one program of the first kernel sums."""
 BLOCK = 1024
-"""Slots that one program of the second kernel fuses."""
+"""Slots that one program of the second kernel fuses; its results do not depend on it."""
+PART_WARPS, BLOCK_WARPS, JOIN_WARPS = 16, 8, 2
 _FLOOR = tl.constexpr(-1e38)
 """Maximum of no logits: finite, so that differences are numbers."""
 _NO_MASS = tl.constexpr(-1e300)
@@ -63,12 +64,10 @@ def fuse_block(
     keys: tl.tensor,
     indices: tl.tensor,
     temperature: tl.tensor,
-    values: tl.tensor,
-    seconds: tl.tensor,
-    slots: tl.tensor,
+    best: tl.tensor,
+    second: tl.tensor,
     scores: tl.tensor,
-    head_values: tl.tensor,
-    head_slots: tl.tensor,
+    head_best: tl.tensor,
     num_rows: tl.tensor,
     SIZE: tl.constexpr,
     HEADS: tl.constexpr,
@@ -87,9 +86,10 @@ def fuse_block(
     inside = slot < SIZE
     parts = tl.arange(0, PARTS_WIDE)
     heads = tl.arange(0, HEADS_WIDE)
-    own_values = tl.zeros([HEADS_WIDE], dtype=tl.float32)
-    own_slots = tl.zeros([HEADS_WIDE], dtype=tl.int32)
+    own_best = tl.full([HEADS_WIDE], -1, tl.int64)
     fused = tl.zeros([BLOCK], dtype=tl.float32)
+    first_turn = tl.load(more_begins + block)
+    last_turn = tl.load(more_begins + block + 1)
     for head in tl.static_range(HEADS):
         place = (head * num_rows + row) * PARTS
         part_tops = tl.load(tops + place + parts, mask=parts < PARTS, other=_FLOOR)
@@ -100,28 +100,21 @@ def fuse_block(
         column = tl.load(columns + head * BLOCKS * BLOCK + slot)
         logit = tl.load(start + column, mask=column >= 0, other=-float("inf")).to(tl.float32)
         probs = tl.exp(logit - top) * scale
-        begin = tl.load(more_begins + head * BLOCKS + block)
-        end = tl.load(more_begins + head * BLOCKS + block + 1)
-        for turn in range(begin, end):
-            column = tl.load(more + turn * BLOCK + lanes)
+        for turn in range(first_turn, last_turn):
+            column = tl.load(more + (turn * HEADS + head) * BLOCK + lanes)
             logit = tl.load(start + column, mask=column >= 0, other=-float("inf")).to(tl.float32)
             further = tl.exp(logit - top) * scale
             if POOLS_BY_MAX:
                 probs = tl.where(slot == SIZE - 1, tl.maximum(probs, further), probs + further)
             else:
                 probs += further
-        own = tl.where(inside, probs, -1.0)
-        own_best = tl.max(own, axis=0)
-        favourite = tl.min(tl.where(own == own_best, slot, SIZE - 1), axis=0)
-        own_values = tl.where(heads == head, own_best, own_values)
-        own_slots = tl.where(heads == head, favourite, own_slots)
+        own_best = tl.where(heads == head, tl.max(_ranked(probs, slot, inside), axis=0), own_best)
         fused += tl.load(weights + head) * probs
 
-    own_place = (heads * num_rows + row) * BLOCKS + block
-    tl.store(head_values + own_place, own_values, mask=heads < HEADS)  # after the loads, which need not wait for it
-    tl.store(head_slots + own_place, own_slots, mask=heads < HEADS)
     is_allowed = tl.load(allowed + tl.load(states + row) * SIZE + slot, mask=inside, other=0) != 0
+    tl.store(head_best + (heads * num_rows + row) * BLOCKS + block, own_best, mask=heads < HEADS)
     place = row * BLOCKS + block
+    ranked = _ranked(fused, slot, is_allowed)
     if SAMPLES:
         counter = (tl.load(indices + row) << 32) + slot
         noise = _gumbel(tl.load(keys + row).to(tl.uint64), counter.to(tl.uint64))
@@ -129,27 +122,22 @@ def fuse_block(
         logs = tl.where(fused > 0.0, tl.log(mass), tl.full([BLOCK], _NO_MASS, tl.float64))
         score = logs + tl.load(temperature) * noise
         score = tl.where(is_allowed, score, tl.full([BLOCK], -float("inf"), tl.float64))
-        best = tl.max(score, axis=0)
-        chosen = tl.min(tl.where(score == best, slot, SIZE - 1), axis=0)
-        tl.store(scores + place, best)
-        tl.store(values + place, tl.sum(tl.where(slot == chosen, fused, 0.0), axis=0))
+        top_score = tl.max(score, axis=0)
+        chosen = tl.min(tl.where(score == top_score, slot, SIZE - 1), axis=0)
+        tl.store(scores + place, top_score)
+        tl.store(best + place, tl.max(tl.where(slot == chosen, ranked, -1), axis=0))
     else:
-        kept = tl.where(is_allowed, fused, -1.0)
-        best = tl.max(kept, axis=0)
-        chosen = tl.min(tl.where(kept == best, slot, SIZE - 1), axis=0)
-        tl.store(values + place, best)
-        tl.store(seconds + place, tl.max(tl.where(slot == chosen, -1.0, kept), axis=0))
-    tl.store(slots + place, chosen)
+        top_rank = tl.max(ranked, axis=0)
+        tl.store(best + place, top_rank)
+        tl.store(second + place, tl.max(tl.where(ranked == top_rank, -1, ranked), axis=0))
 
 
 @triton.jit
 def join_blocks(
-    values: tl.tensor,
-    seconds: tl.tensor,
-    slots: tl.tensor,
+    best: tl.tensor,
+    second: tl.tensor,
     scores: tl.tensor,
-    head_values: tl.tensor,
-    head_slots: tl.tensor,
+    head_best: tl.tensor,
     order: tl.tensor,
     out_slots: tl.tensor,
     out_values: tl.tensor,
@@ -166,29 +154,44 @@ def join_blocks(
     row = tl.program_id(0)
     blocks = tl.arange(0, BLOCKS_WIDE)
     inside = blocks < BLOCKS
-    slot = tl.load(slots + row * BLOCKS + blocks, mask=inside, other=SIZE - 1)
-    value = tl.load(values + row * BLOCKS + blocks, mask=inside, other=-1.0)
+    ranked = tl.load(best + row * BLOCKS + blocks, mask=inside, other=-1)
     if SAMPLES:
         score = tl.load(scores + row * BLOCKS + blocks, mask=inside, other=-float("inf"))
         is_best = inside & (score == tl.max(score, axis=0))
-        chosen = tl.min(tl.where(is_best, slot, SIZE - 1), axis=0)
-        is_chosen = inside & (slot == chosen)
+        slot = tl.min(tl.where(is_best, _slot(ranked), SIZE - 1), axis=0)
+        chosen = tl.max(tl.where(inside & (_slot(ranked) == slot), ranked, -1), axis=0)
         tl.store(out_leads + row, 1.0)
     else:
-        is_best = inside & (value == tl.max(value, axis=0))
-        chosen = tl.min(tl.where(is_best, slot, SIZE - 1), axis=0)
-        is_chosen = inside & (slot == chosen)
-        second = tl.load(seconds + row * BLOCKS + blocks, mask=inside, other=-1.0)
-        second = tl.max(tl.where(is_chosen, second, value), axis=0)
-        tl.store(out_leads + row, tl.maximum(tl.max(value, axis=0), 0.0) - tl.maximum(second, 0.0))
-    tl.store(out_slots + row, chosen.to(tl.int64))
-    tl.store(out_values + row, tl.max(tl.where(is_chosen, value, -1.0), axis=0))
+        chosen = tl.max(ranked, axis=0)
+        below = tl.load(second + row * BLOCKS + blocks, mask=inside, other=-1)
+        below = tl.max(tl.where(ranked == chosen, below, ranked), axis=0)
+        tl.store(out_leads + row, _value(chosen) - _value(below))
+    tl.store(out_slots + row, _slot(chosen))
+    tl.store(out_values + row, _value(chosen))
     for head in tl.static_range(HEADS):
-        place = (head * num_rows + row) * BLOCKS
-        own = tl.load(head_values + place + blocks, mask=inside, other=-1.0)
-        own_slot = tl.load(head_slots + place + blocks, mask=inside, other=SIZE - 1)
-        favourite = tl.min(tl.where(inside & (own == tl.max(own, axis=0)), own_slot, SIZE - 1), axis=0)
-        tl.store(out_favourites + tl.load(order + head) * num_rows + row, favourite.to(tl.int64))
+        own = tl.load(head_best + (head * num_rows + row) * BLOCKS + blocks, mask=inside, other=-1)
+        tl.store(out_favourites + tl.load(order + head) * num_rows + row, _slot(tl.max(own, axis=0)))
+
+
+@triton.jit
+def _ranked(probs: tl.tensor, slot: tl.tensor, is_kept: tl.tensor) -> tl.tensor:
+    """Return int64 that order by probability, then by the smaller slot; -1 for what does not count.
+
+    The bits of floats from 0 on order as integers.
+    """
+    bits = probs.to(tl.int32, bitcast=True).to(tl.int64)
+    return tl.where(is_kept, (bits << 32) | (0x7FFFFFFF - slot).to(tl.int64), -1)
+
+
+@triton.jit
+def _slot(ranked: tl.tensor) -> tl.tensor:
+    return tl.where(ranked < 0, 0, 0x7FFFFFFF - (ranked & 0x7FFFFFFF))
+
+
+@triton.jit
+def _value(ranked: tl.tensor) -> tl.tensor:
+    """Return the probability of a rank, 0 for what does not count."""
+    return tl.where(ranked < 0, 0, ranked >> 32).to(tl.int32).to(tl.float32, bitcast=True)
 
 
 @triton.jit

@@ -28,7 +28,18 @@ class Tiles:
     """Start while the kernel before still runs and fetch the first weights to L2 (programmatic dependent launch)."""
 
 
-_TUNED: dict[tuple[int, int], Tiles] = {}
+_TUNED: dict[tuple[int, int], Tiles] = {
+    (4608, 3584): Tiles(32, 128, 2, 4, 5),
+    (3584, 3584): Tiles(32, 128, 1, 4, 5),
+    (37888, 3584): Tiles(32, 256, 1, 4, 4),
+    (3584, 18944): Tiles(32, 128, 2, 4, 5),
+    (152064, 3584): Tiles(64, 128, 1, 4, 4),
+    (5120, 4096): Tiles(32, 128, 1, 4, 5),
+    (4096, 4096): Tiles(32, 128, 2, 4, 5),
+    (22016, 4096): Tiles(64, 64, 1, 4, 5),
+    (4096, 11008): Tiles(32, 128, 2, 4, 5),
+    (64000, 4096): Tiles(32, 256, 1, 4, 4),
+}
 """(N, K) -> tiles as benchmarks/gemm.py found them best on an H200, 4 tokens; other shapes use `tiles_for`'s rule."""
 
 
