@@ -90,6 +90,14 @@ def test_devices_work_side_by_side_and_a_device_in_turn(profiled: Profiled) -> N
     assert any(line.startswith("parts with the heads of 2 devices side by side") for line in lines(spread))
 
 
+def test_drafts_and_waits_are_told_where_the_decoder_counts_them(profiled: Profiled) -> None:
+    step = profiled.profile.steps[0]
+    told = lines(replace(step, whole=replace(step.whole, drafted=8, accepted=6, host_wait_seconds=0.002)))
+    assert "drafts: 6 of 8 accepted (75%)" in told
+    assert "real step: the host waits 2 ms of it for the device" in told
+    assert not any("waits" in line for line in lines(replace(step, whole=replace(step.whole, host_wait_seconds=None))))
+
+
 def test_tokens_that_are_told_in_bursts_count_from_burst_to_burst() -> None:
     """An engine that reads the device every fourth step must not look faster than it is."""
     each = Ticks(times=[0.0, 1.0, 2.0, 3.0], counts=[2, 2, 2, 2])

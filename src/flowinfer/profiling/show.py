@@ -38,6 +38,7 @@ def lines(step: StepFigures) -> list[str]:
             for head in step.heads
         )
         found.append(f"prefill: {prefills}")
+    if any(head.device != "cpu" for head in step.heads):
         found.append(f"parts: the host waits {_ms(step.host_wait.mean)} ms of them for devices")
     devices = len({head.device for head in step.heads})
     if devices > 1:
