@@ -9,7 +9,6 @@ from torch import Tensor
 
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.heads import Heads
-from flowinfer.engine.mixing import Mixer
 from flowinfer.engine.packed.decoder import PackedDecoder, tile_for
 from flowinfer.engine.packed.fusing import fused_choice
 from flowinfer.engine.packed.lockstep import LockStep
@@ -40,17 +39,6 @@ def packed_step(models: Sequence[ShapeModel], batch: int, context: int) -> Calla
     tile = tile_for(batch)
     lock.run(batch, tile)
     return lambda: lock.run(batch, tile)
-
-
-def packed_fuse(models: Sequence[ShapeModel], logits: Sequence[Tensor]) -> Callable[[], object]:
-    """Return a call that queues the packed engine's fusion of fixed logits, (B, V_k) per head, to a slot per row."""
-    batch, device = logits[0].shape[0], logits[0].device
-    step = step_of(models)
-    choose = fused_choice(Mixer(step, models), step.decoding, batch, logits[0].dtype)
-    for place, own in zip(choose.logits, logits, strict=True):
-        place[:batch] = own
-    zeros = torch.zeros(batch, dtype=torch.int64, device=device)
-    return lambda: choose(zeros, zeros, zeros + 1)
 
 
 def packed_lock(models: Sequence[ShapeModel], batch: int, context: int) -> LockStep:

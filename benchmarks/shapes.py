@@ -135,15 +135,6 @@ def build(
     ]
 
 
-def vocabularies(size: str, device: str, dtype: torch.dtype) -> list[ShapeModel]:
-    """Build models that have the vocabularies of a size and next to no weights."""
-    small = {"layers": 1, "hidden": 8, "intermediate": 8, "heads": 1, "kv_heads": 1, "head_dim": 8}
-    return [
-        ShapeModel(replace(shape, **small), device, dtype, seed=0)  # type: ignore[arg-type]  # all are integers
-        for shape in shapes(size)
-    ]
-
-
 def step_of(models: Sequence[HfModel], *, max_tokens: int = 64) -> Step:
     """Return the step in which models decode together with equal weights, or one alone."""
     members = tuple(Member(f"n{k}", m.name, "draft", "{question}", {}, 1 / len(models)) for k, m in enumerate(models))

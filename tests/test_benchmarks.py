@@ -20,7 +20,6 @@ pytestmark = pytest.mark.slow
         ("gpu_step.py", "--batches", "1,2", "--contexts", "8"),
         ("dataset.py", "--questions", "4", "--paths", "ours,reference,question"),
         ("numerics.py", "--prompts", "2", "--length", "8"),
-        ("fusion.py", "--batches", "1,2"),
         ("cpu.py", "--batches", "1,2", "--tokens", "4", "--questions", "2", "--answer-tokens", "4"),
     ],
 )
