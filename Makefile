@@ -50,6 +50,7 @@ bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu_step.py
 	$(BIN)/python benchmarks/dataset.py
 	$(BIN)/python benchmarks/numerics.py
+	$(BIN)/python benchmarks/fusion_kernels.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -106,27 +106,44 @@ def _steps(
     arguments: argparse.Namespace,
     deadline: Deadline,
 ) -> None:
-    """Add the rows of a flow's last step."""
+    """Add the rows of a flow's last step: `generate` first, since ours may put its own layers into the models."""
     pool, observer, step = EndlessPool(), Observer(), plan.steps[-1]
-    for batch in map(int, arguments.batches.split(",")):
-        asked = [questions[index % len(questions)] for index in range(batch)]
-        works = [_Numbered(plan, question, index) for index, question in enumerate(asked)]
-        decoders = Decoders(pool, observer, batch)
-        _run(plan, plan.steps[:-1], works, lambda s, rows, d=decoders: d.decode(s.id, plan, s, list(rows)))
-        rows = [Row(work.question.id, step.id, work.prompts(step)) for work in works]
-        heads = [(member.node, pool.get(plan, member.model, observer)) for member in members(step.source)]
-        alone = [
-            deadline.attempt(lambda n=node, m=model, r=rows: _generate(m, r, n, arguments)) for node, model in heads
+    batches = [int(batch) for batch in arguments.batches.split(",")]
+    rows = _rows(plan, pool, questions, max(batches))
+    heads = [(member.node, pool.get(plan, member.model, observer)) for member in members(step.source)]
+    alone = {
+        batch: [
+            deadline.attempt(lambda n=node, m=model, b=batch: _generate(m, rows[:b], n, arguments))
+            for node, model in heads
         ]
-        ours = deadline.attempt(lambda d=decoders, r=rows: _fused(d, plan, step, r, arguments))
-        missed = next((one for one in alone if isinstance(one, Missed)), None)
-        times = [one for one in alone if not isinstance(one, Missed)]
+        for batch in batches
+    }
+    for batch in batches:
+        decoders = Decoders(pool, observer, batch)
+        ours = deadline.attempt(lambda d=decoders, b=batch: _fused(d, plan, step, rows[:b], arguments))
+        missed = next((one for one in alone[batch] if isinstance(one, Missed)), None)
+        times = [one for one in alone[batch] if not isinstance(one, Missed)]
         slowest = missed or max(times)
         total = missed or sum(times)
         report.add(
             *(name, batch, scaled(slowest, 1e3), scaled(total, 1e3), scaled(ours, 1e3)),
             *(ratio(ours, slowest), ratio(ours, total), None if isinstance(ours, Missed) else batch / ours),
         )
+
+
+def _rows(plan: Plan, pool: ModelPool, questions: Sequence[Question], count: int) -> list[Row]:
+    """Return rows of the last step, whose prompts hold what the reference engine writes in the steps before it."""
+    asked = [questions[index % len(questions)] for index in range(count)]
+    works = [_Numbered(plan, question, index) for index, question in enumerate(asked)]
+    for step in plan.steps[:-1]:
+        decoder = ReferenceDecoder(step, _models(plan, step, pool), batch=count, observer=Observer())
+        _run(plan, [step], works, lambda _, rows, d=decoder: d.decode(rows))
+    return [Row(work.question.id, plan.steps[-1].id, work.prompts(plan.steps[-1])) for work in works]
+
+
+def _models(plan: Plan, step: Step, pool: ModelPool) -> list[HfModel]:
+    found = [pool.get(plan, member.model, Observer()) for member in members(step.source)]
+    return [model for model in found if isinstance(model, HfModel)]
 
 
 def _fused(decoders: Decoders, plan: Plan, step: Step, rows: Sequence[Row], arguments: argparse.Namespace) -> float:
@@ -175,17 +192,7 @@ def _whole(report: Report, name: str, plan: Plan, questions: Sequence[Question],
         return seconds
 
     single = {
-        step.id: ReferenceDecoder(
-            step,
-            [
-                model
-                for member in members(step.source)
-                if isinstance(model := pool.get(plan, member.model, observer), HfModel)
-            ],
-            batch=1,
-            observer=observer,
-        )
-        for step in plan.steps
+        step.id: ReferenceDecoder(step, _models(plan, step, pool), batch=1, observer=observer) for step in plan.steps
     }
     decoders = Decoders(pool, observer, "auto")
     loop = deadline.attempt(lambda: run("loop", lambda step, rows: single[step.id].decode(rows)))

@@ -33,7 +33,7 @@ def packed_step(models: Sequence[ShapeModel], batch: int, context: int) -> Calla
         batch: rows.
         context: ids in each row and head; keys and values are noise.
     Returns:
-        a call that queues one step on the device; it may be called at least 64 times.
+        a call that queues one step on the current stream; it may be called at least 64 times.
     """
     lock = packed_lock(models, batch, context)
     tile = tile_for(batch)

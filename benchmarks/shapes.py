@@ -51,11 +51,19 @@ class Shape:
         """Numbers kept per token of context."""
         return 2 * self.layers * self.kv_heads * self.head_dim
 
+    @property
+    def weight_values(self) -> int:
+        """Numbers read for every step: all weights but the input embedding."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = self.hidden * (2 * queries + 2 * keys) + (queries + 2 * keys if self.kind == "qwen2" else 0)
+        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        return self.layers * layer + self.hidden + self.vocab * self.hidden
+
 
 _QWEN = Shape("Qwen", "qwen2", 28, 3584, 18944, 28, 4, 152064)
 _YI = Shape("Yi", "llama", 48, 4096, 11008, 32, 4, 64000)
 _FULL = {"Qwen": _QWEN, "Ds": replace(_QWEN, name="Ds"), "Yi": _YI}
-_SMALL = {"layers": 2, "hidden": 128, "intermediate": 256, "heads": 4, "kv_heads": 2, "head_dim": 32}
+_SMALL = {"layers": 2, "hidden": 128, "intermediate": 256, "heads": 4, "kv_heads": 2, "head_dim": 32, "positions": 1024}
 _TINY = {
     name: replace(shape, **_SMALL, vocab={"Yi": 1024}.get(name, 2048))  # type: ignore[arg-type]  # all are integers
     for name, shape in _FULL.items()
@@ -93,8 +101,7 @@ class ShapeModel(HfModel):
     @property
     def weight_bytes(self) -> int:
         """Bytes read for every step: all weights but the input embedding."""
-        skipped = self._model.get_input_embeddings().weight
-        return sum(p.numel() * p.element_size() for p in self._model.parameters() if p is not skipped)
+        return self.shape.weight_values * self._model.dtype.itemsize
 
     @property
     def kv_bytes(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from flowinfer.profiling.figures import Spread
 from flowinfer.profiling.run import Profiled, Request, built_in_questions, profile
 from flowinfer.profiling.show import lines
 from flowinfer.profiling.spans import write_trace
+from flowinfer.profiling.whole import Ticks, token_rate
 from tests.backends.test_openai import Stub, said
 
 STEPS = 4
@@ -78,6 +80,33 @@ def test_the_floor_is_bytes_over_the_measured_bandwidth(profiled: Profiled) -> N
         assert any("x floor" in line for line in lines(step))
 
 
+def test_devices_work_side_by_side_and_a_device_in_turn(profiled: Profiled) -> None:
+    step = profiled.profile.steps[1]
+    assert math.isclose(step.side_by_side, step.parts.mean)
+    first, second = step.heads
+    spread = replace(step, heads=(first, replace(second, device="cuda:0")))
+    shorter = min(head.forward.mean for head in step.heads)
+    assert math.isclose(spread.side_by_side, step.parts.mean - shorter)
+    assert any(line.startswith("parts with the heads of 2 devices side by side") for line in lines(spread))
+
+
+def test_drafts_and_waits_are_told_where_the_decoder_counts_them(profiled: Profiled) -> None:
+    step = profiled.profile.steps[0]
+    told = lines(replace(step, whole=replace(step.whole, drafted=8, accepted=6, host_wait_seconds=0.002)))
+    assert "drafts: 6 of 8 accepted (75%)" in told
+    assert "real step: the host waits 2 ms of it for the device" in told
+    assert not any("waits" in line for line in lines(replace(step, whole=replace(step.whole, host_wait_seconds=None))))
+
+
+def test_tokens_that_are_told_in_bursts_count_from_burst_to_burst() -> None:
+    """An engine that reads the device every fourth step must not look faster than it is."""
+    each = Ticks(times=[0.0, 1.0, 2.0, 3.0], counts=[2, 2, 2, 2])
+    bursts = Ticks(times=[0.0, 0.001, 2.0, 2.001, 4.0, 4.001], counts=[2] * 6)
+    assert token_rate(each) == 2.0
+    assert token_rate(bursts) == 2.0
+    assert token_rate(Ticks(times=[0.0], counts=[2])) is None
+
+
 def test_spread_is_the_sample_deviation_and_its_square() -> None:
     spread = Spread.of([1.0, 2.0, 3.0])
     assert (spread.mean, spread.deviation, spread.variance) == (2.0, 1.0, 1.0)
@@ -105,6 +134,12 @@ def test_fusers_on_the_host_are_named_with_their_cost(toy_zoo: Path) -> None:
     assert any("fuser sharpen works on the host" in note for note in found.notes)
 
 
+def test_sampled_steps_and_canonical_contexts_are_profiled_too(toy_zoo: Path) -> None:
+    flow = check("(Qwen | Ds)[temperature=0.8, context=canonical]", zoo=str(toy_zoo))
+    (step,) = profile(flow, Request(built_in_questions(), batch=2, steps=3)).profile.steps
+    assert step.whole.tokens == 6
+
+
 def test_the_command_prints_json_of_all_figures(
     toy_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +165,7 @@ def test_the_command_prints_a_table(toy_zoo: Path, capsys: pytest.CaptureFixture
         (("-e", "Qwen", "--steps", "0"), "error: --steps 0: expected a whole number of at least 1"),
         (("-e", "Qwen", "--batch", "-1"), "error: --batch -1: expected a whole number of at least 1"),
         (("-e", "Qwen", "--trace", "nowhere/t.json"), "error: --trace nowhere/t.json: no such folder 'nowhere'"),
+        (("-e", "Qwen", "--kernels", "."), "error: --kernels .: cannot be written: Is a directory"),
         (("-e", "Qwen", "--data", "gsm8k=x"), "error: --data without --dataset"),
         (("-e", "Qwen", "--dataset", "gsm9k"), "error: unknown data set 'gsm9k'"),
         ((), "error: give a .flow file, or the flow itself with -e"),

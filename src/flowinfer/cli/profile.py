@@ -49,8 +49,8 @@ def command(
         if value < 1:
             raise UsageError(f"{name} {value}: expected a whole number of at least 1")
     for name, path in (("--trace", trace), ("--kernels", kernels)):
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"{name} {path}: no such folder '{path.parent}'")
+        if path is not None:
+            _refuse_unwritable(name, path)
     if data and dataset is None:
         raise UsageError("--data without --dataset", help="--dataset gsm8k|ceval|mathematics|FILE.jsonl")
     flow = read_checked(file, expression, zoo, set_)
@@ -72,6 +72,16 @@ def command(
     for path in (trace, kernels):
         if path is not None:
             print(f"written: {path}", file=sys.stderr)
+
+
+def _refuse_unwritable(option: str, path: Path) -> None:
+    """Find out before anything is measured whether a file can be written."""
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: no such folder '{path.parent}'")
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise UsageError(f"{option} {path}: cannot be written: {error.strerror}") from error
 
 
 def _questions(flow: Flow, dataset: str | None, data: list[str] | None, batch: int) -> tuple[Question, ...]:
@@ -102,6 +112,7 @@ def _plain(profile: Profile) -> dict[str, Any]:
     document = dataclasses.asdict(profile)
     for plain, step in zip(document["steps"], profile.steps, strict=True):
         plain["step_bytes"] = step.step_bytes
+        plain["side_by_side_seconds"] = step.side_by_side
         plain["parts_times_floor"] = step.times_floor(step.parts.mean)
         plain["whole_times_floor"] = step.times_floor(step.whole.seconds_per_step)
     return document

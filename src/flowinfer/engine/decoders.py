@@ -74,6 +74,11 @@ class Decoders:
         """Return which engine decoded what was decoded last under a name: reference, text, ..."""
         return type(self._made[name]).__name__.removesuffix("Decoder").lower()
 
+    def host_wait_seconds(self, name: str) -> float | None:
+        """Return what that engine has waited for the device in all; None where it does not count it."""
+        waited: float | None = getattr(self._made[name], "host_wait_seconds", None)
+        return waited
+
     def _decoder(self, name: str, plan: Plan, step: Step) -> Decoder:
         if name not in self._made:
             self._made[name] = self._make(name, plan, step)

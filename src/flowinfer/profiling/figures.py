@@ -57,6 +57,8 @@ class WholeFigures:
     seconds: float
     """From the first prompt to the last token, prefill included."""
     tokens: int
+    host_wait_seconds: float | None
+    """What the host waited for the device, per step; None where the engine does not count it."""
     drafted: int
     accepted: int
 
@@ -96,6 +98,14 @@ class StepFigures:
         """Bytes that one step cannot but read."""
         found = [head.step_bytes for head in self.heads]
         return sum(one or 0 for one in found) if found and None not in found else None
+
+    @property
+    def side_by_side(self) -> float:
+        """Seconds of all parts where every device works through its own heads while the others do the same."""
+        by_device: dict[str, float] = {}
+        for head in self.heads:
+            by_device[head.device] = by_device.get(head.device, 0.0) + head.forward.mean
+        return self.parts.mean - sum(by_device.values()) + max(by_device.values(), default=0.0)
 
     def times_floor(self, seconds: float) -> float | None:
         """Return seconds over the floor."""

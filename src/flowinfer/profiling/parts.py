@@ -10,7 +10,7 @@ from torch import Tensor
 from flowinfer.backends.base import Prompt, TokenModel
 from flowinfer.engine.base import Row
 from flowinfer.engine.mixing import Mixer
-from flowinfer.engine.sampling import greedy, row_generator, sample
+from flowinfer.engine.sampling import greedy, row_key, sample
 from flowinfer.errors import RunError, UsageError
 from flowinfer.fusion.advance import Context, new_context
 from flowinfer.fusion.utf8 import BOUNDARY
@@ -49,8 +49,8 @@ class PartsLoop:
         self._contexts = [[self._new_context(model) for model in models] for _ in rows]
         self._handles: list[list[int]] = []
         self._states = [BOUNDARY] * len(rows)
-        self._generators = [row_generator(step.decoding, row.question_id, row.step) for row in rows]
-        self._is_first = True
+        self._keys = [row_key(step.decoding, row.question_id, row.step) for row in rows]
+        self._emitted = 0
         self._steps = steps
         self._refuse_overlong()
 
@@ -78,13 +78,13 @@ class PartsLoop:
         for k, (model, session) in enumerate(zip(self._models, self._sessions, strict=True)):
             with self._recorder.phase(self.lanes[k], "forward", model.device):
                 session.feed(chunks[k])
-        self._is_first = False
+        self._emitted += 1
 
     def _choose(self, logits: Sequence[Tensor]) -> list[int]:
         """Return the slot that each row emits."""
         record, device, mixer = self._recorder, self.mixer.device, self.mixer
         with record.phase("fuse", "fuse", logits[0].device, "lift"):
-            probs = mixer.lift(logits, [self._is_first] * len(self._states))
+            probs = mixer.lift(logits, [self._emitted == 0] * len(self._states))
             for model in self._models:
                 synchronize(model.device)
         states = torch.tensor(self._states, device=device)
@@ -100,7 +100,9 @@ class PartsLoop:
         with record.phase("fuse", "fuse", device, "choose"):
             allowed = mixer.vocabulary.guard.mask(states)
             if self._decoding.temperature > 0:
-                return _listed(sample(fused, allowed, self._decoding, self._generators))
+                keys = torch.tensor(self._keys, device=device)
+                indices = torch.full_like(keys, self._emitted)
+                return _listed(sample(fused, allowed, self._decoding, keys, indices))
             return _listed(greedy(fused, allowed))
 
     def _append(self, slots: Sequence[int]) -> list[dict[int, Sequence[int]]]:

@@ -38,7 +38,11 @@ def lines(step: StepFigures) -> list[str]:
             for head in step.heads
         )
         found.append(f"prefill: {prefills}")
-        found.append(f"host waits for devices: {_ms(step.host_wait.mean)} ms a step")
+    if any(head.device != "cpu" for head in step.heads):
+        found.append(f"parts: the host waits {_ms(step.host_wait.mean)} ms of them for devices")
+    devices = len({head.device for head in step.heads})
+    if devices > 1:
+        found.append(f"parts with the heads of {devices} devices side by side: {_ms(step.side_by_side)} ms")
     if step.step_bytes is not None and step.floor_seconds is not None:
         found.append(
             f"bytes read a step: {_bytes(step.step_bytes)} (weights without embeddings, keys and values);"
@@ -49,8 +53,10 @@ def lines(step: StepFigures) -> list[str]:
     beside = f", {ratio:.2f} x floor" if ratio is not None else ""
     found.append(
         f"real step ({whole.engine} engine): {_ms(whole.seconds_per_step)} ms{beside}, {whole.tokens_per_second:.1f}"
-        f" tokens/s; {whole.tokens} tokens in {whole.seconds:.2f} s with prefill"
+        f" tokens/s; {whole.tokens} in {whole.seconds:.2f} s with prefill"
     )
+    if whole.host_wait_seconds is not None:
+        found.append(f"real step: the host waits {_ms(whole.host_wait_seconds)} ms of it for the device")
     if whole.drafted:
         found.append(f"drafts: {whole.accepted} of {whole.drafted} accepted ({whole.accepted / whole.drafted:.0%})")
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.decoders import Decoders
@@ -60,26 +61,38 @@ def decode_whole(decoders: Decoders, ticks: Ticks, plan: Plan, step: Step, rows:
         if completion.result is None:
             raise RunError(f"step {step.id} {step.title}: {completion.error}")
     ticks.forget()
+    waited = decoders.host_wait_seconds(step.id)
     start = time.perf_counter()
     completions = tuple(decoders.decode(step.id, plan, step, rows))
     seconds = time.perf_counter() - start
     results = [completion.result for completion in completions if completion.result]
     tokens = sum(result.tokens for result in results)
-    rate = _rate(ticks) or tokens / seconds
+    rate = token_rate(ticks) or tokens / seconds
+    most = max((result.tokens for result in results), default=0)
+    waited_since = (decoders.host_wait_seconds(step.id) or 0.0) - (waited or 0.0)
     figures = WholeFigures(
         engine=decoders.engine(step.id),
         seconds_per_step=len(rows) / rate,
         tokens_per_second=rate,
         seconds=seconds,
         tokens=tokens,
+        host_wait_seconds=None if waited is None else waited_since / max(1, most),
         drafted=sum(getattr(result, "drafted_tokens", 0) for result in results),
         accepted=sum(getattr(result, "accepted_tokens", 0) for result in results),
     )
     return Decoded(completions, figures)
 
 
-def _rate(ticks: Ticks) -> float | None:
-    """Return tokens per second after the first ones, which wait for the prefill; None where all came at once."""
-    if len(ticks.times) < 2 or ticks.times[-1] <= ticks.times[0]:
+def token_rate(ticks: Ticks) -> float | None:
+    """Return tokens per second after the first ones, which wait for the prefill; None where all came at once.
+
+    An engine that reads the device every few steps tells of several steps at one time: such a burst counts as one.
+    """
+    if len(ticks.times) < 2:
         return None
-    return sum(ticks.counts[1:]) / (ticks.times[-1] - ticks.times[0])
+    typical = (ticks.times[-1] - ticks.times[0]) / (len(ticks.times) - 1)
+    gaps = [after - before for before, after in pairwise(ticks.times)]
+    begins = [0, *(index for index, gap in enumerate(gaps, start=1) if gap > typical / 2)]
+    if len(begins) < 2:
+        return None
+    return sum(ticks.counts[begins[1] :]) / (ticks.times[begins[-1]] - ticks.times[0])

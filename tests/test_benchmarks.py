@@ -1,0 +1,43 @@
+"""The benchmarks run through with tiny shapes, so that a scarce GPU is not the first to try them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("gpu_step.py", "--batches", "1,2", "--contexts", "8"),
+        ("dataset.py", "--questions", "4", "--paths", "ours,reference,question"),
+        ("numerics.py", "--prompts", "2", "--length", "8"),
+        ("cpu.py", "--batches", "1,2", "--tokens", "4", "--questions", "2", "--answer-tokens", "4"),
+    ],
+)
+def test_a_benchmark_prints_its_table_and_writes_it(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    script, *options = arguments
+    written = ("--markdown", str(tmp_path / "table.md"), "--json", str(tmp_path / "table.json"))
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / script),
+        *options,
+        *written,
+        "--device",
+        "cpu",
+        "--size",
+        "tiny",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for table in json.loads((tmp_path / "table.json").read_text(encoding="utf-8")):
+        assert table["rows"] and all(len(row) == len(table["columns"]) for row in table["rows"])
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") in done.stdout
