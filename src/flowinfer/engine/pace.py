@@ -10,6 +10,8 @@ MOST = 16
 _FIRST = 8
 _LEAST_ACCEPTED = 0.2
 """Share of accepted keys below which a row stops to draft for a while."""
+_WEIGHTS = (0.3, 0.1)
+"""Weight of the latest draft in a row's and in a step's moving average."""
 _NAPS = (8, 128)
 """Rounds of the first and of the longest pause."""
 
@@ -19,8 +21,8 @@ class Pace:
     """Draft length of one row: double on full acceptance, halve on rejection, pause where little is accepted."""
 
     length: int = _FIRST
-    accepted_share: float = 0.5
-    """Moving average."""
+    accepted_share: float = 0.8
+    """Moving average; a row begins with what others of its step came to."""
     _rest: int = 0
     _nap: int = _NAPS[0]
 
@@ -35,7 +37,7 @@ class Pace:
         """Take what became of a draft; an empty one teaches nothing."""
         if not drafted:
             return
-        self.accepted_share = 0.7 * self.accepted_share + 0.3 * accepted / drafted
+        self.accepted_share += _WEIGHTS[0] * (accepted / drafted - self.accepted_share)
         self.length = min(2 * self.length, MOST) if accepted == drafted else max(1, self.length // 2)
         if accepted == drafted:
             self._nap = _NAPS[0]
@@ -80,6 +82,11 @@ class Payoff:
     _seconds: dict[tuple[int, int], list[float]] = field(default_factory=dict)
     """(rows, width), both as classes of size -> latest rounds; width 0 = without drafts."""
     _skipped: int = 0
+    _accepted_share: float = 0.8
+
+    def new_pace(self) -> Pace:
+        """Return the pace of a new row, which expects what the step's rows have come to."""
+        return Pace(accepted_share=self._accepted_share)
 
     def is_open(self, num_rows: int) -> bool:
         """Return whether drafts are worth asking for: how long a plain round of so many rows takes is known."""
@@ -104,6 +111,11 @@ class Payoff:
             self._skipped = 0
             return min(longest, _TRIAL)
         return min(best, longest)
+
+    def note(self, drafted: int, accepted: int) -> None:
+        """Take what became of one row's draft."""
+        if drafted:
+            self._accepted_share += _WEIGHTS[1] * (accepted / drafted - self._accepted_share)
 
     def learn(self, num_rows: int, width: int, seconds: float) -> None:
         """Take what a round of so many rows with drafts of at most that width cost."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class _Line:
     """For each head, ids behind the prompt that its session holds."""
     valid: list[int]
     """For each head, how many of them stand in the row's context too."""
-    pace: Pace = field(default_factory=Pace)
+    pace: Pace
     is_fresh: bool = True
     """Whether only its prompt was read: its first distributions are there without a forward."""
 
@@ -111,7 +111,7 @@ class RoundDecoder:
             for row in (outcome for outcome in outcomes if isinstance(outcome, LiveRow)):
                 live.append(row)
                 row.rounds = 0
-                self._lines[id(row)] = _Line(row, [0] * num_heads, [0] * num_heads)
+                self._lines[id(row)] = _Line(row, [0] * num_heads, [0] * num_heads, self._payoff.new_pace())
             if not live and not outcomes:
                 return
             if live:
@@ -262,6 +262,7 @@ class RoundDecoder:
             if row.finish_reason or not self._continue(line, attempt, index, slot, is_accepted) or not is_accepted:
                 break
         line.pace.learn(len(attempt.draft), emitted - 1)
+        self._payoff.note(len(attempt.draft), emitted - 1)
         return emitted
 
     def _slot(self, attempt: _Attempt, choice: Choice, index: int) -> int:
