@@ -34,6 +34,15 @@ class Checked:
         for row, chunk in chunks.items():
             self.rows[row] += chunk
 
+    def verify(self, segments: Mapping[int, Sequence[Sequence[int]]]) -> None:
+        """Verify, and compare what comes with forwards of every row up to each segment's end."""
+        found, wanted = self.session.verify(segments), []
+        for row, own in segments.items():
+            for segment in own:
+                self.rows[row] += segment
+                wanted.append(fresh(self.network, self.rows[row]))
+        torch.testing.assert_close(found, torch.stack(wanted), atol=1e-4, rtol=1e-4)
+
     def rollback(self, row: int, count: int) -> None:
         self.session.rollback(row, count)
         del self.rows[row][len(self.rows[row]) - count :]
@@ -152,6 +161,35 @@ def test_length_counts_prompt_and_fed_ids(checked: Checked) -> None:
     checked.feed({a: [30, 31], b: []})
     checked.rollback(a, 1)
     assert (checked.session.length(a), checked.session.length(b)) == (4, 1)
+
+
+def test_every_segment_that_is_verified_has_its_own_logits(checked: Checked) -> None:
+    first, second, third, _ = checked.add(PROMPTS)
+    checked.verify({third: [[30]], first: [[31, 32], [33], [34, 35, 36]], second: [[37], [38]]})
+    checked.check()
+
+
+def test_rejected_segments_are_rolled_back_row_by_row(checked: Checked) -> None:
+    first, second, *_ = checked.add(PROMPTS)
+    for _ in range(3):
+        checked.verify({first: [[31], [32, 33], [34]], second: [[37], [38]]})
+        checked.rollback(first, 3)
+        checked.rollback(second, 1)
+        checked.verify({second: [[40]], first: [[41], [42]]})
+    checked.check()
+
+
+def test_columns_that_all_rows_reject_are_cut_off() -> None:
+    checked = Checked("llama")
+    first, second = checked.add(PROMPTS[:2])
+    columns = checked.session.num_columns
+    for _ in range(4):
+        checked.verify({first: [[31], [32], [33]], second: [[34], [35], [36]]})
+        for row in (first, second):
+            checked.rollback(row, 3)
+    checked.feed({first: [30], second: [30]})
+    assert checked.session.num_columns == columns + 1
+    checked.check()
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -21,7 +21,7 @@ from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.drafting import make_drafter
 from flowinfer.engine.drafts import Script, longest_suffix
 from flowinfer.engine.heads import Heads
-from flowinfer.engine.pace import MOST, Pace, Payoff
+from flowinfer.engine.pace import MOST, Pace, Payoff, Wish
 from flowinfer.engine.reference import ReferenceDecoder
 from flowinfer.engine.rounds import RoundDecoder
 from flowinfer.engine.rows import LiveRow
@@ -437,22 +437,27 @@ def test_drafts_grow_when_accepted_shrink_when_rejected_and_pause_when_useless()
     assert pace.length == MOST
 
 
+def widths(payoff: Payoff, seconds: Callable[[int], float], wish: Wish, *, num_rows: int = 4) -> list[int]:
+    """Return the widths of 200 rounds that cost what a function of their width says."""
+    found = []
+    for _ in range(200):
+        width = payoff.width([wish] * num_rows) if payoff.is_open(num_rows) else 0
+        payoff.learn(num_rows, width, seconds(width))
+        found.append(width)
+    return found
+
+
 def test_drafts_that_cost_more_than_they_save_are_given_up() -> None:
-    payoff = Payoff()
-    rounds = []
-    for _ in range(200):
-        drafts = payoff.most(4) > 0
-        rounds.append(drafts)
-        payoff.learn(4, 5 if drafts else 4, 2.0 if drafts else 1.0, drafted=drafts)
-    assert not any(rounds[:4])
-    assert 0 < sum(rounds) <= 20
+    found = widths(Payoff(), lambda width: 1.0 + width, Wish(16, 0.5))
+    assert not any(found[:4])
+    assert 0 < sum(width > 0 for width in found) <= 6
 
 
-def test_drafts_that_save_time_go_on() -> None:
-    payoff = Payoff()
-    rounds = []
-    for _ in range(200):
-        drafts = payoff.most(4) > 0
-        rounds.append(drafts)
-        payoff.learn(4, 12 if drafts else 4, 2.0 if drafts else 1.0, drafted=drafts)
-    assert all(rounds[4:])
+def test_drafts_that_save_time_go_on_at_full_length() -> None:
+    found = widths(Payoff(), lambda width: 1.0 + 0.1 * (width > 0), Wish(16, 0.9))
+    assert set(found[10:]) == {16}
+
+
+def test_drafts_are_cut_to_the_width_that_pays() -> None:
+    found = widths(Payoff(), lambda width: 1.0 + 0.2 * width, Wish(16, 0.6))
+    assert 0 < Counter(found[10:]).most_common(1)[0][0] < 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 MOST = 16
@@ -9,6 +10,8 @@ MOST = 16
 _FIRST = 8
 _LEAST_ACCEPTED = 0.2
 """Share of accepted keys below which a row stops to draft for a while."""
+_WEIGHTS = (0.3, 0.1)
+"""Weight of the latest draft in a row's and in a step's moving average."""
 _NAPS = (8, 128)
 """Rounds of the first and of the longest pause."""
 
@@ -18,8 +21,8 @@ class Pace:
     """Draft length of one row: double on full acceptance, halve on rejection, pause where little is accepted."""
 
     length: int = _FIRST
-    accepted_share: float = 0.5
-    """Moving average."""
+    accepted_share: float = 0.8
+    """Moving average; a row begins with what others of its step came to."""
     _rest: int = 0
     _nap: int = _NAPS[0]
 
@@ -34,7 +37,7 @@ class Pace:
         """Take what became of a draft; an empty one teaches nothing."""
         if not drafted:
             return
-        self.accepted_share = 0.7 * self.accepted_share + 0.3 * accepted / drafted
+        self.accepted_share += _WEIGHTS[0] * (accepted / drafted - self.accepted_share)
         self.length = min(2 * self.length, MOST) if accepted == drafted else max(1, self.length // 2)
         if accepted == drafted:
             self._nap = _NAPS[0]
@@ -43,59 +46,95 @@ class Pace:
             self.length, self.accepted_share = 2, _LEAST_ACCEPTED  # one more failure, and it rests again
 
 
-_MOST_COLUMNS = 128
-"""Most keys that all rows draft together where drafts must pay: a forward over more is no longer cheap on a CPU."""
 _PLAIN_ROUNDS = 4
 """Rounds without drafts that say what a round costs, per number of rows."""
-_TRIAL_ROUNDS = 3.0
-"""How many plain rounds a trial may lose before it is broken off."""
-_LONGEST_PAUSE = 4096
+_TRIAL = 4
+"""Keys of the first drafts, whose cost is not known."""
+_NEXT_TRIAL = 64
+"""Rounds after which drafts that did not seem to pay are tried again."""
+_KEPT = 9
+"""Latest measurements whose median counts: another program's load must not decide."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A draft that a row would verify."""
+
+    length: int
+    accepted_share: float
+    """Of its row's latest drafts."""
+
+    def expected(self, width: int) -> float:
+        """Return how many keys of it are likely to be accepted if it is cut to a width."""
+        return sum(self.accepted_share**index for index in range(1, min(self.length, width) + 1))
 
 
 @dataclass
 class Payoff:
-    """Whether rounds with drafts are quicker than rounds without, by the clock.
+    """How far drafting pays, by the clock: rounds of each number of rows and width of drafts are timed.
 
-    The first rounds of every number of rows go without drafts, to know what a plain round costs. From then on every
-    round with drafts earns the plain rounds that its tokens would have taken and pays its own seconds. Where that
-    falls below zero by a few plain rounds, drafts pause; every further failure doubles the pause.
+    An accepted key saves its share of a plain round; the longest draft decides what the round costs, because rows are
+    padded to it. Where no width earns more than it costs, the round goes without drafts.
     """
 
     is_on: bool = True
-    """False: always draft, and measure nothing."""
-    saved_seconds: float = 0.0
-    """Of this trial."""
-    _plain: dict[int, list[float]] = field(default_factory=dict)
-    """Rows -> seconds of the latest plain rounds."""
-    _rest: int = 0
-    _pause: int = 32
+    """False: drafts are never cut, and nothing is measured."""
+    _seconds: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    """(rows, width), both as classes of size -> latest rounds; width 0 = without drafts."""
+    _skipped: int = 0
+    _accepted_share: float = 0.8
 
-    def most(self, num_rows: int) -> int:
-        """Return how many keys each of so many rows may draft in this round."""
-        if not self.is_on:
-            return MOST
-        if self._rest:
-            self._rest -= 1
-            return 0
-        if len(self._plain.get(_bucket(num_rows), ())) < _PLAIN_ROUNDS:
-            return 0
-        return max(1, min(MOST, _MOST_COLUMNS // num_rows))
+    def new_pace(self) -> Pace:
+        """Return the pace of a new row, which expects what the step's rows have come to."""
+        return Pace(accepted_share=self._accepted_share)
 
-    def learn(self, num_rows: int, emitted: int, seconds: float, *, drafted: bool) -> None:
-        """Take what a round of so many rows cost and emitted."""
-        if not self.is_on:
-            return
-        known = self._plain.setdefault(_bucket(num_rows), [])
-        if not drafted:
+    def is_open(self, num_rows: int) -> bool:
+        """Return whether drafts are worth asking for: how long a plain round of so many rows takes is known."""
+        return not self.is_on or len(self._seconds.get((num_rows.bit_length(), 0), ())) >= _PLAIN_ROUNDS
+
+    def width(self, wishes: Sequence[Wish]) -> int:
+        """Return to how many keys all drafts of a round should be cut."""
+        longest = max((wish.length for wish in wishes), default=0)
+        if not self.is_on or not longest:
+            return longest
+        num_rows = len(wishes)
+        plain = self._known(num_rows, 0) or 0.0
+        earned = {0: 0.0}
+        for width in {1, 2, 4, 8, longest}:
+            cost = self._cost(num_rows, width)
+            if cost is None:
+                return min(longest, _TRIAL)
+            earned[width] = sum(wish.expected(width) for wish in wishes) * plain / num_rows - (cost - plain)
+        best = max(earned, key=lambda width: (earned[width], -width))
+        self._skipped = 0 if best else self._skipped + 1
+        if self._skipped >= _NEXT_TRIAL:
+            self._skipped = 0
+            return min(longest, _TRIAL)
+        return min(best, longest)
+
+    def note(self, drafted: int, accepted: int) -> None:
+        """Take what became of one row's draft."""
+        if drafted:
+            self._accepted_share += _WEIGHTS[1] * (accepted / drafted - self._accepted_share)
+
+    def learn(self, num_rows: int, width: int, seconds: float) -> None:
+        """Take what a round of so many rows with drafts of at most that width cost."""
+        if self.is_on:
+            known = self._seconds.setdefault((num_rows.bit_length(), width.bit_length()), [])
             known.append(seconds)
-            del known[: -2 * _PLAIN_ROUNDS]
-            return
-        plain = sorted(known)[len(known) // 2]
-        self.saved_seconds = min(self.saved_seconds + plain * emitted / num_rows - seconds, 8 * plain)
-        if self.saved_seconds < -_TRIAL_ROUNDS * plain:
-            self._rest, self._pause = self._pause, min(4 * self._pause, _LONGEST_PAUSE)
-            self.saved_seconds = 0.0
+            del known[:-_KEPT]
 
+    def _known(self, num_rows: int, width: int) -> float | None:
+        found = self._seconds.get((num_rows.bit_length(), width.bit_length()))
+        return sorted(found)[len(found) // 2] if found else None
 
-def _bucket(num_rows: int) -> int:
-    return num_rows.bit_length()
+    def _cost(self, num_rows: int, width: int) -> float | None:
+        """Return the seconds of a round, at most: those of a wider one, or a narrower one's in proportion."""
+        plain = self._known(num_rows, 0) or 0.0
+        for other in (width, *(w for w in (1, 2, 4, 8, 16) if w > width)):
+            if (known := self._known(num_rows, other)) is not None:
+                return known
+        for other in (w for w in (8, 4, 2, 1) if w < width):
+            if (known := self._known(num_rows, other)) is not None:
+                return plain + max(known - plain, 0.0) * width / other
+        return None

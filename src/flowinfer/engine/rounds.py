@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from flowinfer.backends.base import Session, TokenModel
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.drafts import Drafter
 from flowinfer.engine.heads import Choice, Heads
-from flowinfer.engine.pace import Pace, Payoff
+from flowinfer.engine.pace import Pace, Payoff, Wish
 from flowinfer.engine.rows import LiveRow
 from flowinfer.engine.sampling import sample
 from flowinfer.fusion.advance import Advance, Context
@@ -37,7 +37,7 @@ class _Line:
     """For each head, ids behind the prompt that its session holds."""
     valid: list[int]
     """For each head, how many of them stand in the row's context too."""
-    pace: Pace = field(default_factory=Pace)
+    pace: Pace
     is_fresh: bool = True
     """Whether only its prompt was read: its first distributions are there without a forward."""
 
@@ -111,7 +111,7 @@ class RoundDecoder:
             for row in (outcome for outcome in outcomes if isinstance(outcome, LiveRow)):
                 live.append(row)
                 row.rounds = 0
-                self._lines[id(row)] = _Line(row, [0] * num_heads, [0] * num_heads)
+                self._lines[id(row)] = _Line(row, [0] * num_heads, [0] * num_heads, self._payoff.new_pace())
             if not live and not outcomes:
                 return
             if live:
@@ -140,20 +140,22 @@ class RoundDecoder:
         emitted = sum(self._walk(attempt, choice, len(attempts)) for attempt in attempts)
         self._heads.observer.tokens_emitted(emitted)
         if not fresh:
-            drafted = any(attempt.draft for attempt in attempts)
-            self._payoff.learn(len(lines), emitted, time.perf_counter() - start, drafted=drafted)
+            width = max(len(attempt.draft) for attempt in attempts)
+            self._payoff.learn(len(lines), width, time.perf_counter() - start)
 
     def _every_head(self, lines: Sequence[_Line]) -> range:
         return range(len(self._heads.sessions) if lines else 0)
 
     def _propose(self, lines: Sequence[_Line]) -> list[list[int]]:
         """Ask for drafts where rows have room for them."""
-        most = self._payoff.most(len(lines)) if self._drafter and lines else 0
-        if self._drafter is None or most == 0:
+        if self._drafter is None or not lines or not self._payoff.is_open(len(lines)):
             return [[] for _ in lines]
-        limits = [min(line.pace.limit(), most, line.row.tokens_left - 1) for line in lines]
+        limits = [max(0, min(line.pace.limit(), line.row.tokens_left - 1)) for line in lines]
         drafts = self._drafter.propose([line.row for line in lines], limits)
-        return [draft[: max(limit, 0)] for draft, limit in zip(drafts, limits, strict=True)]
+        drafts = [draft[:limit] for draft, limit in zip(drafts, limits, strict=True)]
+        shares = [line.pace.accepted_share for line in lines]
+        width = self._payoff.width([Wish(len(draft), share) for draft, share in zip(drafts, shares, strict=True)])
+        return [draft[:width] for draft in drafts]
 
     def _spell(self, line: _Line, draft: Sequence[int]) -> _Attempt:
         """Write a draft in every head's ids, up to the first key that cannot be verified in the same forward.
@@ -246,6 +248,7 @@ class RoundDecoder:
             if row.finish_reason or not self._continue(line, attempt, index, slot, is_accepted) or not is_accepted:
                 break
         line.pace.learn(len(attempt.draft), emitted - 1)
+        self._payoff.note(len(attempt.draft), emitted - 1)
         return emitted
 
     def _slot(self, attempt: _Attempt, choice: Choice, index: int) -> int:
