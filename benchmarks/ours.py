@@ -41,6 +41,13 @@ def packed_step(models: Sequence[ShapeModel], batch: int, context: int) -> Calla
     return lambda: lock.run(batch, tile)
 
 
+def packed_columns(models: Sequence[ShapeModel], context: int, num_tokens: int) -> Callable[[], object]:
+    """Return a call that decodes one row with so many flat tokens in the step."""
+    lock = packed_lock(models, 1, context)
+    lock.run(1, num_tokens)
+    return lambda: lock.run(1, num_tokens)
+
+
 def packed_lock(models: Sequence[ShapeModel], batch: int, context: int) -> LockStep:
     """Return the device's side of a loop with all rows live at a context of noise."""
     runners = ready_runners(models)

@@ -23,6 +23,8 @@ from flowinfer.engine.packed.runner import HeadRunner
 from flowinfer.engine.rows import LiveRow
 
 _STEPS = RING // 2
+_ADMISSIONS = 16
+"""Prompts are read together when a sixteenth of the places is empty: a forward over few tokens costs as much."""
 _MOST_PREFILL = 4096
 """Tokens of prompts that are read in one forward."""
 TILES = (4, 8, 16, 32, 64, 128, 256)
@@ -39,8 +41,11 @@ class _Seat:
     """A row at a place, from its admission until it ends or gives up its pages."""
 
     row: LiveRow
+    place: int
     known: list[int]
     """Ids of each head that the host knows of."""
+    is_taken: bool = True
+    """Whether it still has the place."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,8 @@ class _Loop:
     def _admit(self) -> Iterator[Completion]:
         """Fill empty places with rows that lost their pages, then with new ones; read their prompts together."""
         admitted: list[tuple[int, LiveRow]] = []
+        if not self._admits_now():
+            return
         while (place := self._empty_place()) is not None and (self._again or self._waiting):
             if self._again:
                 row = self._again.popleft()
@@ -163,10 +170,16 @@ class _Loop:
                     raise PagesShort("the prompt of one question does not fit into the pages for keys and values")
                 break
             lengths = [len(self._ids(k, row)) for k in range(len(self._caches))]
-            self._places[place] = _Seat(row, lengths)
+            self._places[place] = _Seat(row, place, lengths)
             admitted.append((place, row))
         if admitted:
             self._prefill(admitted)
+
+    def _admits_now(self) -> bool:
+        """Return whether so many places are empty that reading prompts is worth a forward."""
+        live = sum(seat is not None for seat in self._places)
+        left = len(self._again) + len(self._waiting)
+        return left > 0 and self._room_for - live >= min(left, max(1, self._room_for // _ADMISSIONS))
 
     def _empty_place(self) -> int | None:
         return next((place for place in range(self._room_for) if self._places[place] is None), None)
@@ -242,13 +255,13 @@ class _Loop:
         half = slice(end - _STEPS, end)
         own = [lock.ring_slots[half], lock.ring_leads[half], lock.ring_favourites[half]]
         if lock.device.type != "cuda":
-            return _Pending(tuple(self._places), *(states.clone() for states in own), None)
+            return _Pending(tuple(self._places), own[0].clone(), own[1].clone(), own[2].clone(), None)
         moved = [torch.empty(states.shape, dtype=states.dtype, pin_memory=True) for states in own]
         for target, source in zip(moved, own, strict=True):
             target.copy_(source, non_blocking=True)
-        done = torch.cuda.Event()
+        done: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
-        return _Pending(tuple(self._places), *moved, done)
+        return _Pending(tuple(self._places), moved[0], moved[1], moved[2], done)
 
     def _make_room(self) -> None:
         """Take pages for the next steps; where there are none, the last row gives up its own and starts again later."""
@@ -273,6 +286,9 @@ class _Loop:
 
     def _drop(self, place: int) -> None:
         """Empty a place; what the device has in flight for it comes to nothing."""
+        seat = self._places[place]
+        assert seat is not None, "an empty place has nothing to drop"
+        seat.is_taken = False
         self._lock.stop(place)
         for cache in self._caches:
             cache.pages.release(place)
@@ -290,7 +306,7 @@ class _Loop:
         spent, self._read_at = now - self._read_at, now
         slots, leads, favourites = pending.slots.tolist(), pending.leads.tolist(), pending.favourites.tolist()
         here = [(place, seat) for place, seat in enumerate(pending.seats) if seat is not None]
-        here = [(place, seat) for place, seat in here if self._places[place] is seat and not seat.row.finish_reason]
+        here = [(place, seat) for place, seat in here if seat.is_taken]
         for _, seat in here:
             for head in seat.row.heads:
                 head.forward_seconds += spent / len(here)
@@ -304,9 +320,9 @@ class _Loop:
                     emitted += 1
             if emitted:
                 self._heads.observer.tokens_emitted(emitted)
-        for place, seat in here:
+        for _, seat in here:
             if seat.row.finish_reason:
-                self._drop(place)
+                self._drop(seat.place)
                 yield self._heads.complete(seat.row)
         self._move_together()
 
@@ -328,7 +344,7 @@ class _Loop:
     def _move_together(self) -> None:
         """Bring the last rows to empty places, where fewer places would then take part in a step."""
         live = [place for place, seat in enumerate(self._places) if seat is not None]
-        if self._waiting or self._again or self._pending or not live:
+        if self._waiting or self._again or not live:
             return
         if self._bucket(len(live)) == self._bucket(live[-1] + 1):
             return
@@ -341,6 +357,10 @@ class _Loop:
         for cache in self._caches:
             cache.pages.swap(one, other)
         self._places[one], self._places[other] = self._places[other], self._places[one]
+        for place in (one, other):
+            seat = self._places[place]
+            if seat is not None:
+                seat.place = place
 
 
 @torch.inference_mode()

@@ -253,7 +253,7 @@ class LockStep:
         saved = [states.clone() for states in self._all_state()]
         self.live.zero_()  # a rehearsal feeds nothing
         self.waiting.zero_()
-        stream = torch.cuda.Stream(self.device)
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):  # compiles, and makes what is made once

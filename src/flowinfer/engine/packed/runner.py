@@ -45,6 +45,8 @@ class LayerShape:
     softcap: float
 
 
+_WORTH_COMPILING = 500_000_000
+"""Bytes of weights from which on a model's layers are compiled."""
 _WIDEST_HEAD = 256
 """Largest head dimension that the attention kernels hold on chip."""
 
@@ -132,7 +134,12 @@ class HeadRunner:
                     layer._compiled_call_impl = None
 
     def _compile(self) -> None:
-        """Compile the decoder's layers with any number of tokens; equal layers share what is compiled."""
+        """Compile the decoder's layers for any number of tokens; equal layers share what is compiled.
+
+        A small model is not worth it: compiling takes longer than it ever saves.
+        """
+        if sum(weight.nbytes for weight in self.model.parameters()) < _WORTH_COMPILING:
+            return
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         stacks = [module for module in self.model.modules() if isinstance(module, torch.nn.ModuleList)]
         layers = next((stack for stack in stacks if len(stack) == len(self.layers)), ())
@@ -208,7 +215,7 @@ def _probe_ids(model: Any) -> Tensor:
 @torch.inference_mode()
 def _probe_plain(model: Any) -> Tensor:
     """Return transformers' own logits at the ends of the probe's rows: (2, V_k)."""
-    rows = _probe_ids(model).split(_PROBE_LENGTHS)
+    rows = torch.split(_probe_ids(model), _PROBE_LENGTHS)
     return torch.cat([model(input_ids=row[None], use_cache=False).logits[:, -1] for row in rows])
 
 
@@ -216,7 +223,7 @@ def _check(model: Any, expected: Tensor) -> tuple[LayerShape, ...]:
     """Run the probe packed, in two chunks, and compare; number the layers and return their shapes."""
     cache = _ProbeCache(len(_PROBE_LENGTHS))
     ids, firsts = _probe_ids(model), (3, 1)
-    rows = ids.split(_PROBE_LENGTHS)
+    rows = torch.split(ids, _PROBE_LENGTHS)
     chunks = (
         (torch.cat([row[:n] for row, n in zip(rows, firsts, strict=True)]), (0, 0), firsts),
         (

@@ -199,7 +199,7 @@ class _Graph:
             cache.place(self._rows, self._positions.int(), splits_for(num_tokens))
             return runner.logits(self._ids, self._positions, self._all_tokens, cache)
 
-        stream = torch.cuda.Stream(self._device)
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream), torch.inference_mode():
             for _ in range(2):
