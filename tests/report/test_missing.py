@@ -30,7 +30,7 @@ def _made(places: Sequence[Path], out: Path) -> Report:
     for section in report.sections:
         figures(section.evidence)
         for table in section.tables:
-            latex.table_tex(table)
+            latex.table_tex(table, table.key)
     return report
 
 

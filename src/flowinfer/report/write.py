@@ -119,14 +119,15 @@ def _json(report: Report) -> Files:
 def _latex(report: Report, figures: Figures | None) -> Files:
     from flowinfer.report.writers import latex
 
-    tables = {name + ".tex": _bytes(latex.table_tex(table)) for name, table in _tables(report).items()}
+    tables = {f"{name}.tex": latex.table_tex(table, Path(name).name) for name, table in _tables(report).items()}
     assert figures, "drawn for this form"
     drawn = [
         (f"{figures.stem(section, drawing)}.pdf", drawing.caption)
         for section in report.sections
         for drawing in figures.drawn[section.setup]
     ]
-    return {"report.tex": _bytes(latex.document(report.title, list(tables), drawn)), **tables}
+    texts = {"report.tex": latex.document(report.title, tables, drawn), **tables}
+    return {name: _bytes(text) for name, text in texts.items()}
 
 
 def _tables(report: Report) -> dict[str, Table]:
