@@ -13,7 +13,6 @@ from flowinfer.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowinfer.report.build import Report
     from flowinfer.report.claim import Finding
 
 
@@ -47,19 +46,20 @@ def command(
     if against not in (None, "paper"):
         raise UsageError(f"--against '{against}': expected 'paper'", help="the paper's are the only numbers kept here")
     report = build(gather(runs), Against(is_paper=against == "paper"))
-    written = write(report, _folder(runs, out), forms)
+    notes = list(report.notes)
+    written = write(report, _folder(runs, out), forms, on_note=notes.append)
     findings = [finding for section in report.sections for finding in section.findings]
     if json_:
         told = [{"key": finding.key, "claim": finding.claim, "verdict": finding.verdict} for finding in findings]
-        data = {"files": [str(path) for path in written], "notes": list(report.notes), "findings": told}
+        data = {"files": [str(path) for path in written], "notes": notes, "findings": told}
         print(json.dumps(data, ensure_ascii=False))
         return
-    _tell(report, findings, written)
+    _tell(report.title, notes, findings, written)
 
 
-def _tell(report: Report, findings: Sequence[Finding], written: Sequence[Path]) -> None:
-    print(report.title)
-    for note in report.notes:
+def _tell(title: str, notes: Sequence[str], findings: Sequence[Finding], written: Sequence[Path]) -> None:
+    print(title)
+    for note in notes:
         print(f"note: {note}")
     for finding in findings:
         print(f"{finding.verdict:<15} {finding.claim}")

@@ -27,12 +27,18 @@ class Figures:
 
     def __init__(self, report: Report) -> None:
         from flowinfer.report.figures.draw import figures
+        from flowinfer.report.figures.fonts import legible
+        from flowinfer.report.figures.style import files
 
         self.drawn: dict[str, list[Drawing]] = {section.setup: figures(section.evidence) for section in report.sections}
         self.files: Files = {}
-        from flowinfer.report.figures.style import files
-
+        self.notes: dict[str, None] = {}
+        """Names that no font here can write, each told once."""
         for section in report.sections:
+            lettering = legible(section.evidence)[1]
+            if lettering.stand_ins:
+                names = ", ".join(name for _, name in lettering.stand_ins)
+                self.notes[f"no font here writes {names}: figures show stand-ins ({lettering.cure})"] = None
             for drawing in self.drawn[section.setup]:
                 for suffix, content in files(drawing).items():
                     self.files[f"{self.stem(section, drawing)}.{suffix}"] = content
@@ -47,13 +53,20 @@ class Figures:
         return self.files[f"{self.stem(section, drawing)}.svg"].decode()
 
 
-def write(report: Report, folder: Path, forms: Sequence[str]) -> list[Path]:
+def write(
+    report: Report, folder: Path, forms: Sequence[str], *, on_note: Callable[[str], object] | None = None
+) -> list[Path]:
     """Write the forms asked for; return the files, the most readable first.
 
+    Args:
+        on_note: told of what figures cannot show.
     Raises:
         UsageError: the folder cannot be written.
     """
     figures = Figures(report) if set(forms) & set(_DRAWN) else None
+    if figures and on_note:
+        for note in figures.notes:
+            on_note(note)
     makers: Mapping[str, Callable[[], Files]] = {
         "html": lambda: _html(report, figures),
         "md": lambda: _markdown(report, figures),

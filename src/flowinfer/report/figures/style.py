@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
@@ -16,7 +15,8 @@ from typing import Any, Final
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
+
+from flowinfer.report.figures.fonts import LATIN
 
 INK: Final = "#1a1a1b"
 """Text and lines; the page puts its own colour in its place, so that figures are readable on dark ground."""
@@ -37,15 +37,6 @@ MARKERS: Final[Mapping[str, str]] = {"SI": "o", "PI": "^", "S2P": "D", "P2S": "v
 SINGLES: Final = ("#5f5f5f", "#8c8c8c", "#b5b5b5", "#d0d0d0")
 """Single models, in their order."""
 
-_CHINESE = (
-    "Noto Sans CJK SC",
-    "Noto Sans SC",
-    "Source Han Sans SC",
-    "WenQuanYi Zen Hei",
-    "WenQuanYi Micro Hei",
-    "SimHei",
-)
-
 
 @dataclass(frozen=True)
 class Drawing:
@@ -58,14 +49,19 @@ class Drawing:
     figure: Figure
     tips: Mapping[str, str] = field(default_factory=dict)
     """Id of a mark -> what it says under the pointer."""
+    families: tuple[str, ...] = (LATIN,)
+    """Fonts of its names."""
 
 
 @contextmanager
-def styled() -> Iterator[None]:
-    """Draw in this look."""
-    known = {font.name for font in fontManager.ttflist}
+def styled(families: Sequence[str]) -> Iterator[None]:
+    """Draw in this look.
+
+    Args:
+        families: fonts, asked in this order for each character.
+    """
     settings: dict[Any, Any] = {  # matplotlib types its keys as literals of its own version
-        "font.family": ["DejaVu Sans", *(name for name in _CHINESE if name in known)],
+        "font.family": list(families),
         "font.size": 8.5,
         "axes.titlesize": 9,
         "axes.titlelocation": "left",
@@ -93,16 +89,15 @@ def styled() -> Iterator[None]:
         "axes.facecolor": "none",
         "figure.dpi": 100,
         "text.parse_math": False,  # a $ in a name is a $
-        "pdf.fonttype": 42,
+        "pdf.fonttype": 42 if list(families) == [LATIN] else 3,  # Noto CJK is no TrueType font, which 42 means
     }
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names that no font here can write
+    with matplotlib.rc_context(settings):
         yield
 
 
 def files(drawing: Drawing) -> dict[str, bytes]:
     """Return a drawing as svg, png and pdf."""
-    with styled():
+    with styled(drawing.families):
         return {
             "svg": _saved(drawing.figure, "svg", metadata={"Date": None}),
             "png": _saved(drawing.figure, "png", dpi=200),
