@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,9 +99,10 @@ def _html(report: Report, figures: Figures | None) -> Files:
 
     assert figures, "drawn for this form"
     pictures: dict[str, list[Picture]] = {}
-    for number, section in enumerate(report.sections, start=1):
+    numbers = count(1)
+    for section in report.sections:
         for drawing in figures.drawn[section.setup]:
-            svg = for_page(figures.svg(section, drawing), drawing, f"s{number}-{drawing.key}-")
+            svg = for_page(figures.svg(section, drawing), drawing, f"f{next(numbers)}-")
             picture = Picture(drawing.key, drawing.title, drawing.caption, Markup(svg))
             pictures.setdefault(section.setup, []).append(picture)
     return {"report.html": _bytes(render(report, pictures))}

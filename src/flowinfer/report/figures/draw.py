@@ -52,7 +52,7 @@ def _tasks(evidence: Evidence, number: str, *, is_accuracy: bool) -> Drawing | N
         for index, wiring in enumerate(singles)
     ]
     if len(singles) > 1:
-        series.append(Series("mean of singles", SINGLES[-1], "..", _by_task(evidence, singles)))
+        series.append(Series("mean of singles", SINGLES[-1], "--", _by_task(evidence, singles)))
     series += [
         Series(f"{kind}, best", COLOURS[kind], HATCHES[kind], _best(evidence, kind)) for kind in evidence.collaborations
     ]

@@ -99,7 +99,7 @@ def files(drawing: Drawing) -> dict[str, bytes]:
     """Return a drawing as svg, png and pdf."""
     with styled(drawing.families):
         return {
-            "svg": _saved(drawing.figure, "svg", metadata={"Date": None}),
+            "svg": _slim(_saved(drawing.figure, "svg", metadata={"Date": None})),
             "png": _saved(drawing.figure, "png", dpi=200),
             "pdf": _saved(drawing.figure, "pdf", metadata={"CreationDate": None}),
         }
@@ -119,6 +119,15 @@ def for_page(svg: str, drawing: Drawing, prefix: str) -> str:
     svg = svg.replace('href="#', f'href="#{prefix}').replace("url(#", f"url(#{prefix}")
     label = escape(f"{drawing.title}: {drawing.caption}", quote=True)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _slim(svg: bytes) -> bytes:
+    """Return an SVG without what no one sees: comments, indentation, thousandths of a point."""
+    text = re.sub(r"<!-- .*? -->", "", svg.decode(), flags=re.S)
+    text = re.sub(r"\s*\n\s*", "\n", text).replace(">\n<", "><")
+    text = text.replace("DejaVuSans-", "g")  # names of glyphs
+    places = r' d="[^"]*"| [xy]="[^"]*"|translate\([^)]*\)'
+    return re.sub(places, lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), text).encode()
 
 
 def _saved(figure: Figure, form: str, **options: object) -> bytes:
