@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # A zoo with an independent program's accuracies, beside the checkout or nowhere; benchmarks/paths.py reproduces them.
 TRIAL ?= $(wildcard ../shared/trial_zoo)
 
-.PHONY: demo test test-slow test-gpu check lint types contracts bench clean install
+.PHONY: demo test test-slow test-gpu check lint types contracts bench report clean install
 
 install: $(STAMP)
 
@@ -45,6 +45,9 @@ check: lint types contracts test
 bench: $(STAMP)
 	$(BIN)/python benchmarks/fused_step.py
 	$(if $(TRIAL),$(BIN)/python benchmarks/paths.py $(TRIAL),@echo "no trial zoo beside the checkout: benchmarks/paths.py not run")
+
+report: $(STAMP)
+	$(BIN)/python -m tests.report.example
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
