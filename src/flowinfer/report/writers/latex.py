@@ -35,8 +35,8 @@ _BEGIN = r"""%% Needs %s.
 \usepackage%s
 \usepackage{booktabs,longtable,graphicx}
 \usepackage[margin=2cm,landscape]{geometry}
-\setlength{\LTcapwidth}{\linewidth}
 \begin{document}
+\setlength{\LTcapwidth}{\linewidth}
 """
 _LATIN = ("pdfLaTeX, XeLaTeX or LuaLaTeX", "[T1]{fontenc}")
 _CHINESE = ("XeLaTeX or LuaLaTeX: some names are not Latin", "[scheme=plain]{ctex}")
