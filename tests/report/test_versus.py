@@ -56,13 +56,13 @@ def test_counts_and_test_are_those_of_the_samples(runs: dict[str, Path]) -> None
     assert {change.question_id for change in found.lost} == lost
     assert found.counts.p_value == mcnemar_exact(len(lost), len(gained))
     assert (found.n, found.first.correct, found.second.correct) == (20, sum(first.values()), sum(second.values()))
-    assert found.points is not None
     assert found.points.mean == pytest.approx((sum(second.values()) - sum(first.values())) / 20)
 
 
 def test_a_run_against_itself_shows_no_difference(runs: dict[str, Path]) -> None:
     found = versus(runs["Yi"], runs["Yi"])
     assert (found.counts.p_value, found.gained, found.lost) == (1.0, (), ())
+    assert found.points.low < found.points.mean == 0.0 < found.points.high  # 20 equal verdicts prove nothing equal
     assert found.seconds is not None and found.seconds.mean == 0.0
 
 
@@ -131,6 +131,7 @@ def test_commands_print_tables_json_and_flows(runs: dict[str, Path], tmp_path: P
     ("arguments", "said"),
     [
         (["compare", "nowhere", "nowhere"], "no run 'nowhere'"),
+        (["report", "nowhere"], "no run 'nowhere' in 'runs', no sweep in 'sweeps'"),
         (["recommend", "nowhere"], "nowhere"),
         (["recommend", "x", "--min-accuracy", "60"], "between 0 and 1"),
         (["recommend", "x", "--max-seconds", "-1"], "must be above 0"),

@@ -13,7 +13,7 @@ from flowinfer.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowinfer.report.claim import Finding
+    from flowinfer.report.build import Report
 
 
 def command(
@@ -48,21 +48,27 @@ def command(
     report = build(gather(runs), Against(is_paper=against == "paper"))
     notes = list(report.notes)
     written = write(report, _folder(runs, out), forms, on_note=notes.append)
-    findings = [finding for section in report.sections for finding in section.findings]
     if json_:
-        told = [{"key": finding.key, "claim": finding.claim, "verdict": finding.verdict} for finding in findings]
+        told = [
+            {"setup": section.setup, "key": finding.key, "claim": finding.claim, "verdict": finding.verdict}
+            for section in report.sections
+            for finding in section.findings
+        ]
         data = {"files": [str(path) for path in written], "notes": notes, "findings": told}
         print(json.dumps(data, ensure_ascii=False))
         return
-    _tell(report.title, notes, findings, written)
+    _tell(report, notes, written)
 
 
-def _tell(title: str, notes: Sequence[str], findings: Sequence[Finding], written: Sequence[Path]) -> None:
-    print(title)
+def _tell(report: Report, notes: Sequence[str], written: Sequence[Path]) -> None:
+    print(report.title)
     for note in notes:
         print(f"note: {note}")
-    for finding in findings:
-        print(f"{finding.verdict:<15} {finding.claim}")
+    for section in report.sections:
+        if section.setup and section.findings:
+            print(f"{section.setup}:")
+        for finding in section.findings:
+            print(f"{finding.verdict:<15} {finding.claim}")
     print(f"{len(written)} files, {written[0]} first")
 
 

@@ -69,7 +69,10 @@ def choose(evidence: Evidence, *, max_seconds: float | None = None, min_accuracy
         )
     is_timed = all(one.seconds is not None for one in found)
     if max_seconds is not None and not any(one.seconds is not None for one in found):
-        raise UsageError("--max-seconds needs seconds, and none were measured", help="run at --batch 1 without cache")
+        raise UsageError(
+            "--max-seconds needs seconds, and none were measured",
+            help="`flowinfer sweep --resume NAME --latency 5` times a sweep, `exec --batch 1 --no-cache` a run",
+        )
     kept = [one for one in found if _meets(one, max_seconds, min_accuracy)]
     if not kept:
         best = max(found, key=_merit)

@@ -186,7 +186,10 @@ def describe_sweep(path: Path) -> Mapping[str, Any]:
     """
     data = read_json(path / "sweep.json")
     if data.get("version") != FORMAT:
-        raise DataError(f"{path / 'sweep.json'}: written by another version of flowinfer")
+        raise DataError(
+            f"{path / 'sweep.json'}: written by another version of flowinfer",
+            help="read it with that version, or sweep again",
+        )
     return data
 
 
