@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 from rapidfuzz import process
 
 from flowinfer.errors import DataError, UsageError
-from flowinfer.jsonlog import whole_lines
+from flowinfer.jsonlog import read_rows
 from flowinfer.paths import STRATEGIES, Strategy
 from flowinfer.report import wirings
 from flowinfer.report.evidence import Timing
@@ -194,13 +193,13 @@ def timing_of_run(said: Mapping[str, Any], records: tuple[Record, ...]) -> Timin
 
 def _ended(folder: Path) -> dict[tuple[str, str], Mapping[str, Any]]:
     """Return (path, data set) -> the last line about it."""
-    return {(line["path"], line["dataset"]): line for line in _lines(folder / "index.jsonl", ("path", "dataset"))}
+    return {(line["path"], line["dataset"]): line for line in read_rows(folder / "index.jsonl", ("path", "dataset"))}
 
 
 def _timed(folder: Path, into: Reading) -> dict[tuple[str, str], Timing]:
     records: dict[tuple[str, str], dict[str, Record]] = {}
     cached = 0
-    for line in _lines(folder / "latency.jsonl", ("path", "dataset", "record")):
+    for line in read_rows(folder / "latency.jsonl", ("path", "dataset", "record")):
         try:
             record = Record.model_validate(line["record"])
         except ValidationError as error:
@@ -212,17 +211,3 @@ def _timed(folder: Path, into: Reading) -> dict[tuple[str, str], Timing]:
     if cached:
         into.notes.append(f"{cached} timed questions failed or came from the cache; their seconds are not counted")
     return {pair: Timing(tuple(found.values()), "latency.jsonl") for pair, found in records.items()}
-
-
-def _lines(file: Path, keys: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
-    """Yield the objects of a log; a last line without its end was cut by a kill, and does not count."""
-    for number, line in enumerate(whole_lines(file), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8", errors="surrogatepass"))
-            if not all(key in row for key in keys):
-                raise ValueError("keys are missing")
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{file}:{number}: damaged line", help="remove the line") from error
-        yield row
