@@ -33,19 +33,14 @@ class IdTable:
     """
 
     def __init__(self, vocabulary: SharedVocabulary, head: int, num_columns: int, device: torch.device) -> None:
-        ids: list[int] = []
-        ends: list[int] = []
-        for slot in range(vocabulary.eos_slot):
-            ids += vocabulary.ids(head, slot)
-            ends.append(len(ids))
-        ends.append(len(ids))  # the end slot feeds nothing
-        firsts = np.array([0, *ends[:-1]], dtype=np.int64)
+        counts, ids = vocabulary.all_ids(head)
+        firsts = np.concatenate([[0], counts.cumsum()])
         self.first = torch.from_numpy(firsts).to(device)
-        self.count = torch.from_numpy(np.diff(np.array([0, *ends], dtype=np.int64))).to(device)
-        self.ids = torch.from_numpy(np.concatenate([np.array(ids, dtype=np.int64), np.arange(num_columns)])).to(device)
+        self.count = torch.from_numpy(np.append(counts, 0)).to(device)  # the end slot feeds nothing
+        self.ids = torch.from_numpy(np.concatenate([ids, np.arange(num_columns)])).to(device)
         self.singles = len(ids)
         """Where the list of single ids begins."""
-        self.most = int(self.count.max()) if len(ends) else 1
+        self.most = max(1, int(counts.max(initial=1)))
 
 
 class LockStep:
@@ -245,7 +240,10 @@ class LockStep:
         if self.device.type != "cuda" or len(self._runners) == 1:
             return []
         sizes = [sum(weight.nbytes for weight in runner.model.parameters()) for runner in self._runners]
-        return [torch.cuda.Stream(self.device, priority=-1 if size == max(sizes) else 0) for size in sizes]
+        return [
+            torch.cuda.Stream(self.device, priority=-1 if size == max(sizes) else 0)  # type: ignore[no-untyped-call]
+            for size in sizes
+        ]
 
     @torch.inference_mode()
     def _capture(self, rows: int, tile: int) -> torch.cuda.CUDAGraph:

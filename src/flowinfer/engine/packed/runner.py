@@ -215,7 +215,7 @@ def _probe_ids(model: Any) -> Tensor:
 @torch.inference_mode()
 def _probe_plain(model: Any) -> Tensor:
     """Return transformers' own logits at the ends of the probe's rows: (2, V_k)."""
-    rows = torch.split(_probe_ids(model), _PROBE_LENGTHS)
+    rows = torch.split(_probe_ids(model), list(_PROBE_LENGTHS))
     return torch.cat([model(input_ids=row[None], use_cache=False).logits[:, -1] for row in rows])
 
 
@@ -223,7 +223,7 @@ def _check(model: Any, expected: Tensor) -> tuple[LayerShape, ...]:
     """Run the probe packed, in two chunks, and compare; number the layers and return their shapes."""
     cache = _ProbeCache(len(_PROBE_LENGTHS))
     ids, firsts = _probe_ids(model), (3, 1)
-    rows = torch.split(ids, _PROBE_LENGTHS)
+    rows = torch.split(ids, list(_PROBE_LENGTHS))
     chunks = (
         (torch.cat([row[:n] for row, n in zip(rows, firsts, strict=True)]), (0, 0), firsts),
         (
