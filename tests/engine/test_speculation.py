@@ -428,7 +428,7 @@ def test_drafts_grow_when_accepted_shrink_when_rejected_and_pause_when_useless()
     assert pace.limit() == 8
     pace.learn(8, 3)
     assert pace.limit() == 4
-    for _ in range(4):
+    for _ in range(12):
         pace.learn(pace.limit(), 0)
     assert pace.limit() == 0
     assert max(pace.limit() for _ in range(200)) > 0

@@ -153,7 +153,7 @@ class RoundDecoder:
         limits = [max(0, min(line.pace.limit(), line.row.tokens_left - 1)) for line in lines]
         drafts = self._drafter.propose([line.row for line in lines], limits)
         drafts = [draft[:limit] for draft, limit in zip(drafts, limits, strict=True)]
-        shares = [line.pace.accepted_share for line in lines]
+        shares = [line.pace.acceptance.share for line in lines]
         width = self._payoff.width([Wish(len(draft), share) for draft, share in zip(drafts, shares, strict=True)])
         return [draft[:width] for draft in drafts]
 
