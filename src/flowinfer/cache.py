@@ -23,6 +23,8 @@ from flowinfer.results import StepResult
 
 _FORMAT = 2
 """Version of the engine's meaning of a step; raise it when texts would differ."""
+_SAMPLING = 2
+"""Version of how slots are drawn; raise it when only sampled texts would differ."""
 
 
 class DiskStepCache:
@@ -86,7 +88,7 @@ def step_key(plan: Plan, step: Step, prompts: Mapping[str, str], question_id: st
         "decoding": step.decoding.decisive(),
     }
     if step.decoding.temperature > 0:
-        decisive["stream"] = [question_id, step.id]
+        decisive["stream"] = [_SAMPLING, question_id, step.id]
     return hashlib.sha256(as_text(decisive).encode("utf-8", errors="surrogatepass")).hexdigest()
 
 

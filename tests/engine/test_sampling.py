@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chisquare
 
 from flowinfer.backends.hf import HfModel
-from flowinfer.engine.sampling import greedy, greedy_with_leads, row_generator, sample
+from flowinfer.engine.sampling import greedy, greedy_with_leads, row_key, sample
 from flowinfer.spec import Decoding
 from tests.backends import tiny
 from tests.engine import plans
@@ -19,9 +19,15 @@ EVERYTHING = torch.ones(1, 5, dtype=torch.bool)
 PROBS = torch.tensor([[0.4, 0.3, 0.2, 0.08, 0.02]])
 
 
+def draw(probs: torch.Tensor, allowed: torch.Tensor, decoding: Decoding, count: int) -> Counter[int]:
+    """Draw so many tokens of one row, all at once."""
+    keys = torch.tensor([row_key(decoding, "q0", "s1")] * count)
+    rows = probs.expand(count, -1), allowed.expand(count, -1)
+    return Counter(sample(*rows, decoding, keys, torch.arange(count)).tolist())
+
+
 def draws(decoding: Decoding, allowed: torch.Tensor = EVERYTHING, *, count: int = 4000) -> Counter[int]:
-    generator = row_generator(decoding, "q0", "s1")
-    return Counter(int(sample(PROBS, allowed, decoding, [generator])) for _ in range(count))
+    return draw(PROBS, allowed, decoding, count)
 
 
 @pytest.fixture(scope="module")
@@ -48,24 +54,41 @@ def test_forbidden_slots_are_never_drawn() -> None:
     assert set(draws(Decoding(temperature=1.0), allowed, count=300)) == {1, 3}
 
 
-def test_slots_without_mass_are_never_drawn() -> None:
-    probs = torch.tensor([[0.0, 1.0, 0.0]])
-    generator = row_generator(Decoding(), "q0", "s1")
-    allowed = torch.ones(1, 3, dtype=torch.bool)
-    assert {int(sample(probs, allowed, Decoding(temperature=1.0), [generator])) for _ in range(300)} == {1}
+@pytest.mark.parametrize("temperature", [1.0, 1e6])
+def test_slots_without_mass_are_never_drawn(temperature: float) -> None:
+    probs = torch.tensor([[0.0, 0.6, 0.0, 0.4]])
+    assert set(draw(probs, EVERYTHING[:, :4], Decoding(temperature=temperature), 300)) == {1, 3}
 
 
-def test_cold_sampling_is_greedy() -> None:
-    assert set(draws(Decoding(temperature=0.01), count=200)) == {0}
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_sampling_takes_the_smallest_allowed_slot_where_none_has_mass(top_p: float) -> None:
+    probs, allowed = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[False, True, True]])
+    assert set(draw(probs, allowed, Decoding(temperature=1.0, top_p=top_p), 100)) == {1}
 
 
-def test_each_row_draws_from_its_own_stream() -> None:
-    decoding = Decoding(temperature=1.0)
-    rows = PROBS.expand(3, -1)
-    together = sample(
-        rows, EVERYTHING.expand(3, -1), decoding, [row_generator(decoding, f"q{k}", "s1") for k in range(3)]
-    )
-    alone = [int(sample(PROBS, EVERYTHING, decoding, [row_generator(decoding, f"q{k}", "s1")])) for k in range(3)]
+def test_distributions_are_left_alone_by_sampling() -> None:
+    probs = PROBS.double()
+    draw(probs, EVERYTHING, Decoding(temperature=0.7, top_p=0.9), 1)
+    assert torch.equal(probs, PROBS.double())
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.01, 1.0), (1e-300, 1.0), (1e-310, 0.5)])
+def test_cold_sampling_is_greedy(temperature: float, top_p: float) -> None:
+    assert set(draws(Decoding(temperature=temperature, top_p=top_p), count=200)) == {0}
+
+
+def test_hot_sampling_is_uniform() -> None:
+    seen = draws(Decoding(temperature=1e6))
+    assert chisquare([seen[slot] for slot in range(5)]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_each_row_draws_from_its_own_stream(top_p: float) -> None:
+    decoding = Decoding(temperature=1.0, top_p=top_p)
+    keys = torch.tensor([row_key(decoding, f"q{k}", "s1") for k in range(50)])
+    indices = torch.arange(50) % 7
+    together = sample(PROBS.expand(50, -1), EVERYTHING.expand(50, -1), decoding, keys, indices)
+    alone = [int(sample(PROBS, EVERYTHING, decoding, keys[k : k + 1], indices[k : k + 1])) for k in range(50)]
     assert together.tolist() == alone
 
 
@@ -75,11 +98,14 @@ def test_each_row_draws_from_its_own_stream() -> None:
     ids=["seed", "question", "step"],
 )
 def test_streams_differ_by_seed_question_and_step(left: tuple[int, str, str], right: tuple[int, str, str]) -> None:
-    first, second = (
-        torch.rand(4, generator=row_generator(Decoding(seed=seed), question, step))
-        for seed, question, step in (left, right)
-    )
-    assert not torch.equal(first, second)
+    one, two = (row_key(Decoding(seed=seed), question, step) for seed, question, step in (left, right))
+    assert one != two
+
+
+def test_keys_are_odd_and_fit_int64() -> None:
+    keys = [row_key(Decoding(), f"q{k}", "s1") for k in range(100)]
+    assert all(key % 2 for key in keys)
+    assert torch.tensor(keys).tolist() == keys
 
 
 def test_greedy_takes_the_smallest_of_equal_slots() -> None:

@@ -18,10 +18,9 @@ from torch import Tensor
 from flowinfer.backends.base import Session, TokenModel
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.drafts import Drafter
-from flowinfer.engine.heads import Choice, Heads
+from flowinfer.engine.heads import Choice, Heads, Places
 from flowinfer.engine.pace import Pace, Payoff, Wish
 from flowinfer.engine.rows import LiveRow
-from flowinfer.engine.sampling import sample
 from flowinfer.fusion.advance import Advance, Context
 from flowinfer.plan import Step
 
@@ -212,34 +211,11 @@ class RoundDecoder:
 
     def _choose(self, attempts: Sequence[_Attempt], logits: Sequence[Tensor]) -> Choice:
         """Choose a slot at every place of every draft, as if all before it in the draft were right."""
-        states: list[int] = []
-        is_first: list[bool] = []
+        places = Places()
         for attempt in attempts:
-            attempt.first = len(states)
-            states += attempt.states
-            is_first += [not attempt.line.row.text, *(False for _ in attempt.draft)]
-
-        def draw(fused: Tensor, allowed: Tensor) -> Tensor:
-            return self._draw(attempts, fused, allowed)
-
-        return self._heads.choose(logits, states, is_first, draw if self._step.decoding.temperature > 0 else None)
-
-    def _draw(self, attempts: Sequence[_Attempt], fused: Tensor, allowed: Tensor) -> Tensor:
-        """Sample place by place, because each draw takes the next number of its row's stream."""
-        slots = torch.zeros(len(fused), dtype=torch.int64, device=fused.device)
-        going, at = list(attempts), 0
-        while going:
-            places = [attempt.first + at for attempt in going]
-            generators = [attempt.line.row.generator for attempt in going]
-            drawn = sample(fused[places], allowed[places], self._step.decoding, generators)
-            slots[places] = drawn
-            going = [
-                attempt
-                for attempt, slot in zip(going, drawn.tolist(), strict=True)
-                if at < len(attempt.draft) and attempt.draft[at] == slot
-            ]
-            at += 1
-        return slots
+            attempt.first = len(places.states)
+            places.add(attempt.line.row, attempt.states)
+        return self._heads.choose(logits, places)
 
     def _walk(self, attempt: _Attempt, choice: Choice, num_rows: int) -> int:
         """Emit what was chosen along a draft until it differs; return how many tokens that were."""
@@ -270,7 +246,7 @@ class RoundDecoder:
         if not (self._step.decoding.strict and self._heads.is_near_tie(choice.leads[place])):
             return choice.slots[place]
         ids = [context.ids for context in attempt.contexts[index]]
-        return self._heads.decide_alone(row, ids, attempt.states[index], not row.text)
+        return self._heads.decide_alone(row, ids, attempt.states[index])
 
     def _continue(self, line: _Line, attempt: _Attempt, index: int, slot: int, is_accepted: bool) -> bool:
         """Take an emitted key into every head's context; return False where one of them is full."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flowinfer.backends.base import Prompt
 from flowinfer.engine.base import Row
-from flowinfer.engine.sampling import row_generator
+from flowinfer.engine.sampling import row_key
 from flowinfer.engine.thinking import strip_thinking
 from flowinfer.fusion.advance import Context
 from flowinfer.fusion.shared import SharedVocabulary
@@ -59,7 +59,7 @@ class LiveRow:
         self.accepted = 0
         self.fuse_seconds = 0.0
         self.finish_reason: FinishReason | None = None
-        self.generator = row_generator(step.decoding, row.question_id, row.step)
+        self.key = row_key(step.decoding, row.question_id, row.step)
         self._max_tokens = step.decoding.max_tokens
         self._stops = tuple(stop.encode() for stop in step.decoding.stop if stop)
         self._started = time.perf_counter()

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowinfer.engine.noise import gumbel
 from flowinfer.spec import Decoding
 
+_NO_MASS = -1e300
+"""Logarithm of an allowed slot without mass: below all others, above those that are not allowed."""
 
-def row_generator(decoding: Decoding, question_id: str, step: str) -> torch.Generator:
-    """Return the random stream of one row, keyed by seed, question and step and by nothing else."""
+
+def row_key(decoding: Decoding, question_id: str, step: str) -> int:
+    """Return the key of one row's noise, by seed, question and step and by nothing else: an odd int64."""
     digest = hashlib.sha256(f"{decoding.seed}/{question_id}/{step}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return int.from_bytes(digest[:8], "big", signed=True) | 1
 
 
 @dataclass(frozen=True)
@@ -53,29 +57,31 @@ def greedy(fused: Tensor, allowed: Tensor) -> Tensor:
     return greedy_with_leads(fused, allowed).slots
 
 
-def sample(fused: Tensor, allowed: Tensor, decoding: Decoding, generators: list[torch.Generator]) -> Tensor:
+def sample(fused: Tensor, allowed: Tensor, decoding: Decoding, keys: Tensor, indices: Tensor) -> Tensor:
     """Draw one allowed slot of each row, after temperature and nucleus.
 
-    The draw inverts the cumulative distribution at one uniform number of the row's own stream, so a row's text is the
-    same in every batch.
+    The best sum of log-probability and Gumbel noise is a draw from the distribution (Gumbel-max). The noise comes by
+    counter, so a row's text is the same in every batch; nothing waits for the device.
 
     Args:
         fused: shape (B, V).
         allowed: shape (B, V), bool.
         decoding: temperature > 0 and top_p.
-        generators: B streams.
+        keys: shape (B,), int64, `row_key` of each row.
+        indices: shape (B,), int64, how many tokens each row has.
     Returns:
-        shape (B,), int64.
+        shape (B,), int64; where no allowed slot has mass, the smallest one.
     """
-    logs = fused.double().clamp_min(1e-300).log().masked_fill(~allowed, -torch.inf)
-    probs = (logs / decoding.temperature).softmax(-1)  # (B, V)
-    ordered, slots = probs.sort(dim=-1, descending=True, stable=True)
-    mass = ordered.cumsum(-1)
+    logs = fused.double().log().masked_fill_(fused <= 0, _NO_MASS).masked_fill_(~allowed, -torch.inf)
     if decoding.top_p < 1:
-        ordered = ordered.masked_fill(mass - ordered >= decoding.top_p, 0.0)
-        mass = ordered.cumsum(-1)
-    draws = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
-    targets = draws.to(mass.device) * mass[:, -1]  # (B,)
-    place = torch.searchsorted(mass, targets[:, None], right=True)[:, 0]
-    last = (ordered > 0).sum(-1) - 1
-    return slots.gather(-1, torch.minimum(place, last)[:, None])[:, 0]
+        logs.masked_fill_(~_nucleus(logs, decoding), -torch.inf)
+    noise = gumbel(keys, indices, fused.shape[-1])
+    return logs.add_(noise, alpha=decoding.temperature).argmax(-1)
+
+
+def _nucleus(logs: Tensor, decoding: Decoding) -> Tensor:
+    """Return the fewest most probable slots that reach top_p: (B, V) of logarithms -> (B, V) of bool."""
+    tempered = (logs - logs.amax(-1, keepdim=True)) / decoding.temperature
+    ordered, slots = tempered.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(-1) - ordered
+    return torch.zeros_like(slots, dtype=torch.bool).scatter_(-1, slots, before < decoding.top_p)
