@@ -74,7 +74,7 @@ class Observer:
         """Hear that a row began to decode, and whether its answer begins inside <think>."""
 
     def tokens_emitted(self, count: int) -> None:
-        """Hear how many rows advanced by one token in a decoding step."""
+        """Hear how many tokens all rows together emitted in a decoding step."""
 
     def emitted(self, question_id: str, step: str, event: TokenEvent) -> None:
         """Hear one token of one row."""
