@@ -87,7 +87,7 @@ class Heads:
         self.vocabulary = self.mixer.vocabulary
         self.observer = observer
         self.sessions: list[Session] = []
-        self.lanes = Lanes([model.device for model in models])
+        self.lanes = Lanes([model.device for model in models], overlaps=open_sessions is not None)
         by_precision = 1e-6 if all(model.is_exact for model in models) else 1e-3
         self.tie_margin = step.decoding.near_tie_eps or by_precision
         self._keeps_thinking = keeps_thinking
