@@ -14,7 +14,7 @@ class Lanes:
 
     Args:
         devices: the device of each head.
-        overlaps: let heads on one GPU run on streams of their own; each then counts with the whole of its device's time.
+        overlaps: let heads on one GPU run on streams of their own; each then counts with all of its device's time.
     """
 
     def __init__(self, devices: Sequence[torch.device], *, overlaps: bool = False) -> None:

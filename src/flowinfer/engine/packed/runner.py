@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -45,6 +45,9 @@ class LayerShape:
     softcap: float
 
 
+_HALF = (torch.bfloat16, torch.float16)
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""What configs of mixtures of experts call their number."""
 _WORTH_COMPILING = 500_000_000
 """Bytes of weights from which on a model's layers are compiled."""
 _WIDEST_HEAD = 256
@@ -68,20 +71,14 @@ class HeadRunner:
         self.device: torch.device = model.device
         _refuse(model)
         number_layers(model)
-        if not getattr(model, "flow_is_merged", False):
-            before = _probe_plain(model)
-            merge_linears(model)
-            model.flow_is_merged = True
-            self.layers = _check(model, before)
-        else:
-            self.layers = _check(model, _probe_plain(model))
+        expected = _probe_plain(model)
+        merge_linears(model)
         self._keep: Callable[[Tensor], Tensor] | None = None
         self._compiled: list[Any] = []
+        self.layers = _check(model, expected, self._active)
         if self.device.type == "cuda":
-            _refuse_on_gpu(self.layers)
-            if model.dtype in (torch.bfloat16, torch.float16):
-                _speed_up_linears(model)
-            self._compile()
+            _refuse_on_gpu(model, self.layers)
+            self._speed_up(expected)
         model.get_output_embeddings().register_forward_pre_hook(self._before_last)
         self.kv_bytes_per_token = sum(
             shape.num_kv_heads * (shape.key_size + shape.value_size) * model.dtype.itemsize for shape in self.layers
@@ -132,6 +129,21 @@ class HeadRunner:
             finally:
                 for layer, _ in self._compiled:
                     layer._compiled_call_impl = None
+
+    def _speed_up(self, expected: Tensor) -> None:
+        """Install what is fast on a GPU, each part only if the check at load still holds with it."""
+        replaced = _speed_up_linears(self.model) if self.model.dtype in _HALF else []
+        try:
+            _check(self.model, expected, self._active)
+        except NotPackable:
+            for parent, name, child in replaced:
+                setattr(parent, name, child)
+        self._compile()
+        try:
+            if self._compiled:
+                _check(self.model, expected, self._active)
+        except NotPackable:
+            self._compiled = []
 
     def _compile(self) -> None:
         """Compile the decoder's layers for any number of tokens; equal layers share what is compiled.
@@ -184,7 +196,9 @@ def _refuse(model: Any) -> None:
         raise NotPackable("its attention depends on distances that only a mask carries")
 
 
-def _refuse_on_gpu(shapes: Sequence[LayerShape]) -> None:
+def _refuse_on_gpu(model: Any, shapes: Sequence[LayerShape]) -> None:
+    if any(getattr(model.config, name, None) for name in _EXPERTS):
+        raise NotPackable("which of its experts run depends on the tokens, which a graph cannot follow")
     for shape in shapes:
         if shape.key_size != shape.value_size or shape.key_size > _WIDEST_HEAD:
             raise NotPackable(f"its heads have keys of {shape.key_size} and values of {shape.value_size} numbers")
@@ -192,14 +206,17 @@ def _refuse_on_gpu(shapes: Sequence[LayerShape]) -> None:
         raise NotPackable("Triton is not installed")
 
 
-def _speed_up_linears(model: Any) -> None:
-    """Put layers that are fast at few tokens in place of plain linear ones."""
+def _speed_up_linears(model: Any) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
+    """Put layers that are fast at few tokens in place of plain linear ones; return where which stood."""
     from flowinfer.engine.packed.gemm import SkinnyLinear
 
+    replaced: list[tuple[torch.nn.Module, str, torch.nn.Module]] = []
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is torch.nn.Linear:
                 setattr(parent, name, SkinnyLinear(child))
+                replaced.append((parent, name, child))
+    return replaced
 
 
 _PROBE_LENGTHS = (5, 3)
@@ -219,8 +236,14 @@ def _probe_plain(model: Any) -> Tensor:
     return torch.cat([model(input_ids=row[None], use_cache=False).logits[:, -1] for row in rows])
 
 
-def _check(model: Any, expected: Tensor) -> tuple[LayerShape, ...]:
-    """Run the probe packed, in two chunks, and compare; number the layers and return their shapes."""
+def _check(
+    model: Any, expected: Tensor, active: Callable[[PackedCache], AbstractContextManager[None]]
+) -> tuple[LayerShape, ...]:
+    """Run the probe packed, in two chunks, and compare; return the shapes of the layers.
+
+    Raises:
+        NotPackable: it fails or differs.
+    """
     cache = _ProbeCache(len(_PROBE_LENGTHS))
     ids, firsts = _probe_ids(model), (3, 1)
     rows = torch.split(ids, list(_PROBE_LENGTHS))
@@ -237,7 +260,7 @@ def _check(model: Any, expected: Tensor) -> tuple[LayerShape, ...]:
         for tokens, starts, lengths in chunks:
             _, positions = cache.begin((0, 1), starts, lengths)
             wanted = torch.tensor(lengths, device=model.device).cumsum(0) - 1
-            with torch.inference_mode(), attending(cache, model.config):
+            with torch.inference_mode(), active(cache):
                 output = model(
                     input_ids=tokens[None],
                     position_ids=positions.to(model.device)[None],
