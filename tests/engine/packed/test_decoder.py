@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine.base import Observer, Row
 from flowinfer.engine.heads import Heads
-from flowinfer.engine.packed import decoder as packed
+from flowinfer.engine.packed import stream as packed
 from flowinfer.engine.packed.decoder import PackedDecoder
 from flowinfer.engine.packed.fusing import fused_choice
 from flowinfer.engine.packed.packing import reason_against
@@ -113,13 +113,13 @@ def test_short_memory_takes_pages_from_the_last_row_and_gives_them_back(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preempted: list[int] = []
-    take = packed._Loop._preempt
+    take = packed.PackedStream._preempt
 
-    def count(loop: packed._Loop) -> None:
+    def count(stream: packed.PackedStream) -> None:
         preempted.append(1)
-        take(loop)
+        take(stream)
 
-    monkeypatch.setattr(packed._Loop, "_preempt", count)
+    monkeypatch.setattr(packed.PackedStream, "_preempt", count)
     assert_equal(one_step(mix("A", "B", "C"), max_tokens=90), models, plans.QUESTIONS[:4], batch=4, num_pages=6)
     assert preempted
 
