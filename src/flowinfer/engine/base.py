@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from flowinfer.plan import Plan, Step
 from flowinfer.results import StepResult
 
 
@@ -84,6 +85,12 @@ class Observer:
 
     def batch_halved(self, batch: int) -> None:
         """Hear that memory was short and the batch is now smaller."""
+
+
+StepKey = Callable[[Plan, Step, Mapping[str, str], str], str]
+"""(plan, step, prompts by node, question id) -> what decides the step's text."""
+MemberOrder = Callable[[Plan, Step, Mapping[str, str]], Sequence[str]]
+"""(plan, step, prompts by node) -> the step's nodes in the order in which cached results hold their heads."""
 
 
 class StepCache(Protocol):
