@@ -50,10 +50,9 @@ class _Seat:
 
 @dataclass(frozen=True)
 class _Pending:
-    """Steps that the device has been given and the host has not read."""
+    """Steps that the device has been given and the host has not read, and who was at each place."""
 
     seats: tuple[_Seat | None, ...]
-    """Who was at each place."""
     outcome: Outcome
 
 
@@ -182,8 +181,7 @@ class PackedStream:
             for seat in admitted:
                 seat.row.heads[k].forward_seconds += (time.perf_counter() - start) / len(admitted)
         for seat in admitted:
-            row = seat.row
-            all_ids = [self._ids(k, row) for k in range(len(self._runners))]
+            row, all_ids = seat.row, [self._ids(k, seat.row) for k in range(len(self._runners))]
             lengths, lasts = [len(ids) - 1 for ids in all_ids], [ids[-1] for ids in all_ids]
             self._lock.start(
                 _place(seat),
