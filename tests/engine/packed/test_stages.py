@@ -17,8 +17,11 @@ from flowinfer.engine import decoders
 from flowinfer.engine.base import Completion, Decoder, Row
 from flowinfer.engine.choice import Loop
 from flowinfer.engine.heads import Heads
+from flowinfer.engine.packed import stream
 from flowinfer.engine.packed.decoder import PackedDecoder
 from flowinfer.engine.packed.fusing import fused_choice
+from flowinfer.engine.packed.lockstep import LockStep
+from flowinfer.engine.packed.outcome import Outcome, last_outcome
 from flowinfer.engine.packed.runner import runner_of
 from flowinfer.engine.packed.stream import PackedStream
 from flowinfer.engine.scheduler import execute
@@ -109,8 +112,7 @@ def by_reference(plan: Plan, models: Models, texts: Sequence[str] = plans.QUESTI
     return told(run(plan, models, texts, vote=longest))
 
 
-@pytest.mark.parametrize("kind", PLANS)
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("kind", "batch"), [*((kind, 3) for kind in PLANS), ("answers", 1)])
 def test_texts_are_those_of_step_after_step(
     models: Models, monkeypatch: pytest.MonkeyPatch, kind: str, batch: int
 ) -> None:
@@ -128,8 +130,8 @@ def test_streamed_steps_beside_one_that_cannot_be_streamed(models: Models, monke
     assert told(run(plan, models, batch=2)) == expected
 
 
-@settings(max_examples=6, deadline=None)
-@given(seed=st.integers(0, 1000), batch=st.integers(1, 5), kind=st.sampled_from(["S2P", "answers"]))
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 1000), batch=st.integers(2, 5), kind=st.sampled_from(["S2P", "answers"]))
 def test_the_order_of_questions_changes_no_text(models: Models, seed: int, batch: int, kind: str) -> None:
     texts = list(plans.QUESTIONS)
     random.Random(seed).shuffle(texts)
@@ -179,6 +181,45 @@ def test_a_question_is_taken_when_another_has_its_answer(models: Models) -> None
     assert 12 < seen[8] < 30
 
 
+class Late:
+    """An outcome that the device still works on while it is looked at a few times."""
+
+    def __init__(self, outcome: Outcome, looks: int) -> None:
+        self._outcome, self._looks = outcome, looks
+        self.num_waits = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._outcome, name)
+
+    @property
+    def is_there(self) -> bool:
+        self._looks -= 1
+        return self._looks < 0
+
+    def wait(self) -> None:
+        self._looks = 0
+        self.num_waits += 1
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("one", 0), ("S2P", 1), ("answers", 2), ("answers", 3)])
+def test_devices_of_any_speed(models: Models, monkeypatch: pytest.MonkeyPatch, kind: str, seed: int) -> None:
+    """Outcomes come late, some much later than others; the host waits for none of them."""
+    rng, outcomes = random.Random(seed), []
+
+    def late(lock: LockStep, steps: int) -> Late:
+        outcomes.append(Late(last_outcome(lock, steps), rng.choice([0, 0, 1, 5, 20])))
+        return outcomes[-1]
+
+    expected = by_reference(PLANS[kind], models)
+    monkeypatch.setattr(stream, "last_outcome", late)
+    serve(monkeypatch)
+    assert told(run(PLANS[kind], models, batch=2)) == expected
+    assert not any(outcome.num_waits for outcome in outcomes)
+    serve(monkeypatch, lambda loop: Whole(packed(loop)))
+    assert told(run(PLANS[kind], models, batch=2)) == expected
+    assert any(outcome.num_waits for outcome in outcomes)
+
+
 # Cache, failures, interruption, memory
 
 
@@ -203,8 +244,9 @@ def key_of(plan: Plan, step: Step, prompts: Mapping[str, str], question_id: str)
     return f"{step.id} {sorted(prompts.items())}"
 
 
-@pytest.mark.parametrize("kind", ["S2P", "answers"])
-@pytest.mark.parametrize("kept", ["s1", "s2", "s3", "every second"])
+@pytest.mark.parametrize(
+    ("kind", "kept"), [("S2P", "s2"), ("answers", "s1"), ("answers", "s3"), ("answers", "every second")]
+)
 def test_cached_steps_in_the_middle(models: Models, monkeypatch: pytest.MonkeyPatch, kind: str, kept: str) -> None:
     whole = Shelf()
     expected = told(run(PLANS[kind], models, cache=whole, step_key=key_of))
@@ -223,7 +265,7 @@ def test_nothing_is_made_where_all_is_cached(models: Models) -> None:
     assert told(run(PLANS["S2P"], {}, cache=shelf, step_key=key_of)) == expected
 
 
-@pytest.mark.parametrize("kind", ["one", "SI", "answers", "vote"])
+@pytest.mark.parametrize("kind", ["one", "answers", "vote"])
 def test_a_question_that_fails_stops_no_other(models: Models, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     texts = ["hello", "x " * 300, "小明", "", "the answer"]
     expected = by_reference(PLANS[kind], models, texts)

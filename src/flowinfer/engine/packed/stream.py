@@ -206,10 +206,10 @@ class PackedStream:
         self._pending.append(_Pending(tuple(self._places), last_outcome(self._lock, _STEPS)))
 
     def _bucket(self, used: int) -> int:
-        """Return how many places take part in a step: a power-of-two share of all, so that graphs stay few."""
+        """Return how many places take part in a step: all, a quarter, a sixteenth, ..., so that graphs stay few."""
         rows = len(self._places)
-        while rows > 1 and used <= rows // 2:
-            rows //= 2
+        while rows > 1 and used <= rows // 4:
+            rows //= 4
         return rows
 
     def _make_room(self) -> None:
