@@ -49,6 +49,7 @@ bench: $(STAMP)
 bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu_step.py
 	$(BIN)/python benchmarks/dataset.py
+	$(BIN)/python benchmarks/stages.py
 	$(BIN)/python benchmarks/numerics.py
 	$(BIN)/python benchmarks/fusion_kernels.py
 	$(BIN)/python benchmarks/cold_start.py

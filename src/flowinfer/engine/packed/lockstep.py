@@ -94,6 +94,7 @@ class LockStep:
         self.ring_leads = torch.zeros(RING, rows, device=self.device)
         self.ring_favourites = torch.full((RING, heads, rows), -1, dtype=torch.int64, device=self.device)
         self._streams = self._make_streams()
+        self._side = self._side_stream()
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
@@ -245,13 +246,25 @@ class LockStep:
             for size in sizes
         ]
 
+    def _side_stream(self) -> torch.cuda.Stream | None:
+        """Return what graphs are recorded on: the current stream, or one beside it if that is the default one.
+
+        One for all graphs: the work space of cuBLAS goes by streams, and graphs of two loops that run at once must not
+        share any.
+        """
+        if self.device.type != "cuda":
+            return None
+        current = torch.cuda.current_stream(self.device)
+        return torch.cuda.Stream(self.device) if current == torch.cuda.default_stream(self.device) else current
+
     @torch.inference_mode()
     def _capture(self, rows: int, tile: int) -> torch.cuda.CUDAGraph:
         """Record a step as a graph; state that the rehearsal changes is put back."""
         saved = [states.clone() for states in self._all_state()]
         self.live.zero_()  # a rehearsal feeds nothing
         self.waiting.zero_()
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        stream = self._side
+        assert stream is not None, "graphs are for GPUs"
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):  # compiles, and makes what is made once

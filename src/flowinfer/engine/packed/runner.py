@@ -105,11 +105,13 @@ class HeadRunner:
             (W, V_k), in the model's own type.
         """
         self._keep = keep
-        with self._active(cache):
-            output = self.model(
-                input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=wanted
-            )
-        self._keep = None
+        try:
+            with self._active(cache):
+                output = self.model(
+                    input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=wanted
+                )
+        finally:
+            self._keep = None  # it holds on to its loop's memory, which a loop that ran out of it must give back
         return output.logits[0]  # type: ignore[no-any-return]  # the model is untyped
 
     @torch.inference_mode()
