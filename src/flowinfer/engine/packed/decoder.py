@@ -39,7 +39,8 @@ class PackedDecoder:
     ) -> None:
         self._heads, self._runners = heads, tuple(runners)
         device = runners[0].device
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        is_gpu = device.type == "cuda"
+        self._side = torch.cuda.Stream(device) if is_gpu else None  # type: ignore[no-untyped-call]  # untyped in torch
         if self._side is not None:
             self._side.wait_stream(torch.cuda.current_stream(device))  # weights and tables are made there
         with on_side(self._side):

@@ -255,7 +255,9 @@ class LockStep:
         if self.device.type != "cuda":
             return None
         current = torch.cuda.current_stream(self.device)
-        return torch.cuda.Stream(self.device) if current == torch.cuda.default_stream(self.device) else current
+        if current != torch.cuda.default_stream(self.device):
+            return current
+        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # untyped in torch
 
     @torch.inference_mode()
     def _capture(self, rows: int, tile: int) -> torch.cuda.CUDAGraph:

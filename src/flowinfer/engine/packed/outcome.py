@@ -26,7 +26,7 @@ class Outcome:
     @property
     def is_there(self) -> bool:
         """Return whether the host can read it without waiting."""
-        return self.done is None or self.done.query()
+        return self.done is None or bool(self.done.query())  # type: ignore[no-untyped-call]  # untyped in torch
 
     def wait(self) -> None:
         """Wait until it is there."""
@@ -43,7 +43,7 @@ def last_outcome(lock: LockStep, steps: int) -> Outcome:
         slots, leads, favourites = (states.clone() for states in on_device)
         return Outcome(slots, leads, favourites, None)
     slots, leads, favourites = (_on_its_way(states) for states in on_device)
-    done = torch.cuda.Event()
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
     done.record()
     return Outcome(slots, leads, favourites, done)
 
