@@ -59,7 +59,8 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
         made = packed_decoder(heads, loop.batch, loop.budget)
         if not isinstance(made, str):
             return made
-    runners = runners_of(loop.models)
+    several = len({model.device for model in loop.models}) > 1
+    runners = "its heads are on several devices" if several else runners_of(loop.models)
     if isinstance(runners, str):
         loop.observer.notice(f"step {step.id} {step.title} runs on the reference engine: {runners}")
         return _plain(loop, None)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from flowinfer.backends.base import TextModel
+from flowinfer.backends.base import TextModel, TokenModel
 from flowinfer.engine.base import Completion, Decoder, Observer, Row
 from flowinfer.engine.batching import Budget, auto_batch, budgets
 from flowinfer.engine.choice import Engine, Loop, is_packed, make_decoder
@@ -134,6 +134,7 @@ class Decoders:
         draft = step.decoding.draft
         writer = self.pool.get(plan, draft, self._observer) if draft in plan.models else None
         assert not isinstance(writer, TextModel), "check refuses text-only models as drafts"
+        self._make_way(tokens)
         if self._together and not self._budgets:  # now that models are needed at all
             together, steps = self._together
             self._budgets = budgets(together, steps, partial(self.pool.is_loaded, together))
@@ -149,6 +150,16 @@ class Decoders:
         for warning in {str(warning.message) for warning in caught}:
             self._observer.notice(warning)
         return decoder
+
+    def _make_way(self, models: Sequence[TokenModel]) -> None:
+        """Let go of other decoders where loops run one after another and a GPU is more than half full."""
+        gpus = {model.device for model in models if model.device.type == "cuda"}
+        if self._together or not self._made or not gpus:
+            return
+        memory = [torch.cuda.mem_get_info(gpu) for gpu in gpus]
+        if any(free < total // 2 for free, total in memory):
+            self._made.clear()
+            free_cached()
 
 
 def free_cached() -> None:
