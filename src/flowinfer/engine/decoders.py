@@ -152,12 +152,12 @@ class Decoders:
         return decoder
 
     def _make_way(self, models: Sequence[TokenModel]) -> None:
-        """Let go of other decoders where loops run one after another and a GPU is more than half full."""
+        """Let go of other decoders where loops run one after another and a GPU is nearly full."""
         gpus = {model.device for model in models if model.device.type == "cuda"}
         if self._together or not self._made or not gpus:
             return
         memory = [torch.cuda.mem_get_info(gpu) for gpu in gpus]
-        if any(free < total // 2 for free, total in memory):
+        if any(free < total // 4 for free, total in memory):
             self._made.clear()
             free_cached()
 
