@@ -16,8 +16,8 @@ from flowinfer.engine.rounds import RoundDecoder
 from flowinfer.plan import Step
 
 Engine = Literal["auto", "packed", "reference"]
-"""auto = packed on GPUs where it can run, else reference; packed asks for packed sessions on CPUs too; reference is the
-oracle."""
+"""auto = packed where it can run, on CPUs in float32 or wider; packed asks for it on CPUs in any precision; reference is
+the oracle."""
 
 _MOST_DRAFTING = 8
 """Rows up to which drafts are tried on a GPU by themselves: with more, a step has columns enough."""
@@ -36,29 +36,31 @@ class Loop:
     keeps_thinking: bool
 
 
-def is_packed(models: Sequence[TokenModel], engine: Engine) -> bool:
-    """Return whether the packed engine is to be tried."""
-    on_gpu = all(model.device.type == "cuda" for model in models)
-    return engine == "packed" or (engine == "auto" and on_gpu)
+def is_on_gpu(models: Sequence[TokenModel], engine: Engine) -> bool:
+    """Return whether a step is to be decoded whole on GPUs, if it can be."""
+    return engine != "reference" and all(model.device.type == "cuda" for model in models)
 
 
 def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     """Return the decoding loop of some heads; say why where the packed engine is asked for and cannot serve."""
-    if not is_packed(loop.models, engine):
+    on_gpu = is_on_gpu(loop.models, engine)
+    on_cpu = all(model.device.type == "cpu" and model.is_exact for model in loop.models)
+    if engine == "reference" or (engine == "auto" and not on_gpu and not on_cpu):
         return _plain(loop, None)
     from flowinfer.engine.packed.packing import packed_decoder, runners_of, session_maker
 
     step = loop.step
     waits_for_none = loop.batch > _MOST_DRAFTING and step.decoding.draft == "auto"
     drafts = not waits_for_none and make_drafter(step, loop.writer) is not None
-    if not drafts and all(model.device.type == "cuda" for model in loop.models):
+    if not drafts and on_gpu:
         heads = Heads(step, loop.models, observer=loop.observer, keeps_thinking=loop.keeps_thinking)
         made = packed_decoder(heads, loop.batch)
         if not isinstance(made, str):
             return made
     runners = runners_of(loop.models)
     if isinstance(runners, str):
-        loop.observer.notice(f"step {step.id} {step.title} runs on the reference engine: {runners}")
+        if on_gpu or engine == "packed":
+            loop.observer.notice(f"step {step.id} {step.title} runs on the reference engine: {runners}")
         return _plain(loop, None)
     return _plain(loop, session_maker(step, loop.models, runners, loop.batch))
 

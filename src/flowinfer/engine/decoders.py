@@ -11,7 +11,7 @@ import torch
 from flowinfer.backends.base import TextModel
 from flowinfer.engine.base import Completion, Decoder, Observer, Row
 from flowinfer.engine.batching import auto_batch
-from flowinfer.engine.choice import Engine, Loop, is_packed, make_decoder
+from flowinfer.engine.choice import Engine, Loop, is_on_gpu, make_decoder
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.text_only import TextDecoder
 from flowinfer.errors import MemoryShort
@@ -95,7 +95,7 @@ class Decoders:
         writer = self.pool.get(plan, draft, self._observer) if draft in plan.models else None
         assert not isinstance(writer, TextModel), "check refuses text-only models as drafts"
         if name not in self._batches:
-            rows = auto_batch(plan, step, tokens, writer, is_packed=is_packed(tokens, self._engine))
+            rows = auto_batch(plan, step, tokens, writer, is_packed=is_on_gpu(tokens, self._engine))
             self._batches[name] = rows if self._batch == "auto" else self._batch
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", SharedVocabularyWarning)

@@ -110,7 +110,7 @@ class RoundDecoder:
             yield from (outcome for outcome in outcomes if isinstance(outcome, Completion))
             for row in (outcome for outcome in outcomes if isinstance(outcome, LiveRow)):
                 live.append(row)
-                row.rounds = 0
+                row.rounds = 0 if self._drafter else None
                 self._lines[id(row)] = _Line(row, [0] * num_heads, [0] * num_heads, self._payoff.new_pace())
             if not live and not outcomes:
                 return
@@ -205,7 +205,8 @@ class RoundDecoder:
         seconds = heads.lanes.run(verify)
         for attempt in attempts:
             row = attempt.line.row
-            row.rounds = (row.rounds or 0) + 1
+            if row.rounds is not None:
+                row.rounds += 1
             for head, spent in zip(row.heads, seconds, strict=True):
                 head.forward_seconds += spent / len(attempts)
         return logits

@@ -81,6 +81,7 @@ class DenseCache:
         self._layout = _Layout(flat_rows, positions, tuple(lengths), used, longest, width, chosen)
         return flat_rows, positions
 
+    @torch.inference_mode()
     def move(self, source: int, target: int) -> None:
         """Copy a row over another, so that the rows in use can stay together."""
         for layer in self._layers:
