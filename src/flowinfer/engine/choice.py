@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,12 +13,12 @@ from flowinfer.engine.drafting import make_drafter
 from flowinfer.engine.heads import Heads
 from flowinfer.engine.pace import Payoff
 from flowinfer.engine.reference import ReferenceDecoder
-from flowinfer.engine.rounds import RoundDecoder
+from flowinfer.engine.rounds import ChooseThreads, RoundDecoder
 from flowinfer.plan import Step
 
 Engine = Literal["auto", "packed", "reference"]
-"""auto = packed where it can run, on CPUs in float32 or wider; packed asks for it on CPUs in any precision; reference is
-the oracle."""
+"""auto = packed where it can run, on CPUs in float32 or wider; packed asks for it in any precision; reference is the
+oracle."""
 
 _MOST_DRAFTING = 8
 """Rows up to which drafts are tried on a GPU by themselves: with more, a step has columns enough."""
@@ -48,6 +49,7 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     if engine == "reference" or (engine == "auto" and not on_gpu and not on_cpu):
         return _plain(loop, None)
     from flowinfer.engine.packed.packing import packed_decoder, runners_of, session_maker
+    from flowinfer.engine.packed.threads import choose_threads
 
     step = loop.step
     waits_for_none = loop.batch > _MOST_DRAFTING and step.decoding.draft == "auto"
@@ -62,10 +64,12 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
         if on_gpu or engine == "packed":
             loop.observer.notice(f"step {step.id} {step.title} runs on the reference engine: {runners}")
         return _plain(loop, None)
-    return _plain(loop, session_maker(step, loop.models, runners, loop.batch))
+    return _plain(loop, session_maker(step, loop.models, runners, loop.batch), choose_threads(runners))
 
 
-def _plain(loop: Loop, open_sessions: Callable[[], list[Session]] | None) -> Decoder:
+def _plain(
+    loop: Loop, open_sessions: Callable[[], list[Session]] | None, threads: ChooseThreads = lambda _: nullcontext()
+) -> Decoder:
     """Return a loop that the host drives: in rounds where something drafts or sessions are given."""
     drafter = make_drafter(loop.step, loop.writer)
     if drafter is None and open_sessions is None:
@@ -81,4 +85,5 @@ def _plain(loop: Loop, open_sessions: Callable[[], list[Session]] | None) -> Dec
         drafter=drafter,
         payoff=Payoff(is_on=loop.step.decoding.draft == "auto"),
         open_sessions=open_sessions,
+        threads=threads,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ from flowinfer.fusion.advance import Advance, Context
 from flowinfer.plan import Step
 
 MakeDrafter = Callable[[Heads], Drafter]
+ChooseThreads = Callable[[int], AbstractContextManager[None]]
 
 
 @dataclass
@@ -70,6 +72,7 @@ class RoundDecoder:
         drafter: makes what proposes keys; None = no drafts, a plain decoder.
         payoff: whether rounds draft; always if not given.
         open_sessions: makes a session for each model, if not the models' own.
+        threads: what a round over so many rows runs in.
     """
 
     def __init__(
@@ -83,12 +86,14 @@ class RoundDecoder:
         drafter: MakeDrafter | None = None,
         payoff: Payoff | None = None,
         open_sessions: Callable[[], list[Session]] | None = None,
+        threads: ChooseThreads = lambda _: nullcontext(),
     ) -> None:
         self._step = step
         self._heads = Heads(step, models, observer=observer, keeps_thinking=keeps_thinking, open_sessions=open_sessions)
         self._batch = batch
         self._drafter = drafter(self._heads) if drafter else None
         self._payoff = payoff or Payoff(is_on=False)
+        self._threads = threads
         self._lines: dict[int, _Line] = {}
 
     def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
@@ -115,7 +120,8 @@ class RoundDecoder:
             if not live and not outcomes:
                 return
             if live:
-                self._round([self._lines[id(row)] for row in live])
+                with self._threads(len(live)):
+                    self._round([self._lines[id(row)] for row in live])
             gone = [row for row in live if row.finish_reason]
             live, ended = self._heads.end(live)
             for row in gone:

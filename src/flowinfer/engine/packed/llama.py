@@ -114,9 +114,8 @@ def _heads(layer: _Layer, states: Tensor, cos: Tensor, sin: Tensor) -> tuple[Ten
     together = together.view(len(states), num_turned + layer.num_kv_heads, -1)
     turned = together[:, :num_turned]
     if layer.head_norms:
-        sizes = (layer.num_heads, layer.num_kv_heads)
-        parts = zip(layer.head_norms, turned.split(sizes, dim=1), strict=True)
-        turned = torch.cat([norm(part) for norm, part in parts], dim=1)
+        parts = turned[:, : layer.num_heads], turned[:, layer.num_heads :]
+        turned = torch.cat([norm(part) for norm, part in zip(layer.head_norms, parts, strict=True)], dim=1)
     turned = torch.addcmul(turned * cos, turned.roll(cos.shape[-1] // 2, -1), sin)
     return turned[:, : layer.num_heads], turned[:, layer.num_heads :], together[:, num_turned:]
 

@@ -53,4 +53,4 @@ def _ops() -> Any:  # operators are untyped
 
 def _has_onednn() -> bool:
     """Return whether this build of torch has the operators that its own compiler uses for frozen weights."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -66,10 +66,15 @@ def _probe_ids(model: Any) -> Tensor:
     return torch.randint(0, size, (sum(_PROBE_LENGTHS),), generator=generator).to(model.device)
 
 
+def _rows(ids: Tensor) -> list[Tensor]:
+    ends = torch.tensor(_PROBE_LENGTHS).cumsum(0).tolist()
+    return [ids[end - length : end] for length, end in zip(_PROBE_LENGTHS, ends, strict=True)]
+
+
 @torch.inference_mode()
 def plain_logits(model: Any) -> Tensor:
     """Return transformers' own logits at the ends of the probe's rows: (2, V_k)."""
-    rows = _probe_ids(model).split(_PROBE_LENGTHS)
+    rows = _rows(_probe_ids(model))
     return torch.cat([model(input_ids=row[None], use_cache=False).logits[:, -1] for row in rows])
 
 
@@ -110,8 +115,7 @@ def gives(model: Any, expected: Tensor, forward: Forward) -> bool:  # a transfor
 @torch.inference_mode()
 def _difference(model: Any, expected: Tensor, forward: Forward, cache: DenseCache | _ProbeCache) -> float:
     """Run the probe packed, in two chunks; return how far its last logits are from those expected, relatively."""
-    ids, firsts = _probe_ids(model), (3, 1)
-    rows = ids.split(_PROBE_LENGTHS)
+    rows, firsts = _rows(_probe_ids(model)), (3, 1)
     rests = tuple(length - first for length, first in zip(_PROBE_LENGTHS, firsts, strict=True))
     heads = torch.cat([row[:first] for row, first in zip(rows, firsts, strict=True)])
     tails = torch.cat([row[first:] for row, first in zip(rows, firsts, strict=True)])
