@@ -145,6 +145,9 @@ class Listener(Observer):
 class Watched:
     """A model whose sessions note the bytes of every row's ids after each feed, and may run out of memory."""
 
+    transformers_model = None
+    """Hidden, so that no engine decodes past its sessions."""
+
     def __init__(self, model: HfModel, *, most_rows: int = 10**6, logits: Any = None) -> None:
         self.model = model
         self.most_rows = most_rows

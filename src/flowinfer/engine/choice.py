@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,11 +14,11 @@ from flowinfer.engine.drafting import make_drafter
 from flowinfer.engine.heads import Heads
 from flowinfer.engine.pace import Payoff
 from flowinfer.engine.reference import ReferenceDecoder
-from flowinfer.engine.rounds import RoundDecoder
+from flowinfer.engine.rounds import ChooseThreads, RoundDecoder
 from flowinfer.plan import Step
 
 Engine = Literal["auto", "packed", "reference"]
-"""auto = packed on GPUs where it can run, else reference; packed asks for packed sessions on CPUs too; reference is the
+"""auto = packed where it can run, on CPUs in float32 or wider; packed asks for it in any precision; reference is the
 oracle."""
 
 _MOST_DRAFTING = 8
@@ -39,22 +40,24 @@ class Loop:
     """What it may take of its devices' memory."""
 
 
-def is_packed(models: Sequence[TokenModel], engine: Engine) -> bool:
-    """Return whether the packed engine is to be tried."""
-    on_gpu = all(model.device.type == "cuda" for model in models)
-    return engine == "packed" or (engine == "auto" and on_gpu)
+def is_on_gpu(models: Sequence[TokenModel], engine: Engine) -> bool:
+    """Return whether a step is to be decoded whole on GPUs, if it can be."""
+    return engine != "reference" and all(model.device.type == "cuda" for model in models)
 
 
 def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     """Return the decoding loop of some heads; say why where the packed engine is asked for and cannot serve."""
-    if not is_packed(loop.models, engine):
+    on_gpu = is_on_gpu(loop.models, engine)
+    on_cpu = all(model.device.type == "cpu" and model.is_exact for model in loop.models)
+    if engine == "reference" or (engine == "auto" and not on_gpu and not on_cpu):
         return _plain(loop, None)
     from flowinfer.engine.packed.packing import packed_decoder, runners_of, session_maker
+    from flowinfer.engine.packed.threads import choose_threads
 
     step = loop.step
     waits_for_none = loop.batch > _MOST_DRAFTING and step.decoding.draft == "auto"
     drafts = not waits_for_none and make_drafter(step, loop.writer) is not None
-    if not drafts and all(model.device.type == "cuda" for model in loop.models):
+    if not drafts and on_gpu:
         heads = Heads(step, loop.models, observer=loop.observer, keeps_thinking=loop.keeps_thinking)
         made = packed_decoder(heads, loop.batch, loop.budget)
         if not isinstance(made, str):
@@ -62,12 +65,15 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     several = len({model.device for model in loop.models}) > 1
     runners = "its heads are on several devices" if several else runners_of(loop.models)
     if isinstance(runners, str):
-        loop.observer.notice(f"step {step.id} {step.title} runs on the reference engine: {runners}")
+        if on_gpu or engine == "packed":
+            loop.observer.notice(f"step {step.id} {step.title} runs on the reference engine: {runners}")
         return _plain(loop, None)
-    return _plain(loop, session_maker(step, loop.models, runners, loop.batch, loop.budget))
+    return _plain(loop, session_maker(step, loop.models, runners, loop.batch, loop.budget), choose_threads(runners))
 
 
-def _plain(loop: Loop, open_sessions: Callable[[], list[Session]] | None) -> Decoder:
+def _plain(
+    loop: Loop, open_sessions: Callable[[], list[Session]] | None, threads: ChooseThreads = lambda _: nullcontext()
+) -> Decoder:
     """Return a loop that the host drives: in rounds where something drafts or sessions are given."""
     drafter = make_drafter(loop.step, loop.writer)
     if drafter is None and open_sessions is None:
@@ -83,4 +89,5 @@ def _plain(loop: Loop, open_sessions: Callable[[], list[Session]] | None) -> Dec
         drafter=drafter,
         payoff=Payoff(is_on=loop.step.decoding.draft == "auto"),
         open_sessions=open_sessions,
+        threads=threads,
     )

@@ -12,7 +12,7 @@ import torch
 from flowinfer.backends.base import TextModel, TokenModel
 from flowinfer.engine.base import Completion, Decoder, Observer, Row
 from flowinfer.engine.batching import Budget, auto_batch, budgets
-from flowinfer.engine.choice import Engine, Loop, is_packed, make_decoder
+from flowinfer.engine.choice import Engine, Loop, is_on_gpu, make_decoder
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.text_only import TextDecoder
 from flowinfer.errors import MemoryShort
@@ -140,7 +140,7 @@ class Decoders:
             self._budgets = budgets(together, steps, partial(self.pool.is_loaded, together))
         budget = self._budgets.get(name, Budget())
         if name not in self._batches:
-            packs = is_packed(tokens, self._engine)
+            packs = is_on_gpu(tokens, self._engine)
             rows = auto_batch(plan, step, tokens, writer, is_packed=packs, budget=budget)
             self._batches[name] = rows if self._batch == "auto" else self._batch
         with warnings.catch_warnings(record=True) as caught:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ from flowinfer.fusion.advance import Advance, Context
 from flowinfer.plan import Step
 
 MakeDrafter = Callable[[Heads], Drafter]
+ChooseThreads = Callable[[int], AbstractContextManager[None]]
 
 
 @dataclass
@@ -69,6 +71,7 @@ class RoundDecoder:
         drafter: makes what proposes keys; None = no drafts, a plain decoder.
         payoff: whether rounds draft; always if not given.
         open_sessions: makes a session for each model, if not the models' own.
+        threads: what a round over so many rows runs in.
     """
 
     def __init__(
@@ -82,12 +85,14 @@ class RoundDecoder:
         drafter: MakeDrafter | None = None,
         payoff: Payoff | None = None,
         open_sessions: Callable[[], list[Session]] | None = None,
+        threads: ChooseThreads = lambda _: nullcontext(),
     ) -> None:
         self._step = step
         self._heads = Heads(step, models, observer=observer, keeps_thinking=keeps_thinking, open_sessions=open_sessions)
         self._batch = batch
         self._drafter = drafter(self._heads) if drafter else None
         self._payoff = payoff or Payoff(is_on=False)
+        self._threads = threads
         self._lines: dict[int, _Line] = {}
 
     def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
@@ -109,12 +114,13 @@ class RoundDecoder:
             yield from (outcome for outcome in outcomes if isinstance(outcome, Completion))
             for row in (outcome for outcome in outcomes if isinstance(outcome, LiveRow)):
                 live.append(row)
-                row.rounds = 0
+                row.rounds = 0 if self._drafter else None
                 self._lines[id(row)] = _Line(row, [0] * num_heads, [0] * num_heads, self._payoff.new_pace())
             if not live and not outcomes:
                 return
             if live:
-                self._round([self._lines[id(row)] for row in live])
+                with self._threads(len(live)):
+                    self._round([self._lines[id(row)] for row in live])
             gone = [row for row in live if row.finish_reason]
             live, ended = self._heads.end(live)
             for row in gone:
@@ -204,7 +210,8 @@ class RoundDecoder:
         seconds = heads.lanes.run(verify)
         for attempt in attempts:
             row = attempt.line.row
-            row.rounds = (row.rounds or 0) + 1
+            if row.rounds is not None:
+                row.rounds += 1
             for head, spent in zip(row.heads, seconds, strict=True):
                 head.forward_seconds += spent / len(attempts)
         return logits

@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from flowinfer.backends.session import RowSession
-from flowinfer.engine.packed.runner import HeadRunner, NotPackable, runner_of
+from flowinfer.engine.packed.probing import NotPackable
+from flowinfer.engine.packed.runner import HeadRunner, runner_of
 from flowinfer.engine.packed.session import PackedSession
 
 _COMMON = {

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowinfer.engine.packed.attention import Attention
 from flowinfer.engine.packed.kernels import paged_attention, write_kv
-from flowinfer.engine.packed.runner import LayerShape
+from flowinfer.engine.packed.probing import LayerShape
 
 PAGE = 64
 """Tokens in a page."""

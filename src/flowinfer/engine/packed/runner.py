@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from flowinfer.engine.packed.attention import (
-    Attention,
-    PackedCache,
-    UnsupportedAttention,
-    attending,
-    number_layers,
-)
-from flowinfer.engine.packed.dense import DenseCache
+from flowinfer.engine.packed.attention import PackedCache, attending, number_layers
+from flowinfer.engine.packed.llama import llama_forward
 from flowinfer.engine.packed.merging import merge_linears
-
-_LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer")
-_RESCALED_BY_LENGTH = ("dynamic", "longrope")
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1, torch.float16: 0.05}
-"""Largest relative difference of logits from transformers' own in the check at load: rounding, not another function."""
-
-
-class NotPackable(Exception):
-    """The packed engine cannot run this model; the message is the reason, in one line."""
-
-
-@dataclass(frozen=True)
-class LayerShape:
-    """What one layer keeps of each token."""
-
-    num_heads: int
-    num_kv_heads: int
-    key_size: int
-    value_size: int
-    window: int
-    softcap: float
-
+from flowinfer.engine.packed.probing import LayerShape, NotPackable, check, gives, holds, plain_logits, refuse
 
 _HALF = (torch.bfloat16, torch.float16)
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
@@ -58,7 +28,7 @@ class HeadRunner:
     """A transformers model over flat tokens.
 
     On a GPU its linear layers give way to ones that are fast at few tokens, and its layers are compiled, one of each
-    kind for all.
+    kind for all. On a CPU a forward that is written out takes the place of its modules where there is one.
 
     Args:
         model: a decoder-only transformers model; its linear layers are merged in place.
@@ -69,13 +39,18 @@ class HeadRunner:
     def __init__(self, model: Any) -> None:  # transformers' models share no public type with these calls
         self.model = model
         self.device: torch.device = model.device
-        _refuse(model)
-        number_layers(model)
-        expected = _probe_plain(model)
-        merge_linears(model)
         self._keep: Callable[[Tensor], Tensor] | None = None
+        refuse(model)
+        number_layers(model)
+        expected = plain_logits(model)
+        if not getattr(model, "flow_is_merged", False):
+            merge_linears(model)
+            model.flow_is_merged = True
+        self.layers = check(model, expected)
         self._compiled: list[Any] = []
-        self.layers = _check(model, expected, self._active)
+        self._written = llama_forward(model, self.layers)
+        if self._written and not gives(model, expected, self.logits):
+            self._written = None
         if self.device.type == "cuda":
             _refuse_on_gpu(model, self.layers)
             self._speed_up(expected)
@@ -104,6 +79,9 @@ class HeadRunner:
         Returns:
             (W, V_k), in the model's own type.
         """
+        if self._written:
+            states = self._written(ids, positions, cache)[wanted]
+            return self._written.logits(keep(states) if keep else states)
         self._keep = keep
         try:
             with self._active(cache):
@@ -117,6 +95,9 @@ class HeadRunner:
     @torch.inference_mode()
     def read(self, ids: Tensor, positions: Tensor, cache: PackedCache) -> None:
         """Run the model for its keys and values alone (prefill): as `logits`, without the last matrix."""
+        if self._written:
+            self._written(ids, positions, cache)
+            return
         with self._active(cache):
             self.model.base_model(input_ids=ids[None], position_ids=positions[None], use_cache=False)
 
@@ -133,18 +114,13 @@ class HeadRunner:
                     layer._compiled_call_impl = None
 
     def _speed_up(self, expected: Tensor) -> None:
-        """Install what is fast on a GPU, each part only if the check at load still holds with it."""
+        """Install what is fast on a GPU, each part only if the model's own logits still come out."""
         replaced = _speed_up_linears(self.model) if self.model.dtype in _HALF else []
-        try:
-            _check(self.model, expected, self._active)
-        except NotPackable:
+        if not holds(self.model, expected, self.logits):
             for parent, name, child in replaced:
                 setattr(parent, name, child)
         self._compile()
-        try:
-            if self._compiled:
-                _check(self.model, expected, self._active)
-        except NotPackable:
+        if self._compiled and not holds(self.model, expected, self.logits):
             self._compiled = []
 
     def _compile(self) -> None:
@@ -179,25 +155,6 @@ def runner_of(model: Any) -> HeadRunner | str:  # a transformers model
     return known
 
 
-def _refuse(model: Any) -> None:
-    """Refuse what is known not to work before anything is run."""
-    config = model.config
-    if not getattr(model, "_supports_attention_backend", False):
-        raise NotPackable("its layers do not use transformers' attention interface")
-    parameters = inspect.signature(model.forward).parameters
-    if "position_ids" not in parameters or "logits_to_keep" not in parameters:
-        raise NotPackable("its forward takes no position_ids or logits_to_keep")
-    kinds = {type(layer).__name__ for layer in DynamicCache(config=config).layers} - set(_LAYERS)
-    if kinds:
-        raise NotPackable(f"it keeps more than keys and values ({', '.join(sorted(kinds))})")
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    flat = [rope, *(part for part in rope.values() if isinstance(part, dict))]
-    if any(part.get("rope_type", part.get("type")) in _RESCALED_BY_LENGTH for part in flat):
-        raise NotPackable("its rotary embedding depends on the length of the longest row")
-    if getattr(config, "alibi", False) or "local" in (getattr(config, "attention_layers", None) or ()):
-        raise NotPackable("its attention depends on distances that only a mask carries")
-
-
 def _refuse_on_gpu(model: Any, shapes: Sequence[LayerShape]) -> None:
     if any(getattr(model.config, name, None) for name in _EXPERTS):
         raise NotPackable("which of its experts run depends on the tokens, which a graph cannot follow")
@@ -219,99 +176,3 @@ def _speed_up_linears(model: Any) -> list[tuple[torch.nn.Module, str, torch.nn.M
                 setattr(parent, name, SkinnyLinear(child))
                 replaced.append((parent, name, child))
     return replaced
-
-
-_PROBE_LENGTHS = (5, 3)
-"""Rows of the check at load: two, so that rows that see one another are found out."""
-
-
-def _probe_ids(model: Any) -> Tensor:
-    size = model.get_input_embeddings().num_embeddings
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, size, (sum(_PROBE_LENGTHS),), generator=generator).to(model.device)
-
-
-@torch.inference_mode()
-def _probe_plain(model: Any) -> Tensor:
-    """Return transformers' own logits at the ends of the probe's rows: (2, V_k)."""
-    rows = torch.split(_probe_ids(model), list(_PROBE_LENGTHS))
-    return torch.cat([model(input_ids=row[None], use_cache=False).logits[:, -1] for row in rows])
-
-
-def _check(
-    model: Any, expected: Tensor, active: Callable[[PackedCache], AbstractContextManager[None]]
-) -> tuple[LayerShape, ...]:
-    """Run the probe packed, in two chunks, and compare; return the shapes of the layers.
-
-    Raises:
-        NotPackable: it fails or differs.
-    """
-    cache = _ProbeCache(len(_PROBE_LENGTHS))
-    ids, firsts = _probe_ids(model), (3, 1)
-    rows = torch.split(ids, list(_PROBE_LENGTHS))
-    chunks = (
-        (torch.cat([row[:n] for row, n in zip(rows, firsts, strict=True)]), (0, 0), firsts),
-        (
-            torch.cat([row[n:] for row, n in zip(rows, firsts, strict=True)]),
-            firsts,
-            tuple(length - n for length, n in zip(_PROBE_LENGTHS, firsts, strict=True)),
-        ),
-    )
-    logits = expected
-    try:
-        for tokens, starts, lengths in chunks:
-            _, positions = cache.begin((0, 1), starts, lengths)
-            wanted = torch.tensor(lengths, device=model.device).cumsum(0) - 1
-            with torch.inference_mode(), active(cache):
-                output = model(
-                    input_ids=tokens[None],
-                    position_ids=positions.to(model.device)[None],
-                    use_cache=False,
-                    logits_to_keep=wanted,
-                )
-            logits = output.logits[0]
-    except UnsupportedAttention as error:
-        raise NotPackable(str(error)) from error
-    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, NotImplementedError) as error:
-        raise NotPackable(f"a packed forward fails: {type(error).__name__}: {str(error)[:120]}") from error
-    difference = float((logits.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30))
-    if not difference <= _TOLERANCE[model.dtype]:
-        raise NotPackable(f"a packed forward differs from transformers' own by {difference:.1e}")
-    _check_windows(model, cache.shapes)
-    return cache.shapes
-
-
-def _check_windows(model: Any, shapes: Sequence[LayerShape]) -> None:
-    """Refuse a model whose layers have windows that its attention is not told of."""
-    layers = DynamicCache(config=model.config).layers
-    if len(layers) != len(shapes):
-        raise NotPackable(f"{len(shapes)} layers attend where {len(layers)} are expected")
-    for index, (layer, shape) in enumerate(zip(layers, shapes, strict=True)):
-        window = int(getattr(layer, "sliding_window", 0) or 0)
-        if window != shape.window:
-            raise NotPackable(f"layer {index} sees {shape.window or 'all'} tokens where {window or 'all'} are expected")
-
-
-class _ProbeCache:
-    """A dense cache, on the model's device or not, that notes each layer's shape."""
-
-    def __init__(self, rows: int) -> None:
-        self._dense = DenseCache(rows)
-        self._shapes: dict[int, LayerShape] = {}
-
-    @property
-    def shapes(self) -> tuple[LayerShape, ...]:
-        """Return what the layers keep, in order."""
-        return tuple(self._shapes[index] for index in sorted(self._shapes))
-
-    def begin(self, rows: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Pass on."""
-        return self._dense.begin(rows, starts, lengths)
-
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, attention: Attention) -> Tensor:
-        """Note the shape and attend on the CPU."""
-        self._shapes[attention.layer] = LayerShape(
-            query.shape[1], keys.shape[1], keys.shape[2], values.shape[2], attention.window, attention.softcap
-        )
-        moved = [states.to("cpu") for states in (query, keys, values)]
-        return self._dense.attend(moved[0], moved[1], moved[2], attention).to(query.device)

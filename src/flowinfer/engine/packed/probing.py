@@ -1,0 +1,171 @@
+"""Whether a transformers model can be run over packed tokens: what is known to fail, and a comparison at load."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from flowinfer.engine.packed.attention import Attention, PackedCache, UnsupportedAttention, attending
+from flowinfer.engine.packed.dense import DenseCache
+
+Forward = Callable[[Tensor, Tensor, Tensor, PackedCache], Tensor]
+"""(ids (T,), positions (T,), wanted (W,), cache) -> logits (W, V_k)."""
+
+_LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer")
+_RESCALED_BY_LENGTH = ("dynamic", "longrope")
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1, torch.float16: 0.05}
+"""Largest relative difference of logits from transformers' own in the check at load: rounding, not another function."""
+_PROBE_LENGTHS = (5, 3)
+"""Rows of the check at load: two, so that rows that see one another are found out."""
+
+
+class NotPackable(Exception):
+    """The packed engine cannot run this model; the message is the reason, in one line."""
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What one layer keeps of each token."""
+
+    num_heads: int
+    num_kv_heads: int
+    key_size: int
+    value_size: int
+    window: int
+    softcap: float
+
+
+def refuse(model: Any) -> None:
+    """Refuse what is known not to work before anything is run."""
+    config = model.config
+    if not getattr(model, "_supports_attention_backend", False):
+        raise NotPackable("its layers do not use transformers' attention interface")
+    parameters = inspect.signature(model.forward).parameters
+    if "position_ids" not in parameters or "logits_to_keep" not in parameters:
+        raise NotPackable("its forward takes no position_ids or logits_to_keep")
+    kinds = {type(layer).__name__ for layer in DynamicCache(config=config).layers} - set(_LAYERS)
+    if kinds:
+        raise NotPackable(f"it keeps more than keys and values ({', '.join(sorted(kinds))})")
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    flat = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    if any(part.get("rope_type", part.get("type")) in _RESCALED_BY_LENGTH for part in flat):
+        raise NotPackable("its rotary embedding depends on the length of the longest row")
+    if getattr(config, "alibi", False) or "local" in (getattr(config, "attention_layers", None) or ()):
+        raise NotPackable("its attention depends on distances that only a mask carries")
+
+
+def _probe_ids(model: Any) -> Tensor:
+    size = model.get_input_embeddings().num_embeddings
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, size, (sum(_PROBE_LENGTHS),), generator=generator).to(model.device)
+
+
+def _rows(ids: Tensor) -> list[Tensor]:
+    ends = torch.tensor(_PROBE_LENGTHS).cumsum(0).tolist()
+    return [ids[end - length : end] for length, end in zip(_PROBE_LENGTHS, ends, strict=True)]
+
+
+@torch.inference_mode()
+def plain_logits(model: Any) -> Tensor:
+    """Return transformers' own logits at the ends of the probe's rows: (2, V_k)."""
+    rows = _rows(_probe_ids(model))
+    return torch.cat([model(input_ids=row[None], use_cache=False).logits[:, -1] for row in rows])
+
+
+def check(model: Any, expected: Tensor) -> tuple[LayerShape, ...]:  # a transformers model
+    """Compare a model's packed forward with its own logits; return its layers' shapes.
+
+    Args:
+        model: with numbered layers.
+        expected: its `plain_logits`.
+    Raises:
+        NotPackable: it fails or differs.
+    """
+    cache = _ProbeCache(len(_PROBE_LENGTHS))
+
+    def forward(ids: Tensor, positions: Tensor, wanted: Tensor, cache: PackedCache) -> Tensor:
+        with attending(cache, model.config):
+            output = model(input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=wanted)
+        return output.logits[0]  # type: ignore[no-any-return]  # the model is untyped
+
+    try:
+        difference = _difference(model, expected, forward, cache)
+    except UnsupportedAttention as error:
+        raise NotPackable(str(error)) from error
+    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, NotImplementedError) as error:
+        raise NotPackable(f"a packed forward fails: {type(error).__name__}: {str(error)[:120]}") from error
+    if not difference <= _TOLERANCE[model.dtype]:
+        raise NotPackable(f"a packed forward differs from transformers' own by {difference:.1e}")
+    _check_windows(model, cache.shapes)
+    return cache.shapes
+
+
+def gives(model: Any, expected: Tensor, forward: Forward) -> bool:  # a transformers model
+    """Return whether another forward gives the model's own logits, rounding aside."""
+    cache = DenseCache(len(_PROBE_LENGTHS))
+    return _difference(model, expected, forward, cache) <= _TOLERANCE[model.dtype] / 10
+
+
+def holds(model: Any, expected: Tensor, forward: Forward) -> bool:  # a transformers model
+    """Return whether a forward on the model's device still gives its own logits, at its precision."""
+    try:
+        return _difference(model, expected, forward, _ProbeCache(len(_PROBE_LENGTHS))) <= _TOLERANCE[model.dtype]
+    except Exception:  # whatever a kernel or a compiler raises, what it was to speed up runs without it
+        return False
+
+
+@torch.inference_mode()
+def _difference(model: Any, expected: Tensor, forward: Forward, cache: DenseCache | _ProbeCache) -> float:
+    """Run the probe packed, in two chunks; return how far its last logits are from those expected, relatively."""
+    rows, firsts = _rows(_probe_ids(model)), (3, 1)
+    rests = tuple(length - first for length, first in zip(_PROBE_LENGTHS, firsts, strict=True))
+    heads = torch.cat([row[:first] for row, first in zip(rows, firsts, strict=True)])
+    tails = torch.cat([row[first:] for row, first in zip(rows, firsts, strict=True)])
+    logits = expected
+    for tokens, starts, lengths in ((heads, (0, 0), firsts), (tails, firsts, rests)):
+        _, positions = cache.begin((0, 1), starts, lengths)
+        wanted = torch.tensor(lengths, device=model.device).cumsum(0) - 1
+        logits = forward(tokens, positions.to(model.device), wanted, cache)
+    return float((logits.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30))
+
+
+def _check_windows(model: Any, shapes: Sequence[LayerShape]) -> None:
+    """Refuse a model whose layers have windows that its attention is not told of."""
+    layers = DynamicCache(config=model.config).layers
+    if len(layers) != len(shapes):
+        raise NotPackable(f"{len(shapes)} layers attend where {len(layers)} are expected")
+    for index, (layer, shape) in enumerate(zip(layers, shapes, strict=True)):
+        window = int(getattr(layer, "sliding_window", 0) or 0)
+        if window != shape.window:
+            raise NotPackable(f"layer {index} sees {shape.window or 'all'} tokens where {window or 'all'} are expected")
+
+
+class _ProbeCache:
+    """A dense cache, on the model's device or not, that notes each layer's shape."""
+
+    def __init__(self, rows: int) -> None:
+        self._dense = DenseCache(rows)
+        self._shapes: dict[int, LayerShape] = {}
+
+    @property
+    def shapes(self) -> tuple[LayerShape, ...]:
+        """Return what the layers keep, in order."""
+        return tuple(self._shapes[index] for index in sorted(self._shapes))
+
+    def begin(self, rows: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Pass on."""
+        return self._dense.begin(rows, starts, lengths)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, attention: Attention) -> Tensor:
+        """Note the shape and attend on the CPU."""
+        self._shapes[attention.layer] = LayerShape(
+            query.shape[1], keys.shape[1], keys.shape[2], values.shape[2], attention.window, attention.softcap
+        )
+        moved = [states.to("cpu") for states in (query, keys, values)]
+        return self._dense.attend(moved[0], moved[1], moved[2], attention).to(query.device)
