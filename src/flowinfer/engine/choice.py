@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from flowinfer.backends.base import Session, TokenModel
@@ -36,7 +36,7 @@ class Loop:
     batch: int
     observer: Observer
     keeps_thinking: bool
-    budget: Budget
+    budget: Budget = field(default_factory=Budget)
     """What it may take of its devices' memory."""
 
 
