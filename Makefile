@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # A zoo with an independent program's accuracies, beside the checkout or nowhere; benchmarks/paths.py reproduces them.
 TRIAL ?= $(wildcard ../shared/trial_zoo)
 
-.PHONY: demo test test-slow test-gpu check lint types contracts bench bench-gpu clean install
+.PHONY: demo test test-slow test-gpu check lint types contracts bench bench-gpu report clean install
 
 install: $(STAMP)
 
@@ -49,8 +49,13 @@ bench: $(STAMP)
 bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu_step.py
 	$(BIN)/python benchmarks/dataset.py
+	$(BIN)/python benchmarks/stages.py
 	$(BIN)/python benchmarks/numerics.py
 	$(BIN)/python benchmarks/fusion_kernels.py
+	$(BIN)/python benchmarks/cold_start.py
+
+report: $(STAMP)
+	$(BIN)/python -m tests.report.example
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

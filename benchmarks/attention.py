@@ -14,9 +14,10 @@ import itertools
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from cuda_timing import copies_for, copy_bandwidth, seconds_per_call
+from cuda_timing import copies_for, seconds_per_call
 from flowinfer.engine.packed.kernels import splits_for, write_kv
 from flowinfer.engine.packed.triton_attention import Tiles, paged_attention
+from measure import ceilings
 
 DIM, PAGE, HALF = 128, 64, torch.bfloat16
 SHAPES = ((28, 4), (32, 4))  # query heads, key heads: Qwen2.5-7B and Yi-1.5-9B
@@ -63,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tiles", action="store_true", help="try other tiles too")
     arguments = parser.parse_args()
-    bandwidth = copy_bandwidth()
+    bandwidth = ceilings(torch.device("cuda"), torch.bfloat16).copy_bytes_per_second
     print(f"{torch.cuda.get_device_name()}, copy {bandwidth / 1e12:.2f} TB/s; us per layer, usual splits in brackets")
     head = " | ".join(f"{splits} splits" for splits in SPLITS)
     print(f"| heads | rows | context | floor | torch SDPA | usual splits | ratio | {head} |")

@@ -37,10 +37,3 @@ def seconds_per_call(calls: Sequence[Callable[[], object]], repeats: int = 20) -
         end.synchronize()
         times.append(start.elapsed_time(end) / 1e3 / len(calls))
     return sorted(times)[repeats // 2]
-
-
-def copy_bandwidth() -> float:
-    """Return bytes per second, read and written, of a device-to-device copy of 1 GiB."""
-    source = torch.empty(1024**3, dtype=torch.uint8, device="cuda").random_()
-    target = torch.empty_like(source)
-    return 2 * source.numel() / seconds_per_call([lambda: target.copy_(source)] * 2)

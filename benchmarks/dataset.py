@@ -24,7 +24,7 @@ from flowinfer.plan import Step
 from flowinfer.results import StepResult
 from loops import Tables, eager_step, floor_bytes
 from measure import Ceilings, Deadline, Missed, ceilings, release, synchronize, wall_seconds
-from ours import LimitedHeads, packed_decoder
+from ours import LimitedHeads, LimitedPacked, packed_decoder
 from reporting import Report, options, ratio, setup_of
 from shapes import ShapeModel, build, step_of
 
@@ -143,10 +143,11 @@ def _run(
     rows: int,
 ) -> float:
     """Decode the whole load; return its seconds after a short warm-up, which is told apart."""
-    warm = [Row(f"w{i}", "s1", {f"n{k}": f"{i} 16" for k in range(len(models))}) for i in range(8)]
+    warm = [Row(f"w{i}", "s1", {f"n{k}": f"{i} 16" for k in range(len(models))}) for i in range(rows)]
     device = models[0].device
     start = time.perf_counter()
-    decoder = make(step, models, batch=rows, limits=load.limits() | {row.question_id: 4 for row in warm})
+    limits = {row.question_id: 4 + i for i, row in enumerate(warm)}  # so that all sizes of batches are met
+    decoder = make(step, models, batch=rows, limits=load.limits() | limits)
     list(decoder.decode(warm))
     synchronize(device)
     ready = time.perf_counter()
@@ -157,6 +158,12 @@ def _run(
     fed = [sum(r.heads[k].fed_tokens for r in results.values()) / max(1, tokens) for k in range(len(models))]
     told = f"{path}: warm-up {ready - start:.1f} s; {len(results)} questions, {tokens} tokens"
     report.note(told + "; ids fed per token and head: " + ", ".join(f"{share:.2f}" for share in fed))
+    if isinstance(decoder, LimitedPacked):
+        packed = decoder.decoder
+        report.note(
+            f"{path}: {packed.num_steps} steps, {packed.num_waits} waits of the host, {packed.host_wait_seconds:.1f} s"
+            f" of waiting, warm-up included"
+        )
     if tokens != load.tokens:
         report.note(f"{path}: WRONG number of tokens, {load.tokens} were asked for")
     return seconds

@@ -15,8 +15,9 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import linear
 
-from cuda_timing import copies_for, copy_bandwidth, seconds_per_call
+from cuda_timing import copies_for, seconds_per_call
 from flowinfer.engine.packed.triton_gemm import Tiles, skinny_linear, tiles_for
+from measure import ceilings
 
 HALF = torch.bfloat16
 SHAPES = {  # (N, K): outputs, inputs
@@ -45,6 +46,14 @@ CANDIDATES = (
 )
 
 
+_USUAL = Tiles(32, 128, 1, 4, 5)
+"""For shapes that cuBLAS serves better."""
+
+
+def _candidates(tunes: bool) -> tuple[Tiles, ...]:
+    return CANDIDATES if tunes else ()
+
+
 class Weights:
     """Copies of one weight and the tokens that go through them."""
 
@@ -71,14 +80,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4)
     parser.add_argument("--tune", action="store_true")
     arguments = parser.parse_args()
-    bandwidth = copy_bandwidth()
+    bandwidth = ceilings(torch.device("cuda"), HALF).copy_bytes_per_second
     print(f"{torch.cuda.get_device_name()}, copy {bandwidth / 1e12:.2f} TB/s, {arguments.tokens} tokens; us")
     print("| weight | N x K | floor | cuBLAS | ours | early | cuBLAS / floor | ours / floor | early / floor | tiles |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     tuned = []
     for name, shape in SHAPES.items():
         weights = Weights(*shape, arguments.tokens)
-        tried = {tiles: weights.ours(tiles) for tiles in (tiles_for(*shape), *(CANDIDATES if arguments.tune else ()))}
+        tried = {tiles: weights.ours(tiles) for tiles in (tiles_for(*shape) or _USUAL, *_candidates(arguments.tune))}
         tiles = min(tried, key=tried.__getitem__)
         floor, cublas, ours = weights.bytes / bandwidth, weights.cublas(), tried[tiles]
         early = weights.ours(replace(tiles, is_early=True))

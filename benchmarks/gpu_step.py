@@ -17,7 +17,7 @@ import torch
 
 from loops import Tables, eager_step, floor_bytes, static_step
 from measure import Ceilings, Deadline, Missed, ceilings, event_seconds, wall_seconds
-from ours import packed_step
+from ours import packed_columns, packed_step
 from reporting import Report, options, ratio, scaled, setup_of
 from shapes import ShapeModel, build
 
@@ -58,6 +58,8 @@ def main() -> None:
     figures = _measure(cases, set(arguments.only.split(",")), arguments.seconds, deadline)
     for case in cases:
         _add(report, case, figures, limits)
+    if "ours" in arguments.only.split(","):
+        _columns(report, models, deadline)
     report.note("per-question loop: measured at batch 1 and multiplied by the batch; one id per head and step")
     report.note(f"whole run: {deadline.elapsed:.0f} s")
     report.finish(arguments)
@@ -138,6 +140,17 @@ def _add(report: Report, case: Case, figures: Figures, limits: Ceilings) -> None
         *(scaled(static, 1e3), ratio(static, floor), scaled(eager, 1e3), ratio(eager, floor)),
         *(scaled(each, 1e3), ratio(each, floor), ratio(each, ours), ratio(eager, ours)),
     )
+
+
+def _columns(report: Report, models: Sequence[ShapeModel], deadline: Deadline) -> None:
+    """Note what verifying drafts costs: one row, more flat tokens per step."""
+    told = []
+    for tile in (4, 8, 16, 32):
+        seconds = deadline.attempt(
+            lambda t=tile: event_seconds(packed_columns(models, 512, t), models[0].device, warmups=3, repeats=15)
+        )
+        told.append(f"{tile}: {seconds.reason if isinstance(seconds, Missed) else f'{1e3 * seconds:.2f} ms'}")
+    report.note(f"one row, three heads, context 512, by flat tokens per step: {', '.join(told)}")
 
 
 def _setup(

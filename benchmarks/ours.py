@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.heads import Heads
-from flowinfer.engine.packed.decoder import PackedDecoder, tile_for
+from flowinfer.engine.packed.decoder import PackedDecoder
 from flowinfer.engine.packed.fusing import fused_choice
 from flowinfer.engine.packed.lockstep import LockStep
 from flowinfer.engine.packed.packing import packed_decoder as make_decoder
@@ -17,6 +17,7 @@ from flowinfer.engine.packed.packing import runners_of
 from flowinfer.engine.packed.pages import PAGE, PagedCache, Pages
 from flowinfer.engine.packed.runner import HeadRunner
 from flowinfer.engine.packed.session import PackedSession
+from flowinfer.engine.packed.tiles import tile_for
 from flowinfer.engine.rows import LiveRow
 from flowinfer.plan import Step
 from shapes import ShapeModel, step_of
@@ -39,6 +40,13 @@ def packed_step(models: Sequence[ShapeModel], batch: int, context: int) -> Calla
     tile = tile_for(batch)
     lock.run(batch, tile)
     return lambda: lock.run(batch, tile)
+
+
+def packed_columns(models: Sequence[ShapeModel], context: int, num_tokens: int) -> Callable[[], object]:
+    """Return a call that decodes one row with so many flat tokens in the step."""
+    lock = packed_lock(models, 1, context)
+    lock.run(1, num_tokens)
+    return lambda: lock.run(1, num_tokens)
 
 
 def packed_lock(models: Sequence[ShapeModel], batch: int, context: int) -> LockStep:

@@ -1,7 +1,8 @@
 """The paper's three models as shapes: real configs, random weights, synthetic vocabularies with known bytes.
 
 Nothing is downloaded and no tokenizer is needed. The three vocabularies overlap so that their union has 177,664 slots,
-as that of the real ones about has. A prompt is written "SEED LENGTH" and reads as that many random ids.
+as that of the real ones about has. A prompt is written "SEED LENGTH" and reads as that many random ids; what follows,
+an earlier step's text, changes them and adds an id for every four bytes.
 """
 
 from __future__ import annotations
@@ -113,10 +114,11 @@ class ShapeModel(HfModel):
         return HeadVocabulary(self._tokens, frozenset(), self.num_columns)
 
     def prompt(self, text: str, prefill: str = "") -> Prompt:
-        """Return the random ids that "SEED LENGTH" stands for."""
-        seed, length = (int(part) for part in text.split())
-        rng = random.Random(f"{self.name} {seed}")
-        return Prompt(text, tuple(rng.randrange(self.num_columns - 1) for _ in range(length)))
+        """Return the random ids that "SEED LENGTH" stands for, and what was read with it."""
+        seed, length, *read = text.split(" ", 2)
+        rng = random.Random(" ".join([self.name, seed, *read]))
+        num_ids = int(length) + sum(len(part.encode()) // 4 for part in read)
+        return Prompt(text, tuple(rng.randrange(self.num_columns - 1) for _ in range(num_ids)))
 
 
 def build(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowinfer.stats import holm, mcnemar_exact, paired, wilson
+from flowinfer.stats import Paired, holm, mcnemar_exact, paired, paired_interval, wilson
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,26 @@ def test_mcnemar_gives_the_published_and_the_countable(first_only: int, second_o
 def test_mcnemar_refuses_negative_counts() -> None:
     with pytest.raises(ValueError, match="expected counts"):
         mcnemar_exact(-1, 3)
+
+
+@pytest.mark.parametrize(
+    ("counts", "low", "high"),
+    [((1, 1, 7, 12), -0.507, -0.026), ((36, 12, 2, 0), 0.057, 0.340), ((0, 0, 0, 3), -0.561, 0.561)],
+)
+def test_paired_intervals_are_newcombes(counts: tuple[int, int, int, int], low: float, high: float) -> None:
+    """First: Fagerland, Lydersen, Laake 2014, Stat Med 33:2850-2875, responsive airways; second: Newcombe 1998."""
+    interval = paired_interval(Paired(*counts, p_value=1.0))
+    assert (round(interval.low, 3), round(interval.high, 3)) == (low, high)
+
+
+@given(st.tuples(*[st.integers(0, 40)] * 4))
+def test_paired_intervals_hold_the_difference_and_mirror(counts: tuple[int, int, int, int]) -> None:
+    both, first, second, neither = counts
+    interval = paired_interval(Paired(both, first, second, neither, 1.0))
+    mirrored = paired_interval(Paired(both, second, first, neither, 1.0))
+    difference = (first - second) / max(1, sum(counts))
+    assert -1.0 <= interval.low <= difference + 1e-12 and difference - 1e-12 <= interval.high <= 1.0
+    assert interval.low == pytest.approx(-mirrored.high) and interval.high == pytest.approx(-mirrored.low)
 
 
 def test_pairs_are_counted_on_common_questions_only() -> None:

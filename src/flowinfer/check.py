@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from flowinfer.declarations import Declared, Loader
 from flowinfer.errors import Diagnostic, FlowError, FlowInferError, Severity, UnreadableFlow, UsageError
 from flowinfer.options import (
@@ -241,12 +243,11 @@ class _Checker:
         if name == "fuse" and text not in fusers():
             hint = did_you_mean(text, fusers()) or f"fusers: {', '.join(fusers())}"
             raise UsageError(f"--set fuse={text}: unknown fuser", help=hint)
-        quoted = f"defaults {{ {name}={text} }}"
         try:
-            Decoding.model_validate({name: (text,) if name.startswith("stop") else text})
-        except ValueError as error:
-            raise UsageError(f"--set {name}={text}: not a value of that option", help=f"as in {quoted}") from error
-        checked = Decoding.model_validate({name: (text,) if name.startswith("stop") else text})
+            checked = Decoding.model_validate({name: (text,) if name.startswith("stop") else text})
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].replace("Input should be", "expected")
+            raise UsageError(f"--set {name}={text}: not a value of that option", help=reason) from error
         settings.decoding[name] = getattr(checked, name)
         if name == "draft":
             settings.draft_option = None

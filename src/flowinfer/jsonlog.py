@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from flowinfer.errors import RunError, UsageError
+from flowinfer.errors import DataError, RunError, UsageError
 
 
 class JsonLog:
@@ -51,6 +51,26 @@ def line_of(row: Mapping[str, Any]) -> bytes:
 def whole_lines(path: Path) -> list[bytes]:
     """Return a log's lines without their ends; one that a kill cut short does not count."""
     return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+
+
+def read_rows(path: Path, keys: Collection[str] = (), cure: str = "remove the line") -> Iterator[Mapping[str, Any]]:
+    """Yield a log's objects; a last line that a kill cut short does not count, nor do empty ones.
+
+    Args:
+        keys: what every object must have.
+    Raises:
+        DataError: a line is no such object; says which.
+    """
+    for number, line in enumerate(whole_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8", errors="surrogatepass"))
+            if not isinstance(row, dict) or not all(key in row for key in keys):
+                raise ValueError("keys are missing")
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: damaged line", help=cure) from error
+        yield row
 
 
 @contextmanager

@@ -173,7 +173,9 @@ def info(path: Path) -> RunInfo:
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: not a readable run", help="`flowinfer runs` lists runs") from error
     if not isinstance(data, dict) or data.get("version") != FORMAT:
-        raise DataError(f"{file}: written by another version of flowinfer")
+        raise DataError(
+            f"{file}: written by another version of flowinfer", help="read it with that version, or run again"
+        )
     return RunInfo(path, data)
 
 
@@ -214,6 +216,9 @@ def find_run(named: str, root: Path) -> Path:
     """
     if (Path(named) / "run.json").is_file():
         return Path(named)
+    if (Path(named) / "sweep.json").is_file():
+        folder = Path(named) / "runs"
+        raise UsageError(f"'{named}' is a sweep, not a run", help=f"`flowinfer runs --out {folder}` lists its runs")
     runs = list_runs(root)
     if named == "latest":
         if not runs:

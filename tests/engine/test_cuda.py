@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 
-FLOWS = ("Ds", "Yi -> (Qwen | Ds)", "(Qwen | Ds | Yi)")
+FLOWS = ("Ds", "Yi -> (Qwen | Ds)", "(Qwen | Ds | Yi)", "(Qwen & Ds) -> Yi", "Qwen -> Yi -> Ds")
 CPU: Mapping[str, str] = dict.fromkeys(("Qwen", "Ds", "Yi"), "cpu")
 ONE: Mapping[str, str] = dict.fromkeys(CPU, "cuda:0")
 TWO: Mapping[str, str] = {"Qwen": "cuda:0", "Ds": "cuda:1", "Yi": "cuda:0"}
@@ -60,6 +60,12 @@ def test_heads_on_two_devices_write_what_one_device_writes(topk: str, tmp_path: 
     two = records(flow, zoo(tmp_path / "two", TWO), topk=topk)
     assert texts(two) == texts(records(flow, zoo(tmp_path / "one", ONE)))
     assert all(head.forward_seconds > 0 for record in two for head in record.trace.steps[0].heads)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
+@pytest.mark.parametrize("flow", ["Ds -> Yi", "(Qwen & Ds) -> Yi"])
+def test_steps_on_two_devices_write_what_one_device_writes(flow: str, tmp_path: Path) -> None:
+    assert texts(records(flow, zoo(tmp_path / "two", TWO))) == texts(records(flow, zoo(tmp_path / "one", ONE)))
 
 
 def test_half_precision_still_answers(tmp_path: Path) -> None:

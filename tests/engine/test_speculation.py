@@ -179,6 +179,23 @@ def test_drafts_do_not_change_the_text(models: dict[str, HfModel], names: str, c
         assert said(drafted(step, models, asked, guess)) == wanted, name
 
 
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_rounds_without_a_drafter_are_a_plain_decoder_over_any_sessions(
+    models: dict[str, HfModel], context: str
+) -> None:
+    step = one_step(mix("A", "B"), context=context).steps[0]
+    asked, opened = rows(step), []
+
+    def open_sessions() -> list[Any]:
+        opened.append([models[name].open() for name in "AB"])
+        return opened[-1]
+
+    made = {"batch": 3, "observer": Observer(), "open_sessions": open_sessions}
+    found = results(list(RoundDecoder(step, heads_of(step, models), **made).decode(asked)))  # type: ignore[arg-type]
+    assert said(found) == said(plain(step, models, asked))
+    assert len(opened) == 1
+
+
 @pytest.mark.parametrize("fuse", FUSERS)
 def test_every_fuser_verifies_with_itself(models: dict[str, HfModel], fuse: str) -> None:
     step = one_step(mix("A", "B", "C", fuse=fuse), max_tokens=16).steps[0]
@@ -428,7 +445,7 @@ def test_drafts_grow_when_accepted_shrink_when_rejected_and_pause_when_useless()
     assert pace.limit() == 8
     pace.learn(8, 3)
     assert pace.limit() == 4
-    for _ in range(4):
+    for _ in range(12):
         pace.learn(pace.limit(), 0)
     assert pace.limit() == 0
     assert max(pace.limit() for _ in range(200)) > 0

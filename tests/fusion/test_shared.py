@@ -158,6 +158,16 @@ def test_a_key_that_a_head_lacks_becomes_its_greedy_cover() -> None:
             assert b"".join(head.tokens.pieces[i] or b"" for i in ids) == key
 
 
+@pytest.mark.parametrize("heads", [(level(), piece()), (small(), level(), piece()), (level(), level())], ids=len)
+def test_all_ids_are_the_ids_of_every_key(heads: tuple[HeadVocabulary, ...]) -> None:
+    vocabulary = SharedVocabulary(heads)
+    for head in range(len(heads)):
+        counts, ids = vocabulary.all_ids(head)
+        expected = [vocabulary.ids(head, slot) for slot in range(vocabulary.eos_slot)]
+        assert counts.tolist() == [len(own) for own in expected]
+        assert ids.tolist() == [token_id for own in expected for token_id in own]
+
+
 def test_has_tells_which_keys_are_single_tokens_of_a_head() -> None:
     vocabulary = SharedVocabulary([toys.head(A, [3]), toys.head(B, [0])])
     assert vocabulary.has(0).tolist() == [True, True, True, True]

@@ -93,6 +93,7 @@ def write_run(
     batch: str = "1",
     spoken: Spoken | None = None,
     max_tokens: str = "64",
+    label: str | None = None,
 ) -> Path:
     """Write a run folder; fewer answered than asked is an interrupted run."""
     flow = check(flow_text, zoo="lab", overrides={"max_tokens": max_tokens})
@@ -102,7 +103,7 @@ def write_run(
         "flow": flow.name,
         "plan_fingerprint": fingerprint(plan),
         "dataset": task,
-        "dataset_label": f"{task} (lab)",
+        "dataset_label": label or f"{task} (lab)",
         "data_fingerprint": data_fingerprint(asked),
         "question_ids": [question.id for question in asked],
         "n": len(asked),

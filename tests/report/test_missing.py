@@ -12,12 +12,14 @@ import pytest
 from flowinfer.errors import DataError, UsageError
 from flowinfer.report.build import Report, Section, build
 from flowinfer.report.figures.draw import figures
+from flowinfer.report.folders import locate
 from flowinfer.report.gather import gather
 from flowinfer.report.page.render import render
 from flowinfer.report.scores import Against
 from flowinfer.report.table import Table, shown
 from flowinfer.report.write import write
 from flowinfer.report.writers import latex, markdown
+from flowinfer.store import find_run
 from tests.report.sweeps import questions, write_run, write_sweep
 
 
@@ -30,7 +32,7 @@ def _made(places: Sequence[Path], out: Path) -> Report:
     for section in report.sections:
         figures(section.evidence)
         for table in section.tables:
-            latex.table_tex(table)
+            latex.table_tex(table, table.key)
     return report
 
 
@@ -184,8 +186,27 @@ def test_a_folder_that_is_neither_is_refused(tmp_path: Path) -> None:
 
 def test_a_name_that_is_nowhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="no run 'nothing' in 'runs'"):
+    with pytest.raises(UsageError, match="no run 'nothing' in 'runs', no sweep in 'sweeps'"):
         gather(["nothing"])
+
+
+def test_names_and_their_beginnings_mean_runs_and_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = write_run(tmp_path / "runs", "Qwen", questions("gsm8k", 3))
+    sweep = write_sweep(tmp_path / "sweeps" / "20260103T000000Z-aa", 2, limit=2)
+    assert locate(run.name[:12]).resolve() == run
+    assert locate("20260103").resolve() == locate("latest").resolve() == sweep
+    with pytest.raises(UsageError, match="means 2 runs and sweeps"):
+        locate("2026")
+    with pytest.raises(UsageError, match="neither a run nor a sweep") as refused:
+        locate("sweeps")
+    assert refused.value.help == "it holds 1 that are: sweeps/20260103T000000Z-aa, ..."
+
+
+def test_a_sweep_is_no_run(sweep: Path) -> None:
+    with pytest.raises(UsageError, match="is a sweep, not a run") as refused:
+        find_run(str(sweep), Path("runs"))
+    assert refused.value.help == f"`flowinfer runs --out {sweep / 'runs'}` lists its runs"
 
 
 def test_runs_without_answers_are_refused(tmp_path: Path) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from flowinfer.paths import Strategy
 from flowinfer.report import paper
-from flowinfer.report.strategies import deviation
+from flowinfer.report.gather import gather
+from flowinfer.report.scores import Against
+from flowinfer.report.strategies import deviation, strategies_by_task
+from flowinfer.report.table import Reached
+from tests.report.sweeps import questions, write_run
 
 _TABLE = {"SI": "table_6", "PI": "table_6", "S2P": "table_7", "P2S": "table_7"}
 
@@ -56,6 +62,23 @@ def test_a_path_finds_its_cell(strategy: Strategy, models: tuple[str, ...], accu
     cell = paper.path(strategy, models, "gsm8k")
     assert cell is not None
     assert cell.accuracy == pytest.approx(accuracy)
+
+
+def test_only_the_papers_tasks_and_models_stand_beside_its_numbers(tmp_path: Path) -> None:
+    """Questions of one's own have a judge of the paper's too, and the mean of two singles is none of its means."""
+    asked = questions("gsm8k", 4)
+    runs = [write_run(tmp_path / "task", flow, asked) for flow in ("Qwen", "Yi", "Qwen -> Yi")]
+    evidence = gather([str(run) for run in runs])
+    table = strategies_by_task(evidence, Against(is_paper=True))
+    assert table is not None
+    assert [isinstance(entry, Reached) and entry.paper is not None for entry in table.rows[0][1:]] == [
+        *(True, True),  # the singles have its names
+        *(False, False),  # mean and best are over other paths than its
+    ]
+    own = replace(evidence, datasets=tuple(replace(one, name="items.jsonl") for one in evidence.datasets))
+    table = strategies_by_task(own, Against(is_paper=True))
+    assert table is not None
+    assert not any(isinstance(entry, Reached) and entry.paper for row in table.rows for entry in row)
 
 
 def test_other_models_and_tasks_have_no_cell() -> None:

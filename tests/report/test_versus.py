@@ -16,12 +16,14 @@ from flowinfer.errors import UsageError
 from flowinfer.experiment import Request, evaluate
 from flowinfer.paths import Path as Wiring
 from flowinfer.paths import strategy_of
+from flowinfer.plan import compile, fingerprint
 from flowinfer.report.choice import as_flow, choose
 from flowinfer.report.gather import gather
 from flowinfer.report.versus import versus
 from flowinfer.stats import mcnemar_exact
-from flowinfer.store import read_records
+from flowinfer.store import info, read_records
 from flowinfer.tasks.base import load_questions
+from tests.report.sweeps import questions, write_run
 
 FLOWS = ("Qwen", "Yi", "Qwen -> Yi", "(Qwen | Yi)")
 
@@ -31,11 +33,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     """Run four flows over 20 questions; the singles question by question, so that their seconds count."""
     root = tmp_path_factory.mktemp("runs")
     models = ModelPool()
-    questions = load_questions("ceval", use_items=True, limit=20)
+    asked = load_questions("ceval", use_items=True, limit=20)
     made = {}
     for flow in FLOWS:
         request = Request(out=root, batch=1 if "->" not in flow and "|" not in flow else "auto", use_cache=False)
-        results = evaluate(check(flow, zoo="lab"), questions, request, models=models)
+        results = evaluate(check(flow, zoo="lab"), asked, request, models=models)
         made[flow] = Path(str(results.run))
     models.close()
     yield made
@@ -54,13 +56,13 @@ def test_counts_and_test_are_those_of_the_samples(runs: dict[str, Path]) -> None
     assert {change.question_id for change in found.lost} == lost
     assert found.counts.p_value == mcnemar_exact(len(lost), len(gained))
     assert (found.n, found.first.correct, found.second.correct) == (20, sum(first.values()), sum(second.values()))
-    assert found.points is not None
     assert found.points.mean == pytest.approx((sum(second.values()) - sum(first.values())) / 20)
 
 
 def test_a_run_against_itself_shows_no_difference(runs: dict[str, Path]) -> None:
     found = versus(runs["Yi"], runs["Yi"])
     assert (found.counts.p_value, found.gained, found.lost) == (1.0, (), ())
+    assert found.points.low < found.points.mean == 0.0 < found.points.high  # 20 equal verdicts prove nothing equal
     assert found.seconds is not None and found.seconds.mean == 0.0
 
 
@@ -89,6 +91,15 @@ def test_the_winner_is_written_as_a_flow_that_checks(runs: dict[str, Path]) -> N
     text = as_flow(choice)
     assert text.startswith("# Recommended among 1 paths")
     assert strategy_of(check(text, zoo="lab")) == Wiring("single", ("Yi",), "Yi")
+
+
+def test_the_winner_keeps_the_settings_that_it_ran_with(tmp_path: Path) -> None:
+    """A flow run with --set max_tokens=32 was written without it: another flow than the one that won."""
+    asked = questions("gsm8k", 4)
+    run = write_run(tmp_path, "param t: float = 0\nQwen[temperature=$t] -> Yi", asked, max_tokens="32")
+    text = as_flow(choose(gather([str(run)])))
+    assert "defaults { max_tokens=32 }" in text
+    assert fingerprint(compile(check(text, zoo="lab"))) == info(run).data["plan_fingerprint"]
 
 
 def test_limits_leave_paths_out_and_say_what_there_is(runs: dict[str, Path]) -> None:
@@ -120,6 +131,7 @@ def test_commands_print_tables_json_and_flows(runs: dict[str, Path], tmp_path: P
     ("arguments", "said"),
     [
         (["compare", "nowhere", "nowhere"], "no run 'nowhere'"),
+        (["report", "nowhere"], "no run 'nowhere' in 'runs', no sweep in 'sweeps'"),
         (["recommend", "nowhere"], "nowhere"),
         (["recommend", "x", "--min-accuracy", "60"], "between 0 and 1"),
         (["recommend", "x", "--max-seconds", "-1"], "must be above 0"),

@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -19,6 +20,7 @@ from flowinfer.report.gather import gather
 from flowinfer.report.page.render import render
 from flowinfer.report.scores import Against
 from flowinfer.report.table import Column, Number, Reached, Table, Text, quantity
+from flowinfer.report.write import write
 from flowinfer.report.writers import data, latex, markdown
 from tests.report.sweeps import Spoken, questions, write_run
 
@@ -104,17 +106,49 @@ def test_latex_cells_hold_no_commands() -> None:
 def test_no_latex_line_end_swallows_an_interval(written: Path) -> None:
     """`\\\\[60.4, 78.1]` would be read as the space behind the line."""
     for file in (written / "tables").glob("*.tex"):
-        assert not re.search(r"\\\\\s*[\[*]", file.read_text("utf-8"))
+        assert not re.search(r"\\\\\s*(?:\[(?!2pt\])|\*)", file.read_text("utf-8"))
 
 
 def test_latex_tables_are_booktabs_with_as_many_cells_as_columns(written: Path) -> None:
     for file in (written / "tables").glob("*.tex"):
         text = file.read_text("utf-8")
-        assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
+        assert text.count(r"\toprule") == 1 + text.count(r"\endfirsthead") and text.count(r"\bottomrule") == 1
         columns = re.search(r"\\begin\{(?:tabular|longtable)\}\{([lr]+)\}", text)
         assert columns
-        body = [line for line in text.split("\n") if line.endswith(r" \\") and not line.startswith(r"\caption")]
+        lines = (line.removesuffix("[2pt]") for line in text.split("\n"))
+        body = [line for line in lines if line.endswith(r" \\") and not line.startswith(r"\caption")]
         assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in body} == {len(columns[1])}
+
+
+def test_latex_tables_hold_no_commands_for_the_terminal(written: Path) -> None:
+    """They are wider than a page, and name folders of one machine."""
+    assert "flowinfer show" in (written / "tables" / "changes.csv").read_text("utf-8")
+    assert "flowinfer show" not in (written / "tables" / "changes.tex").read_text("utf-8")
+
+
+def test_latex_labels_are_unique_and_stand_on_the_first_page_of_a_table_only(tmp_path: Path) -> None:
+    asked = questions("gsm8k", 3)
+    runs = [write_run(tmp_path, flow, asked, max_tokens=cap) for cap in ("16", "64") for flow in ("Qwen", "Qwen -> Ds")]
+    write(build(gather([str(run) for run in runs]), Against()), tmp_path / "report", ("latex",))
+    texts = [file.read_text("utf-8") for file in (tmp_path / "report" / "tables").iterdir()]
+    labels = [label for text in texts for label in re.findall(r"\\label\{([^}]*)\}", text)]
+    assert len(labels) == len(set(labels)) == len(texts)
+    assert all(text.count(r"\endfirsthead") == text.count(r"\endhead") for text in texts)
+
+
+def test_a_document_with_chinese_names_says_what_sets_it() -> None:
+    assert r"\usepackage[T1]{fontenc}" in latex.document("27 paths", {"t.tex": "Qwen"}, ())
+    assert r"\usepackage[scheme=plain]{ctex}" in latex.document("27 paths", {"t.tex": "并行"}, ())
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not here")
+def test_latex_compiles_without_complaint(written: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(written, tmp_path / "report")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
+    for _ in range(3):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+    assert not re.search(r"multiply defined|Overfull|undefined", done.stdout)
 
 
 def test_csv_holds_raw_values_and_no_formulas() -> None:

@@ -70,16 +70,12 @@ def _print(found: Versus, console: Console, limit: int | None) -> None:
 
 
 def _lines(found: Versus) -> list[str]:
-    counts = found.counts
+    counts, points = found.counts, found.points
     lines = [
         f"both right {counts.both}, only A {counts.first_only}, only B {counts.second_only}, neither {counts.neither}",
         f"McNemar's exact test: p = {counts.p_value:.3g}" + _verdict(counts.p_value),
+        f"B - A: {100 * points.mean:+.1f} points, 95 % interval {100 * points.low:+.1f} to {100 * points.high:+.1f}",
     ]
-    if found.points:
-        one = found.points
-        lines.append(
-            f"B - A: {100 * one.mean:+.1f} points, 95 % interval {100 * one.low:+.1f} to {100 * one.high:+.1f}"
-        )
     if found.seconds:
         one = found.seconds
         lines.append(

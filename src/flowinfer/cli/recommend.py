@@ -14,7 +14,12 @@ from rich.table import Table
 from flowinfer.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flowinfer.report.choice import Candidate, Choice
+
+_NOTES = 5
+"""Notes told at most."""
 
 
 def command(
@@ -35,16 +40,18 @@ def command(
         raise UsageError(f"--min-accuracy {min_accuracy}: an accuracy is between 0 and 1")
     if max_seconds is not None and max_seconds <= 0:
         raise UsageError(f"--max-seconds {max_seconds}: must be above 0")
-    choice = choose(gather(runs), max_seconds=max_seconds, min_accuracy=min_accuracy)
+    evidence = gather(runs)
+    choice = choose(evidence, max_seconds=max_seconds, min_accuracy=min_accuracy)
     if out is not None:
         try:
             out.write_text(as_flow(choice), encoding="utf-8")
         except OSError as error:
             raise UsageError(f"cannot write '{out}': {(error.strerror or str(error)).lower()}") from error
     if json_:
-        print(json.dumps(_plain(choice), ensure_ascii=False))
+        print(json.dumps(_plain(choice) | {"notes": list(evidence.notes)}, ensure_ascii=False))
         return
     _print(choice, Console(highlight=False, soft_wrap=True), every)
+    _note(evidence.notes)
     if out is not None:
         print(f"written to {out}")
 
@@ -80,6 +87,14 @@ def _print(choice: Choice, console: Console, every: bool) -> None:
         console.print(f"{choice.num_beyond} flows lie beyond the limits", markup=False)
     if not choice.is_timed:
         console.print("not all flows were timed at batch 1 without cache: the front is by accuracy where seconds lack")
+
+
+def _note(notes: Sequence[str]) -> None:
+    """Say what the runs lack: paths that were not run are not among those to choose from."""
+    for note in notes[:_NOTES]:
+        print(f"note: {note}")
+    if len(notes) > _NOTES:
+        print(f"note: and {len(notes) - _NOTES} more; `flowinfer report` lists them")
 
 
 def _plain(choice: Choice) -> dict[str, object]:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowinfer.report.build import Report
-    from flowinfer.report.claim import Finding
 
 
 def command(
@@ -47,22 +46,29 @@ def command(
     if against not in (None, "paper"):
         raise UsageError(f"--against '{against}': expected 'paper'", help="the paper's are the only numbers kept here")
     report = build(gather(runs), Against(is_paper=against == "paper"))
-    written = write(report, _folder(runs, out), forms)
-    findings = [finding for section in report.sections for finding in section.findings]
+    notes = list(report.notes)
+    written = write(report, _folder(runs, out), forms, on_note=notes.append)
     if json_:
-        told = [{"key": finding.key, "claim": finding.claim, "verdict": finding.verdict} for finding in findings]
-        data = {"files": [str(path) for path in written], "notes": list(report.notes), "findings": told}
+        told = [
+            {"setup": section.setup, "key": finding.key, "claim": finding.claim, "verdict": finding.verdict}
+            for section in report.sections
+            for finding in section.findings
+        ]
+        data = {"files": [str(path) for path in written], "notes": notes, "findings": told}
         print(json.dumps(data, ensure_ascii=False))
         return
-    _tell(report, findings, written)
+    _tell(report, notes, written)
 
 
-def _tell(report: Report, findings: Sequence[Finding], written: Sequence[Path]) -> None:
+def _tell(report: Report, notes: Sequence[str], written: Sequence[Path]) -> None:
     print(report.title)
-    for note in report.notes:
+    for note in notes:
         print(f"note: {note}")
-    for finding in findings:
-        print(f"{finding.verdict:<15} {finding.claim}")
+    for section in report.sections:
+        if section.setup and section.findings:
+            print(f"{section.setup}:")
+        for finding in section.findings:
+            print(f"{finding.verdict:<15} {finding.claim}")
     print(f"{len(written)} files, {written[0]} first")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from flowinfer.plan import Plan, Step
 from flowinfer.results import StepResult
 
 
@@ -74,7 +75,7 @@ class Observer:
         """Hear that a row began to decode, and whether its answer begins inside <think>."""
 
     def tokens_emitted(self, count: int) -> None:
-        """Hear how many rows advanced by one token in a decoding step."""
+        """Hear how many tokens all rows together emitted in a decoding step."""
 
     def emitted(self, question_id: str, step: str, event: TokenEvent) -> None:
         """Hear one token of one row."""
@@ -84,6 +85,12 @@ class Observer:
 
     def batch_halved(self, batch: int) -> None:
         """Hear that memory was short and the batch is now smaller."""
+
+
+StepKey = Callable[[Plan, Step, Mapping[str, str], str], str]
+"""(plan, step, prompts by node, question id) -> what decides the step's text."""
+MemberOrder = Callable[[Plan, Step, Mapping[str, str]], Sequence[str]]
+"""(plan, step, prompts by node) -> the step's nodes in the order in which cached results hold their heads."""
 
 
 class StepCache(Protocol):
@@ -112,3 +119,31 @@ class Decoder(Protocol):
 
     def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
         """Decode rows in batches, admitting a waiting row when another ends; yield each as it ends."""
+
+
+class RowStream(Protocol):
+    """A decoding loop that is brought on a little at a time, so that others can run beside it."""
+
+    is_waiting: bool
+    """Whether the last turn found nothing to do before the device has done something."""
+
+    @property
+    def num_rows(self) -> int:
+        """Return how many rows have not ended."""
+
+    def add(self, row: Row) -> None:
+        """Take a row, at any time."""
+
+    def turn(self) -> Sequence[Completion]:
+        """Do what can be done without waiting for the device; return the rows that ended."""
+
+    def close(self) -> None:
+        """Let go of all rows."""
+
+
+@runtime_checkable
+class StreamingDecoder(Decoder, Protocol):
+    """A decoder that leaves the host free while its device works."""
+
+    def stream(self) -> RowStream:
+        """Return a new stream; one at a time."""

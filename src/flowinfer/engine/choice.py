@@ -9,6 +9,7 @@ from typing import Literal
 
 from flowinfer.backends.base import Session, TokenModel
 from flowinfer.engine.base import Decoder, Observer
+from flowinfer.engine.batching import Budget
 from flowinfer.engine.drafting import make_drafter
 from flowinfer.engine.heads import Heads
 from flowinfer.engine.pace import Payoff
@@ -35,6 +36,8 @@ class Loop:
     batch: int
     observer: Observer
     keeps_thinking: bool
+    budget: Budget
+    """What it may take of its devices' memory."""
 
 
 def is_on_gpu(models: Sequence[TokenModel], engine: Engine) -> bool:
@@ -56,15 +59,17 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     drafts = not waits_for_none and make_drafter(step, loop.writer) is not None
     if not drafts and on_gpu:
         heads = Heads(step, loop.models, observer=loop.observer, keeps_thinking=loop.keeps_thinking)
-        made = packed_decoder(heads, loop.batch)
+        made = packed_decoder(heads, loop.batch, loop.budget)
         if not isinstance(made, str):
             return made
-    runners = runners_of(loop.models)
+    several = len({model.device for model in loop.models}) > 1
+    runners = "its heads are on several devices" if several else runners_of(loop.models)
     if isinstance(runners, str):
         if on_gpu or engine == "packed":
             loop.observer.notice(f"step {step.id} {step.title} runs on the reference engine: {runners}")
         return _plain(loop, None)
-    return _plain(loop, session_maker(step, loop.models, runners, loop.batch), choose_threads(runners))
+    sessions = session_maker(step, loop.models, runners, loop.batch, loop.budget)
+    return _plain(loop, sessions, choose_threads(runners))
 
 
 def _plain(

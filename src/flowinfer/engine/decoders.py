@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 
-from flowinfer.backends.base import TextModel
+from flowinfer.backends.base import TextModel, TokenModel
 from flowinfer.engine.base import Completion, Decoder, Observer, Row
-from flowinfer.engine.batching import auto_batch
+from flowinfer.engine.batching import Budget, auto_batch, budgets
 from flowinfer.engine.choice import Engine, Loop, is_on_gpu, make_decoder
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.text_only import TextDecoder
 from flowinfer.errors import MemoryShort
 from flowinfer.fusion.shared import SharedVocabularyWarning
 from flowinfer.plan import Plan, Step, members
+
+MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)
+"""Kinds of errors that may tell of short memory."""
 
 
 class Decoders:
@@ -38,13 +42,20 @@ class Decoders:
         self._batch = batch
         self._batches: dict[str, int] = {}
         self._made: dict[str, Decoder] = {}
+        self._together: tuple[Plan, Sequence[Step]] | None = None
+        self._budgets: dict[str, Budget] = {}
 
     def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
         """Free all decoders, and every model that none of these names needs."""
         self._made.clear()
         self.pool.keep_only(plan, names)
 
-    def decode(self, name: str, plan: Plan, step: Step, rows: Sequence[Row]) -> Iterator[Completion]:
+    def run_together(self, plan: Plan, steps: Sequence[Step]) -> None:
+        """Let some steps, each under its id, share the memory of their devices from now on."""
+        self._together = (plan, steps)
+        self._budgets = {}
+
+    def decode(self, name: str, plan: Plan, step: Step, rows: Sequence[Row]) -> Generator[Completion, None, None]:
         """Decode rows; where memory is short, halve the batch and go on with the rows that are not done.
 
         Args:
@@ -59,16 +70,50 @@ class Decoders:
         while left:
             is_short = False
             try:
-                for completion in self._decoder(name, plan, step).decode(list(left.values())):
+                for completion in self.decoder(name, plan, step).decode(list(left.values())):
                     del left[id(completion.row)]
                     yield completion
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_memory_short(error):
-                    raise
-                self._halve(name, step, error)
+            except MEMORY_ERRORS as error:
+                self.halve(name, step, error)
                 is_short = True
-            if is_short and torch.cuda.is_available():  # only now is nothing left that the error held on to
-                torch.cuda.empty_cache()
+            if is_short:  # only now is nothing left that the error held on to
+                free_cached()
+
+    def decoder(self, name: str, plan: Plan, step: Step) -> Decoder:
+        """Return a step's decoder, made if need be, with half the batch where memory is short.
+
+        Raises:
+            LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
+        """
+        while name not in self._made:
+            is_short = False
+            try:
+                self._made[name] = self._make(name, plan, step)
+            except MEMORY_ERRORS as error:
+                self.halve(name, step, error)
+                is_short = True
+            if is_short:
+                free_cached()
+        return self._made[name]
+
+    def halve(self, name: str, step: Step, error: Exception) -> None:
+        """Let go of a decoder that ran out of memory; the next one gets half its batch.
+
+        Raises:
+            MemoryShort: its batch was one row.
+            Exception: the error itself, where it tells of something else or no batch was chosen yet.
+        """
+        batch = self._batches.get(name)
+        if batch is None or not _is_memory_short(error):
+            raise error
+        if batch == 1:
+            raise MemoryShort(
+                f"step {step.id} {step.title} does not fit into memory even for one question",
+                help="lower max_tokens, use dtype=bfloat16, or place its models on other devices",
+            ) from error
+        self._batches[name] = batch // 2
+        self._made.pop(name, None)
+        self._observer.batch_halved(batch // 2)
 
     def engine(self, name: str) -> str:
         """Return which engine decoded what was decoded last under a name: reference, text, ..."""
@@ -78,11 +123,6 @@ class Decoders:
         """Return what that engine has waited for the device in all; None where it does not count it."""
         waited: float | None = getattr(self._made[name], "host_wait_seconds", None)
         return waited
-
-    def _decoder(self, name: str, plan: Plan, step: Step) -> Decoder:
-        if name not in self._made:
-            self._made[name] = self._make(name, plan, step)
-        return self._made[name]
 
     def _make(self, name: str, plan: Plan, step: Step) -> Decoder:
         heads = [self.pool.get(plan, member.model, self._observer) for member in members(step.source)]
@@ -94,27 +134,38 @@ class Decoders:
         draft = step.decoding.draft
         writer = self.pool.get(plan, draft, self._observer) if draft in plan.models else None
         assert not isinstance(writer, TextModel), "check refuses text-only models as drafts"
+        self._make_way(tokens)
+        if self._together and not self._budgets:  # now that models are needed at all
+            together, steps = self._together
+            self._budgets = budgets(together, steps, partial(self.pool.is_loaded, together))
+        budget = self._budgets.get(name, Budget())
         if name not in self._batches:
-            rows = auto_batch(plan, step, tokens, writer, is_packed=is_on_gpu(tokens, self._engine))
+            packs = is_on_gpu(tokens, self._engine)
+            rows = auto_batch(plan, step, tokens, writer, is_packed=packs, budget=budget)
             self._batches[name] = rows if self._batch == "auto" else self._batch
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", SharedVocabularyWarning)
-            loop = Loop(step, tokens, writer, self._batches[name], self._observer, keeps)
+            loop = Loop(step, tokens, writer, self._batches[name], self._observer, keeps, budget)
             decoder = make_decoder(loop, self._engine)
         for warning in {str(warning.message) for warning in caught}:
             self._observer.notice(warning)
         return decoder
 
-    def _halve(self, name: str, step: Step, error: Exception) -> None:
-        batch = self._batches[name]
-        if batch == 1:
-            raise MemoryShort(
-                f"step {step.id} {step.title} does not fit into memory even for one question",
-                help="lower max_tokens, use dtype=bfloat16, or place its models on other devices",
-            ) from error
-        self._batches[name] = batch // 2
-        self._made.pop(name, None)
-        self._observer.batch_halved(batch // 2)
+    def _make_way(self, models: Sequence[TokenModel]) -> None:
+        """Let go of other decoders where loops run one after another and a GPU is nearly full."""
+        gpus = {model.device for model in models if model.device.type == "cuda"}
+        if self._together or not self._made or not gpus:
+            return
+        memory = [torch.cuda.mem_get_info(gpu) for gpu in gpus]
+        if any(free < total // 4 for free, total in memory):
+            self._made.clear()
+            free_cached()
+
+
+def free_cached() -> None:
+    """Give memory back that is kept for reuse; for after an error, when nothing holds on to what it broke."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _is_memory_short(error: Exception) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -15,13 +15,31 @@ from flowinfer.engine.base import Completion, HeadWish, Observer, Row, TokenEven
 from flowinfer.engine.lanes import Lanes
 from flowinfer.engine.mixing import Mixer
 from flowinfer.engine.rows import LiveRow
-from flowinfer.engine.sampling import greedy_with_leads
+from flowinfer.engine.sampling import greedy_with_leads, sample
 from flowinfer.engine.thinking import EMPTY_THOUGHT
 from flowinfer.fusion.advance import new_context
 from flowinfer.plan import Step
 
-Draw = Callable[[Tensor, Tensor], Tensor]
-"""(fused (N, V), allowed (N, V)) -> sampled slots (N,)."""
+
+@dataclass
+class Places:
+    """N places at which a slot is to be chosen: the end of a row's text, or of that text and a part of a draft."""
+
+    states: list[int] = field(default_factory=list)
+    """UTF-8 state of the text before each."""
+    is_first: list[bool] = field(default_factory=list)
+    """Whether that text is empty."""
+    keys: list[int] = field(default_factory=list)
+    """Key of the row's noise."""
+    indices: list[int] = field(default_factory=list)
+    """Tokens before it."""
+
+    def add(self, row: LiveRow, states: Sequence[int]) -> None:
+        """Add a row's next place, and one behind each key of a draft."""
+        self.states += states
+        self.is_first += [not row.text and not ahead for ahead in range(len(states))]
+        self.keys += [row.key] * len(states)
+        self.indices += range(row.num_tokens, row.num_tokens + len(states))
 
 
 @dataclass(frozen=True)
@@ -69,7 +87,7 @@ class Heads:
         self.vocabulary = self.mixer.vocabulary
         self.observer = observer
         self.sessions: list[Session] = []
-        self.lanes = Lanes([model.device for model in models])
+        self.lanes = Lanes([model.device for model in models], overlaps=open_sessions is not None)
         by_precision = 1e-6 if all(model.is_exact for model in models) else 1e-3
         self.tie_margin = step.decoding.near_tie_eps or by_precision
         self._keeps_thinking = keeps_thinking
@@ -112,20 +130,16 @@ class Heads:
             live.batch = num_live + len(taken)
         return [*outcomes, *taken]
 
-    def choose(
-        self, logits: Sequence[Tensor], states: Sequence[int], is_first: Sequence[bool], draw: Draw | None
-    ) -> Choice:
+    def choose(self, logits: Sequence[Tensor], places: Places) -> Choice:
         """Fuse N places and choose a slot at each.
 
         Args:
             logits: one tensor (N, V_k) per head.
-            states: UTF-8 state of the text before each place.
-            is_first: whether that text is empty.
-            draw: how to sample; None = greedy.
+            places: what stands before each.
         """
         start = time.perf_counter()
-        at = torch.tensor(states, device=self.mixer.device)
-        probs = self.mixer.lift(logits, is_first)
+        at = torch.tensor(places.states, device=self.mixer.device)
+        probs = self.mixer.lift(logits, places.is_first)
         transfers = [0.0] * len(probs)
         if self.mixer.is_certified:
             certified = self.mixer.certified(probs, at)
@@ -134,29 +148,34 @@ class Heads:
             probs, transfers = self.mixer.gather(probs)
             fused = self.mixer.fuse(probs).probs
             allowed = self.vocabulary.guard.mask(at)
-            if draw is None:
+            if self.step.decoding.temperature > 0:
+                keys = torch.tensor(places.keys, device=self.mixer.device)
+                indices = torch.tensor(places.indices, device=self.mixer.device)
+                slots, leads = sample(fused, allowed, self.step.decoding, keys, indices), [1.0] * len(at)
+            else:
                 best = greedy_with_leads(fused, allowed)
                 slots, leads = best.slots, best.leads.tolist()
-            else:
-                slots, leads = draw(fused, allowed), [1.0] * len(states)
             values = fused.gather(-1, slots[:, None])[:, 0]
         chosen, favourites = slots.tolist(), [head.argmax(-1).tolist() for head in probs]
         seconds = time.perf_counter() - start - sum(transfers)
         return Choice(chosen, values, leads, probs, favourites, transfers, seconds)
 
-    def decide_alone(self, row: LiveRow, ids: Sequence[Sequence[int]], state: int, is_first: bool) -> int:
+    def decide_alone(self, row: LiveRow, ids: Sequence[Sequence[int]], state: int) -> int:
         """Return the slot that a row would choose if it ran in no batch: from one forward over its whole context.
 
         Args:
             ids: for each head, what stands behind the row's prompt.
+            state: UTF-8 state of the text.
         """
+        place = Places()
+        place.add(row, [state])
         logits = []
         for model, prompt, own in zip(self.models, row.prompts, ids, strict=True):
             session = model.open()
             handles = session.add([[*prompt.ids, *own]])
             logits.append(session.logits(handles))
             session.remove(handles)
-        return self.choose(logits, [state], [is_first], None).slots[0]
+        return self.choose(logits, place).slots[0]
 
     def is_near_tie(self, lead: float) -> bool:
         """Return whether a lead is within rounding."""

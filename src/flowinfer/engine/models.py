@@ -30,10 +30,7 @@ class ModelPool:
         Raises:
             LoadError, MemoryShort: it cannot be loaded.
         """
-        spec = plan.models[name]
-        placement = plan.placements.get(name) or Placement(
-            "cpu" if spec.device == "auto" else spec.device, spec.dtype, "not placed"
-        )
+        spec, placement = plan.models[name], _placement(plan, name)
         key = _weights_key(spec, placement)
         if key not in self._loaded:
             observer.model_loading(name, placement.device)
@@ -43,6 +40,10 @@ class ModelPool:
             if not getattr(self._loaded[key], "is_batched", True):
                 observer.notice(f"'{name}' has layers that do not attend to every token: its rows run one by one")
         return self._loaded[key]
+
+    def is_loaded(self, plan: Plan, name: str) -> bool:
+        """Return whether the weights of the model of that name are in memory."""
+        return _weights_key(plan.models[name], _placement(plan, name)) in self._loaded
 
     def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
         """Free every model that none of these names needs."""
@@ -55,6 +56,12 @@ class ModelPool:
         """Free all models."""
         while self._loaded:
             self._loaded.popitem()[1].close()
+
+
+def _placement(plan: Plan, name: str) -> Placement:
+    spec = plan.models[name]
+    device = "cpu" if spec.device == "auto" else spec.device
+    return plan.placements.get(name) or Placement(device, spec.dtype, "not placed")
 
 
 def _load(spec: ModelSpec, placement: Placement) -> Loaded:

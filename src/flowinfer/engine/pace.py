@@ -9,11 +9,35 @@ MOST = 16
 """Most keys of one draft."""
 _FIRST = 8
 _LEAST_ACCEPTED = 0.2
-"""Share of accepted keys below which a row stops to draft for a while."""
-_WEIGHTS = (0.3, 0.1)
-"""Weight of the latest draft in a row's and in a step's moving average."""
+"""Acceptance below which a row stops to draft for a while."""
+_KEEPS = (0.8, 0.98)
+"""What each draft leaves of what a row, and what its step, counted before."""
+_PRIOR = 0.8
+"""Acceptance of which a step is believed capable before its first draft."""
 _NAPS = (8, 128)
 """Rounds of the first and of the longest pause."""
+
+
+@dataclass
+class Acceptance:
+    """How likely a drafted key is to be accepted if all before it were: accepted keys among all that were decided.
+
+    Keys behind a rejected one were not decided. Older drafts count less and less.
+    """
+
+    keep: float
+    hits: float = 4 * _PRIOR
+    decided: float = 4.0
+
+    def learn(self, drafted: int, accepted: int) -> None:
+        """Take what became of a draft."""
+        self.hits = self.keep * self.hits + accepted
+        self.decided = self.keep * self.decided + accepted + (accepted < drafted)
+
+    @property
+    def share(self) -> float:
+        """Return it, between 0 and 1."""
+        return self.hits / self.decided
 
 
 @dataclass
@@ -21,8 +45,7 @@ class Pace:
     """Draft length of one row: double on full acceptance, halve on rejection, pause where little is accepted."""
 
     length: int = _FIRST
-    accepted_share: float = 0.8
-    """Moving average; a row begins with what others of its step came to."""
+    acceptance: Acceptance = field(default_factory=lambda: Acceptance(_KEEPS[0]))
     _rest: int = 0
     _nap: int = _NAPS[0]
 
@@ -37,13 +60,13 @@ class Pace:
         """Take what became of a draft; an empty one teaches nothing."""
         if not drafted:
             return
-        self.accepted_share += _WEIGHTS[0] * (accepted / drafted - self.accepted_share)
+        self.acceptance.learn(drafted, accepted)
         self.length = min(2 * self.length, MOST) if accepted == drafted else max(1, self.length // 2)
         if accepted == drafted:
             self._nap = _NAPS[0]
-        if self.accepted_share < _LEAST_ACCEPTED:
+        if self.acceptance.share < _LEAST_ACCEPTED:
             self._rest, self._nap = self._nap, min(2 * self._nap, _NAPS[1])
-            self.length, self.accepted_share = 2, _LEAST_ACCEPTED  # one more failure, and it rests again
+            self.length, self.acceptance = 2, Acceptance(_KEEPS[0], 0.25, 1.0)  # a further failure, and it rests again
 
 
 _PLAIN_ROUNDS = 4
@@ -61,12 +84,12 @@ class Wish:
     """A draft that a row would verify."""
 
     length: int
-    accepted_share: float
-    """Of its row's latest drafts."""
+    acceptance: float
+    """Of its row's keys."""
 
     def expected(self, width: int) -> float:
         """Return how many keys of it are likely to be accepted if it is cut to a width."""
-        return sum(self.accepted_share**index for index in range(1, min(self.length, width) + 1))
+        return sum(self.acceptance**index for index in range(1, min(self.length, width) + 1))
 
 
 @dataclass
@@ -82,11 +105,11 @@ class Payoff:
     _seconds: dict[tuple[int, int], list[float]] = field(default_factory=dict)
     """(rows, width), both as classes of size -> latest rounds; width 0 = without drafts."""
     _skipped: int = 0
-    _accepted_share: float = 0.8
+    _acceptance: Acceptance = field(default_factory=lambda: Acceptance(_KEEPS[1]))
 
     def new_pace(self) -> Pace:
         """Return the pace of a new row, which expects what the step's rows have come to."""
-        return Pace(accepted_share=self._accepted_share)
+        return Pace(acceptance=Acceptance(_KEEPS[0], 4 * self._acceptance.share))
 
     def is_open(self, num_rows: int) -> bool:
         """Return whether drafts are worth asking for: how long a plain round of so many rows takes is known."""
@@ -115,7 +138,7 @@ class Payoff:
     def note(self, drafted: int, accepted: int) -> None:
         """Take what became of one row's draft."""
         if drafted:
-            self._accepted_share += _WEIGHTS[1] * (accepted / drafted - self._accepted_share)
+            self._acceptance.learn(drafted, accepted)
 
     def learn(self, num_rows: int, width: int, seconds: float) -> None:
         """Take what a round of so many rows with drafts of at most that width cost."""

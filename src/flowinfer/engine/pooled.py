@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flowinfer.engine.adoption import moved, ordered, renamed
-from flowinfer.engine.base import Completion, Observer, Row, StepCache
+from flowinfer.engine.base import Completion, MemberOrder, Observer, Row, StepCache, StepKey
 from flowinfer.engine.decoders import Decoders
-from flowinfer.engine.scheduler import MemberOrder, StepKey
 from flowinfer.engine.work import render_prompts
 from flowinfer.errors import FlowInferError
 from flowinfer.merge import SharedStep

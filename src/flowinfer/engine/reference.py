@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor
 
 from flowinfer.backends.base import TokenModel
 from flowinfer.engine.base import Completion, Observer, Row
-from flowinfer.engine.heads import Heads
+from flowinfer.engine.heads import Heads, Places
 from flowinfer.engine.rows import LiveRow
-from flowinfer.engine.sampling import sample
 from flowinfer.plan import Step
 
 
@@ -69,20 +67,16 @@ class ReferenceDecoder:
         """Emit one token in every live row and feed it to every head."""
         heads = self._heads
         logits = [session.logits([row.handles[k] for row in live]) for k, session in enumerate(heads.sessions)]
-        states, is_first = [row.utf8_state for row in live], [not row.text for row in live]
-
-        def draw(fused: Tensor, allowed: Tensor) -> Tensor:
-            keys = torch.tensor([row.key for row in live], device=fused.device)
-            indices = torch.tensor([row.num_tokens for row in live], device=fused.device)
-            return sample(fused, allowed, self._step.decoding, keys, indices)
-
-        choice = heads.choose(logits, states, is_first, draw if self._step.decoding.temperature > 0 else None)
+        places = Places()
+        for row in live:
+            places.add(row, [row.utf8_state])
+        choice = heads.choose(logits, places)
         chosen = list(choice.slots)
         if self._step.decoding.strict:
             for index, row in enumerate(live):
                 if heads.is_near_tie(choice.leads[index]):
                     ids = [context.ids for context in row.contexts]
-                    chosen[index] = heads.decide_alone(row, ids, states[index], is_first[index])
+                    chosen[index] = heads.decide_alone(row, ids, row.utf8_state)
         heads.observer.tokens_emitted(len(live))
         for index, row in enumerate(live):
             row.fuse_seconds += choice.fuse_seconds / len(live)

@@ -19,10 +19,9 @@ from torch import Tensor
 from flowinfer.backends.base import Session, TokenModel
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.drafts import Drafter
-from flowinfer.engine.heads import Choice, Heads
+from flowinfer.engine.heads import Choice, Heads, Places
 from flowinfer.engine.pace import Pace, Payoff, Wish
 from flowinfer.engine.rows import LiveRow
-from flowinfer.engine.sampling import sample
 from flowinfer.fusion.advance import Advance, Context
 from flowinfer.plan import Step
 
@@ -159,7 +158,7 @@ class RoundDecoder:
         limits = [max(0, min(line.pace.limit(), line.row.tokens_left - 1)) for line in lines]
         drafts = self._drafter.propose([line.row for line in lines], limits)
         drafts = [draft[:limit] for draft, limit in zip(drafts, limits, strict=True)]
-        shares = [line.pace.accepted_share for line in lines]
+        shares = [line.pace.acceptance.share for line in lines]
         width = self._payoff.width([Wish(len(draft), share) for draft, share in zip(drafts, shares, strict=True)])
         return [draft[:width] for draft in drafts]
 
@@ -219,20 +218,11 @@ class RoundDecoder:
 
     def _choose(self, attempts: Sequence[_Attempt], logits: Sequence[Tensor]) -> Choice:
         """Choose a slot at every place of every draft, as if all before it in the draft were right."""
-        states: list[int] = []
-        is_first: list[bool] = []
+        places = Places()
         for attempt in attempts:
-            attempt.first = len(states)
-            states += attempt.states
-            is_first += [not attempt.line.row.text, *(False for _ in attempt.draft)]
-
-        def draw(fused: Tensor, allowed: Tensor) -> Tensor:
-            rows = [(a.line.row, index) for a in attempts for index in range(len(a.states))]
-            keys = torch.tensor([row.key for row, _ in rows], device=fused.device)
-            indices = torch.tensor([row.num_tokens + index for row, index in rows], device=fused.device)
-            return sample(fused, allowed, self._step.decoding, keys, indices)
-
-        return self._heads.choose(logits, states, is_first, draw if self._step.decoding.temperature > 0 else None)
+            attempt.first = len(places.states)
+            places.add(attempt.line.row, attempt.states)
+        return self._heads.choose(logits, places)
 
     def _walk(self, attempt: _Attempt, choice: Choice, num_rows: int) -> int:
         """Emit what was chosen along a draft until it differs; return how many tokens that were."""
@@ -263,7 +253,7 @@ class RoundDecoder:
         if not (self._step.decoding.strict and self._heads.is_near_tie(choice.leads[place])):
             return choice.slots[place]
         ids = [context.ids for context in attempt.contexts[index]]
-        return self._heads.decide_alone(row, ids, attempt.states[index], not row.text)
+        return self._heads.decide_alone(row, ids, attempt.states[index])
 
     def _continue(self, line: _Line, attempt: _Attempt, index: int, slot: int, is_accepted: bool) -> bool:
         """Take an emitted key into every head's context; return False where one of them is full."""

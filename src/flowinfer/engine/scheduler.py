@@ -1,32 +1,27 @@
-"""Run a plan over questions: step after step, in windows that keep batches full and let answers come out steadily."""
+"""Run a plan over questions: so many on their way at once that batches stay full and answers come out steadily."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
-from flowinfer.engine.adoption import ordered, renamed
-from flowinfer.engine.base import Completion, NoCache, Observer, Row, StepCache
+from flowinfer.engine.base import MemberOrder, NoCache, Observer, StepCache, StepKey
 from flowinfer.engine.choice import Engine
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.models import ModelPool
+from flowinfer.engine.stages import Keeping, Stages
 from flowinfer.engine.work import Work
-from flowinfer.plan import Plan, Step, Wave
+from flowinfer.plan import Plan
 from flowinfer.results import Question, Trace
 
-StepKey = Callable[[Plan, Step, Mapping[str, str], str], str]
-"""(plan, step, prompts by node, question id) -> what decides the step's text."""
-MemberOrder = Callable[[Plan, Step, Mapping[str, str]], Sequence[str]]
-"""(plan, step, prompts by node) -> the step's nodes in the order in which cached results hold their heads."""
 Vote = Callable[[Question, Sequence[str]], int]
 QuestionText = Callable[[Question], str]
 
 _WINDOW_BATCHES = 4
-"""Batches in one window of questions."""
+"""Batches of questions that are on their way at once."""
 _AUTO_WINDOW = 64
 _AUTO_WINDOW_ON_GPU = 512
-"""Questions in one window where the batch finds its own size."""
+"""The same in questions, where the batch finds its own size."""
 
 
 def execute(
@@ -60,92 +55,36 @@ def execute(
     Raises:
         LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
     """
-    runner = _Runner(
-        plan,
-        batch,
-        observer or Observer(),
+    observer = observer or Observer()
+    keeping = Keeping(
         (cache if step_key else None) or NoCache(),
         step_key or (lambda plan, step, prompts, question_id: ""),
         member_order or (lambda plan, step, prompts: list(prompts)),
-        Decoders(models or ModelPool(), observer or Observer(), batch, engine),
     )
+    decoders = Decoders(models or ModelPool(), observer, batch, engine)
     make = Work.factory(plan, vote, question_text)
+    works = (make(question) for question in questions)
+
+    def stages(step_ids: Iterable[str]) -> Stages:
+        return Stages(plan, [plan.step(step_id) for step_id in step_ids], decoders, keeping, observer)
+
     try:
-        yield from runner.run(make(question) for question in questions)
-    finally:
-        if models is None:
-            runner.decoders.pool.close()
-
-
-class _Runner:
-    """One execution of a plan."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        batch: int | Literal["auto"],
-        observer: Observer,
-        cache: StepCache,
-        step_key: StepKey,
-        member_order: MemberOrder,
-        decoders: Decoders,
-    ) -> None:
-        self.plan = plan
-        self.decoders = decoders
-        self._observer = observer
-        self._cache = cache
-        self._step_key = step_key
-        self._member_order = member_order
-        self._batch = batch
-
-    def run(self, works: Iterator[Work]) -> Iterator[Trace]:
-        waves = self.plan.waves or (Wave(tuple(s.id for s in self.plan.steps), tuple(self.plan.models)),)
-        if len(waves) == 1:
-            while window := list(islice(works, self._window())):
-                yield from self._run_steps(window, waves[0].steps)
+        if len(plan.waves) <= 1:
+            yield from stages(step.id for step in plan.steps).run(works, _window(plan, batch))
             return
         everything = list(works)
-        for wave in waves:
-            self.decoders.keep_only(self.plan, wave.models)
-            yield from self._run_steps(everything, wave.steps)
+        for wave in plan.waves:
+            decoders.keep_only(plan, wave.models)
+            going_on = [work for work in everything if not work.is_done]
+            yield from stages(wave.steps).run(iter(going_on), len(going_on))
+    finally:
+        if models is None:
+            decoders.pool.close()
 
-    def _window(self) -> int:
-        if self._batch == "auto":
-            on_gpu = any(placed.device.startswith("cuda") for placed in self.plan.placements.values())
-            return _AUTO_WINDOW_ON_GPU if on_gpu else _AUTO_WINDOW
-        return 1 if self._batch == 1 else self._batch * _WINDOW_BATCHES
 
-    def _run_steps(self, works: Sequence[Work], step_ids: Sequence[str]) -> Iterator[Trace]:
-        """Run some steps for a window of questions; yield a question's trace with its last step."""
-        for step_id in step_ids:
-            step = self.plan.step(step_id)
-            waiting: dict[str, Work] = {}
-            for work in works:
-                if work.error:
-                    continue
-                prompts = work.prompts(step)
-                key = self._step_key(self.plan, step, prompts, work.question.id)
-                stored = self._cache.get(key)
-                if stored is not None:
-                    adopted = renamed(stored, self._member_order(self.plan, step, prompts), step)
-                    work.accept(adopted)
-                    self._observer.finished(work.question.id, adopted)
-                    if work.is_done:
-                        yield work.trace()
-                else:
-                    work.key = key
-                    waiting[work.question.id] = work
-            for completion in self._decode(step, list(waiting.values())):
-                work = waiting[completion.row.question_id]
-                if completion.result is None:
-                    work.error = completion.error
-                else:
-                    work.accept(completion.result)
-                    order = self._member_order(self.plan, step, completion.row.prompts)
-                    self._cache.put(work.key, ordered(completion.result, order))
-                if work.is_done:
-                    yield work.trace()
-
-    def _decode(self, step: Step, works: Sequence[Work]) -> Iterator[Completion]:
-        rows = [Row(work.question.id, step.id, work.prompts(step), work.sources(step)) for work in works]
-        yield from self.decoders.decode(step.id, self.plan, step, rows)
+def _window(plan: Plan, batch: int | Literal["auto"]) -> int:
+    """Return how many questions are on their way at once."""
+    if batch == "auto":
+        on_gpu = any(placed.device.startswith("cuda") for placed in plan.placements.values())
+        return _AUTO_WINDOW_ON_GPU if on_gpu else _AUTO_WINDOW
+    return 1 if batch == 1 else batch * _WINDOW_BATCHES

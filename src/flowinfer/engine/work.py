@@ -21,12 +21,14 @@ class Work:
     ) -> None:
         self.question = question
         self.error: str | None = None
-        self.key = ""
-        """Cache key of the step that it waits for."""
         self._plan = plan
         self._text = text
         self._vote = vote
         self._results: dict[str, StepResult] = {}
+        self._begun: set[str] = set()
+        self._index = {step.id: index for index, step in enumerate(plan.steps)}
+        self._end = len(plan.steps)
+        """Index of the step from which on none is wanted: the first that failed."""
 
     @staticmethod
     def factory(
@@ -51,18 +53,37 @@ class Work:
         """Return the texts that earlier steps passed on to a step."""
         return tuple(self._results[step_id].passed_on for step_id in step.reads)
 
+    def wants(self, step: Step) -> bool:
+        """Return whether a step has still to end; no step after a failed one has, whatever it reads."""
+        return self._index[step.id] < self._end and step.id not in self._results
+
+    def can_begin(self, step: Step) -> bool:
+        """Return whether a step is wanted, has not begun, and all that it reads is there."""
+        is_new = step.id not in self._begun and self.wants(step)
+        return is_new and all(read in self._results for read in step.reads)
+
+    def begin(self, step: Step) -> Mapping[str, str]:
+        """Note that a step begins; return its prompts."""
+        self._begun.add(step.id)
+        return self.prompts(step)
+
     def accept(self, result: StepResult) -> None:
         """Take a finished step."""
         self._results[result.step] = result
 
+    def fail(self, step: Step, reason: str) -> None:
+        """Take the reason why a step could not run; of several failed steps the plan's first one counts."""
+        if self._index[step.id] < self._end:
+            self._end, self.error = self._index[step.id], reason
+
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to run."""
-        return self.error is not None or len(self._results) == len(self._plan.steps)
+        return not any(self.wants(step) for step in self._plan.steps)
 
     def trace(self) -> Trace:
         """Return the finished question's trace."""
-        steps = tuple(self._results[step.id] for step in self._plan.steps if step.id in self._results)
+        steps = tuple(self._results[step.id] for step in self._ended())
         if self.error is not None:
             return Trace(
                 question_id=self.question.id,
@@ -88,13 +109,15 @@ class Work:
         winner = self._vote(self.question, [final.passed_on for final in finals]) if self._vote else 0
         return finals[winner].passed_on, "vote"
 
+    def _ended(self) -> list[Step]:
+        return [step for step in self._plan.steps[: self._end] if step.id in self._results]
+
     def _seconds(self) -> float:
         """Return the time along the longest chain of steps that read one another."""
         ends: dict[str, float] = {}
-        for step in self._plan.steps:
-            if step.id in self._results:
-                start = max((ends.get(read, 0.0) for read in step.reads), default=0.0)
-                ends[step.id] = start + self._results[step.id].seconds
+        for step in self._ended():
+            start = max((ends.get(read, 0.0) for read in step.reads), default=0.0)
+            ends[step.id] = start + self._results[step.id].seconds
         return max(ends.values(), default=0.0)
 
 

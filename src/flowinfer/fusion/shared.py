@@ -146,6 +146,23 @@ class SharedVocabulary:
         """Return the slot of every key."""
         return {key: slot for slot, key in enumerate(self.keys)}
 
+    def all_ids(self, head: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return every key in a head's own ids, as `ids` does: how many each has, (V - 1,), and all of them in turn."""
+        if self.is_identity:
+            return np.ones(self.eos_slot, dtype=np.int64), self._identity_ids
+        own = self.lifts[head].source.cpu().numpy()[:-1]
+        is_own = self.has(head).cpu().numpy()[:-1]
+        counts = np.ones(self.eos_slot, dtype=np.int64)
+        covers = {int(slot): self.ids(head, int(slot)) for slot in np.nonzero(~is_own)[0]}
+        for slot, cover in covers.items():
+            counts[slot] = len(cover)
+        ids = np.empty(int(counts.sum()), dtype=np.int64)
+        firsts = counts.cumsum() - counts
+        ids[firsts[is_own]] = own[is_own]
+        for slot, cover in covers.items():
+            ids[firsts[slot] : firsts[slot] + len(cover)] = cover
+        return counts, ids
+
     def has(self, head: int) -> Tensor:
         """Return which slots a head owns as single tokens: shape (V,), bool."""
         owned = torch.zeros(self.size, dtype=torch.bool, device=self.device)

@@ -39,8 +39,8 @@ def table(evidence: Evidence, found: Sequence[Comparison]) -> Table | None:
         Column("against", "against"),
         Column("gained", "only the path right"),
         Column("lost", "only the other right"),
-        Column("show", "shows the first, path"),
-        Column("show_other", "shows the first, other"),
+        Column("show", "shows the first, path", is_command=True),
+        Column("show_other", "shows the first, other", is_command=True),
     ]
     caption = "Questions whose verdict differs between two paths."
     notes = (f"the first {_SHOWN} questions of each kind; report.json names all of them",)

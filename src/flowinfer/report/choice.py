@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowinfer.errors import UsageError
+from flowinfer.check import check
+from flowinfer.errors import DataError, FlowInferError, UsageError
+from flowinfer.options import DECODING_KEYS
+from flowinfer.pinning import pin
+from flowinfer.plan import compile, to_json
 from flowinfer.report.compare import verdicts
 from flowinfer.report.evidence import Cell, Evidence, Wiring
 from flowinfer.report.inference import mean_interval
 from flowinfer.stats import paired, wilson
+from flowinfer.store import info, read_json
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,10 @@ def choose(evidence: Evidence, *, max_seconds: float | None = None, min_accuracy
         )
     is_timed = all(one.seconds is not None for one in found)
     if max_seconds is not None and not any(one.seconds is not None for one in found):
-        raise UsageError("--max-seconds needs seconds, and none were measured", help="run at --batch 1 without cache")
+        raise UsageError(
+            "--max-seconds needs seconds, and none were measured",
+            help="`flowinfer sweep --resume NAME --latency 5` times a sweep, `exec --batch 1 --no-cache` a run",
+        )
     kept = [one for one in found if _meets(one, max_seconds, min_accuracy)]
     if not kept:
         best = max(found, key=_merit)
@@ -78,7 +87,11 @@ def choose(evidence: Evidence, *, max_seconds: float | None = None, min_accuracy
 
 
 def as_flow(choice: Choice) -> str:
-    """Return the winner as the text of a .flow file that says where it comes from."""
+    """Return the winner as the text of a .flow file that says where it comes from, with the settings that it ran with.
+
+    Raises:
+        DataError: its run folder is damaged.
+    """
     winner = choice.winner
     low, high = (100 * end for end in winner.interval)
     lines = [
@@ -86,8 +99,40 @@ def as_flow(choice: Choice) -> str:
         f" (95 % interval {low:.1f} - {high:.1f}, {winner.n} questions), {_seconds_text(winner)}.",
         *([f"# Settings: {winner.setup}"] if winner.setup else []),
     ]
-    source = winner.run / "pipeline.flow"
-    return "\n".join(lines) + "\n" + source.read_text(encoding="utf-8").rstrip("\n") + "\n"
+    file = winner.run / "pipeline.flow"
+    try:
+        source = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: missing or damaged", help="run the flow again") from error
+    try:
+        text = pin(source, _outside(winner.run, source))
+    except FlowInferError:  # its imports or its zoo are elsewhere
+        text = source
+        lines.append("# Its imports or its zoo are not here: settings that `--set` gave are in its run's plan.json.")
+    return "\n".join(lines) + "\n" + text.rstrip("\n") + "\n"
+
+
+def _outside(run: Path, source: str) -> dict[str, str]:
+    """Return what a run's flow was given besides its text: params, and options that its plan has otherwise.
+
+    Raises:
+        FlowInferError: the text cannot be checked here.
+    """
+    said, plan = info(run).data, read_json(run / "plan.json")
+    params = {name: _as_text(value) for name, value in (said.get("params") or {}).items()}
+    fresh = json.loads(json.dumps(to_json(compile(check(source, zoo=said.get("zoo"), overrides=params)))))
+    found = dict(params)
+    if plan["prompts"] != fresh["prompts"]:
+        found["prompts"] = plan["prompts"]
+    for key in DECODING_KEYS:
+        had, has = ([step["decoding"].get(key) for step in one["steps"]] for one in (plan, fresh))
+        if had != has and all(value == had[0] for value in had):
+            found[key] = _as_text(*had[0]) if isinstance(had[0], list) else _as_text(had[0])  # `--set stop` is one text
+    return found
+
+
+def _as_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _candidates(group: Evidence) -> list[Candidate]:

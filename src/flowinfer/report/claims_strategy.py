@@ -59,7 +59,7 @@ def _favourite(evidence: Evidence, kind: Strategy, task: str, key: str, claim: s
     others = [other for other in evidence.collaborations if other != kind]
     if not evidence.of(kind) or not others:
         return None
-    sets = [dataset for dataset in evidence.datasets if dataset.kind == task]
+    sets = [dataset for dataset in evidence.datasets if dataset.task == task]
     mine = mean_right(evidence, evidence.of(kind), sets)
     tests: list[tuple[Strategy, Difference]] = []
     for other in others:

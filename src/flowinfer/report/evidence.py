@@ -45,6 +45,11 @@ class QuestionSet:
     num_asked: int
     fingerprint: str
 
+    @property
+    def task(self) -> str:
+        """Return which of the paper's tasks this is, "" for questions of one's own, whatever judge they have."""
+        return self.kind if self.name == self.kind else ""
+
 
 @dataclass(frozen=True)
 class Timing:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
+from rapidfuzz import process
 
 from flowinfer.errors import DataError, UsageError
-from flowinfer.jsonlog import whole_lines
+from flowinfer.jsonlog import read_rows
 from flowinfer.paths import STRATEGIES, Strategy
 from flowinfer.report import wirings
 from flowinfer.report.evidence import Timing
 from flowinfer.results import Record
-from flowinfer.store import find_run, info, read_json, read_records
+from flowinfer.store import info, read_json, read_records
 
 _SWEEPS = Path("sweeps")
 _RUNS = Path("runs")
@@ -53,20 +53,44 @@ class Reading:
 
 
 def locate(named: str) -> Path:
-    """Return the folder that an argument means: a path, a sweep's name, or a run as `show` understands it.
+    """Return the run or sweep folder that a path, a name, a unique beginning of one, or `latest` means.
 
     Raises:
-        UsageError: there is none, or it is neither a run nor a sweep.
+        UsageError: there is none, there are several, or it is neither a run nor a sweep.
     """
-    for folder in (Path(named), _SWEEPS / named):
-        if any((folder / file).is_file() for file in ("sweep.json", "run.json")):
-            return folder
+    if _is_made(Path(named)):
+        return Path(named)
     if Path(named).exists():
+        inside = [path for path in sorted(Path(named).glob("*/")) if _is_made(path)]
         raise UsageError(
             f"'{named}' is neither a run nor a sweep: it holds no run.json and no sweep.json",
-            help="name folders that `flowinfer exec --dataset` or `flowinfer sweep` made",
+            help=f"it holds {len(inside)} that are: {inside[0]}, ..."
+            if inside
+            else "name folders that `flowinfer exec --dataset` or `flowinfer sweep` made",
         )
-    return find_run(named, _RUNS)
+    known = sorted((path for root in (_RUNS, _SWEEPS) for path in root.glob("*/") if _is_made(path)), key=_by_name)
+    if named == "latest" and known:
+        return known[-1]
+    matching = [path for path in known if path.name == named] or [p for p in known if p.name.startswith(named)]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        listed = ", ".join(path.name for path in matching[:4])
+        raise UsageError(f"'{named}' means {len(matching)} runs and sweeps: {listed}", help="give more of the name")
+    near = process.extractOne(named, [path.name for path in known], score_cutoff=60)
+    raise UsageError(
+        f"no run '{named}' in '{_RUNS}', no sweep in '{_SWEEPS}'",
+        help=f"did you mean '{near[0]}'?" if near else "name a folder by its path",
+    )
+
+
+def _is_made(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in ("sweep.json", "run.json"))
+
+
+def _by_name(folder: Path) -> str:
+    """Return what orders folders by their age: names begin with the time of their making."""
+    return folder.name
 
 
 def read(folder: Path, into: Reading) -> None:
@@ -90,7 +114,10 @@ def _read_run(folder: Path, into: Reading) -> None:
 def _read_sweep(folder: Path, into: Reading) -> None:
     sweep = read_json(folder / "sweep.json")
     if sweep.get("version") != _VERSION:
-        raise DataError(f"{folder / 'sweep.json'}: written by another version of flowinfer")
+        raise DataError(
+            f"{folder / 'sweep.json'}: written by another version of flowinfer",
+            help="read it with that version, or sweep again",
+        )
     paths = _paths(folder, sweep)
     ended = _ended(folder)
     timed = _timed(folder, into)
@@ -166,13 +193,13 @@ def timing_of_run(said: Mapping[str, Any], records: tuple[Record, ...]) -> Timin
 
 def _ended(folder: Path) -> dict[tuple[str, str], Mapping[str, Any]]:
     """Return (path, data set) -> the last line about it."""
-    return {(line["path"], line["dataset"]): line for line in _lines(folder / "index.jsonl", ("path", "dataset"))}
+    return {(line["path"], line["dataset"]): line for line in read_rows(folder / "index.jsonl", ("path", "dataset"))}
 
 
 def _timed(folder: Path, into: Reading) -> dict[tuple[str, str], Timing]:
     records: dict[tuple[str, str], dict[str, Record]] = {}
     cached = 0
-    for line in _lines(folder / "latency.jsonl", ("path", "dataset", "record")):
+    for line in read_rows(folder / "latency.jsonl", ("path", "dataset", "record")):
         try:
             record = Record.model_validate(line["record"])
         except ValidationError as error:
@@ -184,17 +211,3 @@ def _timed(folder: Path, into: Reading) -> dict[tuple[str, str], Timing]:
     if cached:
         into.notes.append(f"{cached} timed questions failed or came from the cache; their seconds are not counted")
     return {pair: Timing(tuple(found.values()), "latency.jsonl") for pair, found in records.items()}
-
-
-def _lines(file: Path, keys: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
-    """Yield the objects of a log; a last line without its end was cut by a kill, and does not count."""
-    for number, line in enumerate(whole_lines(file), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8", errors="surrogatepass"))
-            if not all(key in row for key in keys):
-                raise ValueError("keys are missing")
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{file}:{number}: damaged line", help="remove the line") from error
-        yield row

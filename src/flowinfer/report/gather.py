@@ -31,7 +31,7 @@ def gather(named: Sequence[str]) -> Evidence:
     if not answered:
         raise UsageError(
             f"nothing has been answered in {', '.join(repr(name) for name in named)}",
-            help="go on with the run: the same command with --resume",
+            help="go on with it: `flowinfer sweep --resume NAME`, or the same `flowinfer exec` with --resume",
         )
     notes = list(reading.notes)
     empty = len(reading.found) - len(answered)

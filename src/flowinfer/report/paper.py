@@ -15,6 +15,7 @@ from typing import Any
 
 from flowinfer.paths import Strategy
 
+MODELS = frozenset(("Qwen", "Yi", "Ds"))
 NOTE = (
     "the paper's numbers stand beside one's own for orientation only: other hardware (3 A100, one model each), "
     "other models (7-9 billion parameters) and other prompts, n = 100 per task"

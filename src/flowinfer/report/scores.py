@@ -73,7 +73,7 @@ def of_path(evidence: Evidence, wiring: Wiring, against: Against) -> list[Reache
     entries = [of_cell(evidence.cell(wiring, dataset)) for dataset in evidence.datasets]
     whole = [of_cell(evidence.whole(wiring, dataset)) for dataset in evidence.datasets]
     if wiring.strategy and against.is_paper:
-        tasks = [dataset.kind for dataset in evidence.datasets]
+        tasks = [dataset.task for dataset in evidence.datasets]
         entries = [
             with_paper(entry, paper.path(wiring.strategy, wiring.models, task))
             for entry, task in zip(entries, tasks, strict=True)
@@ -87,7 +87,13 @@ def of_best(evidence: Evidence, strategy: Strategy, dataset: QuestionSet, agains
     if wiring is None:
         return NOWHERE
     entry = replace(of_cell(evidence.whole(wiring, dataset)), path=wiring.name)
-    return with_paper(entry, paper.best(strategy, dataset.kind)) if against.is_paper else entry
+    has_paper = against.is_paper and has_papers_models(evidence)
+    return with_paper(entry, paper.best(strategy, dataset.task)) if has_paper else entry
+
+
+def has_papers_models(evidence: Evidence) -> bool:
+    """Return whether means and bests over the paths are over models of the paper's names, all three and no other."""
+    return {name for wiring in evidence.wirings if wiring.strategy for name in wiring.models} == paper.MODELS
 
 
 def with_paper(entry: Reached, cell: paper.PaperCell | None) -> Reached:

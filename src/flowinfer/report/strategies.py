@@ -50,17 +50,19 @@ def _by_task(evidence: Evidence, dataset: QuestionSet, against: Against) -> list
     row = [scores.of_cell(evidence.whole(wiring, dataset)) for wiring in singles]
     if against.is_paper:
         row = [
-            scores.with_paper(entry, paper.single(wiring.models[0], dataset.kind))
+            scores.with_paper(entry, paper.single(wiring.models[0], dataset.task))
             for entry, wiring in zip(row, singles, strict=True)
         ]
     if singles:
         mean = scores.over_paths(evidence, singles, dataset)
-        row.append(scores.with_paper(mean, paper.baseline(dataset.kind)) if against.is_paper else mean)
+        has_paper = against.is_paper and scores.has_papers_models(evidence)
+        row.append(scores.with_paper(mean, paper.baseline(dataset.task)) if has_paper else mean)
     return row + [scores.of_best(evidence, kind, dataset, against) for kind in evidence.collaborations]
 
 
 def _with_paper_means(evidence: Evidence, row: Sequence[Reached]) -> list[Reached]:
-    if {dataset.kind for dataset in evidence.datasets} != {"gsm8k", "ceval", "mathematics"}:
+    is_whole = {dataset.task for dataset in evidence.datasets} == {"gsm8k", "ceval", "mathematics"}
+    if not is_whole or not scores.has_papers_models(evidence):
         return list(row)
     cells = [paper.single(wiring.models[0], "mean") for wiring in evidence.of("single")]
     cells += [paper.baseline("mean")] if cells else []

@@ -64,6 +64,8 @@ class Column:
     key: str
     """For CSV and JSON."""
     title: str
+    is_command: bool = False
+    """To be typed into a terminal: of no use in a paper."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from flowinfer.errors import UsageError
 from flowinfer.report.folders import timing_of_run
 from flowinfer.report.inference import Difference, paired_difference
 from flowinfer.results import Record
-from flowinfer.stats import Paired, paired, wilson
+from flowinfer.stats import Paired, paired, paired_interval, wilson
 from flowinfer.store import info, read_records
 
 
@@ -42,6 +42,15 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Points:
+    """The second's accuracy less the first's, with its 95 % interval (Newcombe's for pairs)."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Versus:
     """What two runs on the same questions say."""
 
@@ -52,8 +61,7 @@ class Versus:
     left_out: int
     """Questions with a verdict in one of them only."""
     counts: Paired
-    points: Difference | None
-    """The second's accuracy less the first's, with its 95 % t interval; None below two questions."""
+    points: Points
     seconds: Difference | None
     """The second's seconds less the first's; None unless both were timed at batch 1 without cached steps."""
     gained: tuple[Change, ...]
@@ -79,11 +87,17 @@ def versus(first: Path, second: Path) -> Versus:
         len(common),
         len(one) + len(two) - 2 * len(common),
         paired(right[0], right[1]),
-        paired_difference([float(right[1][i]) - float(right[0][i]) for i in common]),
+        _points(paired(right[1], right[0])),
         _seconds(first, second, one, two),
         tuple(_change(one[i], two[i]) for i in changed if right[1][i]),
         tuple(_change(one[i], two[i]) for i in changed if right[0][i]),
     )
+
+
+def _points(counts: Paired) -> Points:
+    n = counts.both + counts.first_only + counts.second_only + counts.neither
+    interval = paired_interval(counts)
+    return Points((counts.first_only - counts.second_only) / n, interval.low, interval.high)
 
 
 def _judged(run: Path) -> dict[str, Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +28,18 @@ class Figures:
 
     def __init__(self, report: Report) -> None:
         from flowinfer.report.figures.draw import figures
+        from flowinfer.report.figures.fonts import legible
+        from flowinfer.report.figures.style import files
 
         self.drawn: dict[str, list[Drawing]] = {section.setup: figures(section.evidence) for section in report.sections}
         self.files: Files = {}
-        from flowinfer.report.figures.style import files
-
+        self.notes: dict[str, None] = {}
+        """Names that no font here can write, each told once."""
         for section in report.sections:
+            lettering = legible(section.evidence)[1]
+            if lettering.stand_ins:
+                names = ", ".join(name for _, name in lettering.stand_ins)
+                self.notes[f"no font here writes {names}: figures show stand-ins ({lettering.cure})"] = None
             for drawing in self.drawn[section.setup]:
                 for suffix, content in files(drawing).items():
                     self.files[f"{self.stem(section, drawing)}.{suffix}"] = content
@@ -47,13 +54,20 @@ class Figures:
         return self.files[f"{self.stem(section, drawing)}.svg"].decode()
 
 
-def write(report: Report, folder: Path, forms: Sequence[str]) -> list[Path]:
+def write(
+    report: Report, folder: Path, forms: Sequence[str], *, on_note: Callable[[str], object] | None = None
+) -> list[Path]:
     """Write the forms asked for; return the files, the most readable first.
 
+    Args:
+        on_note: told of what figures cannot show.
     Raises:
         UsageError: the folder cannot be written.
     """
     figures = Figures(report) if set(forms) & set(_DRAWN) else None
+    if figures and on_note:
+        for note in figures.notes:
+            on_note(note)
     makers: Mapping[str, Callable[[], Files]] = {
         "html": lambda: _html(report, figures),
         "md": lambda: _markdown(report, figures),
@@ -85,9 +99,10 @@ def _html(report: Report, figures: Figures | None) -> Files:
 
     assert figures, "drawn for this form"
     pictures: dict[str, list[Picture]] = {}
-    for number, section in enumerate(report.sections, start=1):
+    numbers = count(1)
+    for section in report.sections:
         for drawing in figures.drawn[section.setup]:
-            svg = for_page(figures.svg(section, drawing), drawing, f"s{number}-{drawing.key}-")
+            svg = for_page(figures.svg(section, drawing), drawing, f"f{next(numbers)}-")
             picture = Picture(drawing.key, drawing.title, drawing.caption, Markup(svg))
             pictures.setdefault(section.setup, []).append(picture)
     return {"report.html": _bytes(render(report, pictures))}
@@ -119,14 +134,15 @@ def _json(report: Report) -> Files:
 def _latex(report: Report, figures: Figures | None) -> Files:
     from flowinfer.report.writers import latex
 
-    tables = {name + ".tex": _bytes(latex.table_tex(table)) for name, table in _tables(report).items()}
+    tables = {f"{name}.tex": latex.table_tex(table, Path(name).name) for name, table in _tables(report).items()}
     assert figures, "drawn for this form"
     drawn = [
         (f"{figures.stem(section, drawing)}.pdf", drawing.caption)
         for section in report.sections
         for drawing in figures.drawn[section.setup]
     ]
-    return {"report.tex": _bytes(latex.document(report.title, list(tables), drawn)), **tables}
+    texts = {"report.tex": latex.document(report.title, tables, drawn), **tables}
+    return {name: _bytes(text) for name, text in texts.items()}
 
 
 def _tables(report: Report) -> dict[str, Table]:

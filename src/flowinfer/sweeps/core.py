@@ -183,7 +183,7 @@ def trace_of(plan: Plan, uses: Mapping[str, Use], asked: Asked, foreign: Mapping
     for step in plan.steps:
         use = uses[step.id]
         if use.shared in asked.errors:
-            work.error = asked.errors[use.shared]
+            work.fail(step, asked.errors[use.shared])
             break
         result = moved(asked.results[use.shared], use.nodes, step)
         if result.cached_from is None and step.id in foreign:

@@ -25,7 +25,7 @@ from typing import Any
 from rapidfuzz import process
 
 from flowinfer.errors import DataError, UsageError
-from flowinfer.jsonlog import JsonLog, lock, whole_lines, writing
+from flowinfer.jsonlog import JsonLog, lock, read_rows, writing
 from flowinfer.results import Record
 from flowinfer.store import host, list_runs, new_folder, read_json, write_json
 from flowinfer.sweeps.request import SweepRequest, from_settings
@@ -33,6 +33,7 @@ from flowinfer.sweeps.wirings import Wiring
 from flowinfer.tasks.base import Dataset
 
 FORMAT = 1
+_CURE = "remove it; --resume does its work again"
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,10 @@ class SweepFolder:
 
     def seconds(self) -> float:
         """Return the seconds at work of all sessions."""
-        last = {row["session"]: float(row["seconds"]) for row in _rows(self.path / "sessions.jsonl")}
+        last = {
+            row["session"]: float(row["seconds"])
+            for row in read_rows(self.path / "sessions.jsonl", ("session", "seconds"), _CURE)
+        }
         return sum(last.values())
 
     def finish(self, results: Mapping[str, Any]) -> None:
@@ -159,7 +163,7 @@ def read_index(path: Path) -> dict[tuple[str, str], Entry]:
         DataError: a line other than a torn last one is damaged.
     """
     found = {}
-    for row in _rows(path / "index.jsonl"):
+    for row in read_rows(path / "index.jsonl", cure=_CURE):
         try:
             entry = Entry(**row)
         except TypeError as error:
@@ -173,7 +177,7 @@ def read_index(path: Path) -> dict[tuple[str, str], Entry]:
 def read_latency(path: Path) -> dict[tuple[str, str], dict[str, float]]:
     """Return the timed questions of a sweep folder: (path, data set) -> question id -> seconds."""
     found: dict[tuple[str, str], dict[str, float]] = {}
-    for row in _rows(path / "latency.jsonl"):
+    for row in read_rows(path / "latency.jsonl", ("path", "dataset", "question_id", "seconds"), _CURE):
         found.setdefault((row["path"], row["dataset"]), {})[row["question_id"]] = float(row["seconds"])
     return found
 
@@ -186,7 +190,10 @@ def describe_sweep(path: Path) -> Mapping[str, Any]:
     """
     data = read_json(path / "sweep.json")
     if data.get("version") != FORMAT:
-        raise DataError(f"{path / 'sweep.json'}: written by another version of flowinfer")
+        raise DataError(
+            f"{path / 'sweep.json'}: written by another version of flowinfer",
+            help="read it with that version, or sweep again",
+        )
     return data
 
 
@@ -254,14 +261,3 @@ def _plain_parts(wirings: Sequence[Wiring], datasets: Sequence[Dataset]) -> dict
             for dataset in datasets
         ],
     }
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(whole_lines(path), start=1):
-        try:
-            row = json.loads(line.decode("utf-8", errors="surrogatepass"))
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: damaged line", help="remove it; --resume does its work again") from error
-        rows.append(row)
-    return rows

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowinfer.jsonlog import whole_lines
+from flowinfer.jsonlog import read_rows
 from flowinfer.merge import merge
 from flowinfer.plan import compile, members
 from flowinfer.store import read_json
@@ -170,11 +169,9 @@ def _read_cell(folder: Path, entry: Entry | None, latency: Mapping[str, float]) 
 def _calls_made(run: Path) -> int:
     """Count the model calls that a run made itself, from its log."""
     calls: dict[str, int] = {}
-    for line in whole_lines(run / "samples.jsonl"):
-        if line.strip():
-            row = json.loads(line.decode("utf-8", errors="surrogatepass"))
-            steps = [step for step in row["trace"]["steps"] if step["cached_from"] is None]
-            calls[row["question"]["id"]] = sum(max(1, len(step["heads"])) for step in steps)
+    for row in read_rows(run / "samples.jsonl", ("question", "trace")):
+        steps = [step for step in row["trace"]["steps"] if step["cached_from"] is None]
+        calls[row["question"]["id"]] = sum(max(1, len(step["heads"])) for step in steps)
     return sum(calls.values())
 
 

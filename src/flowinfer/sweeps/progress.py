@@ -109,9 +109,8 @@ class SweepProgress(Observer):
             self._bar.update(self._task, completed=self._done, status=f"{self._phase}  {self.status()}")
         elif time.monotonic() - self._spoken >= _PLAIN_EVERY_SECONDS:
             self._spoken = time.monotonic()
-            print(
-                f"{self._phase}  {self._done}/{self._total} model calls  {self.status()}", file=sys.stderr, flush=True
-            )
+            done = f"{self._done}/{self._total} {self._unit}"
+            print(f"{self._phase}  {done}  {self.status()}", file=sys.stderr, flush=True)
 
 
 def _bar(console: Console) -> Progress:

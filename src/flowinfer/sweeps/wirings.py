@@ -167,6 +167,16 @@ def _params(source: _Source) -> tuple[str, ...]:
     return tuple(Loader(source.text, source.file, source.base).load().params) if source.is_file else ()
 
 
+def _about_grid(error: UsageError, point: Mapping[str, str]) -> UsageError:
+    """Return an error about `--set` as one about the option that gave the value."""
+    long = {short: name for name, short in _SHORT.items()}
+    for key in point:
+        if error.message.startswith(f"--set {key}="):
+            rest = error.message.removeprefix(f"--set {key}")
+            return UsageError(f"--grid {long.get(key, key)}{rest}", help=error.help)
+    return error
+
+
 def _wiring(source: _Source, point: Mapping[str, str], request: SweepRequest) -> Wiring:
     usable = {*_OPTIONS, *_params(source)}
     settings = {**request.params, **point}
@@ -180,7 +190,10 @@ def _wiring(source: _Source, point: Mapping[str, str], request: SweepRequest) ->
         else:
             shown.pop("weights", None)
     overrides = {key: value for key, value in settings.items() if key in usable}
-    flow = check(text, file=source.file, zoo=request.zoo, overrides=overrides, base=source.base)
+    try:
+        flow = check(text, file=source.file, zoo=request.zoo, overrides=overrides, base=source.base)
+    except UsageError as error:
+        raise _about_grid(error, point) from error
     known = strategy_of(flow)
     line = known.flow if known else written(flow.root)
     if "|" not in line:

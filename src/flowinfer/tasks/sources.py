@@ -81,7 +81,8 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 (byte {error.start})", help="save the file with encoding UTF-8") from error
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}", help="check the path of --data or --dataset") from error
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"{path}: {reason}", help="check the path of the data set") from error
     return text.replace("\r\n", "\n")
 
 

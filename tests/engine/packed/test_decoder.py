@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine.base import Observer, Row
 from flowinfer.engine.heads import Heads
-from flowinfer.engine.packed import decoder as packed
+from flowinfer.engine.packed import stream as packed
 from flowinfer.engine.packed.decoder import PackedDecoder
 from flowinfer.engine.packed.fusing import fused_choice
+from flowinfer.engine.packed.lockstep import LockStep
 from flowinfer.engine.packed.packing import reason_against
 from flowinfer.engine.packed.pages import PagesShort
 from flowinfer.engine.packed.runner import HeadRunner, runner_of
@@ -113,13 +114,13 @@ def test_short_memory_takes_pages_from_the_last_row_and_gives_them_back(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preempted: list[int] = []
-    take = packed._Loop._preempt
+    take = packed.PackedStream._preempt
 
-    def count(loop: packed._Loop) -> None:
+    def count(stream: packed.PackedStream) -> None:
         preempted.append(1)
-        take(loop)
+        take(stream)
 
-    monkeypatch.setattr(packed._Loop, "_preempt", count)
+    monkeypatch.setattr(packed.PackedStream, "_preempt", count)
     assert_equal(one_step(mix("A", "B", "C"), max_tokens=90), models, plans.QUESTIONS[:4], batch=4, num_pages=6)
     assert preempted
 
@@ -138,6 +139,22 @@ def test_broken_off_decoding_leaves_nothing_behind(models: Models) -> None:
     running.close()
     expected = {key: told(result) for key, result in reference(plan, models).items()}
     assert {k: told(v) for k, v in results(decoder.decode(rows_of(plan, TEXTS))).items()} == expected
+
+
+def test_the_last_rows_move_together_so_that_steps_grow_small(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    run = LockStep.run
+
+    def note(lock: LockStep, rows: int, tile: int) -> None:
+        sizes.append(rows)
+        run(lock, rows, tile)
+
+    monkeypatch.setattr(LockStep, "run", note)
+    plan = one_step(member("A"), max_tokens=60, stop=("a", "e", " "))
+    texts = [f"{text} {k}" for k in range(3) for text in plans.QUESTIONS]
+    assert_equal(plan, models, texts, batch=16)
+    assert sizes[0] == 16
+    assert sizes[-1] == 1
 
 
 @settings(max_examples=12, deadline=None)

@@ -33,19 +33,14 @@ class IdTable:
     """
 
     def __init__(self, vocabulary: SharedVocabulary, head: int, num_columns: int, device: torch.device) -> None:
-        ids: list[int] = []
-        ends: list[int] = []
-        for slot in range(vocabulary.eos_slot):
-            ids += vocabulary.ids(head, slot)
-            ends.append(len(ids))
-        ends.append(len(ids))  # the end slot feeds nothing
-        firsts = np.array([0, *ends[:-1]], dtype=np.int64)
+        counts, ids = vocabulary.all_ids(head)
+        firsts = np.concatenate([[0], counts.cumsum()])
         self.first = torch.from_numpy(firsts).to(device)
-        self.count = torch.from_numpy(np.diff(np.array([0, *ends], dtype=np.int64))).to(device)
-        self.ids = torch.from_numpy(np.concatenate([np.array(ids, dtype=np.int64), np.arange(num_columns)])).to(device)
+        self.count = torch.from_numpy(np.append(counts, 0)).to(device)  # the end slot feeds nothing
+        self.ids = torch.from_numpy(np.concatenate([ids, np.arange(num_columns)])).to(device)
         self.singles = len(ids)
         """Where the list of single ids begins."""
-        self.most = int(self.count.max()) if len(ends) else 1
+        self.most = max(1, int(counts.max(initial=1)))
 
 
 class LockStep:
@@ -99,6 +94,7 @@ class LockStep:
         self.ring_leads = torch.zeros(RING, rows, device=self.device)
         self.ring_favourites = torch.full((RING, heads, rows), -1, dtype=torch.int64, device=self.device)
         self._streams = self._make_streams()
+        self._side = self._side_stream()
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
@@ -245,7 +241,23 @@ class LockStep:
         if self.device.type != "cuda" or len(self._runners) == 1:
             return []
         sizes = [sum(weight.nbytes for weight in runner.model.parameters()) for runner in self._runners]
-        return [torch.cuda.Stream(self.device, priority=-1 if size == max(sizes) else 0) for size in sizes]
+        return [
+            torch.cuda.Stream(self.device, priority=-1 if size == max(sizes) else 0)  # type: ignore[no-untyped-call]
+            for size in sizes
+        ]
+
+    def _side_stream(self) -> torch.cuda.Stream | None:
+        """Return what graphs are recorded on: the current stream, or one beside it if that is the default one.
+
+        One for all graphs: the work space of cuBLAS goes by streams, and graphs of two loops that run at once must not
+        share any.
+        """
+        if self.device.type != "cuda":
+            return None
+        current = torch.cuda.current_stream(self.device)
+        if current != torch.cuda.default_stream(self.device):
+            return current
+        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # untyped in torch
 
     @torch.inference_mode()
     def _capture(self, rows: int, tile: int) -> torch.cuda.CUDAGraph:
@@ -253,7 +265,8 @@ class LockStep:
         saved = [states.clone() for states in self._all_state()]
         self.live.zero_()  # a rehearsal feeds nothing
         self.waiting.zero_()
-        stream = torch.cuda.Stream(self.device)
+        stream = self._side
+        assert stream is not None, "graphs are for GPUs"
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):  # compiles, and makes what is made once

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from flowinfer.backends.base import Session, TokenModel
+from flowinfer.engine.batching import Budget
 from flowinfer.engine.heads import Heads
 from flowinfer.engine.packed.decoder import PackedDecoder
 from flowinfer.engine.packed.fusing import fused_choice
@@ -18,7 +17,7 @@ from flowinfer.plan import Mixture, Source, Step
 _ON_THE_HOST = ("sharpen",)
 """Fusers that look into the keys' bytes, one row after the other."""
 _SHARE = 0.8
-"""Share of a GPU's free memory that keys and values of one step may take."""
+"""Share of the free memory of its budget that keys and values of one step may take."""
 _TYPICAL_PROMPT = 512
 
 
@@ -51,12 +50,13 @@ def reason_against(heads: Heads) -> str | None:
     return "every token is told with its heads' wishes" if heads.observer.wants_tokens else None
 
 
-def packed_decoder(heads: Heads, batch: int) -> PackedDecoder | str:
+def packed_decoder(heads: Heads, batch: int, budget: Budget | None = None) -> PackedDecoder | str:
     """Return a packed decoder of a step, or the reason why there is none.
 
     Args:
         heads: the step's models.
         batch: most rows at once.
+        budget: what it may take of its device's free memory; all if not given.
     """
     reason = reason_against(heads)
     if reason:
@@ -65,15 +65,15 @@ def packed_decoder(heads: Heads, batch: int) -> PackedDecoder | str:
     if isinstance(runners, str):
         return runners
     choose = fused_choice(heads.mixer, heads.step.decoding, batch, runners[0].model.dtype)
-    num_pages = _num_pages(heads.step, heads.models, runners, batch)
+    num_pages = _num_pages(heads.step, heads.models, runners, batch, budget)
     return PackedDecoder(heads, runners, choose, batch=batch, num_pages=num_pages)
 
 
 def session_maker(
-    step: Step, models: Sequence[TokenModel], runners: Sequence[HeadRunner], batch: int
+    step: Step, models: Sequence[TokenModel], runners: Sequence[HeadRunner], batch: int, budget: Budget | None = None
 ) -> Callable[[], list[Session]]:
     """Return what opens a packed session for each head of a step."""
-    num_pages = _num_pages(step, models, runners, batch)
+    num_pages = _num_pages(step, models, runners, batch, budget)
 
     def make() -> list[Session]:
         return [
@@ -84,7 +84,9 @@ def session_maker(
     return make
 
 
-def _num_pages(step: Step, models: Sequence[TokenModel], runners: Sequence[HeadRunner], batch: int) -> list[int]:
+def _num_pages(
+    step: Step, models: Sequence[TokenModel], runners: Sequence[HeadRunner], batch: int, budget: Budget | None
+) -> list[int]:
     """Return pages for each head: enough for all rows at a typical length, or what memory allows."""
     wanted = []
     for model in models:
@@ -95,7 +97,7 @@ def _num_pages(step: Step, models: Sequence[TokenModel], runners: Sequence[HeadR
     bytes_wanted = sum(
         count * page_bytes(runner.layers, runner.model.dtype) for count, runner in zip(wanted, runners, strict=True)
     )
-    free = torch.cuda.mem_get_info(runners[0].device)[0] * _SHARE
+    free = (budget or Budget()).free_bytes(runners[0].device) * _SHARE
     share = min(1.0, free / bytes_wanted)
     return [max(2, int(count * share)) for count in wanted]
 

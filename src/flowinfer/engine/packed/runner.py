@@ -15,6 +15,11 @@ from flowinfer.engine.packed.llama import llama_forward
 from flowinfer.engine.packed.merging import merge_linears
 from flowinfer.engine.packed.probing import LayerShape, NotPackable, check, gives, plain_logits, refuse
 
+_HALF = (torch.bfloat16, torch.float16)
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""What configs of mixtures of experts call their number."""
+_WORTH_COMPILING = 500_000_000
+"""Bytes of weights from which on a model's layers are compiled."""
 _WIDEST_HEAD = 256
 """Largest head dimension that the attention kernels hold on chip."""
 
@@ -38,19 +43,15 @@ class HeadRunner:
         refuse(model)
         number_layers(model)
         expected = plain_logits(model)
-        if not getattr(model, "flow_is_merged", False):
-            merge_linears(model)
-            model.flow_is_merged = True
-        self.layers = check(model, expected)
+        merge_linears(model)
+        self._compiled: list[Any] = []
+        self.layers = check(model, expected, self._active)
         self._written = llama_forward(model, self.layers)
         if self._written and not gives(model, expected, self.logits):
             self._written = None
-        self._compiled: list[Any] = []
         if self.device.type == "cuda":
-            _refuse_on_gpu(self.layers)
-            if model.dtype in (torch.bfloat16, torch.float16):
-                _speed_up_linears(model)
-            self._compile()
+            _refuse_on_gpu(model, self.layers)
+            self._speed_up(expected)
         model.get_output_embeddings().register_forward_pre_hook(self._before_last)
         self.kv_bytes_per_token = sum(
             shape.num_kv_heads * (shape.key_size + shape.value_size) * model.dtype.itemsize for shape in self.layers
@@ -80,11 +81,13 @@ class HeadRunner:
             states = self._written(ids, positions, cache)[wanted]
             return self._written.logits(keep(states) if keep else states)
         self._keep = keep
-        with self._active(cache):
-            output = self.model(
-                input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=wanted
-            )
-        self._keep = None
+        try:
+            with self._active(cache):
+                output = self.model(
+                    input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=wanted
+                )
+        finally:
+            self._keep = None  # it holds on to its loop's memory, which a loop that ran out of it must give back
         return output.logits[0]  # type: ignore[no-any-return]  # the model is untyped
 
     @torch.inference_mode()
@@ -108,8 +111,28 @@ class HeadRunner:
                 for layer, _ in self._compiled:
                     layer._compiled_call_impl = None
 
+    def _speed_up(self, expected: Tensor) -> None:
+        """Install what is fast on a GPU, each part only if the check at load still holds with it."""
+        replaced = _speed_up_linears(self.model) if self.model.dtype in _HALF else []
+        try:
+            check(self.model, expected, self._active)
+        except NotPackable:
+            for parent, name, child in replaced:
+                setattr(parent, name, child)
+        self._compile()
+        try:
+            if self._compiled:
+                check(self.model, expected, self._active)
+        except NotPackable:
+            self._compiled = []
+
     def _compile(self) -> None:
-        """Compile the decoder's layers with any number of tokens; equal layers share what is compiled."""
+        """Compile the decoder's layers for any number of tokens; equal layers share what is compiled.
+
+        A small model is not worth it: compiling takes longer than it ever saves.
+        """
+        if sum(weight.nbytes for weight in self.model.parameters()) < _WORTH_COMPILING:
+            return
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         stacks = [module for module in self.model.modules() if isinstance(module, torch.nn.ModuleList)]
         layers = next((stack for stack in stacks if len(stack) == len(self.layers)), ())
@@ -135,7 +158,9 @@ def runner_of(model: Any) -> HeadRunner | str:  # a transformers model
     return known
 
 
-def _refuse_on_gpu(shapes: Sequence[LayerShape]) -> None:
+def _refuse_on_gpu(model: Any, shapes: Sequence[LayerShape]) -> None:
+    if any(getattr(model.config, name, None) for name in _EXPERTS):
+        raise NotPackable("which of its experts run depends on the tokens, which a graph cannot follow")
     for shape in shapes:
         if shape.key_size != shape.value_size or shape.key_size > _WIDEST_HEAD:
             raise NotPackable(f"its heads have keys of {shape.key_size} and values of {shape.value_size} numbers")
@@ -143,11 +168,14 @@ def _refuse_on_gpu(shapes: Sequence[LayerShape]) -> None:
         raise NotPackable("Triton is not installed")
 
 
-def _speed_up_linears(model: Any) -> None:
-    """Put layers that are fast at few tokens in place of plain linear ones."""
+def _speed_up_linears(model: Any) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
+    """Put layers that are fast at few tokens in place of plain linear ones; return where which stood."""
     from flowinfer.engine.packed.gemm import SkinnyLinear
 
+    replaced: list[tuple[torch.nn.Module, str, torch.nn.Module]] = []
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is torch.nn.Linear:
                 setattr(parent, name, SkinnyLinear(child))
+                replaced.append((parent, name, child))
+    return replaced

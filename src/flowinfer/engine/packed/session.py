@@ -11,11 +11,10 @@ from flowinfer.engine.packed.dense import DenseCache
 from flowinfer.engine.packed.kernels import splits_for
 from flowinfer.engine.packed.pages import PAGE, PagedCache, Pages
 from flowinfer.engine.packed.runner import HeadRunner
+from flowinfer.engine.packed.tiles import TILES
 
 _MOST_AT_ONCE = 4096
 """Tokens of one forward while prompts are read."""
-_TILES = (4, 8, 16, 32, 64, 128, 256)
-"""Numbers of tokens that matrix units take as they are."""
 
 
 class PackedSession:
@@ -148,7 +147,7 @@ class PackedSession:
             cache.pages.reserve(slot, start + length)
         cache.sync()
         num_tokens = len(ids)
-        padded = next((tile for tile in _TILES if tile >= num_tokens), num_tokens)
+        padded = next((tile for tile in TILES if tile >= num_tokens), num_tokens)
         counts = torch.tensor(lengths)
         rows = torch.full((padded,), -1, dtype=torch.int32)
         rows[:num_tokens] = torch.tensor(slots, dtype=torch.int32).repeat_interleave(counts)
@@ -157,7 +156,7 @@ class PackedSession:
         offsets = torch.arange(num_tokens) - first.repeat_interleave(counts)
         positions[:num_tokens] = torch.tensor(starts).repeat_interleave(counts) + offsets
         ids = torch.nn.functional.pad(ids, (0, padded - num_tokens))
-        if padded in _TILES:
+        if padded in TILES:
             graph = self._graphs.get(padded) or self._graphs.setdefault(padded, _Graph(self._runner, cache, padded))
             return graph.run(ids, rows, positions)[places.to(self._device)]
         on_device = [states.to(self._device, non_blocking=True) for states in (ids, rows, positions, places)]
@@ -199,7 +198,7 @@ class _Graph:
             cache.place(self._rows, self._positions.int(), splits_for(num_tokens))
             return runner.logits(self._ids, self._positions, self._all_tokens, cache)
 
-        stream = torch.cuda.Stream(self._device)
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream), torch.inference_mode():
             for _ in range(2):

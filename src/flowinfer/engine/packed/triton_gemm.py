@@ -28,26 +28,29 @@ class Tiles:
     """Start while the kernel before still runs and fetch the first weights to L2 (programmatic dependent launch)."""
 
 
-_TUNED: dict[tuple[int, int], Tiles] = {
-    (4608, 3584): Tiles(32, 128, 2, 4, 5),
-    (3584, 3584): Tiles(32, 128, 1, 4, 5),
+_TUNED: dict[tuple[int, int], Tiles | None] = {
+    (4608, 3584): None,
+    (3584, 3584): Tiles(32, 128, 1, 4, 7),
     (37888, 3584): Tiles(32, 256, 1, 4, 4),
-    (3584, 18944): Tiles(32, 128, 2, 4, 5),
+    (3584, 18944): Tiles(64, 128, 4, 4, 4),
     (152064, 3584): Tiles(64, 128, 1, 4, 4),
-    (5120, 4096): Tiles(32, 128, 1, 4, 5),
-    (4096, 4096): Tiles(32, 128, 2, 4, 5),
+    (5120, 4096): None,
+    (4096, 4096): Tiles(32, 128, 1, 4, 7),
     (22016, 4096): Tiles(64, 64, 1, 4, 5),
     (4096, 11008): Tiles(32, 128, 2, 4, 5),
     (64000, 4096): Tiles(32, 256, 1, 4, 4),
 }
-"""(N, K) -> tiles as benchmarks/gemm.py found them best on an H200, 4 tokens; other shapes use `tiles_for`'s rule."""
+"""(N, K) -> tiles as benchmarks/gemm.py found them best on an H200, 4 tokens; None = cuBLAS was faster; other
+shapes use `tiles_for`'s rule."""
 
 
-def tiles_for(outputs: int, inputs: int) -> Tiles:
-    """Return tiles for a weight of shape (outputs, inputs): small blocks where few outputs must fill all units."""
-    tuned = _TUNED.get((outputs, inputs))
-    if tuned is not None:
-        return tuned
+def tiles_for(outputs: int, inputs: int) -> Tiles | None:
+    """Return tiles for a weight of shape (outputs, inputs), None where cuBLAS is faster.
+
+    Without a measurement: small blocks where few outputs must fill all units.
+    """
+    if (outputs, inputs) in _TUNED:
+        return _TUNED[outputs, inputs]
     if outputs <= 8192:
         return Tiles(16, 256, splits=2 if outputs <= 2048 and inputs >= 1024 else 1, num_stages=5)
     return Tiles(32, 256)
@@ -69,6 +72,8 @@ def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None, tiles: Tiles |
     if not tokens:
         return out
     tiles = tiles or tiles_for(outputs, inputs)
+    if tiles is None:
+        return torch.nn.functional.linear(x, weight, bias)
     blocks = triton.cdiv(outputs, tiles.block_n)
     turns = triton.cdiv(inputs, tiles.block_k * tiles.splits)  # of each split's loop
     sums = out

@@ -40,18 +40,19 @@ class Tips:
 def accuracy_bars(axes: Axes, groups: Sequence[str], series: Sequence[Series], tips: Tips) -> None:
     """Draw accuracies in % with their intervals as whiskers."""
     width = 0.8 / len(series)
+    whiskers: list[tuple[float, float, float]] = []
     for index, one in enumerate(series):
         for place, entry in enumerate(one.entries):
             x = place + (index - (len(series) - 1) / 2) * width
             if entry.accuracy is None:
                 _missing(axes, x)
                 continue
-            value = 100 * entry.accuracy
-            below, above = value - 100 * entry.low, 100 * entry.high - value
-            bar = axes.bar(x, value, width * 0.9, color=one.colour, hatch=one.hatch, linewidth=0)
+            bar = axes.bar(x, 100 * entry.accuracy, width * 0.9, color=one.colour, hatch=one.hatch, linewidth=0)
             bar.patches[0].set_gid(tips.add(f"{one.name}, {groups[place]}: {shown(entry)}"))
-            whiskers = [[max(0.0, below)], [max(0.0, above)]]
-            axes.errorbar(x, value, yerr=whiskers, color=INK, elinewidth=0.8, capsize=1.5, capthick=0.8)
+            whiskers.append((x, 100 * entry.low, 100 * entry.high))
+    xs, lows, highs = ([entry[index] for entry in whiskers] for index in range(3))
+    axes.vlines(xs, lows, highs, color=INK, linewidth=0.8)
+    axes.plot(xs + xs, lows + highs, linestyle="", marker="_", color=INK, markersize=3, markeredgewidth=0.8)
     axes.set_ylim(0, 100)
     axes.set_ylabel("accuracy %")
     _ticks(axes, groups)

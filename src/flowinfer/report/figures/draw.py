@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from flowinfer.paths import Strategy
 from flowinfer.report import scores
 from flowinfer.report.evidence import Evidence, Wiring
 from flowinfer.report.figures import maps
 from flowinfer.report.figures.bars import Series, Tips, accuracy_bars, legend, new_figure, seconds_bars
+from flowinfer.report.figures.fonts import legible
 from flowinfer.report.figures.style import COLOURS, HATCHES, SINGLES, Drawing, styled
 from flowinfer.report.orders import order_name
 from flowinfer.report.scores import NOWHERE, Against
@@ -18,8 +20,9 @@ _WHISKERS = "Whiskers: 95 % Wilson intervals."
 
 
 def figures(evidence: Evidence) -> list[Drawing]:
-    """Return the figures for which there are numbers."""
-    with styled():
+    """Return the figures for which there are numbers; their captions say which names no font here can write."""
+    evidence, lettering = legible(evidence)
+    with styled(lettering.families):
         found: list[Drawing | None] = [
             _tasks(evidence, "6", is_accuracy=True),
             _tasks(evidence, "7", is_accuracy=False),
@@ -34,7 +37,11 @@ def figures(evidence: Evidence) -> list[Drawing]:
             maps.pareto(evidence),
             maps.heat(evidence),
         ]
-    return [drawing for drawing in found if drawing is not None]
+    return [
+        replace(drawing, caption=f"{drawing.caption} {lettering.note}".rstrip(), families=lettering.families)
+        for drawing in found
+        if drawing is not None
+    ]
 
 
 def _tasks(evidence: Evidence, number: str, *, is_accuracy: bool) -> Drawing | None:
@@ -45,7 +52,7 @@ def _tasks(evidence: Evidence, number: str, *, is_accuracy: bool) -> Drawing | N
         for index, wiring in enumerate(singles)
     ]
     if len(singles) > 1:
-        series.append(Series("mean of singles", SINGLES[-1], "..", _by_task(evidence, singles)))
+        series.append(Series("mean of singles", SINGLES[-1], "--", _by_task(evidence, singles)))
     series += [
         Series(f"{kind}, best", COLOURS[kind], HATCHES[kind], _best(evidence, kind)) for kind in evidence.collaborations
     ]

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
@@ -16,7 +15,8 @@ from typing import Any, Final
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
+
+from flowinfer.report.figures.fonts import LATIN
 
 INK: Final = "#1a1a1b"
 """Text and lines; the page puts its own colour in its place, so that figures are readable on dark ground."""
@@ -37,15 +37,6 @@ MARKERS: Final[Mapping[str, str]] = {"SI": "o", "PI": "^", "S2P": "D", "P2S": "v
 SINGLES: Final = ("#5f5f5f", "#8c8c8c", "#b5b5b5", "#d0d0d0")
 """Single models, in their order."""
 
-_CHINESE = (
-    "Noto Sans CJK SC",
-    "Noto Sans SC",
-    "Source Han Sans SC",
-    "WenQuanYi Zen Hei",
-    "WenQuanYi Micro Hei",
-    "SimHei",
-)
-
 
 @dataclass(frozen=True)
 class Drawing:
@@ -58,14 +49,19 @@ class Drawing:
     figure: Figure
     tips: Mapping[str, str] = field(default_factory=dict)
     """Id of a mark -> what it says under the pointer."""
+    families: tuple[str, ...] = (LATIN,)
+    """Fonts of its names."""
 
 
 @contextmanager
-def styled() -> Iterator[None]:
-    """Draw in this look."""
-    known = {font.name for font in fontManager.ttflist}
+def styled(families: Sequence[str]) -> Iterator[None]:
+    """Draw in this look.
+
+    Args:
+        families: fonts, asked in this order for each character.
+    """
     settings: dict[Any, Any] = {  # matplotlib types its keys as literals of its own version
-        "font.family": ["DejaVu Sans", *(name for name in _CHINESE if name in known)],
+        "font.family": list(families),
         "font.size": 8.5,
         "axes.titlesize": 9,
         "axes.titlelocation": "left",
@@ -93,18 +89,17 @@ def styled() -> Iterator[None]:
         "axes.facecolor": "none",
         "figure.dpi": 100,
         "text.parse_math": False,  # a $ in a name is a $
-        "pdf.fonttype": 42,
+        "pdf.fonttype": 42 if list(families) == [LATIN] else 3,  # Noto CJK is no TrueType font, which 42 means
     }
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names that no font here can write
+    with matplotlib.rc_context(settings):
         yield
 
 
 def files(drawing: Drawing) -> dict[str, bytes]:
     """Return a drawing as svg, png and pdf."""
-    with styled():
+    with styled(drawing.families):
         return {
-            "svg": _saved(drawing.figure, "svg", metadata={"Date": None}),
+            "svg": _slim(_saved(drawing.figure, "svg", metadata={"Date": None})),
             "png": _saved(drawing.figure, "png", dpi=200),
             "pdf": _saved(drawing.figure, "pdf", metadata={"CreationDate": None}),
         }
@@ -124,6 +119,15 @@ def for_page(svg: str, drawing: Drawing, prefix: str) -> str:
     svg = svg.replace('href="#', f'href="#{prefix}').replace("url(#", f"url(#{prefix}")
     label = escape(f"{drawing.title}: {drawing.caption}", quote=True)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _slim(svg: bytes) -> bytes:
+    """Return an SVG without what no one sees: comments, indentation, thousandths of a point."""
+    text = re.sub(r"<!-- .*? -->", "", svg.decode(), flags=re.S)
+    text = re.sub(r"\s*\n\s*", "\n", text).replace(">\n<", "><")
+    text = text.replace("DejaVuSans-", "g")  # names of glyphs
+    places = r' d="[^"]*"| [xy]="[^"]*"|translate\([^)]*\)'
+    return re.sub(places, lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), text).encode()
 
 
 def _saved(figure: Figure, form: str, **options: object) -> bytes:

@@ -1,9 +1,12 @@
-"""Tables for papers: LaTeX with booktabs."""
+"""Tables for papers: LaTeX with booktabs.
+
+A paper that reads single tables by `\\input` needs the packages booktabs, longtable and graphicx.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flowinfer.report.table import Entry, Number, Reached, Table, Text, reached_parts, shown
 
@@ -21,47 +24,73 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': r"{\char34}",  # \textquotedbl is not in every encoding
+    "--": "-{}-",
     "²": r"\textsuperscript{2}",
     "[": "{[}",  # behind a line's end, [ begins an option and * a star
     "*": "{*}",
 }
-_BEGIN = r"""% Needs XeLaTeX or LuaLaTeX where names are Chinese (add \usepackage{xeCJK}).
+_BEGIN = r"""%% Needs %s.
 \documentclass{article}
-\usepackage[T1]{fontenc}
+\usepackage%s
 \usepackage{booktabs,longtable,graphicx}
 \usepackage[margin=2cm,landscape]{geometry}
 \begin{document}
+\setlength{\LTcapwidth}{\linewidth}
 """
+_LATIN = ("pdfLaTeX, XeLaTeX or LuaLaTeX", "[T1]{fontenc}")
+_CHINESE = ("XeLaTeX or LuaLaTeX: some names are not Latin", "[scheme=plain]{ctex}")
+_FLOATS_AT_ONCE = 6
+"""LaTeX holds back a limited number of floats."""
 
 
 def escape(text: str) -> str:
     """Return text that LaTeX sets as it is, on one line."""
-    return re.sub(r'[\\{}$&#%_~^<>|"²\[*]', lambda found: _SPECIAL[found[0]], " ".join(text.split()))
+    text = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    return re.sub(r'--|[\\{}$&#%_~^<>|"²\[*]', lambda found: _SPECIAL[found[0]], text)
 
 
-def table_tex(table: Table) -> str:
-    """Return a table to be read by `\\input`: a float, or a longtable where it has many rows."""
-    sides = "".join("l" if isinstance(entry, Text) else "r" for entry in (table.rows[0] if table.rows else ()))
-    head = " & ".join(escape(column.title) for column in table.columns) + r" \\"
-    rows = [" & ".join(_entry(entry) for entry in row) + r" \\" for row in table.rows]
+def table_tex(table: Table, label: str) -> str:
+    """Return a table to be read by `\\input`: a float, or a longtable where it has many rows.
+
+    Args:
+        label: what `\\ref` calls it, behind `tab:`; unique in a document.
+    """
+    kept = [index for index, column in enumerate(table.columns) if not column.is_command]
+    sides = "".join("l" if isinstance(table.rows[0][index], Text) else "r" for index in kept) if table.rows else ""
+    head = " & ".join(escape(table.columns[index].title) for index in kept) + r" \\"
+    rows = [" & ".join(_entry(row[index]) for index in kept) + r" \\" for row in table.rows]
+    if any(isinstance(entry, Reached) for row in table.rows for entry in row):
+        rows = [*(row + "[2pt]" for row in rows[:-1]), *rows[-1:]]  # stacks of lines need air between them
     caption = escape(f"{table.title}. {table.caption}")
     notes = "".join(f"\n\\par\\footnotesize {escape(note)}" for note in table.notes)
     form = _long if table.is_long else _float
-    return form(sides, head, rows, rf"\caption{{{caption}}}\label{{tab:{table.key}}}", notes)
+    return form(sides, head, rows, rf"\caption{{{caption}}}\label{{tab:{label}}}", notes)
 
 
-def document(title: str, tables: Sequence[str], figures: Sequence[tuple[str, str]]) -> str:
-    """Return a document that shows all tables and figures."""
-    lines = [_BEGIN, rf"\section*{{{escape(title)}}}"]
-    lines += [rf"\input{{{name}}}" for name in tables]
-    for file, caption in figures:
-        lines += [
-            r"\begin{figure}[htbp]\centering",
-            rf"\includegraphics[width=.7\linewidth]{{{file}}}",
-            rf"\caption{{{escape(caption)}}}\end{{figure}}",
-        ]
-    return "\n".join([*lines, r"\end{document}", ""])
+def document(title: str, tables: Mapping[str, str], figures: Sequence[tuple[str, str]]) -> str:
+    """Return a document that shows all tables and figures.
+
+    Args:
+        tables: file beside the document -> what it holds.
+        figures: file beside the document, and caption.
+    """
+    shown = [
+        "\n".join(
+            [
+                r"\begin{figure}[htbp]\centering",
+                rf"\includegraphics[width=.7\linewidth]{{{file}}}",
+                rf"\caption{{{escape(caption)}}}\end{{figure}}",
+            ]
+        )
+        for file, caption in figures
+    ]
+    parts = [rf"\section*{{{escape(title)}}}", *(rf"\input{{{name}}}" for name in tables), *shown]
+    groups = [parts[start : start + _FLOATS_AT_ONCE] for start in range(0, len(parts), _FLOATS_AT_ONCE)]
+    body = "\n\\clearpage\n".join("\n".join(group) for group in groups)
+    everything = "".join([title, *tables.values(), *(caption for _, caption in figures)])
+    is_latin = all(ord(letter) < 0x250 or 0x2010 <= ord(letter) <= 0x2026 for letter in everything)
+    return "\n".join([_BEGIN % (_LATIN if is_latin else _CHINESE), body, r"\end{document}", ""])
 
 
 def _float(sides: str, head: str, rows: Sequence[str], caption: str, notes: str) -> str:
@@ -89,9 +118,8 @@ def _long(sides: str, head: str, rows: Sequence[str], caption: str, notes: str) 
             r"{\footnotesize",
             rf"\begin{{longtable}}{{{sides}}}",
             caption + r" \\",
-            r"\toprule",
-            head,
-            r"\midrule\endhead",
+            *(r"\toprule", head, r"\midrule\endfirsthead"),
+            *(r"\toprule", head, r"\midrule\endhead"),
             *rows,
             r"\bottomrule",
             rf"\end{{longtable}}{notes}}}",
@@ -114,8 +142,5 @@ def _entry(entry: Entry) -> str:
             accuracy, interval, seconds, path, remark, paper = (escape(part) for part in reached_parts(entry))
             first = rf"\textbf{{{accuracy}}}" if entry.is_marked else accuracy
             path = rf"\texttt{{{path}}}" if path else ""
-            return (
-                r"\shortstack[r]{"
-                + r"\\".join(part for part in (first, interval, seconds, path, remark, paper) if part)
-                + "}"
-            )
+            stack = r"\\".join(part for part in (first, interval, seconds, path, remark, paper) if part)
+            return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{stack}\end{{tabular}}"
