@@ -114,7 +114,7 @@ class Pipeline:
             data: local file or folder of that data set.
             limit, sample, seed, ids: which questions; see `flowinfer exec --help`.
             batch: most rows at once; 1 is the paper's protocol.
-            engine: which decoding loops may serve: packed on GPUs, or the reference.
+            engine: which decoding loops may serve: packed where they can, or the reference.
             out: where the run folder goes; None keeps nothing.
             use_cache: take finished steps of earlier runs.
             on_record: hears each judged answer.

@@ -36,7 +36,9 @@ def command(
     batch: Annotated[str, typer.Option(metavar="auto|N", help="Rows at once; 1 is the paper's protocol.")] = "auto",
     engine: Annotated[
         Literal["auto", "packed", "reference"],
-        typer.Option(help="Decoding loops: auto = packed on GPUs; reference = the loop that all others must equal."),
+        typer.Option(
+            help="Decoding loops: auto = packed where it can run; reference = the loop that all others must equal."
+        ),
     ] = "auto",
     zoo: ZooOption = None,
     set_: SetOption = None,

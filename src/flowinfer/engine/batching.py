@@ -10,7 +10,7 @@ from flowinfer.backends.base import TokenModel
 from flowinfer.machine import this_machine
 from flowinfer.plan import Plan, Step, held_models, members
 
-_MOST_ON_CPU = 32
+_MOST_ON_CPU = 64
 _MOST_ON_GPU = 256
 _SHARE = 0.6
 """Share of free memory that keys, values and logits may take."""

@@ -68,7 +68,8 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
         if on_gpu or engine == "packed":
             loop.observer.notice(f"step {step.id} {step.title} runs on the reference engine: {runners}")
         return _plain(loop, None)
-    return _plain(loop, session_maker(step, loop.models, runners, loop.batch, loop.budget), choose_threads(runners))
+    sessions = session_maker(step, loop.models, runners, loop.batch, loop.budget)
+    return _plain(loop, sessions, choose_threads(runners))
 
 
 def _plain(

@@ -12,9 +12,10 @@ from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 from flowinfer.backends.hf import HfModel
 from flowinfer.backends.session import RowSession
 from flowinfer.engine.base import Observer
+from flowinfer.engine.batching import Budget
 from flowinfer.engine.choice import Engine, Loop, make_decoder
 from flowinfer.engine.packed.matrices import Matrix
-from flowinfer.engine.packed.runner import HeadRunner
+from flowinfer.engine.packed.runner import HeadRunner, runner_of
 from flowinfer.engine.packed.session import PackedSession
 from flowinfer.engine.packed.threads import choose_threads
 from flowinfer.engine.reference import ReferenceDecoder
@@ -85,6 +86,18 @@ def test_a_matrix_in_another_order_multiplies_the_same(columns: int, dtype: torc
         torch.testing.assert_close(Matrix(weight, is_copied=is_copied).added(states, total), expected + total)
 
 
+def test_a_copied_model_has_a_runner_of_its_own() -> None:
+    own = network(CONFIGS["Llama"])
+    made = runner_of(own)
+    assert isinstance(made, HeadRunner)
+    PackedSession(made, 1, 128).add([[1, 2, 3]])
+    other = runner_of(copy.deepcopy(own))
+    assert isinstance(other, HeadRunner) and other is not made
+    sessions = [PackedSession(one, 1, 128) for one in (made, other)]
+    logits = [session.logits(session.add([[4, 5, 6]])) for session in sessions]
+    torch.testing.assert_close(logits[0], logits[1])
+
+
 @pytest.mark.parametrize(("policy", "rows", "threads"), [("PASSIVE", 1, 1), ("PASSIVE", 10**6, 2), ("ACTIVE", 1, 2)])
 def test_small_steps_wake_no_sleeping_threads(
     policy: str, rows: int, threads: int, monkeypatch: pytest.MonkeyPatch
@@ -114,7 +127,7 @@ def test_a_cpu_packs_by_itself_where_texts_cannot_change(
     models: dict[str, HfModel], engine: Engine, is_exact: bool, kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models["A"], "is_exact", is_exact)
-    loop = Loop(one_step(member("A")).steps[0], [models["A"]], None, 2, Observer(), False)
+    loop = Loop(one_step(member("A")).steps[0], [models["A"]], None, 2, Observer(), False, Budget())
     assert type(make_decoder(loop, engine)) is kind
 
 

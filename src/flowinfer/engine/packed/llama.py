@@ -99,12 +99,17 @@ class LlamaForward:
     def _turns(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return cosines and sines of positions, (T, 1, D) each, the first half of the sines negative."""
         if self._table.shape[0] == 0 or int(positions.max()) >= self._table.shape[0]:
-            length = max(2 * self._table.shape[0], int(positions.max()) + 1, 256)
-            cos, sin = self._rotary(self._embedding, torch.arange(length)[None])
-            half = sin.shape[-1] // 2
-            self._table = torch.stack((cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)), dim=1)
+            self._table = self._rows_of_table(max(2 * self._table.shape[0], int(positions.max()) + 1, 256))
         cos, sin = self._table[positions].unsqueeze(2).unbind(1)
         return cos, sin
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _rows_of_table(self, length: int) -> Tensor:
+        """Return cosines and sines of the first positions, (length, 2, D): an ordinary tensor, which can be copied."""
+        cos, sin = self._rotary(self._embedding, torch.arange(length)[None])
+        half = sin.shape[-1] // 2
+        return torch.stack((cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)), dim=1)
 
 
 def _heads(layer: _Layer, states: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:

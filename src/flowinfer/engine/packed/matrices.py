@@ -6,6 +6,7 @@ order is a second copy, which small models can afford; a large one is multiplied
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -33,6 +34,11 @@ class Matrix:
         self._ordered: Tensor | None = None
         if is_copied and weight.dtype is torch.float32 and _has_onednn():
             self._ordered = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _COLUMNS)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Matrix:
+        """Return a copy that goes with a copied model; oneDNN's order cannot be copied, only made again."""
+        weight, bias = deepcopy(self._weight, memo), deepcopy(self._bias, memo)
+        return Matrix(weight, bias, is_copied=self._ordered is not None)
 
     def __call__(self, states: Tensor) -> Tensor:
         """Multiply: (T, M) -> (T, N)."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from flowinfer.engine.packed.attention import PackedCache, attending, number_layers
 from flowinfer.engine.packed.llama import llama_forward
 from flowinfer.engine.packed.merging import merge_linears
-from flowinfer.engine.packed.probing import LayerShape, NotPackable, check, gives, holds, plain_logits, refuse
+from flowinfer.engine.packed.probing import LayerShape, NotPackable, check, gives, plain_logits, refuse
 
 _HALF = (torch.bfloat16, torch.float16)
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
@@ -43,11 +43,9 @@ class HeadRunner:
         refuse(model)
         number_layers(model)
         expected = plain_logits(model)
-        if not getattr(model, "flow_is_merged", False):
-            merge_linears(model)
-            model.flow_is_merged = True
-        self.layers = check(model, expected)
+        merge_linears(model)
         self._compiled: list[Any] = []
+        self.layers = check(model, expected, self._active)
         self._written = llama_forward(model, self.layers)
         if self._written and not gives(model, expected, self.logits):
             self._written = None
@@ -114,13 +112,18 @@ class HeadRunner:
                     layer._compiled_call_impl = None
 
     def _speed_up(self, expected: Tensor) -> None:
-        """Install what is fast on a GPU, each part only if the model's own logits still come out."""
+        """Install what is fast on a GPU, each part only if the check at load still holds with it."""
         replaced = _speed_up_linears(self.model) if self.model.dtype in _HALF else []
-        if not holds(self.model, expected, self.logits):
+        try:
+            check(self.model, expected, self._active)
+        except NotPackable:
             for parent, name, child in replaced:
                 setattr(parent, name, child)
         self._compile()
-        if self._compiled and not holds(self.model, expected, self.logits):
+        try:
+            if self._compiled:
+                check(self.model, expected, self._active)
+        except NotPackable:
             self._compiled = []
 
     def _compile(self) -> None:
