@@ -202,6 +202,7 @@ def _wait_for_work(process: subprocess.Popen[bytes], out: Path, wanted: int) -> 
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_again_and_again_equals_a_whole_one(work: Path) -> None:
     arguments = (*SWEEP, "--strategies", "single,si", "--latency", "1", "--batch", "2")
     whole = json.loads(flowinfer(*arguments, "--json", "--no-cache", cwd=work).stdout)
