@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -81,6 +82,7 @@ class HfModel:
     def close(self) -> None:
         """Free the weights."""
         self._model = None
+        gc.collect()  # a packed model and its runner hold on to each other
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

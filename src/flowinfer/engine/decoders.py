@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from functools import partial
@@ -164,6 +165,7 @@ class Decoders:
 
 def free_cached() -> None:
     """Give memory back that is kept for reuse; for after an error, when nothing holds on to what it broke."""
+    gc.collect()  # decoders and what they hold may stand in circles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
