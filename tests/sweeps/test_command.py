@@ -173,6 +173,7 @@ def kill_and_resume(
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            preexec_fn=hear_interrupts,
         )
         _wait_for_work(process, out, randomness.randint(1, lines))
         if deaths < most and process.poll() is None:
@@ -188,6 +189,11 @@ def kill_and_resume(
         (folder,) = [path.parent for path in out.glob("*/results.json")]
         assert deaths >= 1
         return folder
+
+
+def hear_interrupts() -> None:
+    """Let a child hear interrupts, also where the tests themselves were begun in the background and do not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _written(out: Path) -> int:
