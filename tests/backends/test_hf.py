@@ -25,7 +25,8 @@ from transformers import (
 
 from flowinfer.backends import hf
 from flowinfer.backends.base import TokenModel
-from flowinfer.backends.session import BatchSession, RowSession
+from flowinfer.backends.row_session import RowSession
+from flowinfer.backends.session import BatchSession
 from flowinfer.errors import LoadError
 from flowinfer.spec import ModelSpec
 from tests.backends import tiny

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from flowinfer.backends.session import BatchSession, RowSession
+from flowinfer.backends.row_session import RowSession
+from flowinfer.backends.session import BatchSession
 from tests.backends import tiny
 
 KINDS = ("qwen2", "llama", "gpt2", "mistral")

@@ -23,7 +23,8 @@ from transformers.utils import logging as transformers_logging
 
 from flowinfer.backends.base import Prompt, Session
 from flowinfer.backends.chat import ChatPrompts
-from flowinfer.backends.session import BatchSession, RowSession
+from flowinfer.backends.row_session import RowSession
+from flowinfer.backends.session import BatchSession
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.vocab import HeadVocabulary, eos_ids, token_bytes
 from flowinfer.spec import QUANTIZATIONS, ModelSpec

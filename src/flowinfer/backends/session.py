@@ -5,7 +5,7 @@ and their padding columns masked for good. Rolling back clears mask bits; positi
 them. When more than a fifth of the columns are dead in every row, live columns are gathered to the right.
 
 Models whose layers do not attend to every earlier column (sliding windows, recurrent state) cannot be masked like
-that: `RowSession` keeps a cache per row.
+that: see row_session.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from transformers import DynamicCache
 
 _DEAD_SHARE = 0.2
 """Share of dead columns above which a cache is compacted."""
-_CROPPED = ("DynamicLayer", "DynamicSlidingWindowLayer")
-"""Kinds of cache layers whose keys and values a plain cache can hold whole."""
 
 
 class BatchSession:
@@ -66,7 +64,7 @@ class BatchSession:
         """Append segments in one forward over the whole batch; return the logits behind each, (S, V_k)."""
         chunks = {row: [i for segment in own for i in segment] for row, own in segments.items()}
         width = max(len(chunk) for chunk in chunks.values())
-        ends = {row: [width - len(chunks[row]) + end - 1 for end in _ends(own)] for row, own in segments.items()}
+        ends = {row: [width - len(chunks[row]) + end - 1 for end in segment_ends(own)] for row, own in segments.items()}
         columns = sorted({column for own in ends.values() for column in own})
         logits = self._append(chunks, width, columns)  # (B, E, V_k)
         if len(columns) == 1 and list(segments) == self._rows:
@@ -216,94 +214,7 @@ class BatchSession:
         self._live = self._live.gather(1, order)
 
 
-class RowSession:
-    """A cache per row, for models whose layers do not attend to every earlier column.
-
-    Rolling back crops a row's cache. Layers with a window keep what lies before it for that, and the model's own mask
-    hides it. Only recurrent state cannot be cropped: such a row is read again.
-    """
-
-    def __init__(self, model: Any) -> None:  # see BatchSession
-        self._model = model
-        layers = DynamicCache(config=model.config).layers
-        self._can_crop = all(type(layer).__name__ in _CROPPED for layer in layers)
-        self._next_handle = 0
-        self._ids: dict[int, list[int]] = {}
-        self._caches: dict[int, Any] = {}
-        self._logits: dict[int, Tensor] = {}
-
-    def add(self, prompts: Sequence[Sequence[int]]) -> list[int]:
-        """Prefill new rows one by one."""
-        handles = []
-        for prompt in prompts:
-            row = self._next_handle
-            self._next_handle += 1
-            self._ids[row], self._caches[row] = [], self._new_cache()
-            self._run(row, prompt)
-            handles.append(row)
-        return handles
-
-    def feed(self, chunks: Mapping[int, Sequence[int]]) -> None:
-        """Append chunks, one forward per row."""
-        for row, chunk in chunks.items():
-            if chunk:
-                self._run(row, chunk)
-
-    def verify(self, segments: Mapping[int, Sequence[Sequence[int]]]) -> Tensor:
-        """Append segments, one forward per row; return the logits behind each segment, (S, V_k)."""
-        return torch.cat(
-            [
-                self._run(row, [i for segment in own for i in segment], [end - 1 for end in _ends(own)])
-                for row, own in segments.items()
-            ]
-        )
-
-    def logits(self, rows: Sequence[int]) -> Tensor:
-        """Return the last logits of rows: shape (R, V_k)."""
-        return torch.stack([self._logits[row] for row in rows])
-
-    def rollback(self, row: int, count: int) -> None:
-        """Crop a row's last ids off its cache, or read the kept ids again where that is impossible."""
-        if not count:
-            return
-        kept = self._ids[row][:-count]
-        if self._can_crop:
-            self._caches[row].crop(-count)
-            self._ids[row] = kept
-        else:
-            self._ids[row], self._caches[row] = [], self._new_cache()
-            self._run(row, kept)
-
-    def remove(self, rows: Sequence[int]) -> None:
-        """Drop rows."""
-        for row in rows:
-            del self._ids[row], self._caches[row], self._logits[row]
-
-    def length(self, row: int) -> int:
-        """Return the number of ids in a row."""
-        return len(self._ids[row])
-
-    def _new_cache(self) -> DynamicCache:
-        return DynamicCache() if self._can_crop else DynamicCache(config=self._model.config)
-
-    @torch.inference_mode()
-    def _run(self, row: int, ids: Sequence[int], keep: Sequence[int] = ()) -> Tensor:
-        """Run the model over a row's new ids; return the logits of some of them, the last if not said, (E, V_k)."""
-        start = len(self._ids[row])
-        output = self._model(
-            input_ids=torch.tensor([list(ids)], device=self._model.device),
-            position_ids=torch.arange(start, start + len(ids), device=self._model.device)[None],
-            past_key_values=self._caches[row],
-            use_cache=True,
-            logits_to_keep=torch.tensor(keep, device=self._model.device) if keep else 1,
-        )
-        self._caches[row] = output.past_key_values
-        self._ids[row] += list(ids)
-        self._logits[row] = output.logits[0, -1]
-        return output.logits[0]  # type: ignore[no-any-return]  # the model is untyped
-
-
-def _ends(segments: Sequence[Sequence[int]]) -> list[int]:
+def segment_ends(segments: Sequence[Sequence[int]]) -> list[int]:
     """Return where segments end when they stand one behind the other. Example: [7], [8, 9] -> 1, 3."""
     return list(accumulate(len(segment) for segment in segments))
 

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
 from flowinfer.backends.hf import HfModel
-from flowinfer.backends.session import RowSession
+from flowinfer.backends.row_session import RowSession
 from flowinfer.engine.base import Observer
 from flowinfer.engine.batching import Budget
 from flowinfer.engine.choice import Engine, Loop, make_decoder

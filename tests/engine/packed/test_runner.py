@@ -22,7 +22,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from flowinfer.backends.session import RowSession
+from flowinfer.backends.row_session import RowSession
 from flowinfer.engine.packed.probing import NotPackable
 from flowinfer.engine.packed.runner import HeadRunner, runner_of
 from flowinfer.engine.packed.session import PackedSession

@@ -12,17 +12,17 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import torch
 
 from flowinfer.engine.base import Completion, Row
 from flowinfer.engine.heads import Heads
 from flowinfer.engine.packed.lockstep import RING, LockStep
-from flowinfer.engine.packed.outcome import Outcome, last_outcome
+from flowinfer.engine.packed.outcome import last_outcome
 from flowinfer.engine.packed.pages import PagedCache, PagesShort
 from flowinfer.engine.packed.prompts import read_prompts
 from flowinfer.engine.packed.runner import HeadRunner
+from flowinfer.engine.packed.seats import Pending, Seat
 from flowinfer.engine.packed.tiles import tile_for
 from flowinfer.engine.rows import LiveRow
 
@@ -37,25 +37,6 @@ _MOST_PENDING = 2
 def on_side(stream: torch.cuda.Stream | None) -> AbstractContextManager[object]:
     """Let what is done inside be queued on a stream; None = where it would be anyway."""
     return nullcontext() if stream is None else torch.cuda.stream(stream)
-
-
-@dataclass(eq=False)
-class _Seat:
-    """A row at a place, from its admission until it ends or gives up its pages."""
-
-    row: LiveRow
-    place: int | None
-    """Where it sits now."""
-    known: list[int]
-    """Ids of each head that the host knows of."""
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """Steps that the device has been given and the host has not read, and who was at each place."""
-
-    seats: tuple[_Seat | None, ...]
-    outcome: Outcome
 
 
 class PackedStream:
@@ -75,8 +56,8 @@ class PackedStream:
         self._num_added = 0
         self._again: deque[LiveRow] = deque()
         """Rows that lost their pages and go on when there are some."""
-        self._places: list[_Seat | None] = [None] * lock.rows
-        self._pending: deque[_Pending] = deque()
+        self._places: list[Seat | None] = [None] * lock.rows
+        self._pending: deque[Pending] = deque()
         self._read_at = time.perf_counter()
         self._admitted_at = lock.num_steps
         self.is_waiting = False
@@ -126,13 +107,13 @@ class PackedStream:
         if self._side is not None:
             self._side.synchronize()  # memory that goes back now may go to another stream at once
 
-    def _live(self) -> list[_Seat]:
+    def _live(self) -> list[Seat]:
         return [seat for seat in self._places if seat is not None]
 
     def _admit(self) -> list[Completion]:
         """Fill empty places with rows that lost their pages, then with new ones; read their prompts together."""
         misfits: list[Completion] = []
-        admitted: list[_Seat] = []
+        admitted: list[Seat] = []
         if not self._admits_now():
             return misfits
         while (self._again or self._waiting) and None in self._places:
@@ -150,7 +131,7 @@ class PackedStream:
                 if not self._live():
                     raise PagesShort("the prompt of one question does not fit into the pages for keys and values")
                 break
-            seat = _Seat(row, place, [len(self._ids(k, row)) for k in range(len(self._caches))])
+            seat = Seat(row, place, [len(self._ids(k, row)) for k in range(len(self._caches))])
             self._places[place] = seat
             admitted.append(seat)
         if admitted:
@@ -186,18 +167,18 @@ class PackedStream:
         ahead = (len(self._pending) + 2) * _STEPS * self._lock.tables[k].most
         return min(length + ahead, self._heads.models[k].max_positions)
 
-    def _prefill(self, admitted: Sequence[_Seat]) -> None:
+    def _prefill(self, admitted: Sequence[Seat]) -> None:
         """Read the prompts of new rows, except for the last id of each, and make the rows live."""
         for k, (runner, cache) in enumerate(zip(self._runners, self._caches, strict=True)):
             start = time.perf_counter()
-            read_prompts(runner, cache, [(_place(seat), self._ids(k, seat.row)) for seat in admitted])
+            read_prompts(runner, cache, [(seat.here, self._ids(k, seat.row)) for seat in admitted])
             for seat in admitted:
                 seat.row.heads[k].forward_seconds += (time.perf_counter() - start) / len(admitted)
         for seat in admitted:
             row, all_ids = seat.row, [self._ids(k, seat.row) for k in range(len(self._runners))]
             lengths, lasts = [len(ids) - 1 for ids in all_ids], [ids[-1] for ids in all_ids]
             self._lock.start(
-                _place(seat),
+                seat.here,
                 lengths,
                 lasts,
                 count=row.num_tokens,
@@ -211,12 +192,12 @@ class PackedStream:
         self._make_room()
         if not self._pending:
             self._read_at = time.perf_counter()
-        rows = self._bucket(max(_place(seat) for seat in self._live()) + 1)
+        rows = self._bucket(max(seat.here for seat in self._live()) + 1)
         for cache in self._caches:
             cache.sync()
         for _ in range(_STEPS):
             self._lock.run(rows, tile_for(rows))
-        self._pending.append(_Pending(tuple(self._places), last_outcome(self._lock, _STEPS)))
+        self._pending.append(Pending(tuple(self._places), last_outcome(self._lock, _STEPS)))
 
     def _bucket(self, used: int) -> int:
         """Return how many places take part in a step: all, a quarter, a sixteenth, ..., so that graphs stay few."""
@@ -244,9 +225,9 @@ class PackedStream:
         self._drop(live[-1])
         self._again.append(live[-1].row)
 
-    def _drop(self, seat: _Seat) -> None:
+    def _drop(self, seat: Seat) -> None:
         """Empty a row's place; what the device has in flight for it comes to nothing."""
-        place = _place(seat)
+        place = seat.here
         self._lock.stop(place)
         for cache in self._caches:
             cache.pages.release(place)
@@ -276,7 +257,7 @@ class PackedStream:
             self._drop(seat)
         return [self._heads.complete(seat.row) for seat in ended]
 
-    def _emit(self, seat: _Seat, slot: int, lead: float, favourites: Sequence[int]) -> None:
+    def _emit(self, seat: Seat, slot: int, lead: float, favourites: Sequence[int]) -> None:
         row, vocabulary = seat.row, self._heads.vocabulary
         row.near_ties += self._heads.is_near_tie(lead)
         for head, favourite in zip(row.heads, favourites, strict=True):
@@ -296,17 +277,12 @@ class PackedStream:
         live = self._live()
         if self._waiting or self._again or not live:
             return
-        if self._bucket(len(live)) == self._bucket(_place(live[-1]) + 1):
+        if self._bucket(len(live)) == self._bucket(live[-1].here + 1):
             return
         empty = [place for place in range(len(live)) if self._places[place] is None]
         for place, seat in zip(empty, reversed(live), strict=False):
-            before = _place(seat)
+            before = seat.here
             self._lock.exchange(place, before)
             for cache in self._caches:
                 cache.pages.swap(place, before)
             self._places[place], self._places[before], seat.place = seat, None, place
-
-
-def _place(seat: _Seat) -> int:
-    assert seat.place is not None, "it sits"
-    return seat.place
