@@ -141,6 +141,14 @@ def held_models(plan: Plan, step: Step) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*names, *([step.decoding.draft] if step.decoding.draft in plan.models else [])]))
 
 
+def fusers_of(source: Source) -> tuple[str, ...]:
+    """Return the fusers of a source's tree, each once."""
+    if not isinstance(source, Mixture):
+        return ()
+    inner = (name for one in source.sources for name in fusers_of(one))
+    return tuple(dict.fromkeys([source.fuse, *inner]))
+
+
 def compile(flow: Flow) -> Plan:
     """Contract a flow's token edges into steps: what decodes together is one step.
 

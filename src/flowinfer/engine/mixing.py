@@ -176,6 +176,11 @@ def _tie(source: Source) -> str:
     return f"{source.fuse} {source.fuse_options} {sorted((s.weight, _tie(s)) for s in source.sources)}"
 
 
+def runs_on_host(fuse: str) -> bool:
+    """Return whether a fuser asks the host at every step, as its class says, so that no graph can hold it."""
+    return bool(getattr(load(fusers()[fuse]), "runs_on_host", False))
+
+
 def _fuser(mixture: Mixture) -> Fuser:
     options = dict(mixture.fuse_options)
     made: Fuser = load(fusers()[mixture.fuse])(**options)  # type: ignore[operator]  # a registered class

@@ -10,18 +10,18 @@ import torch
 from flowinfer.backends.base import TextModel, TokenModel
 from flowinfer.engine.base import Row
 from flowinfer.engine.decoders import Decoders
+from flowinfer.engine.mixing import runs_on_host
 from flowinfer.engine.work import Work
 from flowinfer.errors import MemoryShort
 from flowinfer.machine import this_machine
 from flowinfer.placement import ready
-from flowinfer.plan import Mixture, Plan, Source, Step, members
+from flowinfer.plan import Plan, Step, fusers_of, members
 from flowinfer.profiling.bandwidth import copy_bandwidth
 from flowinfer.profiling.endless import EndlessPool
 from flowinfer.profiling.figures import DeviceFigures, HeadFigures, Profile, Spread, StepFigures, WholeFigures
 from flowinfer.profiling.parts import PartsLoop
 from flowinfer.profiling.spans import Recorder, Span
 from flowinfer.profiling.whole import Ticks, decode_whole
-from flowinfer.registry import fusers, load
 from flowinfer.results import Question
 from flowinfer.spec import Flow
 from flowinfer.toy import provide
@@ -175,7 +175,7 @@ class _Profiler:
             fuse=fuse,
             fuse_share=fuse.mean / parts.mean,
             fusers=used,
-            host_fusers=tuple(name for name in used if getattr(load(fusers()[name]), "runs_on_host", False)),
+            host_fusers=tuple(name for name in used if runs_on_host(name)),
             append=Spread.of(recorder.by_step("append")),
             host_wait=Spread.of(recorder.waits()),
             parts=parts,
@@ -226,14 +226,6 @@ def _without_parts(step: Step, batch: int, whole: WholeFigures) -> StepFigures:
         *(step.id, step.title, batch, step.decoding.max_tokens, 0.0, (), none, 0.0, (), ()),
         *(none, none, none, "", None, whole),
     )
-
-
-def fusers_of(source: Source) -> tuple[str, ...]:
-    """Return the fusers of a source's tree, each once."""
-    if not isinstance(source, Mixture):
-        return ()
-    inner = (name for one in source.sources for name in fusers_of(one))
-    return tuple(dict.fromkeys([source.fuse, *inner]))
 
 
 def _step_bytes(model: TokenModel, kv_bytes_per_token: int | None, num_ids: float) -> int | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flowinfer.engine.packed.attention import Attention
+from flowinfer.engine.packed.tiles import flat_places
 
 _MOST_PADDED = 64
 """Longest chunk that is attended in one call for all rows; longer ones go row by row."""
@@ -69,13 +70,10 @@ class DenseCache:
         longest = max(start + length for start, length in zip(starts, lengths, strict=True))
         self._reserve(longest)
         width = max(lengths)
-        flat_rows, positions = torch.tensor(rows), torch.tensor(starts)
-        if width > 1:
-            counts = torch.tensor(lengths)
-            first = counts.cumsum(0) - counts
-            offsets = torch.arange(sum(lengths)) - first.repeat_interleave(counts)
-            flat_rows = flat_rows.repeat_interleave(counts)
-            positions = positions.repeat_interleave(counts) + offsets
+        is_single = width == 1  # the common case, worth its shortcut
+        flat_rows, positions = (
+            (torch.tensor(rows), torch.tensor(starts)) if is_single else flat_places(rows, starts, lengths)
+        )
         used = tuple(rows)
         chosen = slice(0, len(used)) if used == tuple(range(len(used))) else torch.tensor(used)
         self._layout = _Layout(flat_rows, positions, tuple(lengths), used, longest, width, chosen)
@@ -191,10 +189,8 @@ def _attend_by_row(query: Tensor, stored: _Stored, layout: _Layout, attention: A
 
 def _padded_places(layout: _Layout) -> Tensor:
     """Return where each flat token stands among the padded ones: (T,)."""
-    counts = torch.tensor(layout.lengths)
-    first = counts.cumsum(0) - counts
-    offsets = torch.arange(sum(layout.lengths)) - first.repeat_interleave(counts)
-    return torch.arange(len(counts)).repeat_interleave(counts) * layout.width + offsets
+    stretches = range(len(layout.lengths))
+    return flat_places(stretches, [index * layout.width for index in stretches], layout.lengths)[1]
 
 
 def _mask_of_heads(layout: _Layout, num_heads: int, window: int, dtype: torch.dtype) -> Tensor:

@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from flowinfer.backends.base import Session, TokenModel
 from flowinfer.engine.batching import Budget
 from flowinfer.engine.heads import Heads
+from flowinfer.engine.mixing import runs_on_host
 from flowinfer.engine.packed.decoder import PackedDecoder
 from flowinfer.engine.packed.fusing import fused_choice
 from flowinfer.engine.packed.pages import PAGE, page_bytes
 from flowinfer.engine.packed.runner import HeadRunner, runner_of
 from flowinfer.engine.packed.session import PackedSession
-from flowinfer.plan import Mixture, Source, Step
+from flowinfer.plan import Step, fusers_of
 
-_ON_THE_HOST = ("sharpen",)
-"""Fusers that look into the keys' bytes, one row after the other."""
 _SHARE = 0.8
 """Share of the free memory of its budget that keys and values of one step may take."""
 _TYPICAL_PROMPT = 512
@@ -36,7 +35,7 @@ def runners_of(models: Sequence[TokenModel]) -> list[HeadRunner] | str:
 def reason_against(heads: Heads) -> str | None:
     """Return why a step cannot be decoded whole on the device, whatever its models are; None if it can."""
     decoding = heads.step.decoding
-    fusers = sorted(_fusers(heads.step.source) & set(_ON_THE_HOST))
+    fusers = [fuse for fuse in sorted(fusers_of(heads.step.source)) if runs_on_host(fuse)]
     if len({model.device for model in heads.models}) > 1:
         return "its heads are on several devices"
     if decoding.context != "native":
@@ -100,9 +99,3 @@ def _num_pages(
     free = (budget or Budget()).free_bytes(runners[0].device) * _SHARE
     share = min(1.0, free / bytes_wanted)
     return [max(2, int(count * share)) for count in wanted]
-
-
-def _fusers(source: Source) -> set[str]:
-    if not isinstance(source, Mixture):
-        return set()
-    return {source.fuse}.union(*(_fusers(inner) for inner in source.sources))

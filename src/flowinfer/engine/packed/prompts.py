@@ -9,9 +9,7 @@ import torch
 
 from flowinfer.engine.packed.pages import PagedCache
 from flowinfer.engine.packed.runner import HeadRunner
-
-_MOST_AT_ONCE = 4096
-"""Ids that are read in one forward, about."""
+from flowinfer.engine.packed.tiles import MOST_PROMPT_TOKENS, flat_places
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ def read_prompts(runner: HeadRunner, cache: PagedCache, texts: Sequence[tuple[in
         shared = cache.pages.num_shared(place)
         if len(ids) - 1 > shared:
             chunk.append(_Stretch(place, shared, ids[shared:-1]))
-        if sum(len(own.ids) for own in chunk) >= _MOST_AT_ONCE:
+        if sum(len(own.ids) for own in chunk) >= MOST_PROMPT_TOKENS:
             _read(runner, cache, chunk)
             chunk = []
     if chunk:
@@ -47,11 +45,10 @@ def read_prompts(runner: HeadRunner, cache: PagedCache, texts: Sequence[tuple[in
 
 @torch.inference_mode()
 def _read(runner: HeadRunner, cache: PagedCache, chunk: Sequence[_Stretch]) -> None:
-    counts = torch.tensor([len(own.ids) for own in chunk])
-    rows = torch.tensor([own.place for own in chunk], dtype=torch.int32).repeat_interleave(counts)
-    starts = torch.tensor([own.start for own in chunk]) - (counts.cumsum(0) - counts)
-    positions = torch.arange(int(counts.sum())) + starts.repeat_interleave(counts)
+    places, starts, lengths = zip(*((own.place, own.start, len(own.ids)) for own in chunk), strict=True)
+    rows, positions = flat_places(places, starts, lengths)
     ids = torch.tensor([i for own in chunk for i in own.ids])
-    ids, rows, positions = (states.to(runner.device, non_blocking=True) for states in (ids, rows, positions))
+    moved = (states.to(runner.device, non_blocking=True) for states in (ids, rows.int(), positions))
+    ids, rows, positions = moved
     cache.place(rows, positions.int(), 1)
     runner.read(ids, positions, cache)

@@ -11,10 +11,7 @@ from flowinfer.engine.packed.dense import DenseCache
 from flowinfer.engine.packed.kernels import splits_for
 from flowinfer.engine.packed.pages import PAGE, PagedCache, Pages
 from flowinfer.engine.packed.runner import HeadRunner
-from flowinfer.engine.packed.tiles import TILES
-
-_MOST_AT_ONCE = 4096
-"""Tokens of one forward while prompts are read."""
+from flowinfer.engine.packed.tiles import MOST_PROMPT_TOKENS, TILES, flat_places
 
 
 class PackedSession:
@@ -148,14 +145,10 @@ class PackedSession:
         cache.sync()
         num_tokens = len(ids)
         padded = next((tile for tile in TILES if tile >= num_tokens), num_tokens)
-        counts = torch.tensor(lengths)
-        rows = torch.full((padded,), -1, dtype=torch.int32)
-        rows[:num_tokens] = torch.tensor(slots, dtype=torch.int32).repeat_interleave(counts)
-        first = counts.cumsum(0) - counts
-        positions = torch.zeros(padded, dtype=torch.int64)
-        offsets = torch.arange(num_tokens) - first.repeat_interleave(counts)
-        positions[:num_tokens] = torch.tensor(starts).repeat_interleave(counts) + offsets
-        ids = torch.nn.functional.pad(ids, (0, padded - num_tokens))
+        padding = (0, padded - num_tokens)
+        rows, positions = flat_places(slots, starts, lengths)
+        rows = torch.nn.functional.pad(rows.int(), padding, value=-1)
+        ids, positions = (torch.nn.functional.pad(states, padding) for states in (ids, positions))
         if padded in TILES:
             graph = self._graphs.get(padded) or self._graphs.setdefault(padded, _Graph(self._runner, cache, padded))
             return graph.run(ids, rows, positions)[places.to(self._device)]
@@ -221,7 +214,7 @@ def _parts(chunks: Mapping[int, Sequence[int]]) -> list[dict[int, Sequence[int]]
     parts: list[dict[int, Sequence[int]]] = [{}]
     size = 0
     for row, ids in chunks.items():
-        if parts[-1] and size + len(ids) > _MOST_AT_ONCE:
+        if parts[-1] and size + len(ids) > MOST_PROMPT_TOKENS:
             parts.append({})
             size = 0
         parts[-1][row] = ids
