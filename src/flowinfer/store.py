@@ -224,17 +224,28 @@ def find_run(named: str, root: Path) -> Path:
         if not runs:
             raise UsageError(f"no runs in '{root}'", help="--out FOLDER names another folder")
         return runs[0].path
-    matching = [run.path for run in runs if run.name == named] or [
-        run.path for run in runs if run.name.startswith(named)
-    ]
+    missing, cure = f"no run '{named}' in '{root}'", "`flowinfer runs` lists runs; --out names their folder"
+    return named_folder(named, [run.path for run in runs], kinds="runs", missing=missing, cure=cure)
+
+
+def named_folder(named: str, known: Sequence[Path], *, kinds: str, missing: str, cure: str) -> Path:
+    """Return the one of some folders that a name, or a unique beginning of one, means.
+
+    Args:
+        kinds: what the folders are, in the message that a name means several.
+        missing: the message that it means none.
+        cure: its help where no name is near.
+    Raises:
+        UsageError: none or several.
+    """
+    matching = [one for one in known if one.name == named] or [one for one in known if one.name.startswith(named)]
     if len(matching) == 1:
         return matching[0]
     if matching:
-        listed = ", ".join(path.name for path in matching[:4])
-        raise UsageError(f"'{named}' means {len(matching)} runs: {listed}", help="give more of the name")
-    near = process.extractOne(named, [run.name for run in runs], score_cutoff=60)
-    hint = f"did you mean '{near[0]}'?" if near else "`flowinfer runs` lists runs; --out names their folder"
-    raise UsageError(f"no run '{named}' in '{root}'", help=hint)
+        listed = ", ".join(one.name for one in matching[:4])
+        raise UsageError(f"'{named}' means {len(matching)} {kinds}: {listed}", help="give more of the name")
+    near = process.extractOne(named, [one.name for one in known], score_cutoff=60)
+    raise UsageError(missing, help=f"did you mean '{near[0]}'?" if near else cure)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

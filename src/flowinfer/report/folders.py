@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
-from rapidfuzz import process
 
 from flowinfer.errors import DataError, UsageError
 from flowinfer.jsonlog import read_rows
@@ -16,7 +15,7 @@ from flowinfer.paths import STRATEGIES, Strategy
 from flowinfer.report import wirings
 from flowinfer.report.evidence import Timing
 from flowinfer.results import Record
-from flowinfer.store import info, read_json, read_records
+from flowinfer.store import info, named_folder, read_json, read_records
 
 _SWEEPS = Path("sweeps")
 _RUNS = Path("runs")
@@ -71,17 +70,8 @@ def locate(named: str) -> Path:
     known = sorted((path for root in (_RUNS, _SWEEPS) for path in root.glob("*/") if _is_made(path)), key=_by_name)
     if named == "latest" and known:
         return known[-1]
-    matching = [path for path in known if path.name == named] or [p for p in known if p.name.startswith(named)]
-    if len(matching) == 1:
-        return matching[0]
-    if matching:
-        listed = ", ".join(path.name for path in matching[:4])
-        raise UsageError(f"'{named}' means {len(matching)} runs and sweeps: {listed}", help="give more of the name")
-    near = process.extractOne(named, [path.name for path in known], score_cutoff=60)
-    raise UsageError(
-        f"no run '{named}' in '{_RUNS}', no sweep in '{_SWEEPS}'",
-        help=f"did you mean '{near[0]}'?" if near else "name a folder by its path",
-    )
+    missing = f"no run '{named}' in '{_RUNS}', no sweep in '{_SWEEPS}'"
+    return named_folder(named, known, kinds="runs and sweeps", missing=missing, cure="name a folder by its path")
 
 
 def _is_made(folder: Path) -> bool:

@@ -22,12 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rapidfuzz import process
-
 from flowinfer.errors import DataError, UsageError
 from flowinfer.jsonlog import JsonLog, lock, read_rows, writing
 from flowinfer.results import Record
-from flowinfer.store import host, list_runs, new_folder, read_json, write_json
+from flowinfer.store import host, list_runs, named_folder, new_folder, read_json, write_json
 from flowinfer.sweeps.request import SweepRequest, from_settings
 from flowinfer.sweeps.wirings import Wiring
 from flowinfer.tasks.base import Dataset
@@ -215,17 +213,8 @@ def find_sweep(named: str, root: Path) -> Path:
         if not known:
             raise UsageError(f"no sweeps in '{root}'", help="--out FOLDER names another folder")
         return known[0]
-    matching = [one for one in known if one.name == named] or [one for one in known if one.name.startswith(named)]
-    if len(matching) == 1:
-        return matching[0]
-    if matching:
-        listed = ", ".join(one.name for one in matching[:4])
-        raise UsageError(f"'{named}' means {len(matching)} sweeps: {listed}", help="give more of the name")
-    near = process.extractOne(named, [one.name for one in known], score_cutoff=60)
-    raise UsageError(
-        f"no sweep '{named}' in '{root}'",
-        help=f"did you mean '{near[0]}'?" if near else "--out FOLDER names their folder",
-    )
+    missing = f"no sweep '{named}' in '{root}'"
+    return named_folder(named, known, kinds="sweeps", missing=missing, cure="--out FOLDER names their folder")
 
 
 def _describe(request: SweepRequest, wirings: Sequence[Wiring], datasets: Sequence[Dataset]) -> dict[str, Any]:
