@@ -14,21 +14,9 @@ from pathlib import Path
 import pytest
 
 from flowinfer.store import read_records
+from tests.command import flowinfer
 
 ITEMS = [{"id": f"q{i}", "question": f"What is {i} + {i}?", "answer": str(2 * i), "kind": "gsm8k"} for i in range(12)]
-
-
-def flowinfer(*arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
-    return subprocess.run(
-        [sys.executable, "-m", "flowinfer", *arguments],
-        cwd=cwd,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
 
 
 @pytest.fixture
@@ -243,7 +231,7 @@ def kill_and_resume(work: Path, whole: dict[str, object], seed: int) -> int:
     randomness = random.Random(seed)
     out = f"killed-{seed}"
     arguments = [sys.executable, "-m", "flowinfer", *RUN, "--batch", "2", "--out", out]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "FLOWINFER_CACHE": str(work / out / "cache")}
+    environment = os.environ | {"FLOWINFER_CACHE": str(work / out / "cache")}
     deaths = 0
     delay = randomness.uniform(0.2, 0.8)
     while True:

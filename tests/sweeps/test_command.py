@@ -16,8 +16,8 @@ import pytest
 from flowinfer import cli
 from flowinfer.store import read_json, read_records
 from flowinfer.sweeps.folder import read_index, read_latency
+from tests.command import flowinfer
 from tests.sweeps.test_sweep import ITEMS, texts, write_items
-from tests.test_cli import flowinfer
 
 SWEEP = ("sweep", "--models", "Qwen,Yi,Ds", "--datasets", "items.jsonl", "--zoo", "toy", "--set", "max_tokens=6")
 
@@ -162,7 +162,7 @@ def kill_and_resume(
     """
     randomness = random.Random(seed)
     out = work / f"killed-{seed}"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "FLOWINFER_CACHE": str(work / f"cache-{seed}")}
+    environment = os.environ | {"FLOWINFER_CACHE": str(work / f"cache-{seed}")}
     deaths = 0
     while True:
         is_there = any(out.glob("*/sweep.json"))
