@@ -16,7 +16,8 @@ from flowinfer.fusion.vocab import TokenBytes
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_VERSION = 1
+_VERSION = 2
+_SENTENCE = "The Answer IS twelve"
 
 PROBES = (
     "小明有3个苹果，又买了15个。",
@@ -110,6 +111,8 @@ def _check_ids(tokenizer: Tokenizer, tokens: TokenBytes) -> None:
 
 def _check_probes(tokenizer: Tokenizer, tokens: TokenBytes) -> None:
     normalizer = tokenizer.normalizer
+    if normalizer:
+        _refuse_foreign_characters(normalizer.normalize_str(_SENTENCE))
     with ordinary_text(tokenizer):
         encoded = tokenizer.encode_batch(list(PROBES), add_special_tokens=False)
     for probe, encoding in zip(PROBES, encoded, strict=True):
@@ -124,6 +127,16 @@ def _check_probes(tokenizer: Tokenizer, tokens: TokenBytes) -> None:
                 f"encoding {probe!r} gives ids whose bytes are {kept!r}",
                 help="this tokenizer loses text in a way that flowinfer does not know",
             )
+
+
+def _refuse_foreign_characters(normal: str) -> None:
+    """Refuse a tokenizer whose model writes marks for what its normalizer took away, such as upper case."""
+    foreign = set(normal) - set(_SENTENCE + _SENTENCE.lower() + _SENTENCE.upper() + "\u2581")
+    if foreign:
+        raise LoadError(
+            f"the tokenizer turns {_SENTENCE!r} into {normal!r}, and its model would write such text",
+            help="its tokens write no plain text (marks for case or the like), so no other model can read on from them",
+        )
 
 
 def _is_utf8(data: bytes) -> bool:
