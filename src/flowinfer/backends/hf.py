@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,13 @@ from flowinfer.backends.row_session import RowSession
 from flowinfer.backends.session import BatchSession
 from flowinfer.backends.tokenizers import load_tokenizer
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
-from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes, configured_ends, eos_ids, token_bytes
+from flowinfer.fusion.vocab import HeadVocabulary, configured_ends, eos_ids, token_bytes
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken", "spiece.model")
+_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
 _RESCALED_BY_LENGTH = ("dynamic", "longrope")
 _LOAD_ERRORS = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
@@ -49,8 +50,10 @@ class HfModel:
         self._model = model
         self._tokenizer = tokenizer
         self.num_columns = _num_columns(model)
-        tokens = _token_bytes(spec, tokenizer).limited(self.num_columns)
-        self._prompts = ChatPrompts(tokenizer, tokens, chat=spec.chat, system=spec.system)
+        self._spec = spec
+        with _naming(spec):
+            tokens = token_bytes(tokenizer).limited(self.num_columns)
+            self._prompts = ChatPrompts(tokenizer, tokens, chat=spec.chat, system=spec.system)
         ends = configured_ends(tokenizer, model.generation_config)
         self._tokens = tokens.writing(name for name in self._prompts.turn.inside if tokens.specials[name] not in ends)
         self.losses = tokens.losses
@@ -78,7 +81,8 @@ class HfModel:
 
     def prompt(self, text: str, prefill: str = "") -> Prompt:
         """Apply the chat template, if any, and tokenize."""
-        return self._prompts.build(text, prefill)
+        with _naming(self._spec):
+            return self._prompts.build(text, prefill)
 
     def open(self) -> Session:
         """Return an empty session of the kind that this architecture allows."""
@@ -92,9 +96,11 @@ class HfModel:
             torch.cuda.empty_cache()
 
 
-def _token_bytes(spec: ModelSpec, tokenizer: Any) -> TokenBytes:  # untyped in transformers
+@contextmanager
+def _naming(spec: ModelSpec) -> Iterator[None]:
+    """Say which model an error of its tokenizer or chat template is about."""
     try:
-        return token_bytes(tokenizer)
+        yield
     except LoadError as error:
         raise LoadError(f"model '{spec.name}' ({spec.ref}): {error.message}", help=error.help) from error
 
@@ -116,7 +122,8 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
     try:
         config = AutoConfig.from_pretrained(spec.ref, **options)
         _refuse_unsuitable(spec, config)
-        tokenizer = load_tokenizer(spec.ref, **options)
+        with _naming(spec):
+            tokenizer = load_tokenizer(spec.ref, **options)
         model = _load_weights(spec, config, device, dtype, options)
         _refuse_without_cache(spec, model)
     except FlowInferError:
