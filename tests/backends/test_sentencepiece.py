@@ -108,14 +108,14 @@ def test_models_that_cannot_be_converted_exactly_are_refused(
 
 def test_damaged_model_is_refused(library: Any, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"\n\xff\xff")
-    with pytest.raises(LoadError, match="tokenizer.model is no sound SentencePiece model"):
+    with pytest.raises(LoadError, match=r"tokenizer\.model is no sound SentencePiece model"):
         load_tokenizer(str(tmp_path))
 
 
 def test_missing_library_is_named_with_its_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     (tmp_path / "tokenizer.model").write_bytes(b"\n\x00")
-    with pytest.raises(LoadError, match="tokenizer.model needs the packages sentencepiece and protobuf") as caught:
+    with pytest.raises(LoadError, match=r"tokenizer\.model needs the packages sentencepiece and protobuf") as caught:
         load_tokenizer(str(tmp_path))
     assert caught.value.help == "pip install 'flowinfer[sentencepiece]'"
 

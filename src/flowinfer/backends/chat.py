@@ -49,7 +49,8 @@ class ChatPrompts:
         self._template = _template(tokenizer) if chat == "auto" else None
         self._system = system
         added = self._backend.get_added_tokens_decoder()
-        self._ids = {name: i for name, i in {**tokens.specials, **tokens.marks}.items() if i in added}
+        self._ids = {name: i for name, i in {**tokens.specials, **tokens.marks}.items() if name and i in added}
+        self._known = frozenset(self._ids.values())
         self.turn = read_turn(self._template, tokens.specials)
         """What the template says about answers."""
         self._all = _Marks(self._ids)
@@ -74,8 +75,8 @@ class ChatPrompts:
         marks = [self._ids[part.text] for part in parts if part.is_mark]
         if _spans(parts) == _spans(self._all.split(text)):
             encoding = self._backend.encode(text, add_special_tokens=is_plain)
-            known, own = set(self._ids.values()), zip(encoding.ids, encoding.special_tokens_mask, strict=True)
-            if marks == [i for i, is_frame in own if i in known and not is_frame]:  # a normalizer makes marks too
+            own = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+            if marks == [i for i, is_frame in own if i in self._known and not is_frame]:  # a normalizer makes marks too
                 return list(encoding.ids)
         text = "".join(self._disguise.names[part.text] if part.is_mark else part.text for part in parts)
         return list(self._disguise.tokenizer.encode(text, add_special_tokens=is_plain).ids)
