@@ -62,6 +62,8 @@ _GROWING = "{%% set ns = namespace(s='aaaaaaaa', l=[1], x=3) %%}{%% for i in ran
         "{{ '%1000000000d' % 1 }}",
         "{{ '{:>1000000000}'.format(1) }}",
         "{{ '%1000000000d' | format(1) }}",
+        "{{ '%*d' % (1000000000, 1) }}",
+        "{{ '{:>{w}}'.format(1, w=1000000000) }}",
         "{% for i in range(1000) %}{{ 'a' * 1000000 }}{% endfor %}",
         "{{ ['a' * 1000000] * 1000 }}",
         "{{ (['a' * 1000000] * 1000) | join }}",
@@ -85,13 +87,22 @@ _GROWING = "{%% set ns = namespace(s='aaaaaaaa', l=[1], x=3) %%}{%% for i in ran
     ],
 )
 def test_templates_that_loop_or_explode_are_stopped(source: str) -> None:
-    with pytest.raises(TooMuch):
+    with pytest.raises((TooMuch, OverflowError)):  # the sandbox itself stops long ranges
         rendered(source)
 
 
 def test_budget_is_for_one_rendering() -> None:
     template = ChatTemplate("{% for i in range(60000) %}{% set x = i %}{% endfor %}done", {})
     assert [template.render(MESSAGES) for _ in range(20)] == ["done"] * 20
+
+
+@pytest.mark.parametrize("content", ["price {10000000} at 100000 %s", "1" * 5000, "%99999999d", "{:>99999999}"])
+def test_numbers_in_a_content_are_no_widths(content: str) -> None:
+    source = (
+        "{{ messages[0].content | trim }}{{ messages[0].content.replace('x', 'y') }}{{ 131072 | default(1000000) }}"
+    )
+    text = ChatTemplate(source, {}).render([{"role": "user", "content": content}])
+    assert text == content * 2 + "131072"
 
 
 def test_long_contents_are_within_the_budget() -> None:

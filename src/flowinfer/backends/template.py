@@ -26,7 +26,10 @@ _MOST_CHARACTERS = 32_000_000
 """Longest text or list that a template may make."""
 _LARGEST_BITS = 256
 """Widest whole number that a template may calculate with."""
-_WIDE_FIELD = re.compile(r"\d{5,}")
+_MOST_WIDTH = 100_000
+_WIDE_FIELD = re.compile(r"\d{6,}")
+_FITTING = frozenset({"center", "indent", "wordwrap", "batch", "slice", "format"})
+"""Filters that are told a width or a number of times."""
 
 
 class TooMuch(jinja2.TemplateError):
@@ -93,7 +96,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions, finalize=self.checked)
         self._work = 0
         self.filters["tojson"] = _to_json
-        self.filters = {name: self._counted(made) for name, made in self.filters.items()}
+        self.filters = {name: self._counted(name, made) for name, made in self.filters.items()}
         self.filters |= {"_turns": self._turns, "_checked": self.checked}
         self.globals = {
             **{name: self.globals[name] for name in ("range", "cycler", "joiner")},
@@ -129,7 +132,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         elif operator == "*":
             self._refuse_growth(abs(self._size(left) * self._size(right)))
         elif operator == "%" and isinstance(left, str):
-            self._refuse_widths(left, right)
+            self._refuse_widths(left, right if "*" in left else ())
             self._refuse_growth(self._size(left) * self._size(right) // 8)
         return self.checked(self.binop_table[operator](left, right))
 
@@ -137,7 +140,10 @@ class _Environment(ImmutableSandboxedEnvironment):
         """Call a function or method, unless it would be out of all proportion."""
         self, owner = __self, getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)
         self._spend(10)
-        self._admit(owner if isinstance(owner, str) else "", *args, *kwargs.values())
+        if isinstance(owner, str):
+            is_format = getattr(__obj, "__name__", "") in ("format", "format_map")
+            self._refuse_widths(owner if is_format else "", [*args, *kwargs.values()])
+            self._refuse_product(owner, *args, *kwargs.values())
         return self.checked(super().call(__context, __obj, *args, **kwargs))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -156,29 +162,32 @@ class _Environment(ImmutableSandboxedEnvironment):
 
         return turns()
 
-    def _counted(self, made: Any) -> Any:
+    def _counted(self, name: str, made: Any) -> Any:
         """Let a filter run only on what is in proportion, and count what it makes."""
 
         @wraps(made)  # keeps jinja2's marks of what the filter is passed
         def counted(*args: Any, **kwargs: Any) -> Any:
-            self._admit(*(given for given in args if not isinstance(given, _PASSED)), *kwargs.values())
+            given = [*(value for value in args if not isinstance(value, _PASSED)), *kwargs.values()]
+            if name in _FITTING:
+                self._refuse_widths(given[0] if name == "format" else "", given[1:])
+            self._refuse_product(*given)
             return self.checked(made(*args, **kwargs))
 
         return counted
 
-    def _admit(self, *given: object) -> None:
-        """Refuse arguments that together make far more than they are: widths, and texts put into one another."""
-        self._refuse_widths(*given)
+    def _refuse_widths(self, form: object, given: object) -> None:
+        """Refuse numbers that make a text wide, in what is given or written into a format."""
+        values = given if isinstance(given, list | tuple) else [given]
+        is_wide = any(isinstance(value, int) and abs(value) > _MOST_WIDTH for value in values)
+        if is_wide or (isinstance(form, str) and _WIDE_FIELD.search(form)):
+            raise TooMuch("it asks for a width or number out of all proportion")
+
+    def _refuse_product(self, *given: object) -> None:
+        """Refuse texts that are put into one another so often that far more comes out."""
         product = 1
         for value in given:
             product *= max(1, self._measure(value))
         self._refuse_growth(product // 8)
-
-    def _refuse_widths(self, *given: object) -> None:
-        for value in given:
-            is_format = isinstance(value, str) and len(value) < 10_000 and ("%" in value or "{" in value)
-            if (isinstance(value, int) and abs(value) >= 100_000) or (is_format and _WIDE_FIELD.search(str(value))):
-                raise TooMuch("it asks for a width or number out of all proportion")
 
     def _measure(self, thing: object) -> int:
         """Return how many characters a thing holds at least, all its parts counted, and pay for looking at it."""
