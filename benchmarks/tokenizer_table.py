@@ -18,7 +18,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from flowinfer.backends.chat import ChatPrompts
 from flowinfer.backends.tokenizers import load_tokenizer
 from flowinfer.errors import LoadError
-from flowinfer.fusion.vocab import configured_ends, eos_ids, token_bytes
+from flowinfer.fusion.ends import configured_ends, eos_ids
+from flowinfer.fusion.vocab import token_bytes
 
 HEADER = ("tokenizer", "checked on", "ids", "result", "changes text", "control, marks", "in answers", "ends")
 

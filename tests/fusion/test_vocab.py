@@ -13,8 +13,9 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from flowinfer.errors import LoadError
+from flowinfer.fusion.ends import eos_ids
 from flowinfer.fusion.selfcheck import ordinary_text, verify
-from flowinfer.fusion.vocab import TokenBytes, byte_alphabet, eos_ids, from_json, token_bytes
+from flowinfer.fusion.vocab import TokenBytes, byte_alphabet, from_json, token_bytes
 from tests.fusion import replicas, toys
 
 Make = Callable[[], Tokenizer]

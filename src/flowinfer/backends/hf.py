@@ -26,7 +26,8 @@ from flowinfer.backends.row_session import RowSession
 from flowinfer.backends.session import BatchSession
 from flowinfer.backends.tokenizers import load_tokenizer
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
-from flowinfer.fusion.vocab import HeadVocabulary, configured_ends, eos_ids, token_bytes
+from flowinfer.fusion.ends import configured_ends, eos_ids
+from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
 
 if TYPE_CHECKING:

@@ -19,21 +19,10 @@ from unicodedata import normalize
 from flowinfer.errors import LoadError
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE_MARK = "\u2581"
-
-END_TOKENS = (
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<|end|>",
-    "</s>",
-    "<\uff5cend\u2581of\u2581sentence\uff5c>",
-)
-"""Control tokens that end an answer where neither the generation config nor the chat template says otherwise."""
 
 NEVER_VALID = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
 """Bytes that stand in no UTF-8 text."""
@@ -140,47 +129,6 @@ class HeadVocabulary:
         """Return the ids that write text, ascending."""
         pieces = self.tokens.pieces[: self.num_columns]
         return [i for i, piece in enumerate(pieces) if piece is not None and i not in self.eos_ids]
-
-
-def eos_ids(
-    tokenizer: PreTrainedTokenizerBase,
-    generation_config: GenerationConfig | None,
-    tokens: TokenBytes,
-    stop_tokens: Sequence[str] = (),
-    turn_end: str | None = None,
-) -> frozenset[int]:
-    """Collect the ids that end a head's answer: what its tokenizer, generation config and template say, and the user.
-
-    The well-known names count too, unless the generation config lists several ends (it is complete then) or the
-    template writes them inside an answer. A stop token that this vocabulary lacks is passed over: another head of the
-    group may have it.
-
-    Args:
-        turn_end: the control token that the chat template writes behind an answer.
-    """
-    found = set(configured_ends(tokenizer, generation_config))
-    names = () if _lists_ends(generation_config) else END_TOKENS
-    for name in (*names, *([turn_end] if turn_end else [])):
-        if name in tokens.specials and name not in tokens.writable_specials:
-            found.add(tokens.specials[name])
-    for name in stop_tokens:
-        token_id = tokens.specials.get(name, tokens.id_of.get(name.encode()))
-        if token_id is not None:
-            found.add(token_id)
-    return frozenset(found)
-
-
-def configured_ends(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None) -> frozenset[int]:
-    """Return the end tokens that a checkpoint's own files name."""
-    configured = getattr(generation_config, "eos_token_id", None)
-    found = [] if configured is None else [configured] if isinstance(configured, int) else configured
-    own = tokenizer.eos_token_id
-    return frozenset([*found, *([] if own is None else [int(own)])])
-
-
-def _lists_ends(generation_config: GenerationConfig | None) -> bool:
-    configured = getattr(generation_config, "eos_token_id", None)
-    return configured is not None and not isinstance(configured, int) and len(configured) > 1
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase) -> TokenBytes:
