@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from flowinfer.errors import LoadError
@@ -196,6 +196,20 @@ def test_runs_of_spaces_that_are_added_tokens_are_spaces() -> None:
     assert tokens.pieces[tokenizer.token_to_id("▁▁▁")] == b"   "
     assert tokens.id_of[b"   "] == tokenizer.token_to_id("▁▁▁")
     assert written(tokenizer, tokens, "    x\n\ny") == b"    x\n\ny"
+
+
+def test_unigram_vocabulary_with_byte_fallback_loads_and_tells_what_it_reads_names_of_bytes_as(
+    fresh_cache: Path,
+) -> None:
+    pieces = [("<unk>", 0.0), *((f"<0x{byte:02X}>", 0.0) for byte in range(256)), ("▁", -2.0)]
+    model: Any = models.Unigram([*pieces, *((chr(code), -5.0) for code in range(0x21, 0x7F))], 0, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokens = from_json(tokenizer.to_str())
+    verify(tokenizer, tokens, cache_key="unigram")
+    assert tokens.losses == ("a name of a byte such as <0x0A> becomes that byte",)
+    assert (tokens.pieces[11], tokens.missing_bytes) == (b"\n", ())
 
 
 def test_unknown_piece_of_a_unigram_vocabulary_is_control() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from platformdirs import user_cache_dir
 
 from flowinfer.errors import LoadError
-from flowinfer.fusion.vocab import TokenBytes
+from flowinfer.fusion.vocab import BYTE_PIECE, TokenBytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -122,11 +123,17 @@ def _check_probes(tokenizer: Tokenizer, tokens: TokenBytes) -> None:
         kept = b"".join(piece for piece in pieces if piece is not None)
         normal = normalizer.normalize_str(probe) if normalizer else probe
         wanted = {text.encode() for text in (probe, normal, normal.replace("\u2581", " "))}
+        if tokens.byte_pieces and type(tokenizer.model).__name__ == "Unigram":
+            wanted |= {_with_named_bytes(text) for text in wanted}
         if kept not in wanted and kept.removeprefix(b" ") not in wanted:
             raise LoadError(
                 f"encoding {probe!r} gives ids whose bytes are {kept!r}",
                 help="this tokenizer loses text in a way that flowinfer does not know",
             )
+
+
+def _with_named_bytes(text: bytes) -> bytes:
+    return re.sub(BYTE_PIECE.pattern.encode(), lambda name: bytes([int(name[1], 16)]), text)
 
 
 def _refuse_foreign_characters(normal: str) -> None:

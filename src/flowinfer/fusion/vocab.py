@@ -21,7 +21,7 @@ from flowinfer.errors import LoadError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE_MARK = "\u2581"
 
 NEVER_VALID = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
@@ -189,7 +189,7 @@ def _read(document: dict[str, Any]) -> TokenBytes:
         else:
             texts.append((token["content"], token["id"]))
     for piece, token_id in texts:
-        byte = _BYTE_PIECE.fullmatch(piece) if has_fallback else None
+        byte = BYTE_PIECE.fullmatch(piece) if has_fallback else None
         if byte:
             pieces[token_id] = bytes([int(byte[1], 16)])
             fallback.add(token_id)
@@ -199,9 +199,17 @@ def _read(document: dict[str, Any]) -> TokenBytes:
         part["type"] == "Metaspace" and part.get("prepend_scheme", "always") != "never" for part in pre
     )
     marks = {token["content"]: token["id"] for token in added if not token["special"] and _is_mark(token["content"])}
-    losses = tuple(dict.fromkeys(filter(None, map(_loss, normalizers))))
+    losses = list(dict.fromkeys(filter(None, map(_loss, normalizers))))
+    if has_fallback and model.get("type") == "Unigram":  # its pieces are found in any text, those of bytes among them
+        losses.append("a name of a byte such as <0x0A> becomes that byte")
     return TokenBytes(
-        tuple(pieces), specials, _fingerprint(pieces), has_prefix, frozenset(fallback), marks=marks, losses=losses
+        tuple(pieces),
+        specials,
+        _fingerprint(pieces),
+        has_prefix,
+        frozenset(fallback),
+        marks=marks,
+        losses=tuple(losses),
     )
 
 
