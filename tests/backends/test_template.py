@@ -28,7 +28,8 @@ def rendered(source: str, **names: object) -> str:
         "{% macro turn(m) %}<{{ m.role }}>{% endmacro %}\n  {% for m in messages if m.role != 'x' %}\n{{ turn(m) }}\n"
         "  {% endfor %}{% generation %}inside{% endgeneration %}{{ '%s-%02d' % ('a', 7) }}{{ '{:>4}'.format(1) }}",
         "{% for key, value in messages[0].items() %}{{ key }}={{ value.replace('b', 'c').split(' ') }}{% endfor %}"
-        "{{ dict(a=1) }}{{ messages | map(attribute='role') | list }}{% set x %}block{% endset %}{{ x | upper }}",
+        "{{ dict(a=1) }}{{ 1 < 2 <= 3 }}{{ 'x' not in 'xy' }}{{ messages[::-1][0].role }}{{ 'abc'[:2][0] }}"
+        "{{ messages | map(attribute='role') | list }}{% set x %}block{% endset %}{{ x | upper }}",
     ],
 )
 def test_texts_are_those_of_transformers(source: str) -> None:
@@ -71,6 +72,8 @@ _GROWING = "{%% set ns = namespace(s='aaaaaaaa', l=[1], x=3) %%}{%% for i in ran
             _GROWING % step
             for step in (
                 "{% set ns.s = ns.s ~ ns.s %}",
+                "{% set ns.s = 'a' * 16000000 %}{% if ns.s[1:] == ns.s %}x{% endif %}",
+                "{% set ns.s = 'a' * 8000000 %}{% for j in range(60) %}{% if 'ab' in ns.s %}x{% endif %}{% endfor %}",
                 "{% set ns.s = ns.s + ns.s %}",
                 "{% set ns.l = ns.l + ns.l %}",
                 "{% set ns.l = [ns.l, ns.l] %}",

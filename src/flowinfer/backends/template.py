@@ -222,7 +222,7 @@ _PASSED = (jinja2.Environment, jinja2.runtime.Context, nodes.EvalContext)
 
 
 class _Counting(NodeTransformer):
-    """Wrap what loops run over, what is joined by `~`, and lists that are written out, so that all is counted."""
+    """Wrap what loops run over and whatever else takes time or memory by its size, so that all is counted."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         """Count turns."""
@@ -235,6 +235,19 @@ class _Counting(NodeTransformer):
         self.generic_visit(node)
         node.nodes = [_filtered(part, "_checked") for part in node.nodes]
         return _filtered(node, "_checked")
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        """Look at what is compared, or searched."""
+        self.generic_visit(node)
+        node.expr = _filtered(node.expr, "_checked")
+        for operand in node.ops:
+            operand.expr = _filtered(operand.expr, "_checked")
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        """Look at a part that is cut out."""
+        self.generic_visit(node)
+        return _filtered(node, "_checked") if isinstance(node.arg, nodes.Slice) else node
 
     def visit_List(self, node: nodes.List) -> nodes.Node:
         """Look at a list as a whole."""
