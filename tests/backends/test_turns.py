@@ -29,6 +29,16 @@ def test_channels_of_gpt_oss_stand_inside_answers_and_return_ends_them() -> None
         ("{{ messages[0].content }}", Turn()),
         ("{% if messages | length > 1 %}{{ raise_exception('one turn only') }}{% endif %}", Turn()),
         ("{% for i in range(10**9) %}{% endfor %}", Turn()),
+        # templates that end prompts with the question: one frames answers as it does questions, one does not
+        (
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}",
+            Turn(end="<|im_end|>"),
+        ),
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]{% else %}{% if m.thinking %}"
+            "<|im_start|>{{ m.thinking }}{% endif %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}",
+            Turn(frozenset({"<|im_start|>"}), end="<|im_end|>"),
+        ),
         # a template that opens a thought where answers begin, and leaves it out of finished ones
         (
             "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"

@@ -34,14 +34,22 @@ def read_turn(template: ChatTemplate | None, specials: Collection[str]) -> Turn:
     try:
         thoughtful = _answer(template, {"thinking": _THOUGHT, "reasoning_content": _THOUGHT})
         plain = _answer(template, {})
+        framing = _framing(template, pattern)
     except Exception:  # a template that takes no answer, or fails altogether: prompts say so when they are built
         return Turn()
     before, _, after = thoughtful.rpartition(_ANSWER)
-    inside = frozenset(pattern.findall(before))
+    inside = frozenset(pattern.findall(before)) - framing
     follows = pattern.search(after)
     end = follows[0] if follows and follows[0] not in inside else None
     opener = plain.rpartition(_ANSWER)[0]
-    return Turn(inside, opener if pattern.search(opener) else "", end)
+    return Turn(inside, opener if inside.intersection(pattern.findall(opener)) else "", end)
+
+
+def _framing(template: ChatTemplate, pattern: re.Pattern[str]) -> frozenset[str]:
+    """Return the control tokens of a question where the template ends prompts with one: answers have them too."""
+    question = [{"role": "user", "content": _QUESTION}]
+    begun, bare = (template.render(question, add_generation_prompt=opens) for opens in (True, False))
+    return frozenset(pattern.findall(bare) if begun == bare else ())
 
 
 def _answer(template: ChatTemplate, thought: dict[str, str]) -> str:
