@@ -443,6 +443,19 @@ def test_heads_that_run_row_by_row_are_told(models: dict[str, HfModel], monkeypa
     assert listener.notices == ["'W' has layers that do not attend to every token: its rows run one by one"]
 
 
+class Lossy(Closable):
+    """A model whose tokenizer changes texts."""
+
+    losses = ("upper case is lost", "accents are lost")
+
+
+def test_what_a_tokenizer_loses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "_load", lambda spec, placement: Lossy())
+    listener = plans.Listener()
+    ModelPool().get(one_step(member("L")), "L", listener)
+    assert listener.notices == ["'L' reads no text exactly as it stands: upper case is lost; accents are lost"]
+
+
 # Thinking
 
 

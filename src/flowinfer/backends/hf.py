@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,8 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     DynamicCache,
     GenerationConfig,
-    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -25,14 +24,16 @@ from flowinfer.backends.base import Prompt, Session
 from flowinfer.backends.chat import ChatPrompts
 from flowinfer.backends.row_session import RowSession
 from flowinfer.backends.session import BatchSession
+from flowinfer.backends.tokenizers import load_tokenizer
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
-from flowinfer.fusion.vocab import HeadVocabulary, eos_ids, token_bytes
+from flowinfer.fusion.ends import configured_ends, eos_ids
+from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken", "spiece.model")
+_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
 _RESCALED_BY_LENGTH = ("dynamic", "longrope")
 _LOAD_ERRORS = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
@@ -50,8 +51,14 @@ class HfModel:
         self._model = model
         self._tokenizer = tokenizer
         self.num_columns = _num_columns(model)
-        self._tokens = token_bytes(tokenizer).limited(self.num_columns)
-        self._prompts = ChatPrompts(tokenizer, self._tokens, chat=spec.chat, system=spec.system)
+        self._spec = spec
+        with _naming(spec):
+            tokens = token_bytes(tokenizer).limited(self.num_columns)
+            self._prompts = ChatPrompts(tokenizer, tokens, chat=spec.chat, system=spec.system)
+        ends = configured_ends(tokenizer, model.generation_config)
+        self._tokens = tokens.writing(name for name in self._prompts.turn.inside if tokens.specials[name] not in ends)
+        self.losses = tokens.losses
+        """What the tokenizer changes in a text before the model reads it."""
         self.is_exact = model.dtype in (torch.float32, torch.float64)
         self.max_positions = _max_positions(model.config)
         self.is_batched = attends_everywhere(model)
@@ -69,12 +76,14 @@ class HfModel:
 
     def vocabulary(self, stop_tokens: Sequence[str] = ()) -> HeadVocabulary:
         """Return token bytes, end ids and width of the logits."""
-        ends = eos_ids(self._tokenizer, self._model.generation_config, self._tokens, stop_tokens)
+        turn_end = self._prompts.turn.end
+        ends = eos_ids(self._tokenizer, self._model.generation_config, self._tokens, stop_tokens, turn_end)
         return HeadVocabulary(self._tokens, ends, self.num_columns)
 
     def prompt(self, text: str, prefill: str = "") -> Prompt:
         """Apply the chat template, if any, and tokenize."""
-        return self._prompts.build(text, prefill)
+        with _naming(self._spec):
+            return self._prompts.build(text, prefill)
 
     def open(self) -> Session:
         """Return an empty session of the kind that this architecture allows."""
@@ -86,6 +95,15 @@ class HfModel:
         gc.collect()  # a packed model and its runner hold on to each other
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def _naming(spec: ModelSpec) -> Iterator[None]:
+    """Say which model an error of its tokenizer or chat template is about."""
+    try:
+        yield
+    except LoadError as error:
+        raise LoadError(f"model '{spec.name}' ({spec.ref}): {error.message}", help=error.help) from error
 
 
 def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
@@ -105,7 +123,8 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
     try:
         config = AutoConfig.from_pretrained(spec.ref, **options)
         _refuse_unsuitable(spec, config)
-        tokenizer = _load_tokenizer(spec, options)
+        with _naming(spec):
+            tokenizer = load_tokenizer(spec.ref, **options)
         model = _load_weights(spec, config, device, dtype, options)
         _refuse_without_cache(spec, model)
     except FlowInferError:
@@ -138,15 +157,6 @@ def _positions_depend_on_length(config: Any) -> bool:  # a transformers config
     kind = str(rope.get("rope_type", rope.get("type", "default")))
     is_local = "local" in (getattr(config, "attention_layers", None) or ())
     return bool(getattr(config, "alibi", False)) or is_local or kind in _RESCALED_BY_LENGTH
-
-
-def _load_tokenizer(spec: ModelSpec, options: dict[str, Any]) -> Any:  # untyped in transformers
-    """Load tokenizer.json as it is: some configs name a class that would rebuild it wrongly."""
-    try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.ref, **options)
-    except (OSError, ValueError, TypeError):
-        tokenizer = AutoTokenizer.from_pretrained(spec.ref, **options)
-    return tokenizer
 
 
 def _load_weights(

@@ -227,11 +227,12 @@ class Heads:
         prefill = self.step.decoding.prefill
         texts = [row.prompts[member.node] for member in self.mixer.members]
         prompts = [model.prompt(text, prefill) for model, text in zip(self.models, texts, strict=True)]
-        if prefill or self.step.decoding.thinking == "free" or len({p.opens_thinking for p in prompts}) == 1:
+        skips = [EMPTY_THOUGHT if prompt.opens_thinking else prompt.opener for prompt in prompts]
+        if prefill or self.step.decoding.thinking == "free" or len({bool(skip) for skip in skips}) == 1:
             return prompts
         return [
-            model.prompt(text, EMPTY_THOUGHT) if prompt.opens_thinking else prompt
-            for model, text, prompt in zip(self.models, texts, prompts, strict=True)
+            model.prompt(text, skip) if skip else prompt
+            for model, text, prompt, skip in zip(self.models, texts, prompts, skips, strict=True)
         ]
 
     def _misfit(self, prompts: Sequence[Prompt]) -> str | None:
