@@ -137,7 +137,7 @@ class _Checker:
         root = resolver.root()
         found = _without_follow_ons(self._report.diagnostics, self._text)
         if root is None or any(d.severity is Severity.ERROR for d in found):
-            raise FlowError(found)
+            raise FlowError(found, num_untold=self._report.num_untold)
         self._warn_unused(declared, scope, resolver, settings)
         found = self._report.diagnostics
         self._refuse_stray_overrides()

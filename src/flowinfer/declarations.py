@@ -47,7 +47,7 @@ class Loader:
     def load(self) -> Declared:
         """Read everything; problems go into the report."""
         document = parse(self._text, self._file)
-        self.report.extend(document.problems)
+        self.report.extend(document.problems, document.num_untold)
         start = (self._base / Path(self._file).name).resolve()
         self._open.append(start)
         self._take(document, self._base)
@@ -127,7 +127,7 @@ class Loader:
         shown = str(folder / statement.path)
         document = parse(text, shown)
         self.report.add_source(shown, text)
-        self.report.extend(document.problems)
+        self.report.extend(document.problems, document.num_untold)
         self._open.append(path)
         self._take(document, path.parent)
         self._open.pop()

@@ -66,12 +66,15 @@ class FlowInferError(Exception):
 class FlowError(FlowInferError):
     """A `.flow` text was refused."""
 
-    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+    def __init__(self, diagnostics: Iterable[Diagnostic], *, num_untold: int = 0) -> None:
         self.diagnostics = tuple(sorted(diagnostics, key=lambda d: (d.span, d.code)))
+        self.num_untold = num_untold
+        """How many more errors there are than are told."""
         errors = [d for d in self.diagnostics if d.severity is Severity.ERROR]
         first = errors[0] if errors else self.diagnostics[0]
         place = f"{first.span.file}:{first.span.line}:{first.span.column}"
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        num_more = len(errors) - 1 + num_untold
+        more = f" (and {num_more} more)" if num_more > 0 else ""
         super().__init__(f"{place}: {first.message}{more}", help=first.help)
 
 

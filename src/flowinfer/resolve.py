@@ -18,6 +18,7 @@ from flowinfer.options import (
     did_you_mean,
     draft_problem,
     fuser_option,
+    near_or_all,
     typed,
 )
 from flowinfer.prompts import BUILT_IN_FIELDS, ROLES, is_field, role_for, template_for
@@ -146,8 +147,7 @@ class Resolver:
         model = self._models.get(name)
         self.used_models.add(name)
         if model is None:
-            known = [*self._models, *self._declared.lets]
-            hint = did_you_mean(name, known) or f"known models: {', '.join(known)}"
+            hint = near_or_all(name, [*self._models, *self._declared.lets], "known models", self._report)
             self._report.error("E0100", f"unknown model '{name}'", call.name.span, hint)
         elif place.position == "head" and backends()[model.backend].text_only:
             hint = "use it as a stage of its own, or in a '&' group"
@@ -217,8 +217,7 @@ class Resolver:
             self._templates.check(text, None, place.earlier, option.value.span)
             return data, text, None
         if data is not None:
-            known = [*self._declared.prompts, *ROLES]
-            hint = did_you_mean(str(data), known) or f"prompts: {', '.join(known)}; or a text in quotes"
+            hint = near_or_all(str(data), [*self._declared.prompts, *ROLES], "a text in quotes, or one of", self._report)
             self._report.error("E0101", f"unknown prompt '{data}'", option.value.span, hint)
         return role, template, None
 
