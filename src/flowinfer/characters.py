@@ -52,7 +52,7 @@ _MOST_DASHES = 80
 _PIECE = re.compile(
     r"(?P<comment>#[^\r\n]*)"
     r'|(?P<long>"""(?:[^\\]|\\[\s\S])*?""")|(?P<text>"(?!"")(?:[^"\\\r\n]|\\.)*"|\'(?:[^\'\\\r\n]|\\.)*\')'
-    r"|(?P<wide_text>“(?:[^”\\\r\n]|\\.)*”|‘(?:[^’\\\r\n]|\\.)*’|＂(?:[^＂\\\r\n]|\\.)*＂|“(?:[^\"\\\r\n]|\\.)*\")"
+    r"|(?P<wide_text>“(?:[^”\\\r\n]|\\.)*”|‘(?:[^’\\\r\n]|\\.)*’|＂(?:[^＂\\\r\n]|\\.)*＂)"
     r'|(?P<open>"""[\s\S]*|["\'“‘＂][^\r\n]*)'
     rf"|(?P<wide>[−－–](?=[0-9.])|[{_DIGITS}]+(?:[.．][{_DIGITS}]+)?(?!\w)|[（）｜：，＝＆［］【】｛｝＄＃、])"
     rf"|(?P<back><[{_DASHES}]*>?)"
@@ -124,8 +124,7 @@ def _report(kind: str, found: str, start: int, report: Reporter) -> None:
             report.error("E0003", f"text is not closed: no {quote} follows", span, hint)
         case "wide_text":
             for offset in (0, len(found) - 1):
-                if found[offset] in FULL_WIDTH:
-                    _full_width(found[offset], start + offset, report)
+                _full_width(found[offset], start + offset, report)
         case "wide":
             _full_width(found, start, report)
         case "arrow":

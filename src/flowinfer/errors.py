@@ -3,6 +3,7 @@
 FlowInferError            exit code
 ├── FlowError        1    a .flow text has errors: carries all of its diagnostics, sorted by place
 ├── DataError        1    a data set, zoo file, run folder or other input file is malformed
+│   └── UnreadableFile  1 a file is missing, no regular file, too large, or not UTF-8
 ├── UsageError       2    the command line or a Python call asks for something impossible
 │   └── UnreadableFlow  2 a .flow file is missing, a folder, or not UTF-8
 └── RunError         3    a run could not go on
@@ -80,6 +81,14 @@ class FlowError(FlowInferError):
 
 class DataError(FlowInferError):
     """An input file other than a `.flow` text is missing, malformed or does not fit."""
+
+
+class UnreadableFile(DataError):
+    """A file that the user named cannot be read as text; says why."""
+
+    def __init__(self, path: object, reason: str, *, help: str | None = None) -> None:
+        super().__init__(f"{path}: {reason}", help=help)
+        self.reason = reason
 
 
 class UsageError(FlowInferError):

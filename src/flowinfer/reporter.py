@@ -104,10 +104,9 @@ class Reporter:
         former = self._slips.get(place)
         if former is not None and (former.code != "E0002" or former == found):
             return False
-        if former is not None:
-            if former in self._found:
-                del self._found[former]
-                self._num_told[former.severity] -= 1
+        if former in self._found:
+            del self._found[former]
+            self._num_told[former.severity] -= 1
         self._slips[place] = found
         return True
 

@@ -217,7 +217,9 @@ class Resolver:
             self._templates.check(text, None, place.earlier, option.value.span)
             return data, text, None
         if data is not None:
-            hint = near_or_all(str(data), [*self._declared.prompts, *ROLES], "a text in quotes, or one of", self._report)
+            hint = near_or_all(
+                str(data), [*self._declared.prompts, *ROLES], "a text in quotes, or one of", self._report
+            )
             self._report.error("E0101", f"unknown prompt '{data}'", option.value.span, hint)
         return role, template, None
 
