@@ -76,8 +76,8 @@ class TemplateCheck:
             self._report.error("E0401", message, span, hint)
         else:
             fields = [*BUILT_IN_FIELDS, *(name for name in known if name not in BUILT_IN_FIELDS)]
-            hint = near_or_all(name, fields, "fields", self._report)
-            self._report.error("E0400", f"unknown field '{{{name}}}'", span, hint)
+            near = near_or_all(name, fields, "fields", self._report)
+            self._report.error("E0400", f"unknown field '{{{name}}}'", span, near)
 
 
 def _known(earlier: Sequence[Earlier]) -> dict[str, None]:
