@@ -60,14 +60,14 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; nothing is left behind.
     """
-    target = Path(os.path.realpath(path))
     try:
-        before = os.stat(target)
+        before = os.stat(path)
     except FileNotFoundError:
         before = None
     if before is not None and not stat.S_ISREG(before.st_mode):
-        target.write_bytes(data)
+        path.write_bytes(data)
         return
+    target = Path(os.path.realpath(path))
     if before is not None and not os.access(target, os.W_OK):
         raise PermissionError(13, "Permission denied", str(path))
     partial = target.with_name(f".{os.getpid()}-{next(_counter)}.partial")
