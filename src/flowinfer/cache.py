@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flowinfer.canonical import Canonical, as_text, canonical
+from flowinfer.files import write_whole
 from flowinfer.machine import hub_folder
 from flowinfer.plan import Member, Plan, Step
 from flowinfer.results import StepResult
@@ -55,15 +56,10 @@ class DiskStepCache:
     def put(self, key: str, result: StepResult) -> None:
         """Store a result whole or not at all; a full disk costs the cache, not the run."""
         path = self._path(key)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         body = {"run": self._run, "result": result.model_dump(mode="json")}
-        try:
+        with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8", errors="surrogatepass")
-            partial.replace(path)
-        except OSError:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+            write_whole(path, json.dumps(body, ensure_ascii=False).encode("utf-8", errors="surrogatepass"))
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.json"

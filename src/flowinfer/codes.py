@@ -334,6 +334,13 @@ CODES: Mapping[str, Entry] = {
         'prompt p = "{question}"\nQwen',
         'prompt p = "{question}"\nQwen[prompt=p]',
     ),
+    "W0101": Entry(
+        "model that is not on this machine",
+        "A reference that begins with ., / or ~ is a folder, relative to the file that names it; others are hub ids of"
+        " the form owner/name. The flow can be checked without it, and run where it is.",
+        'model A = "./no/such/folder"\nA',
+        'model A = "org/a"\nA',
+    ),
     "W0300": Entry(
         "group of one",
         "A group of one branch writes what its model alone would.",

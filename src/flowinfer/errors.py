@@ -3,6 +3,7 @@
 FlowInferError            exit code
 ├── FlowError        1    a .flow text has errors: carries all of its diagnostics, sorted by place
 ├── DataError        1    a data set, zoo file, run folder or other input file is malformed
+│   └── UnreadableFile  1 a file is missing, no regular file, too large, or not UTF-8
 ├── UsageError       2    the command line or a Python call asks for something impossible
 │   └── UnreadableFlow  2 a .flow file is missing, a folder, or not UTF-8
 └── RunError         3    a run could not go on
@@ -66,17 +67,28 @@ class FlowInferError(Exception):
 class FlowError(FlowInferError):
     """A `.flow` text was refused."""
 
-    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+    def __init__(self, diagnostics: Iterable[Diagnostic], *, num_untold: int = 0) -> None:
         self.diagnostics = tuple(sorted(diagnostics, key=lambda d: (d.span, d.code)))
+        self.num_untold = num_untold
+        """How many more errors there are than are told."""
         errors = [d for d in self.diagnostics if d.severity is Severity.ERROR]
         first = errors[0] if errors else self.diagnostics[0]
         place = f"{first.span.file}:{first.span.line}:{first.span.column}"
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        num_more = len(errors) - 1 + num_untold
+        more = f" (and {num_more} more)" if num_more > 0 else ""
         super().__init__(f"{place}: {first.message}{more}", help=first.help)
 
 
 class DataError(FlowInferError):
     """An input file other than a `.flow` text is missing, malformed or does not fit."""
+
+
+class UnreadableFile(DataError):
+    """A file that the user named cannot be read as text; says why."""
+
+    def __init__(self, path: object, reason: str, *, help: str | None = None) -> None:
+        super().__init__(f"{path}: {reason}", help=help)
+        self.reason = reason
 
 
 class UsageError(FlowInferError):

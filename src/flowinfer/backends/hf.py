@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from flowinfer.backends.tokenizers import load_tokenizer
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
+from flowinfer.machine import has_weights, hub_problem, hub_snapshot
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
 
 if TYPE_CHECKING:
@@ -120,6 +122,8 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    if not os.path.isdir(spec.ref):
+        options |= _without_hub(spec)
     try:
         config = AutoConfig.from_pretrained(spec.ref, **options)
         _refuse_unsuitable(spec, config)
@@ -140,6 +144,24 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
             help=_cure(spec, error),
         ) from error
     return HfModel(spec, model, tokenizer)
+
+
+def _without_hub(spec: ModelSpec) -> dict[str, Any]:
+    """Return the options that load a model from the cache where the hub cannot be reached, none where it can.
+
+    Raises:
+        LoadError: neither the hub nor the cache has it.
+    """
+    problem = hub_problem()
+    if problem is None:
+        return {}
+    snapshot = hub_snapshot(spec.ref, revision=spec.revision)
+    if snapshot is None or not has_weights(snapshot):
+        raise LoadError(
+            f"model '{spec.name}' is not on this machine and the hub cannot be reached: {problem}",
+            help="go online once, set HF_ENDPOINT to a mirror, or give a local folder",
+        )
+    return {"local_files_only": True}
 
 
 def attends_everywhere(model: Any) -> bool:  # see HfModel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowinfer.errors import Diagnostic, FlowInferError, UnreadableFlow, UsageError
+from flowinfer.errors import Diagnostic, FlowError, FlowInferError, UnreadableFlow, UsageError
+from flowinfer.files import MOST_FLOW_BYTES
 
 if TYPE_CHECKING:
     from flowinfer.spec import Flow
@@ -44,14 +46,37 @@ def read_input(file: str | None, expression: str | None) -> tuple[str, str, Path
     return read_flow(Path(file)), file, Path(file).parent
 
 
+def flow_files(named: Sequence[str]) -> dict[str, bool]:
+    """Return the files that some names mean, each once, a folder for all .flow files in and below it.
+
+    Returns:
+        Name -> whether it was found in a folder.
+    Raises:
+        UsageError: a folder holds none.
+    """
+    found: dict[str, bool] = {}
+    for name in named:
+        if not os.path.isdir(name):
+            found[name] = False
+            continue
+        inside = sorted(str(path) for path in Path(name).rglob("*.flow") if os.path.isfile(path))
+        if not inside:
+            raise UsageError(f"no .flow files in '{name}'")
+        found |= {path: True for path in inside if path not in found}
+    return found
+
+
 def read_stdin() -> str:
     """Return standard input as UTF-8 text, whatever the locale.
 
     Raises:
-        UnreadableFlow: it is not UTF-8.
+        UnreadableFlow: it is not UTF-8, or too large.
     """
     try:
-        return sys.stdin.buffer.read().decode("utf-8-sig")
+        data = sys.stdin.buffer.read(MOST_FLOW_BYTES + 1)
+        if len(data) > MOST_FLOW_BYTES:
+            raise UnreadableFlow(f"<stdin>: larger than {MOST_FLOW_BYTES / 1e6:g} MB")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UnreadableFlow(f"<stdin>: not UTF-8 at byte {error.start}", help="pipe the flow as UTF-8") from error
 
@@ -69,6 +94,20 @@ def read_checked(file: str | None, expression: str | None, zoo: str | None, sets
     flow = check(text, file=name, zoo=zoo, overrides=pairs("--set", sets), base=folder)
     warn(flow.warnings)
     return flow
+
+
+def show_flow_error(error: FlowError) -> None:
+    """Print a refused flow's diagnostics on standard error, and how many are left out."""
+    from flowinfer.diagnostics import print_diagnostics
+
+    print_diagnostics(error.diagnostics)
+    show_untold(error.num_untold)
+
+
+def show_untold(number: int) -> None:
+    """Say on standard error how many errors are not shown."""
+    if number:
+        print(f"... and {number} more error{'s' if number > 1 else ''}", file=sys.stderr)
 
 
 def show_error(error: FlowInferError) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowinfer import files
 from flowinfer.errors import DataError
+from flowinfer.machine import hub_problem
 from flowinfer.results import Question
 
 
@@ -74,16 +76,9 @@ def read_text(path: Path) -> str:
     """Return a UTF-8 file's text without its byte-order mark, CRLF turned into "\\n".
 
     Raises:
-        DataError: the file cannot be read, or is not UTF-8.
+        UnreadableFile: it cannot be read, or is not UTF-8.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 (byte {error.start})", help="save the file with encoding UTF-8") from error
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{path}: {reason}", help="check the path of the data set") from error
-    return text.replace("\r\n", "\n")
+    return files.read_text(path).replace("\r\n", "\n")
 
 
 def json_lines(path: Path) -> Iterator[JsonLine]:
@@ -136,6 +131,8 @@ def fetch_split(repository: str, config: str | None, split: str, *, cure: str) -
     Raises:
         DataError: it cannot be loaded (offline, gated, missing), with the local alternative `cure`.
     """
+    if problem := hub_problem():
+        raise DataError(f"cannot load '{repository}': the hub cannot be reached: {problem}", help=cure)
     import datasets  # late: takes seconds
 
     try:
