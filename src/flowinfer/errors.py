@@ -7,7 +7,8 @@ FlowInferError            exit code
 │   └── UnreadableFlow  2 a .flow file is missing, a folder, or not UTF-8
 └── RunError         3    a run could not go on
     ├── LoadError    3    a model or tokenizer could not be loaded, or is unsuitable
-    └── MemoryShort  3    what was asked for does not fit into memory
+    ├── MemoryShort  3    what was asked for does not fit into memory
+    └── DeviceLost   3    a device can do nothing more in this process
 
 Anything else that escapes is a bug of ours and shows its traceback.
 """
@@ -101,3 +102,7 @@ class LoadError(RunError):
 
 class MemoryShort(RunError):
     """What was asked for does not fit into the memory of its device."""
+
+
+class DeviceLost(RunError):
+    """A device has failed for good."""

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from rapidfuzz import process
 
 from flowinfer.errors import DataError, UsageError
-from flowinfer.jsonlog import JsonLog, line_of, lock, whole_lines, writing
+from flowinfer.jsonlog import JsonLog, decoded, encoded, line_of, lock, whole_lines, writing
 from flowinfer.plan import Plan, fingerprint, to_json
 from flowinfer.results import Record
 from flowinfer.spec import Flow
@@ -81,7 +81,7 @@ class Run:
         except OSError as error:
             raise UsageError(f"cannot make a run folder in '{root}': {error.strerror}", help="--out FOLDER") from error
         with writing(path):
-            (path / "pipeline.flow").write_text(flow.source, encoding="utf-8")
+            (path / "pipeline.flow").write_bytes(encoded(flow.source))
             write_json(path / "plan.json", to_json(plan))
             write_json(path / "run.json", {"version": FORMAT, "started": now.isoformat(), **settings, **host()})
             return cls(path)
@@ -150,9 +150,9 @@ def read_records(path: Path) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8", errors="surrogatepass"))
+            row = json.loads(decoded(line))
             record = Record.model_validate({key: value for key, value in row.items() if key not in _LM_EVAL})
-        except (ValueError, ValidationError, AttributeError) as error:
+        except (ValueError, ValidationError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{log}:{number}: damaged record", help="remove the line; with --resume its question runs again"
             ) from error
@@ -169,8 +169,8 @@ def info(path: Path) -> RunInfo:
     """
     file = path / "run.json"
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = json.loads(decoded(file.read_bytes()))
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: not a readable run", help="`flowinfer runs` lists runs") from error
     if not isinstance(data, dict) or data.get("version") != FORMAT:
         raise DataError(
@@ -186,10 +186,10 @@ def read_json(path: Path) -> Mapping[str, Any]:
         DataError: it is missing or damaged.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(decoded(path.read_bytes()))
         if isinstance(data, dict):
             return data
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: missing or damaged", help=_REPAIR.get(path.name)) from error
     raise DataError(f"{path}: not a JSON object", help=_REPAIR.get(path.name))
 
@@ -251,7 +251,7 @@ def named_folder(named: str, known: Sequence[Path], *, kinds: str, missing: str,
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    partial.write_bytes(encoded(json.dumps(data, ensure_ascii=False, indent=1) + "\n"))
     partial.replace(path)
 
 

@@ -37,6 +37,7 @@ def read_input(file: str | None, expression: str | None) -> tuple[str, str, Path
     if (file is None) == (expression is None):
         raise UsageError("give a .flow file, or the flow itself with -e", help="flowinfer check -e 'A -> (B | C)'")
     if expression is not None:
+        _refuse_bytes("-e", expression)
         return expression, "<expression>", Path()
     assert file is not None, "one of the two was given"
     if file == "-":
@@ -95,7 +96,16 @@ def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in given or ():
         name, equals, value = text.partition("=")
+        if option != "--data":  # a path may be any bytes
+            _refuse_bytes(option, text)
         if not equals or not name.strip():
             raise UsageError(f"{option} '{text}': expected NAME=VALUE")
         found[name.strip()] = value
     return found
+
+
+def _refuse_bytes(option: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{option}: not UTF-8 at character {error.start + 1}") from error
