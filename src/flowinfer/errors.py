@@ -6,6 +6,8 @@ FlowInferError            exit code
 ├── UsageError       2    the command line or a Python call asks for something impossible
 │   └── UnreadableFlow  2 a .flow file is missing, a folder, or not UTF-8
 └── RunError         3    a run could not go on
+    ├── OutputLost   3    standard output cannot be written to
+    │   └── ReaderGone 0  nobody reads it any more, which fails no pipeline
     ├── LoadError    3    a model or tokenizer could not be loaded, or is unsuitable
     ├── MemoryShort  3    what was asked for does not fit into memory
     └── DeviceLost   3    a device can do nothing more in this process
@@ -102,6 +104,16 @@ class LoadError(RunError):
 
 class MemoryShort(RunError):
     """What was asked for does not fit into the memory of its device."""
+
+
+class OutputLost(RunError):
+    """Standard output cannot be written to."""
+
+
+class ReaderGone(OutputLost):
+    """The reader of standard output has had enough."""
+
+    exit_code = 0
 
 
 class DeviceLost(RunError):

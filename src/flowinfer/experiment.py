@@ -86,7 +86,7 @@ def evaluate(
         traces = execute(
             plan,
             left,
-            batch=request.batch,
+            batch=rows_at_once(request.batch, len(left)),
             engine=request.engine,
             observer=observer,
             cache=cache,
@@ -115,6 +115,11 @@ def evaluate(
     finally:
         if run:
             run.close()
+
+
+def rows_at_once(batch: int | Literal["auto"], most: int) -> int | Literal["auto"]:
+    """Return a batch for so many rows at most: memory is taken for every row that there could be."""
+    return batch if batch == "auto" else max(1, min(batch, most))
 
 
 def judged(question: Question, trace: Trace) -> Record:

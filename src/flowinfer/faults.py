@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flowinfer.errors import DeviceLost, FlowInferError, MemoryShort
+from flowinfer.errors import DeviceLost, FlowInferError, MemoryShort, OutputLost
 
 _PACKAGE = Path(__file__).parent
-_OF_THE_RUN = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryShort, DeviceLost)
+_OF_THE_RUN = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryShort, DeviceLost, OutputLost)
 
 
 def reason(error: BaseException) -> str:

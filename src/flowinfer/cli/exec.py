@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, pairs, read_checked
+from flowinfer.cli.inputs import (
+    Expression,
+    FlowFile,
+    SetOption,
+    ZooOption,
+    pairs,
+    read_checked,
+    read_stdin,
+    whole_number,
+)
 from flowinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -146,7 +155,7 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
     if prompt is None:
         if sys.stdin.isatty():
             raise UsageError("no question", help="--prompt TEXT, --dataset NAME, or a question on standard input")
-        prompt = sys.stdin.read().strip()
+        prompt = read_stdin().strip()
     if not prompt.strip():
         raise UsageError("the question is empty", help="--prompt TEXT")
     from flowinfer.ask import ask
@@ -178,13 +187,11 @@ def batch_size(text: str) -> int | Literal["auto"]:
     """Return what `--batch` says.
 
     Raises:
-        UsageError: it is neither 'auto' nor a whole number.
+        UsageError: it is neither 'auto' nor such a number of rows as can be.
     """
     if text == "auto":
         return "auto"
-    if text.isdigit() and int(text) >= 1:
-        return int(text)
-    raise UsageError(f"--batch '{text}': expected 'auto' or a whole number of at least 1")
+    return whole_number("--batch", text, or_else="'auto' or ")
 
 
 def _refuse_data_options(*given: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,12 +50,14 @@ def read_stdin() -> str:
     """Return standard input as UTF-8 text, whatever the locale.
 
     Raises:
-        UnreadableFlow: it is not UTF-8.
+        UnreadableFlow: it cannot be read, or is not UTF-8.
     """
     try:
         return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UnreadableFlow(f"<stdin>: not UTF-8 at byte {error.start}", help="pipe the flow as UTF-8") from error
+        raise UnreadableFlow(f"<stdin>: not UTF-8 at byte {error.start}", help="pipe it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        raise UnreadableFlow(f"<stdin>: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read_checked(file: str | None, expression: str | None, zoo: str | None, sets: Sequence[str] | None) -> Flow:
@@ -102,6 +105,18 @@ def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
             raise UsageError(f"{option} '{text}': expected NAME=VALUE")
         found[name.strip()] = value
     return found
+
+
+def whole_number(option: str, text: str, *, or_else: str = "") -> int:
+    """Return a number that counts something.
+
+    Raises:
+        UsageError: it is none, or more than there can be.
+    """
+    if re.fullmatch("[0-9]{1,6}", text) and int(text) >= 1:
+        return int(text)
+    shown = text if len(text) <= 40 else text[:36] + " ..."
+    raise UsageError(f"{option} '{shown}': expected {or_else}a whole number from 1 to 999999")
 
 
 def _refuse_bytes(option: str, text: str) -> None:
