@@ -130,7 +130,7 @@ def test_signals_that_end_a_session_leave_a_run_to_go_on_with(work: Path, number
         said = process.stderr.read()
     (run,) = (work / "runs").iterdir()
     assert process.returncode == 128 + number
-    assert f"interrupted; go on with the same command and --resume {run.name}" in said
+    assert f"interrupted; go on with: flowinfer exec --resume {run.name}" in said
 
 
 @pytest.mark.parametrize("given", ["²", "1e3", "1_000", "-3", "0", "٣", "9" * 30, "", " 3"])
