@@ -17,7 +17,9 @@ Anything else that escapes is a bug of ours and shows its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -64,6 +66,32 @@ class FlowInferError(Exception):
         self.message = message
         self.help = help
         """What the user can do about it."""
+
+
+@contextmanager
+def in_python_words() -> Iterator[None]:
+    """Let errors speak of arguments where they are met in Python: `limit`, not `--limit`."""
+    try:
+        yield
+    except FlowInferError as error:
+        error.message = _of_arguments(error.message)
+        error.help = error.help and _of_arguments(error.help)
+        error.args = (error.message,)
+        raise
+
+
+def _of_arguments(text: str) -> str:
+    """Write options as arguments; commands in `...` stay as they are."""
+
+    def argument(match: re.Match[str]) -> str:
+        name = match[1].replace("-", "_")
+        return ("params" if name == "set" else name) + ("=" if match[2] else "")
+
+    parts = text.split("`")
+    return "`".join(
+        part if index % 2 else re.sub(r"--([a-z][a-z-]*)( (?=[A-Z]))?", argument, part)
+        for index, part in enumerate(parts)
+    )
 
 
 class FlowError(FlowInferError):
