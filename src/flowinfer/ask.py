@@ -10,6 +10,7 @@ from typing import Any, Literal, TextIO
 from flowinfer.engine.base import Observer, TokenEvent
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.scheduler import execute
+from flowinfer.errors import UsageError
 from flowinfer.experiment import majority
 from flowinfer.machine import this_machine
 from flowinfer.placement import ready
@@ -167,6 +168,8 @@ def ask(
         shows_trace: print on standard error what each head wanted at each token.
         quiet: say nothing about loading.
         models: loaded models to share.
+    Raises:
+        UsageError: the question is empty.
     """
     import sys
 
@@ -179,6 +182,10 @@ def ask(
         if on_text is not None:
             on_text(text)
 
+    if not isinstance(question, str):
+        raise TypeError(f"question must be a text, not {type(question).__name__}")
+    if not question.strip():
+        raise UsageError("the question is empty")
     provide(flow.models.values())
     plan = ready(flow, this_machine())
     listener = _Listener(

@@ -7,15 +7,20 @@ FlowInferError            exit code
 ├── UsageError       2    the command line or a Python call asks for something impossible
 │   └── UnreadableFlow  2 a .flow file is missing, a folder, or not UTF-8
 └── RunError         3    a run could not go on
+    ├── OutputLost   3    standard output cannot be written to
+    │   └── ReaderGone 0  nobody reads it any more, which fails no pipeline
     ├── LoadError    3    a model or tokenizer could not be loaded, or is unsuitable
-    └── MemoryShort  3    what was asked for does not fit into memory
+    ├── MemoryShort  3    what was asked for does not fit into memory
+    └── DeviceLost   3    a device can do nothing more in this process
 
 Anything else that escapes is a bug of ours and shows its traceback.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -62,6 +67,32 @@ class FlowInferError(Exception):
         self.message = message
         self.help = help
         """What the user can do about it."""
+
+
+@contextmanager
+def in_python_words() -> Iterator[None]:
+    """Let errors speak of arguments where they are met in Python: `limit`, not `--limit`."""
+    try:
+        yield
+    except FlowInferError as error:
+        error.message = _of_arguments(error.message)
+        error.help = error.help and _of_arguments(error.help)
+        error.args = (error.message,)
+        raise
+
+
+def _of_arguments(text: str) -> str:
+    """Write options as arguments; commands in `...` stay as they are."""
+
+    def argument(match: re.Match[str]) -> str:
+        name = match[1].replace("-", "_")
+        return ("params" if name == "set" else name) + ("=" if match[2] else "")
+
+    parts = text.split("`")
+    return "`".join(
+        part if index % 2 else re.sub(r"--([a-z][a-z-]*)( (?=[A-Z]))?", argument, part)
+        for index, part in enumerate(parts)
+    )
 
 
 class FlowError(FlowInferError):
@@ -113,3 +144,17 @@ class LoadError(RunError):
 
 class MemoryShort(RunError):
     """What was asked for does not fit into the memory of its device."""
+
+
+class OutputLost(RunError):
+    """Standard output cannot be written to."""
+
+
+class ReaderGone(OutputLost):
+    """The reader of standard output has had enough."""
+
+    exit_code = 0
+
+
+class DeviceLost(RunError):
+    """A device has failed for good."""

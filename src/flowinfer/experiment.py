@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowinfer.cache import DiskStepCache, default_folder, member_order, step_key
+from flowinfer.errors import RunError
+from flowinfer.faults import reason
 from flowinfer.plan import Plan, fingerprint
 from flowinfer.results import Question, Record, Score, Trace
 from flowinfer.spec import Flow
@@ -84,7 +86,7 @@ def evaluate(
         traces = execute(
             plan,
             left,
-            batch=request.batch,
+            batch=rows_at_once(request.batch, len(left)),
             engine=request.engine,
             observer=observer,
             cache=cache,
@@ -95,13 +97,7 @@ def evaluate(
             models=models,
         )
         for trace in traces:
-            question = by_id[trace.question_id]
-            record = Record(question=question, trace=trace, score=score(question, trace))
-            if run:
-                run.append(record)
-            records.append(record)
-            if on_record:
-                on_record(record)
+            records.append(_kept(judged(by_id[trace.question_id], trace), run, on_record))
         results = summarize(
             flow,
             plan,
@@ -119,6 +115,41 @@ def evaluate(
     finally:
         if run:
             run.close()
+
+
+def rows_at_once(batch: int | Literal["auto"], most: int) -> int | Literal["auto"]:
+    """Return a batch for so many rows at most: memory is taken for every row that there could be."""
+    return batch if batch == "auto" else max(1, min(batch, most))
+
+
+def judged(question: Question, trace: Trace) -> Record:
+    """Return a question's record with its verdict; one that cannot be judged has failed."""
+    try:
+        return Record(question=question, trace=trace, score=score(question, trace))
+    except BaseException as error:  # what is not the question's is raised
+        return _failed(Record(question=question, trace=trace), error)
+
+
+def _failed(record: Record, error: BaseException) -> Record:
+    """Return a record as that of a question that failed after it was answered."""
+    failure = {"answer": "", "finish_reason": "error", "error": reason(error)}
+    return record.model_copy(update={"score": None, "trace": record.trace.model_copy(update=failure)})
+
+
+def _kept(record: Record, run: Run | None, on_record: Callable[[Record], None] | None) -> Record:
+    """Tell of a record and write it; one that cannot be told of, or not be written, has failed and is written so."""
+    try:
+        if on_record:
+            on_record(record)
+        if run:
+            run.append(record)
+    except RunError:  # the disk is the run's
+        raise
+    except BaseException as error:  # what is not the question's is raised
+        record = _failed(record, error)
+        if run:
+            run.append(record)
+    return record
 
 
 def score(question: Question, trace: Trace) -> Score | None:

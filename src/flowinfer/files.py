@@ -17,15 +17,17 @@ _MOST_BYTES = 2_000_000_000
 _counter = itertools.count()
 
 
-def read_text(path: Path, *, most_bytes: int = _MOST_BYTES) -> str:
+def read_text(path: Path, *, most_bytes: int = _MOST_BYTES, errors: str = "strict") -> str:
     """Return a UTF-8 file's text without its byte-order mark.
 
+    Args:
+        errors: "surrogatepass" for files of our own, which keep half of a surrogate pair that a question held.
     Raises:
         UnreadableFile: it is missing, no regular file (a pipe or device may never end), too large, or not UTF-8.
     """
     try:
         data = _read_bytes(path, most_bytes)
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
         reason = "UTF-16, not UTF-8" if is_utf16 else f"not UTF-8 at byte {error.start}"

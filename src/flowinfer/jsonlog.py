@@ -45,8 +45,21 @@ class JsonLog:
 
 def line_of(row: Mapping[str, Any]) -> bytes:
     """Return an object as a line of a log."""
-    text = json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return encoded(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def encoded(text: str) -> bytes:
+    """Return a text as UTF-8; half of a surrogate pair, which a question may hold, is kept too."""
     return text.encode("utf-8", errors="surrogatepass")
+
+
+def decoded(data: bytes) -> str:
+    """Return the text that `encoded` was given.
+
+    Raises:
+        UnicodeDecodeError: it is damaged.
+    """
+    return data.decode("utf-8", errors="surrogatepass")
 
 
 def whole_lines(path: Path) -> list[bytes]:
@@ -73,10 +86,10 @@ def read_rows(path: Path, keys: Collection[str] = (), cure: str = "remove the li
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8", errors="surrogatepass"))
+            row = json.loads(decoded(line))
             if not isinstance(row, dict) or not all(key in row for key in keys):
                 raise ValueError("keys are missing")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: damaged line", help=cure) from error
         yield row
 

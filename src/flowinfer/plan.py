@@ -287,7 +287,7 @@ def fingerprint(plan: Plan) -> str:
         "models": {name: text_options(spec) for name, spec in plan.models.items() if name in called},
     }
     text = json.dumps(decisive, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def describe(plan: Plan) -> str:

@@ -28,7 +28,7 @@ from rapidfuzz import process
 
 from flowinfer.errors import DataError, UnreadableFile, UsageError
 from flowinfer.files import read_text, write_whole
-from flowinfer.jsonlog import JsonLog, line_of, lock, whole_lines, writing
+from flowinfer.jsonlog import JsonLog, decoded, encoded, line_of, lock, whole_lines, writing
 from flowinfer.plan import Plan, fingerprint, to_json
 from flowinfer.results import Record
 from flowinfer.spec import Flow
@@ -82,7 +82,7 @@ class Run:
         except OSError as error:
             raise UsageError(f"cannot make a run folder in '{root}': {error.strerror}", help="--out FOLDER") from error
         with writing(path):
-            (path / "pipeline.flow").write_text(flow.source, encoding="utf-8")
+            (path / "pipeline.flow").write_bytes(encoded(flow.source))
             write_json(path / "plan.json", to_json(plan))
             write_json(path / "run.json", {"version": FORMAT, "started": now.isoformat(), **settings, **host()})
             return cls(path)
@@ -149,9 +149,9 @@ def read_records(path: Path) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8", errors="surrogatepass"))
+            row = json.loads(decoded(line))
             record = Record.model_validate({key: value for key, value in row.items() if key not in _LM_EVAL})
-        except (ValueError, ValidationError, AttributeError) as error:
+        except (ValueError, ValidationError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{log}:{number}: damaged record", help="remove the line; with --resume its question runs again"
             ) from error
@@ -168,7 +168,7 @@ def info(path: Path) -> RunInfo:
     """
     file = path / "run.json"
     try:
-        data = json.loads(read_text(file))
+        data = json.loads(read_text(file, errors="surrogatepass"))
     except (UnreadableFile, ValueError, RecursionError) as error:
         raise DataError(f"{file}: not a readable run", help="`flowinfer runs` lists runs") from error
     if not isinstance(data, dict) or data.get("version") != FORMAT:
@@ -185,7 +185,7 @@ def read_json(path: Path) -> Mapping[str, Any]:
         DataError: it is missing or damaged.
     """
     try:
-        data = json.loads(read_text(path))
+        data = json.loads(read_text(path, errors="surrogatepass"))
         if isinstance(data, dict):
             return data
     except (UnreadableFile, ValueError, RecursionError) as error:
@@ -253,7 +253,7 @@ def named_folder(named: str, known: Sequence[Path], *, kinds: str, missing: str,
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    write_whole(path, (json.dumps(data, ensure_ascii=False, indent=1) + "\n").encode())
+    write_whole(path, encoded(json.dumps(data, ensure_ascii=False, indent=1) + "\n"))
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -270,8 +270,9 @@ def test_other_runtime_errors_are_not_taken_for_short_memory(models: dict[str, H
     def fail(logits: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("a bug")
 
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(RunError, match="step s1 step 1 fails for every question: RuntimeError: a bug") as caught:
         run(one_step(member("A")), {"A": plans.Watched(models["A"], logits=fail)})
+    assert isinstance(caught.value.__cause__, RuntimeError)
 
 
 # Steps, cache, waves

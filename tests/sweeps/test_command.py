@@ -88,7 +88,7 @@ def test_failed_paths_and_questions_are_exit_4(work: Path) -> None:
         ((*SWEEP[:2], "Qwen,Yi", *SWEEP[3:], "--strategies", "s2p"), 2, "S2P and P2S at least 3"),
         ((*SWEEP, "--datasets", "gsm9k"), 2, "did you mean 'gsm8k'?"),
         ((*SWEEP, "--datasets", "items.jsonl,items.jsonl"), 2, "named twice"),
-        ((*SWEEP, "--depth", "x"), 2, "expected whole numbers"),
+        ((*SWEEP, "--depth", "x"), 2, "expected a whole number"),
         ((*SWEEP, "--depth", "4"), 2, "expected 1 to 3"),
         ((*SWEEP, "--grid", "max_token=1,2"), 2, "did you mean 'max_tokens'?"),
         ((*SWEEP, "--grid", "max_tokens"), 2, "expected NAME=VALUE"),

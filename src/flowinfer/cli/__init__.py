@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from flowinfer.cli import (
     sweep,
 )
 from flowinfer.cli.inputs import show_error, show_flow_error
-from flowinfer.errors import FlowError, FlowInferError
+from flowinfer.errors import FlowError, FlowInferError, ReaderGone
 
 app = typer.Typer(
     name="flowinfer",
@@ -88,23 +87,19 @@ def options(
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and turn users' mistakes into messages and exit codes."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # no message may fail for want of a character
     try:
         app(args=_with_defaults(list(sys.argv[1:] if arguments is None else arguments)))
     except FlowError as error:
         show_flow_error(error)
         sys.exit(error.exit_code)
+    except ReaderGone:
+        sys.exit(0)
     except FlowInferError as error:
         show_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
     sys.exit(0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ def read_input(file: str | None, expression: str | None) -> tuple[str, str, Path
     if (file is None) == (expression is None):
         raise UsageError("give a .flow file, or the flow itself with -e", help="flowinfer check -e 'A -> (B | C)'")
     if expression is not None:
+        _refuse_bytes("-e", expression)
         return expression, "<expression>", Path()
     assert file is not None, "one of the two was given"
     if file == "-":
@@ -70,7 +72,7 @@ def read_stdin() -> str:
     """Return standard input as UTF-8 text, whatever the locale.
 
     Raises:
-        UnreadableFlow: it is not UTF-8, or too large.
+        UnreadableFlow: it cannot be read, is not UTF-8, or too large.
     """
     try:
         data = sys.stdin.buffer.read(MOST_FLOW_BYTES + 1)
@@ -78,7 +80,9 @@ def read_stdin() -> str:
             raise UnreadableFlow(f"<stdin>: larger than {MOST_FLOW_BYTES / 1e6:g} MB")
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UnreadableFlow(f"<stdin>: not UTF-8 at byte {error.start}", help="pipe the flow as UTF-8") from error
+        raise UnreadableFlow(f"<stdin>: not UTF-8 at byte {error.start}", help="pipe it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        raise UnreadableFlow(f"<stdin>: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read_checked(file: str | None, expression: str | None, zoo: str | None, sets: Sequence[str] | None) -> Flow:
@@ -134,7 +138,28 @@ def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in given or ():
         name, equals, value = text.partition("=")
+        if option != "--data":  # a path may be any bytes
+            _refuse_bytes(option, text)
         if not equals or not name.strip():
             raise UsageError(f"{option} '{text}': expected NAME=VALUE")
         found[name.strip()] = value
     return found
+
+
+def whole_number(option: str, text: str, *, or_else: str = "") -> int:
+    """Return a number that counts something.
+
+    Raises:
+        UsageError: it is none, or more than there can be.
+    """
+    if re.fullmatch("[0-9]{1,6}", text) and int(text) >= 1:
+        return int(text)
+    shown = text if len(text) <= 40 else text[:36] + " ..."
+    raise UsageError(f"{option} '{shown}': expected {or_else}a whole number from 1 to 999999")
+
+
+def _refuse_bytes(option: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{option}: not UTF-8 at character {error.start + 1}") from error

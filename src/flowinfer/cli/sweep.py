@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowinfer.cli.inputs import SetOption, ZooOption, pairs, warn
+from flowinfer.cli.inputs import SetOption, ZooOption, pairs, warn, whole_number
 from flowinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -169,9 +169,9 @@ def _depths(text: str | None) -> tuple[int, ...] | None:
     names = _names(text)
     if names is None:
         return None
-    if not names or not all(name.isdigit() for name in names):
+    if not names:
         raise UsageError(f"--depth '{text}': expected whole numbers", help="--depth 3, or --depth 2,3")
-    return tuple(int(name) for name in names)
+    return tuple(whole_number("--depth", name) for name in names)
 
 
 def _grid(given: list[str]) -> dict[str, tuple[str, ...]]:

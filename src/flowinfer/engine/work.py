@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from flowinfer.faults import reason
 from flowinfer.plan import Plan, Step, members
 from flowinfer.prompts import prompt_set, render
 from flowinfer.results import FinishReason, Question, StepResult, Trace
@@ -16,13 +17,13 @@ class Work:
         self,
         plan: Plan,
         question: Question,
-        text: str,
+        question_text: Callable[[Question], str] | None,
         vote: Callable[[Question, Sequence[str]], int] | None,
     ) -> None:
         self.question = question
         self.error: str | None = None
         self._plan = plan
-        self._text = text
+        self._question_text = question_text
         self._vote = vote
         self._results: dict[str, StepResult] = {}
         self._begun: set[str] = set()
@@ -39,15 +40,15 @@ class Work:
         """Return a function that starts work on a question."""
 
         def make(question: Question) -> Work:
-            text = question_text(question) if question_text else question.question
-            return Work(plan, question, text, vote)
+            return Work(plan, question, question_text, vote)
 
         return make
 
     def prompts(self, step: Step) -> Mapping[str, str]:
         """Render a step's prompts by node, from what earlier steps passed on."""
         passed_on = {step_id: self._results[step_id].passed_on for step_id in step.reads}
-        return render_prompts(self._plan, step, self.question, self._text, passed_on)
+        text = self._question_text(self.question) if self._question_text else self.question.question
+        return render_prompts(self._plan, step, self.question, text, passed_on)
 
     def sources(self, step: Step) -> tuple[str, ...]:
         """Return the texts that earlier steps passed on to a step."""
@@ -83,23 +84,19 @@ class Work:
 
     def trace(self) -> Trace:
         """Return the finished question's trace."""
-        steps = tuple(self._results[step.id] for step in self._ended())
-        if self.error is not None:
-            return Trace(
-                question_id=self.question.id,
-                answer="",
-                finish_reason="error",
-                seconds=self._seconds(),
-                steps=steps,
-                error=self.error,
-            )
-        answer, reason = self._answer()
+        answer: tuple[str, FinishReason] = ("", "error")
+        if self.error is None:
+            try:
+                answer = self._answer()
+            except BaseException as error:  # what is not the question's is raised
+                self.error = reason(error)
         return Trace(
             question_id=self.question.id,
-            answer=answer,
-            finish_reason=reason,
+            answer=answer[0],
+            finish_reason=answer[1],
             seconds=self._seconds(),
-            steps=steps,
+            steps=tuple(self._results[step.id] for step in self._ended()),
+            error=self.error,
         )
 
     def _answer(self) -> tuple[str, FinishReason]:
@@ -129,6 +126,8 @@ def render_prompts(
     Args:
         text: what fills {question}.
         passed_on: what each step that this one reads has handed on.
+    Raises:
+        UnicodeEncodeError: a prompt has half of a surrogate pair.
     """
     join = prompt_set(plan.prompts).join
     choices = "\n".join(f"{letter}. {option}" for letter, option in question.choices.items())
@@ -138,4 +137,5 @@ def render_prompts(
         for field, step_ids in member.fields.items():
             values[field] = join([passed_on[step_id] for step_id in step_ids])
         rendered[member.node] = render(member.template, values)
+        rendered[member.node].encode()  # half of a surrogate pair is no text that a model could read
     return rendered

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from flowinfer.errors import in_python_words
 from flowinfer.sweeps.outcome import Sweep
 from flowinfer.sweeps.request import make_request, strategies_named
 
 
+@in_python_words()
 def sweep(
     models: Sequence[str] | str = (),
     *,

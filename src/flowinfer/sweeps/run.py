@@ -13,7 +13,7 @@ from flowinfer.cache import DiskStepCache, default_folder
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.models import ModelPool
 from flowinfer.errors import Diagnostic
-from flowinfer.experiment import Request, evaluate, run_settings
+from flowinfer.experiment import Request, evaluate, rows_at_once, run_settings
 from flowinfer.machine import this_machine
 from flowinfer.merge import SharedStep
 from flowinfer.plan import compile
@@ -146,7 +146,8 @@ class _Run:
     def _run_shared(self) -> None:
         tight = not self._placed.fits
         where = default_folder() if self._request.use_cache else self._folder.path / "steps"
-        decoders = Decoders(self._pool, self._progress, self._request.batch)
+        most = len(self._wirings) * sum(len(dataset.questions) for dataset in self._datasets)
+        decoders = Decoders(self._pool, self._progress, rows_at_once(self._request.batch, most))
         sharing = Sharing(
             self._placed.plans,
             self._datasets,

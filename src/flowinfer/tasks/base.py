@@ -24,6 +24,8 @@ from flowinfer.tasks.sources import Task
 _LAB_NUM, _LAB_SEED = 100, 42
 """How many of the lab's items a data set has, and which, where nothing else is asked for."""
 
+_LAB_MOST = 100_000
+
 _CEVAL_HEADER = "以下是中国关于{subject}考试的单项选择题，请选出其中的正确答案。"
 
 
@@ -125,6 +127,8 @@ def _lab_items(name: str, *, limit: int | None, sample: int | None, seed: int, i
     """Draw fresh test items; their ids say the seed, so that they stand for the same question everywhere."""
     _refuse_bad_choice(limit=limit, sample=sample, ids=ids)
     num, drawn_by = (sample, seed) if sample is not None else (max(limit or 0, _LAB_NUM), _LAB_SEED)
+    if num > _LAB_MOST:
+        raise UsageError(f"{num} items of the lab are more than {_LAB_MOST}", help="ask for fewer")
     drawn = items.draw(items.kind_of(name), "test", num, drawn_by)
     loaded = Dataset(
         name,
