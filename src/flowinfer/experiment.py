@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowinfer.cache import DiskStepCache, default_folder, member_order, step_key
+from flowinfer.errors import RunError
 from flowinfer.plan import Plan, fingerprint
 from flowinfer.results import Question, Record, Score, Trace
 from flowinfer.spec import Flow
@@ -19,6 +20,7 @@ from flowinfer.summary import Results, summarize
 if TYPE_CHECKING:
     from flowinfer.engine.base import Observer
     from flowinfer.engine.models import ModelPool
+    from flowinfer.engine.patience import Patience
     from flowinfer.tasks.base import Dataset
 
 
@@ -61,8 +63,9 @@ def evaluate(
         models: loaded models to share.
     Raises:
         UsageError: the run to resume is another's.
-        RunError: models cannot be loaded or do not fit.
+        RunError: models cannot be loaded or do not fit, or the first questions fail, all of them.
     """
+    from flowinfer.engine.patience import Patience
     from flowinfer.engine.scheduler import execute
     from flowinfer.machine import this_machine
     from flowinfer.placement import ready
@@ -94,6 +97,7 @@ def evaluate(
             question_text=question_text,
             models=models,
         )
+        patience = Patience(has_answer=bool(records))
         for trace in traces:
             question = by_id[trace.question_id]
             record = Record(question=question, trace=trace, score=score(question, trace))
@@ -102,6 +106,7 @@ def evaluate(
             records.append(record)
             if on_record:
                 on_record(record)
+            _hear(patience, trace.error, run)
         results = summarize(
             flow,
             plan,
@@ -119,6 +124,15 @@ def evaluate(
     finally:
         if run:
             run.close()
+
+
+def _hear(patience: Patience, error: str | None, run: Run | None) -> None:
+    """Let a run's patience end with words on how to go on."""
+    try:
+        patience.hear(error)
+    except RunError as stopped:
+        stopped.help = f"mend it, and go on with --resume {run.path.name}" if run else "mend it, and run again"
+        raise
 
 
 def score(question: Question, trace: Trace) -> Score | None:

@@ -106,10 +106,10 @@ class LiveProgress(Observer):
     def _count(self, record: Record) -> None:
         self._done += 1
         self._failed += record.trace.error is not None
-        if record.score is not None or record.trace.error is not None:
+        if record.score is not None:
             self._judged += 1
-            self._correct += bool(record.score and record.score.correct)
-            self._missing += bool(record.score and record.score.status != "ok")
+            self._correct += record.score.correct
+            self._missing += record.score.status != "ok"
 
     def status(self) -> str:
         """Return the line of figures."""

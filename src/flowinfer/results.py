@@ -113,7 +113,7 @@ class Score(_Border):
 
 
 class Record(_Border):
-    """One line of samples.jsonl."""
+    """One line of samples.jsonl; it counts in an accuracy where it has a score."""
 
     version: int = 1
     question: Question

@@ -64,10 +64,10 @@ class Results(BaseModel):
     dataset: str
     zoo: str
     n: int
-    """Questions with a verdict or a failure."""
+    """Questions with a verdict; failed ones have none."""
     correct: int
     accuracy: float | None
-    """Between 0 and 1; failed questions count as wrong; None without questions."""
+    """Between 0 and 1; None where no question has a verdict."""
     interval: tuple[float, float]
     """Wilson's, 95 %."""
     no_answer: int
@@ -170,8 +170,8 @@ def _sum(
     tokens_per_second: float | None,
     allow_cached_latency: bool,
 ) -> Results:
-    judged = [record for record in records if record.score is not None or record.trace.error is not None]
-    correct = sum(bool(record.score and record.score.correct) for record in judged)
+    judged = [record for record in records if record.score is not None]
+    correct = _count(judged, lambda r: bool(r.score and r.score.correct))
     interval = wilson(correct, len(judged))
     fresh = [r for r in records if allow_cached_latency or not _is_cached(r)]
     fresh = [r for r in fresh if r.trace.error is None]

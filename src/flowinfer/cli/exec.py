@@ -107,8 +107,9 @@ def command(
         print_results(results)
     if results.failed:
         raise typer.Exit(4)
-    if fail_under is not None and (results.accuracy or 0.0) < fail_under:
-        print(f"accuracy {results.accuracy} is below {fail_under}", file=sys.stderr)
+    if fail_under is not None and (results.accuracy is None or results.accuracy < fail_under):
+        said = "no accuracy: no question has a verdict" if results.accuracy is None else f"accuracy {results.accuracy}"
+        print(f"{said} is below {fail_under}" if results.n else said, file=sys.stderr)
         raise typer.Exit(5)
 
 

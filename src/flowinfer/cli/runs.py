@@ -31,8 +31,12 @@ def command(
         table.add_column(name, no_wrap=name == "run", overflow="fold")
     for row in rows:
         accuracy = "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %"
-        table.add_row(row["run"], row["dataset"], row["zoo"], f"{row['answered']}/{row['n']}", accuracy, row["state"])
+        table.add_row(row["run"], row["dataset"], row["zoo"], f"{row['answered']}/{row['n']}", accuracy, _state(row))
     Console(soft_wrap=True, highlight=False).print(table)
+
+
+def _state(row: dict[str, Any]) -> str:
+    return f"{row['state']}, {row['failed']} failed" if row["failed"] else str(row["state"])
 
 
 def _row(run: Any) -> dict[str, Any]:  # a RunInfo; typed where it is made
@@ -44,16 +48,17 @@ def _row(run: Any) -> dict[str, Any]:  # a RunInfo; typed where it is made
         records = list(read_records(run.path))
     except DataError:
         records, state = [], "damaged"
-    judged = [record for record in records if record.score is not None or record.trace.error is not None]
-    correct = sum(bool(record.score and record.score.correct) for record in judged)
+    verdicts = [record.score.correct for record in records if record.score is not None]
+    failed = sum(record.trace.error is not None for record in records)
     return {
         "run": run.name,
         "flow": run.data.get("flow"),
         "dataset": str(run.data.get("dataset_label")),
         "zoo": _short(str(run.data.get("zoo"))),
         "n": run.data.get("n"),
-        "answered": len(records),
-        "accuracy": correct / len(judged) if judged else None,
+        "answered": len(records) - failed,
+        "failed": failed,
+        "accuracy": sum(verdicts) / len(verdicts) if verdicts else None,
         "state": state,
         "path": str(run.path),
     }

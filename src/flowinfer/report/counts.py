@@ -54,7 +54,7 @@ def agreement(evidence: Evidence) -> Table | None:
 
 
 def _ending(cell: Cell) -> tuple[Entry, ...]:
-    num = len(cell.records)
+    num = len(cell.records) - cell.failed
     interval = wilson(cell.correct, cell.n)
     ambiguous = cell.count(lambda record: bool(record.score and record.score.status == "ambiguous"))
     known = cell.accuracy is not None
