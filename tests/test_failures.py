@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 
 import pytest
 
 from flowinfer import api
 from flowinfer.backends.base import TextCompletion
+from flowinfer.cli import show
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.patience import MOST_FAILURES, Patience
 from flowinfer.errors import RunError
 from flowinfer.evaluation import Evaluation
+from flowinfer.live import LiveProgress
+from flowinfer.report import counts
 from flowinfer.report.evidence import Cell
+from flowinfer.report.gather import gather
+from flowinfer.report.table import Number
 from flowinfer.results import Question, Record, Score, Trace
 from flowinfer.spec import Decoding
 from flowinfer.store import read_records
@@ -33,13 +39,14 @@ class Endpoint:
         self.failing = failing
         self.asked: list[str] = []
         self.seeds: list[int] = []
+        self.texts: Iterator[str] = repeat("#### 7")
 
     def complete(self, prompt: str, decoding: Decoding, *, seed: int) -> TextCompletion:
         self.asked.append(prompt)
         self.seeds.append(seed)
         if prompt in self.failing:
             raise RunError("the endpoint is down")
-        return TextCompletion("#### 7", 3, "eos", 0.1)
+        return TextCompletion(next(self.texts), 3, "eos", 0.1)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -101,6 +108,35 @@ def test_a_run_in_which_everything_fails_is_stopped_and_can_go_on(work: Path) ->
     assert len(model.asked) < 30
     (run,) = (work / "runs").iterdir()
     assert len(list(read_records(run))) == MOST_FAILURES and not (run / "results.json").exists()
+
+
+def test_equal_endpoint_members_draw_with_seeds_of_their_own(work: Path) -> None:
+    """Otherwise two members that are the same model say the same, and their vote is one voice counted twice."""
+    model = Endpoint(set())
+    found = evaluated(work, 3, model, '(A[prompt="{question}"] & A[prompt="{question}"])')
+    assert len(model.seeds) == len(set(model.seeds)) == 6 and all(0 <= seed < 2**32 for seed in model.seeds)
+    assert found.results.ties == 0
+    again = Endpoint(set())
+    evaluated(work, 3, again, '(A[prompt="{question}"] & A[prompt="{question}"])')
+    assert sorted(again.seeds) == sorted(model.seeds)
+
+
+def test_a_tied_vote_says_so_wherever_it_is_shown(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = Endpoint(set())
+    model.texts = iter(["#### 1", "#### 2"])
+    flow = '(A[prompt="{question}"] & A[prompt="{question}, please"])'
+    found = evaluated(work, 1, model, flow)
+    ballot = found.records[0].trace.ballot
+    assert ballot and ballot.is_tie and "tie, 1 of 2 votes: the first of the equals counts" in str(ballot)
+    assert dict(summary_lines(found.results))["tied votes"] == "1, decided by the order of the members"
+    (run,) = (work / "runs").iterdir()
+    show.command(str(run), "0", Path("runs"), False, False, False)
+    assert f"vote: {ballot}" in " ".join(capsys.readouterr().out.split())
+    table = counts.endings(gather([str(run)]))
+    assert dict(zip([c.key for c in table.columns], table.rows[0], strict=True))["ties"] == Number(1, "count")
+    live = LiveProgress(1, is_quiet=True)
+    live.answered(found.records[0])
+    assert "tied 1" in live.status()
 
 
 def test_one_answer_is_reason_enough_to_go_on(work: Path) -> None:

@@ -67,4 +67,5 @@ def answer_html(answer: Answer) -> str:
         f"<pre style='white-space:pre-wrap'>{escape(step.text)}</pre></details>"
         for step in answer.trace.steps
     )
-    return f"<pre style='white-space:pre-wrap'>{escape(answer.text)}</pre>{steps}"
+    ballot = f"<p><small>{escape(str(answer.trace.ballot))}</small></p>" if answer.trace.ballot else ""
+    return f"<pre style='white-space:pre-wrap'>{escape(answer.text)}</pre>{ballot}{steps}"

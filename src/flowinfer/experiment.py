@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flowinfer.cache import DiskStepCache, default_folder, member_order, step_key
 from flowinfer.errors import RunError
 from flowinfer.plan import Plan, fingerprint
-from flowinfer.results import Question, Record, Score, Trace
+from flowinfer.results import Ballot, Question, Record, Score, Trace
 from flowinfer.spec import Flow
 from flowinfer.store import Run, find_run, info, read_records
 from flowinfer.summary import Results, summarize
@@ -150,8 +150,8 @@ def score(question: Question, trace: Trace) -> Score | None:
     )
 
 
-def majority(question: Question, outputs: Sequence[str]) -> int:
-    """Return the index of the output that most agree with."""
+def majority(question: Question, outputs: Sequence[str]) -> Ballot:
+    """Let outputs vote for the one that most agree with."""
     from flowinfer.tasks.answers import vote
 
     return vote(question.kind, outputs, question=question.question, choices=question.choices or None)

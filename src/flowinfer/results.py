@@ -85,6 +85,34 @@ class StepResult(_Border):
     """Run whose result this is a copy of; its seconds are that run's."""
 
 
+class Ballot(_Border):
+    """How a `&` group at the end of a flow settled on one of its answers."""
+
+    answers: tuple[str | None, ...]
+    """What each member's answer was found to be, in the flow's order; None where none was found."""
+    winner: int
+    """Index of the member whose text is the answer."""
+
+    @property
+    def votes(self) -> int:
+        """Return how many members gave the winning answer; 0 where no member gave any."""
+        won = self.answers[self.winner]
+        return 0 if won is None else self.answers.count(won)
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether another answer has as many votes, or none has any: then the order of the members decided."""
+        others = set(self.answers) - {self.answers[self.winner], None}
+        return not self.votes or any(self.answers.count(one) == self.votes for one in others)
+
+    def __str__(self) -> str:
+        said = ", ".join("-" if answer is None else answer for answer in self.answers)
+        if not self.votes:
+            return f"no member gave an answer, the first one's text counts ({said})"
+        share = f"{self.votes} of {len(self.answers)} votes"
+        return f"tie, {share}: the first of the equals counts ({said})" if self.is_tie else f"{share} ({said})"
+
+
 class Trace(_Border):
     """A plan's whole work on one question."""
 
@@ -97,6 +125,8 @@ class Trace(_Border):
     steps: tuple[StepResult, ...]
     error: str | None = None
     """Why the question failed; its answer is then empty."""
+    ballot: Ballot | None = None
+    """How its final group voted; None where nothing was voted on, and in records of before."""
 
 
 class Score(_Border):

@@ -76,6 +76,8 @@ class Results(BaseModel):
     truncated: int
     """Outputs cut by max_tokens or a context limit."""
     failed: int
+    ties: int = 0
+    """Votes at the end of the flow that the order of the members decided, for no answer had more than another."""
     seconds_per_question: float | None
     """Mean along the longest chain of steps, over questions without cached steps; None if there are none."""
     median_seconds: float | None
@@ -157,6 +159,11 @@ def is_truncated(record: Record) -> bool:
     )
 
 
+def is_tied(record: Record) -> bool:
+    """Return whether its answer was voted on and no answer had more votes than another."""
+    return record.trace.ballot is not None and record.trace.ballot.is_tie
+
+
 def _sum(
     flow: str,
     zoo: str,
@@ -187,6 +194,7 @@ def _sum(
         no_answer=_count(records, lambda r: bool(r.score and r.score.status != "ok")),
         ambiguous=_count(records, lambda r: bool(r.score and r.score.status == "ambiguous")),
         truncated=_count(records, is_truncated),
+        ties=_count(records, is_tied),
         failed=_count(records, lambda r: r.trace.error is not None),
         seconds_per_question=statistics.fmean(seconds) if seconds else None,
         median_seconds=statistics.median(seconds) if seconds else None,

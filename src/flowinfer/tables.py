@@ -41,6 +41,7 @@ def summary_lines(results: Results) -> list[tuple[str, str]]:
         ("accuracy", accuracy),
         ("no answer", f"{results.no_answer}{ambiguous}"),
         ("truncated", str(results.truncated)),
+        *([("tied votes", f"{results.ties}, decided by the order of the members")] if results.ties else []),
         *([("failed", f"{results.failed}, not counted")] if results.failed else []),
         ("seconds / question", seconds),
         ("tokens", f"{results.tokens}, {rate} per second"),

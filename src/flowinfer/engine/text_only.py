@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 import time
@@ -11,6 +10,7 @@ from itertools import islice
 
 from flowinfer.backends.base import TextModel
 from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.sampling import row_key
 from flowinfer.engine.thinking import strip_thinking
 from flowinfer.errors import RunError
 from flowinfer.plan import Step, members
@@ -57,10 +57,10 @@ class TextDecoder:
     def _complete(self, row: Row) -> Completion:
         prompt = row.prompts[self._node]
         self._observer.admitted(row.question_id, row.step)
-        digest = hashlib.sha256(f"{self._step.decoding.seed}/{row.question_id}".encode()).digest()
+        seed = row_key(self._step.decoding, row.question_id, row.step) & 0xFFFFFFFF
         start = time.perf_counter()
         try:
-            done = self._model.complete(prompt, self._step.decoding, seed=int.from_bytes(digest[:4], "big"))
+            done = self._model.complete(prompt, self._step.decoding, seed=seed)
         except RunError as error:
             return Completion(row, None, error.message)
         result = StepResult(

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from flowinfer.plan import Plan, Step, members
 from flowinfer.prompts import prompt_set, render
-from flowinfer.results import FinishReason, Question, StepResult, Trace
+from flowinfer.results import Ballot, FinishReason, Question, StepResult, Trace
+
+Vote = Callable[[Question, Sequence[str]], Ballot]
 
 
 class Work:
@@ -17,7 +19,7 @@ class Work:
         plan: Plan,
         question: Question,
         text: str,
-        vote: Callable[[Question, Sequence[str]], int] | None,
+        vote: Vote | None,
     ) -> None:
         self.question = question
         self.error: str | None = None
@@ -33,7 +35,7 @@ class Work:
     @staticmethod
     def factory(
         plan: Plan,
-        vote: Callable[[Question, Sequence[str]], int] | None,
+        vote: Vote | None,
         question_text: Callable[[Question], str] | None,
     ) -> Callable[[Question], Work]:
         """Return a function that starts work on a question."""
@@ -93,21 +95,20 @@ class Work:
                 steps=steps,
                 error=self.error,
             )
-        answer, reason = self._answer()
+        finals = [self._results[step_id] for step_id in self._plan.answer.steps]
+        ballot: Ballot | None = None
+        reason: FinishReason = finals[0].finish_reason
+        if self._plan.answer.kind == "vote" and len(finals) > 1:
+            ballot = self._vote(self.question, [final.passed_on for final in finals]) if self._vote else None
+            reason = "vote"
         return Trace(
             question_id=self.question.id,
-            answer=answer,
+            answer=finals[ballot.winner if ballot else 0].passed_on,
             finish_reason=reason,
             seconds=self._seconds(),
             steps=steps,
+            ballot=ballot,
         )
-
-    def _answer(self) -> tuple[str, FinishReason]:
-        finals = [self._results[step_id] for step_id in self._plan.answer.steps]
-        if self._plan.answer.kind == "text" or len(finals) == 1:
-            return finals[0].passed_on, finals[0].finish_reason
-        winner = self._vote(self.question, [final.passed_on for final in finals]) if self._vote else 0
-        return finals[winner].passed_on, "vote"
 
     def _ended(self) -> list[Step]:
         return [step for step in self._plan.steps[: self._end] if step.id in self._results]
