@@ -93,6 +93,8 @@ class Results(BaseModel):
     subjects: tuple[SubjectSummary, ...]
     run: str | None
     """Folder of the run."""
+    data_note: str | None = None
+    """What a user must know of how references were read."""
 
 
 def summarize(
@@ -104,6 +106,7 @@ def summarize(
     wall_seconds: float,
     batch: str,
     run: str | None,
+    data_note: str | None = None,
     resumed: int = 0,
     allow_cached_latency: bool = False,
 ) -> Results:
@@ -126,6 +129,7 @@ def summarize(
         wall_seconds=wall_seconds,
         batch=batch,
         run=run,
+        data_note=data_note,
         tokens_per_second=emitted / wall_seconds if emitted and wall_seconds > 0 else None,
         allow_cached_latency=allow_cached_latency,
     )
@@ -146,6 +150,7 @@ def summarize_run(path: Path, records: Sequence[Record]) -> Results:
         wall_seconds=float(before.get("wall_seconds", 0.0)),
         batch=str(run.said("batch")),
         run=str(path),
+        data_note=run.data.get("data_note"),
         tokens_per_second=before.get("tokens_per_second"),
         allow_cached_latency=False,
     )
@@ -174,6 +179,7 @@ def _sum(
     wall_seconds: float,
     batch: str,
     run: str | None,
+    data_note: str | None,
     tokens_per_second: float | None,
     allow_cached_latency: bool,
 ) -> Results:
@@ -206,6 +212,7 @@ def _sum(
         steps=tuple(_step_summary(step_id, title, records) for step_id, title in titles.items()),
         subjects=_subjects(judged),
         run=run,
+        data_note=data_note,
     )
 
 

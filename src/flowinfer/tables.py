@@ -50,7 +50,7 @@ def summary_lines(results: Results) -> list[tuple[str, str]]:
 
 def notes(results: Results) -> list[str]:
     """Return what a reader must know before comparing these figures."""
-    found = []
+    found = [results.data_note] if results.data_note else []
     if results.cached:
         found.append(
             f"{results.cached} answers hold steps from the cache; their seconds are other runs' and not counted"

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from flowinfer.summary import Results
     from flowinfer.tasks.base import Dataset
 
+AnswerIndexOption = Annotated[
+    Literal["0", "1", "none"] | None,
+    typer.Option(
+        metavar="0|1|none",
+        help="What answers that are an option's index count from, or that none is; told from the data if not given.",
+    ),
+]
+
 
 def command(
     file: FlowFile = None,
@@ -33,6 +41,7 @@ def command(
     sample: Annotated[int | None, typer.Option(help="N questions at random (the paper's protocol).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 42,
     ids: Annotated[str | None, typer.Option(metavar="ID,ID", help="Only these questions.")] = None,
+    answer_index: AnswerIndexOption = None,
     batch: Annotated[str, typer.Option(metavar="auto|N", help="Rows at once; 1 is the paper's protocol.")] = "auto",
     engine: Annotated[
         Literal["auto", "packed", "reference"],
@@ -86,6 +95,7 @@ def command(
         seed=seed,
         ids=[part.strip() for part in ids.split(",") if part.strip()] if ids else None,
         use_items=flow.zoo in ("toy", "lab"),
+        answer_index=index_base(answer_index),
     )
     from flowinfer.experiment import Request
 
@@ -96,7 +106,7 @@ def command(
         resume=resume,
         use_cache=not no_cache,
         allow_cached_latency=allow_cached_latency,
-        settings={"sample": sample, "seed": seed, "limit": limit, "zoo_why": _why(flow)},
+        settings={"sample": sample, "seed": seed, "limit": limit, "answer_index": answer_index, "zoo_why": _why(flow)},
     )
     results = _evaluate(flow, questions, request, quiet=quiet or (json_ and not sys.stderr.isatty()))
     if json_:
@@ -125,6 +135,8 @@ def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> 
             nonlocal name
             name = run.path.name if run is not None else ""  # type: ignore[attr-defined]  # a Run
             live.notice_start(flow, dataset.label, name)
+            if dataset.note:
+                live.notice(dataset.note)
             live.planned(len(plan.steps))  # type: ignore[attr-defined]  # a Plan
             live.resumed(records)  # type: ignore[arg-type]  # a sequence of records
 
@@ -173,6 +185,11 @@ def data_paths(given: list[str] | None) -> dict[str, Path]:
         if name not in tasks():
             raise UsageError(f"--data {name}=...: no data set of that name", help=f"known: {', '.join(tasks())}")
     return paths
+
+
+def index_base(text: str | None) -> Literal[0, 1, "none"] | None:
+    """Return what `--answer-index` says."""
+    return None if text is None else "none" if text == "none" else 0 if text == "0" else 1
 
 
 def batch_size(text: str) -> int | Literal["auto"]:

@@ -54,6 +54,8 @@ def notes(sweep: Sweep) -> list[str]:
     found = []
     if sweep.zoo_note:
         found.append(sweep.zoo_note)
+    read = {cell.results.data_note for row in sweep.rows for cell in row.cells if cell.results}
+    found += sorted(note for note in read if note)
     n = {cell.results.n for row in sweep.rows for cell in row.cells if cell.results}
     if n:
         asked = f"{min(n)}" if len(n) == 1 else f"{min(n)} to {max(n)}"
