@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from flowinfer.paths import Strategy
 from flowinfer.report import scores
@@ -17,6 +16,9 @@ from flowinfer.report.figures.style import COLOURS, HATCHES, SINGLES, Drawing, s
 from flowinfer.report.orders import order_name
 from flowinfer.report.scores import NOWHERE, Against
 from flowinfer.report.table import Reached
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _WHISKERS = "Whiskers: 95 % Wilson intervals."
 
