@@ -112,6 +112,7 @@ class Pipeline:
         sample: int | None = None,
         seed: int = 42,
         ids: Sequence[str] | None = None,
+        answer_index: Literal[0, 1, "none"] | None = None,
         batch: int | Literal["auto"] = "auto",
         engine: Literal["auto", "packed", "reference"] = "auto",
         out: str | Path | None = None,
@@ -125,6 +126,7 @@ class Pipeline:
             dataset: gsm8k, ceval, mathematics, or the path of a .jsonl file.
             data: local file or folder of that data set.
             limit, sample, seed, ids: which questions; see `flowinfer exec --help`.
+            answer_index: what answers count from that are indices of options; told from the data if not given.
             batch: most rows at once; 1 is the paper's protocol.
             engine: which decoding loops may serve: packed where they can, or the reference.
             out: where the run folder goes ("runs" on the command line); None keeps nothing.
@@ -162,6 +164,7 @@ class Pipeline:
             seed=seed,
             ids=ids,
             use_items=self.flow.zoo in ("toy", "lab"),
+            answer_index=answer_index,
         )
         results = evaluate(self.flow, questions, request, on_record=on_record, on_start=started, models=self._pool())
         return Evaluation(results, tuple(kept))

@@ -36,6 +36,7 @@ class Answer:
             "text": self.text,
             "finish_reason": self.trace.finish_reason,
             "seconds": self.trace.seconds,
+            **({"vote": str(self.trace.ballot), "is_tie": self.trace.ballot.is_tie} if self.trace.ballot else {}),
             "steps": [_step_json(step) for step in self.trace.steps],
         }
 
@@ -197,6 +198,8 @@ def ask(
     item = Question(id="prompt", question=question, reference="")
     traces = execute(plan, [item], batch=1, observer=listener, vote=majority, models=models)
     trace = next(iter(list(traces)))
+    if trace.ballot is not None and trace.ballot.is_tie:
+        listener.notice(f"note: {trace.ballot}")
     if trace.error is None:
         write(trace.answer if shows_trace or not listener.has_streamed else listener.rest_of(trace.answer))
         if stream is not None:

@@ -25,7 +25,7 @@ from flowinfer.results import StepResult
 
 _FORMAT = 2
 """Version of the engine's meaning of a step; raise it when texts would differ."""
-_SAMPLING = 2
+_SAMPLING = 3
 """Version of how slots are drawn; raise it when only sampled texts would differ."""
 
 

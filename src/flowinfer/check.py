@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,8 @@ class _Checker:
         if name == "fuse" and text not in fusers():
             hint = did_you_mean(text, fusers()) or f"fusers: {', '.join(fusers())}"
             raise UsageError(f"--set fuse={text}: unknown fuser", help=hint)
+        if Decoding.model_fields[name].annotation in (bool, "bool") and text not in ("true", "false"):
+            raise UsageError(f"--set {name}={text}: not a value of that option", help="expected true or false")
         try:
             checked = Decoding.model_validate({name: (text,) if name.startswith("stop") else text})
         except ValidationError as error:
@@ -351,6 +354,9 @@ def _from_text(kind: str, text: str, name: str) -> Any:  # of the declared type
     try:
         if kind == "bool":
             return {"true": True, "false": False}[text.lower()]
-        return {"int": int, "float": float, "str": str}[kind](text)
+        data = {"int": int, "float": float, "str": str}[kind](text)
+        if kind == "float" and not isfinite(data):
+            raise ValueError("no number of a flow")
+        return data
     except (ValueError, KeyError) as error:
         raise UsageError(f"--set {name}={text}: the param is declared {kind}") from error

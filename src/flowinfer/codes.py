@@ -276,8 +276,9 @@ CODES: Mapping[str, Entry] = {
         "(Qwen:0.7 | Ds:0.3)",
     ),
     "E0301": Entry(
-        "weight that is not positive",
-        "Weights are positive and need not sum to 1: they are normalized.",
+        "weight that is no share",
+        "Weights are positive and need not sum to 1: they are normalized. A branch whose share of the text would be"
+        " below one in a billion could not change a token.",
         "(Qwen:1 | Ds:0)",
         "(Qwen:3 | Ds:1)",
     ),

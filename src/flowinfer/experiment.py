@@ -13,7 +13,7 @@ from flowinfer.cache import DiskStepCache, default_folder, member_order, step_ke
 from flowinfer.errors import RunError
 from flowinfer.faults import reason
 from flowinfer.plan import Plan, fingerprint
-from flowinfer.results import Question, Record, Score, Trace
+from flowinfer.results import Ballot, Question, Record, Score, Trace
 from flowinfer.spec import Flow
 from flowinfer.store import Run, find_run, info, read_records
 from flowinfer.summary import Results, summarize
@@ -21,6 +21,7 @@ from flowinfer.summary import Results, summarize
 if TYPE_CHECKING:
     from flowinfer.engine.base import Observer
     from flowinfer.engine.models import ModelPool
+    from flowinfer.engine.patience import Patience
     from flowinfer.tasks.base import Dataset
 
 
@@ -63,8 +64,9 @@ def evaluate(
         models: loaded models to share.
     Raises:
         UsageError: the run to resume is another's.
-        RunError: models cannot be loaded or do not fit.
+        RunError: models cannot be loaded or do not fit, or the first questions fail, all of them.
     """
+    from flowinfer.engine.patience import Patience
     from flowinfer.engine.scheduler import execute
     from flowinfer.machine import this_machine
     from flowinfer.placement import ready
@@ -96,13 +98,16 @@ def evaluate(
             question_text=question_text,
             models=models,
         )
+        patience = Patience(has_answer=bool(records))
         for trace in traces:
             records.append(_kept(judged(by_id[trace.question_id], trace), run, on_record))
+            _hear(patience, records[-1].trace.error, run)
         results = summarize(
             flow,
             plan,
             dataset.label,
             records,
+            data_note=dataset.note,
             wall_seconds=time.perf_counter() - start,
             batch=str(request.batch),
             run=str(run.path) if run else None,
@@ -152,6 +157,15 @@ def _kept(record: Record, run: Run | None, on_record: Callable[[Record], None] |
     return record
 
 
+def _hear(patience: Patience, error: str | None, run: Run | None) -> None:
+    """Let a run's patience end with words on how to go on."""
+    try:
+        patience.hear(error)
+    except RunError as stopped:
+        stopped.help = f"mend it, and go on with --resume {run.path.name}" if run else "mend it, and run again"
+        raise
+
+
 def score(question: Question, trace: Trace) -> Score | None:
     """Judge a trace; None where the question failed or has no reference."""
     if trace.error is not None or not question.reference:
@@ -167,8 +181,8 @@ def score(question: Question, trace: Trace) -> Score | None:
     )
 
 
-def majority(question: Question, outputs: Sequence[str]) -> int:
-    """Return the index of the output that most agree with."""
+def majority(question: Question, outputs: Sequence[str]) -> Ballot:
+    """Let outputs vote for the one that most agree with."""
     from flowinfer.tasks.answers import vote
 
     return vote(question.kind, outputs, question=question.question, choices=question.choices or None)
@@ -202,6 +216,7 @@ def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> 
         "data_fingerprint": dataset.fingerprint,
         "question_ids": [question.id for question in dataset.questions],
         "n": len(dataset.questions),
+        "data_note": dataset.note,
         "zoo": flow.zoo,
         "params": dict(flow.params),
         "batch": str(request.batch),

@@ -23,6 +23,9 @@ DECODING_KEYS = tuple(name for name in Decoding.model_fields if name != "fuse_op
 MODEL_KEYS = tuple(name for name in ModelSpec.model_fields if name not in ("name", "ref"))
 FUSER_KEYS = tuple(dict.fromkeys(key for info in fusers().values() for key in info.parameters))
 
+_LARGEST = 2**31 - 1
+"""What a fuser's number may be where its registration says no bound: what every device can count to."""
+
 
 class Scope:
     """Values of params, and which of them were used."""
@@ -174,10 +177,10 @@ def _parameter_problem(data: Any, parameter: Parameter, names: Sequence[str]) ->
         return f"must be a {'whole ' if parameter.type == 'int' else ''}number, found '{data}'"
     if not isfinite(data):
         return f"must be finite, found {data}"
-    low, high = parameter.minimum, parameter.maximum
+    low, high = parameter.minimum, _LARGEST if parameter.maximum is None else parameter.maximum
     if low is not None and data < low:
         return f"must be at least {low:g}, found {data}"
-    if high is not None and data > high:
+    if data > high:
         return f"must be at most {high:g}, found {data}"
     if parameter.type == "float" and "not 0" in parameter.doc and data == 0:
         return "must not be 0"

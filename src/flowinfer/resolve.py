@@ -30,6 +30,8 @@ from flowinfer.templates import Earlier, TemplateCheck
 
 _NODE_KEYS = ("prompt", *(key for key in DECODING_KEYS if key != "fuse"))
 _FUSE_KEYS = ("fuse", *FUSER_KEYS)
+_LEAST_SHARE = 1e-9
+"""Of the whole text, below which a branch's weight is refused: float32 keeps no more than seven digits."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Resolver:
         self._decoding, self._fuse_defaults, self._prompts = decoding, fuse_options, prompts
         self._templates = TemplateCheck(self._report)
         self._num_nodes = self._num_groups = 0
+        self._share = 1.0
+        """Of what is being resolved, in the text of the outermost group around it."""
         self._labels: dict[str, Span] = {}
         self._lets = Lets(declared, models, scope.report)
         self.used_lets = self._lets.used
@@ -240,7 +244,15 @@ class Resolver:
             self._report.warning("W0300", message, group.span, "add a branch, or drop the parentheses")
         self._check_certified(group, decoding, place)
         weights = self._weights(group)
-        parts = [self._chain(branch.chain, inner) for branch in group.branches]
+        parts = []
+        for branch, weight in zip(group.branches, weights, strict=True):
+            whole = self._share if place.position == "head" else 1.0
+            self._share = whole * weight
+            if branch.weight_span and self._share < _LEAST_SHARE <= whole:
+                message = f"a share of {self._share:.0e} of the text: it cannot change a token"
+                self._report.error("E0301", message, branch.weight_span, "leave the branch out, or weigh it more")
+            parts.append(self._chain(branch.chain, inner))
+            self._share = whole
         branches = tuple(Branch(part, weight) for part, weight in zip(parts, weights, strict=True) if part is not None)
         if len(branches) < len(parts):
             return None
@@ -334,9 +346,9 @@ class Resolver:
                     "leave a branch out instead of 0" if branch.weight <= 0 else None,
                 )
                 return equal
-        values = [branch.weight or 0.0 for branch in written]
-        total = sum(values)
-        return [value / total for value in values]
+        largest = max(branch.weight or 0.0 for branch in written)  # whose sum may be beyond what a float holds
+        values = [(branch.weight or 0.0) / largest for branch in written]
+        return [value / sum(values) for value in values]
 
 
 def _end_name(branch: WrittenBranch) -> str:

@@ -20,7 +20,7 @@ from flowinfer.engine.scheduler import execute
 from flowinfer.engine.thinking import strip_thinking
 from flowinfer.errors import LoadError, MemoryShort, RunError
 from flowinfer.plan import Answer, Placement, Plan, Step, Wave
-from flowinfer.results import Question, StepResult
+from flowinfer.results import Ballot, Question, StepResult
 from flowinfer.spec import Decoding, ModelSpec
 from tests.backends import tiny
 from tests.engine import plans
@@ -412,7 +412,8 @@ def test_unknown_backend_is_a_load_error() -> None:
 def test_majority_is_asked_for_where_several_steps_end_the_flow(models: dict[str, HfModel]) -> None:
     plan = chain((member("A"), ()), (member("B"), ()), max_tokens=4)
     plan = replace(plan, answer=Answer("vote", ("s1", "s2")))
-    trace = run(plan, models, ["hello"], vote=lambda question, texts: len(texts) - 1)["q0"]
+    trace = run(plan, models, ["hello"], vote=lambda question, texts: Ballot(answers=("7", "7"), winner=1))["q0"]
+    assert trace.ballot and trace.ballot.votes == 2
     assert (trace.answer, trace.finish_reason) == (trace.steps[1].passed_on, "vote")
 
 

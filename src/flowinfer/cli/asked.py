@@ -33,6 +33,7 @@ class Asked(BaseModel):
     sample: int | None
     seed: int
     ids: tuple[str, ...] | None
+    answer_index: Literal["0", "1", "none"] | None = None
     batch: int | Literal["auto"]
     engine: Literal["auto", "packed", "reference"]
     use_cache: bool

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from flowinfer.summary import Results
     from flowinfer.tasks.base import Dataset
 
+AnswerIndexOption = Annotated[
+    Literal["0", "1", "none"] | None,
+    typer.Option(
+        metavar="0|1|none",
+        help="What answers that are an option's index count from, or that none is; told from the data if not given.",
+    ),
+]
+
 
 def command(
     file: FlowFile = None,
@@ -44,6 +52,7 @@ def command(
     sample: Annotated[int | None, typer.Option(help="N questions at random (the paper's protocol).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of --sample; 42 if not given.")] = None,
     ids: Annotated[str | None, typer.Option(metavar="ID,ID", help="Only these questions.")] = None,
+    answer_index: AnswerIndexOption = None,
     batch: Annotated[
         str | None, typer.Option(metavar="auto|N", help="Rows at once; 1 is the paper's protocol.")
     ] = None,
@@ -81,6 +90,7 @@ def command(
         "sample": sample,
         "seed": seed,
         "ids": None if ids is None else tuple(part.strip() for part in ids.split(",") if part.strip()),
+        "answer_index": answer_index,
         "batch": None if batch is None else batch_size(batch),
         "engine": engine,
         "use_cache": False if no_cache else None,
@@ -117,6 +127,7 @@ def command(
         seed=asked.seed,
         ids=asked.ids,
         use_items=flow.zoo in ("toy", "lab"),
+        answer_index=index_base(asked.answer_index),
     )
     from flowinfer.experiment import Request
 
@@ -131,6 +142,7 @@ def command(
             "sample": asked.sample,
             "seed": asked.seed,
             "limit": asked.limit,
+            "answer_index": asked.answer_index,
             "zoo_why": flow.zoo_why,
             "asked": asked.model_dump(mode="json"),
         },
@@ -144,8 +156,9 @@ def command(
         print_results(results)
     if results.failed:
         raise typer.Exit(4)
-    if fail_under is not None and (results.accuracy or 0.0) < fail_under:
-        print(f"accuracy {results.accuracy} is below {fail_under}", file=sys.stderr)
+    if fail_under is not None and (results.accuracy is None or results.accuracy < fail_under):
+        said = "no accuracy: no question has a verdict" if results.accuracy is None else f"accuracy {results.accuracy}"
+        print(f"{said} is below {fail_under}" if results.n else said, file=sys.stderr)
         raise typer.Exit(5)
 
 
@@ -202,6 +215,8 @@ def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> 
             path = run.path if run is not None else Path()  # type: ignore[attr-defined]  # a Run
             name = path.name if path.parent in (Path(), request.out) else str(path)
             live.notice_start(flow, dataset.label, name)
+            if dataset.note:
+                live.notice(dataset.note)
             live.planned(len(plan.steps))  # type: ignore[attr-defined]  # a Plan
             live.resumed(records)  # type: ignore[arg-type]  # a sequence of records
 
@@ -250,6 +265,11 @@ def data_paths(given: list[str] | None) -> dict[str, Path]:
         if name not in tasks():
             raise UsageError(f"--data {name}=...: no data set of that name", help=f"known: {', '.join(tasks())}")
     return paths
+
+
+def index_base(text: str | None) -> Literal[0, 1, "none"] | None:
+    """Return what `--answer-index` says."""
+    return None if text is None else "none" if text == "none" else 0 if text == "0" else 1
 
 
 def batch_size(text: str) -> int | Literal["auto"]:

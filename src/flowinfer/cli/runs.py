@@ -34,8 +34,12 @@ def command(
         room = max(20, console.width - 2 - len(where))
         flow = row["flow"] if len(row["flow"]) <= room else row["flow"][: room - 1] + "…"
         answered = f"{row['answered']}/{row['n']}"
-        console.print(Text(f"{row['run']:<{width}}  {answered:>9}  {accuracy:>7}  {row['state']}"), soft_wrap=True)
+        console.print(Text(f"{row['run']:<{width}}  {answered:>9}  {accuracy:>7}  {_state(row)}"), soft_wrap=True)
         console.print(Text(f"  {flow}{where}"), soft_wrap=True)
+
+
+def _state(row: dict[str, Any]) -> str:
+    return f"{row['state']}, {row['failed']} failed" if row["failed"] else str(row["state"])
 
 
 def _row(run: Any) -> dict[str, Any]:  # a RunInfo; typed where it is made
@@ -47,8 +51,8 @@ def _row(run: Any) -> dict[str, Any]:  # a RunInfo; typed where it is made
         records = list(read_records(run.path))
     except DataError:
         records, state = [], "damaged"
-    judged = [record for record in records if record.score is not None or record.trace.error is not None]
-    correct = sum(bool(record.score and record.score.correct) for record in judged)
+    verdicts = [record.score.correct for record in records if record.score is not None]
+    failed = sum(record.trace.error is not None for record in records)
     return {
         "run": run.name,
         "flow": _flow(run),
@@ -56,8 +60,9 @@ def _row(run: Any) -> dict[str, Any]:  # a RunInfo; typed where it is made
         "dataset": str(run.data.get("dataset_label")),
         "zoo": _short(str(run.data.get("zoo"))),
         "n": run.data.get("n"),
-        "answered": len(records),
-        "accuracy": correct / len(judged) if judged else None,
+        "answered": len(records) - failed,
+        "failed": failed,
+        "accuracy": sum(verdicts) / len(verdicts) if verdicts else None,
         "state": state,
         "path": str(run.path),
     }

@@ -118,6 +118,8 @@ def _show_question(record: Record, console: Console, with_prompts: bool) -> None
             text = step.text
             shown = f"{escape(text[:start])}[reverse]{escape(text[start:end])}[/reverse]{escape(text[end:])}"
         console.print(Panel(shown, title=escape(title), title_align="left"))
+    if trace.ballot:
+        console.print(f"vote: {trace.ballot}", markup=False)
     if trace.error:
         console.print(f"failed: {escape(trace.error)}")
     if score:

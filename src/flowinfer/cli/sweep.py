@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flowinfer.cli.exec import AnswerIndexOption, index_base
 from flowinfer.cli.inputs import SetOption, ZooOption, pairs, warn, whole_number
 from flowinfer.errors import UsageError
 
@@ -44,6 +45,7 @@ def command(
     sample: Annotated[int | None, typer.Option(help="N questions at random (the paper's protocol).")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N questions.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of --sample; 42 if not given.")] = None,
+    answer_index: AnswerIndexOption = None,
     zoo: ZooOption = None,
     independent: Annotated[
         bool, typer.Option("--independent", help="Every path alone in batch 1, sharing nothing: the paper's protocol.")
@@ -78,6 +80,7 @@ def command(
         "sample": sample,
         "limit": limit,
         "seed": seed,
+        "answer_index": index_base(answer_index),
         "zoo": zoo,
         "independent": independent or None,
         "latency": latency,

@@ -13,6 +13,7 @@ from functools import partial
 from flowinfer.engine.adoption import moved, ordered, renamed
 from flowinfer.engine.base import Completion, MemberOrder, Observer, Row, StepCache, StepKey
 from flowinfer.engine.decoders import Decoders
+from flowinfer.engine.patience import Patience
 from flowinfer.engine.work import render_prompts
 from flowinfer.errors import FlowInferError
 from flowinfer.faults import question_fails
@@ -97,6 +98,7 @@ class Pooled:
         self._caching = caching
         self._observer = observer
         self._frees_models = frees_models
+        self._asked: Sequence[Asked] = ()
         self._first: dict[str, SharedStep] = {}
         for shared in steps:
             self._first.setdefault(shared.loop, shared)
@@ -105,6 +107,7 @@ class Pooled:
 
     def run(self, asked: Sequence[Asked]) -> Iterator[Finished]:
         """Yield every wanted step of every question as it ends."""
+        self._asked = tuple(asked)
         for depth in range(1 + max((shared.depth for shared in self._steps), default=-1)):
             waiting: dict[str, _Waiting] = {}
             for shared in self._steps:
@@ -157,6 +160,8 @@ class Pooled:
         """Decode all rows of one loop; what breaks it breaks its steps, and the rest goes on."""
         rows = [_row(first, one) for one in waiting]
         left = {id(row): one for row, one in zip(rows, waiting, strict=True)}
+        is_resumed = any(waiting[0].shared.id not in one.wanted for one in self._asked)
+        patience = Patience(has_answer=is_resumed)
         try:
             if self._frees_models:
                 names = held_models(first.plan, first.step)
@@ -164,6 +169,7 @@ class Pooled:
             for completion in self._decoders.decode(first.loop, first.plan, first.step, rows):
                 one = left.pop(id(completion.row))
                 yield from self._accept(first, one, completion)
+                patience.hear(completion.error)
         except Exception as error:  # whatever it is, the other loops can go on; it is told with the paths that it broke
             message = error.message if isinstance(error, FlowInferError) else f"{type(error).__name__}: {error}"
             for one in left.values():

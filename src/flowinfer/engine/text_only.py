@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 import time
@@ -11,6 +10,7 @@ from itertools import islice
 
 from flowinfer.backends.base import TextModel
 from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.sampling import row_key
 from flowinfer.engine.thinking import strip_thinking
 from flowinfer.faults import reason
 from flowinfer.plan import Step, members
@@ -62,9 +62,9 @@ class TextDecoder:
     def _complete(self, row: Row) -> Completion:
         prompt = row.prompts[self._node]
         self._observer.admitted(row.question_id, row.step)
-        digest = hashlib.sha256(f"{self._step.decoding.seed}/{row.question_id}".encode(errors="surrogatepass")).digest()
+        seed = row_key(self._step.decoding, row.question_id, row.step) & 0xFFFFFFFF
         start = time.perf_counter()
-        done = self._model.complete(prompt, self._step.decoding, seed=int.from_bytes(digest[:4], "big"))
+        done = self._model.complete(prompt, self._step.decoding, seed=seed)
         text = whole_pairs(done.text)
         result = StepResult(
             step=self._step.id,

@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from flowinfer.faults import reason
 from flowinfer.plan import Plan, Step, members
 from flowinfer.prompts import prompt_set, render
-from flowinfer.results import FinishReason, Question, StepResult, Trace
+from flowinfer.results import Ballot, FinishReason, Question, StepResult, Trace
+
+Vote = Callable[[Question, Sequence[str]], Ballot]
+FAILED: FinishReason = "error"
 
 
 class Work:
@@ -18,7 +21,7 @@ class Work:
         plan: Plan,
         question: Question,
         question_text: Callable[[Question], str] | None,
-        vote: Callable[[Question, Sequence[str]], int] | None,
+        vote: Vote | None,
     ) -> None:
         self.question = question
         self.error: str | None = None
@@ -34,7 +37,7 @@ class Work:
     @staticmethod
     def factory(
         plan: Plan,
-        vote: Callable[[Question, Sequence[str]], int] | None,
+        vote: Vote | None,
         question_text: Callable[[Question], str] | None,
     ) -> Callable[[Question], Work]:
         """Return a function that starts work on a question."""
@@ -84,27 +87,29 @@ class Work:
 
     def trace(self) -> Trace:
         """Return the finished question's trace."""
-        answer: tuple[str, FinishReason] = ("", "error")
+        answer, why, ballot = "", FAILED, None
         if self.error is None:
             try:
-                answer = self._answer()
+                answer, why, ballot = self._answer()
             except BaseException as error:  # what is not the question's is raised
                 self.error = reason(error)
         return Trace(
             question_id=self.question.id,
-            answer=answer[0],
-            finish_reason=answer[1],
+            answer=answer,
+            finish_reason=why,
             seconds=self._seconds(),
             steps=tuple(self._results[step.id] for step in self._ended()),
             error=self.error,
+            ballot=ballot,
         )
 
-    def _answer(self) -> tuple[str, FinishReason]:
+    def _answer(self) -> tuple[str, FinishReason, Ballot | None]:
+        """Return the answer, why it ended, and the ballot that chose it."""
         finals = [self._results[step_id] for step_id in self._plan.answer.steps]
         if self._plan.answer.kind == "text" or len(finals) == 1:
-            return finals[0].passed_on, finals[0].finish_reason
-        winner = self._vote(self.question, [final.passed_on for final in finals]) if self._vote else 0
-        return finals[winner].passed_on, "vote"
+            return finals[0].passed_on, finals[0].finish_reason, None
+        ballot = self._vote(self.question, [final.passed_on for final in finals]) if self._vote else None
+        return finals[ballot.winner if ballot else 0].passed_on, "vote", ballot
 
     def _ended(self) -> list[Step]:
         return [step for step in self._plan.steps[: self._end] if step.id in self._results]

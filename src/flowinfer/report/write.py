@@ -156,6 +156,7 @@ def _bytes(text: str) -> bytes:
 
 
 def _put(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
     return path

@@ -96,6 +96,9 @@ class _Run:
         )
         if flow.zoo_note:
             self._progress.say(f"note: {flow.zoo_note}")
+        for dataset in self._datasets:
+            if dataset.note:
+                self._progress.say(f"note: {dataset.label}: {dataset.note}")
         self._progress.say(f"sweep {self._folder.path.name}")
         try:
             self._make_runs()
@@ -205,6 +208,7 @@ class _Run:
                     plan,
                     dataset.label,
                     [*before, *ended.records],
+                    data_note=dataset.note,
                     wall_seconds=0.0,  # many runs share the clock
                     batch=str(self._request.batch),
                     run=str(run.path),
