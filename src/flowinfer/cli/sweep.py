@@ -199,7 +199,9 @@ def _batch(text: str) -> int | str:
 
 
 def _absolute(name: str) -> str:
-    path = Path(name).expanduser()
+    from flowinfer.examples import located
+
+    path = located(name).expanduser()
     if not path.exists():
         raise UsageError(f"--flows: no such file or folder: '{name}'", help="give .flow files, or a folder of them")
     return str(path.resolve())
