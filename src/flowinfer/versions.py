@@ -50,9 +50,7 @@ def in_words(wanted: SpecifierSet) -> str:
     return " to ".join(words.get(one.operator, one.operator) + one.version for one in parts)
 
 
-def banner() -> str:
-    """Return what `flowinfer --version` prints."""
-    from flowinfer import __version__
-
-    lines = [f"flowinfer {__version__}", *(f"{name} {installed(name) or 'not installed'}" for name in TRIED)]
+def banner(own: str) -> str:
+    """Return what `flowinfer --version` prints, flowinfer's own version first."""
+    lines = [f"flowinfer {own}", *(f"{name} {installed(name) or 'not installed'}" for name in TRIED)]
     return "\n".join([*lines, f"python {platform.python_version()}"])

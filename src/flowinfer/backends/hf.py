@@ -19,7 +19,6 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from flowinfer import __version__
 from flowinfer.backends.base import Prompt, Session
 from flowinfer.backends.caches import NotCached, layer_windows, why_not
 from flowinfer.backends.chat import ChatPrompts
@@ -107,7 +106,7 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
         return _load(spec, device, dtype)
     except LoadError as error:
         if untried():
-            error.help = f"{error.help}; not tried with flowinfer {__version__}: {', '.join(untried())}"
+            error.help = f"{error.help}; flowinfer was not tried with {', '.join(untried())}"
         raise
 
 

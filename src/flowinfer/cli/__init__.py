@@ -54,9 +54,10 @@ app.add_typer(lab.app, name="lab")
 
 def _version(is_wanted: bool) -> None:
     if is_wanted:
+        from flowinfer import __version__
         from flowinfer.versions import banner
 
-        print(banner())
+        print(banner(__version__))
         raise typer.Exit()
 
 
