@@ -66,6 +66,12 @@ def test_a_flow_that_is_nowhere_gets_the_name_that_is_near(given: str, meant: st
         assert done.returncode == 2 and f"cannot read '{given}'" in done.stderr and f"'{meant}'?" in done.stderr
 
 
+@pytest.mark.parametrize("command", [("check",), ("sweep", "--datasets", "gsm8k", "--flows")])
+def test_a_name_that_no_file_can_have_is_refused(command: tuple[str, ...], tmp_path: Path) -> None:
+    done = flowinfer(*command, "n" * 300, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+
+
 def test_init_writes_flows_that_can_be_used_and_leaves_what_is_there(tmp_path: Path) -> None:
     done = flowinfer("init", cwd=tmp_path)
     assert done.returncode == 0 and "flowinfer exec pipelines/s2p.flow" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -29,7 +30,7 @@ def located(given: str) -> Path:
     """
     path = Path(given)
     is_name = path.name == given and path.suffix in ("", ".flow")
-    if not is_name or path.exists():
+    if not is_name or os.path.exists(path):  # also where the name is too long for a file
         return path
     packaged = known()
     if path.stem in packaged:
