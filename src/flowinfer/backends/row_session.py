@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from flowinfer.backends.caches import layer_windows, run
 from flowinfer.backends.session import segment_ends
-
-_CROPPED = ("DynamicLayer", "DynamicSlidingWindowLayer")
-"""Kinds of cache layers whose keys and values a plain cache can hold whole."""
 
 
 class RowSession:
@@ -24,8 +22,7 @@ class RowSession:
 
     def __init__(self, model: Any) -> None:  # see BatchSession
         self._model = model
-        layers = DynamicCache(config=model.config).layers
-        self._can_crop = all(type(layer).__name__ in _CROPPED for layer in layers)
+        self._can_crop = None not in layer_windows(model.config)  # a plain cache can hold all keys and values whole
         self._next_handle = 0
         self._ids: dict[int, list[int]] = {}
         self._caches: dict[int, Any] = {}
@@ -88,15 +85,9 @@ class RowSession:
     @torch.inference_mode()
     def _run(self, row: int, ids: Sequence[int], keep: Sequence[int] = ()) -> Tensor:
         """Run the model over a row's new ids; return the logits of some of them, the last if not said, (E, V_k)."""
-        start = len(self._ids[row])
-        output = self._model(
-            input_ids=torch.tensor([list(ids)], device=self._model.device),
-            position_ids=torch.arange(start, start + len(ids), device=self._model.device)[None],
-            past_key_values=self._caches[row],
-            use_cache=True,
-            logits_to_keep=torch.tensor(keep, device=self._model.device) if keep else 1,
-        )
-        self._caches[row] = output.past_key_values
+        start, columns = len(self._ids[row]), list(keep) or [len(ids) - 1]
+        new, positions = torch.tensor([list(ids)]), torch.arange(start, start + len(ids))[None]
+        logits, self._caches[row] = run(self._model, new, self._caches[row], columns, positions)
         self._ids[row] += list(ids)
-        self._logits[row] = output.logits[0, -1]
-        return output.logits[0]  # type: ignore[no-any-return]  # the model is untyped
+        self._logits[row] = logits[0, -1]
+        return logits[0]

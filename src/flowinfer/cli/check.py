@@ -13,6 +13,7 @@ from flowinfer.cli.inputs import (
     Expression,
     SetOption,
     ZooOption,
+    complete_flow,
     flow_files,
     pairs,
     read_input,
@@ -27,7 +28,11 @@ _FORMS = ("full", "concise", "github")
 def command(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]...", help=".flow files, or folders of them; '-' is standard input."),
+        typer.Argument(
+            metavar="[FILE]...",
+            help=".flow files, folders of them, or packaged pipelines' names; '-' is standard input.",
+            autocompletion=complete_flow,
+        ),
     ] = None,
     expression: Expression = None,
     zoo: ZooOption = None,
