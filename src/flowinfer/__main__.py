@@ -11,6 +11,11 @@ def main() -> None:
     # Threads that spin at barriers make a loaded machine many times slower; read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        from flowinfer.secrets import learn_environment
+        from flowinfer.terminal import guard
+
+        guard()
+        learn_environment(os.environ)
         from flowinfer.cli import run
 
         run()

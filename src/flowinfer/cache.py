@@ -20,6 +20,7 @@ from flowinfer.canonical import Canonical, as_text, canonical
 from flowinfer.machine import hub_folder
 from flowinfer.plan import Member, Plan, Step
 from flowinfer.results import StepResult
+from flowinfer.secrets import redacted_data
 
 _FORMAT = 2
 """Version of the engine's meaning of a step; raise it when texts would differ."""
@@ -56,7 +57,7 @@ class DiskStepCache:
         """Store a result whole or not at all; a full disk costs the cache, not the run."""
         path = self._path(key)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        body = {"run": self._run, "result": result.model_dump(mode="json")}
+        body = {"run": self._run, "result": redacted_data(result.model_dump(mode="json"))}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8", errors="surrogatepass")

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from flowinfer import shell
 from flowinfer.declarations import Declared, Loader
 from flowinfer.errors import Diagnostic, FlowError, FlowInferError, Severity, UnreadableFlow, UsageError
 from flowinfer.options import (
@@ -76,7 +77,7 @@ def read_flow(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise UnreadableFlow(f"{path}: not UTF-8 at byte {error.start}", help="save the file as UTF-8") from error
     except (OSError, ValueError) as error:
-        hint = f"write the flow itself with -e: -e '{path}'" if "->" in str(path) else None
+        hint = f"write the flow itself with -e: {shell.option('-e', path)}" if "->" in str(path) else None
         raise UnreadableFlow(
             f"cannot read '{path}': {(getattr(error, 'strerror', None) or str(error)).lower()}", help=hint
         ) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from flowinfer.errors import DataError, RunError, UsageError
+from flowinfer.secrets import redacted_data
 
 
 class JsonLog:
@@ -43,8 +44,8 @@ class JsonLog:
 
 
 def line_of(row: Mapping[str, Any]) -> bytes:
-    """Return an object as a line of a log."""
-    text = json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
+    """Return an object as a line of a log, without secrets."""
+    text = json.dumps(redacted_data(row), ensure_ascii=False, separators=(",", ":")) + "\n"
     return text.encode("utf-8", errors="surrogatepass")
 
 

@@ -11,6 +11,7 @@ import typer
 
 from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, pairs, read_checked
 from flowinfer.errors import UsageError
+from flowinfer.shell import options
 
 if TYPE_CHECKING:
     from flowinfer.spec import Flow
@@ -117,7 +118,7 @@ def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> 
     from flowinfer.live import LiveProgress
 
     assert isinstance(request, Request), "made by the command"
-    name = ""
+    name, out = "", request.out or "runs"
     with LiveProgress(len(dataset.questions), is_quiet=quiet) as live:
 
         def started(plan: object, run: object, records: object) -> None:
@@ -127,17 +128,21 @@ def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> 
             live.planned(len(plan.steps))  # type: ignore[attr-defined]  # a Plan
             live.resumed(records)  # type: ignore[arg-type]  # a sequence of records
 
-        where = f"--out {request.out} " if str(request.out) != "runs" else ""
         try:
             results = evaluate(flow, dataset, request, observer=live, on_record=live.answered, on_start=started)
         except KeyboardInterrupt:
-            cure = f"go on with the same command and {where}--resume {name}" if name else "nothing was begun"
+            cure = (
+                f"go on with the same command and {options(out, 'runs', '--resume', name)}"
+                if name
+                else "nothing was begun"
+            )
             print(f"\ninterrupted; {cure}", file=sys.stderr)
             raise typer.Exit(130) from None
     if live.first_failure is not None:
         failed, reason = live.first_failure.question.id, live.first_failure.trace.error
         print(f"{results.failed} questions failed, '{failed}' because: {reason}", file=sys.stderr)
-        print(f"  = help: the same command with {where}--resume {name} asks them again", file=sys.stderr)
+        again = options(out, "runs", "--resume", name)
+        print(f"  = help: the same command with {again} asks them again", file=sys.stderr)
     return results
 
 

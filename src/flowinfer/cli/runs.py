@@ -23,8 +23,9 @@ def command(
     if not rows:
         print(f"no runs in '{out}'")
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from flowinfer.console import PlainConsole
 
     table = Table()
     for name in ("run", "data set", "zoo", "answered", "accuracy", "state"):
@@ -32,7 +33,7 @@ def command(
     for row in rows:
         accuracy = "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %"
         table.add_row(row["run"], row["dataset"], row["zoo"], f"{row['answered']}/{row['n']}", accuracy, row["state"])
-    Console(soft_wrap=True, highlight=False).print(table)
+    PlainConsole().print(table)
 
 
 def _row(run: Any) -> dict[str, Any]:  # a RunInfo; typed where it is made

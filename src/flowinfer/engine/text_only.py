@@ -62,7 +62,7 @@ class TextDecoder:
         try:
             done = self._model.complete(prompt, self._step.decoding, seed=int.from_bytes(digest[:4], "big"))
         except RunError as error:
-            return Completion(row, None, error.message)
+            return Completion(row, None, f"{error.message}; {error.help}" if error.help else error.message)
         result = StepResult(
             step=self._step.id,
             text=done.text,
