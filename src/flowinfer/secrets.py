@@ -97,6 +97,8 @@ def shown(text: str, *, keeps_length: bool = False) -> str:
 
     def masked(match: re.Match[str]) -> str:
         kept = match["name"] or match["option"] or ""
+        if not match[0][len(kept) :].strip("*"):
+            return match[0]  # hidden before
         return kept + ("*" * (len(match[0]) - len(kept)) if keeps_length else MASK)
 
     text = _SHAPES.sub(masked, text)
@@ -128,7 +130,11 @@ def _secrets_of(address: str) -> tuple[str, list[str]]:
 
 def _add(secret: str) -> None:
     coded = [base64.b64encode(secret.encode("utf-8", errors="surrogatepass")).decode().rstrip("=")]
-    written = [secret, quote(secret, safe="", errors="replace"), quote_plus(secret, errors="replace")]
+    written = [
+        secret,
+        *(quote(secret, safe=safe, errors="replace") for safe in ("", "/")),
+        quote_plus(secret, errors="replace"),
+    ]
     escaped = [json.dumps(secret)[1:-1], html.escape(secret), repr(secret)[1:-1]]
     _known.update(form for form in (*coded, *written, *escaped) if form)
     _pattern.clear()
