@@ -13,10 +13,14 @@ def main() -> None:
     came: list[int] = []
     code = 130
     try:
+        from flowinfer.secrets import learn_environment
         from flowinfer.streams import make_safe, take_signals
+        from flowinfer.terminal import guard
 
         came = take_signals()
         make_safe()
+        guard()
+        learn_environment(os.environ)
         code = _run()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

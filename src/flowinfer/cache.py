@@ -22,6 +22,7 @@ from flowinfer.jsonlog import decoded, encoded
 from flowinfer.machine import hub_folder
 from flowinfer.plan import Member, Plan, Step
 from flowinfer.results import StepResult
+from flowinfer.secrets import redacted_data
 
 _FORMAT = 2
 """Version of the engine's meaning of a step; raise it when texts would differ."""
@@ -59,7 +60,7 @@ class DiskStepCache:
     def put(self, key: str, result: StepResult) -> None:
         """Store a result whole or not at all; a full disk costs the cache, not the run."""
         path = self._path(key)
-        plain = result.model_dump(mode="json")
+        plain = redacted_data(result.model_dump(mode="json"))
         body = {"run": self._run, "result": plain, "sum": _sum(plain)}
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from flowinfer import shell
 from flowinfer.declarations import Declared, Loader
 from flowinfer.errors import (
     Diagnostic,
@@ -84,7 +85,7 @@ def read_flow(path: Path) -> str:
     try:
         return read_text(path, most_bytes=MOST_FLOW_BYTES)
     except UnreadableFile as error:
-        hint = f"write the flow itself with -e: -e '{path}'" if "->" in str(path) else error.help
+        hint = f"write the flow itself with -e: {shell.option('-e', path)}" if "->" in str(path) else error.help
         raise UnreadableFlow(f"cannot read '{path}': {error.reason}", help=hint) from error
 
 

@@ -10,16 +10,13 @@ from typing import Any, TextIO
 from wcwidth import wcswidth, wcwidth
 
 from flowinfer.errors import Diagnostic, Severity
+from flowinfer.secrets import shown
+from flowinfer.terminal import visible_line
 
 _TAB = 4
 _WIDEST = 160
 """Columns of a source line that are shown whole; of a longer one, only what stands around the mistake."""
 _AROUND = 60
-_INVISIBLE = {code: chr(0x2400 + code) for code in range(0x20) if code not in (0x09, 0x0A)} | {
-    code: "\ufffd"
-    for code in (*range(0x7F, 0xA0), 0x200B, *range(0x200E, 0x2010), *range(0x2028, 0x202F), 0x2066, 0xFEFF)
-}
-"""Characters that would change a terminal or its lines, and what is shown instead; as many as they were."""
 
 
 def print_diagnostics(diagnostics: Iterable[Diagnostic], form: str = "full", file: TextIO | None = None) -> None:
@@ -66,33 +63,32 @@ def full(diagnostic: Diagnostic) -> str:
     before = display_width(source[:start])
     width = max(1, display_width(source[:end]) - before)
     lines = [
-        f"{diagnostic.severity}[{diagnostic.code}]: {visible(diagnostic.message)}",
-        f"{gutter}--> {span.file}:{span.line}:{span.column}",
+        f"{diagnostic.severity}[{diagnostic.code}]: {_line(diagnostic.message)}",
+        f"{gutter}--> {_line(span.file)}:{span.line}:{span.column}",
         f"{gutter} |",
         f"{number} | {source.expandtabs(_TAB)}".rstrip(),
         f"{gutter} | {' ' * before}{'^' * width}",
     ]
     if diagnostic.help:
-        lines.append(f"{gutter} = help: {visible(diagnostic.help)}")
+        lines.append(f"{gutter} = help: {_line(diagnostic.help)}")
     return "\n".join(lines)
 
 
 def _window(diagnostic: Diagnostic) -> tuple[str, int, int]:
     """Return the source line as it can be shown, and where in it the caret begins and ends."""
-    span, source = diagnostic.span, diagnostic.source_line
+    span, source = diagnostic.span, visible_line(shown(diagnostic.source_line, keeps_length=True))
     start = span.column - 1
     end = max(start + 1, span.end_column - 1 if span.end_line == span.line else len(source))
     if len(source) <= _WIDEST:
-        return source.translate(_INVISIBLE), start, end
+        return source, start, end
     first, last = max(0, start - _AROUND), min(len(source), start + _AROUND)
     left, right = "... " if first else "", " ..." if last < len(source) else ""
     shift = len(left) - first
-    return left + source[first:last].translate(_INVISIBLE) + right, start + shift, min(end, last) + shift
+    return left + source[first:last] + right, start + shift, min(end, last) + shift
 
 
-def visible(text: str) -> str:
-    """Return a text with line breaks and control characters as marks, so that it stays on one line."""
-    return text.translate(_INVISIBLE).replace("\n", "\u240a")
+def _line(text: str) -> str:
+    return visible_line(shown(text))
 
 
 def concise(diagnostic: Diagnostic) -> str:
@@ -100,15 +96,15 @@ def concise(diagnostic: Diagnostic) -> str:
     span = diagnostic.span
     hint = f" ({diagnostic.help})" if diagnostic.help else ""
     return (
-        f"{span.file}:{span.line}:{span.column}: {diagnostic.severity}[{diagnostic.code}]: "
-        f"{visible(diagnostic.message + hint)}"
+        f"{_line(span.file)}:{span.line}:{span.column}: {diagnostic.severity}[{diagnostic.code}]: "
+        f"{_line(diagnostic.message + hint)}"
     )
 
 
 def github(diagnostic: Diagnostic) -> str:
     """Return a workflow command that annotates the line."""
     span = diagnostic.span
-    text = diagnostic.message + (f"; {diagnostic.help}" if diagnostic.help else "")
+    text = shown(diagnostic.message + (f"; {diagnostic.help}" if diagnostic.help else ""))
     for character, escape in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
         text = text.replace(character, escape)
     file = span.file.replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
@@ -122,13 +118,13 @@ def to_json(diagnostic: Diagnostic) -> dict[str, Any]:
     return {
         "code": diagnostic.code,
         "severity": str(diagnostic.severity),
-        "message": diagnostic.message,
+        "message": shown(diagnostic.message),
         "file": span.file,
         "line": span.line,
         "column": span.column,
         "end_line": span.end_line,
         "end_column": span.end_column,
-        "help": diagnostic.help,
+        "help": shown(diagnostic.help) if diagnostic.help else None,
     }
 
 

@@ -24,6 +24,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
+from flowinfer.secrets import shown
+from flowinfer.terminal import visible
+
 
 class Severity(StrEnum):
     """How much a diagnostic matters: errors refuse the flow, warnings do not."""
@@ -58,14 +61,14 @@ class Diagnostic:
 
 
 class FlowInferError(Exception):
-    """Base of all errors that are shown to users without a traceback."""
+    """Base of all errors that are shown to users without a traceback; no secrets, nothing that steers a terminal."""
 
     exit_code = 1
 
     def __init__(self, message: str, *, help: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.help = help
+        self.message = visible(shown(message))
+        super().__init__(self.message)
+        self.help = visible(shown(help)) if help else help
         """What the user can do about it."""
 
 

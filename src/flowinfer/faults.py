@@ -35,7 +35,7 @@ def reason(error: BaseException) -> str:
             f"the device has failed: {line}", help="what was answered is kept: --resume goes on"
         ) from error
     if isinstance(error, FlowInferError):
-        return error.message
+        return f"{error.message}; {error.help}" if error.help else error.message
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         return f"the text has half of a surrogate pair, {error.object[error.start]!a}, which is no character"
     told = " ".join(str(error).split())[:300]

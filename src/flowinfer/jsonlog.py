@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from flowinfer.errors import DataError, RunError, UsageError
+from flowinfer.secrets import redacted_data
 
 
 class JsonLog:
@@ -44,8 +45,8 @@ class JsonLog:
 
 
 def line_of(row: Mapping[str, Any]) -> bytes:
-    """Return an object as a line of a log."""
-    return encoded(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
+    """Return an object as a line of a log, without secrets."""
+    return encoded(json.dumps(redacted_data(row), ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 def encoded(text: str) -> bytes:

@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+from flowinfer.console import PlainConsole
 from flowinfer.engine.base import Observer
 from flowinfer.stats import wilson
 from flowinfer.summary import is_tied
@@ -33,7 +33,7 @@ class LiveProgress(Observer):
     def __init__(self, total: int, *, is_quiet: bool = False) -> None:
         self._total = total
         self._is_quiet = is_quiet
-        self._console = Console(stderr=True, highlight=False)
+        self._console = PlainConsole(stderr=True)
         is_plain = not self._console.is_terminal or bool(os.environ.get("CI"))
         self._progress = None if is_plain or is_quiet else self._bar()
         self._task = self._progress.add_task("", total=total, status="") if self._progress else None
@@ -154,7 +154,7 @@ class LiveProgress(Observer):
         if self._is_quiet:
             return
         if self._progress is not None:
-            self._progress.console.print(f"[dim]{message}[/dim]")
+            self._progress.console.print(message, style="dim")
         else:
             print(message, file=sys.stderr, flush=True)
 
@@ -163,6 +163,6 @@ class LiveProgress(Observer):
             SpinnerColumn(),
             BarColumn(bar_width=24),
             TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             console=self._console,
         )

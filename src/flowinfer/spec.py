@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from flowinfer.errors import Diagnostic, Span
+from flowinfer.secrets import learn_address, public_address
 
 Role = Literal["draft", "review", "verify"]
 
@@ -51,9 +52,21 @@ class ModelSpec(BaseModel):
     trust_remote_code: bool = False
     """Run code that comes with the checkpoint."""
     base_url: str | None = None
-    """Endpoint of a text-only backend."""
+    """Endpoint of a text-only backend; user, password and keys in it are masked, see `address`."""
     api_key_env: str | None = None
     """Environment variable that holds the endpoint's key."""
+    _address: str | None = PrivateAttr(None)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Keep what is secret in the address out of everything that is shown, stored or hashed."""
+        self._address = self.base_url
+        learn_address(self.base_url or "")
+        self.__dict__["base_url"] = public_address(self.base_url) if self.base_url else self.base_url
+
+    @property
+    def address(self) -> str | None:
+        """Return base_url as it was written, to connect with and for nothing else."""
+        return self._address
 
 
 class Decoding(BaseModel):
@@ -162,7 +175,7 @@ class Flow:
 
     name: str
     """File stem, or "flow" for text."""
-    source: str
+    source: str = field(repr=False)
     """The text it was read from."""
     root: Part
     models: Mapping[str, ModelSpec]

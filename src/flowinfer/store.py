@@ -1,7 +1,7 @@
 """Run folders: what was asked for, every answer as it came, and the results.
 
     runs/<utc>-<flow>-<hash8>/
-        pipeline.flow   the flow's text
+        pipeline.flow   the flow's text, with *** for passwords and keys in it
         plan.json       steps, models, placements
         run.json        settings, seeds, versions, host, fingerprints
         samples.jsonl   one record per question: appended, flushed and fsynced
@@ -31,6 +31,8 @@ from flowinfer.files import read_text, write_whole
 from flowinfer.jsonlog import JsonLog, decoded, encoded, line_of, lock, whole_lines, writing
 from flowinfer.plan import Plan, fingerprint, to_json
 from flowinfer.results import Record
+from flowinfer.secrets import redacted_data, shown
+from flowinfer.shell import command, option
 from flowinfer.spec import Flow
 
 FORMAT = 1
@@ -82,7 +84,7 @@ class Run:
         except OSError as error:
             raise UsageError(f"cannot make a run folder in '{root}': {error.strerror}", help="--out FOLDER") from error
         with writing(path):
-            (path / "pipeline.flow").write_bytes(encoded(flow.source))
+            (path / "pipeline.flow").write_bytes(encoded(shown(flow.source)))
             write_json(path / "plan.json", to_json(plan))
             write_json(path / "run.json", {"version": FORMAT, "started": now.isoformat(), **settings, **host()})
             return cls(path)
@@ -221,7 +223,10 @@ def find_run(named: str, root: Path) -> Path:
         return Path(named)
     if os.path.isfile(Path(named) / "sweep.json"):
         folder = Path(named) / "runs"
-        raise UsageError(f"'{named}' is a sweep, not a run", help=f"`flowinfer runs --out {folder}` lists its runs")
+        raise UsageError(
+            f"'{named}' is a sweep, not a run",
+            help=f"`{command('runs', options=option('--out', folder))}` lists its runs",
+        )
     runs = list_runs(root)
     if named == "latest":
         if not runs:
@@ -252,8 +257,8 @@ def named_folder(named: str, known: Sequence[Path], *, kinds: str, missing: str,
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    write_whole(path, encoded(json.dumps(data, ensure_ascii=False, indent=1) + "\n"))
+    """Write a JSON file whole or not at all, without secrets."""
+    write_whole(path, encoded(json.dumps(redacted_data(data), ensure_ascii=False, indent=1) + "\n"))
 
 
 def _row(record: Record) -> dict[str, Any]:

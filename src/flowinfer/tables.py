@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from pathlib import Path
+
 from rich.table import Table
 
+from flowinfer.console import PlainConsole
+from flowinfer.shell import command
 from flowinfer.summary import Results
 
 
-def print_results(results: Results, console: Console | None = None) -> None:
+def print_results(results: Results, console: PlainConsole | None = None) -> None:
     """Print accuracy with its interval, counts, costs, and one row per head of each step."""
-    console = console or Console(highlight=False, soft_wrap=True)
-    console.print(f"\n{results.flow} on {results.dataset}, zoo {results.zoo}\n", markup=False)
+    console = console or PlainConsole()
+    console.print(f"\n{results.flow} on {results.dataset}, zoo {results.zoo}\n")
     for name, value in summary_lines(results):
-        console.print(f"  {name:<20} {value}", markup=False)
+        console.print(f"  {name:<20} {value}")
     console.print()
     console.print(_steps(results))
     for note in notes(results):
-        console.print(note, markup=False)
+        console.print(note)
     if results.run:
-        name = results.run.rsplit("/", 1)[-1]
-        console.print(f"run {results.run}\n`flowinfer show {name}` shows every stage of every answer", markup=False)
+        run = Path(results.run)
+        shows = command("show", run.name if run == Path("runs", run.name) else run)
+        console.print(f"run {results.run}\n`{shows}` shows every stage of every answer")
 
 
 def summary_lines(results: Results) -> list[tuple[str, str]]:

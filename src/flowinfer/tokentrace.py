@@ -6,6 +6,7 @@ import sys
 
 from flowinfer.diagnostics import display_width
 from flowinfer.engine.base import HeadWish, TokenEvent
+from flowinfer.terminal import visible_line
 
 _WIDTH = 14
 
@@ -27,7 +28,7 @@ def show_piece(piece: bytes | None) -> str:
     if piece is None:
         return "<end>"
     text = piece.decode("utf-8", errors="backslashreplace")
-    return "'" + text.replace("\n", "\\n").replace("\t", "\\t") + "'"
+    return "'" + visible_line(text.replace("\n", "\\n").replace("\t", "\\t")) + "'"
 
 
 def _wish(head: HeadWish, emitted: bytes | None) -> str:

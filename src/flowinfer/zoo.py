@@ -8,6 +8,7 @@ there, and last `lab`, the small trained models that ship with the package.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from rapidfuzz import process
 from flowinfer.errors import DataError, UsageError
 from flowinfer.files import MOST_FLOW_BYTES, read_text
 from flowinfer.registry import backends, load, zoos
+from flowinfer.secrets import MASK
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
 
 
@@ -158,6 +160,12 @@ def unfit(spec: ModelSpec) -> Unfit | None:
         return Unfit("backend", f"unknown backend '{spec.backend}'", f"one of: {', '.join(backends())}")
     if spec.backend == "openai" and not spec.base_url:
         return Unfit("backend", "backend 'openai' needs a base_url", 'base_url="http://localhost:8000/v1"')
+    if spec.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", spec.api_key_env):
+        hint = 'export MY_KEY=... and api_key_env="MY_KEY"; a key itself never stands in a flow or zoo'
+        return Unfit("api_key_env", "'api_key_env' must be the name of an environment variable", hint)
+    if spec.api_key_env is not None and f"//{MASK}@" in (spec.base_url or ""):
+        message = "'api_key_env' names a key, and base_url holds a user too: an endpoint takes one of them"
+        return Unfit("api_key_env", message, "leave one out")
     if spec.backend == "hf":
         for option in ("base_url", "api_key_env"):
             if getattr(spec, option) is not None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
+from flowinfer import shell
+from flowinfer.console import PlainConsole, plain
 from flowinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,29 +45,29 @@ def command(
     if json_:
         print(json.dumps(asdict(found), ensure_ascii=False))
         return
-    _print(found, Console(highlight=False, soft_wrap=True), None if every else _SHOWN)
+    _print(found, PlainConsole(), None if every else _SHOWN)
+    if found.gained or found.lost:
+        change = (*found.gained, *found.lost)[0]
+        shown = shell.command("compare", first, second, options=shell.options(out, "runs", "--id", change.question_id))
+        print(f"`{shown}` shows every stage side by side")
 
 
-def _print(found: Versus, console: Console, limit: int | None) -> None:
-    console.print(f"{found.first.dataset}: {found.n} questions", markup=False)
+def _print(found: Versus, console: PlainConsole, limit: int | None) -> None:
+    console.print(f"{found.first.dataset}: {found.n} questions")
     for letter, side in (("A", found.first), ("B", found.second)):
         low, high = (100 * end for end in side.interval)
         console.print(
             f"  {letter}  {side.flow}: {100 * side.accuracy:.1f} %, 95 % interval {low:.1f} - {high:.1f}"
             f" ({side.correct} of {found.n}), no answer {side.no_answer}  [{side.name}]",
-            markup=False,
         )
     for line in _lines(found):
-        console.print(line, markup=False)
+        console.print(line)
     for title, changes in (("only B right", found.gained), ("only A right", found.lost)):
         for change in changes[:limit]:
             texts = f"A {change.first!r}, B {change.second!r}, reference {change.reference!r}"
-            console.print(f"  {title}: {change.question_id}  {texts}", markup=False)
+            console.print(f"  {title}: {change.question_id}  {texts}")
         if limit is not None and len(changes) > limit:
-            console.print(f"  and {len(changes) - limit} more: --all", markup=False)
-    if found.gained or found.lost:
-        change = (*found.gained, *found.lost)[0]
-        console.print(f"`flowinfer compare A B --id {change.question_id}` shows every stage side by side", markup=False)
+            console.print(f"  and {len(changes) - limit} more: --all")
 
 
 def _lines(found: Versus) -> list[str]:
@@ -98,7 +99,7 @@ def _verdict(p_value: float) -> str:
 def _side_by_side(runs: tuple[Path, Path], question: str) -> None:
     from flowinfer.store import read_records
 
-    console = Console(highlight=False)
+    console = PlainConsole(soft_wrap=False)
     panels = []
     for letter, run in zip("AB", runs, strict=True):
         record = next((record for record in read_records(run) if record.question.id == question), None)
@@ -106,16 +107,15 @@ def _side_by_side(runs: tuple[Path, Path], question: str) -> None:
             raise UsageError(f"run '{run.name}' has no question '{question}'", help="flowinfer show RUN lists them")
         mark = "failed" if record.score is None else "right" if record.score.correct else "wrong"
         parts = [
-            f"[bold]{step.step}[/bold] {', '.join(h.model for h in step.heads)}\n{escape(step.text)}"
+            plain(step.step, "bold") + plain(f" {', '.join(h.model for h in step.heads)}\n{step.text}")
             for step in record.trace.steps
         ]
-        panels.append(Panel("\n\n".join(parts), title=f"{letter}, {mark}: {escape(run.name)}", title_align="left"))
+        shown_parts = Text("\n\n").join(parts)
+        panels.append(Panel(shown_parts, title=plain(f"{letter}, {mark}: {run.name}"), title_align="left"))
         shown = record.question
     choices = "".join(f"\n{letter}. {text}" for letter, text in shown.choices.items())
     reference = shown.reference.rsplit("\n", 1)[-1]
-    console.print(
-        Panel(escape(f"{shown.question}{choices}\nreference: {reference}"), title=f"question {escape(question)}")
-    )
+    console.print(Panel(f"{shown.question}{choices}\nreference: {reference}", title=plain(f"question {question}")))
     beside = Table.grid(expand=True)
     beside.add_column(ratio=1)
     beside.add_column(ratio=1)

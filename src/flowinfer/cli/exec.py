@@ -21,6 +21,8 @@ from flowinfer.cli.inputs import (
 )
 from flowinfer.errors import UsageError
 from flowinfer.jsonlog import decoded
+from flowinfer.shell import command as command_line
+from flowinfer.shell import options as shell_options
 
 if TYPE_CHECKING:
     from flowinfer.cli.asked import Asked
@@ -207,7 +209,11 @@ def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> 
     from flowinfer.live import LiveProgress
 
     assert isinstance(request, Request), "made by the command"
-    name = ""
+    name, out = "", request.out or "runs"
+
+    def again() -> str:
+        return command_line("exec", options=shell_options(out, "runs", "--resume", name))
+
     with LiveProgress(len(dataset.questions), is_quiet=quiet) as live:
 
         def started(plan: object, run: object, records: object) -> None:
@@ -220,17 +226,16 @@ def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> 
             live.planned(len(plan.steps))  # type: ignore[attr-defined]  # a Plan
             live.resumed(records)  # type: ignore[arg-type]  # a sequence of records
 
-        where = f"--out {request.out} " if str(request.out) != "runs" else ""
         try:
             results = evaluate(flow, dataset, request, observer=live, on_record=live.answered, on_start=started)
         except KeyboardInterrupt:
-            cure = f"go on with: flowinfer exec {where}--resume {name}" if name else "nothing was begun"
+            cure = f"go on with: {again()}" if name else "nothing was begun"
             print(f"\ninterrupted; {cure}", file=sys.stderr)
             raise typer.Exit(130) from None
     if live.first_failure is not None:
         failed, reason = live.first_failure.question.id, live.first_failure.trace.error
         print(f"{results.failed} questions failed, '{failed}' because: {reason}", file=sys.stderr)
-        print(f"  = help: flowinfer exec {where}--resume {name} asks them again", file=sys.stderr)
+        print(f"  = help: {again()} asks them again", file=sys.stderr)
     return results
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flowinfer import shell
 from flowinfer.errors import UsageError
 from flowinfer.files import write_whole
 
@@ -79,7 +80,7 @@ def train(
     size = {"size": "tiny", "tokens": 1 << 11, "num_texts": 2000} if tiny else {}
     recipe = Recipe(minutes=minutes, device=device, workers=workers, seed=seed, **size)  # type: ignore[arg-type]
     make([model] if model else networks.NAMES, recipe, out)
-    print(f"zoo in {out}: flowinfer lab eval --zoo {out}", file=sys.stderr)
+    print(f"zoo in {out}: {shell.command('lab eval', options=shell.option('--zoo', out))}", file=sys.stderr)
 
 
 @app.command(name="eval")

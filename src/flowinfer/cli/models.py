@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flowinfer.cli.inputs import ZooOption
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flowinfer.spec import ModelSpec
+
+_KNOCK_SECONDS = 3.0
+"""How long an endpoint may take to say that it is there."""
 
 
 def command(
     zoo: ZooOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List models by zoo: what each name means, whether it is here, how large it is."""
+    """List models by zoo: what each name means, whether it is here (an endpoint: answers), how large it is."""
     from flowinfer.registry import zoos
     from flowinfer.zoo import load_zoo, select_zoo
 
@@ -25,20 +33,36 @@ def command(
     if json_:
         print(json.dumps({"default": chosen.name, "why": chosen.why, "models": rows}, ensure_ascii=False, indent=1))
         return
-    from rich.console import Console
     from rich.table import Table
 
+    from flowinfer.console import PlainConsole
+
+    here = _knocked(spec for one in named for spec in one.models.values())
     table = Table()
     for name in ("zoo", "name", "means", "parameters", "weights", "here"):
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(
-            row["zoo"], row["name"], _short(row["ref"]), row["parameters_shown"], row["weights_shown"], row["here"]
-        )
-    Console(soft_wrap=True, highlight=False).print(table)
+        figures = (row["parameters_shown"], row["weights_shown"], here.get(row["name"], row["here"]))
+        table.add_row(row["zoo"], row["name"], _short(row["ref"]), *figures)
+    PlainConsole().print(table)
     print(f"used by default: {chosen.name} ({chosen.why})")
     if chosen.note:
         print(f"note: {chosen.note}")
+
+
+def _knocked(specs: Iterable[ModelSpec]) -> dict[str, str]:
+    """Return by name whether endpoints answer; each is asked once, all at the same time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    remote = [spec for spec in specs if spec.backend == "openai"]
+    if not remote:
+        return {}
+    from flowinfer.backends.openai import knock
+
+    first = {(spec.address, spec.api_key_env): spec for spec in remote}
+    with ThreadPoolExecutor(len(first)) as threads:
+        found = dict(zip(first, threads.map(lambda spec: knock(spec, _KNOCK_SECONDS), first.values()), strict=True))
+    return {spec.name: found[spec.address, spec.api_key_env] for spec in remote}
 
 
 def _short(ref: str) -> str:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from flowinfer.console import PlainConsole
 from flowinfer.errors import UsageError
 from flowinfer.files import write_whole
 
@@ -51,13 +50,13 @@ def command(
     if json_:
         print(json.dumps(_plain(choice) | {"notes": list(evidence.notes)}, ensure_ascii=False))
         return
-    _print(choice, Console(highlight=False, soft_wrap=True), every)
+    _print(choice, PlainConsole(), every)
     _note(evidence.notes)
     if out is not None:
         print(f"written to {out}")
 
 
-def _print(choice: Choice, console: Console, every: bool) -> None:
+def _print(choice: Choice, console: PlainConsole, every: bool) -> None:
     table = Table()
     table.add_column("", no_wrap=True)
     table.add_column("flow", overflow="fold")
@@ -74,18 +73,17 @@ def _print(choice: Choice, console: Console, every: bool) -> None:
                 "-" if one.seconds is None else f"{one.seconds:.2f}",
                 str(one.n),
             )
-            table.add_row(*(escape(cell) for cell in cells))
+            table.add_row(*cells)
     console.print(table)
-    console.print(f"recommended: {choice.winner.wiring.flow}", markup=False)
+    console.print(f"recommended: {choice.winner.wiring.flow}")
     if choice.runner_up is not None and choice.p_value is not None:
         sure = "beyond chance" if choice.p_value < 0.05 else "which may be chance"
         console.print(
             f"next: {choice.runner_up.wiring.flow}, {100 * (choice.winner.accuracy - choice.runner_up.accuracy):.1f} "
             f"points behind, {sure} (McNemar p = {choice.p_value:.3g}; chosen on these same questions, so optimistic)",
-            markup=False,
         )
     if choice.num_beyond:
-        console.print(f"{choice.num_beyond} flows lie beyond the limits", markup=False)
+        console.print(f"{choice.num_beyond} flows lie beyond the limits")
     if not choice.is_timed:
         console.print("not all flows were timed at batch 1 without cache: the front is by accuracy where seconds lack")
 

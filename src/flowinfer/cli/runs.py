@@ -23,10 +23,9 @@ def command(
     if not rows:
         print(f"no runs in '{out}'")
         return
-    from rich.console import Console
-    from rich.text import Text
+    from flowinfer.console import PlainConsole, plain
 
-    console = Console(highlight=False)
+    console = PlainConsole()
     width = max(len(row["run"]) for row in rows)
     for row in rows:
         accuracy = "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %"
@@ -34,8 +33,8 @@ def command(
         room = max(20, console.width - 2 - len(where))
         flow = row["flow"] if len(row["flow"]) <= room else row["flow"][: room - 1] + "…"
         answered = f"{row['answered']}/{row['n']}"
-        console.print(Text(f"{row['run']:<{width}}  {answered:>9}  {accuracy:>7}  {_state(row)}"), soft_wrap=True)
-        console.print(Text(f"  {flow}{where}"), soft_wrap=True)
+        console.print(plain(f"{row['run']:<{width}}  {answered:>9}  {accuracy:>7}  {_state(row)}"), soft_wrap=True)
+        console.print(plain(f"  {flow}{where}"), soft_wrap=True)
 
 
 def _state(row: dict[str, Any]) -> str:

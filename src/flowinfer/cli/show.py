@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from flowinfer.console import PlainConsole, plain
 from flowinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def command(
 
     path = find_run(run, out)
     records = _in_order(path, list(read_records(path)))
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole()
     if question is not None:
         record = next((record for record in records if record.question.id == question), None)
         if record is None:
@@ -60,7 +59,7 @@ def command(
     _show_run(path, records, chosen, console)
 
 
-def _show_run(path: Path, records: list[Record], chosen: list[Record], console: Console) -> None:
+def _show_run(path: Path, records: list[Record], chosen: list[Record], console: PlainConsole) -> None:
     from flowinfer.summary import summarize_run
     from flowinfer.tables import print_results
 
@@ -77,12 +76,12 @@ def _show_run(path: Path, records: list[Record], chosen: list[Record], console: 
         mark = "!" if record.trace.error else " " if score is None else "✓" if score.correct else "✗"
         found = "" if score is None else score.extracted if score.extracted is not None else score.status
         table.add_row(
-            escape(record.question.id),
+            record.question.id,
             mark,
-            escape(_short(record.question.question)),
-            escape(_short(record.trace.error or record.trace.answer)),
-            escape(_short(found)),
-            escape(_short(record.question.reference.rsplit("\n", 1)[-1])),
+            _short(record.question.question),
+            _short(record.trace.error or record.trace.answer),
+            _short(found),
+            _short(record.question.reference.rsplit("\n", 1)[-1]),
         )
     console.print(table)
 
@@ -95,16 +94,14 @@ def _in_order(path: Path, records: list[Record]) -> list[Record]:
     return sorted(records, key=lambda record: places.get(record.question.id, len(places)))
 
 
-def _show_question(record: Record, console: Console, with_prompts: bool) -> None:
+def _show_question(record: Record, console: PlainConsole, with_prompts: bool) -> None:
     question, trace, score = record.question, record.trace, record.score
     choices = "".join(f"\n{letter}. {text}" for letter, text in question.choices.items())
-    console.print(
-        Panel(escape(question.question + choices), title=f"question {escape(question.id)}", title_align="left")
-    )
+    console.print(Panel(question.question + choices, title=plain(f"question {question.id}"), title_align="left"))
     for step in trace.steps:
         if with_prompts:
             for node, prompt in step.prompts.items():
-                console.print(Panel(escape(prompt), title=f"{step.step} prompt of {node}", title_align="left"))
+                console.print(Panel(prompt, title=plain(f"{step.step} prompt of {node}"), title_align="left"))
         heads = ", ".join(
             head.model + ("" if head.agreement is None or len(step.heads) == 1 else f" {100 * head.agreement:.0f} %")
             for head in step.heads
@@ -112,20 +109,20 @@ def _show_question(record: Record, console: Console, with_prompts: bool) -> None
         cached = f", cached from {step.cached_from}" if step.cached_from else ""
         rounds = f" in {step.rounds} rounds" if step.drafted_tokens else ""
         title = f"{step.step} {heads}: {step.tokens} tokens{rounds}, {step.seconds:.2f} s, {step.finish_reason}{cached}"
-        shown = escape(step.text)
+        shown = plain(step.text)
         if step is trace.steps[-1] and score and score.span and step.text == trace.answer:
             start, end = score.span
             text = step.text
-            shown = f"{escape(text[:start])}[reverse]{escape(text[start:end])}[/reverse]{escape(text[end:])}"
-        console.print(Panel(shown, title=escape(title), title_align="left"))
+            shown = plain(text[:start]) + plain(text[start:end], "reverse") + plain(text[end:])
+        console.print(Panel(shown, title=plain(title), title_align="left"))
     if trace.ballot:
-        console.print(f"vote: {trace.ballot}", markup=False)
+        console.print(f"vote: {trace.ballot}")
     if trace.error:
-        console.print(f"failed: {escape(trace.error)}")
+        console.print(f"failed: {trace.error}")
     if score:
         verdict = "right" if score.correct else "wrong"
         console.print(f"{verdict}: found {score.extracted!r} ({score.status}, by {score.rule}), reference", end=" ")
-        console.print(repr(question.reference.rsplit("\n", 1)[-1]), markup=False)
+        console.print(repr(question.reference.rsplit("\n", 1)[-1]))
 
 
 def _short(text: str, most: int = 200) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flowinfer import shell
 from flowinfer.cli.exec import AnswerIndexOption, index_base
 from flowinfer.cli.inputs import SetOption, ZooOption, pairs, warn, whole_number
 from flowinfer.errors import UsageError
@@ -106,7 +107,7 @@ def command(
     if sweep.failures:
         for line in sweep.failures:
             print(f"failed: {line}", file=sys.stderr)
-        print(f"  = help: --resume {sweep.folder.name} runs them again", file=sys.stderr)
+        print(f"  = help: {shell.option('--resume', sweep.folder.name)} runs them again", file=sys.stderr)
         raise typer.Exit(4)
 
 
@@ -122,9 +123,9 @@ def _run(request: SweepRequest, out: Path, resume: str | None, *, is_quiet: bool
                 request, out=out, resume=resume, progress=progress, on_folder=begun.append, on_warnings=warn
             )
         except KeyboardInterrupt:
-            where = f"--out {out} " if str(out) != "sweeps" else ""
             name = begun[0].path.name if begun else ""
-            cure = f"go on with: flowinfer sweep {where}--resume {name}" if name else "nothing was begun"
+            again = shell.command("sweep", options=shell.options(out, "sweeps", "--resume", name))
+            cure = f"go on with: {again}" if name else "nothing was begun"
             print(f"\ninterrupted; {cure}", file=sys.stderr)
             raise typer.Exit(130) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 
@@ -10,6 +11,7 @@ from flowinfer.engine.base import Observer
 from flowinfer.errors import LoadError
 from flowinfer.plan import Placement, Plan
 from flowinfer.registry import backends, load
+from flowinfer.secrets import learn_environment
 from flowinfer.spec import ModelSpec
 
 Loaded = TokenModel | TextModel
@@ -37,6 +39,8 @@ class ModelPool:
             start = time.perf_counter()
             self._loaded[key] = _load(spec, placement)
             observer.model_loaded(name, time.perf_counter() - start)
+            for note in getattr(self._loaded[key], "notes", ()):
+                observer.notice(note)
             if not getattr(self._loaded[key], "is_batched", True):
                 observer.notice(f"'{name}' has layers that do not attend to every token: its rows run one by one")
             if losses := getattr(self._loaded[key], "losses", ()):
@@ -70,6 +74,7 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
     info = backends().get(spec.backend)
     if info is None:
         raise LoadError(f"unknown backend '{spec.backend}'", help=f"known: {', '.join(backends())}")
+    learn_environment(os.environ, *([spec.api_key_env] if spec.api_key_env else []))
     loader = load(info)
     model: Loaded = loader(spec, placement.device, placement.dtype)  # type: ignore[operator]  # a registered function
     return model
@@ -77,4 +82,4 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
 
 def _weights_key(spec: ModelSpec, placement: Placement) -> str:
     parts = spec.model_dump(exclude={"name", "think", "device"})
-    return f"{sorted(parts.items(), key=str)} on {placement.device} as {placement.dtype}"
+    return f"{sorted(parts.items(), key=str)} at {spec.address} on {placement.device} as {placement.dtype}"

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
+from flowinfer.console import PlainConsole
 from flowinfer.profiling.figures import HeadFigures, Profile, Spread, StepFigures
 
 
-def print_profile(profile: Profile, console: Console | None = None) -> None:
+def print_profile(profile: Profile, console: PlainConsole | None = None) -> None:
     """Print one table per step, with the floor and the real decoder below it."""
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or PlainConsole()
     devices = ", ".join(f"{one.name} copies {one.copy_bytes_per_second / 1e9:.3g} GB/s" for one in profile.devices)
-    console.print(f"\n{profile.flow}, zoo {profile.zoo}, batch {profile.batch}; {devices}\n", markup=False)
+    console.print(f"\n{profile.flow}, zoo {profile.zoo}, batch {profile.batch}; {devices}\n")
     for step in profile.steps:
-        console.print(
-            f"{step.step} {step.title}: {step.steps} tokens a row, context {step.context:.0f} ids", markup=False
-        )
+        console.print(f"{step.step} {step.title}: {step.steps} tokens a row, context {step.context:.0f} ids")
         if step.heads:
             console.print(_parts(step))
         for line in lines(step):
-            console.print(f"  {line}", markup=False)
+            console.print(f"  {line}")
         console.print()
     for note in profile.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
 
 
 def lines(step: StepFigures) -> list[str]:

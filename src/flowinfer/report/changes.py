@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
+from flowinfer import shell
 from flowinfer.report.compare import Comparison
 from flowinfer.report.evidence import Evidence
 from flowinfer.report.table import Column, Entry, Table, Text
@@ -49,7 +49,7 @@ def table(evidence: Evidence, found: Sequence[Comparison]) -> Table | None:
 
 def command(evidence: Evidence, wiring: str, dataset: str, question: str) -> str:
     """Return the command that shows a path's answer to a question, stage by stage."""
-    return f"flowinfer show {shlex.quote(str(evidence.cells[wiring, dataset].run))} {shlex.quote(question)}"
+    return shell.command("show", evidence.cells[wiring, dataset].run, question)
 
 
 def _named(questions: Sequence[str]) -> str:

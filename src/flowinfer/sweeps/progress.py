@@ -6,9 +6,9 @@ import os
 import sys
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+from flowinfer.console import PlainConsole
 from flowinfer.engine.base import Observer
 
 _PLAIN_EVERY_SECONDS = 5.0
@@ -23,7 +23,7 @@ class SweepProgress(Observer):
 
     def __init__(self, *, is_quiet: bool = False) -> None:
         self._is_quiet = is_quiet
-        console = Console(stderr=True, highlight=False)
+        console = PlainConsole(stderr=True)
         is_plain = not console.is_terminal or bool(os.environ.get("CI"))
         self._bar = None if is_plain or is_quiet else _bar(console)
         self._task = self._bar.add_task("", total=1, status="") if self._bar else None
@@ -98,7 +98,7 @@ class SweepProgress(Observer):
         if self._is_quiet:
             return
         if self._bar is not None:
-            self._bar.console.print(message, style="dim", markup=False)
+            self._bar.console.print(message, style="dim")
         else:
             print(message, file=sys.stderr, flush=True)
 
@@ -113,5 +113,7 @@ class SweepProgress(Observer):
             print(f"{self._phase}  {done}  {self.status()}", file=sys.stderr, flush=True)
 
 
-def _bar(console: Console) -> Progress:
-    return Progress(SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.fields[status]}"), console=console)
+def _bar(console: PlainConsole) -> Progress:
+    return Progress(
+        SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.fields[status]}", markup=False), console=console
+    )

@@ -6,8 +6,9 @@ import io
 from html import escape
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+
+from flowinfer.console import PlainConsole
 
 if TYPE_CHECKING:
     from flowinfer.sweeps.outcome import Cell, Sweep, SweepRow
@@ -16,9 +17,9 @@ _WIDE = 200
 """Columns of a table that no terminal bounds."""
 
 
-def print_sweep(sweep: Sweep, console: Console | None = None) -> None:
+def print_sweep(sweep: Sweep, console: PlainConsole | None = None) -> None:
     """Print the paths with their accuracies, and what sharing saved."""
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or PlainConsole()
     if not console.is_terminal:
         console.width = max(console.width, _WIDE)
     table = Table()
@@ -26,16 +27,16 @@ def print_sweep(sweep: Sweep, console: Console | None = None) -> None:
         is_text = name in ("path", "strategy", "flow")
         table.add_column(name, overflow="fold", justify="left" if is_text else "right")
     for row in sweep.rows:
-        table.add_row(*(text.replace("[", "\\[") for text in _cells(row)))
+        table.add_row(*_cells(row))
     console.print(table)
     for line in [*notes(sweep), *closing(sweep)]:
-        console.print(line, markup=False)
+        console.print(line)
 
 
 def as_text(sweep: Sweep) -> str:
     """Return what `print_sweep` prints, without colour."""
     text = io.StringIO()
-    print_sweep(sweep, Console(file=text, highlight=False, soft_wrap=True, no_color=True))
+    print_sweep(sweep, PlainConsole(file=text))
     return text.getvalue() + "".join(f"failed: {line}\n" for line in sweep.failures)
 
 
