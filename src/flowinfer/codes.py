@@ -240,7 +240,7 @@ CODES: Mapping[str, Entry] = {
         "option out of range",
         "The value is of the right kind but not allowed.",
         "Qwen[top_p=1.5]",
-        "Qwen[top_p=0.9]",
+        "Qwen[top_p=0.9, temperature=0.7]",
     ),
     "E0203": Entry(
         "option of another fuser",
@@ -252,7 +252,7 @@ CODES: Mapping[str, Entry] = {
     "E0205": Entry(
         "option at the wrong place",
         "A | group decodes as one: max_tokens, temperature and the like stand behind the outermost group, fuse behind"
-        " any | group, prompt behind a model.",
+        " any | group, prompt behind a model. topk, thinking and lstrip_first say how heads write together.",
         "(Qwen[max_tokens=64] | Ds)",
         "(Qwen | Ds)[max_tokens=64]",
     ),
@@ -265,9 +265,17 @@ CODES: Mapping[str, Entry] = {
     ),
     "E0207": Entry(
         "options of a model that do not go together",
-        "An endpoint needs its base_url; a local model takes none, and only the quantizations that its backend knows.",
+        "An endpoint needs its base_url. A local model takes the quantizations that its backend knows, on a GPU; a"
+        " system message needs the chat template, a revision a hub id.",
         'model A = "org/a" { quantization="int3" }\nA',
         'model A = "org/a" { quantization="bnb-4bit" }\nA',
+    ),
+    "E0208": Entry(
+        "option that the backend takes no notice of",
+        "Every backend says which options of models and steps it heeds: an endpoint neither loads weights nor shows"
+        " next-token distributions. Leave the option out, or use it with a local model.",
+        'model T = "gpt" { backend=openai, base_url="http://localhost:8000/v1" }\nT[prefill="So:"]',
+        'model T = "gpt" { backend=openai, base_url="http://localhost:8000/v1" }\nT[stop="So:"]',
     ),
     "E0300": Entry(
         "branch without weight among weighted ones",
@@ -333,6 +341,13 @@ CODES: Mapping[str, Entry] = {
         "Nothing in the flow uses it.",
         'prompt p = "{question}"\nQwen',
         'prompt p = "{question}"\nQwen[prompt=p]',
+    ),
+    "W0200": Entry(
+        "option that does nothing",
+        "Another option takes its effect away (top_p at temperature 0), or what defaults or --set say for the whole"
+        " flow does nothing at a stage: its backend takes no notice of it, or no stage of the flow has a use for it.",
+        "Qwen[top_p=0.9]",
+        "Qwen[top_p=0.9, temperature=0.7]",
     ),
     "W0300": Entry(
         "group of one",

@@ -8,6 +8,7 @@ from math import inf
 from typing import Any, Literal
 
 from flowinfer.declarations import Declared
+from flowinfer.effects import Effects, Given, Step
 from flowinfer.errors import Span
 from flowinfer.mistakes import MOST_LEVELS
 from flowinfer.options import (
@@ -41,7 +42,7 @@ class _Place:
     """The stages whose text it may read, first to last."""
     is_last: bool
     position: Literal["serial", "head", "answer"]
-    decoding: Mapping[str, Any]
+    decoding: Mapping[str, Given]
     """Options that flow down to it."""
 
 
@@ -62,7 +63,7 @@ class Resolver:
         declared: Declared,
         models: Mapping[str, ModelSpec],
         scope: Scope,
-        decoding: Mapping[str, Any],
+        decoding: Mapping[str, Given],
         fuse_options: Mapping[str, tuple[Option, Any]],
         prompts: str,
     ) -> None:
@@ -70,6 +71,8 @@ class Resolver:
         self._report = scope.report
         self._decoding, self._fuse_defaults, self._prompts = decoding, fuse_options, prompts
         self._templates = TemplateCheck(self._report)
+        self._effects = Effects(self._report)
+        self._used_fuse_options: set[str] = set()
         self._num_nodes = self._num_groups = self._depth = 0
         self._is_too_large = False
         self._labels: dict[str, Span] = {}
@@ -87,6 +90,8 @@ class Resolver:
         for name, let in self._declared.lets.items():
             if name not in self.used_lets and not self._scope.report.diagnostics:
                 self._flatten(let.chain)
+        written = {key: option for key, (option, _) in self._fuse_defaults.items()}
+        self._effects.report(self._declared.flow.span, written, self._used_fuse_options)
         return root
 
     def _flatten(self, chain: Chain) -> list[Stage]:
@@ -199,14 +204,17 @@ class Resolver:
             hint = "use it as a stage of its own, or in a '&' group"
             message = f"model '{name}' gives texts only and cannot write together with others"
             self._report.error("E0302", message, call.name.span, hint)
-        decoding = self._node_decoding(call, place)
+        options = self._node_options(call, place)
         role, template, prompt_name = self._prompt(call, place)
         if model is None:
             return None
+        if place.position != "head":
+            self._effects.step(Step((model,), is_group=False, is_first=not place.earlier), options)
+        decoding = _decoding({key: given for key, given in options.items() if key != "fuse"})
         label = call.label.text if call.label else None
         return Node(node_id, model, role, template, decoding, call.span, label, prompt_name)
 
-    def _node_decoding(self, call: Call, place: _Place) -> Decoding:
+    def _node_options(self, call: Call, place: _Place) -> dict[str, Given]:
         values = dict(place.decoding)
         for option in call.options:
             if option.key == "prompt":
@@ -223,9 +231,8 @@ class Resolver:
                     "E0205", f"option '{option.key}' belongs to the group, not to one head", option.span, hint
                 )
             elif (value := self._typed(option)) is not None:
-                values[option.key] = value[0]
-        values.pop("fuse", None)
-        return Decoding(**values)
+                values[option.key] = Given(value[0], option, "stage")
+        return values
 
     def _typed(self, option: Option) -> tuple[Any] | None:
         """Return a decoding option's value in a tuple, or None after reporting what is wrong."""
@@ -274,9 +281,9 @@ class Resolver:
         if group.kind == "answers" and place.position == "head":
             hint = "let a model read the answers: ((A & B) -> C | D)"
             self._report.error("E0303", "a '&' group gives texts and cannot be a head of a '|' group", group.span, hint)
-        decoding = self._group_decoding(group, place)
-        inherited = decoding.model_dump(include=decoding.model_fields_set - {"fuse", "fuse_options"})
-        flows_down = {key: value for key, value in inherited.items() if key in place.decoding or key in DECODING_KEYS}
+        options = self._group_options(group, place)
+        decoding = self._group_decoding(group, options)
+        flows_down = {key: given for key, given in options.items() if key != "fuse"}
         if "fuse" in place.decoding:
             flows_down["fuse"] = place.decoding["fuse"]
         inner = _Place(place.earlier, place.is_last, "head" if group.kind == "fuse" else "answer", flows_down)
@@ -289,16 +296,20 @@ class Resolver:
         branches = tuple(Branch(part, weight) for part, weight in zip(parts, weights, strict=True) if part is not None)
         if len(branches) < len(parts):
             return None
+        if group.kind == "fuse":
+            models = tuple(model for branch in branches for model in _heads(branch.part))
+            own = options if place.position != "head" else {key: options[key] for key in options if key == "fuse"}
+            self._effects.step(Step(models, is_group=True, is_first=not place.earlier), own)
         is_weighted = any(branch.weight is not None for branch in group.branches)
         label = group.label.text if group.label else None
         return Parallel(group_id, group.kind, branches, decoding, group.span, is_weighted, label)
 
-    def _group_decoding(self, group: Group, place: _Place) -> Decoding:
-        values = {key: value for key, value in place.decoding.items() if key != "fuse_options"}
-        given: dict[str, Option] = {}
+    def _group_options(self, group: Group, place: _Place) -> dict[str, Given]:
+        """Return what a group is decoded with, or its answers are; the fuser's own parameters apart."""
+        values = dict(place.decoding)
         for option in group.options:
             if option.key in FUSER_KEYS and group.kind == "fuse":
-                given[option.key] = option
+                continue
             elif option.key == "prompt":
                 hint = "each head has its own: (A[prompt=...] | B[prompt=...])"
                 self._report.error("E0205", "option 'prompt' belongs to a model", option.span, hint)
@@ -313,11 +324,15 @@ class Resolver:
                 hint = "write it behind the outermost group: the whole of it decodes as one"
                 self._report.error("E0205", f"option '{option.key}' belongs to the outer group", option.span, hint)
             elif (value := self._typed(option)) is not None:
-                values[option.key] = value[0]
+                values[option.key] = Given(value[0], option, "stage")
+        return values
+
+    def _group_decoding(self, group: Group, options: Mapping[str, Given]) -> Decoding:
         if group.kind == "answers":
-            values.pop("fuse", None)
-            return Decoding(**values)
-        return Decoding(**values, fuse_options=self._fuse_options(values.get("fuse", "mean"), group, given))
+            return _decoding({key: given for key, given in options.items() if key != "fuse"})
+        given = {option.key: option for option in group.options if option.key in FUSER_KEYS}
+        fuse = options["fuse"].value if "fuse" in options else "mean"
+        return _decoding(options, fuse_options=self._fuse_options(fuse, group, given))
 
     def _check_certified(self, group: Group, decoding: Decoding, place: _Place) -> None:
         """Report certified candidates where they cannot serve; a model alone moves nothing and ignores the option."""
@@ -342,8 +357,9 @@ class Resolver:
         inherited = {
             key: option
             for key, (option, _) in self._fuse_defaults.items()
-            if key in info.parameters and fuse == self._decoding.get("fuse", "mean")
+            if key in info.parameters and fuse == (self._decoding["fuse"].value if "fuse" in self._decoding else "mean")
         }
+        self._used_fuse_options |= set(inherited)
         values = {key: parameter.default for key, parameter in info.parameters.items()}
         for key, option in {**inherited, **given}.items():
             if key not in info.parameters:
@@ -382,6 +398,21 @@ class Resolver:
         values = [branch.weight or 0.0 for branch in written]
         total = sum(values)
         return [value / total for value in values]
+
+
+def _decoding(options: Mapping[str, Given], **more: Any) -> Decoding:
+    return Decoding(**{key: given.value for key, given in options.items()}, **more)
+
+
+def _heads(part: Part) -> list[ModelSpec]:
+    """Return the models that write the text of a branch of a group."""
+    match part:
+        case Node():
+            return [part.model]
+        case Series(stages):
+            return _heads(stages[-1])
+        case Parallel():
+            return [model for branch in part.branches for model in _heads(branch.part)]
 
 
 def _end_name(branch: WrittenBranch) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,35 +130,61 @@ def _model(path: Path, key: str, table: object) -> ModelSpec:
         message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"][:1].lower() + first["msg"][1:]
         hint = f"did you mean '{near[0]}'?" if near else f"keys: {', '.join(known)}"
         raise DataError(f"{path}: [models.{key}] '{where}': {message}", help=hint) from error
-    if problem := unfit(spec):
+    spec = spec.model_copy(update={"ref": resolve_ref(spec.ref, path.parent)})
+    for problem in unfit(spec):
         raise DataError(f"{path}: [models.{key}] {problem.message}", help=problem.help)
-    return spec.model_copy(update={"ref": resolve_ref(spec.ref, path.parent)})
+    return spec
 
 
 @dataclass(frozen=True)
 class Unfit:
     """Why a model's options do not go together."""
 
+    code: str
     option: str
     """The option to look at."""
     message: str
     help: str
 
 
-def unfit(spec: ModelSpec) -> Unfit | None:
-    """Return what of a model's options its backend cannot serve, or None."""
+def unfit(spec: ModelSpec) -> list[Unfit]:
+    """Return what of a model's options its backend cannot serve, or would leave unused."""
     if spec.backend not in backends():
-        return Unfit("backend", f"unknown backend '{spec.backend}'", f"one of: {', '.join(backends())}")
+        return [Unfit("E0207", "backend", f"unknown backend '{spec.backend}'", f"one of: {', '.join(backends())}")]
+    return [*_unserved(spec), *_unheeded(spec)]
+
+
+def _unserved(spec: ModelSpec) -> Iterator[Unfit]:
+    """Yield what this backend refuses, or what another option of the model makes useless."""
     if spec.backend == "openai" and not spec.base_url:
-        return Unfit("backend", "backend 'openai' needs a base_url", 'base_url="http://localhost:8000/v1"')
-    if spec.backend == "hf":
-        for option in ("base_url", "api_key_env"):
-            if getattr(spec, option) is not None:
-                return Unfit(option, f"'{option}' is for endpoints", "add backend=openai, or leave it out")
-        if spec.quantization not in (None, *QUANTIZATIONS):
-            hint = f"one of: {', '.join(QUANTIZATIONS)}; a checkpoint that is stored quantized needs no option"
-            return Unfit("quantization", f"unknown quantization '{spec.quantization}'", hint)
-    return None
+        hint = 'base_url="http://localhost:8000/v1"'
+        yield Unfit("E0207", "backend", "backend 'openai' needs a base_url", hint)
+    if spec.backend != "hf":
+        return
+    if spec.quantization not in (None, *QUANTIZATIONS):
+        hint = f"one of: {', '.join(QUANTIZATIONS)}; a checkpoint that is stored quantized needs no option"
+        yield Unfit("E0207", "quantization", f"unknown quantization '{spec.quantization}'", hint)
+    elif spec.quantization and spec.device == "cpu":
+        hint = "declare a CUDA device, or leave the quantization out"
+        yield Unfit("E0207", "quantization", f"quantization '{spec.quantization}' needs a GPU, not device=cpu", hint)
+    if spec.system is not None and spec.chat == "off":
+        hint = "leave out chat=off, or write the message into the prompt"
+        yield Unfit("E0207", "system", "option 'system' needs the chat template that 'chat=off' switches off", hint)
+    if spec.revision and os.path.isdir(spec.ref):
+        hint = "leave it out, or name the hub id"
+        yield Unfit("E0207", "revision", f"a local folder has no revision '{spec.revision}'", hint)
+
+
+def _unheeded(spec: ModelSpec) -> Iterator[Unfit]:
+    """Yield the options that ask for something of which the backend takes no notice."""
+    backend = backends()[spec.backend]
+    for option in sorted(spec.model_fields_set):
+        if backend.heeds(option) or getattr(spec, option) == ModelSpec.model_fields[option].default:
+            continue
+        owners = [name for name, other in backends().items() if other.heeds(option)]
+        cure = f", or write backend={' or '.join(owners)}" if owners else ""
+        message = f"option '{option}' does nothing: backend '{spec.backend}' takes no notice of it"
+        yield Unfit("E0208", option, message, f"leave it out{cure}")
 
 
 def paper_zoo() -> Zoo:
