@@ -121,6 +121,7 @@ class Pipeline:
         """
         from flowinfer.evaluation import Evaluation
         from flowinfer.experiment import Request, evaluate
+        from flowinfer.plan import columns
         from flowinfer.tasks.base import load_questions
 
         questions = load_questions(
@@ -131,6 +132,7 @@ class Pipeline:
             seed=seed,
             ids=ids,
             use_items=self.flow.zoo in ("toy", "lab"),
+            columns=columns(self.flow),
         )
         records: list[Record] = []
 

@@ -13,9 +13,10 @@ from flowinfer.engine.scheduler import execute
 from flowinfer.experiment import majority
 from flowinfer.machine import this_machine
 from flowinfer.placement import ready
-from flowinfer.plan import Plan, members
+from flowinfer.plan import Plan, columns, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.spec import Flow
+from flowinfer.tasks.base import refuse_missing
 from flowinfer.toy import provide
 
 
@@ -179,6 +180,7 @@ def ask(
         if on_text is not None:
             on_text(text)
 
+    refuse_missing(columns(flow), [item := Question(id="prompt", question=question, reference="")], "a single prompt")
     provide(flow.models.values())
     plan = ready(flow, this_machine())
     listener = _Listener(
@@ -187,7 +189,6 @@ def ask(
         print_token if shows_trace else None,
         None if quiet else lambda message: print(message, file=sys.stderr, flush=True),
     )
-    item = Question(id="prompt", question=question, reference="")
     traces = execute(plan, [item], batch=1, observer=listener, vote=majority, models=models)
     trace = next(iter(list(traces)))
     if trace.error is None:

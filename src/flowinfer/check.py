@@ -23,6 +23,7 @@ from flowinfer.options import (
     did_you_mean,
     draft_problem,
     typed,
+    unknown_option,
 )
 from flowinfer.prompts import PROMPT_SETS
 from flowinfer.registry import fusers
@@ -226,17 +227,15 @@ class _Checker:
         elif option.key in FUSER_KEYS:
             settings.fuse_options[option.key] = (option, scope.data(option.value))
         else:
-            known = (*DECODING_KEYS, "prompts", "zoo")
-            hint = did_you_mean(option.key, known) or f"options: {', '.join(known)}"
+            hint = unknown_option(option.key, (*DECODING_KEYS, *FUSER_KEYS, "prompts", "zoo"))
             self._report.error("E0200", f"unknown option '{option.key}' in defaults", option.span, hint)
 
     def _override(self, name: str, text: str, settings: _Settings) -> None:
         """Apply --set to an option of `defaults`."""
         if name == "prompts":
             if text not in PROMPT_SETS:
-                raise UsageError(
-                    f"--set prompts={text}: unknown prompt set", help=f"prompt sets: {', '.join(PROMPT_SETS)}"
-                )
+                hint = did_you_mean(text, PROMPT_SETS) or f"prompt sets: {', '.join(PROMPT_SETS)}"
+                raise UsageError(f"--set prompts={text}: unknown prompt set", help=hint)
             settings.prompts = text
             return
         if name == "fuse" and text not in fusers():
@@ -271,7 +270,7 @@ class _Checker:
         options: dict[str, Any] = {}
         for option in model.options:
             if option.key not in MODEL_KEYS:
-                hint = did_you_mean(option.key, MODEL_KEYS) or f"options of a model: {', '.join(MODEL_KEYS)}"
+                hint = unknown_option(option.key, MODEL_KEYS)
                 self._report.error("E0200", f"unknown option '{option.key}' of a model", option.span, hint)
                 continue
             value = typed(option, ModelSpec, scope)

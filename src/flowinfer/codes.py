@@ -308,7 +308,7 @@ CODES: Mapping[str, Entry] = {
     "E0400": Entry(
         "unknown field",
         "Templates know {question}, {choices}, {prev}, {answers}, {result_1}, {result_2}, ... and the labels of earlier"
-        " stages. A literal brace is written {{.",
+        " stages, {$name} for params, and columns of the data set. A literal brace is written {{.",
         'Qwen[prompt="{qestion}"]',
         'Qwen[prompt="{question}"]',
     ),
@@ -320,7 +320,7 @@ CODES: Mapping[str, Entry] = {
     ),
     "E0402": Entry(
         "{prev} in the first stage",
-        "No text comes before the first stage.",
+        "No text comes before the first stage; the roles review and verify read one.",
         'Qwen[prompt="{prev}"]',
         'Qwen[prompt="{question}"]',
     ),
@@ -354,5 +354,18 @@ CODES: Mapping[str, Entry] = {
         "A group of one branch writes what its model alone would.",
         "(Qwen)",
         "Qwen",
+    ),
+    "W0301": Entry(
+        "stage that reads nothing",
+        "The stages before it write texts, and none of its prompts shows one.",
+        'Qwen -> Ds[prompt="{question}"]',
+        'Qwen -> Ds[prompt="{question} {prev}"]',
+    ),
+    "W0302": Entry(
+        "field that the data set must fill",
+        "The field is none that flowinfer fills: every item of the data set needs a field of this name. A run on data"
+        " without it is refused, and so is a single prompt.",
+        'Qwen[prompt="{context} {question}"]',
+        'Qwen[prompt="{question}"]',
     ),
 }

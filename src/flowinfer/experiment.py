@@ -172,6 +172,7 @@ def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> 
         "question_ids": [question.id for question in dataset.questions],
         "n": len(dataset.questions),
         "zoo": flow.zoo,
+        "prompts": flow.prompts,
         "params": dict(flow.params),
         "batch": str(request.batch),
         "engine": request.engine,

@@ -32,6 +32,11 @@ class Reporter:
         """Return what was found, each once, in the order of finding."""
         return list(self._found)
 
+    @property
+    def has_errors(self) -> bool:
+        """Whether the text is refused already."""
+        return any(found.severity is Severity.ERROR for found in self._found)
+
     def extend(self, diagnostics: Iterable[Diagnostic]) -> None:
         """Add what another reporter found."""
         self._found.update(dict.fromkeys(diagnostics))

@@ -20,13 +20,14 @@ from flowinfer.options import (
     draft_problem,
     fuser_option,
     typed,
+    unknown_option,
 )
 from flowinfer.prompts import BUILT_IN_FIELDS, ROLES, is_field, role_for, template_for
 from flowinfer.registry import backends, fusers
-from flowinfer.spec import Branch, Decoding, ModelSpec, Node, Parallel, Part, Role, Series
+from flowinfer.spec import Branch, Decoding, ModelSpec, Node, Parallel, Part, Role, Series, nodes
 from flowinfer.syntax import Branch as WrittenBranch
 from flowinfer.syntax import Call, Chain, Group, Option, Stage
-from flowinfer.templates import Earlier, TemplateCheck
+from flowinfer.templates import Earlier, TemplateCheck, earliest_read
 
 _NODE_KEYS = ("prompt", *(key for key in DECODING_KEYS if key != "fuse"))
 _FUSE_KEYS = ("fuse", *FUSER_KEYS)
@@ -70,9 +71,11 @@ class Resolver:
         self._declared, self._models, self._scope = declared, models, scope
         self._report = scope.report
         self._decoding, self._fuse_defaults, self._prompts = decoding, fuse_options, prompts
-        self._templates = TemplateCheck(self._report)
+        self._templates = TemplateCheck(self._report, scope)
         self._effects = Effects(self._report)
         self._used_fuse_options: set[str] = set()
+        self._reads: dict[str, int] = {}
+        """Node whose prompt is its own -> index of the earliest stage that it reads; too high where it reads none."""
         self._num_nodes = self._num_groups = self._depth = 0
         self._is_too_large = False
         self._labels: dict[str, Span] = {}
@@ -153,6 +156,8 @@ class Resolver:
             )
             part = self._stage(stage, here)
             if part is not None:
+                if index:  # a branch's first stage is judged with its whole group
+                    self._check_reads(part, stage.span, earlier)
                 parts += part.stages if isinstance(part, Series) else [part]
             label = stage.label.text if stage.label else None
             is_answers = isinstance(stage, Group) and stage.kind == "answers"
@@ -160,6 +165,14 @@ class Resolver:
         if not parts:
             return None
         return parts[0] if len(parts) == 1 else Series(tuple(parts))
+
+    def _check_reads(self, part: Part, span: Span, earlier: tuple[Earlier, ...]) -> None:
+        """Warn of a stage none of whose models reads a text from before it."""
+        if not earlier or any(self._reads.get(node.id, 0) < len(earlier) for node in nodes(part)):
+            return
+        name = f"'{part.model.name}'" if isinstance(part, Node) else "this group"
+        hint = "put {prev} or {result_k} into a prompt, or write independent models as (A & B)"
+        self._report.warning("W0301", f"{name} reads nothing of what the stages before it wrote", span, hint)
 
     def _stage(self, stage: Stage, place: _Place) -> Part | None:
         if stage.label:
@@ -212,6 +225,9 @@ class Resolver:
             self._effects.step(Step((model,), is_group=False, is_first=not place.earlier), options)
         decoding = _decoding({key: given for key, given in options.items() if key != "fuse"})
         label = call.label.text if call.label else None
+        if any(option.key == "prompt" for option in call.options) and not self._report.has_errors:
+            read = earliest_read(template, place.earlier)
+            self._reads[node_id] = len(place.earlier) if read is None else read
         return Node(node_id, model, role, template, decoding, call.span, label, prompt_name)
 
     def _node_options(self, call: Call, place: _Place) -> dict[str, Given]:
@@ -223,7 +239,7 @@ class Resolver:
                 hint = "write it behind the group: (A | B)[fuse=mean]"
                 self._report.error("E0205", f"option '{option.key}' belongs to a '|' group", option.span, hint)
             elif option.key not in DECODING_KEYS:
-                hint = did_you_mean(option.key, _NODE_KEYS) or f"options of a stage: {', '.join(_NODE_KEYS)}"
+                hint = unknown_option(option.key, _NODE_KEYS)
                 self._report.error("E0200", f"unknown option '{option.key}'", option.span, hint)
             elif place.position == "head":
                 hint = f"write it behind the group: (A | B)[{option.key}={option.value.raw}]"
@@ -257,18 +273,19 @@ class Resolver:
             self._report.error("E0201", "option 'prompt' must say something", option.value.span, "such as {question}")
             return role, template, None
         if is_text and data not in self._declared.prompts and data not in ROLES:
-            self._templates.check(str(data), option.value, place.earlier, option.value.span)
-            return role, str(data), None
+            return role, self._templates.check(str(data), option.value, place.earlier, option.value.span), None
         if data in self._declared.prompts:
             self.used_prompts.add(data)
             declared = self._declared.prompts[data]
             text = str(self._scope.data(declared.template))
-            self._templates.check(text, declared.template, place.earlier, option.value.span)
+            text = self._templates.check(text, declared.template, place.earlier, option.value.span)
             return role, text, str(data)
         if data in ROLES:
-            text = template_for(self._prompts, data, max(len(place.earlier), 1))
-            self._templates.check(text, None, place.earlier, option.value.span)
-            return data, text, None
+            if data != "draft" and not place.earlier:
+                hint = 'leave prompt= out, so that it drafts; or write the words: prompt="Check this: {question}"'
+                message = f"role '{data}' reads the stage before, and '{call.name.text}' is the first"
+                self._report.error("E0402", message, option.value.span, hint)
+            return data, template_for(self._prompts, data, max(len(place.earlier), 1)), None
         if data is not None:
             known = [*self._declared.prompts, *ROLES]
             hint = did_you_mean(str(data), known) or f"prompts: {', '.join(known)}; or a text in quotes"
@@ -317,8 +334,7 @@ class Resolver:
                 hint = "a '&' group gives independent answers; only '|' groups fuse"
                 self._report.error("E0205", f"option '{option.key}' belongs to a '|' group", option.span, hint)
             elif option.key not in DECODING_KEYS:
-                known = (*DECODING_KEYS, *FUSER_KEYS)
-                hint = did_you_mean(option.key, known) or f"options of a group: {', '.join(known)}"
+                hint = unknown_option(option.key, (*DECODING_KEYS, *FUSER_KEYS))
                 self._report.error("E0200", f"unknown option '{option.key}'", option.span, hint)
             elif place.position == "head" and option.key != "fuse":
                 hint = "write it behind the outermost group: the whole of it decodes as one"

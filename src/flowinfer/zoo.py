@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,6 +19,11 @@ from rapidfuzz import process
 from flowinfer.errors import DataError, UsageError
 from flowinfer.registry import backends, load, zoos
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
+
+_LAB_NOTE = (
+    "lab zoo: three models of about 4 M parameters that know only the lab's own kinds of items; for real models"
+    " --zoo paper or --zoo FILE.toml (docs/language.md, Zoos)"
+)
 
 
 @dataclass(frozen=True)
@@ -194,7 +199,7 @@ def paper_zoo() -> Zoo:
 
 def lab_zoo() -> Zoo:
     """Return the three small models that ship with the package."""
-    return read_zoo(Path(__file__).parent / "lab" / "zoo" / "zoo.toml", name="lab")
+    return replace(read_zoo(Path(__file__).parent / "lab" / "zoo" / "zoo.toml", name="lab"), note=_LAB_NOTE)
 
 
 def _can_run_here(zoo: Zoo, environment: Mapping[str, str]) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, pairs, read_checked
+from flowinfer.cli.inputs import Expression, FlowFile, PromptsOption, SetOption, ZooOption, pairs, read_checked
 from flowinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def command(
     ] = "auto",
     zoo: ZooOption = None,
     set_: SetOption = None,
+    prompts: PromptsOption = None,
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
     resume: Annotated[
         str | None,
@@ -62,7 +63,7 @@ def command(
     if file == "-" and prompt is None and dataset is None:
         raise UsageError("standard input cannot be both the flow and the question", help="give one with --prompt")
     rows = batch_size(batch)
-    flow = read_checked(file, expression, zoo, set_)
+    flow = read_checked(file, expression, zoo, set_, prompts)
     if dry_run:
         from flowinfer.cli.plan import show_plan
 
@@ -76,6 +77,7 @@ def command(
         raise UsageError("--prompt and --trace ask one question; --dataset asks many", help="leave one of them out")
     if fail_under is not None and not 0 <= fail_under <= 1:
         raise UsageError(f"--fail-under {fail_under}: an accuracy is between 0 and 1")
+    from flowinfer.plan import columns
     from flowinfer.tasks.base import load_questions
 
     questions = load_questions(
@@ -86,6 +88,7 @@ def command(
         seed=seed,
         ids=[part.strip() for part in ids.split(",") if part.strip()] if ids else None,
         use_items=flow.zoo in ("toy", "lab"),
+        columns=columns(flow),
     )
     from flowinfer.experiment import Request
 
@@ -115,15 +118,18 @@ def command(
 def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> Results:
     from flowinfer.experiment import Request, evaluate
     from flowinfer.live import LiveProgress
+    from flowinfer.tasks.base import question_text
 
     assert isinstance(request, Request), "made by the command"
     name = ""
+    is_lab = dataset.label.endswith(" (lab)")  # the lab's models learnt its own items in these words
+    note = None if is_lab else _foreign(flow, [question_text(question) for question in dataset.questions])
     with LiveProgress(len(dataset.questions), is_quiet=quiet) as live:
 
         def started(plan: object, run: object, records: object) -> None:
             nonlocal name
             name = run.path.name if run is not None else ""  # type: ignore[attr-defined]  # a Run
-            live.notice_start(flow, dataset.label, name)
+            live.notice_start(flow, dataset.label, name, note)
             live.planned(len(plan.steps))  # type: ignore[attr-defined]  # a Plan
             live.resumed(records)  # type: ignore[arg-type]  # a sequence of records
 
@@ -151,12 +157,23 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
         raise UsageError("the question is empty", help="--prompt TEXT")
     from flowinfer.ask import ask
 
+    if not quiet and not (as_json and not sys.stderr.isatty()):
+        print(f"prompts '{flow.prompts}', zoo {flow.zoo} ({flow.zoo_why})", file=sys.stderr)
+        for note in filter(None, (flow.zoo_note, _foreign(flow, [prompt]))):
+            print(f"note: {note}", file=sys.stderr)
     answer = ask(flow, prompt, stream=None if as_json else sys.stdout, shows_trace=trace, quiet=quiet or as_json)
     if answer.trace.error is not None:
         print(f"error: {answer.trace.error}", file=sys.stderr)
         raise typer.Exit(4)
     if as_json:
         print(json.dumps(answer.to_json(), ensure_ascii=False))
+
+
+def _foreign(flow: Flow, questions: list[str]) -> str | None:
+    from flowinfer.prompts import foreign_note
+    from flowinfer.spec import nodes
+
+    return foreign_note(flow.prompts, (node.template for node in nodes(flow.root)), questions)
 
 
 def data_paths(given: list[str] | None) -> dict[str, Path]:

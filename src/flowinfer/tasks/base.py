@@ -51,6 +51,7 @@ def load_questions(
     seed: int = 0,
     ids: Sequence[str] | None = None,
     use_items: bool = False,
+    columns: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Load a data set and choose questions from it.
 
@@ -62,16 +63,36 @@ def load_questions(
         ids: exactly these, in this order.
         use_items: without local data, take the lab's items of that form instead of the hub's; a sample is then drawn
             fresh by its seed, and without one there are 100, or as many as limit says.
+        columns: further fields that every question needs, each with the model whose prompt shows it.
     Raises:
         UsageError: the name is unknown, or more than one of limit, sample and ids is given.
-        DataError: the data cannot be read, ids repeat, or an asked id is not there.
+        DataError: the data cannot be read, ids repeat, an asked id is not there, or columns are missing.
     """
     if use_items and name in KINDS and name not in (data or {}):
-        return _lab_items(name, limit=limit, sample=sample, seed=seed, ids=ids)
-    loaded = _load(name, data or {})
+        drawn = _lab_items(name, limit=limit, sample=sample, seed=seed, ids=ids)
+        refuse_missing(columns or {}, drawn.questions, drawn.source)
+        return drawn
+    loaded = _load(name, data or {}, columns or {})
     _refuse_repeated_ids(loaded)
     questions = tuple(_choose(loaded, limit=limit, sample=sample, seed=seed, ids=ids))
+    refuse_missing(columns or {}, questions, loaded.source)
     return Dataset(loaded.name, loaded.label, questions, fingerprint(questions), loaded.source)
+
+
+def refuse_missing(columns: Mapping[str, str], questions: Sequence[Question], source: str) -> None:
+    """Refuse questions that lack a column.
+
+    Raises:
+        DataError: which column, whose prompt shows it, and how many lack it.
+    """
+    for name, model in columns.items():
+        lacking = [question.id for question in questions if name not in question.columns]
+        if lacking:
+            named = ", ".join(f"'{identifier}'" for identifier in lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+            raise DataError(
+                f"{source}: {len(lacking)} of {len(questions)} questions have no column '{name}' ({named})",
+                help=f"the prompt of '{model}' has {{{name}}}: add it to every item of a .jsonl file",
+            )
 
 
 def question_text(question: Question) -> str:
@@ -93,12 +114,13 @@ def fingerprint(questions: Sequence[Question]) -> str:
     """Return the sha256 of the questions' canonical JSON, in their order."""
     digest = hashlib.sha256()
     for question in questions:
-        line = json.dumps(question.model_dump(), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        said = question.model_dump(exclude=None if question.columns else {"columns"})
+        line = json.dumps(said, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
         digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
     return digest.hexdigest()
 
 
-def _load(name: str, data: Mapping[str, Path]) -> Dataset:
+def _load(name: str, data: Mapping[str, Path], columns: Mapping[str, str]) -> Dataset:
     known = registry.tasks()
     if name in known:
         task = registry.load(known[name])
@@ -112,7 +134,7 @@ def _load(name: str, data: Mapping[str, Path]) -> Dataset:
         return Dataset(name, name, tuple(task.read(path)), "", str(path))
     path = data.get(name, Path(name))
     if path.suffix == ".jsonl" or path.is_file():
-        questions = tuple(generic.read(path))
+        questions = tuple(generic.read(path, columns=columns))
         if not questions:
             raise DataError(f"{path}: no questions", help='write {"question": ..., "answer": ...}, one a line')
         return Dataset(name, path.stem, questions, "", str(path))
