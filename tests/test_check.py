@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from flowinfer.check import check, check_file
 from flowinfer.codes import CODES
 from flowinfer.diagnostics import full
-from flowinfer.errors import FlowError, UsageError
+from flowinfer.errors import DataError, FlowError, UsageError
 from flowinfer.formatting import format_text
-from flowinfer.plan import compile, fingerprint
+from flowinfer.plan import columns, compile, fingerprint
+from flowinfer.prompts import foreign_note
 from flowinfer.spec import Flow, Node, Parallel, Series, nodes
+from flowinfer.tasks.base import load_questions
 from tests.zoos import NAMES, PAPER_NAMES
 
 REFUSED = Path(__file__).parent / "flows" / "refused"
@@ -437,3 +439,53 @@ def test_certified_candidates_are_accepted_elsewhere(text: str) -> None:
 def test_an_unknown_fuser_in_set_is_refused() -> None:
     with pytest.raises(UsageError, match="--set fuse=meen: unknown fuser"):
         check("(Qwen | Ds)", zoo=NAMES, overrides={"fuse": "meen"})
+
+
+def test_params_stand_in_prompts_with_their_braces_kept() -> None:
+    flow = checked('param who: str = "a {poet}"\nQwen[prompt="You are {$who}. {question}"]', overrides={})
+    (node,) = nodes(flow.root)
+    assert node.template == "You are a {{poet}}. {question}"
+
+
+@pytest.mark.parametrize("field", ["context", "document", "subject", "passage_2"])
+def test_a_field_that_is_near_no_other_must_come_from_the_data(field: str) -> None:
+    flow = checked(f'Qwen[prompt="{{{field}}} {{question}}"]')
+    assert [found.code for found in flow.warnings] == ["W0302"] and columns(flow) == {field: "Qwen"}
+
+
+READERS = [
+    ('Qwen -> Ds[prompt="{question}"]', 1),
+    ('Qwen -> Ds[prompt="{result_1}"]', 0),
+    ('Qwen as a -> Ds[prompt="{a}"]', 0),
+    ('Qwen -> (Ds[prompt="{question}"] | Yi)', 0),
+    ('Qwen -> (Ds[prompt="{question}"] & Yi[prompt="{question}"])', 1),
+    ('(Qwen & Ds) -> Yi[prompt="{answers}"]', 0),
+    ('Qwen -> (Ds[prompt="{question}"] -> Yi[prompt="{prev}"] | Ds[prompt="{question}"])', 1),
+]
+
+
+@pytest.mark.parametrize(("text", "count"), READERS, ids=[text for text, _ in READERS])
+def test_a_stage_that_reads_nothing_before_it_is_told(text: str, count: int) -> None:
+    assert [found.code for found in checked(text).warnings if found.code == "W0301"][:1] == ["W0301"] * count
+
+
+def test_a_chinese_prompt_set_is_noted_where_questions_are_not_chinese() -> None:
+    template = checked("Qwen").root.template  # type: ignore[union-attr]  # a node
+    assert "--prompts plain" in (foreign_note("paper", [template], ["What is 2 + 2?"]) or "")
+    for name, asked, text in (
+        ("paper", template, "二加二等于几?"),
+        ("paper", template, "2 + 2 = 4"),
+        ("paper", "我的{question}", "What?"),
+        ("plain", "{question}", "What?"),
+    ):
+        assert foreign_note(name, [asked], [text]) is None
+
+
+def test_data_without_a_column_that_a_prompt_needs_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"question": "a?", "answer": "1", "context": "c"}\n{"question": "b?", "answer": "2"}\n', "utf-8")
+    loaded = load_questions(str(file), limit=1, columns={"context": "Qwen"})
+    assert loaded.questions[0].columns == {"context": "c"}
+    assert load_questions(str(file), limit=1).fingerprint != loaded.fingerprint
+    with pytest.raises(DataError, match=r"1 of 2 questions have no column 'context' \('1'\)"):
+        load_questions(str(file), columns={"context": "Qwen"})

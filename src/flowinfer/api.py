@@ -141,6 +141,7 @@ class Pipeline:
         """
         from flowinfer.evaluation import Evaluation
         from flowinfer.experiment import Request, evaluate
+        from flowinfer.plan import columns
         from flowinfer.tasks.base import load_questions
 
         _refuse_odd(limit=limit, sample=sample, seed=seed, ids=ids, batch=batch, engine=engine)
@@ -166,6 +167,7 @@ class Pipeline:
             ids=ids,
             use_items=self.flow.zoo in ("toy", "lab"),
             answer_index=answer_index,
+            columns=columns(self.flow),
         )
         results = evaluate(self.flow, questions, request, on_record=on_record, on_start=started, models=self._pool())
         return Evaluation(results, tuple(kept))

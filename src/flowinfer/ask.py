@@ -14,9 +14,10 @@ from flowinfer.errors import UsageError
 from flowinfer.experiment import majority
 from flowinfer.machine import this_machine
 from flowinfer.placement import ready
-from flowinfer.plan import Plan, members
+from flowinfer.plan import Plan, columns, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.spec import Flow
+from flowinfer.tasks.base import refuse_missing
 from flowinfer.toy import provide
 
 
@@ -187,6 +188,7 @@ def ask(
         raise TypeError(f"question must be a text, not {type(question).__name__}")
     if not question.strip():
         raise UsageError("the question is empty")
+    refuse_missing(columns(flow), [item := Question(id="prompt", question=question, reference="")], "a single prompt")
     provide(flow.models.values())
     plan = ready(flow, this_machine())
     listener = _Listener(
@@ -195,7 +197,6 @@ def ask(
         print_token if shows_trace else None,
         None if quiet else lambda message: print(message, file=sys.stderr, flush=True),
     )
-    item = Question(id="prompt", question=question, reference="")
     traces = execute(plan, [item], batch=1, observer=listener, vote=majority, models=models)
     trace = next(iter(list(traces)))
     if trace.ballot is not None and trace.ballot.is_tie:

@@ -155,6 +155,9 @@ def _unexpected(found: str, start: int, report: Reporter) -> None:
             f"'{shown(found)}' is neither a number nor a name",
             f'names begin with a letter; quote it: "{found}"',
         )
+    elif found[0] in "%％":
+        message = f"unexpected '{shown(found)}'"
+        hint = "weights are plain numbers, made to sum to 1: write 70 or 0.7 for 70%"
     elif found[0] in ";；":
         message, hint = f"unexpected character '{shown(found)}'", "a statement ends with its line; remove it"
     else:

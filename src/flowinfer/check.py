@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from flowinfer import shell
 from flowinfer.declarations import Declared, Loader
+from flowinfer.effects import Given
 from flowinfer.errors import (
     Diagnostic,
     FlowError,
@@ -33,6 +34,7 @@ from flowinfer.options import (
     did_you_mean,
     draft_problem,
     typed,
+    unknown_option,
 )
 from flowinfer.prompts import PROMPT_SETS
 from flowinfer.registry import fusers
@@ -93,12 +95,11 @@ def read_flow(path: Path) -> str:
 class _Settings:
     """What `defaults` and overrides say."""
 
-    decoding: dict[str, Any] = field(default_factory=dict)
+    decoding: dict[str, Given] = field(default_factory=dict)
     fuse_options: dict[str, tuple[Option, Any]] = field(default_factory=dict)
     prompts: str = "paper"
     zoo: str | None = None
     zoo_option: Option | None = None
-    draft_option: Option | None = None
 
 
 _DECLARES = re.compile(r"""^[ \t]*(?:model|prompt|let|param)[ \t]+["']?([^\s"'={:\[]+)""", re.MULTILINE)
@@ -230,22 +231,19 @@ class _Checker:
         elif option.key in DECODING_KEYS:
             value = typed(option, Decoding, scope)
             if value is not None:
-                settings.decoding[option.key] = value[0]
-                settings.draft_option = option if option.key == "draft" else settings.draft_option
+                settings.decoding[option.key] = Given(value[0], option, "defaults")
         elif option.key in FUSER_KEYS:
             settings.fuse_options[option.key] = (option, scope.data(option.value))
         else:
-            known = (*DECODING_KEYS, "prompts", "zoo")
-            hint = did_you_mean(option.key, known) or f"options: {', '.join(known)}"
+            hint = unknown_option(option.key, (*DECODING_KEYS, *FUSER_KEYS, "prompts", "zoo"))
             self._report.error("E0200", f"unknown option '{option.key}' in defaults", option.span, hint)
 
     def _override(self, name: str, text: str, settings: _Settings) -> None:
         """Apply --set to an option of `defaults`."""
         if name == "prompts":
             if text not in PROMPT_SETS:
-                raise UsageError(
-                    f"--set prompts={text}: unknown prompt set", help=f"prompt sets: {', '.join(PROMPT_SETS)}"
-                )
+                hint = did_you_mean(text, PROMPT_SETS) or f"prompt sets: {', '.join(PROMPT_SETS)}"
+                raise UsageError(f"--set prompts={text}: unknown prompt set", help=hint)
             settings.prompts = text
             return
         if name == "fuse" and text not in fusers():
@@ -258,19 +256,17 @@ class _Checker:
         except ValidationError as error:
             reason = error.errors()[0]["msg"].replace("Input should be", "expected")
             raise UsageError(f"--set {name}={text}: not a value of that option", help=reason) from error
-        settings.decoding[name] = getattr(checked, name)
-        if name == "draft":
-            settings.draft_option = None
+        settings.decoding[name] = Given(getattr(checked, name), None, "set")
 
     def _check_draft(self, settings: _Settings, models: Mapping[str, ModelSpec]) -> None:
         """Report a draft of `defaults` or --set that is neither a word nor a model; models are known only by now."""
-        name = settings.decoding.get("draft", "off")
-        problem = draft_problem(name, models)
-        if problem is None:
+        given = settings.decoding.get("draft")
+        problem = draft_problem(given.value, models) if given else None
+        if given is None or problem is None:
             return
-        if settings.draft_option is None:
-            raise UsageError(f"--set draft={name}: {problem.message}", help=problem.help)
-        self._report.error(problem.code, problem.message, settings.draft_option.value.span, problem.help)
+        if given.option is None:
+            raise UsageError(f"--set draft={given.value}: {problem.message}", help=problem.help)
+        self._report.error(problem.code, problem.message, given.option.value.span, problem.help)
         del settings.decoding["draft"]
 
     def _models(self, declared: Declared, scope: Scope, zoo: Zoo) -> dict[str, ModelSpec]:
@@ -284,7 +280,7 @@ class _Checker:
         options: dict[str, Any] = {}
         for option in model.options:
             if option.key not in MODEL_KEYS:
-                hint = did_you_mean(option.key, MODEL_KEYS) or f"options of a model: {', '.join(MODEL_KEYS)}"
+                hint = unknown_option(option.key, MODEL_KEYS)
                 self._report.error("E0200", f"unknown option '{option.key}' of a model", option.span, hint)
                 continue
             value = typed(option, ModelSpec, scope)
@@ -294,9 +290,10 @@ class _Checker:
         ref = self._required(model.ref, f"model '{model.name.text}'", hint, scope) or "?"
         is_local = options.get("backend", "hf") == "hf"
         spec = ModelSpec(name=model.name.text, ref=resolve_ref(ref, folder) if is_local else ref, **options)
-        if problem := unfit(spec):
-            span = next(option.value.span for option in model.options if option.key == problem.option)
-            self._report.error("E0207", problem.message, span, problem.help)
+        for problem in unfit(spec):
+            written = next(option for option in model.options if option.key == problem.option)
+            span = written.span if problem.code == "E0208" else written.value.span
+            self._report.error(problem.code, problem.message, span, problem.help)
         return spec
 
     def _required(self, value: Value, what: str, hint: str, scope: Scope) -> str | None:
@@ -314,8 +311,9 @@ class _Checker:
             raise UsageError(f"--set {name}: the flow has no param or default option of that name", help=hint)
 
     def _warn_unused(self, declared: Declared, scope: Scope, resolver: Resolver, settings: _Settings) -> None:
+        draft = settings.decoding.get("draft")
         used = {
-            "model": resolver.used_models | {settings.decoding.get("draft", "")},
+            "model": resolver.used_models | ({draft.value} if draft else set()),
             "prompt": resolver.used_prompts,
             "let": resolver.used_lets,
             "param": scope.used,

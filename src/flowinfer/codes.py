@@ -240,7 +240,7 @@ CODES: Mapping[str, Entry] = {
         "option out of range",
         "The value is of the right kind but not allowed.",
         "Qwen[top_p=1.5]",
-        "Qwen[top_p=0.9]",
+        "Qwen[top_p=0.9, temperature=0.7]",
     ),
     "E0203": Entry(
         "option of another fuser",
@@ -252,7 +252,7 @@ CODES: Mapping[str, Entry] = {
     "E0205": Entry(
         "option at the wrong place",
         "A | group decodes as one: max_tokens, temperature and the like stand behind the outermost group, fuse behind"
-        " any | group, prompt behind a model.",
+        " any | group, prompt behind a model. topk, thinking and lstrip_first say how heads write together.",
         "(Qwen[max_tokens=64] | Ds)",
         "(Qwen | Ds)[max_tokens=64]",
     ),
@@ -265,9 +265,17 @@ CODES: Mapping[str, Entry] = {
     ),
     "E0207": Entry(
         "options of a model that do not go together",
-        "An endpoint needs its base_url; a local model takes none, and only the quantizations that its backend knows.",
+        "An endpoint needs its base_url. A local model takes the quantizations that its backend knows, on a GPU; a"
+        " system message needs the chat template, a revision a hub id.",
         'model A = "org/a" { quantization="int3" }\nA',
         'model A = "org/a" { quantization="bnb-4bit" }\nA',
+    ),
+    "E0208": Entry(
+        "option that the backend takes no notice of",
+        "Every backend says which options of models and steps it heeds: an endpoint neither loads weights nor shows"
+        " next-token distributions. Leave the option out, or use it with a local model.",
+        'model T = "gpt" { backend=openai, base_url="http://localhost:8000/v1" }\nT[prefill="So:"]',
+        'model T = "gpt" { backend=openai, base_url="http://localhost:8000/v1" }\nT[stop="So:"]',
     ),
     "E0300": Entry(
         "branch without weight among weighted ones",
@@ -301,7 +309,7 @@ CODES: Mapping[str, Entry] = {
     "E0400": Entry(
         "unknown field",
         "Templates know {question}, {choices}, {prev}, {answers}, {result_1}, {result_2}, ... and the labels of earlier"
-        " stages. A literal brace is written {{.",
+        " stages, {$name} for params, and columns of the data set. A literal brace is written {{.",
         'Qwen[prompt="{qestion}"]',
         'Qwen[prompt="{question}"]',
     ),
@@ -313,7 +321,7 @@ CODES: Mapping[str, Entry] = {
     ),
     "E0402": Entry(
         "{prev} in the first stage",
-        "No text comes before the first stage.",
+        "No text comes before the first stage; the roles review and verify read one.",
         'Qwen[prompt="{prev}"]',
         'Qwen[prompt="{question}"]',
     ),
@@ -342,10 +350,30 @@ CODES: Mapping[str, Entry] = {
         'model A = "./no/such/folder"\nA',
         'model A = "org/a"\nA',
     ),
+    "W0200": Entry(
+        "option that does nothing",
+        "Another option takes its effect away (top_p at temperature 0), or what defaults or --set say for the whole"
+        " flow does nothing at a stage: its backend takes no notice of it, or no stage of the flow has a use for it.",
+        "Qwen[top_p=0.9]",
+        "Qwen[top_p=0.9, temperature=0.7]",
+    ),
     "W0300": Entry(
         "group of one",
         "A group of one branch writes what its model alone would.",
         "(Qwen)",
         "Qwen",
+    ),
+    "W0301": Entry(
+        "stage that reads nothing",
+        "The stages before it write texts, and none of its prompts shows one.",
+        'Qwen -> Ds[prompt="{question}"]',
+        'Qwen -> Ds[prompt="{question} {prev}"]',
+    ),
+    "W0302": Entry(
+        "field that the data set must fill",
+        "The field is none that flowinfer fills: every item of the data set needs a field of this name. A run on data"
+        " without it is refused, and so is a single prompt.",
+        'Qwen[prompt="{context} {question}"]',
+        'Qwen[prompt="{question}"]',
     ),
 }

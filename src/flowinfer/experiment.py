@@ -218,6 +218,7 @@ def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> 
         "n": len(dataset.questions),
         "data_note": dataset.note,
         "zoo": flow.zoo,
+        "prompts": flow.prompts,
         "params": dict(flow.params),
         "batch": str(request.batch),
         "engine": request.engine,

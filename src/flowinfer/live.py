@@ -54,11 +54,13 @@ class LiveProgress(Observer):
         if self._progress:
             self._progress.stop()
 
-    def notice_start(self, flow: Flow, label: str, run: str) -> None:
-        """Say what runs, on which zoo and why, and where it is kept."""
-        self._say(f"{flow.name} on {label}: {self._total} questions, zoo {flow.zoo} ({flow.zoo_why})")
-        if flow.zoo_note:
-            self._say(f"note: {flow.zoo_note}")
+    def notice_start(self, flow: Flow, label: str, run: str, note: str | None = None) -> None:
+        """Say what runs, with which words and zoo and why, and where it is kept."""
+        settings = f"prompts '{flow.prompts}', zoo {flow.zoo} ({flow.zoo_why})"
+        self._say(f"{flow.name} on {label}: {self._total} questions, {settings}")
+        for told in (flow.zoo_note, note):
+            if told:
+                self._say(f"note: {told}")
         if run:
             self._say(f"run {run}")
 

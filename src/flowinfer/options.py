@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from rapidfuzz import fuzz, process
+from rapidfuzz.distance import OSA
 
 from flowinfer.registry import FuserInfo, Parameter, backends, fusers
 from flowinfer.reporter import Reporter
@@ -86,6 +87,67 @@ def near_or_all(word: str, known: typing.Collection[str], what: str, report: Rep
         return near
     listed = ", ".join(itertools.islice(known, _MOST_LISTED))
     return f"{what}: {listed}" + (f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else "")
+
+
+def unknown_option(key: str, own: Sequence[str]) -> str:
+    """Return the cure for an option that its place does not have: a slip of the pen, another place, or the list.
+
+    Args:
+        own: the options of the place.
+    """
+    if key in _ABSENT:
+        return _ABSENT[key]
+    places = {
+        **dict.fromkeys(MODEL_KEYS, 'a model declaration: model M = "..." {{ {key}=... }}'),
+        **dict.fromkeys(DECODING_KEYS, "a stage, a group or defaults: M[{key}=...]"),
+        **dict.fromkeys((*FUSER_KEYS, "fuse"), "a '|' group: (A | B)[fuse=..., {key}=...]"),
+        "fuse": "a '|' group: (A | B)[fuse=...]",
+        "prompt": "a stage: M[prompt=...]",
+        "prompts": "the file: defaults {{ prompts=... }}",
+        "zoo": "the file: defaults {{ zoo=... }}",
+    }
+    word = _ALIASES.get(key, key)
+    if word not in own and word in places:
+        known = f"'{word}' is an option of " if word == key else f"did you mean '{word}', an option of "
+        return known + places[word].format(key=word)
+    if word != key:
+        return f"did you mean '{word}'?"
+    if near := near_miss(key, own, 0.6):
+        return near
+    elsewhere = process.extractOne(key, list(places), scorer=OSA.normalized_similarity, score_cutoff=0.6)
+    if elsewhere and len(key) > 2:
+        return f"did you mean '{elsewhere[0]}', an option of {places[elsewhere[0]].format(key=elsewhere[0])}?"
+    return did_you_mean(key, own) or f"options here: {', '.join(own)}"
+
+
+_ABSENT = {
+    "top_k": "there is no top_k: top_p cuts what sampling draws from",
+    "min_p": "there is no min_p: top_p cuts what sampling draws from",
+    **dict.fromkeys(
+        ("repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias", "num_beams"),
+        "there is no such option: a step is greedy, or samples with temperature and top_p",
+    ),
+    "do_sample": "a step samples where temperature is above 0",
+    **dict.fromkeys(("weight", "weights"), "a weight stands behind its branch: (A:0.7 | B:0.3)"),
+}
+"""Options of other programs that there are not here."""
+
+_ALIASES = {
+    **dict.fromkeys(("max_new_tokens", "max_length", "max_output_tokens", "num_predict"), "max_tokens"),
+    **dict.fromkeys(("system_prompt", "system_message", "instructions"), "system"),
+    **dict.fromkeys(("api_base", "url", "endpoint"), "base_url"),
+    **dict.fromkeys(("load_in_4bit", "load_in_8bit"), "quantization"),
+    **{"torch_dtype": "dtype", "api_key": "api_key_env", "temp": "temperature", "stop_sequences": "stop"},
+    **{"device_map": "device", "fuser": "fuse", "template": "prompt", "prompt_set": "prompts"},
+}
+"""Words of other programs for options."""
+
+
+def near_miss(word: str, known: typing.Iterable[str], least: float = 0.7) -> str | None:
+    """Return a hint with the known word that this one is a slip of the pen for, or None; stricter than did_you_mean."""
+    word = unicodedata.normalize("NFKC", word).lower()
+    near = process.extractOne(word, list(known), scorer=OSA.normalized_similarity, score_cutoff=least)
+    return f"did you mean '{near[0]}'?" if near else None
 
 
 def check_unique(options: Sequence[Option], report: Reporter) -> None:

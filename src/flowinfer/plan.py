@@ -135,6 +135,16 @@ def members(source: Source) -> Iterator[Member]:
             yield from members(inner)
 
 
+def columns(flow: Flow) -> dict[str, str]:
+    """Return the fields that only a data set can fill, each with a model whose prompt has it."""
+    found: dict[str, str] = {}
+    for step in compile(flow).steps:
+        for member in members(step.source):
+            for name in sorted(field_names(member.template).difference(("question", "choices"), member.fields)):
+                found.setdefault(name, member.model)
+    return found
+
+
 def held_models(plan: Plan, step: Step) -> tuple[str, ...]:
     """Return the names of the models that a step needs, each once: its members' and the one that drafts for them."""
     names = [member.model for member in members(step.source)]

@@ -7,7 +7,7 @@ the question; figure 5 shows question, previous answer and instruction together,
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,7 +17,7 @@ from flowinfer.spec import Role
 ROLES: tuple[Role, ...] = ("draft", "review", "verify")
 
 BUILT_IN_FIELDS = ("question", "choices", "prev", "answers")
-"""Fields that exist without a declaration; besides them result_1, result_2, ... and labels."""
+"""Fields that exist without a declaration; besides them result_1, result_2, ..., labels, $params and columns."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class PromptSet:
         )
 
 
+_CHINESE = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+
 _DRAFT = "你是一个专业的智能助手,请审慎思考并逐步推理,最后给出最准确的答案.问题:{question}."
 _REVIEW = (
     "你是一位严谨的审校专家,请逐步审阅上一阶段的回答,纠正其中的错误与偏差,"
@@ -113,6 +115,17 @@ PROMPT_SETS: Mapping[str, PromptSet] = {
         ),
         answer_form="Answer {number}: {text}",
     ),
+    "plain": PromptSet(
+        name="plain",
+        draft="{question}",
+        review=(
+            "{question}\n\nPrevious answer: {prev}\n\n"
+            "Check the previous answer, correct what is wrong in it, and answer the question."
+        ),
+        verify="{question}\n\nPrevious answer: {prev}\n\nGive the final answer to the question.",
+        verify_two="{question}\n\nPrevious answer: {prev}\n\nGive the final answer to the question.",
+        answer_form="Answer {number}: {text}",
+    ),
 }
 
 
@@ -126,6 +139,28 @@ def prompt_set(name: str) -> PromptSet:
         return PROMPT_SETS[name]
     except KeyError:
         raise UsageError(f"unknown prompt set '{name}'", help=f"known: {', '.join(PROMPT_SETS)}") from None
+
+
+def foreign_note(name: str, templates: Iterable[str], questions: Sequence[str]) -> str | None:
+    """Return what a user must know whose questions are not in the language that a set asks in, or None.
+
+    Args:
+        name: of the prompt set; a template of a user's own is the user's choice.
+        templates: those that the flow uses.
+        questions: as they fill {question}.
+    """
+    words = prompt_set(name)
+    own = {words.draft, words.review, words.verify, words.verify_two}
+    if not any(template in own and _CHINESE.search(template) for template in templates):
+        return None
+    foreign = sum(not _CHINESE.search(text) and any(map(str.isalpha, text)) for text in questions)
+    if not foreign:
+        return None
+    which = "the question is not" if len(questions) == 1 else f"{foreign} of {len(questions)} questions are not"
+    return (
+        f"the prompt set '{name}' asks in Chinese, {which}; --prompts plain or en asks otherwise"
+        f' (in a flow: defaults {{ prompts="plain" }})'
+    )
 
 
 def template_for(name: str, role: Role, num_preceding: int) -> str:
@@ -180,6 +215,16 @@ def render(template: str, values: Mapping[str, str]) -> str:
     return "".join(values[piece] if is_field else piece for is_field, piece, _ in _pieces(template))
 
 
+def with_params(template: str, texts: Mapping[str, str]) -> str:
+    """Put the texts of params where a template has {$name}; braces in them stay braces."""
+    for use in reversed(fields_of(template)):
+        if use.name.startswith("$"):
+            end = template.index("}", use.offset) + 1
+            text = texts[use.name[1:]].replace("{", "{{").replace("}", "}}")
+            template = template[: use.offset] + text + template[end:]
+    return template
+
+
 def is_field(name: str) -> bool:
     """Return whether a word can be a field of a template, and so a label."""
     return re.fullmatch(r"[^\W\d](?:\w|[.\-](?=\w))*", name) is not None
@@ -198,7 +243,7 @@ def _pieces(template: str) -> list[tuple[bool, str, int]]:
         elif template[index] == "{":
             end = template.find("}", index)
             name = template[index + 1 : end].strip() if end >= 0 else ""
-            if not is_field(name):
+            if not is_field(name.removeprefix("$")):
                 raise TemplateError("'{' opens no field; write '{{' for a literal brace", index)
             pieces += [(False, literal, index), (True, name, index)]
             literal, index = "", end + 1

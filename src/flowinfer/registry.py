@@ -2,7 +2,7 @@
 
 Every entry is named as "module:object" and imported on use, so that looking names up costs nothing. Other packages
 register through the entry points `flowinfer.fusers`, `.backends`, `.tasks` and `.zoos`; a fuser may carry its
-parameters as an attribute `parameters`, a backend `text_only`.
+parameters as an attribute `parameters`, a backend `text_only` and `options` (see BackendInfo).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Literal
 
 from flowinfer.errors import UsageError
+from flowinfer.spec import Decoding, ModelSpec
 
 ParameterType = Literal["float", "int", "str", "model"]
 
@@ -51,6 +52,16 @@ class BackendInfo:
     doc: str
     text_only: bool = False
     """Whether it gives texts but no next-token distributions."""
+    options: frozenset[str] | None = None
+    """Options of models and steps that it heeds; None: all that a backend of its kind is given."""
+
+    def heeds(self, option: str) -> bool:
+        """Return whether an option of a model or step does anything with it."""
+        if option in _ALWAYS_HEEDED:
+            return True
+        if self.options is not None:
+            return option in self.options
+        return not self.text_only or option in TEXT_OPTIONS or option in ModelSpec.model_fields
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,14 @@ class ZooInfo:
     target: str
     doc: str
 
+
+TEXT_OPTIONS = frozenset({"max_tokens", "temperature", "top_p", "seed", "stop"})
+"""What every text model is asked with; the other options of a step need next-token distributions."""
+
+_ALWAYS_HEEDED = ("name", "ref", "backend", "think")
+"""What names a model, and what the engine does itself."""
+
+_LOCAL_OPTIONS = frozenset([*Decoding.model_fields, *ModelSpec.model_fields]) - {"base_url", "api_key_env"}
 
 Info = FuserInfo | BackendInfo | TaskInfo | ZooInfo
 
@@ -125,12 +144,18 @@ BUILT_IN_FUSERS = (
 )
 
 BUILT_IN_BACKENDS = (
-    BackendInfo("hf", "flowinfer.backends.hf:load", "any decoder-only transformers model, hub id or folder"),
+    BackendInfo(
+        "hf",
+        "flowinfer.backends.hf:load",
+        "any decoder-only transformers model, hub id or folder",
+        options=_LOCAL_OPTIONS,
+    ),
     BackendInfo(
         "openai",
         "flowinfer.backends.openai:load",
         "any OpenAI-compatible endpoint: text only",
         text_only=True,
+        options=TEXT_OPTIONS | {"base_url", "api_key_env", "system"},
     ),
 )
 
@@ -168,10 +193,7 @@ def fusers() -> Mapping[str, FuserInfo]:
 def backends() -> Mapping[str, BackendInfo]:
     """Return all backends by name."""
     return {info.name: info for info in BUILT_IN_BACKENDS} | {
-        point.name: BackendInfo(
-            point.name, point.value, _origin(point), bool(getattr(_import(point), "text_only", False))
-        )
-        for point in entry_points(group="flowinfer.backends")
+        point.name: _backend(point) for point in entry_points(group="flowinfer.backends")
     }
 
 
@@ -205,6 +227,21 @@ def load(info: Info) -> object:
     except (ImportError, AttributeError) as error:
         raise UsageError(f"'{info.name}' cannot be loaded from '{info.target}': {error}") from error
     return target
+
+
+def _backend(point: EntryPoint) -> BackendInfo:
+    target = _import(point)
+    options = getattr(target, "options", None)
+    unknown = sorted(set(options or ()) - {*Decoding.model_fields, *ModelSpec.model_fields})
+    if unknown:
+        raise UsageError(
+            f"plug-in '{point.name}' of {_origin(point)} heeds an option that there is not: '{unknown[0]}'",
+            help="update or uninstall that package",
+        )
+    is_text = bool(getattr(target, "text_only", False))
+    return BackendInfo(
+        point.name, point.value, _origin(point), is_text, None if options is None else frozenset(options)
+    )
 
 
 def _import(point: EntryPoint) -> object:

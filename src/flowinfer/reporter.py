@@ -46,6 +46,11 @@ class Reporter:
         """Return whether no further error will be told, so that no help need be thought of."""
         return self._num_told[Severity.ERROR] >= MOST_TOLD
 
+    @property
+    def has_errors(self) -> bool:
+        """Whether the text is refused already."""
+        return any(found.severity is Severity.ERROR for found in self._found)
+
     def extend(self, diagnostics: Iterable[Diagnostic], num_untold: int) -> None:
         """Add what another reporter found."""
         for found in diagnostics:

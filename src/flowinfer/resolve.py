@@ -8,6 +8,7 @@ from math import inf
 from typing import Any, Literal
 
 from flowinfer.declarations import Declared
+from flowinfer.effects import Effects, Given, Step
 from flowinfer.errors import Span
 from flowinfer.lets import Lets
 from flowinfer.options import (
@@ -15,18 +16,18 @@ from flowinfer.options import (
     FUSER_KEYS,
     Scope,
     check_unique,
-    did_you_mean,
     draft_problem,
     fuser_option,
     near_or_all,
     typed,
+    unknown_option,
 )
 from flowinfer.prompts import BUILT_IN_FIELDS, ROLES, is_field, role_for, template_for
 from flowinfer.registry import backends, fusers
-from flowinfer.spec import Branch, Decoding, ModelSpec, Node, Parallel, Part, Role, Series
+from flowinfer.spec import Branch, Decoding, ModelSpec, Node, Parallel, Part, Role, Series, nodes
 from flowinfer.syntax import Branch as WrittenBranch
 from flowinfer.syntax import Call, Chain, Group, Option, Stage
-from flowinfer.templates import Earlier, TemplateCheck
+from flowinfer.templates import Earlier, TemplateCheck, earliest_read
 
 _NODE_KEYS = ("prompt", *(key for key in DECODING_KEYS if key != "fuse"))
 _FUSE_KEYS = ("fuse", *FUSER_KEYS)
@@ -42,7 +43,7 @@ class _Place:
     """The stages whose text it may read, first to last."""
     is_last: bool
     position: Literal["serial", "head", "answer"]
-    decoding: Mapping[str, Any]
+    decoding: Mapping[str, Given]
     """Options that flow down to it."""
 
 
@@ -63,17 +64,21 @@ class Resolver:
         declared: Declared,
         models: Mapping[str, ModelSpec],
         scope: Scope,
-        decoding: Mapping[str, Any],
+        decoding: Mapping[str, Given],
         fuse_options: Mapping[str, tuple[Option, Any]],
         prompts: str,
     ) -> None:
         self._declared, self._models, self._scope = declared, models, scope
         self._report = scope.report
         self._decoding, self._fuse_defaults, self._prompts = decoding, fuse_options, prompts
-        self._templates = TemplateCheck(self._report)
         self._num_nodes = self._num_groups = 0
         self._share = 1.0
         """Of what is being resolved, in the text of the outermost group around it."""
+        self._templates = TemplateCheck(self._report, scope)
+        self._effects = Effects(self._report)
+        self._used_fuse_options: set[str] = set()
+        self._reads: dict[str, int] = {}
+        """Node whose prompt is its own -> index of the earliest stage that it reads; too high where it reads none."""
         self._labels: dict[str, Span] = {}
         self._lets = Lets(declared, models, scope.report)
         self.used_lets = self._lets.used
@@ -84,7 +89,11 @@ class Resolver:
         """Resolve the flow; problems go into the report."""
         if self._declared.flow is None or self._lets.is_too_large:
             return None
-        return self._chain(self._declared.flow.chain, _Place((), True, "serial", self._decoding))
+        place = _Place((), True, "serial", self._decoding)
+        root = self._chain(self._declared.flow.chain, place)
+        written = {key: option for key, (option, _) in self._fuse_defaults.items()}
+        self._effects.report(self._declared.flow.span, written, self._used_fuse_options)
+        return root
 
     def _flatten(self, chain: Chain) -> list[Stage]:
         """Return a chain's stages with lets expanded in place."""
@@ -118,6 +127,8 @@ class Resolver:
             )
             part = self._stage(stage, here)
             if part is not None:
+                if index:  # a branch's first stage is judged with its whole group
+                    self._check_reads(part, stage.span, earlier)
                 parts += part.stages if isinstance(part, Series) else [part]
             label = stage.label.text if stage.label else None
             is_answers = isinstance(stage, Group) and stage.kind == "answers"
@@ -125,6 +136,14 @@ class Resolver:
         if not parts:
             return None
         return parts[0] if len(parts) == 1 else Series(tuple(parts))
+
+    def _check_reads(self, part: Part, span: Span, earlier: tuple[Earlier, ...]) -> None:
+        """Warn of a stage none of whose models reads a text from before it."""
+        if not earlier or any(self._reads.get(node.id, 0) < len(earlier) for node in nodes(part)):
+            return
+        name = f"'{part.model.name}'" if isinstance(part, Node) else "this group"
+        hint = "put {prev} or {result_k} into a prompt, or write independent models as (A & B)"
+        self._report.warning("W0301", f"{name} reads nothing of what the stages before it wrote", span, hint)
 
     def _stage(self, stage: Stage, place: _Place) -> Part | None:
         if stage.label:
@@ -157,14 +176,20 @@ class Resolver:
             hint = "use it as a stage of its own, or in a '&' group"
             message = f"model '{name}' gives texts only and cannot write together with others"
             self._report.error("E0302", message, call.name.span, hint)
-        decoding = self._node_decoding(call, place)
+        options = self._node_options(call, place)
         role, template, prompt_name = self._prompt(call, place)
         if model is None:
             return None
+        if place.position != "head":
+            self._effects.step(Step((model,), is_group=False, is_first=not place.earlier), options)
+        decoding = _decoding({key: given for key, given in options.items() if key != "fuse"})
         label = call.label.text if call.label else None
+        if any(option.key == "prompt" for option in call.options) and not self._report.has_errors:
+            read = earliest_read(template, place.earlier)
+            self._reads[node_id] = len(place.earlier) if read is None else read
         return Node(node_id, model, role, template, decoding, call.span, label, prompt_name)
 
-    def _node_decoding(self, call: Call, place: _Place) -> Decoding:
+    def _node_options(self, call: Call, place: _Place) -> dict[str, Given]:
         values = dict(place.decoding)
         for option in call.options:
             if option.key == "prompt":
@@ -173,7 +198,7 @@ class Resolver:
                 hint = "write it behind the group: (A | B)[fuse=mean]"
                 self._report.error("E0205", f"option '{option.key}' belongs to a '|' group", option.span, hint)
             elif option.key not in DECODING_KEYS:
-                hint = did_you_mean(option.key, _NODE_KEYS) or f"options of a stage: {', '.join(_NODE_KEYS)}"
+                hint = unknown_option(option.key, _NODE_KEYS)
                 self._report.error("E0200", f"unknown option '{option.key}'", option.span, hint)
             elif place.position == "head":
                 hint = f"write it behind the group: (A | B)[{option.key}={option.value.raw}]"
@@ -181,9 +206,8 @@ class Resolver:
                     "E0205", f"option '{option.key}' belongs to the group, not to one head", option.span, hint
                 )
             elif (value := self._typed(option)) is not None:
-                values[option.key] = value[0]
-        values.pop("fuse", None)
-        return Decoding(**values)
+                values[option.key] = Given(value[0], option, "stage")
+        return values
 
     def _typed(self, option: Option) -> tuple[Any] | None:
         """Return a decoding option's value in a tuple, or None after reporting what is wrong."""
@@ -208,23 +232,24 @@ class Resolver:
             self._report.error("E0201", "option 'prompt' must say something", option.value.span, "such as {question}")
             return role, template, None
         if is_text and data not in self._declared.prompts and data not in ROLES:
-            self._templates.check(str(data), option.value, place.earlier, option.value.span)
-            return role, str(data), None
+            return role, self._templates.check(str(data), option.value, place.earlier, option.value.span), None
         if data in self._declared.prompts:
             self.used_prompts.add(data)
             declared = self._declared.prompts[data]
             text = str(self._scope.data(declared.template))
-            self._templates.check(text, declared.template, place.earlier, option.value.span)
+            text = self._templates.check(text, declared.template, place.earlier, option.value.span)
             return role, text, str(data)
         if data in ROLES:
-            text = template_for(self._prompts, data, max(len(place.earlier), 1))
-            self._templates.check(text, None, place.earlier, option.value.span)
-            return data, text, None
+            if data != "draft" and not place.earlier:
+                hint = 'leave prompt= out, so that it drafts; or write the words: prompt="Check this: {question}"'
+                message = f"role '{data}' reads the stage before, and '{call.name.text}' is the first"
+                self._report.error("E0402", message, option.value.span, hint)
+            return data, template_for(self._prompts, data, max(len(place.earlier), 1)), None
         if data is not None:
-            hint = near_or_all(
+            near = near_or_all(
                 str(data), [*self._declared.prompts, *ROLES], "a text in quotes, or one of", self._report
             )
-            self._report.error("E0101", f"unknown prompt '{data}'", option.value.span, hint)
+            self._report.error("E0101", f"unknown prompt '{data}'", option.value.span, near)
         return role, template, None
 
     def _group(self, group: Group, place: _Place) -> Parallel | None:
@@ -233,9 +258,9 @@ class Resolver:
         if group.kind == "answers" and place.position == "head":
             hint = "let a model read the answers: ((A & B) -> C | D)"
             self._report.error("E0303", "a '&' group gives texts and cannot be a head of a '|' group", group.span, hint)
-        decoding = self._group_decoding(group, place)
-        inherited = decoding.model_dump(include=decoding.model_fields_set - {"fuse", "fuse_options"})
-        flows_down = {key: value for key, value in inherited.items() if key in place.decoding or key in DECODING_KEYS}
+        options = self._group_options(group, place)
+        decoding = self._group_decoding(group, options)
+        flows_down = {key: given for key, given in options.items() if key != "fuse"}
         if "fuse" in place.decoding:
             flows_down["fuse"] = place.decoding["fuse"]
         inner = _Place(place.earlier, place.is_last, "head" if group.kind == "fuse" else "answer", flows_down)
@@ -256,16 +281,20 @@ class Resolver:
         branches = tuple(Branch(part, weight) for part, weight in zip(parts, weights, strict=True) if part is not None)
         if len(branches) < len(parts):
             return None
+        if group.kind == "fuse":
+            models = tuple(model for branch in branches for model in _heads(branch.part))
+            own = options if place.position != "head" else {key: options[key] for key in options if key == "fuse"}
+            self._effects.step(Step(models, is_group=True, is_first=not place.earlier), own)
         is_weighted = any(branch.weight is not None for branch in group.branches)
         label = group.label.text if group.label else None
         return Parallel(group_id, group.kind, branches, decoding, group.span, is_weighted, label)
 
-    def _group_decoding(self, group: Group, place: _Place) -> Decoding:
-        values = {key: value for key, value in place.decoding.items() if key != "fuse_options"}
-        given: dict[str, Option] = {}
+    def _group_options(self, group: Group, place: _Place) -> dict[str, Given]:
+        """Return what a group is decoded with, or its answers are; the fuser's own parameters apart."""
+        values = dict(place.decoding)
         for option in group.options:
             if option.key in FUSER_KEYS and group.kind == "fuse":
-                given[option.key] = option
+                continue
             elif option.key == "prompt":
                 hint = "each head has its own: (A[prompt=...] | B[prompt=...])"
                 self._report.error("E0205", "option 'prompt' belongs to a model", option.span, hint)
@@ -273,18 +302,21 @@ class Resolver:
                 hint = "a '&' group gives independent answers; only '|' groups fuse"
                 self._report.error("E0205", f"option '{option.key}' belongs to a '|' group", option.span, hint)
             elif option.key not in DECODING_KEYS:
-                known = (*DECODING_KEYS, *FUSER_KEYS)
-                hint = did_you_mean(option.key, known) or f"options of a group: {', '.join(known)}"
+                hint = unknown_option(option.key, (*DECODING_KEYS, *FUSER_KEYS))
                 self._report.error("E0200", f"unknown option '{option.key}'", option.span, hint)
             elif place.position == "head" and option.key != "fuse":
                 hint = "write it behind the outermost group: the whole of it decodes as one"
                 self._report.error("E0205", f"option '{option.key}' belongs to the outer group", option.span, hint)
             elif (value := self._typed(option)) is not None:
-                values[option.key] = value[0]
+                values[option.key] = Given(value[0], option, "stage")
+        return values
+
+    def _group_decoding(self, group: Group, options: Mapping[str, Given]) -> Decoding:
         if group.kind == "answers":
-            values.pop("fuse", None)
-            return Decoding(**values)
-        return Decoding(**values, fuse_options=self._fuse_options(values.get("fuse", "mean"), group, given))
+            return _decoding({key: given for key, given in options.items() if key != "fuse"})
+        given = {option.key: option for option in group.options if option.key in FUSER_KEYS}
+        fuse = options["fuse"].value if "fuse" in options else "mean"
+        return _decoding(options, fuse_options=self._fuse_options(fuse, group, given))
 
     def _check_certified(self, group: Group, decoding: Decoding, place: _Place) -> None:
         """Report certified candidates where they cannot serve; a model alone moves nothing and ignores the option."""
@@ -309,8 +341,9 @@ class Resolver:
         inherited = {
             key: option
             for key, (option, _) in self._fuse_defaults.items()
-            if key in info.parameters and fuse == self._decoding.get("fuse", "mean")
+            if key in info.parameters and fuse == (self._decoding["fuse"].value if "fuse" in self._decoding else "mean")
         }
+        self._used_fuse_options |= set(inherited)
         values = {key: parameter.default for key, parameter in info.parameters.items()}
         for key, option in {**inherited, **given}.items():
             if key not in info.parameters:
@@ -349,6 +382,21 @@ class Resolver:
         largest = max(branch.weight or 0.0 for branch in written)  # whose sum may be beyond what a float holds
         values = [(branch.weight or 0.0) / largest for branch in written]
         return [value / sum(values) for value in values]
+
+
+def _decoding(options: Mapping[str, Given], **more: Any) -> Decoding:
+    return Decoding(**{key: given.value for key, given in options.items()}, **more)
+
+
+def _heads(part: Part) -> list[ModelSpec]:
+    """Return the models that write the text of a branch of a group."""
+    match part:
+        case Node():
+            return [part.model]
+        case Series(stages):
+            return _heads(stages[-1])
+        case Parallel():
+            return [model for branch in part.branches for model in _heads(branch.part)]
 
 
 def _end_name(branch: WrittenBranch) -> str:

@@ -45,6 +45,8 @@ class Question(_Border):
     """Letter -> text, shown under the question as lines "A. text"."""
     subject: str | None = None
     """Subject or module, for tables."""
+    columns: Mapping[str, str] = Field(default_factory=dict)
+    """Further fields of the item that a prompt of the flow shows."""
 
 
 class HeadTimes(_Border):

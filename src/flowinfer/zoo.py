@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,6 +22,11 @@ from flowinfer.files import MOST_FLOW_BYTES, read_text
 from flowinfer.registry import backends, load, zoos
 from flowinfer.secrets import MASK
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
+
+_LAB_NOTE = (
+    "lab zoo: three models of about 4 M parameters that know only the lab's own kinds of items; for real models"
+    " --zoo paper or --zoo FILE.toml (docs/language.md, Zoos)"
+)
 
 
 @dataclass(frozen=True)
@@ -139,41 +144,67 @@ def _model(path: Path, key: str, table: object) -> ModelSpec:
         message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"][:1].lower() + first["msg"][1:]
         hint = f"did you mean '{near[0]}'?" if near else f"keys: {', '.join(known)}"
         raise DataError(f"{path}: [models.{key}] '{where}': {message}", help=hint) from error
-    if problem := unfit(spec):
+    spec = spec.model_copy(update={"ref": resolve_ref(spec.ref, path.parent)})
+    for problem in unfit(spec):
         raise DataError(f"{path}: [models.{key}] {problem.message}", help=problem.help)
-    return spec.model_copy(update={"ref": resolve_ref(spec.ref, path.parent)})
+    return spec
 
 
 @dataclass(frozen=True)
 class Unfit:
     """Why a model's options do not go together."""
 
+    code: str
     option: str
     """The option to look at."""
     message: str
     help: str
 
 
-def unfit(spec: ModelSpec) -> Unfit | None:
-    """Return what of a model's options its backend cannot serve, or None."""
+def unfit(spec: ModelSpec) -> list[Unfit]:
+    """Return what of a model's options its backend cannot serve, or would leave unused."""
     if spec.backend not in backends():
-        return Unfit("backend", f"unknown backend '{spec.backend}'", f"one of: {', '.join(backends())}")
+        return [Unfit("E0207", "backend", f"unknown backend '{spec.backend}'", f"one of: {', '.join(backends())}")]
+    return [*_unserved(spec), *_unheeded(spec)]
+
+
+def _unserved(spec: ModelSpec) -> Iterator[Unfit]:
+    """Yield what this backend refuses, or what another option of the model makes useless."""
     if spec.backend == "openai" and not spec.base_url:
-        return Unfit("backend", "backend 'openai' needs a base_url", 'base_url="http://localhost:8000/v1"')
+        hint = 'base_url="http://localhost:8000/v1"'
+        yield Unfit("E0207", "backend", "backend 'openai' needs a base_url", hint)
     if spec.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", spec.api_key_env):
         hint = 'export MY_KEY=... and api_key_env="MY_KEY"; a key itself never stands in a flow or zoo'
-        return Unfit("api_key_env", "'api_key_env' must be the name of an environment variable", hint)
-    if spec.api_key_env is not None and f"//{MASK}@" in (spec.base_url or ""):
+        yield Unfit("E0207", "api_key_env", "'api_key_env' must be the name of an environment variable", hint)
+    elif spec.api_key_env is not None and f"//{MASK}@" in (spec.base_url or ""):
         message = "'api_key_env' names a key, and base_url holds a user too: an endpoint takes one of them"
-        return Unfit("api_key_env", message, "leave one out")
-    if spec.backend == "hf":
-        for option in ("base_url", "api_key_env"):
-            if getattr(spec, option) is not None:
-                return Unfit(option, f"'{option}' is for endpoints", "add backend=openai, or leave it out")
-        if spec.quantization not in (None, *QUANTIZATIONS):
-            hint = f"one of: {', '.join(QUANTIZATIONS)}; a checkpoint that is stored quantized needs no option"
-            return Unfit("quantization", f"unknown quantization '{spec.quantization}'", hint)
-    return None
+        yield Unfit("E0207", "api_key_env", message, "leave one out")
+    if spec.backend != "hf":
+        return
+    if spec.quantization not in (None, *QUANTIZATIONS):
+        hint = f"one of: {', '.join(QUANTIZATIONS)}; a checkpoint that is stored quantized needs no option"
+        yield Unfit("E0207", "quantization", f"unknown quantization '{spec.quantization}'", hint)
+    elif spec.quantization and spec.device == "cpu":
+        hint = "declare a CUDA device, or leave the quantization out"
+        yield Unfit("E0207", "quantization", f"quantization '{spec.quantization}' needs a GPU, not device=cpu", hint)
+    if spec.system is not None and spec.chat == "off":
+        hint = "leave out chat=off, or write the message into the prompt"
+        yield Unfit("E0207", "system", "option 'system' needs the chat template that 'chat=off' switches off", hint)
+    if spec.revision and os.path.isdir(spec.ref):
+        hint = "leave it out, or name the hub id"
+        yield Unfit("E0207", "revision", f"a local folder has no revision '{spec.revision}'", hint)
+
+
+def _unheeded(spec: ModelSpec) -> Iterator[Unfit]:
+    """Yield the options that ask for something of which the backend takes no notice."""
+    backend = backends()[spec.backend]
+    for option in sorted(spec.model_fields_set):
+        if backend.heeds(option) or getattr(spec, option) == ModelSpec.model_fields[option].default:
+            continue
+        owners = [name for name, other in backends().items() if other.heeds(option)]
+        cure = f", or write backend={' or '.join(owners)}" if owners else ""
+        message = f"option '{option}' does nothing: backend '{spec.backend}' takes no notice of it"
+        yield Unfit("E0208", option, message, f"leave it out{cure}")
 
 
 def paper_zoo() -> Zoo:
@@ -183,7 +214,7 @@ def paper_zoo() -> Zoo:
 
 def lab_zoo() -> Zoo:
     """Return the three small models that ship with the package."""
-    return read_zoo(Path(__file__).parent / "lab" / "zoo" / "zoo.toml", name="lab")
+    return replace(read_zoo(Path(__file__).parent / "lab" / "zoo" / "zoo.toml", name="lab"), note=_LAB_NOTE)
 
 
 def _can_run_here(zoo: Zoo, environment: Mapping[str, str]) -> bool:

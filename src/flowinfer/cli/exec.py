@@ -12,6 +12,7 @@ import typer
 from flowinfer.cli.inputs import (
     Expression,
     FlowFile,
+    PromptsOption,
     SetOption,
     ZooOption,
     pairs,
@@ -66,6 +67,7 @@ def command(
     ] = None,
     zoo: ZooOption = None,
     set_: SetOption = None,
+    prompts: PromptsOption = None,
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
     resume: Annotated[
         str | None,
@@ -85,7 +87,9 @@ def command(
     """Run a flow: over a data set, or on one prompt whose answer is streamed."""
     given = {
         "zoo": zoo,
-        "sets": None if set_ is None else pairs("--set", set_),
+        "sets": None
+        if set_ is None and prompts is None
+        else pairs("--set", set_) | ({"prompts": prompts} if prompts else {}),
         "dataset": dataset,
         "data": None if data is None else {name: str(path.resolve()) for name, path in data_paths(data).items()},
         "limit": limit,
@@ -107,7 +111,7 @@ def command(
     if resume is not None:
         resume, flow, options = _begun(resume, out, file, expression, given)
     else:
-        flow = read_checked(file, expression, zoo, set_)
+        flow = read_checked(file, expression, zoo, set_, prompts)
         options = given
     if dry_run:
         from flowinfer.cli.plan import show_plan
@@ -119,6 +123,7 @@ def command(
         _ask(flow, prompt, trace=trace, as_json=json_, quiet=quiet)
         return
     asked = _asked(flow, file, options)
+    from flowinfer.plan import columns
     from flowinfer.tasks.base import load_questions
 
     questions = load_questions(
@@ -130,6 +135,7 @@ def command(
         ids=asked.ids,
         use_items=flow.zoo in ("toy", "lab"),
         answer_index=index_base(asked.answer_index),
+        columns=columns(flow),
     )
     from flowinfer.experiment import Request
 
@@ -207,6 +213,7 @@ def _asked(flow: Flow, file: str | None, options: dict[str, Any]) -> Asked:
 def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> Results:
     from flowinfer.experiment import Request, evaluate
     from flowinfer.live import LiveProgress
+    from flowinfer.tasks.base import question_text
 
     assert isinstance(request, Request), "made by the command"
     name, out = "", request.out or "runs"
@@ -214,13 +221,15 @@ def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> 
     def again() -> str:
         return command_line("exec", options=shell_options(out, "runs", "--resume", name))
 
+    is_lab = dataset.label.endswith(" (lab)")  # the lab's models learnt its own items in these words
+    note = None if is_lab else _foreign(flow, [question_text(question) for question in dataset.questions])
     with LiveProgress(len(dataset.questions), is_quiet=quiet) as live:
 
         def started(plan: object, run: object, records: object) -> None:
             nonlocal name
             path = run.path if run is not None else Path()  # type: ignore[attr-defined]  # a Run
             name = path.name if path.parent in (Path(), request.out) else str(path)
-            live.notice_start(flow, dataset.label, name)
+            live.notice_start(flow, dataset.label, name, note)
             if dataset.note:
                 live.notice(dataset.note)
             live.planned(len(plan.steps))  # type: ignore[attr-defined]  # a Plan
@@ -249,12 +258,23 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
         raise UsageError("the question is empty", help="--prompt TEXT")
     from flowinfer.ask import ask
 
+    if not quiet and not (as_json and not sys.stderr.isatty()):
+        print(f"prompts '{flow.prompts}', zoo {flow.zoo} ({flow.zoo_why})", file=sys.stderr)
+        for note in filter(None, (flow.zoo_note, _foreign(flow, [prompt]))):
+            print(f"note: {note}", file=sys.stderr)
     answer = ask(flow, prompt, stream=None if as_json else sys.stdout, shows_trace=trace, quiet=quiet or as_json)
     if answer.trace.error is not None:
         print(f"error: {answer.trace.error}", file=sys.stderr)
         raise typer.Exit(4)
     if as_json:
         print(json.dumps(answer.to_json(), ensure_ascii=False))
+
+
+def _foreign(flow: Flow, questions: list[str]) -> str | None:
+    from flowinfer.prompts import foreign_note
+    from flowinfer.spec import nodes
+
+    return foreign_note(flow.prompts, (node.template for node in nodes(flow.root)), questions)
 
 
 def data_paths(given: list[str] | None) -> dict[str, Path]:

@@ -46,6 +46,11 @@ SetOption = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="Set a param of the flow, or an option of its defaults."),
 ]
 
+PromptsOption = Annotated[
+    str | None,
+    typer.Option("--prompts", metavar="SET", help="Words to ask with: paper (Chinese), paper-table2, en or plain."),
+]
+
 
 def read_input(file: str | None, expression: str | None) -> tuple[str, str, Path]:
     """Return text, name for messages, and folder of a flow.
@@ -105,7 +110,13 @@ def read_stdin() -> str:
         raise UnreadableFlow(f"<stdin>: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def read_checked(file: str | None, expression: str | None, zoo: str | None, sets: Sequence[str] | None) -> Flow:
+def read_checked(
+    file: str | None,
+    expression: str | None,
+    zoo: str | None,
+    sets: Sequence[str] | None,
+    prompts: str | None = None,
+) -> Flow:
     """Return the checked flow and print its warnings on standard error.
 
     Raises:
@@ -115,7 +126,8 @@ def read_checked(file: str | None, expression: str | None, zoo: str | None, sets
     from flowinfer.check import check
 
     text, name, folder = read_input(file, expression)
-    flow = check(text, file=name, zoo=zoo, overrides=pairs("--set", sets), base=folder)
+    overrides = pairs("--set", sets) | ({} if prompts is None else {"prompts": prompts})
+    flow = check(text, file=name, zoo=zoo, overrides=overrides, base=folder)
     warn(flow.warnings)
     return flow
 

@@ -89,9 +89,12 @@ def _questions(flow: Flow, dataset: str | None, data: list[str] | None, batch: i
         from flowinfer.profiling.run import built_in_questions
 
         return built_in_questions()
+    from flowinfer.plan import columns
     from flowinfer.tasks.base import load_questions
 
-    found = load_questions(dataset, data=data_paths(data), limit=batch, use_items=flow.zoo in ("toy", "lab"))
+    found = load_questions(
+        dataset, data=data_paths(data), limit=batch, use_items=flow.zoo in ("toy", "lab"), columns=columns(flow)
+    )
     return tuple(found.questions)
 
 

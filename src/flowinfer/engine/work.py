@@ -138,7 +138,7 @@ def render_prompts(
     choices = "\n".join(f"{letter}. {option}" for letter, option in question.choices.items())
     rendered = {}
     for member in members(step.source):
-        values = {"question": text, "choices": choices}
+        values = {**question.columns, "question": text, "choices": choices}
         for field, step_ids in member.fields.items():
             values[field] = join([passed_on[step_id] for step_id in step_ids])
         rendered[member.node] = render(member.template, values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowinfer.plan import columns
 from flowinfer.sweeps.request import SweepRequest, check_request
 from flowinfer.sweeps.wirings import Wiring, wirings
 from flowinfer.tasks.base import Dataset, load_questions
@@ -28,6 +29,7 @@ def prepare(request: SweepRequest) -> Prepared:
     check_request(request)
     found = wirings(request)
     uses_items = found[0].checked.zoo in ("toy", "lab")
+    needed = {name: model for wiring in found for name, model in columns(wiring.checked).items()}
     datasets = [
         load_questions(
             name,
@@ -37,6 +39,7 @@ def prepare(request: SweepRequest) -> Prepared:
             seed=request.seed,
             use_items=uses_items,
             answer_index=request.answer_index,
+            columns=needed,
         )
         for name in request.datasets
     ]

@@ -57,6 +57,7 @@ def load_questions(
     ids: Sequence[str] | None = None,
     use_items: bool = False,
     answer_index: AnswerIndex | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Load a data set and choose questions from it.
 
@@ -69,20 +70,41 @@ def load_questions(
         use_items: without local data, take the lab's items of that form instead of the hub's; a sample is then drawn
             fresh by its seed, and without one there are 100, or as many as limit says.
         answer_index: what answers count from that are indices of options; told from the whole file if not given.
+        columns: further fields that every question needs, each with the model whose prompt shows it.
     Raises:
         UsageError: the name is unknown, or more than one of limit, sample and ids is given.
-        DataError: the data cannot be read, ids repeat, an asked id is not there, or no judge could read a reference.
+        DataError: the data cannot be read, ids repeat, an asked id is not there, columns are missing, or no judge could
+            read a reference.
     """
     if use_items and name in KINDS and name not in (data or {}):
-        return _lab_items(name, limit=limit, sample=sample, seed=seed, ids=ids)
-    loaded = _load(name, data or {})
+        drawn = _lab_items(name, limit=limit, sample=sample, seed=seed, ids=ids)
+        refuse_missing(columns or {}, drawn.questions, drawn.source)
+        return drawn
+    loaded = _load(name, data or {}, columns or {})
     _refuse_repeated_ids(loaded)
     settled = settle(loaded.items, answer_index)
     by_id = {item.question.id: item for item in settled.items}
     known = [item.question for item in settled.items]
     questions = tuple(_choose(loaded.source, known, limit=limit, sample=sample, seed=seed, ids=ids))
     check([by_id[question.id] for question in questions])
+    refuse_missing(columns or {}, questions, loaded.source)
     return Dataset(name, loaded.label, questions, fingerprint(questions), loaded.source, settled.note)
+
+
+def refuse_missing(columns: Mapping[str, str], questions: Sequence[Question], source: str) -> None:
+    """Refuse questions that lack a column.
+
+    Raises:
+        DataError: which column, whose prompt shows it, and how many lack it.
+    """
+    for name, model in columns.items():
+        lacking = [question.id for question in questions if name not in question.columns]
+        if lacking:
+            named = ", ".join(f"'{identifier}'" for identifier in lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+            raise DataError(
+                f"{source}: {len(lacking)} of {len(questions)} questions have no column '{name}' ({named})",
+                help=f"the prompt of '{model}' has {{{name}}}: add it to every item of a .jsonl file",
+            )
 
 
 def question_text(question: Question) -> str:
@@ -104,7 +126,8 @@ def fingerprint(questions: Sequence[Question]) -> str:
     """Return the sha256 of the questions' canonical JSON, in their order."""
     digest = hashlib.sha256()
     for question in questions:
-        line = json.dumps(question.model_dump(), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        said = question.model_dump(exclude=None if question.columns else {"columns"})
+        line = json.dumps(said, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
         digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
     return digest.hexdigest()
 
@@ -116,7 +139,7 @@ class _Loaded:
     source: str
 
 
-def _load(name: str, data: Mapping[str, Path]) -> _Loaded:
+def _load(name: str, data: Mapping[str, Path], columns: Mapping[str, str]) -> _Loaded:
     known = registry.tasks()
     if name in known:
         task = registry.load(known[name])
@@ -130,7 +153,7 @@ def _load(name: str, data: Mapping[str, Path]) -> _Loaded:
         return _Loaded(name, _placed(task.read(path), str(path)), str(path))
     path = data.get(name, Path(name))
     if path.suffix == ".jsonl" or path.is_file():
-        items = tuple(generic.read(path))
+        items = tuple(generic.read(path, columns=columns))
         if not items:
             raise DataError(f"{path}: no questions", help='write {"question": ..., "answer": ...}, one a line')
         return _Loaded(path.stem, items, str(path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
 from unicodedata import normalize
@@ -14,20 +14,30 @@ from flowinfer.tasks.sources import Item, JsonLine, json_lines
 KINDS = ("gsm8k", "ceval", "mathematics", "exact")
 """The judges an item may name."""
 
+_OWN = ("question", "answer", "choices", "kind")
+"""Fields that no prompt shows as columns: the first is {question}, the second no model may see."""
+
 _NUMBER = re.compile(r"[-+]?[$¥€£]?\d[\d,]*(?:\.\d+)?%?")
 _FORMULA = re.compile(r"[\w\s.,()+\-*/^{}\\=<>|!%$°\[\]]+")
 
 
-def read(path: Path, *, kind: str | None = None) -> Sequence[Item]:
+def read(path: Path, *, kind: str | None = None, columns: Iterable[str] = ()) -> Sequence[Item]:
     """Read a JSON-lines file; `kind` is for items that name none (inferred from each item if not given).
+
+    Args:
+        columns: further fields of the items to keep, where they are there.
 
     Raises:
         DataError: an item is malformed.
     """
-    return [question_of(item, kind=kind, number=index) for index, item in enumerate(json_lines(path))]
+    wanted = [name for name in columns if name not in _OWN]
+    return [
+        question_of(item, kind=kind, number=index, columns=_columns(item, wanted))
+        for index, item in enumerate(json_lines(path))
+    ]
 
 
-def question_of(item: JsonLine, *, kind: str | None, number: int) -> Item:
+def question_of(item: JsonLine, *, kind: str | None, number: int, columns: Mapping[str, str] | None = None) -> Item:
     """Turn one object into a question; items without an id are numbered from 0."""
     choices = _choices(item)
     reference = item.text("answer")
@@ -48,6 +58,7 @@ def question_of(item: JsonLine, *, kind: str | None, number: int) -> Item:
         kind=named or (None if choices else kind) or infer_kind(text, reference, choices),
         choices=choices,
         subject=item.optional("subject"),
+        columns=columns or {},
     )
     return item.item(question, is_open=bool(choices))
 
@@ -66,6 +77,10 @@ def infer_kind(question: str, reference: str, choices: Mapping[str, str]) -> str
         return "gsm8k"
     has_operator = re.search(r"\\[a-zA-Z]|\d\s*[-+*/^,]\s*[\w(-]|[*^=/]", answer) is not None
     return "mathematics" if has_operator and _FORMULA.fullmatch(answer) else "exact"
+
+
+def _columns(item: JsonLine, wanted: Iterable[str]) -> Mapping[str, str]:
+    return {name: item.text(name) for name in wanted if item.fields.get(name) is not None}
 
 
 def _short(reference: str) -> str:
