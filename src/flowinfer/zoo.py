@@ -168,7 +168,7 @@ def paper_zoo() -> Zoo:
 
 def lab_zoo() -> Zoo:
     """Return the three small models that ship with the package."""
-    return read_zoo(Path(__file__).parent / "lab" / "zoo" / "zoo.toml", name="lab")
+    return read_zoo(Path(__file__).parent / "zoos" / "lab" / "zoo.toml", name="lab")
 
 
 def _can_run_here(zoo: Zoo, environment: Mapping[str, str]) -> bool:

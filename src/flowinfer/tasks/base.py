@@ -15,14 +15,14 @@ from pathlib import Path
 
 from flowinfer import registry
 from flowinfer.errors import DataError, UsageError
-from flowinfer.lab import items
-from flowinfer.lab.items import KINDS
 from flowinfer.results import Question
 from flowinfer.tasks import generic
 from flowinfer.tasks.sources import Task
 
-_LAB_NUM, _LAB_SEED = 100, 42
-"""How many of the lab's items a data set has, and which, where nothing else is asked for."""
+_LAB = Path(__file__).parent.parent / "zoos" / "lab"
+"""The lab's zoo, with its items beside the weights: `ceval.jsonl` and the like, test items of seed 42."""
+_LAB_NUM = 100
+"""How many of the lab's items are asked where nothing else is said: the first of them."""
 
 _CEVAL_HEADER = "以下是中国关于{subject}考试的单项选择题，请选出其中的正确答案。"
 
@@ -60,15 +60,19 @@ def load_questions(
         limit: the first N questions.
         sample: N random ones, by seed: the same for the same ids, and a larger sample holds the smaller.
         ids: exactly these, in this order.
-        use_items: without local data, take the lab's items of that form instead of the hub's; a sample is then drawn
-            fresh by its seed, and without one there are 100, or as many as limit says.
+        use_items: without local data, take the lab's 1,000 items of that form instead of the hub's; the first 100 of
+            them where nothing else is said.
     Raises:
         UsageError: the name is unknown, or more than one of limit, sample and ids is given.
         DataError: the data cannot be read, ids repeat, or an asked id is not there.
     """
-    if use_items and name in KINDS and name not in (data or {}):
-        return _lab_items(name, limit=limit, sample=sample, seed=seed, ids=ids)
-    loaded = _load(name, data or {})
+    lab = _LAB / f"{name}.jsonl"
+    if use_items and name not in (data or {}) and name in registry.tasks() and lab.is_file():
+        source = "the lab's test items, seed 42"
+        loaded = Dataset(name, f"{name} (lab)", tuple(generic.read(lab)), "", source)
+        limit = _LAB_NUM if limit is None and sample is None and ids is None else limit
+    else:
+        loaded = _load(name, data or {})
     _refuse_repeated_ids(loaded)
     questions = tuple(_choose(loaded, limit=limit, sample=sample, seed=seed, ids=ids))
     return Dataset(loaded.name, loaded.label, questions, fingerprint(questions), loaded.source)
@@ -119,22 +123,6 @@ def _load(name: str, data: Mapping[str, Path]) -> Dataset:
     close = get_close_matches(name, known, n=1)
     cure = f"did you mean '{close[0]}'?" if close else f"use one of {', '.join(known)}, or a path to a .jsonl file"
     raise UsageError(f"unknown data set '{name}'", help=cure)
-
-
-def _lab_items(name: str, *, limit: int | None, sample: int | None, seed: int, ids: Sequence[str] | None) -> Dataset:
-    """Draw fresh test items; their ids say the seed, so that they stand for the same question everywhere."""
-    _refuse_bad_choice(limit=limit, sample=sample, ids=ids)
-    num, drawn_by = (sample, seed) if sample is not None else (max(limit or 0, _LAB_NUM), _LAB_SEED)
-    drawn = items.draw(items.kind_of(name), "test", num, drawn_by)
-    loaded = Dataset(
-        name,
-        f"{name} (lab)",
-        tuple(item.as_question(f"s{drawn_by}-{index}") for index, item in enumerate(drawn)),
-        "",
-        f"the lab's generator, test items, seed {drawn_by}",
-    )
-    questions = tuple(_by_ids(loaded, ids)) if ids is not None else loaded.questions[:limit]
-    return Dataset(name, loaded.label, questions, fingerprint(questions), loaded.source)
 
 
 def _refuse_repeated_ids(loaded: Dataset) -> None:
