@@ -214,7 +214,7 @@ def paper_zoo() -> Zoo:
 
 def lab_zoo() -> Zoo:
     """Return the three small models that ship with the package."""
-    return replace(read_zoo(Path(__file__).parent / "lab" / "zoo" / "zoo.toml", name="lab"), note=_LAB_NOTE)
+    return replace(read_zoo(Path(__file__).parent / "zoos" / "lab" / "zoo.toml", name="lab"), note=_LAB_NOTE)
 
 
 def _can_run_here(zoo: Zoo, environment: Mapping[str, str]) -> bool:

@@ -10,8 +10,8 @@ import torch
 
 from flowinfer.check import check
 from flowinfer.experiment import Request, evaluate
-from flowinfer.lab.measure import dataset
 from flowinfer.results import Record
+from flowinfer.tasks.base import load_questions
 from flowinfer.zoo import load_zoo
 
 pytestmark = [
@@ -40,8 +40,13 @@ def zoo(folder: Path, devices: Mapping[str, str], dtype: str = "float32") -> str
 def records(flow: str, zoo: str, **settings: str) -> list[Record]:
     found: list[Record] = []
     checked = check(flow, zoo=zoo, overrides={"max_tokens": "120", **settings})
-    evaluate(checked, dataset("gsm8k", "test", 24, 42), Request(out=None, use_cache=False), on_record=found.append)
-    return sorted(found, key=lambda record: int(record.question.id))
+    evaluate(
+        checked,
+        load_questions("gsm8k", use_items=True, limit=24),
+        Request(out=None, use_cache=False),
+        on_record=found.append,
+    )
+    return sorted(found, key=lambda record: int(record.question.id.rpartition("-")[2]))
 
 
 def texts(found: list[Record]) -> list[list[str]]:

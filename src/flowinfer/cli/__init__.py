@@ -65,7 +65,7 @@ _COMMANDS = (
 for module in _COMMANDS:
     app.command(name=module.__name__.rpartition(".")[2], cls=_Command)(module.command)
 
-app.add_typer(lab.app, name="lab")
+app.command(name="lab", hidden=True, context_settings={"ignore_unknown_options": True})(lab.command)
 
 
 def _version(is_wanted: bool) -> None:

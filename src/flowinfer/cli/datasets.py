@@ -22,6 +22,6 @@ def command(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
         print(f"{one.name}  {tasks()[one.name].doc}")
         print(f"    hub:   {one.hub}")
         print(f"    local: --data {one.name}=PATH: {one.local_forms}")
-    print("with the zoo lab and no --data: 100 fresh items of that form (flowinfer lab make), shown as 'gsm8k (lab)'")
+    print("with the zoo lab and no --data: the package's 1,000 items of that form, 100 of them if nothing is said")
     print("FILE.jsonl  any other: one {question, answer, id?, choices?, kind?, subject?} per line")
     print("    kind names the judge: gsm8k, ceval, mathematics or exact; inferred where absent")

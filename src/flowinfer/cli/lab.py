@@ -1,126 +1,18 @@
-"""flowinfer lab: make items, train the small models that ship with the package, measure every path."""
+"""flowinfer lab: says where the lab's generators and training went."""
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from flowinfer import shell
 from flowinfer.errors import UsageError
-from flowinfer.files import write_whole
-
-if TYPE_CHECKING:
-    from flowinfer.lab.measure import Row
-
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Make items, train the lab's small models, measure every path on them.",
-)
 
 
-@app.command(name="make")
-def make(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="gsm8k, ceval or mathematics.")],
-    split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
-    num: Annotated[int, typer.Option("--n", "-n", help="How many.")] = 100,
-    seed: Annotated[int, typer.Option(help="Which.")] = 42,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="FILE.jsonl, or ceval's .csv, mathematics' .txt form.")
-    ] = None,
-) -> None:
-    """Write fresh items of a data set's form whose right answers are known."""
-    from flowinfer.lab.files import lines
-    from flowinfer.lab.items import draw, kind_of, split_named
-
-    if num < 1:
-        raise UsageError(f"--n must be at least 1, not {num}")
-    form = out.suffix.removeprefix(".") if out else "jsonl"
-    text = "".join(
-        f"{line}\n" for line in lines(kind_of(kind), draw(kind_of(kind), split_named(split), num, seed), form)
+def command(arguments: Annotated[list[str] | None, typer.Argument(metavar="make|train|eval")] = None) -> None:
+    """Make items, train and measure the lab's small models: moved out of the package."""
+    wanted = " ".join(arguments or ["make"])
+    raise UsageError(
+        "the lab's generators and training are no longer part of the package; its three models and items are",
+        help=f"in a checkout of flowinfer: python -m lab {wanted}",
     )
-    if out is None:
-        sys.stdout.write(text)
-        return
-    try:
-        write_whole(out, text.encode())
-    except OSError as error:
-        raise UsageError(f"cannot write '{out}': {(error.strerror or str(error)).lower()}") from error
-    print(f"{num} items in {out}", file=sys.stderr)
-
-
-@app.command(name="train")
-def train(
-    model: Annotated[str | None, typer.Option(help="Qwen, Ds or Yi; all three at once if not given.")] = None,
-    minutes: Annotated[float, typer.Option(help="Training time.")] = 4.0,
-    device: Annotated[str, typer.Option(help="cuda (models spread over all), cuda:N or cpu.")] = "cuda",
-    workers: Annotated[int, typer.Option(help="Processes that make documents, for each model.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of weights and data.")] = 1,
-    tiny: Annotated[
-        bool, typer.Option("--tiny", help="A network of a few thousand weights, to try the recipe.")
-    ] = False,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the zoo.")] = Path("lab-zoo"),
-) -> None:
-    """Train the lab's models from nothing: tokenizers, weights, zoo.toml."""
-    import torch
-
-    from flowinfer.lab import networks
-    from flowinfer.lab.recipe import Recipe, make
-
-    if minutes <= 0 or workers < 1:
-        raise UsageError("--minutes must be above 0 and --workers at least 1")
-    if model is not None and model not in networks.NAMES:
-        raise UsageError(f"unknown lab model '{model}'", help=f"known: {', '.join(networks.NAMES)}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError("no CUDA device here", help="--device cpu --tiny --minutes 0.2 tries the recipe")
-    size = {"size": "tiny", "tokens": 1 << 11, "num_texts": 2000} if tiny else {}
-    recipe = Recipe(minutes=minutes, device=device, workers=workers, seed=seed, **size)  # type: ignore[arg-type]
-    make([model] if model else networks.NAMES, recipe, out)
-    print(f"zoo in {out}: {shell.command('lab eval', options=shell.option('--zoo', out))}", file=sys.stderr)
-
-
-@app.command(name="eval")
-def evaluate(
-    zoo: Annotated[str, typer.Option("--zoo", help="Zoo with models Qwen, Ds and Yi.")] = "lab",
-    split: Annotated[str, typer.Option(help="dev while a zoo is being made, test to say what it reaches.")] = "test",
-    num: Annotated[int, typer.Option("--n", "-n", help="Items of each data set.")] = 100,
-    seed: Annotated[int, typer.Option(help="Which items.")] = 42,
-    strategies: Annotated[str, typer.Option(help="Only these.")] = "single,SI,PI,S2P,P2S",
-    cards: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write model cards into this folder of a lab zoo.")
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Measure the singles and the paper's 24 paths on fresh items of all three forms."""
-    from dataclasses import asdict
-
-    from flowinfer.lab.items import split_named
-    from flowinfer.lab.measure import measure, summary, table
-    from flowinfer.paths import STRATEGIES
-
-    wanted = [name.strip().lower() for name in strategies.split(",")]
-    chosen = [strategy for strategy in STRATEGIES if strategy.lower() in wanted]
-    if len(chosen) < len(wanted):
-        unknown = next(name for name in wanted if name not in [strategy.lower() for strategy in STRATEGIES])
-        raise UsageError(f"unknown strategy '{unknown}'", help=f"known: {', '.join(STRATEGIES)}")
-
-    def tell(row: Row) -> None:
-        cells = " ".join(f"{100 * value:5.0f}" for value in row.accuracy.values())
-        print(f"{row.path.strategy:<6} {row.path.flow:<24} {cells} {100 * row.mean:6.1f}", file=sys.stderr, flush=True)
-
-    report = measure(zoo, strategies=chosen, split=split_named(split), num=num, seed=seed, on_row=tell)
-    if cards is not None:
-        from flowinfer.lab.cards import write_cards
-
-        for path in write_cards(cards, report):
-            print(f"wrote {path}", file=sys.stderr)
-    if json_:
-        print(json.dumps(asdict(report), ensure_ascii=False))
-        return
-    print(table(report))
-    print()
-    print("\n".join(summary(report)))

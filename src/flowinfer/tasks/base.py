@@ -15,17 +15,16 @@ from pathlib import Path
 
 from flowinfer import registry
 from flowinfer.errors import DataError, UsageError
-from flowinfer.lab import items
-from flowinfer.lab.items import KINDS
 from flowinfer.results import Question
 from flowinfer.tasks import generic
 from flowinfer.tasks.references import AnswerIndex, check, settle
 from flowinfer.tasks.sources import Item, Task
 
-_LAB_NUM, _LAB_SEED = 100, 42
-"""How many of the lab's items a data set has, and which, where nothing else is asked for."""
+_LAB = Path(__file__).parent.parent / "zoos" / "lab"
+"""The lab's zoo, with its items beside the weights: `ceval.jsonl` and the like, test items of seed 42."""
+_LAB_NUM = 100
+"""How many of the lab's items are asked where nothing else is said: the first of them."""
 
-_LAB_MOST = 100_000
 
 _CEVAL_HEADER = "以下是中国关于{subject}考试的单项选择题，请选出其中的正确答案。"
 
@@ -67,8 +66,8 @@ def load_questions(
         limit: the first N questions.
         sample: N random ones, by seed: the same for the same ids, and a larger sample holds the smaller.
         ids: exactly these, in this order.
-        use_items: without local data, take the lab's items of that form instead of the hub's; a sample is then drawn
-            fresh by its seed, and without one there are 100, or as many as limit says.
+        use_items: without local data, take the lab's 1,000 items of that form instead of the hub's; the first 100 of
+            them where nothing else is said.
         answer_index: what answers count from that are indices of options; told from the whole file if not given.
         columns: further fields that every question needs, each with the model whose prompt shows it.
     Raises:
@@ -76,11 +75,13 @@ def load_questions(
         DataError: the data cannot be read, ids repeat, an asked id is not there, columns are missing, or no judge could
             read a reference.
     """
-    if use_items and name in KINDS and name not in (data or {}):
-        drawn = _lab_items(name, limit=limit, sample=sample, seed=seed, ids=ids)
-        refuse_missing(columns or {}, drawn.questions, drawn.source)
-        return drawn
-    loaded = _load(name, data or {}, columns or {})
+    lab = _LAB / f"{name}.jsonl"
+    if use_items and name not in (data or {}) and name in registry.tasks() and lab.is_file():
+        source = "the lab's test items, seed 42"
+        loaded = _Loaded(f"{name} (lab)", tuple(generic.read(lab, columns=columns or {})), source)
+        limit = _LAB_NUM if limit is None and sample is None and ids is None else limit
+    else:
+        loaded = _load(name, data or {}, columns or {})
     _refuse_repeated_ids(loaded)
     settled = settle(loaded.items, answer_index)
     by_id = {item.question.id: item for item in settled.items}
@@ -165,19 +166,6 @@ def _load(name: str, data: Mapping[str, Path], columns: Mapping[str, str]) -> _L
 def _placed(found: Sequence[Question | Item], source: str) -> tuple[Item, ...]:
     """Give questions that do not say where they stand a place by their id."""
     return tuple(one if isinstance(one, Item) else Item(one, f"{source}, question '{one.id}'") for one in found)
-
-
-def _lab_items(name: str, *, limit: int | None, sample: int | None, seed: int, ids: Sequence[str] | None) -> Dataset:
-    """Draw fresh test items; their ids say the seed, so that they stand for the same question everywhere."""
-    _refuse_bad_choice(limit=limit, sample=sample, ids=ids)
-    num, drawn_by = (sample, seed) if sample is not None else (max(limit or 0, _LAB_NUM), _LAB_SEED)
-    if num > _LAB_MOST:
-        raise UsageError(f"{num} items of the lab are more than {_LAB_MOST}", help="ask for fewer")
-    drawn = items.draw(items.kind_of(name), "test", num, drawn_by)
-    source = f"the lab's generator, test items, seed {drawn_by}"
-    made = [item.as_question(f"s{drawn_by}-{index}") for index, item in enumerate(drawn)]
-    questions = tuple(_by_ids(source, made, ids) if ids is not None else made[:limit])
-    return Dataset(name, f"{name} (lab)", questions, fingerprint(questions), source)
 
 
 def _refuse_repeated_ids(loaded: _Loaded) -> None:

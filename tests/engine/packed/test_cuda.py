@@ -9,8 +9,8 @@ import torch
 
 from flowinfer.check import check
 from flowinfer.experiment import Request, evaluate
-from flowinfer.lab.measure import dataset
 from flowinfer.results import Record
+from flowinfer.tasks.base import load_questions
 from tests.engine.test_cuda import ONE, TWO, texts, zoo
 
 pytestmark = [
@@ -25,8 +25,8 @@ def records(flow: str, zoo: str, engine: str, batch: int | str, **settings: str)
     found: list[Record] = []
     checked = check(flow, zoo=zoo, overrides={"max_tokens": "80", **settings})
     request = Request(out=None, use_cache=False, engine=engine, batch=batch)  # type: ignore[arg-type]  # both are right
-    evaluate(checked, dataset("gsm8k", "test", 12, 42), request, on_record=found.append)
-    return sorted(found, key=lambda record: int(record.question.id))
+    evaluate(checked, load_questions("gsm8k", use_items=True, limit=12), request, on_record=found.append)
+    return sorted(found, key=lambda record: int(record.question.id.rpartition("-")[2]))
 
 
 @pytest.mark.parametrize(
