@@ -76,8 +76,8 @@ class Decoding(BaseModel):
 
     max_tokens: int = Field(512, ge=1, le=2**31 - 1)
     """Most tokens that the step emits."""
-    temperature: float = Field(0.0, ge=0.0, le=100.0, allow_inf_nan=False)
-    """0 = greedy; at 100 nothing but noise is left."""
+    temperature: float = Field(0.0, ge=0.0, le=1e6, allow_inf_nan=False)
+    """0 = greedy; at 1,000,000, the most, every token is as likely as any."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Nucleus of the fused distribution that sampling draws from."""
     seed: int = 42

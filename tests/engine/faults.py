@@ -14,7 +14,7 @@ from flowinfer.engine.rounds import RoundDecoder
 from flowinfer.engine.scheduler import execute
 from flowinfer.errors import LoadError
 from flowinfer.plan import Plan
-from flowinfer.results import Question, StepResult, Trace
+from flowinfer.results import Ballot, Question, StepResult, Trace
 from tests.engine import plans
 from tests.engine.packed.test_stages import PackedDecoder, packed
 
@@ -165,7 +165,7 @@ def run(
                     "key", lambda plan, step, prompts, question: f"{step.id} {sorted(prompts.items())}"
                 ),
                 member_order=fault.through("order", lambda plan, step, prompts: list(prompts)),
-                vote=fault.through("vote", lambda question, texts: len(texts) - 1),
+                vote=fault.through("vote", lambda question, texts: Ballot(answers=tuple(texts), winner=len(texts) - 1)),
                 question_text=fault.through("text", lambda question: question.question),
                 models=plans.Ready({name: FaultyModel(model, fault) for name, model in models.items()}),
             )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -233,11 +235,15 @@ def test_other_texts_stay_as_they_are(text: str) -> None:
     assert data._safe(text) == text
 
 
-def test_a_report_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    """A folder in the place of the new file is a disk that cannot be written; the old report stays."""
+def _full(*arguments: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_report_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk the old report stays."""
     (tmp_path / "report.json").write_text("old")
-    (tmp_path / "report.json.partial").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(os, "open", _full)
         _put(tmp_path / "report.json", b"new")
     assert (tmp_path / "report.json").read_text() == "old"
     assert _put(tmp_path / "other.json", b"new").read_bytes() == b"new"
