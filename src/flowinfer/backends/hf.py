@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from flowinfer.backends.base import Prompt, Session
 from flowinfer.backends.chat import ChatPrompts
+from flowinfer.backends.rotary import is_rescaled, stretch
 from flowinfer.backends.row_session import RowSession
 from flowinfer.backends.session import BatchSession
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken", "spiece.model")
-_RESCALED_BY_LENGTH = ("dynamic", "longrope")
 _LOAD_ERRORS = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
     *(SafetensorError, StrictDataclassError),
@@ -134,10 +134,8 @@ def attends_everywhere(model: Any) -> bool:  # see HfModel
 
 def _positions_depend_on_length(config: Any) -> bool:  # a transformers config
     """Return whether a padded row would get other positions: ALiBi, local layers, RoPE that the length rescales."""
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    kind = str(rope.get("rope_type", rope.get("type", "default")))
     is_local = "local" in (getattr(config, "attention_layers", None) or ())
-    return bool(getattr(config, "alibi", False)) or is_local or kind in _RESCALED_BY_LENGTH
+    return bool(getattr(config, "alibi", False)) or is_local or is_rescaled(config)
 
 
 def _load_tokenizer(spec: ModelSpec, options: dict[str, Any]) -> Any:  # untyped in transformers
@@ -218,7 +216,9 @@ def _refuse_without_cache(spec: ModelSpec, model: Any) -> None:  # untyped in tr
 
 def _max_positions(config: Any) -> int:  # untyped in transformers
     inner = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return int(getattr(inner, "max_position_embeddings", None) or getattr(inner, "n_positions", None) or 1 << 20)
+    stated = (getattr(inner, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    found = next((int(one) for one in stated if one and one > 0), 1 << 20)
+    return int(found * stretch(config))
 
 
 def _num_columns(model: Any) -> int:  # untyped in transformers

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from flowinfer.backends.rotary import Factors, factors_at, forget_lengths, is_rescaled
 from flowinfer.backends.session import segment_ends
 
 _CROPPED = ("DynamicLayer", "DynamicSlidingWindowLayer")
@@ -19,16 +20,20 @@ class RowSession:
     """A cache per row, for models whose layers do not attend to every earlier column.
 
     Rolling back crops a row's cache. Layers with a window keep what lies before it for that, and the model's own mask
-    hides it. Only recurrent state cannot be cropped: such a row is read again.
+    hides it. Only recurrent state cannot be cropped: such a row is read again. So is one whose keys were turned by
+    rotary factors that its new length no longer has (rotary.py).
     """
 
     def __init__(self, model: Any) -> None:  # see BatchSession
         self._model = model
         layers = DynamicCache(config=model.config).layers
         self._can_crop = all(type(layer).__name__ in _CROPPED for layer in layers)
+        self._is_rescaled = is_rescaled(model.config)
         self._next_handle = 0
         self._ids: dict[int, list[int]] = {}
         self._caches: dict[int, Any] = {}
+        self._factors: dict[int, Factors] = {}
+        """What turned the keys of a row's cache, where its length decides that."""
         self._logits: dict[int, Tensor] = {}
 
     def add(self, prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -50,12 +55,7 @@ class RowSession:
 
     def verify(self, segments: Mapping[int, Sequence[Sequence[int]]]) -> Tensor:
         """Append segments, one forward per row; return the logits behind each segment, (S, V_k)."""
-        return torch.cat(
-            [
-                self._run(row, [i for segment in own for i in segment], [end - 1 for end in segment_ends(own)])
-                for row, own in segments.items()
-            ]
-        )
+        return torch.cat([self._verify_row(row, own) for row, own in segments.items()])
 
     def logits(self, rows: Sequence[int]) -> Tensor:
         """Return the last logits of rows: shape (R, V_k)."""
@@ -76,11 +76,30 @@ class RowSession:
     def remove(self, rows: Sequence[int]) -> None:
         """Drop rows."""
         for row in rows:
-            del self._ids[row], self._caches[row], self._logits[row]
+            del self._ids[row], self._caches[row], self._factors[row], self._logits[row]
 
     def length(self, row: int) -> int:
         """Return the number of ids in a row."""
         return len(self._ids[row])
+
+    def _verify_row(self, row: int, segments: Sequence[Sequence[int]]) -> Tensor:
+        """Append a row's segments, cut where other rotary factors begin; return the logits behind each, (S, V_k)."""
+        start = len(self._ids[row])
+        parts: list[tuple[Factors, list[Sequence[int]]]] = []
+        for segment, end in zip(segments, segment_ends(segments), strict=True):
+            factors = self._factors_at(start + end)
+            if not parts or parts[-1][0] != factors:
+                parts.append((factors, []))
+            parts[-1][1].append(segment)
+        return torch.cat(
+            [
+                self._run(row, [i for segment in own for i in segment], [end - 1 for end in segment_ends(own)])
+                for _, own in parts
+            ]
+        )
+
+    def _factors_at(self, length: int) -> Factors:
+        return factors_at(self._model.config, length) if self._is_rescaled else ()
 
     def _new_cache(self) -> DynamicCache:
         return DynamicCache() if self._can_crop else DynamicCache(config=self._model.config)
@@ -88,15 +107,23 @@ class RowSession:
     @torch.inference_mode()
     def _run(self, row: int, ids: Sequence[int], keep: Sequence[int] = ()) -> Tensor:
         """Run the model over a row's new ids; return the logits of some of them, the last if not said, (E, V_k)."""
-        start = len(self._ids[row])
+        kept = self._ids[row]
+        factors = self._factors_at(len(kept) + len(ids))
+        if kept and factors != self._factors[row]:  # the whole row is read again, with the new ids at its end
+            read, keep = [*kept, *ids], [len(kept) + index for index in keep]
+            self._caches[row], kept = self._new_cache(), []
+        else:
+            read = list(ids)
+        if self._is_rescaled:
+            forget_lengths(self._model)
         output = self._model(
-            input_ids=torch.tensor([list(ids)], device=self._model.device),
-            position_ids=torch.arange(start, start + len(ids), device=self._model.device)[None],
+            input_ids=torch.tensor([read], device=self._model.device),
+            position_ids=torch.arange(len(kept), len(kept) + len(read), device=self._model.device)[None],
             past_key_values=self._caches[row],
             use_cache=True,
             logits_to_keep=torch.tensor(keep, device=self._model.device) if keep else 1,
         )
-        self._caches[row] = output.past_key_values
-        self._ids[row] += list(ids)
+        self._caches[row], self._factors[row] = output.past_key_values, factors
+        self._ids[row] = [*kept, *read]
         self._logits[row] = output.logits[0, -1]
         return output.logits[0]  # type: ignore[no-any-return]  # the model is untyped

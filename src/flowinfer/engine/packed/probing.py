@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from flowinfer.backends.rotary import is_rescaled
 from flowinfer.engine.packed.attention import Attention, PackedCache, UnsupportedAttention
 from flowinfer.engine.packed.dense import DenseCache
 
@@ -19,7 +20,6 @@ Forward = Callable[[Tensor, Tensor, Tensor, PackedCache], Tensor]
 """(ids (T,), positions (T,), wanted (W,), cache) -> logits (W, V_k)."""
 
 _LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer")
-_RESCALED_BY_LENGTH = ("dynamic", "longrope")
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1, torch.float16: 0.05}
 """Largest relative difference of logits from transformers' own in the check at load: rounding, not another function."""
 _PROBE_LENGTHS = (5, 3)
@@ -53,9 +53,7 @@ def refuse(model: Any) -> None:
     kinds = {type(layer).__name__ for layer in DynamicCache(config=config).layers} - set(_LAYERS)
     if kinds:
         raise NotPackable(f"it keeps more than keys and values ({', '.join(sorted(kinds))})")
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    flat = [rope, *(part for part in rope.values() if isinstance(part, dict))]
-    if any(part.get("rope_type", part.get("type")) in _RESCALED_BY_LENGTH for part in flat):
+    if is_rescaled(config):
         raise NotPackable("its rotary embedding depends on the length of the longest row")
     if getattr(config, "alibi", False) or "local" in (getattr(config, "attention_layers", None) or ()):
         raise NotPackable("its attention depends on distances that only a mask carries")
