@@ -122,9 +122,9 @@ def has_weights(folder: Path) -> bool:
         return any(folder.glob("*.safetensors"))
     try:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return False
-    return all((folder / shard).is_file() for shard in shards)
+    return all(isinstance(shard, str) and (folder / shard).is_file() for shard in shards)
 
 
 def _cpu() -> Device:

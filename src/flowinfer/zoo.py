@@ -92,6 +92,8 @@ def read_zoo(path: Path, *, name: str | None = None) -> Zoo:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a valid TOML file: {error}") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: not a valid TOML file: nested too deep") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     tables = document.pop("models", None)

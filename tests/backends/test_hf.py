@@ -228,6 +228,32 @@ def test_damaged_files_of_a_folder_are_refused(tmp_path: Path, checkpoint: Path,
         hf.load(spec(folder), "cpu")
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"[" * 10_000,
+        b'{"a":' * 10_000,
+        b"\xff\xfe{\x00}\x00",
+        b"\x00" * 64,
+        b"",
+        b"null",
+        b'{"model": 3, "model_type": 3}',
+    ],
+    ids=["nested", "nested objects", "utf-16", "zeros", "empty", "null", "types"],
+)
+def test_whatever_a_file_of_a_folder_holds_is_one_line(
+    tmp_path: Path, checkpoint: Path, name: str, damage: bytes
+) -> None:
+    """Also what ends in a RecursionError, or in a panic of a library written in Rust."""
+    folder = copied(checkpoint, tmp_path)
+    (folder / name).write_bytes(damage)
+    try:
+        hf.load(spec(folder), "cpu")
+    except LoadError as error:
+        assert "\n" not in error.message and error.help
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -34,11 +32,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken", "spiece.model")
-_LOAD_ERRORS = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
-    *(SafetensorError, StrictDataclassError),
-)
-"""What transformers raises over folders that are damaged, incomplete or of an unknown kind."""
 
 
 class HfModel:
@@ -108,19 +101,19 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
         tokenizer = _load_tokenizer(spec, options)
         model = _load_weights(spec, config, device, dtype, options)
         _refuse_without_cache(spec, model)
-    except FlowInferError:
+        return HfModel(spec, model, tokenizer)
+    except (FlowInferError, KeyboardInterrupt, SystemExit):
         raise
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
         raise MemoryShort(
             f"model '{spec.name}' ({spec.ref}) does not fit on {device}",
             help="`flowinfer plan` shows what fits; another device, dtype=bfloat16 or quantization may help",
         ) from error
-    except _LOAD_ERRORS as error:
+    except BaseException as error:  # a damaged file breaks any library that reads it; Rust panics are no Exception
         raise LoadError(
             f"model '{spec.name}' cannot be loaded from '{spec.ref}': {_first_line(error)}",
             help=_cure(spec, error),
         ) from error
-    return HfModel(spec, model, tokenizer)
 
 
 def attends_everywhere(model: Any) -> bool:  # see HfModel
@@ -226,11 +219,11 @@ def _num_columns(model: Any) -> int:  # untyped in transformers
     return int(head.weight.shape[0] if head is not None else model.config.vocab_size)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).split("\n") if line.strip()), type(error).__name__)[:300]
 
 
-def _cure(spec: ModelSpec, error: Exception) -> str:
+def _cure(spec: ModelSpec, error: BaseException) -> str:
     text = str(error)
     if "ignore_mismatched_sizes" in text:
         return "the weights do not have the shapes that config.json says"
