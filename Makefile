@@ -7,7 +7,11 @@ STAMP := $(VENV)/.installed
 # A zoo with an independent program's accuracies, beside the checkout or nowhere; benchmarks/paths.py reproduces them.
 TRIAL ?= $(wildcard ../shared/trial_zoo)
 
-.PHONY: demo test test-slow test-gpu check lint types contracts bench bench-gpu report clean install
+# What must hold with every torch and transformers: loading, decoding, and the command line on the lab's models.
+VERSION_TESTS := tests/backends tests/engine tests/test_install.py
+OTHERS_newest := -c .venv-newest/others.txt
+
+.PHONY: demo test test-slow test-gpu test-versions test-oldest test-newest check lint types contracts bench bench-gpu report clean install
 
 install: $(STAMP)
 
@@ -29,6 +33,19 @@ test-slow: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+# The wheel with the oldest and the newest of what pyproject.toml allows, each in an environment of its own.
+test-versions: test-oldest test-newest
+
+test-oldest test-newest: test-%: .venv-%/.installed
+	.venv-$*/bin/python -m pip install -q --disable-pip-version-check --no-deps --force-reinstall .
+	.venv-$*/bin/python -m pytest -n 2 --dist loadfile $(VERSION_TESTS)
+
+.venv-%/.installed: pyproject.toml constraints.txt constraints-%.txt
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	sed '/^torch==/d; /^transformers==/d' constraints.txt > .venv-$*/others.txt
+	.venv-$*/bin/python -m pip install -q --disable-pip-version-check -c constraints-$*.txt $(OTHERS_$*) '.[test]'
+	touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -58,4 +75,4 @@ report: $(STAMP)
 	$(BIN)/python -m tests.report.example
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StaticCache
+from transformers import Cache, DynamicCache, StaticCache
 
+from flowinfer.backends.caches import words_of
 from measure import require_memory
 from shapes import ShapeModel, mixer_of
 
@@ -60,7 +61,7 @@ def eager_step(
     @torch.inference_mode()
     def step() -> None:
         logits = [
-            model.transformers_model(input_ids=one, past_key_values=cache, use_cache=True).logits[:, -1]
+            model.transformers_model(input_ids=one, use_cache=True, **_past(model, cache)).logits[:, -1]
             for model, one, cache in zip(models, ids, caches, strict=True)
         ]
         slots = _scattered(logits, tables) if is_published else _gathered(logits, tables)
@@ -87,7 +88,7 @@ def static_step(models: Sequence[ShapeModel], tables: Tables, batch: int, contex
     def step() -> None:
         logits = []
         for model, one, cache in zip(models, ids, caches, strict=True):
-            output = model.transformers_model(input_ids=one, position_ids=positions, past_key_values=cache)
+            output = model.transformers_model(input_ids=one, position_ids=positions, **_past(model, cache))
             logits.append(output.logits[:, -1])
         slots = _gathered(logits, tables)
         for one, first in zip(ids, tables.first_id, strict=True):
@@ -128,6 +129,11 @@ def _gathered(logits: Sequence[Tensor], tables: Tables) -> Tensor:
     """Return the argmax of the mean over the union, gathered by slot, (B,)."""
     lifted = [tables.mixer.vocabulary.lift(k, one) for k, one in enumerate(logits)]
     return tables.mixer.fuse(lifted).probs.argmax(-1)
+
+
+def _past(model: ShapeModel, cache: Cache) -> dict[str, Cache]:
+    """Return the argument that gives a model its cache."""
+    return {words_of(model.transformers_model).cache: cache}
 
 
 def _noise(cache: DynamicCache, model: ShapeModel, batch: int, context: int) -> DynamicCache:

@@ -12,6 +12,7 @@ import networkx as nx
 
 from flowinfer import plan as plans
 from flowinfer.check import check, check_file
+from flowinfer.examples import located
 from flowinfer.graph import build
 from flowinfer.spec import Flow
 from flowinfer.zoo import Zoo
@@ -27,13 +28,13 @@ def load(path: str | Path, *, zoo: Zoo | str | None = None, params: Mapping[str,
     """Load a `.flow` file.
 
     Args:
-        path: the file.
+        path: the file, or the name of a packaged pipeline.
         zoo: a zoo, or the name or path of one; chosen as on the command line if not given.
         params: values for the flow's params, or for options of its defaults (max_tokens=64).
     Raises:
         FlowError: with all errors of the flow.
     """
-    return Pipeline(check_file(Path(path), zoo=zoo, overrides=_texts(params)))
+    return Pipeline(check_file(located(str(path)), zoo=zoo, overrides=_texts(params)))
 
 
 def parse(text: str, *, zoo: Zoo | str | None = None, params: Mapping[str, object] | None = None) -> Pipeline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,26 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    Cache,
+    DynamicCache,
     FalconConfig,
     FalconForCausalLM,
     GPTNeoConfig,
     GPTNeoForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.utils import ModelOutput
 
-from flowinfer.backends import hf
+from flowinfer.backends import caches, hf
 from flowinfer.backends.base import TokenModel
 from flowinfer.backends.row_session import RowSession
 from flowinfer.backends.session import BatchSession
@@ -33,7 +41,13 @@ from tests.backends import tiny
 from tests.conftest import shared_path
 from tests.fusion import toys
 
-TINY = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+TINY = {
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
 KINDS = ("qwen2", "llama", "gpt2", "mistral")
 
 
@@ -108,10 +122,101 @@ def test_positions_that_padding_would_change_get_a_cache_per_row(
     assert isinstance(model.open(), BatchSession if batched else RowSession)
 
 
-def test_a_recurrent_model_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+@dataclass
+class _Renamed(ModelOutput):
+    logits: torch.Tensor | None = None
+    memory: Cache | None = None
+
+
+class RenamedForCausalLM(Qwen2ForCausalLM):
+    """A model of a release, or with code of its own, whose forward calls its cache otherwise and keeps all logits."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        memory: Cache | None = None,
+        use_cache: bool = True,
+    ) -> _Renamed:
+        memory = memory if memory is not None else DynamicCache()
+        masks = {"attention_mask": attention_mask, "position_ids": position_ids}
+        words = caches.words_of(self.plain)
+        output = self.plain(input_ids=input_ids, **masks, **{words.cache: memory}, use_cache=True)
+        return _Renamed(logits=output.logits, memory=output[words.cache] if use_cache else None)
+
+
+class Forgetful(Qwen2ForCausalLM):
+    """A model that gives back a cache and does not look at it."""
+
+    def forward(self, input_ids: torch.Tensor, **others: Any) -> Any:
+        return super().forward(input_ids=input_ids, use_cache=others.get("use_cache"))
+
+
+class Clumsy(Qwen2ForCausalLM):
+    """A model that fails behind a cache."""
+
+    def forward(self, input_ids: torch.Tensor, **others: Any) -> Any:
+        assert others.get("attention_mask") is None and len(others) < 4, "one token at a time"
+        return super().forward(input_ids=input_ids, **others)
+
+
+def qwen2(kind: type[PreTrainedModel] = Qwen2ForCausalLM) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return kind(Qwen2Config(**TINY, initializer_range=0.3)).eval()
+
+
+@pytest.mark.parametrize("open_", [BatchSession, RowSession])
+def test_what_a_models_cache_is_called_does_not_matter(open_: type) -> None:
+    own = qwen2()
+    renamed = qwen2(RenamedForCausalLM)
+    renamed.plain = own
+    model = hf.HfModel(spec("x"), renamed, tiny.wrapped(toys.byte_level()))
+    assert model.is_batched and caches.words_of(renamed) == caches.Words("memory", can_keep=False, can_place=True)
+    sessions = [open_(network) for network in (own, renamed)]
+    for session in sessions:
+        session.add([[1, 2, 3], [4]])
+        session.feed({0: [5, 6], 1: [7]})
+        session.rollback(0, 1)
+    verified = [session.verify({0: [[8], [9, 10]], 1: [[11]]}) for session in sessions]
+    torch.testing.assert_close(verified[1], verified[0])
+    torch.testing.assert_close(sessions[1].logits([0, 1]), sessions[0].logits([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Forgetful, "goes on from its cache with other logits"),
+        (Clumsy, "cannot go on from its cache: AssertionError: one token at a time"),
+    ],
+)
+def test_a_model_that_cannot_go_on_from_its_cache_is_found_out(kind: type[PreTrainedModel], reason: str) -> None:
+    with pytest.raises(caches.NotCached, match=reason):
+        hf.session_kind(qwen2(kind))
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (lambda: BertLMHeadModel(BertConfig(**TINY, is_decoder=False)), "keeps no key-value cache"),
+        (
+            lambda: OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=64, n_embd=16, n_layer=1, n_head=2)),
+            "keeps no key-value cache",
+        ),
+        (lambda: MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2)), "other logits"),
+    ],
+    ids=["encoder", "without a cache", "recurrent"],
+)
+def test_a_model_without_a_cache_to_go_on_from_is_refused(
+    network: Callable[[], PreTrainedModel], reason: str, checkpoint: Path, tmp_path: Path
+) -> None:
     copied(checkpoint, tmp_path, "tokenizer.json", "tokenizer_config.json")
-    MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1)).save_pretrained(tmp_path)
-    with pytest.raises(LoadError, match="keeps no key-value cache") as caught:
+    torch.manual_seed(0)
+    made = network()
+    for weight in made.parameters():
+        weight.data.normal_(std=0.3)
+    made.save_pretrained(tmp_path)
+    with pytest.raises(LoadError, match=reason) as caught:
         hf.load(spec(tmp_path), "cpu")
     assert caught.value.help and "openai" in caught.value.help
 

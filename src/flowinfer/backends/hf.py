@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import inspect
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +12,13 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    DynamicCache,
     GenerationConfig,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
 
 from flowinfer.backends.base import Prompt, Session
+from flowinfer.backends.caches import NotCached, layer_windows, why_not
 from flowinfer.backends.chat import ChatPrompts
 from flowinfer.backends.rotary import is_rescaled, stretch
 from flowinfer.backends.row_session import RowSession
@@ -27,6 +26,7 @@ from flowinfer.backends.session import BatchSession
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.vocab import HeadVocabulary, eos_ids, token_bytes
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
+from flowinfer.versions import untried
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -47,7 +47,8 @@ class HfModel:
         self._prompts = ChatPrompts(tokenizer, self._tokens, chat=spec.chat, system=spec.system)
         self.is_exact = model.dtype in (torch.float32, torch.float64)
         self.max_positions = _max_positions(model.config)
-        self.is_batched = attends_everywhere(model)
+        self._kind = session_kind(model)
+        self.is_batched = self._kind is BatchSession
         """False: a cache per row serves it, because its layers do not attend to every earlier token."""
 
     @property
@@ -71,7 +72,7 @@ class HfModel:
 
     def open(self) -> Session:
         """Return an empty session of the kind that this architecture allows."""
-        return BatchSession(self._model) if self.is_batched else RowSession(self._model)
+        return self._kind(self._model)
 
     def close(self) -> None:
         """Free the weights."""
@@ -94,16 +95,29 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    try:
+        return _load(spec, device, dtype)
+    except LoadError as error:
+        if untried():
+            error.help = f"{error.help}; flowinfer was not tried with {', '.join(untried())}"
+        raise
+
+
+def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(spec.ref, **options)
         _refuse_unsuitable(spec, config)
         tokenizer = _load_tokenizer(spec, options)
         model = _load_weights(spec, config, device, dtype, options)
-        _refuse_without_cache(spec, model)
         return HfModel(spec, model, tokenizer)
     except (FlowInferError, KeyboardInterrupt, SystemExit):
         raise
+    except NotCached as error:
+        raise LoadError(
+            f"model '{spec.name}' ({spec.ref}, {type(model).__name__}) {error}",
+            help="flowinfer decodes what can go on from a key-value cache; others can be reached over backend=openai",
+        ) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MemoryShort(
             f"model '{spec.name}' ({spec.ref}) does not fit on {device}",
@@ -116,13 +130,25 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
         ) from error
 
 
+def session_kind(model: Any) -> type[BatchSession] | type[RowSession]:  # see HfModel
+    """Return the kind of session that serves a model, tried once and kept with it.
+
+    Raises:
+        NotCached: none does, with the reason.
+    """
+    known: type[BatchSession] | type[RowSession] | None = getattr(model, "flow_session", None)
+    if known is None:
+        is_batched = attends_everywhere(model) and why_not(BatchSession, model) is None
+        known = BatchSession if is_batched else RowSession
+        if not is_batched and (reason := why_not(RowSession, model, slack=3)):
+            raise NotCached(reason)
+        object.__setattr__(model, "flow_session", known)
+    return known
+
+
 def attends_everywhere(model: Any) -> bool:  # see HfModel
-    """Return whether every layer attends to all earlier tokens and positions can be given, as masks need."""
-    config = model.config
-    if "position_ids" not in inspect.signature(model.forward).parameters or _positions_depend_on_length(config):
-        return False
-    layers = DynamicCache(config=config).layers
-    return all(type(layer).__name__ == "DynamicLayer" for layer in layers)
+    """Return whether every layer attends to all earlier tokens, however long a text becomes."""
+    return not _positions_depend_on_length(model.config) and set(layer_windows(model.config)) == {0}
 
 
 def _positions_depend_on_length(config: Any) -> bool:  # a transformers config
@@ -197,14 +223,6 @@ def _refuse_unsuitable(spec: ModelSpec, config: Any) -> None:  # untyped in tran
         )
     if (folder / "generation_config.json").is_file():
         GenerationConfig.from_pretrained(folder)  # transformers itself would pass over a damaged one and its end tokens
-
-
-def _refuse_without_cache(spec: ModelSpec, model: Any) -> None:  # untyped in transformers
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
-        raise LoadError(
-            f"model '{spec.name}' ({spec.ref}, {type(model).__name__}) keeps no key-value cache",
-            help="flowinfer decodes models with attention; recurrent ones can be reached over backend=openai",
-        )
 
 
 def _max_positions(config: Any) -> int:  # untyped in transformers

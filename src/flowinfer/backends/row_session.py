@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from flowinfer.backends.caches import layer_windows, run
 from flowinfer.backends.rotary import Factors, factors_at, forget_lengths, is_rescaled
 from flowinfer.backends.session import segment_ends
-
-_CROPPED = ("DynamicLayer", "DynamicSlidingWindowLayer")
-"""Kinds of cache layers whose keys and values a plain cache can hold whole."""
 
 
 class RowSession:
@@ -26,8 +24,7 @@ class RowSession:
 
     def __init__(self, model: Any) -> None:  # see BatchSession
         self._model = model
-        layers = DynamicCache(config=model.config).layers
-        self._can_crop = all(type(layer).__name__ in _CROPPED for layer in layers)
+        self._can_crop = None not in layer_windows(model.config)  # a plain cache can hold all keys and values whole
         self._is_rescaled = is_rescaled(model.config)
         self._next_handle = 0
         self._ids: dict[int, list[int]] = {}
@@ -109,21 +106,15 @@ class RowSession:
         """Run the model over a row's new ids; return the logits of some of them, the last if not said, (E, V_k)."""
         kept = self._ids[row]
         factors = self._factors_at(len(kept) + len(ids))
+        columns = list(keep) or [len(ids) - 1]
+        read = list(ids)
         if kept and factors != self._factors[row]:  # the whole row is read again, with the new ids at its end
-            read, keep = [*kept, *ids], [len(kept) + index for index in keep]
+            read, columns = [*kept, *ids], [len(kept) + column for column in columns]
             self._caches[row], kept = self._new_cache(), []
-        else:
-            read = list(ids)
         if self._is_rescaled:
             forget_lengths(self._model)
-        output = self._model(
-            input_ids=torch.tensor([read], device=self._model.device),
-            position_ids=torch.arange(len(kept), len(kept) + len(read), device=self._model.device)[None],
-            past_key_values=self._caches[row],
-            use_cache=True,
-            logits_to_keep=torch.tensor(keep, device=self._model.device) if keep else 1,
-        )
-        self._caches[row], self._factors[row] = output.past_key_values, factors
-        self._ids[row] = [*kept, *read]
-        self._logits[row] = output.logits[0, -1]
-        return output.logits[0]  # type: ignore[no-any-return]  # the model is untyped
+        new, positions = torch.tensor([read]), torch.arange(len(kept), len(kept) + len(read))[None]
+        logits, self._caches[row] = run(self._model, new, self._caches[row], columns, positions)
+        self._ids[row], self._factors[row] = [*kept, *read], factors
+        self._logits[row] = logits[0, -1]
+        return logits[0]

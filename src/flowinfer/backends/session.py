@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from flowinfer.backends.caches import run
+
 _DEAD_SHARE = 0.2
 """Share of dead columns above which a cache is compacted."""
 
@@ -170,15 +172,8 @@ class BatchSession:
         allowed = (visible & causal) | own  # a padding query sees itself, so that no row of softmax is empty
         mask = torch.zeros(allowed.shape, dtype=self._model.dtype, device=self._device)
         mask = mask.masked_fill_(~allowed, torch.finfo(self._model.dtype).min)[:, None]  # (B, 1, L, C + L)
-        output = self._model(
-            input_ids=ids.to(self._device),
-            attention_mask=mask,
-            position_ids=positions.to(self._device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1 if keep == [width - 1] else torch.tensor(keep, device=self._device),
-        )
-        return output.logits  # type: ignore[no-any-return]  # the model is untyped
+        logits, _ = run(self._model, ids, cache, keep, positions, attention_mask=mask)
+        return logits
 
     def _merge(self, cache: Any, live: Tensor) -> None:
         """Put new rows under the batch, both padded on the left to the same number of columns."""

@@ -18,6 +18,7 @@ from flowinfer.cli import (
     explain,
     fmt,
     graph,
+    init,
     lab,
     models,
     plan,
@@ -36,14 +37,13 @@ app = typer.Typer(
     name="flowinfer",
     help="Wire language models in series and in parallel; measure what it gains and what it costs.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _COMMANDS = (
-    *(check, fmt, explain, graph, plan, exec, profile, score, runs, show),
+    *(init, check, fmt, explain, graph, plan, exec, profile, score, runs, show),
     *(sweep, report, compare, recommend, models, datasets, doctor),
 )
 for module in _COMMANDS:
@@ -55,15 +55,22 @@ app.add_typer(lab.app, name="lab")
 def _version(is_wanted: bool) -> None:
     if is_wanted:
         from flowinfer import __version__
+        from flowinfer.versions import banner
 
-        print(f"flowinfer {__version__}")
+        print(banner(__version__))
         raise typer.Exit()
 
 
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_version,
+            is_eager=True,
+            help="Show the versions of flowinfer, torch, transformers and Python, and exit.",
+        ),
     ] = False,
 ) -> None:
     """Take the options that stand before a command."""
@@ -75,7 +82,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no message may fail for want of a character
     try:
-        app(args=_with_defaults(list(sys.argv[1:] if arguments is None else arguments)))
+        app(args=_with_defaults(list(sys.argv[1:] if arguments is None else arguments)), prog_name="flowinfer")
     except FlowError as error:
         from flowinfer.diagnostics import print_diagnostics
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flowinfer.cli.inputs import Expression, SetOption, ZooOption, pairs, read_input, show_error
+from flowinfer.cli.inputs import Expression, SetOption, ZooOption, complete_flow, pairs, read_input, show_error
 from flowinfer.errors import Diagnostic, FlowError, UnreadableFlow, UsageError
 
 _FORMS = ("full", "concise", "github")
@@ -17,7 +17,12 @@ _FORMS = ("full", "concise", "github")
 
 def command(
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE]...", help=".flow files; '-' is standard input.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE]...",
+            help=".flow files, or packaged pipelines' names; '-' is standard input.",
+            autocompletion=complete_flow,
+        ),
     ] = None,
     expression: Expression = None,
     zoo: ZooOption = None,

@@ -6,10 +6,12 @@ import importlib.util
 import json
 import os
 import platform
-from importlib import metadata
 from typing import Annotated, Any
 
 import typer
+
+import flowinfer
+from flowinfer.versions import TRIED, in_words, installed, required
 
 
 def command(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -30,26 +32,24 @@ def _finding(name: str, found: str, state: str = "ok", cure: str = "") -> dict[s
 
 def _packages() -> list[dict[str, Any]]:
     findings = [_finding("python", platform.python_version())]
-    for name, least in (
-        ("flowinfer", ""),
-        ("torch", "2.11"),
-        ("transformers", "5.17"),
-        ("tokenizers", ""),
-        ("datasets", ""),
-    ):
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
+    for name in ("flowinfer", *TRIED, "tokenizers", "huggingface_hub", "datasets"):
+        version = installed(name)
+        if version is None:
             findings.append(_finding(name, "not installed", "missing", f"pip install {name}"))
             continue
-        is_old = least and _numbers(version) < _numbers(least)
-        cure = f"needs {least} or newer: pip install -U {name}" if is_old else ""
-        findings.append(_finding(name, version, "missing" if is_old else "ok", cure))
+        findings.append(_package(name, version))
     return findings
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
+def _package(name: str, version: str) -> dict[str, Any]:
+    """Return whether a package is within what flowinfer asks for, which is what it was tried with."""
+    wanted = required(name)
+    if name not in TRIED or not wanted:
+        return _finding(name, version)
+    if wanted.contains(version, prereleases=True):
+        return _finding(name, f"{version} (tried: {in_words(wanted)})")
+    cure = f"flowinfer {flowinfer.__version__} was not tried with it: pip install '{name}{wanted}'"
+    return _finding(name, version, "note", cure)
 
 
 def _devices() -> list[dict[str, Any]]:

@@ -14,7 +14,25 @@ from flowinfer.errors import Diagnostic, FlowInferError, UnreadableFlow, UsageEr
 if TYPE_CHECKING:
     from flowinfer.spec import Flow
 
-FlowFile = Annotated[str | None, typer.Argument(metavar="[FILE]", help="A .flow file; '-' reads standard input.")]
+
+def complete_flow(incomplete: str) -> list[str]:
+    """Return the flow files, folders and packaged pipelines whose names begin so, for the shell."""
+    from flowinfer.examples import known
+
+    head, _, _ = incomplete.rpartition("/")
+    found = sorted(Path(head or ("/" if incomplete.startswith("/") else ".")).glob("*"))
+    files = [f"{path}/" if path.is_dir() else str(path) for path in found if path.is_dir() or path.suffix == ".flow"]
+    return [name for name in (*files, *known()) if name.startswith(incomplete)]
+
+
+FlowFile = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[FILE]",
+        help="A .flow file, or a packaged pipeline's name; '-' reads standard input.",
+        autocompletion=complete_flow,
+    ),
+]
 Expression = Annotated[
     str | None,
     typer.Option("-e", "--expression", metavar="FLOW", help="The flow itself, e.g. 'Qwen -> (Yi | Ds)'."),
@@ -33,6 +51,7 @@ def read_input(file: str | None, expression: str | None) -> tuple[str, str, Path
         UsageError: neither or both were given, or the file cannot be read.
     """
     from flowinfer.check import read_flow
+    from flowinfer.examples import located
 
     if (file is None) == (expression is None):
         raise UsageError("give a .flow file, or the flow itself with -e", help="flowinfer check -e 'A -> (B | C)'")
@@ -41,7 +60,8 @@ def read_input(file: str | None, expression: str | None) -> tuple[str, str, Path
     assert file is not None, "one of the two was given"
     if file == "-":
         return read_stdin(), "<stdin>", Path()
-    return read_flow(Path(file)), file, Path(file).parent
+    path = located(file)
+    return read_flow(path), str(path), path.parent
 
 
 def read_stdin() -> str:

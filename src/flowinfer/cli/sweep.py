@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -199,7 +200,9 @@ def _batch(text: str) -> int | str:
 
 
 def _absolute(name: str) -> str:
-    path = Path(name).expanduser()
-    if not path.exists():
+    from flowinfer.examples import located
+
+    path = located(name).expanduser()
+    if not os.path.exists(path):
         raise UsageError(f"--flows: no such file or folder: '{name}'", help="give .flow files, or a folder of them")
     return str(path.resolve())

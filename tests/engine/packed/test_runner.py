@@ -21,6 +21,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from flowinfer.backends.row_session import RowSession
 from flowinfer.engine.packed.probing import NotPackable
@@ -131,3 +132,23 @@ def test_merged_layers_keep_serving_transformers_itself() -> None:
     ids = torch.tensor([[1, 2, 3, 4]])
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, own(ids).logits, atol=1e-5, rtol=1e-4)
+
+
+class _UpFirst(LlamaMLP):
+    """A feed-forward module that calls its layers in another order than most."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        up = self.up_proj(states)
+        return self.down_proj(self.act_fn(self.gate_proj(states)) * up)
+
+
+def test_a_model_whose_layers_cannot_be_merged_is_left_as_it_was() -> None:
+    own = network(CONFIGS["Llama"])
+    for layer in own.model.layers:
+        layer.mlp.__class__ = _UpFirst
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        before = own(input_ids=ids).logits
+        reason = runner_of(own)
+        assert isinstance(reason, str) and "a packed forward fails" in reason
+        torch.testing.assert_close(own(input_ids=ids).logits, before)

@@ -141,7 +141,12 @@ def _is_plain(layer: Any) -> bool:
     if not all(type(one) is Lead for one in leads) or not all(type(one) is nn.Linear for one in others):
         return False
     unbiased = (mlp.gate_proj.linear, own.o_proj, mlp.down_proj)
-    return all(one.bias is None for one in unbiased) and type(mlp.act_fn).__name__ in ("SiLUActivation", "SiLU")
+    return all(one.bias is None for one in unbiased) and _is_silu(mlp.act_fn)
+
+
+def _is_silu(function: Any) -> bool:  # a module or a function
+    numbers = torch.linspace(-8, 8, 33)
+    return torch.allclose(function(numbers), functional.silu(numbers))
 
 
 def _layer(layer: Any, shape: LayerShape, index: int, is_copied: bool) -> _Layer:

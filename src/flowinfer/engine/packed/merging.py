@@ -1,7 +1,7 @@
 """Linear layers that read the same input, computed as one: q, k, v and gate, up.
 
 The first of them (`Lead`) multiplies with all weights stacked and leaves the others' parts for them to pick up; every
-weight stays reachable under its own name.
+weight stays reachable under its own name. Where a model turns out to call them otherwise, `split_linears` undoes it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Lead(nn.Module):
     def __init__(self, linear: nn.Module, sizes: tuple[int, ...], shared: _Shared) -> None:
         super().__init__()
         self.linear = linear
-        self._sizes = sizes
+        self.sizes = sizes
         self._shared = shared
 
     def forward(self, states: Tensor) -> Tensor:
         """Return the own part; leave the others: (..., D) -> (..., sizes[0])."""
-        own, *others = self.linear(states).split(self._sizes, dim=-1)
+        own, *others = self.linear(states).split(self.sizes, dim=-1)
         self._shared.parts = tuple(others)
         return own  # type: ignore[no-any-return]  # split is untyped
 
@@ -69,6 +69,26 @@ def merge_linears(model: nn.Module) -> int:
                 _merge(module, names, linears)
                 merged += 1
     return merged
+
+
+def split_linears(model: nn.Module) -> None:
+    """Undo `merge_linears`: each layer multiplies with its own part of the stacked weights again, which are kept."""
+    for module in list(model.modules()):
+        for names in _TOGETHER:
+            lead = getattr(module, names[0], None)
+            if isinstance(lead, Lead):
+                _split(module, names, lead)
+
+
+def _split(parent: nn.Module, names: tuple[str, ...], lead: Lead) -> None:
+    stacked: Any = lead.linear
+    weights = stacked.weight.data.split(lead.sizes)
+    biases = (None,) * len(names) if stacked.bias is None else stacked.bias.data.split(lead.sizes)
+    for name, weight, bias in zip(names, weights, biases, strict=True):
+        own: Any = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta", dtype=weight.dtype)
+        own.weight = nn.Parameter(weight, requires_grad=False)
+        own.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        setattr(parent, name, own)
 
 
 def _merge(parent: nn.Module, names: tuple[str, ...], linears: list[Any]) -> None:

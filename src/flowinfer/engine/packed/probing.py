@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from flowinfer.backends.caches import FOREIGN, TOLERANCE, layer_windows
 from flowinfer.backends.rotary import is_rescaled
 from flowinfer.engine.packed.attention import Attention, PackedCache, UnsupportedAttention
 from flowinfer.engine.packed.dense import DenseCache
@@ -19,9 +18,6 @@ from flowinfer.engine.packed.dense import DenseCache
 Forward = Callable[[Tensor, Tensor, Tensor, PackedCache], Tensor]
 """(ids (T,), positions (T,), wanted (W,), cache) -> logits (W, V_k)."""
 
-_LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer")
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1, torch.float16: 0.05}
-"""Largest relative difference of logits from transformers' own in the check at load: rounding, not another function."""
 _PROBE_LENGTHS = (5, 3)
 """Rows of the check at load: two, so that rows that see one another are found out."""
 
@@ -45,14 +41,10 @@ class LayerShape:
 def refuse(model: Any) -> None:
     """Refuse what is known not to work before anything is run."""
     config = model.config
-    if not getattr(model, "_supports_attention_backend", False):
+    if not getattr(model, "_supports_attention_backend", True):  # a release without this word is left to the check
         raise NotPackable("its layers do not use transformers' attention interface")
-    parameters = inspect.signature(model.forward).parameters
-    if "position_ids" not in parameters or "logits_to_keep" not in parameters:
-        raise NotPackable("its forward takes no position_ids or logits_to_keep")
-    kinds = {type(layer).__name__ for layer in DynamicCache(config=config).layers} - set(_LAYERS)
-    if kinds:
-        raise NotPackable(f"it keeps more than keys and values ({', '.join(sorted(kinds))})")
+    if None in layer_windows(config):
+        raise NotPackable("it keeps more than keys and values")
     if is_rescaled(config):
         raise NotPackable("its rotary embedding depends on the length of the longest row")
     if getattr(config, "alibi", False) or "local" in (getattr(config, "attention_layers", None) or ()):
@@ -100,9 +92,9 @@ def check(
         difference = _difference(model, expected, forward, cache)
     except UnsupportedAttention as error:
         raise NotPackable(str(error)) from error
-    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, NotImplementedError) as error:
+    except FOREIGN as error:
         raise NotPackable(f"a packed forward fails: {type(error).__name__}: {str(error)[:120]}") from error
-    if not difference <= _TOLERANCE[model.dtype]:
+    if not difference <= TOLERANCE[model.dtype]:
         raise NotPackable(f"a packed forward differs from transformers' own by {difference:.1e}")
     _check_windows(model, cache.shapes)
     return cache.shapes
@@ -111,7 +103,7 @@ def check(
 def gives(model: Any, expected: Tensor, forward: Forward) -> bool:  # a transformers model
     """Return whether another forward gives the model's own logits, rounding aside."""
     cache = DenseCache(len(_PROBE_LENGTHS))
-    return _difference(model, expected, forward, cache) <= _TOLERANCE[model.dtype] / 10
+    return _difference(model, expected, forward, cache) <= TOLERANCE[model.dtype] / 10
 
 
 @torch.inference_mode()
@@ -131,11 +123,10 @@ def _difference(model: Any, expected: Tensor, forward: Forward, cache: DenseCach
 
 def _check_windows(model: Any, shapes: Sequence[LayerShape]) -> None:
     """Refuse a model whose layers have windows that its attention is not told of."""
-    layers = DynamicCache(config=model.config).layers
-    if len(layers) != len(shapes):
-        raise NotPackable(f"{len(shapes)} layers attend where {len(layers)} are expected")
-    for index, (layer, shape) in enumerate(zip(layers, shapes, strict=True)):
-        window = int(getattr(layer, "sliding_window", 0) or 0)
+    windows = layer_windows(model.config)
+    if len(windows) != len(shapes):
+        raise NotPackable(f"{len(shapes)} layers attend where {len(windows)} are expected")
+    for index, (window, shape) in enumerate(zip(windows, shapes, strict=True)):
         if window != shape.window:
             raise NotPackable(f"layer {index} sees {shape.window or 'all'} tokens where {window or 'all'} are expected")
 

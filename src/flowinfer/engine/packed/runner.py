@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowinfer.backends.caches import FOREIGN
 from flowinfer.engine.packed.attention import PackedCache, attending, number_layers
-from flowinfer.engine.packed.llama import llama_forward
-from flowinfer.engine.packed.merging import merge_linears
+from flowinfer.engine.packed.llama import LlamaForward, llama_forward
+from flowinfer.engine.packed.merging import merge_linears, split_linears
 from flowinfer.engine.packed.probing import LayerShape, NotPackable, check, gives, plain_logits, refuse
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -45,10 +46,13 @@ class HeadRunner:
         expected = plain_logits(model)
         merge_linears(model)
         self._compiled: list[Any] = []
-        self.layers = check(model, expected, self._active)
-        self._written = llama_forward(model, self.layers)
-        if self._written and not gives(model, expected, self.logits):
-            self._written = None
+        try:
+            self.layers = check(model, expected, self._active)
+        except NotPackable:
+            split_linears(model)  # other engines will run it
+            raise
+        self._written: LlamaForward | None = None
+        self._write_out(expected)
         if self.device.type == "cuda":
             _refuse_on_gpu(model, self.layers)
             self._speed_up(expected)
@@ -110,6 +114,16 @@ class HeadRunner:
             finally:
                 for layer, _ in self._compiled:
                     layer._compiled_call_impl = None
+
+    def _write_out(self, expected: Tensor) -> None:
+        """Install the written-out forward where there is one and it gives the model's own logits."""
+        try:
+            self._written = llama_forward(self.model, self.layers)
+            is_right = not self._written or gives(self.model, expected, self.logits)
+        except FOREIGN:  # a release of transformers whose modules have other parts: they serve as they are
+            is_right = False
+        if not is_right:
+            self._written = None
 
     def _speed_up(self, expected: Tensor) -> None:
         """Install what is fast on a GPU, each part only if the check at load still holds with it."""

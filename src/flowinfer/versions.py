@@ -1,0 +1,56 @@
+"""Which versions are installed, and whether this release was tried with them; imports none of them."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+TRIED = ("torch", "transformers")
+"""Packages whose range in flowinfer's own requirements is what its tests ran with, from the oldest to the newest."""
+
+
+def installed(name: str) -> str | None:
+    """Return a package's version, or None where it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def required(name: str) -> SpecifierSet:
+    """Return the versions of a package that flowinfer asks for; all, where nothing is known of them."""
+    try:
+        lines = metadata.requires("flowinfer") or []
+    except metadata.PackageNotFoundError:  # sources that nobody installed
+        lines = []
+    found = [Requirement(line) for line in lines]
+    return next((one.specifier for one in found if one.name == name and one.marker is None), SpecifierSet())
+
+
+def untried() -> tuple[str, ...]:
+    """Name the installed packages that are outside of what this release was tried with.
+
+    Example: ("transformers 5.99.0 (tried: 5.17 to before 5.25)",)
+    """
+    versions = {name: installed(name) for name in TRIED}
+    return tuple(
+        f"{name} {version} (tried: {in_words(required(name))})"
+        for name, version in versions.items()
+        if version and not required(name).contains(version, prereleases=True)
+    )
+
+
+def in_words(wanted: SpecifierSet) -> str:
+    """Return a range as people read it. Example: >=5.17,<5.25 -> "5.17 to before 5.25"."""
+    words = {">=": "", "<": "before "}
+    parts = sorted(wanted, key=lambda one: one.operator != ">=")
+    return " to ".join(words.get(one.operator, one.operator) + one.version for one in parts)
+
+
+def banner(own: str) -> str:
+    """Return what `flowinfer --version` prints, flowinfer's own version first."""
+    lines = [f"flowinfer {own}", *(f"{name} {installed(name) or 'not installed'}" for name in TRIED)]
+    return "\n".join([*lines, f"python {platform.python_version()}"])
