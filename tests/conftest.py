@@ -1,4 +1,4 @@
-"""Where the tests find real data and keep derived data."""
+"""Where the tests find real data and keep derived data; what every process of the suite runs under."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Read when torch, tokenizers and huggingface_hub are imported, so set before any test module is. One thread a process:
+# two workers whose threads all spin for two cores take three times as long.
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "NO_COLOR": "1",
+}
 
 settings.register_profile("flowinfer", deadline=None)
 settings.load_profile("flowinfer")
@@ -29,7 +39,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep caches of the suite out of the user's, and offline whatever the machine has."""
     before = dict(os.environ)
     folder = tmp_path_factory.mktemp("cache")
-    os.environ |= {"FLOWINFER_CACHE": str(folder), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ["FLOWINFER_CACHE"] = str(folder)
     os.environ.pop("FLOWINFER_ZOO", None)
     yield folder
     os.environ.clear()

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,13 @@ from flowinfer.errors import FlowError
 @pytest.fixture(scope="module")
 def pipeline(toy_zoo: Path) -> flowinfer.Pipeline:
     return flowinfer.parse("Yi -> (Qwen | Ds)", zoo=str(toy_zoo), params={"max_tokens": 8})
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> Path:
+    path = tmp_path / "items.jsonl"
+    path.write_text('{"question": "What is 1 + 1?", "answer": "2"}\n', encoding="utf-8")
+    return path
 
 
 def test_importing_the_package_loads_no_heavy_library() -> None:
@@ -108,3 +116,62 @@ def test_gated_pieces_are_what_stripping_leaves(pieces: list[str], opened: bool)
     gate = _Gate(strips=True, stops=(), prefill="")
     gate.begin(opened)
     assert "".join(map(gate.pass_on, pieces)) == strip_thinking("".join(pieces), opened=opened)
+
+
+def test_what_the_package_offers_is_listed_and_its_errors_can_be_caught() -> None:
+    assert {"Pipeline", "load", "parse", "sweep", "FlowInferError", "UsageError"} <= set(dir(flowinfer))
+    assert all(getattr(flowinfer, name) is not None for name in flowinfer.__all__)
+    with pytest.raises(flowinfer.FlowError):
+        flowinfer.parse("Nobody")
+
+
+@pytest.mark.parametrize("question", ["", "  \n"])
+def test_an_empty_question_is_refused(pipeline: flowinfer.Pipeline, question: str) -> None:
+    with pytest.raises(flowinfer.UsageError, match="the question is empty"):
+        pipeline.run(question)
+    with pytest.raises(flowinfer.UsageError, match="the question is empty"):
+        list(pipeline.stream(question))
+
+
+def test_a_question_that_is_no_text_is_a_type_error(pipeline: flowinfer.Pipeline) -> None:
+    with pytest.raises(TypeError, match="question must be a text, not int"):
+        pipeline.run(3)  # type: ignore[arg-type]  # the mistake
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"limit": "3"}, "limit must be a whole number, not '3'"),
+        ({"sample": True}, "sample must be a whole number, not True"),
+        ({"limit": 0}, "limit must be at least 1, not 0"),
+        ({"ids": "q1"}, "ids must be a list of ids, not the text 'q1'"),
+        ({"batch": 0}, "batch must be 'auto' or a whole number of at least 1, not 0"),
+        ({"engine": "fast"}, "engine must be 'auto', 'packed' or 'reference', not 'fast'"),
+        ({"resume": "latest", "out": "nowhere"}, "no runs in 'nowhere'"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_by_name(
+    pipeline: flowinfer.Pipeline, items: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(flowinfer.UsageError) as caught:
+        pipeline.evaluate(items, **arguments)
+    assert caught.value.message == message and "--" not in f"{caught.value.help}"
+
+
+def test_errors_speak_of_arguments_and_not_of_options(toy_zoo: Path) -> None:
+    with pytest.raises(flowinfer.UsageError) as caught:
+        flowinfer.parse("Qwen", zoo=str(toy_zoo), params={"cap": 3})
+    assert str(caught.value).startswith("params cap: the flow has no param or default option of that name")
+    with pytest.raises(flowinfer.UsageError) as caught:
+        flowinfer.sweep(datasets="gsm8k", zoo=str(toy_zoo))
+    assert "--" not in f"{caught.value} {caught.value.help}"
+
+
+def test_an_evaluation_writes_no_run_unless_told(
+    pipeline: flowinfer.Pipeline, items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert pipeline.evaluate(items, limit=1).results.run is None and list(tmp_path.iterdir()) == [items]
+    found = pipeline.evaluate(items, limit=1, out="kept")
+    again = pipeline.evaluate(items, limit=1, out="kept", resume="latest")
+    assert (found.results.run, len(again.records)) == (again.results.run, 1)

@@ -133,6 +133,50 @@ def test_lets_that_double_at_every_line_are_refused_at_once() -> None:
         checked("\n".join(lines))
 
 
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [
+        ("let a = (a | a)\na", ["E0105", "E0105"]),
+        ("let Qwen = (Qwen | Ds)\nQwen", ["E0105"]),
+        ("let a = (b & Qwen)\nlet b = Ds -> (Qwen | a)\nQwen", ["E0105"]),
+        (
+            "\n".join(f"let a{i} = (a{i - 1} | a{i - 1})" if i else "let a0 = Qwen" for i in range(60)) + "\na59",
+            ["E0111"],
+        ),
+        ("\n".join(f"let a{i} = (a{i + 1})" for i in range(70)) + "\nlet a70 = Qwen\na0", ["E0022"]),
+        ("let a = " + "(" * 40 + "b" + ")" * 40 + "\nlet b = " + "(" * 40 + "Qwen" + ")" * 40 + "\na", ["E0022"]),
+    ],
+)
+def test_lets_that_cannot_be_expanded_are_told_without_expanding_them(text: str, codes: list[str]) -> None:
+    with pytest.raises(FlowError) as caught:
+        checked(text)
+    assert [d.code for d in caught.value.diagnostics if d.code != "W0300"] == codes
+
+
+def test_a_let_of_a_models_name_is_told_to_take_another() -> None:
+    with pytest.raises(FlowError) as caught:
+        checked("let Qwen = (Qwen | Ds)\nQwen")
+    assert caught.value.diagnostics[0].help == "choose another name than the model's"
+
+
+def test_a_hundred_errors_are_told_and_the_others_counted() -> None:
+    with pytest.raises(FlowError, match=r"\(and 249 more\)") as caught:
+        checked("Qwen @ Ds\n" * 250)
+    assert (len(caught.value.diagnostics), caught.value.num_untold) == (100, 150)
+
+
+def test_formatting_sees_a_mistake_behind_a_hundred_that_it_would_mend() -> None:
+    with pytest.raises(FlowError):
+        format_text("Qwen ＞ Ds\n" * 101 + "Qwen @ -> Ds")
+
+
+def test_a_result_of_thousands_of_digits_is_too_early() -> None:
+    with pytest.raises(FlowError) as caught:
+        checked('Qwen -> Ds[prompt="{result_' + "9" * 5000 + '}"]')
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0401" and len(found.message) < 400
+
+
 def test_mistakes_in_an_imported_file_show_its_lines(tmp_path: Path) -> None:
     (tmp_path / "parts.flow").write_text('# one\nmodel A = "a" { devise=1 }\n', encoding="utf-8")
     with pytest.raises(FlowError) as caught:

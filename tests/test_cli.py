@@ -13,22 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from flowinfer.cli import run
 from flowinfer.store import read_records
+from tests.command import flowinfer
 
 ITEMS = [{"id": f"q{i}", "question": f"What is {i} + {i}?", "answer": str(2 * i), "kind": "gsm8k"} for i in range(12)]
-
-
-def flowinfer(*arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
-    return subprocess.run(
-        [sys.executable, "-m", "flowinfer", *arguments],
-        cwd=cwd,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
 
 
 @pytest.fixture
@@ -170,6 +159,64 @@ def test_resuming_asks_failed_questions_again_and_no_others(work: Path) -> None:
     assert log.read_text("utf-8").startswith(first) and log.read_text("utf-8").count("\n") == 3
 
 
+def called(*arguments: str) -> int:
+    """Run a command in this process."""
+    with pytest.raises(SystemExit) as ended:
+        run(arguments)
+    return int(ended.value.code or 0)
+
+
+def test_a_run_goes_on_from_its_name_alone_wherever_one_stands(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Flow, params, zoo, data and choice of questions come from its folder; what contradicts them is refused."""
+    monkeypatch.chdir(work)
+    first = (*RUN, "--sample", "3", "--seed", "7", "--set", "max_tokens=4")
+    assert called(*first) == 0
+    (folder,) = (work / "runs").iterdir()
+    log, elsewhere = folder / "samples.jsonl", work / "elsewhere"
+    whole = {record.question.id: record.trace.answer for record in read_records(folder)}
+    log.write_bytes(log.read_bytes().split(b"\n")[0] + b"\n")
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    capsys.readouterr()
+    assert called("exec", "--resume", str(folder), "--quiet", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 3
+    assert {record.question.id: record.trace.answer for record in read_records(folder)} == whole
+    for other in (("--seed", "8"), ("--limit", "3"), ("--set", "max_tokens=5"), ("-e", "Qwen")):
+        assert called("exec", "--resume", str(folder), "-q", *other) == 2
+        assert "differ from the run's" in capsys.readouterr().err
+    monkeypatch.chdir(work)
+    settings = json.loads((folder / "run.json").read_bytes())
+    del settings["asked"]
+    (folder / "run.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert called("exec", "--resume") == 2
+    assert "does not say what it was asked for: base, batch, data, dataset" in capsys.readouterr().err
+    assert called(*first, "--resume") == 0
+
+
+def test_runs_and_answers_are_listed_with_what_they_say(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At 80 columns; answers in the order of the data, with the beginnings of their texts."""
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def said(*arguments: str) -> str:
+        assert called(*arguments) == 0
+        return capsys.readouterr().out
+
+    said(*RUN, "--limit", "3")
+    listed = said("runs")
+    assert "  Yi -> (Qwen | Ds)  on items, zoo toy\n" in listed and max(map(len, listed.split("\n"))) <= 80
+    shown = said("show", "latest")
+    places = [shown.index(f"What is {k} + {k}?") for k in range(3)]
+    assert places == sorted(places)
+    assert [record["question"]["id"] for record in json.loads(said("show", "latest", "--json"))] == ["q0", "q1", "q2"]
+    assert json.loads(said("show", "latest", "--failed", "--json")) == []
+    assert len(json.loads(said("show", "latest", "--wrong", "--limit", "2", "--json"))) <= 2
+
+
 def test_fmt_check_and_diff_change_nothing(work: Path) -> None:
     path = work / "x.flow"
     path.write_text("Qwen→(Yi|Ds)\n", encoding="utf-8")
@@ -243,7 +290,7 @@ def kill_and_resume(work: Path, whole: dict[str, object], seed: int) -> int:
     randomness = random.Random(seed)
     out = f"killed-{seed}"
     arguments = [sys.executable, "-m", "flowinfer", *RUN, "--batch", "2", "--out", out]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "FLOWINFER_CACHE": str(work / out / "cache")}
+    environment = os.environ | {"FLOWINFER_CACHE": str(work / out / "cache")}
     deaths = 0
     delay = randomness.uniform(0.2, 0.8)
     while True:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 
 import pytest
 
 from flowinfer.check import check
-from flowinfer.diagnostics import concise, display_width, full, github, to_json
+from flowinfer.diagnostics import concise, display_width, full, github, print_diagnostics, to_json
 from flowinfer.errors import Diagnostic, FlowError
 from tests.zoos import PAPER_NAMES
 
@@ -32,6 +34,28 @@ def test_the_full_form_shows_place_line_caret_and_help() -> None:
 def test_carets_are_as_wide_as_chinese_characters() -> None:
     lines = full(first("Qwen -> 通义千问 -> Yi")).split("\n")
     assert lines[4] == "  |         " + "^" * 8
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("no_color", "term", "is_coloured"), [("", "xterm", True), ("1", "xterm", False), ("", "dumb", False)]
+)
+def test_a_terminal_gets_colours_unless_its_user_wants_none(
+    no_color: str, term: str, is_coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", term)
+    with pytest.raises(FlowError) as caught:
+        check("Qwen -> Dss", zoo=PAPER_NAMES)
+    terminal, pipe = _Terminal(), io.StringIO()
+    for stream in (terminal, pipe):
+        print_diagnostics(caught.value.diagnostics, file=stream)
+    assert ("\x1b[" in terminal.getvalue()) == is_coloured and "\x1b" not in pipe.getvalue()
+    assert re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()) == pipe.getvalue()
 
 
 def test_columns_are_code_points() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 
 import pytest
@@ -22,3 +23,13 @@ def test_the_table_of_laws_is_whole() -> None:
     wanted = [*(f"T{k}" for k in range(1, 10)), *(f"F{k}" for k in range(1, 13))]
     wanted += [*(f"C{k}" for k in range(1, 10)), *(f"O{k}" for k in range(1, 5)), *(f"S{k}" for k in range(1, 7))]
     assert [line.split("|")[1].strip() for line in LAWS] == wanted
+
+
+def test_the_table_of_tokenizers_is_what_its_script_makes_of_the_replicas() -> None:
+    """Rows of real files need them at hand; `python benchmarks/tokenizer_table.py FOLDER...` makes all."""
+    found = importlib.util.spec_from_file_location("tokenizer_table", ROOT / "benchmarks" / "tokenizer_table.py")
+    assert found and found.loader
+    script = importlib.util.module_from_spec(found)
+    found.loader.exec_module(script)
+    text = (ROOT / "docs" / "tokenizers.md").read_text("utf-8")
+    assert all(f"| {' | '.join(row)} |" in text for row in script.from_replicas())

@@ -240,3 +240,9 @@ def test_container_limits_are_read(tmp_path: Path) -> None:
 )
 def test_hub_cache_is_where_huggingface_hub_puts_it(environment: dict[str, str], folder: str) -> None:
     assert hub_cache(environment) == Path(folder)
+
+
+def test_devices_that_are_given_are_all_that_count() -> None:
+    from flowinfer.cli.plan import _machine
+
+    assert [device.name for device in _machine("cuda:0=24GB").devices] == ["cuda:0"]

@@ -14,10 +14,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["Pipeline", "__version__", "load", "parse", "sweep"]
+__all__ = [
+    "DataError",
+    "FlowError",
+    "FlowInferError",
+    "LoadError",
+    "Pipeline",
+    "RunError",
+    "UsageError",
+    "__version__",
+    "load",
+    "parse",
+    "sweep",
+]
+_ERRORS = ("DataError", "FlowError", "FlowInferError", "LoadError", "RunError", "UsageError")
 
 if TYPE_CHECKING:
     from flowinfer.api import Pipeline, load, parse
+    from flowinfer.errors import DataError, FlowError, FlowInferError, LoadError, RunError, UsageError
     from flowinfer.sweeps.api import sweep
 
 
@@ -26,8 +40,16 @@ def __getattr__(name: str) -> object:
         from flowinfer import api
 
         return getattr(api, name)
+    if name in _ERRORS:
+        from flowinfer import errors
+
+        return getattr(errors, name)
     if name == "sweep":
         from flowinfer.sweeps import api as sweeps
 
         return sweeps.sweep
     raise AttributeError(f"module 'flowinfer' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,6 +12,7 @@ import networkx as nx
 
 from flowinfer import plan as plans
 from flowinfer.check import check, check_file
+from flowinfer.errors import UsageError, in_python_words
 from flowinfer.examples import located
 from flowinfer.graph import build
 from flowinfer.spec import Flow
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from flowinfer.results import Record
 
 
+@in_python_words()
 def load(path: str | Path, *, zoo: Zoo | str | None = None, params: Mapping[str, object] | None = None) -> Pipeline:
     """Load a `.flow` file.
 
@@ -37,6 +39,7 @@ def load(path: str | Path, *, zoo: Zoo | str | None = None, params: Mapping[str,
     return Pipeline(check_file(located(str(path)), zoo=zoo, overrides=_texts(params)))
 
 
+@in_python_words()
 def parse(text: str, *, zoo: Zoo | str | None = None, params: Mapping[str, object] | None = None) -> Pipeline:
     """Read a flow from text; see `load`."""
     return Pipeline(check(text, zoo=zoo, overrides=_texts(params)))
@@ -58,6 +61,7 @@ class Pipeline:
         """Return the flow as a graph of text and token edges."""
         return build(self.flow)
 
+    @in_python_words()
     def plan(self) -> plans.Plan:
         """Return the plan, with the models placed on this machine's devices."""
         from flowinfer.machine import this_machine
@@ -65,8 +69,13 @@ class Pipeline:
 
         return place(plans.compile(self.flow), this_machine())
 
+    @in_python_words()
     def run(self, question: str) -> Answer:
-        """Answer one question."""
+        """Answer one question.
+
+        Raises:
+            UsageError: it is empty.
+        """
         from flowinfer.ask import ask
 
         return ask(self.flow, question, models=self._pool())
@@ -80,7 +89,8 @@ class Pipeline:
 
         def work() -> None:
             try:
-                ask(self.flow, question, on_text=pieces.put, models=pool)
+                with in_python_words():
+                    ask(self.flow, question, on_text=pieces.put, models=pool)
             except BaseException as error:  # handed to the reader, who sees it raised
                 pieces.put(error)
             else:
@@ -93,18 +103,21 @@ class Pipeline:
             if piece:
                 yield piece
 
+    @in_python_words()
     def evaluate(
         self,
-        dataset: str,
+        dataset: str | Path,
         *,
         data: str | Path | None = None,
         limit: int | None = None,
         sample: int | None = None,
         seed: int = 42,
         ids: Sequence[str] | None = None,
+        answer_index: Literal[0, 1, "none"] | None = None,
         batch: int | Literal["auto"] = "auto",
         engine: Literal["auto", "packed", "reference"] = "auto",
-        out: str | Path | None = "runs",
+        out: str | Path | None = None,
+        resume: str | Path | None = None,
         use_cache: bool = True,
         on_record: Callable[[Record], None] | None = None,
     ) -> Evaluation:
@@ -114,35 +127,48 @@ class Pipeline:
             dataset: gsm8k, ceval, mathematics, or the path of a .jsonl file.
             data: local file or folder of that data set.
             limit, sample, seed, ids: which questions; see `flowinfer exec --help`.
+            answer_index: what answers count from that are indices of options; told from the data if not given.
             batch: most rows at once; 1 is the paper's protocol.
             engine: which decoding loops may serve: packed where they can, or the reference.
-            out: where the run folder goes; None keeps nothing.
+            out: where the run folder goes ("runs" on the command line); None keeps nothing.
+            resume: go on with a run under `out`, or "runs": its path, name or `latest`.
             use_cache: take finished steps of earlier runs.
             on_record: hears each judged answer.
+        Raises:
+            UsageError: an argument is not what it can be.
+            DataError: the data cannot be read.
+            RunError: models cannot be loaded or do not fit.
         """
         from flowinfer.evaluation import Evaluation
         from flowinfer.experiment import Request, evaluate
         from flowinfer.tasks.base import load_questions
 
+        _refuse_odd(limit=limit, sample=sample, seed=seed, ids=ids, batch=batch, engine=engine)
+        kept: Sequence[Record] = ()
+
+        def started(plan: object, run: object, records: Sequence[Record]) -> None:
+            nonlocal kept
+            kept = records  # what is answered later comes to them
+
+        request = Request(
+            out=Path(out) if out is not None else None,
+            batch=batch,
+            engine=engine,
+            resume=None if resume is None else str(resume),
+            use_cache=use_cache,
+        )
         questions = load_questions(
-            dataset,
-            data={dataset: Path(data)} if data is not None else {},
+            str(dataset),
+            data={str(dataset): Path(data)} if data is not None else {},
             limit=limit,
             sample=sample,
             seed=seed,
             ids=ids,
             use_items=self.flow.zoo in ("toy", "lab"),
+            answer_index=answer_index,
         )
-        records: list[Record] = []
-
-        def keep(record: Record) -> None:
-            records.append(record)
-            if on_record is not None:
-                on_record(record)
-
-        request = Request(out=Path(out) if out is not None else None, batch=batch, engine=engine, use_cache=use_cache)
-        results = evaluate(self.flow, questions, request, on_record=keep, models=self._pool())
-        return Evaluation(results, tuple(records))
+        results = evaluate(self.flow, questions, request, on_record=on_record, on_start=started, models=self._pool())
+        return Evaluation(results, tuple(kept))
 
     def close(self) -> None:
         """Free the models."""
@@ -178,3 +204,16 @@ def _texts(params: Mapping[str, object] | None) -> dict[str, str]:
     return {
         name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in (params or {}).items()
     }
+
+
+def _refuse_odd(*, batch: object, engine: object, ids: object, **numbers: object) -> None:
+    """Refuse arguments of another kind at once, not when they are first used."""
+    for name, value in numbers.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise UsageError(f"{name} must be a whole number, not {value!r}")
+    if isinstance(ids, str):
+        raise UsageError(f"ids must be a list of ids, not the text {ids!r}", help=f"ids=[{ids!r}]")
+    if batch != "auto" and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
+        raise UsageError(f"batch must be 'auto' or a whole number of at least 1, not {batch!r}")
+    if engine not in ("auto", "packed", "reference"):
+        raise UsageError(f"engine must be 'auto', 'packed' or 'reference', not {engine!r}")

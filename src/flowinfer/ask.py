@@ -10,6 +10,7 @@ from typing import Any, Literal, TextIO
 from flowinfer.engine.base import Observer, TokenEvent
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.scheduler import execute
+from flowinfer.errors import UsageError
 from flowinfer.experiment import majority
 from flowinfer.machine import this_machine
 from flowinfer.placement import ready
@@ -35,6 +36,7 @@ class Answer:
             "text": self.text,
             "finish_reason": self.trace.finish_reason,
             "seconds": self.trace.seconds,
+            **({"vote": str(self.trace.ballot), "is_tie": self.trace.ballot.is_tie} if self.trace.ballot else {}),
             "steps": [_step_json(step) for step in self.trace.steps],
         }
 
@@ -167,6 +169,8 @@ def ask(
         shows_trace: print on standard error what each head wanted at each token.
         quiet: say nothing about loading.
         models: loaded models to share.
+    Raises:
+        UsageError: the question is empty.
     """
     import sys
 
@@ -179,6 +183,10 @@ def ask(
         if on_text is not None:
             on_text(text)
 
+    if not isinstance(question, str):
+        raise TypeError(f"question must be a text, not {type(question).__name__}")
+    if not question.strip():
+        raise UsageError("the question is empty")
     provide(flow.models.values())
     plan = ready(flow, this_machine())
     listener = _Listener(
@@ -190,6 +198,8 @@ def ask(
     item = Question(id="prompt", question=question, reference="")
     traces = execute(plan, [item], batch=1, observer=listener, vote=majority, models=models)
     trace = next(iter(list(traces)))
+    if trace.ballot is not None and trace.ballot.is_tie:
+        listener.notice(f"note: {trace.ballot}")
     if trace.error is None:
         write(trace.answer if shows_trace or not listener.has_streamed else listener.rest_of(trace.answer))
         if stream is not None:

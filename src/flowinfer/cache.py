@@ -17,13 +17,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from flowinfer.canonical import Canonical, as_text, canonical
+from flowinfer.files import write_whole
+from flowinfer.jsonlog import decoded, encoded
 from flowinfer.machine import hub_folder
 from flowinfer.plan import Member, Plan, Step
 from flowinfer.results import StepResult
 
 _FORMAT = 2
 """Version of the engine's meaning of a step; raise it when texts would differ."""
-_SAMPLING = 2
+_SAMPLING = 3
 """Version of how slots are drawn; raise it when only sampled texts would differ."""
 
 
@@ -44,29 +46,32 @@ class DiskStepCache:
         """Return a stored result, marked with the run that made it unless it is this one."""
         path = self._path(key)
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = json.loads(decoded(path.read_bytes()))
             result = StepResult.model_validate(stored["result"])
             made_by = str(stored["run"])
-        except (OSError, ValueError, KeyError, TypeError, ValidationError):
-            return None  # not there, or torn by a kill: the step runs again
+            if stored["sum"] != _sum(stored["result"]):
+                return None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError):
+            return None  # not there, or damaged in any way: the step runs again
         self.num_hits += 1
         return result.model_copy(update={"cached_from": None if made_by == self._run else made_by})
 
     def put(self, key: str, result: StepResult) -> None:
         """Store a result whole or not at all; a full disk costs the cache, not the run."""
         path = self._path(key)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        body = {"run": self._run, "result": result.model_dump(mode="json")}
-        try:
+        plain = result.model_dump(mode="json")
+        body = {"run": self._run, "result": plain, "sum": _sum(plain)}
+        with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8", errors="surrogatepass")
-            partial.replace(path)
-        except OSError:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+            write_whole(path, encoded(json.dumps(body, ensure_ascii=False)))
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.json"
+
+
+def _sum(result: Mapping[str, Any]) -> str:
+    """Return a checksum of a result, so that no damaged text is taken for a step's."""
+    return hashlib.sha256(encoded(as_text(result))).hexdigest()[:16]
 
 
 def default_folder() -> Path:
@@ -89,7 +94,7 @@ def step_key(plan: Plan, step: Step, prompts: Mapping[str, str], question_id: st
     }
     if step.decoding.temperature > 0:
         decisive["stream"] = [_SAMPLING, question_id, step.id]
-    return hashlib.sha256(as_text(decisive).encode("utf-8", errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(encoded(as_text(decisive))).hexdigest()
 
 
 def member_order(plan: Plan, step: Step, prompts: Mapping[str, str]) -> tuple[str, ...]:

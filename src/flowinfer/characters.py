@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from lark import Lark, Token, UnexpectedCharacters
+from lark import Lark, Token
 
 from flowinfer.reporter import Reporter
 
@@ -47,34 +47,35 @@ FULL_WIDTH = {
 NAME = r"[^\W\d](?:\w|[.\-](?=\w))*"
 """As in the grammar."""
 _DASHES = r"\-–—―−－~="
+_MOST_DASHES = 80
+"""Longest wrong arrow that is told whole: where no head follows, its dashes are looked at again one by one."""
 _PIECE = re.compile(
     r"(?P<comment>#[^\r\n]*)"
     r'|(?P<long>"""(?:[^\\]|\\[\s\S])*?""")|(?P<text>"(?!"")(?:[^"\\\r\n]|\\.)*"|\'(?:[^\'\\\r\n]|\\.)*\')'
-    r'|(?P<open>"""[\s\S]*|["\'][^\r\n]*)|(?P<wide_text>“[^”\r\n\\]*”|‘[^’\r\n\\]*’)'
-    rf"|(?P<wide>[−－–](?=[0-9.])|[{_DIGITS}]+(?:[.．][{_DIGITS}]+)?(?!\w)|[（）｜：，“”＝＆［］【】｛｝＄＃＂、‘’])"
+    r"|(?P<wide_text>“(?:[^”\\\r\n]|\\.)*”|‘(?:[^’\\\r\n]|\\.)*’|＂(?:[^＂\\\r\n]|\\.)*＂)"
+    r'|(?P<open>"""[\s\S]*|["\'“‘＂][^\r\n]*)'
+    rf"|(?P<wide>[−－–](?=[0-9.])|[{_DIGITS}]+(?:[.．][{_DIGITS}]+)?(?!\w)|[（）｜：，＝＆［］【】｛｝＄＃、])"
     rf"|(?P<back><[{_DASHES}]*>?)"
-    rf"|(?P<arrow>(?:[{_DASHES}]+[ \t]*)?[>＞]+(?:[ \t]*[>＞]+)*|--+|[–—―−－~]+|[⇒⟶⟹➔➜➝➞➡⇨⇢►▶▸»]+)"
-    rf"|(?P<good>\$?{NAME}|[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.])|[()\[\]{{}}|&:,→]|=(?!=))"
+    rf"|(?P<arrow>(?:[{_DASHES}]{{1,{_MOST_DASHES}}}[ \t]*)?[>＞]+(?:[ \t]*[>＞]+)*|--+|[–—―−－~]+|[⇒⟶⟹➔➜➝➞➡⇨⇢►▶▸»]+)"
+    rf"|(?P<good>{NAME}|\$[^\W\d]\w*|[()\[\]{{}}|&:,→]|=(?!=)"
+    r"|[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.]))"
     r"|(?P<digit>\d(?:\w|[.\-](?=\w))*)|(?P<minus>-)"
-    r"|(?P<bad>=+|[^\s\w\"'#()\[\]{}|&:,=$→>\-（）｜：，“”＝＆［］【】｛｝＄＃＂、‘’]+|[\w$])"
+    r"|(?P<bad>=+|[^\s\w\"'#()\[\]{}|&:,=$→>\-（）｜：，“‘＂＝＆［］【】｛｝＄＃、]+|[\w$])"
 )
 _HARMLESS = frozenset({"comment", "long", "text", "good"})
 
 
 def lex(lexer: Lark, text: str, report: Reporter) -> list[Token]:
     """Cut a text into tokens, comments and blanks among them; what fits nowhere is reported and passed over."""
-    mended = sanitize(text, report)
-    while True:
-        try:
-            return list(lexer.lex(mended, dont_ignore=True))
-        except UnexpectedCharacters as error:
-            at = error.pos_in_stream or 0
-            _unexpected(mended[at], at, report)
-            mended = mended[:at] + " " + mended[at + 1 :]
+    return list(lexer.lex(sanitize(text, report), dont_ignore=True))
 
 
 def sanitize(text: str, report: Reporter) -> str:
-    """Report characters that the language does not know and return a text of the same length without them."""
+    """Report characters that the language does not know and return a text of the same length without them.
+
+    What remains the grammar's terminals take whole. Every pattern here and there looks at a character a bounded number
+    of times, so that reading is linear in the text.
+    """
     pieces: list[str] = []
     at = 0
     for match in _PIECE.finditer(text):
@@ -115,8 +116,8 @@ def _report(kind: str, found: str, start: int, report: Reporter) -> None:
     span = report.place(start, start + len(found))
     match kind:
         case "open":
-            quote = '"""' if found.startswith('"""') else found[0]
-            wide = next((mark for mark in found[1:] if mark in "”＂’" and FULL_WIDTH[mark] == found[0]), None)
+            quote = '"""' if found.startswith('"""') else FULL_WIDTH.get(found[0], found[0])
+            wide = next((mark for mark in found[1:] if mark in "”＂’" and FULL_WIDTH[mark] == quote), None)
             hint = f"end it with {quote}" + (f", not with {wide}" if wide else "")
             if len(found) == 1:
                 report.spoiled_lines.add(span.line)

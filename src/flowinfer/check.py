@@ -6,13 +6,23 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from flowinfer.declarations import Declared, Loader
-from flowinfer.errors import Diagnostic, FlowError, FlowInferError, Severity, UnreadableFlow, UsageError
+from flowinfer.errors import (
+    Diagnostic,
+    FlowError,
+    FlowInferError,
+    Severity,
+    UnreadableFile,
+    UnreadableFlow,
+    UsageError,
+)
+from flowinfer.files import MOST_FLOW_BYTES, read_text
 from flowinfer.options import (
     DECODING_KEYS,
     FUSER_KEYS,
@@ -26,9 +36,9 @@ from flowinfer.options import (
 from flowinfer.prompts import PROMPT_SETS
 from flowinfer.registry import fusers
 from flowinfer.resolve import Resolver
-from flowinfer.spec import DRAFTS, Decoding, Flow, ModelSpec, drafts, nodes
+from flowinfer.spec import DRAFTS, Decoding, Flow, ModelSpec, Part, drafts, nodes
 from flowinfer.syntax import Let, Model, Option, Param, Prompt, Value
-from flowinfer.zoo import Zoo, resolve_ref, select_zoo, unfit
+from flowinfer.zoo import Zoo, is_missing, resolve_ref, select_zoo, unfit
 
 Read = Callable[[Path], str]
 
@@ -69,17 +79,13 @@ def read_flow(path: Path) -> str:
     """Return a flow file's text.
 
     Raises:
-        UnreadableFlow: it is missing, a folder, or not UTF-8.
+        UnreadableFlow: see `read_text`.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UnreadableFlow(f"{path}: not UTF-8 at byte {error.start}", help="save the file as UTF-8") from error
-    except (OSError, ValueError) as error:
-        hint = f"write the flow itself with -e: -e '{path}'" if "->" in str(path) else None
-        raise UnreadableFlow(
-            f"cannot read '{path}': {(getattr(error, 'strerror', None) or str(error)).lower()}", help=hint
-        ) from error
+        return read_text(path, most_bytes=MOST_FLOW_BYTES)
+    except UnreadableFile as error:
+        hint = f"write the flow itself with -e: -e '{path}'" if "->" in str(path) else error.help
+        raise UnreadableFlow(f"cannot read '{path}': {error.reason}", help=hint) from error
 
 
 @dataclass
@@ -137,11 +143,12 @@ class _Checker:
         root = resolver.root()
         found = _without_follow_ons(self._report.diagnostics, self._text)
         if root is None or any(d.severity is Severity.ERROR for d in found):
-            raise FlowError(found)
+            raise FlowError(found, num_untold=self._report.num_untold)
         self._warn_unused(declared, scope, resolver, settings)
-        found = self._report.diagnostics
         self._refuse_stray_overrides()
         called = {node.model.name: node.model for node in nodes(root)}
+        self._warn_missing(declared, scope, root)
+        found = self._report.diagnostics
         called |= {name: models[name] for name in drafts(root) if name in models and name not in DRAFTS}
         warnings: tuple[Diagnostic, ...] = FlowError(found).diagnostics if found else ()
         name = Path(self._file).stem if not self._file.startswith("<") else "flow"
@@ -243,6 +250,8 @@ class _Checker:
         if name == "fuse" and text not in fusers():
             hint = did_you_mean(text, fusers()) or f"fusers: {', '.join(fusers())}"
             raise UsageError(f"--set fuse={text}: unknown fuser", help=hint)
+        if Decoding.model_fields[name].annotation in (bool, "bool") and text not in ("true", "false"):
+            raise UsageError(f"--set {name}={text}: not a value of that option", help="expected true or false")
         try:
             checked = Decoding.model_validate({name: (text,) if name.startswith("stop") else text})
         except ValidationError as error:
@@ -322,6 +331,16 @@ class _Checker:
                     span = declaration.name.span
                     self._report.warning("W0100", f"{kind} '{name}' is never used", span, "use or remove it")
 
+    def _warn_missing(self, declared: Declared, scope: Scope, root: Part) -> None:
+        """Warn of local models that are not on this machine, at their declaration or else their first call."""
+        first = {node.model.name: node for node in reversed(list(nodes(root)))}
+        for name, node in first.items():
+            if is_missing(node.model):
+                written = declared.models[name].ref if name in declared.models else None
+                span, ref = (written.span, scope.data(written)) if written else (node.span, node.model.ref)
+                hint = "paths are relative to the file that names them; hub ids have the form owner/name"
+                self._report.warning("W0101", f"model '{name}': no folder '{ref}' here", span, hint)
+
 
 _PARAM_TYPES: Mapping[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool}
 _PARAM_SAID = {"int": "whole number", "float": "number", "str": "text in quotes", "bool": "true or false,"}
@@ -335,6 +354,9 @@ def _from_text(kind: str, text: str, name: str) -> Any:  # of the declared type
     try:
         if kind == "bool":
             return {"true": True, "false": False}[text.lower()]
-        return {"int": int, "float": float, "str": str}[kind](text)
+        data = {"int": int, "float": float, "str": str}[kind](text)
+        if kind == "float" and not isfinite(data):
+            raise ValueError("no number of a flow")
+        return data
     except (ValueError, KeyError) as error:
         raise UsageError(f"--set {name}={text}: the param is declared {kind}") from error

@@ -276,8 +276,9 @@ CODES: Mapping[str, Entry] = {
         "(Qwen:0.7 | Ds:0.3)",
     ),
     "E0301": Entry(
-        "weight that is not positive",
-        "Weights are positive and need not sum to 1: they are normalized.",
+        "weight that is no share",
+        "Weights are positive and need not sum to 1: they are normalized. A branch whose share of the text would be"
+        " below one in a billion could not change a token.",
         "(Qwen:1 | Ds:0)",
         "(Qwen:3 | Ds:1)",
     ),
@@ -333,6 +334,13 @@ CODES: Mapping[str, Entry] = {
         "Nothing in the flow uses it.",
         'prompt p = "{question}"\nQwen',
         'prompt p = "{question}"\nQwen[prompt=p]',
+    ),
+    "W0101": Entry(
+        "model that is not on this machine",
+        "A reference that begins with ., / or ~ is a folder, relative to the file that names it; others are hub ids of"
+        " the form owner/name. The flow can be checked without it, and run where it is.",
+        'model A = "./no/such/folder"\nA',
+        'model A = "org/a"\nA',
     ),
     "W0300": Entry(
         "group of one",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flowinfer.errors import UnreadableFile
+from flowinfer.files import MOST_FLOW_BYTES, read_text
+from flowinfer.mistakes import MOST_LEVELS
 from flowinfer.reporter import Reporter
 from flowinfer.syntax import (
     Defaults,
@@ -18,6 +22,8 @@ from flowinfer.syntax import (
     Prompt,
     parse,
 )
+
+_SUFFIX = ".flow"
 
 
 @dataclass
@@ -47,8 +53,8 @@ class Loader:
     def load(self) -> Declared:
         """Read everything; problems go into the report."""
         document = parse(self._text, self._file)
-        self.report.extend(document.problems)
-        start = (self._base / Path(self._file).name).resolve()
+        self.report.extend(document.problems, document.num_untold)
+        start = _resolved(self._base / Path(self._file).name)
         self._open.append(start)
         self._take(document, self._base)
         self._check_main(document)
@@ -109,32 +115,41 @@ class Loader:
         return True
 
     def _import(self, statement: Import, folder: Path) -> None:
-        path = self._resolved(folder / statement.path)
+        path = _resolved(folder / statement.path)
+        if not statement.path.endswith(_SUFFIX) or path.suffix != _SUFFIX:  # no text of another file may be shown
+            hint = f"only files whose names end in '{_SUFFIX}' are imported, and links to such"
+            self.report.error("E0107", f"'{statement.path}' is no {_SUFFIX} file", statement.span, hint)
+            return
         if path in self._open:
             chain = " -> ".join(p.name for p in [*self._open[self._open.index(path) :], path])
             self.report.error("E0106", f"import cycle: {chain}", statement.span, "remove one of these imports")
             return
         if path in self._done:
             return
+        if len(self._open) > MOST_LEVELS:
+            message = f"imports nested deeper than {MOST_LEVELS} levels"
+            self.report.error("E0022", message, statement.span, "import what is needed where it is needed")
+            return
         self._done.add(path)
         try:
-            text = path.read_bytes().decode("utf-8-sig")
-        except (OSError, ValueError) as error:
-            reason = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else "cannot be read"
+            text = read_text(path, most_bytes=MOST_FLOW_BYTES)
+        except UnreadableFile as error:
             hint = f"looked for {folder / statement.path}; imports are relative to the importing file"
-            self.report.error("E0107", f"imported file '{statement.path}' {reason}", statement.span, hint)
+            reason = f": {error.reason}" if os.path.exists(path) else ""
+            message = f"imported file '{statement.path}' cannot be read{reason}"
+            self.report.error("E0107", message, statement.span, hint)
             return
         shown = str(folder / statement.path)
         document = parse(text, shown)
         self.report.add_source(shown, text)
-        self.report.extend(document.problems)
+        self.report.extend(document.problems, document.num_untold)
         self._open.append(path)
         self._take(document, path.parent)
         self._open.pop()
 
-    @staticmethod
-    def _resolved(path: Path) -> Path:
-        try:
-            return path.resolve()
-        except (OSError, ValueError):  # too long, or no path at all: reading it will say so
-            return path
+
+def _resolved(path: Path) -> Path:
+    try:
+        return Path(os.path.realpath(path))  # unlike Path.resolve, it takes links in a ring
+    except (OSError, ValueError):  # too long, or no path at all: reading it will say so
+        return path

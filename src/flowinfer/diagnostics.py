@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
 
 from wcwidth import wcswidth, wcwidth
 
-from flowinfer.errors import Diagnostic
+from flowinfer.errors import Diagnostic, Severity
 
 _TAB = 4
 _WIDEST = 160
@@ -24,8 +25,36 @@ _INVISIBLE = {code: chr(0x2400 + code) for code in range(0x20) if code not in (0
 def print_diagnostics(diagnostics: Iterable[Diagnostic], form: str = "full", file: TextIO | None = None) -> None:
     """Print diagnostics in a form: full, concise or github."""
     forms = {"full": full, "concise": concise, "github": github}
+    stream = file or sys.stderr
     for diagnostic in diagnostics:
-        print(forms[form](diagnostic), file=file or sys.stderr)
+        text = forms[form](diagnostic)
+        print(_coloured(text, diagnostic) if form == "full" and _has_colours(stream) else text, file=stream)
+
+
+_COLOURS = {Severity.ERROR: "\x1b[1;31m", Severity.WARNING: "\x1b[1;33m"}
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+def _has_colours(stream: TextIO) -> bool:
+    """Return whether a stream is a terminal whose user wants colours (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _coloured(text: str, diagnostic: Diagnostic) -> str:
+    """Return the full form with its severity and caret in colour, its frame dim."""
+    colour = _COLOURS[diagnostic.severity]
+    first, arrow, bar, source, caret, *rest = text.split("\n")
+    head, colon, message = first.partition(": ")
+    frame, mark, marks = caret.partition("| ")
+    lines = [
+        f"{colour}{head}{_PLAIN}{colon}{message}",
+        f"{_DIM}{arrow}{_PLAIN}",
+        f"{_DIM}{bar}{_PLAIN}",
+        source,
+        f"{_DIM}{frame}{mark}{_PLAIN}{colour}{marks}{_PLAIN}",
+        *rest,
+    ]
+    return "\n".join(lines)
 
 
 def full(diagnostic: Diagnostic) -> str:

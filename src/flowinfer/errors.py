@@ -3,18 +3,24 @@
 FlowInferError            exit code
 ├── FlowError        1    a .flow text has errors: carries all of its diagnostics, sorted by place
 ├── DataError        1    a data set, zoo file, run folder or other input file is malformed
+│   └── UnreadableFile  1 a file is missing, no regular file, too large, or not UTF-8
 ├── UsageError       2    the command line or a Python call asks for something impossible
 │   └── UnreadableFlow  2 a .flow file is missing, a folder, or not UTF-8
 └── RunError         3    a run could not go on
+    ├── OutputLost   3    standard output cannot be written to
+    │   └── ReaderGone 0  nobody reads it any more, which fails no pipeline
     ├── LoadError    3    a model or tokenizer could not be loaded, or is unsuitable
-    └── MemoryShort  3    what was asked for does not fit into memory
+    ├── MemoryShort  3    what was asked for does not fit into memory
+    └── DeviceLost   3    a device can do nothing more in this process
 
 Anything else that escapes is a bug of ours and shows its traceback.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -63,20 +69,57 @@ class FlowInferError(Exception):
         """What the user can do about it."""
 
 
+@contextmanager
+def in_python_words() -> Iterator[None]:
+    """Let errors speak of arguments where they are met in Python: `limit`, not `--limit`."""
+    try:
+        yield
+    except FlowInferError as error:
+        error.message = _of_arguments(error.message)
+        error.help = error.help and _of_arguments(error.help)
+        error.args = (error.message,)
+        raise
+
+
+def _of_arguments(text: str) -> str:
+    """Write options as arguments; commands in `...` stay as they are."""
+
+    def argument(match: re.Match[str]) -> str:
+        name = match[1].replace("-", "_")
+        return ("params" if name == "set" else name) + ("=" if match[2] else "")
+
+    parts = text.split("`")
+    return "`".join(
+        part if index % 2 else re.sub(r"--([a-z][a-z-]*)( (?=[A-Z]))?", argument, part)
+        for index, part in enumerate(parts)
+    )
+
+
 class FlowError(FlowInferError):
     """A `.flow` text was refused."""
 
-    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+    def __init__(self, diagnostics: Iterable[Diagnostic], *, num_untold: int = 0) -> None:
         self.diagnostics = tuple(sorted(diagnostics, key=lambda d: (d.span, d.code)))
+        self.num_untold = num_untold
+        """How many more errors there are than are told."""
         errors = [d for d in self.diagnostics if d.severity is Severity.ERROR]
         first = errors[0] if errors else self.diagnostics[0]
         place = f"{first.span.file}:{first.span.line}:{first.span.column}"
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        num_more = len(errors) - 1 + num_untold
+        more = f" (and {num_more} more)" if num_more > 0 else ""
         super().__init__(f"{place}: {first.message}{more}", help=first.help)
 
 
 class DataError(FlowInferError):
     """An input file other than a `.flow` text is missing, malformed or does not fit."""
+
+
+class UnreadableFile(DataError):
+    """A file that the user named cannot be read as text; says why."""
+
+    def __init__(self, path: object, reason: str, *, help: str | None = None) -> None:
+        super().__init__(f"{path}: {reason}", help=help)
+        self.reason = reason
 
 
 class UsageError(FlowInferError):
@@ -101,3 +144,17 @@ class LoadError(RunError):
 
 class MemoryShort(RunError):
     """What was asked for does not fit into the memory of its device."""
+
+
+class OutputLost(RunError):
+    """Standard output cannot be written to."""
+
+
+class ReaderGone(OutputLost):
+    """The reader of standard output has had enough."""
+
+    exit_code = 0
+
+
+class DeviceLost(RunError):
+    """A device has failed for good."""

@@ -21,7 +21,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float | None:
-        """Return the share of right answers, between 0 and 1."""
+        """Return the share of right answers, between 0 and 1; failed questions are not counted."""
         return self.results.accuracy
 
     @property
@@ -35,7 +35,7 @@ class Evaluation:
         return [
             {
                 "id": record.question.id,
-                "correct": bool(record.score and record.score.correct),
+                "correct": record.score.correct if record.score else None,
                 "extracted": record.score.extracted if record.score else None,
                 "reference": record.question.reference,
                 "status": record.score.status if record.score else "failed",
@@ -67,4 +67,5 @@ def answer_html(answer: Answer) -> str:
         f"<pre style='white-space:pre-wrap'>{escape(step.text)}</pre></details>"
         for step in answer.trace.steps
     )
-    return f"<pre style='white-space:pre-wrap'>{escape(answer.text)}</pre>{steps}"
+    ballot = f"<p><small>{escape(str(answer.trace.ballot))}</small></p>" if answer.trace.ballot else ""
+    return f"<pre style='white-space:pre-wrap'>{escape(answer.text)}</pre>{ballot}{steps}"

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowinfer.cache import DiskStepCache, default_folder, member_order, step_key
+from flowinfer.errors import RunError
+from flowinfer.faults import reason
 from flowinfer.plan import Plan, fingerprint
-from flowinfer.results import Question, Record, Score, Trace
+from flowinfer.results import Ballot, Question, Record, Score, Trace
 from flowinfer.spec import Flow
 from flowinfer.store import Run, find_run, info, read_records
 from flowinfer.summary import Results, summarize
@@ -19,6 +21,7 @@ from flowinfer.summary import Results, summarize
 if TYPE_CHECKING:
     from flowinfer.engine.base import Observer
     from flowinfer.engine.models import ModelPool
+    from flowinfer.engine.patience import Patience
     from flowinfer.tasks.base import Dataset
 
 
@@ -61,8 +64,9 @@ def evaluate(
         models: loaded models to share.
     Raises:
         UsageError: the run to resume is another's.
-        RunError: models cannot be loaded or do not fit.
+        RunError: models cannot be loaded or do not fit, or the first questions fail, all of them.
     """
+    from flowinfer.engine.patience import Patience
     from flowinfer.engine.scheduler import execute
     from flowinfer.machine import this_machine
     from flowinfer.placement import ready
@@ -84,7 +88,7 @@ def evaluate(
         traces = execute(
             plan,
             left,
-            batch=request.batch,
+            batch=rows_at_once(request.batch, len(left)),
             engine=request.engine,
             observer=observer,
             cache=cache,
@@ -94,19 +98,16 @@ def evaluate(
             question_text=question_text,
             models=models,
         )
+        patience = Patience(has_answer=bool(records))
         for trace in traces:
-            question = by_id[trace.question_id]
-            record = Record(question=question, trace=trace, score=score(question, trace))
-            if run:
-                run.append(record)
-            records.append(record)
-            if on_record:
-                on_record(record)
+            records.append(_kept(judged(by_id[trace.question_id], trace), run, on_record))
+            _hear(patience, records[-1].trace.error, run)
         results = summarize(
             flow,
             plan,
             dataset.label,
             records,
+            data_note=dataset.note,
             wall_seconds=time.perf_counter() - start,
             batch=str(request.batch),
             run=str(run.path) if run else None,
@@ -119,6 +120,50 @@ def evaluate(
     finally:
         if run:
             run.close()
+
+
+def rows_at_once(batch: int | Literal["auto"], most: int) -> int | Literal["auto"]:
+    """Return a batch for so many rows at most: memory is taken for every row that there could be."""
+    return batch if batch == "auto" else max(1, min(batch, most))
+
+
+def judged(question: Question, trace: Trace) -> Record:
+    """Return a question's record with its verdict; one that cannot be judged has failed."""
+    try:
+        return Record(question=question, trace=trace, score=score(question, trace))
+    except BaseException as error:  # what is not the question's is raised
+        return _failed(Record(question=question, trace=trace), error)
+
+
+def _failed(record: Record, error: BaseException) -> Record:
+    """Return a record as that of a question that failed after it was answered."""
+    failure = {"answer": "", "finish_reason": "error", "error": reason(error)}
+    return record.model_copy(update={"score": None, "trace": record.trace.model_copy(update=failure)})
+
+
+def _kept(record: Record, run: Run | None, on_record: Callable[[Record], None] | None) -> Record:
+    """Tell of a record and write it; one that cannot be told of, or not be written, has failed and is written so."""
+    try:
+        if on_record:
+            on_record(record)
+        if run:
+            run.append(record)
+    except RunError:  # the disk is the run's
+        raise
+    except BaseException as error:  # what is not the question's is raised
+        record = _failed(record, error)
+        if run:
+            run.append(record)
+    return record
+
+
+def _hear(patience: Patience, error: str | None, run: Run | None) -> None:
+    """Let a run's patience end with words on how to go on."""
+    try:
+        patience.hear(error)
+    except RunError as stopped:
+        stopped.help = f"mend it, and go on with --resume {run.path.name}" if run else "mend it, and run again"
+        raise
 
 
 def score(question: Question, trace: Trace) -> Score | None:
@@ -136,8 +181,8 @@ def score(question: Question, trace: Trace) -> Score | None:
     )
 
 
-def majority(question: Question, outputs: Sequence[str]) -> int:
-    """Return the index of the output that most agree with."""
+def majority(question: Question, outputs: Sequence[str]) -> Ballot:
+    """Let outputs vote for the one that most agree with."""
     from flowinfer.tasks.answers import vote
 
     return vote(question.kind, outputs, question=question.question, choices=question.choices or None)
@@ -171,6 +216,7 @@ def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> 
         "data_fingerprint": dataset.fingerprint,
         "question_ids": [question.id for question in dataset.questions],
         "n": len(dataset.questions),
+        "data_note": dataset.note,
         "zoo": flow.zoo,
         "params": dict(flow.params),
         "batch": str(request.batch),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 from flowinfer.characters import NAME
 from flowinfer.diagnostics import display_width
-from flowinfer.errors import FlowError, Severity
+from flowinfer.errors import FlowError
 from flowinfer.syntax import (
     Branch,
     Call,
@@ -44,16 +45,16 @@ def format_text(text: str, file: str = "<flow>") -> str:
         FlowError: it has mistakes that formatting cannot put right.
     """
     document = parse(text, file)
-    bad = [d for d in document.problems if d.severity is Severity.ERROR and d.code not in _MENDED]
-    if bad or not document.is_whole:
-        raise FlowError(bad or document.problems)
+    if document.codes - _MENDED or not document.is_whole:
+        bad = [d for d in document.problems if d.code not in _MENDED]
+        raise FlowError(bad or document.problems, num_untold=document.num_untold)
     return _Writer(document).write()
 
 
 class _Writer:
     def __init__(self, document: Document) -> None:
         self._document = document
-        self._comments = list(document.comments)
+        self._comments = deque(document.comments)
         self._lines: list[str] = []
         self._last_line = 0
         """Line of the source that was written last."""
@@ -61,30 +62,29 @@ class _Writer:
     def write(self) -> str:
         for statement in self._document.statements:
             span = statement.span
-            inside = [c for c in self._comments if span.line <= c.line <= span.end_line]
-            trailing = [c for c in inside if not c.is_alone and c.line == span.end_line]
-            for comment in [c for c in self._comments if c.line < span.line]:
-                self._comment(comment)
-            for comment in [c for c in inside if c not in trailing]:
-                self._comment(Comment(comment.text, span.line, True))
-                self._comments.remove(comment)
+            trailing = []
+            for comment in self._comments_until(span.end_line):
+                if comment.line < span.line:
+                    self._comment(comment)
+                elif comment.is_alone or comment.line < span.end_line:
+                    self._comment(Comment(comment.text, span.line, True))
+                else:
+                    trailing.append(f"  {_comment_text(comment)}")
             self._separate(span.line)
-            text = format_statement(statement)
-            for comment in trailing:
-                text += f"  {_comment_text(comment)}"
-                self._comments.remove(comment)
-            self._lines += text.split("\n")
+            self._lines += (format_statement(statement) + "".join(trailing)).split("\n")
             self._last_line = span.end_line
-        for comment in list(self._comments):
+        for comment in self._comments:
             self._comment(comment)
         return "\n".join(self._lines) + "\n" if self._lines else ""
+
+    def _comments_until(self, line: int) -> Iterator[Comment]:
+        while self._comments and self._comments[0].line <= line:
+            yield self._comments.popleft()
 
     def _comment(self, comment: Comment) -> None:
         self._separate(comment.line)
         self._lines.append(_comment_text(comment))
         self._last_line = comment.line
-        if comment in self._comments:
-            self._comments.remove(comment)
 
     def _separate(self, line: int) -> None:
         """Keep one blank line where the source has any."""

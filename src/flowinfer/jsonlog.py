@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,13 +45,33 @@ class JsonLog:
 
 def line_of(row: Mapping[str, Any]) -> bytes:
     """Return an object as a line of a log."""
-    text = json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return encoded(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def encoded(text: str) -> bytes:
+    """Return a text as UTF-8; half of a surrogate pair, which a question may hold, is kept too."""
     return text.encode("utf-8", errors="surrogatepass")
 
 
+def decoded(data: bytes) -> str:
+    """Return the text that `encoded` was given.
+
+    Raises:
+        UnicodeDecodeError: it is damaged.
+    """
+    return data.decode("utf-8", errors="surrogatepass")
+
+
 def whole_lines(path: Path) -> list[bytes]:
-    """Return a log's lines without their ends; one that a kill cut short does not count."""
-    return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    """Return a log's lines without their ends; one that a kill cut short does not count.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_bytes().split(b"\n")[:-1] if os.path.isfile(path) else []
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def read_rows(path: Path, keys: Collection[str] = (), cure: str = "remove the line") -> Iterator[Mapping[str, Any]]:
@@ -65,10 +86,10 @@ def read_rows(path: Path, keys: Collection[str] = (), cure: str = "remove the li
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8", errors="surrogatepass"))
+            row = json.loads(decoded(line))
             if not isinstance(row, dict) or not all(key in row for key in keys):
                 raise ValueError("keys are missing")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: damaged line", help=cure) from error
         yield row
 
@@ -93,9 +114,13 @@ def lock(path: Path, what: str = "run") -> IO[bytes]:
     """Become the only writer of a folder until the returned file is closed.
 
     Raises:
-        UsageError: another process writes it.
+        UsageError: another process writes it, or nobody here may.
     """
-    handle = (path / ".lock").open("wb")
+    try:
+        handle = (path / ".lock").open("wb")
+    except OSError as error:
+        hint = f"copy the folder to where you may write, and name the copy: cp -r {shlex.quote(str(path))} FOLDER"
+        raise UsageError(f"cannot write to {what} '{path}': {(error.strerror or '').lower()}", help=hint) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

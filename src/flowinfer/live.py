@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from flowinfer.engine.base import Observer
 from flowinfer.stats import wilson
+from flowinfer.summary import is_tied
 
 if TYPE_CHECKING:
     from flowinfer.results import Record, StepResult
@@ -38,7 +39,9 @@ class LiveProgress(Observer):
         self._task = self._progress.add_task("", total=total, status="") if self._progress else None
         self._started = time.monotonic()
         self._spoken = self._started
-        self._done = self._correct = self._judged = self._missing = self._failed = self._tokens = self._before = 0
+        self._done = self._correct = self._judged = self._missing = self._failed = self._tokens = self._before = (
+            self._ties
+        ) = 0
         self._steps, self._steps_done = 1, 0
         self.first_failure: Record | None = None
 
@@ -106,10 +109,11 @@ class LiveProgress(Observer):
     def _count(self, record: Record) -> None:
         self._done += 1
         self._failed += record.trace.error is not None
-        if record.score is not None or record.trace.error is not None:
+        self._ties += is_tied(record)
+        if record.score is not None:
             self._judged += 1
-            self._correct += bool(record.score and record.score.correct)
-            self._missing += bool(record.score and record.score.status != "ok")
+            self._correct += record.score.correct
+            self._missing += record.score.status != "ok"
 
     def status(self) -> str:
         """Return the line of figures."""
@@ -122,6 +126,8 @@ class LiveProgress(Observer):
                 f" [{100 * interval.low:.0f}-{100 * interval.high:.0f}]"
             )
         parts.append(f"no answer {self._missing}")
+        if self._ties:
+            parts.append(f"tied {self._ties}")
         if self._failed:
             parts.append(f"failed {self._failed}")
         parts.append(f"{self._tokens / seconds:.0f} tok/s")

@@ -6,12 +6,15 @@ import ctypes
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,27 @@ def hub_snapshot(ref: str, environment: Mapping[str, str] | None = None, revisio
     commit = named.read_text(encoding="utf-8").strip() if named.is_file() else revision
     snapshot = folder / "snapshots" / commit if commit else None
     return snapshot if snapshot and snapshot.is_dir() else None
+
+
+@cache
+def hub_problem() -> str | None:
+    """Return why the hub cannot be reached, asked once; None where it can, or where only its own client can tell.
+
+    That client tries again for half a minute before it says so.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return None
+    address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    try:
+        urlopen(Request(address, method="HEAD"), timeout=10).close()
+    except HTTPError:
+        return None  # it answers
+    except URLError as error:
+        is_unclear = isinstance(error.reason, ssl.SSLError)  # its client may trust other certificates
+        return None if is_unclear else f"{address}: {getattr(error.reason, 'strerror', None) or error.reason}"
+    except (OSError, ValueError) as error:
+        return f"{address}: {error}"
+    return None
 
 
 def has_weights(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import types
 import typing
 import unicodedata
@@ -22,6 +23,9 @@ DECODING_KEYS = tuple(name for name in Decoding.model_fields if name != "fuse_op
 MODEL_KEYS = tuple(name for name in ModelSpec.model_fields if name not in ("name", "ref"))
 FUSER_KEYS = tuple(dict.fromkeys(key for info in fusers().values() for key in info.parameters))
 
+_LARGEST = 2**31 - 1
+"""What a fuser's number may be where its registration says no bound: what every device can count to."""
+
 
 class Scope:
     """Values of params, and which of them were used."""
@@ -35,7 +39,8 @@ class Scope:
         """Return a value's data with params filled in; None after an unknown one has been reported."""
         if value.kind == "parameter":
             if value.data not in self.params:
-                hint = did_you_mean(value.data, self.params, prefix="$") or f"declare it: param {value.data}: int = 1"
+                near = None if self.report.is_full else did_you_mean(value.data, self.params, prefix="$")
+                hint = near or f"declare it: param {value.data}: int = 1"
                 self.report.error("E0103", f"unknown param '${value.data}'", value.span, hint)
                 return None
             self.used.add(value.data)
@@ -56,13 +61,31 @@ class DraftProblem:
     help: str
 
 
+_LONGEST_WORD = 100
+"""Longest word that anything is near to; nearness takes the product of two lengths."""
+_MOST_LISTED = 30
+"""Most names that a help lists."""
+
+
 def did_you_mean(word: str, known: typing.Iterable[str], *, prefix: str = "") -> str | None:
     """Return a hint with the nearest known word, or None."""
+    if len(word) > _LONGEST_WORD:
+        return None
     word = unicodedata.normalize("NFKC", word)
-    lowered = {name.lower(): name for name in known}
+    lowered = {name.lower(): name for name in known if len(name) <= _LONGEST_WORD}
     scorer = fuzz.WRatio if len(word) > 2 else fuzz.ratio  # parts of words say nothing about one letter
     near = process.extractOne(word.lower(), list(lowered), scorer=scorer, score_cutoff=60)
     return f"did you mean '{prefix}{lowered[near[0]]}'?" if near else None
+
+
+def near_or_all(word: str, known: typing.Collection[str], what: str, report: Reporter) -> str | None:
+    """Return a hint with the nearest of many names, else with as many as one reads; None where nobody will read it."""
+    if report.is_full:
+        return None
+    if near := did_you_mean(word, known):
+        return near
+    listed = ", ".join(itertools.islice(known, _MOST_LISTED))
+    return f"{what}: {listed}" + (f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else "")
 
 
 def check_unique(options: Sequence[Option], report: Reporter) -> None:
@@ -154,10 +177,10 @@ def _parameter_problem(data: Any, parameter: Parameter, names: Sequence[str]) ->
         return f"must be a {'whole ' if parameter.type == 'int' else ''}number, found '{data}'"
     if not isfinite(data):
         return f"must be finite, found {data}"
-    low, high = parameter.minimum, parameter.maximum
+    low, high = parameter.minimum, _LARGEST if parameter.maximum is None else parameter.maximum
     if low is not None and data < low:
         return f"must be at least {low:g}, found {data}"
-    if high is not None and data > high:
+    if data > high:
         return f"must be at most {high:g}, found {data}"
     if parameter.type == "float" and "not 0" in parameter.doc and data == 0:
         return "must not be 0"

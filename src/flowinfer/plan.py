@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from flowinfer.graph import build, earlier_stages
-from flowinfer.prompts import fields_of
+from flowinfer.prompts import field_names
 from flowinfer.spec import Decoding, Flow, ModelSpec, Node, Parallel, Part, Role, Series
 
 _FORMAT = 1
@@ -202,7 +202,7 @@ class _Compiler:
                 return Mixture(part.id, part.decoding.fuse, part.decoding.fuse_options, sources, weight)
 
     def _member(self, node: Node, weight: float) -> Member:
-        used = {use.name for use in fields_of(node.template)}
+        used = field_names(node.template)
         fields = {name: ids for name, ids in self._readable(node).items() if name in used}
         return Member(node.id, node.model.name, node.role, node.template, fields, weight)
 
@@ -287,7 +287,7 @@ def fingerprint(plan: Plan) -> str:
         "models": {name: text_options(spec) for name, spec in plan.models.items() if name in called},
     }
     text = json.dumps(decisive, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def describe(plan: Plan) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from flowinfer.errors import UsageError
 from flowinfer.spec import Role
@@ -146,6 +147,27 @@ def fields_of(template: str) -> list[FieldUse]:
         TemplateError: a brace is not paired or a field name is not a word.
     """
     return [FieldUse(piece, offset) for is_field, piece, offset in _pieces(template) if is_field]
+
+
+def field_names(template: str) -> frozenset[str]:
+    """Return the names of a template's fields.
+
+    Raises:
+        TemplateError: see `fields_of`.
+    """
+    names = _names_or_problem(template)
+    if isinstance(names, TemplateError):
+        raise TemplateError(str(names), names.offset)
+    return names
+
+
+@lru_cache(maxsize=64)
+def _names_or_problem(template: str) -> frozenset[str] | TemplateError:
+    """Read a template once, however many stages share it."""
+    try:
+        return frozenset(use.name for use in fields_of(template))
+    except TemplateError as error:
+        return error
 
 
 def render(template: str, values: Mapping[str, str]) -> str:

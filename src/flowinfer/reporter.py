@@ -9,6 +9,10 @@ from collections.abc import Iterable
 from flowinfer.errors import Diagnostic, Severity, Span
 
 NEWLINE = re.compile(r"\r\n|\n|\r")
+MOST_TOLD = 100
+"""Most errors, and most warnings, of one text that are told; the others are counted."""
+_MOST_SHOWN = 300
+"""Longest message and help, in characters; of longer ones the middle is left out."""
 
 
 class Reporter:
@@ -20,6 +24,11 @@ class Reporter:
         """Lines with characters that mean nothing: what else they hold cannot be judged."""
         self.num_problems = 0
         """How often something was wrong, told or not."""
+        self.num_untold = 0
+        """How many more errors there were than are told."""
+        self.codes: set[str] = set()
+        """Of all that was found, told or not."""
+        self._num_told = dict.fromkeys(Severity, 0)
         self._found: dict[Diagnostic, None] = {}
         self._sources: dict[str, list[str]] = {}
         self._slips: dict[tuple[str, int, int], Diagnostic] = {}
@@ -32,9 +41,16 @@ class Reporter:
         """Return what was found, each once, in the order of finding."""
         return list(self._found)
 
-    def extend(self, diagnostics: Iterable[Diagnostic]) -> None:
+    @property
+    def is_full(self) -> bool:
+        """Return whether no further error will be told, so that no help need be thought of."""
+        return self._num_told[Severity.ERROR] >= MOST_TOLD
+
+    def extend(self, diagnostics: Iterable[Diagnostic], num_untold: int) -> None:
         """Add what another reporter found."""
-        self._found.update(dict.fromkeys(diagnostics))
+        for found in diagnostics:
+            self._tell(found)
+        self.num_untold += num_untold
 
     def add_source(self, file: str, text: str) -> None:
         """Know the lines of another file, for the diagnostics about it."""
@@ -65,10 +81,20 @@ class Reporter:
     def _add(self, code: str, severity: Severity, message: str, span: Span, help: str | None) -> None:
         lines = self._sources.get(span.file, [])
         line = lines[span.line - 1] if span.line <= len(lines) else ""
-        found = Diagnostic(code, severity, message, span, line, help)
+        found = Diagnostic(code, severity, _short(message), span, line, help and _short(help))
         self.num_problems += 1
         if self._is_news(found):
-            self._found[found] = None
+            self._tell(found)
+
+    def _tell(self, found: Diagnostic) -> None:
+        if found in self._found:
+            return
+        self.codes.add(found.code)
+        if self._num_told[found.severity] >= MOST_TOLD:
+            self.num_untold += found.severity is Severity.ERROR
+            return
+        self._num_told[found.severity] += 1
+        self._found[found] = None
 
     def _is_news(self, found: Diagnostic) -> bool:
         """Return whether no slip was told of the same place; a full-width character gives way to what it stands for."""
@@ -78,7 +104,12 @@ class Reporter:
         former = self._slips.get(place)
         if former is not None and (former.code != "E0002" or former == found):
             return False
-        if former is not None:
+        if former in self._found:
             del self._found[former]
+            self._num_told[former.severity] -= 1
         self._slips[place] = found
         return True
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN // 2]} ... {text[-_MOST_SHOWN // 2 :]}"

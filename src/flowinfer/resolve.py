@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Literal
 
 from flowinfer.declarations import Declared
 from flowinfer.errors import Span
-from flowinfer.mistakes import MOST_LEVELS
+from flowinfer.lets import Lets
 from flowinfer.options import (
     DECODING_KEYS,
     FUSER_KEYS,
@@ -18,6 +18,7 @@ from flowinfer.options import (
     did_you_mean,
     draft_problem,
     fuser_option,
+    near_or_all,
     typed,
 )
 from flowinfer.prompts import BUILT_IN_FIELDS, ROLES, is_field, role_for, template_for
@@ -29,8 +30,8 @@ from flowinfer.templates import Earlier, TemplateCheck
 
 _NODE_KEYS = ("prompt", *(key for key in DECODING_KEYS if key != "fuse"))
 _FUSE_KEYS = ("fuse", *FUSER_KEYS)
-_MOST_CALLS = 1000
-"""Most model calls of one flow: lets may double it with every line."""
+_LEAST_SHARE = 1e-9
+"""Of the whole text, below which a branch's weight is refused: float32 keeps no more than seven digits."""
 
 
 @dataclass(frozen=True)
@@ -70,24 +71,20 @@ class Resolver:
         self._report = scope.report
         self._decoding, self._fuse_defaults, self._prompts = decoding, fuse_options, prompts
         self._templates = TemplateCheck(self._report)
-        self._num_nodes = self._num_groups = self._depth = 0
-        self._is_too_large = False
+        self._num_nodes = self._num_groups = 0
+        self._share = 1.0
+        """Of what is being resolved, in the text of the outermost group around it."""
         self._labels: dict[str, Span] = {}
-        self._expanding: list[str] = []
+        self._lets = Lets(declared, models, scope.report)
+        self.used_lets = self._lets.used
         self.used_models: set[str] = set()
         self.used_prompts: set[str] = set()
-        self.used_lets: set[str] = set()
 
     def root(self) -> Part | None:
         """Resolve the flow; problems go into the report."""
-        if self._declared.flow is None:
+        if self._declared.flow is None or self._lets.is_too_large:
             return None
-        place = _Place((), True, "serial", self._decoding)
-        root = self._chain(self._declared.flow.chain, place)
-        for name, let in self._declared.lets.items():
-            if name not in self.used_lets and not self._scope.report.diagnostics:
-                self._flatten(let.chain)
-        return root
+        return self._chain(self._declared.flow.chain, _Place((), True, "serial", self._decoding))
 
     def _flatten(self, chain: Chain) -> list[Stage]:
         """Return a chain's stages with lets expanded in place."""
@@ -100,39 +97,12 @@ class Resolver:
         return stages
 
     def _expand(self, call: Call) -> list[Stage]:
-        name = call.name.text
-        self.used_lets.add(name)
-        if name in self._expanding:
-            cycle = " -> ".join([*self._expanding[self._expanding.index(name) :], name])
-            self._report.error("E0105", f"let '{name}' contains itself: {cycle}", call.name.span, "break the cycle")
+        if call.name.text in self._lets.refused:
             return []
-        if len(self._expanding) > MOST_LEVELS:
-            self._report.error(
-                "E0022", f"lets nested deeper than {MOST_LEVELS} levels", call.name.span, "use fewer lets"
-            )
-            return []
-        if call.options:
-            hint = "give options to the stages inside it"
-            self._report.error("E0205", f"let '{name}' takes no options", call.options[0].span, hint)
-        self._expanding.append(name)
-        stages = self._flatten(self._declared.lets[name].chain)
-        self._expanding.pop()
-        if len(stages) > _MOST_CALLS:
-            self._too_large(call.name.span)
-            return []
+        stages = self._flatten(self._declared.lets[call.name.text].chain)
         if call.label and stages:
-            last = stages[-1]
-            if isinstance(last, Call):
-                stages[-1] = Call(last.name, last.options, call.label, last.span)
-            else:
-                stages[-1] = Group(last.kind, last.branches, last.options, call.label, last.span)
+            stages[-1] = replace(stages[-1], label=call.label)
         return stages
-
-    def _too_large(self, span: Span) -> None:
-        if not self._is_too_large:
-            hint = "use fewer lets inside lets, or split the flow"
-            self._report.error("E0111", f"the flow has more than {_MOST_CALLS} model calls", span, hint)
-        self._is_too_large = True
 
     def _chain(self, chain: Chain, place: _Place) -> Part | None:
         stages = self._flatten(chain)
@@ -160,18 +130,7 @@ class Resolver:
         if stage.label:
             self._check_label(stage.label.text, stage.label.span)
         check_unique(stage.options, self._report)
-        if self._num_nodes >= _MOST_CALLS:
-            self._too_large(stage.span)
-        if self._is_too_large:
-            return None
-        if isinstance(stage, Call):
-            return self._node(stage, place)
-        self._depth += 1
-        if self._depth > MOST_LEVELS:
-            self._report.error("E0022", f"nested deeper than {MOST_LEVELS} levels", stage.span, "nest fewer groups")
-        part = self._group(stage, place) if self._depth <= MOST_LEVELS else None
-        self._depth -= 1
-        return part
+        return self._node(stage, place) if isinstance(stage, Call) else self._group(stage, place)
 
     def _check_label(self, label: str, span: Span) -> None:
         if label in BUILT_IN_FIELDS or label.startswith("result_"):
@@ -192,8 +151,7 @@ class Resolver:
         model = self._models.get(name)
         self.used_models.add(name)
         if model is None:
-            known = [*self._models, *self._declared.lets]
-            hint = did_you_mean(name, known) or f"known models: {', '.join(known)}"
+            hint = near_or_all(name, [*self._models, *self._declared.lets], "known models", self._report)
             self._report.error("E0100", f"unknown model '{name}'", call.name.span, hint)
         elif place.position == "head" and backends()[model.backend].text_only:
             hint = "use it as a stage of its own, or in a '&' group"
@@ -263,8 +221,9 @@ class Resolver:
             self._templates.check(text, None, place.earlier, option.value.span)
             return data, text, None
         if data is not None:
-            known = [*self._declared.prompts, *ROLES]
-            hint = did_you_mean(str(data), known) or f"prompts: {', '.join(known)}; or a text in quotes"
+            hint = near_or_all(
+                str(data), [*self._declared.prompts, *ROLES], "a text in quotes, or one of", self._report
+            )
             self._report.error("E0101", f"unknown prompt '{data}'", option.value.span, hint)
         return role, template, None
 
@@ -285,7 +244,15 @@ class Resolver:
             self._report.warning("W0300", message, group.span, "add a branch, or drop the parentheses")
         self._check_certified(group, decoding, place)
         weights = self._weights(group)
-        parts = [self._chain(branch.chain, inner) for branch in group.branches]
+        parts = []
+        for branch, weight in zip(group.branches, weights, strict=True):
+            whole = self._share if place.position == "head" else 1.0
+            self._share = whole * weight
+            if branch.weight_span and self._share < _LEAST_SHARE <= whole:
+                message = f"a share of {self._share:.0e} of the text: it cannot change a token"
+                self._report.error("E0301", message, branch.weight_span, "leave the branch out, or weigh it more")
+            parts.append(self._chain(branch.chain, inner))
+            self._share = whole
         branches = tuple(Branch(part, weight) for part, weight in zip(parts, weights, strict=True) if part is not None)
         if len(branches) < len(parts):
             return None
@@ -379,9 +346,9 @@ class Resolver:
                     "leave a branch out instead of 0" if branch.weight <= 0 else None,
                 )
                 return equal
-        values = [branch.weight or 0.0 for branch in written]
-        total = sum(values)
-        return [value / total for value in values]
+        largest = max(branch.weight or 0.0 for branch in written)  # whose sum may be beyond what a float holds
+        values = [(branch.weight or 0.0) / largest for branch in written]
+        return [value / sum(values) for value in values]
 
 
 def _end_name(branch: WrittenBranch) -> str:

@@ -6,7 +6,7 @@ Records are what `samples.jsonl` holds, one JSON object per line; pydantic becau
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,8 +16,19 @@ FinishReason = Literal["eos", "stop", "length", "context", "vote", "error"]
 Status = Literal["ok", "no_answer", "ambiguous", "truncated"]
 
 
+Seconds = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
+
+
+def _listed(default: Any = ...) -> Any:  # a field of any type
+    """Return a field whose tuple JSON writes as a list."""
+    return Field(default, strict=False)
+
+
 class _Border(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """Strict: what is no number, truth value or text is refused, not turned into one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Question(_Border):
@@ -41,13 +52,13 @@ class HeadTimes(_Border):
 
     node: str
     model: str
-    prompt_tokens: int
+    prompt_tokens: Count
     """Ids of the rendered prompt."""
-    fed_tokens: int
+    fed_tokens: Count
     """Ids fed after the prompt."""
-    forward_seconds: float
+    forward_seconds: Seconds
     """Sum over its forwards, shared equally among the rows of each batch."""
-    transfer_seconds: float
+    transfer_seconds: Seconds
     """Moving distributions to the fusing device."""
     agreement: float | None = None
     """Share of emitted tokens that were this head's own argmax."""
@@ -64,25 +75,53 @@ class StepResult(_Border):
     """What later stages read: the text after think=strip."""
     prompts: Mapping[str, str]
     """Node id -> prompt as given to its tokenizer (chat template applied)."""
-    tokens: int
+    tokens: Count
     """Emitted tokens, EOS not counted."""
     finish_reason: FinishReason
-    seconds: float
+    seconds: Seconds
     """Wall clock from the row's admission to its end."""
-    fuse_seconds: float = 0.0
-    batch: int = 1
+    fuse_seconds: Seconds = 0.0
+    batch: Count = 1
     """Rows that shared the decoding loop when the row was admitted."""
-    heads: tuple[HeadTimes, ...] = ()
-    near_ties: int = 0
+    heads: tuple[HeadTimes, ...] = _listed(())
+    near_ties: Count = 0
     """Emitted tokens whose lead over the runner-up was within rounding."""
-    rounds: int | None = None
+    rounds: Count | None = None
     """Forwards of each head after the prompt's, where drafts let one emit several tokens; None: one a token."""
-    drafted_tokens: int = 0
+    drafted_tokens: Count = 0
     """Tokens that were guessed ahead and verified."""
-    accepted_tokens: int = 0
+    accepted_tokens: Count = 0
     """Those of them that were emitted."""
     cached_from: str | None = None
     """Run whose result this is a copy of; its seconds are that run's."""
+
+
+class Ballot(_Border):
+    """How a `&` group at the end of a flow settled on one of its answers."""
+
+    answers: tuple[str | None, ...] = _listed()
+    """What each member's answer was found to be, in the flow's order; None where none was found."""
+    winner: Count
+    """Index of the member whose text is the answer."""
+
+    @property
+    def votes(self) -> int:
+        """Return how many members gave the winning answer; 0 where no member gave any."""
+        won = self.answers[self.winner]
+        return 0 if won is None else self.answers.count(won)
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether another answer has as many votes, or none has any: then the order of the members decided."""
+        others = set(self.answers) - {self.answers[self.winner], None}
+        return not self.votes or any(self.answers.count(one) == self.votes for one in others)
+
+    def __str__(self) -> str:
+        said = ", ".join("-" if answer is None else answer for answer in self.answers)
+        if not self.votes:
+            return f"no member gave an answer, the first one's text counts ({said})"
+        share = f"{self.votes} of {len(self.answers)} votes"
+        return f"tie, {share}: the first of the equals counts ({said})" if self.is_tie else f"{share} ({said})"
 
 
 class Trace(_Border):
@@ -92,11 +131,13 @@ class Trace(_Border):
     answer: str
     """Final text, as scored."""
     finish_reason: FinishReason
-    seconds: float
+    seconds: Seconds
     """Sum along the steps (concurrent steps: the longest)."""
-    steps: tuple[StepResult, ...]
+    steps: tuple[StepResult, ...] = _listed()
     error: str | None = None
     """Why the question failed; its answer is then empty."""
+    ballot: Ballot | None = None
+    """How its final group voted; None where nothing was voted on, and in records of before."""
 
 
 class Score(_Border):
@@ -108,12 +149,12 @@ class Score(_Border):
     status: Status
     rule: str
     """Rule that found it, e.g. "boxed", "anchor", "last_number"."""
-    span: tuple[int, int] | None = None
+    span: tuple[int, int] | None = _listed(None)
     """Where in the output it stands: start, end in code points."""
 
 
 class Record(_Border):
-    """One line of samples.jsonl."""
+    """One line of samples.jsonl; it counts in an accuracy where it has a score."""
 
     version: int = 1
     question: Question

@@ -24,9 +24,9 @@ QUANTIZATIONS = ("bnb-8bit", "bnb-4bit")
 
 
 class ModelSpec(BaseModel):
-    """One model as a zoo or a `model` declaration states it."""
+    """One model as a zoo or a `model` declaration states it; strict: "yes" is no truth value."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: str
     """Short name, as written in flows."""
@@ -61,10 +61,10 @@ class Decoding(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_tokens: int = Field(512, ge=1)
+    max_tokens: int = Field(512, ge=1, le=2**31 - 1)
     """Most tokens that the step emits."""
-    temperature: float = Field(0.0, ge=0.0, allow_inf_nan=False)
-    """0 = greedy."""
+    temperature: float = Field(0.0, ge=0.0, le=100.0, allow_inf_nan=False)
+    """0 = greedy; at 100 nothing but noise is left."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Nucleus of the fused distribution that sampling draws from."""
     seed: int = 42

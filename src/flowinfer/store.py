@@ -26,8 +26,9 @@ from typing import Any
 from pydantic import ValidationError
 from rapidfuzz import process
 
-from flowinfer.errors import DataError, UsageError
-from flowinfer.jsonlog import JsonLog, line_of, lock, whole_lines, writing
+from flowinfer.errors import DataError, UnreadableFile, UsageError
+from flowinfer.files import read_text, write_whole
+from flowinfer.jsonlog import JsonLog, decoded, encoded, line_of, lock, whole_lines, writing
 from flowinfer.plan import Plan, fingerprint, to_json
 from flowinfer.results import Record
 from flowinfer.spec import Flow
@@ -81,7 +82,7 @@ class Run:
         except OSError as error:
             raise UsageError(f"cannot make a run folder in '{root}': {error.strerror}", help="--out FOLDER") from error
         with writing(path):
-            (path / "pipeline.flow").write_text(flow.source, encoding="utf-8")
+            (path / "pipeline.flow").write_bytes(encoded(flow.source))
             write_json(path / "plan.json", to_json(plan))
             write_json(path / "run.json", {"version": FORMAT, "started": now.isoformat(), **settings, **host()})
             return cls(path)
@@ -123,9 +124,7 @@ class Run:
     def rewrite(self, records: Sequence[Record]) -> None:
         """Put these records in the place of the log's, whole or not at all."""
         with writing(self.path):
-            fresh = self.path / "samples.jsonl.partial"
-            fresh.write_bytes(b"".join(line_of(_row(record)) for record in records))
-            fresh.replace(self.path / "samples.jsonl")
+            write_whole(self.path / "samples.jsonl", b"".join(line_of(_row(record)) for record in records))
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write the results of a complete run."""
@@ -150,9 +149,9 @@ def read_records(path: Path) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8", errors="surrogatepass"))
+            row = json.loads(decoded(line))
             record = Record.model_validate({key: value for key, value in row.items() if key not in _LM_EVAL})
-        except (ValueError, ValidationError, AttributeError) as error:
+        except (ValueError, ValidationError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{log}:{number}: damaged record", help="remove the line; with --resume its question runs again"
             ) from error
@@ -169,8 +168,8 @@ def info(path: Path) -> RunInfo:
     """
     file = path / "run.json"
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = json.loads(read_text(file, errors="surrogatepass"))
+    except (UnreadableFile, ValueError, RecursionError) as error:
         raise DataError(f"{file}: not a readable run", help="`flowinfer runs` lists runs") from error
     if not isinstance(data, dict) or data.get("version") != FORMAT:
         raise DataError(
@@ -186,10 +185,10 @@ def read_json(path: Path) -> Mapping[str, Any]:
         DataError: it is missing or damaged.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path, errors="surrogatepass"))
         if isinstance(data, dict):
             return data
-    except (OSError, ValueError) as error:
+    except (UnreadableFile, ValueError, RecursionError) as error:
         raise DataError(f"{path}: missing or damaged", help=_REPAIR.get(path.name)) from error
     raise DataError(f"{path}: not a JSON object", help=_REPAIR.get(path.name))
 
@@ -198,7 +197,11 @@ def list_runs(root: Path) -> list[RunInfo]:
     """Return the runs under a folder, newest first."""
     if not root.is_dir():
         return []
-    folders = sorted((path for path in root.iterdir() if (path / "run.json").is_file()), reverse=True)
+    try:
+        inside = list(root.iterdir())
+    except OSError as error:
+        raise UsageError(f"cannot read '{root}': {error.strerror}", help="--out FOLDER names another folder") from error
+    folders = sorted((path for path in inside if os.path.isfile(path / "run.json")), reverse=True)
     found = []
     for folder in folders:
         try:
@@ -214,9 +217,9 @@ def find_run(named: str, root: Path) -> Path:
     Raises:
         UsageError: none or several.
     """
-    if (Path(named) / "run.json").is_file():
+    if os.path.isfile(Path(named) / "run.json"):
         return Path(named)
-    if (Path(named) / "sweep.json").is_file():
+    if os.path.isfile(Path(named) / "sweep.json"):
         folder = Path(named) / "runs"
         raise UsageError(f"'{named}' is a sweep, not a run", help=f"`flowinfer runs --out {folder}` lists its runs")
     runs = list_runs(root)
@@ -250,9 +253,7 @@ def named_folder(named: str, known: Sequence[Path], *, kinds: str, missing: str,
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, encoded(json.dumps(data, ensure_ascii=False, indent=1) + "\n"))
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -64,10 +64,10 @@ class Results(BaseModel):
     dataset: str
     zoo: str
     n: int
-    """Questions with a verdict or a failure."""
+    """Questions with a verdict; failed ones have none."""
     correct: int
     accuracy: float | None
-    """Between 0 and 1; failed questions count as wrong; None without questions."""
+    """Between 0 and 1; None where no question has a verdict."""
     interval: tuple[float, float]
     """Wilson's, 95 %."""
     no_answer: int
@@ -76,6 +76,8 @@ class Results(BaseModel):
     truncated: int
     """Outputs cut by max_tokens or a context limit."""
     failed: int
+    ties: int = 0
+    """Votes at the end of the flow that the order of the members decided, for no answer had more than another."""
     seconds_per_question: float | None
     """Mean along the longest chain of steps, over questions without cached steps; None if there are none."""
     median_seconds: float | None
@@ -91,6 +93,8 @@ class Results(BaseModel):
     subjects: tuple[SubjectSummary, ...]
     run: str | None
     """Folder of the run."""
+    data_note: str | None = None
+    """What a user must know of how references were read."""
 
 
 def summarize(
@@ -102,6 +106,7 @@ def summarize(
     wall_seconds: float,
     batch: str,
     run: str | None,
+    data_note: str | None = None,
     resumed: int = 0,
     allow_cached_latency: bool = False,
 ) -> Results:
@@ -124,6 +129,7 @@ def summarize(
         wall_seconds=wall_seconds,
         batch=batch,
         run=run,
+        data_note=data_note,
         tokens_per_second=emitted / wall_seconds if emitted and wall_seconds > 0 else None,
         allow_cached_latency=allow_cached_latency,
     )
@@ -144,6 +150,7 @@ def summarize_run(path: Path, records: Sequence[Record]) -> Results:
         wall_seconds=float(before.get("wall_seconds", 0.0)),
         batch=str(run.said("batch")),
         run=str(path),
+        data_note=run.data.get("data_note"),
         tokens_per_second=before.get("tokens_per_second"),
         allow_cached_latency=False,
     )
@@ -157,6 +164,11 @@ def is_truncated(record: Record) -> bool:
     )
 
 
+def is_tied(record: Record) -> bool:
+    """Return whether its answer was voted on and no answer had more votes than another."""
+    return record.trace.ballot is not None and record.trace.ballot.is_tie
+
+
 def _sum(
     flow: str,
     zoo: str,
@@ -167,11 +179,12 @@ def _sum(
     wall_seconds: float,
     batch: str,
     run: str | None,
+    data_note: str | None,
     tokens_per_second: float | None,
     allow_cached_latency: bool,
 ) -> Results:
-    judged = [record for record in records if record.score is not None or record.trace.error is not None]
-    correct = sum(bool(record.score and record.score.correct) for record in judged)
+    judged = [record for record in records if record.score is not None]
+    correct = _count(judged, lambda r: bool(r.score and r.score.correct))
     interval = wilson(correct, len(judged))
     fresh = [r for r in records if allow_cached_latency or not _is_cached(r)]
     fresh = [r for r in fresh if r.trace.error is None]
@@ -187,6 +200,7 @@ def _sum(
         no_answer=_count(records, lambda r: bool(r.score and r.score.status != "ok")),
         ambiguous=_count(records, lambda r: bool(r.score and r.score.status == "ambiguous")),
         truncated=_count(records, is_truncated),
+        ties=_count(records, is_tied),
         failed=_count(records, lambda r: r.trace.error is not None),
         seconds_per_question=statistics.fmean(seconds) if seconds else None,
         median_seconds=statistics.median(seconds) if seconds else None,
@@ -198,6 +212,7 @@ def _sum(
         steps=tuple(_step_summary(step_id, title, records) for step_id, title in titles.items()),
         subjects=_subjects(judged),
         run=run,
+        data_note=data_note,
     )
 
 

@@ -178,6 +178,10 @@ class Document:
     problems: tuple[Diagnostic, ...]
     is_whole: bool = True
     """Whether every statement could be read, so that none would be lost by writing them out."""
+    codes: frozenset[str] = frozenset()
+    """Of all problems, also those that are too many to be listed."""
+    num_untold: int = 0
+    """How many problems are not listed."""
 
 
 def parse(text: str, file: str = "<flow>") -> Document:
@@ -202,7 +206,9 @@ def parse(text: str, file: str = "<flow>") -> Document:
             statements.append(_parse_statement(part, file))
         except UnexpectedInput as error:
             unexpected(error, part, told)
-    return Document(file, text, tuple(statements), comments, tuple(report.diagnostics), len(statements) == len(parts))
+    is_whole = len(statements) == len(parts)
+    problems, codes = tuple(report.diagnostics), frozenset(report.codes)
+    return Document(file, text, tuple(statements), comments, problems, is_whole, codes, report.num_untold)
 
 
 def grammar_text() -> str:

@@ -26,17 +26,23 @@ def print_results(results: Results, console: Console | None = None) -> None:
 def summary_lines(results: Results) -> list[tuple[str, str]]:
     """Return the figures of a run with their names, ready to be shown."""
     low, high = (100 * end for end in results.interval)
-    accuracy = "-" if results.accuracy is None else f"{100 * results.accuracy:.1f} %"
+    accuracy = "- (no question has a verdict)"
+    if results.accuracy is not None:
+        interval = f"95 % interval {low:.1f} - {high:.1f}"
+        accuracy = f"{100 * results.accuracy:.1f} %  {interval}  ({results.correct} of {results.n})"
     ambiguous = f" ({results.ambiguous} of them ambiguous)" if results.ambiguous else ""
-    seconds = "- (all cached)" if results.seconds_per_question is None else f"{results.seconds_per_question:.2f}"
+    seconds = "- (all cached)" if results.cached else "- (nothing was answered)"
+    if results.seconds_per_question is not None:
+        seconds = f"{results.seconds_per_question:.2f}"
     if results.median_seconds is not None:
         seconds += f" (median {results.median_seconds:.2f}, batch {results.batch})"
     rate = "-" if results.tokens_per_second is None else f"{results.tokens_per_second:.0f}"
     return [
-        ("accuracy", f"{accuracy}  95 % interval {low:.1f} - {high:.1f}  ({results.correct} of {results.n})"),
+        ("accuracy", accuracy),
         ("no answer", f"{results.no_answer}{ambiguous}"),
         ("truncated", str(results.truncated)),
-        *([("failed", str(results.failed))] if results.failed else []),
+        *([("tied votes", f"{results.ties}, decided by the order of the members")] if results.ties else []),
+        *([("failed", f"{results.failed}, not counted")] if results.failed else []),
         ("seconds / question", seconds),
         ("tokens", f"{results.tokens}, {rate} per second"),
     ]
@@ -44,7 +50,7 @@ def summary_lines(results: Results) -> list[tuple[str, str]]:
 
 def notes(results: Results) -> list[str]:
     """Return what a reader must know before comparing these figures."""
-    found = []
+    found = [results.data_note] if results.data_note else []
     if results.cached:
         found.append(
             f"{results.cached} answers hold steps from the cache; their seconds are other runs' and not counted"

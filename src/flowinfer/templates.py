@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from flowinfer.errors import Span
-from flowinfer.options import did_you_mean
-from flowinfer.prompts import BUILT_IN_FIELDS, TemplateError, fields_of
+from flowinfer.options import near_or_all
+from flowinfer.prompts import BUILT_IN_FIELDS, TemplateError, field_names, fields_of
 from flowinfer.reporter import Reporter
 from flowinfer.syntax import Value
 
-_RESULT = re.compile(r"result_(\d+)")
+_RESULT = re.compile(r"result_\d+")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class TemplateCheck:
 
     def __init__(self, report: Reporter) -> None:
         self._report = report
+        self._done: set[tuple[int, frozenset[str]]] = set()
+        """Templates as written, by identity, with the fields that were told of: many stages may share one."""
 
     def check(self, template: str, written: Value | None, earlier: Sequence[Earlier], use: Span) -> None:
         """Check one template.
@@ -39,40 +41,51 @@ class TemplateCheck:
             earlier: the stages before it.
             use: the place that uses it.
         """
+        known = _known(earlier)
         try:
-            fields = fields_of(template)
+            unknown = field_names(template).difference(known)
         except TemplateError as error:
-            self._report.error("E0404", str(error), _place_of_problem(written) or use)
+            if self._is_news(written, frozenset()):
+                self._report.error("E0404", str(error), _place_of_problem(written) or use)
             return
-        places = _places(written)
+        if not unknown or not self._is_news(written, unknown):
+            return
+        fields, places = fields_of(template), _places(written)
         for index, field in enumerate(fields):
-            place = places[index] if len(places) == len(fields) else use
-            self._field(field.name, place, earlier)
+            if field.name in unknown and not self._report.is_full:
+                self._field(field.name, places[index] if len(places) == len(fields) else use, known, len(earlier))
 
-    def _field(self, name: str, span: Span, earlier: Sequence[Earlier]) -> None:
-        if name in ("question", "choices"):
-            return
-        result = _RESULT.fullmatch(name)
-        labels = [stage.label for stage in earlier if stage.label]
+    def _is_news(self, written: Value | None, unknown: frozenset[str]) -> bool:
+        if written is None:
+            return True
+        key = (id(written), unknown)
+        is_news = key not in self._done
+        self._done.add(key)
+        return is_news
+
+    def _field(self, name: str, span: Span, known: Collection[str], num_earlier: int) -> None:
         if name == "prev":
-            if not earlier:
-                self._report.error("E0402", "'{prev}' in the first stage", span, "no stage comes before it")
+            self._report.error("E0402", "'{prev}' in the first stage", span, "no stage comes before it")
         elif name == "answers":
-            if not any(stage.is_answers for stage in earlier):
-                hint = "a '&' group must come before: (A & B) -> C"
-                self._report.error("E0403", "'{answers}' without a '&' group before it", span, hint)
-        elif result:
-            number, count = int(result[1]), len(earlier)
-            if not 1 <= number <= count:
-                stages = (
-                    "no stage precedes" if not count else f"{count} stage{'s precede' if count > 1 else ' precedes'}"
-                )
-                hint = f"use {{result_{count}}} or {{prev}}" if count else "use {question} only"
-                self._report.error("E0401", f"'{{{name}}}' is too early: {stages}", span, hint)
-        elif name not in labels:
-            known = [*BUILT_IN_FIELDS, *labels, *(f"result_{k}" for k in range(1, len(earlier) + 1))]
-            hint = did_you_mean(name, known) or f"fields: {', '.join(known)}"
-            self._report.error("E0400", f"unknown field '{{{name}}}'", span, hint)
+            hint = "a '&' group must come before: (A & B) -> C"
+            self._report.error("E0403", "'{answers}' without a '&' group before it", span, hint)
+        elif _RESULT.fullmatch(name):
+            precede = f"{num_earlier} stage{'s precede' if num_earlier > 1 else ' precedes'}"
+            hint = f"use {{result_{num_earlier}}} or {{prev}}" if num_earlier else "use {question} only"
+            message = f"'{{{name}}}' is too early: {precede if num_earlier else 'no stage precedes'}"
+            self._report.error("E0401", message, span, hint)
+        else:
+            fields = [*BUILT_IN_FIELDS, *(name for name in known if name not in BUILT_IN_FIELDS)]
+            near = near_or_all(name, fields, "fields", self._report)
+            self._report.error("E0400", f"unknown field '{{{name}}}'", span, near)
+
+
+def _known(earlier: Sequence[Earlier]) -> dict[str, None]:
+    """Return the fields that a template after some stages may have, in the order in which help lists them."""
+    labels = [stage.label for stage in earlier if stage.label]
+    results = [f"result_{k}" for k in range(1, len(earlier) + 1)]
+    places = (["prev"] if earlier else []) + (["answers"] if any(stage.is_answers for stage in earlier) else [])
+    return dict.fromkeys(["question", "choices", *places, *labels, *results])
 
 
 def _places(written: Value | None) -> list[Span]:

@@ -36,6 +36,11 @@ def quote(text: str) -> str:
     return '"' + "".join(marks.get(character, character) for character in text) + '"'
 
 
+def whole_pairs(text: str) -> str:
+    """Return a text with its surrogates joined in pairs, and U+FFFD for halves that are left over."""
+    return text.encode("utf-16-le", errors="surrogatepass").decode("utf-16-le", errors="replace")
+
+
 def is_escape(text: str) -> bool:
     """Return whether a backslash and what follows stand for a character."""
     return _escaped(text) is not None

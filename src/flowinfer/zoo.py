@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from rapidfuzz import process
 
 from flowinfer.errors import DataError, UsageError
+from flowinfer.files import MOST_FLOW_BYTES, read_text
 from flowinfer.registry import backends, load, zoos
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
 
@@ -89,13 +90,10 @@ def read_zoo(path: Path, *, name: str | None = None) -> Zoo:
         DataError: where, what and the cure.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a valid TOML file: {error}") from error
-    except RecursionError as error:
-        raise DataError(f"{path}: not a valid TOML file: nested too deep") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        document = tomllib.loads(read_text(path, most_bytes=MOST_FLOW_BYTES))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise DataError(f"{path}: not a valid TOML file: {reason}") from error
     tables = document.pop("models", None)
     if document:
         raise DataError(
@@ -114,7 +112,14 @@ def resolve_ref(ref: str, base: Path) -> str:
         return ref
     local = local if local.is_absolute() else base / local
     is_path = ref.startswith((".", "/", "~")) or os.path.isdir(local)
-    return str(local.resolve()) if is_path else ref
+    return os.path.realpath(local) if is_path else ref
+
+
+def is_missing(spec: ModelSpec) -> bool:
+    """Return whether a local model's reference is a folder that is not there, or can be neither folder nor hub id."""
+    if backends()[spec.backend].text_only or os.path.isdir(spec.ref):
+        return False
+    return os.path.isabs(spec.ref) or spec.ref.count("/") > 1
 
 
 def _model(path: Path, key: str, table: object) -> ModelSpec:

@@ -89,6 +89,14 @@ def test_control_tokens_typed_by_a_user_stay_text(models: dict[str, HfModel]) ->
     assert [i for i in typed if i in specials] == [i for i in plain if i in specials]
 
 
+@pytest.mark.parametrize("mark", ["<tool_call>", "</tool_call>", "<|fim_prefix|>"])
+def test_marks_typed_by_a_user_stay_text(models: dict[str, HfModel], mark: str) -> None:
+    tokens = models["Q"].vocabulary().tokens
+    ids = models["Q"].prompt(f"a {mark} b").ids
+    assert tokens.marks[mark] not in ids
+    assert f"a {mark} b".encode() in b"".join(tokens.pieces[i] or b"" for i in ids)
+
+
 def test_qwens_tokens_are_fewer_than_its_columns(models: dict[str, HfModel]) -> None:
     vocabulary = models["Q"].vocabulary()
     assert len(vocabulary.tokens.pieces) == 151_665

@@ -20,7 +20,7 @@ from flowinfer.engine.scheduler import execute
 from flowinfer.engine.thinking import strip_thinking
 from flowinfer.errors import LoadError, MemoryShort, RunError
 from flowinfer.plan import Answer, Placement, Plan, Step, Wave
-from flowinfer.results import Question, StepResult
+from flowinfer.results import Ballot, Question, StepResult
 from flowinfer.spec import Decoding, ModelSpec
 from tests.backends import tiny
 from tests.engine import plans
@@ -270,8 +270,9 @@ def test_other_runtime_errors_are_not_taken_for_short_memory(models: dict[str, H
     def fail(logits: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("a bug")
 
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(RunError, match="step s1 step 1 fails for every question: RuntimeError: a bug") as caught:
         run(one_step(member("A")), {"A": plans.Watched(models["A"], logits=fail)})
+    assert isinstance(caught.value.__cause__, RuntimeError)
 
 
 # Steps, cache, waves
@@ -411,7 +412,8 @@ def test_unknown_backend_is_a_load_error() -> None:
 def test_majority_is_asked_for_where_several_steps_end_the_flow(models: dict[str, HfModel]) -> None:
     plan = chain((member("A"), ()), (member("B"), ()), max_tokens=4)
     plan = replace(plan, answer=Answer("vote", ("s1", "s2")))
-    trace = run(plan, models, ["hello"], vote=lambda question, texts: len(texts) - 1)["q0"]
+    trace = run(plan, models, ["hello"], vote=lambda question, texts: Ballot(answers=("7", "7"), winner=1))["q0"]
+    assert trace.ballot and trace.ballot.votes == 2
     assert (trace.answer, trace.finish_reason) == (trace.steps[1].passed_on, "vote")
 
 
@@ -441,6 +443,19 @@ def test_heads_that_run_row_by_row_are_told(models: dict[str, HfModel], monkeypa
     listener = plans.Listener()
     ModelPool().get(one_step(member("W")), "W", listener)
     assert listener.notices == ["'W' has layers that do not attend to every token: its rows run one by one"]
+
+
+class Lossy(Closable):
+    """A model whose tokenizer changes texts."""
+
+    losses = ("upper case is lost", "accents are lost")
+
+
+def test_what_a_tokenizer_loses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "_load", lambda spec, placement: Lossy())
+    listener = plans.Listener()
+    ModelPool().get(one_step(member("L")), "L", listener)
+    assert listener.notices == ["'L' reads no text exactly as it stands: upper case is lost; accents are lost"]
 
 
 # Thinking

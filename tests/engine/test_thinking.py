@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from flowinfer.backends.hf import HfModel
+from flowinfer.engine.thinking import strip_thinking
 from tests.backends import tiny
+from tests.engine import plans
 from tests.engine.plans import last_step, member, mix, one_step, run
+from tests.fusion import replicas
 
 THINKS = tiny.CHAT.replace("assistant\n", "assistant\n<think>\n")
 
@@ -47,3 +51,51 @@ def test_a_prefill_goes_before_closing(models: dict[str, HfModel]) -> None:
 def test_what_such_a_group_writes_reaches_the_next_stage(models: dict[str, HfModel]) -> None:
     (trace,) = run(one_step(mix("T", "P"), max_tokens=4), models, ["hello"]).values()
     assert last_step(trace).passed_on == last_step(trace).text
+
+
+def scripted(model: HfModel, ids: list[int]) -> plans.Watched:
+    """Return a model that writes these ids one after another."""
+    script = iter(ids)
+
+    def write(logits: torch.Tensor) -> torch.Tensor:
+        made = torch.full_like(logits, -40.0)
+        made[:, next(script)] = 0.0
+        return made
+
+    return plans.Watched(model, logits=write)
+
+
+@pytest.mark.parametrize("context", ["native", "canonical"])
+def test_final_channel_of_gpt_oss_reaches_the_next_stage(context: str) -> None:
+    """Its answer begins with another channel, and <|end|> behind that one ends no answer."""
+    model = tiny.model("gpt2", "H", tokenizer=replicas.gpt_oss(), chat=replicas.HARMONY, eos="<|return|>")
+    thought = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant"
+    ids = replicas.gpt_oss().encode(f"{thought}<|channel|>final<|message|>42<|return|>", add_special_tokens=False).ids
+    head = scripted(model, ids)
+    (trace,) = run(one_step(member("H"), context=context, max_tokens=40), {"H": head}, ["hello"]).values()
+    assert last_step(trace).text == f"{thought}<|channel|>final<|message|>42"
+    assert strip_thinking(last_step(trace).text) == "42"
+    assert last_step(trace).finish_reason == "eos"
+    (session,) = head.sessions
+    (fed,) = session.ids.values()
+    specials = model.vocabulary().tokens.specials.values()
+    assert [i for i in fed if i in specials] == [i for i in ids[:-1] if i in specials]
+
+
+def test_group_of_gpt_oss_and_a_plain_model_begins_with_the_final_channel(models: dict[str, HfModel]) -> None:
+    oss = tiny.model("gpt2", "H", tokenizer=replicas.gpt_oss(), chat=replicas.HARMONY, eos="<|return|>")
+    with_channels, plain = prompts({**models, "H": oss}, "H", "P")
+    assert with_channels.endswith("<|start|>assistant<|channel|>final<|message|>")
+    assert plain.endswith("assistant\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>A", "A"),
+        ("<|channel|>analysis<|message|>hm", ""),
+        ("the token <|channel|> is one of gpt-oss", "the token <|channel|> is one of gpt-oss"),
+    ],
+)
+def test_channels_before_the_final_one_are_thinking(text: str, left: str) -> None:
+    assert strip_thinking(text) == left

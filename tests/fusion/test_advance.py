@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Iterator
 from functools import cache
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from flowinfer.fusion.advance import CanonicalContext, Context, NativeContext, new_context
 from flowinfer.fusion.selfcheck import ordinary_text
 from flowinfer.fusion.utf8 import trim
 from flowinfer.fusion.vocab import TokenBytes, byte_alphabet, from_json
-from tests.fusion import toys
+from tests.fusion import replicas, toys
 
 TEXTS = (
     "小明有3个苹果，又买了15个。答案是：B。\n\n",
@@ -137,6 +138,43 @@ def test_canonical_ids_do_not_depend_on_how_the_text_was_cut_into_keys(
     for _, cached, _ in play("canonical", name, keys):
         last = list(cached)
     assert last == encoded(*known(name), text)
+
+
+@pytest.mark.parametrize("base", ["byte-level", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["nfkc", "lower", "strip", "accents", "replace", "shorten", "lengthen"])
+def test_canonical_ids_write_the_text_whatever_the_normalizer_loses(kind: str, base: str) -> None:
+    """What a tokenizer would change is covered by tokens that write it as it stands."""
+    steps = {
+        "nfkc": [normalizers.NFKC()],
+        "lower": [normalizers.Lowercase()],
+        "strip": [normalizers.Strip()],
+        "accents": [normalizers.NFD(), normalizers.StripAccents()],
+        "replace": [normalizers.Replace("a", "b")],
+        "shorten": [normalizers.Replace(Regex(" {2,}"), " ")],
+        "lengthen": [normalizers.Replace("½", "one half")],
+    }[kind]
+    made = Tokenizer.from_str(known(base)[0].to_str())
+    own = [made.normalizer] if made.normalizer else []
+    made.normalizer = normalizers.Sequence([*steps, *own])
+    tokens = from_json(made.to_str())
+    context = CanonicalContext(made, tokens)
+    emitted = b""
+    for key in re.findall(rb".{1,3}", "  The ½ ﬁne  Café １２３ ÀB\n aab  \t x ".encode(), re.DOTALL):
+        emitted += key
+        context.append(key, tokens.cover(key))
+        assert b"".join(tokens.pieces[i] or b"<control>" for i in context.ids) == emitted
+
+
+@pytest.mark.parametrize("kind", ["native", "canonical"])
+def test_control_tokens_inside_answers_are_read_as_they_were_written(kind: str) -> None:
+    """A head that writes <|channel|> reads that token again, however many ids the next key has."""
+    tokenizer = replicas.gpt_oss()
+    tokens = from_json(tokenizer.to_str()).writing(["<|channel|>", "<|message|>"])
+    context = new_context(kind, tokenizer, tokens)
+    for key in (b"<|channel|>", b"ana", b"lysis", b"<|message|>", b"one <|end|> two"):
+        context.append(key, [tokens.id_of[key]] if key in tokens.id_of else tokens.cover(key))
+    specials = {tokens.specials[name] for name in tokens.specials}
+    assert [i for i in context.ids if i in specials] == [tokens.specials["<|channel|>"], tokens.specials["<|message|>"]]
 
 
 def test_ids_before_a_key_of_many_ids_are_tokenized_again() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from flowinfer.errors import LoadError
 from flowinfer.fusion.shared import SharedVocabulary, SharedVocabularyWarning
-from flowinfer.fusion.vocab import HeadVocabulary, from_json
+from flowinfer.fusion.vocab import NEVER_VALID, HeadVocabulary, from_json
 from tests.fusion import toys
 
 
@@ -260,6 +260,15 @@ def _is_cjk(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return bool(text) and all("\u4e00" <= character <= "\u9fff" for character in text)
+
+
+def test_bytes_that_stand_in_no_text_are_left_out_without_a_word() -> None:
+    """A vocabulary of whole UTF-8 needs no 0xC0, 0xC1 or 0xF5 and up: that is no missing byte fallback."""
+    full, valid = [bytes([i]) for i in range(256)], [bytes([i]) for i in range(256) if i not in NEVER_VALID]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vocabulary = SharedVocabulary([toys.head(full), toys.head(valid)])
+    assert len(vocabulary.keys) == 256 - len(NEVER_VALID)
 
 
 def test_keys_that_babyllama_cannot_write_are_left_out_with_a_warning() -> None:

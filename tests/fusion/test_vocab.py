@@ -6,15 +6,17 @@ import json
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from flowinfer.errors import LoadError
+from flowinfer.fusion.ends import eos_ids
 from flowinfer.fusion.selfcheck import ordinary_text, verify
-from flowinfer.fusion.vocab import TokenBytes, byte_alphabet, eos_ids, from_json, token_bytes
-from tests.fusion import toys
+from flowinfer.fusion.vocab import TokenBytes, byte_alphabet, from_json, token_bytes
+from tests.fusion import replicas, toys
 
 Make = Callable[[], Tokenizer]
 
@@ -49,6 +51,9 @@ PROBES = (
     "▁x Ġx Ċ",
     "ø ö ÿ",
 )
+
+
+_NFKC = ("compatibility forms are replaced (NFKC)",)
 
 
 def shown(text: str) -> str:
@@ -170,6 +175,99 @@ def test_added_tokens_that_are_not_special_write_their_text_literally() -> None:
     assert tokens.pieces[450] is None
 
 
+@pytest.mark.parametrize("name", list(replicas.MADE))
+def test_replicas_of_real_structures_load(name: str, fresh_cache: Path) -> None:
+    tokenizer = replicas.MADE[name]()
+    verify(tokenizer, from_json(tokenizer.to_str()), cache_key=name)
+
+
+def test_added_tokens_go_before_their_namesakes_in_the_vocabulary() -> None:
+    """DeepSeek-V3 keeps its control tokens in the vocabulary too, in characters that stand for no byte."""
+    tokens = from_json(replicas.deepseek_v3().to_str())
+    assert tokens.pieces[tokens.specials["<｜begin▁of▁sentence｜>"]] is None
+    assert tokens.pieces[tokens.marks["<｜User｜>"]] == "<｜User｜>".encode()
+    assert tokens.id_of["ø".encode()] == replicas.deepseek_v3().token_to_id("ø")
+
+
+def test_runs_of_spaces_that_are_added_tokens_are_spaces() -> None:
+    """Gemma writes them with U+2581."""
+    tokenizer = replicas.gemma()
+    tokens = from_json(tokenizer.to_str())
+    assert tokens.pieces[tokenizer.token_to_id("▁▁▁")] == b"   "
+    assert tokens.id_of[b"   "] == tokenizer.token_to_id("▁▁▁")
+    assert written(tokenizer, tokens, "    x\n\ny") == b"    x\n\ny"
+
+
+def test_unigram_vocabulary_with_byte_fallback_loads_and_tells_what_it_reads_names_of_bytes_as(
+    fresh_cache: Path,
+) -> None:
+    pieces = [("<unk>", 0.0), *((f"<0x{byte:02X}>", 0.0) for byte in range(256)), ("▁", -2.0)]
+    model: Any = models.Unigram([*pieces, *((chr(code), -5.0) for code in range(0x21, 0x7F))], 0, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokens = from_json(tokenizer.to_str())
+    verify(tokenizer, tokens, cache_key="unigram")
+    assert tokens.losses == ("a name of a byte such as <0x0A> becomes that byte",)
+    assert (tokens.pieces[11], tokens.missing_bytes) == (b"\n", ())
+
+
+def test_unknown_piece_of_a_unigram_vocabulary_is_control() -> None:
+    document = json.loads(replicas.unigram().to_str())
+    document["added_tokens"] = []
+    tokens = from_json(json.dumps(document))
+    assert tokens.pieces[0] is None
+    assert tokens.specials == {"<unk>": 0}
+
+
+@pytest.mark.parametrize(
+    ("content", "is_mark"),
+    [
+        *((text, True) for text in ("</think>", "<tool_call>", "[gMASK]", "|||IP_ADDRESS|||", "<｜User｜>", "<h1>")),
+        *((text, False) for text in ("ø", "▁▁", "\n\n", "   ", "covid", "，", "----", "é")),
+    ],
+)
+def test_marks_are_words_in_brackets_or_bars(content: str, is_mark: bool) -> None:
+    document = json.loads(toys.byte_level().to_str())
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    document["added_tokens"].append({"id": 500, "content": content, **flags})
+    assert from_json(json.dumps(document)).marks == ({content: 500} if is_mark else {})
+
+
+def test_truncation_and_padding_are_reset() -> None:
+    tokenizer = Tokenizer.from_str(toys.byte_level().to_str())
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=8)
+    shell = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    token_bytes(shell)
+    assert (shell.backend_tokenizer.truncation, shell.backend_tokenizer.padding) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "losses"),
+    [
+        (normalizers.NFC(), ()),
+        (normalizers.Replace(" ", "▁"), ()),
+        (normalizers.NFKC(), ("compatibility forms are replaced (NFKC)",)),
+        (normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()]), (*_NFKC, "upper case is lost")),
+        (normalizers.Strip(), ("spaces at the ends are lost",)),
+        (normalizers.Replace("a", "b"), ("'a' becomes 'b'",)),
+    ],
+)
+def test_what_a_normalizer_loses_is_listed(normalizer: Any, losses: tuple[str, ...]) -> None:
+    tokenizer = Tokenizer.from_str(toys.byte_level().to_str())
+    tokenizer.normalizer = normalizer
+    assert from_json(tokenizer.to_str()).losses == losses
+
+
+def test_marks_for_upper_case_are_refused(fresh_cache: Path) -> None:
+    """What such a model writes is no text that another model, or a reader, could go on from."""
+    tokenizer = Tokenizer.from_str(toys.byte_level().to_str())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace("A", "⇧A"), normalizers.Lowercase()])
+    with pytest.raises(LoadError, match="turns 'The Answer IS twelve' into 'the ⇧answer is twelve'"):
+        verify(tokenizer, from_json(tokenizer.to_str()), cache_key="case")
+
+
 def test_mark_for_spaces_is_a_space_wherever_it_stands() -> None:
     assert from_json(_pieces_json({"▁a▁b": 0, "▁": 1, "中": 2})).pieces == (b" a b", b" ", "中".encode())
 
@@ -210,7 +308,7 @@ def test_qwen_and_its_r1_distill_differ_in_fingerprint() -> None:
 def test_self_check_passes_a_sound_tokenizer(make: Make, fresh_cache: Path) -> None:
     tokenizer = make()
     verify(tokenizer, from_json(tokenizer.to_str()), cache_key="sound")
-    assert [path.name for path in (fresh_cache / "tokenizers").iterdir()] == ["sound.v1.ok"]
+    assert [path.name for path in (fresh_cache / "tokenizers").iterdir()] == ["sound.v2.ok"]
 
 
 @pytest.mark.parametrize("name", toys.REAL)
@@ -271,23 +369,9 @@ def test_byte_level_piece_outside_the_alphabet_is_refused() -> None:
 class Ranks:
     """A tokenizer of the tiktoken kind."""
 
-    def __init__(self, **attributes: object) -> None:
-        self.__dict__.update(attributes)
-
-
-def test_tokenizers_with_byte_ranks_are_read() -> None:
-    control = {"<|endoftext|>": 3}
-    tokenizer = Ranks(
-        mergeable_ranks={b"a": 0, b"\xe4": 1, b"ab": 2},
-        all_special_tokens=list(control),
-        convert_tokens_to_ids=control.__getitem__,
-    )
-    tokens = token_bytes(tokenizer)
-    assert (tokens.pieces, dict(tokens.specials)) == ((b"a", b"\xe4", b"ab"), control)
-
 
 def test_tokenizers_without_known_bytes_are_refused() -> None:
-    with pytest.raises(LoadError, match=r"tokenizer class Ranks has no tokenizer.json and no byte ranks"):
+    with pytest.raises(LoadError, match=r"tokenizer class Ranks has no tokenizer.json, so its bytes are not known"):
         token_bytes(Ranks())
 
 
@@ -306,7 +390,9 @@ class Generation:
     [
         (None, (), {0, 2}),
         (7, (), {0, 2, 7}),
-        ([7, 8], (), {0, 2, 7, 8}),
+        ([7], (), {0, 2, 7}),
+        ([7, 8], (), {0, 7, 8}),
+        ([7, 8], ("<|im_end|>",), {0, 2, 7, 8}),
         (None, ("<|im_start|>",), {0, 1, 2}),
         (None, ("<|of another model|>",), {0, 2}),
     ],
@@ -316,6 +402,20 @@ def test_end_ids_are_those_of_tokenizer_config_and_user(
 ) -> None:
     tokenizer, tokens = _wrapped("<|endoftext|>")
     assert eos_ids(tokenizer, Generation(configured), tokens, stop_tokens) == found
+
+
+def test_end_of_a_turn_in_the_template_ends_an_answer() -> None:
+    tokenizer, tokens = _wrapped(None)
+    assert eos_ids(tokenizer, Generation([7, 8]), tokens, turn_end="<|im_start|>") == {1, 7, 8}
+
+
+def test_control_token_that_stands_inside_answers_ends_none() -> None:
+    """gpt-oss writes <|end|> behind its first channel, Phi behind its answer."""
+    tokenizer, tokens = _wrapped(None)
+    writing = tokens.writing(["<|im_end|>"])
+    assert writing.pieces[2] == b"<|im_end|>"
+    assert writing.fingerprint != tokens.fingerprint
+    assert eos_ids(tokenizer, None, writing) == {0}
 
 
 def test_well_known_end_tokens_count_without_any_config() -> None:

@@ -59,6 +59,9 @@ def test_without_timing_seconds_are_a_dash_with_a_note(tmp_path: Path) -> None:
         "cannot be told",
         ("0 fused steps were timed at batch 1 without cached steps.",),
     )
+    drawn = figures(_only(report).evidence)
+    assert all(axes.patches or axes.lines or axes.images or axes.collections for d in drawn for axes in d.figure.axes)
+    assert not any("seconds" in drawing.caption for drawing in drawn)
     assert "figure-7" not in [drawing.key for drawing in figures(_only(report).evidence)]
 
 

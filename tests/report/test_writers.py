@@ -20,7 +20,7 @@ from flowinfer.report.gather import gather
 from flowinfer.report.page.render import render
 from flowinfer.report.scores import Against
 from flowinfer.report.table import Column, Number, Reached, Table, Text, quantity
-from flowinfer.report.write import write
+from flowinfer.report.write import _put, write
 from flowinfer.report.writers import data, latex, markdown
 from tests.report.sweeps import Spoken, questions, write_run
 
@@ -219,3 +219,26 @@ def test_only_the_forms_asked_for_are_written(sweep: Path, tmp_path: Path) -> No
     assert {Path(file).suffix for file in said["files"]} == {".csv", ".json"}
     assert {path.name for path in tmp_path.iterdir()} == {"tables", "report.json"}
     assert len(said["findings"]) == 6
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "\t=1+1", "\r=1+1", "\n@SUM(A1)", " +1-1", "\ttext", "\u3000=1+1", "\uff1d1+1"]
+)
+def test_a_text_that_a_spreadsheet_would_reckon_is_quoted(text: str) -> None:
+    assert data._safe(text) == "'" + text
+
+
+@pytest.mark.parametrize("text", ["Qwen -> Ds", "-", "a\tb", " words"])
+def test_other_texts_stay_as_they_are(text: str) -> None:
+    assert data._safe(text) == text
+
+
+def test_a_report_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A folder in the place of the new file is a disk that cannot be written; the old report stays."""
+    (tmp_path / "report.json").write_text("old")
+    (tmp_path / "report.json.partial").mkdir()
+    with pytest.raises(IsADirectoryError):
+        _put(tmp_path / "report.json", b"new")
+    assert (tmp_path / "report.json").read_text() == "old"
+    assert _put(tmp_path / "other.json", b"new").read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.glob("other*")) == ["other.json"]

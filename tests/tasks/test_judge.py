@@ -146,13 +146,32 @@ def test_the_span_points_at_the_answer() -> None:
 
 
 def test_the_majority_wins_and_the_first_breaks_ties() -> None:
-    assert vote("gsm8k", ["#### 3", "#### 4", "The answer is 4."]) == 1
-    assert vote("gsm8k", ["no idea", "#### 3", "#### 4"]) == 1
-    assert vote("ceval", ["无法确定", "不知道"]) == 0
+    assert str(vote("gsm8k", ["#### 3", "#### 4", "The answer is 4."])) == "2 of 3 votes (3, 4, 4)"
+    tied = vote("gsm8k", ["no idea", "#### 3", "#### 4"])
+    assert tied.winner == 1 and str(tied) == "tie, 1 of 3 votes: the first of the equals counts (-, 3, 4)"
+    none = vote("ceval", ["无法确定", "不知道"])
+    assert none.winner == 0 and str(none) == "no member gave an answer, the first one's text counts (-, -)"
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_tie"),
+    [
+        ((None, None), True),
+        (("7", None), False),
+        (("7", "8"), True),
+        (("7", "8", "8"), False),
+        (("7", "8", "9", "7", "8"), True),
+        (("7", "8", "9", "7"), False),
+        (("7",), False),
+    ],
+)
+def test_a_vote_is_tied_where_no_answer_leads(answers: tuple[str | None, ...], is_tie: bool) -> None:
+    ballot = vote("gsm8k", ["no idea" if answer is None else f"#### {answer}" for answer in answers])
+    assert (ballot.answers, ballot.is_tie) == (answers, is_tie)
 
 
 def test_a_vote_reads_answers_as_the_question_asks() -> None:
     """Without the question the first reads as 150 and shares its answer with none."""
     outputs = ["The answer is 150 minutes, or 2.5 hours.", "#### 3", "The answer is 2.5."]
-    assert vote("gsm8k", outputs) == 0 and extract("gsm8k", outputs[0]).value == "150"
-    assert vote("gsm8k", ["#### 3", *outputs[::2]], question="How many hours does it take?") == 1
+    assert vote("gsm8k", outputs).winner == 0 and extract("gsm8k", outputs[0]).value == "150"
+    assert vote("gsm8k", ["#### 3", *outputs[::2]], question="How many hours does it take?").winner == 1

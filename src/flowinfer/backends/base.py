@@ -27,11 +27,10 @@ class Prompt:
     text: str
     """With the chat template applied, and the prefill."""
     ids: tuple[int, ...]
-
-    @property
-    def opens_thinking(self) -> bool:
-        """Whether the answer begins inside <think> (templates of R1-like models)."""
-        return self.text.rstrip().endswith("<think>")
+    opens_thinking: bool = False
+    """Whether the answer begins inside <think> (templates of R1-like models)."""
+    opener: str = ""
+    """What the model writes between the prompt and an answer without a thought (the final channel of gpt-oss)."""
 
 
 class Session(Protocol):

@@ -1,23 +1,40 @@
-"""Prompts as a model reads them: chat template, tokenization, and a guard against control tokens in content."""
+"""Prompts as a model reads them: chat template, tokenization, and a guard against marks that somebody typed.
+
+Whatever a question or an earlier model's answer holds is ordinary text: `<|im_end|>` ends no turn, `</think>` no
+thought. Marks come from the chat template, the system text and the prefill, which are written by authors.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from string import punctuation
 from typing import Any, Literal
+from unicodedata import normalize
+
+import jinja2
 
 from flowinfer.backends.base import Prompt
+from flowinfer.backends.template import ChatTemplate
+from flowinfer.backends.turns import read_turn
 from flowinfer.errors import LoadError
-from flowinfer.fusion.selfcheck import ordinary_text
+from flowinfer.fusion.disguise import Disguise
 from flowinfer.fusion.vocab import TokenBytes
 
-_SENTINEL = "\ue000flow\ue001"
-"""Private-use text that stands for the content while the template is cut around it."""
+_STAND_INS = range(0x100000, 0x10FF00, 0x100)
+"""Blocks of private characters that can stand for the punctuation of marks."""
+_CURE = 'set chat="off" on the model to send plain prompts'
 
 
 class ChatPrompts:
     """Build prompts for one tokenizer.
 
-    Content that contains the text of a control token (`<|im_end|>` typed by a user or an earlier model) is tokenized as
-    the ordinary text it is, apart from the template around it.
+    The template is given the content with other characters, one for one, in place of the punctuation that marks are
+    made of. So every mark in what it writes is its own, however often it repeats, measures or cuts the content; then
+    the characters come back.
     """
 
     def __init__(
@@ -28,46 +45,109 @@ class ChatPrompts:
         chat: Literal["auto", "off"] = "auto",
         system: str | None = None,
     ) -> None:
-        self._tokenizer = tokenizer
-        self._specials = tuple(tokens.specials)
-        self._has_template = chat == "auto" and bool(getattr(tokenizer, "chat_template", None))
+        self._backend = tokenizer.backend_tokenizer
+        self._template = _template(tokenizer) if chat == "auto" else None
         self._system = system
+        added = self._backend.get_added_tokens_decoder()
+        self._ids = {name: i for name, i in {**tokens.specials, **tokens.marks}.items() if name and i in added}
+        self._known = frozenset(self._ids.values())
+        self.turn = read_turn(self._template, tokens.specials)
+        """What the template says about answers."""
+        self._all = _Marks(self._ids)
+        self._writable = _Marks(self._ids.keys() & {*tokens.marks, *self.turn.inside})
+        """What an author may begin an answer with."""
+        self._dangerous = _dangerous(self._ids)
 
     def build(self, content: str, prefill: str = "") -> Prompt:
         """Return the prompt of one user turn, ending where the answer begins, and its ids."""
-        if not self._has_template:
-            return self._plain(content + prefill)
-        text = self._apply(content) + prefill
-        if not any(special in content or special in prefill for special in self._specials):
-            return Prompt(text, tuple(self._encode(text)))
-        before, _, after = self._apply(_SENTINEL).partition(_SENTINEL)
-        inner = text.removeprefix(before).removesuffix(after + prefill)
-        ids = [*self._encode(before), *self._ordinary(inner), *self._encode(after), *self._ordinary(prefill)]
-        return Prompt(text, tuple(ids))
+        stand_ins = self._stand_ins(content + (self._system or ""))
+        hidden = content.translate(stand_ins.hide)
+        written = hidden if self._template is None else self._apply(self._template, hidden)
+        parts = [_Part(part.text.translate(stand_ins.show), part.is_mark) for part in self._all.split(written)]
+        parts += self._writable.split(prefill)
+        opens_thinking = (written + prefill).rstrip().endswith("<think>")
+        text = "".join(part.text for part in parts)
+        return Prompt(text, tuple(self._encode(text, parts)), opens_thinking, self.turn.opener)
 
-    def _plain(self, text: str) -> Prompt:
-        """Return a plain prompt with the tokenizer's own special tokens (no chat template)."""
-        with ordinary_text(self._tokenizer.backend_tokenizer):
-            ids = self._tokenizer(text, add_special_tokens=True, split_special_tokens=True)["input_ids"]
-        return Prompt(text, tuple(ids))
+    def _encode(self, text: str, parts: list[_Part]) -> list[int]:
+        """Return the ids of a text in which only some of the parts are marks."""
+        is_plain = self._template is None
+        marks = [self._ids[part.text] for part in parts if part.is_mark]
+        if _spans(parts) == _spans(self._all.split(text)):
+            encoding = self._backend.encode(text, add_special_tokens=is_plain)
+            own = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+            if marks == [i for i, is_frame in own if i in self._known and not is_frame]:  # a normalizer makes marks too
+                return list(encoding.ids)
+        text = "".join(self._disguise.names[part.text] if part.is_mark else part.text for part in parts)
+        return list(self._disguise.tokenizer.encode(text, add_special_tokens=is_plain).ids)
 
-    def _apply(self, content: str) -> str:
+    @cached_property
+    def _disguise(self) -> Disguise:
+        return Disguise(self._backend, self._ids)
+
+    def _stand_ins(self, content: str) -> _StandIns:
+        """Return characters for those of marks, from a block that the content does not use."""
+        own = {ord(character) & ~0xFF for character in content if ord(character) >= _STAND_INS.start}
+        block = next((block for block in _STAND_INS if block not in own), _STAND_INS.start)
+        hide = {ord(character): block + index for index, character in enumerate(self._dangerous)}
+        return _StandIns(hide, {stand_in: character for character, stand_in in hide.items()})
+
+    def _apply(self, template: ChatTemplate, content: str) -> str:
         messages = [{"role": "user", "content": content}]
         if self._system is not None:
             messages.insert(0, {"role": "system", "content": self._system})
         try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return template.render(messages)
         except Exception as error:  # a template is a program of the checkpoint's and may fail in any way
-            raise LoadError(
-                f"the chat template failed: {error}", help='set chat="off" on the model to send plain prompts'
-            ) from error
-        return str(text)
+            raise LoadError(f"the chat template failed: {error}", help=_CURE) from error
 
-    def _encode(self, text: str, *, is_ordinary: bool = False) -> list[int]:
-        # transformers sets the flag of ordinary_text itself at every call, so it must be told
-        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=is_ordinary) if text else {}
-        return list(encoded.get("input_ids", ()))
 
-    def _ordinary(self, text: str) -> list[int]:
-        with ordinary_text(self._tokenizer.backend_tokenizer):
-            return self._encode(text, is_ordinary=True)
+@dataclass(frozen=True)
+class _Part:
+    text: str
+    is_mark: bool
+
+
+@dataclass(frozen=True)
+class _StandIns:
+    hide: Mapping[int, int]
+    show: Mapping[int, int]
+
+
+class _Marks:
+    """A set of marks, to be found in texts: of two that begin at one place the longer one, as tokenizers do."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self.names = frozenset(names)
+        longest_first = sorted(self.names, key=lambda name: (-len(name), name))
+        self._pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
+
+    def split(self, text: str) -> list[_Part]:
+        """Cut a text into marks and what stands between them."""
+        found = self._pattern.split(text) if self._pattern else [text]
+        return [_Part(part, index % 2 == 1) for index, part in enumerate(found) if part]
+
+
+def _spans(parts: list[_Part]) -> list[tuple[int, int]]:
+    """Return where marks begin and end."""
+    ends = list(accumulate(len(part.text) for part in parts))
+    return [(end - len(part.text), end) for part, end in zip(parts, ends, strict=True) if part.is_mark]
+
+
+def _dangerous(marks: Collection[str]) -> str:
+    """Return the characters that marks are made of, as far as text can do without them: their punctuation."""
+    found = set("<>")  # also of what only looks like a mark, such as <think> where it is no token
+    for mark in marks:
+        own = {character for character in mark if normalize("NFKC", character) in punctuation}
+        found |= own or {mark[0]}
+    return "".join(sorted(found))
+
+
+def _template(tokenizer: Any) -> ChatTemplate | None:  # untyped in transformers
+    """Compile the chat template, if there is one."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    try:
+        return ChatTemplate(tokenizer.get_chat_template(), tokenizer.special_tokens_map)
+    except (jinja2.TemplateError, ValueError, RecursionError) as error:
+        raise LoadError(f"the chat template cannot be read: {error}", help=_CURE) from error

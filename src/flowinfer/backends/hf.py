@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
-    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -23,15 +23,18 @@ from flowinfer.backends.chat import ChatPrompts
 from flowinfer.backends.rotary import is_rescaled, stretch
 from flowinfer.backends.row_session import RowSession
 from flowinfer.backends.session import BatchSession
+from flowinfer.backends.tokenizers import load_tokenizer
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
-from flowinfer.fusion.vocab import HeadVocabulary, eos_ids, token_bytes
+from flowinfer.fusion.ends import configured_ends, eos_ids
+from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
+from flowinfer.machine import has_weights, hub_problem, hub_snapshot
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
 from flowinfer.versions import untried
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken", "spiece.model")
+_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
 
 
 class HfModel:
@@ -43,8 +46,14 @@ class HfModel:
         self._model = model
         self._tokenizer = tokenizer
         self.num_columns = _num_columns(model)
-        self._tokens = token_bytes(tokenizer).limited(self.num_columns)
-        self._prompts = ChatPrompts(tokenizer, self._tokens, chat=spec.chat, system=spec.system)
+        self._spec = spec
+        with _naming(spec):
+            tokens = token_bytes(tokenizer).limited(self.num_columns)
+            self._prompts = ChatPrompts(tokenizer, tokens, chat=spec.chat, system=spec.system)
+        ends = configured_ends(tokenizer, model.generation_config)
+        self._tokens = tokens.writing(name for name in self._prompts.turn.inside if tokens.specials[name] not in ends)
+        self.losses = tokens.losses
+        """What the tokenizer changes in a text before the model reads it."""
         self.is_exact = model.dtype in (torch.float32, torch.float64)
         self.max_positions = _max_positions(model.config)
         self._kind = session_kind(model)
@@ -63,12 +72,14 @@ class HfModel:
 
     def vocabulary(self, stop_tokens: Sequence[str] = ()) -> HeadVocabulary:
         """Return token bytes, end ids and width of the logits."""
-        ends = eos_ids(self._tokenizer, self._model.generation_config, self._tokens, stop_tokens)
+        turn_end = self._prompts.turn.end
+        ends = eos_ids(self._tokenizer, self._model.generation_config, self._tokens, stop_tokens, turn_end)
         return HeadVocabulary(self._tokens, ends, self.num_columns)
 
     def prompt(self, text: str, prefill: str = "") -> Prompt:
         """Apply the chat template, if any, and tokenize."""
-        return self._prompts.build(text, prefill)
+        with _naming(self._spec):
+            return self._prompts.build(text, prefill)
 
     def open(self) -> Session:
         """Return an empty session of the kind that this architecture allows."""
@@ -80,6 +91,15 @@ class HfModel:
         gc.collect()  # a packed model and its runner hold on to each other
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def _naming(spec: ModelSpec) -> Iterator[None]:
+    """Say which model an error of its tokenizer or chat template is about."""
+    try:
+        yield
+    except LoadError as error:
+        raise LoadError(f"model '{spec.name}' ({spec.ref}): {error.message}", help=error.help) from error
 
 
 def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
@@ -105,10 +125,13 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
 
 def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    if not os.path.isdir(spec.ref):
+        options |= _without_hub(spec)
     try:
         config = AutoConfig.from_pretrained(spec.ref, **options)
         _refuse_unsuitable(spec, config)
-        tokenizer = _load_tokenizer(spec, options)
+        with _naming(spec):
+            tokenizer = load_tokenizer(spec.ref, **options)
         model = _load_weights(spec, config, device, dtype, options)
         return HfModel(spec, model, tokenizer)
     except (FlowInferError, KeyboardInterrupt, SystemExit):
@@ -128,6 +151,24 @@ def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
             f"model '{spec.name}' cannot be loaded from '{spec.ref}': {_first_line(error)}",
             help=_cure(spec, error),
         ) from error
+
+
+def _without_hub(spec: ModelSpec) -> dict[str, Any]:
+    """Return the options that load a model from the cache where the hub cannot be reached, none where it can.
+
+    Raises:
+        LoadError: neither the hub nor the cache has it.
+    """
+    problem = hub_problem()
+    if problem is None:
+        return {}
+    snapshot = hub_snapshot(spec.ref, revision=spec.revision)
+    if snapshot is None or not has_weights(snapshot):
+        raise LoadError(
+            f"model '{spec.name}' is not on this machine and the hub cannot be reached: {problem}",
+            help="go online once, set HF_ENDPOINT to a mirror, or give a local folder",
+        )
+    return {"local_files_only": True}
 
 
 def session_kind(model: Any) -> type[BatchSession] | type[RowSession]:  # see HfModel
@@ -155,15 +196,6 @@ def _positions_depend_on_length(config: Any) -> bool:  # a transformers config
     """Return whether a padded row would get other positions: ALiBi, local layers, RoPE that the length rescales."""
     is_local = "local" in (getattr(config, "attention_layers", None) or ())
     return bool(getattr(config, "alibi", False)) or is_local or is_rescaled(config)
-
-
-def _load_tokenizer(spec: ModelSpec, options: dict[str, Any]) -> Any:  # untyped in transformers
-    """Load tokenizer.json as it is: some configs name a class that would rebuild it wrongly."""
-    try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.ref, **options)
-    except (OSError, ValueError, TypeError):
-        tokenizer = AutoTokenizer.from_pretrained(spec.ref, **options)
-    return tokenizer
 
 
 def _load_weights(

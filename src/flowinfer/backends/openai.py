@@ -19,6 +19,8 @@ from flowinfer.spec import Decoding, ModelSpec
 _RETRIES = 4
 _TIMEOUT_SECONDS = 300.0
 _KNOCK_SECONDS = 10.0
+_MOST_TOKENS = 10**9
+"""What says that it wrote more says nothing."""
 _PASSING = {408, 409, 429, 500, 502, 503, 504}
 
 
@@ -97,7 +99,7 @@ def _tokens(answer: Any) -> int:  # JSON
     """Return how many tokens an endpoint says it wrote; 0 where it says nothing usable."""
     usage = answer.get("usage")
     count = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return count if isinstance(count, int) else 0
+    return count if type(count) is int and 0 <= count <= _MOST_TOKENS else 0
 
 
 def _refuse_unreachable(spec: ModelSpec, client: httpx.Client) -> None:

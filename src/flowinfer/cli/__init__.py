@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
+import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from flowinfer.cli import (
     check,
@@ -30,8 +31,8 @@ from flowinfer.cli import (
     show,
     sweep,
 )
-from flowinfer.cli.inputs import show_error
-from flowinfer.errors import FlowError, FlowInferError
+from flowinfer.cli.inputs import show_error, show_flow_error
+from flowinfer.errors import FlowError, FlowInferError, ReaderGone
 
 app = typer.Typer(
     name="flowinfer",
@@ -42,12 +43,27 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+class _Command(TyperCommand):
+    """A command whose help shows types in a user's words: not `<list[str]>`."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # click's or typer's own, by version
+        """Write the options into the formatter."""
+        write = formatter.write_dl
+
+        def write_plainly(rows: Sequence[tuple[str, str]], *arguments: Any, **options: Any) -> None:
+            write([(re.sub(r" <list\[.*?\]>", "", term), text) for term, text in rows], *arguments, **options)
+
+        formatter.write_dl = write_plainly
+        super().format_options(ctx, formatter)
+
+
 _COMMANDS = (
     *(init, check, fmt, explain, graph, plan, exec, profile, score, runs, show),
     *(sweep, report, compare, recommend, models, datasets, doctor),
 )
 for module in _COMMANDS:
-    app.command(name=module.__name__.rpartition(".")[2])(module.command)
+    app.command(name=module.__name__.rpartition(".")[2], cls=_Command)(module.command)
 
 app.add_typer(lab.app, name="lab")
 
@@ -78,25 +94,19 @@ def options(
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and turn users' mistakes into messages and exit codes."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # no message may fail for want of a character
     try:
         app(args=_with_defaults(list(sys.argv[1:] if arguments is None else arguments)), prog_name="flowinfer")
     except FlowError as error:
-        from flowinfer.diagnostics import print_diagnostics
-
-        print_diagnostics(error.diagnostics)
+        show_flow_error(error)
         sys.exit(error.exit_code)
+    except ReaderGone:
+        sys.exit(0)
     except FlowInferError as error:
         show_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
     sys.exit(0)
 
 

@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from flowinfer.cli.inputs import Expression, SetOption, ZooOption, complete_flow, pairs, read_input, show_error
+from flowinfer.cli.inputs import (
+    Expression,
+    SetOption,
+    ZooOption,
+    complete_flow,
+    flow_files,
+    pairs,
+    read_input,
+    show_error,
+    show_untold,
+)
 from flowinfer.errors import Diagnostic, FlowError, UnreadableFlow, UsageError
 
 _FORMS = ("full", "concise", "github")
@@ -20,7 +30,7 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="[FILE]...",
-            help=".flow files, or packaged pipelines' names; '-' is standard input.",
+            help=".flow files, folders of them, or packaged pipelines' names; '-' is standard input.",
             autocompletion=complete_flow,
         ),
     ] = None,
@@ -37,38 +47,42 @@ def command(
         raise UsageError(f"--output-format '{output_format}'", help=f"one of: {', '.join(_FORMS)}")
     if not files and expression is None:
         raise UsageError("give .flow files, or a flow with -e", help="flowinfer check -e 'A -> (B | C)'")
-    named: list[tuple[str | None, str | None]] = [(file, None) for file in files or ()]
+    named: list[tuple[str | None, str | None, bool]] = [
+        (file, None, is_inside) for file, is_inside in flow_files(files or ()).items()
+    ]
     if expression is not None:
-        named.append((None, expression))
+        named.append((None, expression, False))
     found: list[Diagnostic] = []
-    num_refused = num_unread = 0
-    for file, text in named:
+    num_refused = num_unread = num_untold = 0
+    for file, text, is_inside in named:
         try:
-            diagnostics, is_refused = _check(file, text, zoo, pairs("--set", set_))
+            found += _check(file, text, zoo, pairs("--set", set_))
         except UnreadableFlow as error:
             show_error(error)
             num_unread += 1
-            continue
-        found += diagnostics
-        num_refused += is_refused
+        except FlowError as error:
+            states_none = {diagnostic.code for diagnostic in error.diagnostics} == {"E0020"}
+            if is_inside and states_none:
+                continue  # it is there to be imported
+            found += error.diagnostics
+            num_untold += error.num_untold
+            num_refused += 1
     if json_:
         print(json.dumps([to_json(diagnostic) for diagnostic in found], ensure_ascii=False, indent=1))
     else:
         print_diagnostics(found, output_format, file=sys.stdout)
+        show_untold(num_untold)
         _sum_up(len(named) - num_unread, num_refused)
     raise typer.Exit(2 if num_unread else 1 if num_refused else 0)
 
 
 def _check(
     file: str | None, expression: str | None, zoo: str | None, overrides: dict[str, str]
-) -> tuple[tuple[Diagnostic, ...], bool]:
+) -> tuple[Diagnostic, ...]:
     from flowinfer.check import check
 
     text, name, folder = read_input(file, expression)
-    try:
-        return check(text, file=name, zoo=zoo, overrides=overrides, base=Path(folder)).warnings, False
-    except FlowError as error:
-        return error.diagnostics, True
+    return check(text, file=name, zoo=zoo, overrides=overrides, base=Path(folder)).warnings
 
 
 def _sum_up(count: int, refused: int) -> None:

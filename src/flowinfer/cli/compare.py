@@ -85,7 +85,9 @@ def _lines(found: Versus) -> list[str]:
     else:
         lines.append("seconds are compared where both runs went at batch 1 without cached steps")
     if found.left_out:
-        lines.append(f"{found.left_out} questions have a verdict in one run only and are left out")
+        lines.append(
+            f"{found.left_out} questions have a verdict in one run only and are left out: failed, or not asked"
+        )
     return lines
 
 
@@ -102,7 +104,7 @@ def _side_by_side(runs: tuple[Path, Path], question: str) -> None:
         record = next((record for record in read_records(run) if record.question.id == question), None)
         if record is None:
             raise UsageError(f"run '{run.name}' has no question '{question}'", help="flowinfer show RUN lists them")
-        mark = "right" if record.score and record.score.correct else "wrong"
+        mark = "failed" if record.score is None else "right" if record.score.correct else "wrong"
         parts = [
             f"[bold]{step.step}[/bold] {', '.join(h.model for h in step.heads)}\n{escape(step.text)}"
             for step in record.trace.steps

@@ -5,17 +5,36 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, pairs, read_checked
+from flowinfer.cli.inputs import (
+    Expression,
+    FlowFile,
+    SetOption,
+    ZooOption,
+    pairs,
+    read_checked,
+    read_stdin,
+    whole_number,
+)
 from flowinfer.errors import UsageError
+from flowinfer.jsonlog import decoded
 
 if TYPE_CHECKING:
+    from flowinfer.cli.asked import Asked
     from flowinfer.spec import Flow
     from flowinfer.summary import Results
     from flowinfer.tasks.base import Dataset
+
+AnswerIndexOption = Annotated[
+    Literal["0", "1", "none"] | None,
+    typer.Option(
+        metavar="0|1|none",
+        help="What answers that are an option's index count from, or that none is; told from the data if not given.",
+    ),
+]
 
 
 def command(
@@ -31,21 +50,24 @@ def command(
     trace: Annotated[bool, typer.Option("--trace", help="Show which head wanted which token.")] = False,
     limit: Annotated[int | None, typer.Option(help="Only the first N questions.")] = None,
     sample: Annotated[int | None, typer.Option(help="N questions at random (the paper's protocol).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 42,
+    seed: Annotated[int | None, typer.Option(help="Seed of --sample; 42 if not given.")] = None,
     ids: Annotated[str | None, typer.Option(metavar="ID,ID", help="Only these questions.")] = None,
-    batch: Annotated[str, typer.Option(metavar="auto|N", help="Rows at once; 1 is the paper's protocol.")] = "auto",
+    answer_index: AnswerIndexOption = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="auto|N", help="Rows at once; 1 is the paper's protocol.")
+    ] = None,
     engine: Annotated[
-        Literal["auto", "packed", "reference"],
+        Literal["auto", "packed", "reference"] | None,
         typer.Option(
             help="Decoding loops: auto = packed where it can run; reference = the loop that all others must equal."
         ),
-    ] = "auto",
+    ] = None,
     zoo: ZooOption = None,
     set_: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
     resume: Annotated[
         str | None,
-        typer.Option(metavar="[RUN]", help="Go on with a run: its name, or nothing for the latest."),
+        typer.Option(metavar="[RUN]", help="Go on with a run as it was begun: its name, or nothing for the latest."),
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write cached steps.")] = False,
     allow_cached_latency: Annotated[
@@ -59,44 +81,71 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
 ) -> None:
     """Run a flow: over a data set, or on one prompt whose answer is streamed."""
+    given = {
+        "zoo": zoo,
+        "sets": None if set_ is None else pairs("--set", set_),
+        "dataset": dataset,
+        "data": None if data is None else {name: str(path.resolve()) for name, path in data_paths(data).items()},
+        "limit": limit,
+        "sample": sample,
+        "seed": seed,
+        "ids": None if ids is None else tuple(part.strip() for part in ids.split(",") if part.strip()),
+        "answer_index": answer_index,
+        "batch": None if batch is None else batch_size(batch),
+        "engine": engine,
+        "use_cache": False if no_cache else None,
+    }
+    if dataset is not None or resume is not None:
+        if prompt is not None or trace:
+            raise UsageError("--prompt and --trace ask one question; --dataset asks many", help="leave one of them out")
+        if fail_under is not None and not 0 <= fail_under <= 1:
+            raise UsageError(f"--fail-under {fail_under}: an accuracy is between 0 and 1")
     if file == "-" and prompt is None and dataset is None:
         raise UsageError("standard input cannot be both the flow and the question", help="give one with --prompt")
-    rows = batch_size(batch)
-    flow = read_checked(file, expression, zoo, set_)
+    if resume is not None:
+        resume, flow, options = _begun(resume, out, file, expression, given)
+    else:
+        flow = read_checked(file, expression, zoo, set_)
+        options = given
     if dry_run:
         from flowinfer.cli.plan import show_plan
 
         show_plan(flow, as_json=json_)
         return
-    if dataset is None:
+    if options["dataset"] is None:
         _refuse_data_options(data, limit, sample, ids, fail_under, resume)
         _ask(flow, prompt, trace=trace, as_json=json_, quiet=quiet)
         return
-    if prompt is not None or trace:
-        raise UsageError("--prompt and --trace ask one question; --dataset asks many", help="leave one of them out")
-    if fail_under is not None and not 0 <= fail_under <= 1:
-        raise UsageError(f"--fail-under {fail_under}: an accuracy is between 0 and 1")
+    asked = _asked(flow, file, options)
     from flowinfer.tasks.base import load_questions
 
     questions = load_questions(
-        dataset,
-        data=data_paths(data),
-        limit=limit,
-        sample=sample,
-        seed=seed,
-        ids=[part.strip() for part in ids.split(",") if part.strip()] if ids else None,
+        asked.dataset,
+        data={name: Path(path) for name, path in asked.data.items()},
+        limit=asked.limit,
+        sample=asked.sample,
+        seed=asked.seed,
+        ids=asked.ids,
         use_items=flow.zoo in ("toy", "lab"),
+        answer_index=index_base(asked.answer_index),
     )
     from flowinfer.experiment import Request
 
     request = Request(
         out=out,
-        batch=rows,
-        engine=engine,
+        batch=asked.batch,
+        engine=asked.engine,
         resume=resume,
-        use_cache=not no_cache,
+        use_cache=asked.use_cache,
         allow_cached_latency=allow_cached_latency,
-        settings={"sample": sample, "seed": seed, "limit": limit, "zoo_why": _why(flow)},
+        settings={
+            "sample": asked.sample,
+            "seed": asked.seed,
+            "limit": asked.limit,
+            "answer_index": asked.answer_index,
+            "zoo_why": flow.zoo_why,
+            "asked": asked.model_dump(mode="json"),
+        },
     )
     results = _evaluate(flow, questions, request, quiet=quiet or (json_ and not sys.stderr.isatty()))
     if json_:
@@ -107,9 +156,50 @@ def command(
         print_results(results)
     if results.failed:
         raise typer.Exit(4)
-    if fail_under is not None and (results.accuracy or 0.0) < fail_under:
-        print(f"accuracy {results.accuracy} is below {fail_under}", file=sys.stderr)
+    if fail_under is not None and (results.accuracy is None or results.accuracy < fail_under):
+        said = "no accuracy: no question has a verdict" if results.accuracy is None else f"accuracy {results.accuracy}"
+        print(f"{said} is below {fail_under}" if results.n else said, file=sys.stderr)
         raise typer.Exit(5)
+
+
+def _begun(
+    resume: str, out: Path, file: str | None, expression: str | None, given: dict[str, Any]
+) -> tuple[str, Flow, dict[str, Any]]:
+    """Return a run's path, its flow and its options; what is given beside counts, and is compared when it goes on."""
+    from flowinfer.check import check
+    from flowinfer.cli.asked import asked_of, chosen
+    from flowinfer.store import find_run
+
+    path = find_run(resume, out)
+    has_flow = file is not None or expression is not None
+    try:
+        before = asked_of(path)
+    except UsageError:
+        if not has_flow or given["dataset"] is None:
+            raise
+        return str(path), read_checked(file, expression, given["zoo"], _sets(given)), given
+    options = chosen(given, before)
+    if has_flow:
+        return str(path), read_checked(file, expression, options["zoo"], _sets(options)), options
+    text = decoded((path / "pipeline.flow").read_bytes())
+    flow = check(text, file=before.file, zoo=options["zoo"], overrides=options["sets"], base=Path(before.base))
+    return str(path), flow, options
+
+
+def _sets(options: dict[str, Any]) -> list[str]:
+    return [f"{name}={value}" for name, value in (options["sets"] or {}).items()]
+
+
+def _asked(flow: Flow, file: str | None, options: dict[str, Any]) -> Asked:
+    """Return the whole of what a run is asked for, so that it can go on from anywhere."""
+    from flowinfer.cli.asked import Asked, zoo_of
+
+    base = str((Path(file).parent if file is not None and file != "-" else Path()).resolve())
+    defaults = {"sets": {}, "data": {}, "seed": 42, "batch": "auto", "engine": "auto", "use_cache": True}
+    found = {name: defaults.get(name) if value is None else value for name, value in options.items()}
+    named = Path(str(found["dataset"]))
+    found["dataset"] = str(named.resolve()) if named.exists() else found["dataset"]
+    return Asked.model_validate(found | {"file": f"{flow.name}.flow", "base": base, "zoo": zoo_of(flow, base)})
 
 
 def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> Results:
@@ -122,8 +212,11 @@ def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> 
 
         def started(plan: object, run: object, records: object) -> None:
             nonlocal name
-            name = run.path.name if run is not None else ""  # type: ignore[attr-defined]  # a Run
+            path = run.path if run is not None else Path()  # type: ignore[attr-defined]  # a Run
+            name = path.name if path.parent in (Path(), request.out) else str(path)
             live.notice_start(flow, dataset.label, name)
+            if dataset.note:
+                live.notice(dataset.note)
             live.planned(len(plan.steps))  # type: ignore[attr-defined]  # a Plan
             live.resumed(records)  # type: ignore[arg-type]  # a sequence of records
 
@@ -131,13 +224,13 @@ def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> 
         try:
             results = evaluate(flow, dataset, request, observer=live, on_record=live.answered, on_start=started)
         except KeyboardInterrupt:
-            cure = f"go on with the same command and {where}--resume {name}" if name else "nothing was begun"
+            cure = f"go on with: flowinfer exec {where}--resume {name}" if name else "nothing was begun"
             print(f"\ninterrupted; {cure}", file=sys.stderr)
             raise typer.Exit(130) from None
     if live.first_failure is not None:
         failed, reason = live.first_failure.question.id, live.first_failure.trace.error
         print(f"{results.failed} questions failed, '{failed}' because: {reason}", file=sys.stderr)
-        print(f"  = help: the same command with {where}--resume {name} asks them again", file=sys.stderr)
+        print(f"  = help: flowinfer exec {where}--resume {name} asks them again", file=sys.stderr)
     return results
 
 
@@ -146,7 +239,7 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
     if prompt is None:
         if sys.stdin.isatty():
             raise UsageError("no question", help="--prompt TEXT, --dataset NAME, or a question on standard input")
-        prompt = sys.stdin.read().strip()
+        prompt = read_stdin().strip()
     if not prompt.strip():
         raise UsageError("the question is empty", help="--prompt TEXT")
     from flowinfer.ask import ask
@@ -174,17 +267,20 @@ def data_paths(given: list[str] | None) -> dict[str, Path]:
     return paths
 
 
+def index_base(text: str | None) -> Literal[0, 1, "none"] | None:
+    """Return what `--answer-index` says."""
+    return None if text is None else "none" if text == "none" else 0 if text == "0" else 1
+
+
 def batch_size(text: str) -> int | Literal["auto"]:
     """Return what `--batch` says.
 
     Raises:
-        UsageError: it is neither 'auto' nor a whole number.
+        UsageError: it is neither 'auto' nor such a number of rows as can be.
     """
     if text == "auto":
         return "auto"
-    if text.isdigit() and int(text) >= 1:
-        return int(text)
-    raise UsageError(f"--batch '{text}': expected 'auto' or a whole number of at least 1")
+    return whole_number("--batch", text, or_else="'auto' or ")
 
 
 def _refuse_data_options(*given: object) -> None:
@@ -192,10 +288,6 @@ def _refuse_data_options(*given: object) -> None:
     named = [name for name, value in zip(names, given, strict=True) if value is not None]
     if named:
         raise UsageError(f"{', '.join(named)} without --dataset", help="--dataset gsm8k|ceval|mathematics|FILE.jsonl")
-
-
-def _why(flow: Flow) -> str:
-    return flow.zoo_why
 
 
 def _plain(results: Results) -> dict[str, object]:

@@ -9,12 +9,16 @@ from typing import Annotated
 
 import typer
 
-from flowinfer.cli.inputs import read_stdin, show_error
+from flowinfer.cli.inputs import flow_files, read_stdin, show_error, show_flow_error
 from flowinfer.errors import FlowError, UnreadableFlow, UsageError
+from flowinfer.files import write_whole
 
 
 def command(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help=".flow files; '-' formats standard input.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help=".flow files, or folders of them; '-' formats standard input."),
+    ],
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 if a file would change.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Change nothing; show what would change.")] = False,
 ) -> None:
@@ -23,7 +27,7 @@ def command(
     from flowinfer.formatting import format_text
 
     num_changed = num_refused = num_unread = 0
-    for file in files:
+    for file in flow_files(files):
         is_stdin = file == "-"
         try:
             before = read_stdin() if is_stdin else read_flow(Path(file))
@@ -34,9 +38,7 @@ def command(
         try:
             after = format_text(before, file="<stdin>" if is_stdin else file)
         except FlowError as error:
-            from flowinfer.diagnostics import print_diagnostics
-
-            print_diagnostics(error.diagnostics)
+            show_flow_error(error)
             num_refused += 1
             continue
         if is_stdin and not (check or diff):
@@ -58,9 +60,7 @@ def command(
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
         raise UsageError(f"cannot write '{path}': {error.strerror}") from error

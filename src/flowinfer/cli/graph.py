@@ -12,6 +12,7 @@ import typer
 
 from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, read_checked
 from flowinfer.errors import UsageError
+from flowinfer.files import write_whole
 
 if TYPE_CHECKING:
     from flowinfer.spec import Flow
@@ -93,6 +94,6 @@ def _write_bytes(output: Path | None, data: bytes) -> None:
         sys.stdout.buffer.flush()
         return
     try:
-        output.write_bytes(data)
+        write_whole(output, data)
     except OSError as error:
         raise UsageError(f"cannot write '{output}': {error.strerror}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowinfer.errors import Diagnostic, FlowInferError, UnreadableFlow, UsageError
+from flowinfer.errors import Diagnostic, FlowError, FlowInferError, UnreadableFlow, UsageError
+from flowinfer.files import MOST_FLOW_BYTES
 
 if TYPE_CHECKING:
     from flowinfer.spec import Flow
@@ -56,6 +59,7 @@ def read_input(file: str | None, expression: str | None) -> tuple[str, str, Path
     if (file is None) == (expression is None):
         raise UsageError("give a .flow file, or the flow itself with -e", help="flowinfer check -e 'A -> (B | C)'")
     if expression is not None:
+        _refuse_bytes("-e", expression)
         return expression, "<expression>", Path()
     assert file is not None, "one of the two was given"
     if file == "-":
@@ -64,16 +68,41 @@ def read_input(file: str | None, expression: str | None) -> tuple[str, str, Path
     return read_flow(path), str(path), path.parent
 
 
+def flow_files(named: Sequence[str]) -> dict[str, bool]:
+    """Return the files that some names mean, each once, a folder for all .flow files in and below it.
+
+    Returns:
+        Name -> whether it was found in a folder.
+    Raises:
+        UsageError: a folder holds none.
+    """
+    found: dict[str, bool] = {}
+    for name in named:
+        if not os.path.isdir(name):
+            found[name] = False
+            continue
+        inside = sorted(str(path) for path in Path(name).rglob("*.flow") if os.path.isfile(path))
+        if not inside:
+            raise UsageError(f"no .flow files in '{name}'")
+        found |= {path: True for path in inside if path not in found}
+    return found
+
+
 def read_stdin() -> str:
     """Return standard input as UTF-8 text, whatever the locale.
 
     Raises:
-        UnreadableFlow: it is not UTF-8.
+        UnreadableFlow: it cannot be read, is not UTF-8, or too large.
     """
     try:
-        return sys.stdin.buffer.read().decode("utf-8-sig")
+        data = sys.stdin.buffer.read(MOST_FLOW_BYTES + 1)
+        if len(data) > MOST_FLOW_BYTES:
+            raise UnreadableFlow(f"<stdin>: larger than {MOST_FLOW_BYTES / 1e6:g} MB")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UnreadableFlow(f"<stdin>: not UTF-8 at byte {error.start}", help="pipe the flow as UTF-8") from error
+        raise UnreadableFlow(f"<stdin>: not UTF-8 at byte {error.start}", help="pipe it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        raise UnreadableFlow(f"<stdin>: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read_checked(file: str | None, expression: str | None, zoo: str | None, sets: Sequence[str] | None) -> Flow:
@@ -89,6 +118,20 @@ def read_checked(file: str | None, expression: str | None, zoo: str | None, sets
     flow = check(text, file=name, zoo=zoo, overrides=pairs("--set", sets), base=folder)
     warn(flow.warnings)
     return flow
+
+
+def show_flow_error(error: FlowError) -> None:
+    """Print a refused flow's diagnostics on standard error, and how many are left out."""
+    from flowinfer.diagnostics import print_diagnostics
+
+    print_diagnostics(error.diagnostics)
+    show_untold(error.num_untold)
+
+
+def show_untold(number: int) -> None:
+    """Say on standard error how many errors are not shown."""
+    if number:
+        print(f"... and {number} more error{'s' if number > 1 else ''}", file=sys.stderr)
 
 
 def show_error(error: FlowInferError) -> None:
@@ -115,7 +158,28 @@ def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in given or ():
         name, equals, value = text.partition("=")
+        if option != "--data":  # a path may be any bytes
+            _refuse_bytes(option, text)
         if not equals or not name.strip():
             raise UsageError(f"{option} '{text}': expected NAME=VALUE")
         found[name.strip()] = value
     return found
+
+
+def whole_number(option: str, text: str, *, or_else: str = "") -> int:
+    """Return a number that counts something.
+
+    Raises:
+        UsageError: it is none, or more than there can be.
+    """
+    if re.fullmatch("[0-9]{1,6}", text) and int(text) >= 1:
+        return int(text)
+    shown = text if len(text) <= 40 else text[:36] + " ..."
+    raise UsageError(f"{option} '{shown}': expected {or_else}a whole number from 1 to 999999")
+
+
+def _refuse_bytes(option: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{option}: not UTF-8 at character {error.start + 1}") from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flowinfer.errors import UsageError
+from flowinfer.files import write_whole
 
 if TYPE_CHECKING:
     from flowinfer.lab.measure import Row
@@ -45,7 +46,7 @@ def make(
         sys.stdout.write(text)
         return
     try:
-        out.write_text(text, encoding="utf-8")
+        write_whole(out, text.encode())
     except OSError as error:
         raise UsageError(f"cannot write '{out}': {(error.strerror or str(error)).lower()}") from error
     print(f"{num} items in {out}", file=sys.stderr)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -116,9 +115,8 @@ def _bytes(number: int) -> str:
 
 
 def _machine(text: str) -> Machine:
-    from flowinfer.machine import Device, this_machine
+    from flowinfer.machine import Device, Machine
 
-    machine = this_machine()
     found = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(cpu|cuda:\d+)\s*=\s*(\d+(?:\.\d+)?)\s*(GB|GiB|MB)\s*", part, re.I)
@@ -126,6 +124,4 @@ def _machine(text: str) -> Machine:
             raise UsageError(f"--devices '{part.strip()}'", help="for example cuda:0=24GB,cpu=64GB")
         size = int(float(match[2]) * {"gb": 1e9, "gib": 2**30, "mb": 1e6}[match[3].lower()])
         found.append(Device(match[1].lower(), "as given", size, size))
-    if not any(device.name == "cpu" for device in found):
-        found.append(machine.devices[-1])
-    return replace(machine, devices=tuple(found))
+    return Machine(tuple(found))

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowinfer.errors import UsageError
+from flowinfer.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +45,7 @@ def command(
     choice = choose(evidence, max_seconds=max_seconds, min_accuracy=min_accuracy)
     if out is not None:
         try:
-            out.write_text(as_flow(choice), encoding="utf-8")
+            write_whole(out, as_flow(choice).encode())
         except OSError as error:
             raise UsageError(f"cannot write '{out}': {(error.strerror or str(error)).lower()}") from error
     if json_:

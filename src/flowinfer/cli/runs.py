@@ -24,15 +24,22 @@ def command(
         print(f"no runs in '{out}'")
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table()
-    for name in ("run", "data set", "zoo", "answered", "accuracy", "state"):
-        table.add_column(name, no_wrap=name == "run", overflow="fold")
+    console = Console(highlight=False)
+    width = max(len(row["run"]) for row in rows)
     for row in rows:
         accuracy = "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %"
-        table.add_row(row["run"], row["dataset"], row["zoo"], f"{row['answered']}/{row['n']}", accuracy, row["state"])
-    Console(soft_wrap=True, highlight=False).print(table)
+        where = f"  on {row['dataset']}, zoo {row['zoo']}"
+        room = max(20, console.width - 2 - len(where))
+        flow = row["flow"] if len(row["flow"]) <= room else row["flow"][: room - 1] + "…"
+        answered = f"{row['answered']}/{row['n']}"
+        console.print(Text(f"{row['run']:<{width}}  {answered:>9}  {accuracy:>7}  {_state(row)}"), soft_wrap=True)
+        console.print(Text(f"  {flow}{where}"), soft_wrap=True)
+
+
+def _state(row: dict[str, Any]) -> str:
+    return f"{row['state']}, {row['failed']} failed" if row["failed"] else str(row["state"])
 
 
 def _row(run: Any) -> dict[str, Any]:  # a RunInfo; typed where it is made
@@ -44,16 +51,18 @@ def _row(run: Any) -> dict[str, Any]:  # a RunInfo; typed where it is made
         records = list(read_records(run.path))
     except DataError:
         records, state = [], "damaged"
-    judged = [record for record in records if record.score is not None or record.trace.error is not None]
-    correct = sum(bool(record.score and record.score.correct) for record in judged)
+    verdicts = [record.score.correct for record in records if record.score is not None]
+    failed = sum(record.trace.error is not None for record in records)
     return {
         "run": run.name,
-        "flow": run.data.get("flow"),
+        "flow": _flow(run),
+        "name": run.data.get("flow"),
         "dataset": str(run.data.get("dataset_label")),
         "zoo": _short(str(run.data.get("zoo"))),
         "n": run.data.get("n"),
-        "answered": len(records),
-        "accuracy": correct / len(judged) if judged else None,
+        "answered": len(records) - failed,
+        "failed": failed,
+        "accuracy": sum(verdicts) / len(verdicts) if verdicts else None,
         "state": state,
         "path": str(run.path),
     }
@@ -62,3 +71,16 @@ def _row(run: Any) -> dict[str, Any]:  # a RunInfo; typed where it is made
 def _short(zoo: str) -> str:
     """Return a zoo's name, of a path only its last two parts."""
     return "/".join(Path(zoo).parts[-2:])
+
+
+def _flow(run: Any) -> str:  # a RunInfo; typed where it is made
+    """Return a run's flow on one line; its name where its folder is damaged."""
+    from flowinfer.errors import DataError
+    from flowinfer.jsonlog import decoded
+    from flowinfer.report.wirings import of_plan
+    from flowinfer.store import read_json
+
+    try:
+        return of_plan(read_json(run.path / "plan.json"), decoded((run.path / "pipeline.flow").read_bytes())).flow
+    except (DataError, OSError, ValueError, KeyError, TypeError):
+        return str(run.data.get("flow"))

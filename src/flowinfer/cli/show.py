@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -22,7 +23,11 @@ def command(
     run: Annotated[str, typer.Argument(help="Path, name or beginning of a run, or 'latest'.")],
     question: Annotated[str | None, typer.Argument(metavar="[ID]", help="Show this question.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
-    wrong: Annotated[bool, typer.Option("--wrong", help="List only questions that were not answered right.")] = False,
+    wrong: Annotated[bool, typer.Option("--wrong", help="List only questions that were answered wrong.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="List only questions that failed; with --wrong both.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="List only the first N of them.")] = None,
     prompts: Annotated[bool, typer.Option("--prompts", help="Show each head's prompt too.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -30,7 +35,7 @@ def command(
     from flowinfer.store import find_run, read_records
 
     path = find_run(run, out)
-    records = list(read_records(path))
+    records = _in_order(path, list(read_records(path)))
     console = Console(highlight=False, soft_wrap=True)
     if question is not None:
         record = next((record for record in records if record.question.id == question), None)
@@ -42,7 +47,13 @@ def command(
         else:
             _show_question(record, console, prompts)
         return
-    chosen = [record for record in records if not wrong or not (record.score and record.score.correct)]
+    chosen = [
+        record
+        for record in records
+        if not (wrong or failed)
+        or (wrong and record.score is not None and not record.score.correct)
+        or (failed and record.trace.error is not None)
+    ][:limit]
     if json_:
         print(json.dumps([record.model_dump(mode="json") for record in chosen], ensure_ascii=False))
         return
@@ -55,24 +66,33 @@ def _show_run(path: Path, records: list[Record], chosen: list[Record], console: 
 
     print_results(summarize_run(path, records), console)
     if not (path / "results.json").is_file():
-        console.print("the run was interrupted: the same command with --resume goes on with it")
-    table = Table()
-    table.add_column("id", no_wrap=True)
+        console.print(f"the run was interrupted: `flowinfer exec --resume {path.name}` goes on with it", markup=False)
+    table = Table(box=SIMPLE, expand=True, padding=(0, 1, 0, 0))
+    table.add_column("id", no_wrap=True, max_width=20)
     table.add_column("", width=1)
-    for name in ("answer", "reference", "rule"):
-        table.add_column(name)
+    for name, ratio in (("question", 3), ("answer", 3), ("found", 1), ("reference", 1)):
+        table.add_column(name, ratio=ratio, no_wrap=True, overflow="ellipsis")
     for record in chosen:
         score = record.score
         mark = "!" if record.trace.error else " " if score is None else "✓" if score.correct else "✗"
-        found = record.trace.error or (score.extracted if score and score.extracted is not None else "-")
+        found = "" if score is None else score.extracted if score.extracted is not None else score.status
         table.add_row(
             escape(record.question.id),
             mark,
-            escape(_short(str(found))),
+            escape(_short(record.question.question)),
+            escape(_short(record.trace.error or record.trace.answer)),
+            escape(_short(found)),
             escape(_short(record.question.reference.rsplit("\n", 1)[-1])),
-            f"{score.status}, {score.rule}" if score else "",
         )
     console.print(table)
+
+
+def _in_order(path: Path, records: list[Record]) -> list[Record]:
+    """Return records in the order of the run's data set."""
+    from flowinfer.store import info
+
+    places = {name: place for place, name in enumerate(info(path).data.get("question_ids") or ())}
+    return sorted(records, key=lambda record: places.get(record.question.id, len(places)))
 
 
 def _show_question(record: Record, console: Console, with_prompts: bool) -> None:
@@ -98,6 +118,8 @@ def _show_question(record: Record, console: Console, with_prompts: bool) -> None
             text = step.text
             shown = f"{escape(text[:start])}[reverse]{escape(text[start:end])}[/reverse]{escape(text[end:])}"
         console.print(Panel(shown, title=escape(title), title_align="left"))
+    if trace.ballot:
+        console.print(f"vote: {trace.ballot}", markup=False)
     if trace.error:
         console.print(f"failed: {escape(trace.error)}")
     if score:
@@ -106,6 +128,6 @@ def _show_question(record: Record, console: Console, with_prompts: bool) -> None
         console.print(repr(question.reference.rsplit("\n", 1)[-1]), markup=False)
 
 
-def _short(text: str, width: int = 48) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= width else text[: width - 3] + "..."
+def _short(text: str, most: int = 200) -> str:
+    """Return the beginning of a text on one line; a table cuts it to its column."""
+    return " ".join(text[: 2 * most].split())[:most]

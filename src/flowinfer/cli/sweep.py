@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowinfer.cli.inputs import SetOption, ZooOption, pairs, warn
+from flowinfer.cli.exec import AnswerIndexOption, index_base
+from flowinfer.cli.inputs import SetOption, ZooOption, pairs, warn, whole_number
 from flowinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def command(
     sample: Annotated[int | None, typer.Option(help="N questions at random (the paper's protocol).")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N questions.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of --sample; 42 if not given.")] = None,
+    answer_index: AnswerIndexOption = None,
     zoo: ZooOption = None,
     independent: Annotated[
         bool, typer.Option("--independent", help="Every path alone in batch 1, sharing nothing: the paper's protocol.")
@@ -79,6 +81,7 @@ def command(
         "sample": sample,
         "limit": limit,
         "seed": seed,
+        "answer_index": index_base(answer_index),
         "zoo": zoo,
         "independent": independent or None,
         "latency": latency,
@@ -170,9 +173,9 @@ def _depths(text: str | None) -> tuple[int, ...] | None:
     names = _names(text)
     if names is None:
         return None
-    if not names or not all(name.isdigit() for name in names):
+    if not names:
         raise UsageError(f"--depth '{text}': expected whole numbers", help="--depth 3, or --depth 2,3")
-    return tuple(int(name) for name in names)
+    return tuple(whole_number("--depth", name) for name in names)
 
 
 def _grid(given: list[str]) -> dict[str, tuple[str, ...]]:

@@ -19,15 +19,18 @@ def ordered(result: StepResult, nodes: Sequence[str]) -> StepResult:
     )
 
 
-def renamed(result: StepResult, nodes: Sequence[str], step: Step) -> StepResult:
-    """Return a result as that of another step.
+def renamed(result: StepResult, nodes: Sequence[str], step: Step) -> StepResult | None:
+    """Return a result as that of another step; None where its heads and prompts cannot be that step's.
 
     Args:
         result: whose heads and prompts stand in the order of `nodes`.
         nodes: the step's nodes, in that order.
         step: under whose ids, and in whose order, the heads shall stand.
     """
-    return moved(result, dict(zip(result.prompts, nodes, strict=False)), step)
+    names = dict(zip(result.prompts, nodes, strict=False))
+    if len(result.prompts) != len(nodes) or any(head.node not in names for head in result.heads):
+        return None
+    return moved(result, names, step)
 
 
 def moved(result: StepResult, names: Mapping[str, str], step: Step) -> StepResult:

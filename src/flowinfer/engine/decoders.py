@@ -1,10 +1,14 @@
-"""Decoders of steps, made once and kept with their batch sizes; where memory is short, the batch is halved."""
+"""Decoders of steps, made once and kept with their batch sizes; where memory is short, the batch is halved.
+
+What breaks a loop is looked for in halves of its rows, until it is known whose fault it is.
+"""
 
 from __future__ import annotations
 
 import gc
 import warnings
 from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -16,12 +20,23 @@ from flowinfer.engine.batching import Budget, auto_batch, budgets
 from flowinfer.engine.choice import Engine, Loop, is_on_gpu, make_decoder
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.text_only import TextDecoder
-from flowinfer.errors import MemoryShort
+from flowinfer.errors import MemoryShort, RunError
+from flowinfer.faults import is_memory_short, reason
 from flowinfer.fusion.shared import SharedVocabularyWarning
 from flowinfer.plan import Plan, Step, members
 
-MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)
-"""Kinds of errors that may tell of short memory."""
+_MOST_ALONE = 4
+"""Rows that fail alone, before any has ended well, until it is no question's fault but the step's."""
+_MAKE_ROOM = "lower max_tokens, use dtype=bfloat16, or place its models on other devices"
+
+
+@dataclass(frozen=True)
+class After:
+    """How rows go on whose loop broke."""
+
+    groups: tuple[Sequence[Row], ...]
+    """Those that are to be decoded, each group by itself."""
+    failed: tuple[Completion, ...] = ()
 
 
 class Decoders:
@@ -43,6 +58,10 @@ class Decoders:
         self._batch = batch
         self._batches: dict[str, int] = {}
         self._made: dict[str, Decoder] = {}
+        self._alone: dict[str, int] = {}
+        """How many rows of a decoder have failed alone; -1 once one has ended well."""
+        self._widest: dict[str, int] = {}
+        """Batches before memory was short."""
         self._together: tuple[Plan, Sequence[Step]] | None = None
         self._budgets: dict[str, Budget] = {}
 
@@ -57,7 +76,9 @@ class Decoders:
         self._budgets = {}
 
     def decode(self, name: str, plan: Plan, step: Step, rows: Sequence[Row]) -> Generator[Completion, None, None]:
-        """Decode rows; where memory is short, halve the batch and go on with the rows that are not done.
+        """Decode rows, whatever one of them does to the loop: rows that were with it are decoded again without it.
+
+        Where memory is short, the batch is halved; of single rows the one that asks for least comes first then.
 
         Args:
             name: what the decoder is kept under; another step of the same models, weights and decoding may use it.
@@ -66,19 +87,62 @@ class Decoders:
             rows: with the prompts of the step's nodes.
         Raises:
             LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
+            RunError: the step fails for every row.
         """
-        left = {id(row): row for row in rows}
-        while left:
-            is_short = False
+        groups: list[Sequence[Row]] = [rows]
+        while groups:
+            left = {id(row): row for row in groups.pop()}
+            decoder = self.decoder(name, plan, step)
+            is_broken = False
             try:
-                for completion in self.decoder(name, plan, step).decode(list(left.values())):
+                for completion in decoder.decode(list(left.values())):
                     del left[id(completion.row)]
+                    self.ended(name, completion)
                     yield completion
-            except MEMORY_ERRORS as error:
-                self.halve(name, step, error)
-                is_short = True
-            if is_short:  # only now is nothing left that the error held on to
-                free_cached()
+            except BaseException as error:  # what is not a question's is raised
+                after = self.after(name, step, error, list(left.values()))
+                is_broken = True
+            if is_broken:
+                del decoder
+                free_cached()  # only now is nothing left that the error held on to
+                groups += reversed(after.groups)
+                yield from after.failed
+
+    def ended(self, name: str, completion: Completion) -> None:
+        """Note how a row ended: a decoder that has ended one well does not fail as such."""
+        if completion.result is not None:
+            self._alone[name] = -1
+
+    def after(self, name: str, step: Step, error: BaseException, rows: Sequence[Row]) -> After:
+        """Let go of a decoder that an error broke; return how its rows that have not ended go on.
+
+        Short memory halves the batch. Else, and where one row at a time is too many, each half of the rows goes on
+        alone, those with the shorter prompts first; a single row has failed.
+
+        Raises:
+            BaseException: the error itself, where it is no question's fault.
+            MemoryShort: memory is too short for the smallest row.
+            RunError: the step fails for every row.
+        """
+        if not rows:
+            raise error
+        is_short = is_memory_short(error)
+        if is_short and self._batches.get(name, 0) != 1:
+            self.halve(name, step, error)
+            return After((rows,))
+        problem = _too_large(step) if is_short else reason(error)
+        self._made.pop(name, None)
+        if len(rows) > 1:
+            ordered = sorted(rows, key=lambda row: sum(map(len, row.prompts.values())))
+            return After((ordered[: len(rows) // 2], ordered[len(rows) // 2 :]))
+        if self._alone.setdefault(name, 0) >= 0:
+            self._alone[name] += 1
+            if is_short:
+                raise MemoryShort(problem, help=_MAKE_ROOM) from error
+            if self._alone[name] == _MOST_ALONE:
+                raise RunError(f"step {step.id} {step.title} fails for every question: {problem}") from error
+        self._batches.update({name: self._widest[name]} if is_short else {})
+        return After((), (Completion(rows[0], None, problem),))
 
     def decoder(self, name: str, plan: Plan, step: Step) -> Decoder:
         """Return a step's decoder, made if need be, with half the batch where memory is short.
@@ -90,14 +154,14 @@ class Decoders:
             is_short = False
             try:
                 self._made[name] = self._make(name, plan, step)
-            except MEMORY_ERRORS as error:
+            except (MemoryError, RuntimeError) as error:
                 self.halve(name, step, error)
                 is_short = True
             if is_short:
                 free_cached()
         return self._made[name]
 
-    def halve(self, name: str, step: Step, error: Exception) -> None:
+    def halve(self, name: str, step: Step, error: BaseException) -> None:
         """Let go of a decoder that ran out of memory; the next one gets half its batch.
 
         Raises:
@@ -105,13 +169,11 @@ class Decoders:
             Exception: the error itself, where it tells of something else or no batch was chosen yet.
         """
         batch = self._batches.get(name)
-        if batch is None or not _is_memory_short(error):
+        if batch is None or not is_memory_short(error):
             raise error
         if batch == 1:
-            raise MemoryShort(
-                f"step {step.id} {step.title} does not fit into memory even for one question",
-                help="lower max_tokens, use dtype=bfloat16, or place its models on other devices",
-            ) from error
+            raise MemoryShort(_too_large(step), help=_MAKE_ROOM) from error
+        self._widest.setdefault(name, batch)
         self._batches[name] = batch // 2
         self._made.pop(name, None)
         self._observer.batch_halved(batch // 2)
@@ -170,8 +232,5 @@ def free_cached() -> None:
         torch.cuda.empty_cache()
 
 
-def _is_memory_short(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return "not enough memory" in text or "out of memory" in text or "can't allocate memory" in text
+def _too_large(step: Step) -> str:
+    return f"step {step.id} {step.title} does not fit into memory even for one question"

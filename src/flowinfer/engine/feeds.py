@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 
 from flowinfer.engine.base import Completion, Row, RowStream, StreamingDecoder
-from flowinfer.engine.decoders import MEMORY_ERRORS, Decoders, free_cached
+from flowinfer.engine.decoders import Decoders, free_cached
 from flowinfer.plan import Plan, Step
 
 
@@ -51,20 +51,24 @@ class StepFeed:
             self._left.pop(id(row), None)
 
     def turn(self) -> Sequence[Completion]:
-        """Bring the stream on; where memory is short, go on with half the batch and the rows that are not done."""
+        """Bring the stream on; where it breaks, go on with half the batch, or look for the row whose fault it is."""
         ended: Sequence[Completion] = ()
-        is_short = False
+        self._decoders.decoder(self._step.id, self._plan, self._step)  # what it raises is the run's
+        after = None
         try:
             ended = self._opened().turn()
-        except MEMORY_ERRORS as error:
+        except BaseException as error:  # what is not a question's is raised
             self.close()
-            self._decoders.halve(self._step.id, self._step, error)
-            is_short = True
-        if is_short:  # only now is nothing left that the error held on to
-            free_cached()
+            after = self._decoders.after(self._step.id, self._step, error, list(self._left.values()))
         for completion in ended:
+            self._decoders.ended(self._step.id, completion)
             del self._left[id(completion.row)]
-        return ended
+        if after is None:
+            return ended
+        free_cached()  # only now is nothing left that the error held on to
+        for completion in after.failed:
+            del self._left[id(completion.row)]
+        return [*after.failed, *(self.drain() if len(after.groups) > 1 else ())]
 
     def drain(self) -> Generator[Completion, None, None]:
         """Decode all rows that are there; yield each as it ends."""

@@ -17,6 +17,7 @@ from flowinfer.engine.mixing import Mixer
 from flowinfer.engine.rows import LiveRow
 from flowinfer.engine.sampling import greedy_with_leads, sample
 from flowinfer.engine.thinking import EMPTY_THOUGHT
+from flowinfer.faults import reason
 from flowinfer.fusion.advance import new_context
 from flowinfer.plan import Step
 
@@ -115,20 +116,30 @@ class Heads:
         outcomes: list[LiveRow | Completion] = []
         taken: list[LiveRow] = []
         for row in islice(waiting, max(room, 0)):
-            prompts = self._prompts(row)
-            if problem := self._misfit(prompts):
-                outcomes.append(Completion(row, None, problem))
-                continue
-            contexts = [
-                new_context(self.step.decoding.context, model.tokenizer, tokens, lstrip_first=self.mixer.joins_first)
-                for model, tokens in zip(self.models, self._tokens, strict=True)
-            ]
-            taken.append(LiveRow(row, self.step, prompts, contexts, num_live))
-            opened = any(prompt.opens_thinking for prompt in prompts)
-            self.observer.admitted(row.question_id, row.step, opens_thinking=opened)
+            try:
+                outcome: LiveRow | Completion = self._take(row, num_live)
+            except BaseException as error:  # what is not the row's is raised
+                outcome = Completion(row, None, reason(error))
+            if isinstance(outcome, LiveRow):
+                taken.append(outcome)
+            else:
+                outcomes.append(outcome)
         for live in taken:
             live.batch = num_live + len(taken)
         return [*outcomes, *taken]
+
+    def _take(self, row: Row, num_live: int) -> LiveRow | Completion:
+        prompts = self._prompts(row)
+        if problem := self._misfit(prompts):
+            return Completion(row, None, problem)
+        contexts = [
+            new_context(self.step.decoding.context, model.tokenizer, tokens, lstrip_first=self.mixer.joins_first)
+            for model, tokens in zip(self.models, self._tokens, strict=True)
+        ]
+        live = LiveRow(row, self.step, prompts, contexts, num_live)
+        opened = any(prompt.opens_thinking for prompt in prompts)
+        self.observer.admitted(row.question_id, row.step, opens_thinking=opened)
+        return live
 
     def choose(self, logits: Sequence[Tensor], places: Places) -> Choice:
         """Fuse N places and choose a slot at each.
@@ -215,9 +226,14 @@ class Heads:
 
     def complete(self, row: LiveRow) -> Completion:
         """Return how an ended row ended."""
-        result = row.result(self.step, keeps_thinking=self._keeps_thinking)
-        self.observer.finished(row.row.question_id, result)
-        return Completion(row.row, result)
+        if row.error is None:
+            try:
+                result = row.result(self.step, keeps_thinking=self._keeps_thinking)
+                self.observer.finished(row.row.question_id, result)
+                return Completion(row.row, result)
+            except BaseException as error:  # what is not the row's is raised
+                row.fail(error)
+        return Completion(row.row, None, row.error)
 
     def _key(self, slot: int) -> bytes | None:
         return None if slot == self.vocabulary.eos_slot else self.vocabulary.keys[slot]
@@ -227,11 +243,12 @@ class Heads:
         prefill = self.step.decoding.prefill
         texts = [row.prompts[member.node] for member in self.mixer.members]
         prompts = [model.prompt(text, prefill) for model, text in zip(self.models, texts, strict=True)]
-        if prefill or self.step.decoding.thinking == "free" or len({p.opens_thinking for p in prompts}) == 1:
+        skips = [EMPTY_THOUGHT if prompt.opens_thinking else prompt.opener for prompt in prompts]
+        if prefill or self.step.decoding.thinking == "free" or len({bool(skip) for skip in skips}) == 1:
             return prompts
         return [
-            model.prompt(text, EMPTY_THOUGHT) if prompt.opens_thinking else prompt
-            for model, text, prompt in zip(self.models, texts, prompts, strict=True)
+            model.prompt(text, skip) if skip else prompt
+            for model, text, prompt, skip in zip(self.models, texts, prompts, skips, strict=True)
         ]
 
     def _misfit(self, prompts: Sequence[Prompt]) -> str | None:

@@ -39,6 +39,8 @@ class ModelPool:
             observer.model_loaded(name, time.perf_counter() - start)
             if not getattr(self._loaded[key], "is_batched", True):
                 observer.notice(f"'{name}' has layers that do not attend to every token: its rows run one by one")
+            if losses := getattr(self._loaded[key], "losses", ()):
+                observer.notice(f"'{name}' reads no text exactly as it stands: {'; '.join(losses)}")
         return self._loaded[key]
 
     def is_loaded(self, plan: Plan, name: str) -> bool:

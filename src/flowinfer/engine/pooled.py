@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from flowinfer.engine.adoption import moved, ordered, renamed
 from flowinfer.engine.base import Completion, MemberOrder, Observer, Row, StepCache, StepKey
 from flowinfer.engine.decoders import Decoders
+from flowinfer.engine.patience import Patience
 from flowinfer.engine.work import render_prompts
 from flowinfer.errors import FlowInferError
+from flowinfer.faults import question_fails
 from flowinfer.merge import SharedStep
 from flowinfer.plan import held_models, members
 from flowinfer.results import Question, StepResult
@@ -26,8 +29,8 @@ class Asked:
     dataset: int
     """Index of its data set."""
     question: Question
-    text: str
-    """What fills {question}."""
+    text: Callable[[Question], str]
+    """Gives what fills {question}."""
     wanted: set[str] = field(default_factory=set)
     """Ids of the shared steps that are to run."""
     results: dict[str, StepResult] = field(default_factory=dict)
@@ -95,6 +98,7 @@ class Pooled:
         self._caching = caching
         self._observer = observer
         self._frees_models = frees_models
+        self._asked: Sequence[Asked] = ()
         self._first: dict[str, SharedStep] = {}
         for shared in steps:
             self._first.setdefault(shared.loop, shared)
@@ -103,6 +107,7 @@ class Pooled:
 
     def run(self, asked: Sequence[Asked]) -> Iterator[Finished]:
         """Yield every wanted step of every question as it ends."""
+        self._asked = tuple(asked)
         for depth in range(1 + max((shared.depth for shared in self._steps), default=-1)):
             waiting: dict[str, _Waiting] = {}
             for shared in self._steps:
@@ -128,27 +133,35 @@ class Pooled:
                 one.errors[shared.id] = problem
                 yield Finished(shared, one, False)
                 continue
-            passed_on = {own: one.results[read].passed_on for own, read in shared.reads.items()}
-            prompts = render_prompts(shared.plan, shared.step, one.question, one.text, passed_on)
-            key = self._caching.key(shared.plan, shared.step, prompts, one.question.id)
-            if key in waiting:
-                waiting[key].followers.append((shared, one, prompts))
-                continue
-            stored = self._caching.cache_of(shared, one).get(key)
-            if stored is None:
-                waiting[key] = _Waiting(shared, one, prompts, tuple(passed_on.values()), key)
-                continue
-            self._adopt(stored, shared, one, prompts)
-            yield Finished(shared, one, False)
+            with question_fails(partial(one.errors.__setitem__, shared.id)):
+                self._begin(shared, one, waiting)
+            if shared.id in one.results or shared.id in one.errors:
+                yield Finished(shared, one, False)
 
-    def _adopt(self, stored: StepResult, shared: SharedStep, asked: Asked, prompts: Mapping[str, str]) -> None:
-        nodes = self._caching.order(shared.plan, shared.step, prompts)
-        asked.results[shared.id] = renamed(stored, nodes, shared.step)
+    def _begin(self, shared: SharedStep, one: Asked, waiting: dict[str, _Waiting]) -> None:
+        """Take a question's step from the cache, or queue it."""
+        passed_on = {own: one.results[read].passed_on for own, read in shared.reads.items()}
+        prompts = render_prompts(shared.plan, shared.step, one.question, one.text(one.question), passed_on)
+        key = self._caching.key(shared.plan, shared.step, prompts, one.question.id)
+        if key in waiting:
+            waiting[key].followers.append((shared, one, prompts))
+            return
+        stored = self._caching.cache_of(shared, one).get(key)
+        adopted = stored and self._adopted(stored, shared, prompts)
+        if adopted is None:
+            waiting[key] = _Waiting(shared, one, prompts, tuple(passed_on.values()), key)
+        else:
+            one.results[shared.id] = adopted
+
+    def _adopted(self, stored: StepResult, shared: SharedStep, prompts: Mapping[str, str]) -> StepResult | None:
+        return renamed(stored, self._caching.order(shared.plan, shared.step, prompts), shared.step)
 
     def _decode(self, first: SharedStep, waiting: Sequence[_Waiting]) -> Iterator[Finished]:
         """Decode all rows of one loop; what breaks it breaks its steps, and the rest goes on."""
         rows = [_row(first, one) for one in waiting]
         left = {id(row): one for row, one in zip(rows, waiting, strict=True)}
+        is_resumed = any(waiting[0].shared.id not in one.wanted for one in self._asked)
+        patience = Patience(has_answer=is_resumed)
         try:
             if self._frees_models:
                 names = held_models(first.plan, first.step)
@@ -156,6 +169,7 @@ class Pooled:
             for completion in self._decoders.decode(first.loop, first.plan, first.step, rows):
                 one = left.pop(id(completion.row))
                 yield from self._accept(first, one, completion)
+                patience.hear(completion.error)
         except Exception as error:  # whatever it is, the other loops can go on; it is told with the paths that it broke
             message = error.message if isinstance(error, FlowInferError) else f"{type(error).__name__}: {error}"
             for one in left.values():
@@ -170,12 +184,16 @@ class Pooled:
         names = dict(zip(first.nodes, one.shared.nodes, strict=True))
         result = moved(completion.result, names, one.shared.step)
         stored = ordered(result, self._caching.order(one.shared.plan, one.shared.step, one.prompts))
-        self._caching.cache_of(one.shared, one.asked).put(one.key, stored)
-        one.asked.results[one.shared.id] = result
-        yield Finished(one.shared, one.asked, True)
         maker = self._caching.run_of(one.shared, one.asked)
+        with question_fails(partial(one.asked.errors.__setitem__, one.shared.id)):
+            self._caching.cache_of(one.shared, one.asked).put(one.key, stored)
+            one.asked.results[one.shared.id] = result
+        yield Finished(one.shared, one.asked, True)
         for shared, asked, prompts in one.followers:
-            self._adopt(stored.model_copy(update={"cached_from": maker}), shared, asked, prompts)
+            with question_fails(partial(asked.errors.__setitem__, shared.id)):
+                copy = self._adopted(stored.model_copy(update={"cached_from": maker}), shared, prompts)
+                assert copy is not None, "steps of one key have heads and prompts alike"
+                asked.results[shared.id] = copy
             yield Finished(shared, asked, False)
 
     def _break(self, one: _Waiting, message: str) -> Iterator[Finished]:

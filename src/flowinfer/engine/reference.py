@@ -72,19 +72,20 @@ class ReferenceDecoder:
             places.add(row, [row.utf8_state])
         choice = heads.choose(logits, places)
         chosen = list(choice.slots)
-        if self._step.decoding.strict:
-            for index, row in enumerate(live):
-                if heads.is_near_tie(choice.leads[index]):
-                    ids = [context.ids for context in row.contexts]
-                    chosen[index] = heads.decide_alone(row, ids, row.utf8_state)
         heads.observer.tokens_emitted(len(live))
         for index, row in enumerate(live):
             row.fuse_seconds += choice.fuse_seconds / len(live)
             for head, seconds in zip(row.heads, choice.transfers, strict=True):
                 head.transfer_seconds += seconds / len(live)
-            heads.count(row, choice, index, chosen[index])
-            heads.tell(row, choice, index, chosen[index])
-            row.emit(chosen[index], heads.vocabulary)
+            try:
+                if self._step.decoding.strict and heads.is_near_tie(choice.leads[index]):
+                    ids = [context.ids for context in row.contexts]
+                    chosen[index] = heads.decide_alone(row, ids, row.utf8_state)
+                heads.count(row, choice, index, chosen[index])
+                heads.tell(row, choice, index, chosen[index])
+                row.emit(chosen[index], heads.vocabulary)
+            except BaseException as error:  # what is not the row's is raised
+                row.fail(error)
         self._feed(live, chosen)
 
     def _feed(self, live: Sequence[LiveRow], slots: Sequence[int]) -> None:
@@ -92,15 +93,10 @@ class ReferenceDecoder:
         heads = self._heads
         chunks: list[dict[int, Sequence[int]]] = [{} for _ in heads.sessions]
         for row, slot in zip(live, slots, strict=True):
-            for k, session in enumerate(heads.sessions):
-                if row.finish_reason:
-                    break
-                step = row.contexts[k].append(heads.vocabulary.keys[slot], heads.vocabulary.ids(k, slot))
-                if row.context_full(k, heads.models[k].max_positions, len(step.ids) - step.rollback):
-                    break
-                session.rollback(row.handles[k], step.rollback)
-                chunks[k][row.handles[k]] = step.ids
-                row.heads[k].fed += len(step.ids)
+            try:
+                self._append(row, slot, chunks)
+            except BaseException as error:  # what is not the row's is raised
+                row.fail(error)
 
         def feed(k: int) -> None:
             if chunks[k]:
@@ -111,3 +107,16 @@ class ReferenceDecoder:
             for k, own in enumerate(chunks):
                 if row.handles[k] in own:
                     row.heads[k].forward_seconds += seconds[k] / len(own)
+
+    def _append(self, row: LiveRow, slot: int, chunks: Sequence[dict[int, Sequence[int]]]) -> None:
+        """Take an emitted key into every head's context, and what it has to be fed into the heads' chunks."""
+        heads = self._heads
+        for k, session in enumerate(heads.sessions):
+            if row.finish_reason:
+                return
+            step = row.contexts[k].append(heads.vocabulary.keys[slot], heads.vocabulary.ids(k, slot))
+            if row.context_full(k, heads.models[k].max_positions, len(step.ids) - step.rollback):
+                return
+            session.rollback(row.handles[k], step.rollback)
+            chunks[k][row.handles[k]] = step.ids
+            row.heads[k].fed += len(step.ids)

@@ -135,14 +135,22 @@ class RoundDecoder:
         start = time.perf_counter()
         reading = [line for line in lines if not line.is_fresh]
         fresh = [line for line in lines if line.is_fresh]
-        attempts = [self._spell(line, draft) for line, draft in zip(reading, self._propose(reading), strict=True)]
+        drafts = self._propose(reading)
+        attempts = [attempt for line, draft in zip(reading, drafts, strict=True) if (attempt := self._try(line, draft))]
         begun = [
             self._heads.sessions[k].logits([line.row.handles[k] for line in fresh]) for k in self._every_head(fresh)
         ]
         logits = self._verify(attempts)
-        attempts += [self._spell(line, ()) for line in fresh]
+        attempts += [_Attempt(line, [], [line.row.contexts], [], [line.row.utf8_state]) for line in fresh]
+        if not attempts:
+            return
         choice = self._choose([*attempts], [torch.cat(parts) for parts in _paired(logits, begun)])
-        emitted = sum(self._walk(attempt, choice, len(attempts)) for attempt in attempts)
+        emitted = 0
+        for attempt in attempts:
+            try:
+                emitted += self._walk(attempt, choice, len(attempts))
+            except BaseException as error:  # what is not the row's is raised
+                attempt.line.row.fail(error)
         self._heads.observer.tokens_emitted(emitted)
         if not fresh:
             width = max(len(attempt.draft) for attempt in attempts)
@@ -161,6 +169,14 @@ class RoundDecoder:
         shares = [line.pace.acceptance.share for line in lines]
         width = self._payoff.width([Wish(len(draft), share) for draft, share in zip(drafts, shares, strict=True)])
         return [draft[:width] for draft in drafts]
+
+    def _try(self, line: _Line, draft: Sequence[int]) -> _Attempt | None:
+        """Spell a draft; None where its row fails."""
+        try:
+            return self._spell(line, draft)
+        except BaseException as error:  # what is not the row's is raised
+            line.row.fail(error)
+            return None
 
     def _spell(self, line: _Line, draft: Sequence[int]) -> _Attempt:
         """Write a draft in every head's ids, up to the first key that cannot be verified in the same forward.

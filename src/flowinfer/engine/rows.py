@@ -10,6 +10,7 @@ from flowinfer.backends.base import Prompt
 from flowinfer.engine.base import Row
 from flowinfer.engine.sampling import row_key
 from flowinfer.engine.thinking import strip_thinking
+from flowinfer.faults import reason
 from flowinfer.fusion.advance import Context
 from flowinfer.fusion.shared import SharedVocabulary
 from flowinfer.fusion.utf8 import BOUNDARY, trim
@@ -59,6 +60,8 @@ class LiveRow:
         self.accepted = 0
         self.fuse_seconds = 0.0
         self.finish_reason: FinishReason | None = None
+        self.error: str | None = None
+        """Why it failed."""
         self.key = row_key(step.decoding, row.question_id, row.step)
         self.max_tokens = step.decoding.max_tokens
         self._stops = tuple(stop.encode() for stop in step.decoding.stop if stop)
@@ -79,6 +82,10 @@ class LiveRow:
             self.finish_reason = "stop"
         elif self.num_tokens >= self.max_tokens:
             self.finish_reason = "length"
+
+    def fail(self, error: BaseException) -> None:
+        """End the row, and no other, by what was raised at work on it; what is the run's is raised again."""
+        self.error, self.finish_reason = reason(error), "error"
 
     @property
     def tokens_left(self) -> int:

@@ -17,7 +17,7 @@ _NO_MASS = -1e300
 
 def row_key(decoding: Decoding, question_id: str, step: str) -> int:
     """Return the key of one row's noise, by seed, question and step and by nothing else: an odd int64."""
-    digest = hashlib.sha256(f"{decoding.seed}/{question_id}/{step}".encode()).digest()
+    digest = hashlib.sha256(f"{decoding.seed}/{question_id}/{step}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big", signed=True) | 1
 
 

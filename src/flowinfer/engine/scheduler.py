@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from flowinfer.engine.base import MemberOrder, NoCache, Observer, StepCache, StepKey
@@ -10,11 +10,10 @@ from flowinfer.engine.choice import Engine
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.stages import Keeping, Stages
-from flowinfer.engine.work import Work
+from flowinfer.engine.work import Vote, Work
 from flowinfer.plan import Plan
 from flowinfer.results import Question, Trace
 
-Vote = Callable[[Question, Sequence[str]], int]
 QuestionText = Callable[[Question], str]
 
 _WINDOW_BATCHES = 4
@@ -49,7 +48,7 @@ def execute(
         cache: results of steps to take instead of running, and to add to; needs `step_key`.
         step_key: what decides a step's text, as one string.
         member_order: how cached results order their heads, where that is not the order of the flow's text.
-        vote: index of the winning answer, for flows that end in a `&` group.
+        vote: chooses among the answers of a `&` group that ends the flow; its first one counts if not given.
         question_text: what fills {question}; the bare question if not given.
         models: a pool to share between runs; else one is made and closed.
     Raises:

@@ -11,12 +11,14 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 from flowinfer.engine.adoption import ordered, renamed
 from flowinfer.engine.base import Completion, MemberOrder, Observer, Row, StepCache, StepKey
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.feeds import StepFeed
 from flowinfer.engine.work import Work
+from flowinfer.faults import question_fails
 from flowinfer.plan import Plan, Step
 from flowinfer.results import Trace
 
@@ -91,19 +93,22 @@ class Stages:
     def _begin(self, work: Work) -> None:
         """Hand over every step of a question that can begin; take those that are cached."""
         for step in self._steps:  # a cached step lets later ones begin in the same pass
-            if not work.can_begin(step):
-                continue
-            prompts = work.begin(step)
-            key = self._keeping.key(self._plan, step, prompts, work.question.id)
-            stored = self._keeping.cache.get(key)
-            if stored is None:
-                row = Row(work.question.id, step.id, prompts, work.sources(step))
-                self._asked[id(row)] = _Asked(row, work, step, key)
-                self._feeds[step.id].add(row)
-            else:
-                adopted = renamed(stored, self._keeping.order(self._plan, step, prompts), step)
-                work.accept(adopted)
-                self._observer.finished(work.question.id, adopted)
+            if work.can_begin(step):
+                with question_fails(partial(work.fail, step)):
+                    self._begin_step(work, step)
+
+    def _begin_step(self, work: Work, step: Step) -> None:
+        prompts = work.begin(step)
+        key = self._keeping.key(self._plan, step, prompts, work.question.id)
+        stored = self._keeping.cache.get(key)
+        adopted = stored and renamed(stored, self._keeping.order(self._plan, step, prompts), step)
+        if adopted is None:
+            row = Row(work.question.id, step.id, prompts, work.sources(step))
+            self._asked[id(row)] = _Asked(row, work, step, key)
+            self._feeds[step.id].add(row)
+        else:
+            self._observer.finished(work.question.id, adopted)
+            work.accept(adopted)
 
     def _go_on(self) -> Generator[Completion, None, None]:
         """Give every stream a turn; where there is none, drain the first step that has rows."""
@@ -123,12 +128,14 @@ class Stages:
         work, step = asked.work, asked.step
         if completion.result is None:
             work.fail(step, completion.error or "failed")
-            self._withdraw(work)
         else:
-            order = self._keeping.order(self._plan, step, completion.row.prompts)
-            self._keeping.cache.put(asked.key, ordered(completion.result, order))
-            work.accept(completion.result)
-            self._begin(work)
+            with question_fails(partial(work.fail, step)):
+                order = self._keeping.order(self._plan, step, completion.row.prompts)
+                self._keeping.cache.put(asked.key, ordered(completion.result, order))
+                work.accept(completion.result)
+        self._begin(work)
+        if work.error is not None:
+            self._withdraw(work)
         yield from self._leave(work)
 
     def _withdraw(self, work: Work) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 import time
@@ -11,10 +10,12 @@ from itertools import islice
 
 from flowinfer.backends.base import TextModel
 from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.sampling import row_key
 from flowinfer.engine.thinking import strip_thinking
-from flowinfer.errors import RunError
+from flowinfer.faults import reason
 from flowinfer.plan import Step, members
 from flowinfer.results import StepResult
+from flowinfer.texts import whole_pairs
 
 _CONCURRENT = 8
 
@@ -49,24 +50,26 @@ class TextDecoder:
             yield done
 
     def _answer(self, row: Row, ended: queue.SimpleQueue[Completion | BaseException]) -> None:
+        """Put how a row ended: a fault is its own, unless it is the run's, which the reader sees raised."""
         try:
             ended.put(self._complete(row))
-        except BaseException as error:  # handed to the reader, who sees it raised
-            ended.put(error)
+        except BaseException as error:
+            try:
+                ended.put(Completion(row, None, reason(error)))
+            except BaseException as of_run:
+                ended.put(of_run)
 
     def _complete(self, row: Row) -> Completion:
         prompt = row.prompts[self._node]
         self._observer.admitted(row.question_id, row.step)
-        digest = hashlib.sha256(f"{self._step.decoding.seed}/{row.question_id}".encode()).digest()
+        seed = row_key(self._step.decoding, row.question_id, row.step) & 0xFFFFFFFF
         start = time.perf_counter()
-        try:
-            done = self._model.complete(prompt, self._step.decoding, seed=int.from_bytes(digest[:4], "big"))
-        except RunError as error:
-            return Completion(row, None, error.message)
+        done = self._model.complete(prompt, self._step.decoding, seed=seed)
+        text = whole_pairs(done.text)
         result = StepResult(
             step=self._step.id,
-            text=done.text,
-            passed_on=done.text if self._keeps_thinking else strip_thinking(done.text),
+            text=text,
+            passed_on=text if self._keeps_thinking else strip_thinking(text),
             prompts={self._node: prompt},
             tokens=done.tokens,
             finish_reason=done.finish_reason,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from flowinfer.faults import reason
 from flowinfer.plan import Plan, Step, members
 from flowinfer.prompts import prompt_set, render
-from flowinfer.results import FinishReason, Question, StepResult, Trace
+from flowinfer.results import Ballot, FinishReason, Question, StepResult, Trace
+
+Vote = Callable[[Question, Sequence[str]], Ballot]
+FAILED: FinishReason = "error"
 
 
 class Work:
@@ -16,13 +20,13 @@ class Work:
         self,
         plan: Plan,
         question: Question,
-        text: str,
-        vote: Callable[[Question, Sequence[str]], int] | None,
+        question_text: Callable[[Question], str] | None,
+        vote: Vote | None,
     ) -> None:
         self.question = question
         self.error: str | None = None
         self._plan = plan
-        self._text = text
+        self._question_text = question_text
         self._vote = vote
         self._results: dict[str, StepResult] = {}
         self._begun: set[str] = set()
@@ -33,21 +37,21 @@ class Work:
     @staticmethod
     def factory(
         plan: Plan,
-        vote: Callable[[Question, Sequence[str]], int] | None,
+        vote: Vote | None,
         question_text: Callable[[Question], str] | None,
     ) -> Callable[[Question], Work]:
         """Return a function that starts work on a question."""
 
         def make(question: Question) -> Work:
-            text = question_text(question) if question_text else question.question
-            return Work(plan, question, text, vote)
+            return Work(plan, question, question_text, vote)
 
         return make
 
     def prompts(self, step: Step) -> Mapping[str, str]:
         """Render a step's prompts by node, from what earlier steps passed on."""
         passed_on = {step_id: self._results[step_id].passed_on for step_id in step.reads}
-        return render_prompts(self._plan, step, self.question, self._text, passed_on)
+        text = self._question_text(self.question) if self._question_text else self.question.question
+        return render_prompts(self._plan, step, self.question, text, passed_on)
 
     def sources(self, step: Step) -> tuple[str, ...]:
         """Return the texts that earlier steps passed on to a step."""
@@ -83,31 +87,29 @@ class Work:
 
     def trace(self) -> Trace:
         """Return the finished question's trace."""
-        steps = tuple(self._results[step.id] for step in self._ended())
-        if self.error is not None:
-            return Trace(
-                question_id=self.question.id,
-                answer="",
-                finish_reason="error",
-                seconds=self._seconds(),
-                steps=steps,
-                error=self.error,
-            )
-        answer, reason = self._answer()
+        answer, why, ballot = "", FAILED, None
+        if self.error is None:
+            try:
+                answer, why, ballot = self._answer()
+            except BaseException as error:  # what is not the question's is raised
+                self.error = reason(error)
         return Trace(
             question_id=self.question.id,
             answer=answer,
-            finish_reason=reason,
+            finish_reason=why,
             seconds=self._seconds(),
-            steps=steps,
+            steps=tuple(self._results[step.id] for step in self._ended()),
+            error=self.error,
+            ballot=ballot,
         )
 
-    def _answer(self) -> tuple[str, FinishReason]:
+    def _answer(self) -> tuple[str, FinishReason, Ballot | None]:
+        """Return the answer, why it ended, and the ballot that chose it."""
         finals = [self._results[step_id] for step_id in self._plan.answer.steps]
         if self._plan.answer.kind == "text" or len(finals) == 1:
-            return finals[0].passed_on, finals[0].finish_reason
-        winner = self._vote(self.question, [final.passed_on for final in finals]) if self._vote else 0
-        return finals[winner].passed_on, "vote"
+            return finals[0].passed_on, finals[0].finish_reason, None
+        ballot = self._vote(self.question, [final.passed_on for final in finals]) if self._vote else None
+        return finals[ballot.winner if ballot else 0].passed_on, "vote", ballot
 
     def _ended(self) -> list[Step]:
         return [step for step in self._plan.steps[: self._end] if step.id in self._results]
@@ -129,6 +131,8 @@ def render_prompts(
     Args:
         text: what fills {question}.
         passed_on: what each step that this one reads has handed on.
+    Raises:
+        UnicodeEncodeError: a prompt has half of a surrogate pair.
     """
     join = prompt_set(plan.prompts).join
     choices = "\n".join(f"{letter}. {option}" for letter, option in question.choices.items())
@@ -138,4 +142,5 @@ def render_prompts(
         for field, step_ids in member.fields.items():
             values[field] = join([passed_on[step_id] for step_id in step_ids])
         rendered[member.node] = render(member.template, values)
+        rendered[member.node].encode()  # half of a surrogate pair is no text that a model could read
     return rendered

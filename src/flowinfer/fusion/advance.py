@@ -7,6 +7,7 @@ rolled back. In both, the bytes of a head's ids are the text, at every step, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -144,6 +145,19 @@ class CanonicalContext:
 
     def spelled(self, text: str) -> Sequence[int] | None:
         """Return the head's own ids for a text, or None where they would not write it."""
+        specials = self._tokens.writable_specials
+        if not any(name in text for name in specials):
+            return self._spelled_part(text)
+        parts = re.split(f"({'|'.join(map(re.escape, sorted(specials, key=len, reverse=True)))})", text)
+        spelled: list[int] = []
+        for part in filter(None, parts):
+            own = [specials[part]] if part in specials else self._spelled_part(part)
+            if own is None:
+                return None
+            spelled += own
+        return spelled
+
+    def _spelled_part(self, text: str) -> Sequence[int] | None:
         encoding, skipped = self._encode(self._anchor + text), len(self._anchor_ids)
         if encoding.ids[:skipped] != self._anchor_ids:
             return None

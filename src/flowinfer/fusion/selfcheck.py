@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING
 from platformdirs import user_cache_dir
 
 from flowinfer.errors import LoadError
-from flowinfer.fusion.vocab import TokenBytes
+from flowinfer.fusion.vocab import BYTE_PIECE, TokenBytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_VERSION = 1
+_VERSION = 2
+_SENTENCE = "The Answer IS twelve"
 
 PROBES = (
     "小明有3个苹果，又买了15个。",
@@ -110,6 +112,8 @@ def _check_ids(tokenizer: Tokenizer, tokens: TokenBytes) -> None:
 
 def _check_probes(tokenizer: Tokenizer, tokens: TokenBytes) -> None:
     normalizer = tokenizer.normalizer
+    if normalizer:
+        _refuse_foreign_characters(normalizer.normalize_str(_SENTENCE))
     with ordinary_text(tokenizer):
         encoded = tokenizer.encode_batch(list(PROBES), add_special_tokens=False)
     for probe, encoding in zip(PROBES, encoded, strict=True):
@@ -119,11 +123,27 @@ def _check_probes(tokenizer: Tokenizer, tokens: TokenBytes) -> None:
         kept = b"".join(piece for piece in pieces if piece is not None)
         normal = normalizer.normalize_str(probe) if normalizer else probe
         wanted = {text.encode() for text in (probe, normal, normal.replace("\u2581", " "))}
+        if tokens.byte_pieces and type(tokenizer.model).__name__ == "Unigram":
+            wanted |= {_with_named_bytes(text) for text in wanted}
         if kept not in wanted and kept.removeprefix(b" ") not in wanted:
             raise LoadError(
                 f"encoding {probe!r} gives ids whose bytes are {kept!r}",
                 help="this tokenizer loses text in a way that flowinfer does not know",
             )
+
+
+def _with_named_bytes(text: bytes) -> bytes:
+    return re.sub(BYTE_PIECE.pattern.encode(), lambda name: bytes([int(name[1], 16)]), text)
+
+
+def _refuse_foreign_characters(normal: str) -> None:
+    """Refuse a tokenizer whose model writes marks for what its normalizer took away, such as upper case."""
+    foreign = set(normal) - set(_SENTENCE + _SENTENCE.lower() + _SENTENCE.upper() + "\u2581")
+    if foreign:
+        raise LoadError(
+            f"the tokenizer turns {_SENTENCE!r} into {normal!r}, and its model would write such text",
+            help="its tokens write no plain text (marks for case or the like), so no other model can read on from them",
+        )
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -28,7 +28,7 @@ from torch import Tensor
 from flowinfer.errors import LoadError
 from flowinfer.fusion.selfcheck import cache_folder
 from flowinfer.fusion.utf8 import Utf8Guard
-from flowinfer.fusion.vocab import HeadVocabulary
+from flowinfer.fusion.vocab import NEVER_VALID, HeadVocabulary
 
 _CACHE_VERSION = 1
 _CACHE_FROM = 20_000
@@ -317,11 +317,11 @@ def _writable(keys: list[bytes], heads: Sequence[HeadVocabulary]) -> Keys:
     for index, head in enumerate(heads):
         if not head.tokens.missing_bytes:
             continue
-        before = len(kept)
-        kept = [key for key in kept if head.tokens.try_cover(key) is not None]
-        if len(kept) < before:
+        before, lost = len(kept), {key for key in kept if head.tokens.try_cover(key) is None}
+        kept = [key for key in kept if key not in lost]
+        if any(NEVER_VALID.isdisjoint(key) for key in lost):  # the others stand in no text: nobody misses them
             warnings.warn(
-                f"head {index + 1} of the group has no byte fallback: {before - len(kept)} of {before} shared tokens"
+                f"head {index + 1} of the group has no byte fallback: {len(lost)} of {before} shared tokens"
                 " that it cannot write are left out",
                 SharedVocabularyWarning,
                 stacklevel=4,

@@ -9,29 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from string import punctuation
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 from flowinfer.errors import LoadError
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
-_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE_MARK = "\u2581"
 
-END_TOKENS = (
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<|end|>",
-    "</s>",
-    "<\uff5cend\u2581of\u2581sentence\uff5c>",
-)
-"""Control tokens that end an answer in every model that has them."""
+NEVER_VALID = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
+"""Bytes that stand in no UTF-8 text."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +42,10 @@ class TokenBytes:
     """Whether encoding puts a space before the text (Llama-2, Mistral)."""
     byte_pieces: frozenset[int] = field(default=frozenset())
     """Ids that stand for one byte of a fallback alphabet, such as <0x0A>."""
+    marks: Mapping[str, int] = field(default_factory=dict)
+    """Added tokens that are text but stand for more than their characters, such as <think> and <tool_call>."""
+    losses: tuple[str, ...] = ()
+    """What the tokenizer changes in a text before it reads it, beyond canonical equivalence."""
 
     @cached_property
     def id_of(self) -> Mapping[bytes, int]:
@@ -85,6 +83,19 @@ class TokenBytes:
                 return None
         return tuple(ids)
 
+    @cached_property
+    def writable_specials(self) -> Mapping[str, int]:
+        """Control tokens that the model's own chat template writes inside an answer, so that they are text."""
+        return {name: i for name, i in self.specials.items() if i < len(self.pieces) and self.pieces[i] is not None}
+
+    def writing(self, names: Iterable[str]) -> TokenBytes:
+        """Return these tokens with some control tokens as what they are called: text that the model may write."""
+        ids = {self.specials[name]: name.encode() for name in names}
+        if not ids:
+            return self
+        pieces = tuple(ids.get(i, piece) for i, piece in enumerate(self.pieces))
+        return replace(self, pieces=pieces, fingerprint=_fingerprint(pieces))
+
     def limited(self, num_columns: int) -> TokenBytes:
         """Return these tokens without the ids that a model of so many logit columns can neither write nor read."""
         if len(self.pieces) <= num_columns:
@@ -120,29 +131,6 @@ class HeadVocabulary:
         return [i for i, piece in enumerate(pieces) if piece is not None and i not in self.eos_ids]
 
 
-def eos_ids(
-    tokenizer: PreTrainedTokenizerBase,
-    generation_config: GenerationConfig | None,
-    tokens: TokenBytes,
-    stop_tokens: Sequence[str] = (),
-) -> frozenset[int]:
-    """Collect the ids that end a head's answer: the tokenizer's, the generation config's, the well-known, the user's.
-
-    A stop token that this vocabulary lacks is passed over: another head of the group may have it.
-    """
-    found: set[int] = {tokens.specials[name] for name in END_TOKENS if name in tokens.specials}
-    if tokenizer.eos_token_id is not None:
-        found.add(int(tokenizer.eos_token_id))
-    configured = getattr(generation_config, "eos_token_id", None)
-    if configured is not None:
-        found.update([configured] if isinstance(configured, int) else configured)
-    for name in stop_tokens:
-        token_id = tokens.specials.get(name, tokens.id_of.get(name.encode()))
-        if token_id is not None:
-            found.add(token_id)
-    return frozenset(found)
-
-
 def token_bytes(tokenizer: PreTrainedTokenizerBase) -> TokenBytes:
     """Read the bytes of every id from a tokenizer and verify them.
 
@@ -151,7 +139,12 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> TokenBytes:
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return _slow_token_bytes(tokenizer)
+        raise LoadError(
+            f"tokenizer class {type(tokenizer).__name__} has no tokenizer.json, so its bytes are not known",
+            help="convert it once: save_pretrained of the fast class of its kind writes a tokenizer.json",
+        )
+    backend.no_truncation()  # a tokenizer.json may declare both, which would change every text
+    backend.no_padding()
     text = backend.to_str()
     found = _read(json.loads(text))
     from flowinfer.fusion.selfcheck import verify
@@ -177,33 +170,82 @@ def _read(document: dict[str, Any]) -> TokenBytes:
             help="use a model with a byte-level or SentencePiece vocabulary",
         )
     vocabulary = _vocabulary(model)
-    has_fallback = "ByteFallback" in kinds
-    read = _byte_level_piece if "ByteLevel" in kinds else _marked_piece
+    is_byte_level = "ByteLevel" in kinds
+    has_fallback = not is_byte_level and ("ByteFallback" in kinds or bool(model.get("byte_fallback")))
     size = max([*vocabulary.values(), *(token["id"] for token in added)], default=-1) + 1
     pieces: list[bytes | None] = [None] * size
     fallback: set[int] = set()
-    unknown = model.get("unk_token")
-    for piece, token_id in vocabulary.items():
-        byte = _BYTE_PIECE.fullmatch(piece) if has_fallback or model.get("byte_fallback") else None
-        if byte:
-            pieces[token_id] = bytes([int(byte[1], 16)])
-            fallback.add(token_id)
-        elif piece != unknown:
-            pieces[token_id] = read(piece, token_id) or None
+    unknown = _unknown_piece(model)
     specials: dict[str, int] = {}
     if unknown in vocabulary:
         specials[unknown] = vocabulary[unknown]
+    added_ids = {token["id"] for token in added}  # they go first: many stand in the vocabulary too, in another alphabet
+    texts = [(piece, i) for piece, i in vocabulary.items() if i not in added_ids and piece != unknown]
     for token in added:
-        if token["special"]:
+        if token["special"] or token["content"] == unknown:
             specials[token["content"]] = token["id"]
-            pieces[token["id"]] = None
-        else:
+        elif is_byte_level:
             pieces[token["id"]] = token["content"].encode() or None
-        fallback.discard(token["id"])
+        else:
+            texts.append((token["content"], token["id"]))
+    for piece, token_id in texts:
+        byte = BYTE_PIECE.fullmatch(piece) if has_fallback else None
+        if byte:
+            pieces[token_id] = bytes([int(byte[1], 16)])
+            fallback.add(token_id)
+        else:
+            pieces[token_id] = (_byte_level_piece if is_byte_level else _marked_piece)(piece, token_id) or None
     has_prefix = any(part["type"] == "Prepend" for part in normalizers) or any(
         part["type"] == "Metaspace" and part.get("prepend_scheme", "always") != "never" for part in pre
     )
-    return TokenBytes(tuple(pieces), specials, _fingerprint(pieces), has_prefix, frozenset(fallback))
+    marks = {token["content"]: token["id"] for token in added if not token["special"] and _is_mark(token["content"])}
+    losses = list(dict.fromkeys(filter(None, map(_loss, normalizers))))
+    if has_fallback and model.get("type") == "Unigram":  # its pieces are found in any text, those of bytes among them
+        losses.append("a name of a byte such as <0x0A> becomes that byte")
+    return TokenBytes(
+        tuple(pieces),
+        specials,
+        _fingerprint(pieces),
+        has_prefix,
+        frozenset(fallback),
+        marks=marks,
+        losses=tuple(losses),
+    )
+
+
+def _unknown_piece(model: dict[str, Any]) -> str | None:
+    """Return what a vocabulary calls a text that it cannot write."""
+    if isinstance(model["vocab"], list) and model.get("unk_id") is not None:
+        return str(model["vocab"][model["unk_id"]][0])
+    name = model.get("unk_token")
+    return None if name is None else str(name)
+
+
+def _is_mark(content: str) -> bool:
+    """Return whether an added token is more than its characters: words in brackets or bars, not spaces or letters."""
+    has_punctuation = any(normalize("NFKC", character) in punctuation for character in content)
+    return has_punctuation and any(character.isalnum() for character in content)
+
+
+_LOSSES = {
+    "NFKC": "compatibility forms are replaced (NFKC)",
+    "NFKD": "compatibility forms are replaced (NFKD)",
+    "Lowercase": "upper case is lost",
+    "Strip": "spaces at the ends are lost",
+    "StripAccents": "accents are lost",
+    "Nmt": "control characters are lost",
+    "BertNormalizer": "case, accents or control characters are lost",
+    "Precompiled": "characters are replaced by a table of SentencePiece",
+}
+
+
+def _loss(normalizer: dict[str, Any]) -> str | None:
+    """Return what a normalizer loses; a marked space and canonical equivalence (NFC) are no loss."""
+    kind = normalizer["type"]
+    if kind != "Replace":
+        return _LOSSES.get(kind)
+    pattern, content = next(iter(normalizer["pattern"].values())), normalizer["content"]
+    return None if (pattern, content) == (" ", _SPACE_MARK) else f"{pattern!r} becomes {content!r}"
 
 
 def _fingerprint(pieces: Sequence[bytes | None]) -> str:
@@ -251,18 +293,3 @@ def _byte_level_piece(piece: str, token_id: int) -> bytes:
 def _marked_piece(piece: str, token_id: int) -> bytes:
     del token_id  # every piece of this class can be read
     return piece.replace(_SPACE_MARK, " ").encode("utf-8", errors="surrogatepass")
-
-
-def _slow_token_bytes(tokenizer: PreTrainedTokenizerBase) -> TokenBytes:
-    """Read tokenizers that keep their ranks as bytes (tiktoken style)."""
-    ranks = getattr(tokenizer, "mergeable_ranks", None)
-    if not isinstance(ranks, Mapping):
-        raise LoadError(
-            f"tokenizer class {type(tokenizer).__name__} has no tokenizer.json and no byte ranks",
-            help="convert it to a fast tokenizer (save_pretrained of its fast class)",
-        )
-    pieces: list[bytes | None] = [None] * (max(ranks.values()) + 1)
-    for piece, token_id in ranks.items():
-        pieces[token_id] = bytes(piece)
-    specials = {str(token): int(str(tokenizer.convert_tokens_to_ids(token))) for token in tokenizer.all_special_tokens}
-    return TokenBytes(tuple(pieces), specials, _fingerprint(pieces))

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from flowinfer.errors import UsageError
+from flowinfer.files import write_whole
 from flowinfer.profiling.bandwidth import synchronize
 
 Part = Literal["prefill", "forward", "transfer", "fuse", "append"]
@@ -112,6 +113,6 @@ def write_trace(path: Path, spans: Sequence[Span], titles: dict[str, str]) -> No
             if (span.step, span.lane) == (step, lane)
         ]
     try:
-        path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+        write_whole(path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}).encode())
     except OSError as error:
         raise UsageError(f"--trace {path}: cannot be written: {error.strerror}") from error

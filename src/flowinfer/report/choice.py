@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowinfer.check import check
-from flowinfer.errors import DataError, FlowInferError, UsageError
+from flowinfer.errors import DataError, FlowInferError, UnreadableFile, UsageError
+from flowinfer.files import read_text
 from flowinfer.options import DECODING_KEYS
 from flowinfer.pinning import pin
 from flowinfer.plan import compile, to_json
@@ -101,8 +102,8 @@ def as_flow(choice: Choice) -> str:
     ]
     file = winner.run / "pipeline.flow"
     try:
-        source = file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+        source = read_text(file)
+    except UnreadableFile as error:
         raise DataError(f"{file}: missing or damaged", help="run the flow again") from error
     try:
         text = pin(source, _outside(winner.run, source))

@@ -8,16 +8,19 @@ from flowinfer.report.evidence import Cell, Evidence
 from flowinfer.report.table import Column, Entry, Number, Table, Text
 from flowinfer.results import StepResult
 from flowinfer.stats import wilson
+from flowinfer.summary import is_tied
 
 
 def endings(evidence: Evidence) -> Table:
     """Return no-answer, truncated and failed rates beside the accuracy of every path and question set."""
     rows: list[tuple[Entry, ...]] = []
+    is_voted = any(record.trace.ballot for cell in evidence.cells.values() for record in cell.records)
     for wiring in evidence.wirings:
         for dataset in evidence.datasets:
             if cell := evidence.cell(wiring, dataset):
                 name = Text(wiring.name, is_flow=True)
-                rows.append((Text(wiring.strategy or "other"), name, Text(dataset.label), *_ending(cell)))
+                endings = _ending(cell, is_voted=is_voted)
+                rows.append((Text(wiring.strategy or "other"), name, Text(dataset.label), *endings))
     columns = [
         Column("strategy", "strategy"),
         Column("path", "path"),
@@ -27,6 +30,7 @@ def endings(evidence: Evidence) -> Table:
         Column("ambiguous", "of them ambiguous"),
         Column("truncated", "truncated %"),
         Column("failed", "failed"),
+        *([Column("ties", "tied votes")] if is_voted else []),
         Column("answered", "answered"),
         Column("asked", "asked"),
     ]
@@ -53,8 +57,8 @@ def agreement(evidence: Evidence) -> Table | None:
     return Table("agreement", "Agreement of the heads", caption, tuple(columns), tuple(rows), is_long=True)
 
 
-def _ending(cell: Cell) -> tuple[Entry, ...]:
-    num = len(cell.records)
+def _ending(cell: Cell, *, is_voted: bool) -> tuple[Entry, ...]:
+    num = len(cell.records) - cell.failed
     interval = wilson(cell.correct, cell.n)
     ambiguous = cell.count(lambda record: bool(record.score and record.score.status == "ambiguous"))
     known = cell.accuracy is not None
@@ -64,6 +68,7 @@ def _ending(cell: Cell) -> tuple[Entry, ...]:
         Number(ambiguous, "count"),
         Number(cell.truncated / num if num else None, "percent"),
         Number(cell.failed, "count"),
+        *([Number(cell.count(is_tied), "count")] if is_voted else []),
         Number(num, "count"),
         Number(cell.num_asked, "count"),
     )

@@ -79,12 +79,8 @@ class Cell:
 
     @cached_property
     def verdicts(self) -> Mapping[str, bool]:
-        """Return question id -> right; failed questions are wrong, questions without a reference left out."""
-        return {
-            record.question.id: bool(record.score and record.score.correct)
-            for record in self.records
-            if record.score is not None or record.trace.error is not None
-        }
+        """Return question id -> right, of the questions that have a verdict: failed ones have none."""
+        return {record.question.id: record.score.correct for record in self.records if record.score is not None}
 
     @property
     def n(self) -> int:

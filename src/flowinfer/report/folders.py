@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from flowinfer.errors import DataError, UsageError
+from flowinfer.errors import DataError, UnreadableFile, UsageError
+from flowinfer.files import read_text
 from flowinfer.jsonlog import read_rows
 from flowinfer.paths import STRATEGIES, Strategy
 from flowinfer.report import wirings
@@ -75,7 +77,7 @@ def locate(named: str) -> Path:
 
 
 def _is_made(folder: Path) -> bool:
-    return any((folder / file).is_file() for file in ("sweep.json", "run.json"))
+    return any(os.path.isfile(folder / file) for file in ("sweep.json", "run.json"))
 
 
 def _by_name(folder: Path) -> str:
@@ -94,8 +96,8 @@ def read(folder: Path, into: Reading) -> None:
 def _read_run(folder: Path, into: Reading) -> None:
     plan = read_json(folder / "plan.json")
     try:
-        source = (folder / "pipeline.flow").read_text(encoding="utf-8")
-    except OSError:
+        source = read_text(folder / "pipeline.flow")
+    except UnreadableFile:
         source = str(plan.get("flow"))  # its name says less, but the numbers are all there
     found = wirings.of_plan(plan, source)
     into.found.append(_found(folder, plan, found, {}, None))

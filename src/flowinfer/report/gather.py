@@ -48,17 +48,21 @@ def gather(named: Sequence[str]) -> Evidence:
 
 
 def _latest(found: Sequence[Found], notes: list[str]) -> list[Found]:
-    """Of several runs of a path on the same questions keep the latest of those that go furthest."""
+    """Of several runs of a path on the same questions keep the latest of those with the most verdicts."""
     kept: dict[tuple[str, ...], Found] = {}
     for one in sorted(found, key=lambda one: one.started):
         identity = (one.flow, one.plan, one.label, one.fingerprint)
         before = kept.get(identity)
         if before is not None:
             notes.append(f"{one.name} on {one.label} was run more than once: the latest whole run counts")
-        if before is None or len(one.records) >= len(before.records):
+        if before is None or _num_verdicts(one) >= _num_verdicts(before):
             kept[identity] = one
     order = {id(one): index for index, one in enumerate(found)}
     return sorted(kept.values(), key=lambda one: order[id(one)])
+
+
+def _num_verdicts(found: Found) -> int:
+    return sum(record.score is not None for record in found.records)
 
 
 def _datasets(found: Sequence[Found], notes: list[str]) -> dict[tuple[str, str], QuestionSet]:
@@ -119,8 +123,9 @@ def _gaps(evidence: Evidence) -> list[str]:
         for dataset in evidence.datasets:
             cell = evidence.cell(wiring, dataset)
             if cell and not cell.is_whole:
+                failed = f", {cell.failed} failed" if cell.failed else ""
                 notes.append(
-                    f"{wiring.name} on {dataset.label}: {cell.n} of {cell.num_asked} questions have a verdict;"
+                    f"{wiring.name} on {dataset.label}: {cell.n} of {cell.num_asked} questions have a verdict{failed};"
                     " shown, but in no mean, best path or finding"
                 )
     cells = evidence.cells.values()

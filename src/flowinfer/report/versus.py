@@ -101,11 +101,7 @@ def _points(counts: Paired) -> Points:
 
 
 def _judged(run: Path) -> dict[str, Record]:
-    return {
-        record.question.id: record
-        for record in read_records(run)
-        if record.score is not None or record.trace.error is not None
-    }
+    return {record.question.id: record for record in read_records(run) if record.score is not None}
 
 
 def _refuse_other_questions(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowinfer.errors import UsageError
+from flowinfer.files import write_whole
 from flowinfer.report.build import Report, Section
 from flowinfer.report.table import Table
 
@@ -155,6 +156,7 @@ def _bytes(text: str) -> bytes:
 
 
 def _put(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    write_whole(path, content)
     return path

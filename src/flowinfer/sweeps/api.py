@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from flowinfer.errors import in_python_words
 from flowinfer.sweeps.outcome import Sweep
 from flowinfer.sweeps.request import make_request, strategies_named
 
 
+@in_python_words()
 def sweep(
     models: Sequence[str] | str = (),
     *,
@@ -19,6 +21,7 @@ def sweep(
     sample: int | None = None,
     limit: int | None = None,
     seed: int = 42,
+    answer_index: Literal[0, 1, "none"] | None = None,
     zoo: str | None = None,
     depth: int | Sequence[int] = (),
     params: Mapping[str, object] | None = None,
@@ -41,6 +44,7 @@ def sweep(
         datasets: gsm8k, ceval, mathematics, or paths of .jsonl files.
         flows: flow files, or folders of them, beside or instead of models.
         sample, limit, seed: which questions; see `flowinfer sweep --help`.
+        answer_index: what answers count from that are indices of options; told from the data if not given.
         zoo: name or path of a zoo.
         depth: how many of the models a path wires.
         params, grid: options for all paths; lists of values of which every combination is run.
@@ -69,6 +73,7 @@ def sweep(
         sample=sample,
         limit=limit,
         seed=seed,
+        answer_index=answer_index,
         zoo=zoo,
         independent=independent,
         latency=latency,

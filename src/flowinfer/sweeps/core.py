@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowinfer.cache import member_order, step_key
-from flowinfer.experiment import majority, score
+from flowinfer.experiment import judged, majority
 from flowinfer.merge import Merged, SharedStep, Use, merge
 from flowinfer.plan import Plan
 from flowinfer.results import Record, Trace
@@ -122,7 +122,7 @@ class Sharing:
         from flowinfer.engine.pooled import Asked
 
         asked = [
-            [Asked(index, question, question_text(question)) for question in dataset.questions]
+            [Asked(index, question, question_text) for question in dataset.questions]
             for index, dataset in enumerate(self._datasets)
         ]
         for job in jobs:
@@ -156,7 +156,7 @@ class Sharing:
         for one in asked:
             if one.question.id in job.left:
                 trace = self._trace(job, one, run_of)
-                records.append(Record(question=one.question, trace=trace, score=score(one.question, trace)))
+                records.append(judged(one.question, trace))
         return Ended(job, tuple(records))
 
     def _trace(self, job: Job, one: Asked, run_of: Callable[[SharedStep, Asked], str]) -> Trace:

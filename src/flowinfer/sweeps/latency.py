@@ -10,7 +10,7 @@ from flowinfer.engine.base import NoCache, Observer
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.pooled import Asked, Caching, Pooled
-from flowinfer.experiment import score
+from flowinfer.experiment import judged
 from flowinfer.plan import Plan
 from flowinfer.results import Question, Record
 from flowinfer.sweeps.core import Sharing, trace_of
@@ -74,9 +74,9 @@ class Stopwatch:
 
     def _record(self, plan: Plan, turn: Turn) -> Record:
         uses = self._sharing.uses(turn.plan)
-        asked = Asked(turn.dataset, turn.question, question_text(turn.question))
+        asked = Asked(turn.dataset, turn.question, question_text)
         asked.wanted |= {use.shared for use in uses.values()}
         for _ in self._pooled.run([asked]):
             pass
         trace = trace_of(plan, uses, asked, {})
-        return Record(question=turn.question, trace=trace, score=score(turn.question, trace))
+        return judged(turn.question, trace)

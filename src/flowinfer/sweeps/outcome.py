@@ -11,8 +11,8 @@ from typing import Any
 from flowinfer.jsonlog import read_rows
 from flowinfer.merge import merge
 from flowinfer.plan import compile, members
-from flowinfer.store import read_json
-from flowinfer.summary import Results
+from flowinfer.store import read_records
+from flowinfer.summary import Results, summarize_run
 from flowinfer.sweeps.folder import Entry, read_index, read_latency
 from flowinfer.sweeps.wirings import Wiring
 from flowinfer.tasks.base import Dataset
@@ -43,8 +43,9 @@ class SweepRow:
 
     @property
     def mean(self) -> float | None:
-        """Return its mean accuracy over the data sets; None unless it has one on each."""
-        found = [cell.results.accuracy for cell in self.cells if cell.results and cell.results.accuracy is not None]
+        """Return its mean accuracy over the data sets; None unless every question of each has a verdict."""
+        whole = [cell.results for cell in self.cells if cell.results and not cell.results.failed]
+        found = [results.accuracy for results in whole if results.accuracy is not None]
         return statistics.fmean(found) if found and len(found) == len(self.cells) else None
 
     @property
@@ -161,7 +162,7 @@ def _read_cell(folder: Path, entry: Entry | None, latency: Mapping[str, float]) 
     calls = _calls_made(run) if run else 0
     if entry.status != "done" or run is None:
         return Cell(None, entry.error or "failed", None, calls)
-    results = Results.model_validate(read_json(run / "results.json"))
+    results = summarize_run(run, list(read_records(run)))
     alone = results.seconds_per_question if results.batch == "1" and not results.cached else None
     return Cell(results, None, statistics.fmean(latency.values()) if latency else alone, calls)
 

@@ -36,6 +36,7 @@ def prepare(request: SweepRequest) -> Prepared:
             sample=request.sample,
             seed=request.seed,
             use_items=uses_items,
+            answer_index=request.answer_index,
         )
         for name in request.datasets
     ]

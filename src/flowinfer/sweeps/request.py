@@ -35,6 +35,7 @@ class SweepRequest(BaseModel):
     sample: int | None = None
     limit: int | None = None
     seed: int = 42
+    answer_index: Literal[0, 1, "none"] | None = None
     zoo: str | None = None
     independent: bool = False
     """Every path alone, in batch 1, sharing nothing: the paper's protocol."""

@@ -13,7 +13,7 @@ from flowinfer.cache import DiskStepCache, default_folder
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.models import ModelPool
 from flowinfer.errors import Diagnostic
-from flowinfer.experiment import Request, evaluate, run_settings
+from flowinfer.experiment import Request, evaluate, rows_at_once, run_settings
 from flowinfer.machine import this_machine
 from flowinfer.merge import SharedStep
 from flowinfer.plan import compile
@@ -96,6 +96,9 @@ class _Run:
         )
         if flow.zoo_note:
             self._progress.say(f"note: {flow.zoo_note}")
+        for dataset in self._datasets:
+            if dataset.note:
+                self._progress.say(f"note: {dataset.label}: {dataset.note}")
         self._progress.say(f"sweep {self._folder.path.name}")
         try:
             self._make_runs()
@@ -146,7 +149,8 @@ class _Run:
     def _run_shared(self) -> None:
         tight = not self._placed.fits
         where = default_folder() if self._request.use_cache else self._folder.path / "steps"
-        decoders = Decoders(self._pool, self._progress, self._request.batch)
+        most = len(self._wirings) * sum(len(dataset.questions) for dataset in self._datasets)
+        decoders = Decoders(self._pool, self._progress, rows_at_once(self._request.batch, most))
         sharing = Sharing(
             self._placed.plans,
             self._datasets,
@@ -204,6 +208,7 @@ class _Run:
                     plan,
                     dataset.label,
                     [*before, *ended.records],
+                    data_note=dataset.note,
                     wall_seconds=0.0,  # many runs share the clock
                     batch=str(self._request.batch),
                     run=str(run.path),

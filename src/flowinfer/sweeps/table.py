@@ -54,10 +54,14 @@ def notes(sweep: Sweep) -> list[str]:
     found = []
     if sweep.zoo_note:
         found.append(sweep.zoo_note)
+    read = {cell.results.data_note for row in sweep.rows for cell in row.cells if cell.results}
+    found += sorted(note for note in read if note)
     n = {cell.results.n for row in sweep.rows for cell in row.cells if cell.results}
     if n:
         asked = f"{min(n)}" if len(n) == 1 else f"{min(n)} to {max(n)}"
         found.append(f"accuracy in % with its 95 % interval (Wilson), {asked} questions each")
+    if any(cell.results and cell.results.failed for row in sweep.rows for cell in row.cells):
+        found.append("failed questions are not counted; a path with some has no mean")
     if all(row.seconds is None for row in sweep.rows):
         found.append("s/question: nothing was timed alone; --latency N times N questions of each path")
     return found
@@ -92,10 +96,11 @@ def _cells(row: SweepRow) -> list[str]:
 def _cell(cell: Cell) -> str:
     if cell.results is None:
         return "failed"
+    failed = f" ({cell.results.failed} failed)" if cell.results.failed else ""
     if cell.results.accuracy is None:
-        return "-"
+        return f"-{failed}"
     low, high = (100 * end for end in cell.results.interval)
-    return f"{100 * cell.results.accuracy:.0f} [{low:.0f}-{high:.0f}]"
+    return f"{100 * cell.results.accuracy:.0f} [{low:.0f}-{high:.0f}]{failed}"
 
 
 def _clock(seconds: float) -> str:

@@ -19,10 +19,13 @@ from flowinfer.lab import items
 from flowinfer.lab.items import KINDS
 from flowinfer.results import Question
 from flowinfer.tasks import generic
-from flowinfer.tasks.sources import Task
+from flowinfer.tasks.references import AnswerIndex, check, settle
+from flowinfer.tasks.sources import Item, Task
 
 _LAB_NUM, _LAB_SEED = 100, 42
 """How many of the lab's items a data set has, and which, where nothing else is asked for."""
+
+_LAB_MOST = 100_000
 
 _CEVAL_HEADER = "以下是中国关于{subject}考试的单项选择题，请选出其中的正确答案。"
 
@@ -40,6 +43,8 @@ class Dataset:
     """sha256 over the questions in their order."""
     source: str
     """The local path, or what was loaded from the hub."""
+    note: str | None = None
+    """What a user must know of how its answers were read."""
 
 
 def load_questions(
@@ -51,6 +56,7 @@ def load_questions(
     seed: int = 0,
     ids: Sequence[str] | None = None,
     use_items: bool = False,
+    answer_index: AnswerIndex | None = None,
 ) -> Dataset:
     """Load a data set and choose questions from it.
 
@@ -62,16 +68,21 @@ def load_questions(
         ids: exactly these, in this order.
         use_items: without local data, take the lab's items of that form instead of the hub's; a sample is then drawn
             fresh by its seed, and without one there are 100, or as many as limit says.
+        answer_index: what answers count from that are indices of options; told from the whole file if not given.
     Raises:
         UsageError: the name is unknown, or more than one of limit, sample and ids is given.
-        DataError: the data cannot be read, ids repeat, or an asked id is not there.
+        DataError: the data cannot be read, ids repeat, an asked id is not there, or no judge could read a reference.
     """
     if use_items and name in KINDS and name not in (data or {}):
         return _lab_items(name, limit=limit, sample=sample, seed=seed, ids=ids)
     loaded = _load(name, data or {})
     _refuse_repeated_ids(loaded)
-    questions = tuple(_choose(loaded, limit=limit, sample=sample, seed=seed, ids=ids))
-    return Dataset(loaded.name, loaded.label, questions, fingerprint(questions), loaded.source)
+    settled = settle(loaded.items, answer_index)
+    by_id = {item.question.id: item for item in settled.items}
+    known = [item.question for item in settled.items]
+    questions = tuple(_choose(loaded.source, known, limit=limit, sample=sample, seed=seed, ids=ids))
+    check([by_id[question.id] for question in questions])
+    return Dataset(name, loaded.label, questions, fingerprint(questions), loaded.source, settled.note)
 
 
 def question_text(question: Question) -> str:
@@ -98,7 +109,14 @@ def fingerprint(questions: Sequence[Question]) -> str:
     return digest.hexdigest()
 
 
-def _load(name: str, data: Mapping[str, Path]) -> Dataset:
+@dataclass(frozen=True)
+class _Loaded:
+    label: str
+    items: tuple[Item, ...]
+    source: str
+
+
+def _load(name: str, data: Mapping[str, Path]) -> _Loaded:
     known = registry.tasks()
     if name in known:
         task = registry.load(known[name])
@@ -106,39 +124,41 @@ def _load(name: str, data: Mapping[str, Path]) -> Dataset:
             raise UsageError(f"task '{name}' is not a flowinfer.tasks.sources.Task", help="update its package")
         path = data.get(name)
         if path is None:
-            return Dataset(name, name, tuple(task.fetch()), "", task.hub)
+            return _Loaded(name, _placed(task.fetch(), task.hub), task.hub)
         if not path.exists():
             raise DataError(f"{path}: no such file or folder", help=f"give {task.local_forms}")
-        return Dataset(name, name, tuple(task.read(path)), "", str(path))
+        return _Loaded(name, _placed(task.read(path), str(path)), str(path))
     path = data.get(name, Path(name))
     if path.suffix == ".jsonl" or path.is_file():
-        questions = tuple(generic.read(path))
-        if not questions:
+        items = tuple(generic.read(path))
+        if not items:
             raise DataError(f"{path}: no questions", help='write {"question": ..., "answer": ...}, one a line')
-        return Dataset(name, path.stem, questions, "", str(path))
+        return _Loaded(path.stem, items, str(path))
     close = get_close_matches(name, known, n=1)
     cure = f"did you mean '{close[0]}'?" if close else f"use one of {', '.join(known)}, or a path to a .jsonl file"
     raise UsageError(f"unknown data set '{name}'", help=cure)
+
+
+def _placed(found: Sequence[Question | Item], source: str) -> tuple[Item, ...]:
+    """Give questions that do not say where they stand a place by their id."""
+    return tuple(one if isinstance(one, Item) else Item(one, f"{source}, question '{one.id}'") for one in found)
 
 
 def _lab_items(name: str, *, limit: int | None, sample: int | None, seed: int, ids: Sequence[str] | None) -> Dataset:
     """Draw fresh test items; their ids say the seed, so that they stand for the same question everywhere."""
     _refuse_bad_choice(limit=limit, sample=sample, ids=ids)
     num, drawn_by = (sample, seed) if sample is not None else (max(limit or 0, _LAB_NUM), _LAB_SEED)
+    if num > _LAB_MOST:
+        raise UsageError(f"{num} items of the lab are more than {_LAB_MOST}", help="ask for fewer")
     drawn = items.draw(items.kind_of(name), "test", num, drawn_by)
-    loaded = Dataset(
-        name,
-        f"{name} (lab)",
-        tuple(item.as_question(f"s{drawn_by}-{index}") for index, item in enumerate(drawn)),
-        "",
-        f"the lab's generator, test items, seed {drawn_by}",
-    )
-    questions = tuple(_by_ids(loaded, ids)) if ids is not None else loaded.questions[:limit]
-    return Dataset(name, loaded.label, questions, fingerprint(questions), loaded.source)
+    source = f"the lab's generator, test items, seed {drawn_by}"
+    made = [item.as_question(f"s{drawn_by}-{index}") for index, item in enumerate(drawn)]
+    questions = tuple(_by_ids(source, made, ids) if ids is not None else made[:limit])
+    return Dataset(name, f"{name} (lab)", questions, fingerprint(questions), source)
 
 
-def _refuse_repeated_ids(loaded: Dataset) -> None:
-    counts = Counter(question.id for question in loaded.questions)
+def _refuse_repeated_ids(loaded: _Loaded) -> None:
+    counts = Counter(item.question.id for item in loaded.items)
     repeated = [identifier for identifier, count in counts.items() if count > 1]
     if repeated:
         more = f" and {len(repeated) - 1} more" if len(repeated) > 1 else ""
@@ -149,14 +169,20 @@ def _refuse_repeated_ids(loaded: Dataset) -> None:
 
 
 def _choose(
-    loaded: Dataset, *, limit: int | None, sample: int | None, seed: int, ids: Sequence[str] | None
+    source: str,
+    questions: Sequence[Question],
+    *,
+    limit: int | None,
+    sample: int | None,
+    seed: int,
+    ids: Sequence[str] | None,
 ) -> Sequence[Question]:
     _refuse_bad_choice(limit=limit, sample=sample, ids=ids)
     if ids is not None:
-        return _by_ids(loaded, ids)
+        return _by_ids(source, questions, ids)
     if sample is not None:
-        return sorted(loaded.questions, key=lambda question: _draw(seed, question.id))[:sample]
-    return loaded.questions[:limit]
+        return sorted(questions, key=lambda question: _draw(seed, question.id))[:sample]
+    return questions[:limit]
 
 
 def _refuse_bad_choice(*, limit: int | None, sample: int | None, ids: Sequence[str] | None) -> None:
@@ -172,14 +198,14 @@ def _draw(seed: int, identifier: str) -> bytes:
     return hashlib.sha256(f"{seed}\n{identifier}".encode("utf-8", "surrogatepass")).digest()
 
 
-def _by_ids(loaded: Dataset, ids: Sequence[str]) -> Sequence[Question]:
-    by_id = {question.id: question for question in loaded.questions}
+def _by_ids(source: str, questions: Sequence[Question], ids: Sequence[str]) -> Sequence[Question]:
+    by_id = {question.id: question for question in questions}
     for identifier in ids:
         if identifier not in by_id:
             close = get_close_matches(identifier, by_id, n=1, cutoff=0.5)
-            first = loaded.questions[0].id
+            first = questions[0].id
             cure = f"did you mean '{close[0]}'?" if close else f"its ids look like '{first}'"
-            raise DataError(f"{loaded.source}: no question has the id '{identifier}'", help=cure)
+            raise DataError(f"{source}: no question has the id '{identifier}'", help=cure)
     if len(set(ids)) < len(ids):
         raise UsageError("an id is asked for twice", help="name every id once")
     return [by_id[identifier] for identifier in ids]

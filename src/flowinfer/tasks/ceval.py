@@ -12,7 +12,7 @@ from pathlib import Path
 from flowinfer.errors import DataError
 from flowinfer.results import Question
 from flowinfer.tasks import generic
-from flowinfer.tasks.sources import Task, fetch_split, malformed, read_text
+from flowinfer.tasks.sources import Item, Task, fetch_split, malformed, read_text
 from flowinfer.tasks.subjects import CEVAL_SUBJECTS
 
 _LETTERS = ("A", "B", "C", "D")
@@ -21,7 +21,7 @@ _CURE = f"without network: --data ceval=PATH, {_LOCAL}"
 _SPLIT = re.compile(r"_(?:val|dev|test)$")
 
 
-def read(path: Path) -> Sequence[Question]:
+def read(path: Path) -> Sequence[Item]:
     """Read C-Eval's csv files, or JSON lines; ids are "subject/number".
 
     A folder with a subfolder val is read from there; dev (five worked examples a subject) only where val is absent.
@@ -63,15 +63,18 @@ def _subject_names(path: Path) -> Mapping[str, str]:
     return CEVAL_SUBJECTS
 
 
-def _rows(file: Path, names: Mapping[str, str]) -> Iterator[Question]:
+def _rows(file: Path, names: Mapping[str, str]) -> Iterator[Item]:
     subject = _SPLIT.sub("", file.stem)
     reader = csv.DictReader(io.StringIO(read_text(file), newline=""))
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise malformed(file, reader.line_num + 1, f"not CSV: {error}", "quote texts that hold quotes") from error
     missing = [name for name in ("question", *_LETTERS, "answer") if name not in (reader.fieldnames or ())]
     if missing:
         columns = ", ".join(f"'{name}'" for name in missing)
         raise malformed(file, 1, f"missing columns: {columns}", "the first line must be: id,question,A,B,C,D,answer")
-    for number, row in enumerate(reader):
-        line = reader.line_num
+    for number, (line, row) in enumerate(rows):
         if any(row[name] is None for name in ("question", *_LETTERS, "answer")):
             raise malformed(file, line, "too few columns", "quote texts that hold commas or quotes")
         answer = row["answer"].strip().upper()
@@ -82,7 +85,7 @@ def _rows(file: Path, names: Mapping[str, str]) -> Iterator[Question]:
                 f"the answer is '{answer}', not one of A, B, C, D",
                 "the test split has no answers: use val",
             )
-        yield _question(subject, str(row.get("id") or number), row, answer, names)
+        yield Item(_question(subject, str(row.get("id") or number), row, answer, names), f"{file}:{line}")
 
 
 def _question(subject: str, number: str, row: Mapping[str, object], answer: str, names: Mapping[str, str]) -> Question:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_uppercase
+from unicodedata import normalize
 
 from flowinfer.results import Question
-from flowinfer.tasks.sources import JsonLine, json_lines
+from flowinfer.tasks.sources import Item, JsonLine, json_lines
 
 KINDS = ("gsm8k", "ceval", "mathematics", "exact")
 """The judges an item may name."""
@@ -16,7 +18,7 @@ _NUMBER = re.compile(r"[-+]?[$¥€£]?\d[\d,]*(?:\.\d+)?%?")
 _FORMULA = re.compile(r"[\w\s.,()+\-*/^{}\\=<>|!%$°\[\]]+")
 
 
-def read(path: Path, *, kind: str | None = None) -> Sequence[Question]:
+def read(path: Path, *, kind: str | None = None) -> Sequence[Item]:
     """Read a JSON-lines file; `kind` is for items that name none (inferred from each item if not given).
 
     Raises:
@@ -25,7 +27,7 @@ def read(path: Path, *, kind: str | None = None) -> Sequence[Question]:
     return [question_of(item, kind=kind, number=index) for index, item in enumerate(json_lines(path))]
 
 
-def question_of(item: JsonLine, *, kind: str | None, number: int) -> Question:
+def question_of(item: JsonLine, *, kind: str | None, number: int) -> Item:
     """Turn one object into a question; items without an id are numbered from 0."""
     choices = _choices(item)
     reference = item.text("answer")
@@ -35,14 +37,19 @@ def question_of(item: JsonLine, *, kind: str | None, number: int) -> Question:
     text = item.text("question")
     if not text.strip():
         raise item.complain("the question is empty", "write the question's text, or remove the line")
-    return Question(
+    if choices and named in ("gsm8k", "mathematics"):
+        raise item.complain(f"kind '{named}' with choices", 'leave "kind" out where an option is asked for')
+    if reference.strip().lower() == "nan" and named is None and not choices:
+        raise item.complain(f"the answer is '{reference}'", 'a missing value? if it is meant, name "kind": "exact"')
+    question = Question(
         id=item.optional("id") or str(number),
         question=text,
         reference=_short(reference),
-        kind=named or kind or infer_kind(text, reference, choices),
+        kind=named or (None if choices else kind) or infer_kind(text, reference, choices),
         choices=choices,
         subject=item.optional("subject"),
     )
+    return item.item(question, is_open=bool(choices))
 
 
 def infer_kind(question: str, reference: str, choices: Mapping[str, str]) -> str:
@@ -70,8 +77,15 @@ def _choices(item: JsonLine) -> Mapping[str, str]:
     value = item.fields.get("choices")
     if value is None:
         return {}
-    if isinstance(value, list) and len(value) <= 26:
-        value = {chr(ord("A") + index): text for index, text in enumerate(value)}
+    if isinstance(value, (list, dict)) and len(value) > len(ascii_uppercase):
+        raise item.complain(f"{len(value)} choices, and 26 letters to name them", "give at most 26")
+    if isinstance(value, list):
+        value = dict(zip(ascii_uppercase, value, strict=False))
     if not isinstance(value, dict) or not all(isinstance(text, (str, int, float)) for text in value.values()):
         raise item.complain("'choices' is not an object of texts", 'write "choices": {"A": "...", "B": "..."}')
-    return {str(letter): str(text) for letter, text in value.items()}
+    named = {normalize("NFKC", name).strip(" ()[]【】.:、").upper(): str(text) for name, text in value.items()}
+    if len(named) < len(value) or not all(name in ascii_uppercase and len(name) == 1 for name in named):
+        raise item.complain(
+            "'choices' are not named by letters", 'write "choices": {"A": "...", "B": "..."}, or a list'
+        )
+    return named

@@ -8,13 +8,13 @@ from pathlib import Path
 from flowinfer.errors import DataError
 from flowinfer.results import Question
 from flowinfer.tasks import generic
-from flowinfer.tasks.sources import JsonLine, Task, fetch_split, json_array, json_lines, malformed, read_text
+from flowinfer.tasks.sources import Item, JsonLine, Task, fetch_split, json_array, json_lines, malformed, read_text
 
 _LOCAL = "a DeepMind mathematics_dataset txt file or folder, or MATH-style json (problem, answer, subject, level)"
 _CURE = f"without network: --data mathematics=PATH, {_LOCAL}"
 
 
-def read(path: Path) -> Sequence[Question]:
+def read(path: Path) -> Sequence[Item]:
     """Read txt (a module a file), json or jsonl; a folder is read whole, in the order of its file names.
 
     Raises:
@@ -37,7 +37,7 @@ def _files(folder: Path) -> Sequence[Path]:
     return found
 
 
-def _read_file(file: Path) -> Iterable[Question]:
+def _read_file(file: Path) -> Iterable[Item]:
     match file.suffix:
         case ".json":
             return [_math(item, index) for index, item in enumerate(json_array(file))]
@@ -47,7 +47,7 @@ def _read_file(file: Path) -> Iterable[Question]:
             return _module(file)
 
 
-def _module(file: Path) -> Iterator[Question]:
+def _module(file: Path) -> Iterator[Item]:
     """Read a module's txt: question and answer lines in turn; ids are "module/number"."""
     lines = read_text(file).split("\n")
     while lines and not lines[-1].strip():
@@ -58,29 +58,31 @@ def _module(file: Path) -> Iterator[Question]:
         for offset in (0, 1):
             if not lines[index + offset].strip():
                 raise malformed(file, index + offset + 1, "empty line", "write questions and answers in turn")
-        yield Question(
+        question = Question(
             id=f"{file.stem}/{index // 2}",
             question=lines[index],
             reference=lines[index + 1].strip(),
             kind="mathematics",
             subject=file.stem,
         )
+        yield Item(question, f"{file}:{index + 2}")
 
 
-def _item(item: JsonLine, index: int) -> Question:
+def _item(item: JsonLine, index: int) -> Item:
     if "problem" in item.fields:
         return _math(item, index)
     return generic.question_of(item, kind="mathematics", number=index)
 
 
-def _math(item: JsonLine, index: int) -> Question:
-    return Question(
+def _math(item: JsonLine, index: int) -> Item:
+    question = Question(
         id=item.optional("unique_id") or item.optional("id") or str(index),
         question=item.text("problem", "question"),
         reference=_gold(item),
         kind="mathematics",
         subject=item.optional("subject") or item.optional("type"),
     )
+    return item.item(question)
 
 
 def _gold(item: JsonLine) -> str:
@@ -95,7 +97,7 @@ def _gold(item: JsonLine) -> str:
     return box
 
 
-def fetch() -> Sequence[Question]:
+def fetch() -> Sequence[Item]:
     """Load HuggingFaceH4/MATH-500 (the paper does not say which set it used; its examples are MATH's subjects)."""
     rows = fetch_split("HuggingFaceH4/MATH-500", None, "test", cure=_CURE)
     return [_math(JsonLine(Path("MATH-500"), index + 1, row), index) for index, row in enumerate(rows)]

@@ -6,12 +6,30 @@ Lines are split on "\\n" only: model texts and web texts hold U+2028 and other c
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flowinfer import files
 from flowinfer.errors import DataError
+from flowinfer.machine import hub_problem
 from flowinfer.results import Question
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question, and where it stands."""
+
+    question: Question
+    place: str
+    """For messages: file:line, or a data set and an id."""
+    is_open: bool = False
+    """Whether its answer may be an option's letter, text or index."""
+
+    def answered(self, reference: str) -> Item:
+        """Return it with another reference."""
+        return replace(self, question=self.question.model_copy(update={"reference": reference}), is_open=False)
 
 
 @dataclass(frozen=True)
@@ -19,9 +37,9 @@ class Task:
     """A data set by name: where its questions come from."""
 
     name: str
-    read: Callable[[Path], Sequence[Question]]
-    """Reads a local file or folder in one of the data set's own forms."""
-    fetch: Callable[[], Sequence[Question]]
+    read: Callable[[Path], Sequence[Question | Item]]
+    """Reads a local file or folder in one of the data set's own forms; items say where they stand."""
+    fetch: Callable[[], Sequence[Question | Item]]
     """Loads it from the Hugging Face hub; raises DataError where that is impossible."""
     hub: str
     """What `fetch` loads, for people."""
@@ -38,6 +56,10 @@ class JsonLine:
     """1-based line (an item's number in a JSON array)."""
     fields: Mapping[str, object]
 
+    def item(self, question: Question, *, is_open: bool = False) -> Item:
+        """Return a question that was made of it, with its place."""
+        return Item(question, f"{self.path}:{self.line}", is_open)
+
     def complain(self, what: str, cure: str) -> DataError:
         """Build the error that tells where the item stands."""
         return malformed(self.path, self.line, what, cure)
@@ -53,6 +75,8 @@ class JsonLine:
                 value = self.fields[name]
                 if isinstance(value, bool):
                     return str(value)
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise self.complain(f"field '{name}' is too large a number", f'write it as a text: "{name}": "..."')
                 if isinstance(value, (str, int, float)):
                     return str(value)
                 raise self.complain(f"field '{name}' is not a text", f'write "{name}": "..."')
@@ -74,16 +98,9 @@ def read_text(path: Path) -> str:
     """Return a UTF-8 file's text without its byte-order mark, CRLF turned into "\\n".
 
     Raises:
-        DataError: the file cannot be read, or is not UTF-8.
+        UnreadableFile: it cannot be read, or is not UTF-8.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 (byte {error.start})", help="save the file with encoding UTF-8") from error
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{path}: {reason}", help="check the path of the data set") from error
-    return text.replace("\r\n", "\n")
+    return files.read_text(path).replace("\r\n", "\n")
 
 
 def json_lines(path: Path) -> Iterator[JsonLine]:
@@ -98,16 +115,35 @@ def json_lines(path: Path) -> Iterator[JsonLine]:
 
 
 def _object(path: Path, number: int, line: str) -> JsonLine:
-    try:
-        value = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
-        raise malformed(path, number, f"not JSON: {reason}", "write one JSON object per line") from None
+    value = _json(path, number, line, "write one JSON object per line")
     if not isinstance(value, dict):
         raise malformed(
             path, number, "not a JSON object", 'write one object per line: {"question": ..., "answer": ...}'
         )
     return JsonLine(path, number, value)
+
+
+def _json(path: Path, number: int | None, text: str, cure: str) -> object:
+    """Read JSON.
+
+    Args:
+        number: the line that the text is; None: it is the whole file.
+    Raises:
+        DataError: it is none, or holds what no JSON has (NaN), or what no reader takes (numbers without end, depth).
+    """
+
+    def refuse(constant: str) -> object:
+        raise ValueError(f"{constant} is no number of JSON's")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        reason, line = f"{error.msg} at column {error.colno}", error.lineno
+    except RecursionError:
+        reason, line = "too deep", 1
+    except ValueError as error:  # NaN, or more digits than Python reads
+        reason, line = str(error).partition(":")[0].partition(";")[0], 1
+    raise malformed(path, number or line, f"not JSON: {reason}", cure)
 
 
 def json_array(path: Path) -> Iterator[JsonLine]:
@@ -116,12 +152,7 @@ def json_array(path: Path) -> Iterator[JsonLine]:
     Raises:
         DataError: the file is not a JSON array of objects.
     """
-    text = read_text(path)
-    try:
-        values = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
-        raise malformed(path, line, "not JSON", "give a JSON array of objects, or JSON lines as .jsonl") from None
+    values = _json(path, None, read_text(path), "give a JSON array of objects, or JSON lines as .jsonl")
     if not isinstance(values, list):
         raise malformed(path, 1, "not a JSON array", "give a JSON array of objects, or JSON lines as .jsonl")
     for number, value in enumerate(values, start=1):
@@ -136,6 +167,8 @@ def fetch_split(repository: str, config: str | None, split: str, *, cure: str) -
     Raises:
         DataError: it cannot be loaded (offline, gated, missing), with the local alternative `cure`.
     """
+    if problem := hub_problem():
+        raise DataError(f"cannot load '{repository}': the hub cannot be reached: {problem}", help=cure)
     import datasets  # late: takes seconds
 
     try:

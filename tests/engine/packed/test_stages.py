@@ -25,9 +25,9 @@ from flowinfer.engine.packed.outcome import Outcome, last_outcome
 from flowinfer.engine.packed.runner import runner_of
 from flowinfer.engine.packed.stream import PackedStream
 from flowinfer.engine.scheduler import execute
-from flowinfer.errors import MemoryShort
+from flowinfer.errors import MemoryShort, RunError
 from flowinfer.plan import Answer, Plan, Step
-from flowinfer.results import StepResult, Trace
+from flowinfer.results import Ballot, StepResult, Trace
 from tests.engine import plans
 from tests.engine.plans import chain, member, mix, questions, run
 
@@ -91,8 +91,8 @@ PLANS = {
 }
 
 
-def longest(question: object, texts: Sequence[str]) -> int:
-    return max(range(len(texts)), key=lambda k: len(texts[k]))
+def longest(question: object, texts: Sequence[str]) -> Ballot:
+    return Ballot(answers=tuple(texts), winner=max(range(len(texts)), key=lambda k: len(texts[k])))
 
 
 def told(traces: Mapping[str, Trace]) -> dict[str, object]:
@@ -373,5 +373,5 @@ def test_other_errors_are_not_taken_for_short_memory(models: Models, monkeypatch
             raise RuntimeError("a bug")
 
     serve(monkeypatch, lambda loop: packed(loop, Broken))
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(RunError, match="fails for every question: RuntimeError: a bug"):
         run(PLANS["SI"], models)

@@ -247,9 +247,13 @@ class PackedStream:
         for index in range(len(slots)):
             emitted = 0
             for then, seat in here:
-                if slots[index][then] >= 0 and not seat.row.finish_reason:
+                if slots[index][then] < 0 or seat.row.finish_reason:
+                    continue
+                emitted += 1
+                try:
                     self._emit(seat, slots[index][then], leads[index][then], [own[then] for own in favourites[index]])
-                    emitted += 1
+                except BaseException as error:  # what is not the row's is raised
+                    seat.row.fail(error)
             if emitted:
                 self._heads.observer.tokens_emitted(emitted)
         ended = [seat for _, seat in here if seat.row.finish_reason]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from flowinfer.paths import Strategy
 from flowinfer.report import scores
@@ -15,6 +16,9 @@ from flowinfer.report.figures.style import COLOURS, HATCHES, SINGLES, Drawing, s
 from flowinfer.report.orders import order_name
 from flowinfer.report.scores import NOWHERE, Against
 from flowinfer.report.table import Reached
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _WHISKERS = "Whiskers: 95 % Wilson intervals."
 
@@ -94,13 +98,10 @@ def _order_means(evidence: Evidence, kinds: tuple[Strategy, Strategy], number: s
     series, orders = _order_series(evidence, kinds, len(evidence.datasets)), _orders(evidence, kinds)
     if not orders or not _has_numbers(series, is_accuracy=True):
         return None
-    tips, figure = Tips(), new_figure(3.8)
-    upper, lower = figure.subplots(2, sharex=True)
-    accuracy_bars(upper, orders, series, tips)
-    seconds_bars(lower, orders, series, tips)
-    legend(figure, upper, series)
+    tips = Tips()
+    figure, measured = _both(orders, series, tips)
     title = f"Means of {' and '.join(_there(evidence, kinds))} by path"
-    caption = _with_whiskers(f"Mean over the tasks, accuracy and seconds (the paper's figure {number}).", True)
+    caption = _with_whiskers(f"Mean over the tasks, {measured} (the paper's figure {number}).", True)
     return Drawing(f"figure-{number}", title, caption, figure, tips.found)
 
 
@@ -111,13 +112,22 @@ def _strategies(
     series = [Series(kind, COLOURS[kind], HATCHES[kind], entries(evidence, kind)) for kind in evidence.collaborations]
     if not series or not _has_numbers(series, is_accuracy=True):
         return None
-    tips, figure = Tips(), new_figure(3.8)
-    upper, lower = figure.subplots(2, sharex=True)
-    accuracy_bars(upper, _groups(evidence), series, tips)
-    seconds_bars(lower, _groups(evidence), series, tips)
-    legend(figure, upper, series)
-    caption = _with_whiskers(f"{title}, accuracy and seconds (the paper's figure {number}).", True)
+    tips = Tips()
+    figure, measured = _both(_groups(evidence), series, tips)
+    caption = _with_whiskers(f"{title}, {measured} (the paper's figure {number}).", True)
     return Drawing(f"figure-{number}", title, caption, figure, tips.found)
+
+
+def _both(groups: Sequence[str], series: Sequence[Series], tips: Tips) -> tuple[Figure, str]:
+    """Draw accuracy above seconds, alone where nothing was timed; return the figure and what it shows."""
+    is_timed = _has_numbers(series, is_accuracy=False)
+    figure = new_figure(3.8 if is_timed else 2.2)
+    panels = figure.subplots(1 + is_timed, sharex=True, squeeze=False)[:, 0]
+    accuracy_bars(panels[0], groups, series, tips)
+    if is_timed:
+        seconds_bars(panels[1], groups, series, tips)
+    legend(figure, panels[0], series)
+    return figure, "accuracy and seconds" if is_timed else "accuracy"
 
 
 def _groups(evidence: Evidence) -> list[str]:

@@ -70,7 +70,7 @@ def _cell(cell: Cell, pool: _Pool) -> Mapping[str, Any]:
 
 def _answer(record: Record, pool: _Pool) -> list[Any]:
     score, trace = record.score, record.trace
-    verdict = -1 if score is None and trace.error is None else int(bool(score and score.correct))
+    verdict = -1 if score is None else int(score.correct)
     found = (
         f"failed: {trace.error}" if trace.error else score.extracted if score and score.extracted is not None else "-"
     )

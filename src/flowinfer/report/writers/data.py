@@ -14,6 +14,9 @@ from flowinfer.report.table import Table, fields
 
 VERSION = 1
 
+_FORMULA = ("=", "+", "@", "-", "＝", "＋", "＠", "－")
+"""What begins a formula, in full width too."""
+
 
 def table_csv(table: Table) -> str:
     """Return a table as CSV with raw values: shares between 0 and 1, nothing where there is no number."""
@@ -43,7 +46,10 @@ def report_json(report: Report) -> str:
 
 def _safe(value: object) -> object:
     """Keep a spreadsheet from reading text as a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "@", "-") and len(value) > 1 else value
+    if not isinstance(value, str):
+        return value
+    bare = value.lstrip()  # spreadsheets pass over tabs, line ends and blanks before a formula
+    return f"'{value}" if value[:1] in ("\t", "\r", "\n") or (bare[:1] in _FORMULA and len(bare) > 1) else value
 
 
 def _section(section: Section) -> Mapping[str, Any]:

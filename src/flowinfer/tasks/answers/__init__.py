@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from flowinfer.results import Score
+from flowinfer.results import Ballot, Score
 from flowinfer.tasks.answers.choices import find_choice
 from flowinfer.tasks.answers.maths import judge_maths
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
@@ -67,14 +67,12 @@ def extract(task: str, output: str, *, question: str | None = None, choices: Map
 
 def vote(
     task: str, outputs: Sequence[str], *, question: str | None = None, choices: Mapping[str, str] | None = None
-) -> int:
-    """Return the index of the output whose answer most outputs share; the first seen wins a tie."""
-    answers = [extract(task, output, question=question, choices=choices).value for output in outputs]
+) -> Ballot:
+    """Choose the output whose answer most outputs share; the first seen wins a tie."""
+    answers = tuple(extract(task, output, question=question, choices=choices).value for output in outputs)
     counts = Counter(answer for answer in answers if answer is not None)
-    if not counts:
-        return 0
-    most = max(counts.values())
-    return next(i for i, answer in enumerate(answers) if answer is not None and counts[answer] == most)
+    won = max(counts, key=lambda answer: counts[answer], default=None)  # of equals the first seen
+    return Ballot(answers=answers, winner=answers.index(won))
 
 
 def _find(task: str, text: Text, choices: Mapping[str, str] | None, question: str) -> Found:

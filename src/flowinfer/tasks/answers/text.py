@@ -102,8 +102,9 @@ def _without_long_runs(text: Text) -> Text:
     return joined(kept) if len(kept) > 1 else text
 
 
-_THOUGHT_BEGINS = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.I)
-_THOUGHT_ENDS = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.I)
+_THOUGHT_BEGINS = re.compile(r"<(?:think|thinking|thought|reasoning)>|<\|channel\|>analysis<\|message\|>", re.I)
+_THOUGHT_ENDS = re.compile(r"</(?:think|thinking|thought|reasoning)>|<\|channel\|>final<\|message\|>", re.I)
+"""Tags, and the channels of gpt-oss."""
 
 
 def _without_thinking(text: Text) -> Text:

@@ -1,0 +1,42 @@
+"""The command line inside the suite's own process: what a process of its own would print, but torch is imported once.
+
+What only a process can show (signals, closed streams, environment at start) begins one in the test that shows it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import traceback
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from flowinfer import cli
+
+
+def flowinfer(*arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder; return its exit code and what it printed, the traceback of a bug too."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch, chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+        patch.setenv("COLUMNS", "120")
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8"))
+        before = os.environ.copy()
+        try:
+            cli.run(arguments)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        except Exception:  # a bug: shown as the interpreter shows it
+            traceback.print_exc()
+            code = 1
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+    printed = []
+    for stream in (out, err):
+        stream.flush()
+        printed.append(stream.buffer.getvalue().decode("utf-8"))  # type: ignore[attr-defined]  # a BytesIO
+    return subprocess.CompletedProcess(arguments, code, *printed)
