@@ -315,9 +315,10 @@ def test_folder_without_a_tokenizer_is_refused(tmp_path: Path, checkpoint: Path)
 def test_damaged_weights_are_refused(tmp_path: Path, checkpoint: Path) -> None:
     folder = copied(checkpoint, tmp_path)
     (folder / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
-    with pytest.raises(LoadError, match="model 'M' cannot be loaded from") as caught:
+    with pytest.raises(LoadError) as caught:
         hf.load(spec(folder), "cpu")
-    assert caught.value.help == "the folder needs config.json, tokenizer.json and .safetensors of a decoder-only model"
+    assert caught.value.message == f"{folder}/model.safetensors is damaged: its header is longer than the file"
+    assert caught.value.help == "download it again"
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
@@ -329,7 +330,7 @@ def test_damaged_files_of_a_folder_are_refused(tmp_path: Path, checkpoint: Path,
     if damage == "{}" and name in ("tokenizer_config.json", "generation_config.json"):
         hf.load(spec(folder), "cpu")
         return
-    with pytest.raises(LoadError, match="model 'M' cannot be loaded from"):
+    with pytest.raises(LoadError, match=r"model 'M' cannot be loaded from|config\.json is no JSON"):
         hf.load(spec(folder), "cpu")
 
 

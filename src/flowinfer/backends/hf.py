@@ -24,6 +24,7 @@ from flowinfer.backends.rotary import is_rescaled, stretch
 from flowinfer.backends.row_session import RowSession
 from flowinfer.backends.session import BatchSession
 from flowinfer.backends.tokenizers import load_tokenizer
+from flowinfer.checkpoint import Held, read_folder, refuse_larger
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
@@ -128,17 +129,23 @@ def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
     if not os.path.isdir(spec.ref):
         options |= _without_hub(spec)
     try:
+        held = _held(spec)
         config = AutoConfig.from_pretrained(spec.ref, **options)
         _refuse_unsuitable(spec, config)
+        if held.files and not spec.trust_remote_code:
+            refuse_larger(_num_numbers(config), held, config.to_dict())
         with _naming(spec):
             tokenizer = load_tokenizer(spec.ref, **options)
-        model = _load_weights(spec, config, device, dtype, options)
-        return HfModel(spec, model, tokenizer)
+        network = _load_weights(spec, config, device, dtype, options)
+        model = HfModel(spec, network, tokenizer)
+        model.vocabulary()
+        model.prompt("x")
+        return model
     except (FlowInferError, KeyboardInterrupt, SystemExit):
         raise
     except NotCached as error:
         raise LoadError(
-            f"model '{spec.name}' ({spec.ref}, {type(model).__name__}) {error}",
+            f"model '{spec.name}' ({spec.ref}, {type(network).__name__}) {error}",
             help="flowinfer decodes what can go on from a key-value cache; others can be reached over backend=openai",
         ) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -169,6 +176,25 @@ def _without_hub(spec: ModelSpec) -> dict[str, Any]:
             help="go online once, set HF_ENDPOINT to a mirror, or give a local folder",
         )
     return {"local_files_only": True}
+
+
+def _held(spec: ModelSpec) -> Held:
+    """Return what a model's weight files hold, nothing where they are not on this machine yet.
+
+    Raises:
+        LoadError: a file is damaged.
+    """
+    if os.path.isdir(spec.ref):
+        return read_folder(Path(spec.ref))
+    snapshot = hub_snapshot(spec.ref, revision=spec.revision)
+    return read_folder(snapshot) if snapshot and has_weights(snapshot) else Held((), {})
+
+
+def _num_numbers(config: Any) -> int:  # a transformers config
+    """Count the parameters of a network, and what else it makes tables of, without making room for them."""
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config)
+    return sum(part.numel() for part in (*network.parameters(), *network.buffers()))
 
 
 def session_kind(model: Any) -> type[BatchSession] | type[RowSession]:  # see HfModel
