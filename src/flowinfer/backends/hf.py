@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,13 @@ class HfModel:
         self.num_columns = _num_columns(model)
         self._spec = spec
         with _naming(spec):
-            tokens = token_bytes(tokenizer).limited(self.num_columns)
+            every = token_bytes(tokenizer)
+            tokens = every.limited(min(self.num_columns, int(model.get_input_embeddings().weight.shape[0])))
             self._prompts = ChatPrompts(tokenizer, tokens, chat=spec.chat, system=spec.system)
         ends = configured_ends(tokenizer, model.generation_config)
         self._tokens = tokens.writing(name for name in self._prompts.turn.inside if tokens.specials[name] not in ends)
+        self._beyond = every.pieces[len(tokens.pieces) :]
+        """What the tokenizer's ids write for which the model has no embedding or no logit."""
         self.losses = tokens.losses
         """What the tokenizer changes in a text before the model reads it."""
         self.is_exact = model.dtype in (torch.float32, torch.float64)
@@ -75,12 +79,28 @@ class HfModel:
         """Return token bytes, end ids and width of the logits."""
         turn_end = self._prompts.turn.end
         ends = eos_ids(self._tokenizer, self._model.generation_config, self._tokens, stop_tokens, turn_end)
-        return HeadVocabulary(self._tokens, ends, self.num_columns)
+        return HeadVocabulary(self._tokens, frozenset(i for i in ends if i < self.num_columns), self.num_columns)
 
     def prompt(self, text: str, prefill: str = "") -> Prompt:
         """Apply the chat template, if any, and tokenize."""
         with _naming(self._spec):
-            return self._prompts.build(text, prefill)
+            prompt = self._prompts.build(text, prefill)
+            if not self._beyond or max(prompt.ids, default=0) < len(self._tokens.pieces):
+                return prompt
+            return replace(prompt, ids=tuple(i for token_id in prompt.ids for i in self._readable(token_id)))
+
+    def _readable(self, token_id: int) -> Sequence[int]:
+        """Return ids of the model that write what an id of its tokenizer writes."""
+        size = len(self._tokens.pieces)
+        if token_id < size:
+            return (token_id,)
+        piece = self._beyond[token_id - size]
+        if piece is None:
+            raise LoadError(
+                f"the tokenizer writes id {token_id}, the model knows {size} ids",
+                help="the tokenizer is another model's, or the embedding was never resized for it",
+            )
+        return self._tokens.cover(piece)
 
     def open(self) -> Session:
         """Return an empty session of the kind that this architecture allows."""
