@@ -199,7 +199,8 @@ def test_packed_weights_are_counted_by_their_files(tmp_path: Path) -> None:
         "vocab_size": 10,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "model.safetensors").write_bytes(b"\0" * 1000)
+    header = b'{"a": {"dtype": "U8", "shape": [900], "data_offsets": [0, 900]}}'.ljust(92)
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(900))
     assert need_of(ModelSpec(name="A", ref=str(tmp_path))).weight_bytes == 1000
 
 

@@ -29,6 +29,7 @@ def test_local_refs_are_relative_to_the_zoo_file(tmp_path: Path) -> None:
     ("text", "message", "cure"),
     [
         ("[models.A\n", "not a valid TOML file", None),
+        ("a = " + "[" * 10_000, "not a valid TOML file: nested too deep", None),
         ("", "no models", "write"),
         ("[modells.A]\nref='x'", "unexpected key 'modells'", "models.NAME"),
         ("[models.A]\ndtype='float16'", "'ref'", "keys"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import shutil
 import ssl
@@ -15,6 +14,9 @@ from functools import cache
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
+
+from flowinfer.checkpoint import weight_files
+from flowinfer.errors import LoadError
 
 
 @dataclass(frozen=True)
@@ -141,14 +143,10 @@ def hub_problem() -> str | None:
 
 def has_weights(folder: Path) -> bool:
     """Whether a folder holds safetensors weights, with every shard that its index names."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return any(folder.glob("*.safetensors"))
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError):
+        return bool(weight_files(folder))
+    except LoadError:
         return False
-    return all((folder / shard).is_file() for shard in shards)
 
 
 def _cpu() -> Device:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
+from flowinfer.checkpoint import Held, read_config, read_folder, refuse_larger
 from flowinfer.machine import has_weights, hub_snapshot
 from flowinfer.plan import Need
 from flowinfer.registry import backends
@@ -28,13 +26,17 @@ def need_of(spec: ModelSpec, *, device_kind: str = "cpu") -> Need:
     Args:
         spec: the model.
         device_kind: "cpu" or "cuda"; decides what dtype "auto" means.
+    Raises:
+        LoadError: its folder is damaged.
     """
     if backends()[spec.backend].text_only:
         return Need(None, 0, None, 0, "served by an endpoint")
     folder = Path(spec.ref) if os.path.isdir(spec.ref) else hub_snapshot(spec.ref, revision=spec.revision)
-    config = _config(folder)
+    config = read_config(folder) if folder else None
     if folder is not None and config is not None:
-        return _from_config(spec, config, folder, device_kind)
+        is_whole = os.path.isdir(spec.ref) or has_weights(folder)  # a download may have stopped half way
+        held = read_folder(folder) if is_whole else Held((), {})
+        return _from_config(spec, config, folder, held, device_kind)
     if Path(spec.ref).is_absolute():
         return Need(None, None, None, None, f"nothing at {spec.ref} yet")
     known = _KNOWN.get(spec.ref)
@@ -45,16 +47,17 @@ def need_of(spec: ModelSpec, *, device_kind: str = "cpu") -> Need:
     return Need(known.parameters, weight, known.kv_values * width, known.parameters * 2, "published config")
 
 
-def _from_config(spec: ModelSpec, config: Config, folder: Path, device_kind: str) -> Need:
-    files = sorted(folder.glob("*.safetensors")) if has_weights(folder) else []
-    parameters = count_parameters(config) or (sum(map(_parameters_in, files)) or None)
+def _from_config(spec: ModelSpec, config: Config, folder: Path, held: Held, device_kind: str) -> Need:
+    counted = count_parameters(config)
+    refuse_larger(counted or 0, held, config)
+    parameters = counted or held.num_numbers or None
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
     width = _width(spec, stored, device_kind)
-    if files and "quantization_config" in config:  # packed weights: only the files know
-        weight: int | None = sum(path.stat().st_size for path in files)
+    if held.files and "quantization_config" in config:  # packed weights: only the files know
+        weight: int | None = held.num_bytes
     else:
         weight = _quantized(spec, parameters * width) if parameters else None
-    download = 0 if files else parameters * _BYTES.get(stored, 4) if parameters else None
+    download = 0 if held.files else parameters * _BYTES.get(stored, 4) if parameters else None
     return Need(parameters, weight, _kv_bytes(config, width), download, f"config in {folder}")
 
 
@@ -68,7 +71,7 @@ def count_parameters(config: Config) -> int | None:
         if kind == "gpt2":
             return _count_gpt2(config)
         return _count_llama(config, kind) if kind in _LLAMA_FAMILY else None
-    except (KeyError, TypeError, ZeroDivisionError):
+    except (KeyError, TypeError, ZeroDivisionError, OverflowError):
         return None
 
 
@@ -76,7 +79,8 @@ _LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"
 
 
 def _count_gpt2(config: Config) -> int:
-    hidden, layers = config["n_embd"], config["n_layer"]
+    shape = _Shape.of(config)
+    hidden, layers = shape.hidden, shape.layers
     inner = config.get("n_inner") or 4 * hidden
     attention = 4 * hidden * hidden + 4 * hidden
     feed_forward = 2 * hidden * inner + inner + hidden
@@ -116,7 +120,7 @@ class _Shape:
     def of(cls, config: Config) -> _Shape:
         hidden = config.get("hidden_size") or config["n_embd"]
         heads = config.get("num_attention_heads") or config["n_head"]
-        return cls(
+        sizes = (
             hidden,
             config.get("intermediate_size") or 4 * hidden,
             config.get("num_hidden_layers") or config["n_layer"],
@@ -124,22 +128,17 @@ class _Shape:
             config.get("num_key_value_heads") or heads,
             config.get("head_dim") or hidden // heads,
         )
+        if not all(type(size) is int and size > 0 for size in sizes):
+            raise TypeError("a size is no number")
+        return cls(*sizes)
 
 
 def _kv_bytes(config: Config, width: int) -> int | None:
     try:
         shape = _Shape.of(config)
-    except (KeyError, TypeError, ZeroDivisionError):
+    except (KeyError, TypeError, ZeroDivisionError, OverflowError):
         return None
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * width
-
-
-def _parameters_in(path: Path) -> int:
-    """Count the numbers in a safetensors file from its header alone."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def _width(spec: ModelSpec, stored: str, device_kind: str) -> int:
@@ -151,17 +150,6 @@ def _width(spec: ModelSpec, stored: str, device_kind: str) -> int:
 def _quantized(spec: ModelSpec, weight_bytes: int) -> int:
     share = {"bnb-8bit": 0.55, "bnb-4bit": 0.35}.get(spec.quantization or "", 1.0)
     return int(weight_bytes * share)
-
-
-def _config(folder: Path | None) -> Config | None:
-    path = folder / "config.json" if folder else None
-    if path is None or not path.is_file():
-        return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return config if isinstance(config, dict) else None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -315,9 +316,10 @@ def test_folder_without_a_tokenizer_is_refused(tmp_path: Path, checkpoint: Path)
 def test_damaged_weights_are_refused(tmp_path: Path, checkpoint: Path) -> None:
     folder = copied(checkpoint, tmp_path)
     (folder / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
-    with pytest.raises(LoadError, match="model 'M' cannot be loaded from") as caught:
+    with pytest.raises(LoadError) as caught:
         hf.load(spec(folder), "cpu")
-    assert caught.value.help == "the folder needs config.json, tokenizer.json and .safetensors of a decoder-only model"
+    assert caught.value.message == f"{folder}/model.safetensors is damaged: its header is longer than the file"
+    assert caught.value.help == "download it again"
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
@@ -329,8 +331,34 @@ def test_damaged_files_of_a_folder_are_refused(tmp_path: Path, checkpoint: Path,
     if damage == "{}" and name in ("tokenizer_config.json", "generation_config.json"):
         hf.load(spec(folder), "cpu")
         return
-    with pytest.raises(LoadError, match="model 'M' cannot be loaded from"):
+    with pytest.raises(LoadError, match=r"model 'M' cannot be loaded from|config\.json is no JSON"):
         hf.load(spec(folder), "cpu")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"[" * 10_000,
+        b'{"a":' * 10_000,
+        b"\xff\xfe{\x00}\x00",
+        b"\x00" * 64,
+        b"",
+        b"null",
+        b'{"model": 3, "model_type": 3}',
+    ],
+    ids=["nested", "nested objects", "utf-16", "zeros", "empty", "null", "types"],
+)
+def test_whatever_a_file_of_a_folder_holds_is_one_line(
+    tmp_path: Path, checkpoint: Path, name: str, damage: bytes
+) -> None:
+    """Also what ends in a RecursionError, or in a panic of a library written in Rust."""
+    folder = copied(checkpoint, tmp_path)
+    (folder / name).write_bytes(damage)
+    try:
+        hf.load(spec(folder), "cpu")
+    except LoadError as error:
+        assert "\n" not in error.message and error.help
 
 
 @pytest.mark.parametrize(
@@ -383,3 +411,61 @@ def test_trial_models_load_and_read(name: str) -> None:
     session = model.open()
     (row,) = session.add([model.prompt("hello").ids])
     assert session.logits([row]).shape == (1, model.num_columns)
+
+
+def test_text_that_tokenizes_beyond_the_embedding_is_written_with_the_ids_that_there_are() -> None:
+    """Also where the embedding is smaller than the head."""
+    tokenizer = toys.byte_level()
+    full = hf.HfModel(spec("x"), tiny.network("qwen2", 400), tiny.wrapped(tokenizer))
+    network = copy.deepcopy(tiny.network("qwen2", 400))
+    network.set_input_embeddings(torch.nn.Embedding(300, 32))
+    small = hf.HfModel(spec("x"), network, tiny.wrapped(tokenizer))
+    text = "Once upon a time the answer is 42"
+    assert max(full.prompt(text).ids) >= 300 > max(small.prompt(text).ids)
+    pieces = small.vocabulary().tokens.pieces
+    assert b"".join(pieces[i] or b"" for i in small.prompt(text).ids) == text.encode()
+
+
+def test_a_template_that_writes_tokens_beyond_the_embedding_is_refused_at_load(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = copied(checkpoint, tmp_path)
+    tokenizer = tiny.wrapped(toys.byte_level(), chat_template="<|far|>{{ messages[0]['content'] }}")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|a|>", "<|b|>", "<|c|>", "<|far|>"]})
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(LoadError, match="the tokenizer writes id 392, the model knows 392 ids") as caught:
+        hf.load(spec(folder), "cpu")
+    assert caught.value.help == "the tokenizer is another model's, or the embedding was never resized for it"
+
+
+@pytest.mark.parametrize("value", ["x", 1.5, -1, [2, "x"], [[2]], {"a": 2}])
+def test_end_tokens_that_are_no_ids_are_refused_at_load(checkpoint: Path, tmp_path: Path, value: object) -> None:
+    folder = copied(checkpoint, tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    with pytest.raises(LoadError) as caught:
+        hf.load(spec(folder), "cpu")
+    assert "\n" not in caught.value.message
+
+
+def test_weights_that_are_no_numbers_are_refused_at_load(checkpoint: Path, tmp_path: Path) -> None:
+    copied(checkpoint, tmp_path)
+    network = copy.deepcopy(tiny.network("qwen2", toys.byte_level().get_vocab_size() + 3))
+    network.get_input_embeddings().weight.data[:] = float("nan")
+    network.save_pretrained(tmp_path)
+    with pytest.raises(LoadError, match="gives logits that are no numbers: its weights are damaged"):
+        hf.load(spec(tmp_path), "cpu")
+
+
+@pytest.mark.parametrize("change", [{"max_position_embeddings": -3}, {"hidden_size": 10**12}, {"vocab_size": 10**9}])
+def test_a_network_far_larger_than_its_weights_is_refused_before_it_is_built(
+    checkpoint: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    folder = copied(checkpoint, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    try:
+        hf.load(spec(folder), "cpu")
+    except LoadError as error:
+        assert "\n" not in error.message and error.help
+    else:
+        assert "max_position_embeddings" in change

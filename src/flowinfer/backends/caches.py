@@ -7,6 +7,7 @@ running the session.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -104,7 +105,9 @@ def why_not(open_: Callable[[Any], Session], model: Any, slack: float = 1.0) -> 
     except NotCached as error:
         return str(error)
     except FOREIGN as error:
-        return f"cannot go on from its cache: {type(error).__name__}: {str(error)[:120]}"
+        return f"cannot go on from its cache: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    if not math.isfinite(difference):
+        return "gives logits that are no numbers: its weights are damaged"
     allowed = slack * TOLERANCE.get(model.dtype, 0.1)
     return None if difference <= allowed else f"goes on from its cache with other logits, {difference:.1e} off"
 

@@ -6,12 +6,11 @@ import gc
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,9 +21,11 @@ from transformers.utils import logging as transformers_logging
 from flowinfer.backends.base import Prompt, Session
 from flowinfer.backends.caches import NotCached, layer_windows, why_not
 from flowinfer.backends.chat import ChatPrompts
+from flowinfer.backends.rotary import is_rescaled, stretch
 from flowinfer.backends.row_session import RowSession
 from flowinfer.backends.session import BatchSession
 from flowinfer.backends.tokenizers import load_tokenizer
+from flowinfer.checkpoint import Held, read_folder, refuse_larger
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
@@ -36,12 +37,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
-_RESCALED_BY_LENGTH = ("dynamic", "longrope")
-_LOAD_ERRORS = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
-    *(SafetensorError, StrictDataclassError),
-)
-"""What transformers raises over folders that are damaged, incomplete or of an unknown kind."""
 
 
 class HfModel:
@@ -55,10 +50,13 @@ class HfModel:
         self.num_columns = _num_columns(model)
         self._spec = spec
         with _naming(spec):
-            tokens = token_bytes(tokenizer).limited(self.num_columns)
+            every = token_bytes(tokenizer)
+            tokens = every.limited(min(self.num_columns, int(model.get_input_embeddings().weight.shape[0])))
             self._prompts = ChatPrompts(tokenizer, tokens, chat=spec.chat, system=spec.system)
         ends = configured_ends(tokenizer, model.generation_config)
         self._tokens = tokens.writing(name for name in self._prompts.turn.inside if tokens.specials[name] not in ends)
+        self._beyond = every.pieces[len(tokens.pieces) :]
+        """What the tokenizer's ids write for which the model has no embedding or no logit."""
         self.losses = tokens.losses
         """What the tokenizer changes in a text before the model reads it."""
         self.is_exact = model.dtype in (torch.float32, torch.float64)
@@ -81,12 +79,28 @@ class HfModel:
         """Return token bytes, end ids and width of the logits."""
         turn_end = self._prompts.turn.end
         ends = eos_ids(self._tokenizer, self._model.generation_config, self._tokens, stop_tokens, turn_end)
-        return HeadVocabulary(self._tokens, ends, self.num_columns)
+        return HeadVocabulary(self._tokens, frozenset(i for i in ends if i < self.num_columns), self.num_columns)
 
     def prompt(self, text: str, prefill: str = "") -> Prompt:
         """Apply the chat template, if any, and tokenize."""
         with _naming(self._spec):
-            return self._prompts.build(text, prefill)
+            prompt = self._prompts.build(text, prefill)
+            if not self._beyond or max(prompt.ids, default=0) < len(self._tokens.pieces):
+                return prompt
+            return replace(prompt, ids=tuple(i for token_id in prompt.ids for i in self._readable(token_id)))
+
+    def _readable(self, token_id: int) -> Sequence[int]:
+        """Return ids of the model that write what an id of its tokenizer writes."""
+        size = len(self._tokens.pieces)
+        if token_id < size:
+            return (token_id,)
+        piece = self._beyond[token_id - size]
+        if piece is None:
+            raise LoadError(
+                f"the tokenizer writes id {token_id}, the model knows {size} ids",
+                help="the tokenizer is another model's, or the embedding was never resized for it",
+            )
+        return self._tokens.cover(piece)
 
     def open(self) -> Session:
         """Return an empty session of the kind that this architecture allows."""
@@ -135,30 +149,35 @@ def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
     if not os.path.isdir(spec.ref):
         options |= _without_hub(spec)
     try:
+        held = _held(spec)
         config = AutoConfig.from_pretrained(spec.ref, **options)
         _refuse_unsuitable(spec, config)
+        if held.files and not spec.trust_remote_code:
+            refuse_larger(_num_numbers(config), held, config.to_dict())
         with _naming(spec):
             tokenizer = load_tokenizer(spec.ref, **options)
-        model = _load_weights(spec, config, device, dtype, options)
-        session_kind(model)
-    except FlowInferError:
+        network = _load_weights(spec, config, device, dtype, options)
+        model = HfModel(spec, network, tokenizer)
+        model.vocabulary()
+        model.prompt("x")
+        return model
+    except (FlowInferError, KeyboardInterrupt, SystemExit):
         raise
     except NotCached as error:
         raise LoadError(
-            f"model '{spec.name}' ({spec.ref}, {type(model).__name__}) {error}",
+            f"model '{spec.name}' ({spec.ref}, {type(network).__name__}) {error}",
             help="flowinfer decodes what can go on from a key-value cache; others can be reached over backend=openai",
         ) from error
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
         raise MemoryShort(
             f"model '{spec.name}' ({spec.ref}) does not fit on {device}",
             help="`flowinfer plan` shows what fits; another device, dtype=bfloat16 or quantization may help",
         ) from error
-    except _LOAD_ERRORS as error:
+    except BaseException as error:  # a damaged file breaks any library that reads it; Rust panics are no Exception
         raise LoadError(
             f"model '{spec.name}' cannot be loaded from '{spec.ref}': {_first_line(error)}",
             help=_cure(spec, error),
         ) from error
-    return HfModel(spec, model, tokenizer)
 
 
 def _without_hub(spec: ModelSpec) -> dict[str, Any]:
@@ -177,6 +196,25 @@ def _without_hub(spec: ModelSpec) -> dict[str, Any]:
             help="go online once, set HF_ENDPOINT to a mirror, or give a local folder",
         )
     return {"local_files_only": True}
+
+
+def _held(spec: ModelSpec) -> Held:
+    """Return what a model's weight files hold, nothing where they are not on this machine yet.
+
+    Raises:
+        LoadError: a file is damaged.
+    """
+    if os.path.isdir(spec.ref):
+        return read_folder(Path(spec.ref))
+    snapshot = hub_snapshot(spec.ref, revision=spec.revision)
+    return read_folder(snapshot) if snapshot and has_weights(snapshot) else Held((), {})
+
+
+def _num_numbers(config: Any) -> int:  # a transformers config
+    """Count the parameters of a network, and what else it makes tables of, without making room for them."""
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config)
+    return sum(part.numel() for part in (*network.parameters(), *network.buffers()))
 
 
 def session_kind(model: Any) -> type[BatchSession] | type[RowSession]:  # see HfModel
@@ -202,10 +240,8 @@ def attends_everywhere(model: Any) -> bool:  # see HfModel
 
 def _positions_depend_on_length(config: Any) -> bool:  # a transformers config
     """Return whether a padded row would get other positions: ALiBi, local layers, RoPE that the length rescales."""
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    kind = str(rope.get("rope_type", rope.get("type", "default")))
     is_local = "local" in (getattr(config, "attention_layers", None) or ())
-    return bool(getattr(config, "alibi", False)) or is_local or kind in _RESCALED_BY_LENGTH
+    return bool(getattr(config, "alibi", False)) or is_local or is_rescaled(config)
 
 
 def _load_weights(
@@ -269,7 +305,9 @@ def _refuse_unsuitable(spec: ModelSpec, config: Any) -> None:  # untyped in tran
 
 def _max_positions(config: Any) -> int:  # untyped in transformers
     inner = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return int(getattr(inner, "max_position_embeddings", None) or getattr(inner, "n_positions", None) or 1 << 20)
+    stated = (getattr(inner, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    found = next((int(one) for one in stated if one and one > 0), 1 << 20)
+    return int(found * stretch(config))
 
 
 def _num_columns(model: Any) -> int:  # untyped in transformers
@@ -277,11 +315,11 @@ def _num_columns(model: Any) -> int:  # untyped in transformers
     return int(head.weight.shape[0] if head is not None else model.config.vocab_size)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).split("\n") if line.strip()), type(error).__name__)[:300]
 
 
-def _cure(spec: ModelSpec, error: Exception) -> str:
+def _cure(spec: ModelSpec, error: BaseException) -> str:
     text = str(error)
     if "ignore_mismatched_sizes" in text:
         return "the weights do not have the shapes that config.json says"

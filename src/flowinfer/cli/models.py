@@ -46,6 +46,9 @@ def command(
         table.add_row(row["zoo"], row["name"], _short(row["ref"]), *figures)
     PlainConsole().print(table)
     print(f"used by default: {chosen.name} ({chosen.why})")
+    for row in rows:
+        if row["problem"]:
+            print(f"note: {row['name']}: {row['problem']}")
     if chosen.note:
         print(f"note: {chosen.note}")
 
@@ -74,9 +77,15 @@ def _short(ref: str) -> str:
 
 
 def _row(zoo: str, spec: Any) -> dict[str, Any]:  # a ModelSpec
+    from flowinfer.errors import LoadError
     from flowinfer.needs import need_of
+    from flowinfer.plan import Need
 
-    need = need_of(spec)
+    problem = None
+    try:
+        need = need_of(spec)
+    except LoadError as error:
+        need, problem = Need(None, None, None, None, ""), error.message
     size = need.weight_bytes
     return {
         "zoo": zoo,
@@ -87,5 +96,6 @@ def _row(zoo: str, spec: Any) -> dict[str, Any]:  # a ModelSpec
         "parameters_shown": "?" if need.parameters is None else f"{need.parameters / 1e6:,.1f} M",
         "weight_bytes": size,
         "weights_shown": "?" if not size else f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB",
-        "here": "yes" if need.download_bytes == 0 else "no",
+        "here": "damaged" if problem else "yes" if need.download_bytes == 0 else "no",
+        "problem": problem,
     }

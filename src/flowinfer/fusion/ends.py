@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from flowinfer.errors import LoadError
 from flowinfer.fusion.vocab import TokenBytes
 
 if TYPE_CHECKING:
@@ -53,7 +54,12 @@ def eos_ids(
 def configured_ends(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None) -> frozenset[int]:
     """Return the end tokens that a checkpoint's own files name."""
     configured = getattr(generation_config, "eos_token_id", None)
-    found = [] if configured is None else [configured] if isinstance(configured, int) else configured
+    found = [] if configured is None else configured if isinstance(configured, list | tuple) else [configured]
+    if not all(type(i) is int and i >= 0 for i in found):
+        raise LoadError(
+            f"the generation config's eos_token_id holds {configured!r}, no ids of tokens",
+            help="mend generation_config.json, or download it again",
+        )
     own = tokenizer.eos_token_id
     return frozenset([*found, *([] if own is None else [int(own)])])
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from flowinfer.backends.caches import FOREIGN, TOLERANCE, layer_windows
+from flowinfer.backends.rotary import is_rescaled
 from flowinfer.engine.packed.attention import Attention, PackedCache, UnsupportedAttention
 from flowinfer.engine.packed.dense import DenseCache
 
 Forward = Callable[[Tensor, Tensor, Tensor, PackedCache], Tensor]
 """(ids (T,), positions (T,), wanted (W,), cache) -> logits (W, V_k)."""
 
-_RESCALED_BY_LENGTH = ("dynamic", "longrope")
 _PROBE_LENGTHS = (5, 3)
 """Rows of the check at load: two, so that rows that see one another are found out."""
 
@@ -45,9 +45,7 @@ def refuse(model: Any) -> None:
         raise NotPackable("its layers do not use transformers' attention interface")
     if None in layer_windows(config):
         raise NotPackable("it keeps more than keys and values")
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    flat = [rope, *(part for part in rope.values() if isinstance(part, dict))]
-    if any(part.get("rope_type", part.get("type")) in _RESCALED_BY_LENGTH for part in flat):
+    if is_rescaled(config):
         raise NotPackable("its rotary embedding depends on the length of the longest row")
     if getattr(config, "alibi", False) or "local" in (getattr(config, "attention_layers", None) or ()):
         raise NotPackable("its attention depends on distances that only a mask carries")
