@@ -2,7 +2,7 @@
 
     import flowinfer
     flow = flowinfer.load("s2p.flow", zoo="lab")        # or flowinfer.parse("Qwen -> (Yi | Ds)")
-    print(flow.run("Solve 3*x + 5 = 20 for x."))                  # an Answer; str() is its text
+    print(flow.run("Solve 3*x + 5 = 20 for x."))        # an Answer; str() is its text
     results = flow.evaluate("ceval", sample=100, seed=42)
     swept = flowinfer.sweep(["Qwen", "Yi", "Ds"], datasets=["gsm8k", "ceval"], sample=100, zoo="lab")
 
