@@ -7,7 +7,7 @@ Qwen2 and Qwen3, and nothing is believed: it serves only where it gives the mode
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ _FAMILY = tuple(
     f"transformers.models.{kind}.modeling_{kind}"
     for kind in ("llama", "mistral", "qwen2", "qwen3")  # others scale or mask what only long rows would show
 )
+_MOST_STEP_TOKENS, _ALWAYS_STEP = 64, 8
+"""Most tokens that a step has, and so few that no prompt's number of them needs to be told apart."""
 
 
 class _Norm:
@@ -75,17 +77,25 @@ class LlamaForward:
         self._layers = [
             _layer(layer, shape, k, is_small) for k, (layer, shape) in enumerate(zip(inner.layers, shapes, strict=True))
         ]
+        self._prompt_layers = [_unordered(layer) for layer in self._layers]
+        """The same layers for prompts, whose lengths never end."""
         self._embedding: Tensor = inner.embed_tokens.weight
         self._norm = _Norm(inner.norm)
         self._last = Matrix(model.lm_head.weight, is_copied=is_small)
         self._rotary = inner.rotary_emb
         self._table = torch.empty(0)
 
-    def __call__(self, ids: Tensor, positions: Tensor, cache: PackedCache) -> Tensor:
-        """Return the last hidden states of T tokens, (T,) and (T,) -> (T, hidden), before the last matrix."""
+    def __call__(self, ids: Tensor, positions: Tensor, cache: PackedCache, num_wanted: int) -> Tensor:
+        """Return the last hidden states of T tokens, (T,) and (T,) -> (T, hidden), before the last matrix.
+
+        Args:
+            ids, positions, cache: as of `HeadRunner.logits`.
+            num_wanted: of how many tokens logits will be asked: of most in a step, of few in prompts.
+        """
         states = functional.embedding(ids, self._embedding)
         cos, sin = self._turns(positions)
-        for layer in self._layers:
+        is_step = len(ids) <= max(_ALWAYS_STEP, min(2 * num_wanted, _MOST_STEP_TOKENS))
+        for layer in self._layers if is_step else self._prompt_layers:
             attended = cache.attend(*_heads(layer, states, cos, sin), layer.attention)  # (T, H, D)
             states = layer.out.added(attended.flatten(1), states)
             gate, up = layer.gate_up(layer.before_mlp(states)).chunk(2, dim=-1)
@@ -163,3 +173,8 @@ def _layer(layer: Any, shape: LayerShape, index: int, is_copied: bool) -> _Layer
         num_kv_heads=shape.num_kv_heads,
         attention=Attention(index, own.scaling, shape.window, shape.softcap),
     )
+
+
+def _unordered(layer: _Layer) -> _Layer:
+    matrices = {name: getattr(layer, name).unordered() for name in ("qkv", "out", "gate_up", "down")}
+    return replace(layer, **matrices)

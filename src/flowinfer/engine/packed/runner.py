@@ -82,7 +82,7 @@ class HeadRunner:
             (W, V_k), in the model's own type.
         """
         if self._written:
-            states = self._written(ids, positions, cache)[wanted]
+            states = self._written(ids, positions, cache, len(wanted))[wanted]
             return self._written.logits(keep(states) if keep else states)
         self._keep = keep
         try:
@@ -98,7 +98,7 @@ class HeadRunner:
     def read(self, ids: Tensor, positions: Tensor, cache: PackedCache) -> None:
         """Run the model for its keys and values alone (prefill): as `logits`, without the last matrix."""
         if self._written:
-            self._written(ids, positions, cache)
+            self._written(ids, positions, cache, 0)
             return
         with self._active(cache):
             self.model.base_model(input_ids=ids[None], position_ids=positions[None], use_cache=False)
