@@ -327,6 +327,7 @@ def _wait_for_first_answers(process: subprocess.Popen[bytes], out: Path, randomn
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(work: Path) -> None:
     assert flowinfer(*RUN, "--no-cache", "--out", "whole", cwd=work).returncode == 0
     (run,) = (work / "whole").iterdir()

@@ -82,6 +82,7 @@ def flowinfer(*arguments: str, cwd: Path, environment: Mapping[str, str]) -> str
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["", "\r", "\x07x"])
 def test_nothing_that_a_failing_run_writes_holds_a_key_or_password(tmp_path: Path, echo: str, ending: str) -> None:
     """Messages, plan, run folder, sweep folder, cache and report, for an endpoint that says all it was sent."""

@@ -62,6 +62,7 @@ def test_a_reader_that_goes_fails_no_pipeline(work: Path, arguments: tuple[str, 
     assert done.returncode == (1 if arguments[0] == "check" else 0) and "rror" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
 def test_messages_that_nobody_can_read_do_not_go_elsewhere_and_end_nothing(work: Path, redirection: str) -> None:
     done = in_shell(redirection, "exec", "-e", "Qwen[max_tokens=2]", "--zoo", "toy", "--prompt", "hi", cwd=work)
@@ -105,6 +106,7 @@ def test_a_working_folder_that_is_gone_is_told(work: Path, arguments: tuple[str,
     assert (done.returncode, done.stderr) == (2, "error: the working folder is gone: change to one that is there\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_signals_that_end_a_session_leave_a_run_to_go_on_with(work: Path, number: signal.Signals) -> None:
     flow = "Qwen[max_tokens=200] -> Yi[max_tokens=200]"

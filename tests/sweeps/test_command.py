@@ -220,6 +220,7 @@ def test_a_sweep_killed_again_and_again_equals_a_whole_one(work: Path) -> None:
     assert (data["calls_needed"], data["calls_made"]) == (whole["calls_needed"], whole["calls_made"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_is_exit_130_and_says_how_to_go_on(work: Path) -> None:
     """The signal comes after the first lines: one that comes at the very end interrupts nothing."""
     arguments = (*SWEEP, "--strategies", "single,si,s2p", "--batch", "1")
