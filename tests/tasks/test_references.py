@@ -109,6 +109,12 @@ def test_what_names_no_option_is_refused_by_its_line(
     assert refused.value.help
 
 
+def test_an_index_outside_the_declared_count_names_the_option_that_declared_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as refused:
+        loaded(tmp_path, [(4, CITIES)], 0)
+    assert "indices count from 0 here: --answer-index" in str(refused.value.help)
+
+
 def test_a_missing_answer_is_refused_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text('\n{"question": "Which?", "choices": ["a", "b"]}')
     with pytest.raises(DataError, match=r"own.jsonl:2: missing field 'answer'"):
