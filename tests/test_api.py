@@ -119,6 +119,7 @@ def test_gated_pieces_are_what_stripping_leaves(pieces: list[str], opened: bool)
 
 
 def test_what_the_package_offers_is_listed_and_its_errors_can_be_caught() -> None:
+    assert "TYPE_CHECKING" not in dir(flowinfer)
     assert {"Pipeline", "load", "parse", "sweep", "FlowInferError", "UsageError"} <= set(dir(flowinfer))
     assert all(getattr(flowinfer, name) is not None for name in flowinfer.__all__)
     with pytest.raises(flowinfer.FlowError):
@@ -136,6 +137,13 @@ def test_an_empty_question_is_refused(pipeline: flowinfer.Pipeline, question: st
 def test_a_question_that_is_no_text_is_a_type_error(pipeline: flowinfer.Pipeline) -> None:
     with pytest.raises(TypeError, match="question must be a text, not int"):
         pipeline.run(3)  # type: ignore[arg-type]  # the mistake
+    with pytest.raises(TypeError, match="text must be a text, not int"):
+        flowinfer.parse(3)  # type: ignore[arg-type]  # the mistake
+
+
+def test_a_printed_evaluation_tells_how_answers_were_read(pipeline: flowinfer.Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text('{"question": "Which?", "choices": ["red", "blue"], "answer": "blue"}')
+    assert "answers name options: 1 by text" in repr(pipeline.evaluate(str(tmp_path / "own.jsonl")))
 
 
 @pytest.mark.parametrize(

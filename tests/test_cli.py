@@ -85,6 +85,22 @@ def test_a_dry_run_prints_the_plan_and_runs_nothing(work: Path) -> None:
     assert "s2  (Qwen | Ds)  reads s1" in done.stdout and not (work / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [(None, "own.jsonl: no such file"), ('{"question": "Q", "choices": ["x", "y"], "answer": "z"}', "names no option")],
+)
+def test_a_dry_run_refuses_the_data_that_the_run_would(work: Path, lines: str | None, message: str) -> None:
+    if lines is not None:
+        (work / "own.jsonl").write_text(lines)
+    done = flowinfer("exec", "s2p.flow", "--zoo", "toy", "--dataset", "own.jsonl", "--dry-run", cwd=work)
+    assert done.returncode == 1 and message in done.stderr and not done.stdout
+
+
+def test_a_check_that_could_read_nothing_does_not_call_it_good(work: Path) -> None:
+    done = flowinfer("check", "nowhere.flow", cwd=work)
+    assert "0 flows checked, 1 not read" in done.stderr and "all good" not in done.stderr
+
+
 def test_lab_items_serve_the_toy_zoo_and_say_so(work: Path) -> None:
     done = flowinfer("exec", "s2p.flow", "--dataset", "ceval", "--zoo", "toy", "--limit", "1", cwd=work)
     assert "ceval (lab)" in done.stdout and "answers are noise" in done.stdout

@@ -6,6 +6,7 @@ import pytest
 
 from flowinfer.check import check
 from flowinfer.paths import STRATEGIES, Path, paths, strategy_of
+from flowinfer.report.wirings import of_plan
 from tests.zoos import NAMES
 
 
@@ -35,3 +36,16 @@ def test_every_path_is_known_again_from_its_flow() -> None:
 )
 def test_other_flows_are_none_of_them(text: str) -> None:
     assert strategy_of(check(text, zoo=NAMES)) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "written"),
+    [
+        ('model E = "m" { base_url="http://x/#a" }\nlet a = (Qwen | Ds)\n# why\n(E & a) # last\n', "(E & a)"),
+        ('(Qwen[prompt="#1 {question}"]&Ds)', '(Qwen[prompt="#1 {question}"] & Ds)'),
+        ("Qwen -> ->", "Qwen -> ->"),
+    ],
+)
+def test_a_flow_that_is_none_of_them_is_named_without_its_declarations(source: str, written: str) -> None:
+    plan = {"steps": [], "answer": {"kind": "vote"}}
+    assert of_plan(plan, source).flow == written

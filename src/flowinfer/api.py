@@ -42,6 +42,8 @@ def load(path: str | Path, *, zoo: Zoo | str | None = None, params: Mapping[str,
 @in_python_words()
 def parse(text: str, *, zoo: Zoo | str | None = None, params: Mapping[str, object] | None = None) -> Pipeline:
     """Read a flow from text; see `load`."""
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a text, not {type(text).__name__}")
     return Pipeline(check(text, zoo=zoo, overrides=_texts(params)))
 
 

@@ -48,7 +48,7 @@ class Evaluation:
     def __repr__(self) -> str:
         lines = [f"{self.results.flow} on {self.results.dataset}, zoo {self.results.zoo}"]
         lines += [f"  {name:<20} {value}" for name, value in summary_lines(self.results)]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  {note}" for note in notes(self.results))])
 
     def _repr_html_(self) -> str:
         title = escape(f"{self.results.flow} on {self.results.dataset}, zoo {self.results.zoo}")

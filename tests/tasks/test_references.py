@@ -93,7 +93,7 @@ def test_the_whole_file_tells_how_an_answer_is_meant(
         ([("Madrid", CITIES)], None, r":1: the answer 'Madrid' names no option"),
         ([("", CITIES)], None, r":1: the answer '' names no option"),
         ([("-1", CITIES)], None, r":1: the answer '-1' names no option"),
-        ([("same", ["same", "same"])], None, r":1: the answer 'same' names no option"),
+        ([("same", ["same", "same"])], None, r":1: the answer 'same' is the text of several options"),
         ([("A", ["B", "C", "A"])], None, r":1: the answer 'A' may mean A \(letter\) or C \(text\)"),
         ([("A", [str(k) for k in range(27)])], None, r":1: 27 choices, and 26 letters to name them"),
         ([("A", {"first": "x", "second": "y"})], None, r":1: 'choices' are not named by letters"),
@@ -107,6 +107,12 @@ def test_what_names_no_option_is_refused_by_its_line(
     with pytest.raises(DataError, match=message) as refused:
         loaded(tmp_path, items, answer_index)
     assert refused.value.help
+
+
+def test_an_index_outside_the_declared_count_names_the_option_that_declared_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as refused:
+        loaded(tmp_path, [(4, CITIES)], 0)
+    assert "indices count from 0 here: --answer-index" in str(refused.value.help)
 
 
 def test_a_missing_answer_is_refused_by_its_line(tmp_path: Path) -> None:

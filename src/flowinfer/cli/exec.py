@@ -80,7 +80,7 @@ def command(
     fail_under: Annotated[
         float | None, typer.Option(help="Exit 5 if the accuracy is below this share (0 to 1).")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the data, print the plan and stop.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
 ) -> None:
@@ -113,14 +113,12 @@ def command(
     else:
         flow = read_checked(file, expression, zoo, set_, prompts)
         options = given
-    if dry_run:
-        from flowinfer.cli.plan import show_plan
-
-        show_plan(flow, as_json=json_)
-        return
     if options["dataset"] is None:
         _refuse_data_options(data, limit, sample, ids, fail_under, resume)
-        _ask(flow, prompt, trace=trace, as_json=json_, quiet=quiet)
+        if dry_run:
+            _show_plan(flow, as_json=json_)
+        else:
+            _ask(flow, prompt, trace=trace, as_json=json_, quiet=quiet)
         return
     asked = _asked(flow, file, options)
     from flowinfer.plan import columns
@@ -137,6 +135,9 @@ def command(
         answer_index=index_base(asked.answer_index),
         columns=columns(flow),
     )
+    if dry_run:
+        _show_plan(flow, as_json=json_)
+        return
     from flowinfer.experiment import Request
 
     request = Request(
@@ -168,6 +169,12 @@ def command(
         said = "no accuracy: no question has a verdict" if results.accuracy is None else f"accuracy {results.accuracy}"
         print(f"{said} is below {fail_under}" if results.n else said, file=sys.stderr)
         raise typer.Exit(5)
+
+
+def _show_plan(flow: Flow, *, as_json: bool) -> None:
+    from flowinfer.cli.plan import show_plan
+
+    show_plan(flow, as_json=as_json)
 
 
 def _begun(

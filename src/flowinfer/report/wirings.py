@@ -111,6 +111,10 @@ def _group(source: _Json) -> str:
 
 
 def _one_line(source: str) -> str:
-    """Return the flow of a file: its text without comments, on one line."""
-    lines = [line.split("#", 1)[0].strip() for line in source.split("\n")]
+    """Return the flow of a file, without its declarations, on one line; the whole text where none can be read."""
+    from flowinfer.formatting import format_statement
+    from flowinfer.syntax import FlowStatement, parse
+
+    flows = [format_statement(part) for part in parse(source).statements if isinstance(part, FlowStatement)]
+    lines = [line.strip() for line in (flows[-1] if flows else source).split("\n")]
     return " ".join(line for line in lines if line)[:120]

@@ -46,7 +46,7 @@ def settle(items: Sequence[Item], answer_index: AnswerIndex | None) -> Settled:
     readings = [_readings(item, answer_index) if item.is_open else {} for item in items]
     for item, found in zip(items, readings, strict=True):
         if item.is_open and not found:
-            raise _refused(item, "names no option", _CURE)
+            raise _refused(item, *_nameless(item, answer_index))
     sure: dict[_Form, Item] = {}
     for item, found in zip(items, readings, strict=True):
         if len(found) == 1:
@@ -146,6 +146,15 @@ def _named(answer: str, choices: Mapping[str, str]) -> str | None:
         if same:
             return same[0] if len(same) == 1 else None
     return None
+
+
+def _nameless(item: Item, answer_index: AnswerIndex | None) -> tuple[str, str]:
+    """Return why an answer leads to no single option, and the cure."""
+    texts = [_folded(text) for text in item.question.choices.values()]
+    if texts.count(_folded(_answer(item))) > 1:
+        return "is the text of several options", "write the letter of the right one"
+    declared = f"; indices count from {answer_index} here: --answer-index" if answer_index in (0, 1) else ""
+    return "names no option", _CURE + declared
 
 
 def _folded(text: str) -> str:
