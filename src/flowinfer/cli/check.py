@@ -72,7 +72,7 @@ def command(
     else:
         print_diagnostics(found, output_format, file=sys.stdout)
         show_untold(num_untold)
-        _sum_up(len(named) - num_unread, num_refused)
+        _sum_up(len(named) - num_unread, num_refused, num_unread)
     raise typer.Exit(2 if num_unread else 1 if num_refused else 0)
 
 
@@ -85,6 +85,7 @@ def _check(
     return check(text, file=name, zoo=zoo, overrides=overrides, base=Path(folder)).warnings
 
 
-def _sum_up(count: int, refused: int) -> None:
+def _sum_up(count: int, refused: int, unread: int) -> None:
     flows = "1 flow" if count == 1 else f"{count} flows"
-    print(f"{flows} checked, " + (f"{refused} refused" if refused else "all good"), file=sys.stderr)
+    faults = [f"{number} {what}" for number, what in ((refused, "refused"), (unread, "not read")) if number]
+    print(f"{flows} checked, " + (", ".join(faults) or "all good"), file=sys.stderr)
