@@ -383,3 +383,19 @@ def test_trial_models_load_and_read(name: str) -> None:
     session = model.open()
     (row,) = session.add([model.prompt("hello").ids])
     assert session.logits([row]).shape == (1, model.num_columns)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}), ("merges", [["zzz", "q"]])],
+)
+def test_what_the_tokenizers_library_panics_over_is_a_load_error(
+    tmp_path: Path, checkpoint: Path, key: str, value: object
+) -> None:
+    folder = copied(checkpoint, tmp_path)
+    file = folder / "tokenizer.json"
+    data = json.loads(file.read_text("utf-8"))
+    (data["model"] if key == "merges" else data)[key] = value
+    file.write_text(json.dumps(data), "utf-8")
+    with pytest.raises(LoadError, match="cannot be loaded from"):
+        hf.load(spec(folder), "cpu")

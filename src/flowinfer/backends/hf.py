@@ -153,12 +153,19 @@ def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
             f"model '{spec.name}' ({spec.ref}) does not fit on {device}",
             help="`flowinfer plan` shows what fits; another device, dtype=bfloat16 or quantization may help",
         ) from error
-    except _LOAD_ERRORS as error:
+    except BaseException as error:  # a panic of the tokenizers library is no Exception
+        if not isinstance(error, _LOAD_ERRORS) and not _is_of_tokenizers(error):
+            raise
         raise LoadError(
             f"model '{spec.name}' cannot be loaded from '{spec.ref}': {_first_line(error)}",
             help=_cure(spec, error),
         ) from error
     return HfModel(spec, model, tokenizer)
+
+
+def _is_of_tokenizers(error: BaseException) -> bool:
+    """Return whether the tokenizers library refused a file: it raises bare exceptions, and panics of Rust."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
 def _without_hub(spec: ModelSpec) -> dict[str, Any]:
@@ -277,11 +284,11 @@ def _num_columns(model: Any) -> int:  # untyped in transformers
     return int(head.weight.shape[0] if head is not None else model.config.vocab_size)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).split("\n") if line.strip()), type(error).__name__)[:300]
 
 
-def _cure(spec: ModelSpec, error: Exception) -> str:
+def _cure(spec: ModelSpec, error: BaseException) -> str:
     text = str(error)
     if "ignore_mismatched_sizes" in text:
         return "the weights do not have the shapes that config.json says"
