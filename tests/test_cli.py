@@ -111,6 +111,7 @@ def test_lab_items_serve_the_toy_zoo_and_say_so(work: Path) -> None:
     [
         (("check", "-e", "Qwen -> Dss"), 1, "did you mean 'Ds'?"),
         (("check", "nowhere.flow"), 2, "cannot read 'nowhere.flow'"),
+        (("check", "nowhere.flow"), 2, "0 flows checked, 1 not read"),
         (("check",), 2, "give .flow files"),
         (("check", "s2p.flow", "--output-format", "xml"), 2, "full, concise, github"),
         (("explain", "E9999"), 2, "unknown code"),

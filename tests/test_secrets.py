@@ -182,3 +182,8 @@ def test_the_caret_stays_in_its_place_below_a_hidden_secret() -> None:
 
 def test_an_address_without_secrets_stays_as_it_is() -> None:
     assert public_address("http://host:8000/v1?api-version=2") == "http://host:8000/v1?api-version=2"
+
+
+def test_an_address_whose_secrets_were_hidden_before_is_shown_as_it_is() -> None:
+    learn_address("http://***@host/v1")
+    assert redacted("http://***@host/v1") == "http://***@host/v1"

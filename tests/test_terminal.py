@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shlex
 import subprocess
 
@@ -69,14 +70,14 @@ def test_errors_steer_nothing_in_python_either() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a b", "it's", '"', "$HOME", "`id`", "-x", "--", "", "两", "a\nb", "\x1b[31m'\\", "*"]
+    "text", ["a b", "it's", '"', "$HOME", "`id`", "-x", "--", "", "两", "a\nb", "\x1b[31m'\\", "*", "no\udcff'utf"]
 )
 def test_proposed_commands_mean_what_they_say(text: str) -> None:
     line = shell.command("show", "run", text, options=shell.option("--id", text))
     asked = subprocess.run(
-        ["bash", "-c", f"flowinfer() {{ printf '%s\\0' \"$@\"; }}; {line}"], capture_output=True, text=True, check=True
+        ["bash", "-c", f"flowinfer() {{ printf '%s\\0' \"$@\"; }}; {line}"], capture_output=True, check=True
     )
-    words = asked.stdout.split("\0")[:-1]
+    words = os.fsdecode(asked.stdout).split("\0")[:-1]
     is_dash = text.startswith("-")
     assert words == [
         "show",

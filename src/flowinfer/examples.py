@@ -30,7 +30,7 @@ def located(given: str) -> Path:
     """
     path = Path(given)
     is_name = path.name == given and path.suffix in ("", ".flow")
-    if not is_name or os.path.exists(path):  # also where the name is too long for a file
+    if not is_name or os.path.lexists(path):  # also a link that leads nowhere
         return path
     packaged = known()
     if path.stem in packaged:

@@ -49,7 +49,7 @@ def learn_address(address: str) -> None:
     userinfo, parameters = _secrets_of(address)
     for value in parameters:
         learn(unquote(value))
-    if not userinfo:
+    if not userinfo.strip("*"):  # none, or hidden before
         return
     user, _, password = (unquote(part) for part in userinfo.partition(":"))
     _add(userinfo + "@")

@@ -469,3 +469,19 @@ def test_a_network_far_larger_than_its_weights_is_refused_before_it_is_built(
         assert "\n" not in error.message and error.help
     else:
         assert "max_position_embeddings" in change
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}), ("merges", [["zzz", "q"]])],
+)
+def test_what_the_tokenizers_library_panics_over_is_a_load_error(
+    tmp_path: Path, checkpoint: Path, key: str, value: object
+) -> None:
+    folder = copied(checkpoint, tmp_path)
+    file = folder / "tokenizer.json"
+    data = json.loads(file.read_text("utf-8"))
+    (data["model"] if key == "merges" else data)[key] = value
+    file.write_text(json.dumps(data), "utf-8")
+    with pytest.raises(LoadError, match="(?i)cannot be loaded|tokenizer"):
+        hf.load(spec(folder), "cpu")
