@@ -483,5 +483,5 @@ def test_what_the_tokenizers_library_panics_over_is_a_load_error(
     data = json.loads(file.read_text("utf-8"))
     (data["model"] if key == "merges" else data)[key] = value
     file.write_text(json.dumps(data), "utf-8")
-    with pytest.raises(LoadError, match="(?i)cannot be loaded|tokenizer"):
+    with pytest.raises(LoadError, match=r"(?i)cannot be loaded|tokenizer"):
         hf.load(spec(folder), "cpu")
