@@ -11,7 +11,7 @@ TRIAL ?= $(wildcard ../shared/trial_zoo)
 VERSION_TESTS := tests/backends tests/engine tests/test_install.py
 OTHERS_newest := -c .venv-newest/others.txt
 
-.PHONY: demo test test-slow test-gpu test-versions test-oldest test-newest check lint types contracts bench bench-gpu report clean install
+.PHONY: demo test test-lab test-slow test-gpu test-versions test-oldest test-newest check lint types contracts bench bench-gpu report clean install
 
 install: $(STAMP)
 
@@ -27,6 +27,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-lab: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile lab/tests
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
@@ -57,7 +60,7 @@ types: $(STAMP)
 contracts: $(STAMP)
 	$(BIN)/lint-imports
 
-check: lint types contracts test
+check: lint types contracts test test-lab
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/cpu.py

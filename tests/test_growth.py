@@ -14,7 +14,7 @@ from flowinfer.formatting import format_text
 from flowinfer.plan import compile
 from tests.zoos import NAMES
 
-_SIZES = [pytest.param(400, id="small"), pytest.param(2_500, id="large", marks=pytest.mark.slow)]
+_SIZES = [pytest.param(200, id="small"), pytest.param(2_500, id="large", marks=pytest.mark.slow)]
 _MOST = 10
 """Most times that four times the input may take; a quadratic reader takes sixteen."""
 _LEAST_SECONDS = 0.05

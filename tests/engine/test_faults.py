@@ -58,7 +58,11 @@ def test_a_fault_at_any_call_fails_one_question_at_most_and_changes_no_other(
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("seam", ["prompt", "admitted", "finished", "key", "order", "text", "vote"])
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [ERRORS[0], *(pytest.param(error, marks=pytest.mark.slow) for error in ERRORS[1:])],
+    ids=lambda error: type(error).__name__,
+)
 def test_a_fault_of_one_question_fails_it_and_no_other(
     models: dict[str, HfModel], engine: str, seam: str, error: BaseException
 ) -> None:
