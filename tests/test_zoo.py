@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flowinfer import prompts, registry
+from flowinfer.check import check
 from flowinfer.errors import DataError, UsageError
 from flowinfer.registry import FuserInfo
 from flowinfer.zoo import load_zoo, read_zoo, select_zoo
@@ -116,3 +117,11 @@ def test_every_built_in_loads_by_its_own_door(info: registry.Info) -> None:
 def test_a_name_that_cannot_be_imported_says_which() -> None:
     with pytest.raises(UsageError, match="'ghost' cannot be loaded from 'no_such_module:x'"):
         registry.load(FuserInfo("ghost", "no_such_module:x", ""))
+
+
+def test_models_that_a_registered_zoo_makes_when_they_are_needed_are_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWINFER_CACHE", str(tmp_path))
+    assert check("Qwen", zoo="toy").warnings == ()
+    assert [told.code for told in check('model A = "./no/such/folder"\nA', zoo="toy").warnings] == ["W0101"]

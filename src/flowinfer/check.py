@@ -37,7 +37,7 @@ from flowinfer.options import (
     unknown_option,
 )
 from flowinfer.prompts import PROMPT_SETS
-from flowinfer.registry import fusers
+from flowinfer.registry import fusers, zoos
 from flowinfer.resolve import Resolver
 from flowinfer.spec import DRAFTS, Decoding, Flow, ModelSpec, Part, drafts, nodes
 from flowinfer.syntax import Let, Model, Option, Param, Prompt, Value
@@ -149,7 +149,7 @@ class _Checker:
         self._warn_unused(declared, scope, resolver, settings)
         self._refuse_stray_overrides()
         called = {node.model.name: node.model for node in nodes(root)}
-        self._warn_missing(declared, scope, root)
+        self._warn_missing(declared, scope, root, zoo)
         found = self._report.diagnostics
         called |= {name: models[name] for name in drafts(root) if name in models and name not in DRAFTS}
         warnings: tuple[Diagnostic, ...] = FlowError(found).diagnostics if found else ()
@@ -330,11 +330,12 @@ class _Checker:
                     span = declaration.name.span
                     self._report.warning("W0100", f"{kind} '{name}' is never used", span, "use or remove it")
 
-    def _warn_missing(self, declared: Declared, scope: Scope, root: Part) -> None:
+    def _warn_missing(self, declared: Declared, scope: Scope, root: Part, zoo: Zoo) -> None:
         """Warn of local models that are not on this machine, at their declaration or else their first call."""
         first = {node.model.name: node for node in reversed(list(nodes(root)))}
         for name, node in first.items():
-            if is_missing(node.model):
+            is_provided = name not in declared.models and zoo.name in zoos()  # a registered zoo makes its own
+            if is_missing(node.model) and not is_provided:
                 written = declared.models[name].ref if name in declared.models else None
                 span, ref = (written.span, scope.data(written)) if written else (node.span, node.model.ref)
                 hint = "paths are relative to the file that names them; hub ids have the form owner/name"
