@@ -25,8 +25,9 @@ demo: $(STAMP)
 	$(BIN)/flowinfer graph pipelines/s2p.flow
 	$(BIN)/flowinfer exec pipelines/s2p.flow --dataset ceval
 
+# What needs an installed wheel is with the versions.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/test_install.py
 
 test-lab: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile lab/tests

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lark import Lark
 
@@ -195,6 +195,7 @@ def test_formatting_refuses_rather_than_lose_a_statement() -> None:
 _flows = st.recursive(st.builds(str.__add__, _names, _options), _stage, max_leaves=8)
 
 
+@settings(max_examples=30)
 @given(_flows)
 def test_formatting_keeps_the_tree_and_is_idempotent(text: str) -> None:
     once = format_text(text)

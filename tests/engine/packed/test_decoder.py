@@ -77,7 +77,7 @@ def assert_equal(plan: Plan, models: Models, texts: Sequence[str] = TEXTS, **opt
 
 
 @pytest.mark.parametrize("source", [mix("A", "B"), mix("A", "B", "C", "W"), mix("A", "A2"), member("C")], ids=str)
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_texts_ends_and_figures_are_the_reference_engines(models: Models, source: Any, batch: int) -> None:
     assert_equal(one_step(source, max_tokens=12), models, batch=batch)
 
