@@ -29,7 +29,7 @@ from flowinfer.checkpoint import Held, read_folder, refuse_larger
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
-from flowinfer.machine import has_weights, hub_problem, hub_snapshot
+from flowinfer.machine import hub_folder, hub_problem
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
 from flowinfer.versions import untried
 
@@ -189,8 +189,7 @@ def _without_hub(spec: ModelSpec) -> dict[str, Any]:
     problem = hub_problem()
     if problem is None:
         return {}
-    snapshot = hub_snapshot(spec.ref, revision=spec.revision)
-    if snapshot is None or not has_weights(snapshot):
+    if hub_folder(spec.ref, revision=spec.revision) is None:
         raise LoadError(
             f"model '{spec.name}' is not on this machine and the hub cannot be reached: {problem}",
             help="go online once, set HF_ENDPOINT to a mirror, or give a local folder",
@@ -206,8 +205,8 @@ def _held(spec: ModelSpec) -> Held:
     """
     if os.path.isdir(spec.ref):
         return read_folder(Path(spec.ref))
-    snapshot = hub_snapshot(spec.ref, revision=spec.revision)
-    return read_folder(snapshot) if snapshot and has_weights(snapshot) else Held((), {})
+    snapshot = hub_folder(spec.ref, revision=spec.revision)
+    return read_folder(snapshot) if snapshot else Held((), {})
 
 
 def _num_numbers(config: Any) -> int:  # a transformers config
