@@ -15,8 +15,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from cuda_timing import copies_for, seconds_per_call
-from flowinfer.engine.packed.kernels import splits_for, write_kv
-from flowinfer.engine.packed.triton_attention import Tiles, paged_attention
+from flowinfer.engine.caches.kernels import splits_for, write_kv
+from flowinfer.engine.caches.triton_attention import Tiles, paged_attention
 from measure import ceilings
 
 DIM, PAGE, HALF = 128, 64, torch.bfloat16

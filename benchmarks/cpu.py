@@ -17,19 +17,19 @@ from dataclasses import replace
 import torch
 
 from flowinfer.backends.hf import HfModel
-from flowinfer.check import check
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.decoders import Decoders
+from flowinfer.engine.loops.reference import ReferenceDecoder
 from flowinfer.engine.models import Loaded, ModelPool
-from flowinfer.engine.reference import ReferenceDecoder
 from flowinfer.engine.work import Work
 from flowinfer.fusion.vocab import HeadVocabulary
+from flowinfer.language.check import check
 from flowinfer.machine import this_machine
-from flowinfer.placement import ready
-from flowinfer.plan import Plan, Step, members
+from flowinfer.planning.placement import ready
+from flowinfer.planning.plan import Plan, Step, members
 from flowinfer.results import Question
 from flowinfer.tasks.base import load_questions
-from flowinfer.toy import provide
+from flowinfer.zoos.toy import provide
 from measure import Deadline, Missed
 from reporting import Report, options, ratio, scaled, setup_of
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 
 from flowinfer.engine.base import Completion, Decoder, Observer, Row
-from flowinfer.engine.reference import ReferenceDecoder
-from flowinfer.plan import Step
+from flowinfer.engine.loops.reference import ReferenceDecoder
+from flowinfer.planning.plan import Step
 from flowinfer.results import StepResult
 from loops import Tables, eager_step, floor_bytes
 from measure import Ceilings, Deadline, Missed, ceilings, release, synchronize, wall_seconds

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from flowinfer.engine.packed.fusing import FusedChoice
-from flowinfer.engine.sampling import greedy, sample
+from flowinfer.engine.loops.fusing import FusedChoice
+from flowinfer.engine.loops.sampling import greedy, sample
 from flowinfer.fusion.fusers import mean
 from flowinfer.fusion.shared import SharedVocabulary
 from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes

@@ -4,7 +4,7 @@
 
 Early = each launch begins while the one before still runs, which here is always the same kernel.
 bfloat16; each time is the median over CUDA graph replays that go through weights of more than L2's size. --tune tries
-tiles per shape and prints the best as entries of `_TUNED` in engine/packed/triton_gemm.py.
+tiles per shape and prints the best as entries of `_TUNED` in engine/network/triton_gemm.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import linear
 
 from cuda_timing import copies_for, seconds_per_call
-from flowinfer.engine.packed.triton_gemm import Tiles, skinny_linear, tiles_for
+from flowinfer.engine.network.triton_gemm import Tiles, skinny_linear, tiles_for
 from measure import ceilings
 
 HALF = torch.bfloat16

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from flowinfer.engine.base import Completion, Observer, Row
-from flowinfer.engine.heads import Heads
-from flowinfer.engine.packed.decoder import PackedDecoder
-from flowinfer.engine.packed.fusing import fused_choice
-from flowinfer.engine.packed.lockstep import LockStep
-from flowinfer.engine.packed.packing import packed_decoder as make_decoder
-from flowinfer.engine.packed.packing import runners_of
-from flowinfer.engine.packed.pages import PAGE, PagedCache, Pages
-from flowinfer.engine.packed.runner import HeadRunner
-from flowinfer.engine.packed.session import PackedSession
-from flowinfer.engine.packed.tiles import tile_for
-from flowinfer.engine.rows import LiveRow
-from flowinfer.plan import Step
+from flowinfer.engine.caches.pages import PAGE, PagedCache, Pages
+from flowinfer.engine.caches.tiles import tile_for
+from flowinfer.engine.loops.decoder import PackedDecoder
+from flowinfer.engine.loops.fusing import fused_choice
+from flowinfer.engine.loops.heads import Heads
+from flowinfer.engine.loops.lockstep import LockStep
+from flowinfer.engine.loops.packing import packed_decoder as make_decoder
+from flowinfer.engine.loops.packing import runners_of
+from flowinfer.engine.loops.rows import LiveRow
+from flowinfer.engine.loops.session import PackedSession
+from flowinfer.engine.network.runner import HeadRunner
+from flowinfer.planning.plan import Step
 from shapes import ShapeModel, step_of
 
 _GROWTH = 4 * PAGE

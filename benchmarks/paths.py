@@ -13,9 +13,9 @@ import statistics
 import time
 from pathlib import Path
 
-from flowinfer.check import check
 from flowinfer.engine.models import ModelPool
-from flowinfer.experiment import Request, evaluate
+from flowinfer.language.check import check
+from flowinfer.runs.experiment import Request, evaluate
 from flowinfer.tasks.base import load_questions
 from flowinfer.zoo import load_zoo
 

@@ -20,9 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from flowinfer.backends.base import Prompt
 from flowinfer.backends.hf import HfModel, attends_everywhere
-from flowinfer.engine.mixing import Mixer
+from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
-from flowinfer.plan import Member, Mixture, Step
+from flowinfer.planning.plan import Member, Mixture, Step
 from flowinfer.spec import Decoding
 
 STD = 0.02

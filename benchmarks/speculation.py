@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 import torch
 
-from flowinfer.check import check
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.scheduler import execute
+from flowinfer.language.check import check
 from flowinfer.machine import this_machine
-from flowinfer.placement import ready
-from flowinfer.plan import Plan, Step
+from flowinfer.planning.placement import ready
+from flowinfer.planning.plan import Plan, Step
 from flowinfer.results import Question, StepResult
 from flowinfer.tasks.base import load_questions, question_text
 

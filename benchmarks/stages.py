@@ -21,12 +21,12 @@ import torch
 from dataset import Load, make_load
 from flowinfer.engine.base import Completion, Decoder, NoCache, Observer, Row
 from flowinfer.engine.decoders import Decoders
+from flowinfer.engine.loops.decoder import PackedDecoder
+from flowinfer.engine.loops.packing import packed_decoder
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.packed.decoder import PackedDecoder
-from flowinfer.engine.packed.packing import packed_decoder
 from flowinfer.engine.stages import Keeping, Stages
 from flowinfer.engine.work import Work
-from flowinfer.plan import Answer, Member, Plan, Step
+from flowinfer.planning.plan import Answer, Member, Plan, Step
 from flowinfer.results import Question, Trace
 from flowinfer.spec import Decoding, ModelSpec
 from measure import Deadline, Missed, release, synchronize

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowinfer import shell
 from flowinfer.cli.inputs import show_error
 from flowinfer.errors import FlowInferError, UsageError
 from flowinfer.files import write_whole
+from flowinfer.output import shell
 from flowinfer.results import Question
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def evaluate(
     """Measure the singles and the paper's 24 paths on fresh items of all three forms."""
     from dataclasses import asdict
 
-    from flowinfer.paths import STRATEGIES
+    from flowinfer.paper.paths import STRATEGIES
     from lab.items import split_named
     from lab.measure import measure, summary, table
 

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 from typing import TypeVar
 
-from flowinfer.prompts import PROMPT_SETS, PromptSet, render
+from flowinfer.language.prompts import PROMPT_SETS, PromptSet, render
 from flowinfer.spec import Role
 from flowinfer.tasks.base import question_text
 from lab import items

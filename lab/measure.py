@@ -9,15 +9,15 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from flowinfer.cache import DiskStepCache, default_folder
-from flowinfer.check import check
 from flowinfer.engine.base import Observer
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.models import ModelPool
 from flowinfer.errors import RunError
+from flowinfer.language.check import check
 from flowinfer.machine import this_machine
-from flowinfer.paths import STRATEGIES, Path, Strategy, paths
+from flowinfer.paper.paths import STRATEGIES, Path, Strategy, paths
 from flowinfer.results import Record
+from flowinfer.runs.cache import DiskStepCache, default_folder
 from flowinfer.sweeps.core import Ended, Job, Sharing
 from flowinfer.sweeps.placing import Placed, place_all
 from flowinfer.tasks.base import Dataset, fingerprint

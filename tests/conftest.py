@@ -49,6 +49,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def toy_zoo(own_cache: Path) -> Path:
     """Return the zoo file of three tiny random-weight models with really different tokenizers."""
-    from flowinfer.toy import build
+    from flowinfer.zoos.toy import build
 
     return build(own_cache / "zoos" / "toy-v1")

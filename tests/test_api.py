@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import flowinfer
-from flowinfer.ask import _Gate
-from flowinfer.engine.thinking import strip_thinking
+from flowinfer.engine.loops.thinking import strip_thinking
 from flowinfer.errors import FlowError
+from flowinfer.runs.ask import _Gate
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from flowinfer import files
-from flowinfer.check import check, check_file, read_flow
 from flowinfer.cli.inputs import flow_files
 from flowinfer.errors import DataError, FlowError, UnreadableFile, UnreadableFlow, UsageError
 from flowinfer.files import MOST_FLOW_BYTES, read_text, write_whole
-from flowinfer.jsonlog import lock
-from flowinfer.store import find_run, info, list_runs, read_json, read_records
+from flowinfer.language.check import check, check_file, read_flow
+from flowinfer.runs.jsonlog import lock
+from flowinfer.runs.store import find_run, info, list_runs, read_json, read_records
 from flowinfer.tasks.sources import json_lines
 from flowinfer.zoo import read_zoo
 from tests.zoos import NAMES

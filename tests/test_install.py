@@ -13,14 +13,13 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from flowinfer import versions
-from flowinfer.backends import hf
+from flowinfer.backends import hf, versions
 from flowinfer.errors import LoadError
-from flowinfer.examples import known
+from flowinfer.language.examples import known
+from flowinfer.runs.store import read_records
 from flowinfer.spec import ModelSpec
-from flowinfer.store import read_records
+from tests.cli.test_cli import flowinfer
 from tests.conftest import ROOT
-from tests.test_cli import flowinfer
 
 ASKED = ("exec", "--zoo", "lab", "--quiet", "--prompt", "What is 12 * 12?", "-e")
 
@@ -94,7 +93,7 @@ def test_init_where_nothing_can_be_written_says_so(tmp_path: Path) -> None:
 def test_the_version_names_what_it_runs_on_without_loading_it(tmp_path: Path) -> None:
     lines = flowinfer("--version", cwd=tmp_path).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["flowinfer", "torch", "transformers", "python"]
-    program = "import sys; from flowinfer.versions import banner; banner('0'); print('torch' in sys.modules)"
+    program = "import sys; from flowinfer.backends.versions import banner; banner('0'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from flowinfer.backends.openai import _tokens
-from flowinfer.check import check
 from flowinfer.errors import DataError, FlowError, UsageError
+from flowinfer.language.check import check
 from flowinfer.results import Record
+from flowinfer.runs.store import read_records
 from flowinfer.spec import Parallel
-from flowinfer.store import read_records
 from flowinfer.zoo import read_zoo
-from tests.test_store import new_run, record
+from tests.runs.test_store import new_run, record
 from tests.zoos import NAMES
 
 

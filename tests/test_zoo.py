@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flowinfer import prompts, registry
-from flowinfer.check import check
+from flowinfer import registry
 from flowinfer.errors import DataError, UsageError
+from flowinfer.language import prompts
+from flowinfer.language.check import check
 from flowinfer.registry import FuserInfo
 from flowinfer.zoo import load_zoo, read_zoo, select_zoo
 

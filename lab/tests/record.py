@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from flowinfer.check import check
 from flowinfer.engine.models import ModelPool
-from flowinfer.experiment import Request, evaluate
+from flowinfer.language.check import check
 from flowinfer.results import Record
+from flowinfer.runs.experiment import Request, evaluate
 from lab import networks
 from lab.items import KINDS, Kind
 from lab.measure import dataset

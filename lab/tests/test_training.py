@@ -12,7 +12,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from flowinfer.fusion.vocab import token_bytes
-from flowinfer.prompts import PROMPT_SETS
+from flowinfer.language.prompts import PROMPT_SETS
 from flowinfer.zoo import load_zoo
 from lab import documents, items, networks, shards
 from lab.documents import Mix

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from flowinfer.check import check
 from flowinfer.engine.models import ModelPool
-from flowinfer.experiment import Request, evaluate
+from flowinfer.language.check import check
 from flowinfer.results import Record
+from flowinfer.runs.experiment import Request, evaluate
 from flowinfer.zoo import load_zoo
 from lab import networks
 from lab.items import KINDS, Kind

@@ -13,9 +13,9 @@ def main() -> None:
     came: list[int] = []
     code = 130
     try:
-        from flowinfer.secrets import learn_environment
+        from flowinfer.output.secrets import learn_environment
+        from flowinfer.output.terminal import guard
         from flowinfer.streams import make_safe, take_signals
-        from flowinfer.terminal import guard
 
         came = take_signals()
         make_safe()

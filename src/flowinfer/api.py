@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Literal
 
 import networkx as nx
 
-from flowinfer import plan as plans
-from flowinfer.check import check, check_file
 from flowinfer.errors import UsageError, in_python_words
-from flowinfer.examples import located
-from flowinfer.graph import build
+from flowinfer.language.check import check, check_file
+from flowinfer.language.examples import located
+from flowinfer.planning import plan as plans
+from flowinfer.planning.graph import build
 from flowinfer.spec import Flow
 from flowinfer.zoo import Zoo
 
 if TYPE_CHECKING:
-    from flowinfer.ask import Answer
     from flowinfer.engine.models import ModelPool
-    from flowinfer.evaluation import Evaluation
     from flowinfer.results import Record
+    from flowinfer.runs.ask import Answer
+    from flowinfer.runs.evaluation import Evaluation
 
 
 @in_python_words()
@@ -67,7 +67,7 @@ class Pipeline:
     def plan(self) -> plans.Plan:
         """Return the plan, with the models placed on this machine's devices."""
         from flowinfer.machine import this_machine
-        from flowinfer.placement import place
+        from flowinfer.planning.placement import place
 
         return place(plans.compile(self.flow), this_machine())
 
@@ -78,13 +78,13 @@ class Pipeline:
         Raises:
             UsageError: it is empty.
         """
-        from flowinfer.ask import ask
+        from flowinfer.runs.ask import ask
 
         return ask(self.flow, question, models=self._pool())
 
     def stream(self, question: str) -> Iterator[str]:
         """Yield the answer to one question in pieces, as it is written; pieces join to the whole answer."""
-        from flowinfer.ask import ask
+        from flowinfer.runs.ask import ask
 
         pieces: queue.Queue[str | BaseException | None] = queue.Queue()
         pool = self._pool()
@@ -141,9 +141,9 @@ class Pipeline:
             DataError: the data cannot be read.
             RunError: models cannot be loaded or do not fit.
         """
-        from flowinfer.evaluation import Evaluation
-        from flowinfer.experiment import Request, evaluate
-        from flowinfer.plan import columns
+        from flowinfer.planning.plan import columns
+        from flowinfer.runs.evaluation import Evaluation
+        from flowinfer.runs.experiment import Request, evaluate
         from flowinfer.tasks.base import load_questions
 
         _refuse_odd(limit=limit, sample=sample, seed=seed, ids=ids, batch=batch, engine=engine)

@@ -24,8 +24,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
-from flowinfer.secrets import shown
-from flowinfer.terminal import visible
+from flowinfer.output.secrets import shown
+from flowinfer.output.terminal import visible
 
 
 class Severity(StrEnum):

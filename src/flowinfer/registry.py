@@ -176,7 +176,7 @@ BUILT_IN_TASKS = (
 BUILT_IN_ZOOS = (
     ZooInfo("lab", "flowinfer.zoo:lab_zoo", "three small trained models that ship with the package"),
     ZooInfo("paper", "flowinfer.zoo:paper_zoo", "the paper's three models from the hub, 7-9 B parameters"),
-    ZooInfo("toy", "flowinfer.toy:zoo", "three random-weight models built on the spot: answers are noise"),
+    ZooInfo("toy", "flowinfer.zoos.toy:zoo", "three random-weight models built on the spot: answers are noise"),
 )
 
 

@@ -1,6 +1,6 @@
 """The checked flow: every name resolved, every option typed, every prompt and role decided.
 
-`check` (flowinfer.check) builds these from a syntax tree; graph and plan read them. Nothing here knows about text
+`language.check` builds these from a syntax tree; graph and plan read them. Nothing here knows about text
 positions except the spans kept for messages, and nothing knows about tensors.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from flowinfer.errors import Diagnostic, Span
-from flowinfer.secrets import learn_address, public_address
+from flowinfer.output.secrets import learn_address, public_address
 
 Role = Literal["draft", "review", "verify"]
 

@@ -19,8 +19,8 @@ from rapidfuzz import process
 
 from flowinfer.errors import DataError, UsageError
 from flowinfer.files import MOST_FLOW_BYTES, read_text
+from flowinfer.output.secrets import MASK
 from flowinfer.registry import backends, load, zoos
-from flowinfer.secrets import MASK
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
 
 _LAB_NOTE = (

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel as Network
 from flowinfer.backends import hf
 from flowinfer.backends.rotary import factors_at
 from flowinfer.backends.row_session import RowSession
-from flowinfer.engine.packed.runner import runner_of
+from flowinfer.engine.network.runner import runner_of
 from flowinfer.spec import ModelSpec
 from tests.backends import tiny
 from tests.fusion import toys

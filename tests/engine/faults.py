@@ -7,16 +7,16 @@ from typing import Any
 
 from flowinfer.engine import decoders
 from flowinfer.engine.base import Completion, Decoder, Observer
-from flowinfer.engine.choice import Loop
-from flowinfer.engine.packed.stream import PackedStream
-from flowinfer.engine.reference import ReferenceDecoder
-from flowinfer.engine.rounds import RoundDecoder
+from flowinfer.engine.loops.choice import Loop
+from flowinfer.engine.loops.reference import ReferenceDecoder
+from flowinfer.engine.loops.rounds import RoundDecoder
+from flowinfer.engine.loops.stream import PackedStream
 from flowinfer.engine.scheduler import execute
 from flowinfer.errors import LoadError
-from flowinfer.plan import Plan
+from flowinfer.planning.plan import Plan
 from flowinfer.results import Ballot, Question, StepResult, Trace
 from tests.engine import plans
-from tests.engine.packed.test_stages import PackedDecoder, packed
+from tests.engine.loops.test_stages import PackedDecoder, packed
 
 
 class Panic(BaseException):

@@ -13,7 +13,7 @@ from flowinfer.backends.hf import HfModel
 from flowinfer.engine.base import Observer, TokenEvent
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.scheduler import execute
-from flowinfer.plan import Answer, Member, Mixture, Plan, Source, Step, members
+from flowinfer.planning.plan import Answer, Member, Mixture, Plan, Source, Step, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.spec import Decoding, ModelSpec
 

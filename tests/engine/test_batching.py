@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flowinfer.engine import batching
-from flowinfer.engine.batching import Budget, budgets
-from flowinfer.plan import Need, Placement, Plan
+from flowinfer.engine import budget as batching
+from flowinfer.engine.budget import Budget, budgets
+from flowinfer.planning.plan import Need, Placement, Plan
 from tests.engine.plans import chain, member, mix
 
 GB = 10**9

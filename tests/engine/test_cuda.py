@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowinfer.check import check
-from flowinfer.experiment import Request, evaluate
+from flowinfer.language.check import check
 from flowinfer.results import Record
+from flowinfer.runs.experiment import Request, evaluate
 from flowinfer.tasks.base import load_questions
 from flowinfer.zoo import load_zoo
 

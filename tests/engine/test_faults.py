@@ -15,7 +15,7 @@ from flowinfer.results import Question
 from tests.backends import tiny
 from tests.engine import plans
 from tests.engine.faults import ERRORS, Fault, Panic, run
-from tests.engine.packed.test_stages import after, told, voted
+from tests.engine.loops.test_stages import after, told, voted
 from tests.engine.plans import chain, member, mix, one_step
 
 ENGINES = ("reference", "rounds", "packed")

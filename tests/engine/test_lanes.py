@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from flowinfer.engine.base import Observer, Row
-from flowinfer.engine.lanes import Lanes
-from flowinfer.engine.reference import ReferenceDecoder
+from flowinfer.engine.loops.lanes import Lanes
+from flowinfer.engine.loops.reference import ReferenceDecoder
 from tests.backends import tiny
 from tests.engine.plans import QUESTIONS, mix, one_step
 

@@ -12,7 +12,7 @@ import torch
 from flowinfer.backends.hf import HfModel
 from flowinfer.fusion import shared
 from flowinfer.fusion.utf8 import trim
-from flowinfer.plan import Member
+from flowinfer.planning.plan import Member
 from tests.backends import tiny
 from tests.engine import plans
 from tests.engine.plans import answers, group, last_step, member, mix, one_step, run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from scipy.stats import chisquare, kstest
 
-from flowinfer.engine.noise import from_bits, gumbel, random_bits
+from flowinfer.engine.loops.noise import from_bits, gumbel, random_bits
 
 KEYS = torch.tensor([0x548C9DECBCE65297, -0x2C1B9D7E5A3F8461, 1, -1])
 

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chisquare
 
 from flowinfer.backends.hf import HfModel
-from flowinfer.engine.sampling import greedy, greedy_with_leads, row_key, sample
+from flowinfer.engine.loops.sampling import greedy, greedy_with_leads, row_key, sample
 from flowinfer.spec import Decoding
 from tests.backends import tiny
 from tests.engine import plans

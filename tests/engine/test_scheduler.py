@@ -14,12 +14,12 @@ from flowinfer.backends.base import TextCompletion
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine import models as pools
 from flowinfer.engine.base import Observer, Row
+from flowinfer.engine.loops.reference import ReferenceDecoder
+from flowinfer.engine.loops.thinking import strip_thinking
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.reference import ReferenceDecoder
 from flowinfer.engine.scheduler import execute
-from flowinfer.engine.thinking import strip_thinking
 from flowinfer.errors import LoadError, MemoryShort, RunError
-from flowinfer.plan import Answer, Placement, Plan, Step, Wave
+from flowinfer.planning.plan import Answer, Placement, Plan, Step, Wave
 from flowinfer.results import Ballot, Question, StepResult
 from flowinfer.spec import Decoding, ModelSpec
 from tests.backends import tiny

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
 
 from flowinfer.backends.hf import HfModel
-from flowinfer.cache import step_key
 from flowinfer.engine.base import Completion, Observer, Row
-from flowinfer.engine.drafting import make_drafter
-from flowinfer.engine.drafts import Script, longest_suffix
-from flowinfer.engine.heads import Heads
-from flowinfer.engine.pace import MOST, Pace, Payoff, Wish
-from flowinfer.engine.reference import ReferenceDecoder
-from flowinfer.engine.rounds import RoundDecoder
-from flowinfer.engine.rows import LiveRow
-from flowinfer.merge import merge
-from flowinfer.plan import Plan, Step, fingerprint, held_models, members
+from flowinfer.engine.loops.drafting import make_drafter
+from flowinfer.engine.loops.drafts import Script, longest_suffix
+from flowinfer.engine.loops.heads import Heads
+from flowinfer.engine.loops.pace import MOST, Pace, Payoff, Wish
+from flowinfer.engine.loops.reference import ReferenceDecoder
+from flowinfer.engine.loops.rounds import RoundDecoder
+from flowinfer.engine.loops.rows import LiveRow
+from flowinfer.planning.merge import merge
+from flowinfer.planning.plan import Plan, Step, fingerprint, held_models, members
 from flowinfer.results import StepResult
+from flowinfer.runs.cache import step_key
 from flowinfer.spec import ModelSpec
 from tests.backends import tiny
 from tests.engine import plans

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from flowinfer import prompts
 from flowinfer.backends import hf
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine.scheduler import execute
 from flowinfer.fusion.shared import SharedVocabularyWarning
-from flowinfer.plan import Answer, Member, Mixture, Plan, Step
+from flowinfer.language import prompts
+from flowinfer.planning.plan import Answer, Member, Mixture, Plan, Step
 from flowinfer.results import Question, Trace
 from flowinfer.spec import Decoding, ModelSpec
 from tests.conftest import shared_path

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flowinfer.backends.hf import HfModel
-from flowinfer.engine.thinking import strip_thinking
+from flowinfer.engine.loops.thinking import strip_thinking
 from tests.backends import tiny
 from tests.engine import plans
 from tests.engine.plans import last_step, member, mix, one_step, run

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 import flowinfer
-from flowinfer import experiment
-from flowinfer.engine import heads, pooled
-from flowinfer.store import read_records
+from flowinfer.engine import pooled
+from flowinfer.engine.loops import heads
+from flowinfer.runs import experiment
+from flowinfer.runs.store import read_records
 from tests.backends import tiny
 from tests.engine import plans
 from tests.engine.faults import ERRORS, Fault, run
-from tests.engine.packed.test_stages import PLANS, told
+from tests.engine.loops.test_stages import PLANS, told
 from tests.fuzz.rounds import rounds
 
 MODELS = {"A": tiny.model("qwen2", "A"), "B": tiny.model("llama", "B", seed=1), "C": tiny.model("llama", "C", seed=2)}

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from flowinfer.check import check
-from flowinfer.diagnostics import full
 from flowinfer.drawing import text as drawing
 from flowinfer.errors import FlowError
-from flowinfer.formatting import format_text
-from flowinfer.plan import compile, describe, fingerprint, to_json
+from flowinfer.language.check import check
+from flowinfer.language.diagnostics import full
+from flowinfer.language.formatting import format_text
+from flowinfer.planning.plan import compile, describe, fingerprint, to_json
 from flowinfer.spec import Flow
 from tests.fuzz.rounds import rounds
 from tests.zoos import NAMES

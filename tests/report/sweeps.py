@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from flowinfer.check import check
-from flowinfer.paths import paths
-from flowinfer.plan import Plan, compile, fingerprint, members
+from flowinfer.language.check import check
+from flowinfer.paper.paths import paths
+from flowinfer.planning.plan import Plan, compile, fingerprint, members
 from flowinfer.results import HeadTimes, Question, Record, Score, StepResult, Trace
-from flowinfer.store import Run, write_json
+from flowinfer.runs.store import Run, write_json
 from flowinfer.tasks.base import fingerprint as data_fingerprint
 
 MODELS = ("Qwen", "Ds", "Yi")

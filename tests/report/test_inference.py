@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats as oracle
 
 from flowinfer.report.inference import cochran_q, mean_interval, paired_difference, wilson_share
-from flowinfer.stats import Interval, wilson
+from flowinfer.runs.stats import Interval, wilson
 
 _KUNCHEVA = {(1, 1, 1): 80, (1, 1, 0): 2, (1, 0, 0): 2, (0, 1, 1): 9, (0, 1, 0): 1, (0, 0, 1): 3, (0, 0, 0): 3}
 

@@ -19,7 +19,7 @@ from flowinfer.report.scores import Against
 from flowinfer.report.table import Table, shown
 from flowinfer.report.write import write
 from flowinfer.report.writers import latex, markdown
-from flowinfer.store import find_run
+from flowinfer.runs.store import find_run
 from tests.report.sweeps import questions, write_run, write_sweep
 
 

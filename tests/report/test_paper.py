@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flowinfer.paths import Strategy
+from flowinfer.paper.paths import Strategy
 from flowinfer.report import paper
 from flowinfer.report.gather import gather
 from flowinfer.report.scores import Against

@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flowinfer.check import check
 from flowinfer.cli import app
 from flowinfer.engine.models import ModelPool
 from flowinfer.errors import UsageError
-from flowinfer.experiment import Request, evaluate
-from flowinfer.paths import Path as Wiring
-from flowinfer.paths import strategy_of
-from flowinfer.plan import compile, fingerprint
+from flowinfer.language.check import check
+from flowinfer.paper.paths import Path as Wiring
+from flowinfer.paper.paths import strategy_of
+from flowinfer.planning.plan import compile, fingerprint
 from flowinfer.report.choice import as_flow, choose
 from flowinfer.report.gather import gather
 from flowinfer.report.versus import versus
-from flowinfer.stats import mcnemar_exact
-from flowinfer.store import info, read_records
+from flowinfer.runs.experiment import Request, evaluate
+from flowinfer.runs.stats import mcnemar_exact
+from flowinfer.runs.store import info, read_records
 from flowinfer.tasks.base import load_questions
 from tests.report.sweeps import questions, write_run
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flowinfer import cli
-from flowinfer.store import read_json, read_records
+from flowinfer.runs.store import read_json, read_records
 from flowinfer.sweeps.folder import read_index, read_latency
 from tests.command import flowinfer
 from tests.sweeps.test_sweep import ITEMS, texts, write_items

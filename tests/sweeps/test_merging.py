@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowinfer.cache import DiskStepCache
-from flowinfer.check import check
 from flowinfer.engine.base import Observer
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.models import ModelPool
 from flowinfer.errors import UsageError
+from flowinfer.language.check import check
 from flowinfer.machine import Device, Machine
-from flowinfer.merge import Merged, merge
-from flowinfer.paths import STRATEGIES, Strategy, paths
-from flowinfer.plan import compile
+from flowinfer.paper.paths import STRATEGIES, Strategy, paths
+from flowinfer.planning.merge import Merged, merge
+from flowinfer.planning.plan import compile
+from flowinfer.runs.cache import DiskStepCache
 from flowinfer.sweeps.core import Job, Sharing
 from flowinfer.sweeps.latency import turns
 from flowinfer.sweeps.placing import place_all

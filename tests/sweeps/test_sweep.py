@@ -9,8 +9,8 @@ import pytest
 
 import flowinfer
 from flowinfer.errors import UsageError
-from flowinfer.experiment import Request, evaluate
-from flowinfer.store import read_json, read_records
+from flowinfer.runs.experiment import Request, evaluate
+from flowinfer.runs.store import read_json, read_records
 from flowinfer.sweeps.folder import read_index, read_latency
 from flowinfer.sweeps.outcome import Sweep
 from flowinfer.tasks.base import load_questions

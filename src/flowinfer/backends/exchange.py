@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import httpx
 
 from flowinfer.errors import RunError
-from flowinfer.secrets import redacted, shown
+from flowinfer.output.secrets import redacted, shown
 
 _TROUBLE_BYTES = 64 << 10
 """What is read of an answer that is none: a refusal, an error page."""

@@ -25,13 +25,13 @@ from flowinfer.backends.rotary import is_rescaled, stretch
 from flowinfer.backends.row_session import RowSession
 from flowinfer.backends.session import BatchSession
 from flowinfer.backends.tokenizers import load_tokenizer
+from flowinfer.backends.versions import untried
 from flowinfer.checkpoint import Held, read_folder, refuse_larger
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
 from flowinfer.machine import hub_folder, hub_problem
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
-from flowinfer.versions import untried
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

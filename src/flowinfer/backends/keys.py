@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import httpx
 
 from flowinfer.errors import LoadError
-from flowinfer.secrets import learn
+from flowinfer.output.secrets import learn
 from flowinfer.spec import ModelSpec
 
 _OPENAI_VARIABLE = "OPENAI_API_KEY"

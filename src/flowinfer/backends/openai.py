@@ -20,8 +20,8 @@ from flowinfer.backends.base import TextCompletion
 from flowinfer.backends.exchange import Broken, Exchange, Reply, Unreached
 from flowinfer.backends.keys import Key, read_key
 from flowinfer.errors import LoadError, RunError
+from flowinfer.output.secrets import MASK, redacted
 from flowinfer.results import FinishReason
-from flowinfer.secrets import MASK, redacted
 from flowinfer.spec import Decoding, ModelSpec
 
 _RETRIES = 4

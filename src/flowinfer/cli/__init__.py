@@ -71,7 +71,7 @@ app.command(name="lab", hidden=True, context_settings={"ignore_unknown_options":
 def _version(is_wanted: bool) -> None:
     if is_wanted:
         from flowinfer import __version__
-        from flowinfer.versions import banner
+        from flowinfer.backends.versions import banner
 
         print(banner(__version__))
         raise typer.Exit()

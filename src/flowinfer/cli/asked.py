@@ -55,7 +55,7 @@ def asked_of(path: Path) -> Asked:
     Raises:
         UsageError: it says nothing, or not all.
     """
-    from flowinfer.store import info
+    from flowinfer.runs.store import info
 
     said = info(path).data
     if said.get("sweep"):

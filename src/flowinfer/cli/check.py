@@ -41,7 +41,7 @@ def command(
     output_format: Annotated[str, typer.Option(help="full, concise or github.")] = "full",
 ) -> None:
     """Check flows: every error and warning, sorted by place. Exit 1 if there are errors."""
-    from flowinfer.diagnostics import print_diagnostics, to_json
+    from flowinfer.language.diagnostics import print_diagnostics, to_json
 
     if output_format not in _FORMS:
         raise UsageError(f"--output-format '{output_format}'", help=f"one of: {', '.join(_FORMS)}")
@@ -79,7 +79,7 @@ def command(
 def _check(
     file: str | None, expression: str | None, zoo: str | None, overrides: dict[str, str]
 ) -> tuple[Diagnostic, ...]:
-    from flowinfer.check import check
+    from flowinfer.language.check import check
 
     text, name, folder = read_input(file, expression)
     return check(text, file=name, zoo=zoo, overrides=overrides, base=Path(folder)).warnings

@@ -12,9 +12,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from flowinfer import shell
-from flowinfer.console import PlainConsole, plain
 from flowinfer.errors import UsageError
+from flowinfer.output import shell
+from flowinfer.output.console import PlainConsole, plain
 
 if TYPE_CHECKING:
     from flowinfer.report.versus import Versus
@@ -35,7 +35,7 @@ def command(
 ) -> None:
     """Compare two runs question by question: gained, lost, and whether it can be chance."""
     from flowinfer.report.versus import versus
-    from flowinfer.store import find_run
+    from flowinfer.runs.store import find_run
 
     runs = find_run(first, out), find_run(second, out)
     if question is not None:
@@ -97,7 +97,7 @@ def _verdict(p_value: float) -> str:
 
 
 def _side_by_side(runs: tuple[Path, Path], question: str) -> None:
-    from flowinfer.store import read_records
+    from flowinfer.runs.store import read_records
 
     console = PlainConsole(soft_wrap=False)
     panels = []

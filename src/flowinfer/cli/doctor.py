@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import flowinfer
-from flowinfer.versions import TRIED, in_words, installed, required
+from flowinfer.backends.versions import TRIED, in_words, installed, required
 
 
 def command(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

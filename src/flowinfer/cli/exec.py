@@ -21,14 +21,14 @@ from flowinfer.cli.inputs import (
     whole_number,
 )
 from flowinfer.errors import UsageError
-from flowinfer.jsonlog import decoded
-from flowinfer.shell import command as command_line
-from flowinfer.shell import options as shell_options
+from flowinfer.output.shell import command as command_line
+from flowinfer.output.shell import options as shell_options
+from flowinfer.runs.jsonlog import decoded
 
 if TYPE_CHECKING:
     from flowinfer.cli.asked import Asked
+    from flowinfer.runs.summary import Results
     from flowinfer.spec import Flow
-    from flowinfer.summary import Results
     from flowinfer.tasks.base import Dataset
 
 AnswerIndexOption = Annotated[
@@ -121,7 +121,7 @@ def command(
             _ask(flow, prompt, trace=trace, as_json=json_, quiet=quiet)
         return
     asked = _asked(flow, file, options)
-    from flowinfer.plan import columns
+    from flowinfer.planning.plan import columns
     from flowinfer.tasks.base import load_questions
 
     questions = load_questions(
@@ -138,7 +138,7 @@ def command(
     if dry_run:
         _show_plan(flow, as_json=json_)
         return
-    from flowinfer.experiment import Request
+    from flowinfer.runs.experiment import Request
 
     request = Request(
         out=out,
@@ -160,7 +160,7 @@ def command(
     if json_:
         print(json.dumps(_plain(results), ensure_ascii=False))
     else:
-        from flowinfer.tables import print_results
+        from flowinfer.runs.tables import print_results
 
         print_results(results)
     if results.failed:
@@ -181,9 +181,9 @@ def _begun(
     resume: str, out: Path, file: str | None, expression: str | None, given: dict[str, Any]
 ) -> tuple[str, Flow, dict[str, Any]]:
     """Return a run's path, its flow and its options; what is given beside counts, and is compared when it goes on."""
-    from flowinfer.check import check
     from flowinfer.cli.asked import asked_of, chosen
-    from flowinfer.store import find_run
+    from flowinfer.language.check import check
+    from flowinfer.runs.store import find_run
 
     path = find_run(resume, out)
     has_flow = file is not None or expression is not None
@@ -218,8 +218,8 @@ def _asked(flow: Flow, file: str | None, options: dict[str, Any]) -> Asked:
 
 
 def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> Results:
-    from flowinfer.experiment import Request, evaluate
-    from flowinfer.live import LiveProgress
+    from flowinfer.runs.experiment import Request, evaluate
+    from flowinfer.runs.live import LiveProgress
     from flowinfer.tasks.base import question_text
 
     assert isinstance(request, Request), "made by the command"
@@ -263,7 +263,7 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
         prompt = read_stdin().strip()
     if not prompt.strip():
         raise UsageError("the question is empty", help="--prompt TEXT")
-    from flowinfer.ask import ask
+    from flowinfer.runs.ask import ask
 
     if not quiet and not (as_json and not sys.stderr.isatty()):
         print(f"prompts '{flow.prompts}', zoo {flow.zoo} ({flow.zoo_why})", file=sys.stderr)
@@ -278,7 +278,7 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
 
 
 def _foreign(flow: Flow, questions: list[str]) -> str | None:
-    from flowinfer.prompts import foreign_note
+    from flowinfer.language.prompts import foreign_note
     from flowinfer.spec import nodes
 
     return foreign_note(flow.prompts, (node.template for node in nodes(flow.root)), questions)

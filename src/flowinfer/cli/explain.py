@@ -13,7 +13,7 @@ def command(
     code: Annotated[str | None, typer.Argument(help="A code such as E0100; without one, all are listed.")] = None,
 ) -> None:
     """Explain a diagnostic's code."""
-    from flowinfer.codes import CODES
+    from flowinfer.language.codes import CODES
 
     if code is None:
         for name, listed in CODES.items():

@@ -23,8 +23,8 @@ def command(
     diff: Annotated[bool, typer.Option("--diff", help="Change nothing; show what would change.")] = False,
 ) -> None:
     """Rewrite flows in the canonical layout, with ASCII operators and punctuation."""
-    from flowinfer.check import read_flow
-    from flowinfer.formatting import format_text
+    from flowinfer.language.check import read_flow
+    from flowinfer.language.formatting import format_text
 
     num_changed = num_refused = num_unread = 0
     for file in flow_files(files):

@@ -16,7 +16,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
 ) -> None:
     """Write example pipelines into a folder. Files that are there stay as they are."""
-    from flowinfer import examples
+    from flowinfer.language import examples
 
     written = examples.write(folder, replacing=force)
     for path in written:

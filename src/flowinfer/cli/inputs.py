@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def complete_flow(incomplete: str) -> list[str]:
     """Return the flow files, folders and packaged pipelines whose names begin so, for the shell."""
-    from flowinfer.examples import known
+    from flowinfer.language.examples import known
 
     head, _, _ = incomplete.rpartition("/")
     found = sorted(Path(head or ("/" if incomplete.startswith("/") else ".")).glob("*"))
@@ -58,8 +58,8 @@ def read_input(file: str | None, expression: str | None) -> tuple[str, str, Path
     Raises:
         UsageError: neither or both were given, or the file cannot be read.
     """
-    from flowinfer.check import read_flow
-    from flowinfer.examples import located
+    from flowinfer.language.check import read_flow
+    from flowinfer.language.examples import located
 
     if (file is None) == (expression is None):
         raise UsageError("give a .flow file, or the flow itself with -e", help="flowinfer check -e 'A -> (B | C)'")
@@ -123,7 +123,7 @@ def read_checked(
         FlowError: with all errors.
         UsageError: see `read_input` and `pairs`.
     """
-    from flowinfer.check import check
+    from flowinfer.language.check import check
 
     text, name, folder = read_input(file, expression)
     overrides = pairs("--set", sets) | ({} if prompts is None else {"prompts": prompts})
@@ -134,7 +134,7 @@ def read_checked(
 
 def show_flow_error(error: FlowError) -> None:
     """Print a refused flow's diagnostics on standard error, and how many are left out."""
-    from flowinfer.diagnostics import print_diagnostics
+    from flowinfer.language.diagnostics import print_diagnostics
 
     print_diagnostics(error.diagnostics)
     show_untold(error.num_untold)
@@ -156,7 +156,7 @@ def show_error(error: FlowInferError) -> None:
 def warn(warnings: Sequence[Diagnostic]) -> None:
     """Print warnings on standard error."""
     if warnings:
-        from flowinfer.diagnostics import print_diagnostics
+        from flowinfer.language.diagnostics import print_diagnostics
 
         print_diagnostics(warnings)
 

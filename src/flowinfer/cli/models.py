@@ -35,7 +35,7 @@ def command(
         return
     from rich.table import Table
 
-    from flowinfer.console import PlainConsole
+    from flowinfer.output.console import PlainConsole
 
     here = _knocked(spec for one in named for spec in one.models.values())
     table = Table()
@@ -78,8 +78,8 @@ def _short(ref: str) -> str:
 
 def _row(zoo: str, spec: Any) -> dict[str, Any]:  # a ModelSpec
     from flowinfer.errors import LoadError
-    from flowinfer.needs import need_of
-    from flowinfer.plan import Need
+    from flowinfer.planning.needs import need_of
+    from flowinfer.planning.plan import Need
 
     problem = None
     try:

@@ -13,7 +13,7 @@ from flowinfer.errors import UsageError
 
 if TYPE_CHECKING:
     from flowinfer.machine import Machine
-    from flowinfer.plan import Plan, Source
+    from flowinfer.planning.plan import Plan, Source
     from flowinfer.spec import Flow
 
 
@@ -36,9 +36,9 @@ def command(
 
 def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices: str | None = None) -> None:
     """Print a flow's plan."""
-    from flowinfer import plan as plans
     from flowinfer.machine import this_machine
-    from flowinfer.placement import place
+    from flowinfer.planning import plan as plans
+    from flowinfer.planning.placement import place
 
     machine = _machine(devices) if devices else this_machine()
     plan = place(plans.compile(flow), machine)
@@ -58,7 +58,7 @@ def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices:
 
 
 def _show_step(plan: Plan, step_id: str, full: bool) -> None:
-    from flowinfer.plan import Mixture, members
+    from flowinfer.planning.plan import Mixture, members
 
     step = plan.step(step_id)
     reads = f"  reads {', '.join(step.reads)}" if step.reads else ""
@@ -74,7 +74,7 @@ def _show_step(plan: Plan, step_id: str, full: bool) -> None:
 
 
 def _fuser(source: Source) -> str:
-    from flowinfer.plan import Member
+    from flowinfer.planning.plan import Member
 
     if isinstance(source, Member):
         return f"{source.model}:{source.weight:.3g}"

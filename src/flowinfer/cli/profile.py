@@ -89,7 +89,7 @@ def _questions(flow: Flow, dataset: str | None, data: list[str] | None, batch: i
         from flowinfer.profiling.run import built_in_questions
 
         return built_in_questions()
-    from flowinfer.plan import columns
+    from flowinfer.planning.plan import columns
     from flowinfer.tasks.base import load_questions
 
     found = load_questions(

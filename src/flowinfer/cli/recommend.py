@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from flowinfer.console import PlainConsole
 from flowinfer.errors import UsageError
 from flowinfer.files import write_whole
+from flowinfer.output.console import PlainConsole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

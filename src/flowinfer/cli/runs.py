@@ -14,7 +14,7 @@ def command(
     json_: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """List runs, newest first."""
-    from flowinfer.store import list_runs
+    from flowinfer.runs.store import list_runs
 
     rows = [_row(run) for run in list_runs(out)]
     if json_:
@@ -23,7 +23,7 @@ def command(
     if not rows:
         print(f"no runs in '{out}'")
         return
-    from flowinfer.console import PlainConsole, plain
+    from flowinfer.output.console import PlainConsole, plain
 
     console = PlainConsole()
     width = max(len(row["run"]) for row in rows)
@@ -43,7 +43,7 @@ def _state(row: dict[str, Any]) -> str:
 
 def _row(run: Any) -> dict[str, Any]:  # a RunInfo; typed where it is made
     from flowinfer.errors import DataError
-    from flowinfer.store import read_records
+    from flowinfer.runs.store import read_records
 
     state = "complete" if (run.path / "results.json").is_file() else "interrupted"
     try:
@@ -75,9 +75,9 @@ def _short(zoo: str) -> str:
 def _flow(run: Any) -> str:  # a RunInfo; typed where it is made
     """Return a run's flow on one line; its name where its folder is damaged."""
     from flowinfer.errors import DataError
-    from flowinfer.jsonlog import decoded
     from flowinfer.report.wirings import of_plan
-    from flowinfer.store import read_json
+    from flowinfer.runs.jsonlog import decoded
+    from flowinfer.runs.store import read_json
 
     try:
         return of_plan(read_json(run.path / "plan.json"), decoded((run.path / "pipeline.flow").read_bytes())).flow

@@ -16,9 +16,9 @@ def command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, write nothing.")] = False,
 ) -> None:
     """Score a run again with the present rules, and say which verdicts changed."""
-    from flowinfer.experiment import rescore, write_rescored
-    from flowinfer.store import find_run
-    from flowinfer.summary import summarize_run
+    from flowinfer.runs.experiment import rescore, write_rescored
+    from flowinfer.runs.store import find_run
+    from flowinfer.runs.summary import summarize_run
 
     path = find_run(run, out)
     pairs = rescore(path)
@@ -30,7 +30,7 @@ def command(
         data = results.model_dump(mode="json", exclude={"steps", "subjects"})
         print(json.dumps(data | {"changed": [record.question.id for record, _ in changed]}, ensure_ascii=False))
         return
-    from flowinfer.tables import print_results
+    from flowinfer.runs.tables import print_results
 
     for record, verdict in changed:
         before = "-" if record.score is None else f"{record.score.extracted!r} {_mark(record.score.correct)}"

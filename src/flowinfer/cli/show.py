@@ -11,8 +11,8 @@ from rich.box import SIMPLE
 from rich.panel import Panel
 from rich.table import Table
 
-from flowinfer.console import PlainConsole, plain
 from flowinfer.errors import UsageError
+from flowinfer.output.console import PlainConsole, plain
 
 if TYPE_CHECKING:
     from flowinfer.results import Record
@@ -31,7 +31,7 @@ def command(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a run's results and answers, or one question stage by stage."""
-    from flowinfer.store import find_run, read_records
+    from flowinfer.runs.store import find_run, read_records
 
     path = find_run(run, out)
     records = _in_order(path, list(read_records(path)))
@@ -60,8 +60,8 @@ def command(
 
 
 def _show_run(path: Path, records: list[Record], chosen: list[Record], console: PlainConsole) -> None:
-    from flowinfer.summary import summarize_run
-    from flowinfer.tables import print_results
+    from flowinfer.runs.summary import summarize_run
+    from flowinfer.runs.tables import print_results
 
     print_results(summarize_run(path, records), console)
     if not (path / "results.json").is_file():
@@ -88,7 +88,7 @@ def _show_run(path: Path, records: list[Record], chosen: list[Record], console: 
 
 def _in_order(path: Path, records: list[Record]) -> list[Record]:
     """Return records in the order of the run's data set."""
-    from flowinfer.store import info
+    from flowinfer.runs.store import info
 
     places = {name: place for place, name in enumerate(info(path).data.get("question_ids") or ())}
     return sorted(records, key=lambda record: places.get(record.question.id, len(places)))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowinfer import shell
 from flowinfer.cli.exec import AnswerIndexOption, index_base
 from flowinfer.cli.inputs import SetOption, ZooOption, pairs, warn, whole_number
 from flowinfer.errors import UsageError
+from flowinfer.output import shell
 
 if TYPE_CHECKING:
     from flowinfer.sweeps.outcome import Sweep
@@ -204,7 +204,7 @@ def _batch(text: str) -> int | str:
 
 
 def _absolute(name: str) -> str:
-    from flowinfer.examples import located
+    from flowinfer.language.examples import located
 
     path = located(name).expanduser()
     if not os.path.exists(path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowinfer.graph import build
+from flowinfer.planning.graph import build
 from flowinfer.spec import Flow
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from flowinfer.diagnostics import display_width
 from flowinfer.drawing.labels import fuse_title, join_title, node_label, weight_text
+from flowinfer.language.diagnostics import display_width
 from flowinfer.spec import Flow, Node, Parallel, Part, Series
 
 FONT = (

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flowinfer.diagnostics import display_width
 from flowinfer.drawing.labels import fuse_title, join_title, node_label, weight_text
+from flowinfer.language.diagnostics import display_width
 from flowinfer.spec import Flow, Node, Parallel, Part, Series
 
 _ASCII = str.maketrans(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flowinfer.plan import Step, members
+from flowinfer.planning.plan import Step, members
 from flowinfer.results import StepResult
 
 

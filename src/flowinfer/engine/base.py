@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from flowinfer.plan import Plan, Step
+from flowinfer.planning.plan import Plan, Step
 from flowinfer.results import StepResult
 
 

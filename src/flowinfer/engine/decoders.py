@@ -16,14 +16,14 @@ import torch
 
 from flowinfer.backends.base import TextModel, TokenModel
 from flowinfer.engine.base import Completion, Decoder, Observer, Row
-from flowinfer.engine.batching import Budget, auto_batch, budgets
-from flowinfer.engine.choice import Engine, Loop, is_on_gpu, make_decoder
+from flowinfer.engine.budget import Budget, auto_batch, budgets
+from flowinfer.engine.faults import is_memory_short, reason
+from flowinfer.engine.loops.choice import Engine, Loop, is_on_gpu, make_decoder
+from flowinfer.engine.loops.text_only import TextDecoder
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.text_only import TextDecoder
 from flowinfer.errors import MemoryShort, RunError
-from flowinfer.faults import is_memory_short, reason
 from flowinfer.fusion.shared import SharedVocabularyWarning
-from flowinfer.plan import Plan, Step, members
+from flowinfer.planning.plan import Plan, Step, members
 
 _MOST_ALONE = 4
 """Rows that fail alone, before any has ended well, until it is no question's fault but the step's."""

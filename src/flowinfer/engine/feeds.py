@@ -7,7 +7,7 @@ from contextlib import closing
 
 from flowinfer.engine.base import Completion, Row, RowStream, StreamingDecoder
 from flowinfer.engine.decoders import Decoders, free_cached
-from flowinfer.plan import Plan, Step
+from flowinfer.planning.plan import Plan, Step
 
 
 class StepFeed:

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from flowinfer.backends.base import TextModel, TokenModel
 from flowinfer.engine.base import Observer
 from flowinfer.errors import LoadError
-from flowinfer.plan import Placement, Plan
+from flowinfer.output.secrets import learn_environment
+from flowinfer.planning.plan import Placement, Plan
 from flowinfer.registry import backends, load
-from flowinfer.secrets import learn_environment
 from flowinfer.spec import ModelSpec
 
 Loaded = TokenModel | TextModel

@@ -13,12 +13,12 @@ from functools import partial
 from flowinfer.engine.adoption import moved, ordered, renamed
 from flowinfer.engine.base import Completion, MemberOrder, Observer, Row, StepCache, StepKey
 from flowinfer.engine.decoders import Decoders
+from flowinfer.engine.faults import question_fails
 from flowinfer.engine.patience import Patience
 from flowinfer.engine.work import render_prompts
 from flowinfer.errors import FlowInferError
-from flowinfer.faults import question_fails
-from flowinfer.merge import SharedStep
-from flowinfer.plan import held_models, members
+from flowinfer.planning.merge import SharedStep
+from flowinfer.planning.plan import held_models, members
 from flowinfer.results import Question, StepResult
 
 

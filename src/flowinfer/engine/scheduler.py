@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from flowinfer.engine.base import MemberOrder, NoCache, Observer, StepCache, StepKey
-from flowinfer.engine.choice import Engine
 from flowinfer.engine.decoders import Decoders
+from flowinfer.engine.loops.choice import Engine
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.stages import Keeping, Stages
 from flowinfer.engine.work import Vote, Work
-from flowinfer.plan import Plan
+from flowinfer.planning.plan import Plan
 from flowinfer.results import Question, Trace
 
 QuestionText = Callable[[Question], str]

@@ -16,10 +16,10 @@ from functools import partial
 from flowinfer.engine.adoption import ordered, renamed
 from flowinfer.engine.base import Completion, MemberOrder, Observer, Row, StepCache, StepKey
 from flowinfer.engine.decoders import Decoders
+from flowinfer.engine.faults import question_fails
 from flowinfer.engine.feeds import StepFeed
 from flowinfer.engine.work import Work
-from flowinfer.faults import question_fails
-from flowinfer.plan import Plan, Step
+from flowinfer.planning.plan import Plan, Step
 from flowinfer.results import Trace
 
 _PAUSE_SECONDS = 1e-4

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from flowinfer.faults import reason
-from flowinfer.plan import Plan, Step, members
-from flowinfer.prompts import prompt_set, render
+from flowinfer.engine.faults import reason
+from flowinfer.language.prompts import prompt_set, render
+from flowinfer.planning.plan import Plan, Step, members
 from flowinfer.results import Ballot, FinishReason, Question, StepResult, Trace
 
 Vote = Callable[[Question, Sequence[str]], Ballot]

@@ -10,7 +10,7 @@ from flowinfer.backends.base import TextModel, TokenModel
 from flowinfer.engine.base import Observer
 from flowinfer.engine.models import Loaded, ModelPool
 from flowinfer.fusion.vocab import HeadVocabulary
-from flowinfer.plan import Plan
+from flowinfer.planning.plan import Plan
 
 
 class EndlessPool(ModelPool):

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from flowinfer.backends.base import Prompt, TokenModel
 from flowinfer.engine.base import Row
-from flowinfer.engine.mixing import Mixer
-from flowinfer.engine.sampling import greedy, row_key, sample
+from flowinfer.engine.loops.mixing import Mixer
+from flowinfer.engine.loops.sampling import greedy, row_key, sample
 from flowinfer.errors import RunError, UsageError
 from flowinfer.fusion.advance import Context, new_context
 from flowinfer.fusion.utf8 import BOUNDARY
-from flowinfer.plan import Step
+from flowinfer.planning.plan import Step
 from flowinfer.profiling.bandwidth import synchronize
 from flowinfer.profiling.spans import Recorder
 

@@ -10,12 +10,12 @@ import torch
 from flowinfer.backends.base import TextModel, TokenModel
 from flowinfer.engine.base import Row
 from flowinfer.engine.decoders import Decoders
-from flowinfer.engine.mixing import runs_on_host
+from flowinfer.engine.loops.mixing import runs_on_host
 from flowinfer.engine.work import Work
 from flowinfer.errors import MemoryShort
 from flowinfer.machine import this_machine
-from flowinfer.placement import ready
-from flowinfer.plan import Plan, Step, fusers_of, members
+from flowinfer.planning.placement import ready
+from flowinfer.planning.plan import Plan, Step, fusers_of, members
 from flowinfer.profiling.bandwidth import copy_bandwidth
 from flowinfer.profiling.endless import EndlessPool
 from flowinfer.profiling.figures import DeviceFigures, HeadFigures, Profile, Spread, StepFigures, WholeFigures
@@ -24,7 +24,7 @@ from flowinfer.profiling.spans import Recorder, Span
 from flowinfer.profiling.whole import Ticks, decode_whole
 from flowinfer.results import Question
 from flowinfer.spec import Flow
-from flowinfer.toy import provide
+from flowinfer.zoos.toy import provide
 
 QUESTIONS = (
     "A shop sells 12 apples in the morning and 30 more in the afternoon. How many apples does it sell?",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from flowinfer.console import PlainConsole
+from flowinfer.output.console import PlainConsole
 from flowinfer.profiling.figures import HeadFigures, Profile, Spread, StepFigures
 
 

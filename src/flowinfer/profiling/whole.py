@@ -10,7 +10,7 @@ from itertools import pairwise
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.decoders import Decoders
 from flowinfer.errors import RunError
-from flowinfer.plan import Plan, Step
+from flowinfer.planning.plan import Plan, Step
 from flowinfer.profiling.figures import WholeFigures
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flowinfer import shell
+from flowinfer.output import shell
 from flowinfer.report.compare import Comparison
 from flowinfer.report.evidence import Evidence
 from flowinfer.report.table import Column, Entry, Table, Text

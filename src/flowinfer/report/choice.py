@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowinfer.check import check
 from flowinfer.errors import DataError, FlowInferError, UnreadableFile, UsageError
 from flowinfer.files import read_text
-from flowinfer.options import DECODING_KEYS
-from flowinfer.pinning import pin
-from flowinfer.plan import compile, to_json
+from flowinfer.language.check import check
+from flowinfer.language.options import DECODING_KEYS
+from flowinfer.language.pinning import pin
+from flowinfer.planning.plan import compile, to_json
 from flowinfer.report.compare import verdicts
 from flowinfer.report.evidence import Cell, Evidence, Wiring
 from flowinfer.report.inference import mean_interval
-from flowinfer.stats import paired, wilson
-from flowinfer.store import info, read_json
+from flowinfer.runs.stats import paired, wilson
+from flowinfer.runs.store import info, read_json
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from flowinfer.report.claim import LEVEL, Finding, Verdict, p_text, percent
 from flowinfer.report.evidence import Cell, Evidence, QuestionSet, Wiring
 from flowinfer.report.inference import Cochran, cochran_q
 from flowinfer.report.strategies import deviation
-from flowinfer.stats import holm, paired
+from flowinfer.runs.stats import holm, paired
 
 _ENOUGH = 24
 """Verdicts on telling questions from which on Q follows its chi-square well (Tate and Brown 1970)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowinfer.paths import Strategy
+from flowinfer.paper.paths import Strategy
 from flowinfer.report import compare
 from flowinfer.report.claim import (
     LEVEL,
@@ -17,7 +17,7 @@ from flowinfer.report.claim import (
 )
 from flowinfer.report.evidence import Evidence, QuestionSet, best
 from flowinfer.report.inference import Difference
-from flowinfer.stats import holm, paired
+from flowinfer.runs.stats import holm, paired
 
 
 def composites_win(evidence: Evidence) -> Finding | None:

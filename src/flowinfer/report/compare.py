@@ -9,7 +9,7 @@ from typing import Literal
 
 from flowinfer.report.evidence import Evidence, QuestionSet, Wiring, best
 from flowinfer.report.table import Column, Entry, Number, Table, Text
-from flowinfer.stats import Paired, holm, paired
+from flowinfer.runs.stats import Paired, holm, paired
 
 Kind = Literal["single", "reversal"]
 _SWAPPED = {"SI": "SI", "PI": "PI", "S2P": "P2S", "P2S": "S2P"}

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from flowinfer.report.evidence import Cell, Evidence
 from flowinfer.report.table import Column, Entry, Number, Table, Text
 from flowinfer.results import StepResult
-from flowinfer.stats import wilson
-from flowinfer.summary import is_tied
+from flowinfer.runs.stats import wilson
+from flowinfer.runs.summary import is_tied
 
 
 def endings(evidence: Evidence) -> Table:

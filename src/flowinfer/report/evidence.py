@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from flowinfer.paths import STRATEGIES, Strategy
+from flowinfer.paper.paths import STRATEGIES, Strategy
 from flowinfer.results import Record
-from flowinfer.summary import is_truncated
+from flowinfer.runs.summary import is_truncated
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from flowinfer.errors import DataError, UnreadableFile, UsageError
 from flowinfer.files import read_text
-from flowinfer.jsonlog import read_rows
-from flowinfer.paths import STRATEGIES, Strategy
+from flowinfer.paper.paths import STRATEGIES, Strategy
 from flowinfer.report import wirings
 from flowinfer.report.evidence import Timing
 from flowinfer.results import Record
-from flowinfer.store import info, named_folder, read_json, read_records
+from flowinfer.runs.jsonlog import read_rows
+from flowinfer.runs.store import info, named_folder, read_json, read_records
 
 _SWEEPS = Path("sweeps")
 _RUNS = Path("runs")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from flowinfer.errors import UsageError
-from flowinfer.paths import STRATEGIES
+from flowinfer.paper.paths import STRATEGIES
 from flowinfer.report.evidence import Cell, Evidence, QuestionSet, Wiring
 from flowinfer.report.folders import Found, Reading, locate, read
 

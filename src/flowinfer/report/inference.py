@@ -1,4 +1,4 @@
-"""Intervals and tests for many paths on the same questions, beside those of `flowinfer.stats`."""
+"""Intervals and tests for many paths on the same questions, beside those of `flowinfer.runs.stats`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flowinfer.stats import CONFIDENCE, Interval
+from flowinfer.runs.stats import CONFIDENCE, Interval
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flowinfer.paths import Strategy
+from flowinfer.paper.paths import Strategy
 from flowinfer.report import paper, scores
 from flowinfer.report.evidence import Evidence, Wiring
 from flowinfer.report.scores import Against

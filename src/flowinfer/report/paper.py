@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from flowinfer.paths import Strategy
+from flowinfer.paper.paths import Strategy
 
 MODELS = frozenset(("Qwen", "Yi", "Ds"))
 NOTE = (

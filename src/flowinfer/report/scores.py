@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from flowinfer.paths import Strategy
+from flowinfer.paper.paths import Strategy
 from flowinfer.report import paper
 from flowinfer.report.evidence import Cell, Evidence, QuestionSet, Wiring, best
 from flowinfer.report.inference import mean_interval, wilson_share
 from flowinfer.report.table import Reached
-from flowinfer.stats import Interval, wilson
+from flowinfer.runs.stats import Interval, wilson
 
 NOWHERE = Reached(None)
 """Where nothing was measured."""

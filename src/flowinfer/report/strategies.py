@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from flowinfer.paths import Strategy
+from flowinfer.paper.paths import Strategy
 from flowinfer.report import paper, scores
 from flowinfer.report.compare import LEVEL, Comparison
 from flowinfer.report.evidence import Evidence, QuestionSet, Wiring, best

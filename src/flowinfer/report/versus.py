@@ -10,8 +10,8 @@ from flowinfer.errors import UsageError
 from flowinfer.report.folders import timing_of_run
 from flowinfer.report.inference import Difference, paired_difference
 from flowinfer.results import Record
-from flowinfer.stats import Paired, paired, paired_interval, wilson
-from flowinfer.store import info, read_records
+from flowinfer.runs.stats import Paired, paired, paired_interval, wilson
+from flowinfer.runs.store import info, read_records
 
 
 @dataclass(frozen=True)

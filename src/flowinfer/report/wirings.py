@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from flowinfer.paths import Strategy
+from flowinfer.paper.paths import Strategy
 
 _Json = Mapping[str, Any]
 _UNLIKE = ("stop", "stop_tokens", "fuse_options")
@@ -112,8 +112,8 @@ def _group(source: _Json) -> str:
 
 def _one_line(source: str) -> str:
     """Return the flow of a file, without its declarations, on one line; the whole text where none can be read."""
-    from flowinfer.formatting import format_statement
-    from flowinfer.syntax import FlowStatement, parse
+    from flowinfer.language.formatting import format_statement
+    from flowinfer.language.syntax import FlowStatement, parse
 
     flows = [format_statement(part) for part in parse(source).statements if isinstance(part, FlowStatement)]
     lines = [line.strip() for line in (flows[-1] if flows else source).split("\n")]

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flowinfer.cache import member_order, step_key
-from flowinfer.experiment import judged, majority
-from flowinfer.merge import Merged, SharedStep, Use, merge
-from flowinfer.plan import Plan
+from flowinfer.planning.merge import Merged, SharedStep, Use, merge
+from flowinfer.planning.plan import Plan
 from flowinfer.results import Record, Trace
+from flowinfer.runs.cache import member_order, step_key
+from flowinfer.runs.experiment import judged, majority
 from flowinfer.tasks.base import Dataset, question_text
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Any
 
 from flowinfer.errors import DataError
 from flowinfer.machine import this_machine
-from flowinfer.merge import Merged, merge
-from flowinfer.plan import Plan, compile, members
-from flowinfer.store import read_json
+from flowinfer.planning.merge import Merged, merge
+from flowinfer.planning.plan import Plan, compile, members
+from flowinfer.runs.store import read_json
 from flowinfer.sweeps.folder import describe_sweep
 from flowinfer.sweeps.placing import Placed, place_all
 from flowinfer.sweeps.prepare import prepare

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from flowinfer.errors import DataError, UsageError
-from flowinfer.jsonlog import JsonLog, lock, read_rows, writing
 from flowinfer.results import Record
-from flowinfer.store import host, list_runs, named_folder, new_folder, read_json, write_json
+from flowinfer.runs.jsonlog import JsonLog, lock, read_rows, writing
+from flowinfer.runs.store import host, list_runs, named_folder, new_folder, read_json, write_json
 from flowinfer.sweeps.request import SweepRequest, from_settings
 from flowinfer.sweeps.wirings import Wiring
 from flowinfer.tasks.base import Dataset

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flowinfer.cache import member_order, step_key
 from flowinfer.engine.base import NoCache, Observer
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.pooled import Asked, Caching, Pooled
-from flowinfer.experiment import judged
-from flowinfer.plan import Plan
+from flowinfer.planning.plan import Plan
 from flowinfer.results import Question, Record
+from flowinfer.runs.cache import member_order, step_key
+from flowinfer.runs.experiment import judged
 from flowinfer.sweeps.core import Sharing, trace_of
 from flowinfer.tasks.base import Dataset, question_text
 

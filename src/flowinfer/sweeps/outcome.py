@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowinfer.jsonlog import read_rows
-from flowinfer.merge import merge
-from flowinfer.plan import compile, members
-from flowinfer.store import read_records
-from flowinfer.summary import Results, summarize_run
+from flowinfer.planning.merge import merge
+from flowinfer.planning.plan import compile, members
+from flowinfer.runs.jsonlog import read_rows
+from flowinfer.runs.store import read_records
+from flowinfer.runs.summary import Results, summarize_run
 from flowinfer.sweeps.folder import Entry, read_index, read_latency
 from flowinfer.sweeps.wirings import Wiring
 from flowinfer.tasks.base import Dataset

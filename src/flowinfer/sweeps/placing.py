@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from flowinfer.errors import MemoryShort, RunError
 from flowinfer.machine import Machine
-from flowinfer.placement import place, ready
-from flowinfer.plan import Answer, Member, Plan, Source, Step
+from flowinfer.planning.placement import place, ready
+from flowinfer.planning.plan import Answer, Member, Plan, Source, Step
 from flowinfer.spec import Flow, ModelSpec
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowinfer.plan import columns
+from flowinfer.planning.plan import columns
 from flowinfer.sweeps.request import SweepRequest, check_request
 from flowinfer.sweeps.wirings import Wiring, wirings
 from flowinfer.tasks.base import Dataset, load_questions

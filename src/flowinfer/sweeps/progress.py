@@ -8,8 +8,8 @@ import time
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from flowinfer.console import PlainConsole
 from flowinfer.engine.base import Observer
+from flowinfer.output.console import PlainConsole
 
 _PLAIN_EVERY_SECONDS = 5.0
 

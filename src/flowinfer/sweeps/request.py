@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flowinfer.errors import DataError, UsageError
-from flowinfer.options import did_you_mean
-from flowinfer.paths import STRATEGIES, Strategy
+from flowinfer.language.options import did_you_mean
+from flowinfer.paper.paths import STRATEGIES, Strategy
 
 
 class SweepRequest(BaseModel):

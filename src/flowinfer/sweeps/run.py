@@ -9,17 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flowinfer.cache import DiskStepCache, default_folder
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.models import ModelPool
 from flowinfer.errors import Diagnostic
-from flowinfer.experiment import Request, evaluate, rows_at_once, run_settings
 from flowinfer.machine import this_machine
-from flowinfer.merge import SharedStep
-from flowinfer.plan import compile
+from flowinfer.planning.merge import SharedStep
+from flowinfer.planning.plan import compile
 from flowinfer.results import Record
-from flowinfer.store import Run, read_json, read_records
-from flowinfer.summary import summarize
+from flowinfer.runs.cache import DiskStepCache, default_folder
+from flowinfer.runs.experiment import Request, evaluate, rows_at_once, run_settings
+from flowinfer.runs.store import Run, read_json, read_records
+from flowinfer.runs.summary import summarize
 from flowinfer.sweeps.core import Ended, Job, Sharing
 from flowinfer.sweeps.folder import Entry, SweepFolder, find_sweep, read_latency
 from flowinfer.sweeps.latency import Stopwatch, turns
@@ -29,7 +29,7 @@ from flowinfer.sweeps.prepare import Prepared, prepare
 from flowinfer.sweeps.progress import SweepProgress
 from flowinfer.sweeps.request import SweepRequest
 from flowinfer.tasks.base import Dataset
-from flowinfer.toy import provide
+from flowinfer.zoos.toy import provide
 
 _WRITE_SECONDS = 10.0
 """How often the time at work is written down, so that a kill loses little of it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from flowinfer.console import PlainConsole
+from flowinfer.output.console import PlainConsole
 
 if TYPE_CHECKING:
     from flowinfer.sweeps.outcome import Cell, Sweep, SweepRow

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from flowinfer.check import check, read_flow
-from flowinfer.declarations import Loader
 from flowinfer.errors import Diagnostic, FlowError, UsageError
-from flowinfer.options import DECODING_KEYS, did_you_mean
-from flowinfer.paths import Strategy, paths, strategy_of
-from flowinfer.plan import compile, fingerprint
+from flowinfer.language.check import check, read_flow
+from flowinfer.language.declarations import Loader
+from flowinfer.language.options import DECODING_KEYS, did_you_mean
+from flowinfer.paper.paths import Strategy, paths, strategy_of
+from flowinfer.planning.plan import compile, fingerprint
 from flowinfer.spec import Flow, Node, Part, Series, nodes
 from flowinfer.sweeps.request import SweepRequest
 from flowinfer.sweeps.weights import has_weights, parse_weights, weighted

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flowinfer.paths import Strategy
+from flowinfer.paper.paths import Strategy
 from flowinfer.report import scores
 from flowinfer.report.evidence import Evidence, Wiring
 from flowinfer.report.figures import maps

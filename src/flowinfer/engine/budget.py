@@ -1,0 +1,111 @@
+"""How many rows fit: what memory allows for a step's keys and values, beside those of other steps; few on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from flowinfer.backends.base import TokenModel
+from flowinfer.machine import this_machine
+from flowinfer.planning.plan import Plan, Step, held_models, members
+
+_MOST_ON_CPU = 64
+_MOST_ON_GPU = 256
+_SHARE = 0.6
+"""Share of free memory that keys, values and logits may take."""
+_TYPICAL_PROMPT = 512
+
+
+_PACKED_ROWS = (240, 120, 60, 30, 14, 7, 3, 2, 1)
+"""Rows that leave a little room in a tile of flat tokens, for rows that feed several ids at once."""
+
+
+class Budget:
+    """What one step may take of the free memory of devices.
+
+    Args:
+        most: bytes by device, where other steps that run at the same time need some too.
+    """
+
+    def __init__(self, most: Mapping[torch.device, int] | None = None) -> None:
+        self._most = dict(most or {})
+
+    def free_bytes(self, device: torch.device) -> int:
+        """Return the bytes that are free now and its own to take."""
+        free = _free_bytes(device)
+        return min(free, self._most.get(device, free))
+
+
+def budgets(plan: Plan, steps: Sequence[Step], is_loaded: Callable[[str], bool]) -> dict[str, Budget]:
+    """Return each step's budget, by its id, so that all find room on their GPUs at once.
+
+    What the weights of models leave that are still to be loaded is shared out by bytes of keys and values per token.
+
+    Args:
+        plan: knows what models need and where they are placed.
+        steps: that are to run at once.
+        is_loaded: whether a model's weights are in memory, by name.
+    """
+    device_of = {
+        name: torch.device(placed.device)
+        for name, placed in plan.placements.items()
+        if placed.device.startswith("cuda:")
+    }
+    to_load = {name for step in steps for name in held_models(plan, step) if name in device_of and not is_loaded(name)}
+    free = {device: _free_bytes(device) for device in set(device_of.values())}
+    for name in to_load:
+        need = plan.needs.get(name)
+        free[device_of[name]] -= (need.weight_bytes if need else None) or 0
+    wanted: dict[str, dict[torch.device, int]] = {step.id: {} for step in steps}
+    for step in steps:
+        for name in (member.model for member in members(step.source) if member.model in device_of):
+            device = device_of[name]
+            wanted[step.id][device] = wanted[step.id].get(device, 0) + _kv_bytes_per_token(plan, name)
+    total = {device: sum(own.get(device, 0) for own in wanted.values()) for device in free}
+    return {
+        step_id: Budget({device: max(0, free[device]) * size // total[device] for device, size in own.items()})
+        for step_id, own in wanted.items()
+    }
+
+
+def auto_batch(
+    plan: Plan,
+    step: Step,
+    models: Sequence[TokenModel],
+    drafting: TokenModel | None = None,
+    *,
+    is_packed: bool = False,
+    budget: Budget | None = None,
+) -> int:
+    """Return how many rows of a step to decode together.
+
+    Counts keys and values for a typical prompt and the whole answer, twice (a cache that grows is copied), and logits.
+    An estimate: the batch is halved where it was too high.
+    """
+    budget = budget or Budget()
+    per_device: dict[torch.device, int] = {}
+    names = [member.model for member in members(step.source)]
+    held = [*zip(names, models, strict=True), *([(step.decoding.draft, drafting)] if drafting else [])]
+    if step.decoding.draft == "alternate":  # every head reads along in a session of its own
+        held += held
+    for name, model in held:
+        per_token = _kv_bytes_per_token(plan, name)
+        length = min(_TYPICAL_PROMPT + step.decoding.max_tokens, model.max_positions)
+        row = (1 if is_packed else 2) * per_token * length + 16 * model.vocabulary().num_columns
+        per_device[model.device] = per_device.get(model.device, 0) + row
+    fits = [int(budget.free_bytes(device) * _SHARE / row) for device, row in per_device.items()]
+    most = _MOST_ON_GPU if any(device.type == "cuda" for device in per_device) else _MOST_ON_CPU
+    rows = max(1, min([most, *fits]))
+    return next(count for count in _PACKED_ROWS if count <= rows) if is_packed else rows
+
+
+def _kv_bytes_per_token(plan: Plan, name: str) -> int:
+    need = plan.needs.get(name)
+    return (need.kv_bytes_per_token if need else None) or 200_000
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return this_machine().devices[-1].free_bytes

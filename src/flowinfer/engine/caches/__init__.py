@@ -1,0 +1,1 @@
+"""Keys and values of many rows, and attention over them."""

@@ -1,0 +1,188 @@
+"""Keys and values of rows on a GPU, in pages; and who holds which page.
+
+Rows that begin with the same ids (a template, few-shot examples) share the pages that they fill with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flowinfer.engine.caches.attention import Attention, LayerShape
+from flowinfer.engine.caches.kernels import paged_attention, write_kv
+
+PAGE = 64
+"""Tokens in a page."""
+
+
+class PagesShort(MemoryError):
+    """No page is free."""
+
+
+class Pages:
+    """Which row holds which pages, on the host.
+
+    Args:
+        num_pages: how many there are.
+        rows: most rows.
+        max_length: most tokens of a row.
+    """
+
+    def __init__(self, num_pages: int, rows: int, max_length: int) -> None:
+        self.width = -(-max_length // PAGE)
+        self.table = torch.zeros(rows, self.width, dtype=torch.int32)
+        self.num_pages = num_pages
+        self._free = list(range(num_pages - 1, -1, -1))
+        self._held: list[list[int]] = [[] for _ in range(rows)]
+        self._shared = [0] * rows
+        self._holders = [0] * num_pages
+        self._page_of: dict[tuple[int, tuple[int, ...]], int] = {}
+        """(page before, ids) -> page that holds the keys and values of these ids after those pages."""
+        self._name_of: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self.is_changed = True
+
+    @property
+    def num_free(self) -> int:
+        """Return the number of pages that nobody holds."""
+        return len(self._free)
+
+    def share(self, row: int, ids: Sequence[int]) -> int:
+        """Give an empty row the pages that already hold the beginning of its ids; return how many ids they hold.
+
+        The last id is never among them: it is still to be read for its logits.
+        """
+        held = self._held[row]
+        assert not held, "only an empty row can share"
+        before = -1
+        for start in range(0, len(ids) - 1 - PAGE + 1, PAGE):
+            page = self._page_of.get((before, tuple(ids[start : start + PAGE])))
+            if page is None:
+                break
+            self._hold(row, page)
+            before = page
+        self._shared[row] = len(held) * PAGE
+        return self._shared[row]
+
+    def num_shared(self, row: int) -> int:
+        """Return how many ids a row found in the pages of others when it began."""
+        return self._shared[row]
+
+    def name(self, row: int, ids: Sequence[int]) -> None:
+        """Let later rows share the full pages of a row whose ids are being read."""
+        before = -1
+        for index in range(len(ids) // PAGE):
+            page, key = self._held[row][index], (before, tuple(ids[index * PAGE : (index + 1) * PAGE]))
+            if key not in self._page_of and page not in self._name_of:
+                self._page_of[key] = page
+                self._name_of[page] = key
+            before = self._page_of.get(key, page)
+            if before != page:
+                return  # another row's copy goes under this name; what follows ours cannot be named after it
+
+    def reserve(self, row: int, length: int) -> None:
+        """Let a row hold pages for so many tokens.
+
+        Raises:
+            PagesShort: not enough are free; the row holds what it held.
+        """
+        needed = -(-length // PAGE) - len(self._held[row])
+        if needed > len(self._free):
+            raise PagesShort(f"{needed} pages are needed and {len(self._free)} are free")
+        for _ in range(needed):
+            self._hold(row, self._free.pop())
+
+    def release(self, row: int) -> None:
+        """Take all pages from a row."""
+        for page in reversed(self._held[row]):
+            self._holders[page] -= 1
+            if not self._holders[page]:
+                key = self._name_of.pop(page, None)
+                if key is not None:
+                    del self._page_of[key]
+                self._free.append(page)
+        self._held[row] = []
+        self._shared[row] = 0
+
+    def swap(self, one: int, other: int) -> None:
+        """Exchange two rows."""
+        self._held[one], self._held[other] = self._held[other], self._held[one]
+        self.table[[one, other]] = self.table[[other, one]]
+        self.is_changed = True
+
+    def _hold(self, row: int, page: int) -> None:
+        self.table[row, len(self._held[row])] = page
+        self._held[row].append(page)
+        self._holders[page] += 1
+        self.is_changed = True
+
+
+class PagedCache:
+    """Keys and values of one head in pages; a `PackedCache`.
+
+    Args:
+        shapes: of the layers.
+        pages: who holds which.
+        dtype: of keys and values.
+        device: a CUDA device.
+    """
+
+    def __init__(self, shapes: Sequence[LayerShape], pages: Pages, dtype: torch.dtype, device: torch.device) -> None:
+        self.pages = pages
+        self.table = torch.zeros_like(pages.table, device=device)
+        self._layers = [
+            (
+                torch.zeros(pages.num_pages, shape.num_kv_heads, PAGE, shape.key_size, dtype=dtype, device=device),
+                torch.zeros(pages.num_pages, shape.num_kv_heads, PAGE, shape.value_size, dtype=dtype, device=device),
+            )
+            for shape in shapes
+        ]
+        self._rows = self._positions = torch.zeros(0, dtype=torch.int32, device=device)
+        self._splits = 1
+
+    def place(self, rows: Tensor, positions: Tensor, splits: int) -> None:
+        """Say where the next forward's tokens lie.
+
+        Args:
+            rows: (T,) int32, -1 for padding.
+            positions: (T,) int32.
+            splits: into how many parts a row's keys are cut to be attended side by side.
+        """
+        self._rows, self._positions, self._splits = rows, positions, splits
+
+    def sync(self) -> None:
+        """Bring the table of pages up to date on the device, in the current stream."""
+        if self.pages.is_changed:
+            now = torch.empty(self.pages.table.shape, dtype=torch.int32, pin_memory=self.table.is_cuda)
+            now.copy_(self.pages.table)  # what the host changes later must not reach a copy that is still queued
+            self.table.copy_(now, non_blocking=True)
+            self.pages.is_changed = False
+
+    def fill_with_noise(self) -> None:
+        """Fill all pages with small random numbers, for measurements."""
+        for states in self._layers:
+            for one in states:
+                one.normal_(0.0, 0.1)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, attention: Attention) -> Tensor:
+        """Store and attend; see `PackedCache`."""
+        own_keys, own_values = self._layers[attention.layer]
+        write_kv(keys, values, own_keys, own_values, self._rows, self._positions, self.table)
+        return paged_attention(
+            query,
+            own_keys,
+            own_values,
+            self._rows,
+            self._positions,
+            self.table,
+            scaling=attention.scaling,
+            window=attention.window,
+            softcap=attention.softcap,
+            splits=self._splits,
+        )
+
+
+def page_bytes(shapes: Sequence[LayerShape], dtype: torch.dtype) -> int:
+    """Return the bytes of one page in all layers."""
+    return sum(PAGE * shape.num_kv_heads * (shape.key_size + shape.value_size) * dtype.itemsize for shape in shapes)

@@ -1,0 +1,68 @@
+"""Faults: a question can fail, a run cannot.
+
+Whatever is done for one question stands inside a boundary that asks `reason` about what was raised: the question then
+fails with that reason, and the others go on. What is the run's own goes on upwards: interrupts, exits, short memory, a
+device that is lost.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flowinfer.errors import DeviceLost, FlowInferError, MemoryShort, OutputLost
+
+_PACKAGE = Path(__file__).parents[1]
+_OF_THE_RUN = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryShort, DeviceLost, OutputLost)
+
+
+def reason(error: BaseException) -> str:
+    """Return why a question failed, in one line.
+
+    Every class of errors counts, also those that are no `Exception` (panics of tokenizers).
+
+    Raises:
+        BaseException: the error itself where it is the run's.
+        DeviceLost: the error says so.
+    """
+    if isinstance(error, _OF_THE_RUN) or is_memory_short(error):
+        raise error
+    if isinstance(error, RuntimeError) and "CUDA error" in str(error):
+        line = str(error).splitlines()[0]
+        raise DeviceLost(
+            f"the device has failed: {line}", help="what was answered is kept: --resume goes on"
+        ) from error
+    if isinstance(error, FlowInferError):
+        return f"{error.message}; {error.help}" if error.help else error.message
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        return f"the text has half of a surrogate pair, {error.object[error.start]!a}, which is no character"
+    told = " ".join(str(error).split())[:300]
+    return type(error).__name__ + (f": {told}" if told else "") + _place(error)
+
+
+def is_memory_short(error: BaseException) -> bool:
+    """Return whether an error tells of short memory."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return "not enough memory" in text or "out of memory" in text or "can't allocate memory" in text
+
+
+@contextmanager
+def question_fails(tell: Callable[[str], None]) -> Iterator[None]:
+    """Turn what is raised inside into a reason that is told; what is the run's is raised."""
+    try:
+        yield
+    except BaseException as error:  # see `reason`, which raises what is not the question's
+        tell(reason(error))
+
+
+def _place(error: BaseException) -> str:
+    """Return where in this package an error was met, for whoever mends it."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(_PACKAGE) and path != Path(__file__):
+            return f" (at {path.relative_to(_PACKAGE)}:{line})"
+    return ""

@@ -1,0 +1,1 @@
+"""Decoding loops: what is written, token by token, on the host or on the device."""

@@ -1,0 +1,81 @@
+"""The packed decoder: the networks, pages and device's side of one step's loop, kept from run to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+from flowinfer.engine.base import Completion, Row
+from flowinfer.engine.caches.pages import PAGE, PagedCache, Pages
+from flowinfer.engine.loops.fusing import FusedChoice, TorchChoice
+from flowinfer.engine.loops.heads import Heads
+from flowinfer.engine.loops.lockstep import LockStep
+from flowinfer.engine.loops.stream import PackedStream, on_side
+from flowinfer.engine.network.runner import HeadRunner
+
+
+class PackedDecoder:
+    """Decode one step's rows on one device; a `StreamingDecoder`.
+
+    On a GPU all its work is queued on a CUDA stream of its own, so that the loops of several steps overlap.
+
+    Args:
+        heads: the step's models and how they mix.
+        runners: their networks.
+        choose: how a step's logits become slots.
+        batch: most rows at once.
+        num_pages: pages of keys and values of each head.
+    """
+
+    def __init__(
+        self,
+        heads: Heads,
+        runners: Sequence[HeadRunner],
+        choose: FusedChoice | TorchChoice,
+        *,
+        batch: int,
+        num_pages: Sequence[int],
+    ) -> None:
+        self._heads, self._runners = heads, tuple(runners)
+        device = runners[0].device
+        is_gpu = device.type == "cuda"
+        self._side = torch.cuda.Stream(device) if is_gpu else None  # type: ignore[no-untyped-call]  # untyped in torch
+        if self._side is not None:
+            self._side.wait_stream(torch.cuda.current_stream(device))  # weights and tables are made there
+        with on_side(self._side):
+            self._caches = []
+            for runner, model, count in zip(runners, heads.models, num_pages, strict=True):
+                pages = Pages(count, batch, min(model.max_positions, count * PAGE))
+                self._caches.append(PagedCache(runner.layers, pages, runner.model.dtype, runner.device))
+            limits = [model.max_positions for model in heads.models]
+            self._lock = LockStep(runners, self._caches, heads.vocabulary, limits, choose, batch)
+        if self._side is not None:
+            torch.cuda.current_stream(device).wait_stream(self._side)  # tables of the vocabulary serve other steps too
+        self.host_wait_seconds = 0.0
+        """Time that the host has waited for the device in `decode`."""
+        self.num_waits = 0
+
+    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
+        """Decode rows, longest prompts first; yield each as it ends."""
+        stream = self.stream()
+        try:
+            for row in rows:
+                stream.add(row)
+            while stream.num_rows:
+                yield from stream.turn()
+                if stream.is_waiting:
+                    stream.wait()
+        finally:
+            stream.close()
+            self.host_wait_seconds += stream.host_wait_seconds
+            self.num_waits += stream.num_waits
+
+    def stream(self) -> PackedStream:
+        """Return a new run; the one before must be closed."""
+        return PackedStream(self._heads, self._runners, self._caches, self._lock, self._side)
+
+    @property
+    def num_steps(self) -> int:
+        """Return how many steps the device has been given."""
+        return self._lock.num_steps

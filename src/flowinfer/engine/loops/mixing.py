@@ -1,0 +1,187 @@
+"""From each head's logits to one fused distribution: the tree of mixtures of one step, ready to run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowinfer.backends.base import TokenModel
+from flowinfer.fusion.certified import Certified, certified_argmax
+from flowinfer.fusion.fusers import Fuser, FuserView, Mean, canonical_order, mean
+from flowinfer.fusion.shared import SharedVocabulary
+from flowinfer.fusion.vocab import HeadVocabulary
+from flowinfer.planning.plan import Member, Mixture, Source, Step, members
+from flowinfer.registry import fusers, load
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    head: int
+
+
+@dataclass(frozen=True)
+class _Inner:
+    fuser: Fuser
+    weights: Tensor
+    sources: tuple[_Tree, ...]
+    view: FuserView
+
+
+_Tree = _Leaf | _Inner
+
+
+@dataclass(frozen=True)
+class Fused:
+    """One decoding step's distributions."""
+
+    probs: Tensor
+    """(B, V): what the group as a whole says."""
+    heads: tuple[Tensor, ...]
+    """K tensors of shape (B, V): what each head says, in the step's order of members."""
+
+
+@dataclass(frozen=True)
+class FlatMean:
+    """One weighted sum of heads."""
+
+    heads: tuple[int, ...]
+    """Indices of the heads, in the order in which they are summed."""
+    weights: tuple[float, ...]
+    """Weight of each, in the same order; they sum to 1."""
+
+
+class Mixer:
+    """Lift and fuse one step's heads.
+
+    Args:
+        step: its source gives the tree of mixtures.
+        models: the loaded model of each member, in the order of `members(step.source)`.
+    """
+
+    def __init__(self, step: Step, models: Sequence[TokenModel]) -> None:
+        self.members = tuple(members(step.source))
+        self.device = models[0].device
+        decoding = step.decoding
+        heads = [model.vocabulary(decoding.stop_tokens) for model in models]
+        self._vocabularies = {
+            device: SharedVocabulary(heads, eos=decoding.eos, device=device, is_strict=decoding.utf8 == "strict")
+            for device in dict.fromkeys([self.device, *(model.device for model in models)])
+        }
+        self.vocabulary = self._vocabularies[self.device]
+        self._devices = [model.device for model in models]
+        self.joins_first = decoding.lstrip_first and not decoding.prefill and _differ_at_first(heads)
+        """Whether heads with a dummy prefix begin their answers with it, though the text does not."""
+        self._index = {id(member): k for k, member in enumerate(self.members)}
+        self._tree = self._build(step.source)
+        self.is_certified = self._wants_certified(decoding.topk, decoding.temperature)
+
+    def lift(self, logits: Sequence[Tensor], is_first: Sequence[bool] | Tensor) -> list[Tensor]:
+        """Turn each head's logits (B, V_k) into shared probabilities (B, V) on its own device.
+
+        Args:
+            logits: one tensor per head.
+            is_first: for each of the B rows, whether it has emitted nothing yet; a tensor is never read by the host.
+        """
+        lifted = [self._vocabularies[one.device].lift(k, one) for k, one in enumerate(logits)]
+        if not self.joins_first or not (isinstance(is_first, Tensor) or any(is_first)):
+            return lifted
+        begins = torch.as_tensor(is_first)
+        return [
+            self._vocabularies[one.device].lift_first(k, one, begins.to(one.device)) for k, one in enumerate(lifted)
+        ]
+
+    def gather(self, probs: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
+        """Bring all heads' probabilities to the fusing device; return them and the seconds of each transfer."""
+        moved, seconds = [], []
+        for one in probs:
+            start = time.perf_counter()
+            moved.append(one.to(self.device))
+            seconds.append(time.perf_counter() - start)
+        return moved, seconds
+
+    def fuse(self, probs: Sequence[Tensor]) -> Fused:
+        """Mix heads that are on the fusing device."""
+        return Fused(self._mix(self._tree, probs), tuple(probs))
+
+    def certified(self, probs: Sequence[Tensor], states: Tensor) -> Certified:
+        """Return the greedy choice without moving distributions."""
+        assert isinstance(self._tree, _Inner), "certified choice is for groups"
+        order = [source.head for source in self._tree.sources if isinstance(source, _Leaf)]
+        masked = []
+        for head in order:
+            guard = self._vocabularies[probs[head].device].guard
+            masked.append(probs[head].masked_fill(~guard.mask(states.to(probs[head].device)), -1.0))
+        return certified_argmax(masked, [float(w) for w in self._tree.weights])
+
+    @property
+    def flat_mean(self) -> FlatMean | None:
+        """What is summed, if the step is one head or one weighted mean of heads."""
+        match self._tree:
+            case _Leaf(head):
+                return FlatMean((head,), (1.0,))
+            case _Inner(Mean(), weights, sources) if all(isinstance(source, _Leaf) for source in sources):
+                heads = tuple(source.head for source in sources if isinstance(source, _Leaf))
+                return FlatMean(heads, tuple(weights.tolist()))
+        return None
+
+    def _wants_certified(self, topk: str, temperature: float) -> bool:
+        is_flat_group = isinstance(self._tree, _Inner) and self.flat_mean is not None
+        spreads = len(set(self._devices)) > 1
+        return is_flat_group and temperature == 0 and (topk == "certified" or (topk == "auto" and spreads))
+
+    def _mix(self, tree: _Tree, probs: Sequence[Tensor]) -> Tensor:
+        if isinstance(tree, _Leaf):
+            return probs[tree.head]
+        inner = [self._mix(source, probs) for source in tree.sources]
+        weights = tree.weights.to(inner[0].dtype)
+        if type(tree.fuser) is Mean:  # the same sum without a copy of all sources
+            return mean(inner, weights)
+        return tree.fuser(torch.stack(inner), weights, tree.view)  # (K, B, V) -> (B, V)
+
+    def _build(self, source: Source) -> _Tree:
+        if isinstance(source, Member):
+            return _Leaf(self._index[id(source)])
+        names = [_name(inner) for inner in source.sources]
+        ties = [_tie(inner) for inner in source.sources]
+        order = canonical_order(names, [inner.weight for inner in source.sources], ties)
+        sources = tuple(self._build(source.sources[k]) for k in order)
+        weights = torch.tensor([source.sources[k].weight for k in order], dtype=torch.float64)
+        view = FuserView(
+            self.vocabulary,
+            tuple(names[k] for k in order),
+            tuple(inner.head if isinstance(inner, _Leaf) else None for inner in sources),
+        )
+        return _Inner(_fuser(source), (weights / weights.sum()).to(self.device), sources, view)
+
+
+def _differ_at_first(heads: Sequence[HeadVocabulary]) -> bool:
+    return len({head.tokens.has_dummy_prefix for head in heads}) > 1
+
+
+def _name(source: Source) -> str:
+    """Return what orders a source among its siblings: its model, or its members' models."""
+    if isinstance(source, Member):
+        return source.model
+    return "(" + "|".join(sorted(_name(inner) for inner in source.sources)) + ")"
+
+
+def _tie(source: Source) -> str:
+    """Return what orders sources of one name and weight: their prompts, not their ids, which follow the text."""
+    if isinstance(source, Member):
+        return f"{source.template!r} {sorted(source.fields.items())}"
+    return f"{source.fuse} {source.fuse_options} {sorted((s.weight, _tie(s)) for s in source.sources)}"
+
+
+def runs_on_host(fuse: str) -> bool:
+    """Return whether a fuser asks the host at every step, as its class says, so that no graph can hold it."""
+    return bool(getattr(load(fusers()[fuse]), "runs_on_host", False))
+
+
+def _fuser(mixture: Mixture) -> Fuser:
+    options = dict(mixture.fuse_options)
+    made: Fuser = load(fusers()[mixture.fuse])(**options)  # type: ignore[operator]  # a registered class
+    return made

@@ -1,0 +1,101 @@
+"""Whether the packed engine can decode a step, how many rows and pages it gets, and if not, why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from flowinfer.backends.base import Session, TokenModel
+from flowinfer.engine.budget import Budget
+from flowinfer.engine.caches.pages import PAGE, page_bytes
+from flowinfer.engine.loops.decoder import PackedDecoder
+from flowinfer.engine.loops.fusing import fused_choice
+from flowinfer.engine.loops.heads import Heads
+from flowinfer.engine.loops.mixing import runs_on_host
+from flowinfer.engine.loops.session import PackedSession
+from flowinfer.engine.network.runner import HeadRunner, runner_of
+from flowinfer.planning.plan import Step, fusers_of
+
+_SHARE = 0.8
+"""Share of the free memory of its budget that keys and values of one step may take."""
+_TYPICAL_PROMPT = 512
+
+
+def runners_of(models: Sequence[TokenModel]) -> list[HeadRunner] | str:
+    """Return the models' runners, or the reason why one of them has none."""
+    runners = []
+    for model in models:
+        network = getattr(model, "transformers_model", None)
+        found = runner_of(network) if network is not None else "it is no transformers model"
+        if isinstance(found, str):
+            return f"'{model.name}' cannot be packed: {found}"
+        runners.append(found)
+    return runners
+
+
+def reason_against(heads: Heads) -> str | None:
+    """Return why a step cannot be decoded whole on the device, whatever its models are; None if it can."""
+    decoding = heads.step.decoding
+    fusers = [fuse for fuse in sorted(fusers_of(heads.step.source)) if runs_on_host(fuse)]
+    if len({model.device for model in heads.models}) > 1:
+        return "its heads are on several devices"
+    if decoding.context != "native":
+        return "canonical contexts are tokenized on the host"
+    if heads.mixer.joins_first:
+        return "lstrip_first changes what the first token means"
+    if fusers:
+        return f"fuse={fusers[0]} looks at keys on the host"
+    if decoding.strict:
+        return "strict decides near ties again on the host"
+    return "every token is told with its heads' wishes" if heads.observer.wants_tokens else None
+
+
+def packed_decoder(heads: Heads, batch: int, budget: Budget | None = None) -> PackedDecoder | str:
+    """Return a packed decoder of a step, or the reason why there is none.
+
+    Args:
+        heads: the step's models.
+        batch: most rows at once.
+        budget: what it may take of its device's free memory; all if not given.
+    """
+    reason = reason_against(heads)
+    if reason:
+        return reason
+    runners = runners_of(heads.models)
+    if isinstance(runners, str):
+        return runners
+    choose = fused_choice(heads.mixer, heads.step.decoding, batch, runners[0].model.dtype)
+    num_pages = _num_pages(heads.step, heads.models, runners, batch, budget)
+    return PackedDecoder(heads, runners, choose, batch=batch, num_pages=num_pages)
+
+
+def session_maker(
+    step: Step, models: Sequence[TokenModel], runners: Sequence[HeadRunner], batch: int, budget: Budget | None = None
+) -> Callable[[], list[Session]]:
+    """Return what opens a packed session for each head of a step."""
+    num_pages = _num_pages(step, models, runners, batch, budget)
+
+    def make() -> list[Session]:
+        return [
+            PackedSession(runner, batch, model.max_positions, count)
+            for runner, model, count in zip(runners, models, num_pages, strict=True)
+        ]
+
+    return make
+
+
+def _num_pages(
+    step: Step, models: Sequence[TokenModel], runners: Sequence[HeadRunner], batch: int, budget: Budget | None
+) -> list[int]:
+    """Return pages for each head: enough for all rows at a typical length, or what memory allows."""
+    wanted = []
+    for model in models:
+        length = min(model.max_positions, 2 * _TYPICAL_PROMPT + step.decoding.max_tokens)
+        wanted.append(max(batch * (-(-length // PAGE) + 1), -(-model.max_positions // PAGE) if batch == 1 else 0))
+    if runners[0].device.type != "cuda":
+        return wanted
+    bytes_wanted = sum(
+        count * page_bytes(runner.layers, runner.model.dtype) for count, runner in zip(wanted, runners, strict=True)
+    )
+    free = (budget or Budget()).free_bytes(runners[0].device) * _SHARE
+    share = min(1.0, free / bytes_wanted)
+    return [max(2, int(count * share)) for count in wanted]

@@ -1,0 +1,147 @@
+"""A live row: one question in one decoding loop, with its text, its heads' contexts and what it has cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flowinfer.backends.base import Prompt
+from flowinfer.engine.base import Row
+from flowinfer.engine.faults import reason
+from flowinfer.engine.loops.sampling import row_key
+from flowinfer.engine.loops.thinking import strip_thinking
+from flowinfer.fusion.advance import Context
+from flowinfer.fusion.shared import SharedVocabulary
+from flowinfer.fusion.utf8 import BOUNDARY, trim
+from flowinfer.planning.plan import Step, members
+from flowinfer.results import FinishReason, HeadTimes, StepResult
+
+
+@dataclass
+class HeadState:
+    """What one head has cost a row so far."""
+
+    forward_seconds: float = 0.0
+    transfer_seconds: float = 0.0
+    fed: int = 0
+    agreed: int = 0
+
+
+class LiveRow:
+    """One question being decoded.
+
+    Args:
+        row: what was asked for.
+        step: the step it runs in.
+        prompts: each head's prompt.
+        contexts: each head's empty context.
+        batch: rows that were live when it was admitted.
+    """
+
+    def __init__(
+        self, row: Row, step: Step, prompts: Sequence[Prompt], contexts: Sequence[Context], batch: int
+    ) -> None:
+        self.row = row
+        self.prompts = tuple(prompts)
+        self.contexts = tuple(contexts)
+        self.handles: list[int] = []
+        self.heads = [HeadState() for _ in prompts]
+        self.batch = batch
+        self.text = bytearray()
+        self.utf8_state = BOUNDARY
+        self.num_tokens = 0
+        self.slots: list[int] = []
+        """Emitted slots, the end slot excepted."""
+        self.near_ties = 0
+        self.rounds: int | None = None
+        """Verifying forwards; None where every token has its own."""
+        self.drafted = 0
+        self.accepted = 0
+        self.fuse_seconds = 0.0
+        self.finish_reason: FinishReason | None = None
+        self.error: str | None = None
+        """Why it failed."""
+        self.key = row_key(step.decoding, row.question_id, row.step)
+        self.max_tokens = step.decoding.max_tokens
+        self._stops = tuple(stop.encode() for stop in step.decoding.stop if stop)
+        self._started = time.perf_counter()
+        self._fed_lengths = [len(prompt.ids) for prompt in prompts]
+
+    def emit(self, slot: int, vocabulary: SharedVocabulary) -> None:
+        """Take an emitted slot: extend the text, or end the row."""
+        if slot == vocabulary.eos_slot:
+            self.finish_reason = "eos"
+            return
+        before = len(self.text)
+        self.text += vocabulary.keys[slot]
+        self.utf8_state = vocabulary.guard.advance(self.utf8_state, slot)
+        self.num_tokens += 1
+        self.slots.append(slot)
+        if self._cut_at_stop(before):
+            self.finish_reason = "stop"
+        elif self.num_tokens >= self.max_tokens:
+            self.finish_reason = "length"
+
+    def fail(self, error: BaseException) -> None:
+        """End the row, and no other, by what was raised at work on it; what is the run's is raised again."""
+        self.error, self.finish_reason = reason(error), "error"
+
+    @property
+    def tokens_left(self) -> int:
+        """Return how many tokens may still be emitted."""
+        return self.max_tokens - self.num_tokens
+
+    def has_room(self, head: int, num_ids: int, max_positions: int) -> bool:
+        """Return whether a head could hold so many ids behind the row's prompt."""
+        return len(self.prompts[head].ids) + num_ids <= max_positions
+
+    def context_full(self, head: int, max_positions: int, growth: int) -> bool:
+        """Count ids about to be fed to a head; end the row where they exceed its positions."""
+        if self._fed_lengths[head] + growth > max_positions:
+            self.finish_reason = "context"
+            return True
+        self._fed_lengths[head] += growth
+        return False
+
+    def result(self, step: Step, *, keeps_thinking: bool) -> StepResult:
+        """Return the finished row's record; later stages read it with or without its thinking."""
+        text = step.decoding.prefill + trim(bytes(self.text)).decode("utf-8", errors="replace")
+        steps = max(1, self.num_tokens + (self.finish_reason == "eos"))
+        heads = tuple(
+            HeadTimes(
+                node=member.node,
+                model=member.model,
+                prompt_tokens=len(prompt.ids),
+                fed_tokens=state.fed,
+                forward_seconds=state.forward_seconds,
+                transfer_seconds=state.transfer_seconds,
+                agreement=state.agreed / steps,
+            )
+            for member, prompt, state in zip(members(step.source), self.prompts, self.heads, strict=True)
+        )
+        assert self.finish_reason, "only ended rows have results"
+        opened = any(prompt.opens_thinking for prompt in self.prompts)
+        return StepResult(
+            step=step.id,
+            text=text,
+            passed_on=text if keeps_thinking else strip_thinking(text, opened=opened),
+            prompts={head.node: prompt.text for head, prompt in zip(heads, self.prompts, strict=True)},
+            tokens=self.num_tokens,
+            finish_reason=self.finish_reason,
+            seconds=time.perf_counter() - self._started,
+            fuse_seconds=self.fuse_seconds,
+            batch=self.batch,
+            heads=heads,
+            near_ties=self.near_ties,
+            rounds=self.rounds,
+            drafted_tokens=self.drafted,
+            accepted_tokens=self.accepted,
+        )
+
+    def _cut_at_stop(self, before: int) -> bool:
+        found = [self.text.find(stop, max(0, before - len(stop) + 1)) for stop in self._stops]
+        places = [at for at in found if at >= 0]
+        if places:
+            del self.text[min(places) :]
+        return bool(places)

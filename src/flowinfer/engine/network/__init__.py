@@ -1,0 +1,1 @@
+"""A transformers model over the flat tokens of many rows."""

@@ -1,0 +1,143 @@
+"""Whether a transformers model can be run over packed tokens: what is known to fail, and a comparison at load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowinfer.backends.caches import FOREIGN, TOLERANCE, layer_windows
+from flowinfer.backends.rotary import is_rescaled
+from flowinfer.engine.caches.attention import Attention, LayerShape, PackedCache, UnsupportedAttention
+from flowinfer.engine.caches.dense import DenseCache
+
+Forward = Callable[[Tensor, Tensor, Tensor, PackedCache], Tensor]
+"""(ids (T,), positions (T,), wanted (W,), cache) -> logits (W, V_k)."""
+
+_PROBE_LENGTHS = (5, 3)
+"""Rows of the check at load: two, so that rows that see one another are found out."""
+
+
+class NotPackable(Exception):
+    """The packed engine cannot run this model; the message is the reason, in one line."""
+
+
+def refuse(model: Any) -> None:
+    """Refuse what is known not to work before anything is run."""
+    config = model.config
+    if not getattr(model, "_supports_attention_backend", True):  # a release without this word is left to the check
+        raise NotPackable("its layers do not use transformers' attention interface")
+    if None in layer_windows(config):
+        raise NotPackable("it keeps more than keys and values")
+    if is_rescaled(config):
+        raise NotPackable("its rotary embedding depends on the length of the longest row")
+    if getattr(config, "alibi", False) or "local" in (getattr(config, "attention_layers", None) or ()):
+        raise NotPackable("its attention depends on distances that only a mask carries")
+
+
+def _probe_ids(model: Any) -> Tensor:
+    size = model.get_input_embeddings().num_embeddings
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, size, (sum(_PROBE_LENGTHS),), generator=generator).to(model.device)
+
+
+def _rows(ids: Tensor) -> list[Tensor]:
+    ends = torch.tensor(_PROBE_LENGTHS).cumsum(0).tolist()
+    return [ids[end - length : end] for length, end in zip(_PROBE_LENGTHS, ends, strict=True)]
+
+
+@torch.inference_mode()
+def plain_logits(model: Any) -> Tensor:
+    """Return transformers' own logits at the ends of the probe's rows: (2, V_k)."""
+    rows = _rows(_probe_ids(model))
+    return torch.cat([model(input_ids=row[None], use_cache=False).logits[:, -1] for row in rows])
+
+
+def check(
+    model: Any, expected: Tensor, active: Callable[[PackedCache], AbstractContextManager[None]]
+) -> tuple[LayerShape, ...]:  # a transformers model
+    """Compare a model's packed forward with its own logits; return its layers' shapes.
+
+    Args:
+        model: with numbered layers.
+        expected: its `plain_logits`.
+        active: what its forward runs in, to attend through a cache.
+    Raises:
+        NotPackable: it fails or differs.
+    """
+    cache = _ProbeCache(len(_PROBE_LENGTHS))
+
+    def forward(ids: Tensor, positions: Tensor, wanted: Tensor, cache: PackedCache) -> Tensor:
+        with active(cache):
+            output = model(input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=wanted)
+        return output.logits[0]  # type: ignore[no-any-return]  # the model is untyped
+
+    try:
+        difference = _difference(model, expected, forward, cache)
+    except UnsupportedAttention as error:
+        raise NotPackable(str(error)) from error
+    except FOREIGN as error:
+        raise NotPackable(f"a packed forward fails: {type(error).__name__}: {str(error)[:120]}") from error
+    if not difference <= TOLERANCE[model.dtype]:
+        raise NotPackable(f"a packed forward differs from transformers' own by {difference:.1e}")
+    _check_windows(model, cache.shapes)
+    return cache.shapes
+
+
+def gives(model: Any, expected: Tensor, forward: Forward) -> bool:  # a transformers model
+    """Return whether another forward gives the model's own logits, rounding aside."""
+    cache = DenseCache(len(_PROBE_LENGTHS))
+    return _difference(model, expected, forward, cache) <= TOLERANCE[model.dtype] / 10
+
+
+@torch.inference_mode()
+def _difference(model: Any, expected: Tensor, forward: Forward, cache: DenseCache | _ProbeCache) -> float:
+    """Run the probe packed, in two chunks; return how far its last logits are from those expected, relatively."""
+    rows, firsts = _rows(_probe_ids(model)), (3, 1)
+    rests = tuple(length - first for length, first in zip(_PROBE_LENGTHS, firsts, strict=True))
+    heads = torch.cat([row[:first] for row, first in zip(rows, firsts, strict=True)])
+    tails = torch.cat([row[first:] for row, first in zip(rows, firsts, strict=True)])
+    logits = expected
+    for tokens, starts, lengths in ((heads, (0, 0), firsts), (tails, firsts, rests)):
+        _, positions = cache.begin((0, 1), starts, lengths)
+        wanted = torch.tensor(lengths, device=model.device).cumsum(0) - 1
+        logits = forward(tokens, positions.to(model.device), wanted, cache)
+    return float((logits.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30))
+
+
+def _check_windows(model: Any, shapes: Sequence[LayerShape]) -> None:
+    """Refuse a model whose layers have windows that its attention is not told of."""
+    windows = layer_windows(model.config)
+    if len(windows) != len(shapes):
+        raise NotPackable(f"{len(shapes)} layers attend where {len(windows)} are expected")
+    for index, (window, shape) in enumerate(zip(windows, shapes, strict=True)):
+        if window != shape.window:
+            raise NotPackable(f"layer {index} sees {shape.window or 'all'} tokens where {window or 'all'} are expected")
+
+
+class _ProbeCache:
+    """A dense cache, on the model's device or not, that notes each layer's shape."""
+
+    def __init__(self, rows: int) -> None:
+        self._dense = DenseCache(rows)
+        self._shapes: dict[int, LayerShape] = {}
+
+    @property
+    def shapes(self) -> tuple[LayerShape, ...]:
+        """Return what the layers keep, in order."""
+        return tuple(self._shapes[index] for index in sorted(self._shapes))
+
+    def begin(self, rows: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Pass on."""
+        return self._dense.begin(rows, starts, lengths)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, attention: Attention) -> Tensor:
+        """Note the shape and attend on the CPU."""
+        self._shapes[attention.layer] = LayerShape(
+            query.shape[1], keys.shape[1], keys.shape[2], values.shape[2], attention.window, attention.softcap
+        )
+        moved = [states.to("cpu") for states in (query, keys, values)]
+        return self._dense.attend(moved[0], moved[1], moved[2], attention).to(query.device)

@@ -1,0 +1,195 @@
+"""One head's network, run over packed tokens; and the question whether it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowinfer.backends.caches import FOREIGN
+from flowinfer.engine.caches.attention import LayerShape, PackedCache, attending, number_layers
+from flowinfer.engine.network.llama import LlamaForward, llama_forward
+from flowinfer.engine.network.merging import merge_linears, split_linears
+from flowinfer.engine.network.probing import NotPackable, check, gives, plain_logits, refuse
+
+_HALF = (torch.bfloat16, torch.float16)
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""What configs of mixtures of experts call their number."""
+_WORTH_COMPILING = 500_000_000
+"""Bytes of weights from which on a model's layers are compiled."""
+_WIDEST_HEAD = 256
+"""Largest head dimension that the attention kernels hold on chip."""
+
+
+class HeadRunner:
+    """A transformers model over flat tokens.
+
+    On a GPU its linear layers give way to ones that are fast at few tokens, and its layers are compiled, one of each
+    kind for all. On a CPU a forward that is written out takes the place of its modules where there is one.
+
+    Args:
+        model: a decoder-only transformers model; its linear layers are merged in place.
+    Raises:
+        NotPackable: with the reason.
+    """
+
+    def __init__(self, model: Any) -> None:  # transformers' models share no public type with these calls
+        self.model = model
+        self.device: torch.device = model.device
+        self._keep: Callable[[Tensor], Tensor] | None = None
+        refuse(model)
+        number_layers(model)
+        expected = plain_logits(model)
+        merge_linears(model)
+        self._compiled: list[Any] = []
+        try:
+            self.layers = check(model, expected, self._active)
+        except NotPackable:
+            split_linears(model)  # other engines will run it
+            raise
+        self._written: LlamaForward | None = None
+        self._write_out(expected)
+        if self.device.type == "cuda":
+            _refuse_on_gpu(model, self.layers)
+            self._speed_up(expected)
+        model.get_output_embeddings().register_forward_pre_hook(self._before_last)
+        self.kv_bytes_per_token = sum(
+            shape.num_kv_heads * (shape.key_size + shape.value_size) * model.dtype.itemsize for shape in self.layers
+        )
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        wanted: Tensor,
+        cache: PackedCache,
+        keep: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Run the model over packed tokens.
+
+        Args:
+            ids: (T,) int64.
+            positions: (T,) int64, each token's position in its row.
+            wanted: (W,) int64, the flat tokens whose logits are asked for.
+            cache: knows where each token's row is.
+            keep: what to make of the wanted hidden states (W, D) before the last matrix.
+        Returns:
+            (W, V_k), in the model's own type.
+        """
+        if self._written:
+            states = self._written(ids, positions, cache, len(wanted))[wanted]
+            return self._written.logits(keep(states) if keep else states)
+        self._keep = keep
+        try:
+            with self._active(cache):
+                output = self.model(
+                    input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=wanted
+                )
+        finally:
+            self._keep = None  # it holds on to its loop's memory, which a loop that ran out of it must give back
+        return output.logits[0]  # type: ignore[no-any-return]  # the model is untyped
+
+    @torch.inference_mode()
+    def read(self, ids: Tensor, positions: Tensor, cache: PackedCache) -> None:
+        """Run the model for its keys and values alone (prefill): as `logits`, without the last matrix."""
+        if self._written:
+            self._written(ids, positions, cache, 0)
+            return
+        with self._active(cache):
+            self.model.base_model(input_ids=ids[None], position_ids=positions[None], use_cache=False)
+
+    @contextmanager
+    def _active(self, cache: PackedCache) -> Iterator[None]:
+        """Attend through a cache; on a GPU run the compiled layers, which other callers of the model do not see."""
+        with attending(cache, self.model.config):
+            for layer, call in self._compiled:
+                layer._compiled_call_impl = call
+            try:
+                yield
+            finally:
+                for layer, _ in self._compiled:
+                    layer._compiled_call_impl = None
+
+    def _write_out(self, expected: Tensor) -> None:
+        """Install the written-out forward where there is one and it gives the model's own logits."""
+        try:
+            self._written = llama_forward(self.model, self.layers)
+            is_right = not self._written or gives(self.model, expected, self.logits)
+        except FOREIGN:  # a release of transformers whose modules have other parts: they serve as they are
+            is_right = False
+        if not is_right:
+            self._written = None
+
+    def _speed_up(self, expected: Tensor) -> None:
+        """Install what is fast on a GPU, each part only if the check at load still holds with it."""
+        replaced = _speed_up_linears(self.model) if self.model.dtype in _HALF else []
+        try:
+            check(self.model, expected, self._active)
+        except NotPackable:
+            for parent, name, child in replaced:
+                setattr(parent, name, child)
+        self._compile()
+        try:
+            if self._compiled:
+                check(self.model, expected, self._active)
+        except NotPackable:
+            self._compiled = []
+
+    def _compile(self) -> None:
+        """Compile the decoder's layers for any number of tokens; equal layers share what is compiled.
+
+        A small model is not worth it: compiling takes longer than it ever saves.
+        """
+        if sum(weight.nbytes for weight in self.model.parameters()) < _WORTH_COMPILING:
+            return
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        stacks = [module for module in self.model.modules() if isinstance(module, torch.nn.ModuleList)]
+        layers = next((stack for stack in stacks if len(stack) == len(self.layers)), ())
+        for layer in layers:
+            layer.compile(fullgraph=True, dynamic=True)
+            self._compiled.append((layer, layer._compiled_call_impl))
+            layer._compiled_call_impl = None
+
+    def _before_last(self, module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        del module
+        return None if self._keep is None else (self._keep(arguments[0][0])[None],)
+
+
+def runner_of(model: Any) -> HeadRunner | str:  # a transformers model
+    """Return the model's runner, made once and kept with it, or the reason why there is none."""
+    known: HeadRunner | str | None = getattr(model, "flow_runner", None)
+    if known is None:
+        try:
+            known = HeadRunner(model)
+        except NotPackable as error:
+            known = str(error)
+        object.__setattr__(model, "flow_runner", known)
+    return known
+
+
+def _refuse_on_gpu(model: Any, shapes: Sequence[LayerShape]) -> None:
+    if any(getattr(model.config, name, None) for name in _EXPERTS):
+        raise NotPackable("which of its experts run depends on the tokens, which a graph cannot follow")
+    for shape in shapes:
+        if shape.key_size != shape.value_size or shape.key_size > _WIDEST_HEAD:
+            raise NotPackable(f"its heads have keys of {shape.key_size} and values of {shape.value_size} numbers")
+    if find_spec("triton") is None:
+        raise NotPackable("Triton is not installed")
+
+
+def _speed_up_linears(model: Any) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
+    """Put layers that are fast at few tokens in place of plain linear ones; return where which stood."""
+    from flowinfer.engine.network.gemm import SkinnyLinear
+
+    replaced: list[tuple[torch.nn.Module, str, torch.nn.Module]] = []
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is torch.nn.Linear:
+                setattr(parent, name, SkinnyLinear(child))
+                replaced.append((parent, name, child))
+    return replaced

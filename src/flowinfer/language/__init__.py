@@ -1,0 +1,1 @@
+"""From the text of a flow to a checked flow."""

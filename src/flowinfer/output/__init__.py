@@ -1,0 +1,1 @@
+"""How anything leaves the process: without secrets and control characters, quoted for a shell."""

@@ -1,0 +1,167 @@
+"""What a model asks of a machine: parameters, weights, keys and values; from config and files, never loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowinfer.checkpoint import Held, read_config, read_folder, refuse_larger
+from flowinfer.machine import has_weights, hub_snapshot
+from flowinfer.planning.plan import Need
+from flowinfer.registry import backends
+from flowinfer.spec import ModelSpec
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+Config = Mapping[str, Any]
+"""A parsed config.json, whose values may be of any JSON type."""
+
+
+def need_of(spec: ModelSpec, *, device_kind: str = "cpu") -> Need:
+    """Read what a model needs from its config, in its folder or the hub cache.
+
+    Args:
+        spec: the model.
+        device_kind: "cpu" or "cuda"; decides what dtype "auto" means.
+    Raises:
+        LoadError: its folder is damaged.
+    """
+    if backends()[spec.backend].text_only:
+        return Need(None, 0, None, 0, "served by an endpoint")
+    folder = Path(spec.ref) if os.path.isdir(spec.ref) else hub_snapshot(spec.ref, revision=spec.revision)
+    config = read_config(folder) if folder else None
+    if folder is not None and config is not None:
+        is_whole = os.path.isdir(spec.ref) or has_weights(folder)  # a download may have stopped half way
+        held = read_folder(folder) if is_whole else Held((), {})
+        return _from_config(spec, config, folder, held, device_kind)
+    if Path(spec.ref).is_absolute():
+        return Need(None, None, None, None, f"nothing at {spec.ref} yet")
+    known = _KNOWN.get(spec.ref)
+    if known is None:
+        return Need(None, None, None, None, "unknown until downloaded")
+    width = _width(spec, "bfloat16", device_kind)
+    weight = _quantized(spec, known.parameters * width)
+    return Need(known.parameters, weight, known.kv_values * width, known.parameters * 2, "published config")
+
+
+def _from_config(spec: ModelSpec, config: Config, folder: Path, held: Held, device_kind: str) -> Need:
+    counted = count_parameters(config)
+    refuse_larger(counted or 0, held, config)
+    parameters = counted or held.num_numbers or None
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    width = _width(spec, stored, device_kind)
+    if held.files and "quantization_config" in config:  # packed weights: only the files know
+        weight: int | None = held.num_bytes
+    else:
+        weight = _quantized(spec, parameters * width) if parameters else None
+    download = 0 if held.files else parameters * _BYTES.get(stored, 4) if parameters else None
+    return Need(parameters, weight, _kv_bytes(config, width), download, f"config in {folder}")
+
+
+def count_parameters(config: Config) -> int | None:
+    """Count the parameters of a decoder from its config; None for architectures that it does not know.
+
+    Knows the Llama family (Llama, Mistral, Yi, Qwen2, Qwen3, Gemma, Gemma 2, Phi-3, Granite) and GPT-2.
+    """
+    kind = config.get("model_type")
+    try:
+        if kind == "gpt2":
+            return _count_gpt2(config)
+        return _count_llama(config, kind) if kind in _LLAMA_FAMILY else None
+    except (KeyError, TypeError, ZeroDivisionError, OverflowError):
+        return None
+
+
+_LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "granite")
+
+
+def _count_gpt2(config: Config) -> int:
+    shape = _Shape.of(config)
+    hidden, layers = shape.hidden, shape.layers
+    inner = config.get("n_inner") or 4 * hidden
+    attention = 4 * hidden * hidden + 4 * hidden
+    feed_forward = 2 * hidden * inner + inner + hidden
+    embeddings = (config["vocab_size"] + config.get("n_positions", 1024)) * hidden
+    return int(embeddings + layers * (attention + feed_forward + 4 * hidden) + 2 * hidden)
+
+
+def _count_llama(config: Config, kind: str) -> int:
+    shape = _Shape.of(config)
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    attention = shape.hidden * (queries + 2 * keys) + queries * shape.hidden
+    if kind == "qwen2":
+        attention += queries + 2 * keys
+    elif config.get("attention_bias"):
+        attention += queries + 2 * keys + shape.hidden
+    if kind == "qwen3":
+        attention += 2 * shape.head_dim
+    feed_forward = 3 * shape.hidden * shape.inner
+    if config.get("mlp_bias"):
+        feed_forward += 2 * shape.inner + shape.hidden
+    norms = (4 if kind == "gemma2" else 2) * shape.hidden
+    is_tied = config.get("tie_word_embeddings", kind in ("gemma", "gemma2"))
+    embeddings = config["vocab_size"] * shape.hidden * (1 if is_tied else 2)
+    return int(embeddings + shape.layers * (attention + feed_forward + norms) + shape.hidden)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @classmethod
+    def of(cls, config: Config) -> _Shape:
+        hidden = config.get("hidden_size") or config["n_embd"]
+        heads = config.get("num_attention_heads") or config["n_head"]
+        sizes = (
+            hidden,
+            config.get("intermediate_size") or 4 * hidden,
+            config.get("num_hidden_layers") or config["n_layer"],
+            heads,
+            config.get("num_key_value_heads") or heads,
+            config.get("head_dim") or hidden // heads,
+        )
+        if not all(type(size) is int and size > 0 for size in sizes):
+            raise TypeError("a size is no number")
+        return cls(*sizes)
+
+
+def _kv_bytes(config: Config, width: int) -> int | None:
+    try:
+        shape = _Shape.of(config)
+    except (KeyError, TypeError, ZeroDivisionError, OverflowError):
+        return None
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * width
+
+
+def _width(spec: ModelSpec, stored: str, device_kind: str) -> int:
+    if spec.dtype != "auto":
+        return _BYTES[spec.dtype]
+    return 4 if device_kind == "cpu" else _BYTES.get(stored, 4)
+
+
+def _quantized(spec: ModelSpec, weight_bytes: int) -> int:
+    share = {"bnb-8bit": 0.55, "bnb-4bit": 0.35}.get(spec.quantization or "", 1.0)
+    return int(weight_bytes * share)
+
+
+@dataclass(frozen=True)
+class _Published:
+    parameters: int
+    kv_values: int
+    """Numbers kept per token of context."""
+
+
+_KNOWN: Mapping[str, _Published] = {
+    "Qwen/Qwen2.5-7B-Instruct": _Published(7_615_616_512, 28_672),
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": _Published(7_615_616_512, 28_672),
+    "01-ai/Yi-1.5-9B-Chat": _Published(8_829_407_232, 49_152),
+}
+"""The zoo `paper`, from the published configs, for a plan before the download."""

@@ -1,0 +1,308 @@
+"""The plan: which decoding loops run, on which models and devices, in what order.
+
+One step is one decoding loop over one source; a source is a member (one model) or a mixture of sources. A serial
+stage is a mixture of one. The plan knows nothing about tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from flowinfer.language.prompts import field_names
+from flowinfer.planning.graph import build, earlier_stages
+from flowinfer.spec import Decoding, Flow, ModelSpec, Node, Parallel, Part, Role, Series
+
+_FORMAT = 1
+"""Version of the plan's form and of the code's meaning of it; part of every fingerprint."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model inside a step."""
+
+    node: str
+    """Id of the flow's node."""
+    model: str
+    """Key into Plan.models."""
+    role: Role
+    template: str
+    """Prompt template; its fields are question, choices and the keys of `fields`."""
+    fields: Mapping[str, tuple[str, ...]]
+    """Field -> ids of the steps whose text fills it (several: the answers of a `&` group, joined)."""
+    weight: float = 1.0
+    """Share among the sources of its mixture."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Sources that write one text together."""
+
+    group: str
+    """Id of the flow's group."""
+    fuse: str
+    fuse_options: Mapping[str, Any]
+    sources: tuple[Source, ...]
+    weight: float = 1.0
+    """Share among the sources of the mixture around it."""
+
+
+Source = Member | Mixture
+
+
+@dataclass(frozen=True)
+class Step:
+    """One decoding loop."""
+
+    id: str
+    """s1, s2, ... in an order in which every step follows those it reads."""
+    title: str
+    """As written in the flow, e.g. "(Yi | Qwen)"."""
+    source: Source
+    decoding: Decoding
+    reads: tuple[str, ...] = ()
+    """Ids of the steps whose text its prompts use."""
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the flow returns: one step's text, or the majority among several."""
+
+    kind: Literal["text", "vote"]
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a model asks of a machine, read from its config; None where that is not known offline."""
+
+    parameters: int | None
+    weight_bytes: int | None
+    kv_bytes_per_token: int | None
+    download_bytes: int | None
+    """0 when it is already on disk."""
+    source: str
+    """Where the figures come from."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model lives and why."""
+
+    device: str
+    dtype: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Steps that run while one set of models is resident, over the whole data set."""
+
+    steps: tuple[str, ...]
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A flow made ready to run."""
+
+    flow: str
+    """Name of the flow."""
+    steps: tuple[Step, ...]
+    answer: Answer
+    models: Mapping[str, ModelSpec]
+    prompts: str
+    """Name of the prompt set, which also says how several answers are joined."""
+    needs: Mapping[str, Need] = field(default_factory=dict)
+    placements: Mapping[str, Placement] = field(default_factory=dict)
+    waves: tuple[Wave, ...] = ()
+
+    def step(self, step_id: str) -> Step:
+        """Return the step of that id."""
+        return next(step for step in self.steps if step.id == step_id)
+
+
+def members(source: Source) -> Iterator[Member]:
+    """Yield the members of a source in order of appearance."""
+    if isinstance(source, Member):
+        yield source
+    else:
+        for inner in source.sources:
+            yield from members(inner)
+
+
+def columns(flow: Flow) -> dict[str, str]:
+    """Return the fields that only a data set can fill, each with a model whose prompt has it."""
+    found: dict[str, str] = {}
+    for step in compile(flow).steps:
+        for member in members(step.source):
+            for name in sorted(field_names(member.template).difference(("question", "choices"), member.fields)):
+                found.setdefault(name, member.model)
+    return found
+
+
+def held_models(plan: Plan, step: Step) -> tuple[str, ...]:
+    """Return the names of the models that a step needs, each once: its members' and the one that drafts for them."""
+    names = [member.model for member in members(step.source)]
+    return tuple(dict.fromkeys([*names, *([step.decoding.draft] if step.decoding.draft in plan.models else [])]))
+
+
+def fusers_of(source: Source) -> tuple[str, ...]:
+    """Return the fusers of a source's tree, each once."""
+    if not isinstance(source, Mixture):
+        return ()
+    inner = (name for one in source.sources for name in fusers_of(one))
+    return tuple(dict.fromkeys([source.fuse, *inner]))
+
+
+def compile(flow: Flow) -> Plan:
+    """Contract a flow's token edges into steps: what decodes together is one step.
+
+    Step ids follow the order of the text, so that every step comes after those it reads.
+    """
+    return _Compiler(flow).plan()
+
+
+class _Compiler:
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+        self._graph = build(flow)
+        self._earlier = earlier_stages(flow.root)
+        self._steps: list[Step] = []
+        self._step_of: dict[str, str] = {}
+        """Graph node that holds a text -> id of the step that writes it."""
+
+    def plan(self) -> Plan:
+        ends = self._add(self._flow.root)
+        answer = Answer("vote" if len(ends) > 1 else "text", tuple(self._step_of[end] for end in ends))
+        return Plan(self._flow.name, tuple(self._steps), answer, self._flow.models, self._flow.prompts)
+
+    def _add(self, part: Part) -> tuple[str, ...]:
+        """Add the steps of a part that stands for itself; return the graph nodes of its texts."""
+        match part:
+            case Node():
+                self._step(part.id, self._member(part, 1.0), part.decoding, part.label)
+                return (part.id,)
+            case Series(stages):
+                ends: tuple[str, ...] = ()
+                for stage in stages:
+                    ends = self._add(stage)
+                return ends
+            case Parallel():
+                if part.kind == "answers":
+                    return tuple(end for branch in part.branches for end in self._add(branch.part))
+                self._step(part.id, self._source(part, 1.0), part.decoding, part.label)
+                return (part.id,)
+
+    def _source(self, part: Part, weight: float) -> Source:
+        """Return a part as a source of a mixture, adding the steps that it needs first."""
+        match part:
+            case Node():
+                return self._member(part, weight)
+            case Series(stages):
+                for stage in stages[:-1]:
+                    self._add(stage)
+                return self._source(stages[-1], weight)
+            case Parallel():
+                sources = tuple(self._source(branch.part, branch.weight) for branch in part.branches)
+                return Mixture(part.id, part.decoding.fuse, part.decoding.fuse_options, sources, weight)
+
+    def _member(self, node: Node, weight: float) -> Member:
+        used = field_names(node.template)
+        fields = {name: ids for name, ids in self._readable(node).items() if name in used}
+        return Member(node.id, node.model.name, node.role, node.template, fields, weight)
+
+    def _readable(self, node: Node) -> dict[str, tuple[str, ...]]:
+        """Return every field that a node's template may have, with the steps that fill it."""
+        fields: dict[str, tuple[str, ...]] = {}
+        for number, stage in enumerate(self._earlier[node.id], start=1):
+            steps = tuple(self._step_of[name] for name in stage.outputs)
+            fields[f"result_{number}"] = fields["prev"] = steps
+            if stage.is_answers:
+                fields["answers"] = steps
+            if stage.label:
+                fields[stage.label] = steps
+        return fields
+
+    def _step(self, name: str, source: Source, decoding: Decoding, label: str | None) -> None:
+        step_id = f"s{len(self._steps) + 1}"
+        read = {step for member in members(source) for steps in member.fields.values() for step in steps}
+        reads = tuple(step.id for step in self._steps if step.id in read)
+        self._steps.append(Step(step_id, _title(source), source, decoding, reads, label))
+        self._step_of[name] = step_id
+
+
+def _title(source: Source) -> str:
+    if isinstance(source, Member):
+        return source.model
+    return "(" + " | ".join(_title(inner) for inner in source.sources) + ")"
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """Return a plan as plain data."""
+    return {
+        "version": _FORMAT,
+        "flow": plan.flow,
+        "fingerprint": fingerprint(plan),
+        "prompts": plan.prompts,
+        "steps": [_step_json(step) for step in plan.steps],
+        "answer": asdict(plan.answer),
+        "models": {name: spec.model_dump() for name, spec in plan.models.items()},
+        "needs": {name: asdict(need) for name, need in plan.needs.items()},
+        "placements": {name: asdict(placement) for name, placement in plan.placements.items()},
+        "waves": [asdict(wave) for wave in plan.waves],
+    }
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    return {
+        "id": step.id,
+        "title": step.title,
+        "label": step.label,
+        "reads": list(step.reads),
+        "source": _source_json(step.source),
+        "decoding": step.decoding.model_dump(),
+    }
+
+
+def _source_json(source: Source) -> dict[str, Any]:
+    if isinstance(source, Member):
+        return asdict(source)
+    return {
+        "group": source.group,
+        "fuse": source.fuse,
+        "fuse_options": dict(source.fuse_options),
+        "weight": source.weight,
+        "sources": [_source_json(inner) for inner in source.sources],
+    }
+
+
+def text_options(spec: ModelSpec) -> dict[str, Any]:
+    """Return what of a model decides its text: not its name, device or how it is reached."""
+    return spec.model_dump(exclude={"name", "device", "api_key_env"})
+
+
+def fingerprint(plan: Plan) -> str:
+    """Return sha256 of all that decides the plan's texts; devices, drafts and the flow's name do not."""
+    called = {member.model for step in plan.steps for member in members(step.source)}
+    decisive = {
+        "version": _FORMAT,
+        "prompts": plan.prompts,
+        "steps": [_step_json(step) | {"decoding": step.decoding.decisive()} for step in plan.steps],
+        "answer": asdict(plan.answer),
+        "models": {name: text_options(spec) for name, spec in plan.models.items() if name in called},
+    }
+    text = json.dumps(decisive, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def describe(plan: Plan) -> str:
+    """Return a plan as lines, one step each."""
+    lines = [
+        f"{step.id} {step.title}" + (f" reads {', '.join(step.reads)}" if step.reads else "") for step in plan.steps
+    ]
+    return "\n".join([*lines, f"{plan.answer.kind} of {', '.join(plan.answer.steps)}"])

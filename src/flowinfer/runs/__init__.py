@@ -1,0 +1,1 @@
+"""One run: its questions, its folder, its summary."""

@@ -1,0 +1,236 @@
+"""One flow over one data set: plan, run, judge, store, sum up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from flowinfer.engine.faults import reason
+from flowinfer.errors import RunError
+from flowinfer.planning.plan import Plan, fingerprint
+from flowinfer.results import Ballot, Question, Record, Score, Trace
+from flowinfer.runs.cache import DiskStepCache, default_folder, member_order, step_key
+from flowinfer.runs.store import Run, find_run, info, read_records
+from flowinfer.runs.summary import Results, summarize
+from flowinfer.spec import Flow
+
+if TYPE_CHECKING:
+    from flowinfer.engine.base import Observer
+    from flowinfer.engine.models import ModelPool
+    from flowinfer.engine.patience import Patience
+    from flowinfer.tasks.base import Dataset
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to evaluate."""
+
+    out: Path | None = Path("runs")
+    """Where run folders go; None keeps nothing."""
+    batch: int | Literal["auto"] = "auto"
+    engine: Literal["auto", "packed", "reference"] = "auto"
+    """Which decoding loops may serve."""
+    resume: str | None = None
+    """Path, name or beginning of a run, or `latest`."""
+    use_cache: bool = True
+    allow_cached_latency: bool = False
+    settings: dict[str, Any] | None = None
+    """Further settings for run.json."""
+
+
+def evaluate(
+    flow: Flow,
+    dataset: Dataset,
+    request: Request,
+    *,
+    observer: Observer | None = None,
+    on_record: Callable[[Record], None] | None = None,
+    on_start: Callable[[Plan, Run | None, Sequence[Record]], None] | None = None,
+    models: ModelPool | None = None,
+) -> Results:
+    """Run a flow over a data set and sum up.
+
+    Args:
+        flow: a checked flow.
+        dataset: the questions.
+        request: how.
+        observer: hears the engine.
+        on_record: hears each judged answer.
+        on_start: hears plan, run folder and the answers that are there already; failed questions run again.
+        models: loaded models to share.
+    Raises:
+        UsageError: the run to resume is another's.
+        RunError: models cannot be loaded or do not fit, or the first questions fail, all of them.
+    """
+    from flowinfer.engine.patience import Patience
+    from flowinfer.engine.scheduler import execute
+    from flowinfer.machine import this_machine
+    from flowinfer.planning.placement import ready
+    from flowinfer.tasks.base import question_text
+    from flowinfer.zoos.toy import provide
+
+    provide(flow.models.values())
+    plan = ready(flow, this_machine())
+    run = _open(flow, plan, dataset, request)
+    start = time.perf_counter()
+    try:
+        records = [record for record in run.records() if record.trace.error is None] if run else []
+        if on_start:
+            on_start(plan, run, records)
+        done = {record.question.id for record in records}
+        left = [question for question in dataset.questions if question.id not in done]
+        by_id = {question.id: question for question in left}
+        cache = DiskStepCache(default_folder(), run.path.name if run else "") if request.use_cache else None
+        traces = execute(
+            plan,
+            left,
+            batch=rows_at_once(request.batch, len(left)),
+            engine=request.engine,
+            observer=observer,
+            cache=cache,
+            step_key=step_key,
+            member_order=member_order,
+            vote=majority,
+            question_text=question_text,
+            models=models,
+        )
+        patience = Patience(has_answer=bool(records))
+        for trace in traces:
+            records.append(_kept(judged(by_id[trace.question_id], trace), run, on_record))
+            _hear(patience, records[-1].trace.error, run)
+        results = summarize(
+            flow,
+            plan,
+            dataset.label,
+            records,
+            data_note=dataset.note,
+            wall_seconds=time.perf_counter() - start,
+            batch=str(request.batch),
+            run=str(run.path) if run else None,
+            resumed=len(done),
+            allow_cached_latency=request.allow_cached_latency,
+        )
+        if run:
+            run.finish(results.model_dump(mode="json"))
+        return results
+    finally:
+        if run:
+            run.close()
+
+
+def rows_at_once(batch: int | Literal["auto"], most: int) -> int | Literal["auto"]:
+    """Return a batch for so many rows at most: memory is taken for every row that there could be."""
+    return batch if batch == "auto" else max(1, min(batch, most))
+
+
+def judged(question: Question, trace: Trace) -> Record:
+    """Return a question's record with its verdict; one that cannot be judged has failed."""
+    try:
+        return Record(question=question, trace=trace, score=score(question, trace))
+    except BaseException as error:  # what is not the question's is raised
+        return _failed(Record(question=question, trace=trace), error)
+
+
+def _failed(record: Record, error: BaseException) -> Record:
+    """Return a record as that of a question that failed after it was answered."""
+    failure = {"answer": "", "finish_reason": "error", "error": reason(error)}
+    return record.model_copy(update={"score": None, "trace": record.trace.model_copy(update=failure)})
+
+
+def _kept(record: Record, run: Run | None, on_record: Callable[[Record], None] | None) -> Record:
+    """Tell of a record and write it; one that cannot be told of, or not be written, has failed and is written so."""
+    try:
+        if on_record:
+            on_record(record)
+        if run:
+            run.append(record)
+    except RunError:  # the disk is the run's
+        raise
+    except BaseException as error:  # what is not the question's is raised
+        record = _failed(record, error)
+        if run:
+            run.append(record)
+    return record
+
+
+def _hear(patience: Patience, error: str | None, run: Run | None) -> None:
+    """Let a run's patience end with words on how to go on."""
+    try:
+        patience.hear(error)
+    except RunError as stopped:
+        stopped.help = f"mend it, and go on with --resume {run.path.name}" if run else "mend it, and run again"
+        raise
+
+
+def score(question: Question, trace: Trace) -> Score | None:
+    """Judge a trace; None where the question failed or has no reference."""
+    if trace.error is not None or not question.reference:
+        return None
+    from flowinfer.tasks.answers import judge
+
+    return judge(
+        question.kind,
+        trace.answer,
+        question.reference,
+        question=question.question,
+        choices=question.choices or None,
+    )
+
+
+def majority(question: Question, outputs: Sequence[str]) -> Ballot:
+    """Let outputs vote for the one that most agree with."""
+    from flowinfer.tasks.answers import vote
+
+    return vote(question.kind, outputs, question=question.question, choices=question.choices or None)
+
+
+def rescore(path: Path) -> list[tuple[Record, Score | None]]:
+    """Judge a run's answers again, without a model; return each record with its new verdict."""
+    return [(record, score(record.question, record.trace)) for record in read_records(path)]
+
+
+def write_rescored(path: Path, pairs: Sequence[tuple[Record, Score | None]], results: Results) -> None:
+    """Write new verdicts over a run's old ones, whole or not at all, and its results if it is complete."""
+    run = Run(path)
+    try:
+        if any(record.score != verdict for record, verdict in pairs):
+            run.rewrite([record.model_copy(update={"score": verdict}) for record, verdict in pairs])
+        if len(pairs) >= int(info(path).said("n")):
+            run.finish(results.model_dump(mode="json"))
+    finally:
+        run.close()
+
+
+def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> dict[str, Any]:
+    """Return what run.json says of a run."""
+    return {
+        "flow": flow.name,
+        "plan_fingerprint": fingerprint(plan),
+        "dataset": dataset.name,
+        "dataset_label": dataset.label,
+        "data_source": dataset.source,
+        "data_fingerprint": dataset.fingerprint,
+        "question_ids": [question.id for question in dataset.questions],
+        "n": len(dataset.questions),
+        "data_note": dataset.note,
+        "zoo": flow.zoo,
+        "prompts": flow.prompts,
+        "params": dict(flow.params),
+        "batch": str(request.batch),
+        "engine": request.engine,
+        "use_cache": request.use_cache,
+        **(request.settings or {}),
+    }
+
+
+def _open(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> Run | None:
+    settings = run_settings(flow, plan, dataset, request)
+    if request.resume is not None:
+        return Run.reopen(find_run(request.resume, request.out or Path("runs")), plan, settings)
+    if request.out is None:
+        return None
+    return Run.create(request.out, flow, plan, settings, datetime.now(UTC))

@@ -1,0 +1,311 @@
+"""Run folders: what was asked for, every answer as it came, and the results.
+
+    runs/<utc>-<flow>-<hash8>/
+        pipeline.flow   the flow's text, with *** for passwords and keys in it
+        plan.json       steps, models, placements
+        run.json        settings, seeds, versions, host, fingerprints
+        samples.jsonl   one record per question: appended, flushed and fsynced
+        results.json    written when the run is complete
+
+A kill at any moment loses at most the questions in flight: a torn last line is cut when the log is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rapidfuzz import process
+
+from flowinfer.errors import DataError, UnreadableFile, UsageError
+from flowinfer.files import read_text, write_whole
+from flowinfer.output.secrets import redacted_data, shown
+from flowinfer.output.shell import command, option
+from flowinfer.planning.plan import Plan, fingerprint, to_json
+from flowinfer.results import Record
+from flowinfer.runs.jsonlog import JsonLog, decoded, encoded, line_of, lock, whole_lines, writing
+from flowinfer.spec import Flow
+
+FORMAT = 1
+_REPAIR = {
+    "results.json": "remove it: `flowinfer score` sums the run up again",
+    "plan.json": "the answers in samples.jsonl are whole; run the flow again for its plan",
+}
+_LM_EVAL = ("doc_id", "target", "resps", "filtered_resps", "acc")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What run.json says."""
+
+    path: Path
+    data: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Return the folder's name."""
+        return self.path.name
+
+    def said(self, key: str) -> Any:  # whatever JSON holds
+        """Return one of its entries.
+
+        Raises:
+            DataError: it is not there.
+        """
+        if key not in self.data:
+            raise DataError(f"{self.path / 'run.json'}: damaged, it does not say '{key}'")
+        return self.data[key]
+
+
+class Run:
+    """An open run folder that answers are written to. Use `create` or `reopen`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = lock(path)
+        self._log = JsonLog(path / "samples.jsonl")
+
+    @classmethod
+    def create(cls, root: Path, flow: Flow, plan: Plan, settings: Mapping[str, Any], now: datetime) -> Run:
+        """Make a new run folder under `root` and write down what it will do."""
+        digest = fingerprint(plan)[:8]
+        stem = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{_slug(flow.name)}-{digest}"
+        try:
+            path = new_folder(root, stem)
+        except OSError as error:
+            raise UsageError(f"cannot make a run folder in '{root}': {error.strerror}", help="--out FOLDER") from error
+        with writing(path):
+            (path / "pipeline.flow").write_bytes(encoded(shown(flow.source)))
+            write_json(path / "plan.json", to_json(plan))
+            write_json(path / "run.json", {"version": FORMAT, "started": now.isoformat(), **settings, **host()})
+            return cls(path)
+
+    @classmethod
+    def reopen(cls, path: Path, plan: Plan, settings: Mapping[str, Any]) -> Run:
+        """Open a run to go on with it.
+
+        Raises:
+            UsageError: its plan or data are not these; says which.
+        """
+        before = info(path).data
+        now = {"plan_fingerprint": fingerprint(plan), **settings}
+        named = {
+            "plan_fingerprint": "the plan (flow, models or decoding)",
+            "data_fingerprint": "the questions",
+        }
+        for key, what in named.items():
+            if before.get(key) != now.get(key):
+                raise UsageError(
+                    f"cannot resume '{path.name}': {what} differ from the run's",
+                    help="start a new run (leave out --resume), or give the options that it was started with",
+                )
+        return cls(path)
+
+    def records(self) -> list[Record]:
+        """Return what has been answered; a torn last line is passed over."""
+        return list(read_records(self.path))
+
+    def append(self, *records: Record) -> None:
+        """Write answers so that a kill cannot lose them.
+
+        Raises:
+            RunError: the disk is full or cannot be written.
+        """
+        with writing(self.path):
+            self._log.append(*(_row(record) for record in records))
+
+    def rewrite(self, records: Sequence[Record]) -> None:
+        """Put these records in the place of the log's, whole or not at all."""
+        with writing(self.path):
+            write_whole(self.path / "samples.jsonl", b"".join(line_of(_row(record)) for record in records))
+
+    def finish(self, results: Mapping[str, Any]) -> None:
+        """Write the results of a complete run."""
+        with writing(self.path):
+            write_json(self.path / "results.json", results)
+
+    def close(self) -> None:
+        """Close the log and release the folder."""
+        self._log.close()
+        self._lock.close()
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Yield the records of a run folder, one per question: a failed question that ran again counts with its last.
+
+    Raises:
+        DataError: a line other than a torn last one is damaged.
+    """
+    log = path / "samples.jsonl"
+    found: dict[str, Record] = {}
+    for number, line in enumerate(whole_lines(log), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(decoded(line))
+            record = Record.model_validate({key: value for key, value in row.items() if key not in _LM_EVAL})
+        except (ValueError, ValidationError, AttributeError, RecursionError) as error:
+            raise DataError(
+                f"{log}:{number}: damaged record", help="remove the line; with --resume its question runs again"
+            ) from error
+        found.pop(record.question.id, None)
+        found[record.question.id] = record
+    yield from found.values()
+
+
+def info(path: Path) -> RunInfo:
+    """Read a run folder's run.json.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    file = path / "run.json"
+    try:
+        data = json.loads(read_text(file, errors="surrogatepass"))
+    except (UnreadableFile, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not a readable run", help="`flowinfer runs` lists runs") from error
+    if not isinstance(data, dict) or data.get("version") != FORMAT:
+        raise DataError(
+            f"{file}: written by another version of flowinfer", help="read it with that version, or run again"
+        )
+    return RunInfo(path, data)
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Read one of a run folder's JSON files.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    try:
+        data = json.loads(read_text(path, errors="surrogatepass"))
+        if isinstance(data, dict):
+            return data
+    except (UnreadableFile, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: missing or damaged", help=_REPAIR.get(path.name)) from error
+    raise DataError(f"{path}: not a JSON object", help=_REPAIR.get(path.name))
+
+
+def list_runs(root: Path) -> list[RunInfo]:
+    """Return the runs under a folder, newest first."""
+    if not root.is_dir():
+        return []
+    try:
+        inside = list(root.iterdir())
+    except OSError as error:
+        raise UsageError(f"cannot read '{root}': {error.strerror}", help="--out FOLDER names another folder") from error
+    folders = sorted((path for path in inside if os.path.isfile(path / "run.json")), reverse=True)
+    found = []
+    for folder in folders:
+        try:
+            found.append(info(folder))
+        except DataError:
+            continue  # a run that was killed while its folder was being made
+    return sorted(found, key=lambda run: str(run.data.get("started", "")), reverse=True)
+
+
+def find_run(named: str, root: Path) -> Path:
+    """Return the run folder that a path, a name, a unique beginning of one, or `latest` means.
+
+    Raises:
+        UsageError: none or several.
+    """
+    if os.path.isfile(Path(named) / "run.json"):
+        return Path(named)
+    if os.path.isfile(Path(named) / "sweep.json"):
+        folder = Path(named) / "runs"
+        raise UsageError(
+            f"'{named}' is a sweep, not a run",
+            help=f"`{command('runs', options=option('--out', folder))}` lists its runs",
+        )
+    runs = list_runs(root)
+    if named == "latest":
+        if not runs:
+            raise UsageError(f"no runs in '{root}'", help="--out FOLDER names another folder")
+        return runs[0].path
+    missing, cure = f"no run '{named}' in '{root}'", "`flowinfer runs` lists runs; --out names their folder"
+    return named_folder(named, [run.path for run in runs], kinds="runs", missing=missing, cure=cure)
+
+
+def named_folder(named: str, known: Sequence[Path], *, kinds: str, missing: str, cure: str) -> Path:
+    """Return the one of some folders that a name, or a unique beginning of one, means.
+
+    Args:
+        kinds: what the folders are, in the message that a name means several.
+        missing: the message that it means none.
+        cure: its help where no name is near.
+    Raises:
+        UsageError: none or several.
+    """
+    matching = [one for one in known if one.name == named] or [one for one in known if one.name.startswith(named)]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        listed = ", ".join(one.name for one in matching[:4])
+        raise UsageError(f"'{named}' means {len(matching)} {kinds}: {listed}", help="give more of the name")
+    near = process.extractOne(named, [one.name for one in known], score_cutoff=60)
+    raise UsageError(missing, help=f"did you mean '{near[0]}'?" if near else cure)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all, without secrets."""
+    write_whole(path, encoded(json.dumps(redacted_data(data), ensure_ascii=False, indent=1) + "\n"))
+
+
+def _row(record: Record) -> dict[str, Any]:
+    """Return a record with lm-eval's field names beside its own."""
+    score = record.score
+    return {
+        "doc_id": record.question.id,
+        "target": record.question.reference,
+        "resps": [[record.trace.answer]],
+        "filtered_resps": [score.extracted if score else None],
+        "acc": float(score.correct) if score else None,
+        **record.model_dump(mode="json"),
+    }
+
+
+def new_folder(root: Path, stem: str) -> Path:
+    """Make a folder that was not there before, numbered where its name is taken.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path, number = root / stem, 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            number += 1
+            path = root / f"{stem}-{number}"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)[:40] or "flow"
+
+
+def host() -> dict[str, Any]:
+    """Return what a run's folder says of the machine and of the libraries' versions."""
+
+    def version(package: str) -> str | None:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    packages = ("flowinfer", "torch", "transformers", "tokenizers", "python")
+    versions = {name: version(name) for name in packages if name != "python"}
+    return {
+        "versions": versions | {"python": platform.python_version()},
+        "host": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},
+    }

@@ -1,0 +1,265 @@
+"""What a flow gained and cost on a data set: accuracy, counts, seconds and tokens, summed up from records."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from flowinfer.planning.plan import Plan
+from flowinfer.results import Record
+from flowinfer.runs.stats import wilson
+from flowinfer.runs.store import info, read_json
+from flowinfer.spec import Flow
+
+
+class HeadSummary(BaseModel):
+    """What one head of a step cost per question, in seconds (the paper's table 5 is per token)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    forward_seconds: float
+    transfer_seconds: float
+    fed_tokens: float
+    agreement: float | None
+    """Share of emitted tokens that were its own favourite."""
+
+
+class StepSummary(BaseModel):
+    """One step over all questions, means per question."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: str
+    title: str
+    seconds: float
+    tokens: float
+    fuse_seconds: float
+    near_ties: float
+    truncated: int
+    cached: int
+    """Questions whose result was taken from the cache; not in the seconds."""
+    heads: tuple[HeadSummary, ...]
+
+
+class SubjectSummary(BaseModel):
+    """One subject or module of the data set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    subject: str
+    n: int
+    correct: int
+
+
+class Results(BaseModel):
+    """What a flow gained and cost on a data set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    flow: str
+    dataset: str
+    zoo: str
+    n: int
+    """Questions with a verdict; failed ones have none."""
+    correct: int
+    accuracy: float | None
+    """Between 0 and 1; None where no question has a verdict."""
+    interval: tuple[float, float]
+    """Wilson's, 95 %."""
+    no_answer: int
+    """Outputs in which no single answer was found, ambiguous ones included."""
+    ambiguous: int
+    truncated: int
+    """Outputs cut by max_tokens or a context limit."""
+    failed: int
+    ties: int = 0
+    """Votes at the end of the flow that the order of the members decided, for no answer had more than another."""
+    seconds_per_question: float | None
+    """Mean along the longest chain of steps, over questions without cached steps; None if there are none."""
+    median_seconds: float | None
+    cached: int
+    """Questions with at least one cached step."""
+    tokens: int
+    """Emitted by all steps of all questions."""
+    tokens_per_second: float | None
+    """Emitted in this run over its wall clock."""
+    wall_seconds: float
+    batch: str
+    steps: tuple[StepSummary, ...]
+    subjects: tuple[SubjectSummary, ...]
+    run: str | None
+    """Folder of the run."""
+    data_note: str | None = None
+    """What a user must know of how references were read."""
+
+
+def summarize(
+    flow: Flow,
+    plan: Plan,
+    label: str,
+    records: Sequence[Record],
+    *,
+    wall_seconds: float,
+    batch: str,
+    run: str | None,
+    data_note: str | None = None,
+    resumed: int = 0,
+    allow_cached_latency: bool = False,
+) -> Results:
+    """Sum up judged answers.
+
+    Args:
+        wall_seconds: of this run.
+        resumed: how many of the records (the first ones) were there before it.
+        allow_cached_latency: count the seconds of cached steps too, which are other runs'.
+    """
+    emitted = sum(
+        step.tokens for record in records[resumed:] for step in record.trace.steps if step.cached_from is None
+    )
+    return _sum(
+        flow.name,
+        flow.zoo,
+        {step.id: step.title for step in plan.steps},
+        label,
+        records,
+        wall_seconds=wall_seconds,
+        batch=batch,
+        run=run,
+        data_note=data_note,
+        tokens_per_second=emitted / wall_seconds if emitted and wall_seconds > 0 else None,
+        allow_cached_latency=allow_cached_latency,
+    )
+
+
+def summarize_run(path: Path, records: Sequence[Record]) -> Results:
+    """Sum up a run folder's records; the wall clock is that of its results, 0 where it was interrupted."""
+    run = info(path)
+    stored = path / "results.json"
+    before = read_json(stored) if stored.is_file() else {}
+    titles = {step["id"]: step["title"] for step in read_json(path / "plan.json")["steps"]}
+    return _sum(
+        str(run.said("flow")),
+        str(run.said("zoo")),
+        titles,
+        str(run.said("dataset_label")),
+        records,
+        wall_seconds=float(before.get("wall_seconds", 0.0)),
+        batch=str(run.said("batch")),
+        run=str(path),
+        data_note=run.data.get("data_note"),
+        tokens_per_second=before.get("tokens_per_second"),
+        allow_cached_latency=False,
+    )
+
+
+def is_truncated(record: Record) -> bool:
+    """Return whether an output was cut before its end."""
+    finals = record.trace.steps[-1:] if record.trace.error is None else ()
+    return any(step.finish_reason in ("length", "context") for step in finals) or bool(
+        record.score and record.score.status == "truncated"
+    )
+
+
+def is_tied(record: Record) -> bool:
+    """Return whether its answer was voted on and no answer had more votes than another."""
+    return record.trace.ballot is not None and record.trace.ballot.is_tie
+
+
+def _sum(
+    flow: str,
+    zoo: str,
+    titles: Mapping[str, str],
+    label: str,
+    records: Sequence[Record],
+    *,
+    wall_seconds: float,
+    batch: str,
+    run: str | None,
+    data_note: str | None,
+    tokens_per_second: float | None,
+    allow_cached_latency: bool,
+) -> Results:
+    judged = [record for record in records if record.score is not None]
+    correct = _count(judged, lambda r: bool(r.score and r.score.correct))
+    interval = wilson(correct, len(judged))
+    fresh = [r for r in records if allow_cached_latency or not _is_cached(r)]
+    fresh = [r for r in fresh if r.trace.error is None]
+    seconds = [record.trace.seconds for record in fresh]
+    return Results(
+        flow=flow,
+        dataset=label,
+        zoo=zoo,
+        n=len(judged),
+        correct=correct,
+        accuracy=correct / len(judged) if judged else None,
+        interval=(interval.low, interval.high),
+        no_answer=_count(records, lambda r: bool(r.score and r.score.status != "ok")),
+        ambiguous=_count(records, lambda r: bool(r.score and r.score.status == "ambiguous")),
+        truncated=_count(records, is_truncated),
+        ties=_count(records, is_tied),
+        failed=_count(records, lambda r: r.trace.error is not None),
+        seconds_per_question=statistics.fmean(seconds) if seconds else None,
+        median_seconds=statistics.median(seconds) if seconds else None,
+        cached=_count(records, _is_cached),
+        tokens=sum(step.tokens for record in records for step in record.trace.steps),
+        tokens_per_second=tokens_per_second,
+        wall_seconds=wall_seconds,
+        batch=batch,
+        steps=tuple(_step_summary(step_id, title, records) for step_id, title in titles.items()),
+        subjects=_subjects(judged),
+        run=run,
+        data_note=data_note,
+    )
+
+
+def _is_cached(record: Record) -> bool:
+    return any(step.cached_from is not None for step in record.trace.steps)
+
+
+def _count(records: Sequence[Record], holds: Callable[[Record], bool]) -> int:
+    return sum(holds(record) for record in records)
+
+
+def _step_summary(step_id: str, title: str, records: Sequence[Record]) -> StepSummary:
+    found = [step for record in records for step in record.trace.steps if step.step == step_id]
+    fresh = [step for step in found if step.cached_from is None] or found
+    heads = []
+    for index in range(len(fresh[0].heads) if fresh else 0):
+        rows = [step.heads[index] for step in fresh if len(step.heads) > index]
+        agreements = [row.agreement for row in rows if row.agreement is not None]
+        heads.append(
+            HeadSummary(
+                model=rows[0].model,
+                forward_seconds=statistics.fmean(row.forward_seconds for row in rows),
+                transfer_seconds=statistics.fmean(row.transfer_seconds for row in rows),
+                fed_tokens=statistics.fmean(row.fed_tokens for row in rows),
+                agreement=statistics.fmean(agreements) if agreements else None,
+            )
+        )
+    return StepSummary(
+        step=step_id,
+        title=title,
+        seconds=_mean([step.seconds for step in fresh]),
+        tokens=_mean([step.tokens for step in found]),
+        fuse_seconds=_mean([step.fuse_seconds for step in fresh]),
+        near_ties=_mean([step.near_ties for step in found]),
+        truncated=sum(step.finish_reason in ("length", "context") for step in found),
+        cached=sum(step.cached_from is not None for step in found),
+        heads=tuple(heads),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else 0.0
+
+
+def _subjects(records: Sequence[Record]) -> tuple[SubjectSummary, ...]:
+    tally: dict[str, list[bool]] = {}
+    for record in records:
+        if record.question.subject:
+            tally.setdefault(record.question.subject, []).append(bool(record.score and record.score.correct))
+    return tuple(SubjectSummary(subject=name, n=len(v), correct=sum(v)) for name, v in sorted(tally.items()))

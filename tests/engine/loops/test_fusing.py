@@ -1,0 +1,228 @@
+"""The choice from all heads' logits: Triton's kernels (compiled on CUDA devices, else interpreted) beside torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Literal
+
+import pytest
+import torch
+from packaging.version import Version
+from torch import Tensor
+
+CUDA = torch.cuda.is_available()
+if not CUDA:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported
+tl = pytest.importorskip("triton.language", reason="Triton is not installed")
+if not CUDA and type(tl.max).__name__ != "InterpretedFunction":
+    pytest.skip("no CUDA device, and Triton was imported before without its interpreter", allow_module_level=True)
+if not CUDA and Version(version("numpy")) >= Version("2.4"):
+    pytest.skip("no CUDA device, and Triton's interpreter needs numpy < 2.4", allow_module_level=True)
+
+from flowinfer.engine.loops import triton_fusing  # noqa: E402
+from flowinfer.engine.loops.fusing import Choice, FusedChoice  # noqa: E402
+from flowinfer.engine.loops.sampling import greedy_with_leads, row_key, sample  # noqa: E402
+from flowinfer.fusion.fusers import mean  # noqa: E402
+from flowinfer.fusion.shared import SharedVocabulary  # noqa: E402
+from flowinfer.fusion.vocab import HeadVocabulary, from_json  # noqa: E402
+from flowinfer.spec import Decoding  # noqa: E402
+from tests.fusion import toys  # noqa: E402
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),  # Triton's interpreter
+    *([pytest.mark.gpu] if CUDA else []),
+]
+DEVICE = "cuda" if CUDA else "cpu"
+ROWS = 3
+
+
+def level() -> HeadVocabulary:
+    """Two end tokens, padding columns behind the tokens."""
+    return toys.head(from_json(toys.byte_level().to_str()), [0, 2], 431)
+
+
+def piece() -> HeadVocabulary:
+    """Bytes beside characters, so that some keys have two ids."""
+    return toys.head(from_json(toys.sentencepiece().to_str()), [2])
+
+
+def repeats() -> HeadVocabulary:
+    """One key with five ids, three end tokens."""
+    first = [b"a", None, b"hello", b"a", b"\xe4", None, b"a", b"a", None, b"\xb8", b"\xad", b"b"]
+    return toys.head([*first, *(bytes([byte]) for byte in range(256))], [1, 5, 8])
+
+
+GROUPS: dict[str, list[HeadVocabulary]] = {
+    "one": [level()],
+    "same": [level(), level()],
+    "two": [level(), piece()],
+    "three": [piece(), repeats(), level()],
+}
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_fusing, "BLOCK", 64)
+    monkeypatch.setattr(triton_fusing, "PART", 128)
+
+
+class Case:
+    """Random logits for a group, the kernels' choice and that of torch."""
+
+    def __init__(
+        self,
+        group: str = "three",
+        *,
+        dtype: torch.dtype = torch.float32,
+        eos: Literal["sum", "max"] = "sum",
+        temperature: float = 0.0,
+        is_strict: bool = True,
+        fill: Callable[[Tensor], Tensor] = lambda noise: 3 * noise,
+        rows: int = ROWS,
+    ) -> None:
+        heads = GROUPS[group]
+        self.vocabulary = SharedVocabulary(heads, eos=eos, device=DEVICE, is_strict=is_strict)
+        self.order = list(range(len(heads)))[::-1]
+        raw = torch.tensor([0.5, 0.2, 0.3][: len(heads)], dtype=torch.float64)
+        self.weights = (raw / raw.sum()).tolist()
+        self.decoding = Decoding(temperature=temperature)
+        self.fused = FusedChoice(self.vocabulary, self.weights, self.order, rows, dtype, temperature=temperature)
+        generator = torch.Generator().manual_seed(7)
+        for view in self.fused.logits:
+            view.copy_(fill(torch.randn(view.shape, generator=generator)))
+        self.states = torch.tensor([0, 1, 2, 5, 7, 0, 3][:rows] if is_strict else [0] * rows, device=DEVICE)
+        self.keys = torch.tensor([row_key(self.decoding, f"q{k}", "s1") for k in range(rows)], device=DEVICE)
+        self.indices = torch.arange(rows, device=DEVICE)
+
+    def choose(self, rows: Sequence[int] | None = None) -> Choice:
+        rows = list(range(len(self.states))) if rows is None else list(rows)
+        return self.fused(self.states[rows], self.keys[rows], self.indices[rows])
+
+    def probs(self) -> list[Tensor]:
+        return [self.vocabulary.lift(k, own) for k, own in enumerate(self.fused.logits)]
+
+    def mixed(self) -> Tensor:
+        probs = self.probs()
+        return mean([probs[k] for k in self.order], torch.tensor(self.weights, dtype=torch.float32, device=DEVICE))
+
+    def allowed(self) -> Tensor:
+        return self.vocabulary.guard.mask(self.states)
+
+
+def assert_same(case: Case) -> None:
+    choice, mixed = case.choose(), case.mixed()
+    best = greedy_with_leads(mixed, case.allowed())
+    slots = best.slots
+    if case.decoding.temperature > 0:
+        slots = sample(mixed, case.allowed(), case.decoding, case.keys, case.indices)
+        assert choice.leads.tolist() == [1.0] * len(slots)
+    else:
+        torch.testing.assert_close(choice.leads, best.leads, atol=1e-6, rtol=0)
+    assert choice.slots.tolist() == slots.tolist()
+    torch.testing.assert_close(choice.values, mixed.gather(-1, slots[:, None])[:, 0], atol=1e-6, rtol=1e-5)
+    assert choice.favourites.tolist() == [own.argmax(-1).tolist() for own in case.probs()]
+
+
+@pytest.mark.parametrize("group", list(GROUPS))
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_kernels_choose_as_torch_does(group: str, temperature: float) -> None:
+    assert_same(Case(group, temperature=temperature))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_kernels_read_half_precision(dtype: torch.dtype) -> None:
+    assert_same(Case(dtype=dtype))
+
+
+@pytest.mark.parametrize("group", ["two", "three"])
+def test_end_tokens_are_pooled_by_the_largest(group: str) -> None:
+    assert_same(Case(group, eos="max"))
+
+
+def test_without_the_guard_all_slots_are_allowed() -> None:
+    assert_same(Case(is_strict=False))
+
+
+@pytest.mark.parametrize("eos", ["sum", "max"])
+def test_the_pooled_end_wins_where_its_tokens_together_lead(eos: Literal["sum", "max"]) -> None:
+    case = Case("one", eos=eos, fill=torch.zeros_like)
+    case.fused.logits[0][:, [0, 2]] = 8.0
+    letter = case.vocabulary.heads[0].tokens.id_of[b"a"]
+    case.fused.logits[0][:, letter] = 8.3  # ahead of each alone, behind both together
+    case.states.zero_()
+    assert_same(case)
+    assert (case.choose().slots == case.vocabulary.eos_slot).all() == (eos == "sum")
+
+
+def test_ids_with_equal_bytes_add_in_the_kernels() -> None:
+    case = Case("three", fill=torch.zeros_like)
+    case.states.zero_()
+    case.fused.logits[1][:, [0, 3, 6, 7, 12 + ord("a")]] = 5.0
+    case.fused.logits[1][:, 2] = 6.0
+    assert_same(case)
+    assert (case.choose().slots == case.vocabulary.keys.index(b"a")).all()
+
+
+def test_equal_slots_go_to_the_smallest() -> None:
+    case = Case("same", fill=torch.zeros_like)
+    case.states.zero_()
+    for view in case.fused.logits:
+        view[:, [0, 2]] = -9.0  # the end
+    assert_same(case)
+    assert case.choose().slots.tolist() == [0] * ROWS
+    assert case.choose().leads.tolist() == [0.0] * ROWS
+
+
+def test_coarse_logits_tie_as_in_torch() -> None:
+    assert_same(Case("same", fill=lambda noise: noise.round().clamp(-1, 1)))
+
+
+def test_banned_columns_do_not_count() -> None:
+    case = Case()
+    before = case.choose().values.clone()
+    for view, lift in zip(case.fused.logits, case.vocabulary.lifts, strict=True):
+        view[:, lift.banned] = 60.0
+    assert_same(case)
+    assert torch.equal(case.choose().values, before)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_extreme_logits_are_no_trouble(temperature: float) -> None:
+    assert_same(Case(fill=lambda noise: 1e4 * noise, temperature=temperature))
+    assert_same(Case(fill=lambda noise: torch.where(noise > 0.5, noise, -torch.inf), temperature=temperature))
+
+
+def test_a_row_chooses_alike_in_every_batch() -> None:
+    case = Case(temperature=1.0, rows=7)
+    together = case.choose()
+    wanted = (together.slots.tolist(), together.values.tolist())
+    few = case.choose([0, 1])
+    assert (few.slots.tolist(), few.values.tolist()) == (wanted[0][:2], wanted[1][:2])
+    assert few.favourites.shape == (3, 2)
+
+
+@pytest.mark.parametrize("temperature", [1.3, 1e6])
+def test_many_draws_follow_the_same_noise(temperature: float) -> None:
+    """At the higher temperature nothing but the noise decides."""
+    case = Case("two", temperature=temperature)
+    for index in (1, 2**20, 2**31 - 1):
+        case.indices.fill_(index)
+        assert_same(case)
+
+
+@pytest.mark.skipif(not CUDA, reason="no CUDA device")
+def test_kernels_run_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # tiles as they are
+    case = Case(dtype=torch.bfloat16, temperature=0.7)
+    case.choose()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        choice = case.fused(case.states, case.keys, case.indices)
+    for view in case.fused.logits:
+        view.copy_(torch.randn(view.shape))
+    graph.replay()
+    assert (
+        choice.slots.tolist() == sample(case.mixed(), case.allowed(), case.decoding, case.keys, case.indices).tolist()
+    )

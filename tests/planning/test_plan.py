@@ -1,0 +1,249 @@
+"""Graphs, plans and placements."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowinfer.errors import LoadError, MemoryShort
+from flowinfer.language.check import check
+from flowinfer.machine import Card, Device, Limit, Machine, container_limit, has_weights, hub_cache, with_free_memory
+from flowinfer.planning import plan as plans
+from flowinfer.planning.graph import build, describe
+from flowinfer.planning.needs import count_parameters, need_of
+from flowinfer.planning.placement import place, ready
+from flowinfer.planning.plan import Member, Mixture, Plan, members
+from flowinfer.spec import ModelSpec
+from flowinfer.zoo import load_zoo
+from tests.conftest import shared_path
+from tests.zoos import NAMES
+
+GB = 10**9
+
+
+def compiled(text: str) -> Plan:
+    return plans.compile(check(text, zoo=NAMES))
+
+
+def machine(*gpus: float, cpu: float = 64) -> Machine:
+    devices = [Device(f"cuda:{i}", "a GPU", int(size * GB), int(size * GB)) for i, size in enumerate(gpus)]
+    return Machine((*devices, Device("cpu", "cores", int(cpu * GB), int(cpu * GB))))
+
+
+def test_text_edges_lead_to_readers_and_token_edges_to_fuse_nodes() -> None:
+    assert describe(build(check("Qwen -> (Yi:3 | Ds:1)", zoo=NAMES))).split("\n") == [
+        "question: question question",
+        "n1: model Qwen",
+        "n2: model Yi",
+        "n3: model Ds",
+        "g1: fuse ⊕ mean",
+        "answer: answer answer",
+        "question -text-> n1",
+        "n1 -text-> n2",
+        "n1 -text-> n3",
+        "n2 -tokens-> g1 0.75",
+        "n3 -tokens-> g1 0.25",
+        "g1 -text-> answer",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("Qwen", "s1 Qwen\ntext of s1"),
+        ("Qwen -> Ds", "s1 Qwen\ns2 Ds reads s1\ntext of s2"),
+        ("Qwen -> (Yi | Ds)", "s1 Qwen\ns2 (Yi | Ds) reads s1\ntext of s2"),
+        ("(Qwen -> Yi | Ds) -> Ds", "s1 Qwen\ns2 (Yi | Ds) reads s1\ns3 Ds reads s2\ntext of s3"),
+        ("(Qwen & Ds) -> Yi", "s1 Qwen\ns2 Ds\ns3 Yi reads s1, s2\ntext of s3"),
+        ("Yi -> (Qwen & (Ds | Yi))", "s1 Yi\ns2 Qwen reads s1\ns3 (Ds | Yi) reads s1\nvote of s2, s3"),
+    ],
+)
+def test_contracting_token_edges_gives_one_step_per_decoding_loop(text: str, steps: str) -> None:
+    assert plans.describe(compiled(text)) == steps
+
+
+def test_fields_name_the_steps_that_fill_them() -> None:
+    text = 'Qwen as a -> Ds -> Yi[prompt="{a} {result_2} {prev} {question}"]'
+    (member,) = members(compiled(text).step("s3").source)
+    assert member.fields == {"result_2": ("s2",), "prev": ("s2",), "a": ("s1",)}
+
+
+def test_answers_fill_from_every_branch() -> None:
+    (member,) = members(compiled('(Qwen & Ds) -> Yi[prompt="{answers}"]').step("s3").source)
+    assert member.fields == {"answers": ("s1", "s2")}
+
+
+def _shares(source: Mixture | Member, outer: float = 1.0) -> list[float]:
+    if isinstance(source, Member):
+        return [outer]
+    return [share for inner in source.sources for share in _shares(inner, outer * inner.weight)]
+
+
+def test_nested_groups_are_not_flattened() -> None:
+    assert _shares(compiled("(Qwen | (Ds | Yi))").steps[0].source) == [0.5, 0.25, 0.25]
+
+
+_leaves = st.sampled_from(["Qwen", "Ds", "Yi"])
+_groups = st.recursive(
+    _leaves,
+    lambda inner: st.lists(inner, min_size=2, max_size=3).map(lambda parts: f"({' | '.join(parts)})"),
+    max_leaves=9,
+)
+
+
+@given(_groups)
+def test_shares_multiply_down_and_sum_to_one(text: str) -> None:
+    assert sum(_shares(compiled(text).steps[0].source)) == pytest.approx(1, abs=1e-12)
+
+
+def test_a_plan_is_plain_json() -> None:
+    data = json.loads(json.dumps(plans.to_json(place(compiled("Qwen -> (Yi | Ds)"), machine(200)))))
+    assert [step["id"] for step in data["steps"]] == ["s1", "s2"] and data["answer"]["steps"] == ["s2"]
+
+
+def test_the_fingerprint_ignores_names_and_devices_and_sees_all_that_decides_text() -> None:
+    base = plans.fingerprint(compiled("Qwen -> Ds"))
+    assert base == plans.fingerprint(compiled("# a comment\nQwen ->\n Ds"))
+    declared = 'model Qwen = "org/qwen" {{ dtype=bfloat16, device="{}" }}\nQwen'
+    assert plans.fingerprint(compiled(declared.format("cpu"))) == plans.fingerprint(compiled(declared.format("cuda:1")))
+    for other in ("Ds -> Qwen", "Qwen[seed=1] -> Ds", 'defaults { prompts="en" }\nQwen -> Ds', "Qwen -> (Ds)"):
+        assert plans.fingerprint(compiled(other)) != base
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("Qwen2.5-7B-Instruct", 7_615_616_512),
+        ("DeepSeek-R1-Distill-Qwen-7B", 7_615_616_512),
+        ("Yi-1.5-9B", 8_829_407_232),
+    ],
+)
+def test_parameters_are_counted_from_the_config(name: str, parameters: int) -> None:
+    path = shared_path("data", "configs", name, "config.json")
+    assert count_parameters(json.loads(path.read_text("utf-8"))) == parameters
+
+
+def paper(text: str) -> Plan:
+    return plans.compile(check(text, zoo=load_zoo("paper")))
+
+
+def test_each_model_is_placed_once_on_the_emptiest_device_that_holds_it() -> None:
+    plan = place(paper("Qwen -> Ds -> (Yi | Qwen)"), machine(24, 24, 24))
+    assert len({placement.device for placement in plan.placements.values()}) == 3 and len(plan.waves) == 1
+
+
+def test_models_that_do_not_fit_together_run_in_waves() -> None:
+    plan = place(paper("Qwen -> Ds -> (Yi | Qwen)"), machine(40))
+    assert [(wave.steps, wave.models) for wave in plan.waves] == [
+        (("s1", "s2"), ("Qwen", "Ds")),
+        (("s3",), ("Yi", "Qwen")),
+    ]
+
+
+def test_heads_of_one_group_that_fit_nowhere_together_are_refused_with_figures() -> None:
+    with pytest.raises(MemoryShort, match=r"\(Yi \| Qwen\) do not fit together: Yi 17.7 GB, Qwen 15.2 GB") as caught:
+        place(paper("Qwen -> (Yi | Qwen)"), machine(24, cpu=8))
+    assert caught.value.help
+
+
+def test_a_declared_device_is_kept() -> None:
+    text = 'model Q = "Qwen/Qwen2.5-7B-Instruct" { dtype=bfloat16, device="cuda:1" }\nQ -> Yi'
+    assert place(paper(text), machine(100, 20)).placements["Q"].device == "cuda:1"
+
+
+def test_a_model_that_is_not_here_has_no_known_needs() -> None:
+    assert need_of(ModelSpec(name="x", ref="nobody/nothing")).parameters is None
+
+
+def test_run_on_a_declared_device_that_is_not_there_is_refused() -> None:
+    flow = check('model A = "./a" { device="cuda:3" }\nA', zoo=NAMES)
+    with pytest.raises(LoadError) as caught:
+        ready(flow, machine(80))
+    assert "'A' is declared on cuda:3" in str(caught.value)
+    assert caught.value.help == "devices here: cuda:0, cpu; device=auto lets flowinfer choose"
+
+
+def test_plan_for_a_declared_device_that_is_not_there_says_so() -> None:
+    plan = place(compiled('model A = "./a" { device="cuda:3" }\nA'), machine())
+    assert plan.placements["A"].why == "declared; this machine does not have it"
+
+
+def test_names_of_the_same_weights_share_one_place() -> None:
+    text = 'model A = "Qwen/Qwen2.5-7B-Instruct"\nmodel B = "Qwen/Qwen2.5-7B-Instruct"\n(A | B)'
+    plan = place(compiled(text), machine(24))
+    assert {name: placement.device for name, placement in plan.placements.items()} == {"A": "cuda:0", "B": "cuda:0"}
+
+
+def test_heads_that_fit_only_in_one_assignment_are_placed_so() -> None:
+    """Largest first to the emptiest device would leave no room for the last one."""
+    weights = {
+        "Big": "Qwen/Qwen2.5-7B-Instruct",
+        "Yi": "01-ai/Yi-1.5-9B-Chat",
+        "Ds": "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
+    }
+    text = "\n".join(f'model {name} = "{ref}"' for name, ref in weights.items()) + "\n(Big | Yi | Ds)"
+    plan = place(compiled(text), machine(36, 21))
+    assert {name: p.device for name, p in plan.placements.items()} == {"Big": "cuda:0", "Yi": "cuda:1", "Ds": "cuda:0"}
+
+
+def test_packed_weights_are_counted_by_their_files(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}} | {
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 10,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    header = b'{"a": {"dtype": "U8", "shape": [900], "data_offsets": [0, 900]}}'.ljust(92)
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(900))
+    assert need_of(ModelSpec(name="A", ref=str(tmp_path))).weight_bytes == 1000
+
+
+def test_downloads_that_stopped_half_way_are_not_taken_for_weights(tmp_path: Path) -> None:
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "model-1.safetensors").write_bytes(b"")
+    assert not has_weights(tmp_path)
+    (tmp_path / "model-2.safetensors").write_bytes(b"")
+    assert has_weights(tmp_path)
+
+
+def test_gpus_are_matched_by_id_not_by_number() -> None:
+    found = [Card("GPU-b", "B", 80 << 30), Card("GPU-a", "A", 24 << 30), Card("GPU-x", "X", 8 << 30)]
+    devices = with_free_memory(found, "GPU-a, 1000\nGPU-b, 2000\nGPU-c, 3000\n")
+    assert [(d.name, d.title, d.free_bytes >> 20) for d in devices] == [
+        ("cuda:0", "B", 2000),
+        ("cuda:1", "A", 1000),
+        ("cuda:2", "X", 8 << 10),
+    ]
+
+
+def test_container_limits_are_read(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("4000\n")
+    (tmp_path / "memory.current").write_text("1500\n")
+    assert container_limit(tmp_path) == Limit(4000, 2500)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert container_limit(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "folder"),
+    [
+        ({"HF_HUB_CACHE": "/a"}, "/a"),
+        ({"HF_HOME": "/b"}, "/b/hub"),
+        ({"XDG_CACHE_HOME": "/c"}, "/c/huggingface/hub"),
+    ],
+)
+def test_hub_cache_is_where_huggingface_hub_puts_it(environment: dict[str, str], folder: str) -> None:
+    assert hub_cache(environment) == Path(folder)
+
+
+def test_devices_that_are_given_are_all_that_count() -> None:
+    from flowinfer.cli.plan import _machine
+
+    assert [device.name for device in _machine("cuda:0=24GB").devices] == ["cuda:0"]
