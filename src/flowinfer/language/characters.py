@@ -83,7 +83,9 @@ def sanitize(text: str, report: Reporter) -> str:
         if kind in _HARMLESS or found == "->":
             continue
         _report(kind, found, start, report)
-        pieces += [text[at:start], _mend(kind, found)]
+        pieces.append(text[at:start])
+        before = text[at:start] or "".join(pieces[-2:])
+        pieces.append(_mend(kind, found, follows_quote=before.endswith('"')))
         at = match.end()
     return "".join([*pieces, text[at:]])
 
@@ -94,15 +96,18 @@ def shown(text: str) -> str:
     return seen + ("..." if len(text) > 12 else "")
 
 
-def _mend(kind: str, found: str) -> str:
+def _mend(kind: str, found: str, *, follows_quote: bool) -> str:
+    """Return what stands for a slip; behind a quote no other, or three of them would begin a long text."""
     match kind:
         case "open":
             if found.startswith('"""'):
                 return '"x"' + re.sub(r"[^\r\n]", " ", found[3:])
-            return '"' + re.sub(r'[\\"]', "x", found[1:-1]) + '"' if len(found) > 1 else " "
+            return "'" + re.sub(r"[\\']", "x", found[1:-1]) + "'" if len(found) > 1 else " "
         case "wide_text":
             inner = found[1:-1]
-            return f"'{inner}'" if '"' in inner and "'" not in inner else '"' + inner.replace('"', "'") + '"'
+            if "'" in inner and not follows_quote:
+                return '"' + inner.replace('"', "'") + '"'
+            return "'" + inner.replace("'", '"') + "'"
         case "arrow":
             return "->".ljust(len(found)) if len(found) > 1 else "→"
         case "minus":
