@@ -17,9 +17,9 @@ from dataclasses import replace
 import torch
 
 from flowinfer.backends.hf import HfModel
-from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.base import Completion, Observer, Row, decode
 from flowinfer.engine.decoders import Decoders
-from flowinfer.engine.loops.reference import ReferenceDecoder
+from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.models import Loaded, ModelPool
 from flowinfer.engine.work import Work
 from flowinfer.fusion.vocab import HeadVocabulary
@@ -136,8 +136,8 @@ def _rows(plan: Plan, pool: ModelPool, questions: Sequence[Question], count: int
     asked = [questions[index % len(questions)] for index in range(count)]
     works = [_Numbered(plan, question, index) for index, question in enumerate(asked)]
     for step in plan.steps[:-1]:
-        decoder = ReferenceDecoder(step, _models(plan, step, pool), batch=count, observer=Observer())
-        _run(plan, [step], works, lambda _, rows, d=decoder: d.decode(rows))
+        decoder = RoundDecoder(step, _models(plan, step, pool), batch=count, observer=Observer())
+        _run(plan, [step], works, lambda _, rows, d=decoder: decode(d, rows))
     return [Row(work.question.id, plan.steps[-1].id, work.prompts(plan.steps[-1])) for work in works]
 
 
@@ -191,11 +191,9 @@ def _whole(report: Report, name: str, plan: Plan, questions: Sequence[Question],
         texts[path] = [work.trace().answer for work in works]
         return seconds
 
-    single = {
-        step.id: ReferenceDecoder(step, _models(plan, step, pool), batch=1, observer=observer) for step in plan.steps
-    }
+    single = {step.id: RoundDecoder(step, _models(plan, step, pool), batch=1, observer=observer) for step in plan.steps}
     decoders = Decoders(pool, observer, "auto")
-    loop = deadline.attempt(lambda: run("loop", lambda step, rows: single[step.id].decode(rows)))
+    loop = deadline.attempt(lambda: run("loop", lambda step, rows: decode(single[step.id], rows)))
     ours = deadline.attempt(lambda: run("ours", lambda step, rows: decoders.decode(step.id, plan, step, list(rows))))
     pairs = list(zip(texts.get("loop", ()), texts.get("ours", ()), strict=False))
     same = f"{sum(a == b for a, b in pairs)} of {len(pairs)}"

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import torch
 
-from flowinfer.engine.base import Completion, Decoder, Observer, Row
-from flowinfer.engine.loops.reference import ReferenceDecoder
+from flowinfer.engine.base import Completion, Decoder, Observer, Row, decode
+from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.planning.plan import Step
 from flowinfer.results import StepResult
 from loops import Tables, eager_step, floor_bytes
@@ -63,12 +63,12 @@ class Load:
         return {f"q{i}": length for i, length in enumerate(self.answers)}
 
 
-class LimitedReference(ReferenceDecoder):
+class LimitedReference(RoundDecoder):
     """The reference engine with a limit of its own for each row."""
 
     def __init__(self, step: Step, models: Sequence[ShapeModel], *, batch: int, limits: dict[str, int]) -> None:
         super().__init__(step, models, batch=batch, observer=Observer())
-        self._heads = LimitedHeads(step, models, limits)
+        self.heads = LimitedHeads(step, models, limits)
 
 
 def make_load(num_questions: int, size: str, seed: int) -> Load:
@@ -148,10 +148,10 @@ def _run(
     start = time.perf_counter()
     limits = {row.question_id: 4 + i for i, row in enumerate(warm)}  # so that all sizes of batches are met
     decoder = make(step, models, batch=rows, limits=load.limits() | limits)
-    list(decoder.decode(warm))
+    list(decode(decoder, warm))
     synchronize(device)
     ready = time.perf_counter()
-    results = _results(decoder.decode(load.rows(len(models))))
+    results = _results(decode(decoder, load.rows(len(models))))
     synchronize(device)
     seconds = time.perf_counter() - ready
     tokens = sum(result.tokens for result in results.values())
@@ -222,8 +222,8 @@ def identity_check(arguments: argparse.Namespace, deadline: Deadline) -> str:
         nonlocal outcome
         models = build("tiny", arguments.device, torch.float32, seed=arguments.seed)
         step, rows = step_of(models), load.rows(len(models))
-        wanted = _results(LimitedReference(step, models, batch=1, limits=load.limits()).decode(rows))
-        found = _results(packed_decoder(step, models, batch=4, limits=load.limits()).decode(rows))
+        wanted = _results(decode(LimitedReference(step, models, batch=1, limits=load.limits()), rows))
+        found = _results(decode(packed_decoder(step, models, batch=4, limits=load.limits()), rows))
         same = sum(found[key].text == wanted[key].text and found[key].tokens == wanted[key].tokens for key in wanted)
         outcome = f"{same} of {len(wanted)} answers of {load.answers[0]} tokens identical to the reference engine"
         return 0.0

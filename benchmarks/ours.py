@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.base import Completion, Observer, Row, RowStream
 from flowinfer.engine.caches.pages import PAGE, PagedCache, Pages
 from flowinfer.engine.caches.tiles import tile_for
 from flowinfer.engine.loops.decoder import PackedDecoder
@@ -91,9 +91,9 @@ class LimitedPacked:
             raise RuntimeError(made)
         self.decoder: PackedDecoder = made
 
-    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
-        """Decode rows, longest answers first."""
-        return self.decoder.decode(rows)
+    def stream(self) -> RowStream:
+        """Return a new run, which admits the longest answers first."""
+        return self.decoder.stream()
 
 
 class LimitedHeads(Heads):

@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from dataset import Load, make_load
-from flowinfer.engine.base import Completion, Decoder, NoCache, Observer, Row
+from flowinfer.engine.base import Decoder, NoCache, Observer, RowStream
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.packing import packed_decoder
@@ -61,14 +61,14 @@ class Run:
 
 
 class Whole:
-    """A decoder that cannot be brought on a turn at a time."""
+    """A decoder that keeps the host busy."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
 
-    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
-        """Decode rows."""
-        return self._decoder.decode(rows)
+    def stream(self) -> RowStream:
+        """Return a new run."""
+        return self._decoder.stream()
 
 
 class MadeDecoders(Decoders):

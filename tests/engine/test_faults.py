@@ -18,7 +18,7 @@ from tests.engine.faults import ERRORS, Fault, Panic, run
 from tests.engine.loops.test_stages import after, told, voted
 from tests.engine.plans import chain, member, mix, one_step
 
-ENGINES = ("reference", "rounds", "packed")
+ENGINES = ("rounds", "packed")
 FORMS = {
     "chain": chain(after("A"), after("B", "s1"), max_tokens=4),
     "fused": chain((mix("A", "B"), ()), max_tokens=4),

@@ -7,9 +7,9 @@ import threading
 import pytest
 import torch
 
-from flowinfer.engine.base import Observer, Row
+from flowinfer.engine.base import Observer, Row, decode
 from flowinfer.engine.loops.lanes import Lanes
-from flowinfer.engine.loops.reference import ReferenceDecoder
+from flowinfer.engine.loops.rounds import RoundDecoder
 from tests.backends import tiny
 from tests.engine.plans import QUESTIONS, mix, one_step
 
@@ -54,8 +54,8 @@ def test_text_does_not_depend_on_lanes(context: str) -> None:
     step = one_step(mix("A", "B", "W"), context=context).steps[0]
     texts = []
     for devices in ([HERE, HERE, HERE], [HERE, THERE, HERE]):
-        decoder = ReferenceDecoder(step, models, batch=3, observer=Observer())
-        decoder._lanes = Lanes(devices)
+        decoder = RoundDecoder(step, models, batch=3, observer=Observer())
+        decoder.heads.lanes = Lanes(devices)
         rows = [Row(f"q{k}", "s1", {f"n{n}": text for n in range(3)}) for k, text in enumerate(QUESTIONS)]
-        texts.append({done.row.question_id: done.result and done.result.text for done in decoder.decode(rows)})
+        texts.append({done.row.question_id: done.result and done.result.text for done in decode(decoder, rows)})
     assert texts[0] == texts[1] and len(texts[0]) == len(QUESTIONS)

@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
 
 from flowinfer.backends.hf import HfModel
-from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.base import Completion, Observer, Row, decode
 from flowinfer.engine.loops.drafting import make_drafter
 from flowinfer.engine.loops.drafts import Script, longest_suffix
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.pace import MOST, Pace, Payoff, Wish
-from flowinfer.engine.loops.reference import ReferenceDecoder
 from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.planning.merge import merge
@@ -31,6 +30,7 @@ from flowinfer.runs.cache import step_key
 from flowinfer.spec import ModelSpec
 from tests.backends import tiny
 from tests.engine import plans
+from tests.engine.oracle import ReferenceDecoder
 from tests.engine.plans import answers, chain, group, member, mix, one_step, run
 from tests.fusion import toys
 
@@ -95,7 +95,7 @@ def drafted(
     step: Step, models: Mapping[str, Any], asked: Sequence[Row], guess: Guess, **options: Any
 ) -> list[StepResult]:
     made = {"batch": 4, "observer": Observer(), "drafter": partial(Guesser, guess)} | options
-    return results(list(RoundDecoder(step, heads_of(step, models), **made).decode(asked)))
+    return results(list(decode(RoundDecoder(step, heads_of(step, models), **made), asked)))
 
 
 def said(found: Sequence[StepResult]) -> list[tuple[Any, ...]]:
@@ -191,7 +191,7 @@ def test_rounds_without_a_drafter_are_a_plain_decoder_over_any_sessions(
         return opened[-1]
 
     made = {"batch": 3, "observer": Observer(), "open_sessions": open_sessions}
-    found = results(list(RoundDecoder(step, heads_of(step, models), **made).decode(asked)))  # type: ignore[arg-type]
+    found = results(list(decode(RoundDecoder(step, heads_of(step, models), **made), asked)))  # type: ignore[arg-type]
     assert said(found) == said(plain(step, models, asked))
     assert len(opened) == 1
 
@@ -325,7 +325,7 @@ def test_an_identical_earlier_text_gives_four_keys_a_round(
     (written,) = plain(step, models, rows(step, ["hello"]))
     asked = rows(step, ["hello"], [written.text])
     made = {"batch": 1, "observer": Observer(), "drafter": make_drafter(step, None)}
-    (found,) = results(list(RoundDecoder(step, heads_of(step, models), **made).decode(asked)))  # type: ignore[arg-type]
+    (found,) = results(list(decode(RoundDecoder(step, heads_of(step, models), **made), asked)))  # type: ignore[arg-type]
     assert said([found]) == said([written])
     assert found.rounds is not None and found.tokens / found.rounds >= 4
 

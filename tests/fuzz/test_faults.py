@@ -31,7 +31,7 @@ def test_faults_of_questions_and_of_batches_leave_all_other_texts_as_they_are() 
         asked = plans.questions([f"[{k}] {text}" for k, text in enumerate(plans.QUESTIONS)])
         asked = [one.model_copy(update={"id": f"[{k}]"}) for k, one in enumerate(asked)][: rng.randint(1, 7)]
         options: dict[str, Any] = {
-            "engine": rng.choice(("reference", "rounds", "packed")),
+            "engine": rng.choice(("rounds", "packed")),
             "batch": rng.randint(1, 5),
         }
         counting, mark = Fault(), f"[{rng.randrange(len(asked))}]"

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from flowinfer.backends.base import TextModel, TokenModel
-from flowinfer.engine.base import Completion, Decoder, Observer, Row
+from flowinfer.engine.base import Completion, Decoder, Observer, Row, decode
 from flowinfer.engine.budget import Budget, auto_batch, budgets
 from flowinfer.engine.faults import is_memory_short, reason
 from flowinfer.engine.loops.choice import Engine, Loop, is_on_gpu, make_decoder
@@ -95,7 +95,7 @@ class Decoders:
             decoder = self.decoder(name, plan, step)
             is_broken = False
             try:
-                for completion in decoder.decode(list(left.values())):
+                for completion in decode(decoder, list(left.values())):
                     del left[id(completion.row)]
                     self.ended(name, completion)
                     yield completion

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine import decoders
-from flowinfer.engine.base import Completion, Decoder, Row
+from flowinfer.engine.base import Completion, Decoder, Row, RowStream
 from flowinfer.engine.loops import stream
 from flowinfer.engine.loops.choice import Loop
 from flowinfer.engine.loops.decoder import PackedDecoder
@@ -44,13 +44,13 @@ def packed(loop: Loop, kind: type[PackedDecoder] = PackedDecoder) -> PackedDecod
 
 
 class Whole:
-    """A decoder that cannot be brought on a turn at a time."""
+    """A decoder that keeps the host busy."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
 
-    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
-        return self._decoder.decode(rows)
+    def stream(self) -> RowStream:
+        return self._decoder.stream()
 
 
 def serve(patch: pytest.MonkeyPatch, make: Make = packed) -> None:
@@ -279,10 +279,6 @@ def test_a_failed_question_keeps_the_steps_before_the_one_that_failed(
 ) -> None:
     """As step after step would: what is written beside it, but stands after it, does not count."""
 
-    class Failing(Whole):
-        def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
-            return (Completion(done.row, None, "no") if is_ill(done.row) else done for done in super().decode(rows))
-
     class FailingStream(PackedStream):
         def turn(self) -> list[Completion]:
             return [Completion(done.row, None, "no") if is_ill(done.row) else done for done in super().turn()]
@@ -294,7 +290,7 @@ def test_a_failed_question_keeps_the_steps_before_the_one_that_failed(
     def is_ill(row: Row) -> bool:
         return (row.question_id, row.step) == ("q2", failing)
 
-    serve(monkeypatch, lambda loop: Failing(packed(loop)))
+    serve(monkeypatch, lambda loop: Whole(packed(loop, FailingPacked)))
     expected = told(run(PLANS["answers"], models, batch=2))
     serve(monkeypatch, lambda loop: packed(loop, FailingPacked))
     assert told(run(PLANS["answers"], models, batch=2)) == expected

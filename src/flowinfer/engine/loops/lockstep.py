@@ -90,6 +90,9 @@ class LockStep:
         self._tick = self._zeros(1)
         self.num_steps = 0
         """Steps that were given to the device."""
+        self.host_wait_seconds = 0.0
+        """Time that the host has waited for them."""
+        self.num_waits = 0
         self.ring_slots = torch.full((RING, rows), -1, dtype=torch.int64, device=self.device)
         self.ring_leads = torch.zeros(RING, rows, device=self.device)
         self.ring_favourites = torch.full((RING, heads, rows), -1, dtype=torch.int64, device=self.device)

@@ -9,7 +9,8 @@ so every round has something to feed. Without drafts a round is a step of the re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ MakeDrafter = Callable[[Heads], Drafter]
 ChooseThreads = Callable[[int], AbstractContextManager[None]]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Line:
     """A live row between rounds."""
 
@@ -87,47 +88,83 @@ class RoundDecoder:
         open_sessions: Callable[[], list[Session]] | None = None,
         threads: ChooseThreads = lambda _: nullcontext(),
     ) -> None:
-        self._step = step
-        self._heads = Heads(step, models, observer=observer, keeps_thinking=keeps_thinking, open_sessions=open_sessions)
-        self._batch = batch
-        self._drafter = drafter(self._heads) if drafter else None
-        self._payoff = payoff or Payoff(is_on=False)
-        self._threads = threads
-        self._lines: dict[int, _Line] = {}
+        self.heads = Heads(step, models, observer=observer, keeps_thinking=keeps_thinking, open_sessions=open_sessions)
+        self.batch = batch
+        self.drafter = drafter(self.heads) if drafter else None
+        self.payoff = payoff or Payoff(is_on=False)
+        self.threads = threads
 
-    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
-        """Decode rows, yielding each as it ends."""
+    def stream(self) -> RoundStream:
+        """Return a new run; the one before must be closed."""
+        return RoundStream(self)
+
+
+class RoundStream:
+    """One run of rounds, brought on a round at a time; a `RowStream`."""
+
+    is_waiting = False
+
+    def __init__(self, decoder: RoundDecoder) -> None:
+        self._batch, self._threads = decoder.batch, decoder.threads
+        self._heads, self._drafter, self._payoff = decoder.heads, decoder.drafter, decoder.payoff
+        self._waiting: deque[Row] = deque()
+        self._lines: list[_Line] = []
         self._heads.open()
-        try:
-            yield from self._decode(iter(rows))
-        finally:
-            self._lines = {}
-            self._heads.close()
-            if self._drafter:
-                self._drafter.close()
 
-    def _decode(self, waiting: Iterator[Row]) -> Iterator[Completion]:
-        live: list[LiveRow] = []
-        num_heads = len(self._heads.models)
-        while True:
-            outcomes = self._heads.admit(waiting, self._batch - len(live), len(live))
-            yield from (outcome for outcome in outcomes if isinstance(outcome, Completion))
-            for row in (outcome for outcome in outcomes if isinstance(outcome, LiveRow)):
-                live.append(row)
-                row.rounds = 0 if self._drafter else None
-                self._lines[id(row)] = _Line(row, [0] * num_heads, [0] * num_heads, self._payoff.new_pace())
-            if not live and not outcomes:
-                return
-            if live:
-                with self._threads(len(live)):
-                    self._round([self._lines[id(row)] for row in live])
-            gone = [row for row in live if row.finish_reason]
-            live, ended = self._heads.end(live)
-            for row in gone:
-                del self._lines[id(row)]
-            if gone and self._drafter:
-                self._drafter.forget(gone)
-            yield from ended
+    @property
+    def num_rows(self) -> int:
+        """Return how many rows have not ended."""
+        return len(self._waiting) + len(self._lines)
+
+    def add(self, row: Row) -> None:
+        """Take a row; it begins when there is room."""
+        self._waiting.append(row)
+
+    def turn(self) -> list[Completion]:
+        """Admit rows and do a round; return the rows that ended."""
+        ended = self._admit()
+        if self._lines:
+            with self._threads(len(self._lines)):
+                self._round(self._lines)
+        gone = [line for line in self._lines if line.row.finish_reason]
+        self._remove(gone)
+        return [*ended, *(self._heads.complete(line.row) for line in gone)]
+
+    def wait(self) -> None:
+        """Do nothing: every turn of it does something."""
+
+    def end(self, row: Row) -> None:
+        """End a row from outside."""
+        self._waiting = deque(other for other in self._waiting if other is not row)
+        self._remove([line for line in self._lines if line.row.row is row])
+
+    def close(self) -> None:
+        """Let go of all rows, their keys and values."""
+        self._waiting.clear()
+        self._lines = []
+        self._heads.close()
+        if self._drafter:
+            self._drafter.close()
+
+    def _admit(self) -> list[Completion]:
+        """Let waiting rows begin where there is room; return those that cannot run."""
+        room = min(self._batch - len(self._lines), len(self._waiting))
+        outcomes = self._heads.admit((self._waiting.popleft() for _ in range(room)), room, len(self._lines))
+        nothing = [0] * len(self._heads.models)
+        for row in (outcome for outcome in outcomes if isinstance(outcome, LiveRow)):
+            row.rounds = 0 if self._drafter else None
+            self._lines.append(_Line(row, [*nothing], [*nothing], self._payoff.new_pace()))
+        return [outcome for outcome in outcomes if isinstance(outcome, Completion)]
+
+    def _remove(self, gone: Sequence[_Line]) -> None:
+        """Take rows out of the sessions."""
+        if not gone:
+            return
+        for k, session in enumerate(self._heads.sessions):
+            session.remove([line.row.handles[k] for line in gone])
+        if self._drafter:
+            self._drafter.forget([line.row for line in gone])
+        self._lines = [line for line in self._lines if line not in gone]
 
     @torch.inference_mode()
     def _round(self, lines: Sequence[_Line]) -> None:
@@ -266,7 +303,7 @@ class RoundDecoder:
 
     def _slot(self, attempt: _Attempt, choice: Choice, index: int) -> int:
         place, row = attempt.first + index, attempt.line.row
-        if not (self._step.decoding.strict and self._heads.is_near_tie(choice.leads[place])):
+        if not (self._heads.step.decoding.strict and self._heads.is_near_tie(choice.leads[place])):
             return choice.slots[place]
         ids = [context.ids for context in attempt.contexts[index]]
         return self._heads.decide_alone(row, ids, attempt.states[index])

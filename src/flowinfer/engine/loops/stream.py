@@ -61,8 +61,6 @@ class PackedStream:
         self._read_at = time.perf_counter()
         self._admitted_at = lock.num_steps
         self.is_waiting = False
-        self.host_wait_seconds = 0.0
-        self.num_waits = 0
 
     @property
     def num_rows(self) -> int:
@@ -95,8 +93,18 @@ class PackedStream:
         if self._pending:
             start = time.perf_counter()
             self._pending[0].outcome.wait()
-            self.host_wait_seconds += time.perf_counter() - start
-            self.num_waits += 1
+            self._lock.host_wait_seconds += time.perf_counter() - start
+            self._lock.num_waits += 1
+
+    def end(self, row: Row) -> None:
+        """End a row from outside; what the device has in flight for it comes to nothing."""
+        self._waiting = [one for one in self._waiting if one[-1] is not row]
+        heapq.heapify(self._waiting)
+        self._again = deque(live for live in self._again if live.row is not row)
+        with on_side(self._side):
+            for seat in self._live():
+                if seat.row.row is row:
+                    self._drop(seat)
 
     def close(self) -> None:
         """Empty all places, also where decoding was broken off; the device then has nothing left to do."""
