@@ -62,9 +62,10 @@ class TextDecoder:
     def _complete(self, row: Row) -> Completion:
         prompt = row.prompts[self._node]
         self._observer.admitted(row.question_id, row.step)
-        seed = row_key(self._step.decoding, row.question_id, row.step) & 0xFFFFFFFF
+        decoding = row.decoding or self._step.decoding
+        seed = row_key(decoding, row.question_id, row.step) & 0xFFFFFFFF
         start = time.perf_counter()
-        done = self._model.complete(prompt, self._step.decoding, seed=seed)
+        done = self._model.complete(prompt, decoding, seed=seed)
         text = whole_pairs(done.text)
         result = StepResult(
             step=self._step.id,
