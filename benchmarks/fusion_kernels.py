@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from flowinfer.engine.loops.fusing import FusedChoice
-from flowinfer.engine.loops.sampling import greedy, sample
+from flowinfer.engine.loops.sampling import choose_slots, draws_of, greedy
 from flowinfer.fusion.fusers import mean
 from flowinfer.fusion.shared import SharedVocabulary
 from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
@@ -54,6 +54,7 @@ class Ways:
         self.weights = torch.full((3,), 1 / 3, device=self.device)
         self.states = torch.zeros(rows, dtype=torch.int64, device=self.device)
         self.keys = 2 * torch.arange(rows, device=self.device) * 0x1B9D7E5A3F8461 + 1
+        self.draws = draws_of([Decoding(temperature=TEMPERATURE)] * rows, self.keys.tolist(), [0] * rows, self.device)
         slot_of = [shared._slot_of_id[k] for k in range(3)]  # the map itself is what these baselines are given
         self.slots = [torch.from_numpy(s).to(self.device) for s in slot_of]
         for k, own in enumerate(self.slots):
@@ -68,8 +69,7 @@ class Ways:
 
     def gather_and_draw(self) -> Tensor:
         """The same with sampling."""
-        decoding = Decoding(temperature=TEMPERATURE)
-        return sample(self.fused(), self.shared.guard.mask(self.states), decoding, self.keys, self.states)
+        return choose_slots(self.fused(), self.shared.guard.mask(self.states), self.draws).slots
 
     def fused(self) -> Tensor:
         """Return the mixed distribution (B, V)."""

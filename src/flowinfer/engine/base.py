@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from flowinfer.planning.plan import Plan, Step
 from flowinfer.results import StepResult
+from flowinfer.spec import Decoding
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Row:
     """Node id -> prompt text, before any chat template."""
     sources: tuple[str, ...] = ()
     """What earlier steps have passed on to it: texts that its answer may repeat."""
+    decoding: Decoding | None = None
+    """Its own max_tokens, temperature, top_p, seed and stop texts; None = the step's. The other options are the loop's
+    and must be equal (`Decoding.of_loop`)."""
 
 
 @dataclass(frozen=True)

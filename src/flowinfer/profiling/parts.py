@@ -10,7 +10,7 @@ from torch import Tensor
 from flowinfer.backends.base import Prompt, TokenModel
 from flowinfer.engine.base import Row
 from flowinfer.engine.loops.mixing import Mixer
-from flowinfer.engine.loops.sampling import greedy, row_key, sample
+from flowinfer.engine.loops.sampling import choose_slots, draws_of, row_key
 from flowinfer.errors import RunError, UsageError
 from flowinfer.fusion.advance import Context, new_context
 from flowinfer.fusion.utf8 import BOUNDARY
@@ -88,7 +88,9 @@ class PartsLoop:
             for model in self._models:
                 synchronize(model.device)
         states = torch.tensor(self._states, device=device)
-        if mixer.is_certified:
+        count = len(self._states)
+        draws = draws_of([self._decoding] * count, self._keys, [self._emitted] * count, device)
+        if mixer.is_certified and draws is None:
             with record.phase("fuse", "fuse", device, "certified choice"):
                 return _listed(mixer.certified(probs, states).slots)
         moved = []
@@ -98,12 +100,7 @@ class PartsLoop:
         with record.phase("fuse", "fuse", device, "mix"):
             fused = mixer.fuse(moved).probs
         with record.phase("fuse", "fuse", device, "choose"):
-            allowed = mixer.vocabulary.guard.mask(states)
-            if self._decoding.temperature > 0:
-                keys = torch.tensor(self._keys, device=device)
-                indices = torch.full_like(keys, self._emitted)
-                return _listed(sample(fused, allowed, self._decoding, keys, indices))
-            return _listed(greedy(fused, allowed))
+            return _listed(choose_slots(fused, mixer.vocabulary.guard.mask(states), draws).slots)
 
     def _append(self, slots: Sequence[int]) -> list[dict[int, Sequence[int]]]:
         """Write emitted slots into every head's context; return the ids to feed, by head and row."""

@@ -23,7 +23,7 @@ if not CUDA and Version(version("numpy")) >= Version("2.4"):
 
 from flowinfer.engine.loops import triton_fusing  # noqa: E402
 from flowinfer.engine.loops.fusing import Choice, FusedChoice  # noqa: E402
-from flowinfer.engine.loops.sampling import greedy_with_leads, row_key, sample  # noqa: E402
+from flowinfer.engine.loops.sampling import Chosen, choose_slots, draws_of, row_key  # noqa: E402
 from flowinfer.fusion.fusers import mean  # noqa: E402
 from flowinfer.fusion.shared import SharedVocabulary  # noqa: E402
 from flowinfer.fusion.vocab import HeadVocabulary, from_json  # noqa: E402
@@ -107,19 +107,18 @@ class Case:
         probs = self.probs()
         return mean([probs[k] for k in self.order], torch.tensor(self.weights, dtype=torch.float32, device=DEVICE))
 
-    def allowed(self) -> Tensor:
-        return self.vocabulary.guard.mask(self.states)
+    def best(self) -> Chosen:
+        """What torch chooses."""
+        count = len(self.states)
+        draws = draws_of([self.decoding] * count, self.keys.tolist(), self.indices.tolist(), self.keys.device)
+        return choose_slots(self.mixed(), self.vocabulary.guard.mask(self.states), draws)
 
 
 def assert_same(case: Case) -> None:
     choice, mixed = case.choose(), case.mixed()
-    best = greedy_with_leads(mixed, case.allowed())
+    best = case.best()
     slots = best.slots
-    if case.decoding.temperature > 0:
-        slots = sample(mixed, case.allowed(), case.decoding, case.keys, case.indices)
-        assert choice.leads.tolist() == [1.0] * len(slots)
-    else:
-        torch.testing.assert_close(choice.leads, best.leads, atol=1e-6, rtol=0)
+    torch.testing.assert_close(choice.leads, best.leads, atol=1e-6, rtol=0)
     assert choice.slots.tolist() == slots.tolist()
     torch.testing.assert_close(choice.values, mixed.gather(-1, slots[:, None])[:, 0], atol=1e-6, rtol=1e-5)
     assert choice.favourites.tolist() == [own.argmax(-1).tolist() for own in case.probs()]
@@ -223,6 +222,4 @@ def test_kernels_run_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     for view in case.fused.logits:
         view.copy_(torch.randn(view.shape))
     graph.replay()
-    assert (
-        choice.slots.tolist() == sample(case.mixed(), case.allowed(), case.decoding, case.keys, case.indices).tolist()
-    )
+    assert choice.slots.tolist() == case.best().slots.tolist()

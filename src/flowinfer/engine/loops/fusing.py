@@ -1,6 +1,6 @@
 """From all heads' logits to the choice: three kernels for a weighted mean of heads on one CUDA device, else torch.
 
-Both give what `SharedVocabulary.lift`, the fuser, the UTF-8 guard and `greedy_with_leads` or `sample` give.
+Both give what `SharedVocabulary.lift`, the fuser, the UTF-8 guard and `choose_slots` give.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flowinfer.engine.loops.mixing import Mixer
-from flowinfer.engine.loops.sampling import greedy_with_leads, sample
+from flowinfer.engine.loops.sampling import Draws, choose_slots
 from flowinfer.fusion.shared import Lift, SharedVocabulary
 from flowinfer.spec import Decoding
 
@@ -220,15 +220,18 @@ def fused_choice_torch(
     """
     probs = mixer.lift(logits, indices == 0)
     fused = mixer.fuse(probs).probs
-    allowed = mixer.vocabulary.guard.mask(states)
+    draws = None
     if decoding.temperature > 0:
-        slots = sample(fused, allowed, decoding, keys, indices)
-        leads = torch.ones_like(fused[:, 0])
-    else:
-        best = greedy_with_leads(fused, allowed)
-        slots, leads = best.slots, best.leads
-    values = fused.gather(-1, slots[:, None])[:, 0]
-    return Choice(slots, values.float(), leads.float(), torch.stack([own.argmax(-1) for own in probs]))
+        draws = Draws(
+            torch.full(keys.shape, decoding.temperature, dtype=torch.float64, device=keys.device),
+            torch.full(keys.shape, decoding.top_p, dtype=torch.float64, device=keys.device),
+            keys,
+            indices,
+            has_nucleus=decoding.top_p < 1,
+        )
+    best = choose_slots(fused, mixer.vocabulary.guard.mask(states), draws)
+    values = fused.gather(-1, best.slots[:, None])[:, 0]
+    return Choice(best.slots, values.float(), best.leads.float(), torch.stack([own.argmax(-1) for own in probs]))
 
 
 def fused_choice(mixer: Mixer, decoding: Decoding, rows: int, dtype: torch.dtype) -> FusedChoice | TorchChoice:

@@ -16,10 +16,11 @@ from flowinfer.engine.faults import reason
 from flowinfer.engine.loops.lanes import Lanes
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.engine.loops.rows import LiveRow
-from flowinfer.engine.loops.sampling import greedy_with_leads, sample
+from flowinfer.engine.loops.sampling import choose_slots, draws_of
 from flowinfer.engine.loops.thinking import EMPTY_THOUGHT
 from flowinfer.fusion.advance import new_context
 from flowinfer.planning.plan import Step
+from flowinfer.spec import Decoding
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Places:
     """UTF-8 state of the text before each."""
     is_first: list[bool] = field(default_factory=list)
     """Whether that text is empty."""
+    decodings: list[Decoding] = field(default_factory=list)
+    """The row's options."""
     keys: list[int] = field(default_factory=list)
     """Key of the row's noise."""
     indices: list[int] = field(default_factory=list)
@@ -39,6 +42,7 @@ class Places:
         """Add a row's next place, and one behind each key of a draft."""
         self.states += states
         self.is_first += [not row.text and not ahead for ahead in range(len(states))]
+        self.decodings += [row.decoding] * len(states)
         self.keys += [row.key] * len(states)
         self.indices += range(row.num_tokens, row.num_tokens + len(states))
 
@@ -152,20 +156,15 @@ class Heads:
         at = torch.tensor(places.states, device=self.mixer.device)
         probs = self.mixer.lift(logits, places.is_first)
         transfers = [0.0] * len(probs)
-        if self.mixer.is_certified:
+        draws = draws_of(places.decodings, places.keys, places.indices, self.mixer.device)
+        if self.mixer.is_certified and draws is None:
             certified = self.mixer.certified(probs, at)
             slots, values, leads = certified.slots, certified.values, certified.leads.tolist()
         else:
             probs, transfers = self.mixer.gather(probs)
             fused = self.mixer.fuse(probs).probs
-            allowed = self.vocabulary.guard.mask(at)
-            if self.step.decoding.temperature > 0:
-                keys = torch.tensor(places.keys, device=self.mixer.device)
-                indices = torch.tensor(places.indices, device=self.mixer.device)
-                slots, leads = sample(fused, allowed, self.step.decoding, keys, indices), [1.0] * len(at)
-            else:
-                best = greedy_with_leads(fused, allowed)
-                slots, leads = best.slots, best.leads.tolist()
+            best = choose_slots(fused, self.vocabulary.guard.mask(at), draws)
+            slots, leads = best.slots, best.leads.tolist()
             values = fused.gather(-1, slots[:, None])[:, 0]
         chosen, favourites = slots.tolist(), [head.argmax(-1).tolist() for head in probs]
         seconds = time.perf_counter() - start - sum(transfers)

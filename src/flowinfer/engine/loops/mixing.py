@@ -77,7 +77,8 @@ class Mixer:
         """Whether heads with a dummy prefix begin their answers with it, though the text does not."""
         self._index = {id(member): k for k, member in enumerate(self.members)}
         self._tree = self._build(step.source)
-        self.is_certified = self._wants_certified(decoding.topk, decoding.temperature)
+        self.is_certified = self._wants_certified(decoding.topk)
+        """Whether greedy rows choose without moving distributions."""
 
     def lift(self, logits: Sequence[Tensor], is_first: Sequence[bool] | Tensor) -> list[Tensor]:
         """Turn each head's logits (B, V_k) into shared probabilities (B, V) on its own device.
@@ -128,10 +129,10 @@ class Mixer:
                 return FlatMean(heads, tuple(weights.tolist()))
         return None
 
-    def _wants_certified(self, topk: str, temperature: float) -> bool:
+    def _wants_certified(self, topk: str) -> bool:
         is_flat_group = isinstance(self._tree, _Inner) and self.flat_mean is not None
         spreads = len(set(self._devices)) > 1
-        return is_flat_group and temperature == 0 and (topk == "certified" or (topk == "auto" and spreads))
+        return is_flat_group and (topk == "certified" or (topk == "auto" and spreads))
 
     def _mix(self, tree: _Tree, probs: Sequence[Tensor]) -> Tensor:
         if isinstance(tree, _Leaf):

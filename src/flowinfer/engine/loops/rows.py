@@ -62,9 +62,10 @@ class LiveRow:
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
         """Why it failed."""
-        self.key = row_key(step.decoding, row.question_id, row.step)
-        self.max_tokens = step.decoding.max_tokens
-        self._stops = tuple(stop.encode() for stop in step.decoding.stop if stop)
+        self.decoding = row.decoding or step.decoding
+        """Its own options, or the step's."""
+        self.key = row_key(self.decoding, row.question_id, row.step)
+        self._stops = tuple(stop.encode() for stop in self.decoding.stop if stop)
         self._started = time.perf_counter()
         self._fed_lengths = [len(prompt.ids) for prompt in prompts]
 
@@ -80,7 +81,7 @@ class LiveRow:
         self.slots.append(slot)
         if self._cut_at_stop(before):
             self.finish_reason = "stop"
-        elif self.num_tokens >= self.max_tokens:
+        elif self.num_tokens >= self.decoding.max_tokens:
             self.finish_reason = "length"
 
     def fail(self, error: BaseException) -> None:
@@ -90,7 +91,7 @@ class LiveRow:
     @property
     def tokens_left(self) -> int:
         """Return how many tokens may still be emitted."""
-        return self.max_tokens - self.num_tokens
+        return self.decoding.max_tokens - self.num_tokens
 
     def has_room(self, head: int, num_ids: int, max_positions: int) -> bool:
         """Return whether a head could hold so many ids behind the row's prompt."""

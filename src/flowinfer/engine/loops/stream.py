@@ -190,7 +190,7 @@ class PackedStream:
                 lengths,
                 lasts,
                 count=row.num_tokens,
-                limit=row.max_tokens,
+                limit=row.decoding.max_tokens,
                 key=row.key,
                 state=row.utf8_state,
             )

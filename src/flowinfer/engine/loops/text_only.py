@@ -108,11 +108,11 @@ class TextStream:
         return None
 
     def _complete(self, row: Row, prompt: str) -> None:
-        decoder = self._decoder
-        seed = row_key(decoder.step.decoding, row.question_id, row.step) & 0xFFFFFFFF
+        decoding = row.decoding or self._decoder.step.decoding
+        seed = row_key(decoding, row.question_id, row.step) & 0xFFFFFFFF
         start = time.perf_counter()
         try:
-            came: TextCompletion | BaseException = decoder.model.complete(prompt, decoder.step.decoding, seed=seed)
+            came: TextCompletion | BaseException = self._decoder.model.complete(prompt, decoding, seed=seed)
         except BaseException as error:
             came = error
         self._answers.put(_Answer(row, came, time.perf_counter() - start))
