@@ -136,7 +136,10 @@ class RowStream(Protocol):
         """Return how many rows have not ended."""
 
     def add(self, row: Row) -> None:
-        """Take a row, at any time."""
+        """Take a row, at any time, also when all others have ended."""
+
+    def end(self, row: Row) -> None:
+        """Let go of a row that is wanted no more: it gets no completion, and the others' texts stay as they are."""
 
     def turn(self) -> Sequence[Completion]:
         """Do what can be done without waiting for the device; return the rows that ended."""

@@ -75,6 +75,16 @@ class PackedStream:
         heapq.heappush(self._waiting, (-longest, self._num_added, row))
         self._num_added += 1
 
+    def end(self, row: Row) -> None:
+        """Let go of a row at once, wherever it is; a row that is not here has ended already."""
+        self._waiting = [entry for entry in self._waiting if entry[-1] is not row]
+        heapq.heapify(self._waiting)
+        self._again = deque(live for live in self._again if live.row is not row)
+        with on_side(self._side):
+            for seat in self._live():
+                if seat.row.row is row:
+                    self._drop(seat)
+
     def turn(self) -> list[Completion]:
         """Admit rows, keep the device busy, read what it has done."""
         with on_side(self._side):
