@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -36,45 +37,34 @@ MakeDrafter = Callable[[Heads], Drafter]
 ChooseThreads = Callable[[int], AbstractContextManager[None]]
 
 
+@dataclass(eq=False)
 class RoundDecoder:
-    """Decode one step's rows in rounds; a `Decoder`.
+    """Decode one step's rows in rounds; a `Decoder`."""
 
-    Args:
-        step: what to decode.
-        models: the loaded model of each member of the step.
-        batch: most rows at once.
-        observer: hears tokens and ends.
-        keeps_thinking: whether later stages read <think>...</think>.
-        drafter: makes what proposes keys; None = nothing does.
-        payoff: whether rounds draft; always if not given.
-        open_sessions: makes a session for each model, if not the models' own.
-        threads: what a round over so many rows runs in.
-        clock: times the parts of rounds.
-    """
+    step: Step
+    models: Sequence[TokenModel]
+    """The loaded model of each member of the step."""
+    batch: int
+    """Most rows at once."""
+    observer: Observer
+    """Hears tokens and ends."""
+    keeps_thinking: bool = False
+    """Whether later stages read <think>...</think>."""
+    drafter: MakeDrafter | None = None
+    """Makes what proposes keys; None = nothing does."""
+    payoff: Payoff = field(default_factory=lambda: Payoff(is_on=False))
+    """Whether rounds draft, and how far; always and wholly if not given."""
+    open_sessions: Callable[[], list[Session]] | None = None
+    """Makes a session for each model; None = the models' own."""
+    threads: ChooseThreads = lambda _: nullcontext()
+    """What a round over so many rows runs in."""
+    clock: Clock = field(default_factory=Clock)
+    """Times the parts of rounds."""
 
-    def __init__(
-        self,
-        step: Step,
-        models: Sequence[TokenModel],
-        *,
-        batch: int,
-        observer: Observer,
-        keeps_thinking: bool = False,
-        drafter: MakeDrafter | None = None,
-        payoff: Payoff | None = None,
-        open_sessions: Callable[[], list[Session]] | None = None,
-        threads: ChooseThreads = lambda _: nullcontext(),
-        clock: Clock | None = None,
-    ) -> None:
-        self.heads = Heads(step, models, observer=observer, keeps_thinking=keeps_thinking)
-        self.batch = batch
-        self.drafter = drafter(self.heads) if drafter else None
-        self.payoff = payoff or Payoff(is_on=False)
-        self.open_sessions = open_sessions or (lambda: [model.open() for model in models])
-        self.threads = threads
-        self.clock = clock or Clock()
-        devices = [model.device for model in models]
-        self.workers = DeviceWorkers(devices, self.clock, overlaps=open_sessions is not None)
+    def __post_init__(self) -> None:
+        self.heads = Heads(self.step, self.models, observer=self.observer, keeps_thinking=self.keeps_thinking)
+        devices = [model.device for model in self.models]
+        self.workers = DeviceWorkers(devices, self.clock, overlaps=self.open_sessions is not None)
 
     def stream(self) -> RoundStream:
         """Return a new run; the one before must be closed."""
@@ -89,9 +79,10 @@ class RoundStream:
     def __init__(self, decoder: RoundDecoder) -> None:
         self._decoder = decoder
         self._heads, self._clock, self._workers = decoder.heads, decoder.clock, decoder.workers
-        self._drafter, self._payoff = decoder.drafter, decoder.payoff
+        self._drafter = decoder.drafter(decoder.heads) if decoder.drafter else None
+        self._payoff = decoder.payoff
         self._waiting: deque[Row] = deque()
-        self.sessions = decoder.open_sessions()
+        self.sessions = decoder.open_sessions() if decoder.open_sessions else [m.open() for m in decoder.models]
         """One of each head."""
         self.batch: list[BatchRow] = []
         """Rows that are being decoded."""
@@ -126,9 +117,7 @@ class RoundStream:
     def close(self) -> None:
         """Let go of all rows, their keys and values."""
         self._waiting.clear()
-        self.batch, self.sessions = [], []
-        if self._drafter:
-            self._drafter.close()
+        self.batch, self.sessions, self._drafter = [], [], None
 
     def _admit(self) -> list[Completion]:
         """Let every head read the prompts of waiting rows that there is room for; return those that cannot run."""
@@ -276,10 +265,9 @@ class RoundStream:
         else:
             advances = self._heads.advance(live.contexts, slot)
         for k, advance in enumerate(advances):
-            row.valid[k] += len(advance.ids) if is_accepted else -advance.rollback
-            if live.context_full(k, self._heads.models[k].max_positions, len(advance.ids) - advance.rollback):
-                return
-            live.heads[k].fed += len(advance.ids)
+            if not live.finish_reason:
+                row.valid[k] += len(advance.ids) if is_accepted else -advance.rollback
+                live.feed(k, len(advance.ids), self._heads.models[k].max_positions)
 
     def _remove(self, gone: Sequence[BatchRow]) -> None:
         """Take rows out of the sessions."""

@@ -279,9 +279,7 @@ class PackedStream:
             if row.finish_reason:
                 return
             ids = row.contexts[k].append(vocabulary.keys[slot], vocabulary.ids(k, slot)).ids
-            if row.context_full(k, model.max_positions, len(ids)):
-                return
-            row.heads[k].fed += len(ids)
+            row.feed(k, len(ids), model.max_positions)
             seat.known[k] += len(ids)
 
     def _move_together(self) -> None:
