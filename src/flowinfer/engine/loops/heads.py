@@ -199,19 +199,38 @@ class Heads:
 
     def tell(self, row: LiveRow, choice: Choice, place: int, slot: int) -> None:
         """Tell the observer, if it wants to know, what each head wished where a row is about to emit a slot."""
-        if not self.observer.wants_tokens:
-            return
+        if self.observer.wants_tokens:
+            favourites = [own[place] for own in choice.favourites]
+            of_favourites = [float(own[place, best]) for own, best in zip(choice.heads, favourites, strict=True)]
+            of_slot = [float(own[place, slot]) for own in choice.heads]
+            self.announce(row, slot, float(choice.values[place]), favourites, of_favourites, of_slot)
+
+    def announce(
+        self,
+        row: LiveRow,
+        slot: int,
+        probability: float,
+        favourites: Sequence[int],
+        of_favourites: Sequence[float],
+        of_slot: Sequence[float],
+    ) -> None:
+        """Tell the observer of a slot that a row is about to emit.
+
+        Args:
+            row: it.
+            slot: what it emits.
+            probability: of the slot, fused.
+            favourites: each head's most probable slot.
+            of_favourites: what each gave to it.
+            of_slot: what each gave to the emitted slot.
+        """
         wishes = tuple(
-            HeadWish(
-                member.node,
-                member.model,
-                self._key(favourite[place]),
-                float(head[place, favourite[place]]),
-                float(head[place, slot]),
+            HeadWish(member.node, member.model, self._key(favourite), of_favourite, of_emitted)
+            for member, favourite, of_favourite, of_emitted in zip(
+                self.mixer.members, favourites, of_favourites, of_slot, strict=True
             )
-            for member, head, favourite in zip(self.mixer.members, choice.heads, choice.favourites, strict=True)
         )
-        event = TokenEvent(row.num_tokens, self._key(slot), float(choice.values[place]), wishes)
+        event = TokenEvent(row.num_tokens, self._key(slot), probability, wishes)
         self.observer.emitted(row.row.question_id, row.row.step, event)
 
     def end(self, live: Sequence[LiveRow]) -> tuple[list[LiveRow], list[Completion]]:
