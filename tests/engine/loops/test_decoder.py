@@ -96,11 +96,6 @@ def test_nested_groups_and_weights(models: Models) -> None:
     assert_equal(one_step(nested, max_tokens=8), models, plans.QUESTIONS, batch=4)
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0.9}, {"temperature": 1.3, "top_p": 0.8}], ids=str)
-def test_sampled_texts_do_not_depend_on_the_engine_or_the_batch(models: Models, options: dict[str, Any]) -> None:
-    assert_equal(one_step(mix("A", "B"), max_tokens=10, **options), models, plans.QUESTIONS, batch=3)
-
-
 def test_stop_texts_end_rows_that_the_device_went_on_with(models: Models) -> None:
     plan = one_step(mix("A", "B"), max_tokens=24)
     common = [result.text[2:4] for result in reference(plan, models).values()]

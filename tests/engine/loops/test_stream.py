@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowinfer.backends.hf import HfModel
-from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.base import Completion, Observer, Row, TokenEvent
 from flowinfer.engine.loops.batch import Batch
 from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.reference import ReferenceDecoder
@@ -77,7 +77,7 @@ def test_a_row_in_the_hosts_loop_writes_alike_whatever_the_others_options_are(
     assert {ending for _, _, ending, _, _ in alone.values()} >= {"length", "stop"}
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(order=st.permutations(range(len(OPTIONS))), batch=st.integers(1, 6), num_pages=st.sampled_from([6, 40]))
 def test_a_row_on_the_device_writes_what_it_writes_alone(
     models: Models, alone: dict[str, tuple[object, ...]], order: list[int], batch: int, num_pages: int
@@ -96,16 +96,18 @@ def test_told_tokens_are_those_of_the_hosts_loop(models: Models, options: dict[s
     list(packed_decoder(plan, models, batch=3, observer=on_device).decode(rows_of(plan, plans.QUESTIONS)))
     assert on_device.events.keys() == on_host.events.keys()
     for key, events in on_host.events.items():
-        assert [plain(event) for event in on_device.events[key]] == [plain(event) for event in events]
+        found = on_device.events[key]
+        assert [names(event) for event in found] == [names(event) for event in events]
+        for one, other in zip(found, events, strict=True):
+            assert numbers(one) == pytest.approx(numbers(other), rel=1e-4, abs=1e-8)
 
 
-def plain(event: Any) -> tuple[object, ...]:
-    """Return a token event as plain data, its probabilities within rounding."""
-    heads = [
-        (own.node, own.model, own.piece, pytest.approx(own.probability), pytest.approx(own.probability_of_emitted))
-        for own in event.heads
-    ]
-    return event.index, event.piece, pytest.approx(event.probability), heads
+def names(event: TokenEvent) -> tuple[object, ...]:
+    return event.index, event.piece, [(own.node, own.model, own.piece) for own in event.heads]
+
+
+def numbers(event: TokenEvent) -> list[float]:
+    return [event.probability, *(p for own in event.heads for p in (own.probability, own.probability_of_emitted))]
 
 
 def test_a_stream_that_ran_dry_takes_more_rows(models: Models, alone: dict[str, tuple[object, ...]]) -> None:
@@ -118,7 +120,7 @@ def test_a_stream_that_ran_dry_takes_more_rows(models: Models, alone: dict[str, 
     assert written(found) == {key: alone[key] for key in found}
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     ends=st.dictionaries(st.integers(0, len(OPTIONS) - 1), st.integers(0, 8), min_size=1, max_size=4),
     batch=st.integers(1, 5),

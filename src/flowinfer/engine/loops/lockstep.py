@@ -180,9 +180,9 @@ class LockStep:
         ids = table.ids[(first[row] + offset) * is_real] * is_real
         positions = (length[row] + offset) * is_real
         # 3. the forward, up to each row's last token
-        cache.place(torch.where(is_real, row, -1).int(), positions.int(), splits_for(tile))
+        placed = cache.at(torch.where(is_real, row, -1), positions, splits_for(tile))
         keep = partial(self._keep_hidden, k, fed=taken > 0)
-        logits = runner.logits(ids, positions, (ends - 1).clamp_min(0), cache, keep)  # (T,) -> (rows, V_k)
+        logits = runner.logits(ids, positions, (ends - 1).clamp_min(0), placed, keep)  # (T,) -> (rows, V_k)
         # 4. what was taken waits no more
         length += taken
         first += taken

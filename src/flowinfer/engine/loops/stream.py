@@ -30,7 +30,7 @@ from flowinfer.engine.network.runner import HeadRunner
 _STEPS = RING // 2
 """Steps that the device is given at once."""
 _PATIENCE = 16
-"""Most steps that a row waits for others to come in with it; one in so many places must come at once before that."""
+"""Most steps that a row waits for others to come in with it; before that, one in so many of the batch must come."""
 _MOST_PENDING = 2
 """Times so many that it is ahead of the host."""
 
