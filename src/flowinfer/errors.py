@@ -27,6 +27,9 @@ from enum import StrEnum
 from flowinfer.output.secrets import shown
 from flowinfer.output.terminal import visible
 
+_MOST_SHOWN = 900
+"""Characters of a message."""
+
 
 class Severity(StrEnum):
     """How much a diagnostic matters: errors refuse the flow, warnings do not."""
@@ -66,10 +69,17 @@ class FlowInferError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, help: str | None = None) -> None:
-        self.message = visible(shown(message))
+        self.message = shortened(visible(shown(message)))
         super().__init__(self.message)
         self.help = visible(shown(help)) if help else help
         """What the user can do about it."""
+
+
+def shortened(text: str) -> str:
+    """Return a message without its middle where a quoted value makes it endless."""
+    if len(text) <= _MOST_SHOWN:
+        return text
+    return f"{text[: _MOST_SHOWN * 3 // 4]} ... {text[-_MOST_SHOWN // 5 :]}"
 
 
 @contextmanager

@@ -398,7 +398,8 @@ def _meaning(text: str) -> object:
 def test_the_compiler_half_imports_no_heavy_library() -> None:
     code = (
         "import sys, flowinfer.cli\n"
-        "from flowinfer.language.check import check; from flowinfer.planning import plan, placement; from flowinfer import machine\n"
+        "from flowinfer.language.check import check; from flowinfer import machine\n"
+        "from flowinfer.planning import plan, placement\n"
         "from flowinfer.drawing import text, svg, mermaid, dot\n"
         "flow = check('Qwen -> (Yi | Ds)', zoo='toy'); text.render(flow); svg.render(flow)\n"
         "placement.place(plan.compile(flow), machine.Machine((machine.Device('cuda:0', '', 10**12, 10**12),)))\n"

@@ -11,7 +11,7 @@ import pytest
 from rich.panel import Panel
 from rich.table import Table
 
-from flowinfer.errors import RunError
+from flowinfer.errors import DataError, RunError
 from flowinfer.output import shell
 from flowinfer.output.console import PlainConsole, plain
 from flowinfer.output.terminal import GuardedStream, visible, visible_line
@@ -87,3 +87,9 @@ def test_proposed_commands_mean_what_they_say(text: str) -> None:
         text,
     ]
     assert not text.isprintable() or shlex.split(line)[1:] == words
+
+
+def test_an_endless_value_does_not_make_an_endless_message() -> None:
+    message = DataError(f"data.csv:2: the answer is '{'9' * 5000}', not one of A, B, C, D").message
+    assert message.startswith("data.csv:2: the answer is '999") and message.endswith("not one of A, B, C, D")
+    assert len(message) < 1000
