@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from flowinfer.engine.stages import Keeping, Stages
 
 from dataset import Load, make_load
 from flowinfer.engine.base import Decoder, NoCache, Observer, RowStream
@@ -24,7 +25,6 @@ from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.packing import packed_decoder
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.stages import Keeping, Stages
 from flowinfer.engine.work import Work
 from flowinfer.planning.plan import Answer, Member, Plan, Step
 from flowinfer.results import Question, Trace

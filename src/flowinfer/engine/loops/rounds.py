@@ -75,6 +75,8 @@ class RoundDecoder:
         threads: what a round over so many rows runs in.
     """
 
+    keeps_host_busy = True
+
     def __init__(
         self,
         step: Step,
