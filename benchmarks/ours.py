@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from flowinfer.engine.base import Completion, Observer, Row, RowStream
+from flowinfer.engine.base import Observer
 from flowinfer.engine.caches.pages import PAGE, PagedCache, Pages
 from flowinfer.engine.caches.tiles import tile_for
 from flowinfer.engine.loops.decoder import PackedDecoder
@@ -16,7 +16,6 @@ from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.lockstep import LockStep
 from flowinfer.engine.loops.packing import packed_decoder as make_decoder
 from flowinfer.engine.loops.packing import runners_of
-from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.session import PackedSession
 from flowinfer.engine.network.runner import HeadRunner
 from flowinfer.planning.plan import Step
@@ -82,46 +81,20 @@ def ready_runners(models: Sequence[ShapeModel]) -> list[HeadRunner]:
     return runners
 
 
-class LimitedPacked:
-    """The packed engine with a limit of its own for each row."""
-
-    def __init__(self, step: Step, models: Sequence[ShapeModel], *, batch: int, limits: dict[str, int]) -> None:
-        made = make_decoder(LimitedHeads(step, models, limits), batch)
-        if isinstance(made, str):
-            raise RuntimeError(made)
-        self.decoder: PackedDecoder = made
-
-    def stream(self) -> RowStream:
-        """Return a new run, which admits the longest answers first."""
-        return self.decoder.stream()
-
-
-class LimitedHeads(Heads):
-    """Heads whose rows have limits of their own, by question id."""
-
-    def __init__(self, step: Step, models: Sequence[ShapeModel], limits: dict[str, int]) -> None:
-        super().__init__(step, models, observer=Observer())
-        self._limits = limits
-
-    def take(self, waiting: Iterator[Row], room: int, num_live: int) -> list[LiveRow | Completion]:
-        """Take rows as all heads do, then limit them."""
-        taken = super().take(waiting, room, num_live)
-        for row in taken:
-            if isinstance(row, LiveRow):
-                row.max_tokens = self._limits[row.row.question_id]
-        return taken
-
-
-def packed_decoder(step: Step, models: Sequence[ShapeModel], *, batch: int, limits: dict[str, int]) -> LimitedPacked:
+def packed_decoder(step: Step, models: Sequence[ShapeModel], *, batch: int) -> PackedDecoder:
     """Return a decoder of rows.
 
     Args:
-        step: the group.
+        step: the group, or one model alone.
         models: its heads.
         batch: most rows at once.
-        limits: question id -> most tokens of its row.
+    Raises:
+        RuntimeError: the packed engine cannot serve them, with the reason.
     """
-    return LimitedPacked(step, models, batch=batch, limits=limits)
+    made = make_decoder(Heads(step, models, observer=Observer()), batch)
+    if isinstance(made, str):
+        raise RuntimeError(made)
+    return made
 
 
 @torch.inference_mode()

@@ -13,24 +13,25 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from flowinfer.engine.stages import Keeping, Stages
 
 from dataset import Load, make_load
-from flowinfer.engine.base import Decoder, NoCache, Observer, RowStream
+from flowinfer.engine.base import Completion, Decoder, NoCache, Observer, Row, RowStream
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.loops.decoder import PackedDecoder
+from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.packing import packed_decoder
+from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.work import Work
 from flowinfer.planning.plan import Answer, Member, Plan, Step
 from flowinfer.results import Question, Trace
 from flowinfer.spec import Decoding, ModelSpec
 from measure import Deadline, Missed, release, synchronize
-from ours import LimitedHeads
 from reporting import Report, options, ratio, setup_of
 from shapes import ShapeModel, build
 
@@ -58,6 +59,23 @@ class Run:
     def texts(self) -> dict[str, list[str]]:
         """All steps' texts by question."""
         return {trace.question_id: [step.text for step in trace.steps] for trace in self.traces}
+
+
+class LimitedHeads(Heads):
+    """Heads whose rows have limits of their own, by question, whoever made the rows."""
+
+    def __init__(self, step: Step, model: ShapeModel, load: Load) -> None:
+        super().__init__(step, [model], observer=Observer())
+        self._limits = {f"q{k}": length for k, length in enumerate(load.answers)}
+
+    def take(self, waiting: Iterator[Row], room: int, num_live: int) -> list[LiveRow | Completion]:
+        """Take rows as all heads do, then limit them."""
+        taken = super().take(waiting, room, num_live)
+        for row in taken:
+            if isinstance(row, LiveRow):
+                limit = {"max_tokens": self._limits[row.row.question_id]}
+                row.decoding = row.decoding.model_copy(update=limit)
+        return taken
 
 
 class Whole:
@@ -173,7 +191,7 @@ def _call(run: Callable[[str], float], way: str) -> Callable[[], float]:
 
 
 def _decoder(step: Step, model: ShapeModel, load: Load, rows: int) -> PackedDecoder:
-    made = packed_decoder(LimitedHeads(step, [model], load.limits()), rows)
+    made = packed_decoder(LimitedHeads(step, model, load), rows)
     if isinstance(made, str):
         raise RuntimeError(made)
     return made

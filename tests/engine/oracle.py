@@ -1,122 +1,166 @@
-"""The reference engine: one decoding loop for serial and parallel steps over transformers' own cache.
+"""The oracle: fused decoding as plainly as it can be said, over the models' own sessions.
 
-Each step of the loop: every head's logits -> shared probabilities -> one fused distribution -> one slot per row ->
-each head's next ids. Rows end at different times and waiting rows take their places; nothing is prefilled twice.
+All rows begin together and none is admitted later; nothing is drafted, streamed, timed or told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from flowinfer.backends.base import TokenModel
-from flowinfer.engine.base import Completion, Observer, Row
-from flowinfer.engine.loops.heads import Heads, Places
-from flowinfer.engine.loops.rows import LiveRow
+from flowinfer.backends.base import Prompt
+from flowinfer.engine.base import Row
+from flowinfer.engine.loops.mixing import Mixer
+from flowinfer.engine.loops.sampling import draws_of, row_key, sample
+from flowinfer.fusion.advance import Context, new_context
+from flowinfer.fusion.utf8 import BOUNDARY, trim
 from flowinfer.planning.plan import Step
+from flowinfer.results import FinishReason, HeadTimes, StepResult
+from flowinfer.spec import Decoding
 
 
-class ReferenceDecoder:
-    """Decode one step's rows; a `Decoder`.
+@dataclass
+class Text:
+    """What a row has written."""
 
-    Args:
-        step: what to decode.
-        models: the loaded model of each member of the step.
-        batch: most rows at once.
-        observer: hears tokens and ends.
-        keeps_thinking: whether later stages read <think>...</think>.
-    """
+    row: Row
+    decoding: Decoding
+    prompts: list[Prompt]
+    contexts: list[Context]
+    fed: list[int]
+    agreed: list[int]
+    written: bytes = b""
+    tokens: int = 0
+    near_ties: int = 0
+    state: int = BOUNDARY
+    finish_reason: FinishReason | None = None
+    handles: list[int] = field(default_factory=list)
 
-    def __init__(
-        self,
-        step: Step,
-        models: Sequence[TokenModel],
-        *,
-        batch: int,
-        observer: Observer,
-        keeps_thinking: bool = False,
-    ) -> None:
-        self._step = step
-        self._heads = Heads(step, models, observer=observer, keeps_thinking=keeps_thinking)
-        self._batch = batch
 
-    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
-        """Decode rows, yielding each as it ends."""
-        self._heads.open()
-        try:
-            yield from self._decode(iter(rows))
-        finally:
-            self._heads.close()  # an interrupted decoder must not hold on to its keys and values
+def decode_plainly(step: Step, models: Sequence[Any], rows: Sequence[Row]) -> list[StepResult]:
+    """Return what each row's step comes to."""
+    mixer = Mixer(step, models)
+    texts = [_begin(mixer, step, models, row) for row in rows]
+    sessions = [model.open() for model in models]
+    for k, session in enumerate(sessions):
+        for text, handle in zip(texts, session.add([text.prompts[k].ids for text in texts]), strict=True):
+            text.handles.append(handle)
+    while live := [text for text in texts if text.finish_reason is None]:
+        slots = _choose(
+            mixer, step, models, live, [s.logits([t.handles[k] for t in live]) for k, s in enumerate(sessions)]
+        )
+        chunks: list[dict[int, Sequence[int]]] = [{} for _ in sessions]
+        for text, slot in zip(live, slots, strict=True):
+            _emit(mixer, text, slot)
+            for k, session in enumerate(sessions):
+                if text.finish_reason is None:
+                    vocabulary = mixer.vocabulary
+                    change = text.contexts[k].append(vocabulary.keys[slot], vocabulary.ids(k, slot))
+                    if len(text.prompts[k].ids) + len(text.contexts[k].ids) > models[k].max_positions:
+                        text.finish_reason = "context"
+                    else:
+                        session.rollback(text.handles[k], change.rollback)
+                        chunks[k][text.handles[k]] = change.ids
+                        text.fed[k] += len(change.ids)
+        for session, own in zip(sessions, chunks, strict=True):
+            session.feed(own)
+    return [_result(mixer, step, text) for text in texts]
 
-    def _decode(self, waiting: Iterator[Row]) -> Iterator[Completion]:
-        live: list[LiveRow] = []
-        while True:
-            outcomes = self._heads.admit(waiting, self._batch - len(live), len(live))
-            yield from (outcome for outcome in outcomes if isinstance(outcome, Completion))
-            live += (outcome for outcome in outcomes if isinstance(outcome, LiveRow))
-            if not live and not outcomes:
-                return
-            if live:
-                self._advance(live)
-            live, ended = self._heads.end(live)
-            yield from ended
 
-    @torch.inference_mode()
-    def _advance(self, live: Sequence[LiveRow]) -> None:
-        """Emit one token in every live row and feed it to every head."""
-        heads = self._heads
-        logits = [session.logits([row.handles[k] for row in live]) for k, session in enumerate(heads.sessions)]
-        places = Places()
-        for row in live:
-            places.add(row, [row.utf8_state])
-        choice = heads.choose(logits, places)
-        chosen = list(choice.slots)
-        heads.observer.tokens_emitted(len(live))
-        for index, row in enumerate(live):
-            row.fuse_seconds += choice.fuse_seconds / len(live)
-            for head, seconds in zip(row.heads, choice.transfers, strict=True):
-                head.transfer_seconds += seconds / len(live)
-            try:
-                if self._step.decoding.strict and heads.is_near_tie(choice.leads[index]):
-                    ids = [context.ids for context in row.contexts]
-                    chosen[index] = heads.decide_alone(row, ids, row.utf8_state)
-                heads.count(row, choice, index, chosen[index])
-                heads.tell(row, choice, index, chosen[index])
-                row.emit(chosen[index], heads.vocabulary)
-            except BaseException as error:  # what is not the row's is raised
-                row.fail(error)
-        self._feed(live, chosen)
+def _begin(mixer: Mixer, step: Step, models: Sequence[Any], row: Row) -> Text:
+    decoding = row.decoding or step.decoding
+    return Text(
+        row,
+        decoding,
+        [
+            model.prompt(row.prompts[one.node], decoding.prefill)
+            for model, one in zip(models, mixer.members, strict=True)
+        ],
+        [
+            new_context(decoding.context, model.tokenizer, model.vocabulary().tokens, lstrip_first=mixer.joins_first)
+            for model in models
+        ],
+        *([0] * len(models), [0] * len(models)),
+    )
 
-    def _feed(self, live: Sequence[LiveRow], slots: Sequence[int]) -> None:
-        """Append the emitted keys to every head of the rows that go on."""
-        heads = self._heads
-        chunks: list[dict[int, Sequence[int]]] = [{} for _ in heads.sessions]
-        for row, slot in zip(live, slots, strict=True):
-            try:
-                self._append(row, slot, chunks)
-            except BaseException as error:  # what is not the row's is raised
-                row.fail(error)
 
-        def feed(k: int) -> None:
-            if chunks[k]:
-                heads.sessions[k].feed(chunks[k])
+def _choose(
+    mixer: Mixer, step: Step, models: Sequence[Any], texts: Sequence[Text], logits: Sequence[Tensor]
+) -> list[int]:
+    """Return each text's next slot; where a near tie is to be decided alone, from a forward over its whole context."""
+    probs = mixer.lift(logits, [not text.written for text in texts])
+    fused = mixer.fuse(probs)
+    allowed = mixer.vocabulary.guard.mask(torch.tensor([text.state for text in texts]))
+    best = fused.masked_fill(~allowed, 0.0).sort(descending=True, stable=True)
+    keys = [row_key(text.decoding, text.row.question_id, text.row.step) for text in texts]
+    draws = draws_of([text.decoding for text in texts], keys, [text.tokens for text in texts], mixer.device)
+    drawn = sample(fused, allowed, draws) if draws else best.indices[:, 0]
+    margin = step.decoding.near_tie_eps or 1e-6
+    slots = []
+    for index, text in enumerate(texts):
+        slot, is_tie = int(best.indices[index, 0]), bool(best.values[index, 0] - best.values[index, 1] < margin)
+        if text.decoding.temperature > 0:
+            slot, is_tie = int(drawn[index]), False
+        text.near_ties += is_tie
+        if is_tie and step.decoding.strict and len(texts) > 1:
+            before, counted = list(text.agreed), text.near_ties
+            slot = _choose(mixer, step, models, [text], _alone(models, text))[0]
+            text.agreed, text.near_ties = before, counted
+        text.agreed = [n + (int(own[index].argmax()) == slot) for n, own in zip(text.agreed, probs, strict=True)]
+        slots.append(slot)
+    return slots
 
-        seconds = heads.lanes.run(feed)
-        for row in live:
-            for k, own in enumerate(chunks):
-                if row.handles[k] in own:
-                    row.heads[k].forward_seconds += seconds[k] / len(own)
 
-    def _append(self, row: LiveRow, slot: int, chunks: Sequence[dict[int, Sequence[int]]]) -> None:
-        """Take an emitted key into every head's context, and what it has to be fed into the heads' chunks."""
-        heads = self._heads
-        for k, session in enumerate(heads.sessions):
-            if row.finish_reason:
-                return
-            step = row.contexts[k].append(heads.vocabulary.keys[slot], heads.vocabulary.ids(k, slot))
-            if row.context_full(k, heads.models[k].max_positions, len(step.ids) - step.rollback):
-                return
-            session.rollback(row.handles[k], step.rollback)
-            chunks[k][row.handles[k]] = step.ids
-            row.heads[k].fed += len(step.ids)
+def _alone(models: Sequence[Any], text: Text) -> list[Tensor]:
+    sessions = [model.open() for model in models]
+    contexts = zip(text.prompts, text.contexts, strict=True)
+    ids = [[*prompt.ids, *context.ids] for prompt, context in contexts]
+    return [session.logits(session.add([own])) for session, own in zip(sessions, ids, strict=True)]
+
+
+def _emit(mixer: Mixer, text: Text, slot: int) -> None:
+    vocabulary = mixer.vocabulary
+    if slot == vocabulary.eos_slot:
+        text.finish_reason = "eos"
+        return
+    text.written += vocabulary.keys[slot]
+    text.state = vocabulary.guard.advance(text.state, slot)
+    text.tokens += 1
+    stops = [at for stop in text.decoding.stop if (at := text.written.find(stop.encode())) >= 0]
+    if stops:
+        text.written, text.finish_reason = text.written[: min(stops)], "stop"
+    elif text.tokens == text.decoding.max_tokens:
+        text.finish_reason = "length"
+
+
+def _result(mixer: Mixer, step: Step, text: Text) -> StepResult:
+    assert text.finish_reason
+    whole = text.decoding.prefill + trim(text.written).decode(errors="replace")
+    steps = max(1, text.tokens + (text.finish_reason == "eos"))
+    heads = tuple(
+        HeadTimes(
+            node=member.node,
+            model=member.model,
+            prompt_tokens=len(prompt.ids),
+            fed_tokens=fed,
+            forward_seconds=0.0,
+            transfer_seconds=0.0,
+            agreement=agreed / steps,
+        )
+        for member, prompt, fed, agreed in zip(mixer.members, text.prompts, text.fed, text.agreed, strict=True)
+    )
+    return StepResult(
+        step=step.id,
+        text=whole,
+        passed_on=whole,
+        prompts={head.node: prompt.text for head, prompt in zip(heads, text.prompts, strict=True)},
+        tokens=text.tokens,
+        finish_reason=text.finish_reason,
+        seconds=0.0,
+        heads=heads,
+        near_ties=text.near_ties,
+    )

@@ -241,14 +241,14 @@ def test_short_memory_in_the_middle_keeps_what_is_done(models: dict[str, HfModel
             session = super().open()
             if len(self.sessions) == 1:
                 calls = iter(range(100))
-                feed = session.feed
+                verify = session.verify
 
-                def feed_or_fail(chunks: Mapping[int, Sequence[int]]) -> None:
+                def verify_or_fail(segments: Mapping[int, Sequence[Sequence[int]]]) -> torch.Tensor:
                     if next(calls) == 5:
                         raise torch.OutOfMemoryError("out of memory")
-                    feed(chunks)
+                    return verify(segments)
 
-                session.feed = feed_or_fail
+                session.verify = verify_or_fail
             return session
 
     listener = plans.Listener()

@@ -129,16 +129,16 @@ class RowStream(Protocol):
         """Return how many rows have not ended."""
 
     def add(self, row: Row) -> None:
-        """Take a row, at any time."""
+        """Take a row, at any time, also when all others have ended."""
+
+    def end(self, row: Row) -> None:
+        """Let go of a row that is wanted no more: it gets no completion, and the others' texts stay as they are."""
 
     def turn(self) -> Sequence[Completion]:
         """Do one round of what can be done without waiting; return the rows that ended."""
 
     def wait(self) -> None:
         """Wait until another turn can do something."""
-
-    def end(self, row: Row) -> None:
-        """End a row from outside: its place is free, it has no completion, and no other row's text changes."""
 
     def close(self) -> None:
         """Let go of all rows."""

@@ -20,7 +20,7 @@ from flowinfer.planning.plan import Plan, Step, fusers_of, members
 from flowinfer.profiling.bandwidth import copy_bandwidth
 from flowinfer.profiling.endless import EndlessPool
 from flowinfer.profiling.figures import DeviceFigures, HeadFigures, Profile, Spread, StepFigures, WholeFigures
-from flowinfer.profiling.parts import PartsLoop
+from flowinfer.profiling.parts import Parts, take_apart
 from flowinfer.profiling.spans import Recorder, Span
 from flowinfer.profiling.whole import Ticks, decode_whole
 from flowinfer.results import Question
@@ -124,24 +124,22 @@ class _Profiler:
         rows = [self._row(question, step) for question in self._asked]
         heads = [self._pool.get(self._plan, member.model, self._ticks) for member in members(step.source)]
         models = [head for head in heads if not isinstance(head, TextModel)]
-        recorder = Recorder(step.id)
-        loop = PartsLoop(short, models, rows, recorder, self._request.steps) if models else None
-        context = loop.run() if loop else 0.0
+        parts = take_apart(short, models, rows, self._request.steps) if models else None
         whole = decode_whole(self._decoders, self._ticks, self._plan, short, rows)
         for completion in whole.completions:
             assert completion.result is not None, "refused by decode_whole"
             self._passed_on[completion.row.question_id][step.id] = completion.result.passed_on
-        if loop is None:
+        if parts is None:
             return _without_parts(short, len(rows), whole.figures)
-        self._spans += recorder.spans
-        found_heads = self._heads(loop, models, recorder, len(rows) * context)
-        return self._figures(short, found_heads, recorder, len(rows), context, whole.figures)
+        self._spans += parts.recorder.spans
+        found_heads = self._heads(short, models, parts, len(rows) * parts.context)
+        return self._figures(short, found_heads, parts.recorder, len(rows), parts.context, whole.figures)
 
-    def _heads(
-        self, loop: PartsLoop, models: Sequence[TokenModel], recorder: Recorder, num_ids: float
-    ) -> list[HeadFigures]:
-        parts, found = Spread.of(recorder.by_step()), []
-        for k, (member, model, lane) in enumerate(zip(loop.mixer.members, models, loop.lanes, strict=True)):
+    def _heads(self, step: Step, models: Sequence[TokenModel], parts: Parts, num_ids: float) -> list[HeadFigures]:
+        recorder = parts.recorder
+        whole, found = Spread.of(recorder.by_step()), []
+        heads = zip(members(step.source), models, recorder.lanes, parts.prompt_tokens, strict=True)
+        for member, model, lane, prompt_tokens in heads:
             forward = Spread.of(recorder.by_step("forward", lane))
             need = self._plan.needs.get(member.model)
             found.append(
@@ -149,11 +147,11 @@ class _Profiler:
                     node=member.node,
                     model=member.model,
                     device=str(model.device),
-                    prompt_tokens=sum(len(prompts[k].ids) for prompts in loop.prompts) / len(loop.prompts),
+                    prompt_tokens=prompt_tokens,
                     prefill_seconds=recorder.prefill(lane),
                     forward=forward,
                     transfer=Spread.of(recorder.by_step("transfer", lane)),
-                    forward_share=forward.mean / parts.mean,
+                    forward_share=forward.mean / whole.mean,
                     step_bytes=_step_bytes(model, need.kv_bytes_per_token if need else None, num_ids),
                 )
             )

@@ -23,7 +23,7 @@ from flowinfer.engine.network.runner import HeadRunner, runner_of
 from flowinfer.planning.plan import Plan, members
 from flowinfer.results import StepResult
 from tests.engine import plans
-from tests.engine.oracle import ReferenceDecoder
+from tests.engine.oracle import decode_plainly
 from tests.engine.plans import group, member, mix, one_step
 
 Models = dict[str, HfModel]
@@ -49,10 +49,10 @@ def packed_decoder(plan: Plan, models: Models, *, batch: int, num_pages: int = 4
 
 
 def reference(plan: Plan, models: Models, texts: Sequence[str] = TEXTS) -> dict[str, StepResult]:
-    """Return the reference engine's results by question."""
+    """Return the oracle's results by question."""
     own = [models[one.model] for one in members(plan.steps[0].source)]
-    decoder = ReferenceDecoder(plan.steps[0], own, batch=len(texts), observer=Observer())
-    return results(decoder.decode(rows_of(plan, texts)))
+    found = decode_plainly(plan.steps[0], own, rows_of(plan, texts))
+    return {f"q{k}": result for k, result in enumerate(found)}
 
 
 def results(completions: Any) -> dict[str, StepResult]:

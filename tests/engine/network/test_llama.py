@@ -124,8 +124,8 @@ def test_a_cpu_packs_by_itself_where_texts_cannot_change(
     loop = Loop(one_step(member("A")).steps[0], [models["A"]], None, 2, Observer(), False, Budget())
     decoder = make_decoder(loop, engine)
     assert isinstance(decoder, RoundDecoder)
-    decoder.stream()
-    assert [isinstance(session, PackedSession) for session in decoder.heads.sessions] == [is_packed]
+    sessions = decoder.stream().sessions
+    assert [isinstance(session, PackedSession) for session in sessions] == [is_packed]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])

@@ -10,9 +10,9 @@ from typing import Literal
 from flowinfer.backends.base import Session, TokenModel
 from flowinfer.engine.base import Decoder, Observer
 from flowinfer.engine.budget import Budget
+from flowinfer.engine.loops.acceptance import Payoff
 from flowinfer.engine.loops.drafting import make_drafter
 from flowinfer.engine.loops.heads import Heads
-from flowinfer.engine.loops.pace import Payoff
 from flowinfer.engine.loops.rounds import ChooseThreads, MakeDrafter, RoundDecoder
 from flowinfer.planning.plan import Step
 

@@ -7,33 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+from flowinfer.engine.loops.choosing import Choice, choose
 from flowinfer.engine.loops.mixing import Mixer
-from flowinfer.engine.loops.sampling import Draws, choose_slots
+from flowinfer.engine.loops.sampling import Draws
 from flowinfer.fusion.shared import Lift, SharedVocabulary
 from flowinfer.spec import Decoding
 
 _ALIGNMENT = 64
 """Rows of logits begin at multiples of so many numbers, which keeps matrix products fast at odd widths."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What B rows emit next. Tensors of `FusedChoice` are written anew by its next call."""
-
-    slots: Tensor
-    """(B,), int64."""
-    values: Tensor
-    """(B,), float32: fused probability of the slot."""
-    leads: Tensor
-    """(B,), float32: how far the best allowed slot is ahead of the second; 1 where slots are drawn."""
-    favourites: Tensor
-    """(K, B), int64: each head's own most probable slot, allowed or not, in the vocabulary's order of heads."""
 
 
 class FusedChoice:
@@ -218,8 +204,6 @@ def fused_choice_torch(
         keys: shape (B,), int64, `row_key` of each row.
         indices: shape (B,), int64, how many tokens each row has.
     """
-    probs = mixer.lift(logits, indices == 0)
-    fused = mixer.fuse(probs).probs
     draws = None
     if decoding.temperature > 0:
         draws = Draws(
@@ -229,9 +213,7 @@ def fused_choice_torch(
             indices,
             has_nucleus=decoding.top_p < 1,
         )
-    best = choose_slots(fused, mixer.vocabulary.guard.mask(states), draws)
-    values = fused.gather(-1, best.slots[:, None])[:, 0]
-    return Choice(best.slots, values.float(), best.leads.float(), torch.stack([own.argmax(-1) for own in probs]))
+    return choose(mixer, logits, states, indices == 0, draws)
 
 
 def fused_choice(mixer: Mixer, decoding: Decoding, rows: int, dtype: torch.dtype) -> FusedChoice | TorchChoice:

@@ -45,7 +45,6 @@ class LiveRow:
         self.row = row
         self.prompts = tuple(prompts)
         self.contexts = tuple(contexts)
-        self.handles: list[int] = []
         self.heads = [HeadState() for _ in prompts]
         self.batch = batch
         self.text = bytearray()

@@ -73,6 +73,16 @@ class PackedStream:
         heapq.heappush(self._waiting, (-longest, self._num_added, row))
         self._num_added += 1
 
+    def end(self, row: Row) -> None:
+        """Let go of a row at once, wherever it is; a row that is not here has ended already."""
+        self._waiting = [entry for entry in self._waiting if entry[-1] is not row]
+        heapq.heapify(self._waiting)
+        self._again = deque(live for live in self._again if live.row is not row)
+        with on_side(self._side):
+            for seat in self._live():
+                if seat.row.row is row:
+                    self._drop(seat)
+
     def turn(self) -> list[Completion]:
         """Admit rows, keep the device busy, read what it has done."""
         with on_side(self._side):
@@ -95,16 +105,6 @@ class PackedStream:
             self._pending[0].outcome.wait()
             self._lock.host_wait_seconds += time.perf_counter() - start
             self._lock.num_waits += 1
-
-    def end(self, row: Row) -> None:
-        """End a row from outside; what the device has in flight for it comes to nothing."""
-        self._waiting = [one for one in self._waiting if one[-1] is not row]
-        heapq.heapify(self._waiting)
-        self._again = deque(live for live in self._again if live.row is not row)
-        with on_side(self._side):
-            for seat in self._live():
-                if seat.row.row is row:
-                    self._drop(seat)
 
     def close(self) -> None:
         """Empty all places, also where decoding was broken off; the device then has nothing left to do."""
