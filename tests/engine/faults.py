@@ -7,10 +7,10 @@ from typing import Any
 
 from flowinfer.engine import decoders
 from flowinfer.engine.base import Completion, Decoder, Observer
+from flowinfer.engine.execute import execute
 from flowinfer.engine.loops.choice import Loop
 from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.loops.stream import PackedStream
-from flowinfer.engine.scheduler import execute
 from flowinfer.errors import LoadError
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Ballot, Question, StepResult, Trace

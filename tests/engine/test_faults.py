@@ -9,7 +9,7 @@ import torch
 
 from flowinfer.backends.base import TextCompletion
 from flowinfer.backends.hf import HfModel
-from flowinfer.engine.scheduler import execute
+from flowinfer.engine.execute import execute
 from flowinfer.errors import DeviceLost, MemoryShort
 from flowinfer.results import Question
 from tests.backends import tiny

@@ -14,10 +14,10 @@ from flowinfer.backends.base import TextCompletion
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine import models as pools
 from flowinfer.engine.base import Observer, Row, decode
+from flowinfer.engine.execute import execute
 from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.loops.thinking import strip_thinking
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.scheduler import execute
 from flowinfer.errors import LoadError, MemoryShort, RunError
 from flowinfer.planning.plan import Answer, Placement, Plan, Step, Wave
 from flowinfer.results import Ballot, Question, StepResult

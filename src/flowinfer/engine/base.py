@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from flowinfer.planning.plan import Plan, Step
 from flowinfer.results import StepResult
@@ -147,17 +147,12 @@ class RowStream(Protocol):
 class Decoder(Protocol):
     """Runs one step's decoding loop; its models, tables and memory outlast a run."""
 
+    @property
+    def keeps_host_busy(self) -> bool:
+        """Whether its turns compute on the host, so that nothing else goes on meanwhile."""
+
     def stream(self) -> RowStream:
         """Return a new run without rows; the one before must be closed."""
-
-
-@runtime_checkable
-class StreamingDecoder(Decoder, Protocol):
-    """A decoder that leaves the host free while its device works."""
-
-    @property
-    def host_wait_seconds(self) -> float:
-        """Return what the host has waited for the device in all."""
 
 
 def decode(decoder: Decoder, rows: Iterable[Row]) -> Iterator[Completion]:

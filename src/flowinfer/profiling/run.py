@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 import torch
 
@@ -11,7 +12,7 @@ from flowinfer.backends.base import TextModel, TokenModel
 from flowinfer.engine.base import Row
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.loops.mixing import runs_on_host
-from flowinfer.engine.work import Work
+from flowinfer.engine.work import render_prompts
 from flowinfer.errors import MemoryShort
 from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
@@ -91,7 +92,12 @@ class _Profiler:
         self._decoders = Decoders(pool, self._ticks, request.batch)
         self._bandwidths: dict[torch.device, float] = {}
         self._spans: list[Span] = []
-        self._works = self._ask()
+        self._asked = [
+            one.model_copy(update={"id": f"{one.id}-{index}"})
+            for index, one in zip(range(request.batch), cycle(request.questions), strict=False)
+        ]
+        self._passed_on: dict[str, dict[str, str]] = {question.id: {} for question in self._asked}
+        """By question and step."""
 
     def run(self) -> Profiled:
         waves = self._plan.waves
@@ -107,24 +113,22 @@ class _Profiler:
         )
         return Profiled(made, tuple(self._spans))
 
-    def _ask(self) -> list[Work]:
-        questions = self._request.questions
-        asked = [questions[index % len(questions)] for index in range(self._request.batch)]
-        make = Work.factory(self._plan, None, self._request.question_text)
-        return [make(one.model_copy(update={"id": f"{one.id}-{index}"})) for index, one in enumerate(asked)]
+    def _row(self, question: Question, step: Step) -> Row:
+        text = self._request.question_text(question) if self._request.question_text else question.question
+        prompts = render_prompts(self._plan, step, question, text, self._passed_on[question.id])
+        return Row(question.id, step.id, prompts)
 
     def _step(self, step: Step) -> StepFigures:
         """Measure one step and pass its texts on."""
         short = replace(step, decoding=step.decoding.model_copy(update={"max_tokens": self._request.steps, "stop": ()}))
-        rows = [Row(work.question.id, step.id, work.prompts(step)) for work in self._works]
+        rows = [self._row(question, step) for question in self._asked]
         heads = [self._pool.get(self._plan, member.model, self._ticks) for member in members(step.source)]
         models = [head for head in heads if not isinstance(head, TextModel)]
         parts = take_apart(short, models, rows, self._request.steps) if models else None
         whole = decode_whole(self._decoders, self._ticks, self._plan, short, rows)
-        by_id = {work.question.id: work for work in self._works}
         for completion in whole.completions:
             assert completion.result is not None, "refused by decode_whole"
-            by_id[completion.row.question_id].accept(completion.result)
+            self._passed_on[completion.row.question_id][step.id] = completion.result.passed_on
         if parts is None:
             return _without_parts(short, len(rows), whole.figures)
         self._spans += parts.recorder.spans

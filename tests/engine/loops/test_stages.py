@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine import decoders
 from flowinfer.engine.base import Completion, Decoder, Row, RowStream
+from flowinfer.engine.execute import execute
 from flowinfer.engine.loops import stream
 from flowinfer.engine.loops.choice import Loop
 from flowinfer.engine.loops.decoder import PackedDecoder
@@ -24,7 +25,6 @@ from flowinfer.engine.loops.lockstep import LockStep
 from flowinfer.engine.loops.outcome import Outcome, last_outcome
 from flowinfer.engine.loops.stream import PackedStream
 from flowinfer.engine.network.runner import runner_of
-from flowinfer.engine.scheduler import execute
 from flowinfer.errors import MemoryShort, RunError
 from flowinfer.planning.plan import Answer, Plan, Step
 from flowinfer.results import Ballot, StepResult, Trace
@@ -45,6 +45,8 @@ def packed(loop: Loop, kind: type[PackedDecoder] = PackedDecoder) -> PackedDecod
 
 class Whole:
     """A decoder that keeps the host busy."""
+
+    keeps_host_busy = True
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -215,9 +217,6 @@ def test_devices_of_any_speed(models: Models, monkeypatch: pytest.MonkeyPatch, k
     serve(monkeypatch)
     assert told(run(PLANS[kind], models, batch=2)) == expected
     assert not any(outcome.num_waits for outcome in outcomes)
-    serve(monkeypatch, lambda loop: Whole(packed(loop)))
-    assert told(run(PLANS[kind], models, batch=2)) == expected
-    assert any(outcome.num_waits for outcome in outcomes)
 
 
 # Cache, failures, interruption, memory
@@ -311,7 +310,7 @@ def test_an_interrupted_run_leaves_nothing_behind(models: Models, monkeypatch: p
     running = execute(PLANS["answers"], questions(), **options)
     first = next(running)
     running.close()
-    assert len(made) == 4
+    assert len(made) == 3, "s2 and s4 are one loop"
     for decoder in made:
         assert all(cache.pages.num_free == cache.pages.num_pages for cache in decoder._caches)
         assert not decoder._lock.live.any()

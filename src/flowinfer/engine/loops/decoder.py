@@ -15,7 +15,7 @@ from flowinfer.engine.network.runner import HeadRunner
 
 
 class PackedDecoder:
-    """Decode one step's rows on one device; a `StreamingDecoder`.
+    """Decode one step's rows on one device; a `Decoder`.
 
     On a GPU all its work is queued on a CUDA stream of its own, so that the loops of several steps overlap.
 
@@ -26,6 +26,8 @@ class PackedDecoder:
         batch: most rows at once.
         num_pages: pages of keys and values of each head.
     """
+
+    keeps_host_busy = False
 
     def __init__(
         self,

@@ -61,6 +61,8 @@ class RoundDecoder:
     clock: Clock = field(default_factory=Clock)
     """Times the parts of rounds."""
 
+    keeps_host_busy = True
+
     def __post_init__(self) -> None:
         self.heads = Heads(self.step, self.models, observer=self.observer, keeps_thinking=self.keeps_thinking)
         devices = [model.device for model in self.models]

@@ -32,6 +32,8 @@ class _Answer:
 class TextDecoder:
     """Complete rows at an endpoint; a `Decoder`."""
 
+    keeps_host_busy = False
+
     def __init__(self, step: Step, model: TextModel, *, observer: Observer, keeps_thinking: bool) -> None:
         self.step = step
         self.model = model
@@ -128,7 +130,7 @@ class TextStream:
                 raise answer.came
             text = whole_pairs(answer.came.text)
             result = StepResult(
-                step=decoder.step.id,
+                step=row.step,
                 text=text,
                 passed_on=text if decoder.keeps_thinking else strip_thinking(text),
                 prompts={decoder.node: row.prompts[decoder.node]},
