@@ -13,7 +13,7 @@ from flowinfer.engine.caches.tiles import tile_for
 from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.fusing import fused_choice
 from flowinfer.engine.loops.heads import Heads
-from flowinfer.engine.loops.lockstep import LockStep
+from flowinfer.engine.loops.lockstep import LockStep, StepForm
 from flowinfer.engine.loops.packing import packed_decoder as make_decoder
 from flowinfer.engine.loops.packing import runners_of
 from flowinfer.engine.loops.session import PackedSession
@@ -25,27 +25,30 @@ _GROWTH = 4 * PAGE
 """Ids per row that a timed run may add."""
 
 
-def packed_step(models: Sequence[ShapeModel], batch: int, context: int) -> Callable[[], object]:
+def packed_step(
+    models: Sequence[ShapeModel], batch: int, context: int, *, is_told: bool = False
+) -> Callable[[], object]:
     """Return a call that decodes one token in every row.
 
     Args:
         models: heads of one group with equal weights, or one model alone.
         batch: rows.
         context: ids in each row and head; keys and values are noise.
+        is_told: keep what each head gave, as for somebody who listens to every token.
     Returns:
         a call that queues one step on the current stream; it may be called at least 64 times.
     """
-    lock = packed_lock(models, batch, context)
-    tile = tile_for(batch)
-    lock.run(batch, tile)
-    return lambda: lock.run(batch, tile)
+    return _running(packed_lock(models, batch, context), StepForm(batch, tile_for(batch), is_told=is_told))
 
 
 def packed_columns(models: Sequence[ShapeModel], context: int, num_tokens: int) -> Callable[[], object]:
     """Return a call that decodes one row with so many flat tokens in the step."""
-    lock = packed_lock(models, 1, context)
-    lock.run(1, num_tokens)
-    return lambda: lock.run(1, num_tokens)
+    return _running(packed_lock(models, 1, context), StepForm(1, num_tokens))
+
+
+def _running(lock: LockStep, form: StepForm) -> Callable[[], object]:
+    lock.run(form)
+    return lambda: lock.run(form)
 
 
 def packed_lock(models: Sequence[ShapeModel], batch: int, context: int) -> LockStep:
@@ -61,11 +64,11 @@ def packed_lock(models: Sequence[ShapeModel], batch: int, context: int) -> LockS
         cache.sync()
         cache.fill_with_noise()
         caches.append(cache)
-    choose = fused_choice(heads.mixer, heads.step.decoding, batch, runners[0].model.dtype)
+    choose = fused_choice(heads.mixer, batch, runners[0].model.dtype)
     limits = [model.max_positions for model in models]
     lock = LockStep(runners, caches, heads.vocabulary, limits, choose, batch)
     for row in range(batch):
-        lock.start(row, [context] * len(models), [row + 300] * len(models), count=0, limit=1 << 40, key=1, state=0)
+        lock.start(row, [context] * len(models), [row + 300] * len(models), heads.step.decoding, key=1)
     return lock
 
 

@@ -44,9 +44,7 @@ def reason_against(heads: Heads) -> str | None:
         return "lstrip_first changes what the first token means"
     if fusers:
         return f"fuse={fusers[0]} looks at keys on the host"
-    if decoding.strict:
-        return "strict decides near ties again on the host"
-    return "every token is told with its heads' wishes" if heads.observer.wants_tokens else None
+    return "strict decides near ties again on the host" if decoding.strict else None
 
 
 def packed_decoder(heads: Heads, batch: int, budget: Budget | None = None) -> PackedDecoder | str:
@@ -63,7 +61,7 @@ def packed_decoder(heads: Heads, batch: int, budget: Budget | None = None) -> Pa
     runners = runners_of(heads.models)
     if isinstance(runners, str):
         return runners
-    choose = fused_choice(heads.mixer, heads.step.decoding, batch, runners[0].model.dtype)
+    choose = fused_choice(heads.mixer, batch, runners[0].model.dtype)
     num_pages = _num_pages(heads.step, heads.models, runners, batch, budget)
     return PackedDecoder(heads, runners, choose, batch=batch, num_pages=num_pages)
 
