@@ -41,6 +41,8 @@ ChooseThreads = Callable[[int], AbstractContextManager[None]]
 class RoundDecoder:
     """Decode one step's rows in rounds; a `Decoder`."""
 
+    keeps_host_busy = True
+
     step: Step
     models: Sequence[TokenModel]
     """The loaded model of each member of the step."""
@@ -60,8 +62,6 @@ class RoundDecoder:
     """What a round over so many rows runs in."""
     clock: Clock = field(default_factory=Clock)
     """Times the parts of rounds."""
-
-    keeps_host_busy = True
 
     def __post_init__(self) -> None:
         self.heads = Heads(self.step, self.models, observer=self.observer, keeps_thinking=self.keeps_thinking)
