@@ -108,7 +108,7 @@ class Payoff:
     _acceptance: Acceptance = field(default_factory=lambda: Acceptance(_KEEPS[1]))
 
     def new_length(self) -> DraftLength:
-        """Return the pace of a new row, which expects what the step's rows have come to."""
+        """Return the draft length of a new row, which expects what the step's rows have come to."""
         return DraftLength(acceptance=Acceptance(_KEEPS[0], 4 * self._acceptance.share))
 
     def is_open(self, num_rows: int) -> bool:

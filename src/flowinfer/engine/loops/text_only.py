@@ -29,17 +29,21 @@ class _Answer:
     seconds: float
 
 
+@dataclass(frozen=True)
 class TextDecoder:
     """Complete rows at an endpoint; a `Decoder`."""
 
     keeps_host_busy = False
 
-    def __init__(self, step: Step, model: TextModel, *, observer: Observer, keeps_thinking: bool) -> None:
-        self.step = step
-        self.model = model
-        self.observer = observer
-        self.keeps_thinking = keeps_thinking
-        self.node = next(members(step.source)).node
+    step: Step
+    model: TextModel
+    observer: Observer
+    keeps_thinking: bool
+
+    @property
+    def node(self) -> str:
+        """Return the node whose prompt is sent."""
+        return next(members(self.step.source)).node
 
     def stream(self) -> TextStream:
         """Return a new run."""
