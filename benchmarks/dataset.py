@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import torch
 
-from flowinfer.engine.base import Completion, Decoder, Observer, Row
+from flowinfer.engine.base import Completion, Decoder, Observer, Row, decode
 from flowinfer.engine.loops.decoder import PackedDecoder
-from flowinfer.engine.loops.reference import ReferenceDecoder
+from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.planning.plan import Step, members
 from flowinfer.results import StepResult
 from loops import Tables, eager_step, floor_bytes
@@ -66,9 +66,9 @@ def row_of(step: Step, question_id: str, prompt: str, max_tokens: int) -> Row:
     return Row(question_id, step.id, prompts, decoding=step.decoding.model_copy(update={"max_tokens": max_tokens}))
 
 
-def reference_decoder(step: Step, models: Sequence[ShapeModel], *, batch: int) -> ReferenceDecoder:
+def reference_decoder(step: Step, models: Sequence[ShapeModel], *, batch: int) -> RoundDecoder:
     """Return the reference engine's decoder."""
-    return ReferenceDecoder(step, models, batch=batch, observer=Observer())
+    return RoundDecoder(step, models, batch=batch, observer=Observer())
 
 
 def make_load(num_questions: int, size: str, seed: int) -> Load:
@@ -147,10 +147,10 @@ def _run(
     device = models[0].device
     start = time.perf_counter()
     decoder = make(step, models, batch=rows)
-    list(decoder.decode(warm))
+    list(decode(decoder, warm))
     synchronize(device)
     ready = time.perf_counter()
-    results = _results(decoder.decode(load.rows(step)))
+    results = _results(decode(decoder, load.rows(step)))
     synchronize(device)
     seconds = time.perf_counter() - ready
     tokens = sum(result.tokens for result in results.values())
@@ -221,7 +221,7 @@ def identity_check(arguments: argparse.Namespace, deadline: Deadline) -> str:
         models = build("tiny", arguments.device, torch.float32, seed=arguments.seed)
         step = step_of(models)
         wanted, found = (
-            _results(decoder.decode(load.rows(step)))
+            _results(decode(decoder, load.rows(step)))
             for decoder in (reference_decoder(step, models, batch=1), packed_decoder(step, models, batch=4))
         )
         same = sum(found[key].text == wanted[key].text and found[key].tokens == wanted[key].tokens for key in wanted)

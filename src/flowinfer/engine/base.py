@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from flowinfer.planning.plan import Plan, Step
 from flowinfer.results import StepResult
@@ -118,18 +118,11 @@ class NoCache:
         """Do nothing."""
 
 
-class Decoder(Protocol):
-    """Runs one step's decoding loop; the reference engine is the oracle for every other."""
-
-    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
-        """Decode rows in batches, admitting a waiting row when another ends; yield each as it ends."""
-
-
 class RowStream(Protocol):
-    """A decoding loop that is brought on a little at a time, so that others can run beside it."""
+    """One run of a decoding loop, brought on a turn at a time, so that others can run beside it."""
 
     is_waiting: bool
-    """Whether the last turn found nothing to do before the device has done something."""
+    """Whether the last turn found nothing to do before something else (a device, an endpoint) has done its part."""
 
     @property
     def num_rows(self) -> int:
@@ -142,15 +135,35 @@ class RowStream(Protocol):
         """Let go of a row that is wanted no more: it gets no completion, and the others' texts stay as they are."""
 
     def turn(self) -> Sequence[Completion]:
-        """Do what can be done without waiting for the device; return the rows that ended."""
+        """Do one round of what can be done without waiting; return the rows that ended."""
+
+    def wait(self) -> None:
+        """Wait until another turn can do something."""
 
     def close(self) -> None:
         """Let go of all rows."""
 
 
-@runtime_checkable
-class StreamingDecoder(Decoder, Protocol):
-    """A decoder that leaves the host free while its device works."""
+class Decoder(Protocol):
+    """Runs one step's decoding loop; its models, tables and memory outlast a run."""
+
+    @property
+    def keeps_host_busy(self) -> bool:
+        """Whether its turns compute on the host, so that nothing else goes on meanwhile."""
 
     def stream(self) -> RowStream:
-        """Return a new stream; one at a time."""
+        """Return a new run without rows; the one before must be closed."""
+
+
+def decode(decoder: Decoder, rows: Iterable[Row]) -> Iterator[Completion]:
+    """Decode rows with nothing beside them; yield each as it ends."""
+    stream = decoder.stream()
+    try:
+        for row in rows:
+            stream.add(row)
+        while stream.num_rows:
+            yield from stream.turn()
+            if stream.is_waiting:
+                stream.wait()
+    finally:
+        stream.close()

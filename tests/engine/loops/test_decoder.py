@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowinfer.backends.hf import HfModel
-from flowinfer.engine.base import Observer, Row
+from flowinfer.engine.base import Observer, Row, decode
 from flowinfer.engine.caches.pages import PagesShort
 from flowinfer.engine.loops import stream as packed
 from flowinfer.engine.loops.batch import Batch
@@ -20,12 +20,12 @@ from flowinfer.engine.loops.fusing import fused_choice
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.lockstep import LockStep, StepForm
 from flowinfer.engine.loops.packing import reason_against
-from flowinfer.engine.loops.reference import ReferenceDecoder
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.network.runner import HeadRunner, runner_of
 from flowinfer.planning.plan import Plan, members
 from flowinfer.results import StepResult
 from tests.engine import plans
+from tests.engine.oracle import decode_plainly
 from tests.engine.plans import group, member, mix, one_step
 
 Models = dict[str, HfModel]
@@ -53,10 +53,10 @@ def packed_decoder(
 
 
 def reference(plan: Plan, models: Models, texts: Sequence[str] = TEXTS) -> dict[str, StepResult]:
-    """Return the reference engine's results by question."""
+    """Return the oracle's results by question."""
     own = [models[one.model] for one in members(plan.steps[0].source)]
-    decoder = ReferenceDecoder(plan.steps[0], own, batch=len(texts), observer=Observer())
-    return results(decoder.decode(rows_of(plan, texts)))
+    found = decode_plainly(plan.steps[0], own, rows_of(plan, texts))
+    return {f"q{k}": result for k, result in enumerate(found)}
 
 
 def results(completions: Any) -> dict[str, StepResult]:
@@ -75,7 +75,7 @@ def assert_equal(plan: Plan, models: Models, texts: Sequence[str] = TEXTS, **opt
     expected = {key: told(result) for key, result in reference(plan, models, texts).items()}
     decoder = packed_decoder(plan, models, **options)
     for _ in range(2):
-        found = results(decoder.decode(rows_of(plan, texts)))
+        found = results(decode(decoder, rows_of(plan, texts)))
         assert {key: told(result) for key, result in found.items()} == expected
     return decoder
 
@@ -106,7 +106,7 @@ def test_rows_end_where_a_heads_positions_end(models: Models) -> None:
     plan = one_step(mix("A", "B"), max_tokens=400)
     texts = ["字" * 60, "hello"]
     found = assert_equal(plan, models, texts, batch=2)
-    assert {result.finish_reason for result in results(found.decode(rows_of(plan, texts))).values()} == {"context"}
+    assert {result.finish_reason for result in results(decode(found, rows_of(plan, texts))).values()} == {"context"}
 
 
 def test_short_memory_takes_pages_from_the_last_row_and_gives_them_back(
@@ -127,17 +127,20 @@ def test_short_memory_takes_pages_from_the_last_row_and_gives_them_back(
 def test_a_row_that_never_fits_is_told(models: Models) -> None:
     plan = one_step(mix("A", "B"), max_tokens=120)
     with pytest.raises(PagesShort):
-        list(packed_decoder(plan, models, batch=2, num_pages=1).decode(rows_of(plan, [_LONG])))
+        list(decode(packed_decoder(plan, models, batch=2, num_pages=1), rows_of(plan, [_LONG])))
 
 
 def test_broken_off_decoding_leaves_nothing_behind(models: Models) -> None:
     plan = one_step(mix("A", "B"), max_tokens=12)
     decoder = packed_decoder(plan, models, batch=3)
-    running = decoder.decode(rows_of(plan, TEXTS))
-    next(running)
-    running.close()
+    stream = decoder.stream()
+    for row in rows_of(plan, TEXTS):
+        stream.add(row)
+    while not stream.turn():
+        pass
+    stream.close()
     expected = {key: told(result) for key, result in reference(plan, models).items()}
-    assert {k: told(v) for k, v in results(decoder.decode(rows_of(plan, TEXTS))).items()} == expected
+    assert {k: told(v) for k, v in results(decode(decoder, rows_of(plan, TEXTS))).items()} == expected
 
 
 def test_the_last_rows_move_together_so_that_steps_grow_small(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:

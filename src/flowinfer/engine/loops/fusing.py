@@ -7,44 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+from flowinfer.engine.loops.choosing import Choice, Told, choose
 from flowinfer.engine.loops.mixing import Mixer
-from flowinfer.engine.loops.sampling import Draws, choose_slots, sample
+from flowinfer.engine.loops.sampling import Draws, sample
 from flowinfer.fusion.shared import Lift, SharedVocabulary
 
 _ALIGNMENT = 64
 """Rows of logits begin at multiples of so many numbers, which keeps matrix products fast at odd widths."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What B rows emit next. Tensors of `FusedChoice` are written anew by its next call."""
-
-    slots: Tensor
-    """(B,), int64."""
-    values: Tensor
-    """(B,), float32: fused probability of the slot."""
-    leads: Tensor
-    """(B,), float32: how far the best allowed slot is ahead of the second; 1 where slots are drawn."""
-    favourites: Tensor
-    """(K, B), int64: each head's own most probable slot, allowed or not, in the vocabulary's order of heads."""
-    told: Told | None
-    """What heads gave, where somebody listens."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """What each head gave to two slots of B rows, in the vocabulary's order of heads."""
-
-    of_favourites: Tensor
-    """(K, B), float32: to its favourite."""
-    of_slots: Tensor
-    """(K, B), float32: to the slot that the row emits."""
 
 
 class FusedChoice:
@@ -224,10 +198,10 @@ class FusedChoice:
 
 
 class TorchChoice:
-    """The same by the mixer's own tensor operations: for every device and fuser.
+    """The same by tensor operations: for every device and fuser.
 
     Args:
-        mixer: its heads are on one device.
+        mixer: its heads are on one device, and none joins its first token to a space.
     """
 
     def __init__(self, mixer: Mixer) -> None:
@@ -237,18 +211,7 @@ class TorchChoice:
         self, logits: Sequence[Tensor], states: Tensor, draws: Draws | None, *, is_told: bool = False
     ) -> Choice:
         """Choose in B rows; arguments as those of `FusedChoice`."""
-        mixer = self._mixer
-        probs = mixer.lift(logits, ())  # no head here joins its first token's space
-        fused = mixer.fuse(probs).probs  # K of (B, V) -> (B, V)
-        best = choose_slots(fused, mixer.vocabulary.guard.mask(states), draws)
-        at = best.slots[:, None]
-        values = fused.gather(-1, at)[:, 0]
-        favourites = torch.stack([own.argmax(-1) for own in probs])  # (K, B)
-        told = None
-        if is_told:
-            of_favourites = torch.stack([own.amax(-1) for own in probs])
-            told = Told(of_favourites.float(), torch.stack([own.gather(-1, at)[:, 0] for own in probs]).float())
-        return Choice(best.slots, values.float(), best.leads.float(), favourites, told)
+        return choose(self._mixer, logits, states, (), draws, is_told=is_told)
 
 
 def fused_choice(mixer: Mixer, rows: int, dtype: torch.dtype) -> FusedChoice | TorchChoice:

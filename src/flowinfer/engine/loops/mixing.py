@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,16 +31,6 @@ class _Inner:
 
 
 _Tree = _Leaf | _Inner
-
-
-@dataclass(frozen=True)
-class Fused:
-    """One decoding step's distributions."""
-
-    probs: Tensor
-    """(B, V): what the group as a whole says."""
-    heads: tuple[Tensor, ...]
-    """K tensors of shape (B, V): what each head says, in the step's order of members."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +84,9 @@ class Mixer:
             self._vocabularies[one.device].lift_first(k, one, begins.to(one.device)) for k, one in enumerate(lifted)
         ]
 
-    def gather(self, probs: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
-        """Bring all heads' probabilities to the fusing device; return them and the seconds of each transfer."""
-        moved, seconds = [], []
-        for one in probs:
-            start = time.perf_counter()
-            moved.append(one.to(self.device))
-            seconds.append(time.perf_counter() - start)
-        return moved, seconds
-
-    def fuse(self, probs: Sequence[Tensor]) -> Fused:
-        """Mix heads that are on the fusing device."""
-        return Fused(self._mix(self._tree, probs), tuple(probs))
+    def fuse(self, probs: Sequence[Tensor]) -> Tensor:
+        """Mix heads that are on the fusing device: K of (B, V) -> (B, V)."""
+        return self._mix(self._tree, probs)
 
     def certified(self, probs: Sequence[Tensor], states: Tensor) -> Certified:
         """Return the greedy choice without moving distributions."""

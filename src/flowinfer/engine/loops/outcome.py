@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowinfer.engine.loops.fusing import Choice
+from flowinfer.engine.loops.choosing import Choice, Decision
 
 RING = 8
 """Steps whose outcome the device keeps until the host reads them."""
@@ -40,23 +40,16 @@ class Outcome:
         if self.done is not None:
             self.done.synchronize()
 
-    def steps(self) -> Iterator[Emitted]:
-        """Yield what each step emitted."""
-        told = [[] for _ in self.slots] if self.told is None else self.told.tolist()
-        every = zip(self.slots.tolist(), self.leads.tolist(), self.favourites.tolist(), told, strict=True)
-        for slots, leads, favourites, of_heads in every:
-            yield Emitted(slots, leads, favourites, of_heads)
-
-
-@dataclass(frozen=True)
-class Emitted:
-    """What one step emitted, by index in the batch; see `Outcome`."""
-
-    slots: Sequence[int]
-    leads: Sequence[float]
-    favourites: Sequence[Sequence[int]]
-    told: Sequence[Sequence[float]]
-    """Empty where nobody listens."""
+    def steps(self) -> Iterator[Sequence[Decision | None]]:
+        """Yield what each step emitted, by index in the batch; None where a row was not ready."""
+        heads, nothing = self.favourites.shape[1], [[0.0]] * self.slots.shape[1]
+        for step, slots in enumerate(self.slots.tolist()):
+            leads, favourites = self.leads[step].tolist(), self.favourites[step].T.tolist()  # R of K
+            told = nothing if self.told is None else self.told[step].T.tolist()  # R of 1 + 2 K
+            yield [
+                None if slot < 0 else Decision(slot, value, lead, own, given[:heads], given[heads:])
+                for slot, lead, own, (value, *given) in zip(slots, leads, favourites, told, strict=True)
+            ]
 
 
 class Ring:

@@ -45,7 +45,6 @@ class LiveRow:
         self.row = row
         self.prompts = tuple(prompts)
         self.contexts = tuple(contexts)
-        self.handles: list[int] = []
         self.heads = [HeadState() for _ in prompts]
         self.batch = batch
         self.text = bytearray()
@@ -124,7 +123,7 @@ class LiveRow:
         assert self.finish_reason, "only ended rows have results"
         opened = any(prompt.opens_thinking for prompt in self.prompts)
         return StepResult(
-            step=step.id,
+            step=self.row.step,
             text=text,
             passed_on=text if keeps_thinking else strip_thinking(text, opened=opened),
             prompts={head.node: prompt.text for head, prompt in zip(heads, self.prompts, strict=True)},

@@ -20,9 +20,10 @@ from flowinfer.engine.base import Completion, Row
 from flowinfer.engine.caches.pages import PagedCache, PagesShort
 from flowinfer.engine.caches.tiles import tile_for
 from flowinfer.engine.loops.batch import Batch, BatchRow, Pending
+from flowinfer.engine.loops.choosing import Decision
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.lockstep import LockStep, StepForm
-from flowinfer.engine.loops.outcome import RING, Emitted
+from flowinfer.engine.loops.outcome import RING
 from flowinfer.engine.loops.prompts import read_prompts
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.network.runner import HeadRunner
@@ -62,8 +63,6 @@ class PackedStream:
         self._read_at = time.perf_counter()
         self._admitted_at = lock.num_steps
         self.is_waiting = False
-        self.host_wait_seconds = 0.0
-        self.num_waits = 0
 
     @property
     def num_rows(self) -> int:
@@ -107,8 +106,8 @@ class PackedStream:
         if self._pending:
             start = time.perf_counter()
             self._pending[0].outcome.wait()
-            self.host_wait_seconds += time.perf_counter() - start
-            self.num_waits += 1
+            self._lock.host_wait_seconds += time.perf_counter() - start
+            self._lock.num_waits += 1
 
     def close(self) -> None:
         """Empty the batch, also where decoding was broken off; the device then has nothing left to do."""
@@ -209,14 +208,15 @@ class PackedStream:
         for _, own in here:
             for head in own.live.heads:
                 head.forward_seconds += spent / len(here)
-        for step in pending.outcome.steps():
+        for decisions in pending.outcome.steps():
             emitted = 0
             for index, own in here:
-                if step.slots[index] < 0 or own.live.finish_reason:
+                decision = decisions[index]
+                if decision is None or own.live.finish_reason:
                     continue
                 emitted += 1
                 try:
-                    self._emit(own, step, index)
+                    self._emit(own, decision)
                 except BaseException as error:  # what is not the row's is raised
                     own.live.fail(error)
             if emitted:
@@ -226,22 +226,14 @@ class PackedStream:
             self._batch.drop(own)
         return [self._heads.complete(own.live) for own in ended]
 
-    def _emit(self, own: BatchRow, step: Emitted, index: int) -> None:
-        """Let a row emit what a step gave at the index that it had then."""
-        row, vocabulary, slot = own.live, self._heads.vocabulary, step.slots[index]
-        row.near_ties += self._heads.is_near_tie(step.leads[index])
-        favourites = [of_head[index] for of_head in step.favourites]
-        for head, favourite in zip(row.heads, favourites, strict=True):
-            head.agreed += favourite == slot
-        if step.told:
-            value, *given = [told[index] for told in step.told]
-            self._heads.announce(row, slot, value, favourites, given[: len(row.heads)], given[len(row.heads) :])
-        row.emit(slot, vocabulary)
-        for k, model in enumerate(self._heads.models):
-            if row.finish_reason:
+    def _emit(self, own: BatchRow, decision: Decision) -> None:
+        """Let a row emit what the device has decided for it; its heads have read what the device knows by itself."""
+        row = own.live
+        self._heads.emit(row, decision)
+        if row.finish_reason:
+            return
+        for k, advance in enumerate(self._heads.advance(row.contexts, decision.slot)):
+            if row.context_full(k, self._heads.models[k].max_positions, len(advance.ids)):
                 return
-            ids = row.contexts[k].append(vocabulary.keys[slot], vocabulary.ids(k, slot)).ids
-            if row.context_full(k, model.max_positions, len(ids)):
-                return
-            row.heads[k].fed += len(ids)
-            own.known[k] += len(ids)
+            row.heads[k].fed += len(advance.ids)
+            own.known[k] += len(advance.ids)
