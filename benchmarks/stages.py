@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -70,14 +70,12 @@ class LimitedHeads(Heads):
         super().__init__(step, [model], observer=Observer())
         self._limits = {f"q{k}": length for k, length in enumerate(load.answers)}
 
-    def take(self, waiting: Iterator[Row], room: int, num_live: int) -> list[LiveRow | Completion]:
-        """Take rows as all heads do, then limit them."""
-        taken = super().take(waiting, room, num_live)
-        for row in taken:
-            if isinstance(row, LiveRow):
-                limit = {"max_tokens": self._limits[row.row.question_id]}
-                row.decoding = row.decoding.model_copy(update=limit)
-        return taken
+    def begin(self, row: Row, batch: int) -> LiveRow | Completion:
+        """Begin a row as all heads do, with its own limit."""
+        begun = super().begin(row, batch)
+        if isinstance(begun, LiveRow):
+            begun.decoding = begun.decoding.model_copy(update={"max_tokens": self._limits[row.question_id]})
+        return begun
 
 
 class Whole:

@@ -95,14 +95,15 @@ def _choose(
     probs = mixer.lift(logits, [not text.written for text in texts])
     fused = mixer.fuse(probs)
     allowed = mixer.vocabulary.guard.mask(torch.tensor([text.state for text in texts]))
-    best = fused.masked_fill(~allowed, 0.0).sort(descending=True, stable=True)
+    best = fused.masked_fill(~allowed, -1.0).sort(descending=True, stable=True)
+    leads = (best.values[:, 0].clamp_min(0.0) - best.values[:, 1].clamp_min(0.0)).tolist()
     keys = [row_key(text.decoding, text.row.question_id, text.row.step) for text in texts]
     draws = draws_of([text.decoding for text in texts], keys, [text.tokens for text in texts], mixer.device)
     drawn = sample(fused, allowed, draws) if draws else best.indices[:, 0]
     margin = step.decoding.near_tie_eps or 1e-6
     slots = []
     for index, text in enumerate(texts):
-        slot, is_tie = int(best.indices[index, 0]), bool(best.values[index, 0] - best.values[index, 1] < margin)
+        slot, is_tie = int(best.indices[index, 0]), leads[index] < margin
         if text.decoding.temperature > 0:
             slot, is_tie = int(drawn[index]), False
         text.near_ties += is_tie

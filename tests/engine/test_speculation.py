@@ -65,9 +65,6 @@ class Guesser:
     def forget(self, rows: Sequence[LiveRow]) -> None:
         """Nothing to forget."""
 
-    def close(self) -> None:
-        """Nothing to close."""
-
 
 def rows(step: Step, texts: Sequence[str] = TEXTS, sources: Sequence[str] = ()) -> list[Row]:
     return [

@@ -68,7 +68,7 @@ def _prompt_tokens(stream: RoundStream, models: Sequence[TokenModel], steps: int
     """
     means = []
     for k, model in enumerate(models):
-        counts = [len(own.row.prompts[k].ids) for own in stream.batch]
+        counts = [len(own.live.prompts[k].ids) for own in stream.batch]
         room = model.max_positions - max(counts) - WARM_UPS
         if steps > room:
             raise UsageError(

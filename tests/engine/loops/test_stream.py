@@ -23,7 +23,6 @@ from flowinfer.planning.plan import Plan, compile
 from flowinfer.results import StepResult
 from tests.engine import plans
 from tests.engine.loops.test_decoder import Models, packed_decoder, results, rows_of
-from tests.engine.oracle import decode_plainly
 from tests.engine.plans import Listener, mix, one_step
 from tests.engine.test_cuda import ONE, zoo
 
@@ -62,9 +61,9 @@ def models(request: pytest.FixtureRequest, models: Models, tmp_path_factory: pyt
 
 @pytest.fixture(scope="module")
 def alone(models: Models) -> dict[str, tuple[object, ...]]:
-    """What each of the rows writes where it is the only one, by the oracle."""
-    own = [models[name] for name in "ABC"]
-    return written({row.question_id: decode_plainly(PLAN.steps[0], own, [row])[0] for row in mixed_rows()})
+    """What each of the rows writes in the host's loop, where it is the only one."""
+    decoder = RoundDecoder(PLAN.steps[0], [models[name] for name in "ABC"], batch=1, observer=Observer())
+    return written(results(decode(decoder, mixed_rows())))
 
 
 def written(found: dict[str, StepResult]) -> dict[str, tuple[object, ...]]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
-from flowinfer.backends.base import Session, TokenModel
+from flowinfer.backends.base import TokenModel
 from flowinfer.engine.base import Decoder, Observer
 from flowinfer.engine.budget import Budget
 from flowinfer.engine.loops.acceptance import Payoff
 from flowinfer.engine.loops.drafting import make_drafter
 from flowinfer.engine.loops.heads import Heads
-from flowinfer.engine.loops.rounds import ChooseThreads, MakeDrafter, RoundDecoder
+from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.planning.plan import Step
 
 Engine = Literal["auto", "packed", "reference"]
@@ -46,17 +46,26 @@ def is_on_gpu(models: Sequence[TokenModel], engine: Engine) -> bool:
 
 def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     """Return the decoding loop of some heads; say why where the packed engine is asked for and cannot serve."""
+    step = loop.step
+    on_host = partial(
+        RoundDecoder,
+        step,
+        loop.models,
+        batch=loop.batch,
+        observer=loop.observer,
+        keeps_thinking=loop.keeps_thinking,
+        payoff=Payoff(is_on=step.decoding.draft == "auto"),
+    )
+    if engine == "reference":
+        return on_host()
+    drafter = make_drafter(step, loop.writer)
     on_gpu = is_on_gpu(loop.models, engine)
     on_cpu = all(model.device.type == "cpu" and model.is_exact for model in loop.models)
-    if engine == "reference":
-        return _on_host(loop, drafter=None)
-    drafter = make_drafter(loop.step, loop.writer)
     if engine == "auto" and not on_gpu and not on_cpu:
-        return _on_host(loop, drafter)
+        return on_host(drafter=drafter)
     from flowinfer.engine.loops.packing import packed_decoder, runners_of, session_maker
     from flowinfer.engine.loops.threads import choose_threads
 
-    step = loop.step
     waits_for_none = loop.batch > _MOST_DRAFTING and step.decoding.draft == "auto"
     if on_gpu and (waits_for_none or drafter is None):
         heads = Heads(step, loop.models, observer=loop.observer, keeps_thinking=loop.keeps_thinking)
@@ -68,26 +77,6 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     if isinstance(runners, str):
         if on_gpu or engine == "packed":
             loop.observer.notice(f"step {step.id} {step.title} runs on its models' own sessions: {runners}")
-        return _on_host(loop, drafter)
+        return on_host(drafter=drafter)
     sessions = session_maker(step, loop.models, runners, loop.batch, loop.budget)
-    return _on_host(loop, drafter, sessions, choose_threads(runners))
-
-
-def _on_host(
-    loop: Loop,
-    drafter: MakeDrafter | None,
-    open_sessions: Callable[[], list[Session]] | None = None,
-    threads: ChooseThreads = lambda _: nullcontext(),
-) -> Decoder:
-    """Return a loop that the host drives, over the models' own sessions if none are given."""
-    return RoundDecoder(
-        loop.step,
-        loop.models,
-        batch=loop.batch,
-        observer=loop.observer,
-        keeps_thinking=loop.keeps_thinking,
-        drafter=drafter,
-        payoff=Payoff(is_on=loop.step.decoding.draft == "auto"),
-        open_sessions=open_sessions,
-        threads=threads,
-    )
+    return on_host(drafter=drafter, open_sessions=sessions, threads=choose_threads(runners))

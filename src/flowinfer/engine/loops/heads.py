@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 
 from torch import Tensor
 
@@ -43,35 +42,27 @@ class Heads:
         self._keeps_thinking = keeps_thinking
         self._tokens = [model.vocabulary().tokens for model in models]
 
-    def take(self, waiting: Iterator[Row], room: int, num_live: int) -> list[LiveRow | Completion]:
-        """Take waiting rows and build their prompts; rows that cannot run end at once."""
-        outcomes: list[LiveRow | Completion] = []
-        taken: list[LiveRow] = []
-        for row in islice(waiting, max(room, 0)):
-            try:
-                outcome: LiveRow | Completion = self._take(row, num_live)
-            except BaseException as error:  # what is not the row's is raised
-                outcome = Completion(row, None, reason(error))
-            if isinstance(outcome, LiveRow):
-                taken.append(outcome)
-            else:
-                outcomes.append(outcome)
-        for live in taken:
-            live.batch = num_live + len(taken)
-        return [*outcomes, *taken]
+    def begin(self, row: Row, batch: int) -> LiveRow | Completion:
+        """Build a row's prompts and empty contexts; a row that cannot run ends at once.
 
-    def _take(self, row: Row, num_live: int) -> LiveRow | Completion:
-        prompts = self._prompts(row)
-        if problem := self._misfit(prompts):
-            return Completion(row, None, problem)
-        contexts = [
-            new_context(self.step.decoding.context, model.tokenizer, tokens, lstrip_first=self.mixer.joins_first)
-            for model, tokens in zip(self.models, self._tokens, strict=True)
-        ]
-        live = LiveRow(row, self.step, prompts, contexts, num_live)
-        opened = any(prompt.opens_thinking for prompt in prompts)
-        self.observer.admitted(row.question_id, row.step, opens_thinking=opened)
-        return live
+        Args:
+            row: what was asked for.
+            batch: rows that are live then.
+        """
+        try:
+            prompts = self._prompts(row)
+            if problem := self._misfit(prompts):
+                return Completion(row, None, problem)
+            contexts = [
+                new_context(self.step.decoding.context, model.tokenizer, tokens, lstrip_first=self.mixer.joins_first)
+                for model, tokens in zip(self.models, self._tokens, strict=True)
+            ]
+            live = LiveRow(row, self.step, prompts, contexts, batch)
+            opened = any(prompt.opens_thinking for prompt in prompts)
+            self.observer.admitted(row.question_id, row.step, opens_thinking=opened)
+            return live
+        except BaseException as error:  # what is not the row's is raised
+            return Completion(row, None, reason(error))
 
     def decide(self, logits: Sequence[Tensor], prefixes: Prefixes, clock: Clock = UNTIMED) -> list[Decision]:
         """Choose a slot behind each of N prefixes: K logits of shape (N, V_k) -> N."""

@@ -12,10 +12,10 @@ from flowinfer.fusion.advance import Advance, Context
 
 
 @dataclass(eq=False)
-class BatchRow:
-    """A live row of a batch, and what its sessions hold of it."""
+class SessionRow:
+    """A live row, and what its sessions hold of it."""
 
-    row: LiveRow
+    live: LiveRow
     handles: list[int]
     """Its name in each head's session."""
     held: list[int]
@@ -31,7 +31,7 @@ class BatchRow:
 class Proposal:
     """The keys that a row may emit in one round, as far as they can be verified; none for a plain round."""
 
-    row: BatchRow
+    row: SessionRow
     contexts: list[tuple[Context, ...]]
     """Each head's context before the keys and after each of them."""
     states: list[int]
@@ -46,13 +46,13 @@ class Proposal:
         return [ids[self.row.valid[head] :], *(advances[head].ids for advances in self.advances)]
 
 
-def spell(row: BatchRow, draft: Sequence[int], heads: Heads) -> Proposal:
+def spell(row: SessionRow, draft: Sequence[int], heads: Heads) -> Proposal:
     """Write a draft in every head's ids, up to the first key that cannot be verified in the same forward.
 
     That is the end slot, a key that the UTF-8 guard forbids, one that does not fit, and, in canonical contexts, one
     that changes ids before it.
     """
-    live, vocabulary = row.row, heads.vocabulary
+    live, vocabulary = row.live, heads.vocabulary
     proposal = Proposal(row, [live.contexts], [live.utf8_state])
     for slot in draft:
         if slot == vocabulary.eos_slot or not vocabulary.guard.allows(proposal.states[-1], slot):

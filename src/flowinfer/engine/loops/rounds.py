@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from flowinfer.engine.loops.choosing import Decision, Prefixes
 from flowinfer.engine.loops.clock import Clock, Part
 from flowinfer.engine.loops.drafts import Drafter
 from flowinfer.engine.loops.heads import Heads
-from flowinfer.engine.loops.proposals import BatchRow, Proposal, spell
+from flowinfer.engine.loops.proposals import Proposal, SessionRow, spell
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.workers import DeviceWorkers
 from flowinfer.planning.plan import Step
@@ -36,47 +37,36 @@ MakeDrafter = Callable[[Heads], Drafter]
 ChooseThreads = Callable[[int], AbstractContextManager[None]]
 
 
+@dataclass(eq=False)
 class RoundDecoder:
-    """Decode one step's rows in rounds; a `Decoder`.
-
-    Args:
-        step: what to decode.
-        models: the loaded model of each member of the step.
-        batch: most rows at once.
-        observer: hears tokens and ends.
-        keeps_thinking: whether later stages read <think>...</think>.
-        drafter: makes what proposes keys; None = nothing does.
-        payoff: whether rounds draft; always if not given.
-        open_sessions: makes a session for each model, if not the models' own.
-        threads: what a round over so many rows runs in.
-        clock: times the parts of rounds.
-    """
+    """Decode one step's rows in rounds; a `Decoder`."""
 
     keeps_host_busy = True
 
-    def __init__(
-        self,
-        step: Step,
-        models: Sequence[TokenModel],
-        *,
-        batch: int,
-        observer: Observer,
-        keeps_thinking: bool = False,
-        drafter: MakeDrafter | None = None,
-        payoff: Payoff | None = None,
-        open_sessions: Callable[[], list[Session]] | None = None,
-        threads: ChooseThreads = lambda _: nullcontext(),
-        clock: Clock | None = None,
-    ) -> None:
-        self.heads = Heads(step, models, observer=observer, keeps_thinking=keeps_thinking)
-        self.batch = batch
-        self.drafter = drafter(self.heads) if drafter else None
-        self.payoff = payoff or Payoff(is_on=False)
-        self.open_sessions = open_sessions or (lambda: [model.open() for model in models])
-        self.threads = threads
-        self.clock = clock or Clock()
-        devices = [model.device for model in models]
-        self.workers = DeviceWorkers(devices, self.clock, overlaps=open_sessions is not None)
+    step: Step
+    models: Sequence[TokenModel]
+    """The loaded model of each member of the step."""
+    batch: int
+    """Most rows at once."""
+    observer: Observer
+    """Hears tokens and ends."""
+    keeps_thinking: bool = False
+    """Whether later stages read <think>...</think>."""
+    drafter: MakeDrafter | None = None
+    """Makes what proposes keys; None = nothing does."""
+    payoff: Payoff = field(default_factory=lambda: Payoff(is_on=False))
+    """Whether rounds draft, and how far; always and wholly if not given."""
+    open_sessions: Callable[[], list[Session]] | None = None
+    """Makes a session for each model; None = the models' own."""
+    threads: ChooseThreads = lambda _: nullcontext()
+    """What a round over so many rows runs in."""
+    clock: Clock = field(default_factory=Clock)
+    """Times the parts of rounds."""
+
+    def __post_init__(self) -> None:
+        self.heads = Heads(self.step, self.models, observer=self.observer, keeps_thinking=self.keeps_thinking)
+        devices = [model.device for model in self.models]
+        self.workers = DeviceWorkers(devices, self.clock, overlaps=self.open_sessions is not None)
 
     def stream(self) -> RoundStream:
         """Return a new run; the one before must be closed."""
@@ -91,11 +81,12 @@ class RoundStream:
     def __init__(self, decoder: RoundDecoder) -> None:
         self._decoder = decoder
         self._heads, self._clock, self._workers = decoder.heads, decoder.clock, decoder.workers
-        self._drafter, self._payoff = decoder.drafter, decoder.payoff
+        self._drafter = decoder.drafter(decoder.heads) if decoder.drafter else None
+        self._payoff = decoder.payoff
         self._waiting: deque[Row] = deque()
-        self.sessions = decoder.open_sessions()
+        self.sessions = decoder.open_sessions() if decoder.open_sessions else [m.open() for m in decoder.models]
         """One of each head."""
-        self.batch: list[BatchRow] = []
+        self.batch: list[SessionRow] = []
         """Rows that are being decoded."""
 
     @property
@@ -113,9 +104,9 @@ class RoundStream:
         if self.batch:
             with self._decoder.threads(len(self.batch)):
                 self._round()
-        ended = [row for row in self.batch if row.row.finish_reason]
+        ended = [row for row in self.batch if row.live.finish_reason]
         self._remove(ended)
-        return [*misfits, *(self._heads.complete(row.row) for row in ended)]
+        return [*misfits, *(self._heads.complete(row.live) for row in ended)]
 
     def wait(self) -> None:
         """Do nothing: every turn of it does something."""
@@ -123,23 +114,25 @@ class RoundStream:
     def end(self, row: Row) -> None:
         """End a row from outside."""
         self._waiting = deque(other for other in self._waiting if other is not row)
-        self._remove([own for own in self.batch if own.row.row is row])
+        self._remove([own for own in self.batch if own.live.row is row])
 
     def close(self) -> None:
         """Let go of all rows, their keys and values."""
         self._waiting.clear()
-        self.batch, self.sessions = [], []
-        if self._drafter:
-            self._drafter.close()
+        self.batch, self.sessions, self._drafter = [], [], None
 
     def _admit(self) -> list[Completion]:
         """Let every head read the prompts of waiting rows that there is room for; return those that cannot run."""
-        room = min(self._decoder.batch - len(self.batch), len(self._waiting))
-        taken = self._heads.take((self._waiting.popleft() for _ in range(room)), room, len(self.batch))
-        rows = [row for row in taken if isinstance(row, LiveRow)]
+        misfits, rows = list[Completion](), list[LiveRow]()
+        for _ in range(min(self._decoder.batch - len(self.batch), len(self._waiting))):
+            begun = self._heads.begin(self._waiting.popleft(), len(self.batch) + len(rows) + 1)
+            if isinstance(begun, LiveRow):
+                rows.append(begun)
+            else:
+                misfits.append(begun)
         if rows:
             self._prefill(rows)
-        return [outcome for outcome in taken if isinstance(outcome, Completion)]
+        return misfits
 
     def _prefill(self, rows: Sequence[LiveRow]) -> None:
         handles: list[list[int]] = [[] for _ in self.sessions]
@@ -150,10 +143,10 @@ class RoundStream:
         self._workers.run("prefill", read)
         seconds = self._take_seconds("prefill")
         for row, *own in zip(rows, *handles, strict=True):
-            row.rounds = 0 if self._drafter else None
+            row.rounds, row.batch = 0 if self._drafter else None, len(self.batch) + len(rows)
             for head, spent in zip(row.heads, seconds, strict=True):
                 head.forward_seconds += spent / len(rows)
-            self.batch.append(BatchRow(row, own, [0] * len(own), [0] * len(own), self._payoff.new_length()))
+            self.batch.append(SessionRow(row, own, [0] * len(own), [0] * len(own), self._payoff.new_length()))
 
     @torch.inference_mode()
     def _round(self) -> None:
@@ -177,12 +170,12 @@ class RoundStream:
             width = max(len(proposal.slots) for proposal in proposals)
             self._payoff.learn(len(self.batch), width, time.perf_counter() - start)
 
-    def _propose(self, rows: Sequence[BatchRow]) -> list[Proposal]:
+    def _propose(self, rows: Sequence[SessionRow]) -> list[Proposal]:
         """Ask for drafts where rows have room for them; a row whose draft cannot be spelled fails."""
         drafts: list[list[int]] = [[] for _ in rows]
         if self._drafter and rows and self._payoff.is_open(len(rows)):
-            limits = [max(0, min(row.draft_length.limit(), row.row.tokens_left - 1)) for row in rows]
-            drafts = self._drafter.propose([row.row for row in rows], limits)
+            limits = [max(0, min(row.draft_length.limit(), row.live.tokens_left - 1)) for row in rows]
+            drafts = self._drafter.propose([row.live for row in rows], limits)
             drafts = [draft[:limit] for draft, limit in zip(drafts, limits, strict=True)]
             shares = [row.draft_length.acceptance.share for row in rows]
             odds = [DraftOdds(len(draft), share) for draft, share in zip(drafts, shares, strict=True)]
@@ -193,10 +186,10 @@ class RoundStream:
             try:
                 proposals.append(spell(row, draft, self._heads))
             except BaseException as error:  # what is not the row's is raised
-                row.row.fail(error)
+                row.live.fail(error)
         return proposals
 
-    def _feed(self, proposals: Sequence[Proposal], fresh: Sequence[BatchRow]) -> list[Tensor]:
+    def _feed(self, proposals: Sequence[Proposal], fresh: Sequence[SessionRow]) -> list[Tensor]:
         """Let every head read what is pending and proposed, in one forward.
 
         Returns:
@@ -223,7 +216,7 @@ class RoundStream:
         self._workers.run("forward", feed)
         seconds = self._take_seconds("forward")
         for proposal in proposals:
-            row = proposal.row.row
+            row = proposal.row.live
             if row.rounds is not None:
                 row.rounds += 1
             for head, spent in zip(row.heads, seconds, strict=True):
@@ -234,11 +227,11 @@ class RoundStream:
         """Choose a slot behind every key of every proposal, as if all before it in the proposal were right."""
         prefixes = Prefixes()
         for proposal in proposals:
-            prefixes.add(proposal.row.row, proposal.states)
+            prefixes.add(proposal.row.live, proposal.states)
         decisions = iter(self._heads.decide(logits, prefixes, self._clock))
         fuse, transfers = self._clock.take("fuse"), self._take_seconds("transfer")
         for proposal in proposals:
-            row = proposal.row.row
+            row = proposal.row.live
             row.fuse_seconds += fuse / len(proposals)
             for head, spent in zip(row.heads, transfers, strict=True):
                 head.transfer_seconds += spent / len(proposals)
@@ -246,7 +239,7 @@ class RoundStream:
 
     def _commit(self, proposal: Proposal, decisions: Sequence[Decision]) -> int:
         """Emit what was chosen along a proposal until it differs; return how many tokens that were."""
-        row, live = proposal.row, proposal.row.row
+        row, live = proposal.row, proposal.row.live
         row.is_fresh = False
         live.drafted += len(proposal.slots)
         emitted = 0
@@ -272,25 +265,24 @@ class RoundStream:
 
     def _append(self, proposal: Proposal, index: int, slot: int, *, is_accepted: bool) -> None:
         """Take an emitted key into every head's context; end the row where one of them is full."""
-        row, live = proposal.row, proposal.row.row
+        row, live = proposal.row, proposal.row.live
         if is_accepted:
             live.contexts, advances = proposal.contexts[index + 1], proposal.advances[index]
         else:
             advances = self._heads.advance(live.contexts, slot)
         for k, advance in enumerate(advances):
-            row.valid[k] += len(advance.ids) if is_accepted else -advance.rollback
-            if live.context_full(k, self._heads.models[k].max_positions, len(advance.ids) - advance.rollback):
-                return
-            live.heads[k].fed += len(advance.ids)
+            if not live.finish_reason:
+                row.valid[k] += len(advance.ids) if is_accepted else -advance.rollback
+                live.feed(k, len(advance.ids), self._heads.models[k].max_positions)
 
-    def _remove(self, gone: Sequence[BatchRow]) -> None:
+    def _remove(self, gone: Sequence[SessionRow]) -> None:
         """Take rows out of the sessions."""
         if not gone:
             return
         for k, session in enumerate(self.sessions):
             session.remove([row.handles[k] for row in gone])
         if self._drafter:
-            self._drafter.forget([row.row for row in gone])
+            self._drafter.forget([row.live for row in gone])
         self.batch = [row for row in self.batch if row not in gone]
 
     def _take_seconds(self, part: Part) -> list[float]:

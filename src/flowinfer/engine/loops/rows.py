@@ -66,7 +66,6 @@ class LiveRow:
         self.key = row_key(self.decoding, row.question_id, row.step)
         self._stops = tuple(stop.encode() for stop in self.decoding.stop if stop)
         self._started = time.perf_counter()
-        self._fed_lengths = [len(prompt.ids) for prompt in prompts]
 
     def emit(self, slot: int, vocabulary: SharedVocabulary) -> None:
         """Take an emitted slot: extend the text, or end the row."""
@@ -96,13 +95,12 @@ class LiveRow:
         """Return whether a head could hold so many ids behind the row's prompt."""
         return len(self.prompts[head].ids) + num_ids <= max_positions
 
-    def context_full(self, head: int, max_positions: int, growth: int) -> bool:
-        """Count ids about to be fed to a head; end the row where they exceed its positions."""
-        if self._fed_lengths[head] + growth > max_positions:
+    def feed(self, head: int, num_ids: int, max_positions: int) -> None:
+        """Count ids about to be fed to a head; end the row where its context exceeds the head's positions."""
+        if self.has_room(head, len(self.contexts[head].ids), max_positions):
+            self.heads[head].fed += num_ids
+        else:
             self.finish_reason = "context"
-            return True
-        self._fed_lengths[head] += growth
-        return False
 
     def result(self, step: Step, *, keeps_thinking: bool) -> StepResult:
         """Return the finished row's record; later stages read it with or without its thinking."""

@@ -151,7 +151,7 @@ class PackedStream:
     def _take(self) -> LiveRow | Completion:
         """Take the first of the rows that wait."""
         row = heapq.heappop(self._waiting)[-1]
-        return self._heads.take(iter([row]), 1, len(self._batch.live))[0]
+        return self._heads.begin(row, len(self._batch.live) + 1)
 
     def _prefill(self, admitted: Sequence[BatchRow]) -> None:
         """Read the prompts of new rows, except for the last id of each, and make the rows live."""
@@ -233,7 +233,6 @@ class PackedStream:
         if row.finish_reason:
             return
         for k, advance in enumerate(self._heads.advance(row.contexts, decision.slot)):
-            if row.context_full(k, self._heads.models[k].max_positions, len(advance.ids)):
-                return
-            row.heads[k].fed += len(advance.ids)
-            own.known[k] += len(advance.ids)
+            if not row.finish_reason:
+                row.feed(k, len(advance.ids), self._heads.models[k].max_positions)
+                own.known[k] += len(advance.ids)
