@@ -62,7 +62,7 @@ def choose(
     mixer: Mixer,
     logits: Sequence[Tensor],
     states: Tensor,
-    is_first: Sequence[bool] | Tensor,
+    is_first: Sequence[bool],
     draws: Draws | None,
     *,
     is_told: bool = False,
