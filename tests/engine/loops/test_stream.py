@@ -70,6 +70,11 @@ def written(found: dict[str, StepResult]) -> dict[str, tuple[object, ...]]:
     return {key: (result.text, result.tokens, result.finish_reason) for key, result in found.items()}
 
 
+def extra(models: Models) -> int:
+    """Return how many pages more the lab's models need: a key of one head may be 13 ids of another."""
+    return 4 if models["A"].device.type == "cuda" else 0
+
+
 def run_dry(stream: PackedStream) -> dict[str, StepResult]:
     """Bring a stream on until all its rows have ended."""
     ended: list[Completion] = []
@@ -94,7 +99,7 @@ def test_a_row_on_the_device_writes_what_it_writes_alone(
     models: Models, alone: dict[str, tuple[object, ...]], order: list[int], batch: int, num_pages: int
 ) -> None:
     rows = mixed_rows()
-    decoder = packed_decoder(PLAN, models, batch=batch, num_pages=num_pages)
+    decoder = packed_decoder(PLAN, models, batch=batch, num_pages=num_pages + extra(models))
     assert written(results(decode(decoder, [rows[k] for k in order]))) == alone
 
 
@@ -143,7 +148,7 @@ def test_an_ended_row_gets_no_completion_and_changes_no_other_text(
     models: Models, alone: dict[str, tuple[object, ...]], ends: dict[int, int], batch: int, num_pages: int
 ) -> None:
     """Some rows are ended before the first turn, some while they wait, decode or have lost their pages."""
-    rows, decoder = mixed_rows(), packed_decoder(PLAN, models, batch=batch, num_pages=num_pages)
+    rows, decoder = mixed_rows(), packed_decoder(PLAN, models, batch=batch, num_pages=num_pages + extra(models))
     stream, found, late = decoder.stream(), {}, set()
     for row in rows:
         stream.add(row)
@@ -185,7 +190,7 @@ def test_rows_that_lost_their_pages_can_be_ended(models: Models, monkeypatch: py
     plan = one_step(mix("A", "B", "C"), max_tokens=90)
     rows = rows_of(plan, plans.QUESTIONS[:4])
     expected = written(results(decode(packed_decoder(plan, models, batch=1), rows)))
-    decoder = packed_decoder(plan, models, batch=4, num_pages=6)
+    decoder = packed_decoder(plan, models, batch=4, num_pages=6 + extra(models))
     stream = decoder.stream()
     found: dict[str, StepResult] = {}
     for row in rows:
