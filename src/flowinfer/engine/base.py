@@ -64,7 +64,7 @@ class Observer:
     """Hears what the engine does; every method does nothing here, override what you need."""
 
     wants_tokens = False
-    """Whether `emitted` is called with each head's wishes, which costs time."""
+    """Whether `emitted` is called with each head's wishes; what nobody wants is not computed."""
 
     def model_loading(self, name: str, device: str) -> None:
         """Hear that a model is about to be loaded."""

@@ -313,7 +313,7 @@ def test_an_interrupted_run_leaves_nothing_behind(models: Models, monkeypatch: p
     assert len(made) == 3, "s2 and s4 are one loop"
     for decoder in made:
         assert all(cache.pages.num_free == cache.pages.num_pages for cache in decoder._caches)
-        assert not decoder._lock._states.live.any()
+        assert not decoder._lock.states.live.any()
     rest = {trace.question_id: trace for trace in execute(PLANS["answers"], questions(), **options)}
     assert told(rest) == expected
     assert first.question_id in rest

@@ -7,23 +7,26 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowinfer.backends.hf import HfModel
-from flowinfer.engine.base import Completion, Row, TokenEvent, decode
+from flowinfer.engine.base import Completion, Observer, Row, TokenEvent, decode
 from flowinfer.engine.loops.batch import Batch
 from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.stream import PackedStream
-from flowinfer.planning.plan import Plan
+from flowinfer.engine.models import ModelPool
+from flowinfer.language.check import check
+from flowinfer.planning.plan import Plan, compile
 from flowinfer.results import StepResult
 from tests.engine import plans
-from tests.engine.loops.test_decoder import Models, packed_decoder, results, rows_of, told
-from tests.engine.oracle import decode_plainly
+from tests.engine.loops.test_decoder import Models, packed_decoder, results, rows_of
 from tests.engine.plans import Listener, mix, one_step
+from tests.engine.test_cuda import ONE, zoo
 
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 PLAN = one_step(mix("A", "B", "C"), max_tokens=10)
 OPTIONS: Sequence[dict[str, Any]] = (
     {},
@@ -46,17 +49,30 @@ def mixed_rows(plan: Plan = PLAN) -> list[Row]:
     return [replace(row, decoding=one) for row, one in zip(rows_of(plan, texts), own, strict=True)]
 
 
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=GPU)])
+def models(request: pytest.FixtureRequest, models: Models, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Return three models: tiny ones on the CPU, the lab's on a GPU."""
+    if request.param == "cpu":
+        return models
+    plan = compile(check("(Qwen | Ds | Yi)", zoo=zoo(tmp_path_factory.mktemp("zoo") / "one", ONE)))
+    pool = ModelPool()
+    return {own: pool.get(plan, name, Observer()) for own, name in zip("ABC", ONE, strict=True)}  # type: ignore[misc]
+
+
 @pytest.fixture(scope="module")
 def alone(models: Models) -> dict[str, tuple[object, ...]]:
-    """What the oracle writes for each of the rows."""
-    heads, rows = [models[name] for name in "ABC"], mixed_rows()
-    found = {row.question_id: decode_plainly(PLAN.steps[0], heads, [row])[0] for row in rows}
-    assert {result.finish_reason for result in found.values()} >= {"length", "stop"}
-    return written(found)
+    """What each of the rows writes in the host's loop, where it is the only one."""
+    decoder = RoundDecoder(PLAN.steps[0], [models[name] for name in "ABC"], batch=1, observer=Observer())
+    return written(results(decode(decoder, mixed_rows())))
 
 
 def written(found: dict[str, StepResult]) -> dict[str, tuple[object, ...]]:
-    return {key: told(result) for key, result in found.items()}
+    return {key: (result.text, result.tokens, result.finish_reason) for key, result in found.items()}
+
+
+def extra(models: Models) -> int:
+    """Return how many pages more the lab's models need: a key of one head may be 13 ids of another."""
+    return 4 if models["A"].device.type == "cuda" else 0
 
 
 def run_dry(stream: PackedStream) -> dict[str, StepResult]:
@@ -67,9 +83,14 @@ def run_dry(stream: PackedStream) -> dict[str, StepResult]:
     return results(ended)
 
 
-def ids_held(decoder: PackedDecoder) -> list[int]:
+def pages_held(decoder: PackedDecoder) -> list[int]:
     """Return how many pages of each head are in use."""
     return [cache.pages.num_pages - cache.pages.num_free for cache in decoder._caches]
+
+
+def test_the_options_of_rows_make_a_difference(alone: dict[str, tuple[object, ...]]) -> None:
+    assert len({text for text, _, _ in alone.values()}) == len(OPTIONS)
+    assert len({reason for _, _, reason in alone.values()}) > 1
 
 
 @settings(max_examples=4, deadline=None)
@@ -78,7 +99,7 @@ def test_a_row_on_the_device_writes_what_it_writes_alone(
     models: Models, alone: dict[str, tuple[object, ...]], order: list[int], batch: int, num_pages: int
 ) -> None:
     rows = mixed_rows()
-    decoder = packed_decoder(PLAN, models, batch=batch, num_pages=num_pages)
+    decoder = packed_decoder(PLAN, models, batch=batch, num_pages=num_pages + extra(models))
     assert written(results(decode(decoder, [rows[k] for k in order]))) == alone
 
 
@@ -87,14 +108,16 @@ def test_told_tokens_are_those_of_the_hosts_loop(models: Models, options: dict[s
     plan = one_step(mix("A", "B", "C"), max_tokens=10, **options)
     on_host, on_device = Listener(), Listener()
     own = [models[name] for name in "ABC"]
-    list(decode(RoundDecoder(plan.steps[0], own, batch=3, observer=on_host), rows_of(plan, plans.QUESTIONS)))
-    list(decode(packed_decoder(plan, models, batch=3, observer=on_device), rows_of(plan, plans.QUESTIONS)))
+    host = RoundDecoder(plan.steps[0], own, batch=3, observer=on_host)
+    device = packed_decoder(plan, models, batch=3, observer=on_device)
+    for decoder in (host, device):
+        list(decode(decoder, rows_of(plan, plans.QUESTIONS)))
     assert on_device.events.keys() == on_host.events.keys()
     for key, events in on_host.events.items():
         found = on_device.events[key]
         assert [names(event) for event in found] == [names(event) for event in events]
         for one, other in zip(found, events, strict=True):
-            assert numbers(one) == pytest.approx(numbers(other), rel=1e-4, abs=1e-8)
+            assert numbers(one) == pytest.approx(numbers(other), rel=1e-3, abs=1e-6)
 
 
 def names(event: TokenEvent) -> tuple[object, ...]:
@@ -125,7 +148,7 @@ def test_an_ended_row_gets_no_completion_and_changes_no_other_text(
     models: Models, alone: dict[str, tuple[object, ...]], ends: dict[int, int], batch: int, num_pages: int
 ) -> None:
     """Some rows are ended before the first turn, some while they wait, decode or have lost their pages."""
-    rows, decoder = mixed_rows(), packed_decoder(PLAN, models, batch=batch, num_pages=num_pages)
+    rows, decoder = mixed_rows(), packed_decoder(PLAN, models, batch=batch, num_pages=num_pages + extra(models))
     stream, found, late = decoder.stream(), {}, set()
     for row in rows:
         stream.add(row)
@@ -137,7 +160,7 @@ def test_an_ended_row_gets_no_completion_and_changes_no_other_text(
     found |= run_dry(stream)
     gone = {rows[k].question_id for k in ends.keys() - late}
     assert written(found) == {key: text for key, text in alone.items() if key not in gone}
-    assert ids_held(decoder) == [0, 0, 0]
+    assert pages_held(decoder) == [0, 0, 0]
 
 
 def test_an_ended_row_frees_its_place_and_pages_at_once(models: Models) -> None:
@@ -146,9 +169,9 @@ def test_an_ended_row_frees_its_place_and_pages_at_once(models: Models) -> None:
     for row in rows[:2]:
         stream.add(row)
     stream.turn()
-    before = ids_held(decoder)
+    before = pages_held(decoder)
     stream.end(rows[0])
-    after = ids_held(decoder)
+    after = pages_held(decoder)
     assert all(now < then for now, then in zip(after, before, strict=True))
     assert stream.num_rows == 1
     stream.close()
@@ -167,20 +190,21 @@ def test_rows_that_lost_their_pages_can_be_ended(models: Models, monkeypatch: py
     plan = one_step(mix("A", "B", "C"), max_tokens=90)
     rows = rows_of(plan, plans.QUESTIONS[:4])
     expected = written(results(decode(packed_decoder(plan, models, batch=1), rows)))
-    decoder = packed_decoder(plan, models, batch=4, num_pages=6)
-    stream, found = decoder.stream(), {}
+    decoder = packed_decoder(plan, models, batch=4, num_pages=6 + extra(models))
+    stream = decoder.stream()
+    found: dict[str, StepResult] = {}
     for row in rows:
         stream.add(row)
-    while not preempted:
+    while stream.num_rows and not preempted:
         found |= results(stream.turn())
     ended = preempted[0].row
     stream.end(ended)
     found |= run_dry(stream)
     assert written(found) == {key: text for key, text in expected.items() if key != ended.question_id}
-    assert ids_held(decoder) == [0, 0, 0]
+    assert pages_held(decoder) == [0, 0, 0]
 
 
-def test_nobody_who_listens_costs_nothing(models: dict[str, HfModel]) -> None:
+def test_nobody_who_listens_costs_nothing(models: Models) -> None:
     stream = packed_decoder(PLAN, models, batch=2).stream()
     stream.add(mixed_rows()[0])
     stream.turn()

@@ -47,7 +47,7 @@ class Decision:
 
     slot: int
     value: float
-    """Its fused probability."""
+    """Its fused probability; on a device's loop only where somebody listens."""
     lead: float
     """How far it is ahead of the second best; 1 where it is drawn."""
     favourites: Sequence[int]
@@ -62,7 +62,7 @@ def choose(
     mixer: Mixer,
     logits: Sequence[Tensor],
     states: Tensor,
-    is_first: Sequence[bool] | Tensor,
+    is_first: Sequence[bool],
     draws: Draws | None,
     *,
     is_told: bool = False,

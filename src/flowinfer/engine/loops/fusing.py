@@ -198,10 +198,10 @@ class FusedChoice:
 
 
 class TorchChoice:
-    """The same by the mixer's own tensor operations: for every device and fuser.
+    """The same by tensor operations: for every device and fuser.
 
     Args:
-        mixer: its heads are on one device.
+        mixer: its heads are on one device, and none joins its first token to a space.
     """
 
     def __init__(self, mixer: Mixer) -> None:

@@ -91,7 +91,7 @@ class LockStep:
         self._eos_slot = vocabulary.eos_slot
         self._next_utf8 = vocabulary.guard.table(self.device)  # (8, V)
         self._max_positions = torch.tensor(max_positions, device=self.device)[:, None]  # (K, 1)
-        self._states = RowStates(heads, rows, self.device)
+        self.states = RowStates(heads, rows, self.device)
         self._ring = Ring(heads, rows, self.device)
         self._hidden: list[Tensor | None] = [None] * heads
         """K of (R, D): each row's last hidden state, for steps in which it feeds nothing."""
@@ -128,16 +128,16 @@ class LockStep:
             utf8: state of its text.
         """
         firsts = [table.singles + last for table, last in zip(self.tables, last_ids, strict=True)]
-        self._states.start(index, lengths, firsts, decoding, key=key, count=count, utf8=utf8)
+        self.states.start(index, lengths, firsts, decoding, key=key, count=count, utf8=utf8)
 
     def stop(self, index: int) -> None:
         """End a row from the host."""
-        self._states.stop(index)
+        self.states.stop(index)
 
     @torch.inference_mode()
     def exchange(self, one: int, other: int) -> None:
         """Exchange two rows."""
-        self._states.exchange(one, other)
+        self.states.exchange(one, other)
         both = torch.tensor([one, other], device=self.device)
         for hidden in self._hidden:
             if hidden is not None:
@@ -168,7 +168,7 @@ class LockStep:
 
     def _feed(self, k: int, rows: int, tile: int) -> Tensor:
         """Feed a head as many waiting ids as T allows; return the logits of each row's last id, (rows, V_k)."""
-        table, runner, cache, states = self.tables[k], self._runners[k], self._caches[k], self._states
+        table, runner, cache, states = self.tables[k], self._runners[k], self._caches[k], self.states
         length, first, waiting = states.length[k, :rows], states.first[k, :rows], states.waiting[k, :rows]
         # 1. how many ids of each row are taken, in the order of rows until T are
         ends = waiting.cumsum(0).clamp_max(tile)  # (rows,)
@@ -194,7 +194,7 @@ class LockStep:
 
     def _commit(self, form: StepForm, logits: Sequence[Tensor]) -> None:
         """Choose a slot for every row that has nothing waiting, and let its ids wait."""
-        states, rows = self._states, form.rows
+        states, rows = self.states, form.rows
         length, first, waiting = states.length[:, :rows], states.first[:, :rows], states.waiting[:, :rows]
         live, utf8, count = states.live[:rows], states.utf8[:rows], states.count[:rows]
         # 1. choose for all rows; it counts for those that are ready
@@ -264,10 +264,10 @@ class LockStep:
     @torch.inference_mode()
     def _capture(self, form: StepForm) -> torch.cuda.CUDAGraph:
         """Record a step as a graph; state that the rehearsal changes is put back."""
-        changed = [*self._states.tensors, *self._ring.tensors]
+        changed = [*self.states.tensors, *self._ring.tensors]
         saved = [states.clone() for states in changed]
-        self._states.live.zero_()  # a rehearsal feeds nothing
-        self._states.waiting.zero_()
+        self.states.live.zero_()  # a rehearsal feeds nothing
+        self.states.waiting.zero_()
         stream = self._side
         assert stream is not None, "graphs are for GPUs"
         stream.wait_stream(torch.cuda.current_stream())

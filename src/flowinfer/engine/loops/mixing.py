@@ -69,17 +69,17 @@ class Mixer:
         self.is_certified = self._wants_certified(decoding.topk)
         """Whether greedy rows choose without moving distributions."""
 
-    def lift(self, logits: Sequence[Tensor], is_first: Sequence[bool] | Tensor) -> list[Tensor]:
+    def lift(self, logits: Sequence[Tensor], is_first: Sequence[bool]) -> list[Tensor]:
         """Turn each head's logits (B, V_k) into shared probabilities (B, V) on its own device.
 
         Args:
             logits: one tensor per head.
-            is_first: for each of the B rows, whether it has emitted nothing yet; a tensor is never read by the host.
+            is_first: for each of the B rows, whether it has emitted nothing yet; none where `joins_first` is not.
         """
         lifted = [self._vocabularies[one.device].lift(k, one) for k, one in enumerate(logits)]
-        if not self.joins_first or not (isinstance(is_first, Tensor) or any(is_first)):
+        if not self.joins_first or not any(is_first):
             return lifted
-        begins = torch.as_tensor(is_first)
+        begins = torch.tensor(is_first)
         return [
             self._vocabularies[one.device].lift_first(k, one, begins.to(one.device)) for k, one in enumerate(lifted)
         ]

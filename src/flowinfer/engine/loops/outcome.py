@@ -40,31 +40,16 @@ class Outcome:
         if self.done is not None:
             self.done.synchronize()
 
-    def steps(self) -> Iterator[Emitted]:
-        """Yield what each step emitted."""
-        told = [[] for _ in self.slots] if self.told is None else self.told.tolist()
-        every = zip(self.slots.tolist(), self.leads.tolist(), self.favourites.tolist(), told, strict=True)
-        for slots, leads, favourites, of_heads in every:
-            yield Emitted(slots, leads, favourites, of_heads)
-
-
-@dataclass(frozen=True)
-class Emitted:
-    """What one step emitted, by index in the batch; see `Outcome`."""
-
-    slots: Sequence[int]
-    leads: Sequence[float]
-    favourites: Sequence[Sequence[int]]
-    told: Sequence[Sequence[float]]
-    """Empty where nobody listens."""
-
-    def decision(self, index: int) -> Decision:
-        """Return what was decided for one row."""
-        num_heads = len(self.favourites)
-        value, *given = [own[index] for own in self.told] or [0.0]
-        favourites = [own[index] for own in self.favourites]
-        chosen = (self.slots[index], value, self.leads[index])
-        return Decision(*chosen, favourites, given[:num_heads], given[num_heads:])
+    def steps(self) -> Iterator[Sequence[Decision | None]]:
+        """Yield what each step emitted, by index in the batch; None where a row was not ready."""
+        heads, nothing = self.favourites.shape[1], [[0.0]] * self.slots.shape[1]
+        for step, slots in enumerate(self.slots.tolist()):
+            leads, favourites = self.leads[step].tolist(), self.favourites[step].T.tolist()  # R of K
+            told = nothing if self.told is None else self.told[step].T.tolist()  # R of 1 + 2 K
+            yield [
+                None if slot < 0 else Decision(slot, value, lead, own, given[:heads], given[heads:])
+                for slot, lead, own, (value, *given) in zip(slots, leads, favourites, told, strict=True)
+            ]
 
 
 class Ring:

@@ -8,7 +8,7 @@ from flowinfer.backends.base import Session, TokenModel
 from flowinfer.engine.budget import Budget
 from flowinfer.engine.caches.pages import PAGE, page_bytes
 from flowinfer.engine.loops.decoder import PackedDecoder
-from flowinfer.engine.loops.fusing import fused_choice
+from flowinfer.engine.loops.fusing import TorchChoice, fused_choice
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.mixing import runs_on_host
 from flowinfer.engine.loops.session import PackedSession
@@ -62,6 +62,8 @@ def packed_decoder(heads: Heads, batch: int, budget: Budget | None = None) -> Pa
     if isinstance(runners, str):
         return runners
     choose = fused_choice(heads.mixer, batch, runners[0].model.dtype)
+    if isinstance(choose, TorchChoice) and heads.mixer.is_certified:
+        return "topk=certified asks the host whether it has seen enough"
     num_pages = _num_pages(heads.step, heads.models, runners, batch, budget)
     return PackedDecoder(heads, runners, choose, batch=batch, num_pages=num_pages)
 

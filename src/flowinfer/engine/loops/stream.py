@@ -20,9 +20,10 @@ from flowinfer.engine.base import Completion, Row
 from flowinfer.engine.caches.pages import PagedCache, PagesShort
 from flowinfer.engine.caches.tiles import tile_for
 from flowinfer.engine.loops.batch import Batch, BatchRow, Pending
+from flowinfer.engine.loops.choosing import Decision
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.lockstep import LockStep, StepForm
-from flowinfer.engine.loops.outcome import RING, Emitted
+from flowinfer.engine.loops.outcome import RING
 from flowinfer.engine.loops.prompts import read_prompts
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.network.runner import HeadRunner
@@ -207,14 +208,15 @@ class PackedStream:
         for _, own in here:
             for head in own.live.heads:
                 head.forward_seconds += spent / len(here)
-        for step in pending.outcome.steps():
+        for decisions in pending.outcome.steps():
             emitted = 0
             for index, own in here:
-                if step.slots[index] < 0 or own.live.finish_reason:
+                decision = decisions[index]
+                if decision is None or own.live.finish_reason:
                     continue
                 emitted += 1
                 try:
-                    self._emit(own, step, index)
+                    self._emit(own, decision)
                 except BaseException as error:  # what is not the row's is raised
                     own.live.fail(error)
             if emitted:
@@ -224,13 +226,13 @@ class PackedStream:
             self._batch.drop(own)
         return [self._heads.complete(own.live) for own in ended]
 
-    def _emit(self, own: BatchRow, step: Emitted, index: int) -> None:
-        """Let a row emit what a step gave at the index that it had then."""
-        row, vocabulary, slot = own.live, self._heads.vocabulary, step.slots[index]
-        self._heads.emit(row, step.decision(index))
-        for k, model in enumerate(self._heads.models):
-            if row.finish_reason:
-                return
-            ids = row.contexts[k].append(vocabulary.keys[slot], vocabulary.ids(k, slot)).ids
-            row.feed(k, len(ids), model.max_positions)
-            own.known[k] += len(ids)
+    def _emit(self, own: BatchRow, decision: Decision) -> None:
+        """Let a row emit what the device has decided for it; its heads have read what the device knows by itself."""
+        row = own.live
+        self._heads.emit(row, decision)
+        if row.finish_reason:
+            return
+        for k, advance in enumerate(self._heads.advance(row.contexts, decision.slot)):
+            if not row.finish_reason:
+                row.feed(k, len(advance.ids), self._heads.models[k].max_positions)
+                own.known[k] += len(advance.ids)
