@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from flowinfer.backends.hf import HfModel
-from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.base import Observer, Row, decode
 from flowinfer.engine.decoders import Decoders
-from flowinfer.engine.loops.reference import ReferenceDecoder
+from flowinfer.engine.execute import execute
+from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.models import Loaded, ModelPool
-from flowinfer.engine.work import Work
+from flowinfer.engine.work import render_prompts
 from flowinfer.fusion.vocab import HeadVocabulary
 from flowinfer.language.check import check
 from flowinfer.machine import this_machine
@@ -134,11 +135,10 @@ def _steps(
 def _rows(plan: Plan, pool: ModelPool, questions: Sequence[Question], count: int) -> list[Row]:
     """Return rows of the last step, whose prompts hold what the reference engine writes in the steps before it."""
     asked = [questions[index % len(questions)] for index in range(count)]
-    works = [_Numbered(plan, question, index) for index, question in enumerate(asked)]
+    works = [Work(plan, one.model_copy(update={"id": f"{one.id}-{index}"})) for index, one in enumerate(asked)]
     for step in plan.steps[:-1]:
-        decoder = ReferenceDecoder(step, _models(plan, step, pool), batch=count, observer=Observer())
-        _run(plan, [step], works, lambda _, rows, d=decoder: d.decode(rows))
-    return [Row(work.question.id, plan.steps[-1].id, work.prompts(plan.steps[-1])) for work in works]
+        _run(step, RoundDecoder(step, _models(plan, step, pool), batch=count, observer=Observer()), works)
+    return [work.row(plan.steps[-1]) for work in works]
 
 
 def _models(plan: Plan, step: Step, pool: ModelPool) -> list[HfModel]:
@@ -180,49 +180,53 @@ def _whole(report: Report, name: str, plan: Plan, questions: Sequence[Question],
     """Add the row of a flow over all questions, answers ending where the models end them."""
     pool, observer = ModelPool(), Observer()
     texts: dict[str, list[str]] = {}
+    single = {step.id: RoundDecoder(step, _models(plan, step, pool), batch=1, observer=observer) for step in plan.steps}
     tokens = 0
 
-    def run(path: str, decode: Callable[[Step, Sequence[Row]], Iterable[Completion]]) -> float:
+    def loop() -> float:
         nonlocal tokens
-        works = [Work(plan, question, question.question, None) for question in questions]
+        works = [Work(plan, question) for question in questions]
         start = time.perf_counter()
-        tokens = _run(plan, plan.steps, works, decode)
+        tokens = sum(_run(step, single[step.id], works) for step in plan.steps)
         seconds = time.perf_counter() - start
-        texts[path] = [work.trace().answer for work in works]
+        texts["loop"] = [work.passed_on[plan.answer.steps[0]] for work in works]
         return seconds
 
-    single = {
-        step.id: ReferenceDecoder(step, _models(plan, step, pool), batch=1, observer=observer) for step in plan.steps
-    }
-    decoders = Decoders(pool, observer, "auto")
-    loop = deadline.attempt(lambda: run("loop", lambda step, rows: single[step.id].decode(rows)))
-    ours = deadline.attempt(lambda: run("ours", lambda step, rows: decoders.decode(step.id, plan, step, list(rows))))
+    def ours() -> float:
+        start = time.perf_counter()
+        found = {trace.question_id: trace.answer for trace in execute(plan, questions, models=pool)}
+        seconds = time.perf_counter() - start
+        texts["ours"] = [found[question.id] for question in questions]
+        return seconds
+
+    once, together = deadline.attempt(loop), deadline.attempt(ours)
     pairs = list(zip(texts.get("loop", ()), texts.get("ours", ()), strict=False))
     same = f"{sum(a == b for a, b in pairs)} of {len(pairs)}"
-    report.add(name, len(questions), tokens, loop, ours, ratio(loop, ours), same)
+    report.add(name, len(questions), tokens, once, together, ratio(once, together), same)
 
 
-class _Numbered(Work):
-    """Work on a question that may be asked several times at once."""
+@dataclass
+class Work:
+    """A question on its way through a plan, step after step."""
 
-    def __init__(self, plan: Plan, question: Question, index: int) -> None:
-        super().__init__(plan, question.model_copy(update={"id": f"{question.id}-{index}"}), question.question, None)
+    plan: Plan
+    question: Question
+    passed_on: dict[str, str] = field(default_factory=dict)
+    """What each step has written."""
+
+    def row(self, step: Step) -> Row:
+        """Return the row of a step whose earlier steps are done."""
+        prompts = render_prompts(self.plan, step, self.question, self.question.question, self.passed_on)
+        return Row(self.question.id, step.id, prompts)
 
 
-def _run(
-    plan: Plan,
-    steps: Sequence[Step],
-    works: Sequence[Work],
-    decode: Callable[[Step, Sequence[Row]], Iterable[Completion] | Iterator[Completion]],
-) -> int:
-    """Run steps over works; return the tokens written."""
-    tokens = 0
-    for step in steps:
-        by_id = {work.question.id: work for work in works}
-        for completion in decode(step, [Row(key, step.id, work.prompts(step)) for key, work in by_id.items()]):
-            assert completion.result is not None, completion.error
-            by_id[completion.row.question_id].accept(completion.result)
-            tokens += completion.result.tokens
+def _run(step: Step, decoder: RoundDecoder, works: Sequence[Work]) -> int:
+    """Run a step over works; return the tokens written."""
+    tokens, by_id = 0, {work.question.id: work for work in works}
+    for completion in decode(decoder, [work.row(step) for work in works]):
+        assert completion.result is not None, completion.error
+        by_id[completion.row.question_id].passed_on[step.id] = completion.result.passed_on
+        tokens += completion.result.tokens
     return tokens
 
 

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 
 import torch
 
-from flowinfer.engine.base import Completion, Decoder, Observer, Row
-from flowinfer.engine.loops.reference import ReferenceDecoder
-from flowinfer.planning.plan import Step
+from flowinfer.engine.base import Completion, Decoder, Observer, Row, decode
+from flowinfer.engine.loops.decoder import PackedDecoder
+from flowinfer.engine.loops.rounds import RoundDecoder
+from flowinfer.planning.plan import Step, members
 from flowinfer.results import StepResult
 from loops import Tables, eager_step, floor_bytes
 from measure import Ceilings, Deadline, Missed, ceilings, release, synchronize, wall_seconds
-from ours import LimitedHeads, LimitedPacked, packed_decoder
+from ours import packed_decoder
 from reporting import Report, options, ratio, setup_of
 from shapes import ShapeModel, build, step_of
 
@@ -51,24 +52,23 @@ class Load:
         """Mean context of a decoding step."""
         return self.mean_prompt + round(self.tokens / len(self.answers) / 2)
 
-    def rows(self, num_heads: int) -> list[Row]:
-        """Return the questions as rows; see `shapes` for what a prompt's text means."""
+    def rows(self, step: Step) -> list[Row]:
+        """Return the questions as rows, each with its own limit; see `shapes` for what a prompt's text means."""
         return [
-            Row(f"q{i}", "s1", {f"n{k}": f"{i} {length}" for k in range(num_heads)})
-            for i, length in enumerate(self.prompts)
+            row_of(step, f"q{i}", f"{i} {prompt}", answer)
+            for i, (prompt, answer) in enumerate(zip(self.prompts, self.answers, strict=True))
         ]
 
-    def limits(self) -> dict[str, int]:
-        """Return the length of each answer by question id."""
-        return {f"q{i}": length for i, length in enumerate(self.answers)}
+
+def row_of(step: Step, question_id: str, prompt: str, max_tokens: int) -> Row:
+    """Return a row with one prompt for all heads."""
+    prompts = {member.node: prompt for member in members(step.source)}
+    return Row(question_id, step.id, prompts, decoding=step.decoding.model_copy(update={"max_tokens": max_tokens}))
 
 
-class LimitedReference(ReferenceDecoder):
-    """The reference engine with a limit of its own for each row."""
-
-    def __init__(self, step: Step, models: Sequence[ShapeModel], *, batch: int, limits: dict[str, int]) -> None:
-        super().__init__(step, models, batch=batch, observer=Observer())
-        self._heads = LimitedHeads(step, models, limits)
+def reference_decoder(step: Step, models: Sequence[ShapeModel], *, batch: int) -> RoundDecoder:
+    """Return the reference engine's decoder."""
+    return RoundDecoder(step, models, batch=batch, observer=Observer())
 
 
 def make_load(num_questions: int, size: str, seed: int) -> Load:
@@ -120,7 +120,7 @@ def _measure(
     floor = prefill + decode
     report.note(f"roofline: prefill {prefill:.2f} s + decode {decode:.2f} s at {arguments.rows} rows")
     loop = deadline.attempt(lambda: _loop_seconds(report, models, load)) if "question" in paths else Missed("not asked")
-    makers: dict[str, Callable[..., Decoder]] = {"ours": packed_decoder, "reference": LimitedReference}
+    makers: dict[str, Callable[..., Decoder]] = {"ours": packed_decoder, "reference": reference_decoder}
     figures: dict[str, float | Missed] = {"roofline sum": floor}
     for path, make in makers.items():
         if path in paths:
@@ -143,26 +143,24 @@ def _run(
     rows: int,
 ) -> float:
     """Decode the whole load; return its seconds after a short warm-up, which is told apart."""
-    warm = [Row(f"w{i}", "s1", {f"n{k}": f"{i} 16" for k in range(len(models))}) for i in range(rows)]
+    warm = [row_of(step, f"w{i}", f"{i} 16", 4 + i) for i in range(rows)]  # so that all sizes of batches are met
     device = models[0].device
     start = time.perf_counter()
-    limits = {row.question_id: 4 + i for i, row in enumerate(warm)}  # so that all sizes of batches are met
-    decoder = make(step, models, batch=rows, limits=load.limits() | limits)
-    list(decoder.decode(warm))
+    decoder = make(step, models, batch=rows)
+    list(decode(decoder, warm))
     synchronize(device)
     ready = time.perf_counter()
-    results = _results(decoder.decode(load.rows(len(models))))
+    results = _results(decode(decoder, load.rows(step)))
     synchronize(device)
     seconds = time.perf_counter() - ready
     tokens = sum(result.tokens for result in results.values())
     fed = [sum(r.heads[k].fed_tokens for r in results.values()) / max(1, tokens) for k in range(len(models))]
     told = f"{path}: warm-up {ready - start:.1f} s; {len(results)} questions, {tokens} tokens"
     report.note(told + "; ids fed per token and head: " + ", ".join(f"{share:.2f}" for share in fed))
-    if isinstance(decoder, LimitedPacked):
-        packed = decoder.decoder
+    if isinstance(decoder, PackedDecoder):
         report.note(
-            f"{path}: {packed.num_steps} steps, {packed.num_waits} waits of the host, {packed.host_wait_seconds:.1f} s"
-            f" of waiting, warm-up included"
+            f"{path}: {decoder.num_steps} steps, {decoder.num_waits} waits of the host,"
+            f" {decoder.host_wait_seconds:.1f} s of waiting, warm-up included"
         )
     if tokens != load.tokens:
         report.note(f"{path}: WRONG number of tokens, {load.tokens} were asked for")
@@ -221,9 +219,11 @@ def identity_check(arguments: argparse.Namespace, deadline: Deadline) -> str:
     def compare() -> float:
         nonlocal outcome
         models = build("tiny", arguments.device, torch.float32, seed=arguments.seed)
-        step, rows = step_of(models), load.rows(len(models))
-        wanted = _results(LimitedReference(step, models, batch=1, limits=load.limits()).decode(rows))
-        found = _results(packed_decoder(step, models, batch=4, limits=load.limits()).decode(rows))
+        step = step_of(models)
+        wanted, found = (
+            _results(decode(decoder, load.rows(step)))
+            for decoder in (reference_decoder(step, models, batch=1), packed_decoder(step, models, batch=4))
+        )
         same = sum(found[key].text == wanted[key].text and found[key].tokens == wanted[key].tokens for key in wanted)
         outcome = f"{same} of {len(wanted)} answers of {load.answers[0]} tokens identical to the reference engine"
         return 0.0

@@ -3,8 +3,9 @@
     python benchmarks/fusion_kernels.py [--device cuda] [--size full|small] [--batches 1,8,32,64] [--floor MS,MS,...]
 
 Random logits, vocabularies of the paper's sizes (152,064, 152,064 and 64,000 columns) or small ones. Ours is one CUDA
-graph of three kernels on a GPU and the tensor operations of the reference engine on a CPU. The floor is what a whole
-step takes at best; share = ours / floor. Choices of all exact ways are checked against each other.
+graph of a copy of each head's logits and three kernels on a GPU, and the tensor operations of the reference engine on a
+CPU. The floor is what a whole step takes at best; share = ours / floor. Choices of all exact ways are checked against
+each other.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from flowinfer.engine.loops.fusing import FusedChoice
-from flowinfer.engine.loops.sampling import greedy, sample
+from flowinfer.engine.loops.sampling import choose_slots, draws_of, greedy
 from flowinfer.fusion.fusers import mean
 from flowinfer.fusion.shared import SharedVocabulary
 from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
@@ -51,9 +52,11 @@ class Ways:
     def __init__(self, shared: SharedVocabulary, logits: Sequence[Tensor]) -> None:
         self.shared, self.logits, self.device = shared, logits, shared.device
         rows = logits[0].shape[0]
+        self.kept: list[FusedChoice] = []
         self.weights = torch.full((3,), 1 / 3, device=self.device)
         self.states = torch.zeros(rows, dtype=torch.int64, device=self.device)
         self.keys = 2 * torch.arange(rows, device=self.device) * 0x1B9D7E5A3F8461 + 1
+        self.draws = draws_of([Decoding(temperature=TEMPERATURE)] * rows, self.keys.tolist(), [0] * rows, self.device)
         slot_of = [shared._slot_of_id[k] for k in range(3)]  # the map itself is what these baselines are given
         self.slots = [torch.from_numpy(s).to(self.device) for s in slot_of]
         for k, own in enumerate(self.slots):
@@ -68,8 +71,7 @@ class Ways:
 
     def gather_and_draw(self) -> Tensor:
         """The same with sampling."""
-        decoding = Decoding(temperature=TEMPERATURE)
-        return sample(self.fused(), self.shared.guard.mask(self.states), decoding, self.keys, self.states)
+        return choose_slots(self.fused(), self.shared.guard.mask(self.states), self.draws).slots
 
     def fused(self) -> Tensor:
         """Return the mixed distribution (B, V)."""
@@ -112,16 +114,15 @@ class Ways:
         if self.device.type != "cuda":
             return self.gather_and_draw if temperature else self.gather
         rows, dtype = len(self.states), self.logits[0].dtype
-        kernels = FusedChoice(self.shared, [1 / 3] * 3, range(3), rows, dtype, temperature=temperature)
-        for view, own in zip(kernels.logits, self.logits, strict=True):
-            view.copy_(own)
-        kernels(self.states, self.keys, self.states)  # compiles
+        kernels = FusedChoice(self.shared, [1 / 3] * 3, range(3), rows, dtype)
+        self.kept.append(kernels)  # a graph works in the kernels' own memory, which must stay
+        draws = self.draws if temperature else None
+        kernels(self.logits, self.states, draws)  # compiles
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            choice = kernels(self.states, self.keys, self.states)
+            choice = kernels(self.logits, self.states, draws)
 
         def replay() -> Tensor:
-            assert kernels.logits, "a graph works in the kernels' own memory, which must stay"
             graph.replay()
             return choice.slots
 

@@ -21,7 +21,7 @@ from ours import packed_columns, packed_step
 from reporting import Report, options, ratio, scaled, setup_of
 from shapes import ShapeModel, build
 
-PATHS = ("ours", "static", "eager", "question")
+PATHS = ("ours", "told", "static", "eager", "question")
 COLUMNS = [
     *("group", "context", "batch", "floor ms", "ours ms", "x floor", "ours tok/s"),
     *("StaticCache + graph ms", "x floor", "batched eager ms", "x floor", "per-question loop ms", "x floor"),
@@ -93,10 +93,11 @@ def _measure(cases: Sequence[Case], only: set[str], seconds: float, deadline: De
             key = (path, case.group, case.context, 1 if path == "question" else case.batch)
             if key not in figures:
                 figures[key] = _told(key, half.attempt(_baseline(path, case, tables[case.group])))
-    if "ours" in only:
-        for case in cases:
-            key = ("ours", case.group, case.context, case.batch)
-            figures[key] = _told(key, deadline.attempt(_ours(case)))
+    for case in cases:
+        for path in ("ours", "told"):
+            if path in only:
+                key = (path, case.group, case.context, case.batch)
+                figures[key] = _told(key, deadline.attempt(_ours(case, is_told=path == "told")))
     return figures
 
 
@@ -113,8 +114,9 @@ def _baseline(path: str, case: Case, tables: Tables) -> Callable[[], float]:
     return run
 
 
-def _ours(case: Case) -> Callable[[], float]:
-    return lambda: event_seconds(packed_step(case.models, case.batch, case.context), case.models[0].device)
+def _ours(case: Case, *, is_told: bool) -> Callable[[], float]:
+    device = case.models[0].device
+    return lambda: event_seconds(packed_step(case.models, case.batch, case.context, is_told=is_told), device)
 
 
 def _told(key: tuple[str, str, int, int], found: float | Missed) -> float | Missed:
@@ -132,7 +134,11 @@ def _add(report: Report, case: Case, figures: Figures, limits: Ceilings) -> None
             return Missed(f"not measured above batch {_MOST_STATIC}")
         return figures.get((path, case.group, case.context, batch), Missed("not asked for"))
 
-    ours, static, eager = (figure(path, case.batch) for path in ("ours", "static", "eager"))
+    ours, told, static, eager = (figure(path, case.batch) for path in ("ours", "told", "static", "eager"))
+    if not isinstance(told, Missed):
+        report.note(
+            f"{case.group}, context {case.context}, batch {case.batch}: {1e3 * told:.3f} ms with every token told"
+        )
     each = scaled(figure("question", 1), case.batch)
     report.add(
         *(case.group, case.context, case.batch, 1e3 * floor, scaled(ours, 1e3), ratio(ours, floor)),

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.base import Observer
 from flowinfer.engine.caches.pages import PAGE, PagedCache, Pages
 from flowinfer.engine.caches.tiles import tile_for
 from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.fusing import fused_choice
 from flowinfer.engine.loops.heads import Heads
-from flowinfer.engine.loops.lockstep import LockStep
+from flowinfer.engine.loops.lockstep import LockStep, StepForm
 from flowinfer.engine.loops.packing import packed_decoder as make_decoder
 from flowinfer.engine.loops.packing import runners_of
-from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.session import PackedSession
 from flowinfer.engine.network.runner import HeadRunner
 from flowinfer.planning.plan import Step
@@ -26,27 +25,30 @@ _GROWTH = 4 * PAGE
 """Ids per row that a timed run may add."""
 
 
-def packed_step(models: Sequence[ShapeModel], batch: int, context: int) -> Callable[[], object]:
+def packed_step(
+    models: Sequence[ShapeModel], batch: int, context: int, *, is_told: bool = False
+) -> Callable[[], object]:
     """Return a call that decodes one token in every row.
 
     Args:
         models: heads of one group with equal weights, or one model alone.
         batch: rows.
         context: ids in each row and head; keys and values are noise.
+        is_told: keep what each head gave, as for somebody who listens to every token.
     Returns:
         a call that queues one step on the current stream; it may be called at least 64 times.
     """
-    lock = packed_lock(models, batch, context)
-    tile = tile_for(batch)
-    lock.run(batch, tile)
-    return lambda: lock.run(batch, tile)
+    return _running(packed_lock(models, batch, context), StepForm(batch, tile_for(batch), is_told=is_told))
 
 
 def packed_columns(models: Sequence[ShapeModel], context: int, num_tokens: int) -> Callable[[], object]:
     """Return a call that decodes one row with so many flat tokens in the step."""
-    lock = packed_lock(models, 1, context)
-    lock.run(1, num_tokens)
-    return lambda: lock.run(1, num_tokens)
+    return _running(packed_lock(models, 1, context), StepForm(1, num_tokens))
+
+
+def _running(lock: LockStep, form: StepForm) -> Callable[[], object]:
+    lock.run(form)
+    return lambda: lock.run(form)
 
 
 def packed_lock(models: Sequence[ShapeModel], batch: int, context: int) -> LockStep:
@@ -62,11 +64,11 @@ def packed_lock(models: Sequence[ShapeModel], batch: int, context: int) -> LockS
         cache.sync()
         cache.fill_with_noise()
         caches.append(cache)
-    choose = fused_choice(heads.mixer, heads.step.decoding, batch, runners[0].model.dtype)
+    choose = fused_choice(heads.mixer, batch, runners[0].model.dtype)
     limits = [model.max_positions for model in models]
     lock = LockStep(runners, caches, heads.vocabulary, limits, choose, batch)
     for row in range(batch):
-        lock.start(row, [context] * len(models), [row + 300] * len(models), count=0, limit=1 << 40, key=1, state=0)
+        lock.start(row, [context] * len(models), [row + 300] * len(models), heads.step.decoding, key=1)
     return lock
 
 
@@ -82,46 +84,20 @@ def ready_runners(models: Sequence[ShapeModel]) -> list[HeadRunner]:
     return runners
 
 
-class LimitedPacked:
-    """The packed engine with a limit of its own for each row."""
-
-    def __init__(self, step: Step, models: Sequence[ShapeModel], *, batch: int, limits: dict[str, int]) -> None:
-        made = make_decoder(LimitedHeads(step, models, limits), batch)
-        if isinstance(made, str):
-            raise RuntimeError(made)
-        self.decoder: PackedDecoder = made
-
-    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
-        """Decode rows, longest answers first."""
-        return self.decoder.decode(rows)
-
-
-class LimitedHeads(Heads):
-    """Heads whose rows have limits of their own, by question id."""
-
-    def __init__(self, step: Step, models: Sequence[ShapeModel], limits: dict[str, int]) -> None:
-        super().__init__(step, models, observer=Observer())
-        self._limits = limits
-
-    def take(self, waiting: Iterator[Row], room: int, num_live: int) -> list[LiveRow | Completion]:
-        """Take rows as all heads do, then limit them."""
-        taken = super().take(waiting, room, num_live)
-        for row in taken:
-            if isinstance(row, LiveRow):
-                row.max_tokens = self._limits[row.row.question_id]
-        return taken
-
-
-def packed_decoder(step: Step, models: Sequence[ShapeModel], *, batch: int, limits: dict[str, int]) -> LimitedPacked:
+def packed_decoder(step: Step, models: Sequence[ShapeModel], *, batch: int) -> PackedDecoder:
     """Return a decoder of rows.
 
     Args:
-        step: the group.
+        step: the group, or one model alone.
         models: its heads.
         batch: most rows at once.
-        limits: question id -> most tokens of its row.
+    Raises:
+        RuntimeError: the packed engine cannot serve them, with the reason.
     """
-    return LimitedPacked(step, models, batch=batch, limits=limits)
+    made = make_decoder(Heads(step, models, observer=Observer()), batch)
+    if isinstance(made, str):
+        raise RuntimeError(made)
+    return made
 
 
 @torch.inference_mode()

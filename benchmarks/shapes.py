@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from flowinfer.backends.base import Prompt
-from flowinfer.backends.hf import HfModel, attends_everywhere
+from flowinfer.backends.hf import HfModel, session_kind
+from flowinfer.backends.session import BatchSession
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
 from flowinfer.planning.plan import Member, Mixture, Step
@@ -92,7 +93,8 @@ class ShapeModel(HfModel):
         self.num_columns = shape.vocab
         self.is_exact = dtype in (torch.float32, torch.float64)
         self.max_positions = shape.positions
-        self.is_batched = attends_everywhere(self._model)
+        self._kind = session_kind(self._model)
+        self.is_batched = self._kind is BatchSession
 
     @property
     def tokenizer(self) -> Any:  # there is none; native contexts do not ask for it

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import torch
 
+from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.scheduler import execute
 from flowinfer.language.check import check
 from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready

@@ -13,24 +13,27 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from dataset import Load, make_load
-from flowinfer.engine.base import Completion, Decoder, NoCache, Observer, Row
+from flowinfer.engine.base import Completion, Decoder, NoCache, Observer, Row, RowStream
 from flowinfer.engine.decoders import Decoders
+from flowinfer.engine.decoding import DecodingLoop
 from flowinfer.engine.loops.decoder import PackedDecoder
+from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.packing import packed_decoder
+from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.stages import Keeping, Stages
-from flowinfer.engine.work import Work
+from flowinfer.engine.scheduler import Caching, Scheduler
+from flowinfer.engine.work import Asked, trace_of
+from flowinfer.planning.merge import merge
 from flowinfer.planning.plan import Answer, Member, Plan, Step
 from flowinfer.results import Question, Trace
 from flowinfer.spec import Decoding, ModelSpec
 from measure import Deadline, Missed, release, synchronize
-from ours import LimitedHeads
 from reporting import Report, options, ratio, setup_of
 from shapes import ShapeModel, build
 
@@ -60,15 +63,32 @@ class Run:
         return {trace.question_id: [step.text for step in trace.steps] for trace in self.traces}
 
 
+class LimitedHeads(Heads):
+    """Heads whose rows have limits of their own, by question, whoever made the rows."""
+
+    def __init__(self, step: Step, model: ShapeModel, load: Load) -> None:
+        super().__init__(step, [model], observer=Observer())
+        self._limits = {f"q{k}": length for k, length in enumerate(load.answers)}
+
+    def begin(self, row: Row, batch: int) -> LiveRow | Completion:
+        """Begin a row as all heads do, with its own limit."""
+        begun = super().begin(row, batch)
+        if isinstance(begun, LiveRow):
+            begun.decoding = begun.decoding.model_copy(update={"max_tokens": self._limits[row.question_id]})
+        return begun
+
+
 class Whole:
-    """A decoder that cannot be brought on a turn at a time."""
+    """A decoder that keeps the host busy."""
+
+    keeps_host_busy = True
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
 
-    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
-        """Decode rows."""
-        return self._decoder.decode(rows)
+    def stream(self) -> RowStream:
+        """Return a new run."""
+        return self._decoder.stream()
 
 
 class MadeDecoders(Decoders):
@@ -76,7 +96,13 @@ class MadeDecoders(Decoders):
 
     def __init__(self, made: Mapping[str, Decoder]) -> None:
         super().__init__(ModelPool(), Observer(), "auto")
-        self._made.update(made)
+        self._ready = made
+
+    def loop(self, name: str, plan: Plan, step: Step) -> DecodingLoop:
+        """Return a loop whose decoder is made."""
+        loop = super().loop(name, plan, step)
+        loop.decoder = self._ready[step.id]
+        return loop
 
 
 def main() -> None:
@@ -173,7 +199,7 @@ def _call(run: Callable[[str], float], way: str) -> Callable[[], float]:
 
 
 def _decoder(step: Step, model: ShapeModel, load: Load, rows: int) -> PackedDecoder:
-    made = packed_decoder(LimitedHeads(step, [model], load.limits()), rows)
+    made = packed_decoder(LimitedHeads(step, model, load), rows)
     if isinstance(made, str):
         raise RuntimeError(made)
     return made
@@ -189,19 +215,22 @@ def _run(
 ) -> Run:
     """Run a plan over all questions."""
     before = {name: decoder.num_steps for name, decoder in packed.items()}
-    keeping = Keeping(NoCache(), lambda *_: "", lambda plan, step, prompts: list(prompts))
-    stages = Stages(plan, plan.steps, MadeDecoders(made), keeping, Observer())
-    works = (
-        Work(plan, Question(id=f"q{k}", question=f"{k} {length}", reference=""), f"{k} {length}", None)
+    caching = Caching(lambda *_: NoCache(), lambda *_: "", lambda *_: "", lambda plan, step, prompts: list(prompts))
+    merged = merge([plan])
+    (uses,) = merged.uses
+    scheduler = Scheduler(merged.steps, MadeDecoders(made), caching, Observer())
+    asked = (
+        Asked(Question(id=f"q{k}", question=f"{k} {length}", reference=""), lambda one: one.question).of(uses)
         for k, length in enumerate(load.prompts)
     )
     _wait(models)
     start = time.perf_counter()
     traces: list[Trace] = []
     first = 0.0
-    for trace in stages.run(works, window):
-        first = first or time.perf_counter() - start
-        traces.append(trace)
+    for finished in scheduler.run(asked, most=window):
+        if finished.asked.is_done:
+            first = first or time.perf_counter() - start
+            traces.append(trace_of(plan, uses, finished.asked))
     _wait(models)
     seconds = time.perf_counter() - start
     steps = {name: decoder.num_steps - before[name] for name, decoder in packed.items()}

@@ -117,6 +117,10 @@ class Decoding(BaseModel):
         """Return what of it decides the text, as plain data."""
         return self.model_dump(mode="json", exclude={"draft"})
 
+    def of_loop(self) -> dict[str, Any]:
+        """Return what all rows of one decoding loop have in common, as plain data; in the rest each has its own."""
+        return self.model_dump(mode="json", exclude={"max_tokens", "temperature", "top_p", "seed", "stop"})
+
 
 @dataclass(frozen=True)
 class Node:

@@ -7,11 +7,10 @@ from typing import Any
 
 from flowinfer.engine import decoders
 from flowinfer.engine.base import Completion, Decoder, Observer
+from flowinfer.engine.execute import execute
 from flowinfer.engine.loops.choice import Loop
-from flowinfer.engine.loops.reference import ReferenceDecoder
 from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.loops.stream import PackedStream
-from flowinfer.engine.scheduler import execute
 from flowinfer.errors import LoadError
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Ballot, Question, StepResult, Trace
@@ -133,11 +132,9 @@ def maker(engine: str, fault: Fault) -> Callable[[Loop], Decoder]:
     def make(loop: Loop) -> Decoder:
         if engine == "packed":
             return packed(loop, FaultyPacked)
-        kind = {"reference": ReferenceDecoder, "rounds": RoundDecoder}[engine]
-        made: Decoder = kind(
+        return RoundDecoder(
             loop.step, loop.models, batch=loop.batch, observer=loop.observer, keeps_thinking=loop.keeps_thinking
         )
-        return made
 
     return make
 
@@ -148,7 +145,7 @@ def run(
     asked: Sequence[Question],
     fault: Fault,
     *,
-    engine: str = "reference",
+    engine: str = "rounds",
     batch: int = 3,
 ) -> dict[str, Trace]:
     """Run a plan with every call of it passing through a fault; no question is lost or answered twice."""

@@ -11,8 +11,8 @@ from torch import Tensor
 from flowinfer.backends.base import Session
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine.base import Observer, TokenEvent
+from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.scheduler import execute
 from flowinfer.planning.plan import Answer, Member, Mixture, Plan, Source, Step, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.spec import Decoding, ModelSpec

@@ -9,7 +9,7 @@ import torch
 
 from flowinfer.backends.base import TextCompletion
 from flowinfer.backends.hf import HfModel
-from flowinfer.engine.scheduler import execute
+from flowinfer.engine.execute import execute
 from flowinfer.errors import DeviceLost, MemoryShort
 from flowinfer.results import Question
 from tests.backends import tiny
@@ -18,7 +18,7 @@ from tests.engine.faults import ERRORS, Fault, Panic, run
 from tests.engine.loops.test_stages import after, told, voted
 from tests.engine.plans import chain, member, mix, one_step
 
-ENGINES = ("reference", "rounds", "packed")
+ENGINES = ("rounds", "packed")
 FORMS = {
     "chain": chain(after("A"), after("B", "s1"), max_tokens=4),
     "fused": chain((mix("A", "B"), ()), max_tokens=4),

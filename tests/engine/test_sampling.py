@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chisquare
 
 from flowinfer.backends.hf import HfModel
-from flowinfer.engine.loops.sampling import greedy, greedy_with_leads, row_key, sample
+from flowinfer.engine.loops.sampling import choose_slots, draws_of, greedy, row_key
 from flowinfer.spec import Decoding
 from tests.backends import tiny
 from tests.engine import plans
@@ -21,9 +21,8 @@ PROBS = torch.tensor([[0.4, 0.3, 0.2, 0.08, 0.02]])
 
 def draw(probs: torch.Tensor, allowed: torch.Tensor, decoding: Decoding, count: int) -> Counter[int]:
     """Draw so many tokens of one row, all at once."""
-    keys = torch.tensor([row_key(decoding, "q0", "s1")] * count)
-    rows = probs.expand(count, -1), allowed.expand(count, -1)
-    return Counter(sample(*rows, decoding, keys, torch.arange(count)).tolist())
+    drawn = draws_of([decoding] * count, [row_key(decoding, "q0", "s1")] * count, range(count), torch.device("cpu"))
+    return Counter(choose_slots(probs.expand(count, -1), allowed.expand(count, -1), drawn).slots.tolist())
 
 
 def draws(decoding: Decoding, allowed: torch.Tensor = EVERYTHING, *, count: int = 4000) -> Counter[int]:
@@ -82,14 +81,18 @@ def test_hot_sampling_is_uniform() -> None:
     assert chisquare([seen[slot] for slot in range(5)]).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.8])
-def test_each_row_draws_from_its_own_stream(top_p: float) -> None:
-    decoding = Decoding(temperature=1.0, top_p=top_p)
-    keys = torch.tensor([row_key(decoding, f"q{k}", "s1") for k in range(50)])
-    indices = torch.arange(50) % 7
-    together = sample(PROBS.expand(50, -1), EVERYTHING.expand(50, -1), decoding, keys, indices)
-    alone = [int(sample(PROBS, EVERYTHING, decoding, keys[k : k + 1], indices[k : k + 1])) for k in range(50)]
-    assert together.tolist() == alone
+def test_each_row_chooses_by_its_own_options_and_stream() -> None:
+    mixed = [{}, {"temperature": 1.0}, {"temperature": 0.5, "top_p": 0.8}, {"top_p": 0.5}, {"temperature": 3.0}]
+    decodings = [Decoding(**mixed[k % len(mixed)]) for k in range(50)]
+    keys = [row_key(decoding, f"q{k}", "s1") for k, decoding in enumerate(decodings)]
+
+    def chosen(rows: range) -> list[tuple[int, float]]:
+        own = [decodings[k] for k in rows], [keys[k] for k in rows], [k % 7 for k in rows]
+        probs = PROBS.expand(len(rows), -1), EVERYTHING.expand(len(rows), -1)
+        best = choose_slots(*probs, draws_of(*own, torch.device("cpu")))
+        return list(zip(best.slots.tolist(), best.leads.tolist(), strict=True))
+
+    assert chosen(range(50)) == [chosen(range(k, k + 1))[0] for k in range(50)]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_greedy_takes_the_smallest_of_equal_slots() -> None:
 def test_leads_are_over_the_second_best_allowed_slot() -> None:
     fused = torch.tensor([[0.5, 0.1, 0.4], [0.5, 0.1, 0.4], [0.25, 0.5, 0.25], [1.0, 0.0, 0.0]])
     allowed = torch.tensor([[True, True, True], [True, True, False], [True, False, True], [True, False, False]])
-    best = greedy_with_leads(fused, allowed)
+    best = choose_slots(fused, allowed, None)
     assert best.slots.tolist() == [0, 0, 0, 0]
     assert best.leads.tolist() == pytest.approx([0.1, 0.4, 0.0, 1.0])
     assert bool((fused == torch.tensor([[0.5, 0.1, 0.4]])).any())  # the distributions themselves are left alone

@@ -13,11 +13,11 @@ import torch
 from flowinfer.backends.base import TextCompletion
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine import models as pools
-from flowinfer.engine.base import Observer, Row
-from flowinfer.engine.loops.reference import ReferenceDecoder
+from flowinfer.engine.base import Observer, Row, decode
+from flowinfer.engine.execute import execute
+from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.loops.thinking import strip_thinking
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.scheduler import execute
 from flowinfer.errors import LoadError, MemoryShort, RunError
 from flowinfer.planning.plan import Answer, Placement, Plan, Step, Wave
 from flowinfer.results import Ballot, Question, StepResult
@@ -209,9 +209,9 @@ def test_a_too_long_prompt_is_a_failed_question_that_stops_nothing(models: dict[
 def test_a_decoder_goes_on_after_a_batch_of_misfits(models: dict[str, HfModel], batch: int) -> None:
     """It used to stop where all admitted rows failed and none was live."""
     plan = one_step(member("A"), max_tokens=2)
-    decoder = ReferenceDecoder(plan.steps[0], [models["A"]], batch=batch, observer=Observer())
+    decoder = RoundDecoder(plan.steps[0], [models["A"]], batch=batch, observer=Observer())
     rows = [Row(f"q{k}", "s1", {"n_A": text}) for k, text in enumerate(["x " * 300, "y " * 300, "hello"])]
-    assert [completion.error is None for completion in decoder.decode(rows)] == [False, False, True]
+    assert [completion.error is None for completion in decode(decoder, rows)] == [False, False, True]
 
 
 def test_an_empty_prompt_is_a_failed_question(models: dict[str, HfModel]) -> None:
@@ -241,14 +241,14 @@ def test_short_memory_in_the_middle_keeps_what_is_done(models: dict[str, HfModel
             session = super().open()
             if len(self.sessions) == 1:
                 calls = iter(range(100))
-                feed = session.feed
+                verify = session.verify
 
-                def feed_or_fail(chunks: Mapping[int, Sequence[int]]) -> None:
+                def verify_or_fail(segments: Mapping[int, Sequence[Sequence[int]]]) -> torch.Tensor:
                     if next(calls) == 5:
                         raise torch.OutOfMemoryError("out of memory")
-                    feed(chunks)
+                    return verify(segments)
 
-                session.feed = feed_or_fail
+                session.verify = verify_or_fail
             return session
 
     listener = plans.Listener()

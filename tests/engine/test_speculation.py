@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
 
 from flowinfer.backends.hf import HfModel
-from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.base import Completion, Observer, Row, decode
+from flowinfer.engine.loops.acceptance import MOST, DraftLength, DraftOdds, Payoff
 from flowinfer.engine.loops.drafting import make_drafter
 from flowinfer.engine.loops.drafts import Script, longest_suffix
 from flowinfer.engine.loops.heads import Heads
-from flowinfer.engine.loops.pace import MOST, Pace, Payoff, Wish
-from flowinfer.engine.loops.reference import ReferenceDecoder
 from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.planning.merge import merge
@@ -31,6 +30,7 @@ from flowinfer.runs.cache import step_key
 from flowinfer.spec import ModelSpec
 from tests.backends import tiny
 from tests.engine import plans
+from tests.engine.oracle import decode_plainly
 from tests.engine.plans import answers, chain, group, member, mix, one_step, run
 from tests.fusion import toys
 
@@ -65,9 +65,6 @@ class Guesser:
     def forget(self, rows: Sequence[LiveRow]) -> None:
         """Nothing to forget."""
 
-    def close(self) -> None:
-        """Nothing to close."""
-
 
 def rows(step: Step, texts: Sequence[str] = TEXTS, sources: Sequence[str] = ()) -> list[Row]:
     return [
@@ -86,16 +83,15 @@ def heads_of(step: Step, models: Mapping[str, Any]) -> list[Any]:
     return [models[one.model] for one in members(step.source)]
 
 
-def plain(step: Step, models: Mapping[str, Any], asked: Sequence[Row], **options: Any) -> list[StepResult]:
-    made = {"batch": 4, "observer": Observer()} | options
-    return results(list(ReferenceDecoder(step, heads_of(step, models), **made).decode(asked)))
+def plain(step: Step, models: Mapping[str, Any], asked: Sequence[Row]) -> list[StepResult]:
+    return decode_plainly(step, heads_of(step, models), asked)
 
 
 def drafted(
     step: Step, models: Mapping[str, Any], asked: Sequence[Row], guess: Guess, **options: Any
 ) -> list[StepResult]:
     made = {"batch": 4, "observer": Observer(), "drafter": partial(Guesser, guess)} | options
-    return results(list(RoundDecoder(step, heads_of(step, models), **made).decode(asked)))
+    return results(list(decode(RoundDecoder(step, heads_of(step, models), **made), asked)))
 
 
 def said(found: Sequence[StepResult]) -> list[tuple[Any, ...]]:
@@ -191,7 +187,7 @@ def test_rounds_without_a_drafter_are_a_plain_decoder_over_any_sessions(
         return opened[-1]
 
     made = {"batch": 3, "observer": Observer(), "open_sessions": open_sessions}
-    found = results(list(RoundDecoder(step, heads_of(step, models), **made).decode(asked)))  # type: ignore[arg-type]
+    found = results(list(decode(RoundDecoder(step, heads_of(step, models), **made), asked)))  # type: ignore[arg-type]
     assert said(found) == said(plain(step, models, asked))
     assert len(opened) == 1
 
@@ -211,7 +207,7 @@ def test_batches_of_any_size_emit_the_same(models: dict[str, HfModel], batch: in
     step = one_step(mix("A", "B"), context=context, max_tokens=20).steps[0]
     asked = rows(step, plans.QUESTIONS)
     guess = mixed(slots_of(step, models, asked), 4)
-    assert said(drafted(step, models, asked, guess, batch=batch)) == said(plain(step, models, asked, batch=1))
+    assert said(drafted(step, models, asked, guess, batch=batch)) == said(plain(step, models, asked))
 
 
 @pytest.mark.parametrize(
@@ -264,7 +260,7 @@ def test_observers_hear_every_token_as_without_drafts(models: dict[str, HfModel]
     guess = mixed(slots_of(step, models, asked), 6)
     heard, wanted = plans.Listener(), plans.Listener()
     drafted(step, models, asked, guess, observer=heard)
-    plain(step, models, asked, observer=wanted)
+    list(decode(RoundDecoder(step, heads_of(step, models), batch=4, observer=wanted), asked))
     for question, events in wanted.events.items():
         assert [(e.index, e.piece) for e in heard.events[question]] == [(e.index, e.piece) for e in events]
         for ours, theirs in zip(heard.events[question], events, strict=True):
@@ -325,7 +321,7 @@ def test_an_identical_earlier_text_gives_four_keys_a_round(
     (written,) = plain(step, models, rows(step, ["hello"]))
     asked = rows(step, ["hello"], [written.text])
     made = {"batch": 1, "observer": Observer(), "drafter": make_drafter(step, None)}
-    (found,) = results(list(RoundDecoder(step, heads_of(step, models), **made).decode(asked)))  # type: ignore[arg-type]
+    (found,) = results(list(decode(RoundDecoder(step, heads_of(step, models), **made), asked)))  # type: ignore[arg-type]
     assert said([found]) == said([written])
     assert found.rounds is not None and found.tokens / found.rounds >= 4
 
@@ -440,7 +436,7 @@ def test_a_script_goes_on_inside_a_key() -> None:
 
 
 def test_drafts_grow_when_accepted_shrink_when_rejected_and_pause_when_useless() -> None:
-    pace = Pace(length=4)
+    pace = DraftLength(length=4)
     pace.learn(4, 4)
     assert pace.limit() == 8
     pace.learn(8, 3)
@@ -454,7 +450,7 @@ def test_drafts_grow_when_accepted_shrink_when_rejected_and_pause_when_useless()
     assert pace.length == MOST
 
 
-def widths(payoff: Payoff, seconds: Callable[[int], float], wish: Wish, *, num_rows: int = 4) -> list[int]:
+def widths(payoff: Payoff, seconds: Callable[[int], float], wish: DraftOdds, *, num_rows: int = 4) -> list[int]:
     """Return the widths of 200 rounds that cost what a function of their width says."""
     found = []
     for _ in range(200):
@@ -465,16 +461,16 @@ def widths(payoff: Payoff, seconds: Callable[[int], float], wish: Wish, *, num_r
 
 
 def test_drafts_that_cost_more_than_they_save_are_given_up() -> None:
-    found = widths(Payoff(), lambda width: 1.0 + width, Wish(16, 0.5))
+    found = widths(Payoff(), lambda width: 1.0 + width, DraftOdds(16, 0.5))
     assert not any(found[:4])
     assert 0 < sum(width > 0 for width in found) <= 6
 
 
 def test_drafts_that_save_time_go_on_at_full_length() -> None:
-    found = widths(Payoff(), lambda width: 1.0 + 0.1 * (width > 0), Wish(16, 0.9))
+    found = widths(Payoff(), lambda width: 1.0 + 0.1 * (width > 0), DraftOdds(16, 0.9))
     assert set(found[10:]) == {16}
 
 
 def test_drafts_are_cut_to_the_width_that_pays() -> None:
-    found = widths(Payoff(), lambda width: 1.0 + 0.2 * width, Wish(16, 0.6))
+    found = widths(Payoff(), lambda width: 1.0 + 0.2 * width, DraftOdds(16, 0.6))
     assert 0 < Counter(found[10:]).most_common(1)[0][0] < 8

@@ -14,7 +14,7 @@ import torch
 
 from flowinfer.backends import hf
 from flowinfer.backends.hf import HfModel
-from flowinfer.engine.scheduler import execute
+from flowinfer.engine.execute import execute
 from flowinfer.fusion.shared import SharedVocabularyWarning
 from flowinfer.language import prompts
 from flowinfer.planning.plan import Answer, Member, Mixture, Plan, Step

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import flowinfer
-from flowinfer.engine import pooled
+from flowinfer.engine import scheduler
 from flowinfer.engine.loops import heads
 from flowinfer.runs import experiment
 from flowinfer.runs.store import read_records
@@ -31,7 +31,7 @@ def test_faults_of_questions_and_of_batches_leave_all_other_texts_as_they_are() 
         asked = plans.questions([f"[{k}] {text}" for k, text in enumerate(plans.QUESTIONS)])
         asked = [one.model_copy(update={"id": f"[{k}]"}) for k, one in enumerate(asked)][: rng.randint(1, 7)]
         options: dict[str, Any] = {
-            "engine": rng.choice(("reference", "rounds", "packed")),
+            "engine": rng.choice(("rounds", "packed")),
             "batch": rng.randint(1, 5),
         }
         counting, mark = Fault(), f"[{rng.randrange(len(asked))}]"
@@ -62,7 +62,7 @@ def test_faults_in_sweeps_leave_all_other_records_as_they_are(
     flows.mkdir()
     for name, text in {"a": "Qwen -> (Yi | Ds)", "b": "(Qwen & Yi)", "c": "(Qwen | Yi) -> Ds"}.items():
         (flows / f"{name}.flow").write_text(f"defaults {{ max_tokens=3 }}\n{text}\n", encoding="utf-8")
-    seams = ((experiment, "score"), (pooled, "render_prompts"), (pooled, "renamed"), (heads.Heads, "_take"))
+    seams = ((experiment, "score"), (scheduler, "render_prompts"), (scheduler, "renamed"), (heads.Heads, "_take"))
     expected: dict[str, object] = {}
     num_calls = 0
     for seed, rng in rounds():

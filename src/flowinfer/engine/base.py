@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from flowinfer.planning.plan import Plan, Step
 from flowinfer.results import StepResult
+from flowinfer.spec import Decoding
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Row:
     """Node id -> prompt text, before any chat template."""
     sources: tuple[str, ...] = ()
     """What earlier steps have passed on to it: texts that its answer may repeat."""
+    decoding: Decoding | None = None
+    """Its own max_tokens, temperature, top_p, seed and stop texts; None = the step's. The other options are the loop's
+    and must be equal (`Decoding.of_loop`)."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Observer:
     """Hears what the engine does; every method does nothing here, override what you need."""
 
     wants_tokens = False
-    """Whether `emitted` is called with each head's wishes, which costs time."""
+    """Whether `emitted` is called with each head's wishes; what nobody wants is not computed."""
 
     def model_loading(self, name: str, device: str) -> None:
         """Hear that a model is about to be loaded."""
@@ -114,36 +118,52 @@ class NoCache:
         """Do nothing."""
 
 
-class Decoder(Protocol):
-    """Runs one step's decoding loop; the reference engine is the oracle for every other."""
-
-    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
-        """Decode rows in batches, admitting a waiting row when another ends; yield each as it ends."""
-
-
 class RowStream(Protocol):
-    """A decoding loop that is brought on a little at a time, so that others can run beside it."""
+    """One run of a decoding loop, brought on a turn at a time, so that others can run beside it."""
 
     is_waiting: bool
-    """Whether the last turn found nothing to do before the device has done something."""
+    """Whether the last turn found nothing to do before something else (a device, an endpoint) has done its part."""
 
     @property
     def num_rows(self) -> int:
         """Return how many rows have not ended."""
 
     def add(self, row: Row) -> None:
-        """Take a row, at any time."""
+        """Take a row, at any time, also when all others have ended."""
+
+    def end(self, row: Row) -> None:
+        """Let go of a row that is wanted no more: it gets no completion, and the others' texts stay as they are."""
 
     def turn(self) -> Sequence[Completion]:
-        """Do what can be done without waiting for the device; return the rows that ended."""
+        """Do one round of what can be done without waiting; return the rows that ended."""
+
+    def wait(self) -> None:
+        """Wait until another turn can do something."""
 
     def close(self) -> None:
         """Let go of all rows."""
 
 
-@runtime_checkable
-class StreamingDecoder(Decoder, Protocol):
-    """A decoder that leaves the host free while its device works."""
+class Decoder(Protocol):
+    """Runs one step's decoding loop; its models, tables and memory outlast a run."""
+
+    @property
+    def keeps_host_busy(self) -> bool:
+        """Whether its turns compute on the host, so that nothing else goes on meanwhile."""
 
     def stream(self) -> RowStream:
-        """Return a new stream; one at a time."""
+        """Return a new run without rows; the one before must be closed."""
+
+
+def decode(decoder: Decoder, rows: Iterable[Row]) -> Iterator[Completion]:
+    """Decode rows with nothing beside them; yield each as it ends."""
+    stream = decoder.stream()
+    try:
+        for row in rows:
+            stream.add(row)
+        while stream.num_rows:
+            yield from stream.turn()
+            if stream.is_waiting:
+                stream.wait()
+    finally:
+        stream.close()

@@ -47,26 +47,35 @@ def budgets(plan: Plan, steps: Sequence[Step], is_loaded: Callable[[str], bool])
         steps: that are to run at once.
         is_loaded: whether a model's weights are in memory, by name.
     """
-    device_of = {
-        name: torch.device(placed.device)
-        for name, placed in plan.placements.items()
-        if placed.device.startswith("cuda:")
-    }
-    to_load = {name for step in steps for name in held_models(plan, step) if name in device_of and not is_loaded(name)}
-    free = {device: _free_bytes(device) for device in set(device_of.values())}
-    for name in to_load:
-        need = plan.needs.get(name)
-        free[device_of[name]] -= (need.weight_bytes if need else None) or 0
+    free = free_after_loading(plan, steps, is_loaded)
     wanted: dict[str, dict[torch.device, int]] = {step.id: {} for step in steps}
     for step in steps:
-        for name in (member.model for member in members(step.source) if member.model in device_of):
-            device = device_of[name]
+        on_gpus = on_gpus_of(plan, step)
+        for name in (member.model for member in members(step.source) if member.model in on_gpus):
+            device = on_gpus[name]
             wanted[step.id][device] = wanted[step.id].get(device, 0) + _kv_bytes_per_token(plan, name)
     total = {device: sum(own.get(device, 0) for own in wanted.values()) for device in free}
     return {
         step_id: Budget({device: max(0, free[device]) * size // total[device] for device, size in own.items()})
         for step_id, own in wanted.items()
     }
+
+
+def free_after_loading(plan: Plan, steps: Sequence[Step], is_loaded: Callable[[str], bool]) -> dict[torch.device, int]:
+    """Return what is free on each GPU of these steps, less the weights of their models that are still to be loaded."""
+    on_gpus = {name: device for step in steps for name, device in on_gpus_of(plan, step).items()}
+    free = {device: _free_bytes(device) for device in dict.fromkeys(on_gpus.values())}
+    for name, device in on_gpus.items():
+        need = plan.needs.get(name)
+        if need and not is_loaded(name):
+            free[device] -= need.weight_bytes or 0
+    return free
+
+
+def on_gpus_of(plan: Plan, step: Step) -> dict[str, torch.device]:
+    """Return the GPUs of a step's models, by name; those that are on none are left out."""
+    placed = {name: plan.placements[name].device for name in held_models(plan, step) if name in plan.placements}
+    return {name: torch.device(device) for name, device in placed.items() if device.startswith("cuda:")}
 
 
 def auto_batch(

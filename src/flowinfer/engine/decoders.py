@@ -1,46 +1,27 @@
-"""Decoders of steps, made once and kept with their batch sizes; where memory is short, the batch is halved.
-
-What breaks a loop is looked for in halves of its rows, until it is known whose fault it is.
-"""
+"""What makes decoding loops: each once, kept with its decoder and batch size, beside the others on its devices."""
 
 from __future__ import annotations
 
-import gc
 import warnings
-from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Literal
 
 import torch
 
-from flowinfer.backends.base import TextModel, TokenModel
+from flowinfer.backends.base import TextModel
 from flowinfer.engine.base import Completion, Decoder, Observer, Row
-from flowinfer.engine.budget import Budget, auto_batch, budgets
-from flowinfer.engine.faults import is_memory_short, reason
+from flowinfer.engine.budget import Budget, auto_batch, budgets, free_after_loading, on_gpus_of
+from flowinfer.engine.decoding import DecodingLoop, free_cached
 from flowinfer.engine.loops.choice import Engine, Loop, is_on_gpu, make_decoder
 from flowinfer.engine.loops.text_only import TextDecoder
 from flowinfer.engine.models import ModelPool
-from flowinfer.errors import MemoryShort, RunError
 from flowinfer.fusion.shared import SharedVocabularyWarning
 from flowinfer.planning.plan import Plan, Step, members
 
-_MOST_ALONE = 4
-"""Rows that fail alone, before any has ended well, until it is no question's fault but the step's."""
-_MAKE_ROOM = "lower max_tokens, use dtype=bfloat16, or place its models on other devices"
-
-
-@dataclass(frozen=True)
-class After:
-    """How rows go on whose loop broke."""
-
-    groups: tuple[Sequence[Row], ...]
-    """Those that are to be decoded, each group by itself."""
-    failed: tuple[Completion, ...] = ()
-
 
 class Decoders:
-    """Decode rows of steps.
+    """All decoding loops of a run.
 
     Args:
         pool: the models.
@@ -56,138 +37,85 @@ class Decoders:
         self._engine = engine
         self._observer = observer
         self._batch = batch
-        self._batches: dict[str, int] = {}
-        self._made: dict[str, Decoder] = {}
-        self._alone: dict[str, int] = {}
-        """How many rows of a decoder have failed alone; -1 once one has ended well."""
-        self._widest: dict[str, int] = {}
-        """Batches before memory was short."""
+        self._loops: dict[str, DecodingLoop] = {}
         self._together: tuple[Plan, Sequence[Step]] | None = None
         self._budgets: dict[str, Budget] = {}
+        self._looked: dict[DecodingLoop, tuple[Sequence[DecodingLoop], bool]] = {}
+        """For a loop that is to begin: which ones were busy when it was last looked for room, and whether it was."""
+
+    def loop(self, name: str, plan: Plan, step: Step) -> DecodingLoop:
+        """Return the loop of that name.
+
+        Args:
+            name: what it is kept under; another step of the same models, weights and decoding may use it.
+            plan: knows the models.
+            step: what to decode, where the loop is new.
+        """
+        if name not in self._loops:
+            self._loops[name] = DecodingLoop(plan, step, self._make, self._observer.batch_halved)
+        return self._loops[name]
+
+    def decode(self, name: str, plan: Plan, step: Step, rows: Sequence[Row]) -> Iterator[Completion]:
+        """Decode rows with nothing beside them; yield each as it ends.
+
+        Raises:
+            LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
+            RunError: the step fails for every row.
+        """
+        loop = self.loop(name, plan, step)
+        try:
+            for row in rows:
+                loop.add(row)
+            while loop.num_rows:
+                yield from loop.turn()
+                loop.wait()
+        finally:
+            loop.clear()
 
     def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
         """Free all decoders, and every model that none of these names needs."""
-        self._made.clear()
+        for loop in self._loops.values():
+            loop.let_go()
         self.pool.keep_only(plan, names)
 
-    def run_together(self, plan: Plan, steps: Sequence[Step]) -> None:
-        """Let some steps, each under its id, share the memory of their devices from now on."""
-        self._together = (plan, steps)
+    def run_together(self, steps: Sequence[tuple[Plan, Step]]) -> None:
+        """Say whose loops run at once: where all are of one plan, they share the memory of their devices from now on.
+
+        Else a loop takes what is free, and the next one begins when there is room.
+        """
+        plan = steps[0][0]
+        is_one = all(one is plan for one, _ in steps)
+        self._together = (plan, [step for _, step in steps]) if is_one else None
         self._budgets = {}
 
-    def decode(self, name: str, plan: Plan, step: Step, rows: Sequence[Row]) -> Generator[Completion, None, None]:
-        """Decode rows, whatever one of them does to the loop: rows that were with it are decoded again without it.
-
-        Where memory is short, the batch is halved; of single rows the one that asks for least comes first then.
-
-        Args:
-            name: what the decoder is kept under; another step of the same models, weights and decoding may use it.
-            plan: knows the models.
-            step: what to decode.
-            rows: with the prompts of the step's nodes.
-        Raises:
-            LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
-            RunError: the step fails for every row.
-        """
-        groups: list[Sequence[Row]] = [rows]
-        while groups:
-            left = {id(row): row for row in groups.pop()}
-            decoder = self.decoder(name, plan, step)
-            is_broken = False
-            try:
-                for completion in decoder.decode(list(left.values())):
-                    del left[id(completion.row)]
-                    self.ended(name, completion)
-                    yield completion
-            except BaseException as error:  # what is not a question's is raised
-                after = self.after(name, step, error, list(left.values()))
-                is_broken = True
-            if is_broken:
-                del decoder
-                free_cached()  # only now is nothing left that the error held on to
-                groups += reversed(after.groups)
-                yield from after.failed
-
-    def ended(self, name: str, completion: Completion) -> None:
-        """Note how a row ended: a decoder that has ended one well does not fail as such."""
-        if completion.result is not None:
-            self._alone[name] = -1
-
-    def after(self, name: str, step: Step, error: BaseException, rows: Sequence[Row]) -> After:
-        """Let go of a decoder that an error broke; return how its rows that have not ended go on.
-
-        Short memory halves the batch. Else, and where one row at a time is too many, each half of the rows goes on
-        alone, those with the shorter prompts first; a single row has failed.
-
-        Raises:
-            BaseException: the error itself, where it is no question's fault.
-            MemoryShort: memory is too short for the smallest row.
-            RunError: the step fails for every row.
-        """
-        if not rows:
-            raise error
-        is_short = is_memory_short(error)
-        if is_short and self._batches.get(name, 0) != 1:
-            self.halve(name, step, error)
-            return After((rows,))
-        problem = _too_large(step) if is_short else reason(error)
-        self._made.pop(name, None)
-        if len(rows) > 1:
-            ordered = sorted(rows, key=lambda row: sum(map(len, row.prompts.values())))
-            return After((ordered[: len(rows) // 2], ordered[len(rows) // 2 :]))
-        if self._alone.setdefault(name, 0) >= 0:
-            self._alone[name] += 1
-            if is_short:
-                raise MemoryShort(problem, help=_MAKE_ROOM) from error
-            if self._alone[name] == _MOST_ALONE:
-                raise RunError(f"step {step.id} {step.title} fails for every question: {problem}") from error
-        self._batches.update({name: self._widest[name]} if is_short else {})
-        return After((), (Completion(rows[0], None, problem),))
-
-    def decoder(self, name: str, plan: Plan, step: Step) -> Decoder:
-        """Return a step's decoder, made if need be, with half the batch where memory is short.
-
-        Raises:
-            LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
-        """
-        while name not in self._made:
-            is_short = False
-            try:
-                self._made[name] = self._make(name, plan, step)
-            except (MemoryError, RuntimeError) as error:
-                self.halve(name, step, error)
-                is_short = True
-            if is_short:
-                free_cached()
-        return self._made[name]
-
-    def halve(self, name: str, step: Step, error: BaseException) -> None:
-        """Let go of a decoder that ran out of memory; the next one gets half its batch.
-
-        Raises:
-            MemoryShort: its batch was one row.
-            Exception: the error itself, where it tells of something else or no batch was chosen yet.
-        """
-        batch = self._batches.get(name)
-        if batch is None or not is_memory_short(error):
-            raise error
-        if batch == 1:
-            raise MemoryShort(_too_large(step), help=_MAKE_ROOM) from error
-        self._widest.setdefault(name, batch)
-        self._batches[name] = batch // 2
-        self._made.pop(name, None)
-        self._observer.batch_halved(batch // 2)
+    def may_begin(self, loop: DecodingLoop) -> bool:
+        """Return whether a loop can be brought on: those that decode now have left it room on its GPUs."""
+        if loop.decoder is not None or self._together:
+            return True
+        gpus = set(on_gpus_of(loop.plan, loop.step).values())
+        decoding = [other for other in self._loops.values() if other.decoder is not None and other.num_rows]
+        busy = [other for other in decoding if gpus & set(on_gpus_of(other.plan, other.step).values())]
+        if not busy:
+            return True
+        before, has_room = self._looked.get(loop, ((), False))
+        if busy != before:  # free memory changes as loops begin and end
+            has_room = not self._is_nearly_full(loop)
+            self._looked[loop] = busy, has_room
+        return has_room
 
     def engine(self, name: str) -> str:
-        """Return which engine decoded what was decoded last under a name: reference, text, ..."""
-        return type(self._made[name]).__name__.removesuffix("Decoder").lower()
+        """Return which engine decoded what was decoded last under a name: round, packed, text."""
+        return type(self._loops[name].decoder).__name__.removesuffix("Decoder").lower()
 
     def host_wait_seconds(self, name: str) -> float | None:
         """Return what that engine has waited for the device in all; None where it does not count it."""
-        waited: float | None = getattr(self._made[name], "host_wait_seconds", None)
+        waited: float | None = getattr(self._loops[name].decoder, "host_wait_seconds", None)
         return waited
 
-    def _make(self, name: str, plan: Plan, step: Step) -> Decoder:
+    def _make(self, loop: DecodingLoop) -> Decoder:
+        plan, step = loop.plan, loop.step
+        if not self._together and self._is_nearly_full(loop):
+            self._make_way()
         heads = [self.pool.get(plan, member.model, self._observer) for member in members(step.source)]
         keeps = all(plan.models[member.model].think == "keep" for member in members(step.source))
         if isinstance(heads[0], TextModel):
@@ -197,40 +125,29 @@ class Decoders:
         draft = step.decoding.draft
         writer = self.pool.get(plan, draft, self._observer) if draft in plan.models else None
         assert not isinstance(writer, TextModel), "check refuses text-only models as drafts"
-        self._make_way(tokens)
         if self._together and not self._budgets:  # now that models are needed at all
             together, steps = self._together
             self._budgets = budgets(together, steps, partial(self.pool.is_loaded, together))
-        budget = self._budgets.get(name, Budget())
-        if name not in self._batches:
+        budget = self._budgets.get(step.id, Budget())
+        if loop.batch is None:
             packs = is_on_gpu(tokens, self._engine)
             rows = auto_batch(plan, step, tokens, writer, is_packed=packs, budget=budget)
-            self._batches[name] = rows if self._batch == "auto" else self._batch
+            loop.batch = rows if self._batch == "auto" else self._batch
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", SharedVocabularyWarning)
-            loop = Loop(step, tokens, writer, self._batches[name], self._observer, keeps, budget)
-            decoder = make_decoder(loop, self._engine)
+            made = make_decoder(Loop(step, tokens, writer, loop.batch, self._observer, keeps, budget), self._engine)
         for warning in {str(warning.message) for warning in caught}:
             self._observer.notice(warning)
-        return decoder
+        return made
 
-    def _make_way(self, models: Sequence[TokenModel]) -> None:
-        """Let go of other decoders where loops run one after another and a GPU is nearly full."""
-        gpus = {model.device for model in models if model.device.type == "cuda"}
-        if self._together or not self._made or not gpus:
-            return
-        memory = [torch.cuda.mem_get_info(gpu) for gpu in gpus]
-        if any(free < total // 4 for free, total in memory):
-            self._made.clear()
-            free_cached()
+    def _is_nearly_full(self, loop: DecodingLoop) -> bool:
+        """Return whether one of a loop's GPUs has little memory left when its models are there."""
+        left = free_after_loading(loop.plan, [loop.step], partial(self.pool.is_loaded, loop.plan))
+        return any(free < torch.cuda.mem_get_info(device)[1] // 4 for device, free in left.items())
 
-
-def free_cached() -> None:
-    """Give memory back that is kept for reuse; for after an error, when nothing holds on to what it broke."""
-    gc.collect()  # decoders and what they hold may stand in circles
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _too_large(step: Step) -> str:
-    return f"step {step.id} {step.title} does not fit into memory even for one question"
+    def _make_way(self) -> None:
+        """Let go of decoders that have nothing to do."""
+        for loop in self._loops.values():
+            if not loop.num_rows:
+                loop.let_go()
+        free_cached()

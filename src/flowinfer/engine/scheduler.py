@@ -1,89 +1,339 @@
-"""Run a plan over questions: so many on their way at once that batches stay full and answers come out steadily."""
+"""The scheduler: questions through shared steps, side by side, each step as soon as all that it reads is written.
+
+One plan or many: `exec` is a merge of one plan, a sweep a merge of many (`planning.merge`). A step that comes to the
+same prompts as one that is on its way waits for that one's result; what is in the cache is taken from there. From a
+question to the first tensor there are three owners: the `Scheduler` knows which step of which question may begin, a
+`DecodingLoop` holds the rows of all steps that decode together and survives what a row or the memory does to it, and
+its `RowStream` decodes them, a turn at a time.
+
+One thread and no locks. Loops that leave the host free (a device's, an endpoint's) are brought on as often as can be;
+of those that keep it busy one is, until it is empty, or its rows no longer fill a batch and another's do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from flowinfer.engine.base import MemberOrder, NoCache, Observer, StepCache, StepKey
+from flowinfer.engine.adoption import moved, ordered, renamed
+from flowinfer.engine.base import Completion, MemberOrder, Observer, Row, StepCache, StepKey
 from flowinfer.engine.decoders import Decoders
-from flowinfer.engine.loops.choice import Engine
-from flowinfer.engine.models import ModelPool
-from flowinfer.engine.stages import Keeping, Stages
-from flowinfer.engine.work import Vote, Work
-from flowinfer.planning.plan import Plan
-from flowinfer.results import Question, Trace
+from flowinfer.engine.faults import question_fails
+from flowinfer.engine.patience import Patience
+from flowinfer.engine.waiting import OnTheWay, Turn, Waiting
+from flowinfer.engine.work import Asked, render_prompts
+from flowinfer.errors import FlowInferError, RunError
+from flowinfer.planning.merge import SharedStep
+from flowinfer.planning.plan import held_models
+from flowinfer.results import StepResult
 
-QuestionText = Callable[[Question], str]
-
-_WINDOW_BATCHES = 4
-"""Batches of questions that are on their way at once."""
-_AUTO_WINDOW = 64
-_AUTO_WINDOW_ON_GPU = 512
-"""The same in questions, where the batch finds its own size."""
+_PAUSE_SECONDS = 1e-4
+"""First pause where devices and endpoints are all at work; doubled while they are, up to the long one."""
+_LONG_PAUSE_SECONDS = 1e-3
+_IDLE_SECONDS = 1e-2
+"""Between looks at a source that has no question now."""
 
 
-def execute(
-    plan: Plan,
-    questions: Iterable[Question],
-    *,
-    batch: int | Literal["auto"] = "auto",
-    engine: Engine = "auto",
-    observer: Observer | None = None,
-    cache: StepCache | None = None,
-    step_key: StepKey | None = None,
-    member_order: MemberOrder | None = None,
-    vote: Vote | None = None,
-    question_text: QuestionText | None = None,
-    models: ModelPool | None = None,
-) -> Iterator[Trace]:
-    """Yield one trace per question as questions finish.
+@dataclass(frozen=True)
+class Caching:
+    """Where results of steps are kept, and by what name."""
+
+    cache_of: Callable[[SharedStep, Asked], StepCache]
+    """The cache as the run that owns a step of a question sees it."""
+    run_of: Callable[[SharedStep, Asked], str]
+    """That run's name."""
+    key: StepKey
+    """By it a step takes another's result; an empty one is nobody else's."""
+    order: MemberOrder
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A shared step of a question has a result, or an error."""
+
+    shared: SharedStep
+    asked: Asked
+    is_fresh: bool
+    """Whether it was decoded just now."""
+
+
+class Scheduler:
+    """Run shared steps.
 
     Args:
-        plan: the compiled flow, placed or not (then models run where their specs say, or on the CPU).
-        questions: what to ask.
-        batch: most rows of a decoding loop; "auto" asks memory; 1 is the paper's protocol: question by question.
-        engine: which decoding loops may serve.
-        observer: hears progress.
-        cache: results of steps to take instead of running, and to add to; needs `step_key`.
-        step_key: what decides a step's text, as one string.
-        member_order: how cached results order their heads, where that is not the order of the flow's text.
-        vote: chooses among the answers of a `&` group that ends the flow; its first one counts if not given.
-        question_text: what fills {question}; the bare question if not given.
-        models: a pool to share between runs; else one is made and closed.
-    Raises:
-        LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
+        steps: all of them, each after those that it reads.
+        decoders: make the loops.
+        caching: where results are kept.
+        observer: hears of steps that were taken from the cache.
+        patience: for a loop's first step, when to give the loop up. Where it is given, what breaks a loop breaks its
+            steps and nothing else; where not, it is raised.
     """
-    observer = observer or Observer()
-    keeping = Keeping(
-        (cache if step_key else None) or NoCache(),
-        step_key or (lambda plan, step, prompts, question_id: ""),
-        member_order or (lambda plan, step, prompts: list(prompts)),
-    )
-    decoders = Decoders(models or ModelPool(), observer, batch, engine)
-    make = Work.factory(plan, vote, question_text)
-    works = (make(question) for question in questions)
 
-    def stages(step_ids: Iterable[str]) -> Stages:
-        return Stages(plan, [plan.step(step_id) for step_id in step_ids], decoders, keeping, observer)
+    def __init__(
+        self,
+        steps: Sequence[SharedStep],
+        decoders: Decoders,
+        caching: Caching,
+        observer: Observer,
+        *,
+        patience: Callable[[SharedStep], Patience] | None = None,
+    ) -> None:
+        self._decoders, self._caching, self._observer, self._new_patience = decoders, caching, observer, patience
+        self._steps = {shared.id: shared for shared in steps}
+        self._first: dict[str, SharedStep] = {}
+        """By loop: the step whose nodes its rows have."""
+        self._readers: dict[str, list[SharedStep]] = {shared.id: [] for shared in steps}
+        for shared in steps:
+            self._first.setdefault(shared.loop, shared)
+            for read in dict.fromkeys(shared.reads.values()):
+                self._readers[read].append(shared)
+        self._loops = {name: decoders.loop(name, first.plan, first.step) for name, first in self._first.items()}
+        self._now: set[str] = set()
+        """Steps that may run now."""
+        self._open: dict[int, Asked] = {}
+        """Questions that these steps have still something to do for."""
+        self._rows = OnTheWay()
+        self._current = ""
+        """Name of the loop that keeps the host busy."""
+        self._pause = _PAUSE_SECONDS
+        self._patience: dict[str, Patience] = {}
+        self._lost: dict[str, str] = {}
+        """Loops that broke, and why."""
+        self.broken: dict[str, str] = {}
+        """Shared steps that could not run at all, and why."""
 
-    try:
-        if len(plan.waves) <= 1:
-            yield from stages(step.id for step in plan.steps).run(works, _window(plan, batch))
+    def run(
+        self,
+        source: Iterable[Asked | None],
+        *,
+        most: int | None = None,
+        waves: Sequence[Sequence[SharedStep]] = (),
+    ) -> Iterator[Finished]:
+        """Yield every wanted step of every question as it ends.
+
+        Args:
+            source: of questions, taken as others leave; None = it has none now, but may have later.
+            most: questions on their way at once; None = all.
+            waves: steps whose models are in memory together, where not all are; each wave over all questions.
+        """
+        try:
+            if len(waves) <= 1:
+                yield from self._run(tuple(self._steps.values()), iter(source), most)
+                return
+            everything = list(_whole(source))
+            for wave in waves:
+                yield from self._run(wave, iter(everything), None, frees_models=True)
+        finally:
+            for loop in self._loops.values():
+                loop.clear()
+            self._open, self._rows = {}, OnTheWay()
+
+    def withdraw(self, asked: Asked) -> None:
+        """Take a question back: its rows leave their loops, nothing more is told of it, and no other text changes.
+
+        For the thread that runs the scheduler, between two of its answers.
+        """
+        for shared in list(asked.wanted):
+            self._leave(asked, shared)
+        asked.wanted.clear()
+        self._open.pop(id(asked), None)
+
+    def _run(
+        self,
+        steps: Sequence[SharedStep],
+        source: Iterator[Asked | None],
+        most: int | None,
+        *,
+        frees_models: bool = False,
+    ) -> Iterator[Finished]:
+        """Run some steps, whose models find room together."""
+        self._now = {shared.id for shared in steps}
+        firsts = [self._first[loop] for loop in dict.fromkeys(shared.loop for shared in steps)]
+        self._decoders.run_together([(first.plan, first.step) for first in firsts])
+        is_over = False
+        while True:
+            while not is_over and (most is None or len(self._open) < most):
+                try:
+                    asked = next(source)
+                except StopIteration:
+                    is_over = True
+                    break
+                if asked is None:
+                    break
+                self._open[id(asked)] = asked
+                yield from self._begin(asked, steps)
+                self._close(asked)
+            if self._rows:
+                if frees_models:
+                    names = [name for first in firsts for name in held_models(first.plan, first.step)]
+                    self._decoders.keep_only(firsts[0].plan, names)
+                    frees_models = False
+                yield from self._go_on()
+            elif is_over:
+                return
+            else:
+                time.sleep(_IDLE_SECONDS)
+
+    def _begin(self, asked: Asked, steps: Iterable[SharedStep]) -> Iterator[Finished]:
+        """Begin the steps of a question that can begin now; tell of those that ended at once."""
+        for shared in steps:
+            is_new = shared.id in asked.wanted and not self._rows.has(asked, shared.id)
+            if is_new and shared.id in self._now and all(read in asked.results for read in shared.reads.values()):
+                with question_fails(partial(asked.fail, shared.id)):
+                    self._queue(shared, asked)
+                if shared.id not in asked.wanted:
+                    yield from self._ended(shared, asked, is_fresh=False)
+
+    def _queue(self, shared: SharedStep, asked: Asked) -> None:
+        """Let a question's step wait for the row of its key, take it from the cache, or give its loop a row."""
+        passed_on = {own: asked.results[read].passed_on for own, read in shared.reads.items()}
+        prompts = render_prompts(shared.plan, shared.step, asked.question, asked.text(asked.question), passed_on)
+        key = self._caching.key(shared.plan, shared.step, prompts, asked.question.id)
+        turn = Turn(shared, asked, prompts)
+        if self._rows.joined(turn, key):
             return
-        everything = list(works)
-        for wave in plan.waves:
-            decoders.keep_only(plan, wave.models)
-            going_on = [work for work in everything if not work.is_done]
-            yield from stages(wave.steps).run(iter(going_on), len(going_on))
-    finally:
-        if models is None:
-            decoders.pool.close()
+        stored = self._caching.cache_of(shared, asked).get(key)
+        adopted = stored and self._adopted(stored, turn)
+        if adopted is not None:
+            self._observer.finished(asked.question.id, adopted)
+            asked.accept(shared.id, adopted)
+        elif shared.loop in self._lost:
+            self.broken[shared.id] = self._lost[shared.loop]
+            asked.fail(shared.id, self._lost[shared.loop])
+        else:
+            nodes = zip(self._first[shared.loop].nodes, shared.nodes, strict=True)
+            texts = {there: prompts[here] for there, here in nodes}
+            row = Row(asked.question.id, shared.step.id, texts, tuple(passed_on.values()), shared.step.decoding)
+            self._rows.add(row, turn, key)
+            self._loops[shared.loop].add(row)
+
+    def _go_on(self) -> Iterator[Finished]:
+        """Give a turn to every loop that leaves the host free, and to one of those that do not."""
+        going = [name for name, loop in self._loops.items() if loop.num_rows and self._decoders.may_begin(loop)]
+        busy = [name for name in going if self._loops[name].is_busy]
+        chosen = self._chosen(busy) if busy else ""
+        for name in going:
+            if name not in busy or name == chosen:
+                yield from self._bring_on(name)
+        if all(self._loops[name].is_waiting for name in going):
+            time.sleep(self._pause)
+            self._pause = min(2 * self._pause, _LONG_PAUSE_SECONDS)
+        else:
+            self._pause = _PAUSE_SECONDS
+
+    def _chosen(self, busy: Sequence[str]) -> str:
+        """Return the loop to go on with: the one before, unless its rows fill no batch and another's do."""
+        full = [name for name in busy if self._loops[name].is_full]
+        if self._current not in (full or busy):
+            self._current = (full or busy)[0]
+        return self._current
+
+    def _bring_on(self, name: str) -> Iterator[Finished]:
+        """Give a loop a turn."""
+        completions: Sequence[Completion] = ()
+        problem = None
+        try:
+            completions = self._loops[name].turn()
+        except Exception as error:  # whatever it is, the other loops can go on; it is told with what it broke
+            if self._new_patience is None:
+                raise
+            problem = error.message if isinstance(error, FlowInferError) else f"{type(error).__name__}: {error}"
+        for completion in completions:
+            yield from self._settle(completion)
+            problem = problem or self._impatience(name, completion.error)
+        if problem is not None:
+            yield from self._lose(name, problem)
+
+    def _impatience(self, name: str, error: str | None) -> str | None:
+        """Return why a loop is given up, if it is."""
+        if self._new_patience is None:
+            return None
+        if name not in self._patience:
+            self._patience[name] = self._new_patience(self._first[name])
+        try:
+            self._patience[name].hear(error)
+        except RunError as stopped:
+            return stopped.message
+        return None
+
+    def _lose(self, name: str, problem: str) -> Iterator[Finished]:
+        """End all that a loop decodes: it is broken."""
+        self._lost[name] = problem
+        self._loops[name].clear()
+        self._loops[name].let_go()
+        for waiting in self._rows.of_loop(name):
+            self.broken |= {turn.shared.id: problem for turn in waiting.turns}
+            yield from self._settle(Completion(waiting.row, None, problem))
+
+    def _settle(self, completion: Completion) -> Iterator[Finished]:
+        """Take how a row ended for all that waited for it."""
+        waiting = self._rows.take(completion.row)
+        if waiting is None:  # it was withdrawn in the turn in which it ended
+            return
+        stored: StepResult | None = None
+        for index, turn in enumerate(waiting.turns):
+            if turn.shared.id not in turn.asked.wanted:
+                continue
+            with question_fails(partial(turn.asked.fail, turn.shared.id)):
+                if completion.result is None:
+                    turn.asked.fail(turn.shared.id, completion.error or "failed")
+                else:
+                    stored = stored or self._keep(completion.result, waiting)
+                    turn.asked.accept(turn.shared.id, self._share(stored, waiting, turn))
+            yield from self._ended(turn.shared, turn.asked, is_fresh=index == 0)
+
+    def _keep(self, result: StepResult, waiting: Waiting) -> StepResult:
+        """Put a result into the cache; return it as it is kept."""
+        turn = waiting.made_for
+        names = dict(zip(self._first[waiting.loop].nodes, turn.shared.nodes, strict=True))
+        stored = ordered(moved(result, names, turn.shared.step), self._order(turn))
+        self._caching.cache_of(turn.shared, turn.asked).put(waiting.key, stored)
+        return stored
+
+    def _share(self, stored: StepResult, waiting: Waiting, turn: Turn) -> StepResult:
+        """Return a kept result as that of one who waited for it."""
+        maker, taker = (self._caching.run_of(one.shared, one.asked) for one in (waiting.made_for, turn))
+        copy = stored.model_copy(update={"cached_from": maker if maker != taker else None})
+        adopted = self._adopted(copy, turn)
+        assert adopted is not None, "steps of one key have heads and prompts alike"
+        return adopted
+
+    def _adopted(self, stored: StepResult, turn: Turn) -> StepResult | None:
+        return renamed(stored, self._order(turn), turn.shared.step)
+
+    def _order(self, turn: Turn) -> Sequence[str]:
+        return self._caching.order(turn.shared.plan, turn.shared.step, turn.prompts)
+
+    def _ended(self, shared: SharedStep, asked: Asked, *, is_fresh: bool) -> Iterator[Finished]:
+        """Tell of a step that ended, then begin those that read it; where it failed, end what is needless now."""
+        needless = asked.needless() if shared.id in asked.errors else []
+        yield Finished(shared, asked, is_fresh)
+        for other in needless:
+            if other in asked.wanted:
+                self._leave(asked, other)
+                asked.fail(other, asked.errors[shared.id])
+                yield Finished(self._steps[other], asked, False)
+        yield from self._begin(asked, self._readers[shared.id])
+        self._close(asked)
+
+    def _leave(self, asked: Asked, shared: str) -> None:
+        """Let a step of a question wait for nothing; end its row where nobody else waits for it."""
+        waiting = self._rows.leave(asked, shared)
+        if waiting is not None:
+            self._loops[waiting.loop].end(waiting.row)
+
+    def _close(self, asked: Asked) -> None:
+        """Let a question go that has nothing left to do in these steps, so that another can come."""
+        if not any(shared in self._now for shared in asked.wanted):
+            self._open.pop(id(asked), None)
 
 
-def _window(plan: Plan, batch: int | Literal["auto"]) -> int:
-    """Return how many questions are on their way at once."""
-    if batch == "auto":
-        on_gpu = any(placed.device.startswith("cuda") for placed in plan.placements.values())
-        return _AUTO_WINDOW_ON_GPU if on_gpu else _AUTO_WINDOW
-    return 1 if batch == 1 else batch * _WINDOW_BATCHES
+def _whole(source: Iterable[Asked | None]) -> Iterator[Asked]:
+    """Yield all questions that ever come."""
+    for asked in source:
+        if asked is None:
+            time.sleep(_IDLE_SECONDS)
+        else:
+            yield asked

@@ -1,11 +1,14 @@
-"""One question on its way through a plan: prompts out of finished steps, and in the end its trace."""
+"""One question on its way through shared steps: what it wants, what it has, and its trace along a plan's path."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from flowinfer.engine.adoption import moved
 from flowinfer.engine.faults import reason
 from flowinfer.language.prompts import prompt_set, render
+from flowinfer.planning.merge import Use
 from flowinfer.planning.plan import Plan, Step, members
 from flowinfer.results import Ballot, FinishReason, Question, StepResult, Trace
 
@@ -13,114 +16,123 @@ Vote = Callable[[Question, Sequence[str]], Ballot]
 FAILED: FinishReason = "error"
 
 
-class Work:
-    """The state of one question."""
+@dataclass(eq=False)
+class Asked:
+    """One question, asked of one plan or of many at once."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        question: Question,
-        question_text: Callable[[Question], str] | None,
-        vote: Vote | None,
-    ) -> None:
-        self.question = question
-        self.error: str | None = None
-        self._plan = plan
-        self._question_text = question_text
-        self._vote = vote
-        self._results: dict[str, StepResult] = {}
-        self._begun: set[str] = set()
-        self._index = {step.id: index for index, step in enumerate(plan.steps)}
-        self._end = len(plan.steps)
-        """Index of the step from which on none is wanted: the first that failed."""
+    question: Question
+    text: Callable[[Question], str]
+    """Gives what fills {question}."""
+    dataset: int = 0
+    """Index of its data set."""
+    paths: list[tuple[str, ...]] = field(default_factory=list)
+    """For each plan that it is asked of, the ids of its shared steps in the plan's order."""
+    wanted: dict[str, None] = field(default_factory=dict)
+    """Ids of the shared steps that have still to end, in order."""
+    results: dict[str, StepResult] = field(default_factory=dict)
+    """By shared step; what another run made says so."""
+    errors: dict[str, str] = field(default_factory=dict)
+    """Why a shared step could not run, or was not needed any more."""
 
-    @staticmethod
-    def factory(
-        plan: Plan,
-        vote: Vote | None,
-        question_text: Callable[[Question], str] | None,
-    ) -> Callable[[Question], Work]:
-        """Return a function that starts work on a question."""
-
-        def make(question: Question) -> Work:
-            return Work(plan, question, question_text, vote)
-
-        return make
-
-    def prompts(self, step: Step) -> Mapping[str, str]:
-        """Render a step's prompts by node, from what earlier steps passed on."""
-        passed_on = {step_id: self._results[step_id].passed_on for step_id in step.reads}
-        text = self._question_text(self.question) if self._question_text else self.question.question
-        return render_prompts(self._plan, step, self.question, text, passed_on)
-
-    def sources(self, step: Step) -> tuple[str, ...]:
-        """Return the texts that earlier steps passed on to a step."""
-        return tuple(self._results[step_id].passed_on for step_id in step.reads)
-
-    def wants(self, step: Step) -> bool:
-        """Return whether a step has still to end; no step after a failed one has, whatever it reads."""
-        return self._index[step.id] < self._end and step.id not in self._results
-
-    def can_begin(self, step: Step) -> bool:
-        """Return whether a step is wanted, has not begun, and all that it reads is there."""
-        is_new = step.id not in self._begun and self.wants(step)
-        return is_new and all(read in self._results for read in step.reads)
-
-    def begin(self, step: Step) -> Mapping[str, str]:
-        """Note that a step begins; return its prompts."""
-        self._begun.add(step.id)
-        return self.prompts(step)
-
-    def accept(self, result: StepResult) -> None:
-        """Take a finished step."""
-        self._results[result.step] = result
-
-    def fail(self, step: Step, reason: str) -> None:
-        """Take the reason why a step could not run; of several failed steps the plan's first one counts."""
-        if self._index[step.id] < self._end:
-            self._end, self.error = self._index[step.id], reason
+    def of(self, uses: Mapping[str, Use]) -> Asked:
+        """Ask the question of one more plan, whose steps are these; return it."""
+        path = tuple(use.shared for use in uses.values())
+        self.paths.append(path)
+        self.wanted |= dict.fromkeys(path)
+        return self
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to run."""
-        return not any(self.wants(step) for step in self._plan.steps)
+        return not self.wanted
 
-    def trace(self) -> Trace:
-        """Return the finished question's trace."""
-        answer, why, ballot = "", FAILED, None
-        if self.error is None:
-            try:
-                answer, why, ballot = self._answer()
-            except BaseException as error:  # what is not the question's is raised
-                self.error = reason(error)
-        return Trace(
-            question_id=self.question.id,
-            answer=answer,
-            finish_reason=why,
-            seconds=self._seconds(),
-            steps=tuple(self._results[step.id] for step in self._ended()),
-            error=self.error,
-            ballot=ballot,
-        )
+    def accept(self, shared: str, result: StepResult) -> None:
+        """Take a finished step."""
+        self.results[shared] = result
+        self.wanted.pop(shared, None)
 
-    def _answer(self) -> tuple[str, FinishReason, Ballot | None]:
-        """Return the answer, why it ended, and the ballot that chose it."""
-        finals = [self._results[step_id] for step_id in self._plan.answer.steps]
-        if self._plan.answer.kind == "text" or len(finals) == 1:
-            return finals[0].passed_on, finals[0].finish_reason, None
-        ballot = self._vote(self.question, [final.passed_on for final in finals]) if self._vote else None
-        return finals[ballot.winner if ballot else 0].passed_on, "vote", ballot
+    def fail(self, shared: str, reason: str) -> None:
+        """Take the reason why a step could not run."""
+        self.errors[shared] = reason
+        self.wanted.pop(shared, None)
 
-    def _ended(self) -> list[Step]:
-        return [step for step in self._plan.steps[: self._end] if step.id in self._results]
+    def needless(self) -> list[str]:
+        """Return the wanted steps that stand behind a failed one in every plan: no trace shows them."""
+        needed = set()
+        for path in self.paths:
+            end = next((index for index, one in enumerate(path) if one in self.errors), len(path))
+            needed |= set(path[:end])
+        return [one for one in self.wanted if one not in needed]
 
-    def _seconds(self) -> float:
-        """Return the time along the longest chain of steps that read one another."""
-        ends: dict[str, float] = {}
-        for step in self._ended():
+
+def trace_of(
+    plan: Plan,
+    uses: Mapping[str, Use],
+    asked: Asked,
+    vote: Vote | None = None,
+    foreign: Mapping[str, str] | None = None,
+) -> Trace:
+    """Return a question's trace along a plan: its steps up to the first that failed.
+
+    Args:
+        uses: the plan's steps as shared ones.
+        asked: holds the results; no step of the plan is wanted any more.
+        vote: chooses among the answers of a `&` group that ends the flow; its first one counts if not given.
+        foreign: for the steps that another run made, its name.
+    """
+    ended: dict[str, StepResult] = {}
+    error = None
+    for step in plan.steps:
+        use = uses[step.id]
+        error = asked.errors.get(use.shared)
+        if error is not None:
+            break
+        result = moved(asked.results[use.shared], use.nodes, step)
+        if result.cached_from is None and step.id in (foreign or {}):
+            result = result.model_copy(update={"cached_from": (foreign or {})[step.id]})
+        ended[step.id] = result
+    answer = _Answer("", FAILED)
+    if error is None:
+        try:
+            answer = _answer(plan, ended, asked.question, vote)
+        except BaseException as fault:  # what is not the question's is raised
+            error = reason(fault)
+    return Trace(
+        question_id=asked.question.id,
+        answer=answer.text,
+        finish_reason=answer.why,
+        seconds=_seconds(plan, ended),
+        steps=tuple(ended.values()),
+        error=error,
+        ballot=answer.ballot,
+    )
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a question's trace says in the end."""
+
+    text: str
+    why: FinishReason
+    ballot: Ballot | None = None
+
+
+def _answer(plan: Plan, ended: Mapping[str, StepResult], question: Question, vote: Vote | None) -> _Answer:
+    finals = [ended[step_id] for step_id in plan.answer.steps]
+    if plan.answer.kind == "text" or len(finals) == 1:
+        return _Answer(finals[0].passed_on, finals[0].finish_reason)
+    ballot = vote(question, [final.passed_on for final in finals]) if vote else None
+    return _Answer(finals[ballot.winner if ballot else 0].passed_on, "vote", ballot)
+
+
+def _seconds(plan: Plan, ended: Mapping[str, StepResult]) -> float:
+    """Return the time along the longest chain of steps that read one another."""
+    ends: dict[str, float] = {}
+    for step in plan.steps:
+        if step.id in ended:
             start = max((ends.get(read, 0.0) for read in step.reads), default=0.0)
-            ends[step.id] = start + self._results[step.id].seconds
-        return max(ends.values(), default=0.0)
+            ends[step.id] = start + ended[step.id].seconds
+    return max(ends.values(), default=0.0)
 
 
 def render_prompts(
@@ -139,8 +151,8 @@ def render_prompts(
     rendered = {}
     for member in members(step.source):
         values = {**question.columns, "question": text, "choices": choices}
-        for field, step_ids in member.fields.items():
-            values[field] = join([passed_on[step_id] for step_id in step_ids])
+        for field_name, step_ids in member.fields.items():
+            values[field_name] = join([passed_on[step_id] for step_id in step_ids])
         rendered[member.node] = render(member.template, values)
         rendered[member.node].encode()  # half of a surrogate pair is no text that a model could read
     return rendered

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from flowinfer.planning.identity import Canonical, as_text, canonical
@@ -79,6 +80,16 @@ def merge(plans: Sequence[Plan]) -> Merged:
     return Merged(tuple(merger.steps.values()), uses)
 
 
+def loops_in_turn(steps: Sequence[SharedStep]) -> list[list[SharedStep]]:
+    """Return shared steps in an order in which one loop after another can run them, depth by depth."""
+
+    def order(shared: SharedStep) -> tuple[int, int, list[str], str]:
+        names = sorted(member.model for member in members(shared.step.source))
+        return shared.depth, len(names), names, shared.loop
+
+    return [list(group) for _, group in groupby(sorted(steps, key=order), key=order)]
+
+
 class _Merger:
     def __init__(self) -> None:
         self.steps: dict[str, SharedStep] = {}
@@ -102,7 +113,7 @@ class _Merger:
                     step,
                     reads,
                     depth,
-                    _digest({"source": loop.description, "decoding": step.decoding.decisive()}),
+                    _digest({"source": loop.description, "decoding": step.decoding.of_loop()}),
                     loop.nodes,
                 )
                 self._nodes[signature] = described.nodes

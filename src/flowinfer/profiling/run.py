@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 import torch
 
@@ -11,7 +12,7 @@ from flowinfer.backends.base import TextModel, TokenModel
 from flowinfer.engine.base import Row
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.loops.mixing import runs_on_host
-from flowinfer.engine.work import Work
+from flowinfer.engine.work import render_prompts
 from flowinfer.errors import MemoryShort
 from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
@@ -19,7 +20,7 @@ from flowinfer.planning.plan import Plan, Step, fusers_of, members
 from flowinfer.profiling.bandwidth import copy_bandwidth
 from flowinfer.profiling.endless import EndlessPool
 from flowinfer.profiling.figures import DeviceFigures, HeadFigures, Profile, Spread, StepFigures, WholeFigures
-from flowinfer.profiling.parts import PartsLoop
+from flowinfer.profiling.parts import Parts, take_apart
 from flowinfer.profiling.spans import Recorder, Span
 from flowinfer.profiling.whole import Ticks, decode_whole
 from flowinfer.results import Question
@@ -91,7 +92,12 @@ class _Profiler:
         self._decoders = Decoders(pool, self._ticks, request.batch)
         self._bandwidths: dict[torch.device, float] = {}
         self._spans: list[Span] = []
-        self._works = self._ask()
+        self._asked = [
+            one.model_copy(update={"id": f"{one.id}-{index}"})
+            for index, one in zip(range(request.batch), cycle(request.questions), strict=False)
+        ]
+        self._passed_on: dict[str, dict[str, str]] = {question.id: {} for question in self._asked}
+        """By question and step."""
 
     def run(self) -> Profiled:
         waves = self._plan.waves
@@ -107,37 +113,33 @@ class _Profiler:
         )
         return Profiled(made, tuple(self._spans))
 
-    def _ask(self) -> list[Work]:
-        questions = self._request.questions
-        asked = [questions[index % len(questions)] for index in range(self._request.batch)]
-        make = Work.factory(self._plan, None, self._request.question_text)
-        return [make(one.model_copy(update={"id": f"{one.id}-{index}"})) for index, one in enumerate(asked)]
+    def _row(self, question: Question, step: Step) -> Row:
+        text = self._request.question_text(question) if self._request.question_text else question.question
+        prompts = render_prompts(self._plan, step, question, text, self._passed_on[question.id])
+        return Row(question.id, step.id, prompts)
 
     def _step(self, step: Step) -> StepFigures:
         """Measure one step and pass its texts on."""
         short = replace(step, decoding=step.decoding.model_copy(update={"max_tokens": self._request.steps, "stop": ()}))
-        rows = [Row(work.question.id, step.id, work.prompts(step)) for work in self._works]
+        rows = [self._row(question, step) for question in self._asked]
         heads = [self._pool.get(self._plan, member.model, self._ticks) for member in members(step.source)]
         models = [head for head in heads if not isinstance(head, TextModel)]
-        recorder = Recorder(step.id)
-        loop = PartsLoop(short, models, rows, recorder, self._request.steps) if models else None
-        context = loop.run() if loop else 0.0
+        parts = take_apart(short, models, rows, self._request.steps) if models else None
         whole = decode_whole(self._decoders, self._ticks, self._plan, short, rows)
-        by_id = {work.question.id: work for work in self._works}
         for completion in whole.completions:
             assert completion.result is not None, "refused by decode_whole"
-            by_id[completion.row.question_id].accept(completion.result)
-        if loop is None:
+            self._passed_on[completion.row.question_id][step.id] = completion.result.passed_on
+        if parts is None:
             return _without_parts(short, len(rows), whole.figures)
-        self._spans += recorder.spans
-        found_heads = self._heads(loop, models, recorder, len(rows) * context)
-        return self._figures(short, found_heads, recorder, len(rows), context, whole.figures)
+        self._spans += parts.recorder.spans
+        found_heads = self._heads(short, models, parts, len(rows) * parts.context)
+        return self._figures(short, found_heads, parts.recorder, len(rows), parts.context, whole.figures)
 
-    def _heads(
-        self, loop: PartsLoop, models: Sequence[TokenModel], recorder: Recorder, num_ids: float
-    ) -> list[HeadFigures]:
-        parts, found = Spread.of(recorder.by_step()), []
-        for k, (member, model, lane) in enumerate(zip(loop.mixer.members, models, loop.lanes, strict=True)):
+    def _heads(self, step: Step, models: Sequence[TokenModel], parts: Parts, num_ids: float) -> list[HeadFigures]:
+        recorder = parts.recorder
+        whole, found = Spread.of(recorder.by_step()), []
+        heads = zip(members(step.source), models, recorder.lanes, parts.prompt_tokens, strict=True)
+        for member, model, lane, prompt_tokens in heads:
             forward = Spread.of(recorder.by_step("forward", lane))
             need = self._plan.needs.get(member.model)
             found.append(
@@ -145,11 +147,11 @@ class _Profiler:
                     node=member.node,
                     model=member.model,
                     device=str(model.device),
-                    prompt_tokens=sum(len(prompts[k].ids) for prompts in loop.prompts) / len(loop.prompts),
+                    prompt_tokens=prompt_tokens,
                     prefill_seconds=recorder.prefill(lane),
                     forward=forward,
                     transfer=Spread.of(recorder.by_step("transfer", lane)),
-                    forward_share=forward.mean / parts.mean,
+                    forward_share=forward.mean / whole.mean,
                     step_bytes=_step_bytes(model, need.kv_bytes_per_token if need else None, num_ids),
                 )
             )

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from flowinfer.engine.loops.clock import Clock, Part
 from flowinfer.errors import UsageError
 from flowinfer.files import write_whole
 from flowinfer.profiling.bandwidth import synchronize
-
-Part = Literal["prefill", "forward", "transfer", "fuse", "append"]
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,37 @@ class Span:
     """Seconds of it in which the host only waited for the device."""
 
 
-class Recorder:
-    """Collect phases of one step."""
+class Recorder(Clock):
+    """A clock that keeps every phase of one step; it waits for devices, and lets phases run one after another.
 
-    def __init__(self, step: str) -> None:
+    Args:
+        step: id of the flow's step.
+        lanes: a name for each head.
+        devices: that of each head.
+    """
+
+    def __init__(self, step: str, lanes: Sequence[str], devices: Sequence[torch.device]) -> None:
+        super().__init__()
         self.spans: list[Span] = []
         self.index = -1
+        self.lanes = tuple(lanes)
         self._step = step
+        self._devices = tuple(dict.fromkeys(devices))
+        self._turn = threading.RLock()
 
     @contextmanager
-    def phase(self, lane: str, part: Part, device: torch.device, name: str = "") -> Iterator[None]:
-        """Measure a block that works on a device."""
-        start = time.perf_counter()
-        yield
-        queued = time.perf_counter()
-        synchronize(device)
-        end = time.perf_counter()
-        wait = end - queued if device.type == "cuda" else 0.0
+    def phase(self, part: Part, *, head: int | None = None, name: str = "") -> Iterator[None]:
+        """Measure a block, its devices' work included."""
+        lane = self.lanes[head] if head is not None else "host" if part == "append" else "fuse"
+        with self._turn:
+            start = time.perf_counter()
+            yield
+            queued = time.perf_counter()
+            for device in self._devices:
+                synchronize(device)
+            end = time.perf_counter()
+        wait = end - queued if any(device.type == "cuda" for device in self._devices) else 0.0
+        self.add(part, head, end - start)
         self.spans.append(Span(self._step, self.index, lane, part, name or part, start, end - start, wait))
 
     def by_step(self, part: Part | None = None, lane: str | None = None) -> list[float]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TextIO
 
 from flowinfer.engine.base import Observer, TokenEvent
+from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.scheduler import execute
 from flowinfer.errors import UsageError
 from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready

@@ -66,8 +66,8 @@ def evaluate(
         UsageError: the run to resume is another's.
         RunError: models cannot be loaded or do not fit, or the first questions fail, all of them.
     """
+    from flowinfer.engine.execute import execute
     from flowinfer.engine.patience import Patience
-    from flowinfer.engine.scheduler import execute
     from flowinfer.machine import this_machine
     from flowinfer.planning.placement import ready
     from flowinfer.tasks.base import question_text

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flowinfer.planning.merge import Merged, SharedStep, Use, merge
+from flowinfer.planning.merge import SharedStep, Use, loops_in_turn, merge
 from flowinfer.planning.plan import Plan
-from flowinfer.results import Record, Trace
+from flowinfer.results import Record
 from flowinfer.runs.cache import member_order, step_key
 from flowinfer.runs.experiment import judged, majority
 from flowinfer.tasks.base import Dataset, question_text
@@ -19,7 +19,8 @@ from flowinfer.tasks.base import Dataset, question_text
 if TYPE_CHECKING:
     from flowinfer.engine.base import Observer, StepCache
     from flowinfer.engine.decoders import Decoders
-    from flowinfer.engine.pooled import Asked
+    from flowinfer.engine.scheduler import Scheduler
+    from flowinfer.engine.work import Asked
 
 
 @dataclass(eq=False)
@@ -34,6 +35,8 @@ class Job:
     """Name of its run, for cached steps."""
     left: frozenset[str]
     """Ids of the questions that are to be asked."""
+    asked: list[Asked] = field(default_factory=list, init=False)
+    """Those questions, in the data set's order."""
     open_steps: int = field(default=0, init=False)
 
 
@@ -57,7 +60,7 @@ class Sharing:
         cache_of: the cache of steps as a run of that name sees it.
         decoders: with the models.
         observer: hears the engine.
-        frees_models: see `Pooled`.
+        frees_models: run one loop after another, with no other's models in memory, because not all fit together.
     """
 
     def __init__(
@@ -70,20 +73,15 @@ class Sharing:
         *,
         frees_models: bool = False,
     ) -> None:
-        self._plans = tuple(plans)
-        self._datasets = tuple(datasets)
-        self._cache_of = cache_of
-        self._decoders = decoders
-        self._observer = observer
-        self._frees_models = frees_models
-        known = [index for index, plan in enumerate(plans) if plan is not None]
-        self.merged = merge([plan for plan in plans if plan is not None])
-        self._place = {index: place for place, index in enumerate(known)}
-        self._index = dict(enumerate(known))
+        self._datasets, self._cache_of, self._decoders, self._observer = datasets, cache_of, decoders, observer
+        self._plans = {index: plan for index, plan in enumerate(plans) if plan is not None}
+        self._index = tuple(self._plans)
+        self.merged = merge(list(self._plans.values()))
+        self.waves = loops_in_turn(self.merged.steps) if frees_models else ()
 
     def uses(self, plan: int) -> Mapping[str, Use]:
         """Return a plan's steps as shared ones."""
-        return self.merged.uses[self._place[plan]]
+        return self.merged.uses[self._index.index(plan)]
 
     def run(self, jobs: Sequence[Job], on_step: Callable[[SharedStep, bool], None] | None = None) -> Iterator[Ended]:
         """Yield every job when its last question is answered.
@@ -92,106 +90,66 @@ class Sharing:
             jobs: what to run.
             on_step: hears each shared step of a question that ended, and whether it was decoded just now.
         """
-        from flowinfer.engine.pooled import Caching, Pooled
+        from flowinfer.engine.patience import Patience
+        from flowinfer.engine.scheduler import Caching, Scheduler
 
         owners = {(job.plan, job.dataset): job.run for job in jobs}
-        asked = self._ask(jobs)
+        everything = self._ask(jobs)
 
         def run_of(shared: SharedStep, one: Asked) -> str:
             return owners.get((self._index[shared.owner], one.dataset), "")
 
+        def patience(shared: SharedStep) -> Patience:
+            return Patience(has_answer=shared.id in resumed)
+
+        resumed = {step.id for step in self.merged.steps if any(step.id not in one.wanted for one in everything)}
         caching = Caching(lambda shared, one: self._cache_of(run_of(shared, one)), run_of, step_key, member_order)
-        pooled = Pooled(self.merged.steps, self._decoders, caching, self._observer, frees_models=self._frees_models)
-        waiting = self._by_step(jobs)
+        scheduler = Scheduler(self.merged.steps, self._decoders, caching, self._observer, patience=patience)
+        waiting: dict[tuple[int, str], list[Job]] = {}
+        for job in jobs:
+            shared_ids = {use.shared for use in self.uses(job.plan).values()}
+            job.open_steps = len(shared_ids) * len(job.asked)
+            for shared_id in shared_ids:
+                waiting.setdefault((job.dataset, shared_id), []).append(job)
         yield from (Ended(job, ()) for job in jobs if not job.left)
-        for finished in pooled.run([one for group in asked for one in group]):
+        for finished in scheduler.run(everything, waves=self.waves):
             if on_step:
                 on_step(finished.shared, finished.is_fresh)
             for job in waiting.get((finished.asked.dataset, finished.shared.id), ()):
                 job.open_steps -= finished.asked.question.id in job.left
                 if job.open_steps == 0 and job.left:
-                    yield self._end(job, asked[job.dataset], pooled.broken, run_of)
+                    yield self._end(job, scheduler, run_of)
 
     def wanted(self, jobs: Sequence[Job]) -> Iterator[SharedStep]:
         """Yield each shared step once for every question that needs it."""
-        for group in self._ask(jobs):
-            for one in group:
-                yield from (shared for shared in self.merged.steps if shared.id in one.wanted)
+        steps = {shared.id: shared for shared in self.merged.steps}
+        yield from (steps[shared] for one in self._ask(jobs) for shared in one.wanted)
 
-    def _ask(self, jobs: Sequence[Job]) -> list[list[Asked]]:
-        from flowinfer.engine.pooled import Asked
+    def _ask(self, jobs: Sequence[Job]) -> list[Asked]:
+        """Return all questions, each asked of the plans of its jobs."""
+        from flowinfer.engine.work import Asked
 
         asked = [
-            [Asked(index, question, question_text) for question in dataset.questions]
+            [Asked(question, question_text, index) for question in dataset.questions]
             for index, dataset in enumerate(self._datasets)
         ]
         for job in jobs:
-            needed = {use.shared for use in self.uses(job.plan).values()}
-            for one in asked[job.dataset]:
-                if one.question.id in job.left:
-                    one.wanted |= needed
-        return asked
+            uses = self.uses(job.plan)
+            job.asked = [one.of(uses) for one in asked[job.dataset] if one.question.id in job.left]
+        return [one for group in asked for one in group]
 
-    def _by_step(self, jobs: Sequence[Job]) -> dict[tuple[int, str], list[Job]]:
-        found: dict[tuple[int, str], list[Job]] = {}
-        for job in jobs:
-            needed = {use.shared for use in self.uses(job.plan).values()}
-            job.open_steps = len(needed) * len(job.left)
-            for shared in needed:
-                found.setdefault((job.dataset, shared), []).append(job)
-        return found
+    def _end(self, job: Job, scheduler: Scheduler, run_of: Callable[[SharedStep, Asked], str]) -> Ended:
+        from flowinfer.engine.work import trace_of
 
-    def _end(
-        self,
-        job: Job,
-        asked: Sequence[Asked],
-        broken: Mapping[str, str],
-        run_of: Callable[[SharedStep, Asked], str],
-    ) -> Ended:
-        uses = self.uses(job.plan)
+        uses, steps = self.uses(job.plan), {shared.id: shared for shared in self.merged.steps}
+        broken = scheduler.broken
         problem = next((broken[use.shared] for use in uses.values() if use.shared in broken), None)
         if problem is not None:
             return Ended(job, (), problem)
         records = []
-        for one in asked:
-            if one.question.id in job.left:
-                trace = self._trace(job, one, run_of)
-                records.append(judged(one.question, trace))
+        for one in job.asked:
+            makers = {name: run_of(steps[use.shared], one) for name, use in uses.items()}
+            foreign = {name: maker for name, maker in makers.items() if maker != job.run}
+            trace = trace_of(self._plans[job.plan], uses, one, majority, foreign)
+            records.append(judged(one.question, trace))
         return Ended(job, tuple(records))
-
-    def _trace(self, job: Job, one: Asked, run_of: Callable[[SharedStep, Asked], str]) -> Trace:
-        plan = self._plans[job.plan]
-        assert plan is not None, "jobs have plans"
-        steps = {shared.id: shared for shared in self.merged.steps}
-        makers = {name: run_of(steps[use.shared], one) for name, use in self.uses(job.plan).items()}
-        foreign = {name: maker for name, maker in makers.items() if maker != job.run}
-        return trace_of(plan, self.uses(job.plan), one, foreign)
-
-
-def trace_of(plan: Plan, uses: Mapping[str, Use], asked: Asked, foreign: Mapping[str, str]) -> Trace:
-    """Return a plan's trace from shared results.
-
-    Args:
-        uses: the plan's steps as shared ones.
-        asked: holds the results.
-        foreign: for the steps that another run made, its name.
-    """
-    from flowinfer.engine.adoption import moved
-    from flowinfer.engine.work import Work
-
-    work = Work(plan, asked.question, asked.text, majority)
-    for step in plan.steps:
-        use = uses[step.id]
-        if use.shared in asked.errors:
-            work.fail(step, asked.errors[use.shared])
-            break
-        result = moved(asked.results[use.shared], use.nodes, step)
-        if result.cached_from is None and step.id in foreign:
-            result = result.model_copy(update={"cached_from": foreign[step.id]})
-        work.accept(result)
-    return work.trace()
-
-
-def calls_alone(merged: Merged, questions: int) -> int:
-    """Return how many model calls a run path by path makes over so many questions."""
-    return merged.calls_alone * questions

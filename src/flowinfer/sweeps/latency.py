@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from flowinfer.engine.base import NoCache, Observer
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.pooled import Asked, Caching, Pooled
+from flowinfer.engine.scheduler import Caching, Scheduler
+from flowinfer.engine.work import Asked, trace_of
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Question, Record
 from flowinfer.runs.cache import member_order, step_key
-from flowinfer.runs.experiment import judged
-from flowinfer.sweeps.core import Sharing, trace_of
+from flowinfer.runs.experiment import judged, majority
+from flowinfer.sweeps.core import Sharing
 from flowinfer.tasks.base import Dataset, question_text
 
 
@@ -47,19 +48,16 @@ class Stopwatch:
     """Time questions alone: batch 1, nothing cached, models loaded and warm.
 
     Args:
-        sharing: knows the plans' steps.
+        sharing: knows the plans' steps, and whether their models are in memory together.
         pool: the models.
-        frees_models: see `Pooled`.
     """
 
-    def __init__(self, sharing: Sharing, pool: ModelPool, observer: Observer, *, frees_models: bool) -> None:
+    def __init__(self, sharing: Sharing, pool: ModelPool, observer: Observer) -> None:
         caching = Caching(lambda shared, asked: NoCache(), lambda shared, asked: "", step_key, member_order)
-        decoders = Decoders(pool, observer, 1)
         self._sharing = sharing
-        self._pooled = Pooled(sharing.merged.steps, decoders, caching, observer, frees_models=frees_models)
+        self._scheduler = Scheduler(sharing.merged.steps, Decoders(pool, observer, 1), caching, observer)
         self._loops = {shared.id: shared.loop for shared in sharing.merged.steps}
         self._warm: set[str] = set()
-        self._frees_models = frees_models
 
     def run(self, plans: Sequence[Plan | None], todo: Sequence[Turn]) -> Iterator[tuple[Turn, Record]]:
         """Yield each turn with its record, whose seconds are measured."""
@@ -69,14 +67,12 @@ class Stopwatch:
             loops = {self._loops[use.shared] for use in self._sharing.uses(turn.plan).values()}
             if not loops <= self._warm:
                 self._record(plan, turn)  # untimed: what only the first call of a model costs
-                self._warm = loops if self._frees_models else self._warm | loops
+                self._warm = loops if self._sharing.waves else self._warm | loops
             yield turn, self._record(plan, turn)
 
     def _record(self, plan: Plan, turn: Turn) -> Record:
         uses = self._sharing.uses(turn.plan)
-        asked = Asked(turn.dataset, turn.question, question_text)
-        asked.wanted |= {use.shared for use in uses.values()}
-        for _ in self._pooled.run([asked]):
+        asked = Asked(turn.question, question_text, turn.dataset).of(uses)
+        for _ in self._scheduler.run([asked], waves=self._sharing.waves):
             pass
-        trace = trace_of(plan, uses, asked, {})
-        return judged(turn.question, trace)
+        return judged(turn.question, trace_of(plan, uses, asked, majority))

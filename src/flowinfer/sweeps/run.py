@@ -147,7 +147,6 @@ class _Run:
         return self._folder.runs / self._names[(self._wirings[index].key, dataset.name)]
 
     def _run_shared(self) -> None:
-        tight = not self._placed.fits
         where = default_folder() if self._request.use_cache else self._folder.path / "steps"
         most = len(self._wirings) * sum(len(dataset.questions) for dataset in self._datasets)
         decoders = Decoders(self._pool, self._progress, rows_at_once(self._request.batch, most))
@@ -157,7 +156,7 @@ class _Run:
             lambda run: DiskStepCache(where, run),
             decoders,
             self._progress,
-            frees_models=tight,
+            frees_models=not self._placed.fits,
         )
         jobs = self._jobs()
         weight = sum(shared.num_calls for shared in sharing.wanted(jobs))
@@ -169,7 +168,7 @@ class _Run:
             if ended.job.left or not self._is_done(ended.job):
                 self._keep(ended)
         if self._request.latency:
-            self._time(sharing, tight)
+            self._time(sharing)
 
     def _jobs(self) -> list[Job]:
         jobs = []
@@ -262,16 +261,16 @@ class _Run:
                 problem = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
         self._ended(index, dataset, problem)
 
-    def _time(self, sharing: Sharing, tight: bool) -> None:
+    def _time(self, sharing: Sharing) -> None:
         plans = [index for index, plan in enumerate(self._placed.plans) if plan is not None]
         there = read_latency(self._folder.path)
         todo = []
-        for turn in turns(plans, self._datasets, self._request.latency, by_path=tight):
+        for turn in turns(plans, self._datasets, self._request.latency, by_path=bool(sharing.waves)):
             key = (self._wirings[turn.plan].key, self._datasets[turn.dataset].name)
             if turn.question.id not in there.get(key, {}):
                 todo.append(turn)
         self._progress.begin("timing", len(todo), 0, "questions")
-        watch = Stopwatch(sharing, self._pool, self._progress, frees_models=tight)
+        watch = Stopwatch(sharing, self._pool, self._progress)
         for turn, record in watch.run(self._placed.plans, todo):
             if record.trace.error is None:
                 self._folder.timed(self._wirings[turn.plan].key, self._datasets[turn.dataset].name, record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Literal
 
@@ -23,7 +23,7 @@ if not CUDA and Version(version("numpy")) >= Version("2.4"):
 
 from flowinfer.engine.loops import triton_fusing  # noqa: E402
 from flowinfer.engine.loops.fusing import Choice, FusedChoice  # noqa: E402
-from flowinfer.engine.loops.sampling import greedy_with_leads, row_key, sample  # noqa: E402
+from flowinfer.engine.loops.sampling import Chosen, Draws, choose_slots, draws_of, row_key  # noqa: E402
 from flowinfer.fusion.fusers import mean  # noqa: E402
 from flowinfer.fusion.shared import SharedVocabulary  # noqa: E402
 from flowinfer.fusion.vocab import HeadVocabulary, from_json  # noqa: E402
@@ -36,6 +36,7 @@ pytestmark = [
 ]
 DEVICE = "cuda" if CUDA else "cpu"
 ROWS = 3
+WARM, CUT = {"temperature": 0.8}, {"temperature": 1.3, "top_p": 0.7}
 
 
 def level() -> HeadVocabulary:
@@ -77,58 +78,67 @@ class Case:
         *,
         dtype: torch.dtype = torch.float32,
         eos: Literal["sum", "max"] = "sum",
-        temperature: float = 0.0,
         is_strict: bool = True,
         fill: Callable[[Tensor], Tensor] = lambda noise: 3 * noise,
         rows: int = ROWS,
+        options: Sequence[Mapping[str, float]] = ({},),
     ) -> None:
         heads = GROUPS[group]
         self.vocabulary = SharedVocabulary(heads, eos=eos, device=DEVICE, is_strict=is_strict)
         self.order = list(range(len(heads)))[::-1]
         raw = torch.tensor([0.5, 0.2, 0.3][: len(heads)], dtype=torch.float64)
         self.weights = (raw / raw.sum()).tolist()
-        self.decoding = Decoding(temperature=temperature)
-        self.fused = FusedChoice(self.vocabulary, self.weights, self.order, rows, dtype, temperature=temperature)
+        self.decodings = [Decoding(**options[k % len(options)]) for k in range(rows)]  # type: ignore[arg-type]
+        self.fused = FusedChoice(self.vocabulary, self.weights, self.order, rows, dtype)
         generator = torch.Generator().manual_seed(7)
-        for view in self.fused.logits:
-            view.copy_(fill(torch.randn(view.shape, generator=generator)))
+        shapes = [(rows, head.num_columns) for head in heads]
+        self.logits = [fill(torch.randn(shape, generator=generator)).to(DEVICE, dtype) for shape in shapes]
         self.states = torch.tensor([0, 1, 2, 5, 7, 0, 3][:rows] if is_strict else [0] * rows, device=DEVICE)
-        self.keys = torch.tensor([row_key(self.decoding, f"q{k}", "s1") for k in range(rows)], device=DEVICE)
-        self.indices = torch.arange(rows, device=DEVICE)
+        self.keys = [row_key(Decoding(), f"q{k}", "s1") for k in range(rows)]
+        self.indices = list(range(rows))
+
+    def draws(self, rows: Sequence[int]) -> Draws | None:
+        decodings, keys, indices = ([own[k] for k in rows] for own in (self.decodings, self.keys, self.indices))
+        return draws_of(decodings, keys, indices, self.states.device)  # type: ignore[arg-type]  # of one kind each
 
     def choose(self, rows: Sequence[int] | None = None) -> Choice:
-        rows = list(range(len(self.states))) if rows is None else list(rows)
-        return self.fused(self.states[rows], self.keys[rows], self.indices[rows])
+        """What the kernels choose."""
+        rows = range(len(self.states)) if rows is None else rows
+        logits = [own[list(rows)] for own in self.logits]
+        return self.fused(logits, self.states[list(rows)], self.draws(rows), is_told=True)
+
+    def best(self) -> Chosen:
+        """What torch chooses."""
+        return choose_slots(self.mixed(), self.vocabulary.guard.mask(self.states), self.draws(range(len(self.states))))
 
     def probs(self) -> list[Tensor]:
-        return [self.vocabulary.lift(k, own) for k, own in enumerate(self.fused.logits)]
+        return [self.vocabulary.lift(k, own) for k, own in enumerate(self.logits)]
 
     def mixed(self) -> Tensor:
         probs = self.probs()
         return mean([probs[k] for k in self.order], torch.tensor(self.weights, dtype=torch.float32, device=DEVICE))
 
-    def allowed(self) -> Tensor:
-        return self.vocabulary.guard.mask(self.states)
-
 
 def assert_same(case: Case) -> None:
-    choice, mixed = case.choose(), case.mixed()
-    best = greedy_with_leads(mixed, case.allowed())
-    slots = best.slots
-    if case.decoding.temperature > 0:
-        slots = sample(mixed, case.allowed(), case.decoding, case.keys, case.indices)
-        assert choice.leads.tolist() == [1.0] * len(slots)
-    else:
-        torch.testing.assert_close(choice.leads, best.leads, atol=1e-6, rtol=0)
-    assert choice.slots.tolist() == slots.tolist()
-    torch.testing.assert_close(choice.values, mixed.gather(-1, slots[:, None])[:, 0], atol=1e-6, rtol=1e-5)
-    assert choice.favourites.tolist() == [own.argmax(-1).tolist() for own in case.probs()]
+    choice, best, probs = case.choose(), case.best(), case.probs()
+    at = best.slots[:, None]
+    assert choice.slots.tolist() == best.slots.tolist()
+    torch.testing.assert_close(choice.leads, best.leads, atol=1e-6, rtol=0)
+    torch.testing.assert_close(choice.values, case.mixed().gather(-1, at)[:, 0], atol=1e-6, rtol=1e-5)
+    assert choice.favourites.tolist() == [own.argmax(-1).tolist() for own in probs]
+    assert choice.told is not None
+    torch.testing.assert_close(
+        choice.told.of_favourites, torch.stack([own.amax(-1) for own in probs]), atol=1e-6, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        choice.told.of_slots, torch.stack([own.gather(-1, at)[:, 0] for own in probs]), atol=1e-6, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("group", list(GROUPS))
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_kernels_choose_as_torch_does(group: str, temperature: float) -> None:
-    assert_same(Case(group, temperature=temperature))
+@pytest.mark.parametrize("options", [[{}], [WARM], [{}, WARM, CUT]], ids=str)
+def test_kernels_choose_and_tell_as_torch_does(group: str, options: Sequence[Mapping[str, float]]) -> None:
+    assert_same(Case(group, options=options))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -148,9 +158,9 @@ def test_without_the_guard_all_slots_are_allowed() -> None:
 @pytest.mark.parametrize("eos", ["sum", "max"])
 def test_the_pooled_end_wins_where_its_tokens_together_lead(eos: Literal["sum", "max"]) -> None:
     case = Case("one", eos=eos, fill=torch.zeros_like)
-    case.fused.logits[0][:, [0, 2]] = 8.0
+    case.logits[0][:, [0, 2]] = 8.0
     letter = case.vocabulary.heads[0].tokens.id_of[b"a"]
-    case.fused.logits[0][:, letter] = 8.3  # ahead of each alone, behind both together
+    case.logits[0][:, letter] = 8.3  # ahead of each alone, behind both together
     case.states.zero_()
     assert_same(case)
     assert (case.choose().slots == case.vocabulary.eos_slot).all() == (eos == "sum")
@@ -159,8 +169,8 @@ def test_the_pooled_end_wins_where_its_tokens_together_lead(eos: Literal["sum", 
 def test_ids_with_equal_bytes_add_in_the_kernels() -> None:
     case = Case("three", fill=torch.zeros_like)
     case.states.zero_()
-    case.fused.logits[1][:, [0, 3, 6, 7, 12 + ord("a")]] = 5.0
-    case.fused.logits[1][:, 2] = 6.0
+    case.logits[1][:, [0, 3, 6, 7, 12 + ord("a")]] = 5.0
+    case.logits[1][:, 2] = 6.0
     assert_same(case)
     assert (case.choose().slots == case.vocabulary.keys.index(b"a")).all()
 
@@ -168,7 +178,7 @@ def test_ids_with_equal_bytes_add_in_the_kernels() -> None:
 def test_equal_slots_go_to_the_smallest() -> None:
     case = Case("same", fill=torch.zeros_like)
     case.states.zero_()
-    for view in case.fused.logits:
+    for view in case.logits:
         view[:, [0, 2]] = -9.0  # the end
     assert_same(case)
     assert case.choose().slots.tolist() == [0] * ROWS
@@ -182,47 +192,50 @@ def test_coarse_logits_tie_as_in_torch() -> None:
 def test_banned_columns_do_not_count() -> None:
     case = Case()
     before = case.choose().values.clone()
-    for view, lift in zip(case.fused.logits, case.vocabulary.lifts, strict=True):
+    for view, lift in zip(case.logits, case.vocabulary.lifts, strict=True):
         view[:, lift.banned] = 60.0
     assert_same(case)
     assert torch.equal(case.choose().values, before)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_extreme_logits_are_no_trouble(temperature: float) -> None:
-    assert_same(Case(fill=lambda noise: 1e4 * noise, temperature=temperature))
-    assert_same(Case(fill=lambda noise: torch.where(noise > 0.5, noise, -torch.inf), temperature=temperature))
+@pytest.mark.parametrize("options", [{}, WARM], ids=str)
+def test_extreme_logits_are_no_trouble(options: Mapping[str, float]) -> None:
+    assert_same(Case(fill=lambda noise: 1e4 * noise, options=[options]))
+    assert_same(Case(fill=lambda noise: torch.where(noise > 0.5, noise, -torch.inf), options=[options]))
 
 
-def test_a_row_chooses_alike_in_every_batch() -> None:
-    case = Case(temperature=1.0, rows=7)
-    together = case.choose()
-    wanted = (together.slots.tolist(), together.values.tolist())
-    few = case.choose([0, 1])
-    assert (few.slots.tolist(), few.values.tolist()) == (wanted[0][:2], wanted[1][:2])
-    assert few.favourites.shape == (3, 2)
+@pytest.mark.parametrize("rows", [[0], [1], [2], [0, 3], [5, 4], [1, 2, 6]], ids=str)
+def test_a_row_chooses_alike_in_every_batch_whatever_the_others_options_are(rows: list[int]) -> None:
+    case = Case(options=[{}, WARM, CUT], rows=7)
+    together = [part.clone() for part in parts(case.choose())]
+    for own, whole in zip(parts(case.choose(rows)), together, strict=True):
+        assert own.tolist() == whole[..., rows].tolist()
+
+
+def parts(choice: Choice) -> list[Tensor]:
+    assert choice.told is not None
+    return [choice.slots, choice.values, choice.leads, choice.favourites, choice.told.of_slots]
 
 
 @pytest.mark.parametrize("temperature", [1.3, 1e6])
 def test_many_draws_follow_the_same_noise(temperature: float) -> None:
     """At the higher temperature nothing but the noise decides."""
-    case = Case("two", temperature=temperature)
+    case = Case("two", options=[{"temperature": temperature}])
     for index in (1, 2**20, 2**31 - 1):
-        case.indices.fill_(index)
+        case.indices = [index] * ROWS
         assert_same(case)
 
 
 @pytest.mark.skipif(not CUDA, reason="no CUDA device")
 def test_kernels_run_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # tiles as they are
-    case = Case(dtype=torch.bfloat16, temperature=0.7)
-    case.choose()
+    case = Case(dtype=torch.bfloat16, options=[{}, WARM, CUT])
+    draws = case.draws(range(ROWS))
+    case.fused(case.logits, case.states, draws)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        choice = case.fused(case.states, case.keys, case.indices)
-    for view in case.fused.logits:
-        view.copy_(torch.randn(view.shape))
+        choice = case.fused(case.logits, case.states, draws)
+    for own in case.logits:
+        own.copy_(torch.randn(own.shape))
     graph.replay()
-    assert (
-        choice.slots.tolist() == sample(case.mixed(), case.allowed(), case.decoding, case.keys, case.indices).tolist()
-    )
+    assert choice.slots.tolist() == case.best().slots.tolist()

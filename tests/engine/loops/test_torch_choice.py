@@ -10,7 +10,7 @@ import torch
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine.loops.fusing import TorchChoice, fused_choice
 from flowinfer.engine.loops.mixing import FlatMean, Mixer
-from flowinfer.engine.loops.sampling import row_key
+from flowinfer.engine.loops.sampling import draws_of, row_key
 from flowinfer.planning.plan import Source, members
 from tests.backends import tiny
 from tests.engine.plans import QUESTIONS, answers, group, member, mix, one_step
@@ -39,19 +39,19 @@ def written(source: Source, models: dict[str, HfModel], **options: Any) -> list[
     step = one_step(source, max_tokens=12, **options).steps[0]
     own = [models[one.model] for one in members(source)]
     mixing = Mixer(step, own)
-    choose = fused_choice(mixing, step.decoding, len(QUESTIONS), torch.float32)
+    choose = fused_choice(mixing, len(QUESTIONS), torch.float32)
     sessions = [model.open() for model in own]
     handles = [
         session.add([model.prompt(text).ids for text in QUESTIONS])
         for model, session in zip(own, sessions, strict=True)
     ]
     rows = len(QUESTIONS)
-    keys = torch.tensor([row_key(step.decoding, f"q{k}", "s1") for k in range(rows)])
+    keys = [row_key(step.decoding, f"q{k}", "s1") for k in range(rows)]
     texts, states, is_live = [b""] * rows, [0] * rows, [True] * rows
     for index in range(12):
-        for view, session, mine in zip(choose.logits, sessions, handles, strict=True):
-            view.copy_(session.logits(mine))
-        slots = choose(torch.tensor(states), keys, torch.full((rows,), index)).slots.tolist()
+        logits = [session.logits(mine) for session, mine in zip(sessions, handles, strict=True)]
+        draws = draws_of([step.decoding] * rows, keys, [index] * rows, torch.device("cpu"))
+        slots = choose(logits, torch.tensor(states), draws).slots.tolist()
         for row, slot in enumerate(slots):
             is_live[row] &= slot != mixing.vocabulary.eos_slot
             if is_live[row]:
@@ -88,15 +88,4 @@ def test_a_flat_mean_is_known_as_such(models: dict[str, HfModel], source: str, w
 
 def test_a_cpu_gets_tensor_operations(models: dict[str, HfModel]) -> None:
     one = mixer(SOURCES["mean"], models)
-    assert isinstance(fused_choice(one, one_step(SOURCES["mean"]).steps[0].decoding, 4, torch.float32), TorchChoice)
-
-
-def test_a_call_may_have_fewer_rows_than_there_is_room_for(models: dict[str, HfModel]) -> None:
-    one = mixer(SOURCES["mean"], models)
-    choose = TorchChoice(one, one_step(SOURCES["mean"]).steps[0].decoding, 5, torch.float32)
-    for view in choose.logits:
-        view.normal_(generator=torch.Generator().manual_seed(3))
-    numbers = torch.zeros(5, dtype=torch.int64)
-    whole, part = choose(numbers, numbers, numbers), choose(numbers[:2], numbers[:2], numbers[:2])
-    assert part.slots.tolist() == whole.slots[:2].tolist()
-    assert part.favourites.tolist() == whole.favourites[:, :2].tolist()
+    assert isinstance(fused_choice(one, 4, torch.float32), TorchChoice)

@@ -14,7 +14,6 @@ from flowinfer.backends.row_session import RowSession
 from flowinfer.engine.base import Observer
 from flowinfer.engine.budget import Budget
 from flowinfer.engine.loops.choice import Engine, Loop, make_decoder
-from flowinfer.engine.loops.reference import ReferenceDecoder
 from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.loops.session import PackedSession
 from flowinfer.engine.loops.threads import choose_threads
@@ -115,20 +114,18 @@ def test_small_steps_wake_no_sleeping_threads(
 
 
 @pytest.mark.parametrize(
-    ("engine", "is_exact", "kind"),
-    [
-        ("auto", True, RoundDecoder),
-        ("auto", False, ReferenceDecoder),
-        ("packed", False, RoundDecoder),
-        ("reference", True, ReferenceDecoder),
-    ],
+    ("engine", "is_exact", "is_packed"),
+    [("auto", True, True), ("auto", False, False), ("packed", False, True), ("reference", True, False)],
 )
 def test_a_cpu_packs_by_itself_where_texts_cannot_change(
-    models: dict[str, HfModel], engine: Engine, is_exact: bool, kind: type, monkeypatch: pytest.MonkeyPatch
+    models: dict[str, HfModel], engine: Engine, is_exact: bool, is_packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models["A"], "is_exact", is_exact)
     loop = Loop(one_step(member("A")).steps[0], [models["A"]], None, 2, Observer(), False, Budget())
-    assert type(make_decoder(loop, engine)) is kind
+    decoder = make_decoder(loop, engine)
+    assert isinstance(decoder, RoundDecoder)
+    sessions = decoder.stream().sessions
+    assert [isinstance(session, PackedSession) for session in sessions] == [is_packed]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])

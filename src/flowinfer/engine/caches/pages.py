@@ -6,11 +6,12 @@ Rows that begin with the same ids (a template, few-shot examples) share the page
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from flowinfer.engine.caches.attention import Attention, LayerShape
+from flowinfer.engine.caches.attention import Attention, LayerShape, PackedCache
 from flowinfer.engine.caches.kernels import paged_attention, write_kv
 
 PAGE = 64
@@ -22,7 +23,7 @@ class PagesShort(MemoryError):
 
 
 class Pages:
-    """Which row holds which pages, on the host.
+    """Which row, by its index in the batch, holds which pages, on the host.
 
     Args:
         num_pages: how many there are.
@@ -119,7 +120,7 @@ class Pages:
 
 
 class PagedCache:
-    """Keys and values of one head in pages; a `PackedCache`.
+    """Keys and values of one head in pages.
 
     Args:
         shapes: of the layers.
@@ -138,18 +139,16 @@ class PagedCache:
             )
             for shape in shapes
         ]
-        self._rows = self._positions = torch.zeros(0, dtype=torch.int32, device=device)
-        self._splits = 1
 
-    def place(self, rows: Tensor, positions: Tensor, splits: int) -> None:
-        """Say where the next forward's tokens lie.
+    def at(self, rows: Tensor, positions: Tensor, splits: int) -> PackedCache:
+        """Return what a forward attends through whose tokens lie there.
 
         Args:
-            rows: (T,) int32, -1 for padding.
-            positions: (T,) int32.
+            rows: (T,) the index of each token's row, -1 for padding.
+            positions: (T,).
             splits: into how many parts a row's keys are cut to be attended side by side.
         """
-        self._rows, self._positions, self._splits = rows, positions, splits
+        return _PagedForward(self._layers, self.table, rows.int(), positions.int(), splits)
 
     def sync(self) -> None:
         """Bring the table of pages up to date on the device, in the current stream."""
@@ -165,21 +164,32 @@ class PagedCache:
             for one in states:
                 one.normal_(0.0, 0.1)
 
+
+@dataclass(frozen=True)
+class _PagedForward:
+    """One forward's tokens in a paged cache; a `PackedCache`."""
+
+    layers: Sequence[tuple[Tensor, Tensor]]
+    table: Tensor
+    rows: Tensor
+    positions: Tensor
+    splits: int
+
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, attention: Attention) -> Tensor:
         """Store and attend; see `PackedCache`."""
-        own_keys, own_values = self._layers[attention.layer]
-        write_kv(keys, values, own_keys, own_values, self._rows, self._positions, self.table)
+        own_keys, own_values = self.layers[attention.layer]
+        write_kv(keys, values, own_keys, own_values, self.rows, self.positions, self.table)
         return paged_attention(
             query,
             own_keys,
             own_values,
-            self._rows,
-            self._positions,
+            self.rows,
+            self.positions,
             self.table,
             scaling=attention.scaling,
             window=attention.window,
             softcap=attention.softcap,
-            splits=self._splits,
+            splits=self.splits,
         )
 
 

@@ -1,25 +1,24 @@
-"""Which decoding loop serves a step: packed where it can, in rounds where something drafts, else the reference."""
+"""Which decoding loop serves a step, over which sessions: the device's where it can, else the host's rounds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
-from flowinfer.backends.base import Session, TokenModel
+from flowinfer.backends.base import TokenModel
 from flowinfer.engine.base import Decoder, Observer
 from flowinfer.engine.budget import Budget
+from flowinfer.engine.loops.acceptance import Payoff
 from flowinfer.engine.loops.drafting import make_drafter
 from flowinfer.engine.loops.heads import Heads
-from flowinfer.engine.loops.pace import Payoff
-from flowinfer.engine.loops.reference import ReferenceDecoder
-from flowinfer.engine.loops.rounds import ChooseThreads, RoundDecoder
+from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.planning.plan import Step
 
 Engine = Literal["auto", "packed", "reference"]
-"""auto = packed where it can run, on CPUs in float32 or wider; packed asks for it in any precision; reference is the
-oracle."""
+"""auto = packed where it can run, on CPUs in float32 or wider; packed asks for it in any precision; reference is plain:
+rounds over the models' own sessions, without drafts."""
 
 _MOST_DRAFTING = 8
 """Rows up to which drafts are tried on a GPU by themselves: with more, a step has columns enough."""
@@ -47,17 +46,28 @@ def is_on_gpu(models: Sequence[TokenModel], engine: Engine) -> bool:
 
 def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     """Return the decoding loop of some heads; say why where the packed engine is asked for and cannot serve."""
+    step = loop.step
+    on_host = partial(
+        RoundDecoder,
+        step,
+        loop.models,
+        batch=loop.batch,
+        observer=loop.observer,
+        keeps_thinking=loop.keeps_thinking,
+        payoff=Payoff(is_on=step.decoding.draft == "auto"),
+    )
+    if engine == "reference":
+        return on_host()
+    drafter = make_drafter(step, loop.writer)
     on_gpu = is_on_gpu(loop.models, engine)
     on_cpu = all(model.device.type == "cpu" and model.is_exact for model in loop.models)
-    if engine == "reference" or (engine == "auto" and not on_gpu and not on_cpu):
-        return _plain(loop, None)
+    if engine == "auto" and not on_gpu and not on_cpu:
+        return on_host(drafter=drafter)
     from flowinfer.engine.loops.packing import packed_decoder, runners_of, session_maker
     from flowinfer.engine.loops.threads import choose_threads
 
-    step = loop.step
     waits_for_none = loop.batch > _MOST_DRAFTING and step.decoding.draft == "auto"
-    drafts = not waits_for_none and make_drafter(step, loop.writer) is not None
-    if not drafts and on_gpu:
+    if on_gpu and (waits_for_none or drafter is None):
         heads = Heads(step, loop.models, observer=loop.observer, keeps_thinking=loop.keeps_thinking)
         made = packed_decoder(heads, loop.batch, loop.budget)
         if not isinstance(made, str):
@@ -66,29 +76,7 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     runners = "its heads are on several devices" if several else runners_of(loop.models)
     if isinstance(runners, str):
         if on_gpu or engine == "packed":
-            loop.observer.notice(f"step {step.id} {step.title} runs on the reference engine: {runners}")
-        return _plain(loop, None)
+            loop.observer.notice(f"step {step.id} {step.title} runs on its models' own sessions: {runners}")
+        return on_host(drafter=drafter)
     sessions = session_maker(step, loop.models, runners, loop.batch, loop.budget)
-    return _plain(loop, sessions, choose_threads(runners))
-
-
-def _plain(
-    loop: Loop, open_sessions: Callable[[], list[Session]] | None, threads: ChooseThreads = lambda _: nullcontext()
-) -> Decoder:
-    """Return a loop that the host drives: in rounds where something drafts or sessions are given."""
-    drafter = make_drafter(loop.step, loop.writer)
-    if drafter is None and open_sessions is None:
-        return ReferenceDecoder(
-            loop.step, loop.models, batch=loop.batch, observer=loop.observer, keeps_thinking=loop.keeps_thinking
-        )
-    return RoundDecoder(
-        loop.step,
-        loop.models,
-        batch=loop.batch,
-        observer=loop.observer,
-        keeps_thinking=loop.keeps_thinking,
-        drafter=drafter,
-        payoff=Payoff(is_on=loop.step.decoding.draft == "auto"),
-        open_sessions=open_sessions,
-        threads=threads,
-    )
+    return on_host(drafter=drafter, open_sessions=sessions, threads=choose_threads(runners))

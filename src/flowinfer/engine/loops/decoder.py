@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from flowinfer.engine.base import Completion, Row
 from flowinfer.engine.caches.pages import PAGE, PagedCache, Pages
 from flowinfer.engine.loops.fusing import FusedChoice, TorchChoice
 from flowinfer.engine.loops.heads import Heads
@@ -16,7 +15,7 @@ from flowinfer.engine.network.runner import HeadRunner
 
 
 class PackedDecoder:
-    """Decode one step's rows on one device; a `StreamingDecoder`.
+    """Decode one step's rows on one device; a `Decoder`.
 
     On a GPU all its work is queued on a CUDA stream of its own, so that the loops of several steps overlap.
 
@@ -27,6 +26,8 @@ class PackedDecoder:
         batch: most rows at once.
         num_pages: pages of keys and values of each head.
     """
+
+    keeps_host_busy = False
 
     def __init__(
         self,
@@ -52,24 +53,6 @@ class PackedDecoder:
             self._lock = LockStep(runners, self._caches, heads.vocabulary, limits, choose, batch)
         if self._side is not None:
             torch.cuda.current_stream(device).wait_stream(self._side)  # tables of the vocabulary serve other steps too
-        self.host_wait_seconds = 0.0
-        """Time that the host has waited for the device in `decode`."""
-        self.num_waits = 0
-
-    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
-        """Decode rows, longest prompts first; yield each as it ends."""
-        stream = self.stream()
-        try:
-            for row in rows:
-                stream.add(row)
-            while stream.num_rows:
-                yield from stream.turn()
-                if stream.is_waiting:
-                    stream.wait()
-        finally:
-            stream.close()
-            self.host_wait_seconds += stream.host_wait_seconds
-            self.num_waits += stream.num_waits
 
     def stream(self) -> PackedStream:
         """Return a new run; the one before must be closed."""
@@ -79,3 +62,13 @@ class PackedDecoder:
     def num_steps(self) -> int:
         """Return how many steps the device has been given."""
         return self._lock.num_steps
+
+    @property
+    def host_wait_seconds(self) -> float:
+        """Return what the host has waited for the device in all."""
+        return self._lock.host_wait_seconds
+
+    @property
+    def num_waits(self) -> int:
+        """Return how often it has."""
+        return self._lock.num_waits

@@ -20,8 +20,8 @@ def make_drafter(step: Step, model: TokenModel | None) -> Callable[[Heads], Draf
     Args:
         model: the loaded model that `draft` names, if it names one.
     """
-    wish = step.decoding.draft
-    if wish == "off" or (wish == "auto" and not step.reads):
+    asked = step.decoding.draft
+    if asked == "off" or (asked == "auto" and not step.reads):
         return None
 
     def make(heads: Heads) -> Drafter:
@@ -31,10 +31,10 @@ def make_drafter(step: Step, model: TokenModel | None) -> Callable[[Heads], Draf
         members = heads.mixer.members
         if model is not None:
             return written_by(model, members[0].node)
-        if wish == "alternate":
+        if asked == "alternate":
             return Alternate([written_by(m, one.node) for m, one in zip(heads.models, members, strict=True)])
         shares = list(_shares(step.source, 1.0))
-        upstream, ngram = wish in ("auto", "upstream"), wish in ("auto", "ngram")
+        upstream, ngram = asked in ("auto", "upstream"), asked in ("auto", "ngram")
         return TextDrafter(heads.vocabulary, _speller(heads), shares, upstream=upstream, ngram=ngram)
 
     return make

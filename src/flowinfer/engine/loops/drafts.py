@@ -25,9 +25,6 @@ class Drafter(Protocol):
     def forget(self, rows: Sequence[LiveRow]) -> None:
         """Let go of rows that have ended."""
 
-    def close(self) -> None:
-        """Let go of all rows."""
-
 
 class Script:
     """A text that a row may repeat, cut into slots.
@@ -123,10 +120,6 @@ class TextDrafter:
         """Drop the scripts of rows."""
         for row in rows:
             self._open.pop(id(row), None)
-
-    def close(self) -> None:
-        """Drop all scripts."""
-        self._open.clear()
 
     def _one(self, row: LiveRow, limit: int) -> list[int]:
         reader = self._open.get(id(row))

@@ -1,39 +1,24 @@
 """From all heads' logits to the choice: three kernels for a weighted mean of heads on one CUDA device, else torch.
 
-Both give what `SharedVocabulary.lift`, the fuser, the UTF-8 guard and `greedy_with_leads` or `sample` give.
+Both give what `SharedVocabulary.lift`, the fuser, the UTF-8 guard and `choose_slots` give.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+from flowinfer.engine.loops.choosing import Choice, Told, choose
 from flowinfer.engine.loops.mixing import Mixer
-from flowinfer.engine.loops.sampling import greedy_with_leads, sample
+from flowinfer.engine.loops.sampling import Draws, sample
 from flowinfer.fusion.shared import Lift, SharedVocabulary
-from flowinfer.spec import Decoding
 
 _ALIGNMENT = 64
 """Rows of logits begin at multiples of so many numbers, which keeps matrix products fast at odd widths."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What B rows emit next. Tensors of `FusedChoice` are written anew by its next call."""
-
-    slots: Tensor
-    """(B,), int64."""
-    values: Tensor
-    """(B,), float32: fused probability of the slot."""
-    leads: Tensor
-    """(B,), float32: how far the best allowed slot is ahead of the second; 1 where slots are drawn."""
-    favourites: Tensor
-    """(K, B), int64: each head's own most probable slot, allowed or not, in the vocabulary's order of heads."""
 
 
 class FusedChoice:
@@ -45,7 +30,6 @@ class FusedChoice:
         heads: the heads in the order in which they are summed.
         rows: most rows of a call.
         dtype: of the logits.
-        temperature: 0 = greedy; above, `sample` without top_p.
     """
 
     def __init__(
@@ -55,12 +39,10 @@ class FusedChoice:
         heads: Sequence[int],
         rows: int,
         dtype: torch.dtype,
-        *,
-        temperature: float = 0.0,
     ) -> None:
         from flowinfer.engine.loops.triton_fusing import BLOCK, PART  # Triton is absent on many machines
 
-        self._vocabulary, self._rows, self._samples = vocabulary, rows, temperature > 0
+        self._vocabulary, self._rows, self._heads = vocabulary, rows, len(heads)
         self._part, self._block = PART, BLOCK
         device = vocabulary.device
         widths = [vocabulary.heads[head].num_columns for head in heads]
@@ -71,94 +53,102 @@ class FusedChoice:
             self._flat[offset : offset + rows * stride].view(rows, stride)[:, :width]
             for offset, stride, width in zip(offsets, strides, widths, strict=True)
         ]
-        self.logits = [views[list(heads).index(head)] for head in range(len(heads))]
-        """K tensors of shape (rows, V_k), in the vocabulary's order of heads: write a call's logits here."""
+        self._views = [views[list(heads).index(head)] for head in range(len(heads))]
+        """K tensors of shape (rows, V_k), in the vocabulary's order of heads, in one stretch of memory."""
         lifts = [vocabulary.lifts[head] for head in heads]
         self._parts = -(-max(widths) // PART)
         self._blocks = -(-vocabulary.size // BLOCK)
-        self._columns, self._more, self._more_begins = _tables(vocabulary, lifts, self._blocks, BLOCK)
+        self._columns = _tables(vocabulary, lifts, self._blocks, BLOCK)
         self._banned = torch.cat([lift.banned for lift in lifts]).to(torch.int8)
         starts = [sum(widths[:k]) for k in range(len(heads))]
-        self._shapes = [torch.tensor(shape, device=device) for shape in (offsets, strides, widths, starts)]
+        self._logits = (self._flat, torch.tensor(offsets, device=device), torch.tensor(strides, device=device))
+        self._widths, self._starts = torch.tensor(widths, device=device), torch.tensor(starts, device=device)
+        self._sizes = {
+            "SIZE": vocabulary.size,
+            "HEADS": len(heads),
+            "PARTS": self._parts,
+            "PARTS_WIDE": _power_of_two(self._parts),
+            "BLOCKS": self._blocks,
+            "POOLS_BY_MAX": vocabulary.eos == "max",
+        }
         self._order = torch.tensor(list(heads), device=device)
         self._weights = torch.tensor(weights, dtype=torch.float64).float().to(device)
-        self._temperature = torch.tensor([temperature], dtype=torch.float64, device=device)
         self._allowed = vocabulary.guard.mask(torch.arange(8, device=device)).to(torch.int8)
         self._parted = torch.empty(2, len(heads), rows, self._parts, device=device)
         self._best = torch.empty(2, rows, self._blocks, dtype=torch.int64, device=device)
         self._own_best = torch.empty(len(heads), rows, self._blocks, dtype=torch.int64, device=device)
         self._scores = torch.empty(rows, self._blocks, dtype=torch.float64, device=device)
-        self._choice = Choice(
-            torch.empty(rows, dtype=torch.int64, device=device),
-            torch.empty(rows, device=device),
-            torch.empty(rows, device=device),
-            torch.empty(len(heads), rows, dtype=torch.int64, device=device),
-        )
+        self._slots = torch.empty(rows, dtype=torch.int64, device=device)
+        self._favourites = torch.empty(len(heads), rows, dtype=torch.int64, device=device)
+        self._values, self._leads = torch.empty(2, rows, device=device)
+        self._told = torch.empty(2, len(heads), rows, device=device)
 
-    def __call__(self, states: Tensor, keys: Tensor, indices: Tensor) -> Choice:
-        """Choose in the first B rows of `logits`.
+    def __call__(
+        self, logits: Sequence[Tensor], states: Tensor, draws: Draws | None, *, is_told: bool = False
+    ) -> Choice:
+        """Choose in B rows, at most `rows`.
 
         Args:
-            states: shape (B,), int64, UTF-8 states; B is at most `rows`.
-            keys: shape (B,), int64, `row_key` of each row; read where slots are drawn.
-            indices: shape (B,), int64, how many tokens each row has; read where slots are drawn.
+            logits: K tensors of shape (B, V_k), in the vocabulary's order of heads.
+            states: shape (B,), int64, UTF-8 states.
+            draws: how the rows draw; None = all are greedy.
+            is_told: whether somebody wants to know what each head gave.
         """
-        device = self._flat.device
+        device, rows = self._flat.device, states.shape[0]
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            self._launch(states.contiguous(), keys.contiguous(), indices.contiguous())
-        rows, choice = states.shape[0], self._choice
-        return Choice(choice.slots[:rows], choice.values[:rows], choice.leads[:rows], choice.favourites[:, :rows])
+            for view, own in zip(self._views, logits, strict=True):
+                view[:rows].copy_(own)
+            mixed = self._choose(states.contiguous(), draws)
+            slots, values = self._slots[:rows], self._values[:rows]
+            if draws is not None and draws.has_nucleus:  # a sort, and so torch's; the kernels' sums
+                drawn = sample(mixed, self._vocabulary.guard.mask(states), draws)
+                is_cut = (draws.temperatures > 0) & (draws.top_ps < 1)
+                slots = torch.where(is_cut, drawn, slots)
+                values = torch.where(is_cut, mixed.gather(-1, drawn[:, None])[:, 0], values)
+            told = self._tell(slots) if is_told else None
+        return Choice(slots, values, self._leads[:rows], self._favourites[:, :rows], told)
 
-    def _launch(self, states: Tensor, keys: Tensor, indices: Tensor) -> None:
+    def _choose(self, states: Tensor, draws: Draws | None) -> Tensor:
+        """Choose, without top_p; return the mixed distribution, (B, V), where top_p needs it."""
         from flowinfer.engine.loops import triton_fusing as kernels
 
-        rows, heads, choice = states.shape[0], len(self.logits), self._choice
-        offsets, strides, widths, starts = self._shapes
-        tops, sums = self._parted
+        rows, samples = states.shape[0], draws is not None
+        keeps = draws is not None and draws.has_nucleus
+        mixed = torch.empty(rows if keeps else 0, self._vocabulary.size, device=self._flat.device)
+        of_rows = [states] * 3  # which the kernels do not read where all rows are greedy
+        if draws is not None:
+            of_rows = [own.contiguous() for own in (draws.keys, draws.indices, draws.temperatures)]
         best, second = self._best
-        kernels.sum_parts[(self._parts, rows, heads)](
-            self._flat,
-            offsets,
-            strides,
-            widths,
+        kernels.sum_parts[(self._parts, rows, self._heads)](
+            *self._logits,
+            self._widths,
             self._banned,
-            starts,
-            tops,
-            sums,
+            self._starts,
+            *self._parted,
             self._rows,
             PARTS=self._parts,
             PART=self._part,
             num_warps=kernels.PART_WARPS,
         )
         kernels.fuse_block[(self._blocks, rows)](
-            self._flat,
-            offsets,
-            strides,
-            tops,
-            sums,
-            self._columns,
-            self._more,
-            self._more_begins,
+            *self._logits,
+            *self._parted,
+            *self._columns,
             self._weights,
             self._allowed,
             states,
-            keys,
-            indices,
-            self._temperature,
+            *of_rows,
             best,
             second,
             self._scores,
             self._own_best,
+            mixed,
             self._rows,
-            SIZE=self._vocabulary.size,
-            HEADS=heads,
-            HEADS_WIDE=_power_of_two(heads),
-            PARTS=self._parts,
-            PARTS_WIDE=_power_of_two(self._parts),
-            BLOCKS=self._blocks,
+            **self._sizes,
+            HEADS_WIDE=_power_of_two(self._heads),
             BLOCK=self._block,
-            POOLS_BY_MAX=self._vocabulary.eos == "max",
-            SAMPLES=self._samples,
+            SAMPLES=samples,
+            KEEPS=keeps,
             num_warps=kernels.BLOCK_WARPS,
             enable_fp_fusion=False,  # products rounded before they are summed, so that equal sums stay ties
         )
@@ -167,79 +157,76 @@ class FusedChoice:
             second,
             self._scores,
             self._own_best,
+            of_rows[-1],
             self._order,
-            choice.slots,
-            choice.values,
-            choice.leads,
-            choice.favourites,
+            self._slots,
+            self._values,
+            self._leads,
+            self._favourites,
             self._rows,
             SIZE=self._vocabulary.size,
-            HEADS=heads,
+            HEADS=self._heads,
             BLOCKS=self._blocks,
             BLOCKS_WIDE=_power_of_two(self._blocks),
-            SAMPLES=self._samples,
+            SAMPLES=samples,
             num_warps=kernels.JOIN_WARPS,
         )
+        return mixed
+
+    def _tell(self, slots: Tensor) -> Told:
+        """Return what each head gave to its favourite and to a slot of each row: (B,) -> twice (K, B)."""
+        from flowinfer.engine.loops import triton_fusing as kernels
+
+        rows = slots.shape[0]
+        kernels.tell_heads[(rows, self._heads)](
+            *self._logits,
+            *self._parted,
+            *self._columns,
+            self._own_best,
+            self._order,
+            slots,
+            *self._told,
+            self._rows,
+            **self._sizes,
+            BLOCKS_WIDE=_power_of_two(self._blocks),
+            BLOCK=self._block,
+            num_warps=kernels.JOIN_WARPS,
+            enable_fp_fusion=False,
+        )
+        of_favourites, of_slots = self._told
+        return Told(of_favourites[:, :rows], of_slots[:, :rows])
 
 
 class TorchChoice:
-    """The same by the mixer's own tensor operations: for every device, fuser and top_p.
+    """The same by tensor operations: for every device and fuser.
 
     Args:
-        mixer: its heads are on one device.
-        decoding: temperature and top_p.
-        rows: most rows of a call.
-        dtype: of the logits.
+        mixer: its heads are on one device, and none joins its first token to a space.
     """
 
-    def __init__(self, mixer: Mixer, decoding: Decoding, rows: int, dtype: torch.dtype) -> None:
-        self._mixer, self._decoding = mixer, decoding
-        widths = [head.num_columns for head in mixer.vocabulary.heads]
-        self.logits = [torch.zeros(rows, width, dtype=dtype, device=mixer.device) for width in widths]
-        """K tensors of shape (rows, V_k), in the vocabulary's order of heads: write a call's logits here."""
+    def __init__(self, mixer: Mixer) -> None:
+        self._mixer = mixer
 
-    def __call__(self, states: Tensor, keys: Tensor, indices: Tensor) -> Choice:
-        """Choose in the first B rows of `logits`; arguments as those of `FusedChoice`."""
-        rows = states.shape[0]
-        logits = [own[:rows] for own in self.logits]
-        return fused_choice_torch(self._mixer, self._decoding, logits, states, keys, indices)
+    def __call__(
+        self, logits: Sequence[Tensor], states: Tensor, draws: Draws | None, *, is_told: bool = False
+    ) -> Choice:
+        """Choose in B rows; arguments as those of `FusedChoice`."""
+        return choose(self._mixer, logits, states, (), draws, is_told=is_told)
 
 
-def fused_choice_torch(
-    mixer: Mixer, decoding: Decoding, logits: Sequence[Tensor], states: Tensor, keys: Tensor, indices: Tensor
-) -> Choice:
-    """Choose from logits of heads on one device by tensor operations.
+def fused_choice(mixer: Mixer, rows: int, dtype: torch.dtype) -> FusedChoice | TorchChoice:
+    """Return the kernels where they can serve a step, else tensor operations.
 
     Args:
         mixer: how the heads are fused.
-        decoding: temperature and top_p.
-        logits: K tensors of shape (B, V_k), in the vocabulary's order of heads.
-        states: shape (B,), int64, UTF-8 states.
-        keys: shape (B,), int64, `row_key` of each row.
-        indices: shape (B,), int64, how many tokens each row has.
+        rows: most rows of a call.
+        dtype: of the logits.
     """
-    probs = mixer.lift(logits, indices == 0)
-    fused = mixer.fuse(probs).probs
-    allowed = mixer.vocabulary.guard.mask(states)
-    if decoding.temperature > 0:
-        slots = sample(fused, allowed, decoding, keys, indices)
-        leads = torch.ones_like(fused[:, 0])
-    else:
-        best = greedy_with_leads(fused, allowed)
-        slots, leads = best.slots, best.leads
-    values = fused.gather(-1, slots[:, None])[:, 0]
-    return Choice(slots, values.float(), leads.float(), torch.stack([own.argmax(-1) for own in probs]))
-
-
-def fused_choice(mixer: Mixer, decoding: Decoding, rows: int, dtype: torch.dtype) -> FusedChoice | TorchChoice:
-    """Return the kernels where they can serve a step, else tensor operations."""
     flat = mixer.flat_mean
-    is_plain = decoding.temperature == 0 or decoding.top_p == 1
     on_gpu = mixer.device.type == "cuda" and dtype is not torch.float64 and find_spec("triton") is not None
-    if flat is None or not is_plain or mixer.joins_first or not on_gpu:
-        return TorchChoice(mixer, decoding, rows, dtype)
-    temperature = decoding.temperature
-    return FusedChoice(mixer.vocabulary, flat.weights, flat.heads, rows, dtype, temperature=temperature)
+    if flat is None or mixer.joins_first or not on_gpu:
+        return TorchChoice(mixer)
+    return FusedChoice(mixer.vocabulary, flat.weights, flat.heads, rows, dtype)
 
 
 def _tables(

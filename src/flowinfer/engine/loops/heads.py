@@ -2,227 +2,111 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from flowinfer.backends.base import Prompt, Session, TokenModel
+from flowinfer.backends.base import Prompt, TokenModel
 from flowinfer.engine.base import Completion, HeadWish, Observer, Row, TokenEvent
 from flowinfer.engine.faults import reason
-from flowinfer.engine.loops.lanes import Lanes
+from flowinfer.engine.loops.choosing import Decision, Prefixes
+from flowinfer.engine.loops.clock import UNTIMED, Clock
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.engine.loops.rows import LiveRow
-from flowinfer.engine.loops.sampling import greedy_with_leads, sample
 from flowinfer.engine.loops.thinking import EMPTY_THOUGHT
-from flowinfer.fusion.advance import new_context
+from flowinfer.fusion.advance import Advance, Context, new_context
 from flowinfer.planning.plan import Step
 
 
-@dataclass
-class Places:
-    """N places at which a slot is to be chosen: the end of a row's text, or of that text and a part of a draft."""
-
-    states: list[int] = field(default_factory=list)
-    """UTF-8 state of the text before each."""
-    is_first: list[bool] = field(default_factory=list)
-    """Whether that text is empty."""
-    keys: list[int] = field(default_factory=list)
-    """Key of the row's noise."""
-    indices: list[int] = field(default_factory=list)
-    """Tokens before it."""
-
-    def add(self, row: LiveRow, states: Sequence[int]) -> None:
-        """Add a row's next place, and one behind each key of a draft."""
-        self.states += states
-        self.is_first += [not row.text and not ahead for ahead in range(len(states))]
-        self.keys += [row.key] * len(states)
-        self.indices += range(row.num_tokens, row.num_tokens + len(states))
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a step's heads decided at N places: one per row, or several of a row's draft."""
-
-    slots: list[int]
-    values: Tensor
-    """(N,), fused probability of each slot."""
-    leads: list[float]
-    """How far each is ahead of the second best; 1 where slots are drawn."""
-    heads: Sequence[Tensor]
-    """K tensors of shape (N, V): what each head said."""
-    favourites: list[list[int]]
-    """For each head, its own N best slots."""
-    transfers: list[float]
-    """Seconds of bringing each head's distributions to the fusing device."""
-    fuse_seconds: float
-    """Seconds of all the rest."""
-
-
 class Heads:
-    """The models of one step, their sessions and how they mix.
+    """The models of one step and how they mix.
 
     Args:
         step: what to decode.
         models: the loaded model of each member of the step.
         observer: hears tokens and ends.
         keeps_thinking: whether later stages read <think>...</think>.
-        open_sessions: makes a session for each model, if not the models' own.
     """
 
     def __init__(
-        self,
-        step: Step,
-        models: Sequence[TokenModel],
-        *,
-        observer: Observer,
-        keeps_thinking: bool = False,
-        open_sessions: Callable[[], list[Session]] | None = None,
+        self, step: Step, models: Sequence[TokenModel], *, observer: Observer, keeps_thinking: bool = False
     ) -> None:
         self.step = step
         self.models = tuple(models)
         self.mixer = Mixer(step, models)
         self.vocabulary = self.mixer.vocabulary
         self.observer = observer
-        self.sessions: list[Session] = []
-        self.lanes = Lanes([model.device for model in models], overlaps=open_sessions is not None)
         by_precision = 1e-6 if all(model.is_exact for model in models) else 1e-3
         self.tie_margin = step.decoding.near_tie_eps or by_precision
         self._keeps_thinking = keeps_thinking
-        self._open_sessions = open_sessions
         self._tokens = [model.vocabulary().tokens for model in models]
 
-    def open(self) -> None:
-        """Begin with empty sessions."""
-        self.sessions = self._open_sessions() if self._open_sessions else [model.open() for model in self.models]
-
-    def close(self) -> None:
-        """Let go of keys and values."""
-        self.sessions = []
-
-    def admit(self, waiting: Iterator[Row], room: int, num_live: int) -> list[LiveRow | Completion]:
-        """Take waiting rows and prefill them together on every head; rows that cannot run end at once."""
-        outcomes = self.take(waiting, room, num_live)
-        taken = [row for row in outcomes if isinstance(row, LiveRow)]
-        if taken:
-            self._prefill(taken)
-        return outcomes
-
-    def take(self, waiting: Iterator[Row], room: int, num_live: int) -> list[LiveRow | Completion]:
-        """Take waiting rows and build their prompts; rows that cannot run end at once."""
-        outcomes: list[LiveRow | Completion] = []
-        taken: list[LiveRow] = []
-        for row in islice(waiting, max(room, 0)):
-            try:
-                outcome: LiveRow | Completion = self._take(row, num_live)
-            except BaseException as error:  # what is not the row's is raised
-                outcome = Completion(row, None, reason(error))
-            if isinstance(outcome, LiveRow):
-                taken.append(outcome)
-            else:
-                outcomes.append(outcome)
-        for live in taken:
-            live.batch = num_live + len(taken)
-        return [*outcomes, *taken]
-
-    def _take(self, row: Row, num_live: int) -> LiveRow | Completion:
-        prompts = self._prompts(row)
-        if problem := self._misfit(prompts):
-            return Completion(row, None, problem)
-        contexts = [
-            new_context(self.step.decoding.context, model.tokenizer, tokens, lstrip_first=self.mixer.joins_first)
-            for model, tokens in zip(self.models, self._tokens, strict=True)
-        ]
-        live = LiveRow(row, self.step, prompts, contexts, num_live)
-        opened = any(prompt.opens_thinking for prompt in prompts)
-        self.observer.admitted(row.question_id, row.step, opens_thinking=opened)
-        return live
-
-    def choose(self, logits: Sequence[Tensor], places: Places) -> Choice:
-        """Fuse N places and choose a slot at each.
+    def begin(self, row: Row, batch: int) -> LiveRow | Completion:
+        """Build a row's prompts and empty contexts; a row that cannot run ends at once.
 
         Args:
-            logits: one tensor (N, V_k) per head.
-            places: what stands before each.
+            row: what was asked for.
+            batch: rows that are live then.
         """
-        start = time.perf_counter()
-        at = torch.tensor(places.states, device=self.mixer.device)
-        probs = self.mixer.lift(logits, places.is_first)
-        transfers = [0.0] * len(probs)
-        if self.mixer.is_certified:
-            certified = self.mixer.certified(probs, at)
-            slots, values, leads = certified.slots, certified.values, certified.leads.tolist()
-        else:
-            probs, transfers = self.mixer.gather(probs)
-            fused = self.mixer.fuse(probs).probs
-            allowed = self.vocabulary.guard.mask(at)
-            if self.step.decoding.temperature > 0:
-                keys = torch.tensor(places.keys, device=self.mixer.device)
-                indices = torch.tensor(places.indices, device=self.mixer.device)
-                slots, leads = sample(fused, allowed, self.step.decoding, keys, indices), [1.0] * len(at)
-            else:
-                best = greedy_with_leads(fused, allowed)
-                slots, leads = best.slots, best.leads.tolist()
-            values = fused.gather(-1, slots[:, None])[:, 0]
-        chosen, favourites = slots.tolist(), [head.argmax(-1).tolist() for head in probs]
-        seconds = time.perf_counter() - start - sum(transfers)
-        return Choice(chosen, values, leads, probs, favourites, transfers, seconds)
+        try:
+            prompts = self._prompts(row)
+            if problem := self._misfit(prompts):
+                return Completion(row, None, problem)
+            contexts = [
+                new_context(self.step.decoding.context, model.tokenizer, tokens, lstrip_first=self.mixer.joins_first)
+                for model, tokens in zip(self.models, self._tokens, strict=True)
+            ]
+            live = LiveRow(row, self.step, prompts, contexts, batch)
+            opened = any(prompt.opens_thinking for prompt in prompts)
+            self.observer.admitted(row.question_id, row.step, opens_thinking=opened)
+            return live
+        except BaseException as error:  # what is not the row's is raised
+            return Completion(row, None, reason(error))
 
-    def decide_alone(self, row: LiveRow, ids: Sequence[Sequence[int]], state: int) -> int:
-        """Return the slot that a row would choose if it ran in no batch: from one forward over its whole context.
+    def decide(self, logits: Sequence[Tensor], prefixes: Prefixes, clock: Clock = UNTIMED) -> list[Decision]:
+        """Choose a slot behind each of N prefixes: K logits of shape (N, V_k) -> N."""
+        return prefixes.decide(self.mixer, logits, clock, is_told=self.observer.wants_tokens)
+
+    def is_near_tie(self, lead: float) -> bool:
+        """Return whether a lead is within rounding."""
+        return lead < self.tie_margin
+
+    def is_doubtful(self, decision: Decision) -> bool:
+        """Return whether a row must decide alone what it has decided in a batch."""
+        return self.step.decoding.strict and self.is_near_tie(decision.lead)
+
+    def decide_alone(self, row: LiveRow, ids: Sequence[Sequence[int]], decision: Decision) -> Decision:
+        """Return what a row would decide if it ran in no batch: from one forward over its whole context.
 
         Args:
+            row: decides its next slot.
             ids: for each head, what stands behind the row's prompt.
-            state: UTF-8 state of the text.
+            decision: what it has decided in a batch, whose lead still counts.
         """
-        place = Places()
-        place.add(row, [state])
         logits = []
         for model, prompt, own in zip(self.models, row.prompts, ids, strict=True):
             session = model.open()
             handles = session.add([[*prompt.ids, *own]])
             logits.append(session.logits(handles))
             session.remove(handles)
-        return self.choose(logits, place).slots[0]
+        prefix = Prefixes()
+        prefix.add(row, [row.utf8_state])
+        return replace(self.decide(logits, prefix)[0], lead=decision.lead)
 
-    def is_near_tie(self, lead: float) -> bool:
-        """Return whether a lead is within rounding."""
-        return lead < self.tie_margin
+    def emit(self, row: LiveRow, decision: Decision) -> None:
+        """Count what a row has decided, tell the observer of it, and take it into the row's text."""
+        row.near_ties += self.is_near_tie(decision.lead)
+        for head, favourite in zip(row.heads, decision.favourites, strict=True):
+            head.agreed += favourite == decision.slot
+        if self.observer.wants_tokens:
+            self.observer.emitted(row.row.question_id, row.row.step, self._event(row, decision))
+        row.emit(decision.slot, self.vocabulary)
 
-    def count(self, row: LiveRow, choice: Choice, place: int, slot: int) -> None:
-        """Count one emitted slot of a row that was chosen at a place."""
-        row.near_ties += self.is_near_tie(choice.leads[place])
-        for head, favourite in zip(row.heads, choice.favourites, strict=True):
-            head.agreed += favourite[place] == slot
-
-    def tell(self, row: LiveRow, choice: Choice, place: int, slot: int) -> None:
-        """Tell the observer, if it wants to know, what each head wished where a row is about to emit a slot."""
-        if not self.observer.wants_tokens:
-            return
-        wishes = tuple(
-            HeadWish(
-                member.node,
-                member.model,
-                self._key(favourite[place]),
-                float(head[place, favourite[place]]),
-                float(head[place, slot]),
-            )
-            for member, head, favourite in zip(self.mixer.members, choice.heads, choice.favourites, strict=True)
-        )
-        event = TokenEvent(row.num_tokens, self._key(slot), float(choice.values[place]), wishes)
-        self.observer.emitted(row.row.question_id, row.row.step, event)
-
-    def end(self, live: Sequence[LiveRow]) -> tuple[list[LiveRow], list[Completion]]:
-        """Take ended rows out of the sessions; return the rows that go on, and how the others ended."""
-        ended = [row for row in live if row.finish_reason]
-        if not ended:
-            return list(live), []
-        for k, session in enumerate(self.sessions):
-            session.remove([row.handles[k] for row in ended])
-        return [row for row in live if not row.finish_reason], [self.complete(row) for row in ended]
+    def advance(self, contexts: Sequence[Context], slot: int) -> tuple[Advance, ...]:
+        """Append a slot's key to every head's context; return how each head's ids change."""
+        key = self.vocabulary.keys[slot]
+        return tuple(context.append(key, self.vocabulary.ids(k, slot)) for k, context in enumerate(contexts))
 
     def complete(self, row: LiveRow) -> Completion:
         """Return how an ended row ended."""
@@ -234,6 +118,15 @@ class Heads:
             except BaseException as error:  # what is not the row's is raised
                 row.fail(error)
         return Completion(row.row, None, row.error)
+
+    def _event(self, row: LiveRow, decision: Decision) -> TokenEvent:
+        """Return what each head wished where a row emits what it has decided."""
+        given = zip(decision.favourites, decision.of_favourites, decision.of_slot, strict=True)
+        wishes = tuple(
+            HeadWish(member.node, member.model, self._key(favourite), of_favourite, of_slot)
+            for member, (favourite, of_favourite, of_slot) in zip(self.mixer.members, given, strict=True)
+        )
+        return TokenEvent(row.num_tokens, self._key(decision.slot), decision.value, wishes)
 
     def _key(self, slot: int) -> bytes | None:
         return None if slot == self.vocabulary.eos_slot else self.vocabulary.keys[slot]
@@ -261,16 +154,3 @@ class Heads:
             if not prompt.ids:
                 return f"the prompt is empty for '{model.name}'"
         return None
-
-    def _prefill(self, taken: Sequence[LiveRow]) -> None:
-        """Let every head read the prompts of new rows."""
-        handles: list[list[int]] = [[] for _ in self.sessions]
-
-        def read(k: int) -> None:
-            handles[k] = self.sessions[k].add([live.prompts[k].ids for live in taken])
-
-        seconds = self.lanes.run(read)
-        for index, live in enumerate(taken):
-            live.handles = [own[index] for own in handles]
-            for head, spent in zip(live.heads, seconds, strict=True):
-                head.forward_seconds += spent / len(taken)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,16 +31,6 @@ class _Inner:
 
 
 _Tree = _Leaf | _Inner
-
-
-@dataclass(frozen=True)
-class Fused:
-    """One decoding step's distributions."""
-
-    probs: Tensor
-    """(B, V): what the group as a whole says."""
-    heads: tuple[Tensor, ...]
-    """K tensors of shape (B, V): what each head says, in the step's order of members."""
 
 
 @dataclass(frozen=True)
@@ -77,35 +66,27 @@ class Mixer:
         """Whether heads with a dummy prefix begin their answers with it, though the text does not."""
         self._index = {id(member): k for k, member in enumerate(self.members)}
         self._tree = self._build(step.source)
-        self.is_certified = self._wants_certified(decoding.topk, decoding.temperature)
+        self.is_certified = self._wants_certified(decoding.topk)
+        """Whether greedy rows choose without moving distributions."""
 
-    def lift(self, logits: Sequence[Tensor], is_first: Sequence[bool] | Tensor) -> list[Tensor]:
+    def lift(self, logits: Sequence[Tensor], is_first: Sequence[bool]) -> list[Tensor]:
         """Turn each head's logits (B, V_k) into shared probabilities (B, V) on its own device.
 
         Args:
             logits: one tensor per head.
-            is_first: for each of the B rows, whether it has emitted nothing yet; a tensor is never read by the host.
+            is_first: for each of the B rows, whether it has emitted nothing yet; none where `joins_first` is not.
         """
         lifted = [self._vocabularies[one.device].lift(k, one) for k, one in enumerate(logits)]
-        if not self.joins_first or not (isinstance(is_first, Tensor) or any(is_first)):
+        if not self.joins_first or not any(is_first):
             return lifted
-        begins = torch.as_tensor(is_first)
+        begins = torch.tensor(is_first)
         return [
             self._vocabularies[one.device].lift_first(k, one, begins.to(one.device)) for k, one in enumerate(lifted)
         ]
 
-    def gather(self, probs: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
-        """Bring all heads' probabilities to the fusing device; return them and the seconds of each transfer."""
-        moved, seconds = [], []
-        for one in probs:
-            start = time.perf_counter()
-            moved.append(one.to(self.device))
-            seconds.append(time.perf_counter() - start)
-        return moved, seconds
-
-    def fuse(self, probs: Sequence[Tensor]) -> Fused:
-        """Mix heads that are on the fusing device."""
-        return Fused(self._mix(self._tree, probs), tuple(probs))
+    def fuse(self, probs: Sequence[Tensor]) -> Tensor:
+        """Mix heads that are on the fusing device: K of (B, V) -> (B, V)."""
+        return self._mix(self._tree, probs)
 
     def certified(self, probs: Sequence[Tensor], states: Tensor) -> Certified:
         """Return the greedy choice without moving distributions."""
@@ -128,10 +109,10 @@ class Mixer:
                 return FlatMean(heads, tuple(weights.tolist()))
         return None
 
-    def _wants_certified(self, topk: str, temperature: float) -> bool:
+    def _wants_certified(self, topk: str) -> bool:
         is_flat_group = isinstance(self._tree, _Inner) and self.flat_mean is not None
         spreads = len(set(self._devices)) > 1
-        return is_flat_group and temperature == 0 and (topk == "certified" or (topk == "auto" and spreads))
+        return is_flat_group and (topk == "certified" or (topk == "auto" and spreads))
 
     def _mix(self, tree: _Tree, probs: Sequence[Tensor]) -> Tensor:
         if isinstance(tree, _Leaf):

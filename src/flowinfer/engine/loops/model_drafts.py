@@ -75,11 +75,6 @@ class ModelDrafter:
         if gone:
             self._session.remove([reading.handle for reading in gone])
 
-    def close(self) -> None:
-        """Begin anew with an empty session."""
-        self._rows = {}
-        self._session = self._model.open()
-
     def _admit(self, rows: Sequence[LiveRow]) -> None:
         prompts = [self._model.prompt(row.row.prompts[self._node], self._prefill).ids for row in rows]
         fitting = [
@@ -141,8 +136,3 @@ class Alternate:
         """Let every drafter drop rows."""
         for drafter in self._drafters:
             drafter.forget(rows)
-
-    def close(self) -> None:
-        """Close every drafter."""
-        for drafter in self._drafters:
-            drafter.close()

@@ -1,13 +1,17 @@
-"""What the device has emitted in a few steps, on its way to the host."""
+"""What the device has emitted in a few steps, and its way to the host."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from flowinfer.engine.loops.lockstep import RING, LockStep
+from flowinfer.engine.loops.choosing import Choice, Decision
+
+RING = 8
+"""Steps whose outcome the device keeps until the host reads them."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,9 @@ class Outcome:
     """(S, R)."""
     favourites: Tensor
     """(S, K, R)."""
+    told: Tensor | None
+    """(S, 1 + 2 K, R), if somebody listens: the slot's fused probability, then what each head gave to its favourite,
+    then what each gave to the slot."""
     done: torch.cuda.Event | None
     """Happens when all is on the host; None = it is."""
 
@@ -33,21 +40,76 @@ class Outcome:
         if self.done is not None:
             self.done.synchronize()
 
+    def steps(self) -> Iterator[Sequence[Decision | None]]:
+        """Yield what each step emitted, by index in the batch; None where a row was not ready."""
+        heads, nothing = self.favourites.shape[1], [[0.0]] * self.slots.shape[1]
+        for step, slots in enumerate(self.slots.tolist()):
+            leads, favourites = self.leads[step].tolist(), self.favourites[step].T.tolist()  # R of K
+            told = nothing if self.told is None else self.told[step].T.tolist()  # R of 1 + 2 K
+            yield [
+                None if slot < 0 else Decision(slot, value, lead, own, given[:heads], given[heads:])
+                for slot, lead, own, (value, *given) in zip(slots, leads, favourites, told, strict=True)
+            ]
 
-def last_outcome(lock: LockStep, steps: int) -> Outcome:
-    """Queue the way to the host of the last steps' outcome; `RING` is a multiple of their number."""
-    end = (lock.num_steps - 1) % RING + 1
-    last = slice(end - steps, end)
-    on_device = lock.ring_slots[last], lock.ring_leads[last], lock.ring_favourites[last]
-    if lock.device.type != "cuda":
-        slots, leads, favourites = (states.clone() for states in on_device)
-        return Outcome(slots, leads, favourites, None)
-    slots, leads, favourites = (_on_its_way(states) for states in on_device)
-    done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
-    done.record()
-    return Outcome(slots, leads, favourites, done)
+
+class Ring:
+    """The outcome of the last steps, on the device.
+
+    Args:
+        heads: K.
+        rows: R.
+        device: of the loop.
+    """
+
+    def __init__(self, heads: int, rows: int, device: torch.device) -> None:
+        self._entry = torch.zeros(1, dtype=torch.int64, device=device)
+        self._slots = torch.full((RING, rows), -1, dtype=torch.int64, device=device)
+        self._leads = torch.zeros(RING, rows, device=device)
+        self._favourites = torch.full((RING, heads, rows), -1, dtype=torch.int64, device=device)
+        self._told = torch.zeros(RING, 1 + 2 * heads, rows, device=device)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Return all that a step changes."""
+        return [self._entry, self._slots, self._leads, self._favourites, self._told]
+
+    def write(self, slots: Tensor, choice: Choice) -> None:
+        """Keep what a step emitted in the first rows.
+
+        Args:
+            slots: shape (rows,), -1 where nothing was emitted.
+            choice: of these rows.
+        """
+        rows, entry = len(slots), self._entry % RING
+        self._slots[:, :rows].index_copy_(0, entry, slots[None])
+        self._leads[:, :rows].index_copy_(0, entry, choice.leads[None].float())
+        self._favourites[:, :, :rows].index_copy_(0, entry, choice.favourites[None])
+        if choice.told is not None:
+            told = torch.cat([choice.values[None], choice.told.of_favourites, choice.told.of_slots])  # (1 + 2 K, rows)
+            self._told[:, :, :rows].index_copy_(0, entry, told[None].float())
+        self._entry += 1
+
+    def last(self, num_steps: int, count: int, *, is_told: bool) -> Outcome:
+        """Queue the way to the host of the last steps' outcome.
+
+        Args:
+            num_steps: all that were written.
+            count: the last ones to bring; `RING` is a multiple of it.
+            is_told: whether somebody listens to each token.
+        """
+        end = (num_steps - 1) % RING + 1
+        last = slice(end - count, end)
+        slots, leads, favourites = (_on_its_way(own[last]) for own in (self._slots, self._leads, self._favourites))
+        told = _on_its_way(self._told[last]) if is_told else None
+        done = None
+        if self._slots.is_cuda:
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
+            done.record()
+        return Outcome(slots, leads, favourites, told, done)
 
 
 def _on_its_way(states: Tensor) -> Tensor:
+    if not states.is_cuda:
+        return states.clone()
     moved = torch.empty(states.shape, dtype=states.dtype, pin_memory=True)
     return moved.copy_(states, non_blocking=True)

@@ -8,7 +8,7 @@ from flowinfer.backends.base import Session, TokenModel
 from flowinfer.engine.budget import Budget
 from flowinfer.engine.caches.pages import PAGE, page_bytes
 from flowinfer.engine.loops.decoder import PackedDecoder
-from flowinfer.engine.loops.fusing import fused_choice
+from flowinfer.engine.loops.fusing import TorchChoice, fused_choice
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.mixing import runs_on_host
 from flowinfer.engine.loops.session import PackedSession
@@ -44,9 +44,7 @@ def reason_against(heads: Heads) -> str | None:
         return "lstrip_first changes what the first token means"
     if fusers:
         return f"fuse={fusers[0]} looks at keys on the host"
-    if decoding.strict:
-        return "strict decides near ties again on the host"
-    return "every token is told with its heads' wishes" if heads.observer.wants_tokens else None
+    return "strict decides near ties again on the host" if decoding.strict else None
 
 
 def packed_decoder(heads: Heads, batch: int, budget: Budget | None = None) -> PackedDecoder | str:
@@ -63,7 +61,9 @@ def packed_decoder(heads: Heads, batch: int, budget: Budget | None = None) -> Pa
     runners = runners_of(heads.models)
     if isinstance(runners, str):
         return runners
-    choose = fused_choice(heads.mixer, heads.step.decoding, batch, runners[0].model.dtype)
+    choose = fused_choice(heads.mixer, batch, runners[0].model.dtype)
+    if isinstance(choose, TorchChoice) and heads.mixer.is_certified:
+        return "topk=certified asks the host whether it has seen enough"
     num_pages = _num_pages(heads.step, heads.models, runners, batch, budget)
     return PackedDecoder(heads, runners, choose, batch=batch, num_pages=num_pages)
 

@@ -16,7 +16,8 @@ from flowinfer.engine.network.runner import HeadRunner
 class _Stretch:
     """Ids of one row that follow one another."""
 
-    place: int
+    index: int
+    """Of the row in the batch."""
     start: int
     """Position of the first."""
     ids: Sequence[int]
@@ -26,29 +27,28 @@ def read_prompts(runner: HeadRunner, cache: PagedCache, texts: Sequence[tuple[in
     """Fill pages with the keys and values of new rows' ids, without the last id and those that other rows' pages hold.
 
     Args:
-        texts: (place, ids) of each row; its pages are reserved.
+        texts: (index in the batch, ids) of each row; its pages are reserved.
     """
     cache.sync()
     chunk: list[_Stretch] = []
-    for place, ids in texts:
-        shared = cache.pages.num_shared(place)
+    for index, ids in texts:
+        shared = cache.pages.num_shared(index)
         if len(ids) - 1 > shared:
-            chunk.append(_Stretch(place, shared, ids[shared:-1]))
+            chunk.append(_Stretch(index, shared, ids[shared:-1]))
         if sum(len(own.ids) for own in chunk) >= MOST_PROMPT_TOKENS:
             _read(runner, cache, chunk)
             chunk = []
     if chunk:
         _read(runner, cache, chunk)
-    for place, ids in texts:
-        cache.pages.name(place, ids)
+    for index, ids in texts:
+        cache.pages.name(index, ids)
 
 
 @torch.inference_mode()
 def _read(runner: HeadRunner, cache: PagedCache, chunk: Sequence[_Stretch]) -> None:
-    places, starts, lengths = zip(*((own.place, own.start, len(own.ids)) for own in chunk), strict=True)
-    rows, positions = flat_places(places, starts, lengths)
+    indices, starts, lengths = zip(*((own.index, own.start, len(own.ids)) for own in chunk), strict=True)
+    rows, positions = flat_places(indices, starts, lengths)
     ids = torch.tensor([i for own in chunk for i in own.ids])
-    moved = (states.to(runner.device, non_blocking=True) for states in (ids, rows.int(), positions))
+    moved = (states.to(runner.device, non_blocking=True) for states in (ids, rows, positions))
     ids, rows, positions = moved
-    cache.place(rows, positions.int(), 1)
-    runner.read(ids, positions, cache)
+    runner.read(ids, positions, cache.at(rows, positions, 1))

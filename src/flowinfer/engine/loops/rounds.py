@@ -1,295 +1,289 @@
-"""Decoding in rounds: heads verify a draft of several keys in one forward, and the text is that of plain decoding.
+"""The host's decoding loop, in rounds: propose, feed, fuse and choose, commit. Without proposals it is the reference.
 
-A round of one row: pending ids and the draft's ids go through every head at once -> fused distributions behind each
-key -> walk the draft and emit at each place what plain decoding would choose there, up to the first that is not the
-draft's next key, that one included. What was guessed wrong is rolled back. The last emitted key is never in a cache,
-so every round has something to feed. Without drafts a round is a step of the reference engine.
+One round of a batch:
+1. propose: something may guess the next keys of a row; where nothing does, the loop is a plain one;
+2. feed: every head reads in one forward, for all rows, the ids of the last emitted key and of the proposed ones;
+3. fuse and choose: behind every key, all heads' logits become one distribution and that one slot;
+4. commit: each row emits what was chosen, along its proposal up to the first slot that is not the proposed one, that
+   one included. So the text is that of plain decoding; what was guessed wrong is rolled back in the next round.
+The last emitted key is never in a cache, so every round has something to feed. Rows end at different times and waiting
+rows take their places; nothing is prefilled twice.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from flowinfer.backends.base import Session, TokenModel
 from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.loops.acceptance import DraftOdds, Payoff
+from flowinfer.engine.loops.choosing import Decision, Prefixes
+from flowinfer.engine.loops.clock import Clock, Part
 from flowinfer.engine.loops.drafts import Drafter
-from flowinfer.engine.loops.heads import Choice, Heads, Places
-from flowinfer.engine.loops.pace import Pace, Payoff, Wish
+from flowinfer.engine.loops.heads import Heads
+from flowinfer.engine.loops.proposals import Proposal, SessionRow, spell
 from flowinfer.engine.loops.rows import LiveRow
-from flowinfer.fusion.advance import Advance, Context
+from flowinfer.engine.loops.workers import DeviceWorkers
 from flowinfer.planning.plan import Step
 
 MakeDrafter = Callable[[Heads], Drafter]
 ChooseThreads = Callable[[int], AbstractContextManager[None]]
 
 
-@dataclass
-class _Line:
-    """A live row between rounds."""
-
-    row: LiveRow
-    held: list[int]
-    """For each head, ids behind the prompt that its session holds."""
-    valid: list[int]
-    """For each head, how many of them stand in the row's context too."""
-    pace: Pace
-    is_fresh: bool = True
-    """Whether only its prompt was read: its first distributions are there without a forward."""
-
-
-@dataclass
-class _Attempt:
-    """A row's draft in one round, as far as it can be verified."""
-
-    line: _Line
-    draft: list[int]
-    contexts: list[tuple[Context, ...]]
-    """Each head's context before the draft and after each of its keys."""
-    advances: list[tuple[Advance, ...]]
-    """How each key of the draft changes each head's ids; nothing is rolled back in it."""
-    states: list[int]
-    """UTF-8 state before the draft and after each of its keys."""
-    first: int = 0
-    """Place of its first distribution among all rows'."""
-
-
+@dataclass(eq=False)
 class RoundDecoder:
-    """Decode one step's rows in rounds; a `Decoder`.
+    """Decode one step's rows in rounds; a `Decoder`."""
 
-    Args:
-        step: what to decode.
-        models: the loaded model of each member of the step.
-        batch: most rows at once.
-        observer: hears tokens and ends.
-        keeps_thinking: whether later stages read <think>...</think>.
-        drafter: makes what proposes keys; None = no drafts, a plain decoder.
-        payoff: whether rounds draft; always if not given.
-        open_sessions: makes a session for each model, if not the models' own.
-        threads: what a round over so many rows runs in.
-    """
+    keeps_host_busy = True
 
-    def __init__(
-        self,
-        step: Step,
-        models: Sequence[TokenModel],
-        *,
-        batch: int,
-        observer: Observer,
-        keeps_thinking: bool = False,
-        drafter: MakeDrafter | None = None,
-        payoff: Payoff | None = None,
-        open_sessions: Callable[[], list[Session]] | None = None,
-        threads: ChooseThreads = lambda _: nullcontext(),
-    ) -> None:
-        self._step = step
-        self._heads = Heads(step, models, observer=observer, keeps_thinking=keeps_thinking, open_sessions=open_sessions)
-        self._batch = batch
-        self._drafter = drafter(self._heads) if drafter else None
-        self._payoff = payoff or Payoff(is_on=False)
-        self._threads = threads
-        self._lines: dict[int, _Line] = {}
+    step: Step
+    models: Sequence[TokenModel]
+    """The loaded model of each member of the step."""
+    batch: int
+    """Most rows at once."""
+    observer: Observer
+    """Hears tokens and ends."""
+    keeps_thinking: bool = False
+    """Whether later stages read <think>...</think>."""
+    drafter: MakeDrafter | None = None
+    """Makes what proposes keys; None = nothing does."""
+    payoff: Payoff = field(default_factory=lambda: Payoff(is_on=False))
+    """Whether rounds draft, and how far; always and wholly if not given."""
+    open_sessions: Callable[[], list[Session]] | None = None
+    """Makes a session for each model; None = the models' own."""
+    threads: ChooseThreads = lambda _: nullcontext()
+    """What a round over so many rows runs in."""
+    clock: Clock = field(default_factory=Clock)
+    """Times the parts of rounds."""
 
-    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
-        """Decode rows, yielding each as it ends."""
-        self._heads.open()
-        try:
-            yield from self._decode(iter(rows))
-        finally:
-            self._lines = {}
-            self._heads.close()
-            if self._drafter:
-                self._drafter.close()
+    def __post_init__(self) -> None:
+        self.heads = Heads(self.step, self.models, observer=self.observer, keeps_thinking=self.keeps_thinking)
+        devices = [model.device for model in self.models]
+        self.workers = DeviceWorkers(devices, self.clock, overlaps=self.open_sessions is not None)
 
-    def _decode(self, waiting: Iterator[Row]) -> Iterator[Completion]:
-        live: list[LiveRow] = []
-        num_heads = len(self._heads.models)
-        while True:
-            outcomes = self._heads.admit(waiting, self._batch - len(live), len(live))
-            yield from (outcome for outcome in outcomes if isinstance(outcome, Completion))
-            for row in (outcome for outcome in outcomes if isinstance(outcome, LiveRow)):
-                live.append(row)
-                row.rounds = 0 if self._drafter else None
-                self._lines[id(row)] = _Line(row, [0] * num_heads, [0] * num_heads, self._payoff.new_pace())
-            if not live and not outcomes:
-                return
-            if live:
-                with self._threads(len(live)):
-                    self._round([self._lines[id(row)] for row in live])
-            gone = [row for row in live if row.finish_reason]
-            live, ended = self._heads.end(live)
-            for row in gone:
-                del self._lines[id(row)]
-            if gone and self._drafter:
-                self._drafter.forget(gone)
-            yield from ended
+    def stream(self) -> RoundStream:
+        """Return a new run; the one before must be closed."""
+        return RoundStream(self)
+
+
+class RoundStream:
+    """One run of rounds, brought on a round at a time; a `RowStream`."""
+
+    is_waiting = False
+
+    def __init__(self, decoder: RoundDecoder) -> None:
+        self._decoder = decoder
+        self._heads, self._clock, self._workers = decoder.heads, decoder.clock, decoder.workers
+        self._drafter = decoder.drafter(decoder.heads) if decoder.drafter else None
+        self._payoff = decoder.payoff
+        self._waiting: deque[Row] = deque()
+        self.sessions = decoder.open_sessions() if decoder.open_sessions else [m.open() for m in decoder.models]
+        """One of each head."""
+        self.batch: list[SessionRow] = []
+        """Rows that are being decoded."""
+
+    @property
+    def num_rows(self) -> int:
+        """Return how many rows have not ended."""
+        return len(self._waiting) + len(self.batch)
+
+    def add(self, row: Row) -> None:
+        """Take a row; it begins when there is room."""
+        self._waiting.append(row)
+
+    def turn(self) -> list[Completion]:
+        """Admit rows and do a round; return the rows that ended."""
+        misfits = self._admit()
+        if self.batch:
+            with self._decoder.threads(len(self.batch)):
+                self._round()
+        ended = [row for row in self.batch if row.live.finish_reason]
+        self._remove(ended)
+        return [*misfits, *(self._heads.complete(row.live) for row in ended)]
+
+    def wait(self) -> None:
+        """Do nothing: every turn of it does something."""
+
+    def end(self, row: Row) -> None:
+        """End a row from outside."""
+        self._waiting = deque(other for other in self._waiting if other is not row)
+        self._remove([own for own in self.batch if own.live.row is row])
+
+    def close(self) -> None:
+        """Let go of all rows, their keys and values."""
+        self._waiting.clear()
+        self.batch, self.sessions, self._drafter = [], [], None
+
+    def _admit(self) -> list[Completion]:
+        """Let every head read the prompts of waiting rows that there is room for; return those that cannot run."""
+        misfits, rows = list[Completion](), list[LiveRow]()
+        for _ in range(min(self._decoder.batch - len(self.batch), len(self._waiting))):
+            begun = self._heads.begin(self._waiting.popleft(), len(self.batch) + len(rows) + 1)
+            if isinstance(begun, LiveRow):
+                rows.append(begun)
+            else:
+                misfits.append(begun)
+        if rows:
+            self._prefill(rows)
+        return misfits
+
+    def _prefill(self, rows: Sequence[LiveRow]) -> None:
+        handles: list[list[int]] = [[] for _ in self.sessions]
+
+        def read(k: int) -> None:
+            handles[k] = self.sessions[k].add([row.prompts[k].ids for row in rows])
+
+        self._workers.run("prefill", read)
+        seconds = self._take_seconds("prefill")
+        for row, *own in zip(rows, *handles, strict=True):
+            row.rounds, row.batch = 0 if self._drafter else None, len(self.batch) + len(rows)
+            for head, spent in zip(row.heads, seconds, strict=True):
+                head.forward_seconds += spent / len(rows)
+            self.batch.append(SessionRow(row, own, [0] * len(own), [0] * len(own), self._payoff.new_length()))
 
     @torch.inference_mode()
-    def _round(self, lines: Sequence[_Line]) -> None:
-        """Emit one token or more in every live row."""
+    def _round(self) -> None:
+        """Emit one token or more in every row."""
         start = time.perf_counter()
-        reading = [line for line in lines if not line.is_fresh]
-        fresh = [line for line in lines if line.is_fresh]
-        drafts = self._propose(reading)
-        attempts = [attempt for line, draft in zip(reading, drafts, strict=True) if (attempt := self._try(line, draft))]
-        begun = [
-            self._heads.sessions[k].logits([line.row.handles[k] for line in fresh]) for k in self._every_head(fresh)
-        ]
-        logits = self._verify(attempts)
-        attempts += [_Attempt(line, [], [line.row.contexts], [], [line.row.utf8_state]) for line in fresh]
-        if not attempts:
+        fresh = [row for row in self.batch if row.is_fresh]
+        # 1. propose
+        proposals = self._propose([row for row in self.batch if not row.is_fresh])
+        # 2. feed
+        logits = self._feed(proposals, fresh)  # K of (N, V_k), N = the rows and their proposed keys
+        proposals += [spell(row, (), self._heads) for row in fresh]
+        if not proposals:
             return
-        choice = self._choose([*attempts], [torch.cat(parts) for parts in _paired(logits, begun)])
-        emitted = 0
-        for attempt in attempts:
-            try:
-                emitted += self._walk(attempt, choice, len(attempts))
-            except BaseException as error:  # what is not the row's is raised
-                attempt.line.row.fail(error)
+        # 3. fuse and choose
+        decisions = self._choose(proposals, logits)
+        # 4. commit
+        with self._clock.phase("append"):
+            emitted = sum(self._commit(own, found) for own, found in zip(proposals, decisions, strict=True))
         self._heads.observer.tokens_emitted(emitted)
         if not fresh:
-            width = max(len(attempt.draft) for attempt in attempts)
-            self._payoff.learn(len(lines), width, time.perf_counter() - start)
+            width = max(len(proposal.slots) for proposal in proposals)
+            self._payoff.learn(len(self.batch), width, time.perf_counter() - start)
 
-    def _every_head(self, lines: Sequence[_Line]) -> range:
-        return range(len(self._heads.sessions) if lines else 0)
+    def _propose(self, rows: Sequence[SessionRow]) -> list[Proposal]:
+        """Ask for drafts where rows have room for them; a row whose draft cannot be spelled fails."""
+        drafts: list[list[int]] = [[] for _ in rows]
+        if self._drafter and rows and self._payoff.is_open(len(rows)):
+            limits = [max(0, min(row.draft_length.limit(), row.live.tokens_left - 1)) for row in rows]
+            drafts = self._drafter.propose([row.live for row in rows], limits)
+            drafts = [draft[:limit] for draft, limit in zip(drafts, limits, strict=True)]
+            shares = [row.draft_length.acceptance.share for row in rows]
+            odds = [DraftOdds(len(draft), share) for draft, share in zip(drafts, shares, strict=True)]
+            width = self._payoff.width(odds)
+            drafts = [draft[:width] for draft in drafts]
+        proposals = []
+        for row, draft in zip(rows, drafts, strict=True):
+            try:
+                proposals.append(spell(row, draft, self._heads))
+            except BaseException as error:  # what is not the row's is raised
+                row.live.fail(error)
+        return proposals
 
-    def _propose(self, lines: Sequence[_Line]) -> list[list[int]]:
-        """Ask for drafts where rows have room for them."""
-        if self._drafter is None or not lines or not self._payoff.is_open(len(lines)):
-            return [[] for _ in lines]
-        limits = [max(0, min(line.pace.limit(), line.row.tokens_left - 1)) for line in lines]
-        drafts = self._drafter.propose([line.row for line in lines], limits)
-        drafts = [draft[:limit] for draft, limit in zip(drafts, limits, strict=True)]
-        shares = [line.pace.acceptance.share for line in lines]
-        width = self._payoff.width([Wish(len(draft), share) for draft, share in zip(drafts, shares, strict=True)])
-        return [draft[:width] for draft in drafts]
+    def _feed(self, proposals: Sequence[Proposal], fresh: Sequence[SessionRow]) -> list[Tensor]:
+        """Let every head read what is pending and proposed, in one forward.
 
-    def _try(self, line: _Line, draft: Sequence[int]) -> _Attempt | None:
-        """Spell a draft; None where its row fails."""
-        try:
-            return self._spell(line, draft)
-        except BaseException as error:  # what is not the row's is raised
-            line.row.fail(error)
-            return None
-
-    def _spell(self, line: _Line, draft: Sequence[int]) -> _Attempt:
-        """Write a draft in every head's ids, up to the first key that cannot be verified in the same forward.
-
-        That is the end slot, a key that the UTF-8 guard forbids, one that does not fit, and, in canonical contexts, one
-        that changes ids before it.
+        Returns:
+            K tensors of shape (N, V_k): logits behind each proposal and each of its keys, then behind fresh prompts.
         """
-        row, vocabulary = line.row, self._heads.vocabulary
-        attempt = _Attempt(line, [], [row.contexts], [], [row.utf8_state])
-        for slot in draft:
-            if slot == vocabulary.eos_slot or not vocabulary.guard.allows(attempt.states[-1], slot):
-                break
-            contexts = tuple(context.fork() for context in attempt.contexts[-1])
-            advances = tuple(
-                context.append(vocabulary.keys[slot], vocabulary.ids(k, slot)) for k, context in enumerate(contexts)
-            )
-            fits = all(
-                row.has_room(k, len(context.ids), self._heads.models[k].max_positions)
-                for k, context in enumerate(contexts)
-            )
-            if not fits or any(advance.rollback for advance in advances):
-                break
-            attempt.draft.append(slot)
-            attempt.contexts.append(contexts)
-            attempt.advances.append(advances)
-            attempt.states.append(vocabulary.guard.advance(attempt.states[-1], slot))
-        return attempt
+        logits: list[Tensor] = [torch.empty(0)] * len(self.sessions)
 
-    def _verify(self, attempts: Sequence[_Attempt]) -> list[Tensor]:
-        """Feed every head what is pending and the drafts, in one forward each; return logits behind each key."""
-        heads = self._heads
-        logits: list[Tensor] = [torch.empty(0)] * len(heads.sessions)
-        if not attempts:
-            return []
+        def feed(k: int) -> None:
+            session, found = self.sessions[k], []
+            if fresh:
+                found.append(session.logits([row.handles[k] for row in fresh]))
+            segments = {}
+            for proposal in proposals:
+                row = proposal.row
+                session.rollback(row.handles[k], row.held[k] - row.valid[k])
+                segments[row.handles[k]] = proposal.pending(k)
+                row.held[k] = row.valid[k] + sum(map(len, segments[row.handles[k]]))
+                row.valid[k] = len(proposal.contexts[0][k].ids)
+            if segments:
+                found.insert(0, session.verify(segments))
+            if found:
+                logits[k] = torch.cat(found) if len(found) > 1 else found[0]
 
-        def verify(k: int) -> None:
-            session, segments = heads.sessions[k], {}
-            for attempt in attempts:
-                line, handle = attempt.line, attempt.line.row.handles[k]
-                ids = attempt.contexts[0][k].ids
-                session.rollback(handle, line.held[k] - line.valid[k])
-                segments[handle] = [ids[line.valid[k] :], *(advances[k].ids for advances in attempt.advances)]
-                line.held[k] = line.valid[k] + sum(map(len, segments[handle]))
-                line.valid[k] = len(ids)
-            logits[k] = session.verify(segments)
-
-        seconds = heads.lanes.run(verify)
-        for attempt in attempts:
-            row = attempt.line.row
+        self._workers.run("forward", feed)
+        seconds = self._take_seconds("forward")
+        for proposal in proposals:
+            row = proposal.row.live
             if row.rounds is not None:
                 row.rounds += 1
             for head, spent in zip(row.heads, seconds, strict=True):
-                head.forward_seconds += spent / len(attempts)
+                head.forward_seconds += spent / len(proposals)
         return logits
 
-    def _choose(self, attempts: Sequence[_Attempt], logits: Sequence[Tensor]) -> Choice:
-        """Choose a slot at every place of every draft, as if all before it in the draft were right."""
-        places = Places()
-        for attempt in attempts:
-            attempt.first = len(places.states)
-            places.add(attempt.line.row, attempt.states)
-        return self._heads.choose(logits, places)
+    def _choose(self, proposals: Sequence[Proposal], logits: Sequence[Tensor]) -> list[list[Decision]]:
+        """Choose a slot behind every key of every proposal, as if all before it in the proposal were right."""
+        prefixes = Prefixes()
+        for proposal in proposals:
+            prefixes.add(proposal.row.live, proposal.states)
+        decisions = iter(self._heads.decide(logits, prefixes, self._clock))
+        fuse, transfers = self._clock.take("fuse"), self._take_seconds("transfer")
+        for proposal in proposals:
+            row = proposal.row.live
+            row.fuse_seconds += fuse / len(proposals)
+            for head, spent in zip(row.heads, transfers, strict=True):
+                head.transfer_seconds += spent / len(proposals)
+        return [[next(decisions) for _ in proposal.states] for proposal in proposals]
 
-    def _walk(self, attempt: _Attempt, choice: Choice, num_rows: int) -> int:
-        """Emit what was chosen along a draft until it differs; return how many tokens that were."""
-        row, line = attempt.line.row, attempt.line
-        row.fuse_seconds += choice.fuse_seconds / num_rows
-        for head, seconds in zip(row.heads, choice.transfers, strict=True):
-            head.transfer_seconds += seconds / num_rows
-        row.drafted += len(attempt.draft)
-        line.is_fresh = False
+    def _commit(self, proposal: Proposal, decisions: Sequence[Decision]) -> int:
+        """Emit what was chosen along a proposal until it differs; return how many tokens that were."""
+        row, live = proposal.row, proposal.row.live
+        row.is_fresh = False
+        live.drafted += len(proposal.slots)
         emitted = 0
-        for index in range(len(attempt.draft) + 1):
-            place = attempt.first + index
-            slot = self._slot(attempt, choice, index)
-            is_accepted = index < len(attempt.draft) and attempt.draft[index] == slot
-            self._heads.count(row, choice, place, slot)
-            self._heads.tell(row, choice, place, slot)
-            row.emit(slot, self._heads.vocabulary)
-            emitted += 1
-            row.accepted += is_accepted
-            if row.finish_reason or not self._continue(line, attempt, index, slot, is_accepted) or not is_accepted:
-                break
-        line.pace.learn(len(attempt.draft), emitted - 1)
-        self._payoff.note(len(attempt.draft), emitted - 1)
+        try:
+            for index, decision in enumerate(decisions):
+                if self._heads.is_doubtful(decision):
+                    ids = [context.ids for context in proposal.contexts[index]]
+                    decision = self._heads.decide_alone(live, ids, decision)
+                is_accepted = index < len(proposal.slots) and proposal.slots[index] == decision.slot
+                self._heads.emit(live, decision)
+                emitted += 1
+                live.accepted += is_accepted
+                if not live.finish_reason:
+                    self._append(proposal, index, decision.slot, is_accepted=is_accepted)
+                if live.finish_reason or not is_accepted:
+                    break
+        except BaseException as error:  # what is not the row's is raised
+            live.fail(error)
+            return 0
+        row.draft_length.learn(len(proposal.slots), emitted - 1)
+        self._payoff.note(len(proposal.slots), emitted - 1)
         return emitted
 
-    def _slot(self, attempt: _Attempt, choice: Choice, index: int) -> int:
-        place, row = attempt.first + index, attempt.line.row
-        if not (self._step.decoding.strict and self._heads.is_near_tie(choice.leads[place])):
-            return choice.slots[place]
-        ids = [context.ids for context in attempt.contexts[index]]
-        return self._heads.decide_alone(row, ids, attempt.states[index])
-
-    def _continue(self, line: _Line, attempt: _Attempt, index: int, slot: int, is_accepted: bool) -> bool:
-        """Take an emitted key into every head's context; return False where one of them is full."""
-        row, vocabulary = line.row, self._heads.vocabulary
+    def _append(self, proposal: Proposal, index: int, slot: int, *, is_accepted: bool) -> None:
+        """Take an emitted key into every head's context; end the row where one of them is full."""
+        row, live = proposal.row, proposal.row.live
         if is_accepted:
-            row.contexts = attempt.contexts[index + 1]
-        for k, context in enumerate(row.contexts):
-            if is_accepted:
-                advance = attempt.advances[index][k]
-                line.valid[k] += len(advance.ids)
-            else:
-                advance = context.append(vocabulary.keys[slot], vocabulary.ids(k, slot))
-                line.valid[k] -= advance.rollback
-            if row.context_full(k, self._heads.models[k].max_positions, len(advance.ids) - advance.rollback):
-                return False
-            row.heads[k].fed += len(advance.ids)
-        return True
+            live.contexts, advances = proposal.contexts[index + 1], proposal.advances[index]
+        else:
+            advances = self._heads.advance(live.contexts, slot)
+        for k, advance in enumerate(advances):
+            if not live.finish_reason:
+                row.valid[k] += len(advance.ids) if is_accepted else -advance.rollback
+                live.feed(k, len(advance.ids), self._heads.models[k].max_positions)
 
+    def _remove(self, gone: Sequence[SessionRow]) -> None:
+        """Take rows out of the sessions."""
+        if not gone:
+            return
+        for k, session in enumerate(self.sessions):
+            session.remove([row.handles[k] for row in gone])
+        if self._drafter:
+            self._drafter.forget([row.live for row in gone])
+        self.batch = [row for row in self.batch if row not in gone]
 
-def _paired(first: Sequence[Tensor], second: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield what there is of each head's tensors; either side may be missing for all heads."""
-    for k in range(max(len(first), len(second))):
-        yield [side[k] for side in (first, second) if side]
+    def _take_seconds(self, part: Part) -> list[float]:
+        return [self._clock.take(part, k) for k in range(len(self.sessions))]

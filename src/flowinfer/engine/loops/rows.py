@@ -45,7 +45,6 @@ class LiveRow:
         self.row = row
         self.prompts = tuple(prompts)
         self.contexts = tuple(contexts)
-        self.handles: list[int] = []
         self.heads = [HeadState() for _ in prompts]
         self.batch = batch
         self.text = bytearray()
@@ -62,11 +61,11 @@ class LiveRow:
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
         """Why it failed."""
-        self.key = row_key(step.decoding, row.question_id, row.step)
-        self.max_tokens = step.decoding.max_tokens
-        self._stops = tuple(stop.encode() for stop in step.decoding.stop if stop)
+        self.decoding = row.decoding or step.decoding
+        """Its own options, or the step's."""
+        self.key = row_key(self.decoding, row.question_id, row.step)
+        self._stops = tuple(stop.encode() for stop in self.decoding.stop if stop)
         self._started = time.perf_counter()
-        self._fed_lengths = [len(prompt.ids) for prompt in prompts]
 
     def emit(self, slot: int, vocabulary: SharedVocabulary) -> None:
         """Take an emitted slot: extend the text, or end the row."""
@@ -80,7 +79,7 @@ class LiveRow:
         self.slots.append(slot)
         if self._cut_at_stop(before):
             self.finish_reason = "stop"
-        elif self.num_tokens >= self.max_tokens:
+        elif self.num_tokens >= self.decoding.max_tokens:
             self.finish_reason = "length"
 
     def fail(self, error: BaseException) -> None:
@@ -90,19 +89,18 @@ class LiveRow:
     @property
     def tokens_left(self) -> int:
         """Return how many tokens may still be emitted."""
-        return self.max_tokens - self.num_tokens
+        return self.decoding.max_tokens - self.num_tokens
 
     def has_room(self, head: int, num_ids: int, max_positions: int) -> bool:
         """Return whether a head could hold so many ids behind the row's prompt."""
         return len(self.prompts[head].ids) + num_ids <= max_positions
 
-    def context_full(self, head: int, max_positions: int, growth: int) -> bool:
-        """Count ids about to be fed to a head; end the row where they exceed its positions."""
-        if self._fed_lengths[head] + growth > max_positions:
+    def feed(self, head: int, num_ids: int, max_positions: int) -> None:
+        """Count ids about to be fed to a head; end the row where its context exceeds the head's positions."""
+        if self.has_room(head, len(self.contexts[head].ids), max_positions):
+            self.heads[head].fed += num_ids
+        else:
             self.finish_reason = "context"
-            return True
-        self._fed_lengths[head] += growth
-        return False
 
     def result(self, step: Step, *, keeps_thinking: bool) -> StepResult:
         """Return the finished row's record; later stages read it with or without its thinking."""
@@ -123,7 +121,7 @@ class LiveRow:
         assert self.finish_reason, "only ended rows have results"
         opened = any(prompt.opens_thinking for prompt in self.prompts)
         return StepResult(
-            step=step.id,
+            step=self.row.step,
             text=text,
             passed_on=text if keeps_thinking else strip_thinking(text, opened=opened),
             prompts={head.node: prompt.text for head, prompt in zip(heads, self.prompts, strict=True)},

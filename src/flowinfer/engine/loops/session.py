@@ -28,9 +28,9 @@ class PackedSession:
         self._runner = runner
         self._device = runner.device
         self._max_length = max_length
-        self._slots: list[int | None] = [None] * rows
-        """Handle of each place of the cache."""
-        self._slot_of: dict[int, int] = {}
+        self._handles: list[int | None] = [None] * rows
+        """Who has which index in the cache."""
+        self._index_of: dict[int, int] = {}
         self._lengths: dict[int, int] = {}
         self._logits: dict[int, Tensor] = {}
         self._batch: tuple[tuple[int, ...], Tensor] | None = None
@@ -50,9 +50,9 @@ class PackedSession:
         handles = list(range(self._next_handle, self._next_handle + len(prompts)))
         self._next_handle += len(prompts)
         for handle in handles:
-            slot = self._slots.index(None)
-            self._slots[slot] = handle
-            self._slot_of[handle], self._lengths[handle] = slot, 0
+            index = self._handles.index(None)
+            self._handles[index] = handle
+            self._index_of[handle], self._lengths[handle] = index, 0
         self.feed(dict(zip(handles, prompts, strict=True)))
         return handles
 
@@ -90,15 +90,15 @@ class PackedSession:
         self._lengths[row] -= count
 
     def remove(self, rows: Sequence[int]) -> None:
-        """End rows; the places of those that stay are moved together on a CPU."""
+        """End rows; those that stay are moved together on a CPU."""
         self._scatter()
         for row in rows:
-            slot = self._slot_of.pop(row)
-            self._slots[slot] = None
+            index = self._index_of.pop(row)
+            self._handles[index] = None
             self._logits.pop(row, None)
             del self._lengths[row]
             if self._paged:
-                self._paged.pages.release(slot)
+                self._paged.pages.release(index)
         if self._dense:
             self._move_together(self._dense)
 
@@ -107,23 +107,23 @@ class PackedSession:
         return self._lengths[row]
 
     def _move_together(self, cache: DenseCache) -> None:
-        """Fill empty places from the end, so that rows in use are the first ones."""
-        last = len(self._slots) - 1
-        for slot, handle in enumerate(self._slots):
-            while last > slot and self._slots[last] is None:
+        """Fill free indices from the end, so that rows in use are the first ones."""
+        last = len(self._handles) - 1
+        for index, handle in enumerate(self._handles):
+            while last > index and self._handles[last] is None:
                 last -= 1
-            if handle is None and last > slot:
-                moved = self._slots[last]
-                assert moved is not None, "a place in use has a row"
-                cache.move(last, slot)
-                self._slots[slot], self._slots[last], self._slot_of[moved] = moved, None, slot
+            if handle is None and last > index:
+                moved = self._handles[last]
+                assert moved is not None, "an index in use has a row"
+                cache.move(last, index)
+                self._handles[index], self._handles[last], self._index_of[moved] = moved, None, index
 
     def _forward(self, chunks: Mapping[int, Sequence[int]], wanted: Sequence[Sequence[int]]) -> Tensor:
-        """Run chunks, rows in the order of their places; return logits at `wanted` offsets, in the mapping's order."""
+        """Run chunks, rows in the order of their indices; return logits at `wanted` offsets, in the mapping's order."""
         names = list(chunks)
-        order = sorted(range(len(names)), key=lambda k: self._slot_of[names[k]])
+        order = sorted(range(len(names)), key=lambda k: self._index_of[names[k]])
         rows = [names[k] for k in order]
-        slots = [self._slot_of[row] for row in rows]
+        indices = [self._index_of[row] for row in rows]
         starts, lengths = [self._lengths[row] for row in rows], [len(chunks[row]) for row in rows]
         ids = torch.tensor([i for row in rows for i in chunks[row]])
         first = dict(zip(rows, torch.tensor([0, *lengths]).cumsum(0).tolist(), strict=False))
@@ -131,30 +131,30 @@ class PackedSession:
         for row, length in zip(rows, lengths, strict=True):
             self._lengths[row] += length
         if self._dense:
-            _, positions = self._dense.begin(slots, starts, lengths)
+            _, positions = self._dense.begin(indices, starts, lengths)
             return self._runner.logits(ids, positions, places, self._dense)
-        return self._paged_forward(slots, starts, lengths, ids, places)
+        return self._paged_forward(indices, starts, lengths, ids, places)
 
     def _paged_forward(
-        self, slots: Sequence[int], starts: Sequence[int], lengths: Sequence[int], ids: Tensor, places: Tensor
+        self, indices: Sequence[int], starts: Sequence[int], lengths: Sequence[int], ids: Tensor, places: Tensor
     ) -> Tensor:
         cache = self._paged
         assert cache is not None, "a session on a GPU has pages"
-        for slot, start, length in zip(slots, starts, lengths, strict=True):
-            cache.pages.reserve(slot, start + length)
+        for index, start, length in zip(indices, starts, lengths, strict=True):
+            cache.pages.reserve(index, start + length)
         cache.sync()
         num_tokens = len(ids)
         padded = next((tile for tile in TILES if tile >= num_tokens), num_tokens)
         padding = (0, padded - num_tokens)
-        rows, positions = flat_places(slots, starts, lengths)
+        rows, positions = flat_places(indices, starts, lengths)
         rows = torch.nn.functional.pad(rows.int(), padding, value=-1)
         ids, positions = (torch.nn.functional.pad(states, padding) for states in (ids, positions))
         if padded in TILES:
             graph = self._graphs.get(padded) or self._graphs.setdefault(padded, _Graph(self._runner, cache, padded))
             return graph.run(ids, rows, positions)[places.to(self._device)]
         on_device = [states.to(self._device, non_blocking=True) for states in (ids, rows, positions, places)]
-        cache.place(on_device[1], on_device[2].int(), splits_for(padded))
-        return self._runner.logits(on_device[0], on_device[2], on_device[3], cache)
+        ids, rows, positions, places = on_device
+        return self._runner.logits(ids, positions, places, cache.at(rows, positions, splits_for(padded)))
 
     def _keep(self, rows: tuple[int, ...], logits: Tensor) -> None:
         self._scatter()
@@ -164,7 +164,7 @@ class PackedSession:
         """Hand the last forward's logits to their rows."""
         if self._batch is not None:
             for row, logits in zip(*self._batch, strict=True):
-                if row in self._slot_of:
+                if row in self._index_of:
                     self._logits[row] = logits
             self._batch = None
 
@@ -188,8 +188,8 @@ class _Graph:
         self._all_tokens = all_tokens
 
         def forward() -> Tensor:
-            cache.place(self._rows, self._positions.int(), splits_for(num_tokens))
-            return runner.logits(self._ids, self._positions, self._all_tokens, cache)
+            placed = cache.at(self._rows, self._positions, splits_for(num_tokens))
+            return runner.logits(self._ids, self._positions, self._all_tokens, placed)
 
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._device))

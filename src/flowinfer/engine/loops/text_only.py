@@ -5,10 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections import deque
+from dataclasses import dataclass
 
-from flowinfer.backends.base import TextModel
+from flowinfer.backends.base import TextCompletion, TextModel
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.faults import reason
 from flowinfer.engine.loops.sampling import row_key
@@ -20,60 +20,129 @@ from flowinfer.results import StepResult
 _CONCURRENT = 8
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """What came of a row's request."""
+
+    row: Row
+    came: TextCompletion | BaseException
+    seconds: float
+
+
+@dataclass(frozen=True)
 class TextDecoder:
     """Complete rows at an endpoint; a `Decoder`."""
 
-    def __init__(self, step: Step, model: TextModel, *, observer: Observer, keeps_thinking: bool) -> None:
-        self._step = step
-        self._model = model
-        self._observer = observer
-        self._keeps_thinking = keeps_thinking
-        self._node = next(members(step.source)).node
+    keeps_host_busy = False
 
-    def decode(self, rows: Iterable[Row]) -> Iterator[Completion]:
-        """Complete rows, yielding each as it ends: a slow one holds nothing up.
+    step: Step
+    model: TextModel
+    observer: Observer
+    keeps_thinking: bool
 
-        Requests run in daemon threads, so that an interrupt need not wait for an endpoint that is slow to answer.
-        """
-        waiting, ended = iter(rows), queue.SimpleQueue[Completion | BaseException]()
-        running = 0
-        while True:
-            for row in islice(waiting, _CONCURRENT - running):
-                running += 1
-                threading.Thread(target=self._answer, args=(row, ended), daemon=True).start()
-            if not running:
-                return
-            done = ended.get()
-            running -= 1
-            if isinstance(done, BaseException):
-                raise done
-            yield done
+    @property
+    def node(self) -> str:
+        """Return the node whose prompt is sent."""
+        return next(members(self.step.source)).node
 
-    def _answer(self, row: Row, ended: queue.SimpleQueue[Completion | BaseException]) -> None:
-        """Put how a row ended: a fault is its own, unless it is the run's, which the reader sees raised."""
+    def stream(self) -> TextStream:
+        """Return a new run."""
+        return TextStream(self)
+
+
+class TextStream:
+    """One run of requests; a `RowStream` whose turns wait for no answer, so that a slow one holds nothing up.
+
+    Requests run in daemon threads, so that an interrupt need not wait for an endpoint that is slow to answer.
+    """
+
+    def __init__(self, decoder: TextDecoder) -> None:
+        self._decoder = decoder
+        self._waiting: deque[Row] = deque()
+        self._asked: dict[int, Row] = {}
+        """Rows that wait for their answers, by identity."""
+        self._num_requests = 0
+        """Requests on their way; those of rows that were ended from outside cannot be taken back."""
+        self._answers = queue.SimpleQueue[_Answer]()
+        self.is_waiting = False
+
+    @property
+    def num_rows(self) -> int:
+        """Return how many rows have not ended."""
+        return len(self._waiting) + len(self._asked)
+
+    def add(self, row: Row) -> None:
+        """Take a row, at any time."""
+        self._waiting.append(row)
+
+    def turn(self) -> list[Completion]:
+        """Send the requests that there is room for; return the rows whose answers have come."""
+        ended: list[Completion | None] = []
+        while not self._answers.empty():
+            ended.append(self._take(self._answers.get()))
+        while self._waiting and self._num_requests < _CONCURRENT:
+            ended.append(self._ask(self._waiting.popleft()))
+        found = [completion for completion in ended if completion]
+        self.is_waiting = not found and bool(self._asked)
+        return found
+
+    def wait(self) -> None:
+        """Wait for an answer."""
+        self._answers.put(self._answers.get())
+
+    def end(self, row: Row) -> None:
+        """Forget a row; what its request brings comes to nothing."""
+        self._waiting = deque(other for other in self._waiting if other is not row)
+        self._asked.pop(id(row), None)
+
+    def close(self) -> None:
+        """Forget all rows."""
+        self._waiting.clear()
+        self._asked.clear()
+
+    def _ask(self, row: Row) -> Completion | None:
+        """Send a row's request; return how the row ended where that fails."""
+        decoder = self._decoder
         try:
-            ended.put(self._complete(row))
-        except BaseException as error:
-            try:
-                ended.put(Completion(row, None, reason(error)))
-            except BaseException as of_run:
-                ended.put(of_run)
+            prompt = row.prompts[decoder.node]
+            decoder.observer.admitted(row.question_id, row.step)
+        except BaseException as error:  # what is not the row's is raised
+            return Completion(row, None, reason(error))
+        self._asked[id(row)] = row
+        self._num_requests += 1
+        threading.Thread(target=self._complete, args=(row, prompt), daemon=True).start()
+        return None
 
-    def _complete(self, row: Row) -> Completion:
-        prompt = row.prompts[self._node]
-        self._observer.admitted(row.question_id, row.step)
-        seed = row_key(self._step.decoding, row.question_id, row.step) & 0xFFFFFFFF
+    def _complete(self, row: Row, prompt: str) -> None:
+        decoding = row.decoding or self._decoder.step.decoding
+        seed = row_key(decoding, row.question_id, row.step) & 0xFFFFFFFF
         start = time.perf_counter()
-        done = self._model.complete(prompt, self._step.decoding, seed=seed)
-        text = whole_pairs(done.text)
-        result = StepResult(
-            step=self._step.id,
-            text=text,
-            passed_on=text if self._keeps_thinking else strip_thinking(text),
-            prompts={self._node: prompt},
-            tokens=done.tokens,
-            finish_reason=done.finish_reason,
-            seconds=time.perf_counter() - start,
-        )
-        self._observer.finished(row.question_id, result)
-        return Completion(row, result)
+        try:
+            came: TextCompletion | BaseException = self._decoder.model.complete(prompt, decoding, seed=seed)
+        except BaseException as error:
+            came = error
+        self._answers.put(_Answer(row, came, time.perf_counter() - start))
+
+    def _take(self, answer: _Answer) -> Completion | None:
+        """Return how a row ended; None where it was ended from outside."""
+        self._num_requests -= 1
+        row, decoder = answer.row, self._decoder
+        if self._asked.pop(id(row), None) is None:
+            return None
+        try:
+            if isinstance(answer.came, BaseException):
+                raise answer.came
+            text = whole_pairs(answer.came.text)
+            result = StepResult(
+                step=row.step,
+                text=text,
+                passed_on=text if decoder.keeps_thinking else strip_thinking(text),
+                prompts={decoder.node: row.prompts[decoder.node]},
+                tokens=answer.came.tokens,
+                finish_reason=answer.came.finish_reason,
+                seconds=answer.seconds,
+            )
+            decoder.observer.finished(row.question_id, result)
+            return Completion(row, result)
+        except BaseException as error:  # what is not the row's is raised
+            return Completion(row, None, reason(error))

@@ -63,11 +63,12 @@ def fuse_block(
     states: tl.tensor,
     keys: tl.tensor,
     indices: tl.tensor,
-    temperature: tl.tensor,
+    temperatures: tl.tensor,
     best: tl.tensor,
     second: tl.tensor,
     scores: tl.tensor,
     head_best: tl.tensor,
+    mixed: tl.tensor,
     num_rows: tl.tensor,
     SIZE: tl.constexpr,
     HEADS: tl.constexpr,
@@ -78,8 +79,12 @@ def fuse_block(
     BLOCK: tl.constexpr,
     POOLS_BY_MAX: tl.constexpr,
     SAMPLES: tl.constexpr,
+    KEEPS: tl.constexpr,
 ) -> None:
-    """Lift and fuse one block of slots of one row and choose in it; grid (BLOCKS, R)."""
+    """Lift and fuse one block of slots of one row and choose in it; grid (BLOCKS, R).
+
+    A row of temperature 0 chooses greedily, also where others draw (SAMPLES). KEEPS: write the distribution, (R, SIZE).
+    """
     block, row = tl.program_id(0), tl.program_id(1)
     lanes = tl.arange(0, BLOCK)
     slot = block * BLOCK + lanes
@@ -113,23 +118,26 @@ def fuse_block(
 
     is_allowed = tl.load(allowed + tl.load(states + row) * SIZE + slot, mask=inside, other=0) != 0
     tl.store(head_best + (heads * num_rows + row) * BLOCKS + block, own_best, mask=heads < HEADS)
+    if KEEPS:
+        tl.store(mixed + row.to(tl.int64) * SIZE + slot, fused, mask=inside)
     place = row * BLOCKS + block
     ranked = _ranked(fused, slot, is_allowed)
+    top_rank = tl.max(ranked, axis=0)
+    tl.store(second + place, tl.max(tl.where(ranked == top_rank, -1, ranked), axis=0))
     if SAMPLES:
-        counter = (tl.load(indices + row) << 32) + slot
-        noise = _gumbel(tl.load(keys + row).to(tl.uint64), counter.to(tl.uint64))
-        mass = tl.where(fused > 0.0, fused, 1.0).to(tl.float64)
-        logs = tl.where(fused > 0.0, tl.log(mass), tl.full([BLOCK], _NO_MASS, tl.float64))
-        score = logs + tl.load(temperature) * noise
-        score = tl.where(is_allowed, score, tl.full([BLOCK], -float("inf"), tl.float64))
-        top_score = tl.max(score, axis=0)
-        chosen = tl.min(tl.where(score == top_score, slot, SIZE - 1), axis=0)
-        tl.store(scores + place, top_score)
-        tl.store(best + place, tl.max(tl.where(slot == chosen, ranked, -1), axis=0))
-    else:
-        top_rank = tl.max(ranked, axis=0)
-        tl.store(best + place, top_rank)
-        tl.store(second + place, tl.max(tl.where(ranked == top_rank, -1, ranked), axis=0))
+        temperature = tl.load(temperatures + row)
+        if temperature > 0.0:
+            counter = (tl.load(indices + row) << 32) + slot
+            noise = _gumbel(tl.load(keys + row).to(tl.uint64), counter.to(tl.uint64))
+            mass = tl.where(fused > 0.0, fused, 1.0).to(tl.float64)
+            logs = tl.where(fused > 0.0, tl.log(mass), tl.full([BLOCK], _NO_MASS, tl.float64))
+            score = logs + temperature * noise
+            score = tl.where(is_allowed, score, tl.full([BLOCK], -float("inf"), tl.float64))
+            top_score = tl.max(score, axis=0)
+            chosen = tl.min(tl.where(score == top_score, slot, SIZE - 1), axis=0)
+            tl.store(scores + place, top_score)
+            top_rank = tl.max(tl.where(slot == chosen, ranked, -1), axis=0)
+    tl.store(best + place, top_rank)
 
 
 @triton.jit
@@ -138,6 +146,7 @@ def join_blocks(
     second: tl.tensor,
     scores: tl.tensor,
     head_best: tl.tensor,
+    temperatures: tl.tensor,
     order: tl.tensor,
     out_slots: tl.tensor,
     out_values: tl.tensor,
@@ -155,22 +164,75 @@ def join_blocks(
     blocks = tl.arange(0, BLOCKS_WIDE)
     inside = blocks < BLOCKS
     ranked = tl.load(best + row * BLOCKS + blocks, mask=inside, other=-1)
+    chosen = tl.max(ranked, axis=0)
+    below = tl.load(second + row * BLOCKS + blocks, mask=inside, other=-1)
+    below = tl.max(tl.where(ranked == chosen, below, ranked), axis=0)
+    lead = _value(chosen) - _value(below)
     if SAMPLES:
+        is_drawn = tl.load(temperatures + row) > 0.0
         score = tl.load(scores + row * BLOCKS + blocks, mask=inside, other=-float("inf"))
         is_best = inside & (score == tl.max(score, axis=0))
         slot = tl.min(tl.where(is_best, _slot(ranked), SIZE - 1), axis=0)
-        chosen = tl.max(tl.where(inside & (_slot(ranked) == slot), ranked, -1), axis=0)
-        tl.store(out_leads + row, 1.0)
-    else:
-        chosen = tl.max(ranked, axis=0)
-        below = tl.load(second + row * BLOCKS + blocks, mask=inside, other=-1)
-        below = tl.max(tl.where(ranked == chosen, below, ranked), axis=0)
-        tl.store(out_leads + row, _value(chosen) - _value(below))
+        drawn = tl.max(tl.where(inside & (_slot(ranked) == slot), ranked, -1), axis=0)
+        chosen, lead = tl.where(is_drawn, drawn, chosen), tl.where(is_drawn, 1.0, lead)
+    tl.store(out_leads + row, lead)
     tl.store(out_slots + row, _slot(chosen))
     tl.store(out_values + row, _value(chosen))
     for head in tl.static_range(HEADS):
         own = tl.load(head_best + (head * num_rows + row) * BLOCKS + blocks, mask=inside, other=-1)
         tl.store(out_favourites + tl.load(order + head) * num_rows + row, _slot(tl.max(own, axis=0)))
+
+
+@triton.jit
+def tell_heads(
+    logits: tl.tensor,
+    offsets: tl.tensor,
+    strides: tl.tensor,
+    tops: tl.tensor,
+    sums: tl.tensor,
+    columns: tl.tensor,
+    more: tl.tensor,
+    more_begins: tl.tensor,
+    head_best: tl.tensor,
+    order: tl.tensor,
+    slots: tl.tensor,
+    out_favourites: tl.tensor,
+    out_slots: tl.tensor,
+    num_rows: tl.tensor,
+    SIZE: tl.constexpr,
+    HEADS: tl.constexpr,
+    PARTS: tl.constexpr,
+    PARTS_WIDE: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCKS_WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    POOLS_BY_MAX: tl.constexpr,
+) -> None:
+    """Write what each head gave to its favourite and to the chosen slot of a row; grid (R, K)."""
+    row, head = tl.program_id(0), tl.program_id(1)
+    place = tl.load(order + head) * num_rows + row
+    blocks = tl.arange(0, BLOCKS_WIDE)
+    own = tl.load(head_best + (head * num_rows + row) * BLOCKS + blocks, mask=blocks < BLOCKS, other=-1)
+    tl.store(out_favourites + place, _value(tl.max(own, axis=0)))
+    parts, first = tl.arange(0, PARTS_WIDE), (head * num_rows + row) * PARTS
+    part_tops = tl.load(tops + first + parts, mask=parts < PARTS, other=_FLOOR)
+    part_sums = tl.load(sums + first + parts, mask=parts < PARTS, other=0.0)
+    top = tl.max(part_tops, axis=0)
+    scale = 1.0 / tl.sum(part_sums * tl.exp(part_tops - top), axis=0)
+    start = logits + tl.load(offsets + head) + row.to(tl.int64) * tl.load(strides + head)
+    slot = tl.load(slots + row)
+    column = tl.load(columns + head * BLOCKS * BLOCK + slot)
+    logit = tl.load(start + column, mask=column >= 0, other=-float("inf")).to(tl.float32)
+    prob = tl.exp(logit - top) * scale
+    for turn in range(tl.load(more_begins + slot // BLOCK), tl.load(more_begins + slot // BLOCK + 1)):
+        column = tl.load(more + (turn * HEADS + head) * BLOCK + slot % BLOCK)
+        logit = tl.load(start + column, mask=column >= 0, other=-float("inf")).to(tl.float32)
+        further = tl.exp(logit - top) * scale
+        if POOLS_BY_MAX:
+            prob = tl.where(slot == SIZE - 1, tl.maximum(prob, further), prob + further)
+        else:
+            prob += further
+    tl.store(out_slots + place, prob)
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Lanes: heads on several devices run at the same time, and nothing else changes."""
+"""Workers: heads on several devices run at the same time, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import threading
 import pytest
 import torch
 
-from flowinfer.engine.base import Observer, Row
-from flowinfer.engine.loops.lanes import Lanes
-from flowinfer.engine.loops.reference import ReferenceDecoder
+from flowinfer.engine.base import Observer, Row, decode
+from flowinfer.engine.loops.rounds import RoundDecoder
+from flowinfer.engine.loops.workers import DeviceWorkers
 from tests.backends import tiny
 from tests.engine.plans import QUESTIONS, mix, one_step
 
-HERE, THERE = torch.device("cpu"), torch.device("cpu", 0)  # one device, but two for a lane
+HERE, THERE = torch.device("cpu"), torch.device("cpu", 0)  # one device, but two for a worker
 
 
 def test_heads_on_different_devices_run_at_the_same_time() -> None:
     """Each waits for the other: in turn, they would wait for ever."""
     together = threading.Barrier(2)
-    seconds = Lanes([HERE, THERE]).run(lambda k: together.wait(30) and None)
-    assert len(seconds) == 2 and not together.broken
+    DeviceWorkers([HERE, THERE]).run("forward", lambda k: together.wait(30) and None)
+    assert not together.broken
 
 
 def test_heads_on_one_device_run_in_turn_in_the_callers_thread() -> None:
     seen: list[tuple[int, int]] = []
-    Lanes([HERE, HERE, HERE]).run(lambda k: seen.append((k, threading.get_ident())))
+    DeviceWorkers([HERE, HERE, HERE]).run("forward", lambda k: seen.append((k, threading.get_ident())))
     assert seen == [(k, threading.get_ident()) for k in range(3)]
 
 
 def test_heads_that_share_one_of_several_devices_run_in_turn_there() -> None:
     order: list[int] = []
-    Lanes([HERE, THERE, HERE]).run(order.append)
+    DeviceWorkers([HERE, THERE, HERE]).run("forward", order.append)
     assert sorted(order) == [0, 1, 2] and order.index(0) < order.index(2)
 
 
@@ -44,18 +44,18 @@ def test_what_a_head_raises_is_raised_after_all_have_come_to_rest() -> None:
         done.append(k)
 
     with pytest.raises(torch.OutOfMemoryError):
-        Lanes([HERE, THERE]).run(work)
+        DeviceWorkers([HERE, THERE]).run("forward", work)
     assert done == [1]
 
 
 @pytest.mark.parametrize("context", ["native", "canonical"])
-def test_text_does_not_depend_on_lanes(context: str) -> None:
+def test_text_does_not_depend_on_the_number_of_devices(context: str) -> None:
     models = [tiny.model("qwen2", "A"), tiny.model("llama", "B", seed=1), tiny.model("mistral", "W", seed=3)]
     step = one_step(mix("A", "B", "W"), context=context).steps[0]
     texts = []
     for devices in ([HERE, HERE, HERE], [HERE, THERE, HERE]):
-        decoder = ReferenceDecoder(step, models, batch=3, observer=Observer())
-        decoder._lanes = Lanes(devices)
+        decoder = RoundDecoder(step, models, batch=3, observer=Observer())
+        decoder.workers = DeviceWorkers(devices)
         rows = [Row(f"q{k}", "s1", {f"n{n}": text for n in range(3)}) for k, text in enumerate(QUESTIONS)]
-        texts.append({done.row.question_id: done.result and done.result.text for done in decoder.decode(rows)})
+        texts.append({done.row.question_id: done.result and done.result.text for done in decode(decoder, rows)})
     assert texts[0] == texts[1] and len(texts[0]) == len(QUESTIONS)

@@ -41,7 +41,7 @@ class Acceptance:
 
 
 @dataclass
-class Pace:
+class DraftLength:
     """Draft length of one row: double on full acceptance, halve on rejection, pause where little is accepted."""
 
     length: int = _FIRST
@@ -80,8 +80,8 @@ _KEPT = 9
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A draft that a row would verify."""
+class DraftOdds:
+    """How long a draft is, and how likely its keys are to be accepted."""
 
     length: int
     acceptance: float
@@ -107,27 +107,27 @@ class Payoff:
     _skipped: int = 0
     _acceptance: Acceptance = field(default_factory=lambda: Acceptance(_KEEPS[1]))
 
-    def new_pace(self) -> Pace:
-        """Return the pace of a new row, which expects what the step's rows have come to."""
-        return Pace(acceptance=Acceptance(_KEEPS[0], 4 * self._acceptance.share))
+    def new_length(self) -> DraftLength:
+        """Return the draft length of a new row, which expects what the step's rows have come to."""
+        return DraftLength(acceptance=Acceptance(_KEEPS[0], 4 * self._acceptance.share))
 
     def is_open(self, num_rows: int) -> bool:
         """Return whether drafts are worth asking for: how long a plain round of so many rows takes is known."""
         return not self.is_on or len(self._seconds.get((num_rows.bit_length(), 0), ())) >= _PLAIN_ROUNDS
 
-    def width(self, wishes: Sequence[Wish]) -> int:
+    def width(self, drafts: Sequence[DraftOdds]) -> int:
         """Return to how many keys all drafts of a round should be cut."""
-        longest = max((wish.length for wish in wishes), default=0)
+        longest = max((draft.length for draft in drafts), default=0)
         if not self.is_on or not longest:
             return longest
-        num_rows = len(wishes)
+        num_rows = len(drafts)
         plain = self._known(num_rows, 0) or 0.0
         earned = {0: 0.0}
         for width in {1, 2, 4, 8, longest}:
             cost = self._cost(num_rows, width)
             if cost is None:
                 return min(longest, _TRIAL)
-            earned[width] = sum(wish.expected(width) for wish in wishes) * plain / num_rows - (cost - plain)
+            earned[width] = sum(draft.expected(width) for draft in drafts) * plain / num_rows - (cost - plain)
         best = max(earned, key=lambda width: (earned[width], -width))
         self._skipped = 0 if best else self._skipped + 1
         if self._skipped >= _NEXT_TRIAL:

@@ -1,0 +1,156 @@
+"""From all heads' logits to the choice by tensor operations: what every loop chooses by, and the kernels must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from flowinfer.engine.loops.clock import UNTIMED, Clock
+from flowinfer.engine.loops.mixing import Mixer
+from flowinfer.engine.loops.rows import LiveRow
+from flowinfer.engine.loops.sampling import Draws, choose_slots, draws_of
+from flowinfer.spec import Decoding
+
+
+@dataclass(frozen=True)
+class Told:
+    """What each head gave to two slots of B rows, in the vocabulary's order of heads."""
+
+    of_favourites: Tensor
+    """(K, B): to its favourite."""
+    of_slots: Tensor
+    """(K, B): to the slot that the row emits."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What B rows emit next. Tensors of `FusedChoice` are written anew by its next call."""
+
+    slots: Tensor
+    """(B,), int64."""
+    values: Tensor
+    """(B,), fused probability of the slot."""
+    leads: Tensor
+    """(B,), how far the best allowed slot is ahead of the second; 1 where slots are drawn."""
+    favourites: Tensor
+    """(K, B), int64: each head's own most probable slot, allowed or not, in the vocabulary's order of heads."""
+    told: Told | None = None
+    """What heads gave, where somebody listens."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A choice for one row, on the host."""
+
+    slot: int
+    value: float
+    """Its fused probability; on a device's loop only where somebody listens."""
+    lead: float
+    """How far it is ahead of the second best; 1 where it is drawn."""
+    favourites: Sequence[int]
+    """Each head's most probable slot."""
+    of_favourites: Sequence[float] = ()
+    """What each gave to it, where somebody listens."""
+    of_slot: Sequence[float] = ()
+    """What each gave to the emitted slot, where somebody listens."""
+
+
+def choose(
+    mixer: Mixer,
+    logits: Sequence[Tensor],
+    states: Tensor,
+    is_first: Sequence[bool],
+    draws: Draws | None,
+    *,
+    is_told: bool = False,
+    clock: Clock = UNTIMED,
+) -> Choice:
+    """Fuse the heads' distributions of B rows and choose a slot in each.
+
+    Args:
+        mixer: how the heads are fused.
+        logits: K tensors of shape (B, V_k), in the vocabulary's order of heads, each on its head's device.
+        states: shape (B,), int64, UTF-8 states of the rows' texts.
+        is_first: for each row, whether its text is empty; nothing where no head joins its first token to a space.
+        draws: how the rows draw; None = all are greedy.
+        is_told: whether somebody wants to know what each head gave.
+        clock: times its phases.
+    """
+    device = mixer.device
+    with clock.phase("fuse", name="lift"):
+        probs = mixer.lift(logits, is_first)  # K of (B, V_k) -> K of (B, V)
+    if mixer.is_certified and draws is None:
+        with clock.phase("fuse", name="certified choice"):
+            certified = mixer.certified(probs, states)
+        slots, values, leads = certified.slots, certified.values, certified.leads
+    else:
+        for k, own in enumerate(probs):
+            with clock.phase("transfer", head=k):
+                probs[k] = own.to(device)
+        with clock.phase("fuse", name="mix"):
+            fused = mixer.fuse(probs)  # K of (B, V) -> (B, V)
+        with clock.phase("fuse", name="choose"):
+            best = choose_slots(fused, mixer.vocabulary.guard.mask(states), draws)
+            slots, leads = best.slots, best.leads
+            values = fused.gather(-1, slots[:, None])[:, 0]
+    with clock.phase("fuse", name="favourites"):
+        favourites = [own.argmax(-1) for own in probs]
+        told = _told(probs, slots, favourites, device) if is_told else None
+        return Choice(slots, values, leads, torch.stack([own.to(device) for own in favourites]), told)
+
+
+def _told(probs: Sequence[Tensor], slots: Tensor, favourites: Sequence[Tensor], device: torch.device) -> Told:
+    """Return what each head gave to its favourite and to the chosen slot, on one device."""
+
+    def given(to: Sequence[Tensor]) -> Tensor:
+        own = [one.gather(-1, at.to(one.device)[:, None])[:, 0] for one, at in zip(probs, to, strict=True)]
+        return torch.stack([one.to(device) for one in own])  # (K, B)
+
+    return Told(given(favourites), given([slots] * len(probs)))
+
+
+@dataclass
+class Prefixes:
+    """N texts behind each of which a slot is to be chosen: rows' texts as they are, or with a part of a draft."""
+
+    states: list[int] = field(default_factory=list)
+    """UTF-8 state of each."""
+    is_first: list[bool] = field(default_factory=list)
+    """Whether it is empty."""
+    decodings: list[Decoding] = field(default_factory=list)
+    """Its row's options."""
+    keys: list[int] = field(default_factory=list)
+    """Key of its row's noise."""
+    indices: list[int] = field(default_factory=list)
+    """Tokens in it."""
+
+    def add(self, row: LiveRow, states: Sequence[int]) -> None:
+        """Add a row's text, and the same with each further key of a draft."""
+        self.states += states
+        self.is_first += [not row.text and not ahead for ahead in range(len(states))]
+        self.decodings += [row.decoding] * len(states)
+        self.keys += [row.key] * len(states)
+        self.indices += range(row.num_tokens, row.num_tokens + len(states))
+
+    def decide(self, mixer: Mixer, logits: Sequence[Tensor], clock: Clock, *, is_told: bool) -> list[Decision]:
+        """Choose a slot behind each.
+
+        Args:
+            mixer: how the heads are fused.
+            logits: K tensors of shape (N, V_k).
+            clock: times its phases.
+            is_told: whether somebody wants to know what each head gave.
+        """
+        states = torch.tensor(self.states, device=mixer.device)
+        draws = draws_of(self.decodings, self.keys, self.indices, mixer.device)
+        choice = choose(mixer, logits, states, self.is_first, draws, is_told=is_told, clock=clock)
+        with clock.phase("fuse", name="read"):
+            nothing: list[Sequence[float]] = [()] * len(self.states)
+            of_favourites = choice.told.of_favourites.T.tolist() if choice.told else nothing  # (K, N) -> N of K
+            of_slots = choice.told.of_slots.T.tolist() if choice.told else nothing
+            chosen = (choice.slots.tolist(), choice.values.tolist(), choice.leads.tolist())
+            favourites = choice.favourites.T.tolist()
+            return [Decision(*one) for one in zip(*chosen, favourites, of_favourites, of_slots, strict=True)]

@@ -1,0 +1,212 @@
+"""A device's loop from outside: options by row, tokens that are told, rows that come late and rows that are ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowinfer.engine.base import Completion, Observer, Row, TokenEvent, decode
+from flowinfer.engine.loops.batch import Batch
+from flowinfer.engine.loops.decoder import PackedDecoder
+from flowinfer.engine.loops.rounds import RoundDecoder
+from flowinfer.engine.loops.rows import LiveRow
+from flowinfer.engine.loops.stream import PackedStream
+from flowinfer.engine.models import ModelPool
+from flowinfer.language.check import check
+from flowinfer.planning.plan import Plan, compile
+from flowinfer.results import StepResult
+from tests.engine import plans
+from tests.engine.loops.test_decoder import Models, packed_decoder, results, rows_of
+from tests.engine.plans import Listener, mix, one_step
+from tests.engine.test_cuda import ONE, zoo
+
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+PLAN = one_step(mix("A", "B", "C"), max_tokens=10)
+OPTIONS: Sequence[dict[str, Any]] = (
+    {},
+    {"max_tokens": 3},
+    {"max_tokens": 21},
+    {"temperature": 0.9},
+    {"temperature": 0.9, "seed": 7},
+    {"temperature": 1.3, "top_p": 0.8},
+    {"temperature": 2.0, "top_p": 0.4, "max_tokens": 15},
+    {"top_p": 0.5},
+    {"stop": ("a", "e")},
+    {"temperature": 1.1, "stop": (" ",), "max_tokens": 14},
+)
+
+
+def mixed_rows(plan: Plan = PLAN) -> list[Row]:
+    """Return a row for each of the options."""
+    texts = [f"{plans.QUESTIONS[k % 4]} {k}" for k in range(len(OPTIONS))]
+    own = [plan.steps[0].decoding.model_copy(update=options) for options in OPTIONS]
+    return [replace(row, decoding=one) for row, one in zip(rows_of(plan, texts), own, strict=True)]
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=GPU)])
+def models(request: pytest.FixtureRequest, models: Models, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Return three models: tiny ones on the CPU, the lab's on a GPU."""
+    if request.param == "cpu":
+        return models
+    plan = compile(check("(Qwen | Ds | Yi)", zoo=zoo(tmp_path_factory.mktemp("zoo") / "one", ONE)))
+    pool = ModelPool()
+    return {own: pool.get(plan, name, Observer()) for own, name in zip("ABC", ONE, strict=True)}  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+def alone(models: Models) -> dict[str, tuple[object, ...]]:
+    """What each of the rows writes in the host's loop, where it is the only one."""
+    decoder = RoundDecoder(PLAN.steps[0], [models[name] for name in "ABC"], batch=1, observer=Observer())
+    return written(results(decode(decoder, mixed_rows())))
+
+
+def written(found: dict[str, StepResult]) -> dict[str, tuple[object, ...]]:
+    return {key: (result.text, result.tokens, result.finish_reason) for key, result in found.items()}
+
+
+def extra(models: Models) -> int:
+    """Return how many pages more the lab's models need: a key of one head may be 13 ids of another."""
+    return 4 if models["A"].device.type == "cuda" else 0
+
+
+def run_dry(stream: PackedStream) -> dict[str, StepResult]:
+    """Bring a stream on until all its rows have ended."""
+    ended: list[Completion] = []
+    while stream.num_rows:
+        ended += stream.turn()
+    return results(ended)
+
+
+def pages_held(decoder: PackedDecoder) -> list[int]:
+    """Return how many pages of each head are in use."""
+    return [cache.pages.num_pages - cache.pages.num_free for cache in decoder._caches]
+
+
+def test_the_options_of_rows_make_a_difference(alone: dict[str, tuple[object, ...]]) -> None:
+    assert len({text for text, _, _ in alone.values()}) == len(OPTIONS)
+    assert len({reason for _, _, reason in alone.values()}) > 1
+
+
+@settings(max_examples=4, deadline=None)
+@given(order=st.permutations(range(len(OPTIONS))), batch=st.integers(1, 6), num_pages=st.sampled_from([6, 40]))
+def test_a_row_on_the_device_writes_what_it_writes_alone(
+    models: Models, alone: dict[str, tuple[object, ...]], order: list[int], batch: int, num_pages: int
+) -> None:
+    rows = mixed_rows()
+    decoder = packed_decoder(PLAN, models, batch=batch, num_pages=num_pages + extra(models))
+    assert written(results(decode(decoder, [rows[k] for k in order]))) == alone
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.9}], ids=str)
+def test_told_tokens_are_those_of_the_hosts_loop(models: Models, options: dict[str, Any]) -> None:
+    plan = one_step(mix("A", "B", "C"), max_tokens=10, **options)
+    on_host, on_device = Listener(), Listener()
+    own = [models[name] for name in "ABC"]
+    host = RoundDecoder(plan.steps[0], own, batch=3, observer=on_host)
+    device = packed_decoder(plan, models, batch=3, observer=on_device)
+    for decoder in (host, device):
+        list(decode(decoder, rows_of(plan, plans.QUESTIONS)))
+    assert on_device.events.keys() == on_host.events.keys()
+    for key, events in on_host.events.items():
+        found = on_device.events[key]
+        assert [names(event) for event in found] == [names(event) for event in events]
+        for one, other in zip(found, events, strict=True):
+            assert numbers(one) == pytest.approx(numbers(other), rel=1e-3, abs=1e-6)
+
+
+def names(event: TokenEvent) -> tuple[object, ...]:
+    return event.index, event.piece, [(own.node, own.model, own.piece) for own in event.heads]
+
+
+def numbers(event: TokenEvent) -> list[float]:
+    return [event.probability, *(p for own in event.heads for p in (own.probability, own.probability_of_emitted))]
+
+
+def test_a_stream_that_ran_dry_takes_more_rows(models: Models, alone: dict[str, tuple[object, ...]]) -> None:
+    stream = packed_decoder(PLAN, models, batch=3).stream()
+    found: dict[str, StepResult] = {}
+    for row in mixed_rows()[:4]:
+        stream.add(row)
+        found |= run_dry(stream)
+        assert not stream.turn()
+    assert written(found) == {key: alone[key] for key in found}
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    ends=st.dictionaries(st.integers(0, len(OPTIONS) - 1), st.integers(0, 8), min_size=1, max_size=4),
+    batch=st.integers(1, 5),
+    num_pages=st.sampled_from([6, 40]),
+)
+def test_an_ended_row_gets_no_completion_and_changes_no_other_text(
+    models: Models, alone: dict[str, tuple[object, ...]], ends: dict[int, int], batch: int, num_pages: int
+) -> None:
+    """Some rows are ended before the first turn, some while they wait, decode or have lost their pages."""
+    rows, decoder = mixed_rows(), packed_decoder(PLAN, models, batch=batch, num_pages=num_pages + extra(models))
+    stream, found, late = decoder.stream(), {}, set()
+    for row in rows:
+        stream.add(row)
+    for turn in range(9):
+        for k in (k for k, at in ends.items() if at == turn):
+            late |= {k} if rows[k].question_id in found else set()
+            stream.end(rows[k])
+        found |= results(stream.turn())
+    found |= run_dry(stream)
+    gone = {rows[k].question_id for k in ends.keys() - late}
+    assert written(found) == {key: text for key, text in alone.items() if key not in gone}
+    assert pages_held(decoder) == [0, 0, 0]
+
+
+def test_an_ended_row_frees_its_place_and_pages_at_once(models: Models) -> None:
+    decoder = packed_decoder(PLAN, models, batch=2)
+    stream, rows = decoder.stream(), mixed_rows()
+    for row in rows[:2]:
+        stream.add(row)
+    stream.turn()
+    before = pages_held(decoder)
+    stream.end(rows[0])
+    after = pages_held(decoder)
+    assert all(now < then for now, then in zip(after, before, strict=True))
+    assert stream.num_rows == 1
+    stream.close()
+
+
+def test_rows_that_lost_their_pages_can_be_ended(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are short for four rows; the first that gives up its own is ended before it gets them back."""
+    preempted: list[LiveRow] = []
+    take = Batch._preempt
+
+    def note(rows: Batch) -> LiveRow:
+        preempted.append(take(rows))
+        return preempted[-1]
+
+    monkeypatch.setattr(Batch, "_preempt", note)
+    plan = one_step(mix("A", "B", "C"), max_tokens=90)
+    rows = rows_of(plan, plans.QUESTIONS[:4])
+    expected = written(results(decode(packed_decoder(plan, models, batch=1), rows)))
+    decoder = packed_decoder(plan, models, batch=4, num_pages=6 + extra(models))
+    stream = decoder.stream()
+    found: dict[str, StepResult] = {}
+    for row in rows:
+        stream.add(row)
+    while stream.num_rows and not preempted:
+        found |= results(stream.turn())
+    ended = preempted[0].row
+    stream.end(ended)
+    found |= run_dry(stream)
+    assert written(found) == {key: text for key, text in expected.items() if key != ended.question_id}
+    assert pages_held(decoder) == [0, 0, 0]
+
+
+def test_nobody_who_listens_costs_nothing(models: Models) -> None:
+    stream = packed_decoder(PLAN, models, batch=2).stream()
+    stream.add(mixed_rows()[0])
+    stream.turn()
+    assert stream._pending[0].outcome.told is None
+    stream.close()
