@@ -16,13 +16,12 @@ from flowinfer.backends.hf import HfModel
 from flowinfer.engine import decoders
 from flowinfer.engine.base import Completion, Decoder, Row, RowStream
 from flowinfer.engine.execute import execute
-from flowinfer.engine.loops import stream
 from flowinfer.engine.loops.choice import Loop
 from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.fusing import fused_choice
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.lockstep import LockStep
-from flowinfer.engine.loops.outcome import Outcome, last_outcome
+from flowinfer.engine.loops.outcome import Outcome
 from flowinfer.engine.loops.stream import PackedStream
 from flowinfer.engine.network.runner import runner_of
 from flowinfer.errors import MemoryShort, RunError
@@ -39,7 +38,7 @@ def packed(loop: Loop, kind: type[PackedDecoder] = PackedDecoder) -> PackedDecod
     """Return the packed decoder of a loop, on the CPU."""
     heads = Heads(loop.step, loop.models, observer=loop.observer, keeps_thinking=loop.keeps_thinking)
     runners: Any = [runner_of(model.transformers_model) for model in loop.models]
-    choose = fused_choice(heads.mixer, loop.step.decoding, loop.batch, torch.float32)
+    choose = fused_choice(heads.mixer, loop.batch, torch.float32)
     return kind(heads, runners, choose, batch=loop.batch, num_pages=[40] * len(runners))
 
 
@@ -208,12 +207,13 @@ def test_devices_of_any_speed(models: Models, monkeypatch: pytest.MonkeyPatch, k
     """Outcomes come late, some much later than others; the host waits for none of them."""
     rng, outcomes = random.Random(seed), []
 
-    def late(lock: LockStep, steps: int) -> Late:
-        outcomes.append(Late(last_outcome(lock, steps), rng.choice([0, 0, 1, 5, 20])))
+    def late(lock: LockStep, count: int, *, is_told: bool) -> Late:
+        outcomes.append(Late(in_time(lock, count, is_told=is_told), rng.choice([0, 0, 1, 5, 20])))
         return outcomes[-1]
 
+    in_time = LockStep.last_outcome
     expected = by_reference(PLANS[kind], models)
-    monkeypatch.setattr(stream, "last_outcome", late)
+    monkeypatch.setattr(LockStep, "last_outcome", late)
     serve(monkeypatch)
     assert told(run(PLANS[kind], models, batch=2)) == expected
     assert not any(outcome.num_waits for outcome in outcomes)
@@ -313,7 +313,7 @@ def test_an_interrupted_run_leaves_nothing_behind(models: Models, monkeypatch: p
     assert len(made) == 3, "s2 and s4 are one loop"
     for decoder in made:
         assert all(cache.pages.num_free == cache.pages.num_pages for cache in decoder._caches)
-        assert not decoder._lock.live.any()
+        assert not decoder._lock._states.live.any()
     rest = {trace.question_id: trace for trace in execute(PLANS["answers"], questions(), **options)}
     assert told(rest) == expected
     assert first.question_id in rest
