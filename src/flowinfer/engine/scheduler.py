@@ -194,6 +194,7 @@ class Scheduler:
         passed_on = {own: asked.results[read].passed_on for own, read in shared.reads.items()}
         prompts = render_prompts(shared.plan, shared.step, asked.question, asked.text(asked.question), passed_on)
         key = self._caching.key(shared.plan, shared.step, prompts, asked.question.id)
+        key += f"-{shared.draw}" if key and shared.draw else ""
         turn = Turn(shared, asked, prompts)
         if self._rows.joined(turn, key):
             return
