@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from flowinfer.engine.adoption import moved, ordered, renamed
@@ -26,7 +26,7 @@ from flowinfer.engine.waiting import OnTheWay, Turn, Waiting
 from flowinfer.engine.work import Asked, render_prompts
 from flowinfer.errors import FlowInferError, RunError
 from flowinfer.planning.merge import SharedStep
-from flowinfer.planning.plan import held_models
+from flowinfer.planning.plan import Step, held_models
 from flowinfer.results import StepResult
 
 _PAUSE_SECONDS = 1e-4
@@ -89,7 +89,10 @@ class Scheduler:
             self._first.setdefault(shared.loop, shared)
             for read in dict.fromkeys(shared.reads.values()):
                 self._readers[read].append(shared)
-        self._loops = {name: decoders.loop(name, first.plan, first.step) for name, first in self._first.items()}
+        self._loops = {
+            name: decoders.loop(name, first.plan, _widest([shared.step for shared in steps if shared.loop == name]))
+            for name, first in self._first.items()
+        }
         self._now: set[str] = set()
         """Steps that may run now."""
         self._open: dict[int, Asked] = {}
@@ -191,6 +194,7 @@ class Scheduler:
         passed_on = {own: asked.results[read].passed_on for own, read in shared.reads.items()}
         prompts = render_prompts(shared.plan, shared.step, asked.question, asked.text(asked.question), passed_on)
         key = self._caching.key(shared.plan, shared.step, prompts, asked.question.id)
+        key += f"-{shared.draw}" if key and shared.draw else ""
         turn = Turn(shared, asked, prompts)
         if self._rows.joined(turn, key):
             return
@@ -328,6 +332,12 @@ class Scheduler:
         """Let a question go that has nothing left to do in these steps, so that another can come."""
         if not any(shared in self._now for shared in asked.wanted):
             self._open.pop(id(asked), None)
+
+
+def _widest(steps: Sequence[Step]) -> Step:
+    """Return the first step with room for what the longest of them may write; a row has options of its own."""
+    most = max(step.decoding.max_tokens for step in steps)
+    return replace(steps[0], decoding=steps[0].decoding.model_copy(update={"max_tokens": most}))
 
 
 def _whole(source: Iterable[Asked | None]) -> Iterator[Asked]:

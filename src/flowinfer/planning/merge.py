@@ -14,6 +14,7 @@ from typing import Any
 
 from flowinfer.planning.identity import Canonical, as_text, canonical
 from flowinfer.planning.plan import Member, Plan, Step, members, text_options
+from flowinfer.registry import backends
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class SharedStep:
     """Steps of one loop name decode together: same models, weights and decoding, whatever their prompts."""
     nodes: tuple[str, ...]
     """Its nodes in an order in which all steps of its loop agree."""
+    draw: int = 0
+    """How many equal steps stand before it in its plan: an endpoint may answer each otherwise, a local model not."""
 
     @property
     def num_calls(self) -> int:
@@ -102,7 +105,10 @@ class _Merger:
         for step in plan.steps:
             reads = {name: uses[name].shared for name in step.reads}
             described = _describe(plan, step, reads)
-            signature = _digest(_decisive(plan, step, described))
+            draw, decisive = 0, _decisive(plan, step, described)
+            while _is_text_only(plan, step) and self._is_used(uses, _digest(decisive | {"draw": draw})):
+                draw += 1
+            signature = _digest(decisive | {"draw": draw})
             if signature not in self.steps:
                 depth = 1 + max((self._depth(one) for one in reads.values()), default=-1)
                 loop = _loop(plan, step)
@@ -115,12 +121,16 @@ class _Merger:
                     depth,
                     _digest({"source": loop.description, "decoding": step.decoding.of_loop()}),
                     loop.nodes,
+                    draw,
                 )
                 self._nodes[signature] = described.nodes
             shared = self.steps[signature]
             names = dict(zip(self._nodes[signature], described.nodes, strict=True))
             uses[step.id] = Use(shared.id, names)
         return uses
+
+    def _is_used(self, uses: Mapping[str, Use], signature: str) -> bool:
+        return signature in self.steps and any(use.shared == self.steps[signature].id for use in uses.values())
 
     def _depth(self, shared_id: str) -> int:
         return next(shared.depth for shared in self.steps.values() if shared.id == shared_id)
@@ -144,6 +154,11 @@ def _decisive(plan: Plan, step: Step, described: Canonical) -> dict[str, Any]:
     if step.decoding.temperature > 0:
         decisive["stream"] = step.id
     return decisive
+
+
+def _is_text_only(plan: Plan, step: Step) -> bool:
+    known = (backends().get(plan.models[member.model].backend) for member in members(step.source))
+    return any(backend is not None and backend.text_only for backend in known)
 
 
 def _loop(plan: Plan, step: Step) -> Canonical:
