@@ -16,7 +16,7 @@ import pytest
 from flowinfer import cli
 from flowinfer.runs.store import read_json, read_records
 from flowinfer.sweeps.folder import read_index, read_latency
-from tests.command import flowinfer
+from tests.command import flowinfer, hear_signals
 from tests.sweeps.test_sweep import ITEMS, texts, write_items
 
 SWEEP = ("sweep", "--models", "Qwen,Yi,Ds", "--datasets", "items.jsonl", "--zoo", "toy", "--set", "max_tokens=6")
@@ -174,7 +174,7 @@ def kill_and_resume(
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            preexec_fn=hear_interrupts,
+            preexec_fn=hear_signals,
         )
         _wait_for_work(process, out, randomness.randint(1, lines))
         if deaths < most and process.poll() is None:
@@ -190,11 +190,6 @@ def kill_and_resume(
         (folder,) = [path.parent for path in out.glob("*/results.json")]
         assert deaths >= 1
         return folder
-
-
-def hear_interrupts() -> None:
-    """Let a child hear interrupts, also where the tests themselves were begun in the background and do not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _written(out: Path) -> int:
