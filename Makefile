@@ -33,7 +33,7 @@ test-lab: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile lab/tests
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu

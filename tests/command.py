@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -16,6 +17,12 @@ from pathlib import Path
 import pytest
 
 from flowinfer import cli
+
+
+def hear_signals() -> None:
+    """Let a child be ended by signals, also where the tests were begun in the background and it would not hear them."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def flowinfer(*arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:

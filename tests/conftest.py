@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -19,11 +20,25 @@ os.environ |= {
     "NO_COLOR": "1",
 }
 
-settings.register_profile("flowinfer", deadline=None)
+settings.register_profile("flowinfer", deadline=None, max_examples=30)
 settings.load_profile("flowinfer")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("FLOWINFER_TEST_DATA", ROOT.parent / "shared"))
+
+
+@pytest.hookimpl(optionalhook=True)  # there is no xdist where tests run in one process
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process whole files, and one of them all of reports: what those share takes long to make."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Rooms(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+        def _split_scope(self, nodeid: str) -> str:
+            return "report" if "tests/report/" in nodeid else super()._split_scope(nodeid)
+
+    return Rooms(config, log)
 
 
 def shared_path(*parts: str) -> Path:

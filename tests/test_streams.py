@@ -13,6 +13,7 @@ import pytest
 
 from flowinfer.cli.exec import batch_size
 from flowinfer.errors import UsageError
+from tests.command import hear_signals
 
 QUICK = (("--version",), ("fmt", "-"), ("graph", "b.flow"))
 OTHERS = (
@@ -123,7 +124,7 @@ def test_signals_that_end_a_session_leave_a_run_to_go_on_with(work: Path, number
         "toy",
         "--no-cache",
     ]
-    with subprocess.Popen(command, cwd=work, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(command, cwd=work, stderr=subprocess.PIPE, text=True, preexec_fn=hear_signals) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("loading"):

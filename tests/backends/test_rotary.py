@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+import transformers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 from transformers import PreTrainedModel as Network
 
@@ -62,7 +63,13 @@ def network(kind: str) -> Network:
         layer_types=["sliding_attention", "full_attention"],
         rope_parameters=of_layers,
     )
-    return Gemma3ForCausalLM(config).eval()
+    made = Gemma3ForCausalLM(config).eval()
+    try:
+        for _ in range(2):
+            whole(made, drawn(SWITCH + 1))
+    except UnboundLocalError:
+        pytest.skip(f"transformers {transformers.__version__} cannot read a long row of a model with {kind}")
+    return made
 
 
 KINDS = ("longrope", "dynamic", "longrope in some layers", "dynamic in some layers")
@@ -136,6 +143,7 @@ def test_longrope_writes_what_generate_writes_across_the_switch() -> None:
         session.feed({row: [written[-1]]})
     ids = torch.tensor([prompt])
     options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 16, "do_sample": False, "pad_token_id": 0}
+    options["use_cache"] = False  # some transformers go on with stale keys
     assert model.generate(ids, **options)[0, len(prompt) :].tolist() == written
 
 

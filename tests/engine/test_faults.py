@@ -18,7 +18,7 @@ from tests.engine.faults import ERRORS, Fault, Panic, run
 from tests.engine.loops.test_stages import after, told, voted
 from tests.engine.plans import chain, member, mix, one_step
 
-ENGINES = ("rounds", "packed")
+ENGINES = (pytest.param("rounds", marks=pytest.mark.slow), "packed")
 FORMS = {
     "chain": chain(after("A"), after("B", "s1"), max_tokens=4),
     "fused": chain((mix("A", "B"), ()), max_tokens=4),
@@ -45,8 +45,8 @@ def test_a_fault_at_any_call_fails_one_question_at_most_and_changes_no_other(
     counting = Fault()
     asked = plans.questions(plans.QUESTIONS[:4])
     expected = told(run(FORMS[form], models, asked, counting, engine=engine))
-    for share in range(1, 8):
-        fault = Fault(1 + counting.num_calls * share // 8, ERRORS[share % len(ERRORS)])
+    for share, error in enumerate(ERRORS, 1):
+        fault = Fault(1 + counting.num_calls * share // (1 + len(ERRORS)), error)
         traces = run(FORMS[form], models, asked, fault, engine=engine)
         failed = {name: trace.error for name, trace in traces.items() if trace.error is not None}
         assert len(failed) <= 1, failed
@@ -104,8 +104,7 @@ class ChokingModel(plans.Watched):
         return Choking(super().open(), self._ids, self._error)
 
 
-@pytest.mark.parametrize("batch", [1, 3, 7])
-@pytest.mark.parametrize("index", [0, 4, 6])
+@pytest.mark.parametrize(("batch", "index"), [(1, 4), (3, 0), (3, 6), (7, 4)])
 def test_what_breaks_a_whole_batch_is_traced_to_its_question(
     models: dict[str, HfModel], batch: int, index: int
 ) -> None:

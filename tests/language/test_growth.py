@@ -14,7 +14,7 @@ from flowinfer.language.formatting import format_text
 from flowinfer.planning.plan import compile
 from tests.zoos import NAMES
 
-_SIZES = [pytest.param(200, id="small"), pytest.param(2_500, id="large", marks=pytest.mark.slow)]
+_SMALL, _LARGE = 200, 2_500
 _MOST = 10
 """Most times that four times the input may take; a quadratic reader takes sixteen."""
 _LEAST_SECONDS = 0.05
@@ -96,6 +96,11 @@ _SHAPES: dict[str, Grow] = {
     "escapes": lambda n: 'A[prompt="' + "\\q" * n + '"]',
     "a long text over lines": lambda n: 'A[prompt="""' + "a {question}\n  " * n + '"""]',
 }
+_QUICK = ("digits before a letter", "a huge name", "lets in a row", "a wide group", "unknown options", "a long prompt")
+_CASES = [
+    *(pytest.param(_SHAPES[name], _SMALL, id=f"{name}-small") for name in _QUICK),
+    *(pytest.param(grow, _LARGE, id=f"{name}-large", marks=pytest.mark.slow) for name, grow in _SHAPES.items()),
+]
 
 
 def _seconds(text: str) -> float:
@@ -107,8 +112,7 @@ def _seconds(text: str) -> float:
     return time.process_time() - start
 
 
-@pytest.mark.parametrize("size", _SIZES)
-@pytest.mark.parametrize("grow", _SHAPES.values(), ids=_SHAPES.keys())
+@pytest.mark.parametrize(("grow", "size"), _CASES)
 def test_four_times_the_text_takes_about_four_times_as_long(grow: Grow, size: int) -> None:
     _compare(grow, size)
 

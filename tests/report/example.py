@@ -55,7 +55,7 @@ def show(sweep: Path, into: Path) -> None:
     write(build(gather([str(sweep)]), Against(is_paper=True)), whole, ("html", "md", "csv", "latex"))
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
-    names = ["report.html", *(f"figures/{key}.svg" for key in FIGURES)]
+    names = ["report.html", *(name for key in FIGURES if (whole / (name := f"figures/{key}.svg")).exists())]
     names += [name for path in whole.glob("tables/*") if TABLES.fullmatch(name := f"tables/{path.name}")]
     for name in names:
         (into / name).parent.mkdir(exist_ok=True)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from flowinfer.paper.paths import paths
 from flowinfer.planning.plan import Plan, compile, fingerprint, members
 from flowinfer.results import HeadTimes, Question, Record, Score, StepResult, Trace
 from flowinfer.runs.store import Run, write_json
+from flowinfer.spec import Flow
 from flowinfer.tasks.base import fingerprint as data_fingerprint
 
 MODELS = ("Qwen", "Ds", "Yi")
@@ -83,6 +85,12 @@ def record(question: Question, plan: Plan, is_right: bool, spoken: Spoken, secon
     )
 
 
+@cache
+def _planned(text: str, max_tokens: str) -> tuple[Flow, Plan]:
+    flow = check(text, zoo="lab", overrides={"max_tokens": max_tokens})
+    return flow, compile(flow)
+
+
 def write_run(
     root: Path,
     flow_text: str,
@@ -96,8 +104,7 @@ def write_run(
     label: str | None = None,
 ) -> Path:
     """Write a run folder; fewer answered than asked is an interrupted run."""
-    flow = check(flow_text, zoo="lab", overrides={"max_tokens": max_tokens})
-    plan = compile(flow)
+    flow, plan = _planned(flow_text, max_tokens)
     task = asked[0].kind
     settings = {
         "flow": flow.name,

@@ -16,10 +16,11 @@ import pytest
 from flowinfer import cli
 from flowinfer.runs.store import read_json, read_records
 from flowinfer.sweeps.folder import read_index, read_latency
-from tests.command import flowinfer
+from tests.command import flowinfer, hear_signals
 from tests.sweeps.test_sweep import ITEMS, texts, write_items
 
 SWEEP = ("sweep", "--models", "Qwen,Yi,Ds", "--datasets", "items.jsonl", "--zoo", "toy", "--set", "max_tokens=6")
+FEW = (*SWEEP, "--strategies", "single")
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_a_dry_run_counts_and_runs_nothing(work: Path) -> None:
 
 def test_failed_paths_and_questions_are_exit_4(work: Path) -> None:
     write_items(work / "items.jsonl", [*ITEMS[:1], {"id": "long", "question": "x " * 9000, "answer": "1"}])
-    done = flowinfer(*SWEEP, "--strategies", "single", cwd=work)
+    done = flowinfer(*FEW, cwd=work)
     assert done.returncode == 4
     assert "failed: p01 Qwen on items: 1 questions failed" in done.stderr and "--resume" in done.stderr
 
@@ -86,8 +87,8 @@ def test_failed_paths_and_questions_are_exit_4(work: Path) -> None:
         ((*SWEEP, "--strategies", "s2q"), 2, "did you mean"),
         ((*SWEEP, "--strategies", ","), 2, "--strategies is empty"),
         ((*SWEEP[:2], "Qwen,Yi", *SWEEP[3:], "--strategies", "s2p"), 2, "S2P and P2S at least 3"),
-        ((*SWEEP, "--datasets", "gsm9k"), 2, "did you mean 'gsm8k'?"),
-        ((*SWEEP, "--datasets", "items.jsonl,items.jsonl"), 2, "named twice"),
+        ((*FEW, "--datasets", "gsm9k"), 2, "did you mean 'gsm8k'?"),
+        ((*FEW, "--datasets", "items.jsonl,items.jsonl"), 2, "named twice"),
         ((*SWEEP, "--depth", "x"), 2, "expected a whole number"),
         ((*SWEEP, "--depth", "4"), 2, "expected 1 to 3"),
         ((*SWEEP, "--grid", "max_token=1,2"), 2, "did you mean 'max_tokens'?"),
@@ -99,29 +100,29 @@ def test_failed_paths_and_questions_are_exit_4(work: Path) -> None:
         ((*SWEEP, "--grid", "seed=1,x"), 2, "--grid seed=x: not a value of that option"),
         ((*SWEEP, "--grid", "temperature=-1"), 2, "help: expected greater than or equal to 0"),
         ((*SWEEP, "--grid", "context=both"), 2, "help: expected 'native' or 'canonical'"),
-        ((*SWEEP, "--datasets", "nope.jsonl"), 1, "nope.jsonl: no such file or directory"),
+        ((*FEW, "--datasets", "nope.jsonl"), 1, "nope.jsonl: no such file or directory"),
         ((*SWEEP, "--grid", "fuser=meen"), 2, "did you mean 'mean'?"),
         ((*SWEEP, "--grid", "fuser=meen"), 2, "--grid fuser=meen: unknown fuser"),
         ((*SWEEP, "--grid", "context=naitve"), 2, "context=naitve"),
         ((*SWEEP, "--grid", "prompts=papr"), 2, "--grid prompts=papr: unknown prompt set"),
         ((*SWEEP, "--grid", "weights=1:0"), 2, "expected positive numbers"),
-        ((*SWEEP, "--grid", "weights=1:2", "--flows", "flows"), 2, "a flow file has its own weights"),
+        ((*FEW, "--grid", "weights=1:2", "--flows", "flows"), 2, "a flow file has its own weights"),
         ((*SWEEP, "--max-paths", "5"), 2, "27 paths are more than --max-paths 5"),
         ((*SWEEP, "--max-paths", "0"), 2, "expected at least 1"),
         ((*SWEEP, "--latency", "-1"), 2, "expected 0 or more"),
         ((*SWEEP, "--latency", "1", "--independent"), 2, "leave out --latency"),
         ((*SWEEP, "--batch", "4", "--independent"), 2, "leave out --batch"),
         ((*SWEEP, "--batch", "x"), 2, "expected 'auto'"),
-        ((*SWEEP, "--sample", "0"), 2, "at least 1"),
-        ((*SWEEP, "--sample", "2", "--limit", "2"), 2, "exclude each other"),
+        ((*FEW, "--sample", "0"), 2, "at least 1"),
+        ((*FEW, "--sample", "2", "--limit", "2"), 2, "exclude each other"),
         ((*SWEEP, "--data", "gsm9k=x"), 2, "no data set of that name"),
         ((*SWEEP, "--zoo", "labb"), 2, "unknown zoo"),
         ((*SWEEP, "--flows", "nowhere"), 2, "no such file or folder: 'nowhere'"),
-        ((*SWEEP, "--flows", "bad.flow"), 1, "did you mean 'Yi'?"),
-        ((*SWEEP, "--flows", "."), 1, "unknown model 'Yii'"),
+        ((*FEW, "--flows", "bad.flow"), 1, "did you mean 'Yi'?"),
+        ((*FEW, "--flows", "."), 1, "unknown model 'Yii'"),
         (("sweep", "--resume"), 2, "no sweeps in 'sweeps'"),
         (("sweep", "--resume", "nope"), 2, "no sweep 'nope'"),
-        ((*SWEEP, "--out", "items.jsonl"), 2, "cannot make a sweep folder"),
+        ((*FEW, "--out", "items.jsonl"), 2, "cannot make a sweep folder"),
     ],
 )
 def test_wrong_input_gets_a_message_and_a_cure(
@@ -139,7 +140,7 @@ def test_wrong_input_gets_a_message_and_a_cure(
 
 
 def test_resuming_keeps_what_a_sweep_was_started_with(work: Path) -> None:
-    assert flowinfer(*SWEEP, "--strategies", "single", cwd=work).returncode == 0
+    assert flowinfer(*FEW, cwd=work).returncode == 0
     done = flowinfer("sweep", "--resume", "--limit", "2", cwd=work)
     assert done.returncode == 2 and "--limit differs from what sweep" in done.stderr
     done = flowinfer("sweep", "--resume", "--latency", "1", "--json", cwd=work)
@@ -173,7 +174,7 @@ def kill_and_resume(
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            preexec_fn=hear_interrupts,
+            preexec_fn=hear_signals,
         )
         _wait_for_work(process, out, randomness.randint(1, lines))
         if deaths < most and process.poll() is None:
@@ -189,11 +190,6 @@ def kill_and_resume(
         (folder,) = [path.parent for path in out.glob("*/results.json")]
         assert deaths >= 1
         return folder
-
-
-def hear_interrupts() -> None:
-    """Let a child hear interrupts, also where the tests themselves were begun in the background and do not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _written(out: Path) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import flowinfer
+from flowinfer.engine.models import ModelPool
 from flowinfer.errors import UsageError
 from flowinfer.runs.experiment import Request, evaluate
 from flowinfer.runs.store import read_json, read_records
@@ -54,16 +57,22 @@ def run_of(sweep: Sweep, key: str) -> Path:
     return sweep.folder / next(entry.run for (path, _), entry in read_index(sweep.folder).items() if path == key)
 
 
+def assert_as_alone(work: Path, found: Sweep, **options: Any) -> None:
+    """Run each path of a sweep by itself, on models that are loaded once, and compare."""
+    questions = load_questions(str(work / "items.jsonl"))
+    request = Request(out=work / "alone", use_cache=False, **options)
+    with closing(ModelPool()) as pool:
+        for row in found.rows:
+            alone = evaluate(row.wiring.checked, questions, request, models=pool)
+            assert alone.run is not None
+            assert texts(run_of(found, row.wiring.key)) == texts(Path(alone.run)), row.wiring.name
+
+
 def test_a_shared_sweep_answers_as_independent_runs_do_byte_for_byte(work: Path, toy_zoo: Path) -> None:
     """27 paths: prompts, texts, heads, answers and verdicts, in the ids of each path's own flow."""
     found = sweep(work, toy_zoo)
     assert len(found.rows) == 27
-    questions = load_questions(str(work / "items.jsonl"))
-    for row in found.rows:
-        request = Request(out=work / "alone", batch=1, use_cache=False)
-        alone = evaluate(row.wiring.checked, questions, request)
-        assert alone.run is not None
-        assert texts(run_of(found, row.wiring.key)) == texts(Path(alone.run)), row.wiring.name
+    assert_as_alone(work, found, batch=1)
 
 
 def test_calls_are_counted_and_steps_of_other_runs_marked(work: Path, toy_zoo: Path) -> None:
@@ -177,11 +186,7 @@ def test_resuming_refuses_other_questions(work: Path, toy_zoo: Path) -> None:
 
 def test_what_was_sampled_is_shared_only_where_it_is_the_same_draw(work: Path, toy_zoo: Path) -> None:
     found = sweep(work, toy_zoo, "Qwen", "Yi", params={"max_tokens": 7, "temperature": 1})
-    questions = load_questions(str(work / "items.jsonl"))
-    for row in found.rows:
-        alone = evaluate(row.wiring.checked, questions, Request(out=work / "alone", use_cache=False))
-        assert alone.run is not None
-        assert texts(run_of(found, row.wiring.key)) == texts(Path(alone.run)), row.wiring.name
+    assert_as_alone(work, found)
 
 
 def test_flows_of_every_kind_share_steps(work: Path, toy_zoo: Path) -> None:
@@ -205,8 +210,4 @@ def test_flows_of_every_kind_share_steps(work: Path, toy_zoo: Path) -> None:
         out=work / "sweeps",
     )
     assert found.calls_made == (3 + 0 + 1 + 2 + 3 + 0) * len(ITEMS)
-    questions = load_questions(str(work / "items.jsonl"))
-    for row in found.rows:
-        alone = evaluate(row.wiring.checked, questions, Request(out=work / "alone", batch=1, use_cache=False))
-        assert alone.run is not None
-        assert texts(run_of(found, row.wiring.key)) == texts(Path(alone.run)), row.wiring.name
+    assert_as_alone(work, found, batch=1)

@@ -4,7 +4,7 @@ A model with such an embedding (longrope: Phi-3, Phi-4-mini; dynamic NTK) turns 
 depend on how long the row is now. Keys that were cached under other factors are wrong, so the row is read again:
 longrope has two sets of factors and one switch, dynamic NTK new ones with every token beyond its first limit. The
 meaning is always that of one forward over the whole row without a cache. transformers' own `generate` does the same at
-the switch of longrope; with dynamic NTK it goes on with stale keys, unless it is told use_cache=False.
+the switch of longrope, in newer releases; with dynamic NTK it goes on with stale keys, unless told use_cache=False.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ def test_the_last_rows_move_together_so_that_steps_grow_small(models: Models, mo
     assert sizes[-1] == 1
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6),
     batch=st.integers(1, 5),

@@ -113,7 +113,9 @@ def by_reference(plan: Plan, models: Models, texts: Sequence[str] = plans.QUESTI
     return told(run(plan, models, texts, vote=longest))
 
 
-@pytest.mark.parametrize(("kind", "batch"), [*((kind, 3) for kind in PLANS), ("answers", 1)])
+@pytest.mark.parametrize(
+    ("kind", "batch"), [*((kind, 3) for kind in PLANS), pytest.param("answers", 1, marks=pytest.mark.slow)]
+)
 def test_texts_are_those_of_step_after_step(
     models: Models, monkeypatch: pytest.MonkeyPatch, kind: str, batch: int
 ) -> None:
@@ -131,7 +133,7 @@ def test_streamed_steps_beside_one_that_cannot_be_streamed(models: Models, monke
     assert told(run(plan, models, batch=2)) == expected
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 1000), batch=st.integers(2, 5), kind=st.sampled_from(["S2P", "answers"]))
 def test_the_order_of_questions_changes_no_text(models: Models, seed: int, batch: int, kind: str) -> None:
     texts = list(plans.QUESTIONS)
@@ -202,7 +204,7 @@ class Late:
         self.num_waits += 1
 
 
-@pytest.mark.parametrize(("kind", "seed"), [("one", 0), ("S2P", 1), ("answers", 2), ("answers", 3)])
+@pytest.mark.parametrize(("kind", "seed"), [("S2P", 1), ("answers", 2)])
 def test_devices_of_any_speed(models: Models, monkeypatch: pytest.MonkeyPatch, kind: str, seed: int) -> None:
     """Outcomes come late, some much later than others; the host waits for none of them."""
     rng, outcomes = random.Random(seed), []
