@@ -123,8 +123,9 @@ def resolve_ref(ref: str, base: Path) -> str:
 
 
 def is_missing(spec: ModelSpec) -> bool:
-    """Return whether a local model's reference is a folder that is not there, or can be neither folder nor hub id."""
-    if backends()[spec.backend].text_only or os.path.isdir(spec.ref):
+    """Return whether a local model's reference is a path that is not there, or can be neither path nor hub id."""
+    is_there = os.path.isdir if spec.backend == "hf" else os.path.exists
+    if backends()[spec.backend].text_only or is_there(spec.ref):
         return False
     return os.path.isabs(spec.ref) or spec.ref.count("/") > 1
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, normalizers
 from transformers import (
     BertConfig,
     BertLMHeadModel,
@@ -173,7 +173,9 @@ def test_what_a_models_cache_is_called_does_not_matter(open_: type) -> None:
     renamed = qwen2(RenamedForCausalLM)
     renamed.plain = own
     model = hf.HfModel(spec("x"), renamed, tiny.wrapped(toys.byte_level()))
-    assert model.is_batched and caches.words_of(renamed) == caches.Words("memory", can_keep=False, can_place=True)
+    assert isinstance(model.open(), BatchSession) and caches.words_of(renamed) == caches.Words(
+        "memory", can_keep=False, can_place=True
+    )
     sessions = [open_(network) for network in (own, renamed)]
     for session in sessions:
         session.add([[1, 2, 3], [4]])
@@ -485,3 +487,11 @@ def test_what_the_tokenizers_library_panics_over_is_a_load_error(
     file.write_text(json.dumps(data), "utf-8")
     with pytest.raises(LoadError, match=r"(?i)cannot be loaded|tokenizer"):
         hf.load(spec(folder), "cpu")
+
+
+def test_what_a_tokenizer_loses_is_noted() -> None:
+    losing = Tokenizer.from_str(toys.byte_level().to_str())
+    losing.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    (note,) = tiny.model("qwen2", "L", tokenizer=losing).notes
+    said = "compatibility forms are replaced (NFKC); upper case is lost"
+    assert note == f"'L' reads no text exactly as it stands: {said}"

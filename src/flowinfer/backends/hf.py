@@ -54,16 +54,13 @@ class HfModel:
             tokens = every.limited(min(self.num_columns, int(model.get_input_embeddings().weight.shape[0])))
             self._prompts = ChatPrompts(tokenizer, tokens, chat=spec.chat, system=spec.system)
         ends = configured_ends(tokenizer, model.generation_config)
-        self._tokens = tokens.writing(name for name in self._prompts.turn.inside if tokens.specials[name] not in ends)
+        self._tokens = tokens.writing(name for name in self._prompts.written if tokens.specials[name] not in ends)
         self._beyond = every.pieces[len(tokens.pieces) :]
         """What the tokenizer's ids write for which the model has no embedding or no logit."""
-        self.losses = tokens.losses
-        """What the tokenizer changes in a text before the model reads it."""
         self.is_exact = model.dtype in (torch.float32, torch.float64)
         self.max_positions = _max_positions(model.config)
         self._kind = session_kind(model)
-        self.is_batched = self._kind is BatchSession
-        """False: a cache per row serves it, because its layers do not attend to every earlier token."""
+        self.notes = tuple(_notes(spec.name, tokens.losses, is_batched=self._kind is BatchSession))
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -112,6 +109,14 @@ class HfModel:
         gc.collect()  # a packed model and its runner hold on to each other
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _notes(name: str, losses: Sequence[str], *, is_batched: bool) -> Iterator[str]:
+    """Yield what the user should know of a model."""
+    if not is_batched:
+        yield f"'{name}' has layers that do not attend to every token: its rows run one by one"
+    if losses:
+        yield f"'{name}' reads no text exactly as it stands: {'; '.join(losses)}"
 
 
 @contextmanager
