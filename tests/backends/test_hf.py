@@ -34,6 +34,7 @@ from transformers.utils import ModelOutput
 
 from flowinfer.backends import caches, hf
 from flowinfer.backends.base import TokenModel
+from flowinfer.backends.kinds import session_kind
 from flowinfer.backends.row_session import RowSession
 from flowinfer.backends.session import BatchSession
 from flowinfer.errors import LoadError
@@ -195,7 +196,7 @@ def test_what_a_models_cache_is_called_does_not_matter(open_: type) -> None:
 )
 def test_a_model_that_cannot_go_on_from_its_cache_is_found_out(kind: type[PreTrainedModel], reason: str) -> None:
     with pytest.raises(caches.NotCached, match=reason):
-        hf.session_kind(qwen2(kind))
+        session_kind(qwen2(kind))
 
 
 @pytest.mark.parametrize(
@@ -295,7 +296,7 @@ def test_folder_without_safetensors_is_refused(tmp_path: Path, checkpoint: Path)
     folder = copied(checkpoint, tmp_path, "config.json", "tokenizer.json", "tokenizer_config.json")
     with pytest.raises(LoadError) as caught:
         hf.load(spec(folder), "cpu")
-    assert caught.value.message == f"model 'M': no .safetensors file in {folder}"
+    assert caught.value.message == f"no .safetensors file in {folder}"
     assert caught.value.help == "convert the weights with save_pretrained(safe_serialization=True)"
 
 
@@ -311,7 +312,7 @@ def test_folder_without_a_tokenizer_is_refused(tmp_path: Path, checkpoint: Path)
     folder = copied(checkpoint, tmp_path, "config.json", "model.safetensors")
     with pytest.raises(LoadError) as caught:
         hf.load(spec(folder), "cpu")
-    assert caught.value.message == f"model 'M': no tokenizer in {folder}"
+    assert caught.value.message == f"no tokenizer in {folder}"
     assert caught.value.help == "save the model's tokenizer beside its weights (tokenizer.save_pretrained)"
 
 

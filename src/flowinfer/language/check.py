@@ -41,7 +41,7 @@ from flowinfer.language.syntax import Let, Model, Option, Param, Prompt, Value
 from flowinfer.output import shell
 from flowinfer.registry import fusers, zoos
 from flowinfer.spec import DRAFTS, Decoding, Flow, ModelSpec, Part, drafts, nodes
-from flowinfer.zoo import Zoo, is_missing, resolve_ref, select_zoo, unfit
+from flowinfer.zoo import Zoo, damage, is_missing, resolve_ref, select_zoo, unfit
 
 Read = Callable[[Path], str]
 
@@ -331,15 +331,19 @@ class _Checker:
                     self._report.warning("W0100", f"{kind} '{name}' is never used", span, "use or remove it")
 
     def _warn_missing(self, declared: Declared, scope: Scope, root: Part, zoo: Zoo) -> None:
-        """Warn of local models that are not on this machine, at their declaration or else their first call."""
+        """Warn of local models that are not here or are damaged, at their declaration or else their first call."""
         first = {node.model.name: node for node in reversed(list(nodes(root)))}
         for name, node in first.items():
             is_provided = name not in declared.models and zoo.name in zoos()  # a registered zoo makes its own
-            if is_missing(node.model) and not is_provided:
-                written = declared.models[name].ref if name in declared.models else None
-                span, ref = (written.span, scope.data(written)) if written else (node.span, node.model.ref)
+            if is_provided:
+                continue
+            written = declared.models[name].ref if name in declared.models else None
+            span, ref = (written.span, scope.data(written)) if written else (node.span, node.model.ref)
+            if is_missing(node.model):
                 hint = "paths are relative to the file that names them; hub ids have the form owner/name"
                 self._report.warning("W0101", f"model '{name}': no folder '{ref}' here", span, hint)
+            elif fault := damage(node.model):
+                self._report.warning("W0101", f"model '{name}': {fault.message}", span, fault.help)
 
 
 _PARAM_TYPES: Mapping[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool}
