@@ -103,6 +103,13 @@ def test_verified_drafts_and_plain_decoding_write_the_same() -> None:
     assert texts[0] == texts[1]
 
 
+def test_a_file_that_is_not_there_is_told_by_check_and_by_loading() -> None:
+    with flowinfer.parse('model M = "./gone.txt" { backend=pairs }\nM', zoo="lab") as flowing:
+        assert [told.code for told in flowing.flow.warnings] == ["W0101"]
+        with pytest.raises(LoadError, match=r"model 'M' cannot be loaded from '.*gone.txt': No such file or directory"):
+            flowing.run("hello")
+
+
 def test_what_lacks_a_part_of_the_contract_is_refused_by_its_backends_name() -> None:
     with flowinfer.parse('model M = "x" { backend=odd }\nM', zoo="lab") as flowing, pytest.raises(LoadError) as caught:
         flowing.run("hello")

@@ -73,7 +73,13 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
         raise LoadError(f"unknown backend '{spec.backend}'", help=f"known: {', '.join(backends())}")
     learn_environment(os.environ, *([spec.api_key_env] if spec.api_key_env else []))
     loader = cast(Loader, load(info))
-    model = loader(spec, placement.device, placement.dtype)
+    try:
+        model = loader(spec, placement.device, placement.dtype)
+    except OSError as error:
+        reason = error.strerror or error
+        raise LoadError(
+            f"model '{spec.name}' cannot be loaded from '{spec.ref}': {reason}", help="check ref"
+        ) from error
     if missing := lacks(model, TextModel if info.text_only else TokenModel):
         raise LoadError(
             f"backend '{info.name}' ({info.doc}) gives an object without {', '.join(missing)}",

@@ -39,7 +39,7 @@ from flowinfer.language.prompts import PROMPT_SETS
 from flowinfer.language.resolve import Resolver
 from flowinfer.language.syntax import Let, Model, Option, Param, Prompt, Value
 from flowinfer.output import shell
-from flowinfer.registry import fusers, zoos
+from flowinfer.registry import backends, fusers, zoos
 from flowinfer.spec import DRAFTS, Decoding, Flow, ModelSpec, Part, drafts, nodes
 from flowinfer.zoo import Zoo, damage, is_missing, resolve_ref, select_zoo, unfit
 
@@ -288,8 +288,9 @@ class _Checker:
                 options[option.key] = value[0]
         hint = 'a hub id or a folder in quotes, such as "Qwen/Qwen2.5-7B-Instruct"'
         ref = self._required(model.ref, f"model '{model.name.text}'", hint, scope) or "?"
-        is_local = options.get("backend", "hf") == "hf"
-        spec = ModelSpec(name=model.name.text, ref=resolve_ref(ref, folder) if is_local else ref, **options)
+        backend = backends().get(options.get("backend", "hf"))
+        is_remote = backend is not None and backend.text_only
+        spec = ModelSpec(name=model.name.text, ref=ref if is_remote else resolve_ref(ref, folder), **options)
         for problem in unfit(spec):
             written = next(option for option in model.options if option.key == problem.option)
             span = written.span if problem.code == "E0208" else written.value.span
