@@ -43,7 +43,7 @@ def head(num_columns: int, first: int) -> HeadVocabulary:
     """Return a head of all single bytes, words from a number on, and an end token; ids do not follow the bytes."""
     words = (b"%08x" % ((first + k) * 2_654_435_761 % 2**32) for k in range(num_columns - 257))
     pieces: tuple[bytes | None, ...] = (*(bytes([byte]) for byte in range(256)), *words, None)
-    return HeadVocabulary(TokenBytes(pieces, {}, f"{num_columns}/{first}"), frozenset({num_columns - 1}), num_columns)
+    return HeadVocabulary(TokenBytes(pieces), frozenset({num_columns - 1}), num_columns)
 
 
 class Ways:

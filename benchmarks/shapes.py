@@ -7,7 +7,6 @@ an earlier step's text, changes them and adds an id for every four bytes.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from flowinfer.backends.base import Prompt
-from flowinfer.backends.hf import HfModel, session_kind
-from flowinfer.backends.session import BatchSession
+from flowinfer.backends.hf import HfModel
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
 from flowinfer.planning.plan import Member, Mixture, Step
@@ -93,8 +91,6 @@ class ShapeModel(HfModel):
         self.num_columns = shape.vocab
         self.is_exact = dtype in (torch.float32, torch.float64)
         self.max_positions = shape.positions
-        self._kind = session_kind(self._model)
-        self.is_batched = self._kind is BatchSession
 
     @property
     def tokenizer(self) -> Any:  # there is none; native contexts do not ask for it
@@ -185,8 +181,7 @@ def _random_model(shape: Shape, device: torch.device, dtype: torch.dtype, seed: 
 def _tokens(vocab: int) -> TokenBytes:
     """Return 256 single bytes, words, and a last id that writes nothing."""
     pieces: list[bytes | None] = [*(bytes([value]) for value in range(256)), *map(_word, _word_numbers(vocab)), None]
-    digest = hashlib.sha256(b"\0".join(piece or b"" for piece in pieces)).hexdigest()
-    return TokenBytes(tuple(pieces), {"<end>": vocab - 1}, digest)
+    return TokenBytes(tuple(pieces), {"<end>": vocab - 1})
 
 
 def _word_numbers(vocab: int) -> list[int]:

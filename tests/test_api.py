@@ -110,6 +110,7 @@ def test_streams_of_models_that_think_join_to_the_answer(flow: str) -> None:
         (["\n\n", "42 < 43"], False),
         (["<", "b>42"], False),
         (["never closed"], True),
+        (["[TH", "INK]a[/THINK]", "\n42"], False),
     ],
 )
 def test_gated_pieces_are_what_stripping_leaves(pieces: list[str], opened: bool) -> None:

@@ -21,6 +21,7 @@ from flowinfer.files import read_text
 INDEX = "model.safetensors.index.json"
 _READ = (".json", ".jinja", ".model", ".safetensors", ".txt", ".tiktoken")
 """What libraries open of a folder."""
+_TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
 _MOST_HEADER_BYTES = 100_000_000
 _LAYERS = re.compile(r"(.*_)?layers?")
 _EXPERTS = re.compile(r"(.*_)?experts")
@@ -92,6 +93,20 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         if not (folder / shard).is_file():
             raise LoadError(f"{folder / shard} is missing; {INDEX} names it", help="the download is incomplete")
     return tuple(folder / shard for shard in shards)
+
+
+def refuse_incomplete(folder: Path) -> None:
+    """Refuse a folder that has no weights, or no tokenizer.
+
+    Raises:
+        LoadError: with the cure.
+    """
+    if not any(folder.glob("*.safetensors")):
+        cure = "convert the weights with save_pretrained(safe_serialization=True)"
+        raise LoadError(f"no .safetensors file in {folder}", help=cure)
+    if not any(any(folder.glob(pattern)) for pattern in _TOKENIZERS):
+        cure = "save the model's tokenizer beside its weights (tokenizer.save_pretrained)"
+        raise LoadError(f"no tokenizer in {folder}", help=cure)
 
 
 def refuse_larger(num_parameters: int, held: Held, config: Mapping[str, Any]) -> None:

@@ -120,13 +120,18 @@ def hub_snapshot(ref: str, environment: Mapping[str, str] | None = None, revisio
     return snapshot if snapshot and snapshot.is_dir() else None
 
 
+def is_hub_offline() -> bool:
+    """Return whether the user wants nothing to be asked of the hub."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 @cache
 def hub_problem() -> str | None:
     """Return why the hub cannot be reached, asked once; None where it can, or where only its own client can tell.
 
     That client tries again for half a minute before it says so.
     """
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if is_hub_offline():
         return None
     address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:

@@ -17,7 +17,8 @@ from pathlib import Path
 from pydantic import ValidationError
 from rapidfuzz import process
 
-from flowinfer.errors import DataError, UsageError
+from flowinfer.checkpoint import read_folder, refuse_incomplete
+from flowinfer.errors import DataError, LoadError, UsageError
 from flowinfer.files import MOST_FLOW_BYTES, read_text
 from flowinfer.output.secrets import MASK
 from flowinfer.registry import backends, load, zoos
@@ -123,10 +124,30 @@ def resolve_ref(ref: str, base: Path) -> str:
 
 
 def is_missing(spec: ModelSpec) -> bool:
-    """Return whether a local model's reference is a folder that is not there, or can be neither folder nor hub id."""
-    if backends()[spec.backend].text_only or os.path.isdir(spec.ref):
+    """Return whether a local model's reference is a path that is not there, or can be neither path nor hub id."""
+    is_there = os.path.isdir if spec.backend == "hf" else os.path.exists
+    if backends()[spec.backend].text_only or is_there(spec.ref):
         return False
     return os.path.isabs(spec.ref) or spec.ref.count("/") > 1
+
+
+def damage(spec: ModelSpec) -> LoadError | None:
+    """Return what is wrong with a local model's files: names, config and headers are read, nothing is loaded.
+
+    None where nothing is, or where none of them is here.
+    """
+    from flowinfer.machine import hub_folder
+
+    if spec.backend != "hf":
+        return None
+    try:
+        folder = Path(spec.ref) if os.path.isdir(spec.ref) else hub_folder(spec.ref, revision=spec.revision)
+        if folder is not None:
+            read_folder(folder)
+            refuse_incomplete(folder)
+    except LoadError as error:
+        return error
+    return None
 
 
 def _model(path: Path, key: str, table: object) -> ModelSpec:

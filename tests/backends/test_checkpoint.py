@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from flowinfer.backends.hf import load
 from flowinfer.checkpoint import read_folder
 from flowinfer.cli import app
 from flowinfer.errors import LoadError
+from flowinfer.language.check import check
 from flowinfer.planning.needs import need_of
 from flowinfer.spec import ModelSpec
 
@@ -135,15 +137,38 @@ def test_a_sound_folder_is_read(tmp_path: Path) -> None:
     assert read_folder(folder_of(tmp_path)).shapes == {"a": (2,)}
 
 
-@pytest.mark.parametrize("command", ["models", "plan", "check"])
+@pytest.mark.parametrize("command", ["models", "plan", "check", "doctor"])
 def test_commands_tell_damage_in_one_line(tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m").mkdir()
     weights(b"")(folder_of(tmp_path / "m"))
     (tmp_path / "zoo.toml").write_text('[models.A]\nref = "m"\n')
     (tmp_path / "f.flow").write_text("A\n")
-    arguments = ["models", "--zoo", "zoo.toml"] if command == "models" else [command, "f.flow", "--zoo", "zoo.toml"]
-    result = CliRunner().invoke(app, arguments)
+    monkeypatch.setenv("FLOWINFER_ZOO", "zoo.toml")
+    arguments = {"models": ["--zoo", "zoo.toml"], "doctor": []}.get(command, ["f.flow"])
+    result = CliRunner().invoke(app, [command, *arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit | LoadError)
-    if command != "check":
-        assert "model.safetensors is damaged" in result.output + str(result.exception)
+    assert "model.safetensors is damaged" in result.output + str(result.exception)
+    assert (result.exit_code == 0) == (command in ("models", "check"))
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"), [("model.safetensors", "no .safetensors file in"), ("tokenizer.json", "no tokenizer in")]
+)
+def test_check_tells_what_a_folder_lacks(tmp_path: Path, gone: str, said: str) -> None:
+    (folder_of(tmp_path) / "tokenizer.json").write_text("{}")
+    assert not check(f'model A = "{tmp_path}"\nA', zoo="lab").warnings
+    (tmp_path / gone).unlink()
+    (told,) = check(f'model A = "{tmp_path}"\nA', zoo="lab").warnings
+    assert told.code == "W0101" and said in told.message
+
+
+def test_a_hub_model_that_is_not_here_is_told_without_asking_the_hub(tmp_path: Path) -> None:
+    """Whatever the hub's own client would say of it, half a minute later and in several lines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_HUB_CACHE", str(tmp_path))
+        with pytest.raises(LoadError) as caught:
+            load(ModelSpec(name="A", ref="org/a"), "cpu")
+    said = "model 'A' is not on this machine and the hub cannot be reached: HF_HUB_OFFLINE is set"
+    assert caught.value.message == said and "go online once" in (caught.value.help or "")

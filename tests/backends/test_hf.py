@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, normalizers
 from transformers import (
     BertConfig,
     BertLMHeadModel,
@@ -34,6 +34,7 @@ from transformers.utils import ModelOutput
 
 from flowinfer.backends import caches, hf
 from flowinfer.backends.base import TokenModel
+from flowinfer.backends.kinds import session_kind
 from flowinfer.backends.row_session import RowSession
 from flowinfer.backends.session import BatchSession
 from flowinfer.errors import LoadError
@@ -173,7 +174,9 @@ def test_what_a_models_cache_is_called_does_not_matter(open_: type) -> None:
     renamed = qwen2(RenamedForCausalLM)
     renamed.plain = own
     model = hf.HfModel(spec("x"), renamed, tiny.wrapped(toys.byte_level()))
-    assert model.is_batched and caches.words_of(renamed) == caches.Words("memory", can_keep=False, can_place=True)
+    assert isinstance(model.open(), BatchSession) and caches.words_of(renamed) == caches.Words(
+        "memory", can_keep=False, can_place=True
+    )
     sessions = [open_(network) for network in (own, renamed)]
     for session in sessions:
         session.add([[1, 2, 3], [4]])
@@ -193,7 +196,7 @@ def test_what_a_models_cache_is_called_does_not_matter(open_: type) -> None:
 )
 def test_a_model_that_cannot_go_on_from_its_cache_is_found_out(kind: type[PreTrainedModel], reason: str) -> None:
     with pytest.raises(caches.NotCached, match=reason):
-        hf.session_kind(qwen2(kind))
+        session_kind(qwen2(kind))
 
 
 @pytest.mark.parametrize(
@@ -293,7 +296,7 @@ def test_folder_without_safetensors_is_refused(tmp_path: Path, checkpoint: Path)
     folder = copied(checkpoint, tmp_path, "config.json", "tokenizer.json", "tokenizer_config.json")
     with pytest.raises(LoadError) as caught:
         hf.load(spec(folder), "cpu")
-    assert caught.value.message == f"model 'M': no .safetensors file in {folder}"
+    assert caught.value.message == f"no .safetensors file in {folder}"
     assert caught.value.help == "convert the weights with save_pretrained(safe_serialization=True)"
 
 
@@ -309,7 +312,7 @@ def test_folder_without_a_tokenizer_is_refused(tmp_path: Path, checkpoint: Path)
     folder = copied(checkpoint, tmp_path, "config.json", "model.safetensors")
     with pytest.raises(LoadError) as caught:
         hf.load(spec(folder), "cpu")
-    assert caught.value.message == f"model 'M': no tokenizer in {folder}"
+    assert caught.value.message == f"no tokenizer in {folder}"
     assert caught.value.help == "save the model's tokenizer beside its weights (tokenizer.save_pretrained)"
 
 
@@ -485,3 +488,11 @@ def test_what_the_tokenizers_library_panics_over_is_a_load_error(
     file.write_text(json.dumps(data), "utf-8")
     with pytest.raises(LoadError, match=r"(?i)cannot be loaded|tokenizer"):
         hf.load(spec(folder), "cpu")
+
+
+def test_what_a_tokenizer_loses_is_noted() -> None:
+    losing = Tokenizer.from_str(toys.byte_level().to_str())
+    losing.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    (note,) = tiny.model("qwen2", "L", tokenizer=losing).notes
+    said = "compatibility forms are replaced (NFKC); upper case is lost"
+    assert note == f"'L' reads no text exactly as it stands: {said}"

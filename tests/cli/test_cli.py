@@ -134,7 +134,7 @@ def test_lab_items_serve_the_toy_zoo_and_say_so(work: Path) -> None:
         ((*RUN, "--resume"), 2, "no runs in"),
         ((*RUN, "--prompt", "x"), 2, "--dataset asks many"),
         (("exec", "s2p.flow", "--zoo", "toy", "--dataset", "nope"), 2, "unknown data set"),
-        (("exec", "-e", "Qwen", "--zoo", "paper", "--prompt", "x"), 3, "cannot be loaded"),
+        (("exec", "-e", 'model M = "org/m"\nM', "--prompt", "x"), 3, "'M' is not on this machine"),
         (("exec", "-e", "Qwen", "--zoo", "paper", "--dataset", "gsm8k"), 1, "--data gsm8k"),
         (("score", "nope"), 2, "no run 'nope'"),
         (("show", "nope"), 2, "no run 'nope'"),

@@ -159,7 +159,7 @@ def test_half_of_a_surrogate_pair_fails_its_question_and_may_stand_in_an_id(
 class Endpoint:
     """A text-only model that does as each prompt says."""
 
-    name = "E"
+    name, notes = "E", ()
 
     def complete(self, prompt: str, decoding: object, *, seed: int) -> TextCompletion:
         """Answer, or fail."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine.loops.thinking import strip_thinking
 from tests.backends import tiny
 from tests.engine import plans
 from tests.engine.plans import last_step, member, mix, one_step, run
-from tests.fusion import replicas
+from tests.fusion import replicas, toys
 
 THINKS = tiny.CHAT.replace("assistant\n", "assistant\n<think>\n")
 
@@ -89,13 +90,36 @@ def test_group_of_gpt_oss_and_a_plain_model_begins_with_the_final_channel(models
     assert plain.endswith("assistant\n")
 
 
+def bracketed(open_at_the_end: str = "") -> HfModel:
+    """Return a model that thinks between control tokens, as Magistral does."""
+    tokenizer = Tokenizer.from_str(toys.byte_level().to_str())
+    tokenizer.add_special_tokens(["[THINK]", "[/THINK]"])
+    return tiny.model("gpt2", "M", tokenizer=tokenizer, chat=tiny.CHAT.replace("assistant\n", open_at_the_end))
+
+
+def test_a_thought_between_control_tokens_is_written_and_does_not_reach_the_next_stage() -> None:
+    model = bracketed()
+    ids = model.tokenizer.encode("[THINK]hm[/THINK]\n42<|im_end|>", add_special_tokens=False).ids
+    (trace,) = run(one_step(member("M"), max_tokens=40), {"M": scripted(model, ids)}, ["hello"]).values()
+    assert (last_step(trace).text, last_step(trace).finish_reason) == ("[THINK]hm[/THINK]\n42", "eos")
+    assert strip_thinking(last_step(trace).text) == "42"
+
+
+def test_a_thought_is_closed_by_the_mark_that_belongs_to_its_opening_one(models: dict[str, HfModel]) -> None:
+    opened, _ = prompts({**models, "M": bracketed("assistant\n[THINK]")}, "M", "P")
+    assert opened.endswith("assistant\n[THINK]\n[/THINK]\n\n")
+
+
 @pytest.mark.parametrize(
     ("text", "left"),
     [
+        ("[THINK]a[/THINK]42", "42"),
+        ("<seed:think>a</seed:think>42", "42"),
+        ("see [THINK]hm", "see"),
         ("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>A", "A"),
         ("<|channel|>analysis<|message|>hm", ""),
         ("the token <|channel|> is one of gpt-oss", "the token <|channel|> is one of gpt-oss"),
     ],
 )
-def test_channels_before_the_final_one_are_thinking(text: str, left: str) -> None:
+def test_thoughts_and_channels_before_the_final_one_are_left_out(text: str, left: str) -> None:
     assert strip_thinking(text) == left

@@ -94,7 +94,7 @@ def story_tokens(name: str) -> TokenBytes:
 
 def hand_made(pieces: Sequence[bytes | None], *, fallback: Iterable[int] = ()) -> TokenBytes:
     """Return token bytes as written down."""
-    return TokenBytes(tuple(pieces), {}, repr(tuple(pieces)), byte_pieces=frozenset(fallback))
+    return TokenBytes(tuple(pieces), byte_pieces=frozenset(fallback))
 
 
 def head(

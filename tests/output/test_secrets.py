@@ -135,7 +135,7 @@ def test_what_is_known_is_hidden_in_every_form() -> None:
     for secret in (KEY, "p@ss:w0rd"):
         for form in forms(secret):
             assert redacted(f"a {form} b") == "a *** b", form
-    assert redacted("Basic " + base64.b64encode(b"me:p@ss:w0rd").decode()) in ("Basic ***", "Basic ***==", "Basic ***=")
+    assert redacted("Basic " + base64.b64encode(b"me:p@ss:w0rd").decode()) == "Basic ***"
 
 
 @pytest.mark.usefixtures("nothing_known")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowinfer.cli.plan import show_plan
 from flowinfer.errors import LoadError, MemoryShort
 from flowinfer.language.check import check
 from flowinfer.machine import Card, Device, Limit, Machine, container_limit, has_weights, hub_cache, with_free_memory
@@ -247,3 +248,15 @@ def test_devices_that_are_given_are_all_that_count() -> None:
     from flowinfer.cli.plan import _machine
 
     assert [device.name for device in _machine("cuda:0=24GB").devices] == ["cuda:0"]
+
+
+def test_a_host_that_is_too_small_is_told_that_others_can_be_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Machine((Device("cpu", "a small one", 10**9, 10**9),))
+    monkeypatch.setattr("flowinfer.machine.this_machine", lambda: small)
+    flow = check("(Qwen | Yi)", zoo="paper")
+    with pytest.raises(MemoryShort) as caught:
+        show_plan(flow)
+    assert (caught.value.help or "").endswith("; --devices cuda:0=24GB,cpu=64GB plans for another machine")
+    with pytest.raises(MemoryShort) as caught:
+        show_plan(flow, devices="cpu=1GB")
+    assert "--devices" not in (caught.value.help or "")

@@ -33,7 +33,7 @@ ZOO = '[models.A]\nref = "m"\nbackend = "openai"\nbase_url = "http://localhost:1
 class Endpoint:
     """A model that fails the questions that it is told to."""
 
-    name = "A"
+    name, notes = "A", ()
 
     def __init__(self, failing: set[str]) -> None:
         self.failing = failing

@@ -1,23 +1,66 @@
-"""What the engine asks of a loaded model.
+"""The contract of a backend: everything that flowinfer asks of a loaded model, and nothing else.
 
-A token model gives next-token distributions and can be a head of a `|` group; a text model only completes prompts.
+A backend is a `Loader`, named by an entry point of the group `flowinfer.backends`. What it loads is a `TokenModel`,
+which gives next-token distributions and can be a head of a `|` group, or a `TextModel`, which only completes prompts.
+Nothing else is ever asked of a model, but the network of one that is `TransformersBacked`. What has a value here may be
+left out by a class that inherits from the protocol. docs/backends.md shows a backend of each kind, whole.
+
+Faults: a `FlowInferError` (LoadError at load, RunError later) is told as it stands. Whatever else is raised fails the
+question at which it was raised; short memory (MemoryError, torch.OutOfMemoryError) halves the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from flowinfer.fusion.vocab import HeadVocabulary
 from flowinfer.results import FinishReason
-from flowinfer.spec import Decoding
+from flowinfer.spec import Decoding, ModelSpec
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
+
+
+class Loader(Protocol):
+    """What an entry point of `flowinfer.backends` names: a function, or the model's class itself.
+
+    Two attributes say what it serves, before anything is loaded: `text_only = True` where it loads text models, and
+    `options`, names of the options of models and steps that it heeds; without it, all that its kind of model is given.
+    """
+
+    def __call__(self, spec: ModelSpec, device: str, dtype: str) -> TokenModel | TextModel:
+        """Load a model.
+
+        Args:
+            spec: what the zoo or flow says; `spec.ref` means what the backend wants it to mean.
+            device: the plan's choice, `cpu` or `cuda:N`; `endpoint` for text models.
+            dtype: auto, float32, bfloat16 or float16; `-` for text models.
+        Raises:
+            LoadError: it cannot be loaded; says why, and the cure.
+            MemoryShort: it does not fit.
+        """
+
+
+class Thought(NamedTuple):
+    """The marks around a thought."""
+
+    opens: str
+    closes: str
+
+
+THOUGHTS = (
+    Thought("<think>", "</think>"),
+    Thought("[THINK]", "[/THINK]"),
+    Thought("<seed:think>", "</seed:think>"),
+    Thought("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+)
+"""Marks by which models think: R1 and most others, Magistral, Seed-OSS, Kimi. A tokenizer that has one as a token lets
+its model write it, and it is text, be it a control token or not."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +70,26 @@ class Prompt:
     text: str
     """With the chat template applied, and the prefill."""
     ids: tuple[int, ...]
+    """At least one."""
     opens_thinking: bool = False
-    """Whether the answer begins inside <think> (templates of R1-like models)."""
+    """Whether the answer begins inside a thought (templates of R1-like models)."""
     opener: str = ""
-    """What the model writes between the prompt and an answer without a thought (the final channel of gpt-oss)."""
+    """What begins an answer without a thought, where something must: it closes the thought that the template opened, or
+    opens the final channel of gpt-oss. Beside heads that do not think, it is the prompt's prefill."""
 
 
 class Session(Protocol):
     """The decoding state of one model over a batch of rows that come and go.
 
     One call of `add`, `feed` or `verify` is one forward. Rows are named by handles that stay valid until removed.
+    Logits are of any float type, on the model's device, and follow from a row's own ids. One thread calls at a time.
     """
 
     def add(self, prompts: Sequence[Sequence[int]]) -> list[int]:
         """Prefill new rows and return their handles."""
 
     def feed(self, chunks: Mapping[int, Sequence[int]]) -> None:
-        """Append ids to rows, any number each, also none; rows that are not named stay as they are."""
+        """Append ids to rows, any number each, also none, also to no row; rows that are not named stay as they are."""
 
     def logits(self, rows: Sequence[int]) -> Tensor:
         """Return the next-token logits of rows: shape (R, V_k)."""
@@ -71,30 +117,50 @@ class Session(Protocol):
 
 @runtime_checkable
 class TokenModel(Protocol):
-    """A loaded model whose next-token distributions can be read."""
+    """A loaded model whose next-token distributions can be read.
+
+    An ordinary object without a method `complete`, which would make it a text model. `flowinfer profile` makes a
+    shallow copy of it and gives that another `vocabulary`.
+    """
 
     name: str
+    """As in the flow; stands in messages."""
     device: torch.device
+    """Where its logits are."""
     max_positions: int
-    """Most ids in a row."""
+    """Most ids in a row, prompt and answer together."""
     is_exact: bool
     """Whether its arithmetic is float32 or wider, so that ties are real."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of it; told once, when it is loaded."""
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """Return the `tokenizers` object that canonical contexts encode with."""
+    def tokenizer(self) -> Tokenizer | None:
+        """Return the `tokenizers` object that canonical contexts encode with; None: its contexts are native."""
+        return None
 
     def vocabulary(self, stop_tokens: Sequence[str] = ()) -> HeadVocabulary:
-        """Return its token bytes, end ids and number of logit columns."""
+        """Return its token bytes, end ids and number of logit columns; stop tokens that it has end answers too."""
 
     def prompt(self, text: str, prefill: str = "") -> Prompt:
-        """Apply the chat template, if any, and tokenize."""
+        """Apply the chat template, if any, and tokenize; the prefill is what the answer begins with."""
 
     def open(self) -> Session:
-        """Return an empty session."""
+        """Return an empty session; several may be open at once."""
 
     def close(self) -> None:
         """Free its memory; it cannot be used again."""
+
+
+class TransformersBacked(TokenModel, Protocol):
+    """A token model that shows its network: then the packed engine runs that itself, over flat tokens and pages."""
+
+    @property
+    def transformers_model(self) -> Any:  # untyped in transformers
+        """Return the decoder-only transformers model whose logits the sessions give, or None.
+
+        Whether it can be packed is tried, and said where it cannot; then sessions serve, as for every other model.
+        """
 
 
 @dataclass(frozen=True)
@@ -103,7 +169,9 @@ class TextCompletion:
 
     text: str
     tokens: int
+    """Tokens that were written; 0 = not known."""
     finish_reason: FinishReason
+    """eos, stop or length."""
     seconds: float
 
 
@@ -112,13 +180,30 @@ class TextModel(Protocol):
     """A model behind an endpoint: prompts in, texts out."""
 
     name: str
+    notes: tuple[str, ...] = ()
+    """See `TokenModel.notes`."""
 
     def complete(self, prompt: str, decoding: Decoding, *, seed: int) -> TextCompletion:
-        """Complete one prompt.
+        """Complete one prompt; called from several threads at once.
 
+        Args:
+            prompt: the text, without any chat template.
+            decoding: of which max_tokens, temperature, top_p and stop are to be heeded.
+            seed: of this question and step, 32 bits.
         Raises:
-            RunError: the endpoint failed for good.
+            RunError: it failed for good; the question fails with it.
         """
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close its connections; nothing is asked of it afterwards."""
+
+
+def lacks(model: object, kind: type) -> list[str]:
+    """Name what an object does not have of what one of these protocols names."""
+    asked = dict.fromkeys([*kind.__annotations__, *vars(kind)])
+    return [name for name in asked if not name.startswith("_") and not hasattr(model, name)]
+
+
+def network_of(model: TokenModel) -> Any | None:  # untyped in transformers
+    """Return the network that a model shows (see `TransformersBacked`), None where it shows none."""
+    return getattr(model, "transformers_model", None)

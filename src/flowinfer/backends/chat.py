@@ -17,7 +17,7 @@ from unicodedata import normalize
 
 import jinja2
 
-from flowinfer.backends.base import Prompt
+from flowinfer.backends.base import THOUGHTS, Prompt
 from flowinfer.backends.template import ChatTemplate
 from flowinfer.backends.turns import read_turn
 from flowinfer.errors import LoadError
@@ -53,8 +53,10 @@ class ChatPrompts:
         self._known = frozenset(self._ids.values())
         self.turn = read_turn(self._template, tokens.specials)
         """What the template says about answers."""
+        self.written = self.turn.inside | {mark for thought in THOUGHTS for mark in thought if mark in tokens.specials}
+        """Control tokens that are text in an answer: those of its channels, and the marks of thoughts."""
         self._all = _Marks(self._ids)
-        self._writable = _Marks(self._ids.keys() & {*tokens.marks, *self.turn.inside})
+        self._writable = _Marks(self._ids.keys() & {*tokens.marks, *self.written})
         """What an author may begin an answer with."""
         self._dangerous = _dangerous(self._ids)
 
@@ -65,9 +67,11 @@ class ChatPrompts:
         written = hidden if self._template is None else self._apply(self._template, hidden)
         parts = [_Part(part.text.translate(stand_ins.show), part.is_mark) for part in self._all.split(written)]
         parts += self._writable.split(prefill)
-        opens_thinking = (written + prefill).rstrip().endswith("<think>")
+        begun = (written + prefill).rstrip()
+        closes = next((thought.closes for thought in THOUGHTS if begun.endswith(thought.opens)), None)
+        opener = self.turn.opener if closes is None else f"\n{closes}\n\n"  # as hybrid models' templates write it
         text = "".join(part.text for part in parts)
-        return Prompt(text, tuple(self._encode(text, parts)), opens_thinking, self.turn.opener)
+        return Prompt(text, tuple(self._encode(text, parts)), closes is not None, opener)
 
     def _encode(self, text: str, parts: list[_Part]) -> list[int]:
         """Return the ids of a text in which only some of the parts are marks."""

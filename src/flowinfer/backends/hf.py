@@ -19,24 +19,23 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from flowinfer.backends.base import Prompt, Session
-from flowinfer.backends.caches import NotCached, layer_windows, why_not
+from flowinfer.backends.caches import NotCached
 from flowinfer.backends.chat import ChatPrompts
-from flowinfer.backends.rotary import is_rescaled, stretch
-from flowinfer.backends.row_session import RowSession
+from flowinfer.backends.kinds import session_kind
+from flowinfer.backends.rotary import stretch
 from flowinfer.backends.session import BatchSession
 from flowinfer.backends.tokenizers import load_tokenizer
 from flowinfer.backends.versions import untried
-from flowinfer.checkpoint import Held, read_folder, refuse_larger
+from flowinfer.checkpoint import Held, read_folder, refuse_incomplete, refuse_larger
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
-from flowinfer.machine import hub_folder, hub_problem
+from flowinfer.machine import hub_folder, hub_problem, is_hub_offline
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
+from flowinfer.zoo import is_missing
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
 
 
 class HfModel:
@@ -54,16 +53,13 @@ class HfModel:
             tokens = every.limited(min(self.num_columns, int(model.get_input_embeddings().weight.shape[0])))
             self._prompts = ChatPrompts(tokenizer, tokens, chat=spec.chat, system=spec.system)
         ends = configured_ends(tokenizer, model.generation_config)
-        self._tokens = tokens.writing(name for name in self._prompts.turn.inside if tokens.specials[name] not in ends)
+        self._tokens = tokens.writing(name for name in self._prompts.written if tokens.specials[name] not in ends)
         self._beyond = every.pieces[len(tokens.pieces) :]
         """What the tokenizer's ids write for which the model has no embedding or no logit."""
-        self.losses = tokens.losses
-        """What the tokenizer changes in a text before the model reads it."""
         self.is_exact = model.dtype in (torch.float32, torch.float64)
         self.max_positions = _max_positions(model.config)
         self._kind = session_kind(model)
-        self.is_batched = self._kind is BatchSession
-        """False: a cache per row serves it, because its layers do not attend to every earlier token."""
+        self.notes = tuple(_notes(spec.name, tokens.losses, is_batched=self._kind is BatchSession))
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -114,6 +110,14 @@ class HfModel:
             torch.cuda.empty_cache()
 
 
+def _notes(name: str, losses: Sequence[str], *, is_batched: bool) -> Iterator[str]:
+    """Yield what the user should know of a model."""
+    if not is_batched:
+        yield f"'{name}' has layers that do not attend to every token: its rows run one by one"
+    if losses:
+        yield f"'{name}' reads no text exactly as it stands: {'; '.join(losses)}"
+
+
 @contextmanager
 def _naming(spec: ModelSpec) -> Iterator[None]:
     """Say which model an error of its tokenizer or chat template is about."""
@@ -146,7 +150,7 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
 
 def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
-    if not os.path.isdir(spec.ref):
+    if not os.path.isdir(spec.ref) and not is_missing(spec):
         options |= _without_hub(spec)
     try:
         held = _held(spec)
@@ -186,7 +190,7 @@ def _without_hub(spec: ModelSpec) -> dict[str, Any]:
     Raises:
         LoadError: neither the hub nor the cache has it.
     """
-    problem = hub_problem()
+    problem = "HF_HUB_OFFLINE is set" if is_hub_offline() else hub_problem()
     if problem is None:
         return {}
     if hub_folder(spec.ref, revision=spec.revision) is None:
@@ -214,33 +218,6 @@ def _num_numbers(config: Any) -> int:  # a transformers config
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config)
     return sum(part.numel() for part in (*network.parameters(), *network.buffers()))
-
-
-def session_kind(model: Any) -> type[BatchSession] | type[RowSession]:  # see HfModel
-    """Return the kind of session that serves a model, tried once and kept with it.
-
-    Raises:
-        NotCached: none does, with the reason.
-    """
-    known: type[BatchSession] | type[RowSession] | None = getattr(model, "flow_session", None)
-    if known is None:
-        is_batched = attends_everywhere(model) and why_not(BatchSession, model) is None
-        known = BatchSession if is_batched else RowSession
-        if not is_batched and (reason := why_not(RowSession, model, slack=3)):
-            raise NotCached(reason)
-        object.__setattr__(model, "flow_session", known)
-    return known
-
-
-def attends_everywhere(model: Any) -> bool:  # see HfModel
-    """Return whether every layer attends to all earlier tokens, however long a text becomes."""
-    return not _positions_depend_on_length(model.config) and set(layer_windows(model.config)) == {0}
-
-
-def _positions_depend_on_length(config: Any) -> bool:  # a transformers config
-    """Return whether a padded row would get other positions: ALiBi, local layers, RoPE that the length rescales."""
-    is_local = "local" in (getattr(config, "attention_layers", None) or ())
-    return bool(getattr(config, "alibi", False)) or is_local or is_rescaled(config)
 
 
 def _load_weights(
@@ -288,16 +265,8 @@ def _refuse_unsuitable(spec: ModelSpec, config: Any) -> None:  # untyped in tran
             help="flowinfer runs decoder-only models",
         )
     folder = Path(spec.ref)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        raise LoadError(
-            f"model '{spec.name}': no .safetensors file in {folder}",
-            help="convert the weights with save_pretrained(safe_serialization=True)",
-        )
-    if folder.is_dir() and not any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES):
-        raise LoadError(
-            f"model '{spec.name}': no tokenizer in {folder}",
-            help="save the model's tokenizer beside its weights (tokenizer.save_pretrained)",
-        )
+    if folder.is_dir():
+        refuse_incomplete(folder)
     if (folder / "generation_config.json").is_file():
         GenerationConfig.from_pretrained(folder)  # transformers itself would pass over a damaged one and its end tokens
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import platform
 from typing import Annotated, Any
 
@@ -76,17 +75,22 @@ def _devices() -> list[dict[str, Any]]:
 
 def _caches() -> list[dict[str, Any]]:
     from flowinfer.fusion.selfcheck import cache_folder
-    from flowinfer.machine import hub_cache
-    from flowinfer.zoo import select_zoo
+    from flowinfer.machine import hub_cache, is_hub_offline
+    from flowinfer.zoo import damage, select_zoo
 
     hub = hub_cache()
     held = sorted(path.name.removeprefix("models--").replace("--", "/") for path in hub.glob("models--*"))
     zoo = select_zoo()
-    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    is_offline = is_hub_offline()
     return [
-        _finding("hub cache", f"{hub}: {', '.join(held) or 'no models'}" + (" (offline mode)" if offline else "")),
+        _finding("hub cache", f"{hub}: {', '.join(held) or 'no models'}" + (" (offline mode)" if is_offline else "")),
         _finding("flowinfer cache", str(cache_folder())),
         _finding("zoo", f"{zoo.name} ({zoo.why})", "note" if zoo.note else "ok", zoo.note or ""),
+        *(
+            _finding(f"model {name}", fault.message, "missing", fault.help or "")
+            for name, spec in zoo.models.items()
+            if (fault := damage(spec))
+        ),
     ]
 
 

@@ -80,9 +80,12 @@ def _row(zoo: str, spec: Any) -> dict[str, Any]:  # a ModelSpec
     from flowinfer.errors import LoadError
     from flowinfer.planning.needs import need_of
     from flowinfer.planning.plan import Need
+    from flowinfer.zoo import damage
 
     problem = None
     try:
+        if fault := damage(spec):
+            raise fault
         need = need_of(spec)
     except LoadError as error:
         need, problem = Need(None, None, None, None, ""), error.message

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flowinfer.cli.inputs import Expression, FlowFile, PromptsOption, SetOption, ZooOption, read_checked
-from flowinfer.errors import UsageError
+from flowinfer.errors import MemoryShort, UsageError
 
 if TYPE_CHECKING:
     from flowinfer.machine import Machine
@@ -41,7 +41,12 @@ def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices:
     from flowinfer.planning.placement import place
 
     machine = _machine(devices) if devices else this_machine()
-    plan = place(plans.compile(flow), machine)
+    try:
+        plan = place(plans.compile(flow), machine)
+    except MemoryShort as error:
+        if devices is None:
+            error.help = f"{error.help}; --devices cuda:0=24GB,cpu=64GB plans for another machine"
+        raise
     if as_json:
         print(
             json.dumps(plans.to_json(plan) | {"zoo": flow.zoo, "zoo_why": flow.zoo_why}, ensure_ascii=False, indent=1)

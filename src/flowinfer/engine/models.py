@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from typing import cast
 
-from flowinfer.backends.base import TextModel, TokenModel
+from flowinfer.backends.base import Loader, TextModel, TokenModel, lacks
 from flowinfer.engine.base import Observer
 from flowinfer.errors import LoadError
 from flowinfer.output.secrets import learn_environment
@@ -39,12 +40,8 @@ class ModelPool:
             start = time.perf_counter()
             self._loaded[key] = _load(spec, placement)
             observer.model_loaded(name, time.perf_counter() - start)
-            for note in getattr(self._loaded[key], "notes", ()):
+            for note in self._loaded[key].notes:
                 observer.notice(note)
-            if not getattr(self._loaded[key], "is_batched", True):
-                observer.notice(f"'{name}' has layers that do not attend to every token: its rows run one by one")
-            if losses := getattr(self._loaded[key], "losses", ()):
-                observer.notice(f"'{name}' reads no text exactly as it stands: {'; '.join(losses)}")
         return self._loaded[key]
 
     def is_loaded(self, plan: Plan, name: str) -> bool:
@@ -75,8 +72,19 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
     if info is None:
         raise LoadError(f"unknown backend '{spec.backend}'", help=f"known: {', '.join(backends())}")
     learn_environment(os.environ, *([spec.api_key_env] if spec.api_key_env else []))
-    loader = load(info)
-    model: Loaded = loader(spec, placement.device, placement.dtype)  # type: ignore[operator]  # a registered function
+    loader = cast(Loader, load(info))
+    try:
+        model = loader(spec, placement.device, placement.dtype)
+    except OSError as error:
+        reason = error.strerror or error
+        raise LoadError(
+            f"model '{spec.name}' cannot be loaded from '{spec.ref}': {reason}", help="check ref"
+        ) from error
+    if missing := lacks(model, TextModel if info.text_only else TokenModel):
+        raise LoadError(
+            f"backend '{info.name}' ({info.doc}) gives an object without {', '.join(missing)}",
+            help="docs/backends.md says what a model must have; see that package's own news for a newer release",
+        )
     return model
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from string import punctuation
@@ -34,10 +34,8 @@ class TokenBytes:
 
     pieces: tuple[bytes | None, ...]
     """Id -> bytes; None = a control token or a hole, never text."""
-    specials: Mapping[str, int]
+    specials: Mapping[str, int] = field(default_factory=dict)
     """Control tokens by their written form."""
-    fingerprint: str
-    """sha256 of the id -> bytes map: equal maps can share one vocabulary."""
     has_dummy_prefix: bool = False
     """Whether encoding puts a space before the text (Llama-2, Mistral)."""
     byte_pieces: frozenset[int] = field(default=frozenset())
@@ -46,6 +44,14 @@ class TokenBytes:
     """Added tokens that are text but stand for more than their characters, such as <think> and <tool_call>."""
     losses: tuple[str, ...] = ()
     """What the tokenizer changes in a text before it reads it, beyond canonical equivalence."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the id -> bytes map: equal maps can share one vocabulary."""
+        digest = hashlib.sha256()
+        for piece in self.pieces:
+            digest.update(b"-" if piece is None else b"+%d:" % len(piece) + piece)
+        return digest.hexdigest()
 
     @cached_property
     def id_of(self) -> Mapping[bytes, int]:
@@ -93,15 +99,13 @@ class TokenBytes:
         ids = {self.specials[name]: name.encode() for name in names}
         if not ids:
             return self
-        pieces = tuple(ids.get(i, piece) for i, piece in enumerate(self.pieces))
-        return replace(self, pieces=pieces, fingerprint=_fingerprint(pieces))
+        return replace(self, pieces=tuple(ids.get(i, piece) for i, piece in enumerate(self.pieces)))
 
     def limited(self, num_columns: int) -> TokenBytes:
         """Return these tokens without the ids that a model of so many logit columns can neither write nor read."""
         if len(self.pieces) <= num_columns:
             return self
-        pieces = self.pieces[:num_columns]
-        return replace(self, pieces=pieces, fingerprint=_fingerprint(pieces))
+        return replace(self, pieces=self.pieces[:num_columns])
 
     def cover(self, data: bytes) -> tuple[int, ...]:
         """Return the greedy longest-match ids that write `data`.
@@ -205,7 +209,6 @@ def _read(document: dict[str, Any]) -> TokenBytes:
     return TokenBytes(
         tuple(pieces),
         specials,
-        _fingerprint(pieces),
         has_prefix,
         frozenset(fallback),
         marks=marks,
@@ -246,13 +249,6 @@ def _loss(normalizer: dict[str, Any]) -> str | None:
         return _LOSSES.get(kind)
     pattern, content = next(iter(normalizer["pattern"].values())), normalizer["content"]
     return None if (pattern, content) == (" ", _SPACE_MARK) else f"{pattern!r} becomes {content!r}"
-
-
-def _fingerprint(pieces: Sequence[bytes | None]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(b"-" if piece is None else b"+%d:" % len(piece) + piece)
-    return digest.hexdigest()
 
 
 def _vocabulary(model: dict[str, Any]) -> dict[str, int]:

@@ -39,9 +39,9 @@ from flowinfer.language.prompts import PROMPT_SETS
 from flowinfer.language.resolve import Resolver
 from flowinfer.language.syntax import Let, Model, Option, Param, Prompt, Value
 from flowinfer.output import shell
-from flowinfer.registry import fusers, zoos
+from flowinfer.registry import backends, fusers, zoos
 from flowinfer.spec import DRAFTS, Decoding, Flow, ModelSpec, Part, drafts, nodes
-from flowinfer.zoo import Zoo, is_missing, resolve_ref, select_zoo, unfit
+from flowinfer.zoo import Zoo, damage, is_missing, resolve_ref, select_zoo, unfit
 
 Read = Callable[[Path], str]
 
@@ -288,8 +288,9 @@ class _Checker:
                 options[option.key] = value[0]
         hint = 'a hub id or a folder in quotes, such as "Qwen/Qwen2.5-7B-Instruct"'
         ref = self._required(model.ref, f"model '{model.name.text}'", hint, scope) or "?"
-        is_local = options.get("backend", "hf") == "hf"
-        spec = ModelSpec(name=model.name.text, ref=resolve_ref(ref, folder) if is_local else ref, **options)
+        backend = backends().get(options.get("backend", "hf"))
+        is_remote = backend is not None and backend.text_only
+        spec = ModelSpec(name=model.name.text, ref=ref if is_remote else resolve_ref(ref, folder), **options)
         for problem in unfit(spec):
             written = next(option for option in model.options if option.key == problem.option)
             span = written.span if problem.code == "E0208" else written.value.span
@@ -331,15 +332,19 @@ class _Checker:
                     self._report.warning("W0100", f"{kind} '{name}' is never used", span, "use or remove it")
 
     def _warn_missing(self, declared: Declared, scope: Scope, root: Part, zoo: Zoo) -> None:
-        """Warn of local models that are not on this machine, at their declaration or else their first call."""
+        """Warn of local models that are not here or are damaged, at their declaration or else their first call."""
         first = {node.model.name: node for node in reversed(list(nodes(root)))}
         for name, node in first.items():
             is_provided = name not in declared.models and zoo.name in zoos()  # a registered zoo makes its own
-            if is_missing(node.model) and not is_provided:
-                written = declared.models[name].ref if name in declared.models else None
-                span, ref = (written.span, scope.data(written)) if written else (node.span, node.model.ref)
+            if is_provided:
+                continue
+            written = declared.models[name].ref if name in declared.models else None
+            span, ref = (written.span, scope.data(written)) if written else (node.span, node.model.ref)
+            if is_missing(node.model):
                 hint = "paths are relative to the file that names them; hub ids have the form owner/name"
                 self._report.warning("W0101", f"model '{name}': no folder '{ref}' here", span, hint)
+            elif fault := damage(node.model):
+                self._report.warning("W0101", f"model '{name}': {fault.message}", span, fault.help)
 
 
 _PARAM_TYPES: Mapping[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool}

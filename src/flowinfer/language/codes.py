@@ -344,9 +344,10 @@ CODES: Mapping[str, Entry] = {
         'prompt p = "{question}"\nQwen[prompt=p]',
     ),
     "W0101": Entry(
-        "model that is not on this machine",
+        "model that is not on this machine, or not whole",
         "A reference that begins with ., / or ~ is a folder, relative to the file that names it; others are hub ids of"
-        " the form owner/name. The flow can be checked without it, and run where it is.",
+        " the form owner/name. The flow can be checked without it, and run where it is. Of what is there, names, config"
+        " and the headers of the weight files are read: a cut file, a missing shard or tokenizer is told.",
         'model A = "./no/such/folder"\nA',
         'model A = "org/a"\nA',
     ),

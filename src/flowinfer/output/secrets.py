@@ -129,7 +129,8 @@ def _secrets_of(address: str) -> tuple[str, list[str]]:
 
 
 def _add(secret: str) -> None:
-    coded = [base64.b64encode(secret.encode("utf-8", errors="surrogatepass")).decode().rstrip("=")]
+    padded = base64.b64encode(secret.encode("utf-8", errors="surrogatepass")).decode()
+    coded = [padded, padded.rstrip("=")]
     written = [
         secret,
         *(quote(secret, safe=safe, errors="replace") for safe in ("", "/")),

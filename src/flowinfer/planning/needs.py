@@ -38,7 +38,8 @@ def need_of(spec: ModelSpec, *, device_kind: str = "cpu") -> Need:
         held = read_folder(folder) if is_whole else Held((), {})
         return _from_config(spec, config, folder, held, device_kind)
     if Path(spec.ref).is_absolute():
-        return Need(None, None, None, None, f"nothing at {spec.ref} yet")
+        kept = "its backend knows" if os.path.exists(spec.ref) else f"nothing at {spec.ref} yet"
+        return Need(None, None, None, None, kept)
     known = _KNOWN.get(spec.ref)
     if known is None:
         return Need(None, None, None, None, "unknown until downloaded")

@@ -8,7 +8,7 @@ from itertools import cycle
 
 import torch
 
-from flowinfer.backends.base import TextModel, TokenModel
+from flowinfer.backends.base import TextModel, TokenModel, network_of
 from flowinfer.engine.base import Row
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.loops.mixing import runs_on_host
@@ -238,7 +238,7 @@ def _step_bytes(model: TokenModel, kv_bytes_per_token: int | None, num_ids: floa
         kv_bytes_per_token: keys and values of one token of context.
         num_ids: of all rows together.
     """
-    network = getattr(model, "transformers_model", None)
+    network = network_of(model)
     if network is None or kv_bytes_per_token is None:
         return None
     embedding, head = network.get_input_embeddings(), network.get_output_embeddings()

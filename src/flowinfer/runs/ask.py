@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO
 
+from flowinfer.backends.base import THOUGHTS
 from flowinfer.engine.base import Observer, TokenEvent
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
@@ -128,14 +129,16 @@ class _Gate:
         self._pending += text
         if self._phase == "start":
             body = self._pending.lstrip("\n")
-            if "<think>".startswith(body):
+            if any(thought.opens.startswith(body) for thought in THOUGHTS):
                 return ""
-            self._phase = "thinking" if body.startswith("<think>") else "answer"
+            opens = any(body.startswith(thought.opens) for thought in THOUGHTS)
+            self._phase = "thinking" if opens else "answer"
         if self._phase == "thinking":
-            _, closed, after = self._pending.partition("</think>")
+            closed = [thought.closes for thought in THOUGHTS if thought.closes in self._pending]
             if not closed:
                 return ""
-            self._phase, self._pending, self._given = "after", after, 0
+            first = min(closed, key=self._pending.index)
+            self._phase, self._pending, self._given = "after", self._pending.partition(first)[2], 0
         if self._phase == "after":
             self._pending = self._pending.lstrip("\n")
             if not self._pending:

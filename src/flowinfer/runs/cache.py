@@ -118,6 +118,8 @@ def _model(plan: Plan, member: Member) -> dict[str, Any]:
 def _content(ref: str, revision: str | None) -> str:
     """Return what a reference's weights are: a hub id with its commit, or a fingerprint of a folder's files."""
     folder = Path(ref)
+    if folder.is_file():  # of a backend whose models are files
+        return hashlib.sha256(_sampled(folder)).hexdigest()
     if not folder.is_dir():
         snapshot = hub_folder(ref, revision=revision)
         return f"{ref}@{snapshot.name if snapshot else revision}"

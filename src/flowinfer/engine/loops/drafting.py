@@ -55,7 +55,7 @@ def _speller(heads: Heads) -> Callable[[int, str], list[int]]:
 
     def spell(k: int, text: str) -> list[int]:
         tokenizer, tokens = heads.models[k].tokenizer, heads.vocabulary.heads[k].tokens
-        ids = CanonicalContext(tokenizer, tokens).spelled(text)
+        ids = CanonicalContext(tokenizer, tokens).spelled(text) if tokenizer else None
         if ids is None:
             ids = tokens.try_cover(text.encode()) or ()
         return heads.vocabulary.slots(k, ids)

@@ -14,7 +14,6 @@ from flowinfer.engine.loops.choosing import Decision, Prefixes
 from flowinfer.engine.loops.clock import UNTIMED, Clock
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.engine.loops.rows import LiveRow
-from flowinfer.engine.loops.thinking import EMPTY_THOUGHT
 from flowinfer.fusion.advance import Advance, Context, new_context
 from flowinfer.planning.plan import Step
 
@@ -136,7 +135,7 @@ class Heads:
         prefill = self.step.decoding.prefill
         texts = [row.prompts[member.node] for member in self.mixer.members]
         prompts = [model.prompt(text, prefill) for model, text in zip(self.models, texts, strict=True)]
-        skips = [EMPTY_THOUGHT if prompt.opens_thinking else prompt.opener for prompt in prompts]
+        skips = [prompt.opener for prompt in prompts]
         if prefill or self.step.decoding.thinking == "free" or len({bool(skip) for skip in skips}) == 1:
             return prompts
         return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from flowinfer.backends.base import Session, TokenModel
+from flowinfer.backends.base import Session, TokenModel, network_of
 from flowinfer.engine.budget import Budget
 from flowinfer.engine.caches.pages import PAGE, page_bytes
 from flowinfer.engine.loops.decoder import PackedDecoder
@@ -24,7 +24,7 @@ def runners_of(models: Sequence[TokenModel]) -> list[HeadRunner] | str:
     """Return the models' runners, or the reason why one of them has none."""
     runners = []
     for model in models:
-        network = getattr(model, "transformers_model", None)
+        network = network_of(model)
         found = runner_of(network) if network is not None else "it is no transformers model"
         if isinstance(found, str):
             return f"'{model.name}' cannot be packed: {found}"

@@ -1,0 +1,37 @@
+"""Which kind of session serves a transformers model: found by trying, once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flowinfer.backends.caches import NotCached, layer_windows, why_not
+from flowinfer.backends.rotary import is_rescaled
+from flowinfer.backends.row_session import RowSession
+from flowinfer.backends.session import BatchSession
+
+
+def session_kind(model: Any) -> type[BatchSession] | type[RowSession]:  # a transformers model
+    """Return the kind of session that serves a model, tried once and kept with it.
+
+    Raises:
+        NotCached: none does, with the reason.
+    """
+    known: type[BatchSession] | type[RowSession] | None = getattr(model, "flow_session", None)
+    if known is None:
+        is_batched = attends_everywhere(model) and why_not(BatchSession, model) is None
+        known = BatchSession if is_batched else RowSession
+        if not is_batched and (reason := why_not(RowSession, model, slack=3)):
+            raise NotCached(reason)
+        object.__setattr__(model, "flow_session", known)
+    return known
+
+
+def attends_everywhere(model: Any) -> bool:  # a transformers model
+    """Return whether every layer attends to all earlier tokens, however long a text becomes."""
+    return not _positions_depend_on_length(model.config) and set(layer_windows(model.config)) == {0}
+
+
+def _positions_depend_on_length(config: Any) -> bool:  # a transformers config
+    """Return whether a padded row would get other positions: ALiBi, local layers, RoPE that the length rescales."""
+    is_local = "local" in (getattr(config, "attention_layers", None) or ())
+    return bool(getattr(config, "alibi", False)) or is_local or is_rescaled(config)
