@@ -205,6 +205,11 @@ def test_a_run_goes_on_from_its_name_alone_wherever_one_stands(
         assert "differ from the run's" in capsys.readouterr().err
     monkeypatch.chdir(work)
     settings = json.loads((folder / "run.json").read_bytes())
+    settings["asked"]["sets"]["draft"] = "off"  # as runs wrote it whose option had its former word
+    (folder / "run.json").write_text(json.dumps(settings), encoding="utf-8")
+    plan = (folder / "plan.json").read_text(encoding="utf-8")
+    (folder / "plan.json").write_text(plan.replace('"speculate"', '"draft"'), encoding="utf-8")
+    assert called("exec", "--resume", "-q") == 0
     del settings["asked"]
     (folder / "run.json").write_text(json.dumps(settings), encoding="utf-8")
     assert called("exec", "--resume") == 2

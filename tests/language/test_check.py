@@ -16,6 +16,7 @@ from flowinfer.language.check import check, check_file
 from flowinfer.language.codes import CODES
 from flowinfer.language.diagnostics import full
 from flowinfer.language.formatting import format_text
+from flowinfer.language.pinning import pin
 from flowinfer.language.prompts import foreign_note
 from flowinfer.planning.plan import columns, compile, fingerprint
 from flowinfer.spec import Flow, Node, Parallel, Series, nodes
@@ -398,7 +399,8 @@ def _meaning(text: str) -> object:
 def test_the_compiler_half_imports_no_heavy_library() -> None:
     code = (
         "import sys, flowinfer.cli\n"
-        "from flowinfer.language.check import check; from flowinfer.planning import plan, placement; from flowinfer import machine\n"
+        "from flowinfer.language.check import check\n"
+        "from flowinfer.planning import plan, placement; from flowinfer import machine\n"
         "from flowinfer.drawing import text, svg, mermaid, dot\n"
         "flow = check('Qwen -> (Yi | Ds)', zoo='toy'); text.render(flow); svg.render(flow)\n"
         "placement.place(plan.compile(flow), machine.Machine((machine.Device('cuda:0', '', 10**12, 10**12),)))\n"
@@ -489,3 +491,38 @@ def test_data_without_a_column_that_a_prompt_needs_is_refused(tmp_path: Path) ->
     assert load_questions(str(file), limit=1).fingerprint != loaded.fingerprint
     with pytest.raises(DataError, match=r"1 of 2 questions have no column 'context' \('1'\)"):
         load_questions(str(file), columns={"context": "Qwen"})
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "warned"),
+    [
+        ("Qwen -> (Yi | Ds)[speculate=ngram]", {}, []),
+        ("Qwen -> (Yi | Ds)[draft=ngram]", {}, ["'draft' is called 'speculate' now"]),
+        ("defaults { draft=ngram }\nQwen -> (Yi | Ds)", {}, ["'draft' is called 'speculate' now"]),
+        ("Qwen -> (Yi | Ds)", {"draft": "ngram"}, ["'--set draft' is called 'speculate' now"]),
+        ("defaults { speculate=off }\nQwen -> (Yi | Ds)", {"draft": "ngram"}, ["'--set draft' is called"]),
+    ],
+)
+def test_a_former_word_for_an_option_means_the_present_one(
+    text: str, overrides: dict[str, str], warned: list[str]
+) -> None:
+    flow = checked(text, overrides=overrides)
+    assert isinstance(flow.root, Series) and isinstance(flow.root.stages[-1], Parallel)
+    assert flow.root.stages[-1].decoding.speculate == "ngram"
+    assert [warning.code for warning in flow.warnings] == ["W0201"] * len(warned)
+    assert all(part in warning.message for part, warning in zip(warned, flow.warnings, strict=True))
+    pinned = checked(pin(text, overrides)).root
+    assert isinstance(pinned, Series) and isinstance(pinned.stages[-1], Parallel)
+    assert pinned.stages[-1].decoding.speculate == "ngram"
+
+
+def test_formatting_writes_the_present_word_for_an_option() -> None:
+    assert format_text("Qwen[ draft = off ] as draft") == "Qwen[speculate=off] as draft\n"
+
+
+@pytest.mark.parametrize("word", ["draft", "speculate"])
+def test_messages_name_an_option_by_the_word_that_was_written(word: str) -> None:
+    with pytest.raises(FlowError, match=f"option '{word}' cannot be 'upstream' in the first stage"):
+        checked(f"Qwen[{word}=upstream]")
+    with pytest.raises(UsageError, match=f"--set {word}=nobody: option '{word}' cannot be 'nobody'"):
+        checked("Qwen -> Ds", overrides={word: "nobody"})

@@ -64,7 +64,7 @@ def _show_step(plan: Plan, step_id: str, full: bool) -> None:
     reads = f"  reads {', '.join(step.reads)}" if step.reads else ""
     decoding = step.decoding
     how = "greedy" if decoding.temperature == 0 else f"temperature {decoding.temperature:g}, top_p {decoding.top_p:g}"
-    how += "" if decoding.draft == "auto" else f", draft {decoding.draft}"
+    how += "" if decoding.speculate == "auto" else f", speculate {decoding.speculate}"
     print(f"\n{step.id}  {step.title}{reads}  (max_tokens {decoding.max_tokens}, {how})")
     if isinstance(step.source, Mixture):
         print(f"    ⊕ {_fuser(step.source)}")

@@ -194,7 +194,7 @@ class Decoders:
             return TextDecoder(step, heads[0], observer=self._observer, keeps_thinking=keeps)
         tokens = [head for head in heads if not isinstance(head, TextModel)]
         assert len(tokens) == len(heads), "check refuses text-only models in groups"
-        draft = step.decoding.draft
+        draft = step.decoding.speculate
         writer = self.pool.get(plan, draft, self._observer) if draft in plan.models else None
         assert not isinstance(writer, TextModel), "check refuses text-only models as drafts"
         self._make_way(tokens)

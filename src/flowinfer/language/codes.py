@@ -258,8 +258,8 @@ CODES: Mapping[str, Entry] = {
     ),
     "E0206": Entry(
         "value that the option does not know",
-        "The option takes one of a few words (draft: or the name of a model); topk=certified only in a greedy group of"
-        " models with fuse=mean.",
+        "The option takes one of a few words (speculate: or the name of a model); topk=certified only in a greedy group"
+        " of models with fuse=mean.",
         "Qwen[context=nativ]",
         "Qwen[context=native]",
     ),
@@ -356,6 +356,13 @@ CODES: Mapping[str, Entry] = {
         " flow does nothing at a stage: its backend takes no notice of it, or no stage of the flow has a use for it.",
         "Qwen[top_p=0.9]",
         "Qwen[top_p=0.9, temperature=0.7]",
+    ),
+    "W0201": Entry(
+        "former word for an option",
+        "The option has another name now; the former one is still read. `flowinfer fmt` writes the present one."
+        " `draft` became `speculate`, since draft is also the role of a prompt.",
+        "Qwen -> Ds[draft=ngram]",
+        "Qwen -> Ds[speculate=ngram]",
     ),
     "W0300": Entry(
         "group of one",

@@ -16,9 +16,9 @@ from flowinfer.language.options import (
     FUSER_KEYS,
     Scope,
     check_unique,
-    draft_problem,
     fuser_option,
     near_or_all,
+    speculation_problem,
     typed,
     unknown_option,
 )
@@ -199,7 +199,7 @@ class Resolver:
                 self._report.error("E0205", f"option '{option.key}' belongs to a '|' group", option.span, hint)
             elif option.key not in DECODING_KEYS:
                 hint = unknown_option(option.key, _NODE_KEYS)
-                self._report.error("E0200", f"unknown option '{option.key}'", option.span, hint)
+                self._report.error("E0200", f"unknown option '{option.word}'", option.span, hint)
             elif place.position == "head":
                 hint = f"write it behind the group: (A | B)[{option.key}={option.value.raw}]"
                 self._report.error(
@@ -212,10 +212,10 @@ class Resolver:
     def _typed(self, option: Option) -> tuple[Any] | None:
         """Return a decoding option's value in a tuple, or None after reporting what is wrong."""
         value = typed(option, Decoding, self._scope)
-        if value is None or option.key != "draft":
+        if value is None or option.key != "speculate":
             return value
         self.used_models.add(value[0])
-        problem = draft_problem(value[0], self._models)
+        problem = speculation_problem(option.word, value[0], self._models)
         if problem:
             self._report.error(problem.code, problem.message, option.value.span, problem.help)
         return None if problem else value
@@ -303,7 +303,7 @@ class Resolver:
                 self._report.error("E0205", f"option '{option.key}' belongs to a '|' group", option.span, hint)
             elif option.key not in DECODING_KEYS:
                 hint = unknown_option(option.key, (*DECODING_KEYS, *FUSER_KEYS))
-                self._report.error("E0200", f"unknown option '{option.key}'", option.span, hint)
+                self._report.error("E0200", f"unknown option '{option.word}'", option.span, hint)
             elif place.position == "head" and option.key != "fuse":
                 hint = "write it behind the outermost group: the whole of it decodes as one"
                 self._report.error("E0205", f"option '{option.key}' belongs to the outer group", option.span, hint)

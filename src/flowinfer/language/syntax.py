@@ -17,6 +17,7 @@ from lark.visitors import Transformer_NonRecursive
 
 from flowinfer.errors import Diagnostic, Span
 from flowinfer.language.texts import unquote
+from flowinfer.spec import RENAMED
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,12 @@ class Option:
     """key = value, in brackets or braces."""
 
     key: str
+    """By its present word."""
     value: Value
     span: Span
     """Of the key."""
+    word: str
+    """The key as written, which may be a former word."""
 
 
 @dataclass(frozen=True)
@@ -369,7 +373,7 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
 
     def option(self, meta: Any, children: list[Any]) -> Option:
         key, value = children
-        return Option(key.text, value, key.span)
+        return Option(RENAMED.get(key.text, key.text), value, key.span, key.text)
 
     def key(self, meta: Any, children: list[Any]) -> Name:
         return Name(str(children[0]), token_span(children[0], self._file))

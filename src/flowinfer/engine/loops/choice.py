@@ -55,7 +55,7 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     from flowinfer.engine.loops.threads import choose_threads
 
     step = loop.step
-    waits_for_none = loop.batch > _MOST_DRAFTING and step.decoding.draft == "auto"
+    waits_for_none = loop.batch > _MOST_DRAFTING and step.decoding.speculate == "auto"
     drafts = not waits_for_none and make_drafter(step, loop.writer) is not None
     if not drafts and on_gpu:
         heads = Heads(step, loop.models, observer=loop.observer, keeps_thinking=loop.keeps_thinking)
@@ -88,7 +88,7 @@ def _plain(
         observer=loop.observer,
         keeps_thinking=loop.keeps_thinking,
         drafter=drafter,
-        payoff=Payoff(is_on=loop.step.decoding.draft == "auto"),
+        payoff=Payoff(is_on=loop.step.decoding.speculate == "auto"),
         open_sessions=open_sessions,
         threads=threads,
     )
