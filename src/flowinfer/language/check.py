@@ -37,7 +37,7 @@ from flowinfer.language.options import (
 )
 from flowinfer.language.prompts import PROMPT_SETS
 from flowinfer.language.resolve import Resolver
-from flowinfer.language.syntax import Let, Model, Option, Param, Prompt, Value
+from flowinfer.language.tree import Let, Model, Option, Param, Prompt, Value
 from flowinfer.output import shell
 from flowinfer.registry import fusers, zoos
 from flowinfer.spec import DRAFTS, RENAMED, Decoding, Flow, ModelSpec, Part, nodes, speculations

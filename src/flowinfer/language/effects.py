@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from flowinfer.errors import Span
 from flowinfer.language.reporter import Reporter
-from flowinfer.language.syntax import Option
+from flowinfer.language.tree import Option
 from flowinfer.registry import backends, fusers
 from flowinfer.spec import Decoding, ModelSpec
 

@@ -16,7 +16,7 @@ from rapidfuzz import fuzz, process
 from rapidfuzz.distance import OSA
 
 from flowinfer.language.reporter import Reporter
-from flowinfer.language.syntax import Option, Value
+from flowinfer.language.tree import Option, Value
 from flowinfer.registry import FuserInfo, Parameter, backends, fusers
 from flowinfer.spec import DRAFTS, Decoding, ModelSpec
 

@@ -31,7 +31,8 @@ class Reporter:
         self._num_told = dict.fromkeys(Severity, 0)
         self._found: dict[Diagnostic, None] = {}
         self._sources: dict[str, list[str]] = {}
-        self._slips: dict[tuple[str, int, int], Diagnostic] = {}
+        self._slips: dict[tuple[str, int, int], Diagnostic | None] = {}
+        """Place -> the slip there; None where it is counted only."""
         self._starts: list[int] = []
         self.add_source(file, text)
         self._starts = [0, *(match.end() for match in NEWLINE.finditer(text))]
@@ -84,11 +85,18 @@ class Reporter:
         return Span(self.file, last, 1, last, max(2, len(lines[last - 1]) + 1))
 
     def _add(self, code: str, severity: Severity, message: str, span: Span, help: str | None) -> None:
+        self.num_problems += 1
+        place = (span.file, span.line, span.column)
+        if severity is Severity.ERROR and self.is_full and place not in self._slips:  # counted, however many they are
+            self.codes.add(code)
+            self.num_untold += 1
+            if code.startswith("E00"):
+                self._slips[place] = None
+            return
         lines = self._sources.get(span.file, [])
         line = lines[span.line - 1] if span.line <= len(lines) else ""
         found = Diagnostic(code, severity, _short(message), span, line, help and _short(help))
-        self.num_problems += 1
-        if self._is_news(found):
+        if self._is_news(found, place):
             self._tell(found)
 
     def _tell(self, found: Diagnostic) -> None:
@@ -101,17 +109,17 @@ class Reporter:
         self._num_told[found.severity] += 1
         self._found[found] = None
 
-    def _is_news(self, found: Diagnostic) -> bool:
+    def _is_news(self, found: Diagnostic, place: tuple[str, int, int]) -> bool:
         """Return whether no slip was told of the same place; a full-width character gives way to what it stands for."""
         if not found.code.startswith("E00"):
             return True
-        place = (found.span.file, found.span.line, found.span.column)
-        former = self._slips.get(place)
-        if former is not None and (former.code != "E0002" or former == found):
-            return False
-        if former in self._found:
-            del self._found[former]
-            self._num_told[former.severity] -= 1
+        if place in self._slips:
+            former = self._slips[place]
+            if former is None or former.code != "E0002" or former == found:
+                return False
+            if former in self._found:
+                del self._found[former]
+                self._num_told[former.severity] -= 1
         self._slips[place] = found
         return True
 

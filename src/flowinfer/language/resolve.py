@@ -23,9 +23,9 @@ from flowinfer.language.options import (
     unknown_option,
 )
 from flowinfer.language.prompts import BUILT_IN_FIELDS, ROLES, is_field, role_for, template_for
-from flowinfer.language.syntax import Branch as WrittenBranch
-from flowinfer.language.syntax import Call, Chain, Group, Option, Stage
 from flowinfer.language.templates import Earlier, TemplateCheck, earliest_read
+from flowinfer.language.tree import Branch as WrittenBranch
+from flowinfer.language.tree import Call, Chain, Group, Option, Stage
 from flowinfer.registry import backends, fusers
 from flowinfer.spec import Branch, Decoding, ModelSpec, Node, Parallel, Part, Role, Series, nodes
 
