@@ -91,7 +91,7 @@ def test_a_long_line_is_shown_around_its_mistake() -> None:
 
 
 def test_a_long_line_is_cut_by_the_columns_that_it_takes() -> None:
-    shown = full(first("千问 -> " * 40 + "Dss" + " -> 千问" * 40)).split("\n")
+    shown = full(first(f'Qwen[prompt="{"千问" * 40}"] -> Dss -> Yi[prompt="{"千问" * 40}"]')).split("\n")
     assert max(map(display_width, shown)) < 140 and shown[3].count("千问") > 10
     before = display_width(shown[4].split("^")[0])
     assert shown[3].startswith("1 | ... ") and display_width(shown[3].partition("Dss")[0]) == before
