@@ -140,6 +140,15 @@ def test_a_question_that_is_no_text_is_a_type_error(flow: flowinfer.Flow) -> Non
         flowinfer.parse(3)  # type: ignore[arg-type]  # the mistake
 
 
+def test_answers_say_when_they_were_asked_for_in_another_language(flow: flowinfer.Flow, items: Path) -> None:
+    note = "asks in Chinese, the question is not"
+    found = flow.evaluate(items)
+    assert note in found.notes[-1] and note in repr(found)
+    answer = flow.run("What is 1 + 1?")
+    assert note in answer.notes[-1] and note in answer._repr_html_()
+    assert not any(note in one for one in flow.run("一加一等于几？").notes)
+
+
 def test_a_printed_evaluation_tells_how_answers_were_read(flow: flowinfer.Flow, tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text('{"question": "Which?", "choices": ["red", "blue"], "answer": "blue"}')
     assert "answers name options: 1 by text" in repr(flow.evaluate(str(tmp_path / "own.jsonl")))

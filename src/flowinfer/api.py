@@ -144,7 +144,7 @@ class Flow:
         from flowinfer.planning.plan import columns
         from flowinfer.runs.evaluation import Evaluation
         from flowinfer.runs.experiment import Request, evaluate
-        from flowinfer.tasks.base import load_questions
+        from flowinfer.tasks.base import language_note, load_questions
 
         _refuse_odd(limit=limit, sample=sample, seed=seed, ids=ids, batch=batch, engine=engine)
         kept: Sequence[Record] = ()
@@ -172,7 +172,8 @@ class Flow:
             columns=columns(self.flow),
         )
         results = evaluate(self.flow, questions, request, on_record=on_record, on_start=started, models=self._pool())
-        return Evaluation(results, tuple(kept))
+        note = language_note(self.flow, questions.questions, questions.label)
+        return Evaluation(results, tuple(kept), tuple(filter(None, (self.flow.zoo_note, note))))
 
     def close(self) -> None:
         """Free the models."""
