@@ -19,7 +19,7 @@ from flowinfer.language.prompts import foreign_note
 from flowinfer.results import Question
 from flowinfer.spec import Flow, nodes
 from flowinfer.tasks import generic
-from flowinfer.tasks.references import AnswerIndex, check, settle
+from flowinfer.tasks.references import AnswerIndex, check, judges_note, settle
 from flowinfer.tasks.sources import Item, Task
 
 _LAB = Path(__file__).parent.parent / "zoos" / "lab"
@@ -93,7 +93,8 @@ def load_questions(
     questions = tuple(_choose(loaded.source, known, limit=limit, sample=sample, seed=seed, ids=ids))
     check([by_id[question.id] for question in questions])
     refuse_missing(columns or {}, questions, loaded.source)
-    return Dataset(name, loaded.label, questions, fingerprint(questions), loaded.source, settled.note)
+    note = "; ".join(filter(None, (settled.note, judges_note(settled.items)))) or None
+    return Dataset(name, loaded.label, questions, fingerprint(questions), loaded.source, note)
 
 
 def refuse_missing(columns: Mapping[str, str], questions: Sequence[Question], source: str) -> None:
