@@ -84,6 +84,8 @@ def read_flow(path: Path) -> str:
     Raises:
         UnreadableFlow: see `read_text`.
     """
+    if path.suffix == ".flow" and not os.path.realpath(path).endswith(".flow"):
+        raise UnreadableFlow(f"cannot read '{path}': it links to a file that is no .flow file")
     try:
         return read_text(path, most_bytes=MOST_FLOW_BYTES)
     except UnreadableFile as error:

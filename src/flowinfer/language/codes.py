@@ -144,6 +144,12 @@ CODES: Mapping[str, Entry] = {
         "(" * 65 + "Qwen" + ")" * 65,
         "(Qwen | (Ds | Yi))",
     ),
+    "E0023": Entry(
+        "text that is no flow",
+        "Nothing of a longer text can be read: it is no flow. None of its lines is shown.",
+        "#!/bin/sh\nset -e\ncd /tmp\nls *.txt\nrm -f a.txt",
+        "Qwen -> Ds",
+    ),
     "E0100": Entry(
         "unknown model",
         "The name is neither declared in the file or its imports nor in the zoo. `flowinfer models` lists zoos.",

@@ -43,18 +43,14 @@ def _has_colours(stream: TextIO) -> bool:
 def _coloured(text: str, diagnostic: Diagnostic) -> str:
     """Return the full form with its severity and caret in colour, its frame dim."""
     colour = _COLOURS[diagnostic.severity]
-    first, arrow, bar, source, caret, *rest = text.split("\n")
+    first, arrow, *rest = text.split("\n")
     head, colon, message = first.partition(": ")
-    frame, mark, marks = caret.partition("| ")
-    lines = [
-        f"{colour}{head}{_PLAIN}{colon}{message}",
-        f"{_DIM}{arrow}{_PLAIN}",
-        f"{_DIM}{bar}{_PLAIN}",
-        source,
-        f"{_DIM}{frame}{mark}{_PLAIN}{colour}{marks}{_PLAIN}",
-        *rest,
-    ]
-    return "\n".join(lines)
+    lines = [f"{colour}{head}{_PLAIN}{colon}{message}", f"{_DIM}{arrow}{_PLAIN}"]
+    if diagnostic.source_line:
+        bar, source, caret, *rest = rest
+        frame, mark, marks = caret.partition("| ")
+        lines += [f"{_DIM}{bar}{_PLAIN}", source, f"{_DIM}{frame}{mark}{_PLAIN}{colour}{marks}{_PLAIN}"]
+    return "\n".join([*lines, *rest])
 
 
 def full(diagnostic: Diagnostic) -> str:
@@ -62,16 +58,19 @@ def full(diagnostic: Diagnostic) -> str:
     span = diagnostic.span
     number = str(span.line)
     gutter = " " * len(number)
-    source, start, end = _window(diagnostic)
-    before = display_width(source[:start])
-    width = max(1, display_width(source[:end]) - before)
     lines = [
         f"{diagnostic.severity}[{diagnostic.code}]: {_line(diagnostic.message)}",
         f"{gutter}--> {_line(span.file)}:{span.line}:{span.column}",
-        f"{gutter} |",
-        f"{number} | {source.expandtabs(_TAB)}".rstrip(),
-        f"{gutter} | {' ' * before}{'^' * width}",
     ]
+    if diagnostic.source_line:
+        source, start, end = _window(diagnostic)
+        before = display_width(source[:start])
+        width = max(1, display_width(source[:end]) - before)
+        lines += [
+            f"{gutter} |",
+            f"{number} | {source.expandtabs(_TAB)}".rstrip(),
+            f"{gutter} | {' ' * before}{'^' * width}",
+        ]
     if diagnostic.help:
         lines.append(f"{gutter} = help: {_line(diagnostic.help)}")
     return "\n".join(lines)

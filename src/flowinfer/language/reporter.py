@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 
 from flowinfer.errors import Diagnostic, Severity, Span
+from flowinfer.language.codes import CODES
 
 NEWLINE = re.compile(r"\r\n|\n|\r")
 MOST_TOLD = 100
@@ -78,6 +79,10 @@ class Reporter:
         end_column = max(column + 1, min(column + end - start, last))
         return Span(self.file, line, column, line, end_column)
 
+    def before(self, span: Span) -> str:
+        """Return what stands before a place in its line, the nearest of it."""
+        return self._sources[span.file][span.line - 1][max(0, span.column - 100) : span.column - 1]
+
     def last_line(self) -> Span:
         """Return the span of the last line that holds anything."""
         lines = self._sources[self.file]
@@ -95,6 +100,8 @@ class Reporter:
             return
         lines = self._sources.get(span.file, [])
         line = lines[span.line - 1] if span.line <= len(lines) else ""
+        if not _shows_text(span.file):
+            message, line, help = CODES[code].title, "", "lines and words are shown of files whose names end in .flow"
         found = Diagnostic(code, severity, _short(message), span, line, help and _short(help))
         if self._is_news(found, place):
             self._tell(found)
@@ -122,6 +129,11 @@ class Reporter:
                 self._num_told[former.severity] -= 1
         self._slips[place] = found
         return True
+
+
+def _shows_text(file: str) -> bool:
+    """Return whether a text is a flow by its name, or was given as one: no text of other files may be shown."""
+    return file.startswith("<") or file.endswith(".flow")
 
 
 def _short(text: str) -> str:

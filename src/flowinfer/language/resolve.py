@@ -195,7 +195,9 @@ class Resolver:
             if option.key == "prompt":
                 continue
             if option.key in _FUSE_KEYS:
-                hint = "write it behind the group: (A | B)[fuse=mean]"
+                owner = next((name for name, info in fusers().items() if option.key in info.parameters), "mean")
+                own = f", {option.key}={option.value.raw}" if option.key in FUSER_KEYS else ""
+                hint = f"write it behind the group: (A | B)[fuse={owner}{own}]"
                 self._report.error("E0205", f"option '{option.key}' belongs to a '|' group", option.span, hint)
             elif option.key not in DECODING_KEYS:
                 hint = unknown_option(option.key, _NODE_KEYS)

@@ -36,6 +36,9 @@ from flowinfer.language.tree import (
 )
 from flowinfer.spec import RENAMED
 
+_LEAST_STATEMENTS = 4
+"""So many in a file, none of which can be read, are no flow with a mistake but another text."""
+
 
 def parse(text: str, file: str = "<flow>") -> Document:
     """Read a `.flow` text; problems are listed in the result, never raised."""
@@ -44,6 +47,7 @@ def parse(text: str, file: str = "<flow>") -> Document:
     tokens = lex(_parser(), text, report)
     comments = _comments(tokens)
     statements: list[Statement] = []
+    num_sound = 0
     parts, builder = split_statements(tokens), _Builder(file)
     for part in parts:
         lines = range(part[0].line or 1, (part[-1].end_line or 1) + 1)
@@ -53,8 +57,14 @@ def parse(text: str, file: str = "<flow>") -> Document:
             continue
         try:
             statements.append(builder.built(_parsed(part)))
+            num_sound += not is_spoiled
         except UnexpectedInput as error:
             unexpected(error, part, told)
+    if not num_sound and len(parts) >= _LEAST_STATEMENTS and not file.startswith("<"):
+        place, statements = token_span(parts[0][0], file), []
+        report = Reporter(file, "")  # whose lines are shown to nobody
+        hint = "a flow is written like: Qwen -> (Yi | Ds)"
+        report.error("E0023", f"this is no flow: none of its {len(parts)} statements can be read", place, hint)
     is_whole = len(statements) == len(parts)
     problems, codes = tuple(report.diagnostics), frozenset(report.codes)
     return Document(file, text, tuple(statements), comments, problems, is_whole, codes, report.num_untold)
