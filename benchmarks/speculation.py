@@ -67,7 +67,7 @@ def measure(
     text: str, draft: str, questions: Sequence[Question], batch: int, pool: ModelPool, first: FirstStages
 ) -> Measured:
     """Run a flow over questions."""
-    flow = check(text, zoo="lab", overrides={"draft": draft, "max_tokens": "256"})
+    flow = check(text, zoo="lab", overrides={"speculate": draft, "max_tokens": "256"})
     plan = ready(flow, this_machine())
     start, cpu = time.perf_counter(), time.process_time()
     traces = list(

@@ -145,7 +145,7 @@ def branches_plan(models: Sequence[ShapeModel]) -> Plan:
 
 
 def _step(step_id: str, model: ShapeModel, member: Member, *reads: str) -> Step:
-    return Step(step_id, model.name, member, Decoding(max_tokens=384, draft="off"), reads)
+    return Step(step_id, model.name, member, Decoding(max_tokens=384, speculate="off"), reads)
 
 
 def _plan(steps: Sequence[Step], answer: Answer) -> Plan:

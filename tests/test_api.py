@@ -17,7 +17,7 @@ from flowinfer.runs.ask import _Gate
 
 
 @pytest.fixture(scope="module")
-def pipeline(toy_zoo: Path) -> flowinfer.Pipeline:
+def flow(toy_zoo: Path) -> flowinfer.Flow:
     return flowinfer.parse("Yi -> (Qwen | Ds)", zoo=str(toy_zoo), params={"max_tokens": 8})
 
 
@@ -33,15 +33,15 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_an_answer_is_its_text_and_holds_its_trace(pipeline: flowinfer.Pipeline) -> None:
-    answer = pipeline.run("What is 2 + 2?")
+def test_an_answer_is_its_text_and_holds_its_trace(flow: flowinfer.Flow) -> None:
+    answer = flow.run("What is 2 + 2?")
     assert str(answer) == answer.text == answer.trace.steps[-1].passed_on
     assert [step.step for step in answer.trace.steps] == ["s1", "s2"]
 
 
-def test_streamed_pieces_join_to_the_whole_answer(pipeline: flowinfer.Pipeline) -> None:
-    pieces = list(pipeline.stream("Tell me of 苹果."))
-    assert "".join(pieces) == pipeline.run("Tell me of 苹果.").text and len(pieces) > 1
+def test_streamed_pieces_join_to_the_whole_answer(flow: flowinfer.Flow) -> None:
+    pieces = list(flow.stream("Tell me of 苹果."))
+    assert "".join(pieces) == flow.run("Tell me of 苹果.").text and len(pieces) > 1
 
 
 @pytest.mark.parametrize("cut", [1, 8])
@@ -62,23 +62,21 @@ def test_a_stream_ends_before_a_stop_text_that_straddles_its_pieces(toy_zoo: Pat
         assert "".join(flow.stream("hello")) == text[: text.index(stop)] == flow.run("hello").text
 
 
-def test_evaluation_gives_accuracy_interval_and_one_row_per_question(
-    pipeline: flowinfer.Pipeline, tmp_path: Path
-) -> None:
+def test_evaluation_gives_accuracy_interval_and_one_row_per_question(flow: flowinfer.Flow, tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     path.write_text("\n".join(json.dumps({"question": f"{i}?", "answer": str(i)}) for i in range(3)), encoding="utf-8")
-    found = pipeline.evaluate(str(path), out=tmp_path / "runs")
+    found = flow.evaluate(str(path), out=tmp_path / "runs")
     assert found.accuracy is not None and found.interval[0] <= found.accuracy <= found.interval[1]
     assert [row["id"] for row in sorted(found.table, key=lambda row: str(row["id"]))] == ["0", "1", "2"]
     assert "accuracy" in found._repr_html_() and "accuracy" in repr(found)
 
 
-def test_graph_and_plan_need_no_models(pipeline: flowinfer.Pipeline) -> None:
-    assert pipeline.graph.number_of_nodes() == 6 and [step.id for step in pipeline.plan().steps] == ["s1", "s2"]
+def test_graph_and_plan_need_no_models(flow: flowinfer.Flow) -> None:
+    assert flow.graph.number_of_nodes() == 6 and [step.id for step in flow.plan().steps] == ["s1", "s2"]
 
 
-def test_a_pipeline_draws_itself(pipeline: flowinfer.Pipeline) -> None:
-    assert "⊕ mean" in repr(pipeline) and pipeline._repr_html_().startswith("<svg")
+def test_a_flow_draws_itself(flow: flowinfer.Flow) -> None:
+    assert "⊕ mean" in repr(flow) and flow._repr_html_().startswith("<svg")
 
 
 def test_a_refused_flow_raises_with_all_diagnostics() -> None:
@@ -92,12 +90,12 @@ def test_load_reads_a_file(tmp_path: Path, toy_zoo: Path) -> None:
     assert flowinfer.load(tmp_path / "mine.flow", zoo=str(toy_zoo)).flow.name == "mine"
 
 
-@pytest.mark.parametrize("flow", ["Qwen -> Ds", "(Qwen | Ds)"])
-def test_streams_of_models_that_think_join_to_the_answer(flow: str) -> None:
+@pytest.mark.parametrize("text", ["Ds", "Qwen -> Ds", "(Qwen | Ds)"])
+def test_streams_of_models_that_think_join_to_the_answer(text: str) -> None:
     """Line breaks behind a closed thought came through, in a token of their own."""
-    with flowinfer.parse(flow, zoo="lab") as pipeline:
+    with flowinfer.parse(text, zoo="lab") as flow:
         for question in ("What is 12 * 3?", "求 12*x**2 + 6*x + 16 对 x 的导数。"):
-            assert "".join(pipeline.stream(question)) == pipeline.run(question).text
+            assert "".join(flow.stream(question)) == flow.run(question).text
 
 
 @pytest.mark.parametrize(
@@ -121,30 +119,40 @@ def test_gated_pieces_are_what_stripping_leaves(pieces: list[str], opened: bool)
 
 def test_what_the_package_offers_is_listed_and_its_errors_can_be_caught() -> None:
     assert "TYPE_CHECKING" not in dir(flowinfer)
-    assert {"Pipeline", "load", "parse", "sweep", "FlowInferError", "UsageError"} <= set(dir(flowinfer))
+    assert {"Flow", "Pipeline", "load", "parse", "sweep", "FlowInferError", "UsageError"} <= set(dir(flowinfer))
     assert all(getattr(flowinfer, name) is not None for name in flowinfer.__all__)
+    assert flowinfer.Pipeline is flowinfer.Flow
     with pytest.raises(flowinfer.FlowError):
         flowinfer.parse("Nobody")
 
 
 @pytest.mark.parametrize("question", ["", "  \n"])
-def test_an_empty_question_is_refused(pipeline: flowinfer.Pipeline, question: str) -> None:
+def test_an_empty_question_is_refused(flow: flowinfer.Flow, question: str) -> None:
     with pytest.raises(flowinfer.UsageError, match="the question is empty"):
-        pipeline.run(question)
+        flow.run(question)
     with pytest.raises(flowinfer.UsageError, match="the question is empty"):
-        list(pipeline.stream(question))
+        list(flow.stream(question))
 
 
-def test_a_question_that_is_no_text_is_a_type_error(pipeline: flowinfer.Pipeline) -> None:
+def test_a_question_that_is_no_text_is_a_type_error(flow: flowinfer.Flow) -> None:
     with pytest.raises(TypeError, match="question must be a text, not int"):
-        pipeline.run(3)  # type: ignore[arg-type]  # the mistake
+        flow.run(3)  # type: ignore[arg-type]  # the mistake
     with pytest.raises(TypeError, match="text must be a text, not int"):
         flowinfer.parse(3)  # type: ignore[arg-type]  # the mistake
 
 
-def test_a_printed_evaluation_tells_how_answers_were_read(pipeline: flowinfer.Pipeline, tmp_path: Path) -> None:
+def test_answers_say_when_they_were_asked_for_in_another_language(flow: flowinfer.Flow, items: Path) -> None:
+    note = "asks in Chinese, the question is not"
+    found = flow.evaluate(items)
+    assert note in found.notes[-1] and note in repr(found)
+    answer = flow.run("What is 1 + 1?")
+    assert note in answer.notes[-1] and note in answer._repr_html_()
+    assert not any(note in one for one in flow.run("一加一等于几？").notes)
+
+
+def test_a_printed_evaluation_tells_how_answers_were_read(flow: flowinfer.Flow, tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text('{"question": "Which?", "choices": ["red", "blue"], "answer": "blue"}')
-    assert "answers name options: 1 by text" in repr(pipeline.evaluate(str(tmp_path / "own.jsonl")))
+    assert "answers name options: 1 by text" in repr(flow.evaluate(str(tmp_path / "own.jsonl")))
 
 
 @pytest.mark.parametrize(
@@ -160,10 +168,10 @@ def test_a_printed_evaluation_tells_how_answers_were_read(pipeline: flowinfer.Pi
     ],
 )
 def test_arguments_of_another_kind_are_refused_by_name(
-    pipeline: flowinfer.Pipeline, items: Path, arguments: dict[str, Any], message: str
+    flow: flowinfer.Flow, items: Path, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(flowinfer.UsageError) as caught:
-        pipeline.evaluate(items, **arguments)
+        flow.evaluate(items, **arguments)
     assert caught.value.message == message and "--" not in f"{caught.value.help}"
 
 
@@ -177,10 +185,10 @@ def test_errors_speak_of_arguments_and_not_of_options(toy_zoo: Path) -> None:
 
 
 def test_an_evaluation_writes_no_run_unless_told(
-    pipeline: flowinfer.Pipeline, items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flow: flowinfer.Flow, items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert pipeline.evaluate(items, limit=1).results.run is None and list(tmp_path.iterdir()) == [items]
-    found = pipeline.evaluate(items, limit=1, out="kept")
-    again = pipeline.evaluate(items, limit=1, out="kept", resume="latest")
+    assert flow.evaluate(items, limit=1).results.run is None and list(tmp_path.iterdir()) == [items]
+    found = flow.evaluate(items, limit=1, out="kept")
+    again = flow.evaluate(items, limit=1, out="kept", resume="latest")
     assert (found.results.run, len(again.records)) == (again.results.run, 1)

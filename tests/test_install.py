@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 ASKED = ("exec", "--zoo", "lab", "--quiet", "--prompt", "What is 12 * 12?", "-e")
 
 
-@pytest.mark.parametrize("flow", ["(Qwen | Ds)", "Qwen -> (Ds | Yi)", "(Qwen & Ds & Yi)", "Qwen -> Ds[draft=auto]"])
+@pytest.mark.parametrize("flow", ["(Qwen | Ds)", "Qwen -> (Ds | Yi)", "(Qwen & Ds & Yi)", "Qwen -> Ds[speculate=auto]"])
 def test_the_shipped_models_answer_a_question(flow: str, tmp_path: Path) -> None:
     done = flowinfer(*ASKED, flow, cwd=tmp_path)
     assert (done.returncode, "144" in done.stdout, done.stderr) == (0, True, "")

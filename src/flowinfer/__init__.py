@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 __all__ = [
     "DataError",
+    "Flow",
     "FlowError",
     "FlowInferError",
     "LoadError",
@@ -30,13 +31,13 @@ __all__ = [
 _ERRORS = ("DataError", "FlowError", "FlowInferError", "LoadError", "RunError", "UsageError")
 
 if TYPE_CHECKING:
-    from flowinfer.api import Pipeline, load, parse
+    from flowinfer.api import Flow, Pipeline, load, parse
     from flowinfer.errors import DataError, FlowError, FlowInferError, LoadError, RunError, UsageError
     from flowinfer.sweeps.api import sweep
 
 
 def __getattr__(name: str) -> object:
-    if name in ("Pipeline", "load", "parse"):
+    if name in ("Flow", "Pipeline", "load", "parse"):
         from flowinfer import api
 
         return getattr(api, name)

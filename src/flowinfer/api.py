@@ -1,4 +1,4 @@
-"""The Python interface: as small as the command line. Models are loaded once per pipeline and kept."""
+"""The Python interface: as small as the command line. Models are loaded once per flow and kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flowinfer.language.check import check, check_file
 from flowinfer.language.examples import located
 from flowinfer.planning import plan as plans
 from flowinfer.planning.graph import build
-from flowinfer.spec import Flow
+from flowinfer.spec import Flow as CheckedFlow
 from flowinfer.zoo import Zoo
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @in_python_words()
-def load(path: str | Path, *, zoo: Zoo | str | None = None, params: Mapping[str, object] | None = None) -> Pipeline:
+def load(path: str | Path, *, zoo: Zoo | str | None = None, params: Mapping[str, object] | None = None) -> Flow:
     """Load a `.flow` file.
 
     Args:
@@ -36,24 +36,24 @@ def load(path: str | Path, *, zoo: Zoo | str | None = None, params: Mapping[str,
     Raises:
         FlowError: with all errors of the flow.
     """
-    return Pipeline(check_file(located(str(path)), zoo=zoo, overrides=_texts(params)))
+    return Flow(check_file(located(str(path)), zoo=zoo, overrides=_texts(params)))
 
 
 @in_python_words()
-def parse(text: str, *, zoo: Zoo | str | None = None, params: Mapping[str, object] | None = None) -> Pipeline:
+def parse(text: str, *, zoo: Zoo | str | None = None, params: Mapping[str, object] | None = None) -> Flow:
     """Read a flow from text; see `load`."""
     if not isinstance(text, str):
         raise TypeError(f"text must be a text, not {type(text).__name__}")
-    return Pipeline(check(text, zoo=zoo, overrides=_texts(params)))
+    return Flow(check(text, zoo=zoo, overrides=_texts(params)))
 
 
-class Pipeline:
+class Flow:
     """A checked flow that can be drawn, run and evaluated.
 
     Use it as a context manager, or call `close`, to free its models before it is collected.
     """
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: CheckedFlow) -> None:
         self.flow = flow
         """The checked flow."""
         self._models: ModelPool | None = None
@@ -144,7 +144,7 @@ class Pipeline:
         from flowinfer.planning.plan import columns
         from flowinfer.runs.evaluation import Evaluation
         from flowinfer.runs.experiment import Request, evaluate
-        from flowinfer.tasks.base import load_questions
+        from flowinfer.tasks.base import language_note, load_questions
 
         _refuse_odd(limit=limit, sample=sample, seed=seed, ids=ids, batch=batch, engine=engine)
         kept: Sequence[Record] = ()
@@ -172,7 +172,8 @@ class Pipeline:
             columns=columns(self.flow),
         )
         results = evaluate(self.flow, questions, request, on_record=on_record, on_start=started, models=self._pool())
-        return Evaluation(results, tuple(kept))
+        note = language_note(self.flow, questions.questions, questions.label)
+        return Evaluation(results, tuple(kept), tuple(filter(None, (self.flow.zoo_note, note))))
 
     def close(self) -> None:
         """Free the models."""
@@ -180,7 +181,7 @@ class Pipeline:
             self._models.close()
             self._models = None
 
-    def __enter__(self) -> Pipeline:
+    def __enter__(self) -> Flow:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -189,7 +190,7 @@ class Pipeline:
     def __repr__(self) -> str:
         from flowinfer.drawing.text import render
 
-        return f"Pipeline {self.flow.name}\n{render(self.flow)}"
+        return f"Flow {self.flow.name}\n{render(self.flow)}"
 
     def _repr_html_(self) -> str:
         from flowinfer.drawing.svg import render
@@ -202,6 +203,10 @@ class Pipeline:
         if self._models is None:
             self._models = ModelPool()
         return self._models
+
+
+Pipeline = Flow
+"""Its former name."""
 
 
 def _texts(params: Mapping[str, object] | None) -> dict[str, str]:

@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Literal
 
 from flowinfer.errors import UsageError
-from flowinfer.spec import Decoding, ModelSpec
+from flowinfer.spec import RENAMED, Decoding, ModelSpec
 
 ParameterType = Literal["float", "int", "str", "model"]
 
@@ -231,17 +231,16 @@ def load(info: Info) -> object:
 
 def _backend(point: EntryPoint) -> BackendInfo:
     target = _import(point)
-    options = getattr(target, "options", None)
-    unknown = sorted(set(options or ()) - {*Decoding.model_fields, *ModelSpec.model_fields})
+    named = getattr(target, "options", None)
+    options = None if named is None else frozenset(RENAMED.get(option, option) for option in named)
+    unknown = sorted((options or frozenset()) - {*Decoding.model_fields, *ModelSpec.model_fields})
     if unknown:
         raise UsageError(
             f"plug-in '{point.name}' of {_origin(point)} heeds an option that there is not: '{unknown[0]}'",
             help="update or uninstall that package",
         )
     is_text = bool(getattr(target, "text_only", False))
-    return BackendInfo(
-        point.name, point.value, _origin(point), is_text, None if options is None else frozenset(options)
-    )
+    return BackendInfo(point.name, point.value, _origin(point), is_text, options)
 
 
 def _import(point: EntryPoint) -> object:

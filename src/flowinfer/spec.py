@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
 
 from flowinfer.errors import Diagnostic, Span
 from flowinfer.output.secrets import learn_address, public_address
@@ -19,6 +19,9 @@ Role = Literal["draft", "review", "verify"]
 
 DRAFTS = ("auto", "off", "upstream", "ngram", "alternate")
 """Where drafts come from, besides models by name."""
+
+RENAMED = {"draft": "speculate"}
+"""Former words for options, still read."""
 
 QUANTIZATIONS = ("bnb-8bit", "bnb-4bit")
 """What the local backend can do to weights while it loads them."""
@@ -110,12 +113,12 @@ class Decoding(BaseModel):
     """Whether heads exchange whole distributions or certified top candidates."""
     prefill: str = ""
     """Text that every head's answer starts with."""
-    draft: str = "auto"
+    speculate: str = Field("auto", validation_alias=AliasChoices("speculate", "draft"))
     """What guesses tokens ahead, to be verified together: one of `DRAFTS` or a model. It never decides the text."""
 
     def decisive(self) -> dict[str, Any]:
         """Return what of it decides the text, as plain data."""
-        return self.model_dump(mode="json", exclude={"draft"})
+        return self.model_dump(mode="json", exclude={"speculate"})
 
     def of_loop(self) -> dict[str, Any]:
         """Return what all rows of one decoding loop have in common, as plain data; in the rest each has its own."""
@@ -210,15 +213,15 @@ def nodes(part: Part) -> Iterator[Node]:
                 yield from nodes(branch.part)
 
 
-def drafts(part: Part) -> Iterator[str]:
-    """Yield the option `draft` of everything in a part that decodes on its own."""
+def speculations(part: Part) -> Iterator[str]:
+    """Yield the option `speculate` of everything in a part that decodes on its own."""
     match part:
         case Node():
-            yield part.decoding.draft
+            yield part.decoding.speculate
         case Series(stages):
             for stage in stages:
-                yield from drafts(stage)
+                yield from speculations(stage)
         case Parallel():
-            yield part.decoding.draft
+            yield part.decoding.speculate
             for branch in part.branches:
-                yield from drafts(branch.part)
+                yield from speculations(branch.part)

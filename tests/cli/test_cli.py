@@ -130,6 +130,13 @@ def test_lab_items_serve_the_toy_zoo_and_say_so(work: Path) -> None:
         ((*RUN, "--data", "gsm8k"), 2, "NAME=VALUE"),
         ((*RUN, "--data", "gsmm=x"), 2, "no data set of that name"),
         ((*RUN, "--set", "cap=3"), 2, "no param or default option"),
+        ((*RUN, "--prompts", "papper"), 2, "--prompts 'papper': unknown prompt set\n  = help: did you mean 'paper'?"),
+        ((*RUN, "--set", "prompts=nope"), 2, "--set prompts=nope: unknown prompt set"),
+        ((*RUN, "--prompts", "en", "--set", "prompts=en"), 2, "leave one of them out"),
+        (("plan", "s2p.flow", "--prompts", "nope"), 2, "--prompts 'nope': unknown prompt set"),
+        (("profile", "s2p.flow", "--prompts", "nope"), 2, "--prompts 'nope': unknown prompt set"),
+        (("sweep", "--models", "Qwen", "--prompts", "nope"), 2, "--prompts 'nope': unknown prompt set"),
+        (("lab", "make"), 2, "python -m lab make"),
         ((*RUN, "--fail-under", "7"), 2, "between 0 and 1"),
         ((*RUN, "--resume"), 2, "no runs in"),
         ((*RUN, "--prompt", "x"), 2, "--dataset asks many"),
@@ -205,6 +212,11 @@ def test_a_run_goes_on_from_its_name_alone_wherever_one_stands(
         assert "differ from the run's" in capsys.readouterr().err
     monkeypatch.chdir(work)
     settings = json.loads((folder / "run.json").read_bytes())
+    settings["asked"]["sets"]["draft"] = "off"  # as runs wrote it whose option had its former word
+    (folder / "run.json").write_text(json.dumps(settings), encoding="utf-8")
+    plan = (folder / "plan.json").read_text(encoding="utf-8")
+    (folder / "plan.json").write_text(plan.replace('"speculate"', '"draft"'), encoding="utf-8")
+    assert called("exec", "--resume", "-q") == 0
     del settings["asked"]
     (folder / "run.json").write_text(json.dumps(settings), encoding="utf-8")
     assert called("exec", "--resume") == 2
@@ -230,8 +242,31 @@ def test_runs_and_answers_are_listed_with_what_they_say(
     places = [shown.index(f"What is {k} + {k}?") for k in range(3)]
     assert places == sorted(places)
     assert [record["question"]["id"] for record in json.loads(said("show", "latest", "--json"))] == ["q0", "q1", "q2"]
-    assert json.loads(said("show", "latest", "--failed", "--json")) == []
+    assert json.loads(said("show", "--failed", "--json")) == []
+    assert "verdicts changed (not written)" in said("score", "--dry-run")
     assert len(json.loads(said("show", "latest", "--wrong", "--limit", "2", "--json"))) <= 2
+
+
+def test_a_column_that_the_data_has_is_no_matter_of_a_run(work: Path) -> None:
+    (work / "with.jsonl").write_text('{"question": "Which?", "answer": "2", "context": "two"}\n', encoding="utf-8")
+    (work / "without.jsonl").write_text('{"question": "Which?", "answer": "2"}\n', encoding="utf-8")
+    flow = ("-e", 'Qwen[prompt="{context} {question}", max_tokens=2]', "--zoo", "toy")
+    assert "must be a column of the data set" in flowinfer("check", *flow[:2], cwd=work).stdout
+    done = flowinfer("exec", *flow, "--dataset", "with.jsonl", "-q", cwd=work)
+    assert done.returncode == 0 and "column" not in done.stderr
+    done = flowinfer("exec", *flow, "--dataset", "without.jsonl", "-q", cwd=work)
+    assert done.returncode == 1 and "have no column 'context'" in done.stderr and "W0302" not in done.stderr
+
+
+def test_every_command_that_asks_says_when_it_asks_in_another_language(work: Path) -> None:
+    note = "asks in Chinese, {} not; --prompts plain or en asks otherwise"
+    short, profile = ("--set", "max_tokens=2", "--zoo", "toy"), ("profile", "s2p.flow", "--steps", "1")
+    done = flowinfer("sweep", "--flows", "s2p.flow", "--datasets", "items.jsonl", "--limit", "1", *short, cwd=work)
+    assert note.format("the question is") in done.stderr
+    done = flowinfer(*profile, "--dataset", "items.jsonl", "--batch", "2", *short, cwd=work)
+    assert note.format("2 of 2 questions are") in done.stderr
+    done = flowinfer(*profile, *short, "--prompts", "en", cwd=work)
+    assert done.returncode == 0 and "asks in Chinese" not in done.stderr
 
 
 def test_fmt_check_and_diff_change_nothing(work: Path) -> None:

@@ -55,7 +55,7 @@ def chain(
 
     Nothing drafts unless a test says so.
     """
-    options = Decoding(**({"max_tokens": 16, "draft": "off"} | decoding))
+    options = Decoding(**({"max_tokens": 16, "speculate": "off"} | decoding))
     made = tuple(Step(f"s{k}", f"step {k}", source, options, reads) for k, (source, reads) in enumerate(steps, 1))
     names = {one.model for step in made for one in members(step.source)}
     known = {name: (specs or {}).get(name) or ModelSpec(name=name, ref=name, think="keep") for name in sorted(names)}

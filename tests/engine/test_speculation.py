@@ -318,7 +318,7 @@ def test_an_identical_earlier_text_gives_four_keys_a_round(
     """S4: what the row is going to write is the text of the stage before; random heads of equal weight would cut it
     into keys at random, so one leads."""
     source = group(*(member(name, weight=weight) for name, weight in zip(names, (0.95, 0.05), strict=False)))
-    step = one_step(source, max_tokens=48, context=context, draft="upstream").steps[0]
+    step = one_step(source, max_tokens=48, context=context, speculate="upstream").steps[0]
     (written,) = plain(step, models, rows(step, ["hello"]))
     asked = rows(step, ["hello"], [written.text])
     made = {"batch": 1, "observer": Observer(), "drafter": make_drafter(step, None)}
@@ -377,7 +377,7 @@ def test_sampled_tokens_behind_a_draft_follow_the_fused_distribution(models: dic
 @pytest.mark.parametrize("draft", ["alternate", "A"])
 def test_a_head_that_drafts_for_itself_is_always_right(models: dict[str, HfModel], draft: str, context: str) -> None:
     """Where it is the only head, as long as its context is what it wrote."""
-    plan = one_step(member("A"), draft=draft, context=context, utf8="off", max_tokens=24)
+    plan = one_step(member("A"), speculate=draft, context=context, utf8="off", max_tokens=24)
     found = [trace.steps[0] for trace in run(plan, models, TEXTS[:3], batch=2).values()]
     assert [one.text for one in found] == answers(
         one_step(member("A"), utf8="off", max_tokens=24, context=context), models, TEXTS[:3]
@@ -394,14 +394,14 @@ def test_a_flow_writes_the_same_whatever_drafts(models: dict[str, HfModel], draf
     reading = group(*(member(name, "{question} {prev}", node=f"n_{name}", prev=("s1",), weight=0.5) for name in "AB"))
 
     def plan(value: str) -> Plan:
-        made = chain((member("A", node="n1"), ()), (reading, ("s1",)), draft=value, context=context, max_tokens=16)
+        made = chain((member("A", node="n1"), ()), (reading, ("s1",)), speculate=value, context=context, max_tokens=16)
         return replace(made, models={**made.models, "C": ModelSpec(name="C", ref="C")})
 
     assert answers(plan(draft), models, TEXTS[:3]) == answers(plan("off"), models, TEXTS[:3])
 
 
 def test_a_draft_is_in_no_fingerprint_and_no_cache_key() -> None:
-    off, named = (one_step(mix("A", "B"), draft=draft) for draft in ("off", "C"))
+    off, named = (one_step(mix("A", "B"), speculate=draft) for draft in ("off", "C"))
     named = replace(named, models={**named.models, "C": ModelSpec(name="C", ref="C")})
     prompts = {"n0": "hello", "n1": "hello"}
     assert fingerprint(off) == fingerprint(named)

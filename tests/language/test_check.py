@@ -16,6 +16,7 @@ from flowinfer.language.check import check, check_file
 from flowinfer.language.codes import CODES
 from flowinfer.language.diagnostics import full
 from flowinfer.language.formatting import format_text
+from flowinfer.language.pinning import pin
 from flowinfer.language.prompts import foreign_note
 from flowinfer.planning.plan import columns, compile, fingerprint
 from flowinfer.spec import Flow, Node, Parallel, Series, nodes
@@ -490,3 +491,73 @@ def test_data_without_a_column_that_a_prompt_needs_is_refused(tmp_path: Path) ->
     assert load_questions(str(file), limit=1).fingerprint != loaded.fingerprint
     with pytest.raises(DataError, match=r"1 of 2 questions have no column 'context' \('1'\)"):
         load_questions(str(file), columns={"context": "Qwen"})
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "warned"),
+    [
+        ("Qwen -> (Yi | Ds)[speculate=ngram]", {}, []),
+        ("Qwen -> (Yi | Ds)[draft=ngram]", {}, ["'draft' is called 'speculate' now"]),
+        ("defaults { draft=ngram }\nQwen -> (Yi | Ds)", {}, ["'draft' is called 'speculate' now"]),
+        ("Qwen -> (Yi | Ds)", {"draft": "ngram"}, ["'--set draft' is called 'speculate' now"]),
+        ("defaults { speculate=off }\nQwen -> (Yi | Ds)", {"draft": "ngram"}, ["'--set draft' is called"]),
+    ],
+)
+def test_a_former_word_for_an_option_means_the_present_one(
+    text: str, overrides: dict[str, str], warned: list[str]
+) -> None:
+    flow = checked(text, overrides=overrides)
+    assert isinstance(flow.root, Series) and isinstance(flow.root.stages[-1], Parallel)
+    assert flow.root.stages[-1].decoding.speculate == "ngram"
+    assert [warning.code for warning in flow.warnings] == ["W0201"] * len(warned)
+    assert all(part in warning.message for part, warning in zip(warned, flow.warnings, strict=True))
+    pinned = checked(pin(text, overrides)).root
+    assert isinstance(pinned, Series) and isinstance(pinned.stages[-1], Parallel)
+    assert pinned.stages[-1].decoding.speculate == "ngram"
+
+
+def test_no_text_is_shown_of_a_file_that_is_no_flow(tmp_path: Path) -> None:
+    """By its name, or by what it holds; of a flow with mistakes the lines are shown."""
+    lines = "root:x:0:0:root:/root:/bin/bash\nhunter2\n"
+    named, copied, linked = (tmp_path / name for name in ("passwd", "copy.flow", "link.flow"))
+    named.write_text(lines)
+    copied.write_text(lines.replace("hunter2", "hunter2:x") * 3)
+    linked.symlink_to(named)
+    for path in (named, copied):
+        with pytest.raises(FlowError) as caught:
+            check_file(path, zoo=NAMES)
+        said = "\n".join(full(diagnostic) for diagnostic in caught.value.diagnostics) + str(caught.value)
+        assert f"{path}:1:" in said and "root" not in said.replace(str(path), "") and "hunter2" not in said
+    with pytest.raises(UsageError, match="it links to a file that is no"):
+        check_file(linked, zoo=NAMES)
+    copied.write_text("Qwen -> Dss\n")
+    with pytest.raises(FlowError) as caught:
+        check_file(copied, zoo=NAMES)
+    assert "1 | Qwen -> Dss" in full(caught.value.diagnostics[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "help"),
+    [
+        ("Qwen[tau=0.5]", "write it behind the group: (A | B)[fuse=gated, tau=0.5]"),
+        ("Qwen[fuse=gated]", "write it behind the group: (A | B)[fuse=mean]"),
+        ("Qwen[temperature=70%]", "an option is a plain number: write 0.7 for 70%"),
+        ("(Qwen:70% | Ds:30%)", "weights are plain numbers, made to sum to 1: write 70 or 0.7 for 70%"),
+    ],
+)
+def test_the_help_is_what_one_can_write(text: str, help: str) -> None:
+    with pytest.raises(FlowError) as caught:
+        checked(text)
+    assert caught.value.diagnostics[0].help == help
+
+
+def test_formatting_writes_the_present_word_for_an_option() -> None:
+    assert format_text("Qwen[ draft = off ] as draft") == "Qwen[speculate=off] as draft\n"
+
+
+@pytest.mark.parametrize("word", ["draft", "speculate"])
+def test_messages_name_an_option_by_the_word_that_was_written(word: str) -> None:
+    with pytest.raises(FlowError, match=f"option '{word}' cannot be 'upstream' in the first stage"):
+        checked(f"Qwen[{word}=upstream]")
+    with pytest.raises(UsageError, match=f"--set {word}=nobody: option '{word}' cannot be 'nobody'"):
+        checked("Qwen -> Ds", overrides={word: "nobody"})

@@ -10,7 +10,8 @@ import pytest
 
 from flowinfer.errors import Diagnostic, FlowError
 from flowinfer.language.check import check
-from flowinfer.language.diagnostics import concise, display_width, full, github, print_diagnostics, to_json
+from flowinfer.language.diagnostics import _safe, concise, display_width, full, github, print_diagnostics, to_json
+from flowinfer.output import secrets
 from tests.zoos import PAPER_NAMES
 
 
@@ -87,6 +88,31 @@ def test_a_long_line_is_shown_around_its_mistake() -> None:
     assert shown[1].endswith(":1:801") and max(map(display_width, shown)) < 140
     line, caret = shown[3], shown[4]
     assert line[caret.index("^") : caret.rindex("^") + 1] == "Dss" and line.endswith(" ...")
+
+
+def test_a_long_line_is_cut_by_the_columns_that_it_takes() -> None:
+    shown = full(first(f'Qwen[prompt="{"千问" * 40}"] -> Dss -> Yi[prompt="{"千问" * 40}"]')).split("\n")
+    assert max(map(display_width, shown)) < 140 and shown[3].count("千问") > 10
+    before = display_width(shown[4].split("^")[0])
+    assert shown[3].startswith("1 | ... ") and display_width(shown[3].partition("Dss")[0]) == before
+
+
+def test_a_line_is_made_safe_once_for_all_that_is_wrong_in_it() -> None:
+    """A hundred mistakes in one line of 160,000 characters took ten seconds to show."""
+    _safe.cache_clear()
+    with pytest.raises(FlowError) as caught:
+        check("A " * 1_000, zoo=PAPER_NAMES)
+    assert len([full(diagnostic) for diagnostic in caught.value.diagnostics]) == 100
+    assert _safe.cache_info().misses == 1
+
+
+def test_a_line_that_was_shown_is_shown_without_a_secret_learnt_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_known", set())
+    monkeypatch.setattr(secrets, "_pattern", [])
+    found = first("Qwen -> hunter2-of-a-test")
+    assert "hunter2" in full(found)
+    secrets.learn("hunter2-of-a-test")
+    assert "hunter2" not in full(found)
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:

@@ -42,7 +42,7 @@ STEP_OPTIONS = {
     "strict": "true",
     "near_tie_eps": "0.1",
     "prefill": '"So:"',
-    "draft": "ngram",
+    "speculate": "ngram",
 }
 GROUP_OPTIONS = {"fuse": "vote", "topk": "dense", "thinking": "free", "lstrip_first": "true"}
 NEEDED = {"openai": 'base_url="http://localhost:1/v1"'}
@@ -124,10 +124,10 @@ PLACES = [
     ("Qwen[topk=dense]", [("E0205", "topk")]),
     ("Qwen[thinking=free]", [("E0205", "thinking")]),
     ("Qwen -> Ds[lstrip_first=true]", [("E0205", "lstrip_first")]),
-    ("Qwen[draft=upstream]", [("E0206", "draft")]),
-    ("Qwen -> Ds[draft=upstream]", []),
-    ("Qwen -> Ds[draft=alternate]", [("E0206", "draft")]),
-    ("(Qwen | Ds)[draft=alternate, topk=dense, thinking=free, lstrip_first=true]", []),
+    ("Qwen[speculate=upstream]", [("E0206", "speculate")]),
+    ("Qwen -> Ds[speculate=upstream]", []),
+    ("Qwen -> Ds[speculate=alternate]", [("E0206", "speculate")]),
+    ("(Qwen | Ds)[speculate=alternate, topk=dense, thinking=free, lstrip_first=true]", []),
     ("(Qwen | Ds)[top_p=0.9]", [("W0200", "top_p")]),
     ("Qwen[top_p=0.9, temperature=1]", []),
     ('(Qwen | Ds)[thinking=free, prefill="x"]', [("W0200", "thinking")]),

@@ -11,7 +11,8 @@ from lark import Lark
 
 from flowinfer.errors import FlowError
 from flowinfer.language.formatting import format_text
-from flowinfer.language.syntax import Call, FlowStatement, Group, Let, Model, Prompt, grammar_text, parse
+from flowinfer.language.syntax import grammar_text, parse
+from flowinfer.language.tree import Call, FlowStatement, Group, Let, Model, Prompt
 
 OK = sorted((Path(__file__).parents[1] / "flows" / "ok").glob("*.flow"))
 

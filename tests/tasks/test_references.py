@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flowinfer.errors import DataError
+from flowinfer.tasks.answers import judge
 from flowinfer.tasks.base import Dataset, load_questions
 from flowinfer.tasks.references import AnswerIndex
 
@@ -139,6 +140,17 @@ def test_an_answer_that_is_no_number_is_read_beside_choices_of_none(tmp_path: Pa
         ('{"question": "q", "answer": -Infinity}', "not JSON: -Infinity is no number"),
         ('{"question": "q", "answer": 1e999}', "field 'answer' is too large a number"),
         ('{"question": "q", "answer": "nan"}', "the answer is 'nan'"),
+        ('{"question": "q", "answer": "-inf"}', "the answer is '-inf'"),
+        ('{"question": "q", "answer": "None"}', "the answer is 'None'"),
+        ('{"question": "q", "answer": "inf", "kind": "mathematics"}', "'inf' is no number that a model would write"),
+        ('{"question": "q", "answer": "inf", "kind": "gsm8k"}', "the answer 'inf' holds no number"),
+        ('{"question": "q", "answer": true, "kind": "gsm8k"}', "the answer 'True' holds no number"),
+        ('{"question": "q", "answer": "3 or 4", "kind": "gsm8k"}', "the answer '3 or 4' holds several numbers"),
+        ('{"question": "q", "answer": "answer is 24"}', "the answer 'answer is 24' is a sentence"),
+        ('{"question": "q", "answer": "answer is 24", "kind": "exact"}', "the answer 'answer is 24' is a sentence"),
+        ('{"question": "q", "answer": "Answer: Rome"}', "is not what is read in an answer of these very words"),
+        ('{"question": "q", "answer": "答案是24"}', "the answer '答案是24' is a sentence"),
+        ('{"question": "q", "answer": "about 24 apples", "kind": "mathematics"}', "is a sentence"),
         ('{"question": "q", "answer": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
         ('{"question": "q", "answer": "3", "choices": ["a", "b"], "kind": "gsm8k"}', "kind 'gsm8k' with choices"),
     ],
@@ -148,6 +160,39 @@ def test_a_reference_that_no_judge_could_read_is_refused(tmp_path: Path, line: s
     with pytest.raises(DataError, match=rf"own.jsonl:2: .*{message}") as refused:
         load_questions(str(tmp_path / "own.jsonl"))
     assert refused.value.help
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "outputs"),
+    [
+        (True, None, ["Yes.", "The statement is true."]),
+        ("no", None, ["No.", "That is false."]),
+        ("answer is 24", "gsm8k", ["24", "It is 24."]),
+        ("\\infty", "mathematics", ["$\\infty$"]),
+        ("September 21", None, ["September 21"]),
+    ],
+)
+def test_a_reference_that_is_taken_is_met_by_what_models_write(
+    tmp_path: Path, answer: object, kind: str | None, outputs: list[str]
+) -> None:
+    item = {"question": "q", "answer": answer} | ({"kind": kind} if kind else {})
+    (tmp_path / "own.jsonl").write_text(json.dumps(item))
+    (question,) = load_questions(str(tmp_path / "own.jsonl")).questions
+    assert all(judge(question.kind, output, question.reference).correct for output in outputs)
+
+
+def test_own_data_say_which_judge_reads_answers_that_name_none(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+
+    def note(*answers: object, **more: object) -> str | None:
+        path.write_text("\n".join(json.dumps({"question": "q", "answer": answer} | more) for answer in answers))
+        return load_questions(str(path)).note
+
+    assert note("7", "8") == 'answers are judged 2 by gsm8k: numbers, as they look; "kind" in the items says otherwise'
+    told = note("7", "Paris", "x**2", "Rome") or ""
+    assert "1 by gsm8k: numbers, 2 by exact: these words and no others, 1 by mathematics: values" in told
+    assert f"the first is that of {path}:2, 'Paris'" in told
+    assert note("Paris", kind="exact") is None and note("A", choices=["a", "b"]) is None
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from flowinfer.cli.inputs import (
     pairs,
     read_checked,
     read_stdin,
+    settings,
     whole_number,
 )
 from flowinfer.errors import UsageError
@@ -27,6 +28,7 @@ from flowinfer.runs.jsonlog import decoded
 
 if TYPE_CHECKING:
     from flowinfer.cli.asked import Asked
+    from flowinfer.runs.experiment import Request
     from flowinfer.runs.summary import Results
     from flowinfer.spec import Flow
     from flowinfer.tasks.base import Dataset
@@ -85,11 +87,9 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
 ) -> None:
     """Run a flow: over a data set, or on one prompt whose answer is streamed."""
-    given = {
+    given: dict[str, Any] = {
         "zoo": zoo,
-        "sets": None
-        if set_ is None and prompts is None
-        else pairs("--set", set_) | ({"prompts": prompts} if prompts else {}),
+        "sets": settings(set_, prompts),
         "dataset": dataset,
         "data": None if data is None else {name: str(path.resolve()) for name, path in data_paths(data).items()},
         "limit": limit,
@@ -108,11 +108,11 @@ def command(
             raise UsageError(f"--fail-under {fail_under}: an accuracy is between 0 and 1")
     if file == "-" and prompt is None and dataset is None:
         raise UsageError("standard input cannot be both the flow and the question", help="give one with --prompt")
-    if resume is not None:
-        resume, flow, options = _begun(resume, out, file, expression, given)
+    options = given
+    if resume is None:
+        flow = read_checked(file, expression, zoo, given["sets"])
     else:
-        flow = read_checked(file, expression, zoo, set_, prompts)
-        options = given
+        resume, flow, options = _begun(resume, out, file, expression, given)
     if options["dataset"] is None:
         _refuse_data_options(data, limit, sample, ids, fail_under, resume)
         if dry_run:
@@ -121,10 +121,20 @@ def command(
             _ask(flow, prompt, trace=trace, as_json=json_, quiet=quiet)
         return
     asked = _asked(flow, file, options)
+    questions = _load(flow, asked)
+    if dry_run:
+        _show_plan(flow, as_json=json_)
+        return
+    request = _request(flow, asked, out, resume, allow_cached_latency=allow_cached_latency)
+    results = _evaluate(flow, questions, request, quiet=quiet or (json_ and not sys.stderr.isatty()))
+    _show_results(results, fail_under, as_json=json_)
+
+
+def _load(flow: Flow, asked: Asked) -> Dataset:
     from flowinfer.planning.plan import columns
     from flowinfer.tasks.base import load_questions
 
-    questions = load_questions(
+    return load_questions(
         asked.dataset,
         data={name: Path(path) for name, path in asked.data.items()},
         limit=asked.limit,
@@ -135,12 +145,12 @@ def command(
         answer_index=index_base(asked.answer_index),
         columns=columns(flow),
     )
-    if dry_run:
-        _show_plan(flow, as_json=json_)
-        return
+
+
+def _request(flow: Flow, asked: Asked, out: Path, resume: str | None, *, allow_cached_latency: bool) -> Request:
     from flowinfer.runs.experiment import Request
 
-    request = Request(
+    return Request(
         out=out,
         batch=asked.batch,
         engine=asked.engine,
@@ -156,8 +166,11 @@ def command(
             "asked": asked.model_dump(mode="json"),
         },
     )
-    results = _evaluate(flow, questions, request, quiet=quiet or (json_ and not sys.stderr.isatty()))
-    if json_:
+
+
+def _show_results(results: Results, fail_under: float | None, *, as_json: bool) -> None:
+    """Print a run's results; exit where a question failed, or too few were right."""
+    if as_json:
         print(json.dumps(_plain(results), ensure_ascii=False))
     else:
         from flowinfer.runs.tables import print_results
@@ -192,17 +205,13 @@ def _begun(
     except UsageError:
         if not has_flow or given["dataset"] is None:
             raise
-        return str(path), read_checked(file, expression, given["zoo"], _sets(given)), given
+        return str(path), read_checked(file, expression, given["zoo"], given["sets"]), given
     options = chosen(given, before)
     if has_flow:
-        return str(path), read_checked(file, expression, options["zoo"], _sets(options)), options
+        return str(path), read_checked(file, expression, options["zoo"], options["sets"]), options
     text = decoded((path / "pipeline.flow").read_bytes())
     flow = check(text, file=before.file, zoo=options["zoo"], overrides=options["sets"], base=Path(before.base))
     return str(path), flow, options
-
-
-def _sets(options: dict[str, Any]) -> list[str]:
-    return [f"{name}={value}" for name, value in (options["sets"] or {}).items()]
 
 
 def _asked(flow: Flow, file: str | None, options: dict[str, Any]) -> Asked:
@@ -217,19 +226,17 @@ def _asked(flow: Flow, file: str | None, options: dict[str, Any]) -> Asked:
     return Asked.model_validate(found | {"file": f"{flow.name}.flow", "base": base, "zoo": zoo_of(flow, base)})
 
 
-def _evaluate(flow: Flow, dataset: Dataset, request: object, *, quiet: bool) -> Results:
-    from flowinfer.runs.experiment import Request, evaluate
+def _evaluate(flow: Flow, dataset: Dataset, request: Request, *, quiet: bool) -> Results:
+    from flowinfer.runs.experiment import evaluate
     from flowinfer.runs.live import LiveProgress
-    from flowinfer.tasks.base import question_text
+    from flowinfer.tasks.base import language_note
 
-    assert isinstance(request, Request), "made by the command"
     name, out = "", request.out or "runs"
 
     def again() -> str:
         return command_line("exec", options=shell_options(out, "runs", "--resume", name))
 
-    is_lab = dataset.label.endswith(" (lab)")  # the lab's models learnt its own items in these words
-    note = None if is_lab else _foreign(flow, [question_text(question) for question in dataset.questions])
+    note = language_note(flow, dataset.questions, dataset.label)
     with LiveProgress(len(dataset.questions), is_quiet=quiet) as live:
 
         def started(plan: object, run: object, records: object) -> None:
@@ -263,11 +270,14 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
         prompt = read_stdin().strip()
     if not prompt.strip():
         raise UsageError("the question is empty", help="--prompt TEXT")
+    from flowinfer.results import Question
     from flowinfer.runs.ask import ask
+    from flowinfer.tasks.base import language_note
 
     if not quiet and not (as_json and not sys.stderr.isatty()):
         print(f"prompts '{flow.prompts}', zoo {flow.zoo} ({flow.zoo_why})", file=sys.stderr)
-        for note in filter(None, (flow.zoo_note, _foreign(flow, [prompt]))):
+        asked = Question(id="prompt", question=prompt, reference="")
+        for note in filter(None, (flow.zoo_note, language_note(flow, [asked]))):
             print(f"note: {note}", file=sys.stderr)
     answer = ask(flow, prompt, stream=None if as_json else sys.stdout, shows_trace=trace, quiet=quiet or as_json)
     if answer.trace.error is not None:
@@ -275,13 +285,6 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
         raise typer.Exit(4)
     if as_json:
         print(json.dumps(answer.to_json(), ensure_ascii=False))
-
-
-def _foreign(flow: Flow, questions: list[str]) -> str | None:
-    from flowinfer.language.prompts import foreign_note
-    from flowinfer.spec import nodes
-
-    return foreign_note(flow.prompts, (node.template for node in nodes(flow.root)), questions)
 
 
 def data_paths(given: list[str] | None) -> dict[str, Path]:

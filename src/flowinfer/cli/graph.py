@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, read_checked
+from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, read_checked, settings
 from flowinfer.errors import UsageError
 from flowinfer.files import write_whole
 
@@ -48,7 +48,7 @@ def command(
         raise UsageError(f"--format '{form}'", help=f"one of: {', '.join(_FORMS)}")
     if theme not in ("light", "dark"):
         raise UsageError(f"--theme '{theme}'", help="light or dark")
-    flow = read_checked(file, expression, zoo, set_)
+    flow = read_checked(file, expression, zoo, settings(set_))
     if form == "png":
         from flowinfer.drawing.png import missing_glyphs, render
 

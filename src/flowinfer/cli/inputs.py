@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -114,22 +114,40 @@ def read_checked(
     file: str | None,
     expression: str | None,
     zoo: str | None,
-    sets: Sequence[str] | None,
-    prompts: str | None = None,
+    overrides: Mapping[str, str] | None,
 ) -> Flow:
     """Return the checked flow and print its warnings on standard error.
 
     Raises:
         FlowError: with all errors.
-        UsageError: see `read_input` and `pairs`.
+        UsageError: see `read_input` and `check`.
     """
     from flowinfer.language.check import check
 
     text, name, folder = read_input(file, expression)
-    overrides = pairs("--set", sets) | ({} if prompts is None else {"prompts": prompts})
     flow = check(text, file=name, zoo=zoo, overrides=overrides, base=folder)
     warn(flow.warnings)
     return flow
+
+
+def settings(set_: Sequence[str] | None, prompts: str | None = None) -> dict[str, str] | None:
+    """Return what --set and --prompts say, None if nothing.
+
+    Raises:
+        UsageError: a --set has no '=', there is no such prompt set, or both name one.
+    """
+    if prompts is None:
+        return None if set_ is None else pairs("--set", set_)
+    from flowinfer.language.options import did_you_mean
+    from flowinfer.language.prompts import PROMPT_SETS
+
+    found = pairs("--set", set_)
+    if "prompts" in found:
+        raise UsageError("--prompts and --set prompts=... say the same", help="leave one of them out")
+    if prompts not in PROMPT_SETS:
+        cure = did_you_mean(prompts, PROMPT_SETS) or f"prompt sets: {', '.join(PROMPT_SETS)}"
+        raise UsageError(f"--prompts '{prompts}': unknown prompt set", help=cure)
+    return found | {"prompts": prompts}
 
 
 def show_flow_error(error: FlowError) -> None:
@@ -154,11 +172,11 @@ def show_error(error: FlowInferError) -> None:
 
 
 def warn(warnings: Sequence[Diagnostic]) -> None:
-    """Print warnings on standard error."""
-    if warnings:
+    """Print warnings on standard error; what a data set must have is told where it is loaded."""
+    if told := [warning for warning in warnings if warning.code != "W0302"]:
         from flowinfer.language.diagnostics import print_diagnostics
 
-        print_diagnostics(warnings)
+        print_diagnostics(told)
 
 
 def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:

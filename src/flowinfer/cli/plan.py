@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowinfer.cli.inputs import Expression, FlowFile, PromptsOption, SetOption, ZooOption, read_checked
+from flowinfer.cli.inputs import Expression, FlowFile, PromptsOption, SetOption, ZooOption, read_checked, settings
 from flowinfer.errors import MemoryShort, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def command(
     prompts: PromptsOption = None,
 ) -> None:
     """Print the plan of a flow: steps, prompts, models, memory, devices."""
-    show_plan(read_checked(file, expression, zoo, set_, prompts), as_json=json_, full=full, devices=devices)
+    flow = read_checked(file, expression, zoo, settings(set_, prompts))
+    show_plan(flow, as_json=json_, full=full, devices=devices)
 
 
 def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices: str | None = None) -> None:
@@ -69,7 +70,7 @@ def _show_step(plan: Plan, step_id: str, full: bool) -> None:
     reads = f"  reads {', '.join(step.reads)}" if step.reads else ""
     decoding = step.decoding
     how = "greedy" if decoding.temperature == 0 else f"temperature {decoding.temperature:g}, top_p {decoding.top_p:g}"
-    how += "" if decoding.draft == "auto" else f", draft {decoding.draft}"
+    how += "" if decoding.speculate == "auto" else f", speculate {decoding.speculate}"
     print(f"\n{step.id}  {step.title}{reads}  (max_tokens {decoding.max_tokens}, {how})")
     if isinstance(step.source, Mixture):
         print(f"    ⊕ {_fuser(step.source)}")

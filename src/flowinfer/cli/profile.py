@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowinfer.cli.exec import data_paths
-from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, read_checked
+from flowinfer.cli.inputs import Expression, FlowFile, PromptsOption, SetOption, ZooOption, read_checked, settings
 from flowinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def command(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object; all times in seconds.")] = False,
     zoo: ZooOption = None,
     set_: SetOption = None,
+    prompts: PromptsOption = None,
 ) -> None:
     """Measure every step of a flow: each head, transfer, fusion, the whole, and the floor of the memory."""
     for name, value in (("--steps", steps), ("--batch", batch)):
@@ -53,7 +54,7 @@ def command(
             _refuse_unwritable(name, path)
     if data and dataset is None:
         raise UsageError("--data without --dataset", help="--dataset gsm8k|ceval|mathematics|FILE.jsonl")
-    flow = read_checked(file, expression, zoo, set_)
+    flow = read_checked(file, expression, zoo, settings(set_, prompts))
     questions = _questions(flow, dataset, data, batch)
     from flowinfer.profiling.run import Request, profile
     from flowinfer.profiling.spans import write_trace
@@ -85,17 +86,22 @@ def _refuse_unwritable(option: str, path: Path) -> None:
 
 
 def _questions(flow: Flow, dataset: str | None, data: list[str] | None, batch: int) -> tuple[Question, ...]:
+    from flowinfer.tasks.base import language_note, load_questions
+
     if dataset is None:
         from flowinfer.profiling.run import built_in_questions
 
-        return built_in_questions()
-    from flowinfer.planning.plan import columns
-    from flowinfer.tasks.base import load_questions
+        questions, label, data_note = built_in_questions(), "", None
+    else:
+        from flowinfer.planning.plan import columns
 
-    found = load_questions(
-        dataset, data=data_paths(data), limit=batch, use_items=flow.zoo in ("toy", "lab"), columns=columns(flow)
-    )
-    return tuple(found.questions)
+        found = load_questions(
+            dataset, data=data_paths(data), limit=batch, use_items=flow.zoo in ("toy", "lab"), columns=columns(flow)
+        )
+        questions, label, data_note = found.questions, found.label, found.note
+    for note in filter(None, (data_note, language_note(flow, questions, label))):
+        print(f"note: {note}", file=sys.stderr)
+    return questions
 
 
 @contextmanager

@@ -10,7 +10,9 @@ import typer
 
 
 def command(
-    run: Annotated[str, typer.Argument(help="Path, name or beginning of a run, or 'latest'.")],
+    run: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="Path, name or beginning of a run; the latest if not given.")
+    ] = "latest",
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, write nothing.")] = False,

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def command(
-    run: Annotated[str, typer.Argument(help="Path, name or beginning of a run, or 'latest'.")],
+    run: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="Path, name or beginning of a run; the latest if not given.")
+    ] = "latest",
     question: Annotated[str | None, typer.Argument(metavar="[ID]", help="Show this question.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
     wrong: Annotated[bool, typer.Option("--wrong", help="List only questions that were answered wrong.")] = False,

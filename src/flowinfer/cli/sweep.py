@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowinfer.cli.exec import AnswerIndexOption, index_base
-from flowinfer.cli.inputs import SetOption, ZooOption, pairs, warn, whole_number
+from flowinfer.cli.inputs import PromptsOption, SetOption, ZooOption, pairs, settings, warn, whole_number
 from flowinfer.errors import UsageError
 from flowinfer.output import shell
 
@@ -41,6 +41,7 @@ def command(
         typer.Option(metavar="KEY=A,B", help="Run every value: max_tokens, fuser, weights, prompts, context, a param."),
     ] = None,
     set_: SetOption = None,
+    prompts: PromptsOption = None,
     data: Annotated[
         list[str] | None, typer.Option(metavar="NAME=PATH", help="Local file or folder of a data set.")
     ] = None,
@@ -75,7 +76,7 @@ def command(
         "strategies": _strategies(strategies),
         "depth": _depths(depth),
         "flows": None if flows is None else tuple(_absolute(name) for name in flows for name in name.split(",")),
-        "params": None if set_ is None else pairs("--set", set_),
+        "params": settings(set_, prompts),
         "grid": None if grid is None else _grid(grid),
         "datasets": _names(datasets),
         "data": None if data is None else _data(data),

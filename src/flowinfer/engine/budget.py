@@ -95,8 +95,8 @@ def auto_batch(
     budget = budget or Budget()
     per_device: dict[torch.device, int] = {}
     names = [member.model for member in members(step.source)]
-    held = [*zip(names, models, strict=True), *([(step.decoding.draft, drafting)] if drafting else [])]
-    if step.decoding.draft == "alternate":  # every head reads along in a session of its own
+    held = [*zip(names, models, strict=True), *([(step.decoding.speculate, drafting)] if drafting else [])]
+    if step.decoding.speculate == "alternate":  # every head reads along in a session of its own
         held += held
     for name, model in held:
         per_token = _kv_bytes_per_token(plan, name)

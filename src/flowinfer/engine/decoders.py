@@ -122,7 +122,7 @@ class Decoders:
             return TextDecoder(step, heads[0], observer=self._observer, keeps_thinking=keeps)
         tokens = [head for head in heads if not isinstance(head, TextModel)]
         assert len(tokens) == len(heads), "check refuses text-only models in groups"
-        draft = step.decoding.draft
+        draft = step.decoding.speculate
         writer = self.pool.get(plan, draft, self._observer) if draft in plan.models else None
         assert not isinstance(writer, TextModel), "check refuses text-only models as drafts"
         if self._together and not self._budgets:  # now that models are needed at all

@@ -31,16 +31,16 @@ from flowinfer.language.options import (
     Scope,
     check_unique,
     did_you_mean,
-    draft_problem,
+    speculation_problem,
     typed,
     unknown_option,
 )
 from flowinfer.language.prompts import PROMPT_SETS
 from flowinfer.language.resolve import Resolver
-from flowinfer.language.syntax import Let, Model, Option, Param, Prompt, Value
+from flowinfer.language.tree import Let, Model, Option, Param, Prompt, Value
 from flowinfer.output import shell
 from flowinfer.registry import backends, fusers, zoos
-from flowinfer.spec import DRAFTS, Decoding, Flow, ModelSpec, Part, drafts, nodes
+from flowinfer.spec import DRAFTS, RENAMED, Decoding, Flow, ModelSpec, Part, nodes, speculations
 from flowinfer.zoo import Zoo, damage, is_missing, resolve_ref, select_zoo, unfit
 
 Read = Callable[[Path], str]
@@ -84,6 +84,8 @@ def read_flow(path: Path) -> str:
     Raises:
         UnreadableFlow: see `read_text`.
     """
+    if path.suffix == ".flow" and not os.path.realpath(path).endswith(".flow"):
+        raise UnreadableFlow(f"cannot read '{path}': it links to a file that is no .flow file")
     try:
         return read_text(path, most_bytes=MOST_FLOW_BYTES)
     except UnreadableFile as error:
@@ -129,6 +131,8 @@ class _Checker:
         self._text, self._file, self._base = text, file, base
         self._zoo = zoo
         self._overrides = overrides
+        self._former: set[str] = set()
+        """Options that overrides name by a former word."""
         self._loader = Loader(text, file, base)
         self._report = self._loader.report
 
@@ -140,7 +144,7 @@ class _Checker:
         models = self._models(declared, scope, zoo)
         for prompt in declared.prompts.values():
             self._required(prompt.template, f"prompt '{prompt.name.text}'", 'such as "Check this: {prev}"', scope)
-        self._check_draft(settings, models)
+        self._check_speculation(settings, models)
         resolver = Resolver(declared, models, scope, settings.decoding, settings.fuse_options, settings.prompts)
         root = resolver.root()
         found = _without_follow_ons(self._report.diagnostics, self._text)
@@ -148,10 +152,11 @@ class _Checker:
             raise FlowError(found, num_untold=self._report.num_untold)
         self._warn_unused(declared, scope, resolver, settings)
         self._refuse_stray_overrides()
+        self._warn_renamed(declared, scope)
         called = {node.model.name: node.model for node in nodes(root)}
         self._warn_missing(declared, scope, root, zoo)
         found = self._report.diagnostics
-        called |= {name: models[name] for name in drafts(root) if name in models and name not in DRAFTS}
+        called |= {name: models[name] for name in speculations(root) if name in models and name not in DRAFTS}
         warnings: tuple[Diagnostic, ...] = FlowError(found).diagnostics if found else ()
         name = Path(self._file).stem if not self._file.startswith("<") else "flow"
         return Flow(
@@ -214,8 +219,9 @@ class _Checker:
             check_unique(options, self._report)
             for option in options:
                 self._setting(option, settings, scope)
-        for name in [name for name in self._overrides if name in (*DECODING_KEYS, "prompts")]:
+        for name in [name for name in self._overrides if name in (*DECODING_KEYS, *RENAMED, "prompts")]:
             self._override(name, self._overrides.pop(name), settings)
+            self._former |= {name} & set(RENAMED)
         return settings
 
     def _setting(self, option: Option, settings: _Settings, scope: Scope) -> None:
@@ -236,7 +242,7 @@ class _Checker:
             settings.fuse_options[option.key] = (option, scope.data(option.value))
         else:
             hint = unknown_option(option.key, (*DECODING_KEYS, *FUSER_KEYS, "prompts", "zoo"))
-            self._report.error("E0200", f"unknown option '{option.key}' in defaults", option.span, hint)
+            self._report.error("E0200", f"unknown option '{option.word}' in defaults", option.span, hint)
 
     def _override(self, name: str, text: str, settings: _Settings) -> None:
         """Apply --set to an option of `defaults`."""
@@ -249,25 +255,29 @@ class _Checker:
         if name == "fuse" and text not in fusers():
             hint = did_you_mean(text, fusers()) or f"fusers: {', '.join(fusers())}"
             raise UsageError(f"--set fuse={text}: unknown fuser", help=hint)
-        if Decoding.model_fields[name].annotation in (bool, "bool") and text not in ("true", "false"):
+        key = RENAMED.get(name, name)
+        if Decoding.model_fields[key].annotation in (bool, "bool") and text not in ("true", "false"):
             raise UsageError(f"--set {name}={text}: not a value of that option", help="expected true or false")
         try:
-            checked = Decoding.model_validate({name: (text,) if name.startswith("stop") else text})
+            checked = Decoding.model_validate({key: (text,) if name.startswith("stop") else text})
         except ValidationError as error:
             reason = error.errors()[0]["msg"].replace("Input should be", "expected")
             raise UsageError(f"--set {name}={text}: not a value of that option", help=reason) from error
-        settings.decoding[name] = Given(getattr(checked, name), None, "set")
+        settings.decoding[key] = Given(getattr(checked, key), None, "set")
 
-    def _check_draft(self, settings: _Settings, models: Mapping[str, ModelSpec]) -> None:
-        """Report a draft of `defaults` or --set that is neither a word nor a model; models are known only by now."""
-        given = settings.decoding.get("draft")
-        problem = draft_problem(given.value, models) if given else None
-        if given is None or problem is None:
+    def _check_speculation(self, settings: _Settings, models: Mapping[str, ModelSpec]) -> None:
+        """Report a value of `speculate` in `defaults` or --set that is neither a word nor a model, known by now."""
+        given = settings.decoding.get("speculate")
+        if given is None:
+            return
+        word = given.option.word if given.option else next(iter(self._former), "speculate")
+        problem = speculation_problem(word, given.value, models)
+        if problem is None:
             return
         if given.option is None:
-            raise UsageError(f"--set draft={given.value}: {problem.message}", help=problem.help)
+            raise UsageError(f"--set {word}={given.value}: {problem.message}", help=problem.help)
         self._report.error(problem.code, problem.message, given.option.value.span, problem.help)
-        del settings.decoding["draft"]
+        del settings.decoding["speculate"]
 
     def _models(self, declared: Declared, scope: Scope, zoo: Zoo) -> dict[str, ModelSpec]:
         models = dict(zoo.models)
@@ -281,7 +291,7 @@ class _Checker:
         for option in model.options:
             if option.key not in MODEL_KEYS:
                 hint = unknown_option(option.key, MODEL_KEYS)
-                self._report.error("E0200", f"unknown option '{option.key}' of a model", option.span, hint)
+                self._report.error("E0200", f"unknown option '{option.word}' of a model", option.span, hint)
                 continue
             value = typed(option, ModelSpec, scope)
             if value is not None:
@@ -312,9 +322,9 @@ class _Checker:
             raise UsageError(f"--set {name}: the flow has no param or default option of that name", help=hint)
 
     def _warn_unused(self, declared: Declared, scope: Scope, resolver: Resolver, settings: _Settings) -> None:
-        draft = settings.decoding.get("draft")
+        speculate = settings.decoding.get("speculate")
         used = {
-            "model": resolver.used_models | ({draft.value} if draft else set()),
+            "model": resolver.used_models | ({speculate.value} if speculate else set()),
             "prompt": resolver.used_prompts,
             "let": resolver.used_lets,
             "param": scope.used,
@@ -330,6 +340,15 @@ class _Checker:
                 if name not in used[kind] and declaration.span.file == self._file:
                     span = declaration.name.span
                     self._report.warning("W0100", f"{kind} '{name}' is never used", span, "use or remove it")
+
+    def _warn_renamed(self, declared: Declared, scope: Scope) -> None:
+        """Warn of options that are written by a former word."""
+        told = [(option.word, option.span, "`fmt` writes it so") for option in scope.renamed]
+        if declared.flow is not None:
+            told += [(f"--set {word}", declared.flow.span, f"--set {RENAMED[word]}=...") for word in self._former]
+        for word, span, hint in told:
+            now = RENAMED[word.removeprefix("--set ")]
+            self._report.warning("W0201", f"option '{word}' is called '{now}' now", span, hint)
 
     def _warn_missing(self, declared: Declared, scope: Scope, root: Part, zoo: Zoo) -> None:
         """Warn of local models that are not here or are damaged, at their declaration or else their first call."""

@@ -144,6 +144,12 @@ CODES: Mapping[str, Entry] = {
         "(" * 65 + "Qwen" + ")" * 65,
         "(Qwen | (Ds | Yi))",
     ),
+    "E0023": Entry(
+        "text that is no flow",
+        "Nothing of a longer text can be read: it is no flow. None of its lines is shown.",
+        "#!/bin/sh\nset -e\ncd /tmp\nls *.txt\nrm -f a.txt",
+        "Qwen -> Ds",
+    ),
     "E0100": Entry(
         "unknown model",
         "The name is neither declared in the file or its imports nor in the zoo. `flowinfer models` lists zoos.",
@@ -258,8 +264,8 @@ CODES: Mapping[str, Entry] = {
     ),
     "E0206": Entry(
         "value that the option does not know",
-        "The option takes one of a few words (draft: or the name of a model); topk=certified only in a greedy group of"
-        " models with fuse=mean.",
+        "The option takes one of a few words (speculate: or the name of a model); topk=certified only in a greedy group"
+        " of models with fuse=mean.",
         "Qwen[context=nativ]",
         "Qwen[context=native]",
     ),
@@ -357,6 +363,13 @@ CODES: Mapping[str, Entry] = {
         " flow does nothing at a stage: its backend takes no notice of it, or no stage of the flow has a use for it.",
         "Qwen[top_p=0.9]",
         "Qwen[top_p=0.9, temperature=0.7]",
+    ),
+    "W0201": Entry(
+        "former word for an option",
+        "The option has another name now; the former one is still read. `flowinfer fmt` writes the present one."
+        " `draft` became `speculate`, since draft is also the role of a prompt.",
+        "Qwen -> Ds[draft=ngram]",
+        "Qwen -> Ds[speculate=ngram]",
     ),
     "W0300": Entry(
         "group of one",

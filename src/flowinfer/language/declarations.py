@@ -10,7 +10,8 @@ from flowinfer.errors import UnreadableFile
 from flowinfer.files import MOST_FLOW_BYTES, read_text
 from flowinfer.language.mistakes import MOST_LEVELS
 from flowinfer.language.reporter import Reporter
-from flowinfer.language.syntax import (
+from flowinfer.language.syntax import parse
+from flowinfer.language.tree import (
     Defaults,
     Document,
     FlowStatement,
@@ -20,7 +21,6 @@ from flowinfer.language.syntax import (
     Name,
     Param,
     Prompt,
-    parse,
 )
 
 _SUFFIX = ".flow"

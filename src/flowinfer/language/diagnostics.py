@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any, TextIO
 
 from wcwidth import wcswidth, wcwidth
 
 from flowinfer.errors import Diagnostic, Severity
-from flowinfer.output.secrets import shown
+from flowinfer.output.secrets import num_known, shown
 from flowinfer.output.terminal import visible_line
 
 _TAB = 4
 _WIDEST = 160
 """Columns of a source line that are shown whole; of a longer one, only what stands around the mistake."""
 _AROUND = 60
+"""Columns on each side of it."""
 
 
 def print_diagnostics(diagnostics: Iterable[Diagnostic], form: str = "full", file: TextIO | None = None) -> None:
@@ -40,18 +43,14 @@ def _has_colours(stream: TextIO) -> bool:
 def _coloured(text: str, diagnostic: Diagnostic) -> str:
     """Return the full form with its severity and caret in colour, its frame dim."""
     colour = _COLOURS[diagnostic.severity]
-    first, arrow, bar, source, caret, *rest = text.split("\n")
+    first, arrow, *rest = text.split("\n")
     head, colon, message = first.partition(": ")
-    frame, mark, marks = caret.partition("| ")
-    lines = [
-        f"{colour}{head}{_PLAIN}{colon}{message}",
-        f"{_DIM}{arrow}{_PLAIN}",
-        f"{_DIM}{bar}{_PLAIN}",
-        source,
-        f"{_DIM}{frame}{mark}{_PLAIN}{colour}{marks}{_PLAIN}",
-        *rest,
-    ]
-    return "\n".join(lines)
+    lines = [f"{colour}{head}{_PLAIN}{colon}{message}", f"{_DIM}{arrow}{_PLAIN}"]
+    if diagnostic.source_line:
+        bar, source, caret, *rest = rest
+        frame, mark, marks = caret.partition("| ")
+        lines += [f"{_DIM}{bar}{_PLAIN}", source, f"{_DIM}{frame}{mark}{_PLAIN}{colour}{marks}{_PLAIN}"]
+    return "\n".join([*lines, *rest])
 
 
 def full(diagnostic: Diagnostic) -> str:
@@ -59,16 +58,19 @@ def full(diagnostic: Diagnostic) -> str:
     span = diagnostic.span
     number = str(span.line)
     gutter = " " * len(number)
-    source, start, end = _window(diagnostic)
-    before = display_width(source[:start])
-    width = max(1, display_width(source[:end]) - before)
     lines = [
         f"{diagnostic.severity}[{diagnostic.code}]: {_line(diagnostic.message)}",
         f"{gutter}--> {_line(span.file)}:{span.line}:{span.column}",
-        f"{gutter} |",
-        f"{number} | {source.expandtabs(_TAB)}".rstrip(),
-        f"{gutter} | {' ' * before}{'^' * width}",
     ]
+    if diagnostic.source_line:
+        source, start, end = _window(diagnostic)
+        before = display_width(source[:start])
+        width = max(1, display_width(source[:end]) - before)
+        lines += [
+            f"{gutter} |",
+            f"{number} | {source.expandtabs(_TAB)}".rstrip(),
+            f"{gutter} | {' ' * before}{'^' * width}",
+        ]
     if diagnostic.help:
         lines.append(f"{gutter} = help: {_line(diagnostic.help)}")
     return "\n".join(lines)
@@ -76,15 +78,31 @@ def full(diagnostic: Diagnostic) -> str:
 
 def _window(diagnostic: Diagnostic) -> tuple[str, int, int]:
     """Return the source line as it can be shown, and where in it the caret begins and ends."""
-    span, source = diagnostic.span, visible_line(shown(diagnostic.source_line, keeps_length=True))
+    span, source = diagnostic.span, _safe(diagnostic.source_line, num_known())
     start = span.column - 1
     end = max(start + 1, span.end_column - 1 if span.end_line == span.line else len(source))
-    if len(source) <= _WIDEST:
+    if len(source) <= _WIDEST and display_width(source) <= _WIDEST:
         return source, start, end
-    first, last = max(0, start - _AROUND), min(len(source), start + _AROUND)
+    first = start - _num_fitting(source[max(0, start - _AROUND) : start][::-1])
+    last = start + _num_fitting(source[start : start + _AROUND])
     left, right = "... " if first else "", " ..." if last < len(source) else ""
     shift = len(left) - first
     return left + source[first:last] + right, start + shift, min(end, last) + shift
+
+
+def _num_fitting(text: str) -> int:
+    """Return how many of the first characters of a text fit beside the mistake."""
+    return sum(columns <= _AROUND for columns in accumulate(display_width(character) for character in text))
+
+
+@lru_cache(maxsize=4)
+def _safe(line: str, num_secrets: int) -> str:
+    """Return a line without secrets, once for all that is said of it: it may be the whole of a file.
+
+    Args:
+        num_secrets: that are known by now.
+    """
+    return visible_line(shown(line, keeps_length=True))
 
 
 def _line(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from flowinfer.errors import Span
 from flowinfer.language.reporter import Reporter
-from flowinfer.language.syntax import Option
+from flowinfer.language.tree import Option
 from flowinfer.registry import backends, fusers
 from flowinfer.spec import Decoding, ModelSpec
 
@@ -100,19 +100,20 @@ class Effects:
         if uses.is_used and not from_backend:
             return
         idle = (from_backend or uses.idle)[0]
+        word = given.option.word if given.option else uses.key
         span = given.option.span if given.option else flow
         if given.origin == "stage" and not uses.is_used and idle.code != "W0200":
-            self._report.error(idle.code, idle.message, span, idle.help)
+            self._report.error(idle.code, idle.message.replace(f"'{uses.key}'", f"'{word}'", 1), span, idle.help)
         else:
             where = {"stage": "", "defaults": " of the defaults", "set": " of --set"}[given.origin]
-            message = idle.message.replace(f"'{uses.key}'", f"'{uses.key}'{where}", 1)
+            message = idle.message.replace(f"'{uses.key}'", f"'{word}'{where}", 1)
             self._report.warning("W0200", message, span, idle.help)
 
 
 def _asks_nothing(key: str, value: Any) -> bool:
     """Return whether a value is what would happen anyway."""
     return value == Decoding.model_fields[key].get_default(call_default_factory=True) or (key, value) == (
-        "draft",
+        "speculate",
         "off",
     )
 
@@ -132,8 +133,8 @@ def _idle(key: str, step: Step, options: Mapping[str, Given]) -> _Idle | None:
     if not step.is_group and key in _FOR_GROUPS:
         hint = "it says how heads write together: (A | B)[...]"
         return _Idle("E0205", f"option '{key}' belongs to a '|' group", hint)
-    if key == "draft":
-        return _idle_draft(value("draft"), step)
+    if key == "speculate":
+        return _idle_speculation(value("speculate"), step)
     if key == "top_p" and value("temperature") == 0:  # a seed may be named before anything samples
         return _Idle("W0200", "option 'top_p' does nothing at temperature 0", "add temperature=0.7, or leave it out")
     if key in ("lstrip_first", "thinking") and value("prefill"):
@@ -141,11 +142,11 @@ def _idle(key: str, step: Step, options: Mapping[str, Given]) -> _Idle | None:
     return None
 
 
-def _idle_draft(draft: str, step: Step) -> _Idle | None:
+def _idle_speculation(draft: str, step: Step) -> _Idle | None:
     if draft == "upstream" and step.is_first:
-        message = "option 'draft' cannot be 'upstream' in the first stage: no text comes before it"
-        return _Idle("E0206", message, "use draft=ngram, or leave it out")
+        message = "option 'speculate' cannot be 'upstream' in the first stage: no text comes before it"
+        return _Idle("E0206", message, "use speculate=ngram, or leave it out")
     if draft == "alternate" and not step.is_group:
-        message = "option 'draft' cannot be 'alternate' at one model: its heads would draft in turn"
-        return _Idle("E0206", message, "use draft=ngram or the name of a smaller model, or leave it out")
+        message = "option 'speculate' cannot be 'alternate' at one model: its heads would draft in turn"
+        return _Idle("E0206", message, "use speculate=ngram or the name of a smaller model, or leave it out")
     return None

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from flowinfer.errors import FlowError
 from flowinfer.language.characters import NAME
 from flowinfer.language.diagnostics import display_width
-from flowinfer.language.syntax import (
+from flowinfer.language.syntax import parse
+from flowinfer.language.texts import quote, requote
+from flowinfer.language.tree import (
     Branch,
     Call,
     Chain,
@@ -28,9 +30,7 @@ from flowinfer.language.syntax import (
     Stage,
     Statement,
     Value,
-    parse,
 )
-from flowinfer.language.texts import quote, requote
 
 _WIDTH = 100
 _MENDED = frozenset({"E0002", "E0008"})

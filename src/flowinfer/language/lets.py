@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flowinfer.language.declarations import Declared
 from flowinfer.language.mistakes import MOST_LEVELS
 from flowinfer.language.reporter import Reporter
-from flowinfer.language.syntax import Call, Chain, Group
+from flowinfer.language.tree import Call, Chain, Group
 
 MOST_CALLS = 1000
 """Most model calls of one flow: lets may double it with every line."""

@@ -14,8 +14,8 @@ from rapidfuzz import process
 
 from flowinfer.errors import Span
 from flowinfer.language.reporter import Reporter
-from flowinfer.language.syntax import KEYWORDS, OPENING, OPERATORS, token_span
 from flowinfer.language.texts import is_escape
+from flowinfer.language.tokens import KEYWORDS, OPENING, OPERATORS, token_span
 
 MOST_LEVELS = 64
 """Deepest nesting of brackets, and of lets: far more than anyone reads, few enough for every recursion here."""

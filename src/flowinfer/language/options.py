@@ -16,7 +16,7 @@ from rapidfuzz import fuzz, process
 from rapidfuzz.distance import OSA
 
 from flowinfer.language.reporter import Reporter
-from flowinfer.language.syntax import Option, Value
+from flowinfer.language.tree import Option, Value
 from flowinfer.registry import FuserInfo, Parameter, backends, fusers
 from flowinfer.spec import DRAFTS, Decoding, ModelSpec
 
@@ -35,6 +35,8 @@ class Scope:
         self.params = dict(params)
         self.used: set[str] = set()
         self.report = report
+        self.renamed: list[Option] = []
+        """Options that were written by a former word."""
 
     def data(self, value: Value) -> Any:  # an option's value may be of any type before it is checked
         """Return a value's data with params filled in; None after an unknown one has been reported."""
@@ -54,8 +56,8 @@ class Scope:
 
 
 @dataclass(frozen=True)
-class DraftProblem:
-    """Why a value of `draft` is refused."""
+class SpeculationProblem:
+    """Why a value of `speculate` is refused."""
 
     code: str
     message: str
@@ -165,6 +167,8 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
     Args:
         model: `Decoding` or `ModelSpec`, whose field of the option's name says the type and range.
     """
+    if option.word != option.key:
+        scope.renamed.append(option)
     data = scope.data(option.value)
     if data is None:
         return None
@@ -174,7 +178,7 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
     if choices and data not in choices:
         hint = did_you_mean(str(data), choices) or f"one of: {', '.join(choices)}"
         code = "E0102" if option.key == "fuse" else "E0206"
-        what = "unknown fuser" if option.key == "fuse" else f"option '{option.key}' cannot be"
+        what = "unknown fuser" if option.key == "fuse" else f"option '{option.word}' cannot be"
         report.error(code, f"{what} '{data}'", span, hint)
         return None
     wanted = _kind(annotation)
@@ -182,7 +186,7 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
         data = (data,)
     if not _fits(data, wanted):
         written = option.value.raw
-        report.error("E0201", f"option '{option.key}' must be {_SAID[wanted]}, found {_said(data, written)}", span)
+        report.error("E0201", f"option '{option.word}' must be {_SAID[wanted]}, found {_said(data, written)}", span)
         return None
     try:
         model(**_minimal(model), **{option.key: data})
@@ -190,13 +194,17 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
         message = error.errors()[0]["msg"].removeprefix("Input should be ")
         if option.key == "device":
             message = "auto, cpu, cuda or cuda:N"
-        report.error("E0202", f"option '{option.key}' must be {message}, found {option.value.raw}", span)
+        report.error("E0202", f"option '{option.word}' must be {message}, found {option.value.raw}", span)
         return None
     return (data,)
 
 
-def draft_problem(name: str, models: Mapping[str, ModelSpec]) -> DraftProblem | None:
-    """Return what is wrong with a value of `draft`: neither one of its words nor a model that can be a head."""
+def speculation_problem(word: str, name: str, models: Mapping[str, ModelSpec]) -> SpeculationProblem | None:
+    """Return what is wrong with a value of `speculate`: neither one of its words nor a model that can be a head.
+
+    Args:
+        word: the option as written.
+    """
     if name in DRAFTS:
         return None
     if name not in models:
@@ -205,10 +213,10 @@ def draft_problem(name: str, models: Mapping[str, ModelSpec]) -> DraftProblem | 
             or did_you_mean(name, models)
             or f"one of: {', '.join(DRAFTS)}, or the name of a model"
         )
-        return DraftProblem("E0206", f"option 'draft' cannot be '{name}'", hint)
+        return SpeculationProblem("E0206", f"option '{word}' cannot be '{name}'", hint)
     if backends()[models[name].backend].text_only:
         hint = "name a local model, or one of: " + ", ".join(DRAFTS)
-        return DraftProblem("E0302", f"model '{name}' gives texts only and cannot draft", hint)
+        return SpeculationProblem("E0302", f"model '{name}' gives texts only and cannot draft", hint)
     return None
 
 

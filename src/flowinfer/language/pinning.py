@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flowinfer.errors import Span
 from flowinfer.language.declarations import Loader
+from flowinfer.spec import RENAMED
 
 _PLAIN = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?|true|false")
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"})
@@ -31,8 +32,9 @@ def pin(text: str, values: Mapping[str, str]) -> str:
         values: by name of a param of the text, or of an option of `defaults`.
     """
     declared = Loader(text, "<flow>", Path()).load()
-    edits, left = [], dict(values)
-    for name in values:
+    left = {name if name in declared.params else RENAMED.get(name, name): value for name, value in values.items()}
+    edits = []
+    for name in list(left):
         param = declared.params.get(name)
         if param is not None and param.span.file == "<flow>":
             written = _quoted(left.pop(name)) if param.type.text == "str" else left.pop(name)

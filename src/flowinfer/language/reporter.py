@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 
 from flowinfer.errors import Diagnostic, Severity, Span
+from flowinfer.language.codes import CODES
 
 NEWLINE = re.compile(r"\r\n|\n|\r")
 MOST_TOLD = 100
@@ -31,7 +32,8 @@ class Reporter:
         self._num_told = dict.fromkeys(Severity, 0)
         self._found: dict[Diagnostic, None] = {}
         self._sources: dict[str, list[str]] = {}
-        self._slips: dict[tuple[str, int, int], Diagnostic] = {}
+        self._slips: dict[tuple[str, int, int], Diagnostic | None] = {}
+        """Place -> the slip there; None where it is counted only."""
         self._starts: list[int] = []
         self.add_source(file, text)
         self._starts = [0, *(match.end() for match in NEWLINE.finditer(text))]
@@ -77,6 +79,10 @@ class Reporter:
         end_column = max(column + 1, min(column + end - start, last))
         return Span(self.file, line, column, line, end_column)
 
+    def before(self, span: Span) -> str:
+        """Return what stands before a place in its line, the nearest of it."""
+        return self._sources[span.file][span.line - 1][max(0, span.column - 100) : span.column - 1]
+
     def last_line(self) -> Span:
         """Return the span of the last line that holds anything."""
         lines = self._sources[self.file]
@@ -84,11 +90,20 @@ class Reporter:
         return Span(self.file, last, 1, last, max(2, len(lines[last - 1]) + 1))
 
     def _add(self, code: str, severity: Severity, message: str, span: Span, help: str | None) -> None:
+        self.num_problems += 1
+        place = (span.file, span.line, span.column)
+        if severity is Severity.ERROR and self.is_full and place not in self._slips:  # counted, however many they are
+            self.codes.add(code)
+            self.num_untold += 1
+            if code.startswith("E00"):
+                self._slips[place] = None
+            return
         lines = self._sources.get(span.file, [])
         line = lines[span.line - 1] if span.line <= len(lines) else ""
+        if not _shows_text(span.file):
+            message, line, help = CODES[code].title, "", "lines and words are shown of files whose names end in .flow"
         found = Diagnostic(code, severity, _short(message), span, line, help and _short(help))
-        self.num_problems += 1
-        if self._is_news(found):
+        if self._is_news(found, place):
             self._tell(found)
 
     def _tell(self, found: Diagnostic) -> None:
@@ -101,19 +116,24 @@ class Reporter:
         self._num_told[found.severity] += 1
         self._found[found] = None
 
-    def _is_news(self, found: Diagnostic) -> bool:
+    def _is_news(self, found: Diagnostic, place: tuple[str, int, int]) -> bool:
         """Return whether no slip was told of the same place; a full-width character gives way to what it stands for."""
         if not found.code.startswith("E00"):
             return True
-        place = (found.span.file, found.span.line, found.span.column)
-        former = self._slips.get(place)
-        if former is not None and (former.code != "E0002" or former == found):
-            return False
-        if former in self._found:
-            del self._found[former]
-            self._num_told[former.severity] -= 1
+        if place in self._slips:
+            former = self._slips[place]
+            if former is None or former.code != "E0002" or former == found:
+                return False
+            if former in self._found:
+                del self._found[former]
+                self._num_told[former.severity] -= 1
         self._slips[place] = found
         return True
+
+
+def _shows_text(file: str) -> bool:
+    """Return whether a text is a flow by its name, or was given as one: no text of other files may be shown."""
+    return file.startswith("<") or file.endswith(".flow")
 
 
 def _short(text: str) -> str:

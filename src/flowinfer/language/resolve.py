@@ -16,16 +16,16 @@ from flowinfer.language.options import (
     FUSER_KEYS,
     Scope,
     check_unique,
-    draft_problem,
     fuser_option,
     near_or_all,
+    speculation_problem,
     typed,
     unknown_option,
 )
 from flowinfer.language.prompts import BUILT_IN_FIELDS, ROLES, is_field, role_for, template_for
-from flowinfer.language.syntax import Branch as WrittenBranch
-from flowinfer.language.syntax import Call, Chain, Group, Option, Stage
 from flowinfer.language.templates import Earlier, TemplateCheck, earliest_read
+from flowinfer.language.tree import Branch as WrittenBranch
+from flowinfer.language.tree import Call, Chain, Group, Option, Stage
 from flowinfer.registry import backends, fusers
 from flowinfer.spec import Branch, Decoding, ModelSpec, Node, Parallel, Part, Role, Series, nodes
 
@@ -195,11 +195,13 @@ class Resolver:
             if option.key == "prompt":
                 continue
             if option.key in _FUSE_KEYS:
-                hint = "write it behind the group: (A | B)[fuse=mean]"
+                owner = next((name for name, info in fusers().items() if option.key in info.parameters), "mean")
+                own = f", {option.key}={option.value.raw}" if option.key in FUSER_KEYS else ""
+                hint = f"write it behind the group: (A | B)[fuse={owner}{own}]"
                 self._report.error("E0205", f"option '{option.key}' belongs to a '|' group", option.span, hint)
             elif option.key not in DECODING_KEYS:
                 hint = unknown_option(option.key, _NODE_KEYS)
-                self._report.error("E0200", f"unknown option '{option.key}'", option.span, hint)
+                self._report.error("E0200", f"unknown option '{option.word}'", option.span, hint)
             elif place.position == "head":
                 hint = f"write it behind the group: (A | B)[{option.key}={option.value.raw}]"
                 self._report.error(
@@ -212,10 +214,10 @@ class Resolver:
     def _typed(self, option: Option) -> tuple[Any] | None:
         """Return a decoding option's value in a tuple, or None after reporting what is wrong."""
         value = typed(option, Decoding, self._scope)
-        if value is None or option.key != "draft":
+        if value is None or option.key != "speculate":
             return value
         self.used_models.add(value[0])
-        problem = draft_problem(value[0], self._models)
+        problem = speculation_problem(option.word, value[0], self._models)
         if problem:
             self._report.error(problem.code, problem.message, option.value.span, problem.help)
         return None if problem else value
@@ -303,7 +305,7 @@ class Resolver:
                 self._report.error("E0205", f"option '{option.key}' belongs to a '|' group", option.span, hint)
             elif option.key not in DECODING_KEYS:
                 hint = unknown_option(option.key, (*DECODING_KEYS, *FUSER_KEYS))
-                self._report.error("E0200", f"unknown option '{option.key}'", option.span, hint)
+                self._report.error("E0200", f"unknown option '{option.word}'", option.span, hint)
             elif place.position == "head" and option.key != "fuse":
                 hint = "write it behind the outermost group: the whole of it decodes as one"
                 self._report.error("E0205", f"option '{option.key}' belongs to the outer group", option.span, hint)

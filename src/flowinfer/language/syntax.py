@@ -1,201 +1,54 @@
-"""`.flow` text -> syntax tree: the words as written, with their places, and nothing decided.
-
-The grammar is grammar/collab.lark. Tokens are split into statements here (a newline ends one except inside brackets or
-beside an operator), so that a mistake in one statement does not hide those in others.
-"""
+"""`.flow` text -> syntax tree. The grammar is grammar/collab.lark; tokens are split into statements before it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from lark import Lark, Token, Tree, UnexpectedInput, v_args
-from lark.visitors import Transformer_NonRecursive
+from lark import Lark, Token, Tree, UnexpectedInput
 
-from flowinfer.errors import Diagnostic, Span
+from flowinfer.errors import Span
+from flowinfer.language.characters import lex
+from flowinfer.language.mistakes import find_mistakes, unexpected
+from flowinfer.language.reporter import NEWLINE, Reporter
 from flowinfer.language.texts import unquote
+from flowinfer.language.tokens import split_statements, token_span
+from flowinfer.language.tree import (
+    Branch,
+    Call,
+    Chain,
+    Comment,
+    Defaults,
+    Document,
+    FlowStatement,
+    Group,
+    Import,
+    Let,
+    Model,
+    Name,
+    Option,
+    Param,
+    Prompt,
+    Statement,
+    Value,
+)
+from flowinfer.spec import RENAMED
 
-
-@dataclass(frozen=True)
-class Name:
-    """A name as written, unquoted."""
-
-    text: str
-    span: Span
-
-
-@dataclass(frozen=True)
-class Value:
-    """What stands after a '='."""
-
-    kind: Literal["number", "string", "word", "parameter", "list"]
-    data: Any
-    """int or float; str; str; str without '$'; tuple of Values."""
-    raw: str
-    """As written."""
-    span: Span
-
-
-@dataclass(frozen=True)
-class Option:
-    """key = value, in brackets or braces."""
-
-    key: str
-    value: Value
-    span: Span
-    """Of the key."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A name that stands for a model or a `let`."""
-
-    name: Name
-    options: tuple[Option, ...]
-    label: Name | None
-    span: Span
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Stages joined by '->'; at least one."""
-
-    stages: tuple[Stage, ...]
-    span: Span
-
-
-@dataclass(frozen=True)
-class Branch:
-    """A chain in a group, with its weight as written."""
-
-    chain: Chain
-    weight: float | None
-    weight_span: Span | None
-    weight_text: str = ""
-    """As written."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Branches in parentheses."""
-
-    kind: Literal["fuse", "answers"]
-    branches: tuple[Branch, ...]
-    options: tuple[Option, ...]
-    label: Name | None
-    span: Span
-
-
-Stage = Call | Group
-
-
-@dataclass(frozen=True)
-class Model:
-    """model NAME = "ref" { options }"""
-
-    name: Name
-    ref: Value
-    options: tuple[Option, ...]
-    span: Span
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """prompt NAME = \"\"\"template\"\"\""""
-
-    name: Name
-    template: Value
-    span: Span
-
-
-@dataclass(frozen=True)
-class Param:
-    """param NAME: type = default"""
-
-    name: Name
-    type: Name
-    default: Value | None
-    span: Span
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """defaults { options }"""
-
-    options: tuple[Option, ...]
-    span: Span
-
-
-@dataclass(frozen=True)
-class Let:
-    """let NAME = chain"""
-
-    name: Name
-    chain: Chain
-    span: Span
-
-
-@dataclass(frozen=True)
-class Import:
-    """import "file.flow" """
-
-    path: str
-    span: Span
-
-
-@dataclass(frozen=True)
-class FlowStatement:
-    """The flow itself."""
-
-    chain: Chain
-    span: Span
-
-
-Statement = Model | Prompt | Param | Defaults | Let | Import | FlowStatement
-
-
-@dataclass(frozen=True)
-class Comment:
-    """A comment, '#' included."""
-
-    text: str
-    line: int
-    is_alone: bool
-    """Whether nothing else stands on its line."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """A whole file: what could be read, and what could not."""
-
-    file: str
-    text: str
-    statements: tuple[Statement, ...]
-    comments: tuple[Comment, ...]
-    problems: tuple[Diagnostic, ...]
-    is_whole: bool = True
-    """Whether every statement could be read, so that none would be lost by writing them out."""
-    codes: frozenset[str] = frozenset()
-    """Of all problems, also those that are too many to be listed."""
-    num_untold: int = 0
-    """How many problems are not listed."""
+_LEAST_STATEMENTS = 4
+"""So many in a file, none of which can be read, are no flow with a mistake but another text."""
 
 
 def parse(text: str, file: str = "<flow>") -> Document:
     """Read a `.flow` text; problems are listed in the result, never raised."""
-    from flowinfer.language.characters import lex
-    from flowinfer.language.mistakes import find_mistakes, unexpected
-    from flowinfer.language.reporter import NEWLINE, Reporter
-
     text = NEWLINE.sub("\n", text.removeprefix("\ufeff"))
     report = Reporter(file, text)
     tokens = lex(_parser(), text, report)
     comments = _comments(tokens)
     statements: list[Statement] = []
-    parts = split_statements(tokens)
+    num_sound = 0
+    parts, builder = split_statements(tokens), _Builder(file)
     for part in parts:
         lines = range(part[0].line or 1, (part[-1].end_line or 1) + 1)
         is_spoiled = any(line in report.spoiled_lines for line in lines)
@@ -203,9 +56,15 @@ def parse(text: str, file: str = "<flow>") -> Document:
         if find_mistakes(part, told):
             continue
         try:
-            statements.append(_parse_statement(part, file))
+            statements.append(builder.built(_parsed(part)))
+            num_sound += not is_spoiled
         except UnexpectedInput as error:
             unexpected(error, part, told)
+    if not num_sound and len(parts) >= _LEAST_STATEMENTS and not file.startswith("<"):
+        place, statements = token_span(parts[0][0], file), []
+        report = Reporter(file, "")  # whose lines are shown to nobody
+        hint = "a flow is written like: Qwen -> (Yi | Ds)"
+        report.error("E0023", f"this is no flow: none of its {len(parts)} statements can be read", place, hint)
     is_whole = len(statements) == len(parts)
     problems, codes = tuple(report.diagnostics), frozenset(report.codes)
     return Document(file, text, tuple(statements), comments, problems, is_whole, codes, report.num_untold)
@@ -216,52 +75,6 @@ def grammar_text() -> str:
     inside = Path(__file__).parents[1] / "collab.lark"
     path = inside if inside.is_file() else Path(__file__).parents[3] / "grammar" / "collab.lark"
     return path.read_text(encoding="utf-8")
-
-
-OPERATORS = frozenset({"_ARROW", "_PIPE", "_AMP"})
-OPENING = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
-KEYWORDS = frozenset({"MODEL", "PROMPT", "PARAM", "DEFAULTS", "LET", "IMPORT", "AS"})
-_GLUE = OPERATORS | {"EQUAL", "COMMA", "COLON"}
-
-
-def split_statements(tokens: Sequence[Token]) -> list[list[Token]]:
-    """Cut tokens into statements at the newlines that end one."""
-    words: list[Token] = []
-    for token in tokens:
-        is_repeated = token.type == "_NL" and bool(words) and words[-1].type == "_NL"
-        if token.type not in ("WS", "COMMENT") and not is_repeated:
-            words.append(token)
-    parts: list[list[Token]] = [[]]
-    depth = 0
-    for index, token in enumerate(words):
-        if token.type == "_NL":
-            following = words[index + 1] if index + 1 < len(words) else None
-            if _ends_statement(parts[-1], following, depth) or _begins_declaration(words, index):
-                parts.append([])
-                depth = 0
-            continue
-        depth += (token.type in OPENING) - (token.type in OPENING.values() and depth > 0)
-        parts[-1].append(token)
-    return [part for part in parts if part]
-
-
-def _ends_statement(before: Sequence[Token], following: Token | None, depth: int) -> bool:
-    if depth or not before or before[-1].type in _GLUE:
-        return False
-    return following is None or following.type not in OPERATORS
-
-
-def _begins_declaration(words: Sequence[Token], newline: int) -> bool:
-    """Return whether a new declaration follows, even inside a bracket that was never closed."""
-    ahead = words[newline + 1 : newline + 4]
-    if not ahead or ahead[0].type not in KEYWORDS - {"AS"}:
-        return False
-    shapes = [token.type for token in ahead[1:]]
-    if ahead[0].type == "DEFAULTS":
-        return shapes[:1] == ["LBRACE"]
-    if ahead[0].type == "IMPORT":
-        return shapes[:1] == ["STRING"]
-    return len(shapes) == 2 and shapes[1] in ("EQUAL", "COLON") and shapes[0] in ("NAME", "STRING")
 
 
 def _comments(tokens: Sequence[Token]) -> tuple[Comment, ...]:
@@ -290,29 +103,26 @@ def _parser() -> Lark:
     )
 
 
-def _parse_statement(tokens: Iterable[Token], file: str) -> Statement:
+def _parsed(tokens: Iterable[Token]) -> Tree[Token]:
     interactive = _parser().parse_interactive(start="statement")
     last = None
     for last in tokens:
         interactive.feed_token(last)
     tree: Tree[Token] = interactive.feed_eof(last)
-    statement: Statement = _Builder(file).transform(tree)
-    return statement
+    return tree
 
 
-def token_span(token: Token, file: str) -> Span:
-    """Return where a token stands."""
-    assert token.line and token.column and token.end_line and token.end_column, "lexed tokens have places"
-    return Span(file, token.line, token.column, token.end_line, token.end_column)
-
-
-@v_args(meta=True)
-class _Builder(Transformer_NonRecursive[Token, Any]):
-    """Build syntax nodes; judges nothing, so that it never raises."""
+class _Builder:
+    """Build syntax nodes by the method that is named as the rule; judges nothing, so that it never raises."""
 
     def __init__(self, file: str) -> None:
-        super().__init__()
         self._file = file
+
+    def built(self, found: Any) -> Any:  # a tree becomes its rule's node; tokens and what is absent stay
+        """Build what a rule stands for, as deep as brackets may nest."""
+        if not isinstance(found, Tree):
+            return found
+        return getattr(self, found.data)(found.meta, list(map(self.built, found.children)))
 
     def _span(self, meta: Any) -> Span:  # lark's Meta carries its places dynamically
         return Span(self._file, meta.line, meta.column, meta.end_line, meta.end_column)
@@ -369,7 +179,7 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
 
     def option(self, meta: Any, children: list[Any]) -> Option:
         key, value = children
-        return Option(key.text, value, key.span)
+        return Option(RENAMED.get(key.text, key.text), value, key.span, key.text)
 
     def key(self, meta: Any, children: list[Any]) -> Name:
         return Name(str(children[0]), token_span(children[0], self._file))

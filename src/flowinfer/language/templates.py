@@ -11,7 +11,7 @@ from flowinfer.errors import Span
 from flowinfer.language.options import Scope, near_miss
 from flowinfer.language.prompts import BUILT_IN_FIELDS, TemplateError, field_names, fields_of, with_params
 from flowinfer.language.reporter import Reporter
-from flowinfer.language.syntax import Value
+from flowinfer.language.tree import Value
 
 _RESULT = re.compile(r"result_(\d+)")
 _MOST_LISTED = 40

@@ -148,7 +148,9 @@ def columns(flow: Flow) -> dict[str, str]:
 def held_models(plan: Plan, step: Step) -> tuple[str, ...]:
     """Return the names of the models that a step needs, each once: its members' and the one that drafts for them."""
     names = [member.model for member in members(step.source)]
-    return tuple(dict.fromkeys([*names, *([step.decoding.draft] if step.decoding.draft in plan.models else [])]))
+    return tuple(
+        dict.fromkeys([*names, *([step.decoding.speculate] if step.decoding.speculate in plan.models else [])])
+    )
 
 
 def fusers_of(source: Source) -> tuple[str, ...]:

@@ -113,7 +113,8 @@ def _group(source: _Json) -> str:
 def _one_line(source: str) -> str:
     """Return the flow of a file, without its declarations, on one line; the whole text where none can be read."""
     from flowinfer.language.formatting import format_statement
-    from flowinfer.language.syntax import FlowStatement, parse
+    from flowinfer.language.syntax import parse
+    from flowinfer.language.tree import FlowStatement
 
     flows = [format_statement(part) for part in parse(source).statements if isinstance(part, FlowStatement)]
     lines = [line.strip() for line in (flows[-1] if flows else source).split("\n")]

@@ -18,7 +18,7 @@ from flowinfer.planning.plan import Plan, columns, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.runs.experiment import majority
 from flowinfer.spec import Flow
-from flowinfer.tasks.base import refuse_missing
+from flowinfer.tasks.base import language_note, refuse_missing
 from flowinfer.zoos.toy import provide
 
 
@@ -28,6 +28,8 @@ class Answer:
 
     text: str
     trace: Trace
+    notes: tuple[str, ...] = ()
+    """What one must know before believing it."""
 
     def __str__(self) -> str:
         return self.text
@@ -192,6 +194,7 @@ def ask(
     if not question.strip():
         raise UsageError("the question is empty")
     refuse_missing(columns(flow), [item := Question(id="prompt", question=question, reference="")], "a single prompt")
+    note = language_note(flow, [item])
     provide(flow.models.values())
     plan = ready(flow, this_machine())
     listener = _Listener(
@@ -209,4 +212,4 @@ def ask(
         if stream is not None:
             stream.write((trace.answer if shows_trace else "") + "\n")
             stream.flush()
-    return Answer(trace.answer, trace)
+    return Answer(trace.answer, trace, tuple(filter(None, (flow.zoo_note, note))))

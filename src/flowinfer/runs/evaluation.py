@@ -18,6 +18,8 @@ class Evaluation:
     results: Results
     records: tuple[Record, ...]
     """Every question with its trace and verdict, in the order of finishing."""
+    notes: tuple[str, ...] = ()
+    """What one must know before believing it, beside what the results say."""
 
     @property
     def accuracy(self) -> float | None:
@@ -48,7 +50,7 @@ class Evaluation:
     def __repr__(self) -> str:
         lines = [f"{self.results.flow} on {self.results.dataset}, zoo {self.results.zoo}"]
         lines += [f"  {name:<20} {value}" for name, value in summary_lines(self.results)]
-        return "\n".join([*lines, *(f"  {note}" for note in notes(self.results))])
+        return "\n".join([*lines, *(f"  {note}" for note in (*notes(self.results), *self.notes))])
 
     def _repr_html_(self) -> str:
         title = escape(f"{self.results.flow} on {self.results.dataset}, zoo {self.results.zoo}")
@@ -56,7 +58,7 @@ class Evaluation:
             f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
             for name, value in summary_lines(self.results)
         )
-        remarks = "".join(f"<p><small>{escape(note)}</small></p>" for note in notes(self.results))
+        remarks = "".join(f"<p><small>{escape(note)}</small></p>" for note in (*notes(self.results), *self.notes))
         return f"<table><caption>{title}</caption>{rows}</table>{remarks}"
 
 
@@ -68,4 +70,5 @@ def answer_html(answer: Answer) -> str:
         for step in answer.trace.steps
     )
     ballot = f"<p><small>{escape(str(answer.trace.ballot))}</small></p>" if answer.trace.ballot else ""
-    return f"<pre style='white-space:pre-wrap'>{escape(answer.text)}</pre>{ballot}{steps}"
+    remarks = "".join(f"<p><small>{escape(note)}</small></p>" for note in answer.notes)
+    return f"<pre style='white-space:pre-wrap'>{escape(answer.text)}</pre>{ballot}{remarks}{steps}"

@@ -61,10 +61,10 @@ def _joined(plans: Sequence[Plan]) -> tuple[Plan, dict[str, str]]:
                 names[_content(spec)] = name
                 models[name] = spec
         for step in plan.steps:
-            source, draft = _renamed(step.source, plan, names), step.decoding.draft
+            source, draft = _renamed(step.source, plan, names), step.decoding.speculate
             if draft in plan.models:
                 draft = names[_content(plan.models[draft])]
-            decoding = step.decoding.model_copy(update={"draft": draft})
+            decoding = step.decoding.model_copy(update={"speculate": draft})
             made = replace(step, id=f"s{len(steps) + 1}", source=source, decoding=decoding, reads=())
             steps.setdefault((*_models(source), draft), made)
     answer = Answer("text", (next(iter(steps.values())).id,))

@@ -28,7 +28,7 @@ from flowinfer.sweeps.placing import Placed, place_all
 from flowinfer.sweeps.prepare import Prepared, prepare
 from flowinfer.sweeps.progress import SweepProgress
 from flowinfer.sweeps.request import SweepRequest
-from flowinfer.tasks.base import Dataset
+from flowinfer.tasks.base import Dataset, language_note
 from flowinfer.zoos.toy import provide
 
 _WRITE_SECONDS = 10.0
@@ -97,8 +97,9 @@ class _Run:
         if flow.zoo_note:
             self._progress.say(f"note: {flow.zoo_note}")
         for dataset in self._datasets:
-            if dataset.note:
-                self._progress.say(f"note: {dataset.label}: {dataset.note}")
+            told = (language_note(one.checked, dataset.questions, dataset.label) for one in self._wirings)
+            for note in filter(None, dict.fromkeys([dataset.note, *told])):
+                self._progress.say(f"note: {dataset.label}: {note}")
         self._progress.say(f"sweep {self._folder.path.name}")
         try:
             self._make_runs()

@@ -14,7 +14,7 @@ from flowinfer.language.declarations import Loader
 from flowinfer.language.options import DECODING_KEYS, did_you_mean
 from flowinfer.paper.paths import Strategy, paths, strategy_of
 from flowinfer.planning.plan import compile, fingerprint
-from flowinfer.spec import Flow, Node, Part, Series, nodes
+from flowinfer.spec import RENAMED, Flow, Node, Part, Series, nodes
 from flowinfer.sweeps.request import SweepRequest
 from flowinfer.sweeps.weights import has_weights, parse_weights, weighted
 from flowinfer.zoo import select_zoo
@@ -150,7 +150,7 @@ def _files(request: SweepRequest) -> list[_Source]:
 def _points(request: SweepRequest, sources: Sequence[_Source]) -> Iterator[dict[str, str]]:
     """Yield every combination of the grid's values."""
     grid = {_SHORT.get(key, key): values for key, values in request.grid.items()}
-    known = {*_OPTIONS, "weights", *(name for source in sources for name in _params(source))}
+    known = {*_OPTIONS, *RENAMED, "weights", *(name for source in sources for name in _params(source))}
     for key in (*grid, *request.params):
         if key not in known:
             hint = did_you_mean(key, known) or f"options: {', '.join(('weights', *_OPTIONS))}; or a param of a flow"
@@ -178,7 +178,7 @@ def _about_grid(error: UsageError, point: Mapping[str, str]) -> UsageError:
 
 
 def _wiring(source: _Source, point: Mapping[str, str], request: SweepRequest) -> Wiring:
-    usable = {*_OPTIONS, *_params(source)}
+    usable = {*_OPTIONS, *RENAMED, *_params(source)}
     settings = {**request.params, **point}
     text, shown = source.text, dict(point)
     weights = settings.get("weights")

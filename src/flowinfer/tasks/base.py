@@ -15,13 +15,17 @@ from pathlib import Path
 
 from flowinfer import registry
 from flowinfer.errors import DataError, UsageError
+from flowinfer.language.prompts import foreign_note
 from flowinfer.results import Question
+from flowinfer.spec import Flow, nodes
 from flowinfer.tasks import generic
-from flowinfer.tasks.references import AnswerIndex, check, settle
+from flowinfer.tasks.references import AnswerIndex, check, judges_note, settle
 from flowinfer.tasks.sources import Item, Task
 
 _LAB = Path(__file__).parent.parent / "zoos" / "lab"
 """The lab's zoo, with its items beside the weights: `ceval.jsonl` and the like, test items of seed 42."""
+_LAB_MARK = " (lab)"
+"""Ends the label of a data set whose items are the lab's."""
 _LAB_NUM = 100
 """How many of the lab's items are asked where nothing else is said: the first of them."""
 
@@ -78,7 +82,7 @@ def load_questions(
     lab = _LAB / f"{name}.jsonl"
     if use_items and name not in (data or {}) and name in registry.tasks() and lab.is_file():
         source = "the lab's test items, seed 42"
-        loaded = _Loaded(f"{name} (lab)", tuple(generic.read(lab, columns=columns or {})), source)
+        loaded = _Loaded(f"{name}{_LAB_MARK}", tuple(generic.read(lab, columns=columns or {})), source)
         limit = _LAB_NUM if limit is None and sample is None and ids is None else limit
     else:
         loaded = _load(name, data or {}, columns or {})
@@ -89,7 +93,8 @@ def load_questions(
     questions = tuple(_choose(loaded.source, known, limit=limit, sample=sample, seed=seed, ids=ids))
     check([by_id[question.id] for question in questions])
     refuse_missing(columns or {}, questions, loaded.source)
-    return Dataset(name, loaded.label, questions, fingerprint(questions), loaded.source, settled.note)
+    note = "; ".join(filter(None, (settled.note, judges_note(settled.items)))) or None
+    return Dataset(name, loaded.label, questions, fingerprint(questions), loaded.source, note)
 
 
 def refuse_missing(columns: Mapping[str, str], questions: Sequence[Question], source: str) -> None:
@@ -106,6 +111,18 @@ def refuse_missing(columns: Mapping[str, str], questions: Sequence[Question], so
                 f"{source}: {len(lacking)} of {len(questions)} questions have no column '{name}' ({named})",
                 help=f"the prompt of '{model}' has {{{name}}}: add it to every item of a .jsonl file",
             )
+
+
+def language_note(flow: Flow, questions: Sequence[Question], label: str = "") -> str | None:
+    """Return what a user must know whose questions are not in the language that the flow's prompt set asks in.
+
+    Args:
+        label: of the data set; the lab's models learnt its own items in these words.
+    """
+    if label.endswith(_LAB_MARK):
+        return None
+    templates = (node.template for node in nodes(flow.root))
+    return foreign_note(flow.prompts, templates, [question_text(question) for question in questions])
 
 
 def question_text(question: Question) -> str:

@@ -9,6 +9,7 @@ from string import ascii_uppercase
 from unicodedata import normalize
 
 from flowinfer.results import Question
+from flowinfer.tasks.answers.kinds import TRUTHS
 from flowinfer.tasks.sources import Item, JsonLine, json_lines
 
 KINDS = ("gsm8k", "ceval", "mathematics", "exact")
@@ -49,7 +50,7 @@ def question_of(item: JsonLine, *, kind: str | None, number: int, columns: Mappi
         raise item.complain("the question is empty", "write the question's text, or remove the line")
     if choices and named in ("gsm8k", "mathematics"):
         raise item.complain(f"kind '{named}' with choices", 'leave "kind" out where an option is asked for')
-    if reference.strip().lower() == "nan" and named is None and not choices:
+    if re.fullmatch(r"nan|[-+]?inf(?:inity)?|none|null", reference.strip(), re.I) and not (named or choices):
         raise item.complain(f"the answer is '{reference}'", 'a missing value? if it is meant, name "kind": "exact"')
     question = Question(
         id=item.optional("id") or str(number),
@@ -60,13 +61,14 @@ def question_of(item: JsonLine, *, kind: str | None, number: int, columns: Mappi
         subject=item.optional("subject"),
         columns=columns or {},
     )
-    return item.item(question, is_open=bool(choices))
+    return item.item(question, is_open=bool(choices), is_inferred=not (choices or named or kind))
 
 
 def infer_kind(question: str, reference: str, choices: Mapping[str, str]) -> str:
     """Say which judge suits an item that names none.
 
-    Example: "#### 18" and "18" are gsm8k, "C" with choices is ceval, "2*x + 1" is mathematics, "Paris" is exact.
+    Example: "#### 18" and "18" are gsm8k, "C" with choices is ceval, "2*x + 1" and "yes" are mathematics, which knows
+    that true is yes, "Paris" is exact.
     """
     answer = reference.strip()
     if choices:
@@ -75,6 +77,8 @@ def infer_kind(question: str, reference: str, choices: Mapping[str, str]) -> str
         return "ceval"
     if "####" in reference or _NUMBER.fullmatch(answer):
         return "gsm8k"
+    if answer.lower() in TRUTHS:
+        return "mathematics"
     has_operator = re.search(r"\\[a-zA-Z]|\d\s*[-+*/^,]\s*[\w(-]|[*^=/]", answer) is not None
     return "mathematics" if has_operator and _FORMULA.fullmatch(answer) else "exact"
 

@@ -16,7 +16,8 @@ from flowinfer.errors import DataError
 from flowinfer.results import Question
 from flowinfer.tasks.answers import judge
 from flowinfer.tasks.answers.kinds import read_gold
-from flowinfer.tasks.answers.numbers import gold_number
+from flowinfer.tasks.answers.numbers import clean, gold_number, values
+from flowinfer.tasks.answers.text import normalize
 from flowinfer.tasks.sources import Item
 
 AnswerIndex = Literal[0, 1, "none"]
@@ -25,6 +26,8 @@ AnswerIndex = Literal[0, 1, "none"]
 _LETTERS = "ABCD"
 """What is looked for where a question comes without choices."""
 _CURE = "an answer is an option's letter, its text or its index"
+_SENTENCE = re.compile(r"\b(?:answer|result|total|is|are|equals?|about|approximately|around)\b|答案|等于|是|约", re.I)
+"""Words of who tells an answer, and gives it not alone."""
 _Form = Literal["letter", "text", "index from 0", "index from 1"]
 
 
@@ -85,29 +88,63 @@ def check(items: Sequence[Item]) -> None:
             raise _refused(item, *problem)
 
 
+def judges_note(items: Sequence[Item]) -> str | None:
+    """Return which judges read the answers of items that name none, None where all do or have options."""
+    inferred = [item for item in items if item.is_inferred]
+    if not inferred:
+        return None
+    counts = Counter(item.question.kind for item in inferred)
+    said = ", ".join(f"{count} by {_JUDGES.get(kind, kind)}" for kind, count in counts.items())
+    words = next((item for item in inferred if item.question.kind == "exact"), None)
+    first = f" (the first is that of {words.place}, '{_short(_answer(words))}')" if words and len(counts) > 1 else ""
+    return f'answers are judged {said}{first}, as they look; "kind" in the items says otherwise'
+
+
+_JUDGES = {
+    "gsm8k": "gsm8k: numbers",
+    "ceval": "ceval: letters",
+    "mathematics": "mathematics: values",
+    "exact": "exact: these words and no others",
+}
+
+
 def _problem(question: Question) -> tuple[str, str] | None:
     reference, kind = question.reference, question.kind
     if not reference.strip():
         return "is empty", "give each item an answer, or leave it out"
     if kind == "gsm8k" and gold_number(reference) is None:
         return "holds no number", 'write the number, or name another "kind"'
+    if kind == "gsm8k" and "####" not in reference and len(values(clean(normalize(reference).string))) > 1:
+        return "holds several numbers", 'write the one that is right, or name another "kind"'
     if kind == "ceval" and reference not in (tuple(question.choices) or tuple(_LETTERS)):
         letters = ", ".join(question.choices or _LETTERS)
         return f"is none of the letters {letters}", 'write "choices", and the letter of one as "answer"'
-    if kind == "mathematics" and not _is_itself(question):
+    has_any = re.search(r"[^\s.,;:?!$\"'()\[\]{}_-]", read_gold(reference, "").plain) is not None
+    if kind == "mathematics" and not (has_any and _is_itself(question)):
         return "is nothing that can be compared", 'write a number, formula, list or word; or name "kind": "exact"'
+    if kind == "mathematics" and re.fullmatch(r"[-+]?inf(?:inity)?", reference.strip(), re.I):
+        return "is no number that a model would write", 'write "\\\\infty"; or name "kind": "exact"'
+    if kind in ("mathematics", "exact") and _is_sentence(reference):
+        cure = 'write the number alone, or name "kind": "gsm8k", which takes it out'
+        return "is a sentence, and no answer in other words would be right", cure
     if kind == "exact" and not re.search(r"[^\s。.]", reference):
         return "holds nothing to compare", "give each item an answer, or leave it out"
+    if kind == "exact" and not _is_itself(question):
+        return "is not what is read in an answer of these very words", "write what is asked for, and nothing around it"
     return None
 
 
+def _is_sentence(reference: str) -> bool:
+    """Return whether words stand around a number that alone would not be right."""
+    gold = read_gold(reference, "")
+    return gold.kind == "words" and gold_number(gold.plain) is not None and bool(_SENTENCE.search(gold.plain))
+
+
 def _is_itself(question: Question) -> bool:
-    """Return whether a mathematics reference that is given back word for word is right."""
-    if not re.search(r"[^\s.,;:?!$\"'()\[\]{}_-]", read_gold(question.reference, "").plain):
-        return False
+    """Return whether a reference that is given back word for word is right."""
     outputs = (f"\\boxed{{{question.reference}}}", question.reference)
     return any(
-        judge("mathematics", output, question.reference, question=question.question).correct for output in outputs
+        judge(question.kind, output, question.reference, question=question.question).correct for output in outputs
     )
 
 
@@ -177,6 +214,8 @@ def _note(counts: Counter[_Form], sure: Mapping[_Form, Item], answer_index: Answ
 
 
 def _refused(item: Item, what: str, cure: str) -> DataError:
-    answer = _answer(item)
-    shown = answer if len(answer) <= 40 else answer[:37] + "..."
-    return DataError(f"{item.place}: the answer '{shown}' {what}", help=cure)
+    return DataError(f"{item.place}: the answer '{_short(_answer(item))}' {what}", help=cure)
+
+
+def _short(answer: str) -> str:
+    return answer if len(answer) <= 40 else answer[:37] + "..."

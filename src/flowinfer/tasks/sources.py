@@ -26,6 +26,8 @@ class Item:
     """For messages: file:line, or a data set and an id."""
     is_open: bool = False
     """Whether its answer may be an option's letter, text or index."""
+    is_inferred: bool = False
+    """Whether nobody named its judge: what the answer looks like did."""
 
     def answered(self, reference: str) -> Item:
         """Return it with another reference."""
@@ -56,9 +58,9 @@ class JsonLine:
     """1-based line (an item's number in a JSON array)."""
     fields: Mapping[str, object]
 
-    def item(self, question: Question, *, is_open: bool = False) -> Item:
+    def item(self, question: Question, *, is_open: bool = False, is_inferred: bool = False) -> Item:
         """Return a question that was made of it, with its place."""
-        return Item(question, f"{self.path}:{self.line}", is_open)
+        return Item(question, f"{self.path}:{self.line}", is_open, is_inferred)
 
     def complain(self, what: str, cure: str) -> DataError:
         """Build the error that tells where the item stands."""

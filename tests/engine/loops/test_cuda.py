@@ -39,9 +39,9 @@ def records(flow: str, zoo: str, engine: str, batch: int | str, **settings: str)
         {"fuse": "unite"},
         {"fuse": "sharpen"},
         {"context": "canonical"},
-        {"draft": "upstream"},
-        {"draft": "upstream", "context": "canonical"},
-        {"draft": "off"},
+        {"speculate": "upstream"},
+        {"speculate": "upstream", "context": "canonical"},
+        {"speculate": "off"},
     ],
     ids=str,
 )
@@ -53,10 +53,10 @@ def test_packed_steps_write_the_reference_engines_texts(settings: dict[str, str]
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
-@pytest.mark.parametrize("draft", ["off", "upstream"])
-def test_packed_sessions_on_two_devices_write_the_same(draft: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("speculate", ["off", "upstream"])
+def test_packed_sessions_on_two_devices_write_the_same(speculate: str, tmp_path: Path) -> None:
     expected = texts(records(S2P, zoo(tmp_path / "one", ONE), "reference", "auto"))
-    assert texts(records(S2P, zoo(tmp_path / "two", TWO), "auto", 4, draft=draft)) == expected
+    assert texts(records(S2P, zoo(tmp_path / "two", TWO), "auto", 4, speculate=speculate)) == expected
 
 
 def test_rows_that_begin_alike_are_read_once(tmp_path: Path) -> None:

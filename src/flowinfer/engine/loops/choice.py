@@ -54,7 +54,7 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
         batch=loop.batch,
         observer=loop.observer,
         keeps_thinking=loop.keeps_thinking,
-        payoff=Payoff(is_on=step.decoding.draft == "auto"),
+        payoff=Payoff(is_on=step.decoding.speculate == "auto"),
     )
     if engine == "reference":
         return on_host()
@@ -66,7 +66,7 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     from flowinfer.engine.loops.packing import packed_decoder, runners_of, session_maker
     from flowinfer.engine.loops.threads import choose_threads
 
-    waits_for_none = loop.batch > _MOST_DRAFTING and step.decoding.draft == "auto"
+    waits_for_none = loop.batch > _MOST_DRAFTING and step.decoding.speculate == "auto"
     if on_gpu and (waits_for_none or drafter is None):
         heads = Heads(step, loop.models, observer=loop.observer, keeps_thinking=loop.keeps_thinking)
         made = packed_decoder(heads, loop.batch, loop.budget)

@@ -1,4 +1,4 @@
-"""Which drafter a step has, by its option `draft`."""
+"""Which drafter a step has, by its option `speculate`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def make_drafter(step: Step, model: TokenModel | None) -> Callable[[Heads], Draf
     By itself (auto), only a step that reads another's text drafts: from that text, then from its prompt.
 
     Args:
-        model: the loaded model that `draft` names, if it names one.
+        model: the loaded model that `speculate` names, if it names one.
     """
-    asked = step.decoding.draft
+    asked = step.decoding.speculate
     if asked == "off" or (asked == "auto" and not step.reads):
         return None
 
