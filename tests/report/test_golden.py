@@ -15,7 +15,6 @@ import pytest
 from flowinfer.report.build import build
 from flowinfer.report.gather import gather
 from flowinfer.report.page.render import render
-from flowinfer.report.scores import Against
 from flowinfer.report.writers import data, latex, markdown
 from tests.report.sweeps import questions, write_run
 
@@ -35,7 +34,7 @@ def shown(work: Path) -> Mapping[str, str]:
             write_run(work, flow, questions("gsm8k", 8), batch="auto" if flow == "(Qwen | Yi | Ds)" else "1"),
             write_run(work, flow, questions("ceval", 6), answered=2 if flow == "(Ds | Yi) -> Qwen" else None),
         ]
-    report = build(gather([str(run) for run in runs]), Against(is_paper=True))
+    report = build(gather([str(run) for run in runs]), "paper")
     tables = [table for section in report.sections for table in section.tables]
     page = render(report, {})
     made = {

@@ -15,7 +15,6 @@ from flowinfer.report.figures.draw import figures
 from flowinfer.report.folders import locate
 from flowinfer.report.gather import gather
 from flowinfer.report.page.render import render
-from flowinfer.report.scores import Against
 from flowinfer.report.table import Table, shown
 from flowinfer.report.write import write
 from flowinfer.report.writers import latex, markdown
@@ -25,7 +24,7 @@ from tests.report.sweeps import questions, write_run, write_sweep
 
 def _made(places: Sequence[Path], out: Path) -> Report:
     """Return a report that was written in every form; its figures are drawn, but not saved."""
-    report = build(gather([str(place) for place in places]), Against())
+    report = build(gather([str(place) for place in places]))
     write(report, out, ("csv", "json"))
     markdown.write(report, {})
     render(report, {})

@@ -39,13 +39,12 @@ def command(
     """Compare runs: tables in the paper's form, figures, paired tests, and findings."""
     from flowinfer.report.build import build
     from flowinfer.report.gather import gather
-    from flowinfer.report.scores import Against
     from flowinfer.report.write import write
 
     forms = _forms(format_)
     if against not in (None, "paper"):
         raise UsageError(f"--against '{against}': expected 'paper'", help="the paper's are the only numbers kept here")
-    report = build(gather(runs), Against(is_paper=against == "paper"))
+    report = build(gather(runs), against)
     notes = list(report.notes)
     written = write(report, _folder(runs, out), forms, on_note=notes.append)
     if json_:

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from flowinfer.errors import UsageError
+from flowinfer.paper.numbers import TASKS
 from flowinfer.paper.paths import STRATEGIES
 from flowinfer.report.evidence import Cell, Evidence, QuestionSet, Wiring
 from flowinfer.report.folders import Found, Reading, locate, read
-
-_TASKS = ("gsm8k", "ceval", "mathematics")
 
 
 def gather(named: Sequence[str]) -> Evidence:
@@ -86,7 +85,7 @@ def _datasets(found: Sequence[Found], notes: list[str]) -> dict[tuple[str, str],
 
 
 def _rank(name: str) -> int:
-    return _TASKS.index(name) if name in _TASKS else len(_TASKS)
+    return TASKS.index(name) if name in TASKS else len(TASKS)
 
 
 def _wirings(found: Sequence[Found]) -> dict[tuple[str, str], Wiring]:
@@ -111,7 +110,7 @@ def _cells(
     cells: dict[tuple[str, str], Cell] = {}
     for one in found:
         wiring, dataset = wirings[one.flow, one.plan], datasets[one.label, one.fingerprint]
-        cell = Cell(wiring.key, dataset.key, one.run, one.records, one.num_asked, one.timing)
+        cell = Cell(wiring.key, dataset.key, one.run, one.records, one.num_asked, one.timed)
         cells[wiring.key, dataset.key] = cell
     return cells
 
@@ -123,13 +122,13 @@ def _gaps(evidence: Evidence) -> list[str]:
         for dataset in evidence.datasets:
             cell = evidence.cell(wiring, dataset)
             if cell and not cell.is_whole:
-                failed = f", {cell.failed} failed" if cell.failed else ""
+                failed = f", {cell.tally.failed} failed" if cell.tally.failed else ""
                 notes.append(
                     f"{wiring.name} on {dataset.label}: {cell.n} of {cell.num_asked} questions have a verdict{failed};"
                     " shown, but in no mean, best path or finding"
                 )
     cells = evidence.cells.values()
-    untimed = sum(cell.timing is None for cell in cells)
+    untimed = sum(not cell.timed for cell in cells)
     if untimed == len(cells):
         notes.append("no seconds: nothing was timed at batch 1 without cached steps, so they are shown as -")
     elif untimed:
@@ -137,10 +136,10 @@ def _gaps(evidence: Evidence) -> list[str]:
             f"{untimed} of {len(cells)} pairs of path and data set were not timed: their seconds are shown as -"
         )
     for dataset in evidence.datasets:
-        num_timed = max((cell.num_timed for cell in cells if cell.dataset == dataset.key), default=0)
+        num_timed = max((len(cell.timed) for cell in cells if cell.dataset == dataset.key), default=0)
         if 0 < num_timed < dataset.num_asked:
             notes.append(f"{dataset.label}: seconds are means over {num_timed} of {dataset.num_asked} questions")
-        timed = {frozenset(c.timing.seconds) for c in cells if c.timing and c.dataset == dataset.key}
+        timed = {frozenset(r.question.id for r in c.timed) for c in cells if c.timed and c.dataset == dataset.key}
         if len(timed) > 1:
             notes.append(f"{dataset.label}: seconds of different paths were taken on different questions")
     return notes

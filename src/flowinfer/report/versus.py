@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowinfer.errors import UsageError
-from flowinfer.report.folders import timing_of_run
+from flowinfer.report.folders import timed_alone
 from flowinfer.report.inference import Difference, paired_difference
 from flowinfer.results import Record
 from flowinfer.runs.stats import Paired, paired, paired_interval, wilson
@@ -95,9 +95,8 @@ def versus(first: Path, second: Path) -> Versus:
 
 
 def _points(counts: Paired) -> Points:
-    n = counts.both + counts.first_only + counts.second_only + counts.neither
     interval = paired_interval(counts)
-    return Points((counts.first_only - counts.second_only) / n, interval.low, interval.high)
+    return Points(counts.difference, interval.low, interval.high)
 
 
 def _judged(run: Path) -> dict[str, Record]:
@@ -136,10 +135,10 @@ def _side(run: Path, records: Sequence[Record]) -> Side:
 
 
 def _seconds(first: Path, second: Path, one: Mapping[str, Record], two: Mapping[str, Record]) -> Difference | None:
-    timings = [timing_of_run(info(run).data, tuple(own.values())) for run, own in ((first, one), (second, two))]
-    if timings[0] is None or timings[1] is None:
-        return None
-    before, after = timings[0].seconds, timings[1].seconds
+    before, after = (
+        {record.question.id: record.trace.seconds for record in timed_alone(info(run).data, tuple(own.values()))}
+        for run, own in ((first, one), (second, two))
+    )
     return paired_difference([after[i] - before[i] for i in before if i in after])
 
 

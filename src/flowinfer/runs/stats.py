@@ -31,6 +31,16 @@ class Paired:
     p_value: float
     """McNemar's exact test, two-sided: how likely so uneven a split is if neither flow is better."""
 
+    @property
+    def n(self) -> int:
+        """Return how many questions both answered."""
+        return self.both + self.first_only + self.second_only + self.neither
+
+    @property
+    def difference(self) -> float:
+        """Return the first's accuracy less the second's."""
+        return (self.first_only - self.second_only) / self.n if self.n else 0.0
+
 
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """Return Wilson's score interval of a proportion, without continuity correction.
@@ -65,9 +75,7 @@ def mcnemar_exact(first_only: int, second_only: int) -> float:
     n = first_only + second_only
     if n == 0:
         return 1.0
-    from scipy.special import (
-        bdtr,
-    )  # the binomial's distribution function; scipy.stats takes seconds to import
+    from scipy.special import bdtr  # the binomial's distribution function; scipy.stats takes seconds to import
 
     return min(1.0, 2.0 * float(bdtr(min(first_only, second_only), n, 0.5)))
 
@@ -89,7 +97,7 @@ def paired_interval(counts: Paired, confidence: float = CONFIDENCE) -> Interval:
     Source: Newcombe 1998, Statistics in Medicine 17:2635-2650, method 10.
     """
     both, first, second, neither = counts.both, counts.first_only, counts.second_only, counts.neither
-    n = both + first + second + neither
+    n = counts.n
     if n == 0:
         return Interval(-1.0, 1.0)
     one, two = wilson(both + first, n, confidence), wilson(both + second, n, confidence)

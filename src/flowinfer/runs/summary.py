@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -156,17 +158,42 @@ def summarize_run(path: Path, records: Sequence[Record]) -> Results:
     )
 
 
-def is_truncated(record: Record) -> bool:
-    """Return whether an output was cut before its end."""
-    finals = record.trace.steps[-1:] if record.trace.error is None else ()
-    return any(step.finish_reason in ("length", "context") for step in finals) or bool(
-        record.score and record.score.status == "truncated"
+@dataclass(frozen=True)
+class Tally:
+    """How outputs ended."""
+
+    no_answer: int
+    """Outputs in which no single answer was found, ambiguous ones included."""
+    ambiguous: int
+    truncated: int
+    """Outputs cut by max_tokens or a context limit."""
+    failed: int
+    ties: int
+    """Votes that the order of the members decided, for no answer had more than another."""
+
+
+def tally(records: Sequence[Record]) -> Tally:
+    """Count how outputs ended."""
+    status = Counter(record.score.status for record in records if record.score)
+    return Tally(
+        no_answer=status.total() - status["ok"],
+        ambiguous=status["ambiguous"],
+        truncated=_count(records, _is_truncated),
+        failed=_count(records, lambda record: record.trace.error is not None),
+        ties=_count(records, is_tied),
     )
 
 
 def is_tied(record: Record) -> bool:
     """Return whether its answer was voted on and no answer had more votes than another."""
     return record.trace.ballot is not None and record.trace.ballot.is_tie
+
+
+def _is_truncated(record: Record) -> bool:
+    finals = record.trace.steps[-1:] if record.trace.error is None else ()
+    return any(step.finish_reason in ("length", "context") for step in finals) or bool(
+        record.score and record.score.status == "truncated"
+    )
 
 
 def _sum(
@@ -197,11 +224,7 @@ def _sum(
         correct=correct,
         accuracy=correct / len(judged) if judged else None,
         interval=(interval.low, interval.high),
-        no_answer=_count(records, lambda r: bool(r.score and r.score.status != "ok")),
-        ambiguous=_count(records, lambda r: bool(r.score and r.score.status == "ambiguous")),
-        truncated=_count(records, is_truncated),
-        ties=_count(records, is_tied),
-        failed=_count(records, lambda r: r.trace.error is not None),
+        **asdict(tally(records)),
         seconds_per_question=statistics.fmean(seconds) if seconds else None,
         median_seconds=statistics.median(seconds) if seconds else None,
         cached=_count(records, _is_cached),
