@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def command(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run and sweep folders, mixed; or their names.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run and sweep folders, their names, or a folder of them.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -76,8 +78,9 @@ def _folder(runs: list[str], out: Path | None) -> Path:
         return out
     from flowinfer.report.folders import locate
 
-    only = locate(runs[0]) if len(runs) == 1 else None
-    return only / "report" if only and (only / "sweep.json").is_file() else Path("report")
+    found = locate(runs[0]) if len(runs) == 1 else []
+    is_sweep = len(found) == 1 and (found[0] / "sweep.json").is_file()
+    return found[0] / "report" if is_sweep else Path("report")
 
 
 def _forms(given: list[str] | None) -> list[str]:

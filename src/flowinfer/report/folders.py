@@ -53,27 +53,29 @@ class Reading:
     notes: list[str] = field(default_factory=list)
 
 
-def locate(named: str) -> Path:
+def locate(named: str) -> list[Path]:
     """Return the run or sweep folder that a path, a name, a unique beginning of one, or `latest` means.
 
+    A folder of runs and sweeps means all that are in it.
+
     Raises:
-        UsageError: there is none, there are several, or it is neither a run nor a sweep.
+        UsageError: there is none, a beginning means several, or the folder holds neither runs nor sweeps.
     """
     if _is_made(Path(named)):
-        return Path(named)
+        return [Path(named)]
     if Path(named).exists():
         inside = [path for path in sorted(Path(named).glob("*/")) if _is_made(path)]
-        raise UsageError(
-            f"'{named}' is neither a run nor a sweep: it holds no run.json and no sweep.json",
-            help=f"it holds {len(inside)} that are: {inside[0]}, ..."
-            if inside
-            else "name folders that `flowinfer exec --dataset` or `flowinfer sweep` made",
-        )
+        if not inside:
+            raise UsageError(
+                f"'{named}' is no run, no sweep and no folder of them: no run.json or sweep.json is in it or below it",
+                help="name folders that `flowinfer exec --dataset` or `flowinfer sweep` made",
+            )
+        return inside
     known = sorted((path for root in (_RUNS, _SWEEPS) for path in root.glob("*/") if _is_made(path)), key=_by_name)
     if named == "latest" and known:
-        return known[-1]
+        return [known[-1]]
     missing = f"no run '{named}' in '{_RUNS}', no sweep in '{_SWEEPS}'"
-    return named_folder(named, known, kinds="runs and sweeps", missing=missing, cure="name a folder by its path")
+    return [named_folder(named, known, kinds="runs and sweeps", missing=missing, cure="name a folder by its path")]
 
 
 def _is_made(folder: Path) -> bool:

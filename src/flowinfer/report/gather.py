@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 
 from flowinfer.errors import UsageError
 from flowinfer.paper.numbers import TASKS
@@ -17,14 +18,15 @@ def gather(named: Sequence[str]) -> Evidence:
     """Read folders and return what they hold.
 
     Args:
-        named: run and sweep folders, or names that `flowinfer show` understands.
+        named: run and sweep folders, names that `flowinfer show` understands, or folders of runs and sweeps.
     Raises:
         UsageError: one is not there, is none, or nothing was answered.
         DataError: one is damaged.
     """
-    folders = [locate(name) for name in named]
+    located = {name: locate(name) for name in named}
+    sources = [folders[0].name if len(folders) == 1 else Path(name).resolve().name for name, folders in located.items()]
     reading = Reading()
-    for folder in {folder.resolve(): folder for folder in folders}.values():
+    for folder in {folder.resolve(): folder for folders in located.values() for folder in folders}.values():
         read(folder, reading)
     answered = [found for found in reading.found if found.records]
     if not answered:
@@ -40,9 +42,7 @@ def gather(named: Sequence[str]) -> Evidence:
     datasets = _datasets(kept, notes)
     wirings = _wirings(kept)
     cells = _cells(kept, wirings, datasets)
-    evidence = Evidence(
-        tuple(wirings.values()), tuple(datasets.values()), cells, sources=tuple(f.name for f in folders)
-    )
+    evidence = Evidence(tuple(wirings.values()), tuple(datasets.values()), cells, sources=tuple(sources))
     return Evidence(**{**vars(evidence), "notes": (*notes, *_gaps(evidence))})
 
 
