@@ -15,9 +15,9 @@ from flowinfer.paper import numbers
 from flowinfer.paper.paths import Strategy
 from flowinfer.report.compare import Comparison, comparisons
 from flowinfer.report.evidence import Cell, Evidence, QuestionSet, Wiring, best
-from flowinfer.report.inference import mean_interval, wilson_share
+from flowinfer.report.inference import mean_interval
 from flowinfer.report.table import NOWHERE, Reached
-from flowinfer.runs.stats import Interval
+from flowinfer.runs.stats import Interval, wilson_share
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowinfer.errors import DataError, FlowInferError, UnreadableFile, UsageError
@@ -151,7 +151,7 @@ def _meets(one: Candidate, max_seconds: float | None, min_accuracy: float | None
 
 def _with_front(found: Sequence[Candidate]) -> list[Candidate]:
     """Mark the candidates that no other beats; without seconds only the most accurate are."""
-    return [Candidate(**{**vars(one), "is_front": not any(_beats(other, one) for other in found)}) for one in found]
+    return [replace(one, is_front=not any(_beats(other, one) for other in found)) for one in found]
 
 
 def _beats(other: Candidate, one: Candidate) -> bool:

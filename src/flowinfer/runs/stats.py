@@ -50,18 +50,25 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """
     if not 0 <= successes <= n:
         raise ValueError(f"expected 0 <= successes <= n, found {successes} of {n}")
+    return wilson_share(successes / n if n else 0.0, n, confidence)
+
+
+def wilson_share(share: float, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Return Wilson's interval of a share that need not be a count over n.
+
+    For the mean of several verdicts per question it is conservative: such a mean varies at most as much as one verdict.
+    """
     if n == 0:
         return Interval(0.0, 1.0)
     from scipy.special import ndtri
 
     z = float(ndtri((1.0 + confidence) / 2.0))
-    share = successes / n
     centre = share + z * z / (2 * n)
-    reach = z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    # At 0 and n the formula is exactly 0 and 1; floats miss it by an ulp.
-    low = 0.0 if successes == 0 else (centre - reach) / scale
-    high = 1.0 if successes == n else (centre + reach) / scale
+    # At 0 and 1 the formula is exactly 0 and 1; floats miss it by an ulp.
+    low = 0.0 if share == 0 else (centre - reach) / scale
+    high = 1.0 if share == 1 else (centre + reach) / scale
     return Interval(low, high)
 
 
