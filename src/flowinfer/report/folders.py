@@ -101,8 +101,7 @@ def _read_run(folder: Path, into: Reading) -> None:
         source = read_text(folder / "pipeline.flow")
     except UnreadableFile:
         source = str(plan.get("flow"))  # its name says less, but the numbers are all there
-    found = wirings.of_plan(plan, source)
-    into.found.append(_found(folder, plan, found, {}, ()))
+    into.found.append(_found(folder, plan, wirings.of_plan(plan, source), {}, ()))
 
 
 def _read_sweep(folder: Path, into: Reading) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -39,11 +40,13 @@ def gather(named: Sequence[str]) -> Evidence:
     if empty:
         notes.append(f"{empty} runs hold no answer and are left out")
     kept = _latest(answered, notes)
-    datasets = _datasets(kept, notes)
-    wirings = _wirings(kept)
-    cells = _cells(kept, wirings, datasets)
+    datasets, wirings = _datasets(kept, notes), _wirings(kept)
+    cells = {}
+    for one in kept:
+        pair = wirings[one.flow, one.plan].key, datasets[one.label, one.fingerprint].key
+        cells[pair] = Cell(*pair, one.run, one.records, one.num_asked, one.timed)
     evidence = Evidence(tuple(wirings.values()), tuple(datasets.values()), cells, sources=tuple(sources))
-    return Evidence(**{**vars(evidence), "notes": (*notes, *_gaps(evidence))})
+    return replace(evidence, notes=(*notes, *_gaps(evidence)))
 
 
 def _latest(found: Sequence[Found], notes: list[str]) -> list[Found]:
@@ -92,27 +95,14 @@ def _wirings(found: Sequence[Found]) -> dict[tuple[str, str], Wiring]:
     firsts: dict[tuple[str, str], Found] = {}
     for one in found:
         firsts.setdefault((one.flow, one.plan), one)
-    ranks = {strategy: index for index, strategy in enumerate(STRATEGIES)}
-    ordered = sorted(firsts.items(), key=lambda item: ranks[item[1].strategy] if item[1].strategy else len(ranks))
+    ranks = (*STRATEGIES, None)
+    ordered = sorted(firsts.items(), key=lambda item: ranks.index(item[1].strategy))
     made: dict[tuple[str, str], Wiring] = {}
     for index, (identity, one) in enumerate(ordered, start=1):
         twins = sum(wiring.flow == one.flow and wiring.settings == one.settings for wiring in made.values())
         name = f"{one.name} #{twins + 1}" if twins else one.name
         made[identity] = Wiring(f"w{index}", one.strategy, one.models, one.flow, name, dict(one.settings))
     return made
-
-
-def _cells(
-    found: Sequence[Found],
-    wirings: dict[tuple[str, str], Wiring],
-    datasets: dict[tuple[str, str], QuestionSet],
-) -> dict[tuple[str, str], Cell]:
-    cells: dict[tuple[str, str], Cell] = {}
-    for one in found:
-        wiring, dataset = wirings[one.flow, one.plan], datasets[one.label, one.fingerprint]
-        cell = Cell(wiring.key, dataset.key, one.run, one.records, one.num_asked, one.timed)
-        cells[wiring.key, dataset.key] = cell
-    return cells
 
 
 def _gaps(evidence: Evidence) -> list[str]:

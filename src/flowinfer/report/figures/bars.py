@@ -24,10 +24,6 @@ class Series:
     hatch: str
     entries: Sequence[Reached]
 
-    def has(self, measure: Measure) -> bool:
-        """Return whether there is a bar to be drawn."""
-        return any(_value(entry, measure) is not None for entry in self.entries)
-
 
 @dataclass(frozen=True)
 class Panel:
@@ -36,6 +32,11 @@ class Panel:
     series: Sequence[Series]
     measure: Measure
     title: str = ""
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether there is a bar to be drawn."""
+        return any(_value(entry, self.measure) is not None for one in self.series for entry in one.entries)
 
 
 class Tips:

@@ -31,25 +31,16 @@ def figures(evidence: Evidence) -> list[Drawing]:
 def _bars(cells: Cells, spec: Bars) -> Drawing | None:
     """Draw a figure of the paper's, or return None where its first measure has no number."""
     kinds = [kind for kind in cells.evidence.collaborations if kind in spec.kinds or not spec.kinds]
-    orders: list[str] = []
-    if "order" in spec.lines:
-        names = (row_name(wiring.strategy, wiring.models) for wiring in cells.evidence.of(*kinds))
-        orders = list(dict.fromkeys(names)) if kinds else []
-        by_place = [_of_orders(cells, kinds, orders, index) for index in range(len(cells.places))]
-        sets = cells.evidence.datasets
-        if spec.lines == "orders":
-            panels = [Panel(by_place[index], spec.measures[0], one.label) for index, one in enumerate(sets)]
-        else:
-            panels = [Panel(by_place[-1], measure) for measure in spec.measures] if len(sets) > 1 else []
-    else:
-        panels = [Panel(_of_tasks(cells, spec, kinds), measure) for measure in spec.measures]
-    if not any(one.has(panel.measure) for panel in panels if panel.measure == spec.measures[0] for one in panel.series):
+    names = dict.fromkeys(row_name(wiring.strategy, wiring.models) for wiring in cells.evidence.of(*kinds))
+    orders = list(names) if spec.lines in ("orders", "order means") else []
+    panels = _panels(cells, spec, kinds, orders)
+    if not any(panel.has_numbers for panel in panels if panel.measure == spec.measures[0]):
         return None
     if len(spec.measures) > 1:
-        panels = [panel for panel in panels if any(one.has(panel.measure) for one in panel.series)]
-    height = 0.5 + 1.55 * len(panels) if spec.lines == "orders" else 3.0
-    if len(spec.measures) > 1:
+        panels = [panel for panel in panels if panel.has_numbers]
         height = 3.8 if len(panels) > 1 else 2.2
+    else:
+        height = 0.5 + 1.55 * len(panels) if spec.lines == "orders" else 3.0
     tips = Tips()
     figure = draw_panels(panels, orders or cells.places, height, tips)
     words = {"kinds": " and ".join(kinds), "measures": " and ".join(dict.fromkeys(panel.measure for panel in panels))}
@@ -57,6 +48,21 @@ def _bars(cells: Cells, spec: Bars) -> Drawing | None:
     if "accuracy" in spec.measures:
         caption += " Whiskers: 95 % Wilson intervals."
     return Drawing(f"figure-{spec.number}", spec.title.format(**words), caption, figure, tips.found)
+
+
+def _panels(cells: Cells, spec: Bars, kinds: list[Strategy], orders: list[str]) -> list[Panel]:
+    sets = cells.evidence.datasets
+    match spec.lines:
+        case "orders":
+            return [
+                Panel(_of_orders(cells, kinds, orders, index), spec.measures[0], one.label)
+                for index, one in enumerate(sets)
+            ]
+        case "order means":
+            series = _of_orders(cells, kinds, orders, -1) if len(sets) > 1 else []
+        case _:
+            series = _of_tasks(cells, spec, kinds)
+    return [Panel(series, measure) for measure in spec.measures]
 
 
 def _of_tasks(cells: Cells, spec: Bars, kinds: list[Strategy]) -> list[Series]:
