@@ -8,7 +8,6 @@ import pytest
 
 from flowinfer.report.build import build
 from flowinfer.report.gather import gather
-from flowinfer.report.scores import Against
 from flowinfer.report.write import FORMS, write
 from tests.report.sweeps import write_sweep
 
@@ -23,5 +22,5 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def written(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of its report in all forms, the paper's numbers beside."""
     folder = tmp_path_factory.mktemp("report")
-    write(build(gather([str(sweep)]), Against(is_paper=True)), folder, FORMS)
+    write(build(gather([str(sweep)]), "paper"), folder, FORMS)
     return folder

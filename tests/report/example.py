@@ -13,7 +13,6 @@ from pathlib import Path
 import flowinfer
 from flowinfer.report.build import build
 from flowinfer.report.gather import gather
-from flowinfer.report.scores import Against
 from flowinfer.report.write import write
 
 WORK = Path("build/example")
@@ -52,7 +51,7 @@ def run(work: Path, num: int, num_timed: int) -> Path:
 def show(sweep: Path, into: Path) -> None:
     """Write the report of a sweep, and keep of it what is worth its bytes."""
     whole = sweep.parent / "report"
-    write(build(gather([str(sweep)]), Against(is_paper=True)), whole, ("html", "md", "csv", "latex"))
+    write(build(gather([str(sweep)]), "paper"), whole, ("html", "md", "csv", "latex"))
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
     names = ["report.html", *(name for key in FIGURES if (whole / (name := f"figures/{key}.svg")).exists())]

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flowinfer.report.claim import Finding
-from flowinfer.report.findings import findings
+from flowinfer.report.findings import Finding, findings
 from flowinfer.report.gather import gather
 from tests.report.sweeps import write_sweep
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as oracle
 
-from flowinfer.report.inference import cochran_q, mean_interval, paired_difference, wilson_share
-from flowinfer.runs.stats import Interval, wilson
+from flowinfer.report.inference import cochran_q, mean_interval, paired_difference
+from flowinfer.runs.stats import Interval
 
 _KUNCHEVA = {(1, 1, 1): 80, (1, 1, 0): 2, (1, 0, 0): 2, (0, 1, 1): 9, (0, 1, 0): 1, (0, 0, 1): 3, (0, 0, 0): 3}
 
@@ -53,13 +53,6 @@ def test_paired_difference_is_scipys_t_test(values: list[float]) -> None:
 
 def test_one_question_has_no_spread() -> None:
     assert paired_difference([0.5]) is None
-
-
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_of_a_share_is_wilson_of_its_count(counts: tuple[int, int]) -> None:
-    successes, n = counts
-    mine, other = wilson_share(successes / n, n), wilson(successes, n)
-    assert (mine.low, mine.high) == pytest.approx((other.low, other.high), abs=1e-12)
 
 
 def test_interval_of_a_mean_of_one_is_its_own_and_of_equals_is_narrower() -> None:

@@ -15,7 +15,6 @@ from flowinfer.report.figures.draw import figures
 from flowinfer.report.folders import locate
 from flowinfer.report.gather import gather
 from flowinfer.report.page.render import render
-from flowinfer.report.scores import Against
 from flowinfer.report.table import Table, shown
 from flowinfer.report.write import write
 from flowinfer.report.writers import latex, markdown
@@ -25,7 +24,7 @@ from tests.report.sweeps import questions, write_run, write_sweep
 
 def _made(places: Sequence[Path], out: Path) -> Report:
     """Return a report that was written in every form; its figures are drawn, but not saved."""
-    report = build(gather([str(place) for place in places]), Against())
+    report = build(gather([str(place) for place in places]))
     write(report, out, ("csv", "json"))
     markdown.write(report, {})
     render(report, {})
@@ -183,7 +182,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, sweep: Path, file: str) -> None
 
 
 def test_a_folder_that_is_neither_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"neither a run nor a sweep: it holds no run\.json and no sweep\.json"):
+    with pytest.raises(UsageError, match=r"is no run, no sweep and no folder of them: no run\.json or sweep\.json"):
         gather([str(tmp_path)])
 
 
@@ -197,13 +196,19 @@ def test_names_and_their_beginnings_mean_runs_and_sweeps(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     run = write_run(tmp_path / "runs", "Qwen", questions("gsm8k", 3))
     sweep = write_sweep(tmp_path / "sweeps" / "20260103T000000Z-aa", 2, limit=2)
-    assert locate(run.name[:12]).resolve() == run
-    assert locate("20260103").resolve() == locate("latest").resolve() == sweep
+    assert [path.resolve() for path in locate(run.name[:12])] == [run]
+    assert [path.resolve() for path in (*locate("20260103"), *locate("latest"))] == [sweep, sweep]
     with pytest.raises(UsageError, match="means 2 runs and sweeps"):
         locate("2026")
-    with pytest.raises(UsageError, match="neither a run nor a sweep") as refused:
-        locate("sweeps")
-    assert refused.value.help == "it holds 1 that are: sweeps/20260103T000000Z-aa, ..."
+
+
+def test_a_folder_of_runs_means_all_that_are_in_it(tmp_path: Path) -> None:
+    for flow in ("Qwen", "Qwen -> Ds"):
+        write_run(tmp_path / "runs", flow, questions("gsm8k", 3))
+    (tmp_path / "runs" / "notes").mkdir()
+    evidence = gather([str(tmp_path / "runs")])
+    assert [wiring.name for wiring in evidence.wirings] == ["Qwen", "Qwen -> Ds"]
+    assert evidence.sources == ("runs",)
 
 
 def test_a_sweep_is_no_run(sweep: Path) -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from flowinfer.paper.numbers import numbers, published, row_of
 from flowinfer.paper.paths import Strategy
-from flowinfer.report import paper
+from flowinfer.paper.tables import TABLES
+from flowinfer.report.cells import Cells
+from flowinfer.report.evidence import deviation
 from flowinfer.report.gather import gather
-from flowinfer.report.scores import Against
-from flowinfer.report.strategies import deviation, strategies_by_task
 from flowinfer.report.table import Reached
+from flowinfer.report.tables import fill
 from tests.report.sweeps import questions, write_run
-
-_TABLE = {"SI": "table_6", "PI": "table_6", "S2P": "table_7", "P2S": "table_7"}
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ _TABLE = {"SI": "table_6", "PI": "table_6", "S2P": "table_7", "P2S": "table_7"}
 def test_our_volatility_of_its_paths_is_its_table_8(
     strategy: str, accuracy: float, seconds: float, accuracy_deviation: float, seconds_deviation: float
 ) -> None:
-    means = [cells["mean"] for cells in paper.data()[_TABLE[strategy]][strategy].values()]
-    accuracies, times = [mean[0] for mean in means], [mean[1] for mean in means]
+    means = [cells["mean"] for row, cells in numbers().items() if row.startswith(f"{strategy} ")]
+    accuracies, times = [100 * mean.accuracy for mean in means], [mean.seconds for mean in means]
     assert statistics.fmean(accuracies) == pytest.approx(accuracy, abs=0.02)
     assert statistics.fmean(times) == pytest.approx(seconds, abs=0.02)
     assert deviation(accuracies) == pytest.approx(accuracy_deviation, abs=0.02)
@@ -42,11 +42,10 @@ def test_our_volatility_of_its_paths_is_its_table_8(
 @pytest.mark.parametrize("strategy", ["SI", "PI", "S2P", "P2S"])
 def test_its_best_paths_in_table_4_are_in_tables_6_and_7(strategy: Strategy) -> None:
     for task in ("gsm8k", "ceval", "mathematics"):
-        best = paper.best(strategy, task)
-        reached = {tuple(cells[task]) for cells in paper.data()[_TABLE[strategy]][strategy].values()}
-        assert best is not None
-        assert (round(100 * best.accuracy, 2), best.seconds) in reached
-        assert round(100 * best.accuracy, 2) == max(accuracy for accuracy, _ in reached)
+        reached = [cells[task] for row, cells in numbers().items() if row.startswith(f"{strategy} ")]
+        best = published(strategy, task)
+        assert best in reached
+        assert best and best.accuracy == max(cell.accuracy for cell in reached)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,7 @@ def test_its_best_paths_in_table_4_are_in_tables_6_and_7(strategy: Strategy) -> 
     ],
 )
 def test_a_path_finds_its_cell(strategy: Strategy, models: tuple[str, ...], accuracy: float) -> None:
-    cell = paper.path(strategy, models, "gsm8k")
+    cell = published(row_of(strategy, models), "gsm8k")
     assert cell is not None
     assert cell.accuracy == pytest.approx(accuracy)
 
@@ -69,18 +68,16 @@ def test_only_the_papers_tasks_and_models_stand_beside_its_numbers(tmp_path: Pat
     asked = questions("gsm8k", 4)
     runs = [write_run(tmp_path / "task", flow, asked) for flow in ("Qwen", "Yi", "Qwen -> Yi")]
     evidence = gather([str(run) for run in runs])
-    table = strategies_by_task(evidence, Against(is_paper=True))
-    assert table is not None
+    table = fill(TABLES[0], Cells(evidence, "paper"))
     assert [isinstance(entry, Reached) and entry.paper is not None for entry in table.rows[0][1:]] == [
         *(True, True),  # the singles have its names
         *(False, False),  # mean and best are over other paths than its
     ]
     own = replace(evidence, datasets=tuple(replace(one, name="items.jsonl") for one in evidence.datasets))
-    table = strategies_by_task(own, Against(is_paper=True))
-    assert table is not None
+    table = fill(TABLES[0], Cells(own, "paper"))
     assert not any(isinstance(entry, Reached) and entry.paper for row in table.rows for entry in row)
 
 
 def test_other_models_and_tasks_have_no_cell() -> None:
-    assert paper.path("SI", ("A", "B", "C"), "gsm8k") is None
-    assert paper.path("PI", ("Qwen", "Yi", "Ds"), "exact") is None
+    assert published(row_of("SI", ("A", "B", "C")), "gsm8k") is None
+    assert published(row_of("PI", ("Qwen", "Yi", "Ds")), "exact") is None

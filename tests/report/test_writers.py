@@ -20,7 +20,6 @@ import pytest
 from flowinfer.report.build import build
 from flowinfer.report.gather import gather
 from flowinfer.report.page.render import render
-from flowinfer.report.scores import Against
 from flowinfer.report.table import Column, Number, Reached, Table, Text, quantity
 from flowinfer.report.write import _put, write
 from flowinfer.report.writers import data, latex, markdown
@@ -81,7 +80,7 @@ def test_texts_of_questions_and_models_stay_texts(tmp_path: Path) -> None:
     asked = questions("gsm8k", 4, text=_HOSTILE)
     spoken = Spoken(right=f"{_HOSTILE} yes", wrong=f"{_HOSTILE} no")
     runs = [write_run(tmp_path, flow, asked, spoken=spoken) for flow in ("Qwen", "Qwen -> Ds")]
-    report = build(gather([str(run) for run in runs]), Against())
+    report = build(gather([str(run) for run in runs]))
     (tmp_path / "report.html").write_bytes(render(report, {}).encode("utf-8", "replace"))
     page = _read(tmp_path / "report.html")
     assert page.tags.count("script") == 2
@@ -131,7 +130,7 @@ def test_latex_tables_hold_no_commands_for_the_terminal(written: Path) -> None:
 def test_latex_labels_are_unique_and_stand_on_the_first_page_of_a_table_only(tmp_path: Path) -> None:
     asked = questions("gsm8k", 3)
     runs = [write_run(tmp_path, flow, asked, max_tokens=cap) for cap in ("16", "64") for flow in ("Qwen", "Qwen -> Ds")]
-    write(build(gather([str(run) for run in runs]), Against()), tmp_path / "report", ("latex",))
+    write(build(gather([str(run) for run in runs])), tmp_path / "report", ("latex",))
     texts = [file.read_text("utf-8") for file in (tmp_path / "report" / "tables").iterdir()]
     labels = [label for text in texts for label in re.findall(r"\\label\{([^}]*)\}", text)]
     assert len(labels) == len(set(labels)) == len(texts)

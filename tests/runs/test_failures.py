@@ -15,7 +15,7 @@ from flowinfer.cli import show
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.patience import MOST_FAILURES, Patience
 from flowinfer.errors import RunError
-from flowinfer.report import counts
+from flowinfer.report.build import build
 from flowinfer.report.evidence import Cell
 from flowinfer.report.gather import gather
 from flowinfer.report.table import Number
@@ -132,7 +132,8 @@ def test_a_tied_vote_says_so_wherever_it_is_shown(work: Path, capsys: pytest.Cap
     (run,) = (work / "runs").iterdir()
     show.command(str(run), "0", Path("runs"), False, False, False)
     assert f"vote: {ballot}" in " ".join(capsys.readouterr().out.split())
-    table = counts.endings(gather([str(run)]))
+    (section,) = build(gather([str(run)])).sections
+    table = next(table for table in section.tables if table.key == "endings")
     assert dict(zip([c.key for c in table.columns], table.rows[0], strict=True))["ties"] == Number(1, "count")
     live = LiveProgress(1, is_quiet=True)
     live.answered(found.records[0])
@@ -160,4 +161,4 @@ def test_a_failed_question_has_no_verdict_in_reports() -> None:
         Record(question=question.model_copy(update={"id": "b"}), trace=right, score=score),
     )
     cell = Cell("w1", "d1", Path("run"), records, 2)
-    assert (cell.verdicts, cell.failed, cell.accuracy, cell.is_whole) == ({"b": True}, 1, 1.0, False)
+    assert (cell.verdicts, cell.tally.failed, cell.accuracy, cell.is_whole) == ({"b": True}, 1, 1.0, False)

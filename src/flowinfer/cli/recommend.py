@@ -23,7 +23,9 @@ _NOTES = 5
 
 
 def command(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run and sweep folders, mixed; or their names.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run and sweep folders, their names, or a folder of them.")
+    ],
     max_seconds: Annotated[float | None, typer.Option(help="Only flows of at most so many seconds a question.")] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="Only flows of at least this accuracy (0 to 1).")] = None,
     out: Annotated[

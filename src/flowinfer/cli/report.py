@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def command(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run and sweep folders, mixed; or their names.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run and sweep folders, their names, or a folder of them.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -39,13 +41,12 @@ def command(
     """Compare runs: tables in the paper's form, figures, paired tests, and findings."""
     from flowinfer.report.build import build
     from flowinfer.report.gather import gather
-    from flowinfer.report.scores import Against
     from flowinfer.report.write import write
 
     forms = _forms(format_)
     if against not in (None, "paper"):
         raise UsageError(f"--against '{against}': expected 'paper'", help="the paper's are the only numbers kept here")
-    report = build(gather(runs), Against(is_paper=against == "paper"))
+    report = build(gather(runs), against)
     notes = list(report.notes)
     written = write(report, _folder(runs, out), forms, on_note=notes.append)
     if json_:
@@ -77,8 +78,9 @@ def _folder(runs: list[str], out: Path | None) -> Path:
         return out
     from flowinfer.report.folders import locate
 
-    only = locate(runs[0]) if len(runs) == 1 else None
-    return only / "report" if only and (only / "sweep.json").is_file() else Path("report")
+    found = locate(runs[0]) if len(runs) == 1 else []
+    is_sweep = len(found) == 1 and (found[0] / "sweep.json").is_file()
+    return found[0] / "report" if is_sweep else Path("report")
 
 
 def _forms(given: list[str] | None) -> list[str]:

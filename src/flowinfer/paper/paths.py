@@ -56,6 +56,16 @@ def strategy_of(flow: Flow) -> Path | None:
     return None
 
 
+def row_name(strategy: Strategy | None, models: Sequence[str]) -> str:
+    """Return a path's row in the paper's tables: a-b-c, or c-[a-b] for the composites, alone before or behind."""
+    match strategy:
+        case "S2P":
+            return f"{models[0]}-[{'-'.join(models[1:])}]"
+        case "P2S":
+            return f"{models[-1]}-[{'-'.join(models[:-1])}]"
+    return "-".join(models)
+
+
 def _of(strategy: Strategy, models: Sequence[str], depth: int) -> list[Path]:
     if strategy == "single":
         return [Path("single", (name,), name) for name in models]

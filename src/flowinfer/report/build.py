@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flowinfer.report import changes, compare, cost, counts, findings, orders, strategies
-from flowinfer.report.claim import Finding
+from flowinfer.report.cells import Cells
 from flowinfer.report.compare import Comparison
 from flowinfer.report.evidence import Evidence
-from flowinfer.report.scores import Against
-from flowinfer.report.table import Table, has_numbers
+from flowinfer.report.findings import Finding, findings
+from flowinfer.report.table import Table
+from flowinfer.report.tables import tables
 
 
 @dataclass(frozen=True)
@@ -40,31 +39,17 @@ class Report:
     sections: tuple[Section, ...]
 
 
-def build(evidence: Evidence, against: Against) -> Report:
-    """Return the report of everything gathered."""
-    sections = tuple(_section(group, against) for group in evidence.groups())
-    return Report(_title(evidence), tuple(_facts(evidence)), evidence.notes, sections)
+def build(evidence: Evidence, against: str | None = None) -> Report:
+    """Return the report of everything gathered.
 
-
-def _section(evidence: Evidence, against: Against) -> Section:
-    found = compare.comparisons(evidence)
-    tables: list[Table | None] = [
-        strategies.strategies_by_task(evidence, against),
-        strategies.gains(evidence, found),
-        cost.decomposition(evidence),
-        orders.series_and_parallel(evidence, against),
-        orders.composites(evidence, against),
-        strategies.volatility(evidence),
-        *strategies.best_and_mean(evidence),
-        orders.all_paths(evidence, against),
-        compare.table(found, "single"),
-        compare.table(found, "reversal"),
-        counts.endings(evidence),
-        counts.agreement(evidence),
-        changes.table(evidence, found),
-    ]
-    told = tuple(findings.findings(evidence))
-    return Section(evidence, tuple(found), tuple(table for table in tables if table and has_numbers(table)), told)
+    Args:
+        against: whose numbers stand beside one's own: the paper's, or nobody's.
+    """
+    sections = []
+    for group in evidence.groups():
+        cells = Cells(group, against)
+        sections.append(Section(group, tuple(cells.comparisons), tuple(tables(cells)), tuple(findings(group))))
+    return Report(_title(evidence), tuple(_facts(evidence)), evidence.notes, tuple(sections))
 
 
 def _title(evidence: Evidence) -> str:
@@ -74,9 +59,9 @@ def _title(evidence: Evidence) -> str:
 
 
 def _facts(evidence: Evidence) -> list[tuple[str, str]]:
-    models = list(dict.fromkeys(name for wiring in evidence.wirings for name in wiring.models))
+    models = dict.fromkeys(name for wiring in evidence.wirings for name in wiring.models)
     answers = sum(len(cell.records) for cell in evidence.cells.values())
-    timed = sum(cell.num_timed for cell in evidence.cells.values())
+    timed = sum(len(cell.timed) for cell in evidence.cells.values())
     return [
         ("from", ", ".join(evidence.sources)),
         ("models", ", ".join(models)),
@@ -89,5 +74,4 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
 
 
 def _distinct(evidence: Evidence, key: str) -> str:
-    values: Sequence[str] = [wiring.settings.get(key, "-") for wiring in evidence.wirings]
-    return ", ".join(dict.fromkeys(values))
+    return ", ".join(dict.fromkeys(wiring.settings.get(key, "-") for wiring in evidence.wirings))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowinfer.errors import DataError, FlowInferError, UnreadableFile, UsageError
@@ -14,10 +13,9 @@ from flowinfer.language.check import check
 from flowinfer.language.options import DECODING_KEYS
 from flowinfer.language.pinning import pin
 from flowinfer.planning.plan import compile, to_json
-from flowinfer.report.compare import verdicts
-from flowinfer.report.evidence import Cell, Evidence, Wiring
-from flowinfer.report.inference import mean_interval
-from flowinfer.runs.stats import paired, wilson
+from flowinfer.report.cells import Cells
+from flowinfer.report.compare import counts
+from flowinfer.report.evidence import Evidence, Wiring
 from flowinfer.runs.store import info, read_json
 
 
@@ -83,7 +81,7 @@ def choose(evidence: Evidence, *, max_seconds: float | None = None, min_accuracy
         )
     ordered = sorted(_with_front(kept), key=_merit, reverse=True)
     runner_up = ordered[1] if len(ordered) > 1 else None
-    p_value = _p_value(evidence, ordered[0], runner_up) if runner_up else None
+    p_value = counts(evidence, ordered[0].wiring, runner_up.wiring).p_value if runner_up else None
     return Choice(ordered[0], tuple(ordered), len(found) - len(kept), runner_up, p_value, is_timed)
 
 
@@ -137,28 +135,13 @@ def _as_text(value: object) -> str:
 
 
 def _candidates(group: Evidence) -> list[Candidate]:
-    found = []
+    cells, found = Cells(group), []
     for wiring in group.wirings:
-        cells = [group.whole(wiring, dataset) for dataset in group.datasets]
-        whole = [cell for cell in cells if cell is not None]
-        if len(whole) == len(cells) > 0:
-            found.append(_candidate(wiring, whole, group.setup))
+        over_all = cells.whole(wiring)[-1]
+        if over_all.accuracy is not None:
+            interval, run = (over_all.low, over_all.high), group.cells[wiring.key, group.datasets[0].key].run
+            found.append(Candidate(wiring, group.setup, over_all.accuracy, interval, over_all.n, over_all.seconds, run))
     return found
-
-
-def _candidate(wiring: Wiring, cells: Sequence[Cell], setup: str) -> Candidate:
-    shares = [cell.correct / cell.n for cell in cells]
-    interval = mean_interval(shares, [wilson(cell.correct, cell.n) for cell in cells])
-    seconds = [cell.seconds for cell in cells if cell.seconds is not None]
-    return Candidate(
-        wiring,
-        setup,
-        statistics.fmean(shares),
-        (interval.low, interval.high),
-        sum(cell.n for cell in cells),
-        statistics.fmean(seconds) if len(seconds) == len(cells) else None,
-        cells[0].run,
-    )
 
 
 def _meets(one: Candidate, max_seconds: float | None, min_accuracy: float | None) -> bool:
@@ -168,7 +151,7 @@ def _meets(one: Candidate, max_seconds: float | None, min_accuracy: float | None
 
 def _with_front(found: Sequence[Candidate]) -> list[Candidate]:
     """Mark the candidates that no other beats; without seconds only the most accurate are."""
-    return [Candidate(**{**vars(one), "is_front": not any(_beats(other, one) for other in found)}) for one in found]
+    return [replace(one, is_front=not any(_beats(other, one) for other in found)) for one in found]
 
 
 def _beats(other: Candidate, one: Candidate) -> bool:
@@ -180,11 +163,6 @@ def _beats(other: Candidate, one: Candidate) -> bool:
 
 def _merit(one: Candidate) -> tuple[float, float]:
     return one.accuracy, -(one.seconds if one.seconds is not None else float("inf"))
-
-
-def _p_value(evidence: Evidence, winner: Candidate, other: Candidate) -> float:
-    first, second = (verdicts(evidence, one.wiring, None) for one in (winner, other))
-    return paired(first, second).p_value
 
 
 def _seconds_text(one: Candidate) -> str:

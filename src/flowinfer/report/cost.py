@@ -1,20 +1,18 @@
-"""The paper's table 5: what one token of a fused step is made of."""
+"""What one token of a fused step is made of, and whether it costs what its slowest branch costs."""
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from flowinfer.paper.claims import Claim
 from flowinfer.report.evidence import Evidence
-from flowinfer.report.table import Column, Entry, Number, Table, Text
-from flowinfer.results import Record, StepResult
+from flowinfer.report.inference import paired_difference
+from flowinfer.report.judged import Judged, Verdict
 
-_NOTE = (
-    "per emitted token, from questions timed at batch 1; a head's time to read its prompt is spread over the tokens; "
-    "deviation and variance over questions, not over single tokens. Share: of slowest branch + transfer + aggregation, "
-    "which is one step's time where heads run at the same time; one after another is their sum, measured is wall clock"
-)
+_MARGIN = 1.1
+"""A step that takes at most this much of its slowest branch costs "what it costs"."""
 
 
 @dataclass(frozen=True)
@@ -39,81 +37,53 @@ class TokenCost:
 def token_costs(evidence: Evidence) -> dict[tuple[str, ...], list[TokenCost]]:
     """Return the timed fused steps by their models, largest groups first."""
     found: dict[tuple[str, ...], list[TokenCost]] = {}
-    for question, step in _fused_steps(evidence):
-        heads = sorted(step.heads, key=lambda head: head.model)
-        tokens = max(1, step.tokens + (step.finish_reason == "eos"))
-        scale = 1000 / tokens
-        cost = TokenCost(
-            tuple(head.forward_seconds * scale for head in heads),
-            sum(head.transfer_seconds for head in heads) * scale,
-            step.fuse_seconds * scale,
-            step.seconds * scale,
-            question,
-        )
-        found.setdefault(tuple(head.model for head in heads), []).append(cost)
+    timed = ((cell, record) for cell in evidence.cells.values() for record in cell.timed)
+    for cell, record in timed:
+        for step in (step for step in record.trace.steps if len(step.heads) > 1):
+            heads = sorted(step.heads, key=lambda head: head.model)
+            scale = 1000 / max(1, step.tokens + (step.finish_reason == "eos"))
+            cost = TokenCost(
+                tuple(head.forward_seconds * scale for head in heads),
+                sum(head.transfer_seconds for head in heads) * scale,
+                step.fuse_seconds * scale,
+                step.seconds * scale,
+                f"{cell.dataset}/{record.question.id}",
+            )
+            found.setdefault(tuple(head.model for head in heads), []).append(cost)
     return dict(sorted(found.items(), key=lambda item: (-len(item[0]), item[0])))
 
 
-def decomposition(evidence: Evidence) -> Table | None:
-    """Return table 5, or None where no fused step was timed."""
-    costs = token_costs(evidence)
-    if not costs:
+def judge_cost(evidence: Evidence, claim: Claim) -> Judged | None:
+    """Compare a fused step's wall clock with its slowest branch, step by step, at batch 1."""
+    if not evidence.fused_models:
         return None
-    rows = [row for models, found in costs.items() for row in _rows(models, found)]
-    columns = [
-        Column("group", "group"),
-        Column("part", "part"),
-        Column("mean_ms", "mean ms"),
-        Column("sd_ms", "deviation ms"),
-        Column("variance", "variance ms²"),
-        Column("share", "share %"),
-        Column("n", "steps timed"),
-    ]
-    return Table(
-        "table-5-step",
-        "One token of a fused step",
-        "Milliseconds per emitted token (the paper's table 5).",
-        tuple(columns),
-        tuple(rows),
-        (_NOTE,),
+    groups = [_judged(" | ".join(models), costs) for models, costs in token_costs(evidence).items()]
+    if not groups:
+        return Judged("cannot be told", ("0 fused steps were timed at batch 1 without cached steps.",))
+    verdicts = {verdict for verdict, _ in groups}
+    verdict = groups[0][0] if len(verdicts) == 1 else "cannot be told"
+    return Judged(verdict, tuple(sentence for _, sentence in groups))
+
+
+def _judged(name: str, costs: list[TokenCost]) -> tuple[Verdict, str]:
+    slowest = statistics.fmean(cost.slowest for cost in costs)
+    summed = statistics.fmean(sum(cost.heads) for cost in costs)
+    measured = statistics.fmean(cost.measured for cost in costs)
+    extra = statistics.fmean(cost.transfer + cost.aggregation for cost in costs)
+    start = (
+        f"({name}): {measured:.2f} ms per token measured, slowest branch {slowest:.2f}, all branches one after another "
+        f"{summed:.2f}, transfer and aggregation {extra:.3g}"
     )
-
-
-def _rows(models: tuple[str, ...], costs: Sequence[TokenCost]) -> list[tuple[Entry, ...]]:
-    total = statistics.fmean(cost.slowest + cost.transfer + cost.aggregation for cost in costs)
-    parts = {f"head {model}": [cost.heads[index] for cost in costs] for index, model in enumerate(models)}
-    shared = {
-        "slowest branch": [cost.slowest for cost in costs],
-        "data transfer": [cost.transfer for cost in costs],
-        "token aggregation": [cost.aggregation for cost in costs],
-    }
-    whole = {
-        "heads one after another": [sum(cost.heads) for cost in costs],
-        "measured": [cost.measured for cost in costs],
-    }
-    group = f"({' | '.join(models)})"
-    rows = [_row(group, name, values, None) for name, values in parts.items()]
-    rows += [_row(group, name, values, total) for name, values in shared.items()]
-    return rows + [_row(group, name, values, None) for name, values in whole.items()]
-
-
-def _row(group: str, part: str, values: Sequence[float], total: float | None) -> tuple[Entry, ...]:
-    mean = statistics.fmean(values)
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return (
-        Text(group, is_flow=True),
-        Text(part),
-        Number(mean, "ms"),
-        Number(spread, "ms"),
-        Number(None if spread is None else spread**2, "ms"),
-        Number(mean / total if total else None, "percent"),
-        Number(len(values), "count"),
+    ratios: dict[str, list[float]] = {}
+    for cost in costs:
+        if cost.slowest > 0 and cost.measured > 0:
+            ratios.setdefault(cost.question, []).append(math.log(cost.measured / cost.slowest))
+    found = paired_difference([statistics.fmean(own) for own in ratios.values()])
+    if found is None:
+        return "cannot be told", f"{start}; {len(ratios)} question timed, too few for an interval."
+    middle, low, high = (math.exp(value) for value in (found.mean, found.low, found.high))
+    verdict: Verdict = "holds" if high <= _MARGIN else "does not hold" if low > _MARGIN else "cannot be told"
+    return verdict, (
+        f"{start}; {middle:.2f} times the slowest branch, 95 % interval {low:.2f} to {high:.2f} (t interval of each "
+        f"question's mean log ratio, {found.n} questions; at most {_MARGIN} would hold)."
     )
-
-
-def _fused_steps(evidence: Evidence) -> Iterator[tuple[str, StepResult]]:
-    for cell in evidence.cells.values():
-        records: Sequence[Record] = cell.timing.records if cell.timing else ()
-        for record in records:
-            name = f"{cell.dataset}/{record.question.id}"
-            yield from ((name, step) for step in record.trace.steps if len(step.heads) > 1)

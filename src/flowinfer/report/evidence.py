@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from flowinfer.paper.paths import STRATEGIES, Strategy
 from flowinfer.results import Record
-from flowinfer.runs.summary import is_truncated
+from flowinfer.runs.stats import Interval, wilson
+from flowinfer.runs.summary import Tally, tally
 
 
 @dataclass(frozen=True)
@@ -52,20 +53,6 @@ class QuestionSet:
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Measured at batch 1 and never from the cache."""
-
-    records: tuple[Record, ...]
-    source: str
-    """latency.jsonl, or run."""
-
-    @cached_property
-    def seconds(self) -> Mapping[str, float]:
-        """Return question id -> seconds."""
-        return {record.question.id: record.trace.seconds for record in self.records}
-
-
-@dataclass(frozen=True)
 class Cell:
     """One path on one question set."""
 
@@ -75,19 +62,25 @@ class Cell:
     """Run folder."""
     records: tuple[Record, ...]
     num_asked: int
-    timing: Timing | None = None
+    timed: tuple[Record, ...] = ()
+    """Measured at batch 1 and never from the cache."""
 
     @cached_property
     def verdicts(self) -> Mapping[str, bool]:
         """Return question id -> right, of the questions that have a verdict: failed ones have none."""
         return {record.question.id: record.score.correct for record in self.records if record.score is not None}
 
+    @cached_property
+    def tally(self) -> Tally:
+        """Return how its outputs ended."""
+        return tally(self.records)
+
     @property
     def n(self) -> int:
         """Return how many questions have a verdict."""
         return len(self.verdicts)
 
-    @property
+    @cached_property
     def correct(self) -> int:
         """Return how many were answered right."""
         return sum(self.verdicts.values())
@@ -98,43 +91,19 @@ class Cell:
         return self.correct / self.n if self.n else None
 
     @property
+    def interval(self) -> Interval:
+        """Return the accuracy's interval, Wilson's, 95 %."""
+        return wilson(self.correct, self.n)
+
+    @property
     def is_whole(self) -> bool:
         """Whether every question that was asked has a verdict: only such cells enter means and bests."""
         return 0 < self.num_asked <= self.n
 
     @cached_property
-    def by_id(self) -> Mapping[str, Record]:
-        """Return question id -> record."""
-        return {record.question.id: record for record in self.records}
-
-    def count(self, holds: Callable[[Record], bool]) -> int:
-        """Return how many records a condition holds for."""
-        return sum(holds(record) for record in self.records)
-
-    @cached_property
-    def no_answer(self) -> int:
-        """Return in how many outputs no single answer was found, ambiguous ones included."""
-        return self.count(lambda record: bool(record.score and record.score.status != "ok"))
-
-    @cached_property
-    def truncated(self) -> int:
-        """Return how many outputs were cut."""
-        return self.count(is_truncated)
-
-    @cached_property
-    def failed(self) -> int:
-        """Return how many questions failed."""
-        return self.count(lambda record: record.trace.error is not None)
-
-    @cached_property
     def seconds(self) -> float | None:
         """Return mean seconds per question, None where nothing was timed."""
-        return statistics.fmean(self.timing.seconds.values()) if self.timing and self.timing.seconds else None
-
-    @property
-    def num_timed(self) -> int:
-        """Return over how many questions the seconds are."""
-        return len(self.timing.seconds) if self.timing else 0
+        return statistics.fmean(record.trace.seconds for record in self.timed) if self.timed else None
 
 
 @dataclass(frozen=True)
@@ -175,6 +144,12 @@ class Evidence:
         """Return which of SI, PI, S2P, P2S are there."""
         return tuple(strategy for strategy in self.strategies if strategy != "single")
 
+    @property
+    def fused_models(self) -> list[str]:
+        """Return the models that are heads of fused steps."""
+        steps = (step for cell in self.cells.values() for record in cell.records for step in record.trace.steps)
+        return sorted({head.model for step in steps if len(step.heads) > 1 for head in step.heads})
+
     def groups(self) -> list[Evidence]:
         """Split by the settings in which paths of the same flow differ; paths are compared inside a group only."""
         varying = _varying(self.wirings)
@@ -200,6 +175,11 @@ def best(evidence: Evidence, wirings: Iterable[Wiring], dataset: QuestionSet) ->
         return None
     slowest = float("inf")
     return max(found, key=lambda pair: (pair[1].accuracy or 0.0, -(pair[1].seconds or slowest)))[0]
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Return the sample standard deviation, None below two values."""
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _varying(wirings: Sequence[Wiring]) -> list[str]:

@@ -14,7 +14,6 @@ from flowinfer.errors import DataError, UnreadableFile, UsageError
 from flowinfer.files import read_text
 from flowinfer.paper.paths import STRATEGIES, Strategy
 from flowinfer.report import wirings
-from flowinfer.report.evidence import Timing
 from flowinfer.results import Record
 from flowinfer.runs.jsonlog import read_rows
 from flowinfer.runs.store import info, named_folder, read_json, read_records
@@ -42,7 +41,8 @@ class Found:
     run: Path
     started: str
     records: tuple[Record, ...]
-    timing: Timing | None
+    timed: tuple[Record, ...]
+    """Measured at batch 1 and never from the cache."""
 
 
 @dataclass
@@ -53,27 +53,29 @@ class Reading:
     notes: list[str] = field(default_factory=list)
 
 
-def locate(named: str) -> Path:
+def locate(named: str) -> list[Path]:
     """Return the run or sweep folder that a path, a name, a unique beginning of one, or `latest` means.
 
+    A folder of runs and sweeps means all that are in it.
+
     Raises:
-        UsageError: there is none, there are several, or it is neither a run nor a sweep.
+        UsageError: there is none, a beginning means several, or the folder holds neither runs nor sweeps.
     """
     if _is_made(Path(named)):
-        return Path(named)
+        return [Path(named)]
     if Path(named).exists():
         inside = [path for path in sorted(Path(named).glob("*/")) if _is_made(path)]
-        raise UsageError(
-            f"'{named}' is neither a run nor a sweep: it holds no run.json and no sweep.json",
-            help=f"it holds {len(inside)} that are: {inside[0]}, ..."
-            if inside
-            else "name folders that `flowinfer exec --dataset` or `flowinfer sweep` made",
-        )
+        if not inside:
+            raise UsageError(
+                f"'{named}' is no run, no sweep and no folder of them: no run.json or sweep.json is in it or below it",
+                help="name folders that `flowinfer exec --dataset` or `flowinfer sweep` made",
+            )
+        return inside
     known = sorted((path for root in (_RUNS, _SWEEPS) for path in root.glob("*/") if _is_made(path)), key=_by_name)
     if named == "latest" and known:
-        return known[-1]
+        return [known[-1]]
     missing = f"no run '{named}' in '{_RUNS}', no sweep in '{_SWEEPS}'"
-    return named_folder(named, known, kinds="runs and sweeps", missing=missing, cure="name a folder by its path")
+    return [named_folder(named, known, kinds="runs and sweeps", missing=missing, cure="name a folder by its path")]
 
 
 def _is_made(folder: Path) -> bool:
@@ -99,8 +101,7 @@ def _read_run(folder: Path, into: Reading) -> None:
         source = read_text(folder / "pipeline.flow")
     except UnreadableFile:
         source = str(plan.get("flow"))  # its name says less, but the numbers are all there
-    found = wirings.of_plan(plan, source)
-    into.found.append(_found(folder, plan, found, {}, None))
+    into.found.append(_found(folder, plan, wirings.of_plan(plan, source), {}, ()))
 
 
 def _read_sweep(folder: Path, into: Reading) -> None:
@@ -127,7 +128,7 @@ def _read_sweep(folder: Path, into: Reading) -> None:
                 continue
             plan = read_json(run / "plan.json")
             given = wirings.Form(_strategy(path), tuple(path["models"]), path["flow"], path["name"])
-            into.found.append(_found(run, plan, given, path.get("settings") or {}, timed.get((key, data["name"]))))
+            into.found.append(_found(run, plan, given, path.get("settings") or {}, timed.get((key, data["name"]), ())))
     missing = len(paths) * len(sweep.get("datasets", [])) - len(ended)
     if missing > 0:
         into.notes.append(f"sweep {folder.name}: {missing} of its pairs of path and data set were not run")
@@ -148,7 +149,7 @@ def _strategy(path: Mapping[str, Any]) -> Strategy | None:
 
 
 def _found(
-    run: Path, plan: Mapping[str, Any], form: wirings.Form, settings: Mapping[str, Any], timing: Timing | None
+    run: Path, plan: Mapping[str, Any], form: wirings.Form, settings: Mapping[str, Any], timed: tuple[Record, ...]
 ) -> Found:
     said = info(run)
     records = tuple(read_records(run))
@@ -167,20 +168,17 @@ def _found(
         run,
         str(said.data.get("started", "")),
         records,
-        timing or timing_of_run(said.data, records),
+        timed or timed_alone(said.data, records),
     )
 
 
-def timing_of_run(said: Mapping[str, Any], records: tuple[Record, ...]) -> Timing | None:
-    """Return a run's own seconds where it went question by question: later rows of a batch wait for earlier ones."""
-    if str(said.get("batch")) != "1":
-        return None
-    fresh = tuple(
-        record
-        for record in records
-        if record.trace.error is None and all(step.cached_from is None for step in record.trace.steps)
-    )
-    return Timing(fresh, "run") if fresh else None
+def timed_alone(said: Mapping[str, Any], records: tuple[Record, ...]) -> tuple[Record, ...]:
+    """Return the records whose own seconds count: later rows of a batch wait for earlier ones."""
+    return tuple(record for record in records if _is_fresh(record)) if str(said.get("batch")) == "1" else ()
+
+
+def _is_fresh(record: Record) -> bool:
+    return record.trace.error is None and all(step.cached_from is None for step in record.trace.steps)
 
 
 def _ended(folder: Path) -> dict[tuple[str, str], Mapping[str, Any]]:
@@ -188,7 +186,7 @@ def _ended(folder: Path) -> dict[tuple[str, str], Mapping[str, Any]]:
     return {(line["path"], line["dataset"]): line for line in read_rows(folder / "index.jsonl", ("path", "dataset"))}
 
 
-def _timed(folder: Path, into: Reading) -> dict[tuple[str, str], Timing]:
+def _timed(folder: Path, into: Reading) -> dict[tuple[str, str], tuple[Record, ...]]:
     records: dict[tuple[str, str], dict[str, Record]] = {}
     cached = 0
     for line in read_rows(folder / "latency.jsonl", ("path", "dataset", "record")):
@@ -196,10 +194,10 @@ def _timed(folder: Path, into: Reading) -> dict[tuple[str, str], Timing]:
             record = Record.model_validate(line["record"])
         except ValidationError as error:
             raise DataError(f"{folder / 'latency.jsonl'}: damaged record") from error
-        if any(step.cached_from is not None for step in record.trace.steps) or record.trace.error is not None:
+        if _is_fresh(record):
+            records.setdefault((line["path"], line["dataset"]), {})[record.question.id] = record
+        else:
             cached += 1
-            continue
-        records.setdefault((line["path"], line["dataset"]), {})[record.question.id] = record
     if cached:
         into.notes.append(f"{cached} timed questions failed or came from the cache; their seconds are not counted")
-    return {pair: Timing(tuple(found.values()), "latency.jsonl") for pair, found in records.items()}
+    return {pair: tuple(found.values()) for pair, found in records.items()}

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 
 from flowinfer.errors import UsageError
+from flowinfer.paper.numbers import TASKS
 from flowinfer.paper.paths import STRATEGIES
 from flowinfer.report.evidence import Cell, Evidence, QuestionSet, Wiring
 from flowinfer.report.folders import Found, Reading, locate, read
-
-_TASKS = ("gsm8k", "ceval", "mathematics")
 
 
 def gather(named: Sequence[str]) -> Evidence:
     """Read folders and return what they hold.
 
     Args:
-        named: run and sweep folders, or names that `flowinfer show` understands.
+        named: run and sweep folders, names that `flowinfer show` understands, or folders of runs and sweeps.
     Raises:
         UsageError: one is not there, is none, or nothing was answered.
         DataError: one is damaged.
     """
-    folders = [locate(name) for name in named]
+    located = {name: locate(name) for name in named}
+    sources = [folders[0].name if len(folders) == 1 else Path(name).resolve().name for name, folders in located.items()]
     reading = Reading()
-    for folder in {folder.resolve(): folder for folder in folders}.values():
+    for folder in {folder.resolve(): folder for folders in located.values() for folder in folders}.values():
         read(folder, reading)
     answered = [found for found in reading.found if found.records]
     if not answered:
@@ -38,13 +40,13 @@ def gather(named: Sequence[str]) -> Evidence:
     if empty:
         notes.append(f"{empty} runs hold no answer and are left out")
     kept = _latest(answered, notes)
-    datasets = _datasets(kept, notes)
-    wirings = _wirings(kept)
-    cells = _cells(kept, wirings, datasets)
-    evidence = Evidence(
-        tuple(wirings.values()), tuple(datasets.values()), cells, sources=tuple(f.name for f in folders)
-    )
-    return Evidence(**{**vars(evidence), "notes": (*notes, *_gaps(evidence))})
+    datasets, wirings = _datasets(kept, notes), _wirings(kept)
+    cells = {}
+    for one in kept:
+        pair = wirings[one.flow, one.plan].key, datasets[one.label, one.fingerprint].key
+        cells[pair] = Cell(*pair, one.run, one.records, one.num_asked, one.timed)
+    evidence = Evidence(tuple(wirings.values()), tuple(datasets.values()), cells, sources=tuple(sources))
+    return replace(evidence, notes=(*notes, *_gaps(evidence)))
 
 
 def _latest(found: Sequence[Found], notes: list[str]) -> list[Found]:
@@ -86,34 +88,21 @@ def _datasets(found: Sequence[Found], notes: list[str]) -> dict[tuple[str, str],
 
 
 def _rank(name: str) -> int:
-    return _TASKS.index(name) if name in _TASKS else len(_TASKS)
+    return TASKS.index(name) if name in TASKS else len(TASKS)
 
 
 def _wirings(found: Sequence[Found]) -> dict[tuple[str, str], Wiring]:
     firsts: dict[tuple[str, str], Found] = {}
     for one in found:
         firsts.setdefault((one.flow, one.plan), one)
-    ranks = {strategy: index for index, strategy in enumerate(STRATEGIES)}
-    ordered = sorted(firsts.items(), key=lambda item: ranks[item[1].strategy] if item[1].strategy else len(ranks))
+    ranks = (*STRATEGIES, None)
+    ordered = sorted(firsts.items(), key=lambda item: ranks.index(item[1].strategy))
     made: dict[tuple[str, str], Wiring] = {}
     for index, (identity, one) in enumerate(ordered, start=1):
         twins = sum(wiring.flow == one.flow and wiring.settings == one.settings for wiring in made.values())
         name = f"{one.name} #{twins + 1}" if twins else one.name
         made[identity] = Wiring(f"w{index}", one.strategy, one.models, one.flow, name, dict(one.settings))
     return made
-
-
-def _cells(
-    found: Sequence[Found],
-    wirings: dict[tuple[str, str], Wiring],
-    datasets: dict[tuple[str, str], QuestionSet],
-) -> dict[tuple[str, str], Cell]:
-    cells: dict[tuple[str, str], Cell] = {}
-    for one in found:
-        wiring, dataset = wirings[one.flow, one.plan], datasets[one.label, one.fingerprint]
-        cell = Cell(wiring.key, dataset.key, one.run, one.records, one.num_asked, one.timing)
-        cells[wiring.key, dataset.key] = cell
-    return cells
 
 
 def _gaps(evidence: Evidence) -> list[str]:
@@ -123,13 +112,13 @@ def _gaps(evidence: Evidence) -> list[str]:
         for dataset in evidence.datasets:
             cell = evidence.cell(wiring, dataset)
             if cell and not cell.is_whole:
-                failed = f", {cell.failed} failed" if cell.failed else ""
+                failed = f", {cell.tally.failed} failed" if cell.tally.failed else ""
                 notes.append(
                     f"{wiring.name} on {dataset.label}: {cell.n} of {cell.num_asked} questions have a verdict{failed};"
                     " shown, but in no mean, best path or finding"
                 )
     cells = evidence.cells.values()
-    untimed = sum(cell.timing is None for cell in cells)
+    untimed = sum(not cell.timed for cell in cells)
     if untimed == len(cells):
         notes.append("no seconds: nothing was timed at batch 1 without cached steps, so they are shown as -")
     elif untimed:
@@ -137,10 +126,10 @@ def _gaps(evidence: Evidence) -> list[str]:
             f"{untimed} of {len(cells)} pairs of path and data set were not timed: their seconds are shown as -"
         )
     for dataset in evidence.datasets:
-        num_timed = max((cell.num_timed for cell in cells if cell.dataset == dataset.key), default=0)
+        num_timed = max((len(cell.timed) for cell in cells if cell.dataset == dataset.key), default=0)
         if 0 < num_timed < dataset.num_asked:
             notes.append(f"{dataset.label}: seconds are means over {num_timed} of {dataset.num_asked} questions")
-        timed = {frozenset(c.timing.seconds) for c in cells if c.timing and c.dataset == dataset.key}
+        timed = {frozenset(r.question.id for r in c.timed) for c in cells if c.timed and c.dataset == dataset.key}
         if len(timed) > 1:
             notes.append(f"{dataset.label}: seconds of different paths were taken on different questions")
     return notes

@@ -32,22 +32,6 @@ class Difference:
     n: int
 
 
-def wilson_share(share: float, n: int, confidence: float = CONFIDENCE) -> Interval:
-    """Return Wilson's interval of a share that need not be a count over n.
-
-    For the mean of several verdicts per question it is conservative: such a mean varies at most as much as one verdict.
-    """
-    if n == 0:
-        return Interval(0.0, 1.0)
-    from scipy.special import ndtri
-
-    z = float(ndtri((1.0 + confidence) / 2.0))
-    centre = share + z * z / (2 * n)
-    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return Interval(max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale))
-
-
 def mean_interval(shares: Sequence[float], intervals: Sequence[Interval]) -> Interval:
     """Return the interval of the unweighted mean of independent shares (question sets) from their own intervals.
 

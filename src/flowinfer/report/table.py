@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Unit = Literal["percent", "points", "seconds", "ms", "p", "count", "plain", "times"]
-"""percent: a share shown in %; points: a difference of shares in points; p: a p-value; times: a ratio."""
+from flowinfer.output.layout import Column, Unit
+from flowinfer.paper.numbers import Published
 
 NOTHING = "-"
 """Shown where there is no number."""
+Value = str | float | int | None
+Style = Literal["text", "flow", "value", "interval", "seconds", "remark", "paper"]
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,13 @@ class Reached:
     remark: str | None = None
     """What of it is missing, e.g. 3 of 20 questions."""
     is_marked: bool = False
-    paper: tuple[float, float] | None = None
-    """The paper's accuracy (0 to 1) and seconds, of other hardware and other prompts."""
+    paper: Published | None = None
+    """The paper's cell, of other hardware and other prompts."""
 
 
 Entry = Text | Number | Reached
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column."""
-
-    key: str
-    """For CSV and JSON."""
-    title: str
-    is_command: bool = False
-    """To be typed into a terminal: of no use in a paper."""
+NOWHERE = Reached(None)
+"""Where nothing was measured."""
 
 
 @dataclass(frozen=True)
@@ -82,40 +74,77 @@ class Table:
     is_long: bool = False
     """Many rows of one kind: worth a filter."""
 
+    @property
+    def has_numbers(self) -> bool:
+        """Whether it says anything: it has a number that is not a count, or words only."""
+        entries = [entry for row in self.rows for entry in row if not isinstance(entry, Text)]
+        says = (isinstance(one, Reached) or one.unit != "count" for one in entries if sort_value(one) is not None)
+        return bool(self.rows) and len(self.columns) > 1 and (not entries or any(says))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an entry that is shown in one style."""
+
+    style: Style
+    text: str
+
+
+def entry_of(column: Column, value: Entry | Value) -> Entry:
+    """Return a row's value as its column shows it: of a cell the accuracy with its interval, or only the seconds."""
+    match value:
+        case Text() | Number():
+            return value
+        case Reached() if column.unit == "cell":
+            return value
+        case Reached(None) if column.unit == "percent":
+            return Number(None, "percent")
+        case Reached() if column.unit == "percent":
+            return Number(value.accuracy, "percent", value.low, value.high, value.n)
+        case Reached():
+            return Number(value.seconds, column.unit)
+        case str():
+            return Text(value, is_flow=column.unit == "flow")
+        case None if column.unit == "cell":
+            return NOWHERE
+        case None:
+            return Number(None, column.unit)
+    return Number(value, column.unit, is_marked=column.level is not None and value < column.level)
+
+
+def pieces(entry: Entry) -> list[Piece]:
+    """Return what is shown of an entry, the most important first."""
+    match entry:
+        case Text():
+            return [Piece("flow" if entry.is_flow else "text", entry.text)]
+        case Number():
+            return _number_pieces(entry)
+    paper = f"(paper {100 * entry.paper.accuracy:.1f}, {entry.paper.seconds:.2f} s)" if entry.paper else ""
+    if entry.accuracy is None:
+        found = [Piece("value", NOTHING), Piece("paper", paper)]
+    else:
+        found = [
+            Piece("value", quantity(entry.accuracy, "percent")),
+            Piece("interval", f"[{100 * entry.low:.1f}, {100 * entry.high:.1f}] n={entry.n}" if entry.n else ""),
+            Piece("seconds", f"{quantity(entry.seconds, 'seconds')} s"),
+            Piece("flow", entry.path or ""),
+            Piece("remark", entry.remark or ""),
+            Piece("paper", paper),
+        ]
+    return [piece for piece in found if piece.text]
+
+
+def _number_pieces(entry: Number) -> list[Piece]:
+    ends = [] if entry.low is None else [f"[{quantity(entry.low, entry.unit)}, {quantity(entry.high, entry.unit)}]"]
+    if entry.n is not None:
+        ends.append(f"n={entry.n}")
+    found = [Piece("value", quantity(entry.value, entry.unit))]
+    return [*found, Piece("interval", " ".join(ends))] if ends and entry.value is not None else found
+
 
 def shown(entry: Entry) -> str:
     """Return an entry as plain text on one line."""
-    match entry:
-        case Text(text):
-            return text
-        case Number():
-            return shown_number(entry)
-        case Reached():
-            return " ".join(part for part in reached_parts(entry) if part)
-
-
-def reached_parts(entry: Reached) -> list[str]:
-    """Return accuracy, interval with n, seconds, path, remark and the paper's, each as text or ""."""
-    if entry.accuracy is None:
-        return [NOTHING, "", "", "", "", _paper(entry)]
-    return [
-        f"{100 * entry.accuracy:.1f}",
-        f"[{100 * entry.low:.1f}, {100 * entry.high:.1f}] n={entry.n}" if entry.n else "",
-        f"{quantity(entry.seconds, 'seconds')} s" if entry.seconds is not None else f"{NOTHING} s",
-        entry.path or "",
-        entry.remark or "",
-        _paper(entry),
-    ]
-
-
-def shown_number(entry: Number) -> str:
-    """Return a number with its interval as plain text."""
-    if entry.value is None:
-        return NOTHING
-    text = quantity(entry.value, entry.unit)
-    if entry.low is not None and entry.high is not None:
-        text += f" [{quantity(entry.low, entry.unit)}, {quantity(entry.high, entry.unit)}]"
-    return text + (f" n={entry.n}" if entry.n is not None else "")
+    return " ".join(piece.text for piece in pieces(entry))
 
 
 def quantity(value: float | None, unit: Unit) -> str:
@@ -135,10 +164,7 @@ def quantity(value: float | None, unit: Unit) -> str:
             return "<0.001" if value < 0.001 else f"{value:.3f}"
         case "count":
             return f"{value:.0f}"
-        case "times":
-            return f"{value:.2f}"
-        case "plain":
-            return f"{value:.2f}"
+    return f"{value:.2f}"
 
 
 def sort_value(entry: Entry) -> float | str | None:
@@ -148,62 +174,38 @@ def sort_value(entry: Entry) -> float | str | None:
             return text
         case Number(value):
             return value
-        case Reached(accuracy):
-            return accuracy
+    return entry.accuracy
 
 
-def fields(column: Column, entry: Entry) -> list[tuple[str, str | float | int | None]]:
-    """Return an entry as named raw values, as CSV and JSON hold them; shares between 0 and 1."""
+def raw_rows(table: Table) -> list[dict[str, Value]]:
+    """Return rows as named raw values, as CSV and JSON hold them; shares between 0 and 1."""
+    return [
+        {name: value for column, entry in zip(table.columns, row, strict=True) for name, value in _raw(column, entry)}
+        for row in table.rows
+    ]
+
+
+def _raw(column: Column, entry: Entry) -> list[tuple[str, Value]]:
     match entry:
         case Text(text):
             return [(column.key, text)]
-        case Number(value, _, low, high, n):
-            found: list[tuple[str, str | float | int | None]] = [(column.key, value)]
-            if low is not None or high is not None:
-                found += [(f"{column.key}_low", low), (f"{column.key}_high", high)]
-            return found + ([(f"{column.key}_n", n)] if n is not None else [])
-        case Reached():
-            return _reached_fields(column.key, entry)
-
-
-def _reached_fields(key: str, entry: Reached) -> list[tuple[str, str | float | int | None]]:
-    known = entry.accuracy is not None
-    values: list[tuple[str, str | float | int | None]] = [
-        (f"{key}_accuracy", entry.accuracy),
-        (f"{key}_low", entry.low if known and entry.n else None),
-        (f"{key}_high", entry.high if known and entry.n else None),
-        (f"{key}_n", entry.n),
-        (f"{key}_seconds", entry.seconds),
-    ]
-    if entry.path is not None:
-        values.append((f"{key}_path", entry.path))
-    if entry.remark is not None:
-        values.append((f"{key}_remark", entry.remark))
-    if entry.paper is not None:
-        values += [(f"{key}_paper_accuracy", entry.paper[0]), (f"{key}_paper_seconds", entry.paper[1])]
-    return values
-
-
-def _paper(entry: Reached) -> str:
-    return f"(paper {100 * entry.paper[0]:.1f}, {entry.paper[1]:.2f} s)" if entry.paper else ""
-
-
-def has_numbers(table: Table) -> bool:
-    """Whether a table says anything: it has rows, and a number in them that is not a count, or words only."""
-    entries = [entry for row in table.rows for entry in row if not isinstance(entry, Text)]
-    return bool(table.rows) and (not entries or any(_says_something(entry) for entry in entries))
-
-
-def _says_something(entry: Number | Reached) -> bool:
-    if isinstance(entry, Reached):
-        return entry.accuracy is not None
-    return entry.value is not None and entry.unit != "count"
-
-
-def marked_best(entries: Sequence[Reached]) -> list[Reached]:
-    """Mark the highest accuracy; equals are all marked, a lone one is not."""
-    known = [entry.accuracy for entry in entries if entry.accuracy is not None]
-    if len(known) < 2:
-        return list(entries)
-    top = max(known)
-    return [Reached(**{**vars(entry), "is_marked": entry.accuracy == top}) for entry in entries]
+        case Number():
+            ends = [("_low", entry.low), ("_high", entry.high), ("_n", entry.n)]
+            return [(column.key, entry.value), *((column.key + end, v) for end, v in ends if v is not None)]
+    is_known = entry.accuracy is not None and entry.n > 0
+    always: dict[str, Value] = {
+        "accuracy": entry.accuracy,
+        "low": entry.low if is_known else None,
+        "high": entry.high if is_known else None,
+        "n": entry.n,
+        "seconds": entry.seconds,
+    }
+    paper = entry.paper
+    some: dict[str, Value] = {
+        "path": entry.path,
+        "remark": entry.remark,
+        "paper_accuracy": paper.accuracy if paper else None,
+        "paper_seconds": paper.seconds if paper else None,
+    }
+    found = always | {name: value for name, value in some.items() if value is not None}
+    return [(f"{column.key}_{name}", value) for name, value in found.items()]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from flowinfer.errors import UsageError
-from flowinfer.report.folders import timing_of_run
+from flowinfer.report.evidence import Cell
+from flowinfer.report.folders import timed_alone
 from flowinfer.report.inference import Difference, paired_difference
 from flowinfer.results import Record
-from flowinfer.runs.stats import Paired, paired, paired_interval, wilson
+from flowinfer.runs.stats import Paired, paired, paired_interval
 from flowinfer.runs.store import info, read_records
 
 
@@ -78,80 +79,54 @@ def versus(first: Path, second: Path) -> Versus:
     """
     one, two = _judged(first), _judged(second)
     common = [question_id for question_id in one if question_id in two]
-    _refuse_other_questions(first, second, one, two, common)
-    right = [{i: _is_right(records[i]) for i in common} for records in (one, two)]
-    changed = [i for i in common if right[0][i] != right[1][i]]
+    other = next((i for i in common if one[i].question != two[i].question), None)
+    if not common or other is not None:
+        said = f"'{first.name}' and '{second.name}' have no judged question in common"
+        if other is not None:
+            said = f"question '{other}' is another in '{first.name}' than in '{second.name}'"
+        raise UsageError(said, help="compare runs over the same data set, sample and seed")
+    cells = [Cell("", "", run, tuple(own[i] for i in common), 0) for run, own in ((first, one), (second, two))]
+    right, now_right = (cell.verdicts for cell in cells)
+    gains = paired(now_right, right)
+    interval = paired_interval(gains)
     return Versus(
-        _side(first, [one[i] for i in common]),
-        _side(second, [two[i] for i in common]),
+        _side(cells[0]),
+        _side(cells[1]),
         len(common),
         len(one) + len(two) - 2 * len(common),
-        paired(right[0], right[1]),
-        _points(paired(right[1], right[0])),
+        paired(right, now_right),
+        Points(gains.difference, interval.low, interval.high),
         _seconds(first, second, one, two),
-        tuple(_change(one[i], two[i]) for i in changed if right[1][i]),
-        tuple(_change(one[i], two[i]) for i in changed if right[0][i]),
+        tuple(_change(one[i], two[i]) for i in common if now_right[i] and not right[i]),
+        tuple(_change(one[i], two[i]) for i in common if right[i] and not now_right[i]),
     )
-
-
-def _points(counts: Paired) -> Points:
-    n = counts.both + counts.first_only + counts.second_only + counts.neither
-    interval = paired_interval(counts)
-    return Points((counts.first_only - counts.second_only) / n, interval.low, interval.high)
 
 
 def _judged(run: Path) -> dict[str, Record]:
     return {record.question.id: record for record in read_records(run) if record.score is not None}
 
 
-def _refuse_other_questions(
-    first: Path, second: Path, one: Mapping[str, Record], two: Mapping[str, Record], common: Sequence[str]
-) -> None:
-    if not common:
-        raise UsageError(
-            f"'{first.name}' and '{second.name}' have no judged question in common",
-            help="compare runs over the same data set, sample and seed",
-        )
-    for question_id in common:
-        if one[question_id].question != two[question_id].question:
-            raise UsageError(
-                f"question '{question_id}' is another in '{first.name}' than in '{second.name}'",
-                help="compare runs over the same data set, sample and seed",
-            )
-
-
-def _side(run: Path, records: Sequence[Record]) -> Side:
-    said = info(run).data
-    correct = sum(_is_right(record) for record in records)
-    interval = wilson(correct, len(records))
+def _side(cell: Cell) -> Side:
+    said, interval = info(cell.run).data, cell.interval
     return Side(
-        run.name,
+        cell.run.name,
         str(said["flow"]),
         str(said["dataset_label"]),
-        correct,
-        correct / len(records),
+        cell.correct,
+        cell.correct / cell.n,
         (interval.low, interval.high),
-        sum(bool(record.score and record.score.status != "ok") for record in records),
+        cell.tally.no_answer,
     )
 
 
 def _seconds(first: Path, second: Path, one: Mapping[str, Record], two: Mapping[str, Record]) -> Difference | None:
-    timings = [timing_of_run(info(run).data, tuple(own.values())) for run, own in ((first, one), (second, two))]
-    if timings[0] is None or timings[1] is None:
-        return None
-    before, after = timings[0].seconds, timings[1].seconds
+    before, after = (
+        {record.question.id: record.trace.seconds for record in timed_alone(info(run).data, tuple(own.values()))}
+        for run, own in ((first, one), (second, two))
+    )
     return paired_difference([after[i] - before[i] for i in before if i in after])
 
 
 def _change(one: Record, two: Record) -> Change:
-    return Change(
-        one.question.id,
-        one.question.subject,
-        one.question.reference.rsplit("\n", 1)[-1],
-        one.score.extracted if one.score else None,
-        two.score.extracted if two.score else None,
-    )
-
-
-def _is_right(record: Record) -> bool:
-    return bool(record.score and record.score.correct)
+    found = [record.score.extracted if record.score else None for record in (one, two)]
+    return Change(one.question.id, one.question.subject, one.question.reference.rsplit("\n", 1)[-1], *found)

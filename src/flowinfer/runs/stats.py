@@ -31,6 +31,16 @@ class Paired:
     p_value: float
     """McNemar's exact test, two-sided: how likely so uneven a split is if neither flow is better."""
 
+    @property
+    def n(self) -> int:
+        """Return how many questions both answered."""
+        return self.both + self.first_only + self.second_only + self.neither
+
+    @property
+    def difference(self) -> float:
+        """Return the first's accuracy less the second's."""
+        return (self.first_only - self.second_only) / self.n if self.n else 0.0
+
 
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """Return Wilson's score interval of a proportion, without continuity correction.
@@ -40,18 +50,25 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """
     if not 0 <= successes <= n:
         raise ValueError(f"expected 0 <= successes <= n, found {successes} of {n}")
+    return wilson_share(successes / n if n else 0.0, n, confidence)
+
+
+def wilson_share(share: float, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Return Wilson's interval of a share that need not be a count over n.
+
+    For the mean of several verdicts per question it is conservative: such a mean varies at most as much as one verdict.
+    """
     if n == 0:
         return Interval(0.0, 1.0)
     from scipy.special import ndtri
 
     z = float(ndtri((1.0 + confidence) / 2.0))
-    share = successes / n
     centre = share + z * z / (2 * n)
-    reach = z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    # At 0 and n the formula is exactly 0 and 1; floats miss it by an ulp.
-    low = 0.0 if successes == 0 else (centre - reach) / scale
-    high = 1.0 if successes == n else (centre + reach) / scale
+    # At 0 and 1 the formula is exactly 0 and 1; floats miss it by an ulp.
+    low = 0.0 if share == 0 else (centre - reach) / scale
+    high = 1.0 if share == 1 else (centre + reach) / scale
     return Interval(low, high)
 
 
@@ -65,9 +82,7 @@ def mcnemar_exact(first_only: int, second_only: int) -> float:
     n = first_only + second_only
     if n == 0:
         return 1.0
-    from scipy.special import (
-        bdtr,
-    )  # the binomial's distribution function; scipy.stats takes seconds to import
+    from scipy.special import bdtr  # the binomial's distribution function; scipy.stats takes seconds to import
 
     return min(1.0, 2.0 * float(bdtr(min(first_only, second_only), n, 0.5)))
 
@@ -89,7 +104,7 @@ def paired_interval(counts: Paired, confidence: float = CONFIDENCE) -> Interval:
     Source: Newcombe 1998, Statistics in Medicine 17:2635-2650, method 10.
     """
     both, first, second, neither = counts.both, counts.first_only, counts.second_only, counts.neither
-    n = both + first + second + neither
+    n = counts.n
     if n == 0:
         return Interval(-1.0, 1.0)
     one, two = wilson(both + first, n, confidence), wilson(both + second, n, confidence)

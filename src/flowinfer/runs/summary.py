@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -121,11 +124,11 @@ def summarize(
         step.tokens for record in records[resumed:] for step in record.trace.steps if step.cached_from is None
     )
     return _sum(
-        flow.name,
-        flow.zoo,
-        {step.id: step.title for step in plan.steps},
-        label,
         records,
+        {step.id: step.title for step in plan.steps},
+        flow=flow.name,
+        zoo=flow.zoo,
+        dataset=label,
         wall_seconds=wall_seconds,
         batch=batch,
         run=run,
@@ -142,25 +145,42 @@ def summarize_run(path: Path, records: Sequence[Record]) -> Results:
     before = read_json(stored) if stored.is_file() else {}
     titles = {step["id"]: step["title"] for step in read_json(path / "plan.json")["steps"]}
     return _sum(
-        str(run.said("flow")),
-        str(run.said("zoo")),
-        titles,
-        str(run.said("dataset_label")),
         records,
+        titles,
+        flow=str(run.said("flow")),
+        zoo=str(run.said("zoo")),
+        dataset=str(run.said("dataset_label")),
         wall_seconds=float(before.get("wall_seconds", 0.0)),
         batch=str(run.said("batch")),
         run=str(path),
         data_note=run.data.get("data_note"),
         tokens_per_second=before.get("tokens_per_second"),
-        allow_cached_latency=False,
     )
 
 
-def is_truncated(record: Record) -> bool:
-    """Return whether an output was cut before its end."""
-    finals = record.trace.steps[-1:] if record.trace.error is None else ()
-    return any(step.finish_reason in ("length", "context") for step in finals) or bool(
-        record.score and record.score.status == "truncated"
+@dataclass(frozen=True)
+class Tally:
+    """How outputs ended."""
+
+    no_answer: int
+    """Outputs in which no single answer was found, ambiguous ones included."""
+    ambiguous: int
+    truncated: int
+    """Outputs cut by max_tokens or a context limit."""
+    failed: int
+    ties: int
+    """Votes that the order of the members decided, for no answer had more than another."""
+
+
+def tally(records: Sequence[Record]) -> Tally:
+    """Count how outputs ended."""
+    status = Counter(record.score.status for record in records if record.score)
+    return Tally(
+        no_answer=status.total() - status["ok"],
+        ambiguous=status["ambiguous"],
+        truncated=_count(records, _is_truncated),
+        failed=_count(records, lambda record: record.trace.error is not None),
+        ties=_count(records, is_tied),
     )
 
 
@@ -169,50 +189,38 @@ def is_tied(record: Record) -> bool:
     return record.trace.ballot is not None and record.trace.ballot.is_tie
 
 
+def _is_truncated(record: Record) -> bool:
+    finals = record.trace.steps[-1:] if record.trace.error is None else ()
+    return any(step.finish_reason in ("length", "context") for step in finals) or bool(
+        record.score and record.score.status == "truncated"
+    )
+
+
 def _sum(
-    flow: str,
-    zoo: str,
-    titles: Mapping[str, str],
-    label: str,
     records: Sequence[Record],
+    titles: Mapping[str, str],
     *,
-    wall_seconds: float,
-    batch: str,
-    run: str | None,
-    data_note: str | None,
-    tokens_per_second: float | None,
-    allow_cached_latency: bool,
+    allow_cached_latency: bool = False,
+    **given: Any,  # fields of Results, which checks them, that records do not tell
 ) -> Results:
     judged = [record for record in records if record.score is not None]
     correct = _count(judged, lambda r: bool(r.score and r.score.correct))
     interval = wilson(correct, len(judged))
-    fresh = [r for r in records if allow_cached_latency or not _is_cached(r)]
-    fresh = [r for r in fresh if r.trace.error is None]
+    fresh = [r for r in records if r.trace.error is None and (allow_cached_latency or not _is_cached(r))]
     seconds = [record.trace.seconds for record in fresh]
     return Results(
-        flow=flow,
-        dataset=label,
-        zoo=zoo,
+        **given,
         n=len(judged),
         correct=correct,
         accuracy=correct / len(judged) if judged else None,
         interval=(interval.low, interval.high),
-        no_answer=_count(records, lambda r: bool(r.score and r.score.status != "ok")),
-        ambiguous=_count(records, lambda r: bool(r.score and r.score.status == "ambiguous")),
-        truncated=_count(records, is_truncated),
-        ties=_count(records, is_tied),
-        failed=_count(records, lambda r: r.trace.error is not None),
+        **asdict(tally(records)),
         seconds_per_question=statistics.fmean(seconds) if seconds else None,
         median_seconds=statistics.median(seconds) if seconds else None,
         cached=_count(records, _is_cached),
         tokens=sum(step.tokens for record in records for step in record.trace.steps),
-        tokens_per_second=tokens_per_second,
-        wall_seconds=wall_seconds,
-        batch=batch,
         steps=tuple(_step_summary(step_id, title, records) for step_id, title in titles.items()),
         subjects=_subjects(judged),
-        run=run,
-        data_note=data_note,
     )
 
 

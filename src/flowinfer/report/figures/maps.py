@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from flowinfer.report import compare, scores
+from flowinfer.report import compare
+from flowinfer.report.cells import Cells
 from flowinfer.report.evidence import Evidence, Wiring
 from flowinfer.report.figures.bars import Tips, new_figure
 from flowinfer.report.figures.style import COLOURS, INK, MARKERS, Drawing
 from flowinfer.report.table import Reached, shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -22,9 +27,9 @@ class Point:
     entry: Reached
 
 
-def pareto(evidence: Evidence) -> Drawing | None:
+def pareto(cells: Cells) -> Drawing | None:
     """Draw all paths by accuracy and seconds, and the front that no path beats in both; None without seconds."""
-    points = _points(evidence)
+    points = _points(cells)
     if len(points) < 2:
         return None
     front = on_front(points)
@@ -54,7 +59,7 @@ def pareto(evidence: Evidence) -> Drawing | None:
     names = [f"{n}  {p.wiring.name}: {100 * p.accuracy:.1f} %, {p.seconds:.2f} s" for n, p in enumerate(front, start=1)]
     figure.supxlabel("On the front\n" + "\n".join(names), x=0.02, ha="left", fontsize=8)
     _kinds(axes, points)
-    what = "Mean over the tasks" if len(evidence.datasets) > 1 else evidence.datasets[0].label
+    what = "Mean over the tasks" if len(cells.places) > 1 else cells.places[0]
     caption = f"{what}. The line is the front: no path is both faster and more accurate than one on it."
     return Drawing("figure-pareto", "Accuracy against seconds", caption, figure, tips.found)
 
@@ -113,20 +118,18 @@ def _gain(evidence: Evidence, wiring: Wiring, column: int) -> float | None:
     return mine.accuracy - theirs.accuracy
 
 
-def _points(evidence: Evidence) -> list[Point]:
+def _points(cells: Cells) -> list[Point]:
     found = []
-    for wiring in evidence.wirings:
-        entry = scores.over_sets([scores.of_cell(evidence.whole(wiring, one)) for one in evidence.datasets])
+    for wiring in cells.evidence.wirings:
+        entry = cells.whole(wiring)[-1]
         if entry.accuracy is not None and entry.seconds is not None:
             found.append(Point(wiring, entry.accuracy, entry.seconds, entry))
     return found
 
 
-def _kinds(axes: object, points: Sequence[Point]) -> None:
-    from matplotlib.axes import Axes
+def _kinds(axes: Axes, points: Sequence[Point]) -> None:
     from matplotlib.lines import Line2D
 
-    assert isinstance(axes, Axes), "made by subplots"
     kinds = dict.fromkeys(point.wiring.strategy or "other" for point in points)
     handles = [
         Line2D([], [], linestyle="", marker=MARKERS[kind], color=COLOURS[kind], markeredgecolor=INK, label=kind)

@@ -11,6 +11,7 @@ const keyOf = (cell) => {
 for (const table of document.querySelectorAll("section.table table")) {
   const body = table.tBodies[0], first = [...body.rows];
   [...table.tHead.rows[0].cells].forEach((head, index) => {
+    for (const row of first) row.cells[index].dataset.l = head.textContent; // names the value where rows are cards
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = head.textContent;

@@ -10,10 +10,10 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from flowinfer.paper.claims import PREFACE
 from flowinfer.report.build import Report, Section
-from flowinfer.report.claim import PREFACE
 from flowinfer.report.page.texts import packed
-from flowinfer.report.table import Entry, Number, Reached, Table, Text, quantity, reached_parts, shown, sort_value
+from flowinfer.report.table import Entry, Number, Reached, Table, Text, pieces, shown, sort_value
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,15 @@ def cell(entry: Entry) -> Markup:
     """Return an entry as a table cell."""
     value = sort_value(entry)
     sorted_by = "" if value is None else value
-    match entry:
-        case Text(text, is_flow, target):
-            inner = Markup('<span class="flow">{}</span>').format(text) if is_flow else escape(text)
-            if target:
-                inner = Markup('<a href="{}" title="show the questions that changed">{}</a>').format(target, inner)
-            return Markup('<td data-v="{}">{}</td>').format(sorted_by, inner)
-        case Number():
-            marked = " marked" if entry.is_marked else ""
-            return Markup('<td class="num{}" data-v="{}">{}</td>').format(marked, sorted_by, _number(entry))
-        case Reached():
-            best = " best" if entry.is_marked else ""
-            hint = shown(entry)
-            return Markup('<td class="num{}" data-v="{}" title="{}">{}</td>').format(
-                best, sorted_by, hint, _reached(entry)
-            )
+    if isinstance(entry, Text):
+        inner = Markup('<span class="flow">{}</span>').format(entry.text) if entry.is_flow else escape(entry.text)
+        if entry.target:
+            inner = Markup('<a href="{}" title="show the questions that changed">{}</a>').format(entry.target, inner)
+        return Markup('<td data-v="{}">{}</td>').format(sorted_by, inner)
+    is_stack = isinstance(entry, Reached)
+    mark = (" best" if is_stack else " marked") if entry.is_marked else ""
+    hint = Markup(' title="{}"').format(shown(entry)) if is_stack else ""
+    return Markup('<td class="num{}" data-v="{}"{}>{}</td>').format(mark, sorted_by, hint, _measured(entry))
 
 
 def _side(table: Table, column: int) -> Markup:
@@ -89,28 +83,19 @@ def _side(table: Table, column: int) -> Markup:
     return Markup("") if is_words else Markup(' class="num"')
 
 
-def _number(entry: Number) -> Markup:
-    if entry.value is None or entry.low is None or entry.high is None:
-        return escape(shown(entry))
-    interval = shown(Number(entry.value, entry.unit, entry.low, entry.high, entry.n)).partition(" ")[2]
-    bar = _bar(entry.value, entry.low, entry.high) if entry.unit == "percent" else Markup("")
-    return Markup('<span class="value">{}</span>{}<small>{}</small>').format(
-        quantity(entry.value, entry.unit), bar, interval
-    )
-
-
-def _reached(entry: Reached) -> Markup:
-    accuracy, interval, seconds, path, remark, paper = reached_parts(entry)
-    parts = [Markup('<span class="value">{}</span>').format(accuracy)]
-    if entry.accuracy is not None and entry.n:
-        parts.append(_bar(entry.accuracy, entry.low, entry.high))
-    parts += [Markup("<small>{}</small>").format(part) for part in (interval, seconds) if part]
-    if path:
-        parts.append(Markup('<small class="flow">{}</small>').format(path))
-    if remark:
-        parts.append(Markup('<small class="remark">{}</small>').format(remark))
-    if paper:
-        parts.append(Markup('<small class="paper">{}</small>').format(paper))
+def _measured(entry: Number | Reached) -> Markup:
+    """Return a value, a bar that shows its interval, and below it in small letters what belongs to it."""
+    first, *rest = pieces(entry)
+    if isinstance(entry, Number) and not rest:
+        return escape(first.text)
+    value = entry.value if isinstance(entry, Number) else entry.accuracy
+    parts = [Markup('<span class="value">{}</span>').format(first.text)]
+    is_share = isinstance(entry, Reached) or entry.unit == "percent"
+    if is_share and value is not None and entry.n and entry.low is not None and entry.high is not None:
+        parts.append(_bar(value, entry.low, entry.high))
+    for piece in rest:
+        name = Markup(' class="{}"').format(piece.style) if piece.style in ("flow", "remark", "paper") else ""
+        parts.append(Markup("<small{}>{}</small>").format(name, piece.text))
     return Markup("").join(parts)
 
 

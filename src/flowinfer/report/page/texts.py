@@ -12,20 +12,8 @@ from typing import Any
 from flowinfer.report.evidence import Cell, Evidence
 from flowinfer.results import Record
 
-
-class _Pool:
-    """Texts by number."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self._numbers: dict[str, int] = {}
-
-    def number(self, text: str) -> int:
-        """Return the number of a text."""
-        if text not in self._numbers:
-            self._numbers[text] = len(self.texts)
-            self.texts.append(text)
-        return self._numbers[text]
+_Pool = dict[str, int]
+"""Text -> its number."""
 
 
 def packed(groups: list[Evidence]) -> str:
@@ -36,7 +24,7 @@ def packed(groups: list[Evidence]) -> str:
 
 def collect(groups: list[Evidence]) -> Mapping[str, Any]:
     """Return what the page shows side by side."""
-    pool = _Pool()
+    pool: _Pool = {}
     questions: dict[str, dict[str, Any]] = {}
     cells: dict[str, Any] = {}
     for group in groups:
@@ -44,12 +32,12 @@ def collect(groups: list[Evidence]) -> Mapping[str, Any]:
             for record in cell.records:
                 item = record.question
                 choices = "".join(f"\n{letter}. {text}" for letter, text in item.choices.items())
-                asked = [pool.number(item.question + choices), item.reference.rsplit("\n", 1)[-1]]
+                asked = [_number(item.question + choices, pool), item.reference.rsplit("\n", 1)[-1]]
                 questions.setdefault(dataset, {}).setdefault(item.id, asked)
             cells[f"{wiring}/{dataset}"] = _cell(cell, pool)
     sets = {dataset.key: dataset.label for group in groups for dataset in group.datasets}
     return {
-        "texts": pool.texts,
+        "texts": list(pool),
         "sets": [{"key": key, "label": label} for key, label in sets.items()],
         "paths": [
             {"key": wiring.key, "name": f"{wiring.name}{f' ({group.setup})' if group.setup else ''}"}
@@ -59,6 +47,10 @@ def collect(groups: list[Evidence]) -> Mapping[str, Any]:
         "questions": questions,
         "cells": cells,
     }
+
+
+def _number(text: str, pool: _Pool) -> int:
+    return pool.setdefault(text, len(pool))
 
 
 def _cell(cell: Cell, pool: _Pool) -> Mapping[str, Any]:
@@ -77,7 +69,7 @@ def _answer(record: Record, pool: _Pool) -> list[Any]:
     steps = [
         [
             f"{step.step} {', '.join(head.model for head in step.heads)}",
-            pool.number(step.text),
+            _number(step.text, pool),
             f"{step.tokens} tokens, {step.finish_reason}",
         ]
         for step in trace.steps

@@ -10,7 +10,7 @@ from typing import Any
 
 from flowinfer.report.build import Report, Section
 from flowinfer.report.compare import Comparison
-from flowinfer.report.table import Table, fields
+from flowinfer.report.table import Table, raw_rows
 
 VERSION = 1
 
@@ -20,10 +20,7 @@ _FORMULA = ("=", "+", "@", "-", "＝", "＋", "＠", "－")
 
 def table_csv(table: Table) -> str:
     """Return a table as CSV with raw values: shares between 0 and 1, nothing where there is no number."""
-    rows = [
-        dict(pair for column, entry in zip(table.columns, row, strict=True) for pair in fields(column, entry))
-        for row in table.rows
-    ]
+    rows = raw_rows(table)
     names = list(dict.fromkeys(name for row in rows for name in row))
     out = io.StringIO()
     writer = csv.DictWriter(out, names, lineterminator="\n")
@@ -56,33 +53,20 @@ def _section(section: Section) -> Mapping[str, Any]:
     evidence = section.evidence
     return {
         "setup": section.setup,
-        "paths": [
-            {
-                "key": wiring.key,
-                "strategy": wiring.strategy,
-                "models": list(wiring.models),
-                "flow": wiring.flow,
-                "name": wiring.name,
-                "settings": dict(wiring.settings),
-            }
-            for wiring in evidence.wirings
-        ],
+        "paths": [vars(wiring) for wiring in evidence.wirings],
         "datasets": [vars(dataset) for dataset in evidence.datasets],
-        "findings": [
-            {"key": f.key, "claim": f.claim, "verdict": f.verdict, "sentences": list(f.sentences)}
-            for f in section.findings
-        ],
-        "tables": {table.key: _table(table) for table in section.tables},
+        "findings": [vars(finding) for finding in section.findings],
+        "tables": {
+            table.key: {
+                "title": table.title,
+                "caption": table.caption,
+                "notes": table.notes,
+                "rows": raw_rows(table),
+            }
+            for table in section.tables
+        },
         "comparisons": [_comparison(one) for one in section.comparisons],
     }
-
-
-def _table(table: Table) -> Mapping[str, Any]:
-    rows = [
-        dict(pair for column, entry in zip(table.columns, row, strict=True) for pair in fields(column, entry))
-        for row in table.rows
-    ]
-    return {"title": table.title, "caption": table.caption, "notes": list(table.notes), "rows": rows}
 
 
 def _comparison(one: Comparison) -> Mapping[str, Any]:
@@ -91,11 +75,11 @@ def _comparison(one: Comparison) -> Mapping[str, Any]:
         "path": one.wiring.key,
         "against": one.other.key,
         "dataset": one.dataset.key if one.dataset else None,
-        "n": one.n,
+        "n": one.counts.n,
         "both": one.counts.both,
         "neither": one.counts.neither,
-        "gained": list(one.gained),
-        "lost": list(one.lost),
+        "gained": one.gained,
+        "lost": one.lost,
         "p": one.counts.p_value,
         "p_holm": one.p_holm,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from flowinfer.report.table import Entry, Number, Reached, Table, Text, reached_parts, shown
+from flowinfer.report.table import Entry, Reached, Table, Text, pieces
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -76,13 +76,9 @@ def document(title: str, tables: Mapping[str, str], figures: Sequence[tuple[str,
         figures: file beside the document, and caption.
     """
     shown = [
-        "\n".join(
-            [
-                r"\begin{figure}[htbp]\centering",
-                rf"\includegraphics[width=.7\linewidth]{{{file}}}",
-                rf"\caption{{{escape(caption)}}}\end{{figure}}",
-            ]
-        )
+        "\\begin{figure}[htbp]\\centering\n"
+        rf"\includegraphics[width=.7\linewidth]{{{file}}}" + "\n"
+        rf"\caption{{{escape(caption)}}}\end{{figure}}"
         for file, caption in figures
     ]
     parts = [rf"\section*{{{escape(title)}}}", *(rf"\input{{{name}}}" for name in tables), *shown]
@@ -94,53 +90,37 @@ def document(title: str, tables: Mapping[str, str], figures: Sequence[tuple[str,
 
 
 def _float(sides: str, head: str, rows: Sequence[str], caption: str, notes: str) -> str:
-    return "\n".join(
-        [
-            r"\begin{table}[htbp]\centering\small",
-            caption,
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{{sides}}}",
-            r"\toprule",
-            head,
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            rf"\end{{tabular}}}}{notes}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    lines = [
+        r"\begin{table}[htbp]\centering\small",
+        caption,
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{sides}}}",
+        *(r"\toprule", head, r"\midrule", *rows, r"\bottomrule"),
+        rf"\end{{tabular}}}}{notes}",
+        r"\end{table}",
+    ]
+    return "\n".join([*lines, ""])
 
 
 def _long(sides: str, head: str, rows: Sequence[str], caption: str, notes: str) -> str:
-    return "\n".join(
-        [
-            r"{\footnotesize",
-            rf"\begin{{longtable}}{{{sides}}}",
-            caption + r" \\",
-            *(r"\toprule", head, r"\midrule\endfirsthead"),
-            *(r"\toprule", head, r"\midrule\endhead"),
-            *rows,
-            r"\bottomrule",
-            rf"\end{{longtable}}{notes}}}",
-            "",
-        ]
-    )
+    lines = [
+        r"{\footnotesize",
+        rf"\begin{{longtable}}{{{sides}}}",
+        caption + r" \\",
+        *(r"\toprule", head, r"\midrule\endfirsthead"),
+        *(r"\toprule", head, r"\midrule\endhead", *rows, r"\bottomrule"),
+        rf"\end{{longtable}}{notes}}}",
+    ]
+    return "\n".join([*lines, ""])
 
 
 def _entry(entry: Entry) -> str:
-    match entry:
-        case Text(text, is_flow=True):
-            return rf"\texttt{{{escape(text)}}}"
-        case Text(text):
-            return escape(text)
-        case Number(is_marked=True):
-            return rf"\textbf{{{escape(shown(entry))}}}"
-        case Number():
-            return escape(shown(entry))
-        case Reached():
-            accuracy, interval, seconds, path, remark, paper = (escape(part) for part in reached_parts(entry))
-            first = rf"\textbf{{{accuracy}}}" if entry.is_marked else accuracy
-            path = rf"\texttt{{{path}}}" if path else ""
-            stack = r"\\".join(part for part in (first, interval, seconds, path, remark, paper) if part)
-            return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{stack}\end{{tabular}}"
+    parts = [
+        rf"\texttt{{{escape(piece.text)}}}" if piece.style == "flow" else escape(piece.text) for piece in pieces(entry)
+    ]
+    if not isinstance(entry, Text) and entry.is_marked:
+        parts[0] = rf"\textbf{{{parts[0]}}}"
+    if not isinstance(entry, Reached):
+        return " ".join(parts)
+    stack = r"\\".join(parts)
+    return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{stack}\end{{tabular}}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from flowinfer.paper.claims import PREFACE
 from flowinfer.report.build import Report, Section
-from flowinfer.report.claim import PREFACE
-from flowinfer.report.table import Entry, Number, Reached, Table, Text, reached_parts, shown
+from flowinfer.report.table import Entry, Reached, Table, Text, pieces
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
@@ -67,17 +67,8 @@ def _table(table: Table) -> str:
 
 
 def _entry(entry: Entry) -> str:
-    match entry:
-        case Text(text, is_flow=True):
-            return code(text)
-        case Text(text):
-            return escape(text)
-        case Number(is_marked=True):
-            return f"**{escape(shown(entry))}**"
-        case Number():
-            return escape(shown(entry))
-        case Reached():
-            accuracy, interval, seconds, path, remark, paper = reached_parts(entry)
-            first = f"**{accuracy}**" if entry.is_marked else accuracy
-            rest = [escape(interval), seconds, code(path) if path else "", escape(remark), escape(paper)]
-            return "<br>".join([first, *(part for part in rest if part)])
+    is_marked = not isinstance(entry, Text) and entry.is_marked
+    parts = [code(piece.text) if piece.style == "flow" else escape(piece.text) for piece in pieces(entry)]
+    if is_marked:
+        parts[0] = f"**{parts[0]}**"
+    return ("<br>" if isinstance(entry, Reached) else " ").join(parts)
