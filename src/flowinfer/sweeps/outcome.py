@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowinfer.planning.merge import merge
 from flowinfer.planning.plan import compile, members
 from flowinfer.runs.jsonlog import read_rows
 from flowinfer.runs.store import read_records
@@ -188,8 +187,3 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "seconds_per_question": cell.seconds,
         "calls_made": cell.calls,
     }
-
-
-def shared_calls(wirings: Sequence[Wiring], questions: int) -> int:
-    """Return how many model calls the paths take at most with sharing."""
-    return merge([compile(wiring.checked) for wiring in wirings]).calls_shared * questions
