@@ -41,8 +41,13 @@ def ready(flow: Flow, machine: Machine) -> Plan:
     return plan
 
 
-def place(plan: Plan, machine: Machine) -> Plan:
+def place(plan: Plan, machine: Machine, needs: Mapping[str, Need] | None = None) -> Plan:
     """Add needs, placements and waves to a plan.
+
+    Args:
+        plan: what runs.
+        machine: where.
+        needs: of every model, by name; read from configs if not given.
 
     Declared devices are kept, also where the machine lacks them; the others go, largest model first, to the device
     with most room left: to a GPU where there is one, else to the CPU. Names of the same weights share one place.
@@ -50,7 +55,7 @@ def place(plan: Plan, machine: Machine) -> Plan:
     Raises:
         MemoryShort: a model, or the heads of one step, fit nowhere; says what fits.
     """
-    needs = {name: need_of(spec, device_kind=_kind(spec, machine)) for name, spec in plan.models.items()}
+    needs = needs or {name: need_of(spec, device_kind=_kind(spec, machine)) for name, spec in plan.models.items()}
     packer = _Packer(plan, needs, machine)
     everything = tuple(step.id for step in plan.steps)
     devices = packer.assign([packer.models_of(everything)])
