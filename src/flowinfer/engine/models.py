@@ -63,8 +63,10 @@ class ModelPool:
 
 def _placement(plan: Plan, name: str) -> Placement:
     spec = plan.models[name]
-    device = "cpu" if spec.device == "auto" else spec.device
-    return plan.placements.get(name) or Placement(device, spec.dtype, "not placed")
+    if name in plan.placements:
+        return plan.placements[name]
+    device = spec.device if isinstance(spec.device, str) else spec.device[0]
+    return Placement("cpu" if device == "auto" else device, spec.dtype, "not placed")
 
 
 def _load(spec: ModelSpec, placement: Placement) -> Loaded:
@@ -74,7 +76,8 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
     learn_environment(os.environ, *([spec.api_key_env] if spec.api_key_env else []))
     loader = cast(Loader, load(info))
     try:
-        model = loader(spec, placement.device, placement.dtype)
+        split = {"split": placement.split} if placement.split else {}
+        model = loader(spec, placement.device, placement.dtype, **split)
     except OSError as error:
         reason = error.strerror or error
         raise LoadError(
@@ -90,4 +93,4 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
 
 def _weights_key(spec: ModelSpec, placement: Placement) -> str:
     parts = spec.model_dump(exclude={"name", "think", "device"})
-    return f"{sorted(parts.items(), key=str)} at {spec.address} on {placement.device} as {placement.dtype}"
+    return f"{sorted(parts.items(), key=str)} at {spec.address} on {placement.where} as {placement.dtype}"
