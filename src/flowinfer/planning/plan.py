@@ -174,6 +174,15 @@ def held_models(plan: Plan, step: Step) -> tuple[str, ...]:
     )
 
 
+def placement_of(plan: Plan, name: str) -> Placement:
+    """Return where a model goes: where the plan puts it, or where it is declared if the plan is not placed."""
+    if name in plan.placements:
+        return plan.placements[name]
+    spec = plan.models[name]
+    device = spec.device if isinstance(spec.device, str) else spec.device[0]
+    return Placement("cpu" if device == "auto" else device, spec.dtype, "not placed")
+
+
 def fusers_of(source: Source) -> tuple[str, ...]:
     """Return the fusers of a source's tree, each once."""
     if not isinstance(source, Mixture):
