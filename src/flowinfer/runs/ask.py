@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO
 
-from flowinfer.backends.base import THOUGHTS
 from flowinfer.engine.base import Observer, TokenEvent
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
@@ -17,7 +16,7 @@ from flowinfer.planning.placement import ready
 from flowinfer.planning.plan import Plan, columns, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.runs.experiment import majority
-from flowinfer.spec import Flow
+from flowinfer.spec import THOUGHTS, Flow
 from flowinfer.tasks.base import language_note, refuse_missing
 from flowinfer.zoos.toy import provide
 
