@@ -22,11 +22,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from flowinfer.errors import DataError, UsageError
 from flowinfer.results import Record
 from flowinfer.runs.jsonlog import JsonLog, lock, read_rows, writing
 from flowinfer.runs.store import host, list_runs, named_folder, new_folder, read_json, write_json
-from flowinfer.sweeps.request import SweepRequest, from_settings
+from flowinfer.sweeps.request import SweepRequest
 from flowinfer.sweeps.wirings import Wiring
 from flowinfer.tasks.base import Dataset
 
@@ -197,7 +199,10 @@ def describe_sweep(path: Path) -> Mapping[str, Any]:
 
 def request_of(path: Path) -> SweepRequest:
     """Return the request that a sweep folder was made for."""
-    return from_settings(describe_sweep(path).get("settings", {}), path / "sweep.json")
+    try:
+        return SweepRequest.model_validate(describe_sweep(path).get("settings", {}))
+    except ValidationError as error:
+        raise DataError(f"{path / 'sweep.json'}: damaged settings", help="start a new sweep") from error
 
 
 def find_sweep(named: str, root: Path) -> Path:
