@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,7 +81,7 @@ def command(
         from flowinfer.sweeps.estimate import estimate, print_estimate
 
         estimated = estimate(request, out)
-        print(json.dumps(estimated.to_json(), ensure_ascii=False)) if json_ else print_estimate(estimated)
+        print(json.dumps(asdict(estimated), ensure_ascii=False)) if json_ else print_estimate(estimated)
         return
     sweep = _run(request, out, resume, is_quiet=quiet or (json_ and not sys.stderr.isatty()))
     if json_:

@@ -53,7 +53,7 @@ def _rule(length: int, axes: Sequence[int], middle: int, marks: str) -> list[str
         middle: where the line outside is.
         marks: first corner, tee, last corner, straight, cross, tee without branch, bar; corners with the line outside.
     """
-    first, tee, last, straight, cross, plain, bar, first_tee, last_tee = marks
+    first, tee, last, straight, cross, plain, bar, first_tee, last_tee = tuple(marks)
 
     def mark(at: int) -> str:
         is_middle = at == middle

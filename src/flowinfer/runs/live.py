@@ -162,9 +162,12 @@ class LiveProgress(Live):
 
     def _count(self, record: Record) -> None:
         self.done += 1
-        self._counts.update(failed=record.trace.error is not None, tied=is_tied(record))
+        self._counts["failed"] += record.trace.error is not None
+        self._counts["tied"] += is_tied(record)
         if (score := record.score) is not None:
-            self._counts.update(judged=1, correct=score.correct, missing=score.status != "ok")
+            self._counts["judged"] += 1
+            self._counts["correct"] += score.correct
+            self._counts["missing"] += score.status != "ok"
 
     def status(self) -> str:
         """Return the figures so far."""
