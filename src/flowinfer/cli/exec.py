@@ -269,12 +269,16 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
         print(f"prompts '{flow.prompts}', zoo {flow.zoo} ({flow.zoo_why})", file=sys.stderr)
         for note in filter(None, (flow.zoo_note, _foreign(flow, [prompt]))):
             print(f"note: {note}", file=sys.stderr)
-    answer = ask(flow, prompt, stream=None if as_json else sys.stdout, shows_trace=trace, quiet=quiet or as_json)
+
+    def write(text: str) -> None:
+        print(text, end="", flush=True)
+
+    streams = None if as_json or trace else write
+    answer = ask(flow, prompt, on_text=streams, shows_trace=trace, quiet=quiet or as_json)
     if answer.trace.error is not None:
         print(f"error: {answer.trace.error}", file=sys.stderr)
         raise typer.Exit(4)
-    if as_json:
-        print(json.dumps(answer.to_json(), ensure_ascii=False))
+    print(json.dumps(answer.to_json(), ensure_ascii=False) if as_json else answer.text if trace else "")
 
 
 def _foreign(flow: Flow, questions: list[str]) -> str | None:
