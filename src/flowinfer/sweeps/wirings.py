@@ -184,7 +184,7 @@ def _wiring(source: _Source, point: Mapping[str, str], request: SweepRequest) ->
     text, shown = source.text, dict(point)
     if (weights := settings.get("weights")) is not None:
         if source.params is not None:
-            raise UsageError("--grid weights: a flow file has its own weights", help="use params: (A:$w | B:$v)")
+            raise UsageError("--grid weights: a flow file has its own weights", help="write them there: (A:2 | B:1)")
         text = weighted(text, weights)
         if text == source.text:
             shown.pop("weights", None)
