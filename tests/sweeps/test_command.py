@@ -139,7 +139,7 @@ def test_wrong_input_gets_a_message_and_a_cure(
 
 
 def test_resuming_keeps_what_a_sweep_was_started_with(work: Path) -> None:
-    assert flowinfer(*SWEEP, "--strategies", "single", cwd=work).returncode == 0
+    assert flowinfer(*SWEEP, "--strategies", "single", "--no-cache", cwd=work).returncode == 0
     done = flowinfer("sweep", "--resume", "--limit", "2", cwd=work)
     assert done.returncode == 2 and "--limit differs from what sweep" in done.stderr
     done = flowinfer("sweep", "--resume", "--latency", "1", "--json", cwd=work)

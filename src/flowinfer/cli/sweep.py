@@ -74,7 +74,7 @@ def command(
     from flowinfer.sweeps.request import SweepRequest
 
     said = {name: value for name, value in locals().items() if name in SweepRequest.model_fields}
-    said |= {"params": set_, "use_cache": not no_cache or None, "independent": independent or None}
+    said |= {"params": set_, "use_cache": False if no_cache else None, "independent": independent or None}
     given = {name: _READ.get(name, _same)(value) for name, value in said.items() if value is not None}
     request = _request(given, resume, out)
     if dry_run:
