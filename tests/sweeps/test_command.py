@@ -118,6 +118,7 @@ def test_failed_paths_and_questions_are_exit_4(work: Path) -> None:
         ((*SWEEP, "--zoo", "labb"), 2, "unknown zoo"),
         ((*SWEEP, "--flows", "nowhere"), 2, "no such file or folder: 'nowhere'"),
         ((*SWEEP, "--flows", "bad.flow"), 1, "did you mean 'Yi'?"),
+        ((*SWEEP, "--flows", "bad.flow", "--grid", "cap=1"), 1, "did you mean 'Yi'?"),
         ((*SWEEP, "--flows", "."), 1, "unknown model 'Yii'"),
         (("sweep", "--resume"), 2, "no sweeps in 'sweeps'"),
         (("sweep", "--resume", "nope"), 2, "no sweep 'nope'"),

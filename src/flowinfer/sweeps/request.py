@@ -60,7 +60,9 @@ def _flow_files(given: object) -> object:
 
 def _whole_paths(given: object) -> object:
     """Name files from anywhere."""
-    return {name: str(Path(path).resolve()) for name, path in given.items()} if isinstance(given, Mapping) else given
+    return (
+        {name: str(Path(str(path)).resolve()) for name, path in given.items()} if isinstance(given, Mapping) else given
+    )
 
 
 class SweepRequest(BaseModel):
@@ -91,7 +93,7 @@ class SweepRequest(BaseModel):
     """Every path alone, in batch 1, sharing nothing: the paper's protocol."""
     latency: int = 0
     """Questions that are timed alone, of each path and data set."""
-    batch: int | Literal["auto"] = "auto"
+    batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     use_cache: bool = True
     """Take finished steps of earlier runs; without, the sweep shares its own steps only."""
     max_paths: int = 200
