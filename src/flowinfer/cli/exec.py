@@ -64,7 +64,8 @@ def command(
     engine: Annotated[
         Literal["auto", "packed", "reference"] | None,
         typer.Option(
-            help="Decoding loops: auto = packed where it can run; reference = the loop that all others must equal."
+            help="Decoding loops: auto = packed where it can run; packed = on a CPU in half precision too;"
+            " reference = rounds over the models' own sessions, no drafts. In float32 all write one text."
         ),
     ] = None,
     zoo: ZooOption = None,
