@@ -134,11 +134,11 @@ class _Packer:
     def short(self) -> MemoryShort:
         """Return the error that names the first step whose models fit nowhere."""
         steps = [step for step in self._plan.steps if self.assign([[step.id]]) is None]
-        free = ", ".join(f"{device.name} {_gigabytes(device.free_bytes)} free" for device in self._machine.devices)
+        free = ", ".join(f"{device.name} {shown_bytes(device.free_bytes)} free" for device in self._machine.devices)
         step = steps[0] if steps else self._plan.steps[0]
         names = self.models_of([step.id])
         sizes = ", ".join(
-            f"{name} {_gigabytes(self._needs[name].weight_bytes or 0)}{self._told(name)}" for name in names
+            f"{name} {shown_bytes(self._needs[name].weight_bytes or 0)}{self._told(name)}" for name in names
         )
         what = f"the models of step {step.title} do not fit together" if len(names) > 1 else f"{names[0]} does not fit"
         return MemoryShort(
@@ -191,7 +191,7 @@ class _Packer:
         if len(devices) > 1:
             return "it fits on no GPU alone"
         rest = min(self._rest(wave.models, lies)[devices[0]] for wave in waves if name in wave.models)
-        return f"{_gigabytes(max(rest, 0))} stay free there"
+        return f"{shown_bytes(max(rest, 0))} stay free there"
 
     def _rest(self, names: Sequence[str], lies: Mapping[str, Lie]) -> dict[str, int]:
         """Return what some models leave free on each device of this machine."""
@@ -253,5 +253,6 @@ def _kind(spec: ModelSpec, machine: Machine) -> str:
     return "cuda" if any(device.name != "cpu" for device in machine.devices) else "cpu"
 
 
-def _gigabytes(count: int) -> str:
+def shown_bytes(count: int) -> str:
+    """Write a size in memory."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
