@@ -126,7 +126,7 @@ class Batch:
 
     def _room(self, k: int, length: int, steps: int) -> int:
         """Return the ids of a head that pages must hold for a row of so many to run on for some steps."""
-        return min(length + steps * self._lock.tables[k].most, self._models[k].max_positions)
+        return min(length + steps * self._lock.tables.most[k], self._models[k].max_positions)
 
     def _width(self, used: int) -> int:
         rows = len(self.rows)

@@ -75,7 +75,7 @@ class PackedSession:
             wanted.append(ends)
         logits = self._forward(chunks, wanted)
         lasts = torch.tensor([len(ends) for ends in wanted]).cumsum(0) - 1
-        self._keep(tuple(chunks), logits[lasts.to(logits.device)])
+        self._keep(tuple(chunks), logits[lasts.to(logits.device, non_blocking=True)])
         return logits
 
     def logits(self, rows: Sequence[int]) -> Tensor:
@@ -151,7 +151,7 @@ class PackedSession:
         ids, positions = (torch.nn.functional.pad(states, padding) for states in (ids, positions))
         if padded in TILES:
             graph = self._graphs.get(padded) or self._graphs.setdefault(padded, _Graph(self._runner, cache, padded))
-            return graph.run(ids, rows, positions)[places.to(self._device)]
+            return graph.run(ids, rows, positions)[places.to(self._device, non_blocking=True)]
         on_device = [states.to(self._device, non_blocking=True) for states in (ids, rows, positions, places)]
         ids, rows, positions, places = on_device
         return self._runner.logits(ids, positions, places, cache.at(rows, positions, splits_for(padded)))
@@ -198,7 +198,11 @@ class _Graph:
                 forward()
         torch.cuda.current_stream(self._device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.inference_mode(), torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.device(self._device),
+            torch.inference_mode(),
+            torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"),
+        ):
             self._logits = forward()
 
     def run(self, ids: Tensor, rows: Tensor, positions: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -105,8 +105,12 @@ class HeadRunner:
 
     @contextmanager
     def _active(self, cache: PackedCache) -> Iterator[None]:
-        """Attend through a cache; on a GPU run the compiled layers, which other callers of the model do not see."""
-        with attending(cache, self.model.config):
+        """Attend through a cache; on a GPU run the compiled layers, which other callers of the model do not see.
+
+        Kernels go to the current device, which is the model's, whichever it was before.
+        """
+        is_gpu = self.device.type == "cuda"
+        with torch.cuda.device(self.device) if is_gpu else nullcontext(), attending(cache, self.model.config):
             for layer, call in self._compiled:
                 layer._compiled_call_impl = call
             try:
