@@ -22,7 +22,7 @@ from flowinfer.engine.loops.place import Place
 from flowinfer.engine.loops.ways import Way, detours
 from flowinfer.planning.plan import members
 from tests.engine import plans
-from tests.engine.loops.test_decoder import Models, assert_equal, packed_decoder, results, rows_of, told
+from tests.engine.loops.test_decoder import Models, assert_equal, packed_decoder, reference, results, rows_of, told
 from tests.engine.loops.test_stream import OPTIONS
 from tests.engine.oracle import decode_plainly
 from tests.engine.plans import Listener, group, member, mix, one_step
@@ -152,3 +152,26 @@ def test_slots_are_chosen_where_most_weights_are_read(
 
 def test_one_device_needs_no_detour() -> None:
     assert detours([HERE, HERE]) == []
+
+
+@pytest.mark.parametrize("placement", [[0, 0, 0], [0, 1, 0], [0, 1, 2]])
+def test_what_devices_do_adds_up_to_the_step_in_every_place(models: Models, placement: Sequence[int]) -> None:
+    """Where slots are chosen there is a choice and nothing to send, elsewhere the other way about."""
+    plan = one_step(mix("A", "B", "C"), max_tokens=8)
+    decoder = packed_decoder(plan, models, batch=2, placement=placement)
+    watch = decoder.watched()
+    found = results(decode(decoder, rows_of(plan, plans.QUESTIONS[:2])))
+    assert {key: told(one) for key, one in found.items()} == {
+        key: told(one) for key, one in reference(plan, models, plans.QUESTIONS[:2]).items()
+    }
+    devices = watch.devices()
+    assert sorted(k for own in devices for k in own.heads) == [0, 1, 2]
+    assert len(devices) == len(set(placement))
+    assert {len(own.steps) for own in devices} == {decoder.num_steps - 1}
+    fusing = [own for own in devices if all(step["fuse"] > 0 for step in own.steps)]
+    assert len(fusing) == 1
+    for own in devices:
+        assert all(step["heads"] > 0 for step in own.steps)
+        assert all((step["transfer"] > 0) == (own not in fusing) for step in own.steps)
+    watch.forget()
+    assert all(not own.steps for own in watch.devices())

@@ -10,6 +10,7 @@ from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.lockstep import LockStep
 from flowinfer.engine.loops.side import Side
 from flowinfer.engine.loops.stream import PackedStream
+from flowinfer.engine.loops.watch import Watch
 from flowinfer.engine.network.runner import HeadRunner
 
 
@@ -54,6 +55,10 @@ class PackedDecoder:
     def stream(self) -> PackedStream:
         """Return a new run; the one before must be closed."""
         return PackedStream(self._heads, self._runners, self._caches, self._lock, self._side)
+
+    def watched(self) -> Watch:
+        """Mark what its devices do from now on, and return where."""
+        return self._lock.watched()
 
     @property
     def num_steps(self) -> int:

@@ -28,6 +28,7 @@ from flowinfer.engine.loops.outcome import Outcome, Ring
 from flowinfer.engine.loops.place import Place
 from flowinfer.engine.loops.states import RowStates, exchange
 from flowinfer.engine.loops.tables import IdTables
+from flowinfer.engine.loops.watch import Mark, Watch
 from flowinfer.engine.loops.ways import Way
 from flowinfer.engine.network.runner import HeadRunner
 from flowinfer.fusion.shared import SharedVocabulary
@@ -92,6 +93,8 @@ class LockStep:
         """By other place: there and back."""
         self._beside = torch.cuda.Stream(self.device) if self._others and self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         """Where the fusing device queues what comes and goes, so that neither waits for its own heads."""
+        self.watch: Watch | None = None
+        """Marks what devices do, where somebody asks; the choice then has a graph of its own on one device too."""
         self.num_steps = 0
         """Steps that were given to the devices."""
         self.host_wait_seconds = 0.0
@@ -144,14 +147,16 @@ class LockStep:
     def run(self, form: StepForm) -> None:
         """Queue one step on every device's current stream."""
         self.num_steps += 1
-        if not self._others:
+        if not self._others and self.watch is None:
             self._graphs[self._fusing].run(form, partial(self._whole, form))
             return
         # 1. all heads, before anything is moved: a copy would keep one device waiting for another
         logits: dict[int, Tensor] = {}
         for place in self.places:
             feed = partial(self._feed, place, form)
+            self._mark(place, "begin")
             logits |= zip(place.heads, self._graphs[place].run(("feed", form.rows, form.tile), feed), strict=True)
+            self._mark(place, "fed")
         # 2. the logits' way to where slots are chosen
         with self._aside():
             for place, (there, _) in zip(self._others, self._ways, strict=True):
@@ -159,17 +164,25 @@ class LockStep:
                     came = self._choose.buffer(k, logits[k])
                     there.send(logits[k], came)
                     logits[k] = came
+                self._mark(place, "sent")
         if self._beside is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._beside)
         # 3. the choice
         in_order = [logits[k] for k in range(len(logits))]
+        self._mark(self._fusing, "came")
         self._graphs[self._fusing].run(("fuse", form), partial(self._fuse, form, in_order))
+        self._mark(self._fusing, "chosen")
         # 4. the slots' way back
         if self._beside is not None:
             self._beside.wait_stream(torch.cuda.current_stream(self.device))
         with self._aside():
             for place, (_, back) in zip(self._others, self._ways, strict=True):
                 back.send(self._outbox[: form.rows], place.inbox[: form.rows])
+
+    def watched(self) -> Watch:
+        """Mark what devices do from now on, and return where."""
+        self.watch = Watch([(place.device, place.heads) for place in self.places])
+        return self.watch
 
     def last_outcome(self, count: int, *, is_told: bool) -> Outcome:
         """Queue the way to the host of what the last steps emitted."""
@@ -217,6 +230,10 @@ class LockStep:
         """Queue beside the fusing device's own heads."""
         with nullcontext() if self._beside is None else torch.cuda.stream(self._beside):
             yield
+
+    def _mark(self, place: Place, what: Mark) -> None:
+        if self.watch is not None:
+            self.watch.mark(self.places.index(place), what)
 
     def _rest(self) -> None:
         """Let a rehearsal do nothing."""
