@@ -3,13 +3,12 @@
     python benchmarks/multi_gpu.py [--devices 1,2,3,4] [--batches 1,8,32,64] [--context 512]
 
 The paper's three shapes, each on a GPU of its own, on two GPUs or on one; four heads on four GPUs. A GPU alone runs its
-own heads as a step of their own. Times are the wall clock's over 40 steps that are queued at once, all GPUs waited for
+own heads as a step of their own. Times are the wall clock's over 48 steps that are queued at once, all GPUs waited for
 at the end; `host` is what the one thread takes to queue a step.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ COLUMNS = [
 ]
 PLACEMENTS = {1: (0, 0, 0), 2: (0, 0, 1), 3: (0, 1, 2), 4: (0, 1, 2, 3)}
 """GPUs -> where Qwen, Ds, Yi, and a second Qwen, run; on two GPUs the longest, Yi, has one of its own."""
-_STEPS = 40
+_WARM_UPS, _STEPS = 8, 48
 
 
 @dataclass(frozen=True)
@@ -108,20 +107,17 @@ def _timed(models: Sequence[ShapeModel], batch: int, context: int) -> Timed:
     """Time steps of a group by the wall clock."""
     step: Callable[[], object] = packed_step(models, batch, context)
     devices = list(dict.fromkeys(model.device for model in models))
-    steps, hosts = [], []
-    for repeat in range(4):
-        for device in devices:
-            synchronize(device)
-        start = time.perf_counter()
-        for _ in range(_STEPS // 4):
-            step()
-        queued = time.perf_counter()
-        for device in devices:
-            synchronize(device)
-        if repeat:
-            steps.append((time.perf_counter() - start) / (_STEPS // 4))
-            hosts.append((queued - start) / (_STEPS // 4))
-    return Timed(statistics.median(steps), statistics.median(hosts))
+    for _ in range(_WARM_UPS):
+        step()
+    for device in devices:
+        synchronize(device)
+    start = time.perf_counter()
+    for _ in range(_STEPS):
+        step()
+    queued = time.perf_counter()
+    for device in devices:
+        synchronize(device)
+    return Timed((time.perf_counter() - start) / _STEPS, (queued - start) / _STEPS)
 
 
 if __name__ == "__main__":

@@ -94,9 +94,9 @@ def test_all_heads_are_queued_before_anything_travels(models: Models, monkeypatc
     order: list[str] = []
     feed, send = Place.feed, Way.send
 
-    def note_feed(place: Place, rows: int, tile: int) -> list[Tensor]:
+    def note_feed(place: Place, *form: int, **options: bool) -> list[Tensor]:
         order.append("feed")
-        return feed(place, rows, tile)
+        return feed(place, *form, **options)
 
     def note_send(way: Way, states: Tensor, to: Tensor) -> None:
         order.append("send")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flowinfer.engine.caches.pages import PagedCache, PagesShort
+from flowinfer.engine.caches.pages import ChainedCache, PagedCache, PagesShort
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.lockstep import LockStep
 from flowinfer.engine.loops.outcome import Outcome
@@ -43,7 +43,7 @@ class Batch:
         lock: the device's side.
     """
 
-    def __init__(self, heads: Heads, caches: Sequence[PagedCache], lock: LockStep) -> None:
+    def __init__(self, heads: Heads, caches: Sequence[PagedCache | ChainedCache], lock: LockStep) -> None:
         self._models, self._caches, self._lock = heads.models, caches, lock
         self.rows: list[BatchRow | None] = [None] * lock.rows
         """Who has which index."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flowinfer.engine.caches.pages import PAGE, PagedCache, Pages
+from flowinfer.engine.caches.pages import PAGE, ChainedCache, PagedCache, Pages
 from flowinfer.engine.loops.fusing import FusedChoice, TorchChoice
 from flowinfer.engine.loops.heads import Heads
-from flowinfer.engine.loops.lockstep import LockStep
+from flowinfer.engine.loops.lockstep import LockStep, Placement
 from flowinfer.engine.loops.side import Side
 from flowinfer.engine.loops.stream import PackedStream
 from flowinfer.engine.loops.watch import Watch
@@ -25,7 +25,7 @@ class PackedDecoder:
         choose: how a step's logits become slots.
         batch: most rows at once.
         num_pages: pages of keys and values of each head.
-        placement: by head, the number of the place where it runs; each device is one if not given.
+        placement: where heads run; each device is a place if not given.
     """
 
     keeps_host_busy = False
@@ -38,16 +38,16 @@ class PackedDecoder:
         *,
         batch: int,
         num_pages: Sequence[int],
-        placement: Sequence[int] | None = None,
+        placement: Placement | None = None,
     ) -> None:
         self._heads, self._runners = heads, tuple(runners)
-        self._side = Side(runner.device for runner in runners)
+        self._side = Side(device for runner in runners for device in runner.page_bytes())
         self._side.follow()  # weights and tables are made there
         with self._side.on():
-            self._caches = []
+            self._caches: list[PagedCache | ChainedCache] = []
             for runner, model, count in zip(runners, heads.models, num_pages, strict=True):
                 pages = Pages(count, batch, min(model.max_positions, count * PAGE))
-                self._caches.append(PagedCache(runner.layers, pages, runner.model.dtype, runner.device))
+                self._caches.append(runner.new_cache(pages))
             limits = [model.max_positions for model in heads.models]
             self._lock = LockStep(runners, self._caches, heads.vocabulary, limits, choose, batch, placement)
         self._side.lead()  # tables of the vocabulary serve other steps too

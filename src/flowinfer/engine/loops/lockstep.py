@@ -21,11 +21,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from flowinfer.engine.caches.pages import PagedCache
+from flowinfer.engine.caches.pages import ChainedCache, PagedCache
 from flowinfer.engine.loops.fusing import FusedChoice, TorchChoice
 from flowinfer.engine.loops.graphs import Graphs
 from flowinfer.engine.loops.outcome import Outcome, Ring
-from flowinfer.engine.loops.place import Place
+from flowinfer.engine.loops.place import Link, Place
 from flowinfer.engine.loops.states import RowStates, exchange
 from flowinfer.engine.loops.tables import IdTables
 from flowinfer.engine.loops.watch import Mark, Watch
@@ -34,6 +34,9 @@ from flowinfer.engine.network.runner import HeadRunner
 from flowinfer.fusion.shared import SharedVocabulary
 from flowinfer.fusion.utf8 import BOUNDARY
 from flowinfer.spec import Decoding
+
+Placement = Sequence[int]
+"""The number of the place of each head, or of each link of a head whose layers lie on several devices."""
 
 
 @dataclass(frozen=True)
@@ -60,24 +63,27 @@ class LockStep:
         max_positions: most ids of a row, by head.
         choose: from logits to slots; runs inside a graph.
         rows: R.
-        placement: by head, the number of the place where it runs; each device is one if not given.
+        placement: where heads run; each device is a place if not given.
     """
 
     def __init__(
         self,
         runners: Sequence[HeadRunner],
-        caches: Sequence[PagedCache],
+        caches: Sequence[PagedCache | ChainedCache],
         vocabulary: SharedVocabulary,
         max_positions: Sequence[int],
         choose: FusedChoice | TorchChoice,
         rows: int,
-        placement: Sequence[int] | None = None,
+        placement: Placement | None = None,
     ) -> None:
         self._choose, self.rows, self.tables = choose, rows, IdTables.of(vocabulary)
-        where: Sequence[Hashable] = placement or [runner.device for runner in runners]
-        grouped = [[k for k, own in enumerate(where) if own == one] for one in dict.fromkeys(where)]
-        self.places = [Place(heads, runners, caches, self.tables, rows) for heads in grouped]
+        links = [link for k, runner in enumerate(runners) for link in _links(k, runner, caches[k])]
+        where: Sequence[Hashable] = placement or [link.device for link in links]
+        grouped = [[link for link, own in zip(links, where, strict=True) if own == one] for one in dict.fromkeys(where)]
+        self.places = [Place(own, len(runners), self.tables, rows) for own in grouped]
         """Each device with its heads."""
+        self._turns = max(link.turn for link in links) + 1
+        self._place_of = {(link.head, link.turn): place for place in self.places for link in place.links}
         here = [place for place in self.places if place.device == vocabulary.device]
         self._fusing = max(here, key=lambda place: place.weight_bytes)
         self._others = [place for place in self.places if place is not self._fusing]
@@ -89,8 +95,7 @@ class LockStep:
         self._ring = Ring(len(runners), rows, self.device)
         self._outbox = torch.full((rows,), -1, dtype=torch.int64, device=self.device)
         """(R,): the slots that rows go on with, for the other places; -1 = none."""
-        self._ways = [(Way(place.device, self.device), Way(self.device, place.device)) for place in self._others]
-        """By other place: there and back."""
+        self._ways: dict[tuple[Place, Place], Way] = {}
         self._beside = torch.cuda.Stream(self.device) if self._others and self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         """Where the fusing device queues what comes and goes, so that neither waits for its own heads."""
         self.watch: Watch | None = None
@@ -147,23 +152,21 @@ class LockStep:
     def run(self, form: StepForm) -> None:
         """Queue one step on every device's current stream."""
         self.num_steps += 1
-        if not self._others and self.watch is None:
+        if not self._others and self._turns == 1 and self.watch is None:
             self._graphs[self._fusing].run(form, partial(self._whole, form))
             return
         # 1. all heads, before anything is moved: a copy would keep one device waiting for another
         logits: dict[int, Tensor] = {}
-        for place in self.places:
-            feed = partial(self._feed, place, form)
-            self._mark(place, "begin")
-            logits |= zip(place.heads, self._graphs[place].run(("feed", form.rows, form.tile), feed), strict=True)
-            self._mark(place, "fed")
+        for turn in range(self._turns):
+            logits |= self._feed_all(form, turn)
         # 2. the logits' way to where slots are chosen
         with self._aside():
-            for place, (there, _) in zip(self._others, self._ways, strict=True):
-                for k in place.heads:
-                    came = self._choose.buffer(k, logits[k])
-                    there.send(logits[k], came)
-                    logits[k] = came
+            for place in self._others:
+                for link in place.links:
+                    if link.is_last:
+                        came = self._choose.buffer(link.head, logits[link.head])
+                        self._send(logits[link.head], came, place, self._fusing)
+                        logits[link.head] = came
                 self._mark(place, "sent")
         if self._beside is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._beside)
@@ -176,8 +179,8 @@ class LockStep:
         if self._beside is not None:
             self._beside.wait_stream(torch.cuda.current_stream(self.device))
         with self._aside():
-            for place, (_, back) in zip(self._others, self._ways, strict=True):
-                back.send(self._outbox[: form.rows], place.inbox[: form.rows])
+            for place in self._others:
+                self._send(self._outbox[: form.rows], place.inbox[: form.rows], self._fusing, place)
 
     def watched(self) -> Watch:
         """Mark what devices do from now on, and return where."""
@@ -192,11 +195,31 @@ class LockStep:
         """Do a step in which all is on one device."""
         self._fuse(form, self._fusing.feed(form.rows, form.tile))
 
-    def _feed(self, place: Place, form: StepForm) -> list[Tensor]:
-        """Do what a place does of a step before slots are chosen."""
-        if place is not self._fusing:
-            place.take_what_came(form.rows)
-        return place.feed(form.rows, form.tile)
+    def _feed_all(self, form: StepForm, turn: int) -> dict[int, Tensor]:
+        """Queue what all places run in a turn, then the ways of what is halfway; return the logits that are made."""
+        logits, halfway = dict[int, Tensor](), list[tuple[Place, Link, Tensor]]()
+        for place in self.places:
+            links = place.of_turn(turn)
+            if links:
+                has_inbox = place is not self._fusing
+                feed = partial(place.feed, form.rows, form.tile, turn, has_inbox=has_inbox)
+                self._mark(place, "begin" if turn == min(link.turn for link in place.links) else "back")
+                made = self._graphs[place].run(("feed", turn, form.rows, form.tile), feed)
+                self._mark(place, "fed")
+                for link, own in zip(links, made, strict=True):
+                    if link.is_last:
+                        logits[link.head] = own
+                    else:
+                        halfway.append((place, link, own))
+        for place, link, states in halfway:
+            following = self._place_of[link.head, turn + 1]
+            self._send(states, following.halfway(link.head, turn + 1, states), place, following)
+        return logits
+
+    def _send(self, states: Tensor, to: Tensor, source: Place, target: Place) -> None:
+        if (source, target) not in self._ways:
+            self._ways[source, target] = Way(source.device, target.device)
+        self._ways[source, target].send(states, to)
 
     def _fuse(self, form: StepForm, logits: Sequence[Tensor]) -> None:
         """Choose a slot for every row that has nothing waiting, and let its ids wait.
@@ -239,3 +262,13 @@ class LockStep:
         """Let a rehearsal do nothing."""
         self._fusing.rest()
         self.states.live.zero_()
+
+
+def _links(k: int, runner: HeadRunner, cache: PagedCache | ChainedCache) -> list[Link]:
+    """Return what a head runs in a step: itself, or the links of its chain."""
+    devices = [segment.device for segment in runner.segments] or [runner.device]
+    last = len(devices) - 1
+    return [
+        Link(k, turn, runner, part, device, is_last=turn == last)
+        for turn, (device, part) in enumerate(zip(devices, cache.parts, strict=True))
+    ]

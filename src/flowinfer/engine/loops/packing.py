@@ -9,7 +9,7 @@ import torch
 
 from flowinfer.backends.base import Session, TokenModel, network_of
 from flowinfer.engine.budget import Budget
-from flowinfer.engine.caches.pages import PAGE, page_bytes
+from flowinfer.engine.caches.pages import PAGE
 from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.fusing import TorchChoice, fused_choice
 from flowinfer.engine.loops.heads import Heads
@@ -67,7 +67,7 @@ def packed_decoder(heads: Heads, batch: int, budget: Budget | None = None) -> Pa
     choose = fused_choice(heads.mixer, batch, widest)
     if isinstance(choose, TorchChoice) and heads.mixer.is_certified:
         return "topk=certified asks the host whether it has seen enough"
-    for way in detours([runner.device for runner in runners]):
+    for way in detours([device for runner in runners for device in runner.page_bytes()]):
         heads.observer.notice(
             f"{way} cannot copy to each other: what their heads exchange goes through the host's memory"
         )
@@ -99,10 +99,14 @@ def _num_pages(
     for model, runner in zip(models, runners, strict=True):
         length = min(model.max_positions, 2 * _TYPICAL_PROMPT + step.decoding.max_tokens)
         wanted.append(max(batch * (-(-length // PAGE) + 1), -(-model.max_positions // PAGE) if batch == 1 else 0))
-        size = wanted[-1] * page_bytes(runner.layers, runner.model.dtype)
-        bytes_wanted[runner.device] = bytes_wanted.get(runner.device, 0) + size
+        for device, size in runner.page_bytes().items():
+            bytes_wanted[device] = bytes_wanted.get(device, 0) + wanted[-1] * size
     shares = {
         device: min(1.0, (budget or Budget()).free_bytes(device) * _SHARE / size) if device.type == "cuda" else 1.0
         for device, size in bytes_wanted.items()
+        if size
     }
-    return [max(2, int(count * shares[runner.device])) for count, runner in zip(wanted, runners, strict=True)]
+    return [
+        max(2, int(count * min(shares[device] for device, size in runner.page_bytes().items() if size)))
+        for count, runner in zip(wanted, runners, strict=True)
+    ]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from flowinfer.engine.base import Completion, Row
-from flowinfer.engine.caches.pages import PagedCache, PagesShort
+from flowinfer.engine.caches.pages import ChainedCache, PagedCache, PagesShort
 from flowinfer.engine.caches.tiles import tile_for
 from flowinfer.engine.loops.batch import Batch, BatchRow, Pending
 from flowinfer.engine.loops.choosing import Decision
@@ -41,7 +41,7 @@ class PackedStream:
         self,
         heads: Heads,
         runners: Sequence[HeadRunner],
-        caches: Sequence[PagedCache],
+        caches: Sequence[PagedCache | ChainedCache],
         lock: LockStep,
         side: Side,
     ) -> None:

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import torch
 
-Mark = Literal["begin", "fed", "sent", "came", "chosen"]
-"""begin: the step's heads may run here; fed: they have run; sent: their logits have left; came: all logits are here;
-chosen: the slots are. Where slots are chosen: begin, fed, came, chosen; elsewhere: begin, fed, sent."""
+Mark = Literal["begin", "fed", "back", "sent", "came", "chosen"]
+"""begin: the step's heads may run here; fed: they have run; back: what a further link waited for has come; sent: their
+logits have left, where slots are chosen elsewhere; came: all logits are here; chosen: the slots are."""
 _PARTS: dict[Mark, Literal["heads", "transfer", "fuse", "wait"]] = {
     "fed": "heads",
     "sent": "transfer",
+    "back": "wait",
     "came": "wait",
     "chosen": "fuse",
     "begin": "wait",
