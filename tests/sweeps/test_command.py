@@ -233,7 +233,7 @@ def test_an_independent_sweep_can_be_killed_too(work: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10, 22))
+@pytest.mark.parametrize("seed", range(10, 16))
 def test_kills_at_many_random_points_lose_nothing(work: Path, seed: int) -> None:
     arguments = (*SWEEP, "--latency", "1", "--batch", "2")
     whole = json.loads(flowinfer(*arguments, "--json", "--no-cache", cwd=work).stdout)

@@ -174,6 +174,10 @@ class _FlowWalk:
         if has_operand and token.type == "LPAR" and self._peek("NAME") and self._peek("EQUAL", 1):
             self._options_elsewhere(token)
             return
+        if has_operand and not opening and token.type in KEYWORDS and (self._peek("NAME") or self._peek("STRING")):
+            self._error("E0014", f"'{token}' stands behind a whole statement", token, _OWN_LINE)
+            self._at = len(self._tokens)  # what follows is no part of the flow
+            return
         if has_operand:
             hint = "join stages with '->'" + (", branches with '|' or '&'" if opening else "")
             self._error("E0006", f"missing operator before '{token}'", token, hint)
@@ -299,6 +303,7 @@ class _FlowWalk:
         self._report.error(code, message, token_span(token, self._report.file), help)
 
 
+_OWN_LINE = "write it in a line of its own: a statement ends with its line"
 _WORDS = {
     "NAME": "a name",
     "STRING": "a text in quotes",
@@ -335,7 +340,9 @@ def unexpected(error: UnexpectedInput, tokens: Sequence[Token], report: Reporter
         report.error("E0017", f"the statement ends too early: expected {listed}", last)
         return
     span = token_span(found, report.file)
-    if found.type in KEYWORDS:
+    if "_NL" in accepted and (found.type in _STAGES or found.type in KEYWORDS):
+        report.error("E0014", f"'{found}' stands behind a whole statement", span, _OWN_LINE)
+    elif found.type in KEYWORDS:
         report.error("E0016", f"'{found}' is a reserved word", span, f'quote it: "{found}"')
     else:
         hint = f'quote it: "{found}"' if wanted == ["a text in quotes"] and found.type == "NAME" else None

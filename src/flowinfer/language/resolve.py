@@ -23,7 +23,7 @@ from flowinfer.language.options import (
     unknown_option,
 )
 from flowinfer.language.prompts import BUILT_IN_FIELDS, ROLES, is_field, role_for, template_for
-from flowinfer.language.templates import Earlier, TemplateCheck, earliest_read
+from flowinfer.language.templates import Earlier, TemplateCheck, earliest_read, shows_item
 from flowinfer.language.tree import Branch as WrittenBranch
 from flowinfer.language.tree import Call, Chain, Group, Option, Stage
 from flowinfer.registry import backends, fusers
@@ -93,7 +93,15 @@ class Resolver:
         root = self._chain(self._declared.flow.chain, place)
         written = {key: option for key, (option, _) in self._fuse_defaults.items()}
         self._effects.report(self._declared.flow.span, written, self._used_fuse_options)
+        if root is not None and not self._report.has_errors:
+            self._check_question(root, self._declared.flow.span)
         return root
+
+    def _check_question(self, root: Part, flow: Span) -> None:
+        """Warn of a flow none of whose prompts shows anything of a question."""
+        if not any(shows_item(node.template, self._labels) for node in nodes(root)):
+            hint = "put {question} into the prompt of the first stage"
+            self._report.warning("W0303", "no prompt shows the question: all questions get the same", flow, hint)
 
     def _flatten(self, chain: Chain) -> list[Stage]:
         """Return a chain's stages with lets expanded in place."""

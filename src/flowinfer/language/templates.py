@@ -157,6 +157,12 @@ def earliest_read(template: str, earlier: Sequence[Earlier]) -> int | None:
     return min(read, default=None)
 
 
+def shows_item(template: str, labels: Collection[str]) -> bool:
+    """Return whether a checked template shows a field of the data set's items."""
+    names = {use.name for use in fields_of(template)} - {"prev", "answers"} - set(labels)
+    return any(_RESULT.fullmatch(name) is None for name in names)
+
+
 def _places(written: Value | None) -> list[Span]:
     """Return where the fields of a template stand in the text as written, first to last; none where that is unknown."""
     if written is None or written.kind != "string":
