@@ -162,7 +162,9 @@ def _model(path: Path, key: str, table: object) -> ModelSpec:
         where = ".".join(str(part) for part in first["loc"])
         known = [field for field in ModelSpec.model_fields if field != "name"]
         near = process.extractOne(where, known, score_cutoff=60) if first["type"] == "extra_forbidden" else None
-        message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"][:1].lower() + first["msg"][1:]
+        message = first["msg"].removeprefix("Value error, ")
+        message = "unknown key" if first["type"] == "extra_forbidden" else message[:1].lower() + message[1:]
+        message = f"must be {message}" if where == "device" and "ctx" in first else message
         hint = f"did you mean '{near[0]}'?" if near else f"keys: {', '.join(known)}"
         raise DataError(f"{path}: [models.{key}] '{where}': {message}", help=hint) from error
     spec = spec.model_copy(update={"ref": resolve_ref(spec.ref, path.parent)})
@@ -200,8 +202,15 @@ def _unserved(spec: ModelSpec) -> Iterator[Unfit]:
     elif spec.api_key_env is not None and f"//{MASK}@" in (spec.base_url or ""):
         message = "'api_key_env' names a key, and base_url holds a user too: an endpoint takes one of them"
         yield Unfit("E0207", "api_key_env", message, "leave one out")
+    backend = backends()[spec.backend]
+    if not isinstance(spec.device, str) and not backend.splits and backend.heeds("device"):
+        hint = 'name one device: device="cuda:0"'
+        yield Unfit("E0207", "device", f"backend '{spec.backend}' keeps a model on one device", hint)
     if spec.backend != "hf":
         return
+    if spec.quantization and not isinstance(spec.device, str):
+        hint = f"name one device, or leave the quantization '{spec.quantization}' out"
+        yield Unfit("E0207", "device", "a model that is quantized while it loads stays on one device", hint)
     if spec.quantization not in (None, *QUANTIZATIONS):
         hint = f"one of: {', '.join(QUANTIZATIONS)}; a checkpoint that is stored quantized needs no option"
         yield Unfit("E0207", "quantization", f"unknown quantization '{spec.quantization}'", hint)

@@ -132,7 +132,7 @@ def paper(text: str) -> Plan:
     return plans.compile(check(text, zoo=load_zoo("paper")))
 
 
-def test_each_model_is_placed_once_on_the_emptiest_device_that_holds_it() -> None:
+def test_each_model_is_placed_once_and_devices_share_the_load() -> None:
     plan = place(paper("Qwen -> Ds -> (Yi | Qwen)"), machine(24, 24, 24))
     assert len({placement.device for placement in plan.placements.values()}) == 3 and len(plan.waves) == 1
 
@@ -260,3 +260,76 @@ def test_a_host_that_is_too_small_is_told_that_others_can_be_planned_for(monkeyp
     with pytest.raises(MemoryShort) as caught:
         show_plan(flow, devices="cpu=1GB")
     assert "--devices" not in (caught.value.help or "")
+
+
+LLAMA_70B = {
+    "model_type": "llama",
+    "torch_dtype": "bfloat16",
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+
+
+def large(folder: Path, devices: str = "") -> Plan:
+    """Return the plan of a 70 B model, of which there is only the config, and of a 7 B."""
+    (folder / "config.json").write_text(json.dumps(LLAMA_70B))
+    text = f'model L = "{folder}" {{ dtype=bfloat16{devices} }}\nmodel Q = "Qwen/Qwen2.5-7B-Instruct"\nQ -> L'
+    return plans.compile(check(text, zoo=NAMES))
+
+
+def test_a_model_that_fits_on_no_gpu_is_split_over_as_few_as_hold_it(tmp_path: Path) -> None:
+    plan = place(large(tmp_path), machine(80, 80, 80, 80))
+    placement = plan.placements["L"]
+    assert len(placement.split) == 3 and sum(share.layers for share in placement.split) == 80
+    assert placement.why == "it fits on no GPU alone"
+    others = {share.device for share in placement.split}
+    assert plan.placements["Q"].device not in others and len(plan.waves) == 1
+
+
+def test_a_declared_split_is_kept_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = place(large(tmp_path, ', device=["cuda:1", "cuda:0"]'), machine(100, 100))
+    assert plan.placements["L"].where == "cuda:1 (layers 0-38), cuda:0 (layers 39-79)"
+    assert json.loads(json.dumps(plans.to_json(plan)))["placements"]["L"]["split"][0]["layers"] == 39
+    show_plan(
+        check(f'model L = "{tmp_path}" {{ dtype=bfloat16, device=["cuda:1", "cuda:0"] }}\nL', zoo=NAMES),
+        devices="cuda:0=100GB,cuda:1=100GB",
+    )
+    told = capsys.readouterr().out
+    assert "        on cuda:1 (layers 0-38), cuda:0 (layers 39-79) (declared)\n" in told
+    assert "    s1  cuda:0 74.5 GB, cuda:1 75.3 GB (slowest)\n" in told
+
+
+def test_a_split_over_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_70B))
+    flow = check(f'model L = "{tmp_path}" {{ device=["cuda:0", "cuda:7"] }}\nL', zoo=NAMES)
+    with pytest.raises(LoadError) as caught:
+        ready(flow, machine(500))
+    assert caught.value.message == "model 'L' is declared on cuda:7, which this machine does not have"
+
+
+def test_too_little_memory_on_one_of_several_gpus_tells_what_fits_and_what_to_change() -> None:
+    text = 'model D = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B" { dtype=bfloat16, device="cuda:1" }\n(D | Yi)'
+    with pytest.raises(MemoryShort) as caught:
+        place(paper(text), machine(80, 3))
+    assert caught.value.message == (
+        "the models of step (D | Yi) do not fit together: D 15.2 GB on cuda:1, Yi 17.7 GB, with 15% on top for keys"
+        " and values; cuda:0 80.0 GB free, cuda:1 3.0 GB free, cpu 64.0 GB free; alone fit: Yi"
+    )
+    assert caught.value.help == (
+        'try device=auto (D on cuda:0, Yi on cuda:0), quantization="bnb-4bit", smaller models, device=cpu for one of'
+        " them"
+    )
+
+
+def test_plan_says_what_each_device_reads_and_which_is_the_slowest(capsys: pytest.CaptureFixture[str]) -> None:
+    show_plan(check("Qwen -> (Ds | Yi)", zoo=load_zoo("paper")), devices="cuda:0=80GB,cuda:1=80GB")
+    assert capsys.readouterr().out.endswith(
+        "read for one token of each of 64 rows of 512 ids; the slowest device decides\n"
+        "    s1  cuda:1 16.0 GB\n"
+        "    s2  cuda:0 20.4 GB (slowest), cuda:1 16.0 GB\n"
+        "    all steps at once: cuda:0 20.4 GB, cuda:1 32.0 GB (slowest)\n"
+    )

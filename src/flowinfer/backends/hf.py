@@ -22,6 +22,7 @@ from flowinfer.backends.base import Prompt, Session
 from flowinfer.backends.caches import NotCached
 from flowinfer.backends.chat import ChatPrompts
 from flowinfer.backends.kinds import session_kind
+from flowinfer.backends.layout import lay_out
 from flowinfer.backends.rotary import most_positions
 from flowinfer.backends.session import BatchSession
 from flowinfer.backends.tokenizers import load_tokenizer
@@ -31,7 +32,7 @@ from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
 from flowinfer.machine import hub_folder, hub_problem, is_hub_offline
-from flowinfer.spec import QUANTIZATIONS, ModelSpec
+from flowinfer.spec import QUANTIZATIONS, ModelSpec, Share
 from flowinfer.zoo import is_missing
 
 if TYPE_CHECKING:
@@ -127,13 +128,14 @@ def _naming(spec: ModelSpec) -> Iterator[None]:
         raise LoadError(f"model '{spec.name}' ({spec.ref}): {error.message}", help=error.help) from error
 
 
-def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
+def load(spec: ModelSpec, device: str, dtype: str = "auto", *, split: Sequence[Share] = ()) -> HfModel:
     """Load a model and its tokenizer.
 
     Args:
         spec: what the zoo or flow says.
         device: `cpu` or `cuda:N`.
         dtype: the plan's choice; "auto" means float32 on a CPU, the checkpoint's own elsewhere.
+        split: where its layers go, if to several devices.
     Raises:
         LoadError: missing, unsuitable or damaged, with the cure.
         MemoryShort: the weights do not fit.
@@ -141,14 +143,14 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        return _load(spec, device, dtype)
+        return _load(spec, device, dtype, split)
     except LoadError as error:
         if untried():
             error.help = f"{error.help}; flowinfer was not tried with {', '.join(untried())}"
         raise
 
 
-def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
+def _load(spec: ModelSpec, device: str, dtype: str, split: Sequence[Share]) -> HfModel:
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     if not os.path.isdir(spec.ref) and not is_missing(spec):
         options |= _without_hub(spec)
@@ -160,7 +162,7 @@ def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
             refuse_larger(_num_numbers(config), held, config.to_dict())
         with _naming(spec):
             tokenizer = load_tokenizer(spec.ref, **options)
-        network = _load_weights(spec, config, device, dtype, options)
+        network = _load_weights(spec, config, device, dtype, options, split)
         model = HfModel(spec, network, tokenizer)
         model.vocabulary()
         model.prompt("x")
@@ -173,9 +175,11 @@ def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
             help="flowinfer decodes what can go on from a key-value cache; others can be reached over backend=openai",
         ) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
+        where = " and ".join(share.device for share in split) or device
         raise MemoryShort(
-            f"model '{spec.name}' ({spec.ref}) does not fit on {device}",
-            help="`flowinfer plan` shows what fits; another device, dtype=bfloat16 or quantization may help",
+            f"model '{spec.name}' ({spec.ref}) does not fit on {where}",
+            help='`flowinfer plan` shows what fits; another device, several (device=["cuda:0", "cuda:1"]),'
+            " dtype=bfloat16 or quantization may help",
         ) from error
     except BaseException as error:  # a damaged file breaks any library that reads it; Rust panics are no Exception
         raise LoadError(
@@ -221,7 +225,7 @@ def _num_numbers(config: Any) -> int:  # a transformers config
 
 
 def _load_weights(
-    spec: ModelSpec, config: Any, device: str, dtype: str, options: dict[str, Any]
+    spec: ModelSpec, config: Any, device: str, dtype: str, options: dict[str, Any], split: Sequence[Share]
 ) -> Any:  # untyped in transformers
     wanted = spec.dtype if dtype == "auto" else dtype
     if wanted == "auto" and device == "cpu":
@@ -233,6 +237,10 @@ def _load_weights(
     loaded: Any = AutoModelForCausalLM.from_pretrained(spec.ref, output_loading_info=True, **arguments)
     model, told = loaded
     _refuse_holes(spec, told["missing_keys"])
+    if split:
+        with _naming(spec):
+            lay_out(model, split)
+        return model.eval()
     return model.eval() if spec.quantization else model.to(device).eval()
 
 

@@ -24,7 +24,7 @@ from flowinfer.engine.faults import question_fails
 from flowinfer.engine.patience import Patience
 from flowinfer.engine.waiting import OnTheWay, Turn, Waiting
 from flowinfer.engine.work import Asked, render_prompts
-from flowinfer.errors import FlowInferError, RunError
+from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.planning.merge import SharedStep
 from flowinfer.planning.plan import Step, held_models
 from flowinfer.results import StepResult
@@ -240,6 +240,8 @@ class Scheduler:
         problem = None
         try:
             completions = self._loops[name].turn()
+        except DeviceLost:  # whatever else were asked of it would fail too, and be blamed
+            raise
         except Exception as error:  # whatever it is, the other loops can go on; it is told with what it broke
             if self._new_patience is None:
                 raise

@@ -18,7 +18,7 @@ from rapidfuzz.distance import OSA
 from flowinfer.language.reporter import Reporter
 from flowinfer.language.tree import Option, Value
 from flowinfer.registry import FuserInfo, Parameter, backends, fusers
-from flowinfer.spec import DRAFTS, Decoding, ModelSpec
+from flowinfer.spec import DEVICES, DRAFTS, SPLIT_DEVICES, Decoding, ModelSpec
 
 DECODING_KEYS = tuple(name for name in Decoding.model_fields if name != "fuse_options")
 MODEL_KEYS = tuple(name for name in ModelSpec.model_fields if name not in ("name", "ref"))
@@ -193,7 +193,7 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Input should be ")
         if option.key == "device":
-            message = "auto, cpu, cuda or cuda:N"
+            message = DEVICES if isinstance(data, str) else SPLIT_DEVICES
         report.error("E0202", f"option '{option.word}' must be {message}, found {option.value.raw}", span)
         return None
     return (data,)
@@ -257,18 +257,21 @@ def _parameter_problem(data: Any, parameter: Parameter, names: Sequence[str]) ->
     return None
 
 
-_Kind = Literal["whole", "number", "text", "texts", "flag"]
+_Kind = Literal["whole", "number", "text", "texts", "either", "flag"]
 _SAID: Mapping[_Kind, str] = {
     "whole": "a whole number",
     "number": "a number",
     "text": "a text",
     "texts": "a text or a list of texts",
+    "either": "a text or a list of texts",
     "flag": "true or false",
 }
 
 
 def _kind(annotation: Any) -> _Kind:
     if get_origin(annotation) in (types.UnionType, Union):
+        if str in get_args(annotation) and type(None) not in get_args(annotation):
+            return "either"
         annotation = next(part for part in get_args(annotation) if part is not type(None))
     if annotation is bool:
         return "flag"
@@ -287,7 +290,9 @@ def _fits(data: Any, wanted: _Kind) -> bool:
             return isinstance(data, int) and not isinstance(data, bool)
         case "number":
             return isinstance(data, int | float) and not isinstance(data, bool)
-        case "texts":
+        case "either" if isinstance(data, str):
+            return True
+        case "texts" | "either":
             return isinstance(data, tuple) and all(isinstance(item, str) for item in data)
     return isinstance(data, str)
 

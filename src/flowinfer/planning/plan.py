@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from flowinfer.language.prompts import field_names
 from flowinfer.planning.graph import build, earlier_stages
-from flowinfer.spec import Decoding, Flow, ModelSpec, Node, Parallel, Part, Role, Series
+from flowinfer.spec import Decoding, Flow, ModelSpec, Node, Parallel, Part, Role, Series, Share
 
 _FORMAT = 1
 """Version of the plan's form and of the code's meaning of it; part of every fingerprint."""
@@ -87,6 +87,9 @@ class Need:
     """0 when it is already on disk."""
     source: str
     """Where the figures come from."""
+    layers: int | None = None
+    embedding_bytes: int = 0
+    """Of the input embedding where it is not the output matrix too: a step need not read it."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,26 @@ class Placement:
     """Where a model lives and why."""
 
     device: str
+    """Where ids go in and logits come out."""
     dtype: str
     why: str
+    split: tuple[Share, ...] = ()
+    """Where its layers lie, in their order, if on several devices; the first of them is `device`."""
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Return what part of the model's bytes each of its devices holds."""
+        return {share.device: share.part for share in self.split} or {self.device: 1.0}
+
+    @property
+    def where(self) -> str:
+        """Return its devices in words, with the layers on each if there are several."""
+        first, told = 0, []
+        for share in self.split:
+            layers = f" (layers {first}-{first + share.layers - 1})" if share.layers else ""
+            told.append(share.device + layers)
+            first += share.layers
+        return ", ".join(told) or self.device
 
 
 @dataclass(frozen=True)
@@ -151,6 +172,15 @@ def held_models(plan: Plan, step: Step) -> tuple[str, ...]:
     return tuple(
         dict.fromkeys([*names, *([step.decoding.speculate] if step.decoding.speculate in plan.models else [])])
     )
+
+
+def placement_of(plan: Plan, name: str) -> Placement:
+    """Return where a model goes: where the plan puts it, or where it is declared if the plan is not placed."""
+    if name in plan.placements:
+        return plan.placements[name]
+    spec = plan.models[name]
+    device = spec.device if isinstance(spec.device, str) else spec.device[0]
+    return Placement("cpu" if device == "auto" else device, spec.dtype, "not placed")
 
 
 def fusers_of(source: Source) -> tuple[str, ...]:
