@@ -100,6 +100,7 @@ def _deliverer(loop: asyncio.AbstractEventLoop) -> Deliver:
 
 def _door(host: str, port: int) -> socket.socket:
     """Take the address."""
+    door = None
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         door = socket.socket(family, socket.SOCK_STREAM)
@@ -107,6 +108,8 @@ def _door(host: str, port: int) -> socket.socket:
         door.bind((host, port))
         return door
     except OSError as error:
+        if door is not None:
+            door.close()
         reason = (error.strerror or str(error)).lower()
         raise RunError(f"cannot listen at {host}:{port}: {reason}", help="another --port, or --host") from error
 
