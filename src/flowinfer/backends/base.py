@@ -46,23 +46,6 @@ class Loader(Protocol):
         """
 
 
-class Thought(NamedTuple):
-    """The marks around a thought."""
-
-    opens: str
-    closes: str
-
-
-THOUGHTS = (
-    Thought("<think>", "</think>"),
-    Thought("[THINK]", "[/THINK]"),
-    Thought("<seed:think>", "</seed:think>"),
-    Thought("\u25c1think\u25b7", "\u25c1/think\u25b7"),
-)
-"""Marks by which models think: R1 and most others, Magistral, Seed-OSS, Kimi. A tokenizer that has one as a token lets
-its model write it, and it is text, be it a control token or not."""
-
-
 class Turn(NamedTuple):
     """Something that was said before a question."""
 

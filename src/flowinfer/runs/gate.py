@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from flowinfer.backends.base import THOUGHTS
+from flowinfer.spec import THOUGHTS
 
 _MOST_CLOSING = max(len(thought.closes) for thought in THOUGHTS)
 
