@@ -13,7 +13,7 @@ import pytest
 import flowinfer
 from flowinfer.engine.loops.thinking import strip_thinking
 from flowinfer.errors import FlowError
-from flowinfer.runs.ask import _Gate
+from flowinfer.runs.gate import Gate
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_streams_of_models_that_think_join_to_the_answer(text: str) -> None:
     ],
 )
 def test_gated_pieces_are_what_stripping_leaves(pieces: list[str], opened: bool) -> None:
-    gate = _Gate(strips=True, stops=(), prefill="")
+    gate = Gate(strips=True, stops=(), prefill="")
     gate.begin(opened)
     assert "".join(map(gate.pass_on, pieces)) == strip_thinking("".join(pieces), opened=opened)
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from flowinfer.backends.base import Prompt, Session
+from flowinfer.backends.base import Prompt, Session, Turn
 from flowinfer.backends.caches import NotCached
 from flowinfer.backends.chat import ChatPrompts
 from flowinfer.backends.kinds import session_kind
@@ -78,10 +78,10 @@ class HfModel:
         ends = eos_ids(self._tokenizer, self._model.generation_config, self._tokens, stop_tokens, turn_end)
         return HeadVocabulary(self._tokens, frozenset(i for i in ends if i < self.num_columns), self.num_columns)
 
-    def prompt(self, text: str, prefill: str = "") -> Prompt:
+    def prompt(self, text: str, prefill: str = "", turns: Sequence[Turn] = ()) -> Prompt:
         """Apply the chat template, if any, and tokenize."""
         with _naming(self._spec):
-            prompt = self._prompts.build(text, prefill)
+            prompt = self._prompts.build(text, prefill, turns)
             if not self._beyond or max(prompt.ids, default=0) < len(self._tokens.pieces):
                 return prompt
             return replace(prompt, ids=tuple(i for token_id in prompt.ids for i in self._readable(token_id)))
