@@ -64,6 +64,11 @@ class SpeculationProblem:
     help: str
 
 
+def option_text(value: object) -> str:
+    """Write a value as options are written: true, not True."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 _LONGEST_WORD = 100
 """Longest word that anything is near to; nearness takes the product of two lengths."""
 _MOST_LISTED = 30
