@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -298,9 +299,9 @@ def _slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name)[:40] or "flow"
 
 
-def host() -> dict[str, Any]:
+@cache
+def host() -> Mapping[str, Any]:
     """Return what a run's folder says of the machine and of the libraries' versions."""
-
     versions: dict[str, str | None] = dict.fromkeys(("flowinfer", "torch", "transformers", "tokenizers"))
     for package in versions:
         with suppress(metadata.PackageNotFoundError):
