@@ -169,6 +169,15 @@ def test_names_may_come_as_one_text_and_wrong_values_are_told(work: Path, toy_zo
     assert "(Yi | Qwen)" in repr(found) and found._repr_html_().startswith("<table>")
 
 
+def test_a_sweep_says_once_for_all_paths_that_its_questions_are_in_another_language(work: Path, toy_zoo: Path) -> None:
+    found = sweep(work, toy_zoo, "Qwen", "Yi", strategies=["single"])
+    assert found.language_notes[0].startswith("items: the prompt set 'paper' asks in Chinese")
+    assert repr(found).count(found.language_notes[0]) == 1 and len(found.language_notes) == 1
+    plain = {"max_tokens": 7, "prompts": "plain"}
+    told = sweep(work, toy_zoo, "Qwen", strategies=["single"], params=plain).language_notes
+    assert told == ()
+
+
 def test_run_folders_that_a_kill_left_half_made_are_removed(work: Path, toy_zoo: Path) -> None:
     found = sweep(work, toy_zoo, "Qwen", strategies=["single"])
     torn = found.folder / "runs" / "torn"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
 
-from flowinfer.backends.base import THOUGHTS
 from flowinfer.engine.base import Observer, TokenEvent
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
@@ -19,7 +18,7 @@ from flowinfer.planning.placement import ready
 from flowinfer.planning.plan import Plan, columns, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.runs.experiment import majority
-from flowinfer.spec import Flow
+from flowinfer.spec import THOUGHTS, Flow
 from flowinfer.tasks.base import language_note, refuse_missing
 from flowinfer.zoos.toy import provide
 

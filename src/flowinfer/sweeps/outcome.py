@@ -13,7 +13,7 @@ from flowinfer.runs.store import read_records
 from flowinfer.runs.summary import Results, summarize_run
 from flowinfer.sweeps.folder import Entry, read_index, read_latency
 from flowinfer.sweeps.wirings import Wiring
-from flowinfer.tasks.base import Dataset
+from flowinfer.tasks.base import Dataset, language_note
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class Sweep:
     """Names for tables."""
     zoo: str
     zoo_note: str | None
+    language_notes: tuple[str, ...]
+    """Where questions are not in the language that they are asked in."""
     wall_seconds: float
     """At work, all sessions together."""
 
@@ -152,7 +154,18 @@ def read_sweep(folder: Path, wirings: Sequence[Wiring], datasets: Sequence[Datas
         rows.append(SweepRow(wiring, cells, calls))
     flow = wirings[0].checked
     names, labels = tuple(one.name for one in datasets), tuple(one.label for one in datasets)
-    return Sweep(folder, tuple(rows), names, labels, flow.zoo, flow.zoo_note, seconds)
+    told = language_notes(wirings, datasets)
+    return Sweep(folder, tuple(rows), names, labels, flow.zoo, flow.zoo_note, told, seconds)
+
+
+def language_notes(wirings: Sequence[Wiring], datasets: Sequence[Dataset]) -> tuple[str, ...]:
+    """Return what to know of questions that are not in the language of a path's prompt set, each once."""
+    told = (
+        (dataset.label, language_note(one.checked, dataset.questions, dataset.label))
+        for dataset in datasets
+        for one in wirings
+    )
+    return tuple(dict.fromkeys(f"{label}: {note}" for label, note in told if note))
 
 
 def _read_cell(folder: Path, entry: Entry | None, latency: Mapping[str, float]) -> Cell:

@@ -25,12 +25,11 @@ from flowinfer.runs.summary import summarize
 from flowinfer.sweeps.core import Ended, Job, Sharing
 from flowinfer.sweeps.folder import Entry, SweepFolder, find_sweep, read_latency
 from flowinfer.sweeps.latency import Stopwatch, turns
-from flowinfer.sweeps.outcome import Sweep, read_sweep
+from flowinfer.sweeps.outcome import Sweep, language_notes, read_sweep
 from flowinfer.sweeps.placing import Placed, place_all
 from flowinfer.sweeps.prepare import Prepared, prepare
 from flowinfer.sweeps.progress import SweepProgress
 from flowinfer.sweeps.request import SweepRequest
-from flowinfer.tasks.base import language_note
 from flowinfer.zoos.toy import provide
 
 _WRITE_SECONDS = 10.0
@@ -97,10 +96,9 @@ class _Run:
         self._progress.say(f"{len(self._wirings)} paths x {asked} data sets, zoo {flow.zoo} ({flow.zoo_why})")
         if flow.zoo_note:
             self._progress.notice(flow.zoo_note)
-        for dataset in self._datasets:
-            told = (language_note(one.checked, dataset.questions, dataset.label) for one in self._wirings)
-            for note in filter(None, dict.fromkeys([dataset.note, *told])):
-                self._progress.notice(f"{dataset.label}: {note}")
+        read = (f"{dataset.label}: {dataset.note}" for dataset in self._datasets if dataset.note)
+        for note in (*read, *language_notes(self._wirings, self._datasets)):
+            self._progress.notice(note)
         self._progress.say(f"sweep {self._folder.path.name}")
         try:
             self._make_runs()

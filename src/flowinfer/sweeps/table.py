@@ -58,6 +58,7 @@ def notes(sweep: Sweep) -> list[str]:
         found.append(sweep.zoo_note)
     read = {cell.results.data_note for row in sweep.rows for cell in row.cells if cell.results}
     found += sorted(note for note in read if note)
+    found += sweep.language_notes
     n = {cell.results.n for row in sweep.rows for cell in row.cells if cell.results}
     if n:
         asked = f"{min(n)}" if len(n) == 1 else f"{min(n)} to {max(n)}"
