@@ -11,7 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from flowinfer.errors import UsageError
 from flowinfer.language.examples import located
-from flowinfer.language.options import did_you_mean, option_text
+from flowinfer.language.nearness import near_or_all
+from flowinfer.language.options import option_text
 from flowinfer.paper.paths import STRATEGIES, Strategy
 
 
@@ -29,7 +30,7 @@ def _strategies(given: object) -> object:
     wanted = [str(name).lower() for name in names]
     for name, lowered in zip(names, wanted, strict=True):
         if lowered not in known:
-            hint = did_you_mean(str(name), STRATEGIES) or f"known: {', '.join(STRATEGIES)}"
+            hint = near_or_all(str(name), STRATEGIES, "known")
             raise UsageError(f"--strategies: unknown strategy '{name}'", help=hint)
     return tuple(strategy for strategy in STRATEGIES if strategy.lower() in wanted)
 
