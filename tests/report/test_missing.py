@@ -18,7 +18,7 @@ from flowinfer.report.page.render import render
 from flowinfer.report.table import Table, shown
 from flowinfer.report.write import write
 from flowinfer.report.writers import latex, markdown
-from flowinfer.runs.store import find_run
+from flowinfer.runs.finding import find_run
 from tests.report.sweeps import questions, write_run, write_sweep
 
 

@@ -13,7 +13,8 @@ from flowinfer.errors import UsageError
 from flowinfer.language.check import check
 from flowinfer.paper.paths import Path as Wiring
 from flowinfer.paper.paths import strategy_of
-from flowinfer.planning.plan import compile, fingerprint
+from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import compile
 from flowinfer.report.choice import as_flow, choose
 from flowinfer.report.gather import gather
 from flowinfer.report.versus import versus

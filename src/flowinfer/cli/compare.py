@@ -35,7 +35,7 @@ def command(
 ) -> None:
     """Compare two runs question by question: gained, lost, and whether it can be chance."""
     from flowinfer.report.versus import versus
-    from flowinfer.runs.store import find_run
+    from flowinfer.runs.finding import find_run
 
     runs = find_run(first, out), find_run(second, out)
     if question is not None:

@@ -185,7 +185,7 @@ def _begun(
     """Return a run's path, its flow and its options; what is given beside counts, and is compared when it goes on."""
     from flowinfer.cli.asked import asked_of, chosen
     from flowinfer.language.check import check
-    from flowinfer.runs.store import find_run
+    from flowinfer.runs.finding import find_run
 
     path = find_run(resume, out)
     has_flow = file is not None or expression is not None

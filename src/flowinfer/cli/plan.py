@@ -40,6 +40,7 @@ def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices:
     from flowinfer.machine import this_machine
     from flowinfer.planning import plan as plans
     from flowinfer.planning.placement import place
+    from flowinfer.planning.plain import to_json
 
     machine = _machine(devices) if devices else this_machine()
     try:
@@ -49,7 +50,7 @@ def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices:
             error.help = f"{error.help}; --devices cuda:0=24GB,cpu=64GB plans for another machine"
         raise
     if as_json:
-        said = plans.to_json(plan) | {"zoo": flow.zoo, "zoo_why": flow.zoo_why}
+        said = to_json(plan) | {"zoo": flow.zoo, "zoo_why": flow.zoo_why}
         print(json.dumps(said, ensure_ascii=False, indent=1))
         return
     print(f"flow {flow.name}: {len(plan.steps)} steps, prompts '{plan.prompts}', zoo {flow.zoo} ({flow.zoo_why})")

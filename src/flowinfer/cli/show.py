@@ -33,7 +33,8 @@ def command(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a run's results and answers, or one question stage by stage."""
-    from flowinfer.runs.store import find_run, read_records
+    from flowinfer.runs.finding import find_run
+    from flowinfer.runs.store import read_records
 
     path = find_run(run, out)
     records = _in_order(path, list(read_records(path)))

@@ -12,7 +12,8 @@ from flowinfer.files import read_text
 from flowinfer.language.check import check
 from flowinfer.language.options import DECODING_KEYS, option_text
 from flowinfer.language.pinning import pin
-from flowinfer.planning.plan import compile, to_json
+from flowinfer.planning.plain import to_json
+from flowinfer.planning.plan import compile
 from flowinfer.report.cells import Cells
 from flowinfer.report.compare import counts
 from flowinfer.report.evidence import Evidence, Wiring

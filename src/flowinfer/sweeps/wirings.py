@@ -14,7 +14,8 @@ from flowinfer.language.declarations import Loader
 from flowinfer.language.nearness import did_you_mean, near_or_all
 from flowinfer.language.options import DECODING_KEYS
 from flowinfer.paper.paths import Strategy, paths, strategy_of
-from flowinfer.planning.plan import compile, fingerprint
+from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import compile
 from flowinfer.spec import RENAMED, Flow, Node, Part, Series, nodes
 from flowinfer.sweeps.request import SweepRequest
 from flowinfer.sweeps.weights import parse_weights, weighted
