@@ -13,6 +13,7 @@ import networkx as nx
 from flowinfer.errors import UsageError, in_python_words
 from flowinfer.language.check import check, check_file
 from flowinfer.language.examples import located
+from flowinfer.language.options import option_text
 from flowinfer.planning import plan as plans
 from flowinfer.planning.graph import build
 from flowinfer.spec import Flow as CheckedFlow
@@ -141,10 +142,9 @@ class Flow:
             DataError: the data cannot be read.
             RunError: models cannot be loaded or do not fit.
         """
-        from flowinfer.planning.plan import columns
         from flowinfer.runs.evaluation import Evaluation
         from flowinfer.runs.experiment import Request, evaluate
-        from flowinfer.tasks.base import language_note, load_questions
+        from flowinfer.tasks.base import language_note, load_for
 
         _refuse_odd(limit=limit, sample=sample, seed=seed, ids=ids, batch=batch, engine=engine)
         kept: Sequence[Record] = ()
@@ -160,16 +160,15 @@ class Flow:
             resume=None if resume is None else str(resume),
             use_cache=use_cache,
         )
-        questions = load_questions(
+        questions = load_for(
+            [self.flow],
             str(dataset),
             data={str(dataset): Path(data)} if data is not None else {},
             limit=limit,
             sample=sample,
             seed=seed,
             ids=ids,
-            use_items=self.flow.zoo in ("toy", "lab"),
             answer_index=answer_index,
-            columns=columns(self.flow),
         )
         results = evaluate(self.flow, questions, request, on_record=on_record, on_start=started, models=self._pool())
         note = language_note(self.flow, questions.questions, questions.label)
@@ -210,9 +209,7 @@ Pipeline = Flow
 
 
 def _texts(params: Mapping[str, object] | None) -> dict[str, str]:
-    return {
-        name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in (params or {}).items()
-    }
+    return {name: option_text(value) for name, value in (params or {}).items()}
 
 
 def _refuse_odd(*, batch: object, engine: object, ids: object, **numbers: object) -> None:

@@ -33,7 +33,8 @@ def command(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a run's results and answers, or one question stage by stage."""
-    from flowinfer.runs.store import find_run, read_records
+    from flowinfer.runs.finding import find_run
+    from flowinfer.runs.store import read_records
 
     path = find_run(run, out)
     records = _in_order(path, list(read_records(path)))
@@ -83,7 +84,7 @@ def _show_run(path: Path, records: list[Record], chosen: list[Record], console: 
             _short(record.question.question),
             _short(record.trace.error or record.trace.answer),
             _short(found),
-            _short(record.question.reference.rsplit("\n", 1)[-1]),
+            _short(record.question.gold),
         )
     console.print(table)
 
@@ -98,8 +99,7 @@ def _in_order(path: Path, records: list[Record]) -> list[Record]:
 
 def _show_question(record: Record, console: PlainConsole, with_prompts: bool) -> None:
     question, trace, score = record.question, record.trace, record.score
-    choices = "".join(f"\n{letter}. {text}" for letter, text in question.choices.items())
-    console.print(Panel(question.question + choices, title=plain(f"question {question.id}"), title_align="left"))
+    console.print(Panel(question.whole, title=plain(f"question {question.id}"), title_align="left"))
     for step in trace.steps:
         if with_prompts:
             for node, prompt in step.prompts.items():
@@ -124,7 +124,7 @@ def _show_question(record: Record, console: PlainConsole, with_prompts: bool) ->
     if score:
         verdict = "right" if score.correct else "wrong"
         console.print(f"{verdict}: found {score.extracted!r} ({score.status}, by {score.rule}), reference", end=" ")
-        console.print(repr(question.reference.rsplit("\n", 1)[-1]))
+        console.print(repr(question.gold))
 
 
 def _short(text: str, most: int = 200) -> str:

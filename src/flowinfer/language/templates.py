@@ -8,7 +8,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from flowinfer.errors import Span
-from flowinfer.language.options import Scope, near_miss
+from flowinfer.language.nearness import near_miss
+from flowinfer.language.options import Scope
 from flowinfer.language.prompts import BUILT_IN_FIELDS, TemplateError, field_names, fields_of, with_params
 from flowinfer.language.reporter import Reporter
 from flowinfer.language.tree import Value

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flowinfer.engine.faults import reason
 from flowinfer.errors import RunError
-from flowinfer.planning.plan import Plan, fingerprint
+from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import Plan
 from flowinfer.results import Ballot, Question, Record, Score, Trace
 from flowinfer.runs.cache import DiskStepCache, default_folder, member_order, step_key
-from flowinfer.runs.store import Run, find_run, info, read_records
+from flowinfer.runs.finding import find_run
+from flowinfer.runs.store import Run, info, read_records
 from flowinfer.runs.summary import Results, summarize
 from flowinfer.spec import Flow
 
