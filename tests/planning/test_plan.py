@@ -211,8 +211,8 @@ def test_heads_that_fit_only_in_one_assignment_are_placed_so() -> None:
     assert {name: p.device for name, p in plan.placements.items()} == {"Big": "cuda:0", "Yi": "cuda:1", "Ds": "cuda:0"}
 
 
-def test_packed_weights_are_counted_by_their_files(tmp_path: Path) -> None:
-    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}} | {
+def test_weights_packed_by_others_are_counted_by_their_files(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "hqq"}} | {
         "hidden_size": 8,
         "intermediate_size": 16,
         "num_hidden_layers": 1,

@@ -137,6 +137,8 @@ def _show_reads(plan: Plan) -> None:
 
 def _slowest(reads: Mapping[str, int]) -> str:
     """Return what devices read, the slowest marked."""
+    from flowinfer.planning.placement import shown_bytes
+
     most = max(reads, key=lambda device: reads[device])
     marked = {most: " (slowest)"} if len(reads) > 1 else {}
     return ", ".join(
