@@ -159,8 +159,9 @@ def test_a_question_that_fails_counts_as_wrong_and_is_asked_again(work: Path, to
 
 
 def test_names_may_come_as_one_text_and_wrong_values_are_told(work: Path, toy_zoo: Path) -> None:
-    with pytest.raises(UsageError, match="batch='x'"):
-        sweep(work, toy_zoo, "Qwen", batch="x")
+    for batch in ("x", 0):
+        with pytest.raises(UsageError, match=f"batch={batch!r}"):
+            sweep(work, toy_zoo, "Qwen", batch=batch)
     found = flowinfer.sweep(
         "Qwen,Yi", strategies="pi", datasets=str(work / "items.jsonl"), zoo=str(toy_zoo), limit=1, out=work / "sweeps"
     )
