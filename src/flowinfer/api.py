@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import networkx as nx
 
-from flowinfer.errors import UsageError, in_python_words
+from flowinfer.errors import RunError, UsageError, in_python_words
 from flowinfer.language.check import check, check_file
 from flowinfer.language.examples import located
 from flowinfer.language.options import option_text
@@ -78,22 +78,22 @@ class Flow:
 
         Raises:
             UsageError: it is empty.
+            RunError: models cannot be loaded, or the question failed.
         """
-        from flowinfer.runs.ask import ask
-
-        return ask(self.flow, question, models=self._pool())
+        return self._answer(question)
 
     def stream(self, question: str) -> Iterator[str]:
-        """Yield the answer to one question in pieces, as it is written; pieces join to the whole answer."""
-        from flowinfer.runs.ask import ask
+        """Yield the answer to one question in pieces, as it is written; pieces join to the whole answer.
 
+        Raises: as `run`.
+        """
         pieces: queue.Queue[str | BaseException | None] = queue.Queue()
-        pool = self._pool()
+        self._pool()  # made here, as two threads may stream
 
         def work() -> None:
             try:
                 with in_python_words():
-                    ask(self.flow, question, on_text=pieces.put, models=pool)
+                    self._answer(question, pieces.put)
             except BaseException as error:  # handed to the reader, who sees it raised
                 pieces.put(error)
             else:
@@ -195,6 +195,14 @@ class Flow:
         from flowinfer.drawing.svg import render
 
         return render(self.flow)
+
+    def _answer(self, question: str, on_text: Callable[[str], None] | None = None) -> Answer:
+        from flowinfer.runs.ask import ask
+
+        answer = ask(self.flow, question, on_text=on_text, models=self._pool())
+        if answer.trace.error is not None:
+            raise RunError(answer.trace.error)
+        return answer
 
     def _pool(self) -> ModelPool:
         from flowinfer.engine.models import ModelPool

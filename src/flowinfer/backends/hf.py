@@ -155,7 +155,11 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto", *, split: Sequence[S
 
 def _load(spec: ModelSpec, device: str, dtype: str, split: Sequence[Share]) -> HfModel:
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
-    if not os.path.isdir(spec.ref) and not is_missing(spec):
+    if is_missing(spec):
+        raise LoadError(
+            f"model '{spec.name}': no folder '{spec.ref}'", help="local refs are relative to the file that names them"
+        )
+    if not os.path.isdir(spec.ref):
         options |= _without_hub(spec)
     try:
         held = _held(spec)
@@ -332,9 +336,7 @@ def _cure(spec: ModelSpec, error: BaseException) -> str:
         return "the weights do not have the shapes that config.json says"
     if isinstance(error, ImportError):
         return f"install what it names: {_first_line(error)}"
-    if Path(spec.ref).is_absolute() or Path(spec.ref).is_dir():
-        if not Path(spec.ref).is_dir():
-            return "the folder does not exist; local refs are relative to the file that names them"
+    if Path(spec.ref).is_dir():
         return "the folder needs config.json, tokenizer.json and .safetensors of a decoder-only model"
     if "Unrecognized configuration class" in text:
         return "this architecture has no causal language model; flowinfer runs decoder-only models"

@@ -147,7 +147,7 @@ class _Checker:
             prompts=settings.prompts,
             zoo=zoo.name,
             zoo_why=zoo.why,
-            zoo_note=zoo.note,
+            zoo_note=None if called.keys() <= declared.models.keys() else zoo.note,
             warnings=warnings,
             params=scope.params,
         )
