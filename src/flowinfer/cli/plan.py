@@ -141,9 +141,7 @@ def _slowest(reads: Mapping[str, int]) -> str:
 
     most = max(reads, key=lambda device: reads[device])
     marked = {most: " (slowest)"} if len(reads) > 1 else {}
-    return ", ".join(
-        f"{device} {shown_bytes(count)}{marked.get(device, '')}" for device, count in sorted(reads.items())
-    )
+    return ", ".join(f"{name} {shown_bytes(count)}{marked.get(name, '')}" for name, count in sorted(reads.items()))
 
 
 def _count(number: int) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from flowinfer.engine.base import Completion, Decoder, Row, RowStream
+from flowinfer.engine.budget import gpus_of
 from flowinfer.engine.faults import device_lost, is_device_lost, is_memory_short, reason, unless_lost
 from flowinfer.errors import DeviceLost, MemoryShort, RunError
 from flowinfer.planning.plan import Plan, Step, held_models, placement_of
@@ -36,6 +37,8 @@ class DecodingLoop:
         self, plan: Plan, step: Step, make: Callable[[DecodingLoop], Decoder], on_halved: Callable[[int], None]
     ) -> None:
         self.plan, self.step = plan, step
+        self.gpus = gpus_of(plan, step)
+        """The GPUs that its models are placed on."""
         self.batch: int | None = None
         """Most rows at once; None where it has no batch, or is not made yet."""
         self.decoder: Decoder | None = None

@@ -65,7 +65,8 @@ def is_device_lost(error: BaseException) -> bool:
     """Return whether an error tells that a device can do nothing more in this process, whatever is asked of it."""
     if isinstance(error, DeviceLost):
         return True
-    return isinstance(error, RuntimeError) and not is_memory_short(error) and any(m in str(error) for m in _LOST)
+    text = str(error) if isinstance(error, RuntimeError) and not is_memory_short(error) else ""
+    return any(mark in text for mark in _LOST) and "captur" not in text  # a graph that cannot be recorded loses nothing
 
 
 def device_lost(where: str, error: BaseException) -> DeviceLost:

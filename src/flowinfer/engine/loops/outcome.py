@@ -43,9 +43,11 @@ class Outcome:
     def steps(self) -> Iterator[Sequence[Decision | None]]:
         """Yield what each step emitted, by index in the batch; None where a row was not ready."""
         heads, nothing = self.favourites.shape[1], [[0.0]] * self.slots.shape[1]
+        every_lead, every_favourite = self.leads.tolist(), self.favourites.transpose(1, 2).tolist()  # S of R (of K)
+        every_told = None if self.told is None else self.told.transpose(1, 2).tolist()  # S of R of 1 + 2 K
         for step, slots in enumerate(self.slots.tolist()):
-            leads, favourites = self.leads[step].tolist(), self.favourites[step].T.tolist()  # R of K
-            told = nothing if self.told is None else self.told[step].T.tolist()  # R of 1 + 2 K
+            leads, favourites = every_lead[step], every_favourite[step]
+            told = nothing if every_told is None else every_told[step]
             yield [
                 None if slot < 0 else Decision(slot, value, lead, own, given[:heads], given[heads:])
                 for slot, lead, own, (value, *given) in zip(slots, leads, favourites, told, strict=True)

@@ -27,8 +27,6 @@ class NotPackable(Exception):
 def refuse(model: Any) -> None:
     """Refuse what is known not to work before anything is run."""
     config = model.config
-    if len({parameter.device for parameter in model.parameters()}) > 1:
-        raise NotPackable("its layers are on several devices")
     if not getattr(model, "_supports_attention_backend", True):  # a release without this word is left to the check
         raise NotPackable("its layers do not use transformers' attention interface")
     if None in layer_windows(config):
