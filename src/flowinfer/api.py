@@ -160,16 +160,9 @@ class Flow:
             resume=None if resume is None else str(resume),
             use_cache=use_cache,
         )
-        questions = load_for(
-            [self.flow],
-            str(dataset),
-            data={str(dataset): Path(data)} if data is not None else {},
-            limit=limit,
-            sample=sample,
-            seed=seed,
-            ids=ids,
-            answer_index=answer_index,
-        )
+        chosen = {"limit": limit, "sample": sample, "seed": seed, "ids": ids, "answer_index": answer_index}
+        named = {str(dataset): Path(data)} if data is not None else {}
+        questions = load_for([self.flow], str(dataset), data=named, **chosen)
         results = evaluate(self.flow, questions, request, on_record=on_record, on_start=started, models=self._pool())
         note = language_note(self.flow, questions.questions, questions.label)
         return Evaluation(results, tuple(kept), tuple(filter(None, (self.flow.zoo_note, note))))
