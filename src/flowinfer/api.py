@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 import networkx as nx
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flowinfer.results import Record
     from flowinfer.runs.ask import Answer
     from flowinfer.runs.evaluation import Evaluation
+    from flowinfer.serving.calls import Calls
 
 
 @in_python_words()
@@ -57,6 +58,7 @@ class Flow:
         self.flow = flow
         """The checked flow."""
         self._models: ModelPool | None = None
+        self._calls: Calls | None = None
 
     @property
     def graph(self) -> nx.DiGraph[str]:
@@ -71,16 +73,39 @@ class Flow:
 
         return place(plans.compile(self.flow), this_machine())
 
+    @overload
+    def run(self, question: str) -> Answer: ...
+
+    @overload
+    def run(self, question: list[str] | tuple[str, ...]) -> list[Answer]: ...
+
     @in_python_words()
-    def run(self, question: str) -> Answer:
-        """Answer one question.
+    def run(self, question: str | list[str] | tuple[str, ...]) -> Answer | list[Answer]:
+        """Answer one question, or many at once; each has the answer that it has alone.
+
+        Raises:
+            UsageError: one is empty.
+        """
+        from flowinfer.runs.ask import ask, ask_all
+
+        if isinstance(question, list | tuple):
+            return ask_all(self.flow, question, models=self._pool())
+        return ask(self.flow, question, models=self._pool())
+
+    async def arun(self, question: str) -> Answer:
+        """Answer one question; what several tasks ask at once is decoded together.
 
         Raises:
             UsageError: it is empty.
         """
-        from flowinfer.runs.ask import ask
+        from flowinfer.runs.ask import Answer
 
-        return ask(self.flow, question, models=self._pool())
+        trace = await self._called().answer(question)
+        return Answer(trace.answer, trace, tuple(filter(None, (self.flow.zoo_note,))))
+
+    def astream(self, question: str) -> AsyncIterator[str]:
+        """Yield the answer to one question in pieces, as it is written: `async for piece in flow.astream(...)`."""
+        return self._called().pieces(question)
 
     def stream(self, question: str) -> Iterator[str]:
         """Yield the answer to one question in pieces, as it is written; pieces join to the whole answer."""
@@ -177,6 +202,9 @@ class Flow:
 
     def close(self) -> None:
         """Free the models."""
+        if self._calls is not None:
+            self._calls.close()
+            self._calls = None
         if self._models is not None:
             self._models.close()
             self._models = None
@@ -196,6 +224,13 @@ class Flow:
         from flowinfer.drawing.svg import render
 
         return render(self.flow)
+
+    def _called(self) -> Calls:
+        from flowinfer.serving.calls import Calls
+
+        if self._calls is None:
+            self._calls = Calls(self.flow, self._pool())
+        return self._calls
 
     def _pool(self) -> ModelPool:
         from flowinfer.engine.models import ModelPool
