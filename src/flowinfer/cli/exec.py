@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,6 +31,7 @@ from flowinfer.runs.jsonlog import decoded
 if TYPE_CHECKING:
     from flowinfer.cli.asked import Asked
     from flowinfer.runs.experiment import Request
+    from flowinfer.runs.remote import Server
     from flowinfer.runs.summary import Results
     from flowinfer.spec import Flow
     from flowinfer.tasks.base import Dataset
@@ -67,6 +70,13 @@ def command(
             help="Decoding loops: auto = packed where it can run; packed = on a CPU in half precision too;"
             " reference = rounds over the models' own sessions, no drafts. In float32 all write one text."
         ),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Let a running server (flowinfer serve) answer the data set's questions.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="With --url: the flow's name there, if not its file's.")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="With --url: variable that holds the server's key.")
     ] = None,
     zoo: ZooOption = None,
     set_: SetOption = None,
@@ -109,6 +119,7 @@ def command(
             raise UsageError(f"--fail-under {fail_under}: an accuracy is between 0 and 1")
     if file == "-" and prompt is None and dataset is None:
         raise UsageError("standard input cannot be both the flow and the question", help="give one with --prompt")
+    server = _server(url, model, api_key_env, has_data=dataset is not None or resume is not None)
     options = given
     if resume is None:
         flow = read_checked(file, expression, zoo, given["sets"])
@@ -126,7 +137,7 @@ def command(
     if dry_run:
         _show_plan(flow, as_json=json_)
         return
-    request = _request(flow, asked, out, resume, allow_cached_latency=allow_cached_latency)
+    request = _request(flow, asked, out, resume, server, allow_cached_latency=allow_cached_latency)
     results = _evaluate(flow, questions, request, quiet=quiet or (json_ and not sys.stderr.isatty()))
     _show_results(results, fail_under, as_json=json_)
 
@@ -148,7 +159,35 @@ def _load(flow: Flow, asked: Asked) -> Dataset:
     )
 
 
-def _request(flow: Flow, asked: Asked, out: Path, resume: str | None, *, allow_cached_latency: bool) -> Request:
+def _server(url: str | None, model: str | None, variable: str | None, *, has_data: bool) -> Server | None:
+    """Return the server that is to answer, if one is.
+
+    Raises:
+        UsageError: there is no data set, no such address, or no key in the variable.
+    """
+    if url is None:
+        if model is not None or variable is not None:
+            raise UsageError("--model and --api-key-env say how to reach a server", help="--url http://host:8000")
+        return None
+    if not has_data:
+        raise UsageError("--url asks a server a data set's questions", help="--dataset gsm8k|ceval|mathematics|FILE")
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"--url '{url}': no address of a server", help="--url http://host:8000")
+    from flowinfer.output.secrets import learn
+    from flowinfer.runs.remote import Server
+
+    key = None
+    if variable is not None:
+        key = os.environ.get(variable, "").strip()
+        learn(key)
+        if not re.fullmatch(r"[!-~]+", key):
+            raise UsageError(f"the environment variable {variable} holds no key", help=f"export {variable}=...")
+    return Server(url.rstrip("/").removesuffix("/v1"), key, model)
+
+
+def _request(
+    flow: Flow, asked: Asked, out: Path, resume: str | None, server: Server | None, *, allow_cached_latency: bool
+) -> Request:
     from flowinfer.runs.experiment import Request
 
     return Request(
@@ -158,6 +197,7 @@ def _request(flow: Flow, asked: Asked, out: Path, resume: str | None, *, allow_c
         resume=resume,
         use_cache=asked.use_cache,
         allow_cached_latency=allow_cached_latency,
+        server=server,
         settings={
             "sample": asked.sample,
             "seed": asked.seed,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flowinfer.engine.faults import reason
 from flowinfer.errors import RunError
-from flowinfer.planning.plan import Plan, fingerprint
+from flowinfer.planning.plan import Plan, compile, fingerprint
 from flowinfer.results import Ballot, Question, Record, Score, Trace
 from flowinfer.runs.cache import DiskStepCache, default_folder, member_order, step_key
 from flowinfer.runs.store import Run, find_run, info, read_records
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flowinfer.engine.base import Observer
     from flowinfer.engine.models import ModelPool
     from flowinfer.engine.patience import Patience
+    from flowinfer.runs.remote import Server
     from flowinfer.tasks.base import Dataset
 
 
@@ -38,6 +39,8 @@ class Request:
     """Path, name or beginning of a run, or `latest`."""
     use_cache: bool = True
     allow_cached_latency: bool = False
+    server: Server | None = None
+    """What answers in the place of this process."""
     settings: dict[str, Any] | None = None
     """Further settings for run.json."""
 
@@ -70,11 +73,12 @@ def evaluate(
     from flowinfer.engine.patience import Patience
     from flowinfer.machine import this_machine
     from flowinfer.planning.placement import ready
+    from flowinfer.runs import remote
     from flowinfer.tasks.base import question_text
     from flowinfer.zoos.toy import provide
 
     provide(flow.models.values())
-    plan = ready(flow, this_machine())
+    plan = ready(flow, this_machine()) if request.server is None else compile(flow)
     run = _open(flow, plan, dataset, request)
     start = time.perf_counter()
     try:
@@ -85,19 +89,24 @@ def evaluate(
         left = [question for question in dataset.questions if question.id not in done]
         by_id = {question.id: question for question in left}
         cache = DiskStepCache(default_folder(), run.path.name if run else "") if request.use_cache else None
-        traces = execute(
-            plan,
-            left,
-            batch=rows_at_once(request.batch, len(left)),
-            engine=request.engine,
-            observer=observer,
-            cache=cache,
-            step_key=step_key,
-            member_order=member_order,
-            vote=majority,
-            question_text=question_text,
-            models=models,
-        )
+        rows = rows_at_once(request.batch, len(left))
+        if request.server is not None:
+            at_once = None if rows == "auto" else rows
+            traces = remote.traces(request.server, plan, left, question_text, at_once=at_once)
+        else:
+            traces = execute(
+                plan,
+                left,
+                batch=rows,
+                engine=request.engine,
+                observer=observer,
+                cache=cache,
+                step_key=step_key,
+                member_order=member_order,
+                vote=majority,
+                question_text=question_text,
+                models=models,
+            )
         patience = Patience(has_answer=bool(records))
         for trace in traces:
             records.append(_kept(judged(by_id[trace.question_id], trace), run, on_record))
@@ -223,6 +232,7 @@ def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> 
         "batch": str(request.batch),
         "engine": request.engine,
         "use_cache": request.use_cache,
+        **({"server": request.server.url} if request.server else {}),
         **(request.settings or {}),
     }
 
