@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from flowinfer.cli.elsewhere import answer, server_of
 from flowinfer.cli.inputs import (
     Expression,
     FlowFile,
@@ -55,6 +54,18 @@ def command(
         list[str] | None, typer.Option(metavar="NAME=PATH", help="Local file or folder of a data set.")
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="Ask one question; without it, standard input is read.")] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="FILE|-",
+            help="Ask each line: a question, or JSON {id?, prompt or messages}; answers are JSON lines in this order.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="With --input: file of answers, gone on with where it has some."),
+    ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Show which head wanted which token.")] = False,
     limit: Annotated[int | None, typer.Option(help="Only the first N questions.")] = None,
     sample: Annotated[int | None, typer.Option(help="N questions at random (the paper's protocol).")] = None,
@@ -119,7 +130,14 @@ def command(
             raise UsageError(f"--fail-under {fail_under}: an accuracy is between 0 and 1")
     if file == "-" and prompt is None and dataset is None:
         raise UsageError("standard input cannot be both the flow and the question", help="give one with --prompt")
-    server = _server(url, model, api_key_env, has_data=dataset is not None or resume is not None)
+    if input_ is not None:
+        others = (dataset, resume, prompt, url, trace or None, "file is -" if file == input_ == "-" else None)
+        if any(other is not None for other in others):
+            cure = "leave --dataset, --prompt, --trace, --resume and --url out, and read the flow from a file"
+            raise UsageError("--input asks the lines of a file", help=cure)
+        answer(read_checked(file, expression, zoo, given["sets"]), input_, output, given["batch"], quiet=quiet)
+        return
+    server = server_of(url, model, api_key_env, has_data=dataset is not None or resume is not None)
     options = given
     if resume is None:
         flow = read_checked(file, expression, zoo, given["sets"])
@@ -157,32 +175,6 @@ def _load(flow: Flow, asked: Asked) -> Dataset:
         answer_index=index_base(asked.answer_index),
         columns=columns(flow),
     )
-
-
-def _server(url: str | None, model: str | None, variable: str | None, *, has_data: bool) -> Server | None:
-    """Return the server that is to answer, if one is.
-
-    Raises:
-        UsageError: there is no data set, no such address, or no key in the variable.
-    """
-    if url is None:
-        if model is not None or variable is not None:
-            raise UsageError("--model and --api-key-env say how to reach a server", help="--url http://host:8000")
-        return None
-    if not has_data:
-        raise UsageError("--url asks a server a data set's questions", help="--dataset gsm8k|ceval|mathematics|FILE")
-    if not url.startswith(("http://", "https://")):
-        raise UsageError(f"--url '{url}': no address of a server", help="--url http://host:8000")
-    from flowinfer.output.secrets import learn
-    from flowinfer.runs.remote import Server
-
-    key = None
-    if variable is not None:
-        key = os.environ.get(variable, "").strip()
-        learn(key)
-        if not re.fullmatch(r"[!-~]+", key):
-            raise UsageError(f"the environment variable {variable} holds no key", help=f"export {variable}=...")
-    return Server(url.rstrip("/").removesuffix("/v1"), key, model)
 
 
 def _request(

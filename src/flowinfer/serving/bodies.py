@@ -131,7 +131,7 @@ def read_chat(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
     """
     asked = _validated(ChatBody, body)
     flow = flow_named(asked.model, flows)
-    said = _turns(asked.messages)
+    said = turns_of(asked.messages)
     if asked.top_logprobs and not asked.logprobs:
         raise Problem(400, "'top_logprobs' is given without 'logprobs'", param="top_logprobs")
     tokens = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
@@ -260,8 +260,12 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _turns(messages: list[Any]) -> list[Turn]:
-    """Return what was said: the system's words first, then turns by turns; the last one asks."""
+def turns_of(messages: list[Any]) -> list[Turn]:
+    """Return what was said: the system's words first, then turn by turn; the last one asks.
+
+    Raises:
+        Problem: a message is none, or the last one does not ask.
+    """
     said = [_turn(message, f"messages[{index}]") for index, message in enumerate(messages)]
     system = [turn.content for turn in said if turn.role == "system"]
     spoken = [turn for turn in said if turn.role != "system"]
