@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 import networkx as nx
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flowinfer.results import Record
     from flowinfer.runs.ask import Answer
     from flowinfer.runs.evaluation import Evaluation
+    from flowinfer.serving.calls import Calls
 
 
 @in_python_words()
@@ -58,6 +59,7 @@ class Flow:
         self.flow = flow
         """The checked flow."""
         self._models: ModelPool | None = None
+        self._calls: Calls | None = None
 
     @property
     def graph(self) -> nx.DiGraph[str]:
@@ -72,15 +74,41 @@ class Flow:
 
         return place(plans.compile(self.flow), this_machine())
 
+    @overload
+    def run(self, question: str) -> Answer: ...
+
+    @overload
+    def run(self, question: list[str] | tuple[str, ...]) -> list[Answer]: ...
+
     @in_python_words()
-    def run(self, question: str) -> Answer:
-        """Answer one question.
+    def run(self, question: str | list[str] | tuple[str, ...]) -> Answer | list[Answer]:
+        """Answer one question, or many at once; each has the answer that it has alone.
+
+        Raises:
+            UsageError: one is empty.
+            RunError: models cannot be loaded, or a question failed.
+        """
+        if isinstance(question, list | tuple):
+            from flowinfer.runs.ask import ask_all
+
+            return [_whole(answer) for answer in ask_all(self.flow, question, models=self._pool())]
+        return self._answer(question)
+
+    async def arun(self, question: str) -> Answer:
+        """Answer one question; what several tasks ask at once is decoded together.
 
         Raises:
             UsageError: it is empty.
             RunError: models cannot be loaded, or the question failed.
         """
-        return self._answer(question)
+        from flowinfer.runs.ask import Answer
+
+        trace = await self._called().answer(question)
+        return _whole(Answer(trace.answer, trace, tuple(filter(None, (self.flow.zoo_note,)))))
+
+    def astream(self, question: str) -> AsyncIterator[str]:
+        """Yield the answer to one question in pieces, as it is written: `async for piece in flow.astream(...)`."""
+        return self._called().pieces(question)
 
     def stream(self, question: str) -> Iterator[str]:
         """Yield the answer to one question in pieces, as it is written; pieces join to the whole answer.
@@ -169,6 +197,9 @@ class Flow:
 
     def close(self) -> None:
         """Free the models."""
+        if self._calls is not None:
+            self._calls.close()
+            self._calls = None
         if self._models is not None:
             self._models.close()
             self._models = None
@@ -192,10 +223,14 @@ class Flow:
     def _answer(self, question: str, on_text: Callable[[str], None] | None = None) -> Answer:
         from flowinfer.runs.ask import ask
 
-        answer = ask(self.flow, question, on_text=on_text, models=self._pool())
-        if answer.trace.error is not None:
-            raise RunError(answer.trace.error)
-        return answer
+        return _whole(ask(self.flow, question, on_text=on_text, models=self._pool()))
+
+    def _called(self) -> Calls:
+        from flowinfer.serving.calls import Calls
+
+        if self._calls is None:
+            self._calls = Calls(self.flow, self._pool())
+        return self._calls
 
     def _pool(self) -> ModelPool:
         from flowinfer.engine.models import ModelPool
@@ -224,3 +259,14 @@ def _refuse_odd(*, batch: object, engine: object, ids: object, **numbers: object
         raise UsageError(f"batch must be 'auto' or a whole number of at least 1, not {batch!r}")
     if engine not in ("auto", "packed", "reference"):
         raise UsageError(f"engine must be 'auto', 'packed' or 'reference', not {engine!r}")
+
+
+def _whole(answer: Answer) -> Answer:
+    """Return an answer, unless its question failed.
+
+    Raises:
+        RunError: it did.
+    """
+    if answer.trace.error is not None:
+        raise RunError(answer.trace.error)
+    return answer

@@ -80,6 +80,58 @@ def test_an_answer_over_a_socket_is_that_of_exec(server: Process, tmp_path: Path
     assert json.loads(told.stdout)["text"] == answered
 
 
+def test_a_data_set_run_against_a_server_has_the_folder_that_it_has_here(server: Process, tmp_path: Path) -> None:
+    """All but seconds, and what they are made of."""
+    asked = ("exec", "s2p", "--dataset", "gsm8k", "--limit", "4", "--zoo", "lab", "--json", "--no-cache")
+    here = flowinfer(*asked, "--out", "here", cwd=tmp_path)
+    there = flowinfer(*asked, "--out", "there", "--url", server.address, cwd=tmp_path)
+    assert there.returncode == here.returncode == 0, there.stderr
+    texts = {}
+    for name in ("here", "there"):
+        (folder,) = (tmp_path / name).iterdir()
+        assert {path.name for path in folder.iterdir()} >= {"pipeline.flow", "plan.json", "run.json", "results.json"}
+        lines = (folder / "samples.jsonl").read_text("utf-8").splitlines()
+        records = {record["question"]["id"]: record for record in map(json.loads, lines)}
+        texts[name] = {
+            key: (record["score"], [(step["prompts"], step["text"]) for step in record["trace"]["steps"]])
+            for key, record in records.items()
+        }
+    assert texts["there"] == texts["here"]
+    assert len(texts["here"]) == 4
+    assert json.loads(there.stdout)["accuracy"] == json.loads(here.stdout)["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "max_tokens=5"], "the flow that is served as 's2p' is another: its steps, options or models differ"),
+        (["--model", "s3p"], "the model 's3p' does not exist; did you mean 's2p'?"),
+        (["--api-key-env", "NO_SUCH_VARIABLE"], "error: the environment variable NO_SUCH_VARIABLE holds no key"),
+    ],
+)
+def test_a_server_that_cannot_answer_a_data_set_is_told(
+    server: Process, options: list[str], message: str, tmp_path: Path
+) -> None:
+    asked = ("exec", "s2p", "--dataset", "gsm8k", "--limit", "2", "--zoo", "lab", "--url", server.address)
+    done = flowinfer(*asked, *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--url", "http://127.0.0.1:9", "--dataset", "gsm8k"], 3, "error: the server at http://127.0.0.1:9 cannot be"),
+        (["--url", "somewhere", "--dataset", "gsm8k"], 2, "error: --url 'somewhere': no address of a server"),
+        (["--url", "http://x"], 2, "error: --url asks a server a data set's questions"),
+        (["--model", "x", "--prompt", "y"], 2, "error: --model and --api-key-env say how to reach a server"),
+    ],
+)
+def test_what_is_wrong_with_an_address_is_told(options: list[str], code: int, message: str, tmp_path: Path) -> None:
+    done = flowinfer("exec", "s2p", "--zoo", "lab", "--limit", "1", *options, cwd=tmp_path)
+    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+
+
 def test_a_client_whose_connection_breaks_leaves_nothing(server: Process) -> None:
     body = json.dumps({"model": "fast", "messages": ASK, "max_tokens": 900, "temperature": 2, "stream": True}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()

@@ -326,6 +326,19 @@ def test_logprobs_are_those_of_the_fused_distribution_with_bytes(server: Served,
     )
 
 
+@pytest.mark.parametrize("count", [1, 20])
+def test_alternatives_of_tokens_are_fused_and_ordered(server: Served, count: int) -> None:
+    tokens = chat(server, logprobs=True, top_logprobs=count).data["choices"][0]["logprobs"]["content"]
+    for token in tokens:
+        tops = token["top_logprobs"]
+        assert len(tops) == count
+        assert (tops[0]["bytes"], tops[0]["logprob"]) == (token["bytes"], token["logprob"])  # it is greedy
+        assert [top["logprob"] for top in tops] == sorted((top["logprob"] for top in tops), reverse=True)
+        assert sum(math.exp(top["logprob"]) for top in tops) < 1 + 1e-5
+    older = server.complete("s2p", "3 + 4 = ?", logprobs=3, max_tokens=4).data["choices"][0]["logprobs"]
+    assert all(0 < len(tops) <= 3 for tops in older["top_logprobs"])
+
+
 def test_a_stop_text_takes_its_tokens_out_of_the_logprobs(server: Served) -> None:
     choice = chat(server, model="one", logprobs=True, max_tokens=24, stop="=").data["choices"][0]
     shown = b"".join(bytes(token["bytes"]) for token in choice["logprobs"]["content"]).decode()

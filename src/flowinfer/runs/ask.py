@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -22,6 +22,9 @@ from flowinfer.runs.gate import Gate
 from flowinfer.spec import Flow
 from flowinfer.tasks.base import language_note, refuse_missing
 from flowinfer.zoos.toy import provide
+
+_PROMPT_ID = "prompt"
+"""Of every single question, so that one drawn again is the same."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def ask(
         raise TypeError(f"question must be a text, not {type(question).__name__}")
     if not question.strip():
         raise UsageError("the question is empty")
-    refuse_missing(columns(flow), [item := Question(id="prompt", question=question, reference="")], "a single prompt")
+    refuse_missing(columns(flow), [item := Question(id=_PROMPT_ID, question=question, reference="")], "a single prompt")
     note = language_note(flow, [item])
     provide(flow.models.values())
     plan = ready(flow, this_machine())
@@ -150,3 +153,24 @@ def ask(
     if trace.error is None and on_text:
         on_text(listener.rest_of(trace.answer))
     return Answer(trace.answer, trace, tuple(filter(None, (flow.zoo_note, note))))
+
+
+def ask_all(flow: Flow, questions: Sequence[str], *, models: ModelPool | None = None) -> list[Answer]:
+    """Run a flow on many questions at once; each has the answer that it has alone.
+
+    Raises:
+        UsageError: a question is empty.
+    """
+    items = [Question(id=str(number), question=text, reference="") for number, text in enumerate(questions)]
+    for item in items:
+        if not item.question.strip():
+            raise UsageError(f"question {item.id} is empty")
+    refuse_missing(columns(flow), items, "a list of prompts")
+    note = language_note(flow, items)
+    provide(flow.models.values())
+    plan = ready(flow, this_machine())
+    traces = {
+        trace.question_id: trace for trace in execute(plan, items, vote=majority, noise_id=_PROMPT_ID, models=models)
+    }
+    notes = tuple(filter(None, (flow.zoo_note, note)))
+    return [Answer(traces[item.id].answer, traces[item.id], notes) for item in items]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flowinfer.engine.faults import reason
 from flowinfer.errors import RunError
 from flowinfer.planning.plain import fingerprint
-from flowinfer.planning.plan import Plan
+from flowinfer.planning.plan import Plan, compile
 from flowinfer.results import Ballot, Question, Record, Score, Trace
 from flowinfer.runs.cache import DiskStepCache, default_folder, member_order, step_key
 from flowinfer.runs.finding import find_run
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flowinfer.engine.base import Observer
     from flowinfer.engine.models import ModelPool
     from flowinfer.engine.patience import Patience
+    from flowinfer.runs.remote import Server
     from flowinfer.tasks.base import Dataset
 
 
@@ -41,6 +42,8 @@ class Request:
     """Path, name or beginning of a run, or `latest`."""
     use_cache: bool = True
     allow_cached_latency: bool = False
+    server: Server | None = None
+    """What answers in the place of this process."""
     settings: dict[str, Any] | None = None
     """Further settings for run.json."""
 
@@ -75,7 +78,7 @@ def evaluate(
     from flowinfer.zoos.toy import provide
 
     provide(flow.models.values())
-    plan = ready(flow, this_machine())
+    plan = ready(flow, this_machine()) if request.server is None else compile(flow)
     run = _open(flow, plan, dataset, request)
     start = time.perf_counter()
     with closing(run) if run else nullcontext():
@@ -118,10 +121,18 @@ def _answered(
     from flowinfer.tasks.base import question_text
 
     asked = {question.id: question for question in questions}
+    batch = rows_at_once(request.batch, len(questions))
+    if request.server is not None:
+        from flowinfer.runs import remote
+
+        at_once = None if batch == "auto" else batch
+        traces = remote.traces(request.server, plan, questions, question_text, at_once=at_once)
+        yield from (judged(asked[trace.question_id], trace) for trace in traces)
+        return
     traces = execute(
         plan,
         questions,
-        batch=rows_at_once(request.batch, len(questions)),
+        batch=batch,
         engine=request.engine,
         observer=observer,
         cache=DiskStepCache(default_folder(), run.path.name if run else "") if request.use_cache else None,
@@ -235,6 +246,7 @@ def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> 
         "batch": str(request.batch),
         "engine": request.engine,
         "use_cache": request.use_cache,
+        **({"server": request.server.url} if request.server else {}),
         **(request.settings or {}),
     }
 

@@ -62,7 +62,9 @@ class Answering:
     def __init__(self, desk: Desk, wish: Wish, request_id: str) -> None:
         self._desk, self._wish, self._id = desk, wish, request_id
         self._heard: asyncio.Queue[Heard] = asyncio.Queue()
-        self._form = forms.Form(wish.form, request_id, wish.flow, int(time.time()), wish.top_logprobs)
+        self._form = forms.Form(
+            "chat" if wish.form == "chat" else "text", request_id, wish.flow, int(time.time()), wish.top_logprobs
+        )
         self._answers: list[_Answer] = []
         self._tickets: list[Ticket] = []
         self._start = time.perf_counter()
@@ -137,7 +139,10 @@ class Answering:
             index, piece = new
             self._answers[index].parts.append(piece)
         traces = [answer.trace for answer in self._answers]
-        body = self._form.whole([answer.whole() for answer in self._answers], traces, self._usage(traces))
+        if self._wish.form == "trace":
+            body = traces[0].model_dump(mode="json")
+        else:
+            body = self._form.whole([answer.whole() for answer in self._answers], traces, self._usage(traces))
         await JSONResponse(body, headers={"X-Request-Id": self._id})(scope, receive, send)
         return "200"
 

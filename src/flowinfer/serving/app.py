@@ -51,6 +51,7 @@ def application(desk: Desk, cors_origins: Sequence[str] = ()) -> ASGIApp:
         Route("/v1/chat/completions", views.chat, methods=["POST"]),
         Route("/v1/completions", views.completions, methods=["POST"]),
         Route("/flowinfer/events", views.events),
+        Route("/flowinfer/traces", views.traces, methods=["POST"]),
         Route("/flowinfer/flows/{name:path}.svg", views.drawing),
     ]
     cors = Middleware(
@@ -137,6 +138,10 @@ class _Views:
     async def completions(self, request: Request) -> ASGIApp:
         """Answer prompts."""
         return self._answering(bodies.read_completion(await self._body(request), self._service.flows), request)
+
+    async def traces(self, request: Request) -> ASGIApp:
+        """Answer an item of a data set; tell of all that was done for it."""
+        return self._answering(bodies.read_trace(await self._body(request), self._service.flows), request)
 
     async def events(self, request: Request) -> ASGIApp:
         """Tell what flows do, as they do it."""

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flowinfer.backends.base import Turn
 from flowinfer.language.nearness import did_you_mean
+from flowinfer.planning.plain import fingerprint
+from flowinfer.results import Question
 from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.problems import Problem, unsupported
 
@@ -74,6 +76,19 @@ class ChatBody(_Options):
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
 
+class TraceBody(BaseModel):
+    """The body of a request to /flowinfer/traces: an item of a data set, for a run elsewhere."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    fingerprint: str
+    """Of the plan that is to answer."""
+    question: Question
+    text: str
+    """What fills {question}."""
+
+
 class CompletionBody(_Options):
     """The body of a request to /v1/completions."""
 
@@ -91,7 +106,7 @@ class Wish:
 
     askings: tuple[Asking, ...]
     """One, or one for each prompt of a list."""
-    form: Literal["chat", "text"]
+    form: Literal["chat", "text", "trace"]
     streams: bool
     includes_usage: bool
     top_logprobs: int | None
@@ -105,7 +120,7 @@ class Wish:
     @property
     def param(self) -> str:
         """Return the name of what holds its questions."""
-        return "messages" if self.form == "chat" else "prompt"
+        return {"chat": "messages", "text": "prompt", "trace": "question"}[self.form]
 
 
 def read_chat(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
@@ -116,7 +131,7 @@ def read_chat(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
     """
     asked = _validated(ChatBody, body)
     flow = flow_named(asked.model, flows)
-    said = _turns(asked.messages)
+    said = turns_of(asked.messages)
     if asked.top_logprobs and not asked.logprobs:
         raise Problem(400, "'top_logprobs' is given without 'logprobs'", param="top_logprobs")
     tokens = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
@@ -145,6 +160,24 @@ def read_completion(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
     everywhere, finally_ = _decoding(asked, asked.max_tokens)
     askings = [Asking(flow, _question(prompt, "prompt"), (), everywhere, finally_) for prompt in prompts]
     return Wish(tuple(askings), "text", bool(asked.stream), _wants_usage(asked), asked.logprobs)
+
+
+def read_trace(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
+    """Read a request for the whole work on an item of a data set.
+
+    Raises:
+        Problem: it cannot be served, and why.
+    """
+    try:
+        asked = TraceBody.model_validate(_json(body))
+    except ValidationError as error:
+        raise _of_pydantic(error, TraceBody.model_fields) from None
+    flow = flow_named(asked.model, flows)
+    if asked.fingerprint != fingerprint(flow.plan):
+        message = f"the flow that is served as '{flow.name}' is another: its steps, options or models differ"
+        raise Problem(409, message, code="another_flow", param="fingerprint")
+    asking = Asking(flow, _question(asked.text, "question"), item=asked.question)
+    return Wish((asking,), "trace", streams=False, includes_usage=False, top_logprobs=None)
 
 
 def flow_named(name: str, flows: Mapping[str, ServedFlow]) -> ServedFlow:
@@ -227,8 +260,12 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _turns(messages: list[Any]) -> list[Turn]:
-    """Return what was said: the system's words first, then turns by turns; the last one asks."""
+def turns_of(messages: list[Any]) -> list[Turn]:
+    """Return what was said: the system's words first, then turn by turn; the last one asks.
+
+    Raises:
+        Problem: a message is none, or the last one does not ask.
+    """
     said = [_turn(message, f"messages[{index}]") for index, message in enumerate(messages)]
     system = [turn.content for turn in said if turn.role == "system"]
     spoken = [turn for turn in said if turn.role != "system"]

@@ -55,6 +55,8 @@ class Asking:
     """Options of all steps: temperature, top_p, seed."""
     finally_: Mapping[str, Any] | None = None
     """Options of the steps that answer: max_tokens, stop."""
+    item: Question | None = None
+    """The whole item of a data set, whose text `question` is; then noise goes by its id."""
 
     def asked(self, question_id: str) -> Asked:
         """Return the question as the engine takes it."""
@@ -66,9 +68,10 @@ class Asking:
             turns[uses[step.id].shared] = self._turns_of(step)
         system = "\n\n".join(turn.content for turn in self.turns if turn.role == "system")
         history = "\n\n".join(f"{turn.role}: {turn.content}" for turn in self.turns if turn.role != "system")
-        filled = {"system": system, "history": history}
-        question = Question(id=question_id, question=self.question, reference="", columns=filled)
-        asked = Asked(question, lambda one: one.question, decodings=decodings, turns=turns, noise_id=_NOISE_ID)
+        item = self.item or Question(id=_NOISE_ID, question=self.question, reference="")
+        columns = {"system": system, "history": history, **item.columns}
+        question = item.model_copy(update={"id": question_id, "columns": columns})
+        asked = Asked(question, lambda _: self.question, decodings=decodings, turns=turns, noise_id=item.id)
         return asked.of(uses)
 
     def _turns_of(self, step: Step) -> tuple[Turn, ...]:

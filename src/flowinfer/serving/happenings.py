@@ -43,6 +43,8 @@ class Failed:
     """The question has none."""
 
     reason: str
+    trace: Trace
+    """Its steps up to the one that failed."""
 
 
 Happening = Admitted | Wrote | StepEnded | Answered | Failed

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from flowinfer.serving.bodies import ChatBody, CompletionBody
+from flowinfer.serving.bodies import ChatBody, CompletionBody, TraceBody
 
 _MESSAGE = {
     "type": "object",
@@ -42,6 +42,7 @@ def document(names: Sequence[str]) -> dict[str, Any]:
     completion["properties"]["prompt"] = _PROMPT
     for schema in (chat, completion):
         schema["properties"]["model"]["enum"] = list(names)
+    trace = TraceBody.model_json_schema(ref_template="#/components/schemas/TraceBody/$defs/{model}")
     paths = {
         "/v1/models": _get("The flows that are served"),
         "/v1/models/{id}": _get("One of them", "id"),
@@ -50,6 +51,7 @@ def document(names: Sequence[str]) -> dict[str, Any]:
         "/health": _get("Whether the engine is alive"),
         "/ready": _get("Whether questions are answered now"),
         "/metrics": _get("What was counted, for Prometheus"),
+        "/flowinfer/traces": _post("All that a flow does for an item of a data set", "TraceBody"),
         "/flowinfer/events": _get("What flows do, as server-sent events"),
         "/flowinfer/flows/{id}.svg": _get("A flow's drawing", "id"),
     }
@@ -58,7 +60,7 @@ def document(names: Sequence[str]) -> dict[str, Any]:
         "info": {"title": "flowinfer", "version": version("flowinfer")},
         "paths": paths,
         "components": {
-            "schemas": {"ChatBody": chat, "CompletionBody": completion},
+            "schemas": {"ChatBody": chat, "CompletionBody": completion, "TraceBody": trace},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],

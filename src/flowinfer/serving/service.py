@@ -23,7 +23,7 @@ from flowinfer.engine.scheduler import Caching, Scheduler
 from flowinfer.engine.work import Asked, trace_of
 from flowinfer.errors import DeviceLost, FlowInferError
 from flowinfer.planning.merge import SharedStep
-from flowinfer.results import StepResult
+from flowinfer.results import StepResult, Trace
 from flowinfer.runs.experiment import majority
 from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.happenings import Admitted, Answered, Failed, Happening, StepEnded, Wrote
@@ -137,7 +137,7 @@ class Service:
             ticket = Ticket(asking.flow, asking.asked(f"r{self._number}"), hear, wants_tokens, num_tops)
             if self._is_closing or self.loading.problem is not None:
                 problem = self.loading.problem.message if self.loading.problem else "the server is closed"
-                self._deliver(lambda: _tell(ticket, Failed(problem)))
+                self._deliver(lambda: _tell(ticket, _failed(ticket, problem)))
             else:
                 self._waiting[asking.flow.name].append(ticket)
         self._wake.set()
@@ -206,7 +206,7 @@ class Service:
                 continue
             del self.under_way[finished.asked.question.id]
             trace = trace_of(ticket.flow.plan, ticket.flow.uses, ticket.asked, majority)
-            self.note(ticket, Answered(trace) if trace.error is None else Failed(trace.error))
+            self.note(ticket, Answered(trace) if trace.error is None else Failed(trace.error, trace))
 
     def _source(self) -> Iterator[Asked | None]:
         """Yield questions as there is room for them; between two of them, look after all that is not decoding."""
@@ -255,7 +255,7 @@ class Service:
             for waiting in self._waiting.values():
                 waiting.clear()
         for ticket in left:
-            self.note(ticket, Failed(reason))
+            self.note(ticket, _failed(ticket, reason))
         self.flush()
 
     def note(self, ticket: Ticket, happening: Happening) -> None:
@@ -268,6 +268,12 @@ class Service:
         if self._happened:
             happened, self._happened = self._happened, []
             self._deliver(lambda: _tell_all(happened))
+
+
+def _failed(ticket: Ticket, reason: str) -> Failed:
+    """Return the end of a question that was broken off."""
+    question_id = ticket.asked.question.id
+    return Failed(reason, Trace(question_id=question_id, answer="", finish_reason="error", seconds=0.0, error=reason))
 
 
 def _tell_all(happened: Sequence[tuple[Ticket, Happening]]) -> None:

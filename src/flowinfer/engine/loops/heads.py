@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from flowinfer.backends.base import Prompt, TokenModel
-from flowinfer.engine.base import Completion, HeadWish, Observer, Row, TokenEvent
+from flowinfer.engine.base import Alternative, Completion, HeadWish, Observer, Row, TokenEvent
 from flowinfer.engine.faults import reason, too_long
 from flowinfer.engine.loops.choosing import Decision, Prefixes
 from flowinfer.engine.loops.clock import UNTIMED, Clock
@@ -64,7 +64,9 @@ class Heads:
 
     def decide(self, logits: Sequence[Tensor], prefixes: Prefixes, clock: Clock = UNTIMED) -> list[Decision]:
         """Choose a slot behind each of N prefixes: K logits of shape (N, V_k) -> N."""
-        return prefixes.decide(self.mixer, logits, clock, is_told=self.observer.wants_tokens)
+        return prefixes.decide(
+            self.mixer, logits, clock, is_told=self.observer.wants_tokens, num_tops=self.observer.num_tops
+        )
 
     def is_near_tie(self, lead: float) -> bool:
         """Return whether a lead is within rounding."""
@@ -124,7 +126,8 @@ class Heads:
             HeadWish(member.node, member.model, self._key(favourite), of_favourite, of_slot)
             for member, (favourite, of_favourite, of_slot) in zip(self.mixer.members, given, strict=True)
         )
-        return TokenEvent(row.num_tokens, self._key(decision.slot), decision.value, wishes)
+        tops = tuple(Alternative(self._key(slot), value) for slot, value in decision.tops if value >= 0)
+        return TokenEvent(row.num_tokens, self._key(decision.slot), decision.value, wishes, tops)
 
     def _key(self, slot: int) -> bytes | None:
         return None if slot == self.vocabulary.eos_slot else self.vocabulary.keys[slot]
