@@ -15,6 +15,7 @@ from flowinfer.tasks.answers.maths import judge_maths
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
 from flowinfer.tasks.answers.quantities import find_number
 from flowinfer.tasks.answers.text import Found, Text, prepare
+from flowinfer.tasks.answers.turns import own_turn
 
 __all__ = ["Found", "extract", "judge", "vote"]
 
@@ -43,6 +44,7 @@ def judge(
     text = prepare(output)
     if text.status is not None:
         return Score(correct=False, extracted=None, status=text.status, rule="thinking", span=None)
+    text = own_turn(text, question or "")
     if task == "mathematics":
         return judge_maths(text, reference, question or "")
     found = _find(task, text, choices, question or "")
@@ -62,7 +64,7 @@ def extract(task: str, output: str, *, question: str | None = None, choices: Map
     text = prepare(output)
     if text.status is not None:
         return Found(None, text.status, "thinking", None)
-    return _find(task, text, choices, question or "")
+    return _find(task, own_turn(text, question or ""), choices, question or "")
 
 
 def vote(

@@ -152,7 +152,7 @@ def _before(string: str, at: int) -> str:
 
 
 _NOT = re.compile(r"(?:\bnot|\bthan|≠|\\neq?|不是|并非|而非)[\s$(]*$")
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)|\\boxed\s+(?=\S)")
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?=\{)|\\boxed\s+(?=\S)")
 
 
 def boxed(text: Text) -> list[Text]:
@@ -179,10 +179,15 @@ def last_boxed(text: Text) -> Text | None:
     return found[-1] if found else None
 
 
+def is_boxed(string: str) -> bool:
+    """Return whether a text has a box, closed or not."""
+    return bool(_BOX.search(string))
+
+
 def ends_in_box(text: Text) -> bool:
     """Return whether the text breaks off inside a \\boxed{."""
-    at = text.string.rfind("\\boxed{")
-    return at >= 0 and closing(text.string, at + len("\\boxed")) is None
+    last = [match.end() for match in _BOX.finditer(text.string) if text.string[match.end()] == "{"][-1:]
+    return bool(last) and closing(text.string, last[0]) is None
 
 
 def closing(string: str, opening: int) -> int | None:
