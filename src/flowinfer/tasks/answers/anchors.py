@@ -11,7 +11,7 @@ from flowinfer.tasks.answers.text import Text
 _ENGLISH = (
     r"(?:final|correct|right|best|numerical|actual|my)?\s*(?:answer|result|solution|ans|final(?=\"))s?\b"
     r"(?:\s+(?:to|for|of)\s+[^.:\n=]{1,60}?)?"
-    r"(?:\s+(?:here|therefore|thus|then))?[*_\"']*\s*(?:is|are|would be|should be|must be|will be|has to be|equals"
+    r"(?:\s+(?:here|therefore|thus|then))?(?:\s*\([^()\n]{1,40}\))?[*_\"']*\s*(?:is|are|would be|should be|must be|will be|has to be|equals"
     r"|=|:|to be)"
     r"|(?:correct|right|best)\s+(?:option|choice|statement|one)[*_]*\s*(?:is|would be|should be|must be|:)"
     r"|(?:correct|right|corrected|actual)\s+(?:total|number|amount|value|sum|figure|count|price|cost"
@@ -24,10 +24,10 @@ _CHINESE = (
     r"(?:最终|正确|最后|标准|参考)?的?(?:答案|结果)(?:选项)?(?:其实|实际上|确实|只能|一定|必定|显然|当然|自然"
     r"|最终|大约)?(?:应该|应当|应|就|选择|选)?(?:是|为|选|等于|[\"”]?:|=|】|\])"
     r"|(?:正确|最终|最佳)的?选项(?:应该|应|就)?(?:是|为|:)|我?的?选择(?:是|为|:)"
-    r"|答(?:案)?\s*[:】]|(?:正确|最终)(?:选项|答案)(?=\s*[(\[【*\"“]*[A-H](?![A-Za-z]))"
+    r"|答(?:案)?\s*[:】]|(?:正确|最终)(?:选项|答案)(?=\s*[(\[【*\"“]*[A-H]{1,8}(?![A-Za-z]))"
     r"|(?<![可不以未供所挑备任者错误别会若果设如甲乙丙丁])(?:故|应|因此|所以|综上|本题|应该|我|只能"
     r"|则)?,?\s*选择?(?:的是|:|了)?"
-    r"(?=\s*[(\[【*\"“]*\s*(?:选项)?\s*[A-Ha-h](?![A-Za-z]))"
+    r"(?=\s*[(\[【*\"“]*\s*(?:选项)?\s*(?:[A-H]{1,8}|[a-h])(?![A-Za-z]))|(?:故|应|因此|所以|综上),?选(?=\d)"
 )
 _CORRECTION = (
     r"(?:更正|纠正|修正|改正|订正)(?:为|如下|一下)?\s*[:,]?\s*(?:应(?:该|当)?(?:为|是))?"
@@ -47,7 +47,7 @@ _WHICH = (
 _DISTRACTS = re.compile(r"混淆|干扰|迷惑|争议|易错|误选|错选|容易|(?:同学|学生|人|考生)[^,。]{0,4}选$")
 _HEADER = r"(?:^|\n)[#*\s]*(?:(?:the )?final |the )?answer[*\s]*(?=\n)|(?:^|\n)[#*\s]*(?:最终)?答案[*\s]*(?=\n)"
 _ANCHOR = re.compile(
-    rf"(?P<which>(?i:{_WHICH}))|(?P<hash>####|<answer>)|(?P<header>(?i:{_HEADER}))|(?P<mark>(?:^|\n)\s*[*_]*A\s*:)"
+    rf"(?P<which>(?i:{_WHICH}))|(?P<hash>####|<answer>|<\|begin_of_box\|>)|(?P<header>(?i:{_HEADER}))|(?P<mark>(?:^|\n)\s*[*_]*A\s*:)"
     rf"|(?P<english>(?i:\b(?:{_ENGLISH})))|(?P<chinese>{_CHINESE})|(?P<correction>(?i:{_CORRECTION}))"
 )
 _NEGATION = re.compile(
