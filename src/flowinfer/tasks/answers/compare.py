@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from flowinfer.tasks.answers.expressions import equal, parse_expression, proportional
+from flowinfer.tasks.answers.expressions import Expression, equal, parse_expression, proportional
 from flowinfer.tasks.answers.intervals import read_intervals, same_intervals
 from flowinfer.tasks.answers.kinds import TIME, TRUTHS, Gold
 from flowinfer.tasks.answers.latex import plain, split_top
@@ -68,7 +68,7 @@ def _same_number(shown: str, gold: Gold) -> bool:
     left = parse_expression(re.sub(r"_\(?\d+\)?$", "", bare))
     if left is None or wanted is None:
         return False
-    if equal(left, wanted):
+    if equal(left, wanted) and not (is_percent and _is_part(left) and not gold.plain.endswith("%")):
         return True
     hundredth = parse_expression(f"({bare})/100") if is_percent else None
     if hundredth is not None and not gold.plain.endswith("%"):
@@ -78,6 +78,11 @@ def _same_number(shown: str, gold: Gold) -> bool:
 
 
 _EULER = re.compile(r"(?<![a-zA-Z])e(?![a-zA-Z])(?:\^(\([^()]*\)|-?\w+))?")
+
+
+def _is_part(value: Expression) -> bool:
+    """Return whether a number is between 0 and 1, so that with a percent sign it is another."""
+    return value.value is not None and 0 < abs(value.value) < 1
 
 
 def _same_expression(shown: str, target: str) -> bool:

@@ -8,6 +8,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from flowinfer.tasks.answers.numbers import near
+
 _TOKEN = re.compile(
     r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(sqrt|pi|log|ln|exp|sin|cos|tan|cot|sec|csc|oo)(?![a-z])|([a-zA-Z])(?:_\w+)?"
     r"|(\*\*|[-+*/^()!±]))"
@@ -71,7 +73,7 @@ def parse_expression(text: str) -> Expression | None:
 def equal(left: Expression, right: Expression) -> bool:
     """Return whether two expressions are the same function or number."""
     if left.value is not None and right.value is not None:
-        return left.value == right.value
+        return near(left.value, right.value)
     if left.symbols != right.symbols:
         return False
     if left.tree == right.tree:

@@ -43,7 +43,7 @@ def read_boxed(part: str, gold: Gold) -> str:
 
 _NAME = r"(?:\\?[a-zA-Z]+|[a-zA-Z]_?\w?)'*(?:\s*\([^()=]*\))?"
 _PART = re.compile(rf"(?:and\s+)?({_NAME})\s*(?:=|≡|\\equiv)\s*([^=]+)")
-_ASKS = re.compile(r"\b(?:for|find|of|determine|is|compute|evaluate|calculate|what's)\b|[求为]", re.I)
+_ASKS = r"\b(?:for|find|of|determine|is|compute|evaluate|calculate|what's)\b|[求为]"
 
 
 def by_name(string: str, gold: Gold) -> str | None:
@@ -62,7 +62,7 @@ def by_name(string: str, gold: Gold) -> str | None:
     if gold.kind not in ("number", "expression"):
         return None
     question = re.sub(r"[\\$\s{}]", " ", gold.question)
-    asked = [name for name in parts if re.search(rf"{_ASKS.pattern}(?:\s+\w+){{0,4}}?\s*{_loose(name)}\s*(?:$|[.?,;。？的值])", question)]
+    asked = [name for name in parts if re.search(rf"(?i:{_ASKS})(?:\s+\w+){{0,4}}?\s*{_loose(name)}\s*(?:$|[.?,;。？的值])", question)]
     return parts[asked[0]] if len(asked) == 1 else string
 
 
