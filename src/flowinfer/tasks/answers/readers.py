@@ -29,6 +29,8 @@ def read_boxed(part: str, gold: Gold) -> str:
         return found
     string = re.sub(r"^\(?[A-H]\)\s*(?=\S)", "", stripped(part)) if len(gold.plain) > 1 else stripped(part)
     string = re.sub(r"\s+mod\s*\(?\d+\)?\}?$", "", string) if " mod " not in gold.plain else string
+    if gold.kind in ("number", "expression"):
+        string = re.sub(r"^[a-zA-Z]\s*(?:≡|\\equiv)\s*", "", string)
     if gold.kind == "expression":
         string = re.sub(r",\s*[a-zA-Z]\s*(?:!=|[<>∈]).*", "", string)
     if (told := by_name(string, gold)) is not None:

@@ -59,6 +59,7 @@ _PAIRED = tuple(
     (re.compile(rf"\s*{large}\s*(?:and|,|零)?\s*(\d+(?:\.\d+)?)\s*{small}", re.I), ratio)
     for large, small, ratio in _UNITS
 )
+_THEN = re.compile(r"\b(?:leav(?:es?|ing)|mak(?:es?|ing)|giv(?:es?|ing)|equals|totall?(?:s|ing))\s+(?=\W{0,2}\d)", re.I)
 _DOZEN = re.compile(r"^\s*dozens?\b", re.I)
 
 
@@ -70,7 +71,7 @@ def answer_in(part: str) -> Reading:
     found = values(string)
     if not found:
         numeral = spelled(string)
-        return Reading(show(numeral[0]) if numeral else None)
+        return Reading(in_dozens(numeral[0], string[numeral[2] :]) if numeral else None)
     for summed in reversed(list(_SUMMED.finditer(string))):
         before, after = string[: summed.start()], string[summed.end() :]
         if values(after) and len(values(before)) > 1 and "=" not in before:
@@ -99,11 +100,14 @@ def first_value(string: str, found: list[tuple[Fraction, int, int]]) -> Reading:
     rest = string[end:]
     if _EQUAL.match(rest) and index + 1 < len(found):
         equal = after_last_equals(string)
-        return Reading(show(equal[0]) if equal else None)
+        later = _THEN.search(string, equal[2]) if equal else None
+        then = values(string[later.end() :])[:1] if later else []
+        return Reading(show((then or [equal])[0][0]) if equal else None)
     if (index or _EQUAL.match(rest)) and not re.match(r"\s*=\s*[a-zA-Z]\b(?!\s*[-+*/(])", rest):
         return Reading(None)
     if _RANGE.match(rest):
-        return Reading(None, True)
+        is_same = index + 1 < len(found) and found[index + 1][0] == value
+        return Reading(show(value) if is_same else None, not is_same)
     if _RATIO.match(rest) or (re.search(r"\d:$", before) and string[found[0][1]].isdigit()):
         return Reading(None, True)
     if re.fullmatch(r"\s*,\s*", rest):
@@ -114,7 +118,12 @@ def first_value(string: str, found: list[tuple[Fraction, int, int]]) -> Reading:
         value += Fraction(int(cents["small"]), 10 if cents["kind"] in "角毛" else 100) + Fraction(
             int(cents["fen"] or 0), 100
         )
-    return Reading(show(value) + (" of 12" if _DOZEN.match(rest) else ""))
+    return Reading(in_dozens(value, rest))
+
+
+def in_dozens(value: Fraction, rest: str) -> str:
+    """Return a number as it is shown: two dozen as "2 of 12", which is both 2 and 24."""
+    return show(value) + (" of 12" if _DOZEN.match(rest) else "")
 
 
 def in_two_units(value: Fraction, rest: str) -> str | None:
