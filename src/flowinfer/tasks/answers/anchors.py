@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from flowinfer.tasks.answers.numerals import spelled
 from flowinfer.tasks.answers.polarity import is_asked
 from flowinfer.tasks.answers.text import Text
 
@@ -204,6 +205,7 @@ def closing(string: str, opening: int) -> int | None:
     return None
 
 
+_CODE_LAST = re.compile(r"```(?:python|py|sympy|cpp|java)[^\n]*\n(?:(?!```)\D)*(?:```\s*)?$", re.S | re.I)
 _BROKEN_OFF = re.compile(
     r"(?:[-=+/×÷≈(,，、]|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from"
     r"|have|has|equals"
@@ -212,8 +214,30 @@ _BROKEN_OFF = re.compile(
 )
 
 
+_PAIRS = ((r"\(", r"\)"), (r"\[", r"\]"), (r"\begin{", r"\end{"), ("<<", ">>"), ("\\left", "\\right"))
+_SENTENCE_ENDS = re.compile(r"[.。!?！？;；:：)\]}】」”\"'|$>]$")
+_SAYS = re.compile(r"[A-Za-z]{2,}|[\u4e00-\u9fff]{2}")
+_NEAR_END = 30
+"""Characters before the end of a sentence without its full stop in which its number stands."""
+
+
 def is_broken_off(text: Text) -> bool:
     """Return whether a text stops inside a sentence, so that its last number is none that it settled on."""
-    if re.search(r"[a-z]\s\$$", text.string.rstrip()):
+    string = text.string.rstrip()
+    if re.search(r"[a-z]\s\$$", string) or ends_in_box(text) or ends_in_code(text.string):
         return True
-    return ends_in_box(text) or bool(_BROKEN_OFF.search(" " + text.string.rstrip().rstrip("*_`$").rstrip()))
+    string = string.rstrip("*_`$").rstrip()
+    if _BROKEN_OFF.search(" " + string) or any(string.count(one) > string.count(other) for one, other in _PAIRS):
+        return True
+    before, _, last = string.rpartition("\n")
+    sentences = re.split(r"(?<=[^\d\s])\.\s+|(?<=\d)\.\s+(?=[A-Z])|[。!?！？]", last)
+    last = sentences[-1]
+    if _SENTENCE_ENDS.search(string) or len(_SAYS.findall(last)) < 2 or spelled(last[-_NEAR_END:]):
+        return False
+    goes_before = len(sentences) > 1 or bool(re.search(r"\d", before))
+    return goes_before and not re.search(r"\d", last if len(sentences) == 1 and "." not in before else last[-_NEAR_END:])
+
+
+def ends_in_code(string: str) -> bool:
+    """Return whether nothing follows the last block of code: neither what it prints nor what it means."""
+    return bool(_CODE_LAST.search(string))

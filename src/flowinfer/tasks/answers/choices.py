@@ -166,10 +166,10 @@ def _unanchored(text: Text, letters: str, choices: Mapping[str, str], question: 
     alone = re.fullmatch(rf"[\W_]*([{letters}{letters.lower()}])[\W_]*", text.string)
     if alone:
         return Found(alone[1].upper(), "ok", "only_letter", text.span())
-    if is_broken_off(text):
-        return Found(None, "truncated", "none", None)
     string = masked(text.string)
     places = tokens(string, letters)
+    if _leading(text, letters) is None and is_broken_off(text):
+        return Found(None, "truncated", "none", None)
     if not places:
         option = _by_number(text, choices, question) if _are_numbers(choices) else named_option(text, choices, question)
         if option is not None:

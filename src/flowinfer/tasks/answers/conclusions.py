@@ -15,7 +15,7 @@ from flowinfer.tasks.answers.readings import (
     after_last_equals,
     answer_in,
     first_value,
-    in_dozens,
+    in_units,
     in_two_units,
     main_clause,
 )
@@ -117,7 +117,7 @@ def _stated(sentence: Text) -> Found | None:
         if numeral is None:
             return None
         rule = "conclusion" if has_cue or re.search(r"共|是|\b(?:is|are|has|have)\b", string) else "last_number"
-        return Found(in_dozens(numeral[0], last[numeral[2] :]), "ok", rule, sentence.span())
+        return Found(in_units(numeral[0], last[numeral[2] :]), "ok", rule, sentence.span())
     if (bold := _emphasized(sentence)) is not None:
         return bold
     equal = after_last_equals(string)

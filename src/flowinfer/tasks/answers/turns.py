@@ -64,7 +64,7 @@ def _blanked(match: re.Match[str]) -> str:
         return match[0]
     before, after = match[0].split(match["code"], 1) if match["code"] else (match[0], "")
     kept = _PRINTED.sub(lambda line: (line[1] or "").replace("#", " ").rjust(len(line[0])), match["code"])
-    return " " * len(before.rstrip("\n")) + "\n" * before.endswith("\n") + kept + " " * len(after)
+    return before + kept + after
 
 
 def _without_question(text: Text, question: str) -> Text:
