@@ -12,7 +12,8 @@ from flowinfer.tasks.answers.text import Text
 _ENGLISH = (
     r"(?:final|correct|right|best|numerical|actual|my)?\s*(?:answer|result|solution|ans|final(?=\"))s?\b"
     r"(?:\s+(?:to|for|of)\s+[^.:\n=]{1,60}?)?"
-    r"(?:\s+(?:here|therefore|thus|then))?(?:\s*\([^()\n]{1,40}\))?[*_\"']*\s*(?:is|are|would be|should be|must be|will be|has to be|equals"
+    r"(?:\s+(?:here|therefore|thus|then))?(?:\s*\([^()\n]{1,40}\))?"
+    r"[*_\"']*\s*(?:is|are|would be|should be|must be|will be|has to be|equals"
     r"|=|:|to be)"
     r"|(?:correct|right|best)\s+(?:option|choice|statement|one)[*_]*\s*(?:is|would be|should be|must be|:)"
     r"|(?:correct|right|corrected|actual)\s+(?:total|number|amount|value|sum|figure|count|price|cost"
@@ -235,7 +236,9 @@ def is_broken_off(text: Text) -> bool:
     if _SENTENCE_ENDS.search(string) or len(_SAYS.findall(last)) < 2 or spelled(last[-_NEAR_END:]):
         return False
     goes_before = len(sentences) > 1 or bool(re.search(r"\d", before))
-    return goes_before and not re.search(r"\d", last if len(sentences) == 1 and "." not in before else last[-_NEAR_END:])
+    return goes_before and not re.search(
+        r"\d", last if len(sentences) == 1 and "." not in before else last[-_NEAR_END:]
+    )
 
 
 def ends_in_code(string: str) -> bool:

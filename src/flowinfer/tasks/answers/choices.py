@@ -11,15 +11,21 @@ from flowinfer.tasks.answers.options import last_conclusion, named_option
 from flowinfer.tasks.answers.polarity import Polarity, asks_wrong, masked, polarity, tokens
 from flowinfer.tasks.answers.text import Found, Text
 
-_ITEM = r"(?:both\s+|either\s+)?(?:选项|项|option|choice)?\s*[(\[【<{*\"'“‘$]*\s*([A-Z])\s*[)\]】>}*\"'”’$]*(?:项|选项)?(?![A-Za-z])"
-_LOOSE = r"\s*(?:[,;，；.。]\s*)?(?:[、/&+·|]|\band/or\b|\band\b|\bor\b|\bas well as\b|\bplus\b|以及|和|与|及|或者?|还是)\s*"
+_ITEM = (
+    r"(?:both\s+|either\s+)?(?:选项|项|option|choice)?\s*[(\[【<{*\"'“‘$]*\s*([A-Z])\s*[)\]】>}*\"'”’$]*"
+    r"(?:项|选项)?(?![A-Za-z])"
+)
+_LOOSE = (
+    r"\s*(?:[,;，；.。]\s*)?(?:[、/&+·|]|\band/or\b|\band\b|\bor\b|\bas well as\b|\bplus\b|以及|和|与|及|或者?|还是)\s*"
+)
 _TIGHT = re.compile(rf"{_LOOSE}(?:also\s+|maybe\s+|perhaps\s+|possibly\s+|可能是?)?{_ITEM}", re.I)
 """A further letter of a list, behind what can only join."""
 _COMMA = re.compile(rf"\s*[,;，；]\s*{_ITEM}")
 """One behind a comma, after which something else may begin."""
 _PLAIN = re.compile(rf"\s*{_ITEM}")
 _GOES_ON = re.compile(
-    r"\s*(?:$|[.。!！?？,;，；\n<、]|(?:because|since|as|for|both|all|are|together|too|also)\b|都|均|皆|全|因为|是正确|正确|对)", re.I
+    r"\s*(?:$|[.。!！?？,;，；\n<、]|(?:because|since|as|for|both|all|are|together|too|also)\b|都|均|皆|全|因为|是正确|正确|对)",
+    re.I,
 )
 _LIST_DENIED = re.compile(
     r"[^\n。.;；,，]{0,12}?(?:错|不对|不正确|不符|不成立|排除|\bwrong\b|\bincorrect\b|\bfalse\b|\bnot\b|n't\b)", re.I
@@ -41,8 +47,10 @@ _OPEN = re.compile(
 
 _REACH = 80
 _NONE_RIGHT = re.compile(
-    r"(?:无|没有?|不存在)(?:一个|任何)?(?:正确|符合题意|合适)的?(?:答案|选项)|(?:以上|上述|四个选项|所有选项|各选?项)[^,，。A-H\n]{0,6}(?:都|均|皆)(?:不对|不正确|错误?)"
-    r"|\bno (?:correct|right|valid) (?:answer|option|choice)|\bnone of (?:the|these) (?:\w+ )?(?:options|choices|answers)",
+    r"(?:无|没有?|不存在)(?:一个|任何)?(?:正确|符合题意|合适)的?(?:答案|选项)"
+    r"|(?:以上|上述|四个选项|所有选项|各选?项)[^,，。A-H\n]{0,6}(?:都|均|皆)(?:不对|不正确|错误?)"
+    r"|\bno (?:correct|right|valid) (?:answer|option|choice)"
+    r"|\bnone of (?:the|these) (?:\w+ )?(?:options|choices|answers)",
     re.I,
 )
 _DENIES = re.compile(r"[不没非]|可能|或许|\b(?:not|may|might|could)\b|n't", re.I)

@@ -87,7 +87,9 @@ def _is_part(value: Expression) -> bool:
 
 def _same_expression(shown: str, target: str) -> bool:
     if "exp" in shown + target:
-        shown, target = (_EULER.sub(lambda match: f"exp({(match[1] or '1').strip('()')})", text) for text in (shown, target))
+        shown, target = (
+            _EULER.sub(lambda match: f"exp({(match[1] or '1').strip('()')})", text) for text in (shown, target)
+        )
     left, right = parse_expression(shown), parse_expression(target)
     return left is not None and right is not None and equal(left, right)
 

@@ -15,8 +15,8 @@ from flowinfer.tasks.answers.readings import (
     after_last_equals,
     answer_in,
     first_value,
-    in_units,
     in_two_units,
+    in_units,
     main_clause,
 )
 from flowinfer.tasks.answers.sentences import is_example, is_refusal, sentences, without_checks

@@ -20,7 +20,7 @@ _SCIENTIFIC = re.compile(r"(?<=\d)[eE]([+-]?\d{1,2})(?![\w.])")
 _POINTS = (Fraction(1009, 613), Fraction(2029, 1031), Fraction(-739, 421))
 """Where two rational functions are compared: they agree at all of them by chance as good as never."""
 _MAX_LENGTH = 300
-_MAX_POWER = 20_000
+_MAX_POWER = 5_000
 """Largest exponent, and most bits of a number's power."""
 _MAX_DIGITS = 60
 _MAX_FACTORIAL = 30
@@ -107,7 +107,8 @@ def _at(tree: Any, symbols: list[str], point: Fraction) -> Any:  # sympy express
     import sympy
 
     places = (point + index for index in range(len(symbols)))
-    found = {sympy.Symbol(name): sympy.Rational(one.numerator, one.denominator) for name, one in zip(symbols, places)}
+    values = (sympy.Rational(one.numerator, one.denominator) for one in places)
+    found = {sympy.Symbol(name): value for name, value in zip(symbols, values, strict=True)}
     return tree.subs(found)
 
 

@@ -36,7 +36,11 @@ def named_option(text: Text, choices: Mapping[str, str], question: str = "") -> 
 
 def _kept(string: str, choices: Mapping[str, str], question: str) -> dict[str, list[tuple[int, int]]]:
     """Return where each option's text stands, outside other options' texts and clauses that deny it."""
-    found = {letter: spans for letter, option in choices.items() if (spans := _spans(string, normalize(option).string.strip()))}
+    found = {
+        letter: spans
+        for letter, option in choices.items()
+        if (spans := _spans(string, normalize(option).string.strip()))
+    }
     kept = {}
     for letter, spans in found.items():
         others = [span for other, more in found.items() if other != letter for span in more]

@@ -64,7 +64,11 @@ def by_name(string: str, gold: Gold) -> str | None:
     if gold.kind not in ("number", "expression"):
         return None
     question = re.sub(r"[\\$\s{}]", " ", gold.question)
-    asked = [name for name in parts if re.search(rf"(?i:{_ASKS})(?:\s+\w+){{0,4}}?\s*{_loose(name)}\s*(?:$|[.?,;。？的值])", question)]
+    asked = [
+        name
+        for name in parts
+        if re.search(rf"(?i:{_ASKS})(?:\s+\w+){{0,4}}?\s*{_loose(name)}\s*(?:$|[.?,;。？的值])", question)
+    ]
     return parts[asked[0]] if len(asked) == 1 else string
 
 
@@ -230,7 +234,11 @@ def _equation(run: str, gold: Gold) -> str | None:
     if len(sides) >= 2 and all(parse_expression(side) for side in (sides[0], sides[-1])):
         return f"{sides[0].strip()}={sides[-1].strip()}"
     left = gold.plain.split("=")[0].strip()
-    if len(sides) == 1 and re.fullmatch(r"[a-zA-Z](?:\s*\([a-zA-Z](?:\s*,\s*[a-zA-Z])*\))?", left) and parse_expression(sides[0]):
+    if (
+        len(sides) == 1
+        and re.fullmatch(r"[a-zA-Z](?:\s*\([a-zA-Z](?:\s*,\s*[a-zA-Z])*\))?", left)
+        and parse_expression(sides[0])
+    ):
         return f"{left}={sides[0].strip()}"
     return None
 

@@ -1,4 +1,4 @@
-"""The part of an output in which the model answers: without the question repeated, code, marks, and further questions."""
+"""What a model answers by itself: without the question repeated, code, marks, and further questions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from flowinfer.tasks.answers.anchors import anchored, boxed, is_boxed
-from flowinfer.tasks.answers.text import Text, joined
+from flowinfer.tasks.answers.text import Text
 
 _LINE_MARK = re.compile(r"</?(?:br|p|div|li|ul|ol|h[1-6]|tr|table|center)\s*/?>", re.I)
 _FONT_MARK = re.compile(r"</?(?:b|i|u|em|strong|span|font|mark|code|td|th|sup|sub)(?:\s[^<>\n]{0,80})?>", re.I)
@@ -20,7 +20,8 @@ _TURN_ENDS = re.compile(
 _NEXT_QUESTION = re.compile(
     r"(?P<numbered>\n\s*(?:\*\*|#+ )?(?:(?:Next |New |Another |Follow-?up )(?:Question|Problem)|User|Human|用户"
     r"|(?:Question|Problem|Exercise|Example|Q|问题|题目|例题|问)\s*\d+)\s*(?:\*\*)?[:：.])"
-    r"|(?P<plain>\n\s*(?:\*\*|#+ )?(?:Question|Problem|Exercise|Example|Instruction|Q|问题|题目|例题|问)\s*(?:\*\*)?[:：]"
+    r"|(?P<plain>\n\s*(?:\*\*|#+ )?(?:Question|Problem|Exercise|Example|Instruction|Q|问题|题目|例题|问)"
+    r"\s*(?:\*\*)?[:：]"
     r"|(?<=[\d.。]) (?:Question|问题)\s*\d*\s*[:：])"
     r"|(?P<bare>\n\s*\n(?:Solve|What|Find|Let(?! me\b| us\b|')|Simplify|Evaluate|Suppose|Which|Is|Factor|Expand"
     r"|Calculate|Round|Sort|List|Differentiate|How)\b[^\n]{5,}[.?]\s*\n)"
@@ -29,7 +30,8 @@ _NEXT_QUESTION = re.compile(
 )
 _INTRODUCES = re.compile(r"restate|rephrase|reread|the (?:problem|question)|given|审题|题目|如下|^解\W*$", re.I)
 _VALUE = re.compile(
-    r"\d|^\W*(?:[A-Za-z]|true|false|yes|no|对|错|是|否)\W*$|^\W*[(]?[A-H][).、:]|选\W{0,3}[A-H]|[零一二三四五六七八九十百千]{1,}\W*$", re.I
+    r"\d|^\W*(?:[A-Za-z]|true|false|yes|no|对|错|是|否)\W*$|^\W*[(]?[A-H][).、:]|选\W{0,3}[A-H]|[零一二三四五六七八九十百千]{1,}\W*$",
+    re.I,
 )
 _STEP = re.compile(r"^\W*(?:step|part|case|第|\d+[.)]\s)", re.I)
 _MIN_REPEATED = 16
@@ -95,6 +97,8 @@ def _is_answered(text: Text, match: re.Match[str]) -> bool:
     if has_box or is_anchored or match["numbered"]:
         return True
     if match["listed"]:
-        return says_value or bool(re.search(r"答案|选|boxed|\banswer", string, re.I) and re.search(r"[A-H](?![A-Za-z])", string))
+        return says_value or bool(
+            re.search(r"答案|选|boxed|\banswer", string, re.I) and re.search(r"[A-H](?![A-Za-z])", string)
+        )
     concludes = bool(re.search(r"\d", last)) and last[-1] not in ":?" and not _STEP.match(last)
     return not _INTRODUCES.search(string) and (says_value or concludes)
