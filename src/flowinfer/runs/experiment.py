@@ -201,6 +201,7 @@ def score(question: Question, trace: Trace) -> Score | None:
         question.reference,
         question=question.question,
         choices=question.choices or None,
+        finish_reason=trace.finish_reason,
     )
 
 
