@@ -13,6 +13,8 @@ from rich.table import Table
 
 from flowinfer.errors import UsageError
 from flowinfer.output.console import PlainConsole, plain
+from flowinfer.output.shell import command as command_line
+from flowinfer.output.shell import option
 
 if TYPE_CHECKING:
     from flowinfer.results import Record
@@ -68,7 +70,11 @@ def _show_run(path: Path, records: list[Record], chosen: list[Record], console: 
 
     print_results(summarize_run(path, records), console)
     if not (path / "results.json").is_file():
-        console.print(f"the run was interrupted: `flowinfer exec --resume {path.name}` goes on with it", markup=False)
+        again = command_line("exec", options=option("--resume", path.name if path == Path("runs", path.name) else path))
+        console.print(f"the run was interrupted: `{again}` goes on with it", markup=False)
+    if not chosen:
+        console.print("it has no such question" if records else "nothing was answered yet")
+        return
     table = Table(box=SIMPLE, expand=True, padding=(0, 1, 0, 0))
     table.add_column("id", no_wrap=True, max_width=20)
     table.add_column("", width=1)
