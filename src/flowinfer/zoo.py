@@ -86,7 +86,7 @@ def load_zoo(name: str, *, why: str = "", base: Path | None = None) -> Zoo:
         path = path / "zoo.toml"
     if os.path.isfile(path):  # unlike Path.is_file, it is False for names too long
         return Zoo(name, read_zoo(path).models, why)
-    near = process.extractOne(name, list(zoos()), score_cutoff=60)
+    near = None if path.suffix else process.extractOne(name, list(zoos()), score_cutoff=60)
     hint = f"did you mean '{near[0]}'?" if near else f"known zoos: {', '.join(zoos())}; or give a TOML file"
     raise UsageError(f"unknown zoo '{name}': no registered zoo and no file of that name", help=hint)
 
@@ -196,6 +196,9 @@ def _unserved(spec: ModelSpec) -> Iterator[Unfit]:
     if spec.backend == "openai" and not spec.base_url:
         hint = 'base_url="http://localhost:8000/v1"'
         yield Unfit("E0207", "backend", "backend 'openai' needs a base_url", hint)
+    if spec.backend == "openai" and spec.base_url and not re.match(r"https?://[^/?#\s]", spec.base_url, re.I):
+        message = f"base_url '{spec.base_url}' is no address: it begins with neither http:// nor https://"
+        yield Unfit("E0207", "base_url", message, 'base_url="http://localhost:8000/v1"')
     if spec.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", spec.api_key_env):
         hint = 'export MY_KEY=... and api_key_env="MY_KEY"; a key itself never stands in a flow or zoo'
         yield Unfit("E0207", "api_key_env", "'api_key_env' must be the name of an environment variable", hint)

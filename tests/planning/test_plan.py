@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import networkx as nx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +15,10 @@ from flowinfer.errors import LoadError, MemoryShort
 from flowinfer.language.check import check
 from flowinfer.machine import Card, Device, Limit, Machine, container_limit, has_weights, hub_cache, with_free_memory
 from flowinfer.planning import plan as plans
-from flowinfer.planning.graph import build, describe
+from flowinfer.planning.graph import build
 from flowinfer.planning.needs import count_parameters, need_of
 from flowinfer.planning.placement import place, ready
+from flowinfer.planning.plain import fingerprint, to_json
 from flowinfer.planning.plan import Member, Mixture, Plan, members
 from flowinfer.spec import ModelSpec
 from flowinfer.zoo import load_zoo
@@ -30,13 +32,31 @@ def compiled(text: str) -> Plan:
     return plans.compile(check(text, zoo=NAMES))
 
 
+def lines_of(graph: nx.DiGraph[str]) -> str:
+    """Return the graph as lines, one node or edge each, in a fixed order."""
+    nodes = [f"{name}: {data['kind']} {data['title']}" for name, data in graph.nodes(data=True)]
+    edges = [
+        f"{start} -{data['kind']}-> {end}" + (f" {data['weight']:.3g}" if "weight" in data else "")
+        for start, end, data in graph.edges(data=True)
+    ]
+    return "\n".join([*nodes, *edges])
+
+
+def described(plan: Plan) -> str:
+    """Return a plan as lines, one step each."""
+    lines = [
+        f"{step.id} {step.title}" + (f" reads {', '.join(step.reads)}" if step.reads else "") for step in plan.steps
+    ]
+    return "\n".join([*lines, f"{plan.answer.kind} of {', '.join(plan.answer.steps)}"])
+
+
 def machine(*gpus: float, cpu: float = 64) -> Machine:
     devices = [Device(f"cuda:{i}", "a GPU", int(size * GB), int(size * GB)) for i, size in enumerate(gpus)]
     return Machine((*devices, Device("cpu", "cores", int(cpu * GB), int(cpu * GB))))
 
 
 def test_text_edges_lead_to_readers_and_token_edges_to_fuse_nodes() -> None:
-    assert describe(build(check("Qwen -> (Yi:3 | Ds:1)", zoo=NAMES))).split("\n") == [
+    assert lines_of(build(check("Qwen -> (Yi:3 | Ds:1)", zoo=NAMES))).split("\n") == [
         "question: question question",
         "n1: model Qwen",
         "n2: model Yi",
@@ -64,7 +84,7 @@ def test_text_edges_lead_to_readers_and_token_edges_to_fuse_nodes() -> None:
     ],
 )
 def test_contracting_token_edges_gives_one_step_per_decoding_loop(text: str, steps: str) -> None:
-    assert plans.describe(compiled(text)) == steps
+    assert described(compiled(text)) == steps
 
 
 def test_fields_name_the_steps_that_fill_them() -> None:
@@ -102,17 +122,17 @@ def test_shares_multiply_down_and_sum_to_one(text: str) -> None:
 
 
 def test_a_plan_is_plain_json() -> None:
-    data = json.loads(json.dumps(plans.to_json(place(compiled("Qwen -> (Yi | Ds)"), machine(200)))))
+    data = json.loads(json.dumps(to_json(place(compiled("Qwen -> (Yi | Ds)"), machine(200)))))
     assert [step["id"] for step in data["steps"]] == ["s1", "s2"] and data["answer"]["steps"] == ["s2"]
 
 
 def test_the_fingerprint_ignores_names_and_devices_and_sees_all_that_decides_text() -> None:
-    base = plans.fingerprint(compiled("Qwen -> Ds"))
-    assert base == plans.fingerprint(compiled("# a comment\nQwen ->\n Ds"))
+    base = fingerprint(compiled("Qwen -> Ds"))
+    assert base == fingerprint(compiled("# a comment\nQwen ->\n Ds"))
     declared = 'model Qwen = "org/qwen" {{ dtype=bfloat16, device="{}" }}\nQwen'
-    assert plans.fingerprint(compiled(declared.format("cpu"))) == plans.fingerprint(compiled(declared.format("cuda:1")))
+    assert fingerprint(compiled(declared.format("cpu"))) == fingerprint(compiled(declared.format("cuda:1")))
     for other in ("Ds -> Qwen", "Qwen[seed=1] -> Ds", 'defaults { prompts="en" }\nQwen -> Ds', "Qwen -> (Ds)"):
-        assert plans.fingerprint(compiled(other)) != base
+        assert fingerprint(compiled(other)) != base
 
 
 @pytest.mark.parametrize(
@@ -191,8 +211,8 @@ def test_heads_that_fit_only_in_one_assignment_are_placed_so() -> None:
     assert {name: p.device for name, p in plan.placements.items()} == {"Big": "cuda:0", "Yi": "cuda:1", "Ds": "cuda:0"}
 
 
-def test_packed_weights_are_counted_by_their_files(tmp_path: Path) -> None:
-    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}} | {
+def test_weights_packed_by_others_are_counted_by_their_files(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "hqq"}} | {
         "hidden_size": 8,
         "intermediate_size": 16,
         "num_hidden_layers": 1,

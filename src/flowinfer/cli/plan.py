@@ -40,18 +40,19 @@ def command(
 def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices: str | None = None) -> None:
     """Print a flow's plan."""
     from flowinfer.machine import this_machine
-    from flowinfer.planning import plan as plans
     from flowinfer.planning.placement import device_reads, place
+    from flowinfer.planning.plain import to_json
+    from flowinfer.planning.plan import compile
 
     machine = _machine(devices) if devices else this_machine()
     try:
-        plan = place(plans.compile(flow), machine)
+        plan = place(compile(flow), machine)
     except MemoryShort as error:
         if devices is None:
             error.help = f"{error.help}; --devices cuda:0=24GB,cpu=64GB plans for another machine"
         raise
     if as_json:
-        said = plans.to_json(plan) | {"reads": device_reads(plan), "zoo": flow.zoo, "zoo_why": flow.zoo_why}
+        said = to_json(plan) | {"reads": device_reads(plan), "zoo": flow.zoo, "zoo_why": flow.zoo_why}
         print(json.dumps(said, ensure_ascii=False, indent=1))
         return
     print(f"flow {flow.name}: {len(plan.steps)} steps, prompts '{plan.prompts}', zoo {flow.zoo} ({flow.zoo_why})")

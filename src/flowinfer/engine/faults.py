@@ -7,6 +7,7 @@ device that is lost.
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,16 @@ def reason(error: BaseException) -> str:
         return f"the text has half of a surrogate pair, {error.object[error.start]!a}, which is no character"
     told = " ".join(str(error).split())[:300]
     return type(error).__name__ + (f": {told}" if told else "") + _place(error)
+
+
+def too_long(model: str, tokens: int, most: int) -> str:
+    """Return the reason why a prompt cannot be read."""
+    return f"the prompt has {tokens} tokens for '{model}', which reads at most {most} with its answer"
+
+
+def is_too_long(reason: str) -> bool:
+    """Return whether a question failed for that reason."""
+    return re.match(r"the prompt has \d+ tokens for '.*', which reads at most", reason, re.DOTALL) is not None
 
 
 def is_memory_short(error: BaseException) -> bool:

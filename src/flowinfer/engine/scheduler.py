@@ -34,6 +34,8 @@ from flowinfer.results import StepResult
 _PAUSE_SECONDS = 1e-4
 """First pause where devices and endpoints are all at work; doubled while they are, up to the long one."""
 _LONG_PAUSE_SECONDS = 1e-3
+_TURNS_ON_END = 8
+"""Turns of one loop that keeps the host busy before a server gives another its turn."""
 _IDLE_SECONDS = 1e-2
 """Between looks at a source that has no question now."""
 
@@ -71,6 +73,8 @@ class Scheduler:
         observer: hears of steps that were taken from the cache.
         patience: for a loop's first step, when to give the loop up. Where it is given, what breaks a loop breaks its
             steps and nothing else; where not, it is raised.
+        serves: whether questions come without end: then what breaks a loop ends the rows that are in it, the next ones
+            are tried anew, and loops that keep the host busy take turns.
     """
 
     def __init__(
@@ -81,8 +85,10 @@ class Scheduler:
         observer: Observer,
         *,
         patience: Callable[[SharedStep], Patience] | None = None,
+        serves: bool = False,
     ) -> None:
         self._decoders, self._caching, self._observer, self._new_patience = decoders, caching, observer, patience
+        self._serves = serves
         self._steps = {shared.id: shared for shared in steps}
         self._first: dict[str, SharedStep] = {}
         """By loop: the step whose nodes its rows have."""
@@ -103,6 +109,8 @@ class Scheduler:
         self._rows = OnTheWay()
         self._current = ""
         """Name of the loop that keeps the host busy."""
+        self._num_turns = 0
+        """Turns that it has had on end."""
         self._pause = _PAUSE_SECONDS
         self._patience: dict[str, Patience] = {}
         self._lost: dict[str, str] = {}
@@ -135,6 +143,16 @@ class Scheduler:
             for loop in self._loops.values():
                 loop.clear()
             self._open, self._rows = {}, OnTheWay()
+
+    def prepare(self) -> None:
+        """Make every loop now, with its models, tables and memory, that the first question need not wait for them.
+
+        Raises:
+            LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
+        """
+        for loop in self._loops.values():
+            while loop.decoder is None:
+                loop.turn()
 
     def withdraw(self, asked: Asked) -> None:
         """Take a question back: its rows leave their loops, nothing more is told of it, and no other text changes.
@@ -212,7 +230,15 @@ class Scheduler:
         else:
             nodes = zip(self._first[shared.loop].nodes, shared.nodes, strict=True)
             texts = {there: prompts[here] for there, here in nodes}
-            row = Row(asked.question.id, shared.step.id, texts, tuple(passed_on.values()), shared.step.decoding)
+            row = Row(
+                asked.question.id,
+                shared.step.id,
+                texts,
+                tuple(passed_on.values()),
+                asked.decodings.get(shared.id, shared.step.decoding),
+                asked.noise_id,
+                asked.turns.get(shared.id, ()),
+            )
             self._rows.add(row, turn, key)
             self._loops[shared.loop].add(row)
 
@@ -241,10 +267,18 @@ class Scheduler:
         return any(other.is_full and other.gpus & loop.gpus for other in earlier)
 
     def _chosen(self, busy: Sequence[str]) -> str:
-        """Return the loop to go on with: the one before, unless its rows fill no batch and another's do."""
+        """Return the loop to go on with: the one before, unless its rows fill no batch and another's do.
+
+        A server gives each some turns: where questions never end, the first would never be empty.
+        """
         full = [name for name in busy if self._loops[name].is_full]
-        if self._current not in (full or busy):
-            self._current = (full or busy)[0]
+        choice = busy if self._serves else full or busy
+        self._num_turns += 1
+        if self._current not in choice:
+            self._current, self._num_turns = choice[0], 0
+        elif self._serves and self._num_turns >= _TURNS_ON_END:
+            following = choice.index(self._current) + 1
+            self._current, self._num_turns = choice[following % len(choice)], 0
         return self._current
 
     def _bring_on(self, name: str) -> Iterator[Finished]:
@@ -256,7 +290,7 @@ class Scheduler:
         except DeviceLost:  # whatever else were asked of it would fail too, and be blamed
             raise
         except Exception as error:  # whatever it is, the other loops can go on; it is told with what it broke
-            if self._new_patience is None:
+            if self._new_patience is None and not self._serves:
                 raise
             problem = error.message if isinstance(error, FlowInferError) else f"{type(error).__name__}: {error}"
         for completion in completions:
@@ -279,11 +313,13 @@ class Scheduler:
 
     def _lose(self, name: str, problem: str) -> Iterator[Finished]:
         """End all that a loop decodes: it is broken."""
-        self._lost[name] = problem
+        if not self._serves:
+            self._lost[name] = problem
         self._loops[name].clear()
         self._loops[name].let_go()
         for waiting in self._rows.of_loop(name):
-            self.broken |= {turn.shared.id: problem for turn in waiting.turns}
+            if not self._serves:
+                self.broken |= {turn.shared.id: problem for turn in waiting.turns}
             yield from self._settle(Completion(waiting.row, None, problem))
 
     def _settle(self, completion: Completion) -> Iterator[Finished]:

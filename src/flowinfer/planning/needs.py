@@ -10,6 +10,7 @@ from typing import Any
 
 from flowinfer.checkpoint import Held, read_config, read_folder, refuse_larger
 from flowinfer.machine import has_weights, hub_snapshot
+from flowinfer.packing import loaded_bytes, num_weights, packing_of
 from flowinfer.planning.plan import Need
 from flowinfer.registry import backends
 from flowinfer.spec import ModelSpec
@@ -63,11 +64,14 @@ def read_bytes(need: Need) -> int:
 def _from_config(spec: ModelSpec, config: Config, folder: Path, held: Held, device_kind: str) -> Need:
     counted = count_parameters(config)
     refuse_larger(counted or 0, held, config)
-    parameters = counted or held.num_numbers or None
+    packing = packing_of(config, held.shapes)
+    parameters = counted or (num_weights(held.shapes) if packing else held.num_numbers) or None
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
     width = _width(spec, stored, device_kind)
-    if held.files and "quantization_config" in config:  # packed weights: only the files know
-        weight: int | None = held.num_bytes
+    if held.files and packing:
+        weight: int | None = loaded_bytes(held.shapes, width, is_unpacked=device_kind == "cpu")
+    elif held.files and "quantization_config" in config:  # packed weights: only the files know
+        weight = held.num_bytes
     else:
         weight = _quantized(spec, parameters * width) if parameters else None
     download = 0 if held.files else parameters * _BYTES.get(stored, 4) if parameters else None
