@@ -313,7 +313,7 @@ def test_a_model_that_fits_on_no_gpu_is_split_over_as_few_as_hold_it(tmp_path: P
 def test_a_declared_split_is_kept_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = place(large(tmp_path, ', device=["cuda:1", "cuda:0"]'), machine(100, 100))
     assert plan.placements["L"].where == "cuda:1 (layers 0-38), cuda:0 (layers 39-79)"
-    assert json.loads(json.dumps(plans.to_json(plan)))["placements"]["L"]["split"][0]["layers"] == 39
+    assert json.loads(json.dumps(to_json(plan)))["placements"]["L"]["split"][0]["layers"] == 39
     show_plan(
         check(f'model L = "{tmp_path}" {{ dtype=bfloat16, device=["cuda:1", "cuda:0"] }}\nL', zoo=NAMES),
         devices="cuda:0=100GB,cuda:1=100GB",
