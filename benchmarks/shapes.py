@@ -147,8 +147,9 @@ def mixer_of(models: Sequence[HfModel]) -> Mixer:
     return Mixer(step_of(models), models)
 
 
-def _random_model(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) -> Any:  # untyped
-    config = AutoConfig.for_model(
+def config_of(shape: Shape) -> Any:  # untyped in transformers
+    """Return a shape as transformers' config."""
+    return AutoConfig.for_model(
         shape.kind,
         vocab_size=shape.vocab,
         hidden_size=shape.hidden,
@@ -163,6 +164,10 @@ def _random_model(shape: Shape, device: torch.device, dtype: torch.dtype, seed: 
         eos_token_id=None,
         pad_token_id=None,
     )
+
+
+def _random_model(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) -> Any:  # untyped
+    config = config_of(shape)
     with torch.device(device):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     model = model.to(device).eval()

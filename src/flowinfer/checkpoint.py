@@ -10,7 +10,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -30,6 +30,18 @@ _FEW = 1000
 _SLACK = 50_000_000
 """Numbers of a network that no file has to hold, such as tables of positions."""
 _DOWNLOAD = "download it again"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor in a weight file."""
+
+    name: str
+    dtype: str
+    """As safetensors call it: BF16, F32, ..."""
+    shape: tuple[int, ...]
+    begin: int
+    """Where its bytes begin in the file."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,8 @@ def read_folder(folder: Path) -> Held:
     """
     _refuse_special_files(folder)
     config = read_config(folder)
-    held = Held((files := weight_files(folder)), {name: shape for file in files for name, shape in _shapes(file)})
+    files = weight_files(folder)
+    held = Held(files, {entry.name: entry.shape for file in files for entry in entries_of(file)})
     if files and config is not None:
         _refuse_absurd(config, held)
     return held
@@ -150,8 +163,12 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield names and shapes from the header of a weight file."""
+def entries_of(path: Path) -> tuple[Entry, ...]:
+    """Return what the header of a weight file tells.
+
+    Raises:
+        LoadError: it is damaged.
+    """
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -163,15 +180,18 @@ def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         if end > size - 8 - length:
             raise ValueError(f"it ends {end - (size - 8 - length):,} bytes too early")
-        found = [(name, tuple(map(int, entry["shape"]))) for name, entry in header.items()]
-        if any(min(shape, default=0) < 0 or math.prod(shape) > 8 * size for _, shape in found):
+        found = tuple(
+            Entry(name, str(one["dtype"]), tuple(map(int, one["shape"])), 8 + length + int(one["data_offsets"][0]))
+            for name, one in header.items()
+        )
+        if any(min(one.shape, default=0) < 0 or math.prod(one.shape) > 8 * size for one in found):
             raise ValueError("its header tells of more than it holds")
     except OSError as error:
         raise LoadError(f"{path} cannot be read: {error.strerror}", help="see who may read it") from error
     except (struct.error, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         told = str(error) if str(error).startswith(("it ", "its ")) else "its header cannot be read"
         raise LoadError(f"{path} is damaged: {told}", help=_DOWNLOAD) from error
-    yield from found
+    return found
 
 
 def _refuse_absurd(config: Mapping[str, Any], held: Held) -> None:

@@ -26,12 +26,14 @@ from flowinfer.backends.rotary import stretch
 from flowinfer.backends.session import BatchSession
 from flowinfer.backends.tokenizers import load_tokenizer
 from flowinfer.backends.versions import untried
+from flowinfer.backends.weights import network_around, take
 from flowinfer.checkpoint import Held, read_folder, refuse_incomplete, refuse_larger
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
 from flowinfer.machine import hub_folder, hub_problem, is_hub_offline
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
+from flowinfer.startup import STARTUP
 from flowinfer.zoo import is_missing
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ class HfModel:
         self._tokenizer = tokenizer
         self.num_columns = _num_columns(model)
         self._spec = spec
-        with _naming(spec):
+        with _naming(spec), STARTUP.waiting_for("vocabulary", spec.name):
             every = token_bytes(tokenizer)
             tokens = every.limited(min(self.num_columns, int(model.get_input_embeddings().weight.shape[0])))
             self._prompts = ChatPrompts(tokenizer, tokens, chat=spec.chat, system=spec.system)
@@ -58,7 +60,8 @@ class HfModel:
         """What the tokenizer's ids write for which the model has no embedding or no logit."""
         self.is_exact = model.dtype in (torch.float32, torch.float64)
         self.max_positions = _max_positions(model.config)
-        self._kind = session_kind(model)
+        with STARTUP.waiting_for("check", spec.name):
+            self._kind = session_kind(model)
         self.notes = tuple(_notes(spec.name, tokens.losses, is_batched=self._kind is BatchSession))
 
     @property
@@ -157,10 +160,12 @@ def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
         config = AutoConfig.from_pretrained(spec.ref, **options)
         _refuse_unsuitable(spec, config)
         if held.files and not spec.trust_remote_code:
-            refuse_larger(_num_numbers(config), held, config.to_dict())
-        with _naming(spec):
+            with STARTUP.waiting_for("config", spec.name):
+                refuse_larger(_num_numbers(config), held, config.to_dict())
+        with _naming(spec), STARTUP.waiting_for("tokenizer", spec.name):
             tokenizer = load_tokenizer(spec.ref, **options)
-        network = _load_weights(spec, config, device, dtype, options)
+        with STARTUP.waiting_for("network", spec.name):
+            network = _load_weights(spec, config, device, dtype, options)
         model = HfModel(spec, network, tokenizer)
         model.vocabulary()
         model.prompt("x")
@@ -226,6 +231,8 @@ def _load_weights(
     wanted = spec.dtype if dtype == "auto" else dtype
     if wanted == "auto" and device == "cpu":
         wanted = "float32"
+    if (ready := _around_read_weights(spec, config, device, wanted)) is not None:
+        return ready
     arguments = {**options, "config": config, "use_safetensors": True, "dtype": wanted}
     if spec.quantization:
         arguments["quantization_config"] = _quantization(spec)
@@ -234,6 +241,33 @@ def _load_weights(
     model, told = loaded
     _refuse_holes(spec, told["missing_keys"])
     return model.eval() if spec.quantization else model.to(device).eval()
+
+
+def _around_read_weights(spec: ModelSpec, config: Any, device: str, wanted: str) -> Any | None:
+    """Return a network around weights that were read ahead; None where there are none, or it would change them."""
+    reading = take(spec, device)
+    if reading is None:
+        return None
+    try:
+        tensors = reading.tensors()
+    except Exception:  # short memory, a file that cannot be read: the ordinary way finds it again and says so
+        return None
+    stated = getattr(config, "dtype", None) if wanted == "auto" else getattr(torch, wanted, None)
+    if {one.dtype for one in tensors.values()} != {stated}:
+        return None
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config)
+    if not tensors.keys() <= empty.state_dict().keys():
+        return None
+    made = network_around(type(empty), config, tensors, wanted)
+    if made is None:
+        return None
+    model, told = made
+    _refuse_holes(spec, told["missing_keys"])
+    folder = reading.files[0].parent
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.to(device).eval()
 
 
 def _refuse_holes(spec: ModelSpec, missing: Collection[str]) -> None:

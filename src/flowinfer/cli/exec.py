@@ -25,6 +25,7 @@ from flowinfer.errors import UsageError
 from flowinfer.output.shell import command as command_line
 from flowinfer.output.shell import options as shell_options
 from flowinfer.runs.jsonlog import decoded
+from flowinfer.startup import STARTUP
 
 if TYPE_CHECKING:
     from flowinfer.cli.asked import Asked
@@ -271,7 +272,10 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
     if not prompt.strip():
         raise UsageError("the question is empty", help="--prompt TEXT")
     from flowinfer.results import Question
-    from flowinfer.runs.ask import ask
+
+    STARTUP.done("command line")
+    with STARTUP.waiting_for("import", "torch"):
+        from flowinfer.runs.ask import ask
     from flowinfer.tasks.base import language_note
 
     if not quiet and not (as_json and not sys.stderr.isatty()):
@@ -284,7 +288,7 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
         print(f"error: {answer.trace.error}", file=sys.stderr)
         raise typer.Exit(4)
     if as_json:
-        print(json.dumps(answer.to_json(), ensure_ascii=False))
+        print(json.dumps(answer.to_json() | {"start": STARTUP.to_json()}, ensure_ascii=False))
 
 
 def data_paths(given: list[str] | None) -> dict[str, Path]:
@@ -327,4 +331,4 @@ def _refuse_data_options(*given: object) -> None:
 
 def _plain(results: Results) -> dict[str, object]:
     data = results.model_dump(mode="json", exclude={"steps", "subjects"})
-    return data | {"interval": list(results.interval)}
+    return data | {"interval": list(results.interval), "start": STARTUP.to_json()}

@@ -14,6 +14,7 @@ from flowinfer.output.secrets import learn_environment
 from flowinfer.planning.plan import Placement, Plan
 from flowinfer.registry import backends, load
 from flowinfer.spec import ModelSpec
+from flowinfer.startup import STARTUP
 
 Loaded = TokenModel | TextModel
 
@@ -44,9 +45,34 @@ class ModelPool:
                 observer.notice(note)
         return self._loaded[key]
 
+    def begin(self, plan: Plan, names: Iterable[str]) -> None:
+        """Begin to read the weights of models that will be wanted, all at once; returns at once.
+
+        Nothing else may be loaded, or memory be measured, before `settle`.
+        """
+        from flowinfer.backends import weights
+
+        wanted = {name: (plan.models[name], _placement(plan, name)) for name in names}
+        weights.begin(
+            {
+                name: (spec, placement.device)
+                for name, (spec, placement) in wanted.items()
+                if _weights_key(spec, placement) not in self._loaded
+            }
+        )
+
+    def settle(self) -> None:
+        """Wait until no weights are being read."""
+        from flowinfer.backends import weights
+
+        weights.settle()
+
     def is_loaded(self, plan: Plan, name: str) -> bool:
-        """Return whether the weights of the model of that name are in memory."""
-        return _weights_key(plan.models[name], _placement(plan, name)) in self._loaded
+        """Return whether the weights of the model of that name are in memory, or have their place there."""
+        from flowinfer.backends import weights
+
+        spec, placement = plan.models[name], _placement(plan, name)
+        return _weights_key(spec, placement) in self._loaded or weights.is_begun(spec, placement.device)
 
     def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
         """Free every model that none of these names needs."""
@@ -57,6 +83,9 @@ class ModelPool:
 
     def close(self) -> None:
         """Free all models."""
+        from flowinfer.backends import weights
+
+        weights.drop()
         while self._loaded:
             self._loaded.popitem()[1].close()
 
@@ -72,7 +101,8 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
     if info is None:
         raise LoadError(f"unknown backend '{spec.backend}'", help=f"known: {', '.join(backends())}")
     learn_environment(os.environ, *([spec.api_key_env] if spec.api_key_env else []))
-    loader = cast(Loader, load(info))
+    with STARTUP.waiting_for("import", f"backend {info.name}"):
+        loader = cast(Loader, load(info))
     try:
         model = loader(spec, placement.device, placement.dtype)
     except OSError as error:

@@ -18,6 +18,7 @@ from flowinfer.planning.plan import Plan, columns, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.runs.experiment import majority
 from flowinfer.spec import Flow
+from flowinfer.startup import STARTUP
 from flowinfer.tasks.base import language_note, refuse_missing
 from flowinfer.zoos.toy import provide
 
@@ -196,7 +197,8 @@ def ask(
     refuse_missing(columns(flow), [item := Question(id="prompt", question=question, reference="")], "a single prompt")
     note = language_note(flow, [item])
     provide(flow.models.values())
-    plan = ready(flow, this_machine())
+    with STARTUP.waiting_for("devices"):
+        plan = ready(flow, this_machine())
     listener = _Listener(
         plan,
         write,

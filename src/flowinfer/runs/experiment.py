@@ -17,6 +17,7 @@ from flowinfer.runs.cache import DiskStepCache, default_folder, member_order, st
 from flowinfer.runs.store import Run, find_run, info, read_records
 from flowinfer.runs.summary import Results, summarize
 from flowinfer.spec import Flow
+from flowinfer.startup import STARTUP
 
 if TYPE_CHECKING:
     from flowinfer.engine.base import Observer
@@ -74,7 +75,8 @@ def evaluate(
     from flowinfer.zoos.toy import provide
 
     provide(flow.models.values())
-    plan = ready(flow, this_machine())
+    with STARTUP.waiting_for("devices"):
+        plan = ready(flow, this_machine())
     run = _open(flow, plan, dataset, request)
     start = time.perf_counter()
     try:

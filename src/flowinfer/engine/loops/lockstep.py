@@ -27,6 +27,7 @@ from flowinfer.engine.network.runner import HeadRunner
 from flowinfer.fusion.shared import SharedVocabulary
 from flowinfer.fusion.utf8 import BOUNDARY
 from flowinfer.spec import Decoding
+from flowinfer.startup import STARTUP
 
 
 class IdTable:
@@ -149,7 +150,8 @@ class LockStep:
         if self.device.type != "cuda":
             return self.step(form)
         if form not in self._graphs:
-            self._graphs[form] = self._capture(form)
+            with STARTUP.waiting_for("graph", f"of {form.rows} rows"):
+                self._graphs[form] = self._capture(form)
         return self._graphs[form].replay()
 
     def last_outcome(self, count: int, *, is_told: bool) -> Outcome:

@@ -27,6 +27,7 @@ from flowinfer.engine.loops.outcome import RING
 from flowinfer.engine.loops.prompts import read_prompts
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.network.runner import HeadRunner
+from flowinfer.startup import STARTUP
 
 _STEPS = RING // 2
 """Steps that the device is given at once."""
@@ -157,7 +158,8 @@ class PackedStream:
         """Read the prompts of new rows, except for the last id of each, and make the rows live."""
         for k, (runner, cache) in enumerate(zip(self._runners, self._caches, strict=True)):
             start = time.perf_counter()
-            read_prompts(runner, cache, [(own.index, self._batch.ids(k, own.live)) for own in admitted])
+            with STARTUP.waiting_for("prompt", self._heads.models[k].name):
+                read_prompts(runner, cache, [(own.index, self._batch.ids(k, own.live)) for own in admitted])
             for own in admitted:
                 own.live.heads[k].forward_seconds += (time.perf_counter() - start) / len(admitted)
         for own in admitted:

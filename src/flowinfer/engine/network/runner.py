@@ -15,6 +15,7 @@ from flowinfer.engine.caches.attention import LayerShape, PackedCache, attending
 from flowinfer.engine.network.llama import LlamaForward, llama_forward
 from flowinfer.engine.network.merging import merge_linears, split_linears
 from flowinfer.engine.network.probing import NotPackable, check, gives, plain_logits, refuse
+from flowinfer.startup import STARTUP
 
 _HALF = (torch.bfloat16, torch.float16)
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
@@ -43,11 +44,13 @@ class HeadRunner:
         self._keep: Callable[[Tensor], Tensor] | None = None
         refuse(model)
         number_layers(model)
-        expected = plain_logits(model)
+        with STARTUP.waiting_for("check", "plain"):
+            expected = plain_logits(model)
         merge_linears(model)
         self._compiled: list[Any] = []
         try:
-            self.layers = check(model, expected, self._active)
+            with STARTUP.waiting_for("check", "packed"):
+                self.layers = check(model, expected, self._active)
         except NotPackable:
             split_linears(model)  # other engines will run it
             raise
@@ -129,14 +132,16 @@ class HeadRunner:
         """Install what is fast on a GPU, each part only if the check at load still holds with it."""
         replaced = _speed_up_linears(self.model) if self.model.dtype in _HALF else []
         try:
-            check(self.model, expected, self._active)
+            with STARTUP.waiting_for("check", "linear layers"):
+                check(self.model, expected, self._active)
         except NotPackable:
             for parent, name, child in replaced:
                 setattr(parent, name, child)
         self._compile()
         try:
             if self._compiled:
-                check(self.model, expected, self._active)
+                with STARTUP.waiting_for("compile", ""):
+                    check(self.model, expected, self._active)
         except NotPackable:
             self._compiled = []
 
