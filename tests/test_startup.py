@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 from flowinfer.startup import Startup
 from tests.command import flowinfer
@@ -62,3 +67,19 @@ def test_exec_json_says_where_the_seconds_went(tmp_path: Path) -> None:
     start = json.loads(done.stdout)["start"]
     assert start["seconds"] is not None
     assert all(set(part) == {"part", "of", "begin", "seconds"} for part in start["parts"])
+
+
+def test_a_commands_imports_find_needless_packages_absent_and_only_they() -> None:
+    """transformers asks `find_spec`, and imports what that finds."""
+    clock = Startup()
+    name = "wave"  # of the standard library, and imported by nothing here
+    sys.modules.pop(name, None)
+    with clock.without(name):
+        assert find_spec(name) is not None, "a library's process is somebody else's"
+    clock.is_command = True
+    with clock.without(name, "json"):
+        assert find_spec(name) is None
+        with pytest.raises(ModuleNotFoundError):
+            import_module(name)
+        assert import_module("json") is json, "what is there stays"
+    assert import_module(name).__name__ == name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+NEEDLESS = ("scipy", "sklearn", "pandas", "torchvision", "torchaudio")
+"""What transformers imports where it is installed, for losses, drafts, pictures and sounds that no run asks for."""
 
 
 @dataclass
@@ -37,6 +41,8 @@ class Startup:
         self._listener: Callable[[str], None] | None = None
         self.seconds: float | None = None
         """Until the first token; None before it."""
+        self.is_command = False
+        """Whether the process is the command line's own, so that nobody else's imports matter."""
 
     @contextmanager
     def waiting_for(self, part: str, of: str = "") -> Iterator[None]:
@@ -53,6 +59,17 @@ class Startup:
         finally:
             noted.seconds = self._now() - noted.begin
             self._tell()
+
+    @contextmanager
+    def without(self, *packages: str) -> Iterator[None]:
+        """Let what is imported inside find packages absent that nothing has imported yet; in a command's process."""
+        hidden = [name for name in packages if name not in sys.modules] if self.is_command else []
+        sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None = absent, for import and find_spec
+        try:
+            yield
+        finally:
+            for name in hidden:
+                sys.modules.pop(name, None)
 
     def done(self, part: str) -> None:
         """Note that a part took all the time since the process began."""

@@ -22,6 +22,7 @@ from flowinfer.backends.base import Prompt, Session
 from flowinfer.backends.caches import NotCached
 from flowinfer.backends.chat import ChatPrompts
 from flowinfer.backends.kinds import session_kind
+from flowinfer.backends.remembered import identify
 from flowinfer.backends.rotary import stretch
 from flowinfer.backends.session import BatchSession
 from flowinfer.backends.tokenizers import load_tokenizer
@@ -33,7 +34,7 @@ from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
 from flowinfer.machine import hub_folder, hub_problem, is_hub_offline
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
-from flowinfer.startup import STARTUP
+from flowinfer.startup import NEEDLESS, STARTUP
 from flowinfer.zoo import is_missing
 
 if TYPE_CHECKING:
@@ -160,12 +161,14 @@ def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
         config = AutoConfig.from_pretrained(spec.ref, **options)
         _refuse_unsuitable(spec, config)
         if held.files and not spec.trust_remote_code:
-            with STARTUP.waiting_for("config", spec.name):
+            with STARTUP.waiting_for("config", spec.name), STARTUP.without(*NEEDLESS):
                 refuse_larger(_num_numbers(config), held, config.to_dict())
         with _naming(spec), STARTUP.waiting_for("tokenizer", spec.name):
             tokenizer = load_tokenizer(spec.ref, **options)
         with STARTUP.waiting_for("network", spec.name):
             network = _load_weights(spec, config, device, dtype, options)
+        if held.files and not spec.trust_remote_code and not spec.quantization:
+            identify(network, held.files, config.to_dict())
         model = HfModel(spec, network, tokenizer)
         model.vocabulary()
         model.prompt("x")

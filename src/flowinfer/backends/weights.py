@@ -182,7 +182,7 @@ def _read(files: Sequence[Path], device: torch.device, pool: ThreadPoolExecutor)
     tensors: dict[str, Tensor] = {}
     opened: list[int] = []
     try:
-        pieces = []
+        pieces: list[_Piece] = []
         for file in files:
             opened.append(os.open(file, os.O_RDONLY))
             for entry in entries_of(file):
@@ -218,7 +218,7 @@ _own = _Own()
 def _copy(piece: _Piece) -> None:
     """Bring one piece to its device; it is there when this returns."""
     size, device = len(piece.target), piece.target.device
-    view = memoryview(_own.buffer.numpy())[:size]
+    view = _own.buffer.numpy().data[:size]
     done = 0
     while done < size:
         count = os.preadv(piece.file, [view[done:]], piece.offset + done)

@@ -10,11 +10,12 @@ from typing import cast
 from flowinfer.backends.base import Loader, TextModel, TokenModel, lacks
 from flowinfer.engine.base import Observer
 from flowinfer.errors import LoadError
+from flowinfer.fusion.selfcheck import cache_folder
 from flowinfer.output.secrets import learn_environment
 from flowinfer.planning.plan import Placement, Plan
 from flowinfer.registry import backends, load
 from flowinfer.spec import ModelSpec
-from flowinfer.startup import STARTUP
+from flowinfer.startup import NEEDLESS, STARTUP
 
 Loaded = TokenModel | TextModel
 
@@ -100,8 +101,9 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
     info = backends().get(spec.backend)
     if info is None:
         raise LoadError(f"unknown backend '{spec.backend}'", help=f"known: {', '.join(backends())}")
+    _keep_compiled()
     learn_environment(os.environ, *([spec.api_key_env] if spec.api_key_env else []))
-    with STARTUP.waiting_for("import", f"backend {info.name}"):
+    with STARTUP.waiting_for("import", f"backend {info.name}"), STARTUP.without(*NEEDLESS):
         loader = cast(Loader, load(info))
     try:
         model = loader(spec, placement.device, placement.dtype)
@@ -116,6 +118,15 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
             help="docs/backends.md says what a model must have; see that package's own news for a newer release",
         )
     return model
+
+
+def _keep_compiled() -> None:
+    """Let Inductor and Triton keep what they compile in flowinfer's cache, unless somebody has said where.
+
+    Importing torch's compiler, as transformers does, settles it.
+    """
+    for variable, name in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
+        os.environ.setdefault(variable, str(cache_folder() / "compiled" / name))
 
 
 def _weights_key(spec: ModelSpec, placement: Placement) -> str:

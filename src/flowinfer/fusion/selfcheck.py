@@ -61,6 +61,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("FLOWINFER_CACHE") or user_cache_dir("flowinfer"))
 
 
+def checks_folder() -> Path:
+    """Return the folder of what checks of models at load have found."""
+    return cache_folder() / "checks"
+
+
 def verify(tokenizer: Tokenizer, tokens: TokenBytes, *, cache_key: str) -> None:
     """Check all ids and the probes, unless this tokenizer has passed before.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flowinfer.backends.caches import FOREIGN
+from flowinfer.backends.remembered import recall, remember
 from flowinfer.engine.caches.attention import LayerShape, PackedCache, attending, number_layers
 from flowinfer.engine.network.llama import LlamaForward, llama_forward
 from flowinfer.engine.network.merging import merge_linears, split_linears
@@ -44,13 +46,15 @@ class HeadRunner:
         self._keep: Callable[[Tensor], Tensor] | None = None
         refuse(model)
         number_layers(model)
+        passed = recall(model)
         with STARTUP.waiting_for("check", "plain"):
-            expected = plain_logits(model)
+            expected = plain_logits(model) if passed.logits is None else passed.logits.to(self.device)
         merge_linears(model)
         self._compiled: list[Any] = []
         try:
             with STARTUP.waiting_for("check", "packed"):
-                self.layers = check(model, expected, self._active)
+                known = tuple(LayerShape(*layer) for layer in passed.layers)
+                self.layers = known or check(model, expected, self._active)
         except NotPackable:
             split_linears(model)  # other engines will run it
             raise
@@ -59,6 +63,8 @@ class HeadRunner:
         if self.device.type == "cuda":
             _refuse_on_gpu(model, self.layers)
             self._speed_up(expected)
+        if not passed.layers:
+            remember(model, layers=tuple(map(astuple, self.layers)), logits=expected)
         model.get_output_embeddings().register_forward_pre_hook(self._before_last)
         self.kv_bytes_per_token = sum(
             shape.num_kv_heads * (shape.key_size + shape.value_size) * model.dtype.itemsize for shape in self.layers
