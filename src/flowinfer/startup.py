@@ -16,6 +16,10 @@ NEEDLESS = ("scipy", "sklearn", "pandas", "torchvision", "torchaudio")
 """What transformers imports where it is installed, for losses, drafts, pictures and sounds that no run asks for."""
 
 
+_LEAST_SECONDS = 1e-3
+"""What takes less is not told."""
+
+
 @dataclass
 class Part:
     """Something that was waited for; parts may overlap, where several things are done at once."""
@@ -98,7 +102,7 @@ class Startup:
         parts = [
             {"part": one.part, "of": one.of, "begin": round(one.begin, 3), "seconds": round(one.seconds, 3)}
             for one in self.parts
-            if one.seconds is not None
+            if one.seconds is not None and one.seconds >= _LEAST_SECONDS
         ]
         return {"seconds": None if self.seconds is None else round(self.seconds, 3), "parts": parts}
 

@@ -1,4 +1,4 @@
-"""What checks at load have found is kept by all that decides it, and what takes a module's place is checked each time."""
+"""What checks at load find is kept by all that decides it; what takes a module's place is checked each time."""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from flowinfer.backends.rotary import stretch
 from flowinfer.backends.session import BatchSession
 from flowinfer.backends.tokenizers import load_tokenizer
 from flowinfer.backends.versions import untried
-from flowinfer.backends.weights import network_around, take
+from flowinfer.backends.weights import Reading, network_around, take
 from flowinfer.checkpoint import Held, read_folder, refuse_incomplete, refuse_larger
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.ends import configured_ends, eos_ids
@@ -39,6 +40,10 @@ from flowinfer.zoo import is_missing
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+
+_MOST_TOKENIZERS = 4
+"""Loaded at once."""
 
 
 class HfModel:
@@ -152,6 +157,33 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
         raise
 
 
+_begun: dict[tuple[str, str | None], Future[Any]] = {}
+"""Tokenizers that are being loaded, by ref and revision; until `load` takes them."""
+
+
+def begin(specs: Iterable[ModelSpec]) -> None:
+    """Begin to load the tokenizers of local folders in threads: reading one leaves Python free for other work."""
+    pool = ThreadPoolExecutor(_MOST_TOKENIZERS)
+    for spec in specs:
+        if os.path.isdir(spec.ref) and not spec.trust_remote_code and _key(spec) not in _begun:
+            _begun[_key(spec)] = pool.submit(_local_tokenizer, spec)
+    pool.shutdown(wait=False)
+
+
+def _local_tokenizer(spec: ModelSpec) -> Any:  # untyped in transformers
+    with STARTUP.waiting_for("tokenizer", spec.name):
+        return load_tokenizer(spec.ref, revision=spec.revision, trust_remote_code=False)
+
+
+def drop() -> None:
+    """Let go of tokenizers that nobody has taken."""
+    _begun.clear()
+
+
+def _key(spec: ModelSpec) -> tuple[str, str | None]:
+    return spec.ref, spec.revision
+
+
 def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     if not os.path.isdir(spec.ref) and not is_missing(spec):
@@ -160,13 +192,15 @@ def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
         held = _held(spec)
         config = AutoConfig.from_pretrained(spec.ref, **options)
         _refuse_unsuitable(spec, config)
+        empty = None
         if held.files and not spec.trust_remote_code:
             with STARTUP.waiting_for("config", spec.name), STARTUP.without(*NEEDLESS):
-                refuse_larger(_num_numbers(config), held, config.to_dict())
+                empty = _without_weights(config)
+                refuse_larger(_num_numbers(empty), held, config.to_dict())
         with _naming(spec), STARTUP.waiting_for("tokenizer", spec.name):
-            tokenizer = load_tokenizer(spec.ref, **options)
+            tokenizer = _begun.pop(_key(spec)).result() if _key(spec) in _begun else load_tokenizer(spec.ref, **options)
         with STARTUP.waiting_for("network", spec.name):
-            network = _load_weights(spec, config, device, dtype, options)
+            network = _load_weights(spec, config, empty, device, dtype, options)
         if held.files and not spec.trust_remote_code and not spec.quantization:
             identify(network, held.files, config.to_dict())
         model = HfModel(spec, network, tokenizer)
@@ -221,20 +255,25 @@ def _held(spec: ModelSpec) -> Held:
     return read_folder(snapshot) if snapshot else Held((), {})
 
 
-def _num_numbers(config: Any) -> int:  # a transformers config
-    """Count the parameters of a network, and what else it makes tables of, without making room for them."""
+def _without_weights(config: Any) -> Any:  # both transformers'
+    """Return the network that a config describes, without making room for it."""
     with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _num_numbers(network: Any) -> int:  # a transformers model
+    """Count a network's parameters, and what else it makes tables of."""
     return sum(part.numel() for part in (*network.parameters(), *network.buffers()))
 
 
 def _load_weights(
-    spec: ModelSpec, config: Any, device: str, dtype: str, options: dict[str, Any]
+    spec: ModelSpec, config: Any, empty: Any, device: str, dtype: str, options: dict[str, Any]
 ) -> Any:  # untyped in transformers
     wanted = spec.dtype if dtype == "auto" else dtype
     if wanted == "auto" and device == "cpu":
         wanted = "float32"
-    if (ready := _around_read_weights(spec, config, device, wanted)) is not None:
+    reading = take(spec, device)
+    if reading and empty and (ready := _around_read_weights(spec, config, empty, reading, wanted)) is not None:
         return ready
     arguments = {**options, "config": config, "use_safetensors": True, "dtype": wanted}
     if spec.quantization:
@@ -246,11 +285,8 @@ def _load_weights(
     return model.eval() if spec.quantization else model.to(device).eval()
 
 
-def _around_read_weights(spec: ModelSpec, config: Any, device: str, wanted: str) -> Any | None:
-    """Return a network around weights that were read ahead; None where there are none, or it would change them."""
-    reading = take(spec, device)
-    if reading is None:
-        return None
+def _around_read_weights(spec: ModelSpec, config: Any, empty: Any, reading: Reading, wanted: str) -> Any | None:
+    """Return a network around weights that were read ahead; None where it would not take them as they are."""
     try:
         tensors = reading.tensors()
     except Exception:  # short memory, a file that cannot be read: the ordinary way finds it again and says so
@@ -258,8 +294,6 @@ def _around_read_weights(spec: ModelSpec, config: Any, device: str, wanted: str)
     stated = getattr(config, "dtype", None) if wanted == "auto" else getattr(torch, wanted, None)
     if {one.dtype for one in tensors.values()} != {stated}:
         return None
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config)
     if not tensors.keys() <= empty.state_dict().keys():
         return None
     made = network_around(type(empty), config, tensors, wanted)
@@ -270,7 +304,7 @@ def _around_read_weights(spec: ModelSpec, config: Any, device: str, wanted: str)
     folder = reading.files[0].parent
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model.to(device).eval()
+    return model.to(reading.device).eval()
 
 
 def _refuse_holes(spec: ModelSpec, missing: Collection[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable
 from typing import cast
@@ -13,7 +14,7 @@ from flowinfer.errors import LoadError
 from flowinfer.fusion.selfcheck import cache_folder
 from flowinfer.output.secrets import learn_environment
 from flowinfer.planning.plan import Placement, Plan
-from flowinfer.registry import backends, load
+from flowinfer.registry import BackendInfo, backends, load
 from flowinfer.spec import ModelSpec
 from flowinfer.startup import NEEDLESS, STARTUP
 
@@ -47,20 +48,24 @@ class ModelPool:
         return self._loaded[key]
 
     def begin(self, plan: Plan, names: Iterable[str]) -> None:
-        """Begin to read the weights of models that will be wanted, all at once; returns at once.
+        """Begin to read the files of models that will be wanted, while Python imports what runs them.
 
-        Nothing else may be loaded, or memory be measured, before `settle`.
+        Memory may not be measured before `settle`.
         """
         from flowinfer.backends import weights
 
         wanted = {name: (plan.models[name], _placement(plan, name)) for name in names}
-        weights.begin(
-            {
-                name: (spec, placement.device)
-                for name, (spec, placement) in wanted.items()
-                if _weights_key(spec, placement) not in self._loaded
-            }
-        )
+        missing = {
+            name: (spec, placement.device)
+            for name, (spec, placement) in wanted.items()
+            if spec.backend == "hf" and _weights_key(spec, placement) not in self._loaded
+        }
+        if missing:
+            weights.begin(missing)
+            _loader(backends()["hf"])
+            from flowinfer.backends import hf
+
+            hf.begin([spec for spec, _ in missing.values()])
 
     def settle(self) -> None:
         """Wait until no weights are being read."""
@@ -84,9 +89,9 @@ class ModelPool:
 
     def close(self) -> None:
         """Free all models."""
-        from flowinfer.backends import weights
-
-        weights.drop()
+        weights, hf = (sys.modules.get(f"flowinfer.backends.{name}") for name in ("weights", "hf"))
+        for begun in filter(None, (weights, hf)):
+            begun.drop()
         while self._loaded:
             self._loaded.popitem()[1].close()
 
@@ -101,10 +106,8 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
     info = backends().get(spec.backend)
     if info is None:
         raise LoadError(f"unknown backend '{spec.backend}'", help=f"known: {', '.join(backends())}")
-    _keep_compiled()
     learn_environment(os.environ, *([spec.api_key_env] if spec.api_key_env else []))
-    with STARTUP.waiting_for("import", f"backend {info.name}"), STARTUP.without(*NEEDLESS):
-        loader = cast(Loader, load(info))
+    loader = _loader(info)
     try:
         model = loader(spec, placement.device, placement.dtype)
     except OSError as error:
@@ -118,6 +121,13 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
             help="docs/backends.md says what a model must have; see that package's own news for a newer release",
         )
     return model
+
+
+def _loader(info: BackendInfo) -> Loader:
+    """Import a backend."""
+    _keep_compiled()
+    with STARTUP.waiting_for("import", f"backend {info.name}"), STARTUP.without(*NEEDLESS):
+        return cast(Loader, load(info))
 
 
 def _keep_compiled() -> None:
