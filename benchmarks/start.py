@@ -207,7 +207,7 @@ def _with(source: Path, environment: Mapping[str, str]) -> str:
 
 def _run(flow: str, folder: Path, environment: Mapping[str, str], more: Sequence[str]) -> Run:
     """Run the command; note when its answer begins."""
-    asked = ["-e", _FLOWS[flow], "--zoo", str(folder / "zoo.toml"), "--prompt", _QUESTION, "--set", "max_tokens=32"]
+    asked = ["-e", _FLOWS[flow], "--zoo", str(folder / "zoo.toml"), "--prompt", _QUESTION, "--set", "max_tokens=16"]
     command = [sys.executable, "-m", "flowinfer", "exec", *asked, *more]
     begin = time.perf_counter()
     with (

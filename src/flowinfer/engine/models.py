@@ -133,10 +133,13 @@ def _loader(info: BackendInfo) -> Loader:
 def _keep_compiled() -> None:
     """Let Inductor and Triton keep what they compile in flowinfer's cache, unless somebody has said where.
 
-    Importing torch's compiler, as transformers does, settles it.
+    Inductor compiles in this process: its workers would each import torch first, and be waited for at the end.
+    Importing torch's compiler, as transformers does, settles all this.
     """
-    for variable, name in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
-        os.environ.setdefault(variable, str(cache_folder() / "compiled" / name))
+    compiled = cache_folder() / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled / "inductor"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(compiled / "triton"))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 def _weights_key(spec: ModelSpec, placement: Placement) -> str:
