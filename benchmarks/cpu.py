@@ -4,7 +4,7 @@
 
 Step: seconds per emitted token of a group, prefill included, against the slowest head's own greedy `generate` with the
 same prompts, batch and number of tokens; best of 3. Goal: at most 1.5 x. Data set: the flow over questions with the
-batch that `--batch auto` gives, against the reference engine question by question. Goal: at least 8 x faster.
+batch that `--batch auto` gives, against the reference loop question by question. Goal: at least 8 x faster.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _steps(
 
 
 def _rows(plan: Plan, pool: ModelPool, questions: Sequence[Question], count: int) -> list[Row]:
-    """Return rows of the last step, whose prompts hold what the reference engine writes in the steps before it."""
+    """Return rows of the last step, whose prompts hold what the reference loop writes in the steps before it."""
     asked = [questions[index % len(questions)] for index in range(count)]
     works = [Work(plan, one.model_copy(update={"id": f"{one.id}-{index}"})) for index, one in enumerate(asked)]
     for step in plan.steps[:-1]:

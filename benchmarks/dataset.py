@@ -67,7 +67,7 @@ def row_of(step: Step, question_id: str, prompt: str, max_tokens: int) -> Row:
 
 
 def reference_decoder(step: Step, models: Sequence[ShapeModel], *, batch: int) -> RoundDecoder:
-    """Return the reference engine's decoder."""
+    """Return the reference loop's decoder."""
     return RoundDecoder(step, models, batch=batch, observer=Observer())
 
 
@@ -211,7 +211,7 @@ def _head_bytes(model: ShapeModel) -> int:
 
 
 def identity_check(arguments: argparse.Namespace, deadline: Deadline) -> str:
-    """Compare ours with the reference engine, token by token, over tiny float32 models on the same device."""
+    """Compare ours with the reference loop, token by token, over tiny float32 models on the same device."""
     load = make_load(8, "tiny", arguments.seed)
     load = Load(load.prompts, tuple(40 for _ in load.answers))
     outcome = ""
@@ -225,7 +225,7 @@ def identity_check(arguments: argparse.Namespace, deadline: Deadline) -> str:
             for decoder in (reference_decoder(step, models, batch=1), packed_decoder(step, models, batch=4))
         )
         same = sum(found[key].text == wanted[key].text and found[key].tokens == wanted[key].tokens for key in wanted)
-        outcome = f"{same} of {len(wanted)} answers of {load.answers[0]} tokens identical to the reference engine"
+        outcome = f"{same} of {len(wanted)} answers of {load.answers[0]} tokens identical to the reference loop"
         return 0.0
 
     done = deadline.attempt(compare)

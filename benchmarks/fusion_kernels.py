@@ -3,7 +3,7 @@
     python benchmarks/fusion_kernels.py [--device cuda] [--size full|small] [--batches 1,8,32,64] [--floor MS,MS,...]
 
 Random logits, vocabularies of the paper's sizes (152,064, 152,064 and 64,000 columns) or small ones. Ours is one CUDA
-graph of a copy of each head's logits and three kernels on a GPU, and the tensor operations of the reference engine on a
+graph of a copy of each head's logits and three kernels on a GPU, and the tensor operations of the reference loop on a
 CPU. The floor is what a whole step takes at best; share = ours / floor. Choices of all exact ways are checked against
 each other.
 """
@@ -66,7 +66,7 @@ class Ways:
         self.pieces = [(*one.tokens.pieces[:-1], b"") for one in shared.heads]
 
     def gather(self) -> Tensor:
-        """Lift by index, mix, guard, choose: the reference engine's operations."""
+        """Lift by index, mix, guard, choose: the reference loop's operations."""
         return greedy(self.fused(), self.shared.guard.mask(self.states))
 
     def gather_and_draw(self) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,10 +13,6 @@ from flowinfer.cli.inputs import show_error
 from flowinfer.errors import FlowInferError, UsageError
 from flowinfer.files import write_whole
 from flowinfer.output import shell
-from flowinfer.results import Question
-
-if TYPE_CHECKING:
-    from lab.measure import Row
 
 app = typer.Typer(
     name="python -m lab",
@@ -64,12 +60,11 @@ def freeze(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder.")] = Path("src/flowinfer/zoos/lab"),
 ) -> None:
     """Write the test items of seed 42 that travel with the package, as data sets."""
+    from lab.files import row
     from lab.items import KINDS, draw
 
     for kind in KINDS:
-        rows = [
-            question_row(item.as_question(f"s42-{index}")) for index, item in enumerate(draw(kind, "test", num, 42))
-        ]
+        rows = [row(item, f"s42-{index}") for index, item in enumerate(draw(kind, "test", num, 42))]
         (out / f"{kind}.jsonl").write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), "utf-8")
 
 
@@ -118,21 +113,10 @@ def evaluate(
     """Measure the singles and the paper's 24 paths on fresh items of all three forms."""
     from dataclasses import asdict
 
-    from flowinfer.paper.paths import STRATEGIES
     from lab.items import split_named
     from lab.measure import measure, summary, table
 
-    wanted = [name.strip().lower() for name in strategies.split(",")]
-    chosen = [strategy for strategy in STRATEGIES if strategy.lower() in wanted]
-    if len(chosen) < len(wanted):
-        unknown = next(name for name in wanted if name not in [strategy.lower() for strategy in STRATEGIES])
-        raise UsageError(f"unknown strategy '{unknown}'", help=f"known: {', '.join(STRATEGIES)}")
-
-    def tell(row: Row) -> None:
-        cells = " ".join(f"{100 * value:5.0f}" for value in row.accuracy.values())
-        print(f"{row.path.strategy:<6} {row.path.flow:<24} {cells} {100 * row.mean:6.1f}", file=sys.stderr, flush=True)
-
-    report = measure(zoo, strategies=chosen, split=split_named(split), num=num, seed=seed, on_row=tell)
+    report = measure(zoo, strategies=strategies, split=split_named(split), num=num, seed=seed)
     if cards is not None:
         from lab.cards import write_cards
 
@@ -144,13 +128,6 @@ def evaluate(
     print(table(report))
     print()
     print("\n".join(summary(report)))
-
-
-def question_row(question: Question) -> dict[str, object]:
-    """Return a question as a line of a data set of one's own."""
-    row: dict[str, object] = {"id": question.id, "question": question.question, "answer": question.reference}
-    row |= {"kind": question.kind, "subject": question.subject}
-    return row | ({"choices": dict(question.choices)} if question.choices else {})
 
 
 def main() -> None:

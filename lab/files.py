@@ -28,14 +28,14 @@ def lines(kind: Kind, items: Sequence[Item], form: str) -> Iterator[str]:
         if form == "txt":
             yield from (item.question, item.reference)
         elif form == "jsonl":
-            yield json.dumps(_row(item, index), ensure_ascii=False)
+            yield json.dumps(row(item, index) | {"solution": item.right.text}, ensure_ascii=False)
 
 
-def _row(item: Item, index: int) -> dict[str, object]:
-    row: dict[str, object] = {"id": index, "question": item.question, "answer": item.reference, "kind": item.kind}
-    if item.choices:
-        row["choices"] = dict(item.choices)
-    return row | {"subject": item.subject, "solution": item.right.text}
+def row(item: Item, identifier: str | int) -> dict[str, object]:
+    """Return an item as a line of a data set of one's own."""
+    said: dict[str, object] = {"id": identifier, "question": item.question, "answer": item.reference}
+    said |= {"kind": item.kind, "subject": item.subject}
+    return said | ({"choices": dict(item.choices)} if item.choices else {})
 
 
 def _csv(items: Sequence[Item]) -> Iterator[str]:

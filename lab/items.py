@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Literal
+from typing import Literal, TypeVar
 
 from flowinfer.errors import UsageError
 from flowinfer.results import Question
@@ -20,7 +20,8 @@ Split = Literal["train", "dev", "test"]
 
 KINDS: tuple[Kind, ...] = ("gsm8k", "ceval", "mathematics")
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-_MAKERS: Mapping[Kind, str] = {"gsm8k": "words", "ceval": "exam", "mathematics": "algebra"}
+T = TypeVar("T", bound=str)
+_MAKERS: Mapping[Kind, str] = {"gsm8k": "lab.words", "ceval": "lab.exam", "mathematics": "lab.algebra"}
 _SHARES = 12
 """One text in so many is a test item, another one a dev item."""
 
@@ -81,7 +82,8 @@ class Item:
 
 def make(kind: Kind, rng: random.Random) -> Item:
     """Make one item of a kind, of any split."""
-    return maker(kind)(rng)
+    item: Item = import_module(_MAKERS[kind]).make(rng)
+    return item
 
 
 def kind_of(name: str) -> Kind:
@@ -90,10 +92,7 @@ def kind_of(name: str) -> Kind:
     Raises:
         UsageError: there is no such kind.
     """
-    for kind in KINDS:
-        if kind == name:
-            return kind
-    raise UsageError(f"unknown kind of items '{name}'", help=f"known: {', '.join(KINDS)}")
+    return _named(name, KINDS, "kind of items")
 
 
 def split_named(name: str) -> Split:
@@ -102,21 +101,19 @@ def split_named(name: str) -> Split:
     Raises:
         UsageError: there is no such split.
     """
-    for split in SPLITS:
-        if split == name:
-            return split
-    raise UsageError(f"unknown split '{name}'", help=f"known: {', '.join(SPLITS)}")
+    return _named(name, SPLITS, "split")
 
 
-def maker(kind: Kind) -> Callable[[random.Random], Item]:
-    """Return the function that makes items of a kind."""
-    made: Callable[[random.Random], Item] = import_module(f"lab.{_MAKERS[kind]}").make
-    return made
+def _named(name: str, known: Sequence[T], what: str) -> T:
+    for one in known:
+        if one == name:
+            return one
+    raise UsageError(f"unknown {what} '{name}'", help=f"known: {', '.join(known)}")
 
 
 def skills(kind: Kind) -> tuple[str, ...]:
     """Return all skills that items of a kind may ask for."""
-    named: tuple[str, ...] = import_module(f"lab.{_MAKERS[kind]}").SKILLS
+    named: tuple[str, ...] = import_module(_MAKERS[kind]).SKILLS
     return named
 
 
@@ -133,12 +130,11 @@ def draw(kind: Kind, split: Split, num: int, seed: int) -> list[Item]:
         UsageError: the kind has not so many different items.
     """
     rng = random.Random(f"{kind}/{split}/{seed}")
-    made = maker(kind)
     found: dict[str, Item] = {}
     for _ in range(1000 + num * _SHARES * 20):
         if len(found) == num:
             return list(found.values())
-        item = made(rng)
+        item = make(kind, rng)
         if split_of(item.shown) == split:
             found.setdefault(item.shown, item)
     raise UsageError(f"{kind} has not {num} different {split} items", help="ask for fewer")

@@ -1,30 +1,22 @@
-"""What the three models reach alone and along every path of the paper, on fresh items.
-
-Steps that paths share are computed once.
-"""
+"""What the three models reach alone and along every path of the paper, on fresh items: a sweep over them."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path as Folder
+from tempfile import TemporaryDirectory
 
-from flowinfer.engine.base import Observer
-from flowinfer.engine.decoders import Decoders
-from flowinfer.engine.models import ModelPool
+import flowinfer
 from flowinfer.errors import RunError
-from flowinfer.language.check import check
-from flowinfer.machine import this_machine
-from flowinfer.paper.paths import STRATEGIES, Path, Strategy, paths
+from flowinfer.paper.paths import STRATEGIES, Path
 from flowinfer.results import Record
-from flowinfer.runs.cache import DiskStepCache, default_folder
-from flowinfer.sweeps.core import Ended, Job, Sharing
-from flowinfer.sweeps.placing import Placed, place_all
+from flowinfer.runs.store import read_records
 from flowinfer.tasks.base import Dataset, fingerprint
 from lab import items
+from lab.files import lines
 from lab.items import KINDS, Item, Kind, Split
-
-_SETTINGS = {"max_tokens": "160"}
 
 
 @dataclass(frozen=True)
@@ -59,25 +51,20 @@ class Report:
 
 
 def dataset(kind: Kind, split: Split, num: int, seed: int) -> Dataset:
-    """Return fresh items as a data set."""
-    return as_dataset(kind, items.draw(kind, split, num, seed), f"{split} items, seed {seed}")
-
-
-def as_dataset(kind: Kind, drawn: Iterable[Item], source: str) -> Dataset:
-    """Return items as a data set, numbered."""
+    """Return fresh items as a data set, numbered."""
+    drawn = items.draw(kind, split, num, seed)
     questions = tuple(item.as_question(f"{index}") for index, item in enumerate(drawn))
-    return Dataset(kind, f"{kind} (lab)", questions, fingerprint(questions), source)
+    return Dataset(kind, f"{kind} (lab)", questions, fingerprint(questions), f"{split} items, seed {seed}")
 
 
 def measure(
     zoo: str,
     *,
     names: Sequence[str] = ("Qwen", "Ds", "Yi"),
-    strategies: Sequence[Strategy] = STRATEGIES,
+    strategies: Sequence[str] | str = STRATEGIES,
     split: Split = "test",
     num: int = 100,
     seed: int = 42,
-    on_row: Callable[[Row], None] | None = None,
 ) -> Report:
     """Run every path over fresh items of every kind.
 
@@ -87,53 +74,35 @@ def measure(
         strategies: only these.
         split: dev while a zoo is being made, test to say what it reaches.
         num, seed: how many items of each kind, and which.
-        on_row: hears each finished row.
+    Raises:
+        RunError: a path or a question failed.
     """
     drawn = {kind: items.draw(kind, split, num, seed) for kind in KINDS}
-    sets = [as_dataset(kind, found, f"{split} items, seed {seed}") for kind, found in drawn.items()]
-    wired = paths(names, strategies)
-    placed = place_all([check(path.flow, zoo=zoo, overrides=_SETTINGS) for path in wired], this_machine())
-    rows: dict[int, Row] = {}
-    letters: dict[int, Letters] = {}
-    accuracy: dict[int, dict[Kind, float]] = {index: {} for index in range(len(wired))}
-    for ended in _share(placed, sets):
-        index, kind = ended.job.plan, KINDS[ended.job.dataset]
-        accuracy[index][kind] = sum(bool(one.score and one.score.correct) for one in ended.records) / num
-        if kind == "ceval" and wired[index].strategy == "single":
-            letters[index] = _letters(wired[index].flow, drawn[kind], ended.records)
-        if len(accuracy[index]) == len(KINDS):
-            found = {kind: accuracy[index][kind] for kind in KINDS}
-            rows[index] = Row(wired[index], found, statistics.fmean(found.values()))
-            if on_row:
-                on_row(rows[index])
-    in_order = range(len(wired))
-    said = tuple(letters[index] for index in in_order if index in letters)
-    return Report(tuple(rows[index] for index in in_order), said, num, seed, split)
-
-
-def _share(placed: Placed, sets: Sequence[Dataset]) -> Iterator[Ended]:
-    """Run every path over every set, sharing steps; keep nothing but the cache."""
-    problem = next((problem for problem in placed.problems if problem is not None), None)
-    if problem is not None:
-        raise RunError(problem)
-    observer, models = Observer(), ModelPool()
-    sharing = Sharing(
-        placed.plans,
-        sets,
-        lambda run: DiskStepCache(default_folder(), run),
-        Decoders(models, observer, "auto"),
-        observer,
-        frees_models=not placed.fits,
-    )
-    ids = [frozenset(question.id for question in one.questions) for one in sets]
-    jobs = [Job(plan, number, "lab", ids[number]) for plan in range(len(placed.plans)) for number in range(len(sets))]
-    try:
-        for ended in sharing.run(jobs):
-            if ended.error is not None:
-                raise RunError(ended.error)
-            yield ended
-    finally:
-        models.close()
+    rows, letters = [], []
+    with TemporaryDirectory() as named:
+        files = [Folder(named, f"{kind}.jsonl") for kind in KINDS]
+        for file, (kind, found) in zip(files, drawn.items(), strict=True):
+            file.write_text("".join(f"{line}\n" for line in lines(kind, found, "jsonl")), encoding="utf-8")
+        swept = flowinfer.sweep(
+            names,
+            strategies=strategies,
+            datasets=[str(file) for file in files],
+            zoo=zoo,
+            params={"max_tokens": 160},
+            out=named,
+            quiet=False,
+        )
+        if swept.failures:
+            raise RunError(swept.failures[0])
+        for row in swept.rows:
+            results = {kind: cell.results for kind, cell in zip(KINDS, row.cells, strict=True) if cell.results}
+            accuracy = {kind: found.correct / num for kind, found in results.items()}
+            strategy, models, flow = row.wiring.strategy, row.wiring.models, row.wiring.flow
+            assert strategy is not None, "wired in the paper's ways"
+            rows.append(Row(Path(strategy, models, flow), accuracy, statistics.fmean(accuracy.values())))
+            if strategy == "single":
+                letters.append(_letters(flow, drawn["ceval"], read_records(Folder(results["ceval"].run or ""))))
+    return Report(tuple(rows), tuple(letters), num, seed, split)
 
 
 def table(report: Report) -> str:
@@ -165,7 +134,7 @@ def summary(report: Report) -> list[str]:
     return lines
 
 
-def _letters(model: str, drawn: Sequence[Item], records: Sequence[Record]) -> Letters:
+def _letters(model: str, drawn: Sequence[Item], records: Iterable[Record]) -> Letters:
     """Count the answers that state the right fact, and those of them that name its letter."""
     facts = {str(index): item.right.steps.split("\n")[0] for index, item in enumerate(drawn)}
     stated = [record for record in records if facts[record.question.id] in record.trace.answer]

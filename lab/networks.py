@@ -5,19 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import (
-    GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 NAMES = ("Qwen", "Ds", "Yi")
+_KINDS = {"Qwen": "qwen2", "Ds": "qwen3", "Yi": "llama"}
 
 _SHAPES: dict[str, dict[str, Any]] = {  # keyword arguments of transformers' configs, of several types
     "Qwen": {
@@ -65,21 +56,16 @@ def build(name: str, tokenizer: PreTrainedTokenizerFast, *, seed: int, size: str
         shape = shape | _TINY | {"num_key_value_heads": 4 if name == "Yi" else 2}
         shape |= {"head_dim": 8} if name == "Ds" else {}
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    config: dict[str, Any] = {  # as above
+    config = AutoConfig.for_model(
+        _KINDS[name],
         **shape,
         **ids,
-        "bos_token_id": tokenizer.bos_token_id,
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": 1024,
-        "initializer_range": 0.05,
-    }
+        bos_token_id=tokenizer.bos_token_id,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=1024,
+        initializer_range=0.05,
+    )
     torch.manual_seed(seed)
-    model: PreTrainedModel
-    if name == "Qwen":
-        model = Qwen2ForCausalLM(Qwen2Config(**config))
-    elif name == "Ds":
-        model = Qwen3ForCausalLM(Qwen3Config(**config))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**config))
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     model.generation_config = GenerationConfig(**ids)
     return model

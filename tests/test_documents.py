@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -33,3 +35,40 @@ def test_the_table_of_tokenizers_is_what_its_script_makes_of_the_replicas() -> N
     found.loader.exec_module(script)
     text = (ROOT / "docs" / "tokenizers.md").read_text("utf-8")
     assert all(f"| {' | '.join(row)} |" in text for row in script.from_replicas())
+
+
+_SOURCE = ROOT / "src" / "flowinfer"
+_ROAD = (ROOT / "docs" / "road.md").read_text("utf-8")
+
+
+def _named_on_the_road() -> Iterator[tuple[str, str]]:
+    """Yield every name with the file before it; a file alone has an empty name."""
+    file = ""
+    for said in re.findall(r"`([^`\n]+)`", _ROAD):
+        if re.fullmatch(r"[\w/]+\.(py|lark)", said):
+            file = said
+            yield file, ""
+        elif re.fullmatch(r"[A-Za-z_][\w.]*", said):
+            yield file, said
+
+
+def _defined(file: str) -> set[str]:
+    """Return the classes, functions and `Class.method`s of a file."""
+    found = set()
+    for node in ast.parse((_SOURCE / file).read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            inner = {method.name for method in node.body if isinstance(method, ast.FunctionDef)}
+            found |= {node.name} | inner | {f"{node.name}.{name}" for name in inner}
+        elif isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+    return found
+
+
+@pytest.mark.parametrize(("file", "name"), [*dict.fromkeys(_named_on_the_road())])
+def test_what_the_road_names_is_there(file: str, name: str) -> None:
+    if not name:
+        assert (_SOURCE / file).is_file() or (ROOT / file).is_file()
+    elif name.endswith((".flow", ".json", ".jsonl")):
+        assert name in (_SOURCE / file).read_text("utf-8")
+    else:
+        assert name in _defined(file), f"docs/road.md says that {file} has {name}"

@@ -131,7 +131,7 @@ class Flow:
             limit, sample, seed, ids: which questions; see `flowinfer exec --help`.
             answer_index: what answers count from that are indices of options; told from the data if not given.
             batch: most rows at once; 1 is the paper's protocol.
-            engine: which decoding loops may serve: packed where they can, or the reference.
+            engine: which decoding loops may serve; see `flowinfer exec --help`.
             out: where the run folder goes ("runs" on the command line); None keeps nothing.
             resume: go on with a run under `out`, or "runs": its path, name or `latest`.
             use_cache: take finished steps of earlier runs.

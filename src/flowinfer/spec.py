@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -25,6 +25,23 @@ RENAMED = {"draft": "speculate"}
 
 QUANTIZATIONS = ("bnb-8bit", "bnb-4bit")
 """What the local backend can do to weights while it loads them."""
+
+
+class Thought(NamedTuple):
+    """The marks around a thought."""
+
+    opens: str
+    closes: str
+
+
+THOUGHTS = (
+    Thought("<think>", "</think>"),
+    Thought("[THINK]", "[/THINK]"),
+    Thought("<seed:think>", "</seed:think>"),
+    Thought("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+)
+"""Marks by which models think: R1 and most others, Magistral, Seed-OSS, Kimi. A tokenizer that has one as a token lets
+its model write it, and it is text, be it a control token or not."""
 
 
 class ModelSpec(BaseModel):
@@ -45,7 +62,7 @@ class ModelSpec(BaseModel):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     think: Literal["strip", "keep"] = "strip"
-    """Whether <think>...</think> reaches the next stage."""
+    """Whether what stands between the marks of a thought (`THOUGHTS`) reaches the next stage."""
     chat: Literal["auto", "off"] = "auto"
     """Apply the tokenizer's chat template if it has one, or never."""
     system: str | None = None

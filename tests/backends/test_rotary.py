@@ -7,13 +7,25 @@ from functools import cache
 import pytest
 import torch
 import transformers
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Ministral3Config,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedConfig,
+)
 from transformers import PreTrainedModel as Network
 
 from flowinfer.backends import hf
-from flowinfer.backends.rotary import factors_at
+from flowinfer.backends.rotary import factors_at, most_positions
 from flowinfer.backends.row_session import RowSession
-from flowinfer.engine.network.runner import runner_of
+from flowinfer.backends.session import BatchSession
+from flowinfer.engine.caches.dense import DenseCache
+from flowinfer.engine.network.runner import HeadRunner, runner_of
 from flowinfer.spec import ModelSpec
 from tests.backends import tiny
 from tests.fusion import toys
@@ -158,6 +170,48 @@ def test_such_models_get_a_cache_per_row_and_no_packed_engine(kind: str) -> None
 def test_dynamic_factors_reach_beyond_the_first_limit(kind: str, positions: int) -> None:
     model = hf.HfModel(ModelSpec(name="A", ref="x"), network(kind), tiny.wrapped(toys.byte_level()))
     assert model.max_positions == positions
+
+
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": SWITCH}
+SCALED = YARN | {"mscale": 0.7, "mscale_all_dim": 1.3}
+TUNED = YARN | {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.5}
+"""Ministral 3's: queries grow with their own position."""
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(LlamaConfig(**SIZES, max_position_embeddings=96, rope_parameters=SCALED), id="llama"),
+        pytest.param(
+            Ministral3Config(**SIZES, head_dim=8, max_position_embeddings=96, rope_parameters=TUNED), id="ministral"
+        ),
+    ],
+)
+def test_yarn_is_as_one_forward_over_the_row_in_every_engine(config: PreTrainedConfig) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    long, short = drawn(2 * SWITCH + 6), drawn(9, seed=1)
+    expected = torch.stack([whole(model, long), whole(model, short)])
+    session = BatchSession(model)
+    rows = session.add([long[:5], short[:2]])
+    for end in range(5, len(long)):
+        session.feed({rows[0]: long[end : end + 1]} | ({rows[1]: short[end - 3 : end - 2]} if end < 12 else {}))
+    torch.testing.assert_close(session.logits(rows), expected, atol=1e-4, rtol=1e-4)
+    runner, cache = runner_of(model), DenseCache(2)
+    assert isinstance(runner, HeadRunner)
+    for start, lengths in ((0, (5, 2)), (1, (len(long) - 5, len(short) - 2))):
+        starts = (5 * start, 2 * start)
+        ids = long[starts[0] :][: lengths[0]] + short[starts[1] :][: lengths[1]]
+        _, positions = cache.begin((0, 1), starts, lengths)
+        packed = runner.logits(torch.tensor(ids), positions, torch.tensor(lengths).cumsum(0) - 1, cache)
+    torch.testing.assert_close(packed, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("stated", "positions"), [(SWITCH, 4 * SWITCH), (4 * SWITCH, 4 * SWITCH), (500, 500)])
+def test_yarn_reaches_as_far_as_its_factor_says(stated: int, positions: int) -> None:
+    """Qwen2.5's page has users add yarn and leave the stated positions as they are."""
+    config = LlamaConfig(**SIZES, max_position_embeddings=stated, rope_parameters=YARN)
+    assert most_positions(config, stated) == positions
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from tests.fusion import toys
 TEXTS = ("The robot has 3 apples and buys 15 more.", "小明有3个苹果，又买了15个。", "    return  x + 1\n\n\n", "a" * 50)
 COMMON = {"vocab_size": 480, "byte_fallback": True, "hard_vocab_limit": False, "minloglevel": 2}
 AS_IT_IS = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+UNIGRAM = {"model_type": "unigram", "required_chars": "</s>0xA", **AS_IT_IS}
+"""A vocabulary without one of these characters would find the name of a byte in a typed text, and is refused."""
 KINDS: dict[str, dict[str, Any]] = {
     "Llama": {"model_type": "bpe", **AS_IT_IS},
     "Gemma": {
@@ -30,6 +32,12 @@ KINDS: dict[str, dict[str, Any]] = {
         "user_defined_symbols": ["▁▁", "▁▁▁", "<table>", "\n\n"],
     },
     "NFKC": {"model_type": "bpe"},
+    "unigram": {**UNIGRAM},
+    "unigram of spaces": {
+        **UNIGRAM,
+        "add_dummy_prefix": False,
+        "user_defined_symbols": ["▁▁", "<table>", "\n"],
+    },
 }
 
 
@@ -47,14 +55,17 @@ def trained(library: Any, folder: Path, **options: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.fixture(scope="module", params=list(KINDS))
+def made(library: Any, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(library, tmp_path_factory.mktemp("model"), **KINDS[request.param])
+
+
 @pytest.mark.parametrize("text", [*TEXTS, "▁x  ▁ <table>\n\n\n", "½ ﬁ 😀", " </s> <0x0A>", ""])
-def test_ids_are_those_of_sentencepiece(library: Any, tmp_path: Path, kind: str, text: str) -> None:
-    path = trained(library, tmp_path, **KINDS[kind])
-    tokenizer = convert(path, {})
+def test_ids_are_those_of_sentencepiece(library: Any, made: Path, text: str) -> None:
+    tokenizer = convert(made, {})
     with ordinary_text(tokenizer):
         ids = tokenizer.encode(text, add_special_tokens=False).ids
-    assert ids == library.SentencePieceProcessor(model_file=str(path)).encode(text)
+    assert ids == library.SentencePieceProcessor(model_file=str(made)).encode(text)
 
 
 def test_real_model_gives_the_ids_of_its_own_tokenizer_json(library: Any, tmp_path: Path) -> None:
@@ -91,6 +102,10 @@ def test_settings_beside_the_model_are_read(library: Any, tmp_path: Path) -> Non
     ("options", "message"),
     [
         ({"model_type": "word"}, "is a SentencePiece model of words, characters or suffix spaces"),
+        (
+            {"model_type": "unigram", "treat_whitespace_as_suffix": True},
+            "is a SentencePiece model of words, characters or suffix spaces",
+        ),
         (
             {"model_type": "bpe", **AS_IT_IS, "user_defined_symbols": ["<sep>"]},
             "cannot be converted exactly: 'a<sep>b <sep>' gives other ids",

@@ -119,6 +119,7 @@ def test_failed_paths_and_questions_are_exit_4(work: Path) -> None:
         ((*SWEEP, "--zoo", "labb"), 2, "unknown zoo"),
         ((*SWEEP, "--flows", "nowhere"), 2, "no such file or folder: 'nowhere'"),
         ((*FEW, "--flows", "bad.flow"), 1, "did you mean 'Yi'?"),
+        ((*FEW, "--flows", "bad.flow", "--grid", "cap=1"), 1, "did you mean 'Yi'?"),
         ((*FEW, "--flows", "."), 1, "unknown model 'Yii'"),
         (("sweep", "--resume"), 2, "no sweeps in 'sweeps'"),
         (("sweep", "--resume", "nope"), 2, "no sweep 'nope'"),
@@ -140,7 +141,7 @@ def test_wrong_input_gets_a_message_and_a_cure(
 
 
 def test_resuming_keeps_what_a_sweep_was_started_with(work: Path) -> None:
-    assert flowinfer(*FEW, cwd=work).returncode == 0
+    assert flowinfer(*FEW, "--no-cache", cwd=work).returncode == 0
     done = flowinfer("sweep", "--resume", "--limit", "2", cwd=work)
     assert done.returncode == 2 and "--limit differs from what sweep" in done.stderr
     done = flowinfer("sweep", "--resume", "--latency", "1", "--json", cwd=work)

@@ -159,13 +159,23 @@ def test_a_question_that_fails_counts_as_wrong_and_is_asked_again(work: Path, to
 
 
 def test_names_may_come_as_one_text_and_wrong_values_are_told(work: Path, toy_zoo: Path) -> None:
-    with pytest.raises(UsageError, match="batch='x'"):
-        sweep(work, toy_zoo, "Qwen", batch="x")
+    for batch in ("x", 0):
+        with pytest.raises(UsageError, match=f"batch={batch!r}"):
+            sweep(work, toy_zoo, "Qwen", batch=batch)
     found = flowinfer.sweep(
         "Qwen,Yi", strategies="pi", datasets=str(work / "items.jsonl"), zoo=str(toy_zoo), limit=1, out=work / "sweeps"
     )
     assert [row["flow"] for row in found.table] == ["(Qwen | Yi)", "(Yi | Qwen)"]
     assert "(Yi | Qwen)" in repr(found) and found._repr_html_().startswith("<table>")
+
+
+def test_a_sweep_says_once_for_all_paths_that_its_questions_are_in_another_language(work: Path, toy_zoo: Path) -> None:
+    found = sweep(work, toy_zoo, "Qwen", "Yi", strategies=["single"])
+    assert found.language_notes[0].startswith("items: the prompt set 'paper' asks in Chinese")
+    assert repr(found).count(found.language_notes[0]) == 1 and len(found.language_notes) == 1
+    plain = {"max_tokens": 7, "prompts": "plain"}
+    told = sweep(work, toy_zoo, "Qwen", strategies=["single"], params=plain).language_notes
+    assert told == ()
 
 
 def test_run_folders_that_a_kill_left_half_made_are_removed(work: Path, toy_zoo: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowinfer.spec import THOUGHTS, Thought
 from flowinfer.tasks.answers import extract, judge, vote
 from tests.conftest import shared_path
 
@@ -137,6 +138,14 @@ def test_adversarial_outputs_are_judged(task: str, output: str) -> None:
 
 def test_thinking_that_is_longer_than_what_is_judged_stays_thinking() -> None:
     assert judge("gsm8k", "<think>" + "so the answer is 7. " * 3000, "7").status == "truncated"
+
+
+@pytest.mark.parametrize("thought", THOUGHTS, ids=lambda thought: thought.opens)
+def test_a_kept_thought_is_not_judged_whatever_its_marks(thought: Thought) -> None:
+    """`think = keep` leaves it in the record, and `score` reads the record."""
+    assert judge("gsm8k", f"{thought.opens}So it is 7.{thought.closes}The answer is 8.", "8").correct
+    assert judge("gsm8k", f"So it is 7.{thought.closes}\nIt is 8.", "8").correct
+    assert judge("gsm8k", f"{thought.opens}The answer is 7.", "7").status == "truncated"
 
 
 def test_the_span_points_at_the_answer() -> None:

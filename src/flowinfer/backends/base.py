@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -44,23 +44,6 @@ class Loader(Protocol):
             LoadError: it cannot be loaded; says why, and the cure.
             MemoryShort: it does not fit.
         """
-
-
-class Thought(NamedTuple):
-    """The marks around a thought."""
-
-    opens: str
-    closes: str
-
-
-THOUGHTS = (
-    Thought("<think>", "</think>"),
-    Thought("[THINK]", "[/THINK]"),
-    Thought("<seed:think>", "</seed:think>"),
-    Thought("\u25c1think\u25b7", "\u25c1/think\u25b7"),
-)
-"""Marks by which models think: R1 and most others, Magistral, Seed-OSS, Kimi. A tokenizer that has one as a token lets
-its model write it, and it is text, be it a control token or not."""
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ from unicodedata import normalize
 
 import jinja2
 
-from flowinfer.backends.base import THOUGHTS, Prompt
+from flowinfer.backends.base import Prompt
 from flowinfer.backends.template import ChatTemplate
 from flowinfer.backends.turns import read_turn
 from flowinfer.errors import LoadError
 from flowinfer.fusion.disguise import Disguise
 from flowinfer.fusion.vocab import TokenBytes
+from flowinfer.spec import THOUGHTS
 
 _STAND_INS = range(0x100000, 0x10FF00, 0x100)
 """Blocks of private characters that can stand for the punctuation of marks."""

@@ -24,7 +24,7 @@ from flowinfer.backends.caches import NotCached
 from flowinfer.backends.chat import ChatPrompts
 from flowinfer.backends.kinds import session_kind
 from flowinfer.backends.remembered import identify
-from flowinfer.backends.rotary import stretch
+from flowinfer.backends.rotary import most_positions
 from flowinfer.backends.session import BatchSession
 from flowinfer.backends.tokenizers import load_tokenizer
 from flowinfer.backends.versions import untried
@@ -346,7 +346,7 @@ def _max_positions(config: Any) -> int:  # untyped in transformers
     inner = config.get_text_config() if hasattr(config, "get_text_config") else config
     stated = (getattr(inner, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
     found = next((int(one) for one in stated if one and one > 0), 1 << 20)
-    return int(found * stretch(config))
+    return most_positions(config, found)
 
 
 def _num_columns(model: Any) -> int:  # untyped in transformers

@@ -49,9 +49,19 @@ def factors_at(config: Any, length: int) -> Factors:  # a transformers config
     return tuple(found)
 
 
-def stretch(config: Any) -> float:  # a transformers config
-    """Return how many times its stated positions a model reads: more than once with dynamic NTK alone."""
-    return max((float(part.get("factor") or 1.0) for part in rope_parts(config) if _is_dynamic(part)), default=1.0)
+def most_positions(config: Any, stated: int) -> int:  # a transformers config
+    """Return how many positions a model reads: more than are stated with dynamic NTK, and often with yarn.
+
+    Example: Qwen2.5 with yarn as its page says, 32,768 stated and original, factor 4: 131,072.
+    """
+    return max([stated, *(int(_stretched(part, stated)) for part in rope_parts(config))])
+
+
+def _stretched(part: Mapping[str, Any], stated: int) -> float:
+    factor = float(part.get("factor") or 1.0)
+    if _is_dynamic(part):
+        return stated * factor
+    return float(part.get("original_max_position_embeddings") or 0) * factor if _kind(part) == "yarn" else 0.0
 
 
 def forget_lengths(model: Any) -> None:  # a transformers model

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from flowinfer.errors import LoadError
 from flowinfer.fusion.selfcheck import PROBES, ordinary_text
+from flowinfer.fusion.vocab import is_mark
 
 _UNIGRAM, _BPE = 1, 2
 _CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
@@ -69,11 +70,9 @@ def _tokenizer(proto: Any) -> Tokenizer:  # a protobuf message
             byte_fallback=spec.byte_fallback,
         )
     else:
-        worst = 10 * min(piece.score for piece in proto.pieces) - 10
-        scores = [worst if piece.type in (_CONTROL, _BYTE) else piece.score for piece in proto.pieces]  # no typed text
-        model = models.Unigram(
-            list(zip(names, scores, strict=True)), unk_id=spec.unk_id, byte_fallback=spec.byte_fallback
-        )
+        names = [piece.piece for piece in proto.pieces]
+        scored = list(zip(names, _scores(proto), strict=True))
+        model = models.Unigram(scored, unk_id=spec.unk_id, byte_fallback=spec.byte_fallback)
     tokenizer = Tokenizer(model)
     steps: list[Any] = [normalizers.Precompiled(form.precompiled_charsmap)] if form.precompiled_charsmap else []
     if form.remove_extra_whitespaces:
@@ -87,7 +86,7 @@ def _tokenizer(proto: Any) -> Tokenizer:  # a protobuf message
         [AddedToken(piece.piece, normalized=False) for piece in proto.pieces if piece.type == _CONTROL]
     )
     is_matched_late = not form.add_dummy_prefix  # a prefix would be part of what is matched
-    tokenizer.add_tokens([AddedToken(names[i], normalized=is_matched_late) for i in _user_defined(proto)])
+    tokenizer.add_tokens([AddedToken(names[i], normalized=is_matched_late) for i in _matched_first(proto)])
     return tokenizer
 
 
@@ -99,6 +98,19 @@ def _merges(proto: Any) -> Iterator[tuple[str, str]]:
         for cut in range(1, len(piece)):
             if piece[:cut] in scores and piece[cut:] in scores:
                 yield piece[:cut], piece[cut:]
+
+
+def _scores(proto: Any) -> list[float]:
+    """Return what a unigram model's pieces count when a text is cut; user-defined ones nearly always win."""
+    worst = 10 * min(piece.score for piece in proto.pieces) - 10  # of what no typed text may become
+    fixed = {_CONTROL: worst, _BYTE: worst, _USER_DEFINED: -0.1}  # the last as in SentencePiece's unigram_model.cc
+    return [fixed.get(piece.type, piece.score) for piece in proto.pieces]
+
+
+def _matched_first(proto: Any) -> list[int]:
+    """Return the pieces that are found before a text is cut: all user-defined ones, of unigram models only marks."""
+    is_bpe = proto.trainer_spec.model_type == _BPE
+    return [i for i in _user_defined(proto) if is_bpe or is_mark(proto.pieces[i].piece)]
 
 
 def _user_defined(proto: Any) -> list[int]:

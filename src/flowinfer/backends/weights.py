@@ -86,7 +86,8 @@ def begin(models: Mapping[str, tuple[ModelSpec, str]], *, kind: str = "cuda") ->
     readings = []
     for name, (spec, device) in models.items():
         key = (spec.ref, spec.revision, device)
-        files = _plain_files(spec) if device.partition(":")[0] == kind and key not in _begun else ()
+        is_one = device == kind or device.removeprefix(f"{kind}:").isdigit()
+        files = _plain_files(spec) if is_one and key not in _begun else ()
         if files:
             _begun[key] = Reading(name, files, torch.device(device))
             readings.append(_begun[key])

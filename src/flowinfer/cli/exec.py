@@ -65,7 +65,8 @@ def command(
     engine: Annotated[
         Literal["auto", "packed", "reference"] | None,
         typer.Option(
-            help="Decoding loops: auto = packed where it can run; reference = the loop that all others must equal."
+            help="Decoding loops: auto = packed where it can run; packed = on a CPU in half precision too;"
+            " reference = rounds over the models' own sessions, no drafts. In float32 all write one text."
         ),
     ] = None,
     zoo: ZooOption = None,
@@ -283,12 +284,17 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
         asked = Question(id="prompt", question=prompt, reference="")
         for note in filter(None, (flow.zoo_note, language_note(flow, [asked]))):
             print(f"note: {note}", file=sys.stderr)
-    answer = ask(flow, prompt, stream=None if as_json else sys.stdout, shows_trace=trace, quiet=quiet or as_json)
+
+    def write(text: str) -> None:
+        print(text, end="", flush=True)
+
+    streams = None if as_json or trace else write
+    answer = ask(flow, prompt, on_text=streams, shows_trace=trace, quiet=quiet or as_json)
     if answer.trace.error is not None:
         print(f"error: {answer.trace.error}", file=sys.stderr)
         raise typer.Exit(4)
-    if as_json:
-        print(json.dumps(answer.to_json() | {"start": STARTUP.to_json()}, ensure_ascii=False))
+    told = json.dumps(answer.to_json() | {"start": STARTUP.to_json()}, ensure_ascii=False) if as_json else ""
+    print(told or (answer.text if trace else ""))
 
 
 def data_paths(given: list[str] | None) -> dict[str, Path]:

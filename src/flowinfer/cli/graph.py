@@ -18,15 +18,8 @@ if TYPE_CHECKING:
     from flowinfer.spec import Flow
 
 _FORMS = ("text", "mermaid", "dot", "svg", "png")
-_SUFFIXES = {
-    ".txt": "text",
-    ".mmd": "mermaid",
-    ".mermaid": "mermaid",
-    ".dot": "dot",
-    ".gv": "dot",
-    ".svg": "svg",
-    ".png": "png",
-}
+_SUFFIXES = {".txt": "text", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot"}
+_SUFFIXES |= {".svg": "svg", ".png": "png"}
 
 
 def command(
@@ -50,15 +43,13 @@ def command(
         raise UsageError(f"--theme '{theme}'", help="light or dark")
     flow = read_checked(file, expression, zoo, settings(set_))
     if form == "png":
-        from flowinfer.drawing.png import missing_glyphs, render
-
-        if output is None and sys.stdout.isatty():
-            raise UsageError("a png does not fit into a terminal", help="-o FILE.png")
-        if problem := missing_glyphs(flow):
-            print(f"note: {problem}", file=sys.stderr)
-        _write_bytes(output, render(flow, theme=theme))
+        _write(output, _png(flow, output, theme))
         return
-    _write_text(form, output, _text(form, flow, ascii_, width or shutil.get_terminal_size((100, 24)).columns))
+    text = _text(form, flow, ascii_, width or shutil.get_terminal_size((100, 24)).columns)
+    if output is None and form == "text":
+        print(text)
+    else:
+        _write(output, (text + "\n").encode())
 
 
 def _form_of(output: Path | None) -> str:
@@ -81,14 +72,17 @@ def _text(form: str, flow: Flow, ascii_: bool, width: int) -> str:
     return text.render(flow, width=width, ascii=ascii_ or "utf" not in encoding)
 
 
-def _write_text(form: str, output: Path | None, text: str) -> None:
-    if output is None and form == "text":
-        print(text)
-    else:
-        _write_bytes(output, (text + "\n").encode())
+def _png(flow: Flow, output: Path | None, theme: str) -> bytes:
+    from flowinfer.drawing.png import missing_glyphs, render
+
+    if output is None and sys.stdout.isatty():
+        raise UsageError("a png does not fit into a terminal", help="-o FILE.png")
+    if problem := missing_glyphs(flow):
+        print(f"note: {problem}", file=sys.stderr)
+    return render(flow, theme=theme)
 
 
-def _write_bytes(output: Path | None, data: bytes) -> None:
+def _write(output: Path | None, data: bytes) -> None:
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

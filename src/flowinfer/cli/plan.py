@@ -13,7 +13,7 @@ from flowinfer.errors import MemoryShort, UsageError
 
 if TYPE_CHECKING:
     from flowinfer.machine import Machine
-    from flowinfer.planning.plan import Plan, Source
+    from flowinfer.planning.plan import Plan, Source, Step
     from flowinfer.spec import Flow
 
 
@@ -49,24 +49,22 @@ def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices:
             error.help = f"{error.help}; --devices cuda:0=24GB,cpu=64GB plans for another machine"
         raise
     if as_json:
-        print(
-            json.dumps(plans.to_json(plan) | {"zoo": flow.zoo, "zoo_why": flow.zoo_why}, ensure_ascii=False, indent=1)
-        )
+        said = plans.to_json(plan) | {"zoo": flow.zoo, "zoo_why": flow.zoo_why}
+        print(json.dumps(said, ensure_ascii=False, indent=1))
         return
     print(f"flow {flow.name}: {len(plan.steps)} steps, prompts '{plan.prompts}', zoo {flow.zoo} ({flow.zoo_why})")
     if flow.zoo_note:
         print(f"note: {flow.zoo_note}")
     for step in plan.steps:
-        _show_step(plan, step.id, full)
+        _show_step(step, full)
     kind = "majority vote of" if plan.answer.kind == "vote" else "text of"
     print(f"\nanswer: {kind} {', '.join(plan.answer.steps)}")
     _show_models(plan, machine)
 
 
-def _show_step(plan: Plan, step_id: str, full: bool) -> None:
+def _show_step(step: Step, full: bool) -> None:
     from flowinfer.planning.plan import Mixture, members
 
-    step = plan.step(step_id)
     reads = f"  reads {', '.join(step.reads)}" if step.reads else ""
     decoding = step.decoding
     how = "greedy" if decoding.temperature == 0 else f"temperature {decoding.temperature:g}, top_p {decoding.top_p:g}"
@@ -94,31 +92,29 @@ def _short(template: str, width: int = 70) -> str:
 
 
 def _show_models(plan: Plan, machine: Machine) -> None:
+    from flowinfer.planning.placement import shown_bytes
+
     print("\nmodels")
     for name, spec in plan.models.items():
         need, placement = plan.needs[name], plan.placements[name]
         parameters = "unknown size" if need.parameters is None else f"{_count(need.parameters)} parameters"
-        memory = "" if not need.weight_bytes else f", {_bytes(need.weight_bytes)} as {placement.dtype}"
+        memory = "" if not need.weight_bytes else f", {shown_bytes(need.weight_bytes)} as {placement.dtype}"
         per_token = "" if not need.kv_bytes_per_token else f", {need.kv_bytes_per_token / 1024:.1f} KiB/token of cache"
-        download = {None: ", download size unknown", 0: ""}.get(
-            need.download_bytes, f", downloads {_bytes(need.download_bytes or 0)}"
-        )
+        download = ", download size unknown"
+        if need.download_bytes is not None:
+            download = f", downloads {shown_bytes(need.download_bytes)}" if need.download_bytes else ""
         print(f"    {name} = {spec.ref}: {parameters}{memory}{per_token}{download}")
         print(f"        on {placement.device} ({placement.why})")
     if len(plan.waves) > 1:
         print("\nwaves, since the models do not fit together")
         for number, wave in enumerate(plan.waves, start=1):
             print(f"    {number}. steps {', '.join(wave.steps)} with {', '.join(wave.models)}")
-    free = ", ".join(f"{device.name} {_bytes(device.free_bytes)} free" for device in machine.devices)
+    free = ", ".join(f"{device.name} {shown_bytes(device.free_bytes)} free" for device in machine.devices)
     print(f"\ndevices: {free}")
 
 
 def _count(number: int) -> str:
     return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.2f} M"
-
-
-def _bytes(number: int) -> str:
-    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
 
 
 def _machine(text: str) -> Machine:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from flowinfer.runs.store import RunInfo
 
 
 def command(
@@ -32,16 +35,12 @@ def command(
         where = f"  on {row['dataset']}, zoo {row['zoo']}"
         room = max(20, console.width - 2 - len(where))
         flow = row["flow"] if len(row["flow"]) <= room else row["flow"][: room - 1] + "…"
-        answered = f"{row['answered']}/{row['n']}"
-        console.print(plain(f"{row['run']:<{width}}  {answered:>9}  {accuracy:>7}  {_state(row)}"), soft_wrap=True)
-        console.print(plain(f"  {flow}{where}"), soft_wrap=True)
+        answered, state = f"{row['answered']}/{row['n']}", row["state"]
+        state += f", {row['failed']} failed" if row["failed"] else ""
+        console.print(plain(f"{row['run']:<{width}}  {answered:>9}  {accuracy:>7}  {state}\n  {flow}{where}"))
 
 
-def _state(row: dict[str, Any]) -> str:
-    return f"{row['state']}, {row['failed']} failed" if row["failed"] else str(row["state"])
-
-
-def _row(run: Any) -> dict[str, Any]:  # a RunInfo; typed where it is made
+def _row(run: RunInfo) -> dict[str, Any]:
     from flowinfer.errors import DataError
     from flowinfer.runs.store import read_records
 
@@ -57,7 +56,7 @@ def _row(run: Any) -> dict[str, Any]:  # a RunInfo; typed where it is made
         "flow": _flow(run),
         "name": run.data.get("flow"),
         "dataset": str(run.data.get("dataset_label")),
-        "zoo": _short(str(run.data.get("zoo"))),
+        "zoo": "/".join(Path(str(run.data.get("zoo"))).parts[-2:]),  # of a path the end
         "n": run.data.get("n"),
         "answered": len(records) - failed,
         "failed": failed,
@@ -67,12 +66,7 @@ def _row(run: Any) -> dict[str, Any]:  # a RunInfo; typed where it is made
     }
 
 
-def _short(zoo: str) -> str:
-    """Return a zoo's name, of a path only its last two parts."""
-    return "/".join(Path(zoo).parts[-2:])
-
-
-def _flow(run: Any) -> str:  # a RunInfo; typed where it is made
+def _flow(run: RunInfo) -> str:
     """Return a run's flow on one line; its name where its folder is damaged."""
     from flowinfer.errors import DataError
     from flowinfer.report.wirings import of_plan

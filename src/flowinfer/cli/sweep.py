@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowinfer.cli.exec import AnswerIndexOption, index_base
+from flowinfer.cli.exec import AnswerIndexOption, batch_size, data_paths, index_base
 from flowinfer.cli.inputs import PromptsOption, SetOption, ZooOption, pairs, settings, warn, whole_number
 from flowinfer.errors import UsageError
 from flowinfer.output import shell
@@ -71,32 +72,18 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
 ) -> None:
     """Run every wiring of some models, or a set of flows, over data sets; steps that paths share run once."""
-    given = {
-        "models": _names(models),
-        "strategies": _strategies(strategies),
-        "depth": _depths(depth),
-        "flows": None if flows is None else tuple(_absolute(name) for name in flows for name in name.split(",")),
-        "params": settings(set_, prompts),
-        "grid": None if grid is None else _grid(grid),
-        "datasets": _names(datasets),
-        "data": None if data is None else _data(data),
-        "sample": sample,
-        "limit": limit,
-        "seed": seed,
-        "answer_index": index_base(answer_index),
-        "zoo": zoo,
-        "independent": independent or None,
-        "latency": latency,
-        "batch": None if batch is None else _batch(batch),
-        "use_cache": False if no_cache else None,
-        "max_paths": max_paths,
-    }
-    request = _request({name: value for name, value in given.items() if value is not None}, resume, out)
+    from flowinfer.sweeps.request import SweepRequest
+
+    said = {name: value for name, value in locals().items() if name in SweepRequest.model_fields}
+    said |= {"params": settings(set_, prompts), "independent": independent or None}
+    said |= {"use_cache": False if no_cache else None}
+    given = {name: _READ.get(name, _same)(value) for name, value in said.items() if value is not None}
+    request = _request(given, resume, out)
     if dry_run:
         from flowinfer.sweeps.estimate import estimate, print_estimate
 
         estimated = estimate(request, out)
-        print(json.dumps(estimated.to_json(), ensure_ascii=False)) if json_ else print_estimate(estimated)
+        print(json.dumps(asdict(estimated), ensure_ascii=False)) if json_ else print_estimate(estimated)
         return
     sweep = _run(request, out, resume, is_quiet=quiet or (json_ and not sys.stderr.isatty()))
     if json_:
@@ -133,26 +120,14 @@ def _run(request: SweepRequest, out: Path, resume: str | None, *, is_quiet: bool
 
 def _request(given: dict[str, Any], resume: str | None, out: Path) -> SweepRequest:
     """Return what was asked for; a sweep that goes on keeps what it was started with."""
-    from flowinfer.sweeps.request import check_request, make_request
+    from flowinfer.sweeps.request import going_on, make_request
 
     if resume is None:
-        request = make_request(**given)
-        check_request(request)
-        return request
+        return make_request(**given)
     from flowinfer.sweeps.folder import find_sweep, request_of
 
     path = find_sweep(resume, out)
-    before = request_of(path)
-    for name, value in given.items():
-        if name not in ("latency", "batch", "max_paths") and getattr(before, name) != value:
-            option = {"params": "--set", "use_cache": "--no-cache"}.get(name, f"--{name}")
-            raise UsageError(
-                f"{option} differs from what sweep '{path.name}' was started with",
-                help="leave it out: --resume alone goes on as before; or start a new sweep without --resume",
-            )
-    request = before.model_copy(update=given)
-    check_request(request)
-    return request
+    return going_on(request_of(path), path.name, given)
 
 
 def _plain(sweep: Sweep) -> dict[str, Any]:
@@ -160,21 +135,8 @@ def _plain(sweep: Sweep) -> dict[str, Any]:
     return sweep.to_json() | {"folder": str(sweep.folder), "zoo": sweep.zoo, "datasets": labels}
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _strategies(text: str | None) -> tuple[str, ...] | None:
-    from flowinfer.sweeps.request import strategies_named
-
-    names = _names(text)
-    return None if names is None else strategies_named(names)
-
-
-def _depths(text: str | None) -> tuple[int, ...] | None:
-    names = _names(text)
-    if names is None:
-        return None
+def _depths(text: str) -> tuple[int, ...]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise UsageError(f"--depth '{text}': expected whole numbers", help="--depth 3, or --depth 2,3")
     return tuple(whole_number("--depth", name) for name in names)
@@ -192,22 +154,16 @@ def _grid(given: list[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _data(given: list[str]) -> dict[str, str]:
-    from flowinfer.cli.exec import data_paths
+_READ: Mapping[str, Callable[[Any], object]] = {  # texts of the command line
+    "depth": _depths,
+    "flows": lambda given: [name for text in given for name in text.split(",")],
+    "grid": _grid,
+    "data": data_paths,
+    "answer_index": index_base,
+    "batch": batch_size,
+}
+"""How options are read whose texts the request does not read itself."""
 
-    return {name: str(path.resolve()) for name, path in data_paths(given).items()}
 
-
-def _batch(text: str) -> int | str:
-    from flowinfer.cli.exec import batch_size
-
-    return batch_size(text)
-
-
-def _absolute(name: str) -> str:
-    from flowinfer.language.examples import located
-
-    path = located(name).expanduser()
-    if not os.path.exists(path):
-        raise UsageError(f"--flows: no such file or folder: '{name}'", help="give .flow files, or a folder of them")
-    return str(path.resolve())
+def _same(value: object) -> object:
+    return value

@@ -1,39 +1,60 @@
-"""What stands on the boxes and edges of a drawing."""
+"""What every drawing shares: the recursion over a flow, and what stands on its boxes and edges."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
-from flowinfer.spec import Branch, Node, Parallel
+from flowinfer.spec import Branch, Flow, Node, Parallel, Part, Series
 
-
-@dataclass(frozen=True)
-class Label:
-    """Two lines of a box: what it is, and its part in the flow."""
-
-    title: str
-    detail: str
+T = TypeVar("T")
 
 
-def node_label(node: Node) -> Label:
-    """Return a model's name, and its role or prompt and label."""
-    detail = node.prompt_name or node.role
-    return Label(node.model.name, f"{detail} as {node.label}" if node.label else detail)
+class Painter(Protocol[T]):
+    """Draws the parts of a flow."""
+
+    def box(self, title: str, detail: str = "") -> T:
+        """Return the question, the answer, or a model with its part in the flow."""
+
+    def series(self, parts: Sequence[T]) -> T:
+        """Return parts after one another."""
+
+    def group(self, group: Parallel, parts: Sequence[T], title: str) -> T:
+        """Return a group's branches beside each other, between a fork and what gathers them."""
 
 
-def fuse_title(group: Parallel) -> str:
-    """Return what a `|` group does to its heads' distributions."""
+def draw(flow: Flow, painter: Painter[T]) -> T:
+    """Draw a flow from its question to its answer."""
+    return painter.series([painter.box("question"), *_stages(flow.root, painter, True), painter.box("answer")])
+
+
+def _stages(part: Part, painter: Painter[T], is_end: bool) -> list[T]:
+    stages = part.stages if isinstance(part, Series) else (part,)
+    return [_part(stage, painter, is_end and stage is stages[-1]) for stage in stages]
+
+
+def _part(part: Part, painter: Painter[T], is_end: bool) -> T:
+    match part:
+        case Node():
+            detail = part.prompt_name or part.role
+            return painter.box(part.model.name, f"{detail} as {part.label}" if part.label else detail)
+        case Series():
+            return painter.series(_stages(part, painter, is_end))
+        case Parallel():
+            parts = [painter.series(_stages(branch.part, painter, is_end)) for branch in part.branches]
+            return painter.group(part, parts, _title(part, is_end))
+
+
+def _title(group: Parallel, is_end: bool) -> str:
+    """Return what gathers a group: what a `|` group does to its heads, the vote at the end, or answers."""
+    label = f" as {group.label}" if group.label else ""
+    if group.kind == "answers":
+        return "vote" if is_end else f"answers{label}"
     options = group.decoding.fuse_options
     shown = ", ".join(f"{key}={value}" for key, value in options.items() if value not in ("", None))
-    label = f" as {group.label}" if group.label else ""
     return f"⊕ {group.decoding.fuse}" + (f" {shown}" if shown else "") + label
 
 
 def weight_text(group: Parallel, branch: Branch) -> str:
     """Return a branch's share, where weights were written."""
     return f"{branch.weight:.3g}" if group.is_weighted else ""
-
-
-def join_title(group: Parallel, *, is_end: bool) -> str:
-    """Return what gathers a `&` group: the vote at the end of a flow, else the answers."""
-    return "vote" if is_end else f"answers as {group.label}" if group.label else "answers"

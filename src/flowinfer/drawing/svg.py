@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from flowinfer.drawing.labels import fuse_title, join_title, node_label, weight_text
+from flowinfer.drawing.labels import draw, weight_text
 from flowinfer.language.diagnostics import display_width
-from flowinfer.spec import Flow, Node, Parallel, Part, Series
+from flowinfer.spec import Flow, Parallel
 
 FONT = (
     "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei',"
@@ -27,20 +27,8 @@ _GAP, _BRANCH_GAP, _BEND = 44.0, 18.0, 30.0
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
 """Colours that colour-blind readers can tell apart. Source: Okabe and Ito, 2008, two added."""
 
-LIGHT: Mapping[str, str] = {
-    "ink": "#1b1f24",
-    "soft": "#57606a",
-    "line": "#8c959f",
-    "paper": "#ffffff",
-    "fill": "#f6f8fa",
-}
-DARK: Mapping[str, str] = {
-    "ink": "#e6edf3",
-    "soft": "#9da7b3",
-    "line": "#6e7681",
-    "paper": "#0d1117",
-    "fill": "#161b22",
-}
+LIGHT = {"ink": "#1b1f24", "soft": "#57606a", "line": "#8c959f", "paper": "#ffffff", "fill": "#f6f8fa"}
+DARK = {"ink": "#e6edf3", "soft": "#9da7b3", "line": "#6e7681", "paper": "#0d1117", "fill": "#161b22"}
 
 
 @dataclass(frozen=True)
@@ -62,8 +50,7 @@ def render(flow: Flow, *, theme: str | None = None) -> str:
         flow: a checked flow.
         theme: light or dark for fixed colours; None follows the reader's own.
     """
-    colours = _colours(flow)
-    shape = _series([_terminal("question"), *_stages(flow.root, colours, is_end=True), _terminal("answer")])
+    shape = draw(flow, _Painter(_colours(flow)))
     pad = 16.0
     width, height = shape.width + 2 * pad, shape.height + 2 * pad
     title = _escaped(flow.name)
@@ -107,22 +94,6 @@ def _colours(flow: Flow) -> Mapping[str, str]:
     return taken
 
 
-def _stages(part: Part, colours: Mapping[str, str], *, is_end: bool) -> list[_Shape]:
-    stages = part.stages if isinstance(part, Series) else (part,)
-    return [_shape(stage, colours, is_end=is_end and stage is stages[-1]) for stage in stages]
-
-
-def _shape(part: Part, colours: Mapping[str, str], *, is_end: bool) -> _Shape:
-    match part:
-        case Node():
-            label = node_label(part)
-            return _box(label.title, label.detail, colours[part.model.name])
-        case Series():
-            return _series(_stages(part, colours, is_end=is_end))
-        case Parallel():
-            return _group(part, colours, is_end=is_end)
-
-
 def _pixels(text: str, size: float) -> float:
     """Return the room that a text takes at most."""
     columns = (display_width(character) for character in text)
@@ -130,33 +101,18 @@ def _pixels(text: str, size: float) -> float:
     return size * sum(_WIDTHS.get(character, 0.65 if column < 2 else 1.05) for character, column in widths if column)
 
 
-def _box(title: str, detail: str, colour: str) -> _Shape:
-    width = max(92.0, _pixels(title, _SIZE) + 28, _pixels(detail, _SMALL) + 24)
-    height = 50.0
-    middle = width / 2
-    return _Shape(
-        width,
-        height,
-        height / 2,
-        (
-            f'<rect class="box" width="{width:.1f}" height="{height:.0f}" rx="8" stroke="{colour}"/>',
-            f'<text x="{middle:.1f}" y="21">{_escaped(title)}</text>',
-            f'<text class="soft" x="{middle:.1f}" y="39">{_escaped(detail)}</text>',
-        ),
-    )
-
-
-def _terminal(title: str) -> _Shape:
-    width, height = _pixels(title, _SIZE) + 28, 32.0
-    return _Shape(
-        width,
-        height,
-        height / 2,
-        (
-            f'<rect class="end" width="{width:.1f}" height="{height:.0f}" rx="16"/>',
-            f'<text x="{width / 2:.1f}" y="21">{_escaped(title)}</text>',
-        ),
-    )
+def _framed(
+    kind: str, title: str, width: float, height: float, base: int, detail: str = "", stroke: str = ""
+) -> _Shape:
+    """Return a frame with a title whose letters stand on a height, and perhaps a line below."""
+    rx = 8 if detail else height / 2
+    elements = [
+        f'<rect class="{kind}" width="{width:.1f}" height="{height:.0f}" rx="{rx:.0f}"{stroke}/>',
+        f'<text x="{width / 2:.1f}" y="{base}">{_escaped(title)}</text>',
+    ]
+    if detail:
+        elements.append(f'<text class="soft" x="{width / 2:.1f}" y="39">{_escaped(detail)}</text>')
+    return _Shape(width, height, height / 2, tuple(elements))
 
 
 def _moved(shape: _Shape, x: float, y: float) -> str:
@@ -167,68 +123,72 @@ def _arrow(path: str, kind: str, x: float, y: float) -> str:
     return f'<path class="{kind}" d="{path}"/><path class="tip" d="M{x:.1f} {y:.1f}l-8 -4v8z"/>'
 
 
-def _series(shapes: Sequence[_Shape]) -> _Shape:
-    axis = max(shape.axis for shape in shapes)
-    height = axis + max(shape.height - shape.axis for shape in shapes)
-    elements: list[str] = []
-    x = 0.0
-    for index, shape in enumerate(shapes):
-        if index:
-            line = f"M{x - _GAP:.1f} {axis:.1f}H{x if shape.forks else x - 6:.1f}"
-            elements.append(f'<path class="text" d="{line}"/>' if shape.forks else _arrow(line, "text", x, axis))
-        elements.append(_moved(shape, x, axis - shape.axis))
-        x += shape.width + _GAP
-    return _Shape(x - _GAP, height, axis, tuple(elements), shapes[0].forks)
+class _Painter:
+    """Draws left to right, each model in its colour."""
 
+    def __init__(self, colours: Mapping[str, str]) -> None:
+        self._colours = colours
 
-def _group(group: Parallel, colours: Mapping[str, str], *, is_end: bool) -> _Shape:
-    parts = [_series(_stages(branch.part, colours, is_end=is_end)) for branch in group.branches]
-    inner = max(part.width for part in parts)
-    height = sum(part.height for part in parts) + _BRANCH_GAP * (len(parts) - 1)
-    tops = [sum(part.height + _BRANCH_GAP for part in parts[:index]) for index in range(len(parts))]
-    lines = [top + part.axis for top, part in zip(tops, parts, strict=True)]
-    middle = (lines[0] + lines[-1]) / 2
-    is_fuse = group.kind == "fuse"
-    join = _join(fuse_title(group) if is_fuse else join_title(group, is_end=is_end), is_fuse=is_fuse)
-    weights = [weight_text(group, branch) for branch in group.branches]
-    note = max((_pixels(weight, _SMALL) + 12 for weight in weights if weight), default=0.0)
-    turn = max(_BEND, min(80.0, height * 0.07))  # many branches get gentler curves
-    out = turn + inner + note + turn
-    elements: list[str] = []
-    for part, top, line, weight in zip(parts, tops, lines, weights, strict=True):
-        into = f"M0 {middle:.1f}C{turn * 0.6:.1f} {middle:.1f} {turn * 0.4:.1f} {line:.1f} {turn - 6:.1f} {line:.1f}"
-        forks = part.forks
-        elements.append(f'<path class="text" d="{into}h6"/>' if forks else _arrow(into, "text", turn, line))
-        elements.append(_moved(part, turn, top))
-        begin = turn + part.width
-        bend = turn + inner + note
-        path = (
-            f"M{begin:.1f} {line:.1f}H{bend:.1f}"
-            f"C{bend + turn * 0.6:.1f} {line:.1f} {bend + turn * 0.4:.1f} {middle:.1f} {out:.1f} {middle:.1f}"
+    def box(self, title: str, detail: str = "") -> _Shape:
+        """Return the question, the answer, or a model with its part in the flow."""
+        if not detail:
+            return _framed("end", title, _pixels(title, _SIZE) + 28, 32.0, 21)
+        width = max(92.0, _pixels(title, _SIZE) + 28, _pixels(detail, _SMALL) + 24)
+        return _framed("box", title, width, 50.0, 21, detail, f' stroke="{self._colours[title]}"')
+
+    def series(self, parts: Sequence[_Shape]) -> _Shape:
+        """Put parts side by side, their lines at one height, joined by arrows."""
+        axis = max(part.axis for part in parts)
+        height = axis + max(part.height - part.axis for part in parts)
+        elements: list[str] = []
+        x = 0.0
+        for index, part in enumerate(parts):
+            if index:
+                line = f"M{x - _GAP:.1f} {axis:.1f}H{x if part.forks else x - 6:.1f}"
+                elements.append(f'<path class="text" d="{line}"/>' if part.forks else _arrow(line, "text", x, axis))
+            elements.append(_moved(part, x, axis - part.axis))
+            x += part.width + _GAP
+        return _Shape(x - _GAP, height, axis, tuple(elements), parts[0].forks)
+
+    def group(self, group: Parallel, parts: Sequence[_Shape], title: str) -> _Shape:
+        """Stack branches between a fork and a join; the group's line runs through the middle."""
+        inner = max(part.width for part in parts)
+        height = sum(part.height for part in parts) + _BRANCH_GAP * (len(parts) - 1)
+        tops = [sum(part.height + _BRANCH_GAP for part in parts[:index]) for index in range(len(parts))]
+        lines = [top + part.axis for top, part in zip(tops, parts, strict=True)]
+        middle = (lines[0] + lines[-1]) / 2
+        is_fuse = group.kind == "fuse"
+        join = _framed("fuse" if is_fuse else "end", title, _pixels(title, _SIZE) + 26, 34.0, 22)
+        weights = [weight_text(group, branch) for branch in group.branches]
+        note = max((_pixels(weight, _SMALL) + 12 for weight in weights if weight), default=0.0)
+        turn = max(_BEND, min(80.0, height * 0.07))  # many branches get gentler curves
+        out = turn + inner + note + turn
+        elements: list[str] = []
+        for part, top, line, weight in zip(parts, tops, lines, weights, strict=True):
+            into = (
+                f"M0 {middle:.1f}C{turn * 0.6:.1f} {middle:.1f} {turn * 0.4:.1f} {line:.1f} {turn - 6:.1f} {line:.1f}"
+            )
+            forks = part.forks
+            elements.append(f'<path class="text" d="{into}h6"/>' if forks else _arrow(into, "text", turn, line))
+            elements.append(_moved(part, turn, top))
+            begin = turn + part.width
+            bend = turn + inner + note
+            path = (
+                f"M{begin:.1f} {line:.1f}H{bend:.1f}"
+                f"C{bend + turn * 0.6:.1f} {line:.1f} {bend + turn * 0.4:.1f} {middle:.1f} {out:.1f} {middle:.1f}"
+            )
+            elements.append(f'<path class="{"tokens" if is_fuse else "text"}" d="{path}"/>')
+            if weight:
+                elements.append(
+                    f'<text class="soft" x="{turn + inner + note / 2:.1f}" y="{line - 5:.1f}">{weight}</text>'
+                )
+        top = min(0.0, middle - join.axis)
+        elements.append(_moved(join, out, middle - join.axis))
+        shifted = tuple([f'<g transform="translate(0 {-top:.1f})">', *elements, "</g>"])
+        return _Shape(
+            out + join.width,
+            max(height, middle + join.height - join.axis) - top,
+            middle - top,
+            shifted,
+            forks=True,
         )
-        elements.append(f'<path class="{"tokens" if is_fuse else "text"}" d="{path}"/>')
-        if weight:
-            elements.append(f'<text class="soft" x="{turn + inner + note / 2:.1f}" y="{line - 5:.1f}">{weight}</text>')
-    top = min(0.0, middle - join.axis)
-    elements.append(_moved(join, out, middle - join.axis))
-    shifted = tuple([f'<g transform="translate(0 {-top:.1f})">', *elements, "</g>"])
-    return _Shape(
-        out + join.width,
-        max(height, middle + join.height - join.axis) - top,
-        middle - top,
-        shifted,
-        forks=True,
-    )
-
-
-def _join(title: str, *, is_fuse: bool) -> _Shape:
-    width, height = _pixels(title, _SIZE) + 26, 34.0
-    return _Shape(
-        width,
-        height,
-        height / 2,
-        (
-            f'<rect class="{"fuse" if is_fuse else "end"}" width="{width:.1f}" height="{height:.0f}" rx="17"/>',
-            f'<text x="{width / 2:.1f}" y="22">{_escaped(title)}</text>',
-        ),
-    )

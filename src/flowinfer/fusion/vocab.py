@@ -205,7 +205,7 @@ def _read(document: dict[str, Any]) -> TokenBytes:
     has_prefix = any(part["type"] == "Prepend" for part in normalizers) or any(
         part["type"] == "Metaspace" and part.get("prepend_scheme", "always") != "never" for part in pre
     )
-    marks = {token["content"]: token["id"] for token in added if not token["special"] and _is_mark(token["content"])}
+    marks = {token["content"]: token["id"] for token in added if not token["special"] and is_mark(token["content"])}
     losses = list(dict.fromkeys(filter(None, map(_loss, normalizers))))
     if has_fallback and model.get("type") == "Unigram":  # its pieces are found in any text, those of bytes among them
         losses.append("a name of a byte such as <0x0A> becomes that byte")
@@ -227,7 +227,7 @@ def _unknown_piece(model: dict[str, Any]) -> str | None:
     return None if name is None else str(name)
 
 
-def _is_mark(content: str) -> bool:
+def is_mark(content: str) -> bool:
     """Return whether an added token is more than its characters: words in brackets or bars, not spaces or letters."""
     has_punctuation = any(normalize("NFKC", character) in punctuation for character in content)
     return has_punctuation and any(character.isalnum() for character in content)

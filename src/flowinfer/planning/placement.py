@@ -123,10 +123,10 @@ class _Packer:
     def short(self) -> MemoryShort:
         """Return the error that names the first step whose models fit nowhere."""
         steps = [step for step in self._plan.steps if self.assign([self.models_of([step.id])]) is None]
-        free = ", ".join(f"{device.name} {_gigabytes(device.free_bytes)} free" for device in self._machine.devices)
+        free = ", ".join(f"{device.name} {shown_bytes(device.free_bytes)} free" for device in self._machine.devices)
         step = steps[0] if steps else self._plan.steps[0]
         names = self.models_of([step.id])
-        sizes = ", ".join(f"{name} {_gigabytes(self._needs[name].weight_bytes or 0)}" for name in names)
+        sizes = ", ".join(f"{name} {shown_bytes(self._needs[name].weight_bytes or 0)}" for name in names)
         what = f"the models of step {step.title} do not fit together" if len(names) > 1 else f"{names[0]} does not fit"
         return MemoryShort(
             f"{what}: {sizes}, with {_HEADROOM - 1:.0%} on top for keys and values; {free}",
@@ -153,7 +153,7 @@ class _Packer:
         if self._needs[name].weight_bytes is None:
             return "the device with most room; the model's size is not known yet"
         rest = min(self._rest(device, wave.models, devices) for wave in waves if name in wave.models)
-        return f"{_gigabytes(max(rest, 0))} stay free there"
+        return f"{shown_bytes(max(rest, 0))} stay free there"
 
     def _rest(self, device: str, names: Sequence[str], devices: Mapping[str, str]) -> int:
         there = [unit for unit in self._units if set(unit.names) & set(names) and devices[unit.names[0]] == device]
@@ -238,5 +238,6 @@ def _kind(spec: ModelSpec, machine: Machine) -> str:
     return "cuda" if any(device.name != "cpu" for device in machine.devices) else "cpu"
 
 
-def _gigabytes(count: int) -> str:
+def shown_bytes(count: int) -> str:
+    """Write a size in memory."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TextIO
+from html import escape
+from typing import Any, Literal
 
-from flowinfer.backends.base import THOUGHTS
 from flowinfer.engine.base import Observer, TokenEvent
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
@@ -17,7 +18,7 @@ from flowinfer.planning.placement import ready
 from flowinfer.planning.plan import Plan, columns, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.runs.experiment import majority
-from flowinfer.spec import Flow
+from flowinfer.spec import THOUGHTS, Flow
 from flowinfer.startup import STARTUP
 from flowinfer.tasks.base import language_note, refuse_missing
 from flowinfer.zoos.toy import provide
@@ -46,21 +47,25 @@ class Answer:
         }
 
     def _repr_html_(self) -> str:
-        from flowinfer.runs.evaluation import answer_html
+        """Return the answer with its steps folded under it."""
+        steps = "".join(
+            f"<details><summary>{escape(step.step)}: {step.tokens} tokens, {step.seconds:.2f} s</summary>"
+            f"{_preformatted(step.text)}</details>"
+            for step in self.trace.steps
+        )
+        ballot = f"<p><small>{escape(str(self.trace.ballot))}</small></p>" if self.trace.ballot else ""
+        remarks = "".join(f"<p><small>{escape(note)}</small></p>" for note in self.notes)
+        return f"{_preformatted(self.text)}{ballot}{remarks}{steps}"
 
-        return answer_html(self)
+
+def _preformatted(text: str) -> str:
+    return f"<pre style='white-space:pre-wrap'>{escape(text)}</pre>"
 
 
 def _step_json(step: StepResult) -> dict[str, Any]:
+    said = step.model_dump(mode="json", include={"step", "text", "tokens", "seconds", "finish_reason"})
     prompts = list(step.prompts.values())
-    return {
-        "step": step.step,
-        "text": step.text,
-        "prompt": prompts[0] if len(prompts) == 1 else prompts,
-        "tokens": step.tokens,
-        "seconds": step.seconds,
-        "finish_reason": step.finish_reason,
-    }
+    return said | {"prompt": prompts[0] if len(prompts) == 1 else prompts}
 
 
 class _Listener(Observer):
@@ -81,7 +86,6 @@ class _Listener(Observer):
         step = plan.step(plan.answer.steps[0])
         strips = not all(plan.models[member.model].think == "keep" for member in members(step.source))
         self._gate = _Gate(strips=strips, stops=step.decoding.stop, prefill=step.decoding.prefill)
-        self.has_streamed = False
 
     def model_loading(self, name: str, device: str) -> None:
         self.notice(f"loading {name} on {device}")
@@ -98,7 +102,6 @@ class _Listener(Observer):
         if self._on_token:
             self._on_token(step, event)
         if step == self._final and event.piece is not None and self._on_text:
-            self.has_streamed = True
             text = self._gate.pass_on(self._decoder.decode(event.piece))
             if text:
                 self._on_text(text)
@@ -160,7 +163,6 @@ def ask(
     flow: Flow,
     question: str,
     *,
-    stream: TextIO | None = None,
     on_text: Callable[[str], None] | None = None,
     shows_trace: bool = False,
     quiet: bool = True,
@@ -171,7 +173,6 @@ def ask(
     Args:
         flow: a checked flow.
         question: its text.
-        stream: where the answer goes as it is written.
         on_text: hears pieces of the answer as they are written.
         shows_trace: print on standard error what each head wanted at each token.
         quiet: say nothing about loading.
@@ -179,16 +180,7 @@ def ask(
     Raises:
         UsageError: the question is empty.
     """
-    import sys
-
     from flowinfer.runs.tokentrace import print_token
-
-    def write(text: str) -> None:
-        if stream is not None and not shows_trace:
-            stream.write(text)
-            stream.flush()
-        if on_text is not None:
-            on_text(text)
 
     if not isinstance(question, str):
         raise TypeError(f"question must be a text, not {type(question).__name__}")
@@ -199,19 +191,11 @@ def ask(
     provide(flow.models.values())
     with STARTUP.waiting_for("devices"):
         plan = ready(flow, this_machine())
-    listener = _Listener(
-        plan,
-        write,
-        print_token if shows_trace else None,
-        None if quiet else lambda message: print(message, file=sys.stderr, flush=True),
-    )
-    traces = execute(plan, [item], batch=1, observer=listener, vote=majority, models=models)
-    trace = next(iter(list(traces)))
+    say = None if quiet else lambda message: print(message, file=sys.stderr, flush=True)
+    listener = _Listener(plan, on_text, print_token if shows_trace else None, say)
+    (trace,) = execute(plan, [item], batch=1, observer=listener, vote=majority, models=models)
     if trace.ballot is not None and trace.ballot.is_tie:
         listener.notice(f"note: {trace.ballot}")
-    if trace.error is None:
-        write(trace.answer if shows_trace or not listener.has_streamed else listener.rest_of(trace.answer))
-        if stream is not None:
-            stream.write((trace.answer if shows_trace else "") + "\n")
-            stream.flush()
+    if trace.error is None and on_text:
+        on_text(listener.rest_of(trace.answer))
     return Answer(trace.answer, trace, tuple(filter(None, (flow.zoo_note, note))))

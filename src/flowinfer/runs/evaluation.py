@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from html import escape
 
 from flowinfer.results import Record
-from flowinfer.runs.ask import Answer
 from flowinfer.runs.summary import Results
 from flowinfer.runs.tables import notes, summary_lines
 
@@ -60,15 +59,3 @@ class Evaluation:
         )
         remarks = "".join(f"<p><small>{escape(note)}</small></p>" for note in (*notes(self.results), *self.notes))
         return f"<table><caption>{title}</caption>{rows}</table>{remarks}"
-
-
-def answer_html(answer: Answer) -> str:
-    """Return an answer with its steps folded under it."""
-    steps = "".join(
-        f"<details><summary>{escape(step.step)}: {step.tokens} tokens, {step.seconds:.2f} s</summary>"
-        f"<pre style='white-space:pre-wrap'>{escape(step.text)}</pre></details>"
-        for step in answer.trace.steps
-    )
-    ballot = f"<p><small>{escape(str(answer.trace.ballot))}</small></p>" if answer.trace.ballot else ""
-    remarks = "".join(f"<p><small>{escape(note)}</small></p>" for note in answer.notes)
-    return f"<pre style='white-space:pre-wrap'>{escape(answer.text)}</pre>{ballot}{remarks}{steps}"

@@ -6,13 +6,15 @@ import fcntl
 import json
 import os
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from flowinfer.errors import DataError, RunError, UsageError
 from flowinfer.output.secrets import redacted_data
+
+T = TypeVar("T")
 
 
 class JsonLog:
@@ -76,23 +78,33 @@ def whole_lines(path: Path) -> list[bytes]:
 
 
 def read_rows(path: Path, keys: Collection[str] = (), cure: str = "remove the line") -> Iterator[Mapping[str, Any]]:
-    """Yield a log's objects; a last line that a kill cut short does not count, nor do empty ones.
+    """Yield a log's objects; see `read_each`.
 
     Args:
         keys: what every object must have.
+    """
+
+    def whole(row: Any) -> Mapping[str, Any]:  # whatever JSON holds
+        if not isinstance(row, dict) or not all(key in row for key in keys):
+            raise ValueError("keys are missing")
+        return row
+
+    return read_each(path, whole, cure)
+
+
+def read_each(path: Path, make: Callable[[Any], T], cure: str, what: str = "line") -> Iterator[T]:
+    """Yield what is made of a log's lines; a last one that a kill cut short does not count, nor do empty ones.
+
     Raises:
-        DataError: a line is no such object; says which.
+        DataError: nothing can be made of a line; says of which.
     """
     for number, line in enumerate(whole_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(decoded(line))
-            if not isinstance(row, dict) or not all(key in row for key in keys):
-                raise ValueError("keys are missing")
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: damaged line", help=cure) from error
-        yield row
+        if line.strip():
+            try:
+                made = make(json.loads(decoded(line)))
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                raise DataError(f"{path}:{number}: damaged {what}", help=cure) from error
+            yield made
 
 
 @contextmanager

@@ -17,13 +17,13 @@ import os
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from rapidfuzz import process
 
 from flowinfer.errors import DataError, UnreadableFile, UsageError
@@ -32,12 +32,13 @@ from flowinfer.output.secrets import redacted_data, shown
 from flowinfer.output.shell import command, option
 from flowinfer.planning.plan import Plan, fingerprint, to_json
 from flowinfer.results import Record
-from flowinfer.runs.jsonlog import JsonLog, decoded, encoded, line_of, lock, whole_lines, writing
+from flowinfer.runs.jsonlog import JsonLog, encoded, line_of, lock, read_each, writing
 from flowinfer.spec import Flow
 
 FORMAT = 1
 _REPAIR = {
     "results.json": "remove it: `flowinfer score` sums the run up again",
+    "run.json": "`flowinfer runs` lists runs",
     "plan.json": "the answers in samples.jsonl are whole; run the flow again for its plan",
 }
 _LM_EVAL = ("doc_id", "target", "resps", "filtered_resps", "acc")
@@ -79,10 +80,7 @@ class Run:
         """Make a new run folder under `root` and write down what it will do."""
         digest = fingerprint(plan)[:8]
         stem = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{_slug(flow.name)}-{digest}"
-        try:
-            path = new_folder(root, stem)
-        except OSError as error:
-            raise UsageError(f"cannot make a run folder in '{root}': {error.strerror}", help="--out FOLDER") from error
+        path = new_folder(root, stem, "run")
         with writing(path):
             (path / "pipeline.flow").write_bytes(encoded(shown(flow.source)))
             write_json(path / "plan.json", to_json(plan))
@@ -98,10 +96,7 @@ class Run:
         """
         before = info(path).data
         now = {"plan_fingerprint": fingerprint(plan), **settings}
-        named = {
-            "plan_fingerprint": "the plan (flow, models or decoding)",
-            "data_fingerprint": "the questions",
-        }
+        named = {"plan_fingerprint": "the plan (flow, models or decoding)", "data_fingerprint": "the questions"}
         for key, what in named.items():
             if before.get(key) != now.get(key):
                 raise UsageError(
@@ -145,39 +140,38 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         DataError: a line other than a torn last one is damaged.
     """
-    log = path / "samples.jsonl"
+    cure = "remove the line; with --resume its question runs again"
     found: dict[str, Record] = {}
-    for number, line in enumerate(whole_lines(log), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(decoded(line))
-            record = Record.model_validate({key: value for key, value in row.items() if key not in _LM_EVAL})
-        except (ValueError, ValidationError, AttributeError, RecursionError) as error:
-            raise DataError(
-                f"{log}:{number}: damaged record", help="remove the line; with --resume its question runs again"
-            ) from error
+    for record in read_each(path / "samples.jsonl", _record, cure, "record"):
         found.pop(record.question.id, None)
         found[record.question.id] = record
     yield from found.values()
+
+
+def _record(row: Any) -> Record:  # whatever JSON holds
+    return Record.model_validate({key: value for key, value in row.items() if key not in _LM_EVAL})
 
 
 def info(path: Path) -> RunInfo:
     """Read a run folder's run.json.
 
     Raises:
-        DataError: it is missing or damaged.
+        DataError: it is missing, damaged, or of another version.
     """
-    file = path / "run.json"
-    try:
-        data = json.loads(read_text(file, errors="surrogatepass"))
-    except (UnreadableFile, ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not a readable run", help="`flowinfer runs` lists runs") from error
-    if not isinstance(data, dict) or data.get("version") != FORMAT:
-        raise DataError(
-            f"{file}: written by another version of flowinfer", help="read it with that version, or run again"
-        )
-    return RunInfo(path, data)
+    return RunInfo(path, read_described(path / "run.json"))
+
+
+def read_described(path: Path) -> Mapping[str, Any]:
+    """Read the file that says what a folder is of.
+
+    Raises:
+        DataError: it is missing, damaged, or of another version.
+    """
+    data = read_json(path)
+    if data.get("version") != FORMAT:
+        cure = "read it with that version, or run again"
+        raise DataError(f"{path}: written by another version of flowinfer", help=cure)
+    return data
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
@@ -188,11 +182,11 @@ def read_json(path: Path) -> Mapping[str, Any]:
     """
     try:
         data = json.loads(read_text(path, errors="surrogatepass"))
-        if isinstance(data, dict):
-            return data
     except (UnreadableFile, ValueError, RecursionError) as error:
         raise DataError(f"{path}: missing or damaged", help=_REPAIR.get(path.name)) from error
-    raise DataError(f"{path}: not a JSON object", help=_REPAIR.get(path.name))
+    if not isinstance(data, dict):
+        raise DataError(f"{path}: not a JSON object", help=_REPAIR.get(path.name))
+    return data
 
 
 def list_runs(root: Path) -> list[RunInfo]:
@@ -203,13 +197,10 @@ def list_runs(root: Path) -> list[RunInfo]:
         inside = list(root.iterdir())
     except OSError as error:
         raise UsageError(f"cannot read '{root}': {error.strerror}", help="--out FOLDER names another folder") from error
-    folders = sorted((path for path in inside if os.path.isfile(path / "run.json")), reverse=True)
     found = []
-    for folder in folders:
-        try:
+    for folder in sorted((path for path in inside if os.path.isfile(path / "run.json")), reverse=True):
+        with suppress(DataError):  # a run that was killed while its folder was being made
             found.append(info(folder))
-        except DataError:
-            continue  # a run that was killed while its folder was being made
     return sorted(found, key=lambda run: str(run.data.get("started", "")), reverse=True)
 
 
@@ -227,13 +218,22 @@ def find_run(named: str, root: Path) -> Path:
             f"'{named}' is a sweep, not a run",
             help=f"`{command('runs', options=option('--out', folder))}` lists its runs",
         )
-    runs = list_runs(root)
-    if named == "latest":
-        if not runs:
-            raise UsageError(f"no runs in '{root}'", help="--out FOLDER names another folder")
-        return runs[0].path
-    missing, cure = f"no run '{named}' in '{root}'", "`flowinfer runs` lists runs; --out names their folder"
-    return named_folder(named, [run.path for run in runs], kinds="runs", missing=missing, cure=cure)
+    known = [run.path for run in list_runs(root)]
+    return one_of(named, known, root, "run", "`flowinfer runs` lists runs; --out names their folder")
+
+
+def one_of(named: str, known: Sequence[Path], root: Path, kind: str, cure: str) -> Path:
+    """Return the folder under a root, of those known, newest first, that a name, a beginning or `latest` means.
+
+    Raises:
+        UsageError: none or several.
+    """
+    if named != "latest":
+        missing = f"no {kind} '{named}' in '{root}'"
+        return named_folder(named, known, kinds=f"{kind}s", missing=missing, cure=cure)
+    if not known:
+        raise UsageError(f"no {kind}s in '{root}'", help="--out FOLDER names another folder")
+    return known[0]
 
 
 def named_folder(named: str, known: Sequence[Path], *, kinds: str, missing: str, cure: str) -> Path:
@@ -274,20 +274,24 @@ def _row(record: Record) -> dict[str, Any]:
     }
 
 
-def new_folder(root: Path, stem: str) -> Path:
+def new_folder(root: Path, stem: str, kind: str) -> Path:
     """Make a folder that was not there before, numbered where its name is taken.
 
     Raises:
-        OSError: it cannot be made.
+        UsageError: it cannot be made.
     """
     path, number = root / stem, 1
-    while True:
-        try:
-            path.mkdir(parents=True)
-            return path
-        except FileExistsError:
+    try:
+        while path.exists():
             number += 1
             path = root / f"{stem}-{number}"
+        path.mkdir(parents=True)
+    except FileExistsError:  # another process was faster
+        return new_folder(root, stem, kind)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"cannot make a {kind} folder in '{root}': {reason}", help="--out FOLDER") from error
+    return path
 
 
 def _slug(name: str) -> str:
@@ -297,14 +301,10 @@ def _slug(name: str) -> str:
 def host() -> dict[str, Any]:
     """Return what a run's folder says of the machine and of the libraries' versions."""
 
-    def version(package: str) -> str | None:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            return None
-
-    packages = ("flowinfer", "torch", "transformers", "tokenizers", "python")
-    versions = {name: version(name) for name in packages if name != "python"}
+    versions: dict[str, str | None] = dict.fromkeys(("flowinfer", "torch", "transformers", "tokenizers"))
+    for package in versions:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
     return {
         "versions": versions | {"python": platform.python_version()},
         "host": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},

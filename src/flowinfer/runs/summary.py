@@ -12,16 +12,18 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from flowinfer.planning.plan import Plan
-from flowinfer.results import Record
+from flowinfer.results import HeadTimes, Record
 from flowinfer.runs.stats import wilson
 from flowinfer.runs.store import info, read_json
 from flowinfer.spec import Flow
 
 
-class HeadSummary(BaseModel):
-    """What one head of a step cost per question, in seconds (the paper's table 5 is per token)."""
-
+class _Summary(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HeadSummary(_Summary):
+    """What one head of a step cost per question, in seconds (the paper's table 5 is per token)."""
 
     model: str
     forward_seconds: float
@@ -31,10 +33,8 @@ class HeadSummary(BaseModel):
     """Share of emitted tokens that were its own favourite."""
 
 
-class StepSummary(BaseModel):
+class StepSummary(_Summary):
     """One step over all questions, means per question."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     step: str
     title: str
@@ -48,20 +48,16 @@ class StepSummary(BaseModel):
     heads: tuple[HeadSummary, ...]
 
 
-class SubjectSummary(BaseModel):
+class SubjectSummary(_Summary):
     """One subject or module of the data set."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     subject: str
     n: int
     correct: int
 
 
-class Results(BaseModel):
+class Results(_Summary):
     """What a flow gained and cost on a data set."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     flow: str
     dataset: str
@@ -120,12 +116,11 @@ def summarize(
         resumed: how many of the records (the first ones) were there before it.
         allow_cached_latency: count the seconds of cached steps too, which are other runs'.
     """
-    emitted = sum(
-        step.tokens for record in records[resumed:] for step in record.trace.steps if step.cached_from is None
-    )
+    fresh = [step.tokens for record in records[resumed:] for step in record.trace.steps if step.cached_from is None]
     return _sum(
         records,
         {step.id: step.title for step in plan.steps},
+        allow_cached_latency=allow_cached_latency,
         flow=flow.name,
         zoo=flow.zoo,
         dataset=label,
@@ -133,8 +128,7 @@ def summarize(
         batch=batch,
         run=run,
         data_note=data_note,
-        tokens_per_second=emitted / wall_seconds if emitted and wall_seconds > 0 else None,
-        allow_cached_latency=allow_cached_latency,
+        tokens_per_second=sum(fresh) / wall_seconds if any(fresh) and wall_seconds > 0 else None,
     )
 
 
@@ -143,15 +137,14 @@ def summarize_run(path: Path, records: Sequence[Record]) -> Results:
     run = info(path)
     stored = path / "results.json"
     before = read_json(stored) if stored.is_file() else {}
-    titles = {step["id"]: step["title"] for step in read_json(path / "plan.json")["steps"]}
     return _sum(
         records,
-        titles,
+        {step["id"]: step["title"] for step in read_json(path / "plan.json")["steps"]},
         flow=str(run.said("flow")),
         zoo=str(run.said("zoo")),
+        batch=str(run.said("batch")),
         dataset=str(run.said("dataset_label")),
         wall_seconds=float(before.get("wall_seconds", 0.0)),
-        batch=str(run.said("batch")),
         run=str(path),
         data_note=run.data.get("data_note"),
         tokens_per_second=before.get("tokens_per_second"),
@@ -201,7 +194,7 @@ def _sum(
     titles: Mapping[str, str],
     *,
     allow_cached_latency: bool = False,
-    **given: Any,  # fields of Results, which checks them, that records do not tell
+    **said: Any,  # the fields of results that no record says
 ) -> Results:
     judged = [record for record in records if record.score is not None]
     correct = _count(judged, lambda r: bool(r.score and r.score.correct))
@@ -209,7 +202,6 @@ def _sum(
     fresh = [r for r in records if r.trace.error is None and (allow_cached_latency or not _is_cached(r))]
     seconds = [record.trace.seconds for record in fresh]
     return Results(
-        **given,
         n=len(judged),
         correct=correct,
         accuracy=correct / len(judged) if judged else None,
@@ -221,6 +213,7 @@ def _sum(
         tokens=sum(step.tokens for record in records for step in record.trace.steps),
         steps=tuple(_step_summary(step_id, title, records) for step_id, title in titles.items()),
         subjects=_subjects(judged),
+        **said,
     )
 
 
@@ -235,19 +228,8 @@ def _count(records: Sequence[Record], holds: Callable[[Record], bool]) -> int:
 def _step_summary(step_id: str, title: str, records: Sequence[Record]) -> StepSummary:
     found = [step for record in records for step in record.trace.steps if step.step == step_id]
     fresh = [step for step in found if step.cached_from is None] or found
-    heads = []
-    for index in range(len(fresh[0].heads) if fresh else 0):
-        rows = [step.heads[index] for step in fresh if len(step.heads) > index]
-        agreements = [row.agreement for row in rows if row.agreement is not None]
-        heads.append(
-            HeadSummary(
-                model=rows[0].model,
-                forward_seconds=statistics.fmean(row.forward_seconds for row in rows),
-                transfer_seconds=statistics.fmean(row.transfer_seconds for row in rows),
-                fed_tokens=statistics.fmean(row.fed_tokens for row in rows),
-                agreement=statistics.fmean(agreements) if agreements else None,
-            )
-        )
+    most = len(fresh[0].heads) if fresh else 0
+    heads = [[step.heads[index] for step in fresh if len(step.heads) > index] for index in range(most)]
     return StepSummary(
         step=step_id,
         title=title,
@@ -257,7 +239,18 @@ def _step_summary(step_id: str, title: str, records: Sequence[Record]) -> StepSu
         near_ties=_mean([step.near_ties for step in found]),
         truncated=sum(step.finish_reason in ("length", "context") for step in found),
         cached=sum(step.cached_from is not None for step in found),
-        heads=tuple(heads),
+        heads=tuple(_head_summary(rows) for rows in heads),
+    )
+
+
+def _head_summary(rows: Sequence[HeadTimes]) -> HeadSummary:
+    agreements = [row.agreement for row in rows if row.agreement is not None]
+    return HeadSummary(
+        model=rows[0].model,
+        forward_seconds=_mean([row.forward_seconds for row in rows]),
+        transfer_seconds=_mean([row.transfer_seconds for row in rows]),
+        fed_tokens=_mean([row.fed_tokens for row in rows]),
+        agreement=_mean(agreements) if agreements else None,
     )
 
 

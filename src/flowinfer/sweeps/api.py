@@ -8,7 +8,7 @@ from typing import Literal
 
 from flowinfer.errors import in_python_words
 from flowinfer.sweeps.outcome import Sweep
-from flowinfer.sweeps.request import make_request, strategies_named
+from flowinfer.sweeps.request import SweepRequest, make_request
 
 
 @in_python_words()
@@ -58,36 +58,9 @@ def sweep(
         resume: go on with a sweep: its path, name or `latest`, with the same arguments.
         quiet: no progress on standard error.
     """
+    given = {name: value for name, value in locals().items() if name in SweepRequest.model_fields and value is not None}
     from flowinfer.sweeps.progress import SweepProgress
     from flowinfer.sweeps.run import run_sweep
 
-    request = make_request(
-        models=_names(models),
-        strategies=strategies_named(_names(strategies)),
-        depth=(depth,) if isinstance(depth, int) else tuple(depth),
-        flows=tuple(str(Path(path).resolve()) for path in flows),
-        params={name: _text(value) for name, value in (params or {}).items()},
-        grid={name: tuple(_text(value) for value in values) for name, values in (grid or {}).items()},
-        datasets=_names(datasets),
-        data={name: str(Path(path).resolve()) for name, path in (data or {}).items()},
-        sample=sample,
-        limit=limit,
-        seed=seed,
-        answer_index=answer_index,
-        zoo=zoo,
-        independent=independent,
-        latency=latency,
-        batch=batch,
-        use_cache=use_cache,
-        max_paths=max_paths,
-    )
     with SweepProgress(is_quiet=quiet) as progress:
-        return run_sweep(request, out=Path(out), resume=resume, progress=progress)
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _names(given: Sequence[str] | str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else tuple(given)
+        return run_sweep(make_request(**given), out=Path(out), resume=resume, progress=progress)

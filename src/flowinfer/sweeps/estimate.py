@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flowinfer.errors import DataError
 from flowinfer.machine import this_machine
 from flowinfer.planning.merge import Merged, merge
+from flowinfer.planning.placement import shown_bytes
 from flowinfer.planning.plan import Plan, compile, members
-from flowinfer.runs.store import read_json
-from flowinfer.sweeps.folder import describe_sweep
+from flowinfer.runs.store import read_described, read_json
 from flowinfer.sweeps.placing import Placed, place_all
 from flowinfer.sweeps.prepare import prepare
 from flowinfer.sweeps.request import SweepRequest
@@ -37,6 +36,13 @@ class ModelRow:
     weight_bytes: int | None
     device: str
     why: str
+
+    @classmethod
+    def of(cls, plan: Plan, name: str) -> ModelRow:
+        """Look at a model of a plan."""
+        ref, placement = plan.models[name].ref, plan.placements[name]
+        shown = Path(ref).name if Path(ref).is_absolute() else ref
+        return cls(name, shown, plan.needs[name].weight_bytes, placement.device, placement.why)
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,6 @@ class Estimate:
     basis: str
     """Where the seconds come from."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        return asdict(self)
-
 
 def estimate(request: SweepRequest, out: Path) -> Estimate:
     """Look at what a sweep would do.
@@ -92,13 +94,7 @@ def estimate(request: SweepRequest, out: Path) -> Estimate:
     merged = merge([plan or compile(flow) for plan, flow in zip(placed.plans, flows, strict=True)])
     questions = sum(len(dataset.questions) for dataset in prepared.datasets)
     per_question = merged.calls_alone if request.independent else merged.calls_shared
-    rate = _measured(out, flows[0].zoo)
-    if rate is not None and not request.independent:
-        seconds: float | None = rate * per_question * questions
-        basis = "as fast as the last sweep of this zoo here"
-    else:
-        seconds = _guess(merged, placed, request, flows[0].zoo, questions)
-        basis = "guessed from the models' sizes"
+    rate = None if request.independent else _measured(out, flows[0].zoo)
     return Estimate(
         zoo=flows[0].zoo,
         zoo_why=flows[0].zoo_why,
@@ -111,10 +107,12 @@ def estimate(request: SweepRequest, out: Path) -> Estimate:
         steps_shared=len(merged.steps),
         calls_alone=merged.calls_alone * questions,
         calls=per_question * questions,
-        models=_models(placed.whole),
+        models=tuple(ModelRow.of(placed.whole, name) for name in placed.whole.models) if placed.whole else (),
         fits=placed.fits,
-        seconds=seconds,
-        basis=basis,
+        seconds=_guess(merged, placed, request, flows[0].zoo, questions)
+        if rate is None
+        else rate * per_question * questions,
+        basis="guessed from the models' sizes" if rate is None else "as fast as the last sweep of this zoo here",
     )
 
 
@@ -129,7 +127,7 @@ def print_estimate(estimate: Estimate) -> None:
     print(f"steps     {estimate.steps_alone} per question path by path, {estimate.steps_shared} run, {shared} shared")
     print(f"calls     {estimate.calls:,} of models at most; path by path {estimate.calls_alone:,}")
     for model in estimate.models:
-        size = "unknown size" if model.weight_bytes is None else _size(model.weight_bytes)
+        size = "unknown size" if model.weight_bytes is None else shown_bytes(model.weight_bytes)
         print(f"model     {model.name} = {model.ref}: {size}, on {model.device} ({model.why})")
     print("memory    " + ("all models fit at once" if estimate.fits else "models are loaded in turn, stage by stage"))
     if estimate.seconds is not None:
@@ -140,7 +138,7 @@ def _measured(out: Path, zoo: str) -> float | None:
     """Return the seconds per model call of the last complete sweep of a zoo."""
     for file in sorted(out.glob("*/results.json"), reverse=True):
         try:
-            data, said = read_json(file), describe_sweep(file.parent)
+            data, said = read_json(file), read_described(file.parent / "sweep.json")
         except DataError:
             continue
         is_like = said.get("zoo") == zoo and not said.get("settings", {}).get("independent")
@@ -151,54 +149,28 @@ def _measured(out: Path, zoo: str) -> float | None:
 
 def _guess(merged: Merged, placed: Placed, request: SweepRequest, zoo: str, questions: int) -> float | None:
     """Return a rough time: forward passes of full batches, one head after another; None where sizes are unknown."""
-    uses: dict[str, int] = {shared.id: 1 for shared in merged.steps}
-    if request.independent:
-        uses = dict.fromkeys(uses, 0)
-        for plan_uses in merged.uses:
-            for use in plan_uses.values():
-                uses[use.shared] += 1
+    uses = Counter(use.shared for plan_uses in merged.uses for use in plan_uses.values())
     total = 0.0
     for shared in merged.steps:
-        tokens = min(shared.step.decoding.max_tokens, _LAB_TOKENS if zoo in ("lab", "toy") else _TOKENS)
+        most = _LAB_TOKENS if zoo in ("lab", "toy") else _TOKENS
+        tokens = min(shared.step.decoding.max_tokens, most) * (uses[shared.id] if request.independent else 1)
         for member in members(shared.step.source):
-            need = shared.plan.needs.get(member.model)
+            need, device = shared.plan.needs.get(member.model), shared.plan.placements[member.model].device
             if need is None or need.parameters is None:
                 return None
-            device = shared.plan.placements[member.model].device
-            rows = 1 if request.independent or request.batch == 1 else _rows(device)
-            total += uses[shared.id] * questions * tokens * _forward(device, need.parameters, rows) / rows
+            total += questions * tokens * _seconds_a_token(device, need.parameters, request)
     return total if placed.whole is not None else None
 
 
-def _rows(device: str) -> int:
-    return _ROWS_ON_GPU if device.startswith("cuda") else _ROWS_ON_CPU
-
-
-def _forward(device: str, parameters: int, rows: int) -> float:
+def _seconds_a_token(device: str, parameters: int, request: SweepRequest) -> float:
+    """Return a row's share of a forward pass that reads all weights once and computes with them for every row."""
     if device.startswith("cuda"):
-        return _OVERHEAD_SECONDS + 2 * parameters / _BYTES_ON_GPU + rows * 2 * parameters / _FLOPS_ON_GPU
-    flops = _FLOPS_PER_CORE * (os.cpu_count() or 1)
-    return _OVERHEAD_SECONDS + 4 * parameters / _BYTES_ON_CPU + rows * 2 * parameters / flops
-
-
-def _models(whole: Plan | None) -> tuple[ModelRow, ...]:
-    if whole is None:
-        return ()
-    rows: Sequence[ModelRow] = [
-        ModelRow(
-            name,
-            Path(spec.ref).name if Path(spec.ref).is_absolute() else spec.ref,
-            whole.needs[name].weight_bytes,
-            whole.placements[name].device,
-            whole.placements[name].why,
-        )
-        for name, spec in whole.models.items()
-    ]
-    return tuple(rows)
-
-
-def _size(number: int) -> str:
-    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
+        most, read, computed = _ROWS_ON_GPU, 2 * parameters / _BYTES_ON_GPU, 2 * parameters / _FLOPS_ON_GPU
+    else:
+        flops = _FLOPS_PER_CORE * (os.cpu_count() or 1)
+        most, read, computed = _ROWS_ON_CPU, 4 * parameters / _BYTES_ON_CPU, 2 * parameters / flops
+    rows = 1 if request.independent or request.batch == 1 else most
+    return (_OVERHEAD_SECONDS + read) / rows + computed
 
 
 def _duration(seconds: float) -> str:

@@ -22,15 +22,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from flowinfer.errors import DataError, UsageError
 from flowinfer.results import Record
-from flowinfer.runs.jsonlog import JsonLog, lock, read_rows, writing
-from flowinfer.runs.store import host, list_runs, named_folder, new_folder, read_json, write_json
-from flowinfer.sweeps.request import SweepRequest, from_settings
+from flowinfer.runs.jsonlog import JsonLog, lock, read_each, read_rows, writing
+from flowinfer.runs.store import FORMAT, host, list_runs, new_folder, one_of, read_described, write_json
+from flowinfer.sweeps.request import SweepRequest
 from flowinfer.sweeps.wirings import Wiring
 from flowinfer.tasks.base import Dataset
 
-FORMAT = 1
 _CURE = "remove it; --resume does its work again"
 
 
@@ -66,13 +67,11 @@ class SweepFolder:
         Raises:
             UsageError: it cannot be made.
         """
-        data = _describe(request, wirings, datasets)
+        flow = wirings[0].checked
+        data = {"settings": request.model_dump(mode="json"), "zoo": flow.zoo, "zoo_why": flow.zoo_why}
+        data |= _plain_parts(wirings, datasets)
         digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
-        try:
-            path = new_folder(root, f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest}")
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise UsageError(f"cannot make a sweep folder in '{root}': {reason}", help="--out FOLDER") from error
+        path = new_folder(root, f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest}", "sweep")
         with writing(path, "sweep"):
             (path / "runs").mkdir()
             write_json(path / "sweep.json", {"version": FORMAT, "started": now.isoformat(), **data, **host()})
@@ -89,7 +88,7 @@ class SweepFolder:
         Raises:
             UsageError: says what differs.
         """
-        said = describe_sweep(self.path)
+        said = read_described(self.path / "sweep.json")
         now = _plain_parts(wirings, datasets)
         for key, what in (("paths", "the paths"), ("datasets", "the questions")):
             if said.get(key) != now[key]:
@@ -107,40 +106,32 @@ class SweepFolder:
         for path in self.runs.iterdir() if self.runs.is_dir() else ():
             if path.is_dir() and not (path / "run.json").is_file():
                 shutil.rmtree(path)
-        found = {}
-        for run in list_runs(self.runs):
-            found[(str(run.data.get("sweep_path")), str(run.data.get("dataset")))] = run.name
-        return found
+        return {
+            (str(run.data.get("sweep_path")), str(run.data.get("dataset"))): run.name for run in list_runs(self.runs)
+        }
 
     def ended(self, entry: Entry) -> None:
         """Write down that a path has ended on a data set."""
-        with writing(self.path, "sweep"):
-            self._index.append(vars(entry))
+        self._append(self._index, vars(entry))
 
     def timed(self, path: str, dataset: str, record: Record) -> None:
         """Write down a question that was timed alone."""
-        row = {
-            "path": path,
-            "dataset": dataset,
-            "question_id": record.question.id,
-            "seconds": record.trace.seconds,
-            "record": record.model_dump(mode="json"),
-        }
-        with writing(self.path, "sweep"):
-            self._latency.append(row)
+        key = {"path": path, "dataset": dataset, "question_id": record.question.id}
+        measured = {"seconds": record.trace.seconds, "record": record.model_dump(mode="json")}
+        self._append(self._latency, key | measured)
 
     def worked(self, session: str, seconds: float) -> None:
         """Write down how long a session has been at work."""
+        self._append(self._sessions, {"session": session, "seconds": seconds})
+
+    def _append(self, log: JsonLog, row: Mapping[str, Any]) -> None:
         with writing(self.path, "sweep"):
-            self._sessions.append({"session": session, "seconds": seconds})
+            log.append(row)
 
     def seconds(self) -> float:
         """Return the seconds at work of all sessions."""
-        last = {
-            row["session"]: float(row["seconds"])
-            for row in read_rows(self.path / "sessions.jsonl", ("session", "seconds"), _CURE)
-        }
-        return sum(last.values())
+        rows = read_rows(self.path / "sessions.jsonl", ("session", "seconds"), _CURE)
+        return sum({row["session"]: float(row["seconds"]) for row in rows}.values())
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write the results of a complete sweep."""
@@ -160,16 +151,8 @@ def read_index(path: Path) -> dict[tuple[str, str], Entry]:
     Raises:
         DataError: a line other than a torn last one is damaged.
     """
-    found = {}
-    for row in read_rows(path / "index.jsonl", cure=_CURE):
-        try:
-            entry = Entry(**row)
-        except TypeError as error:
-            raise DataError(
-                f"{path / 'index.jsonl'}: damaged", help="remove the line; --resume runs it again"
-            ) from error
-        found[(entry.path, entry.dataset)] = entry
-    return found
+    entries = read_each(path / "index.jsonl", lambda row: Entry(**row), _CURE)
+    return {(entry.path, entry.dataset): entry for entry in entries}
 
 
 def read_latency(path: Path) -> dict[tuple[str, str], dict[str, float]]:
@@ -180,24 +163,13 @@ def read_latency(path: Path) -> dict[tuple[str, str], dict[str, float]]:
     return found
 
 
-def describe_sweep(path: Path) -> Mapping[str, Any]:
-    """Return what sweep.json says.
-
-    Raises:
-        DataError: it is missing, damaged, or of another version.
-    """
-    data = read_json(path / "sweep.json")
-    if data.get("version") != FORMAT:
-        raise DataError(
-            f"{path / 'sweep.json'}: written by another version of flowinfer",
-            help="read it with that version, or sweep again",
-        )
-    return data
-
-
 def request_of(path: Path) -> SweepRequest:
     """Return the request that a sweep folder was made for."""
-    return from_settings(describe_sweep(path).get("settings", {}), path / "sweep.json")
+    said = read_described(path / "sweep.json")
+    try:
+        return SweepRequest.model_validate(said.get("settings", {}))
+    except ValidationError as error:
+        raise DataError(f"{path / 'sweep.json'}: damaged settings", help="start a new sweep") from error
 
 
 def find_sweep(named: str, root: Path) -> Path:
@@ -209,44 +181,16 @@ def find_sweep(named: str, root: Path) -> Path:
     if (Path(named) / "sweep.json").is_file():
         return Path(named)
     known = sorted((one.parent for one in root.glob("*/sweep.json")), reverse=True)
-    if named == "latest":
-        if not known:
-            raise UsageError(f"no sweeps in '{root}'", help="--out FOLDER names another folder")
-        return known[0]
-    missing = f"no sweep '{named}' in '{root}'"
-    return named_folder(named, known, kinds="sweeps", missing=missing, cure="--out FOLDER names their folder")
-
-
-def _describe(request: SweepRequest, wirings: Sequence[Wiring], datasets: Sequence[Dataset]) -> dict[str, Any]:
-    first = wirings[0].checked
-    return {
-        "settings": request.model_dump(mode="json"),
-        "zoo": first.zoo,
-        "zoo_why": first.zoo_why,
-        **_plain_parts(wirings, datasets),
-    }
+    return one_of(named, known, root, "sweep", "--out FOLDER names their folder")
 
 
 def _plain_parts(wirings: Sequence[Wiring], datasets: Sequence[Dataset]) -> dict[str, Any]:
-    return {
-        "paths": [
-            {
-                "key": wiring.key,
-                "strategy": wiring.strategy,
-                "models": list(wiring.models),
-                "flow": wiring.flow,
-                "name": wiring.name,
-                "settings": dict(wiring.settings),
-            }
-            for wiring in wirings
-        ],
+    """Return paths and data sets as JSON has them, to be written and compared."""
+    parts = {
+        "paths": [{name: value for name, value in vars(wiring).items() if name != "checked"} for wiring in wirings],
         "datasets": [
-            {
-                "name": dataset.name,
-                "label": dataset.label,
-                "fingerprint": dataset.fingerprint,
-                "n": len(dataset.questions),
-            }
-            for dataset in datasets
+            {"name": one.name, "label": one.label, "fingerprint": one.fingerprint, "n": len(one.questions)}
+            for one in datasets
         ],
     }
+    return dict(json.loads(json.dumps(parts)))

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from flowinfer.planning.plan import compile, members
-from flowinfer.runs.jsonlog import read_rows
 from flowinfer.runs.store import read_records
 from flowinfer.runs.summary import Results, summarize_run
 from flowinfer.sweeps.folder import Entry, read_index, read_latency
 from flowinfer.sweeps.wirings import Wiring
-from flowinfer.tasks.base import Dataset
+from flowinfer.tasks.base import Dataset, language_note
 
 
 @dataclass(frozen=True)
@@ -43,21 +42,24 @@ class SweepRow:
     @property
     def mean(self) -> float | None:
         """Return its mean accuracy over the data sets; None unless every question of each has a verdict."""
-        whole = [cell.results for cell in self.cells if cell.results and not cell.results.failed]
-        found = [results.accuracy for results in whole if results.accuracy is not None]
-        return statistics.fmean(found) if found and len(found) == len(self.cells) else None
+        whole = [None if cell.results is None or cell.results.failed else cell.results.accuracy for cell in self.cells]
+        return _whole_mean(whole)
 
     @property
     def seconds(self) -> float | None:
         """Return its mean seconds per question over the data sets; None unless measured on each."""
-        found = [cell.seconds for cell in self.cells if cell.seconds is not None]
-        return statistics.fmean(found) if found and len(found) == len(self.cells) else None
+        return _whole_mean([cell.seconds for cell in self.cells])
 
     @property
     def shared(self) -> float:
         """Return the share of its calls that other runs made."""
         made = sum(cell.calls for cell in self.cells)
         return 1 - made / self.calls if self.calls else 0.0
+
+
+def _whole_mean(values: Sequence[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return statistics.fmean(found) if found and len(found) == len(values) else None
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,20 @@ class Sweep:
     """Names for tables."""
     zoo: str
     zoo_note: str | None
-    calls_needed: int
-    """Model calls (one model, one question) of a run that goes path by path."""
-    calls_made: int
-    """Calls that this sweep made."""
+    language_notes: tuple[str, ...]
+    """Where questions are not in the language that they are asked in."""
     wall_seconds: float
     """At work, all sessions together."""
+
+    @property
+    def calls_needed(self) -> int:
+        """Return the model calls (one model, one question) of a run that goes path by path."""
+        return sum(row.calls for row in self.rows)
+
+    @property
+    def calls_made(self) -> int:
+        """Return the calls that this sweep made."""
+        return sum(cell.calls for row in self.rows for cell in row.cells)
 
     @property
     def failures(self) -> list[str]:
@@ -85,12 +95,10 @@ class Sweep:
         found = []
         for row in self.rows:
             for label, cell in zip(self.labels, row.cells, strict=True):
-                if cell.error is not None:
-                    found.append(f"{row.wiring.key} {row.wiring.name} on {label}: {cell.error}")
-                elif cell.results and cell.results.failed:
-                    found.append(
-                        f"{row.wiring.key} {row.wiring.name} on {label}: {cell.results.failed} questions failed"
-                    )
+                failed = cell.results.failed if cell.results else 0
+                problem = cell.error or (f"{failed} questions failed" if failed else None)
+                if problem is not None:
+                    found.append(f"{row.wiring.key} {row.wiring.name} on {label}: {problem}")
         return found
 
     @property
@@ -138,41 +146,39 @@ class Sweep:
 def read_sweep(folder: Path, wirings: Sequence[Wiring], datasets: Sequence[Dataset], seconds: float) -> Sweep:
     """Read what a sweep came to from its folder."""
     index, latency = read_index(folder), read_latency(folder)
-    rows, needed = [], 0
+    asked, rows = sum(len(dataset.questions) for dataset in datasets), []
     for wiring in wirings:
-        calls = sum(len(list(members(step.source))) for step in compile(wiring.checked).steps)
-        calls *= sum(len(dataset.questions) for dataset in datasets)
-        needed += calls
-        cells = []
-        for dataset in datasets:
-            key = (wiring.key, dataset.name)
-            cells.append(_read_cell(folder, index.get(key), latency.get(key, {})))
-        rows.append(SweepRow(wiring, tuple(cells), calls))
+        calls = asked * sum(len(list(members(step.source))) for step in compile(wiring.checked).steps)
+        keys = [(wiring.key, dataset.name) for dataset in datasets]
+        cells = tuple(_read_cell(folder, index.get(key), latency.get(key, {})) for key in keys)
+        rows.append(SweepRow(wiring, cells, calls))
     flow = wirings[0].checked
-    made = sum(cell.calls for row in rows for cell in row.cells)
     names, labels = tuple(one.name for one in datasets), tuple(one.label for one in datasets)
-    return Sweep(folder, tuple(rows), names, labels, flow.zoo, flow.zoo_note, needed, made, seconds)
+    told = language_notes(wirings, datasets)
+    return Sweep(folder, tuple(rows), names, labels, flow.zoo, flow.zoo_note, told, seconds)
+
+
+def language_notes(wirings: Sequence[Wiring], datasets: Sequence[Dataset]) -> tuple[str, ...]:
+    """Return what to know of questions that are not in the language of a path's prompt set, each once."""
+    told = (
+        (dataset.label, language_note(one.checked, dataset.questions, dataset.label))
+        for dataset in datasets
+        for one in wirings
+    )
+    return tuple(dict.fromkeys(f"{label}: {note}" for label, note in told if note))
 
 
 def _read_cell(folder: Path, entry: Entry | None, latency: Mapping[str, float]) -> Cell:
     if entry is None:
         return Cell(None, "was not run", None, 0)
-    run = folder / entry.run if entry.run else None
-    calls = _calls_made(run) if run else 0
-    if entry.status != "done" or run is None:
+    records = list(read_records(folder / entry.run))
+    made = [step for record in records for step in record.trace.steps if step.cached_from is None]
+    calls = sum(max(1, len(step.heads)) for step in made)
+    if entry.status != "done":
         return Cell(None, entry.error or "failed", None, calls)
-    results = summarize_run(run, list(read_records(run)))
+    results = summarize_run(folder / entry.run, records)
     alone = results.seconds_per_question if results.batch == "1" and not results.cached else None
     return Cell(results, None, statistics.fmean(latency.values()) if latency else alone, calls)
-
-
-def _calls_made(run: Path) -> int:
-    """Count the model calls that a run made itself, from its log."""
-    calls: dict[str, int] = {}
-    for row in read_rows(run / "samples.jsonl", ("question", "trace")):
-        steps = [step for step in row["trace"]["steps"] if step["cached_from"] is None]
-        calls[row["question"]["id"]] = sum(max(1, len(step["heads"])) for step in steps)
-    return sum(calls.values())
 
 
 def _cell(cell: Cell) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from flowinfer.errors import MemoryShort, RunError
 from flowinfer.machine import Machine
 from flowinfer.planning.placement import place, ready
-from flowinfer.planning.plan import Answer, Member, Plan, Source, Step
+from flowinfer.planning.plan import Answer, Member, Plan, Source, Step, members
 from flowinfer.spec import Flow, ModelSpec
 
 
@@ -45,8 +45,11 @@ def place_all(flows: Sequence[Flow], machine: Machine) -> Placed:
         whole = place(joined, machine)
     except MemoryShort:  # each path fits, but not with its models where the others need them
         return Placed(tuple(plans), tuple(problems), found[0], False)
-    moved = tuple(plan and _moved(plan, whole, names) for plan in plans)
-    return Placed(moved, tuple(problems), whole, len(whole.waves) == 1)
+    for index, plan in enumerate(plans):
+        if plan is not None:
+            placements = {name: whole.placements[names[_content(spec)]] for name, spec in plan.models.items()}
+            plans[index] = replace(plan, placements=placements)
+    return Placed(tuple(plans), tuple(problems), whole, len(whole.waves) == 1)
 
 
 def _joined(plans: Sequence[Plan]) -> tuple[Plan, dict[str, str]]:
@@ -66,14 +69,9 @@ def _joined(plans: Sequence[Plan]) -> tuple[Plan, dict[str, str]]:
                 draft = names[_content(plan.models[draft])]
             decoding = step.decoding.model_copy(update={"speculate": draft})
             made = replace(step, id=f"s{len(steps) + 1}", source=source, decoding=decoding, reads=())
-            steps.setdefault((*_models(source), draft), made)
+            steps.setdefault((*sorted({member.model for member in members(source)}), draft), made)
     answer = Answer("text", (next(iter(steps.values())).id,))
     return Plan("sweep", tuple(steps.values()), answer, models, plans[0].prompts), names
-
-
-def _moved(plan: Plan, whole: Plan, names: dict[str, str]) -> Plan:
-    placements = {name: whole.placements[names[_content(spec)]] for name, spec in plan.models.items()}
-    return replace(plan, placements=placements)
 
 
 def _content(spec: ModelSpec) -> str:
@@ -84,9 +82,3 @@ def _renamed(source: Source, plan: Plan, names: dict[str, str]) -> Source:
     if isinstance(source, Member):
         return replace(source, model=names[_content(plan.models[source.model])])
     return replace(source, sources=tuple(_renamed(inner, plan, names) for inner in source.sources))
-
-
-def _models(source: Source) -> tuple[str, ...]:
-    if isinstance(source, Member):
-        return (source.model,)
-    return tuple(sorted({name for inner in source.sources for name in _models(inner)}))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowinfer.planning.plan import columns
-from flowinfer.sweeps.request import SweepRequest, check_request
+from flowinfer.sweeps.request import SweepRequest
 from flowinfer.sweeps.wirings import Wiring, wirings
 from flowinfer.tasks.base import Dataset, load_questions
 
@@ -26,7 +26,6 @@ def prepare(request: SweepRequest) -> Prepared:
     Raises:
         FlowError, DataError, UsageError: where, what and the cure.
     """
-    check_request(request)
     found = wirings(request)
     uses_items = found[0].checked.zoo in ("toy", "lab")
     needed = {name: model for wiring in found for name, model in columns(wiring.checked).items()}

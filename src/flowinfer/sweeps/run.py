@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from flowinfer.engine.models import ModelPool
 from flowinfer.errors import Diagnostic
 from flowinfer.machine import this_machine
 from flowinfer.planning.merge import SharedStep
-from flowinfer.planning.plan import compile
+from flowinfer.planning.plan import Plan, compile
 from flowinfer.results import Record
 from flowinfer.runs.cache import DiskStepCache, default_folder
 from flowinfer.runs.experiment import Request, evaluate, rows_at_once, run_settings
@@ -23,12 +25,11 @@ from flowinfer.runs.summary import summarize
 from flowinfer.sweeps.core import Ended, Job, Sharing
 from flowinfer.sweeps.folder import Entry, SweepFolder, find_sweep, read_latency
 from flowinfer.sweeps.latency import Stopwatch, turns
-from flowinfer.sweeps.outcome import Sweep, read_sweep
+from flowinfer.sweeps.outcome import Sweep, language_notes, read_sweep
 from flowinfer.sweeps.placing import Placed, place_all
 from flowinfer.sweeps.prepare import Prepared, prepare
 from flowinfer.sweeps.progress import SweepProgress
 from flowinfer.sweeps.request import SweepRequest
-from flowinfer.tasks.base import Dataset, language_note
 from flowinfer.zoos.toy import provide
 
 _WRITE_SECONDS = 10.0
@@ -88,18 +89,16 @@ class _Run:
         self._started = self._written = time.monotonic()
         self._pool = ModelPool()
         self._names = folder.run_names()
+        self._done = {key for key, entry in folder.entries().items() if entry.status == "done"}
 
     def run(self) -> Sweep:
-        flow = self._wirings[0].checked
-        self._progress.say(
-            f"{len(self._wirings)} paths x {len(self._datasets)} data sets, zoo {flow.zoo} ({flow.zoo_why})"
-        )
+        flow, asked = self._wirings[0].checked, len(self._datasets)
+        self._progress.say(f"{len(self._wirings)} paths x {asked} data sets, zoo {flow.zoo} ({flow.zoo_why})")
         if flow.zoo_note:
-            self._progress.say(f"note: {flow.zoo_note}")
-        for dataset in self._datasets:
-            told = (language_note(one.checked, dataset.questions, dataset.label) for one in self._wirings)
-            for note in filter(None, dict.fromkeys([dataset.note, *told])):
-                self._progress.say(f"note: {dataset.label}: {note}")
+            self._progress.notice(flow.zoo_note)
+        read = (f"{dataset.label}: {dataset.note}" for dataset in self._datasets if dataset.note)
+        for note in (*read, *language_notes(self._wirings, self._datasets)):
+            self._progress.notice(note)
         self._progress.say(f"sweep {self._folder.path.name}")
         try:
             self._make_runs()
@@ -115,37 +114,41 @@ class _Run:
         shutil.rmtree(self._folder.path / "steps", ignore_errors=True)
         return sweep
 
+    def _pairs(self) -> Iterator[tuple[int, int]]:
+        """Yield every path on every data set, by their indices."""
+        return product(range(len(self._wirings)), range(len(self._datasets)))
+
+    def _key(self, index: int, number: int) -> tuple[str, str]:
+        return self._wirings[index].key, self._datasets[number].name
+
     def _make_runs(self) -> None:
         """Make the run folders that are not there; refuse those of other plans."""
-        for index, wiring in enumerate(self._wirings):
-            plan = self._placed.plans[index] or compile(wiring.checked)
-            for dataset in self._datasets:
-                settings = self._settings(index, dataset)
-                key = (wiring.key, dataset.name)
-                if key in self._names:
-                    Run.reopen(self._folder.runs / self._names[key], plan, settings).close()
-                    continue
-                run = Run.create(self._folder.runs, wiring.checked, plan, settings, datetime.now(UTC))
+        for index, number in self._pairs():
+            key, wiring = self._key(index, number), self._wirings[index]
+            if key not in self._names:
+                settings = self._settings(index, number)
+                run = Run.create(self._folder.runs, wiring.checked, self._plan(index), settings, datetime.now(UTC))
                 self._names[key] = run.path.name
                 run.close()
+            else:
+                self._reopen(index, number).close()
 
-    def _settings(self, index: int, dataset: Dataset) -> dict[str, Any]:
+    def _reopen(self, index: int, number: int) -> Run:
+        return Run.reopen(self._run_path(index, number), self._plan(index), self._settings(index, number))
+
+    def _plan(self, index: int) -> Plan:
+        return self._placed.plans[index] or compile(self._wirings[index].checked)
+
+    def _settings(self, index: int, number: int) -> dict[str, Any]:
         wiring, request = self._wirings[index], self._request
-        plan = self._placed.plans[index] or compile(wiring.checked)
-        more = {
-            "sample": request.sample,
-            "seed": request.seed,
-            "limit": request.limit,
-            "zoo_why": wiring.checked.zoo_why,
-            "sweep": self._folder.path.name,
-            "sweep_path": wiring.key,
-        }
+        more = {name: getattr(request, name) for name in ("sample", "seed", "limit")}
+        more |= {"zoo_why": wiring.checked.zoo_why, "sweep": self._folder.path.name, "sweep_path": wiring.key}
         batch = 1 if request.independent else request.batch
         asked = Request(batch=batch, use_cache=request.use_cache and not request.independent, settings=more)
-        return run_settings(wiring.checked, plan, dataset, asked)
+        return run_settings(wiring.checked, self._plan(index), self._datasets[number], asked)
 
-    def _run_path(self, index: int, dataset: Dataset) -> Path:
-        return self._folder.runs / self._names[(self._wirings[index].key, dataset.name)]
+    def _run_path(self, index: int, number: int) -> Path:
+        return self._folder.runs / self._names[self._key(index, number)]
 
     def _run_shared(self) -> None:
         where = default_folder() if self._request.use_cache else self._folder.path / "steps"
@@ -163,64 +166,54 @@ class _Run:
         weight = sum(shared.num_calls for shared in sharing.wanted(jobs))
         self._progress.begin("answers", weight, len(self._wirings) * len(self._datasets))
         self._refuse_unplaced()
-        for job in [job for job in jobs if not job.left and self._is_done(job)]:
+        whole = [job for job in jobs if not job.left and self._key(job.plan, job.dataset) in self._done]
+        for job in whole:
             self._progress.run_ended(self._wirings[job.plan].name, is_failed=False)
         for ended in sharing.run(jobs, self._stepped):
-            if ended.job.left or not self._is_done(ended.job):
+            if ended.job not in whole:
                 self._keep(ended)
         if self._request.latency:
             self._time(sharing)
 
     def _jobs(self) -> list[Job]:
         jobs = []
-        for index, plan in enumerate(self._placed.plans):
-            for number, dataset in enumerate(self._datasets):
-                if plan is not None:
-                    path = self._run_path(index, dataset)
-                    done = {record.question.id for record in _answered(path)}
-                    left = frozenset(question.id for question in dataset.questions) - done
-                    name = f"{self._folder.path.name}/{path.name}"  # of its kind in the whole cache
-                    jobs.append(Job(index, number, name, left))
+        for index, number in self._pairs():
+            if self._placed.plans[index] is not None:
+                path = self._run_path(index, number)
+                done = {record.question.id for record in _answered(path)}
+                left = frozenset(question.id for question in self._datasets[number].questions) - done
+                name = f"{self._folder.path.name}/{path.name}"  # of its kind in the whole cache
+                jobs.append(Job(index, number, name, left))
         return jobs
 
-    def _is_done(self, job: Job) -> bool:
-        key = (self._wirings[job.plan].key, self._datasets[job.dataset].name)
-        entry = self._folder.entries().get(key)
-        return entry is not None and entry.status == "done"
-
     def _refuse_unplaced(self) -> None:
-        for index, problem in enumerate(self._placed.problems):
-            for dataset in self._datasets if problem is not None else ():
-                self._ended(index, dataset, problem)
+        for index, number in self._pairs():
+            if (problem := self._placed.problems[index]) is not None:
+                self._ended(index, number, problem)
 
     def _keep(self, ended: Ended) -> None:
         """Write a job's records and results."""
-        job, dataset = ended.job, self._datasets[ended.job.dataset]
-        wiring, plan = self._wirings[job.plan], self._placed.plans[job.plan]
+        index, number = ended.job.plan, ended.job.dataset
         if ended.error is None:
-            assert plan is not None, "jobs have plans"
-            run = Run.reopen(self._run_path(job.plan, dataset), plan, self._settings(job.plan, dataset))
-            try:
-                before = [record for record in run.records() if record.trace.error is None]
+            with closing(self._reopen(index, number)) as run:
+                records = [*_answered(run.path), *ended.records]
                 run.append(*ended.records)
                 results = summarize(
-                    wiring.checked,
-                    plan,
-                    dataset.label,
-                    [*before, *ended.records],
-                    data_note=dataset.note,
+                    self._wirings[index].checked,
+                    self._plan(index),
+                    self._datasets[number].label,
+                    records,
+                    data_note=self._datasets[number].note,
                     wall_seconds=0.0,  # many runs share the clock
                     batch=str(self._request.batch),
                     run=str(run.path),
                 )
                 run.finish(results.model_dump(mode="json"))
-            finally:
-                run.close()
-        self._ended(job.plan, dataset, ended.error)
+        self._ended(index, number, ended.error)
 
-    def _ended(self, index: int, dataset: Dataset, error: str | None) -> None:
-        wiring = self._wirings[index]
-        run = f"runs/{self._names[(wiring.key, dataset.name)]}"
+    def _ended(self, index: int, number: int, error: str | None) -> None:
+        wiring, dataset = self._wirings[index], self._datasets[number]
+        run = f"runs/{self._names[self._key(index, number)]}"
         self._folder.ended(Entry(wiring.key, dataset.name, run, "failed" if error else "done", error))
         self._worked()
         said = f"failed: {wiring.key} {wiring.name} on {dataset.label}: {error}"
@@ -237,44 +230,41 @@ class _Run:
 
     def _run_alone(self) -> None:
         """Run every path by itself, question by question; nothing is shared and nothing cached."""
-        entries = self._folder.entries()
         questions = len(self._wirings) * sum(len(dataset.questions) for dataset in self._datasets)
         self._progress.begin("alone", questions, len(self._wirings) * len(self._datasets), "questions")
-        for index, wiring in enumerate(self._wirings):
-            for dataset in self._datasets:
-                entry = entries.get((wiring.key, dataset.name))
-                path = self._run_path(index, dataset)
-                if entry and entry.status == "done" and not read_json(path / "results.json").get("failed"):
-                    self._progress.step(len(dataset.questions), False)
-                    self._progress.run_ended(wiring.name, is_failed=False)
-                else:
-                    self._evaluate(index, dataset, path)
+        for index, number in self._pairs():
+            is_done = self._key(index, number) in self._done
+            if is_done and not read_json(self._run_path(index, number) / "results.json").get("failed"):
+                self._progress.step(len(self._datasets[number].questions), False)
+                self._progress.run_ended(self._wirings[index].name, is_failed=False)
+            else:
+                self._evaluate(index, number)
 
-    def _evaluate(self, index: int, dataset: Dataset, path: Path) -> None:
-        plan = self._placed.plans[index]
-        problem = self._placed.problems[index]
+    def _evaluate(self, index: int, number: int) -> None:
+        plan, problem, dataset = self._placed.plans[index], self._placed.problems[index], self._datasets[number]
         if plan is not None:
             self._pool.keep_only(plan, plan.models)
-            request = Request(out=self._folder.runs, batch=1, resume=str(path), use_cache=False)
+            path = str(self._run_path(index, number))
+            request = Request(out=self._folder.runs, batch=1, resume=path, use_cache=False)
             try:
                 evaluate(self._wirings[index].checked, dataset, request, observer=self._progress, models=self._pool)
             except Exception as error:  # whatever it is, the other paths can go on; it is told with the path
                 problem = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
-        self._ended(index, dataset, problem)
+        self._ended(index, number, problem)
 
     def _time(self, sharing: Sharing) -> None:
         plans = [index for index, plan in enumerate(self._placed.plans) if plan is not None]
         there = read_latency(self._folder.path)
         todo = []
         for turn in turns(plans, self._datasets, self._request.latency, by_path=bool(sharing.waves)):
-            key = (self._wirings[turn.plan].key, self._datasets[turn.dataset].name)
+            key = self._key(turn.plan, turn.dataset)
             if turn.question.id not in there.get(key, {}):
                 todo.append(turn)
         self._progress.begin("timing", len(todo), 0, "questions")
         watch = Stopwatch(sharing, self._pool, self._progress)
         for turn, record in watch.run(self._placed.plans, todo):
             if record.trace.error is None:
-                self._folder.timed(self._wirings[turn.plan].key, self._datasets[turn.dataset].name, record)
+                self._folder.timed(*self._key(turn.plan, turn.dataset), record)
             self._progress.step(1, True)
             if time.monotonic() - self._written > _WRITE_SECONDS:
                 self._worked()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from flowinfer.output.console import PlainConsole
+from flowinfer.runs.live import clock
 
 if TYPE_CHECKING:
     from flowinfer.sweeps.outcome import Cell, Sweep, SweepRow
@@ -57,6 +58,7 @@ def notes(sweep: Sweep) -> list[str]:
         found.append(sweep.zoo_note)
     read = {cell.results.data_note for row in sweep.rows for cell in row.cells if cell.results}
     found += sorted(note for note in read if note)
+    found += sweep.language_notes
     n = {cell.results.n for row in sweep.rows for cell in row.cells if cell.results}
     if n:
         asked = f"{min(n)}" if len(n) == 1 else f"{min(n)} to {max(n)}"
@@ -73,7 +75,7 @@ def closing(sweep: Sweep) -> list[str]:
     saved = 1 - sweep.calls_made / sweep.calls_needed if sweep.calls_needed else 0.0
     return [
         f"{sweep.calls_made:,} model calls made; path by path they would be {sweep.calls_needed:,}"
-        f" ({100 * saved:.0f} % saved); {_clock(sweep.wall_seconds)} at work",
+        f" ({100 * saved:.0f} % saved); {clock(sweep.wall_seconds)} at work",
         f"sweep {sweep.folder}",
     ]
 
@@ -102,7 +104,3 @@ def _cell(cell: Cell) -> str:
         return f"-{failed}"
     low, high = (100 * end for end in cell.results.interval)
     return f"{100 * cell.results.accuracy:.0f} [{low:.0f}-{high:.0f}]{failed}"
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

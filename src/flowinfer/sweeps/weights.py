@@ -24,12 +24,6 @@ def parse_weights(text: str) -> tuple[float, ...]:
     return found
 
 
-def has_weights(flow: str, weights: str) -> bool:
-    """Return whether a flow has a group of as many members."""
-    wanted = len(parse_weights(weights))
-    return any(len(group.split("|")) == wanted for group in _GROUP.findall(flow))
-
-
 def weighted(flow: str, weights: str) -> str:
     """Write weights into the groups of as many members.
 

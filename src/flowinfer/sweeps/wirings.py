@@ -16,7 +16,7 @@ from flowinfer.paper.paths import Strategy, paths, strategy_of
 from flowinfer.planning.plan import compile, fingerprint
 from flowinfer.spec import RENAMED, Flow, Node, Part, Series, nodes
 from flowinfer.sweeps.request import SweepRequest
-from flowinfer.sweeps.weights import has_weights, parse_weights, weighted
+from flowinfer.sweeps.weights import parse_weights, weighted
 from flowinfer.zoo import select_zoo
 
 _SHORT = {"fuser": "fuse"}
@@ -49,7 +49,8 @@ class _Source:
     file: str
     base: Path
     name: str
-    is_file: bool
+    params: tuple[str, ...] | None
+    """Which a flow file declares; None for a flow that was made here."""
 
 
 def wirings(request: SweepRequest) -> list[Wiring]:
@@ -110,7 +111,7 @@ def _generated(request: SweepRequest) -> list[_Source]:
             f"strategies {', '.join(request.strategies)} cannot wire {max(depths)} models",
             help="SI and PI take at least 2 models, S2P and P2S at least 3",
         )
-    return [_Source(text, "<sweep>", Path(), text, False) for text in dict.fromkeys(texts)]
+    return [_Source(text, "<sweep>", Path(), text, None) for text in dict.fromkeys(texts)]
 
 
 def _check_names(request: SweepRequest) -> None:
@@ -143,16 +144,21 @@ def _files(request: SweepRequest) -> list[_Source]:
         found = sorted(path.glob("*.flow")) if path.is_dir() else [path]
         if not found:
             raise UsageError(f"--flows: no .flow files in '{given}'")
-        sources += [_Source(read_flow(file), str(file), file.parent, file.stem, True) for file in found]
+        for file in found:
+            text = read_flow(file)
+            params = tuple(Loader(text, str(file), file.parent).load().params)
+            sources.append(_Source(text, str(file), file.parent, file.stem, params))
     return sources
 
 
 def _points(request: SweepRequest, sources: Sequence[_Source]) -> Iterator[dict[str, str]]:
     """Yield every combination of the grid's values."""
     grid = {_SHORT.get(key, key): values for key, values in request.grid.items()}
-    known = {*_OPTIONS, *RENAMED, "weights", *(name for source in sources for name in _params(source))}
+    known = {*_OPTIONS, *RENAMED, "weights", *(name for source in sources for name in source.params or ())}
     for key in (*grid, *request.params):
         if key not in known:
+            for source in sources:
+                check(source.text, file=source.file, zoo=request.zoo, base=source.base)  # a broken file comes first
             hint = did_you_mean(key, known) or f"options: {', '.join(('weights', *_OPTIONS))}; or a param of a flow"
             raise UsageError(f"{'--grid' if key in grid else '--set'} {key}: no such option or param", help=hint)
         if key in grid and key in request.params:
@@ -163,31 +169,24 @@ def _points(request: SweepRequest, sources: Sequence[_Source]) -> Iterator[dict[
         yield dict(zip(grid, values, strict=True))
 
 
-def _params(source: _Source) -> tuple[str, ...]:
-    return tuple(Loader(source.text, source.file, source.base).load().params) if source.is_file else ()
-
-
 def _about_grid(error: UsageError, point: Mapping[str, str]) -> UsageError:
     """Return an error about `--set` as one about the option that gave the value."""
-    long = {short: name for name, short in _SHORT.items()}
     for key in point:
         if error.message.startswith(f"--set {key}="):
-            rest = error.message.removeprefix(f"--set {key}")
-            return UsageError(f"--grid {long.get(key, key)}{rest}", help=error.help)
+            name = next((long for long, short in _SHORT.items() if short == key), key)
+            return UsageError(f"--grid {name}{error.message.removeprefix(f'--set {key}')}", help=error.help)
     return error
 
 
 def _wiring(source: _Source, point: Mapping[str, str], request: SweepRequest) -> Wiring:
-    usable = {*_OPTIONS, *RENAMED, *_params(source)}
+    usable = {*_OPTIONS, *RENAMED, *(source.params or ())}
     settings = {**request.params, **point}
     text, shown = source.text, dict(point)
-    weights = settings.get("weights")
-    if weights is not None:
-        if source.is_file:
-            raise UsageError("--grid weights: a flow file has its own weights", help="use params: (A:$w | B:$v)")
-        if has_weights(text, weights):
-            text = weighted(text, weights)
-        else:
+    if (weights := settings.get("weights")) is not None:
+        if source.params is not None:
+            raise UsageError("--grid weights: a flow file has its own weights", help="write them there: (A:2 | B:1)")
+        text = weighted(text, weights)
+        if text == source.text:
             shown.pop("weights", None)
     overrides = {key: value for key, value in settings.items() if key in usable}
     try:
@@ -200,14 +199,6 @@ def _wiring(source: _Source, point: Mapping[str, str], request: SweepRequest) ->
         shown.pop("fuse", None)
     suffix = ", ".join(f"{key}={value}" for key, value in shown.items() if key in usable or key == "weights")
     name = f"{source.name} [{suffix}]" if suffix else source.name
-    names = tuple(dict.fromkeys(node.model.name for node in nodes(flow.root)))
+    models = known.models if known else tuple(dict.fromkeys(node.model.name for node in nodes(flow.root)))
     used = {key: value for key, value in settings.items() if key in overrides or key in shown}
-    return Wiring(
-        "",
-        known.strategy if known else None,
-        known.models if known else names,
-        line,
-        name,
-        used,
-        replace(flow, name=name),
-    )
+    return Wiring("", known.strategy if known else None, models, line, name, used, replace(flow, name=name))

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flowinfer.spec import ModelSpec
 from flowinfer.zoo import Zoo
@@ -21,13 +21,18 @@ if TYPE_CHECKING:
 
 NOTE = "toy zoo: random weights, the answers are noise"
 _VERSION = 1
-_NAMES = ("Qwen", "Ds", "Yi")
+_KINDS: dict[str, tuple[str, dict[str, int]]] = {
+    "Qwen": ("qwen2", {}),
+    "Ds": ("qwen3", {"head_dim": 16}),
+    "Yi": ("llama", {}),
+}
+"""Name -> architecture, and what only that has."""
 
 
 def zoo() -> Zoo:
     """Return the toy zoo; its models are built in the user's cache by `provide`, before the first run."""
     folder = _folder()
-    models = {name: ModelSpec(name=name, ref=str(folder / name.lower()), dtype="float32") for name in _NAMES}
+    models = {name: ModelSpec(name=name, ref=str(folder / name.lower()), dtype="float32") for name in _KINDS}
     return Zoo("toy", models, note=NOTE)
 
 
@@ -58,9 +63,9 @@ def build(folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".toy-", dir=folder.parent))
     try:
-        for index, name in enumerate(_NAMES):
+        for index, name in enumerate(_KINDS):
             _build_model(name, partial / name.lower(), seed=index)
-        lines = [f'[models.{name}]\nref = "{name.lower()}"\ndtype = "float32"\n' for name in _NAMES]
+        lines = [f'[models.{name}]\nref = "{name.lower()}"\ndtype = "float32"\n' for name in _KINDS]
         (partial / "zoo.toml").write_text("\n".join(lines), encoding="utf-8")
         try:
             partial.replace(folder)
@@ -74,47 +79,35 @@ def build(folder: Path) -> Path:
 
 def _build_model(name: str, folder: Path, *, seed: int) -> None:
     import torch
-    from transformers import (
-        GenerationConfig,
-        LlamaConfig,
-        LlamaForCausalLM,
-        PreTrainedTokenizerFast,
-        Qwen2Config,
-        Qwen2ForCausalLM,
-        Qwen3Config,
-        Qwen3ForCausalLM,
-    )
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     tokenizer, marks, template = _tokenizer(name)
-    ends = {"bos_token_id": None, "eos_token_id": tokenizer.token_to_id(marks["eos"]), "pad_token_id": None}
-    shape: dict[str, Any] = {
-        "vocab_size": tokenizer.get_vocab_size(),
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 2048,
-        "initializer_range": 0.4,
-        **ends,
-    }
+    end = tokenizer.token_to_id(marks[-1])
+    kind, more = _KINDS[name]
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.4,
+        bos_token_id=None,
+        eos_token_id=end,
+        pad_token_id=None,
+        **more,
+    )
     torch.manual_seed(seed)
-    model: Any
-    if name == "Qwen":
-        model = Qwen2ForCausalLM(Qwen2Config(**shape))
-    elif name == "Ds":
-        model = Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=16))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**shape))
-    model.generation_config = GenerationConfig(eos_token_id=ends["eos_token_id"])
+    model = AutoModelForCausalLM.from_config(config)
+    model.generation_config = GenerationConfig(eos_token_id=end)
     model.save_pretrained(folder)
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=marks["eos"])
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=marks[-1])
     wrapped.chat_template = template
     wrapped.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 _CHATML = (
@@ -126,8 +119,8 @@ _TURNS = (
 )
 
 
-def _tokenizer(name: str) -> tuple[Tokenizer, dict[str, str], str]:
-    """Train a tokenizer of a kind of its own for each model."""
+def _tokenizer(name: str) -> tuple[Tokenizer, list[str], str]:
+    """Train a tokenizer of a kind of its own for each model; its marks, the end last, and its template go with it."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     words = r"[^\r\n\p{L}\p{N}]?\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -139,7 +132,7 @@ def _tokenizer(name: str) -> tuple[Tokenizer, dict[str, str], str]:
         fallback = [f"<0x{value:02X}>" for value in range(256)]
         trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=specials + fallback, show_progress=False)
         tokenizer.train_from_iterator(_CORPUS, trainer)
-        return _demoted(tokenizer, fallback), {"eos": "<|im_end|>"}, _CHATML
+        return _demoted(tokenizer, fallback), specials, _CHATML
     digits = r"\p{N}|" if name == "Qwen" else r"\p{N}{1,3}|"
     marks = ["<|im_start|>", "<|im_end|>"] if name == "Qwen" else ["<|user|>", "<|answer|>", "<|end|>"]
     tokenizer = Tokenizer(models.BPE())
@@ -157,7 +150,7 @@ def _tokenizer(name: str) -> tuple[Tokenizer, dict[str, str], str]:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_CORPUS, trainer)
-    return tokenizer, {"eos": marks[-1]}, _CHATML if name == "Qwen" else _TURNS
+    return tokenizer, marks, _CHATML if name == "Qwen" else _TURNS
 
 
 def _demoted(tokenizer: Tokenizer, pieces: list[str]) -> Tokenizer:

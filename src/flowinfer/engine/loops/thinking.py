@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from flowinfer.backends.base import THOUGHTS
+from flowinfer.spec import THOUGHTS
 
 _OPENS = re.compile("|".join(re.escape(thought.opens) for thought in THOUGHTS))
 _CLOSES = re.compile("|".join(re.escape(thought.closes) for thought in THOUGHTS))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flowinfer.results import Status
+from flowinfer.spec import THOUGHTS, Thought
 
 MAX_READ = 400_000
 """Longer outputs are read from their end on."""
@@ -102,9 +103,14 @@ def _without_long_runs(text: Text) -> Text:
     return joined(kept) if len(kept) > 1 else text
 
 
-_THOUGHT_BEGINS = re.compile(r"<(?:think|thinking|thought|reasoning)>|<\|channel\|>analysis<\|message\|>", re.I)
-_THOUGHT_ENDS = re.compile(r"</(?:think|thinking|thought|reasoning)>|<\|channel\|>final<\|message\|>", re.I)
-"""Tags, and the channels of gpt-oss."""
+_MARKS = (
+    *THOUGHTS,
+    *(Thought(f"<{tag}>", f"</{tag}>") for tag in ("thinking", "thought", "reasoning")),
+    Thought("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)
+"""What models write, and the channels of gpt-oss."""
+_THOUGHT_BEGINS = re.compile("|".join(re.escape(mark.opens) for mark in _MARKS), re.I)
+_THOUGHT_ENDS = re.compile("|".join(re.escape(mark.closes) for mark in _MARKS), re.I)
 
 
 def _without_thinking(text: Text) -> Text:
