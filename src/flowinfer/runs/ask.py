@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import codecs
-import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
@@ -180,6 +180,7 @@ def ask(
     Raises:
         UsageError: the question is empty.
     """
+    from flowinfer.runs.live import waiting_shown
     from flowinfer.runs.tokentrace import print_token
 
     if not isinstance(question, str):
@@ -191,9 +192,9 @@ def ask(
     provide(flow.models.values())
     with STARTUP.waiting_for("devices"):
         plan = ready(flow, this_machine())
-    say = None if quiet else lambda message: print(message, file=sys.stderr, flush=True)
-    listener = _Listener(plan, on_text, print_token if shows_trace else None, say)
-    (trace,) = execute(plan, [item], batch=1, observer=listener, vote=majority, models=models)
+    with nullcontext() if quiet else waiting_shown() as say:
+        listener = _Listener(plan, on_text, print_token if shows_trace else None, say)
+        (trace,) = execute(plan, [item], batch=1, observer=listener, vote=majority, models=models)
     if trace.ballot is not None and trace.ballot.is_tie:
         listener.notice(f"note: {trace.ballot}")
     if trace.error is None and on_text:
