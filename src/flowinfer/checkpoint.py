@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from threading import Thread
 from typing import Any
 
 from flowinfer.errors import LoadError, UnreadableFile
@@ -106,6 +109,19 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         if not (folder / shard).is_file():
             raise LoadError(f"{folder / shard} is missing; {INDEX} names it", help="the download is incomplete")
     return tuple(folder / shard for shard in shards)
+
+
+def read_ahead(folders: Iterable[Path]) -> Thread:
+    """Let the system bring the weight files of folders into memory while something else is done."""
+
+    def ask() -> None:
+        for path in (file for folder in folders for file in sorted(folder.glob("*.safetensors"))):
+            with suppress(OSError), path.open("rb") as file:  # whoever loads it says what is wrong with it
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+    thread = Thread(target=ask if hasattr(os, "posix_fadvise") else lambda: None, daemon=True, name="read ahead")
+    thread.start()
+    return thread
 
 
 def refuse_incomplete(folder: Path) -> None:

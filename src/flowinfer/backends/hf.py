@@ -33,7 +33,7 @@ from flowinfer.checkpoint import Held, read_folder, refuse_incomplete, refuse_la
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
-from flowinfer.machine import hub_folder, hub_problem, is_hub_offline
+from flowinfer.machine import hub_folder, hub_problem, is_hub_offline, model_folder
 from flowinfer.spec import QUANTIZATIONS, ModelSpec
 from flowinfer.startup import NEEDLESS, STARTUP
 from flowinfer.zoo import is_missing
@@ -249,10 +249,8 @@ def _held(spec: ModelSpec) -> Held:
     Raises:
         LoadError: a file is damaged.
     """
-    if os.path.isdir(spec.ref):
-        return read_folder(Path(spec.ref))
-    snapshot = hub_folder(spec.ref, revision=spec.revision)
-    return read_folder(snapshot) if snapshot else Held((), {})
+    folder = model_folder(spec.ref, spec.revision)
+    return read_folder(folder) if folder else Held((), {})
 
 
 def _without_weights(config: Any) -> Any:  # both transformers'

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from flowinfer.checkpoint import Entry, entries_of, read_config, weight_files
 from flowinfer.errors import LoadError
-from flowinfer.machine import hub_folder
+from flowinfer.machine import model_folder
 from flowinfer.spec import ModelSpec
 from flowinfer.startup import STARTUP
 
@@ -152,7 +152,7 @@ def _plain_files(spec: ModelSpec) -> tuple[Path, ...]:
     """Return a model's weight files where they are here and hold plain numbers of one kind, all of which are wanted."""
     if spec.backend != "hf" or spec.quantization or spec.trust_remote_code:
         return ()
-    folder = Path(spec.ref) if os.path.isdir(spec.ref) else hub_folder(spec.ref, revision=spec.revision)
+    folder = model_folder(spec.ref, spec.revision)
     try:
         files = weight_files(folder) if folder else ()
         config = (read_config(folder) if folder else None) or {}

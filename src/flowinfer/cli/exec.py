@@ -120,6 +120,7 @@ def command(
         if dry_run:
             _show_plan(flow, as_json=json_)
         else:
+            _read_ahead(flow)
             _ask(flow, prompt, trace=trace, as_json=json_, quiet=quiet)
         return
     asked = _asked(flow, file, options)
@@ -127,9 +128,19 @@ def command(
     if dry_run:
         _show_plan(flow, as_json=json_)
         return
+    _read_ahead(flow)
     request = _request(flow, asked, out, resume, allow_cached_latency=allow_cached_latency)
     results = _evaluate(flow, questions, request, quiet=quiet or (json_ and not sys.stderr.isatty()))
     _show_results(results, fail_under, as_json=json_)
+
+
+def _read_ahead(flow: Flow) -> None:
+    """Let files of models come into memory while Python imports what runs them."""
+    from flowinfer.checkpoint import read_ahead
+    from flowinfer.machine import model_folder
+
+    found = [model_folder(spec.ref, spec.revision) for spec in flow.models.values() if spec.backend == "hf"]
+    read_ahead(filter(None, found))
 
 
 def _load(flow: Flow, asked: Asked) -> Dataset:
