@@ -53,6 +53,8 @@ def command(
     for name, value in (("--steps", steps), ("--batch", batch)):
         if value < 1:
             raise UsageError(f"{name} {value}: expected a whole number of at least 1")
+    if start and (dataset is not None or trace is not None or kernels is not None):
+        raise UsageError("--start asks one question and measures nothing else", help="leave the other options out")
     for name, path in (("--trace", trace), ("--kernels", kernels)):
         if path is not None:
             _refuse_unwritable(name, path)
@@ -60,8 +62,6 @@ def command(
         raise UsageError("--data without --dataset", help="--dataset gsm8k|ceval|mathematics|FILE.jsonl")
     flow = read_checked(file, expression, zoo, settings(set_, prompts))
     if start:
-        if dataset is not None or trace is not None or kernels is not None:
-            raise UsageError("--start asks one question and measures nothing else", help="leave the other options out")
         _show_start(flow, as_json=json_)
         return
     questions = _questions(flow, dataset, data, batch)
