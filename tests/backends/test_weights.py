@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,18 @@ def test_a_file_that_ends_while_it_is_read_is_told_as_ever(tmp_path: Path) -> No
     broken.settle()
     with pytest.raises(Exception, match=r"gone\.safetensors"):
         broken.tensors()
+
+
+def test_reading_that_nobody_wants_any_more_stops(tmp_path: Path) -> None:
+    files = sorted(_folder(tmp_path, "qwen2").glob("*.safetensors"))
+    reading = weights.Reading("A", files, torch.device("cpu"))
+    threading.Timer(0, reading.give_up).start()
+    while not reading._given_up.is_set():
+        pass
+    with weights.ThreadPoolExecutor(1) as pool:
+        reading.run(pool)
+    with pytest.raises(weights.CancelledError):
+        reading.tensors()
 
 
 def test_what_nobody_takes_is_let_go(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,8 @@ class _Piece:
     offset: int
     target: Tensor
     """(n,) uint8."""
+    given_up: threading.Event
+    """Set once nobody wants it any more."""
 
 
 class Reading:
@@ -50,6 +52,7 @@ class Reading:
     def __init__(self, name: str, files: Sequence[Path], device: torch.device) -> None:
         self.name, self.files, self.device = name, tuple(files), device
         self._done: Future[dict[str, Tensor]] = Future()
+        self._given_up = threading.Event()
 
     def tensors(self) -> dict[str, Tensor]:
         """Wait for the weights, by their names in the files; they are then the caller's.
@@ -63,11 +66,16 @@ class Reading:
         """Wait until it has its memory and is done with it, or has failed."""
         self._done.exception()
 
+    def give_up(self) -> None:
+        """Stop reading, and wait until it has stopped."""
+        self._given_up.set()
+        self.settle()
+
     def run(self, pool: ThreadPoolExecutor) -> None:
         """Read, in this thread and those of a pool."""
         try:
             with STARTUP.waiting_for("weights", self.name):
-                self._done.set_result(_read(self.files, self.device, pool))
+                self._done.set_result(_read(self.files, self.device, pool, self._given_up))
         except BaseException as error:
             self._done.set_exception(error)
 
@@ -113,7 +121,8 @@ def settle() -> None:
 
 def drop() -> None:
     """Let go of what nobody has taken."""
-    settle()
+    for reading in tuple(_begun.values()):
+        reading.give_up()
     _begun.clear()
 
 
@@ -178,7 +187,9 @@ def _switching_often() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def _read(files: Sequence[Path], device: torch.device, pool: ThreadPoolExecutor) -> dict[str, Tensor]:
+def _read(
+    files: Sequence[Path], device: torch.device, pool: ThreadPoolExecutor, given_up: threading.Event
+) -> dict[str, Tensor]:
     """Read all tensors of some files."""
     tensors: dict[str, Tensor] = {}
     opened: list[int] = []
@@ -189,7 +200,7 @@ def _read(files: Sequence[Path], device: torch.device, pool: ThreadPoolExecutor)
             for entry in entries_of(file):
                 made = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype], device=device)
                 tensors[entry.name] = made
-                pieces += _cut(opened[-1], entry, made)
+                pieces += _cut(opened[-1], entry, made, given_up)
         if device.type == "cuda":
             torch.cuda.default_stream(device).synchronize()  # the memory may have been something else's
         list(pool.map(_copy, pieces))
@@ -199,10 +210,10 @@ def _read(files: Sequence[Path], device: torch.device, pool: ThreadPoolExecutor)
     return tensors
 
 
-def _cut(file: int, entry: Entry, tensor: Tensor) -> Iterator[_Piece]:
+def _cut(file: int, entry: Entry, tensor: Tensor, given_up: threading.Event) -> Iterator[_Piece]:
     flat = tensor.reshape(-1).view(torch.uint8)
     for start in range(0, len(flat), _PIECE_BYTES):
-        yield _Piece(file, entry.begin + start, flat[start : start + _PIECE_BYTES])
+        yield _Piece(file, entry.begin + start, flat[start : start + _PIECE_BYTES], given_up)
 
 
 class _Own(threading.local):
@@ -218,6 +229,8 @@ _own = _Own()
 
 def _copy(piece: _Piece) -> None:
     """Bring one piece to its device; it is there when this returns."""
+    if piece.given_up.is_set():
+        raise CancelledError
     size, device = len(piece.target), piece.target.device
     view = _own.buffer.numpy().data[:size]
     done = 0
