@@ -69,6 +69,7 @@ bench: $(STAMP)
 
 bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu_step.py
+	$(BIN)/python benchmarks/multi_gpu.py
 	$(BIN)/python benchmarks/dataset.py
 	$(BIN)/python benchmarks/stages.py
 	$(BIN)/python benchmarks/numerics.py

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
     "arguments",
     [
         ("gpu_step.py", "--batches", "1,2", "--contexts", "8"),
+        ("multi_gpu.py", "--devices", "3", "--batches", "2", "--context", "8"),
         ("dataset.py", "--questions", "4", "--paths", "ours,reference,question"),
         ("stages.py", "--questions", "6", "--rows", "3", "--repeats", "1"),
         ("numerics.py", "--prompts", "2", "--length", "8"),

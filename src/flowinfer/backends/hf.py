@@ -273,6 +273,7 @@ def _load_weights(
     reading = take(spec, device)
     if reading and empty and (ready := _around_read_weights(spec, config, empty, reading, wanted)) is not None:
         return ready
+    reading = None  # so that its weights make room for those that come the ordinary way
     arguments = {**options, "config": config, "use_safetensors": True, "dtype": wanted}
     if spec.quantization:
         arguments["quantization_config"] = _quantization(spec)

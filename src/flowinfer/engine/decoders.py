@@ -15,6 +15,7 @@ from flowinfer.engine.budget import Budget, auto_batch, budgets, free_after_load
 from flowinfer.engine.decoding import DecodingLoop, free_cached
 from flowinfer.engine.loops.choice import Engine, Loop, is_on_gpu, make_decoder
 from flowinfer.engine.loops.text_only import TextDecoder
+from flowinfer.engine.loops.watch import Watch
 from flowinfer.engine.models import ModelPool
 from flowinfer.fusion.shared import SharedVocabularyWarning
 from flowinfer.planning.plan import Plan, Step, held_models, members
@@ -111,6 +112,11 @@ class Decoders:
         """Return what that engine has waited for the device in all; None where it does not count it."""
         waited: float | None = getattr(self._loops[name].decoder, "host_wait_seconds", None)
         return waited
+
+    def watched(self, name: str) -> Watch | None:
+        """Mark what each device of that engine does from now on; None where its steps are no device's own."""
+        watched = getattr(self._loops[name].decoder, "watched", None)
+        return watched() if watched else None
 
     def _make(self, loop: DecodingLoop) -> Decoder:
         plan, step = loop.plan, loop.step

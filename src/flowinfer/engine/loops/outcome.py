@@ -104,7 +104,7 @@ class Ring:
         done = None
         if self._slots.is_cuda:
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
-            done.record()
+            done.record(torch.cuda.current_stream(self._slots.device))
         return Outcome(slots, leads, favourites, told, done)
 
 

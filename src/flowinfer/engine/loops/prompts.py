@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flowinfer.engine.caches.pages import PagedCache
+from flowinfer.engine.caches.pages import ChainedCache, PagedCache
 from flowinfer.engine.caches.tiles import MOST_PROMPT_TOKENS, flat_places
 from flowinfer.engine.network.runner import HeadRunner
 
@@ -23,7 +23,9 @@ class _Stretch:
     ids: Sequence[int]
 
 
-def read_prompts(runner: HeadRunner, cache: PagedCache, texts: Sequence[tuple[int, Sequence[int]]]) -> None:
+def read_prompts(
+    runner: HeadRunner, cache: PagedCache | ChainedCache, texts: Sequence[tuple[int, Sequence[int]]]
+) -> None:
     """Fill pages with the keys and values of new rows' ids, without the last id and those that other rows' pages hold.
 
     Args:
@@ -45,7 +47,7 @@ def read_prompts(runner: HeadRunner, cache: PagedCache, texts: Sequence[tuple[in
 
 
 @torch.inference_mode()
-def _read(runner: HeadRunner, cache: PagedCache, chunk: Sequence[_Stretch]) -> None:
+def _read(runner: HeadRunner, cache: PagedCache | ChainedCache, chunk: Sequence[_Stretch]) -> None:
     indices, starts, lengths = zip(*((own.index, own.start, len(own.ids)) for own in chunk), strict=True)
     rows, positions = flat_places(indices, starts, lengths)
     ids = torch.tensor([i for own in chunk for i in own.ids])

@@ -1,6 +1,6 @@
-"""The host's side of a device's loop: who is admitted, what the device has emitted, who has ended.
+"""The host's side of a loop on devices: who is admitted, what the device has emitted, who has ended.
 
-The device runs a few steps ahead; the host reads their outcome while the next ones run, so that it has to wait at most
+The devices run a few steps ahead; the host reads their outcome while the next ones run, so that it has to wait at most
 once per `_STEPS` steps, and not at all where it has other loops to look after. A row that the host ends (a stop text,
 nobody who wants it any more) is ignored from there on.
 """
@@ -11,13 +11,10 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
-import torch
-
 from flowinfer.engine.base import Completion, Row
-from flowinfer.engine.caches.pages import PagedCache, PagesShort
+from flowinfer.engine.caches.pages import ChainedCache, PagedCache, PagesShort
 from flowinfer.engine.caches.tiles import tile_for
 from flowinfer.engine.loops.batch import Batch, BatchRow, Pending
 from flowinfer.engine.loops.choosing import Decision
@@ -26,6 +23,7 @@ from flowinfer.engine.loops.lockstep import LockStep, StepForm
 from flowinfer.engine.loops.outcome import RING
 from flowinfer.engine.loops.prompts import read_prompts
 from flowinfer.engine.loops.rows import LiveRow
+from flowinfer.engine.loops.side import Side
 from flowinfer.engine.network.runner import HeadRunner
 from flowinfer.startup import STARTUP
 
@@ -37,11 +35,6 @@ _MOST_PENDING = 2
 """Times so many that it is ahead of the host."""
 
 
-def on_side(stream: torch.cuda.Stream | None) -> AbstractContextManager[object]:
-    """Let what is done inside be queued on a stream; None = where it would be anyway."""
-    return nullcontext() if stream is None else torch.cuda.stream(stream)
-
-
 class PackedStream:
     """One run of a packed decoder, brought on a turn at a time; a `RowStream`."""
 
@@ -49,9 +42,9 @@ class PackedStream:
         self,
         heads: Heads,
         runners: Sequence[HeadRunner],
-        caches: Sequence[PagedCache],
+        caches: Sequence[PagedCache | ChainedCache],
         lock: LockStep,
-        side: torch.cuda.Stream | None,
+        side: Side,
     ) -> None:
         self._heads, self._runners, self._caches, self._lock, self._side = heads, runners, caches, lock, side
         self._waiting: list[tuple[int, int, Row]] = []
@@ -81,14 +74,14 @@ class PackedStream:
         self._waiting = [entry for entry in self._waiting if entry[-1] is not row]
         heapq.heapify(self._waiting)
         self._again = deque(live for live in self._again if live.row is not row)
-        with on_side(self._side):
+        with self._side.on():
             for own in self._batch.live:
                 if own.live.row is row:
                     self._batch.drop(own)
 
     def turn(self) -> list[Completion]:
         """Admit rows, keep the device busy, read what it has done."""
-        with on_side(self._side):
+        with self._side.on():
             if not (self._waiting or self._again):
                 self._batch.move_together()
             ended = self._admit()
@@ -112,12 +105,11 @@ class PackedStream:
 
     def close(self) -> None:
         """Empty the batch, also where decoding was broken off; the device then has nothing left to do."""
-        with on_side(self._side):
+        with self._side.on():
             for own in self._batch.live:
                 self._batch.drop(own)
         self._pending.clear()
-        if self._side is not None:
-            self._side.synchronize()  # memory that goes back now may go to another stream at once
+        self._side.synchronize()  # memory that goes back now may go to another stream at once
 
     def _admit(self) -> list[Completion]:
         """Fill the batch with rows that lost their pages, then with new ones; read their prompts together."""
