@@ -20,6 +20,7 @@ from typing import Any
 
 from flowinfer.errors import LoadError, UnreadableFile
 from flowinfer.files import read_text
+from flowinfer.packing import packing_of
 
 INDEX = "model.safetensors.index.json"
 _READ = (".json", ".jinja", ".model", ".safetensors", ".txt", ".tiktoken")
@@ -70,7 +71,8 @@ def read_folder(folder: Path) -> Held:
     """Return what the weight files of a folder hold.
 
     Raises:
-        LoadError: a file of the folder is damaged, missing or no file at all, or its config is beyond what it holds.
+        LoadError: a file of the folder is damaged, missing or no file at all, its config is beyond what it holds,
+            or its weights are packed as flowinfer does not read them.
     """
     _refuse_special_files(folder)
     config = read_config(folder)
@@ -78,6 +80,7 @@ def read_folder(folder: Path) -> Held:
     held = Held(files, {entry.name: entry.shape for file in files for entry in entries_of(file)})
     if files and config is not None:
         _refuse_absurd(config, held)
+        packing_of(config, held.shapes)
     return held
 
 

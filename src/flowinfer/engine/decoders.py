@@ -11,7 +11,7 @@ import torch
 
 from flowinfer.backends.base import TextModel
 from flowinfer.engine.base import Completion, Decoder, Observer, Row
-from flowinfer.engine.budget import Budget, auto_batch, budgets, free_after_loading, on_gpus_of
+from flowinfer.engine.budget import Budget, auto_batch, budgets, free_after_loading
 from flowinfer.engine.decoding import DecodingLoop, free_cached
 from flowinfer.engine.loops.choice import Engine, Loop, is_on_gpu, make_decoder
 from flowinfer.engine.loops.text_only import TextDecoder
@@ -93,9 +93,8 @@ class Decoders:
         """Return whether a loop can be brought on: those that decode now have left it room on its GPUs."""
         if loop.decoder is not None or self._together:
             return True
-        gpus = set(on_gpus_of(loop.plan, loop.step).values())
         decoding = [other for other in self._loops.values() if other.decoder is not None and other.num_rows]
-        busy = [other for other in decoding if gpus & set(on_gpus_of(other.plan, other.step).values())]
+        busy = [other for other in decoding if loop.gpus & other.gpus]
         if not busy:
             return True
         before, has_room = self._looked.get(loop, ((), False))

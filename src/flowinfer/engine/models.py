@@ -10,10 +10,11 @@ from typing import cast
 
 from flowinfer.backends.base import Loader, TextModel, TokenModel, lacks
 from flowinfer.engine.base import Observer
+from flowinfer.engine.faults import device_lost, is_device_lost, unless_lost
 from flowinfer.errors import LoadError
 from flowinfer.fusion.selfcheck import cache_folder
 from flowinfer.output.secrets import learn_environment
-from flowinfer.planning.plan import Placement, Plan
+from flowinfer.planning.plan import Placement, Plan, placement_of
 from flowinfer.registry import BackendInfo, backends, load
 from flowinfer.spec import ModelSpec
 from flowinfer.startup import NEEDLESS, STARTUP
@@ -36,7 +37,7 @@ class ModelPool:
         Raises:
             LoadError, MemoryShort: it cannot be loaded.
         """
-        spec, placement = plan.models[name], _placement(plan, name)
+        spec, placement = plan.models[name], placement_of(plan, name)
         key = _weights_key(spec, placement)
         if key not in self._loaded:
             observer.model_loading(name, placement.device)
@@ -54,11 +55,11 @@ class ModelPool:
         """
         from flowinfer.backends import weights
 
-        wanted = {name: (plan.models[name], _placement(plan, name)) for name in names}
+        wanted = {name: (plan.models[name], placement_of(plan, name)) for name in names}
         missing = {
             name: (spec, placement.device)
             for name, (spec, placement) in wanted.items()
-            if spec.backend == "hf" and _weights_key(spec, placement) not in self._loaded
+            if spec.backend == "hf" and not placement.split and _weights_key(spec, placement) not in self._loaded
         }
         if missing:
             weights.begin(missing)
@@ -77,7 +78,7 @@ class ModelPool:
         """Return whether the weights of the model of that name are in memory, or have their place there."""
         from flowinfer.backends import weights
 
-        spec, placement = plan.models[name], _placement(plan, name)
+        spec, placement = plan.models[name], placement_of(plan, name)
         return _weights_key(spec, placement) in self._loaded or weights.is_begun(spec, placement.device)
 
     def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
@@ -85,7 +86,8 @@ class ModelPool:
         specs = [(plan.models[name], plan.placements.get(name)) for name in names]
         wanted = {_weights_key(spec, placement) for spec, placement in specs if placement}
         for key in [key for key in self._loaded if key not in wanted]:
-            self._loaded.pop(key).close()
+            with unless_lost():
+                self._loaded.pop(key).close()
 
     def close(self) -> None:
         """Free all models."""
@@ -93,13 +95,8 @@ class ModelPool:
         for begun in filter(None, (weights, hf)):
             begun.drop()
         while self._loaded:
-            self._loaded.popitem()[1].close()
-
-
-def _placement(plan: Plan, name: str) -> Placement:
-    spec = plan.models[name]
-    device = "cpu" if spec.device == "auto" else spec.device
-    return plan.placements.get(name) or Placement(device, spec.dtype, "not placed")
+            with unless_lost():
+                self._loaded.popitem()[1].close()
 
 
 def _load(spec: ModelSpec, placement: Placement) -> Loaded:
@@ -109,7 +106,12 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
     learn_environment(os.environ, *([spec.api_key_env] if spec.api_key_env else []))
     loader = _loader(info)
     try:
-        model = loader(spec, placement.device, placement.dtype)
+        split = {"split": placement.split} if placement.split else {}
+        model = loader(spec, placement.device, placement.dtype, **split)
+    except LoadError as error:
+        if error.__cause__ is None or not is_device_lost(error.__cause__):
+            raise
+        raise device_lost(f"{placement.where}, with '{spec.name}' being loaded,", error.__cause__) from error
     except OSError as error:
         reason = error.strerror or error
         raise LoadError(
@@ -144,4 +146,4 @@ def _keep_compiled() -> None:
 
 def _weights_key(spec: ModelSpec, placement: Placement) -> str:
     parts = spec.model_dump(exclude={"name", "think", "device"})
-    return f"{sorted(parts.items(), key=str)} at {spec.address} on {placement.device} as {placement.dtype}"
+    return f"{sorted(parts.items(), key=str)} at {spec.address} on {placement.where} as {placement.dtype}"

@@ -63,7 +63,7 @@ class LiveRow:
         """Why it failed."""
         self.decoding = row.decoding or step.decoding
         """Its own options, or the step's."""
-        self.key = row_key(self.decoding, row.question_id, row.step)
+        self.key = row_key(self.decoding, row.noise_id or row.question_id, row.step)
         self._stops = tuple(stop.encode() for stop in self.decoding.stop if stop)
         self._started = time.perf_counter()
 

@@ -181,7 +181,7 @@ class PackedStream:
             cache.sync()
         for _ in range(_STEPS):
             self._lock.run(form)
-        outcome = self._lock.last_outcome(_STEPS, is_told=form.is_told)
+        outcome = self._lock.last_outcome(_STEPS, form)
         self._pending.append(Pending(tuple(self._batch.rows), outcome))
 
     def _form(self) -> StepForm:
@@ -191,7 +191,8 @@ class PackedStream:
         draws: Literal["none", "plain", "nucleus"] = "plain" if drawing else "none"
         if any(decoding.top_p < 1 for decoding in drawing):
             draws = "nucleus"
-        return StepForm(width, tile_for(width), draws, self._heads.observer.wants_tokens)
+        observer = self._heads.observer
+        return StepForm(width, tile_for(width), draws, observer.wants_tokens, observer.num_tops > 0)
 
     def _read(self) -> list[Completion]:
         """Take the outcome of the oldest steps; return the rows that ended in them."""

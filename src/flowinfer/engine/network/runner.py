@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,6 +16,7 @@ from flowinfer.backends.caches import FOREIGN
 from flowinfer.backends.remembered import recall, remember
 from flowinfer.engine.caches.attention import LayerShape, PackedCache, attending, number_layers
 from flowinfer.engine.caches.pages import ChainedCache, ChainedForward, PagedCache, Pages, page_bytes
+from flowinfer.engine.network.experts import has_experts, routing, unroutable
 from flowinfer.engine.network.llama import LlamaForward, llama_forward
 from flowinfer.engine.network.merging import merge_linears, split_linears
 from flowinfer.engine.network.probing import NotPackable, check, gives, plain_logits, refuse
@@ -22,8 +24,6 @@ from flowinfer.engine.network.segments import Segment, run_segment, segments_of
 from flowinfer.startup import STARTUP
 
 _HALF = (torch.bfloat16, torch.float16)
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
-"""What configs of mixtures of experts call their number."""
 _WORTH_COMPILING = 500_000_000
 """Bytes of weights from which on a model's layers are compiled."""
 _WIDEST_HEAD = 256
@@ -48,6 +48,11 @@ class HeadRunner:
         self.device: torch.device = model.device
         self._keep: Callable[[Tensor], Tensor] | None = None
         refuse(model)
+        self._routing: Callable[[], AbstractContextManager[None]] = nullcontext
+        if self.device.type == "cuda":
+            _refuse_on_gpu(model)
+            if has_experts(model):
+                self._routing = partial(routing, model.config)
         number_layers(model)
         passed = recall(model)
         with STARTUP.waiting_for("check", "plain"):
@@ -69,7 +74,7 @@ class HeadRunner:
         if not self.segments:
             self._write_out(expected)
         if self.device.type == "cuda":
-            _refuse_on_gpu(model, self.layers)
+            _refuse_heads(self.layers)
             self._speed_up(expected)
         if not passed.layers:
             remember(model, layers=tuple(map(astuple, self.layers)), logits=expected)
@@ -205,7 +210,11 @@ class HeadRunner:
         Kernels go to the current device, whichever it was before.
         """
         is_gpu = device.type == "cuda"
-        with torch.cuda.device(device) if is_gpu else nullcontext(), attending(cache, self.model.config):
+        with (
+            torch.cuda.device(device) if is_gpu else nullcontext(),
+            attending(cache, self.model.config),
+            self._routing(),
+        ):
             for layer, call in self._compiled:
                 layer._compiled_call_impl = call
             try:
@@ -281,14 +290,20 @@ def runner_of(model: Any) -> HeadRunner | str:  # a transformers model
     return known
 
 
-def _refuse_on_gpu(model: Any, shapes: Sequence[LayerShape]) -> None:
-    if any(getattr(model.config, name, None) for name in _EXPERTS):
-        raise NotPackable("which of its experts run depends on the tokens, which a graph cannot follow")
+def _refuse_on_gpu(model: Any) -> None:
+    if getattr(model, "hf_quantizer", None) is not None:
+        method = getattr(model, "quantization_method", "another library")
+        raise NotPackable(f"its layers are of {getattr(method, 'value', method)}, which was never tried in a graph")
+    if has_experts(model) and (reason := unroutable(model)):
+        raise NotPackable(reason)
+    if find_spec("triton") is None:
+        raise NotPackable("Triton is not installed")
+
+
+def _refuse_heads(shapes: Sequence[LayerShape]) -> None:
     for shape in shapes:
         if shape.key_size != shape.value_size or shape.key_size > _WIDEST_HEAD:
             raise NotPackable(f"its heads have keys of {shape.key_size} and values of {shape.value_size} numbers")
-    if find_spec("triton") is None:
-        raise NotPackable("Triton is not installed")
 
 
 def _speed_up_linears(model: Any) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
