@@ -74,7 +74,7 @@ bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/stages.py
 	$(BIN)/python benchmarks/numerics.py
 	$(BIN)/python benchmarks/fusion_kernels.py
-	$(BIN)/python benchmarks/cold_start.py
+	$(BIN)/python benchmarks/start.py
 
 report: $(STAMP)
 	$(BIN)/python -m tests.report.example

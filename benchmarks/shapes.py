@@ -162,13 +162,14 @@ def mixer_of(models: Sequence[HfModel]) -> Mixer:
     return Mixer(step_of(models), models)
 
 
-def _random_model(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) -> Any:  # untyped
+def config_of(shape: Shape) -> Any:  # untyped in transformers
+    """Return a shape as transformers' config."""
     experts: dict[str, Any] = {}
     if shape.experts:
         count = "num_local_experts" if shape.kind == "mixtral" else "num_experts"
         experts = {count: shape.experts, "num_experts_per_tok": shape.chosen}
         experts |= {} if shape.kind == "mixtral" else {"moe_intermediate_size": shape.intermediate}
-    config = AutoConfig.for_model(
+    return AutoConfig.for_model(
         shape.kind,
         **experts,
         vocab_size=shape.vocab,
@@ -184,6 +185,10 @@ def _random_model(shape: Shape, device: torch.device, dtype: torch.dtype, seed: 
         eos_token_id=None,
         pad_token_id=None,
     )
+
+
+def _random_model(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) -> Any:  # untyped
+    config = config_of(shape)
     with torch.device(device):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     model = model.to(device).eval()

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
         ("serve.py", "--clients", "1,2", "--questions", "4", "--tokens", "4", "--memory", "4"),
         ("stages.py", "--questions", "6", "--rows", "3", "--repeats", "1"),
         ("numerics.py", "--prompts", "2", "--length", "8"),
+        ("start.py", "--flows", "one 7B", "--seconds", "400"),
         ("cpu.py", "--batches", "1,2", "--tokens", "4", "--questions", "2", "--answer-tokens", "4"),
     ],
 )

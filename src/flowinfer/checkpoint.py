@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from threading import Thread
 from typing import Any
 
 from flowinfer.errors import LoadError, UnreadableFile
@@ -31,6 +34,18 @@ _FEW = 1000
 _SLACK = 50_000_000
 """Numbers of a network that no file has to hold, such as tables of positions."""
 _DOWNLOAD = "download it again"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor in a weight file."""
+
+    name: str
+    dtype: str
+    """As safetensors call it: BF16, F32, ..."""
+    shape: tuple[int, ...]
+    begin: int
+    """Where its bytes begin in the file."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,8 @@ def read_folder(folder: Path) -> Held:
     """
     _refuse_special_files(folder)
     config = read_config(folder)
-    held = Held((files := weight_files(folder)), {name: shape for file in files for name, shape in _shapes(file)})
+    files = weight_files(folder)
+    held = Held(files, {entry.name: entry.shape for file in files for entry in entries_of(file)})
     if files and config is not None:
         _refuse_absurd(config, held)
         packing_of(config, held.shapes)
@@ -96,6 +112,19 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         if not (folder / shard).is_file():
             raise LoadError(f"{folder / shard} is missing; {INDEX} names it", help="the download is incomplete")
     return tuple(folder / shard for shard in shards)
+
+
+def read_ahead(folders: Iterable[Path]) -> Thread:
+    """Let the system bring the weight files of folders into memory while something else is done."""
+
+    def ask() -> None:
+        for path in (file for folder in folders for file in sorted(folder.glob("*.safetensors"))):
+            with suppress(OSError), path.open("rb") as file:  # whoever loads it says what is wrong with it
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+    thread = Thread(target=ask if hasattr(os, "posix_fadvise") else lambda: None, daemon=True, name="read ahead")
+    thread.start()
+    return thread
 
 
 def refuse_incomplete(folder: Path) -> None:
@@ -153,8 +182,12 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield names and shapes from the header of a weight file."""
+def entries_of(path: Path) -> tuple[Entry, ...]:
+    """Return what the header of a weight file tells.
+
+    Raises:
+        LoadError: it is damaged.
+    """
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -166,15 +199,18 @@ def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         if end > size - 8 - length:
             raise ValueError(f"it ends {end - (size - 8 - length):,} bytes too early")
-        found = [(name, tuple(map(int, entry["shape"]))) for name, entry in header.items()]
-        if any(min(shape, default=0) < 0 or math.prod(shape) > 8 * size for _, shape in found):
+        found = tuple(
+            Entry(name, str(one["dtype"]), tuple(map(int, one["shape"])), 8 + length + int(one["data_offsets"][0]))
+            for name, one in header.items()
+        )
+        if any(min(one.shape, default=0) < 0 or math.prod(one.shape) > 8 * size for one in found):
             raise ValueError("its header tells of more than it holds")
     except OSError as error:
         raise LoadError(f"{path} cannot be read: {error.strerror}", help="see who may read it") from error
     except (struct.error, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         told = str(error) if str(error).startswith(("it ", "its ")) else "its header cannot be read"
         raise LoadError(f"{path} is damaged: {told}", help=_DOWNLOAD) from error
-    yield from found
+    return found
 
 
 def _refuse_absurd(config: Mapping[str, Any], held: Held) -> None:

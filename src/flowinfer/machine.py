@@ -105,6 +105,11 @@ def hub_cache(environment: Mapping[str, str] | None = None) -> Path:
     return Path(home).expanduser() / "hub"
 
 
+def model_folder(ref: str, revision: str | None = None) -> Path | None:
+    """Return where a model's files are on this machine: its own folder or its hub snapshot; None where they are not."""
+    return Path(ref) if os.path.isdir(ref) else hub_folder(ref, revision=revision)
+
+
 def hub_folder(ref: str, environment: Mapping[str, str] | None = None, revision: str | None = None) -> Path | None:
     """Return the local snapshot of a hub model whose weights are all there, or None."""
     snapshot = hub_snapshot(ref, environment, revision)

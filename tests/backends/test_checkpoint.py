@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flowinfer.backends.hf import load
-from flowinfer.checkpoint import read_folder
+from flowinfer.checkpoint import read_ahead, read_folder
 from flowinfer.cli import app
 from flowinfer.errors import LoadError
 from flowinfer.language.check import check
@@ -172,3 +172,11 @@ def test_a_hub_model_that_is_not_here_is_told_without_asking_the_hub(tmp_path: P
             load(ModelSpec(name="A", ref="org/a"), "cpu")
     said = "model 'A' is not on this machine and the hub cannot be reached: HF_HUB_OFFLINE is set"
     assert caught.value.message == said and "go online once" in (caught.value.help or "")
+
+
+def test_reading_ahead_passes_over_what_cannot_be_read(tmp_path: Path) -> None:
+    """An exception in a thread would fail the test."""
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 10_000)
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder.safetensors").mkdir()
+    read_ahead([tmp_path / "no folder", tmp_path]).join()

@@ -66,7 +66,7 @@ def test_a_prompt_is_streamed_and_json_holds_every_step(work: Path) -> None:
     streamed = flowinfer(*arguments, "-q", cwd=work)
     data = json.loads(flowinfer(*arguments, "--json", cwd=work).stdout)
     assert streamed.returncode == 0 and streamed.stdout == data["text"] + "\n"
-    assert {"text", "finish_reason", "seconds", "steps"} == set(data)
+    assert {"text", "finish_reason", "seconds", "steps", "start"} == set(data)
     assert [step["step"] for step in data["steps"]] == ["s1", "s2"]
 
 

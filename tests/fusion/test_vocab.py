@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from flowinfer.errors import LoadError
 from flowinfer.fusion.ends import eos_ids
-from flowinfer.fusion.selfcheck import ordinary_text, verify
+from flowinfer.fusion.selfcheck import ordinary_text, verified, verify
 from flowinfer.fusion.vocab import TokenBytes, byte_alphabet, from_json, token_bytes
 from tests.fusion import replicas, toys
 
@@ -308,12 +308,24 @@ def test_qwen_and_its_r1_distill_differ_in_fingerprint() -> None:
 def test_self_check_passes_a_sound_tokenizer(make: Make, fresh_cache: Path) -> None:
     tokenizer = make()
     verify(tokenizer, from_json(tokenizer.to_str()), cache_key="sound")
-    assert [path.name for path in (fresh_cache / "tokenizers").iterdir()] == ["sound.v2.ok"]
+    assert [path.name for path in (fresh_cache / "tokenizers").iterdir()] == ["sound.v3.json"]
 
 
 @pytest.mark.parametrize("name", toys.REAL)
-def test_self_check_passes_a_real_tokenizer(name: str, fresh_cache: Path) -> None:
+def test_self_check_passes_a_real_tokenizer_and_keeps_what_it_writes(name: str, fresh_cache: Path) -> None:
     verify(toys.real(name), toys.real_tokens(name), cache_key=name)
+    assert verified(name) == toys.real_tokens(name)
+
+
+def test_what_is_kept_of_a_tokenizer_is_read_again_where_it_is_damaged(fresh_cache: Path) -> None:
+    tokenizer = toys.sentencepiece()
+    tokens = from_json(tokenizer.to_str())
+    verify(tokenizer, tokens, cache_key="kept")
+    assert verified("kept") == tokens and verified("other") is None
+    (kept,) = (fresh_cache / "tokenizers").iterdir()
+    for damage in (kept.read_bytes()[:40], b"[]", b'{"pieces": [1]}', b"\xff"):
+        kept.write_bytes(damage)
+        assert verified("kept") is None
 
 
 @pytest.mark.parametrize("make", [toys.byte_level, toys.sentencepiece])

@@ -159,6 +159,14 @@ def test_the_command_prints_a_table(toy_zoo: Path, capsys: pytest.CaptureFixture
     assert code == 0 and "forward Qwen" in out and "real step (" in out and "slowest branch" not in out
 
 
+def test_where_a_start_went_is_shown_by_itself(toy_zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flow = ("-e", "(Qwen | Ds)", "--zoo", str(toy_zoo), "--set", "max_tokens=2", "--start")
+    code, out, _ = cli(capsys, *flow)
+    assert code == 0 and "waiting for" in out and "first token after" in out
+    code, out, _ = cli(capsys, *flow, "--json")
+    assert code == 0 and set(json.loads(out)) == {"seconds", "parts"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -168,6 +176,7 @@ def test_the_command_prints_a_table(toy_zoo: Path, capsys: pytest.CaptureFixture
         (("-e", "Qwen", "--kernels", "."), "error: --kernels .: cannot be written: Is a directory"),
         (("-e", "Qwen", "--data", "gsm8k=x"), "error: --data without --dataset"),
         (("-e", "Qwen", "--dataset", "gsm9k"), "error: unknown data set 'gsm9k'"),
+        (("-e", "Qwen", "--start", "--trace", "t.json"), "error: --start asks one question and measures nothing else"),
         ((), "error: give a .flow file, or the flow itself with -e"),
     ],
 )

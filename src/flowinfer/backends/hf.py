@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,21 +26,28 @@ from flowinfer.backends.chat import ChatPrompts
 from flowinfer.backends.four_bit import load_packed
 from flowinfer.backends.kinds import session_kind
 from flowinfer.backends.layout import lay_out
+from flowinfer.backends.remembered import identify
 from flowinfer.backends.rotary import most_positions
 from flowinfer.backends.session import BatchSession
 from flowinfer.backends.tokenizers import load_tokenizer
 from flowinfer.backends.versions import untried
+from flowinfer.backends.weights import Reading, network_around, take
 from flowinfer.checkpoint import Held, read_folder, refuse_incomplete, refuse_larger
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
-from flowinfer.machine import hub_folder, hub_problem, is_hub_offline
+from flowinfer.machine import hub_folder, hub_problem, is_hub_offline, model_folder
 from flowinfer.packing import packing_of
 from flowinfer.spec import QUANTIZATIONS, ModelSpec, Share
+from flowinfer.startup import NEEDLESS, STARTUP
 from flowinfer.zoo import is_missing
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+
+_MOST_TOKENIZERS = 4
+"""Loaded at once."""
 
 
 class HfModel:
@@ -52,7 +60,7 @@ class HfModel:
         self._tokenizer = tokenizer
         self.num_columns = _num_columns(model)
         self._spec = spec
-        with _naming(spec):
+        with _naming(spec), STARTUP.waiting_for("vocabulary", spec.name):
             every = token_bytes(tokenizer)
             tokens = every.limited(min(self.num_columns, int(model.get_input_embeddings().weight.shape[0])))
             self._prompts = ChatPrompts(tokenizer, tokens, chat=spec.chat, system=spec.system)
@@ -62,7 +70,8 @@ class HfModel:
         """What the tokenizer's ids write for which the model has no embedding or no logit."""
         self.is_exact = model.dtype in (torch.float32, torch.float64)
         self.max_positions = _max_positions(model.config)
-        self._kind = session_kind(model)
+        with STARTUP.waiting_for("check", spec.name):
+            self._kind = session_kind(model)
         self.notes = tuple(_notes(spec.name, tokens.losses, is_batched=self._kind is BatchSession))
 
     @property
@@ -153,6 +162,33 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto", *, split: Sequence[S
         raise
 
 
+_begun: dict[tuple[str, str | None], Future[Any]] = {}
+"""Tokenizers that are being loaded, by ref and revision; until `load` takes them."""
+
+
+def begin(specs: Iterable[ModelSpec]) -> None:
+    """Begin to load the tokenizers of local folders in threads: reading one leaves Python free for other work."""
+    pool = ThreadPoolExecutor(_MOST_TOKENIZERS)
+    for spec in specs:
+        if os.path.isdir(spec.ref) and not spec.trust_remote_code and _key(spec) not in _begun:
+            _begun[_key(spec)] = pool.submit(_local_tokenizer, spec)
+    pool.shutdown(wait=False)
+
+
+def _local_tokenizer(spec: ModelSpec) -> Any:  # untyped in transformers
+    with STARTUP.waiting_for("tokenizer", spec.name):
+        return load_tokenizer(spec.ref, revision=spec.revision, trust_remote_code=False)
+
+
+def drop() -> None:
+    """Let go of tokenizers that nobody has taken."""
+    _begun.clear()
+
+
+def _key(spec: ModelSpec) -> tuple[str, str | None]:
+    return spec.ref, spec.revision
+
+
 def _load(spec: ModelSpec, device: str, dtype: str, split: Sequence[Share]) -> HfModel:
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     if is_missing(spec):
@@ -165,11 +201,17 @@ def _load(spec: ModelSpec, device: str, dtype: str, split: Sequence[Share]) -> H
         held = _held(spec)
         config = AutoConfig.from_pretrained(spec.ref, **options)
         _refuse_unsuitable(spec, config)
+        empty = None
         if held.files and not spec.trust_remote_code:
-            refuse_larger(_num_numbers(config), held, config.to_dict())
-        with _naming(spec):
-            tokenizer = load_tokenizer(spec.ref, **options)
-        network = _load_weights(spec, config, held, device, dtype, options, split)
+            with STARTUP.waiting_for("config", spec.name), STARTUP.without(*NEEDLESS):
+                empty = _without_weights(config)
+                refuse_larger(_num_numbers(empty), held, config.to_dict())
+        with _naming(spec), STARTUP.waiting_for("tokenizer", spec.name):
+            tokenizer = _begun.pop(_key(spec)).result() if _key(spec) in _begun else load_tokenizer(spec.ref, **options)
+        with STARTUP.waiting_for("network", spec.name):
+            network = _load_weights(spec, config, empty, held, device, dtype, options, split)
+        if held.files and not spec.trust_remote_code and not spec.quantization:
+            identify(network, held.files, config.to_dict())
         model = HfModel(spec, network, tokenizer)
         model.vocabulary()
         model.prompt("x")
@@ -218,22 +260,25 @@ def _held(spec: ModelSpec) -> Held:
     Raises:
         LoadError: a file is damaged.
     """
-    if os.path.isdir(spec.ref):
-        return read_folder(Path(spec.ref))
-    snapshot = hub_folder(spec.ref, revision=spec.revision)
-    return read_folder(snapshot) if snapshot else Held((), {})
+    folder = model_folder(spec.ref, spec.revision)
+    return read_folder(folder) if folder else Held((), {})
 
 
-def _num_numbers(config: Any) -> int:  # a transformers config
-    """Count the parameters of a network, and what else it makes tables of, without making room for them."""
+def _without_weights(config: Any) -> Any:  # both transformers'
+    """Return the network that a config describes, without making room for it."""
     with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _num_numbers(network: Any) -> int:  # a transformers model
+    """Count a network's parameters, and what else it makes tables of."""
     return sum(part.numel() for part in (*network.parameters(), *network.buffers()))
 
 
 def _load_weights(
     spec: ModelSpec,
     config: Any,
+    empty: Any,
     held: Held,
     device: str,
     dtype: str,
@@ -254,6 +299,10 @@ def _load_weights(
         model, told = load_packed(config, held.files, packing, device, wanted, is_unpacked=device == "cpu")
         _refuse_holes(spec, told["missing_keys"])
         return _placed(model, spec, device, split)
+    reading = take(spec, device)
+    if reading and empty and (ready := _around_read_weights(spec, config, empty, reading, wanted)) is not None:
+        return ready
+    reading = None  # so that its weights make room for those that come the ordinary way
     arguments = {**options, "config": config, "use_safetensors": True, "dtype": wanted}
     if spec.quantization:
         arguments["quantization_config"] = _quantization(spec)
@@ -277,6 +326,28 @@ def _downloaded(spec: ModelSpec) -> Held:
     """Download a model's weights; return what they hold."""
     folder = snapshot_download(spec.ref, revision=spec.revision, allow_patterns=["*.json", "*.safetensors"])
     return read_folder(Path(folder))
+
+
+def _around_read_weights(spec: ModelSpec, config: Any, empty: Any, reading: Reading, wanted: str) -> Any | None:
+    """Return a network around weights that were read ahead; None where it would not take them as they are."""
+    try:
+        tensors = reading.tensors()
+    except Exception:  # short memory, a file that cannot be read: the ordinary way finds it again and says so
+        return None
+    stated = getattr(config, "dtype", None) if wanted == "auto" else getattr(torch, wanted, None)
+    if {one.dtype for one in tensors.values()} != {stated}:
+        return None
+    if not tensors.keys() <= empty.state_dict().keys():
+        return None
+    made = network_around(type(empty), config, tensors, wanted)
+    if made is None:
+        return None
+    model, told = made
+    _refuse_holes(spec, told["missing_keys"])
+    folder = reading.files[0].parent
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.to(reading.device).eval()
 
 
 def _refuse_holes(spec: ModelSpec, missing: Collection[str]) -> None:

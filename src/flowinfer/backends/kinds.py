@@ -5,25 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from flowinfer.backends.caches import NotCached, layer_windows, why_not
+from flowinfer.backends.remembered import recall, remember
 from flowinfer.backends.rotary import is_rescaled
 from flowinfer.backends.row_session import RowSession
 from flowinfer.backends.session import BatchSession
 
 
 def session_kind(model: Any) -> type[BatchSession] | type[RowSession]:  # a transformers model
-    """Return the kind of session that serves a model, tried once and kept with it.
+    """Return the kind of session that serves a model, tried once and remembered.
 
     Raises:
         NotCached: none does, with the reason.
     """
     known: type[BatchSession] | type[RowSession] | None = getattr(model, "flow_session", None)
     if known is None:
-        is_batched = attends_everywhere(model) and why_not(BatchSession, model) is None
-        known = BatchSession if is_batched else RowSession
-        if not is_batched and (reason := why_not(RowSession, model, slack=3)):
-            raise NotCached(reason)
+        before = recall(model).session
+        known = {kind.__name__: kind for kind in (BatchSession, RowSession)}.get(before) or _tried(model)
         object.__setattr__(model, "flow_session", known)
+        if not before:
+            remember(model, session=known.__name__)
     return known
+
+
+def _tried(model: Any) -> type[BatchSession] | type[RowSession]:  # a transformers model
+    if attends_everywhere(model) and why_not(BatchSession, model) is None:
+        return BatchSession
+    if reason := why_not(RowSession, model, slack=3):
+        raise NotCached(reason)
+    return RowSession
 
 
 def attends_everywhere(model: Any) -> bool:  # a transformers model

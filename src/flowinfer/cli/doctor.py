@@ -11,10 +11,18 @@ import typer
 
 import flowinfer
 from flowinfer.backends.versions import TRIED, in_words, installed, required
+from flowinfer.errors import UsageError
 
 
-def command(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def command(
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    forget_checks: Annotated[
+        bool, typer.Option("--forget-checks", help="Let models be checked again when they are loaded next.")
+    ] = False,
+) -> None:
     """Check versions, devices, memory, caches and optional packages. Exit 1 if something needed is missing."""
+    if forget_checks:
+        _forget_checks()
     findings = [*_packages(), *_devices(), *_caches(), *_extras()]
     if json_:
         print(json.dumps(findings, ensure_ascii=False, indent=1))
@@ -74,7 +82,7 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _caches() -> list[dict[str, Any]]:
-    from flowinfer.fusion.selfcheck import cache_folder
+    from flowinfer.fusion.selfcheck import cache_folder, checks_folder
     from flowinfer.machine import hub_cache, is_hub_offline
     from flowinfer.zoo import damage, select_zoo
 
@@ -85,6 +93,7 @@ def _caches() -> list[dict[str, Any]]:
     return [
         _finding("hub cache", f"{hub}: {', '.join(held) or 'no models'}" + (" (offline mode)" if is_offline else "")),
         _finding("flowinfer cache", str(cache_folder())),
+        _finding("load checks", f"{len(list(checks_folder().glob('*')))} remembered; --forget-checks forgets them"),
         _finding("zoo", f"{zoo.name} ({zoo.why})", "note" if zoo.note else "ok", zoo.note or ""),
         *(
             _finding(f"model {name}", fault.message, "missing", fault.help or "")
@@ -92,6 +101,18 @@ def _caches() -> list[dict[str, Any]]:
             if (fault := damage(spec))
         ),
     ]
+
+
+def _forget_checks() -> None:
+    from flowinfer.fusion.selfcheck import checks_folder
+
+    try:
+        for path in checks_folder().glob("*"):
+            path.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"{checks_folder()} cannot be emptied: {error.strerror}", help="see who may write it"
+        ) from error
 
 
 def _extras() -> list[dict[str, Any]]:

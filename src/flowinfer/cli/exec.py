@@ -26,6 +26,7 @@ from flowinfer.errors import UsageError
 from flowinfer.output.shell import command as command_line
 from flowinfer.output.shell import options as shell_options
 from flowinfer.runs.jsonlog import decoded
+from flowinfer.startup import STARTUP
 
 if TYPE_CHECKING:
     from flowinfer.cli.asked import Asked
@@ -148,6 +149,7 @@ def command(
         if dry_run:
             _show_plan(flow, as_json=json_)
         else:
+            _read_ahead(flow)
             _ask(flow, prompt, trace=trace, as_json=json_, quiet=quiet)
         return
     asked = _asked(flow, file, options)
@@ -155,9 +157,20 @@ def command(
     if dry_run:
         _show_plan(flow, as_json=json_)
         return
+    if server is None:
+        _read_ahead(flow)
     request = _request(flow, asked, out, resume, server, allow_cached_latency=allow_cached_latency)
     results = _evaluate(flow, questions, request, quiet=quiet or (json_ and not sys.stderr.isatty()))
     _show_results(results, fail_under, as_json=json_)
+
+
+def _read_ahead(flow: Flow) -> None:
+    """Let files of models come into memory while Python imports what runs them."""
+    from flowinfer.checkpoint import read_ahead
+    from flowinfer.machine import model_folder
+
+    found = [model_folder(spec.ref, spec.revision) for spec in flow.models.values() if spec.backend == "hf"]
+    read_ahead(filter(None, found))
 
 
 def _load(flow: Flow, asked: Asked) -> Dataset:
@@ -292,7 +305,10 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
     if not prompt.strip():
         raise UsageError("the question is empty", help="--prompt TEXT")
     from flowinfer.results import Question
-    from flowinfer.runs.ask import ask
+
+    STARTUP.done("command line")
+    with STARTUP.waiting_for("import", "torch"):
+        from flowinfer.runs.ask import ask
     from flowinfer.tasks.base import language_note
 
     if not quiet and not (as_json and not sys.stderr.isatty()):
@@ -309,7 +325,8 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
     if answer.trace.error is not None:
         print(f"error: {answer.trace.error}", file=sys.stderr)
         raise typer.Exit(4)
-    print(json.dumps(answer.to_json(), ensure_ascii=False) if as_json else answer.text if trace else "")
+    told = json.dumps(answer.to_json() | {"start": STARTUP.to_json()}, ensure_ascii=False) if as_json else ""
+    print(told or (answer.text if trace else ""))
 
 
 def data_paths(given: list[str] | None) -> dict[str, Path]:
@@ -352,4 +369,4 @@ def _refuse_data_options(*given: object) -> None:
 
 def _plain(results: Results) -> dict[str, object]:
     data = results.model_dump(mode="json", exclude={"steps", "subjects"})
-    return data | {"interval": list(results.interval)}
+    return data | {"interval": list(results.interval), "start": STARTUP.to_json()}

@@ -14,7 +14,8 @@ import typer
 
 from flowinfer.cli.exec import data_paths
 from flowinfer.cli.inputs import Expression, FlowFile, PromptsOption, SetOption, ZooOption, read_checked, settings
-from flowinfer.errors import UsageError
+from flowinfer.errors import RunError, UsageError
+from flowinfer.startup import STARTUP
 
 if TYPE_CHECKING:
     from flowinfer.profiling.figures import Profile
@@ -40,6 +41,9 @@ def command(
     kernels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write torch.profiler's trace of everything, kernels included.")
     ] = None,
+    start: Annotated[
+        bool, typer.Option("--start", help="Show only where the seconds until the first token go.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object; all times in seconds.")] = False,
     zoo: ZooOption = None,
     set_: SetOption = None,
@@ -49,12 +53,17 @@ def command(
     for name, value in (("--steps", steps), ("--batch", batch)):
         if value < 1:
             raise UsageError(f"{name} {value}: expected a whole number of at least 1")
+    if start and (dataset is not None or trace is not None or kernels is not None):
+        raise UsageError("--start asks one question and measures nothing else", help="leave the other options out")
     for name, path in (("--trace", trace), ("--kernels", kernels)):
         if path is not None:
             _refuse_unwritable(name, path)
     if data and dataset is None:
         raise UsageError("--data without --dataset", help="--dataset gsm8k|ceval|mathematics|FILE.jsonl")
     flow = read_checked(file, expression, zoo, settings(set_, prompts))
+    if start:
+        _show_start(flow, as_json=json_)
+        return
     questions = _questions(flow, dataset, data, batch)
     from flowinfer.profiling.run import Request, profile
     from flowinfer.profiling.spans import write_trace
@@ -73,6 +82,22 @@ def command(
     for path in (trace, kernels):
         if path is not None:
             print(f"written: {path}", file=sys.stderr)
+
+
+def _show_start(flow: Flow, *, as_json: bool) -> None:
+    """Ask one question; show what was waited for until its first token."""
+    STARTUP.done("command line")
+    with STARTUP.waiting_for("import", "torch"):
+        from flowinfer.runs.ask import ask
+    error = ask(flow, "What is 17 * 23?", quiet=as_json).trace.error
+    if error is not None:
+        raise RunError(f"the question failed: {error}")
+    if as_json:
+        print(json.dumps(STARTUP.to_json(), ensure_ascii=False))
+        return
+    from flowinfer.profiling.show import print_start
+
+    print_start(STARTUP)
 
 
 def _refuse_unwritable(option: str, path: Path) -> None:

@@ -19,7 +19,7 @@ from flowinfer.engine.loops.text_only import TextDecoder
 from flowinfer.engine.loops.watch import Watch
 from flowinfer.engine.models import ModelPool
 from flowinfer.fusion.shared import SharedVocabularyWarning
-from flowinfer.planning.plan import Plan, Step, members
+from flowinfer.planning.plan import Plan, Step, held_models, members
 
 
 class Decoders:
@@ -127,6 +127,7 @@ class Decoders:
         plan, step = loop.plan, loop.step
         if not self._together and self._is_nearly_full(loop):
             self._make_way()
+        self.pool.begin(plan, self._wanted(plan, step))
         heads = [self.pool.get(plan, member.model, self._observer) for member in members(step.source)]
         keeps = all(plan.models[member.model].think == "keep" for member in members(step.source))
         if isinstance(heads[0], TextModel):
@@ -136,6 +137,7 @@ class Decoders:
         draft = step.decoding.speculate
         writer = self.pool.get(plan, draft, self._observer) if draft in plan.models else None
         assert not isinstance(writer, TextModel), "check refuses text-only models as drafts"
+        self.pool.settle()
         if self._together and not self._budgets:  # now that models are needed at all
             together, steps = self._together
             self._budgets = budgets(together, steps, partial(self.pool.is_loaded, together))
@@ -151,6 +153,11 @@ class Decoders:
         for warning in {str(warning.message) for warning in caught}:
             self._observer.notice(warning)
         return made
+
+    def _wanted(self, plan: Plan, step: Step) -> list[str]:
+        """Return the models of a step, and then those of the steps that run beside it."""
+        steps = [step, *(self._together[1] if self._together else ())]
+        return list(dict.fromkeys(name for one in steps for name in held_models(plan, one)))
 
     def _is_nearly_full(self, loop: DecodingLoop) -> bool:
         """Return whether one of a loop's GPUs has little memory left when its models are there."""

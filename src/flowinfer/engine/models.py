@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable
 from typing import cast
@@ -11,10 +12,12 @@ from flowinfer.backends.base import Loader, TextModel, TokenModel, lacks
 from flowinfer.engine.base import Observer
 from flowinfer.engine.faults import device_lost, is_device_lost, unless_lost
 from flowinfer.errors import LoadError
+from flowinfer.fusion.selfcheck import cache_folder
 from flowinfer.output.secrets import learn_environment
 from flowinfer.planning.plan import Placement, Plan, placement_of
-from flowinfer.registry import backends, load
+from flowinfer.registry import BackendInfo, backends, load
 from flowinfer.spec import ModelSpec
+from flowinfer.startup import NEEDLESS, STARTUP
 
 Loaded = TokenModel | TextModel
 
@@ -45,9 +48,38 @@ class ModelPool:
                 observer.notice(note)
         return self._loaded[key]
 
+    def begin(self, plan: Plan, names: Iterable[str]) -> None:
+        """Begin to read the files of models that will be wanted, while Python imports what runs them.
+
+        Memory may not be measured before `settle`.
+        """
+        from flowinfer.backends import weights
+
+        wanted = {name: (plan.models[name], placement_of(plan, name)) for name in names}
+        missing = {
+            name: (spec, placement.device)
+            for name, (spec, placement) in wanted.items()
+            if spec.backend == "hf" and not placement.split and _weights_key(spec, placement) not in self._loaded
+        }
+        if missing:
+            weights.begin(missing)
+            _loader(backends()["hf"])
+            from flowinfer.backends import hf
+
+            hf.begin([spec for spec, _ in missing.values()])
+
+    def settle(self) -> None:
+        """Wait until no weights are being read."""
+        from flowinfer.backends import weights
+
+        weights.settle()
+
     def is_loaded(self, plan: Plan, name: str) -> bool:
-        """Return whether the weights of the model of that name are in memory."""
-        return _weights_key(plan.models[name], placement_of(plan, name)) in self._loaded
+        """Return whether the weights of the model of that name are in memory, or have their place there."""
+        from flowinfer.backends import weights
+
+        spec, placement = plan.models[name], placement_of(plan, name)
+        return _weights_key(spec, placement) in self._loaded or weights.is_begun(spec, placement.device)
 
     def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
         """Free every model that none of these names needs."""
@@ -59,6 +91,9 @@ class ModelPool:
 
     def close(self) -> None:
         """Free all models."""
+        weights, hf = (sys.modules.get(f"flowinfer.backends.{name}") for name in ("weights", "hf"))
+        for begun in filter(None, (weights, hf)):
+            begun.drop()
         while self._loaded:
             with unless_lost():
                 self._loaded.popitem()[1].close()
@@ -69,7 +104,7 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
     if info is None:
         raise LoadError(f"unknown backend '{spec.backend}'", help=f"known: {', '.join(backends())}")
     learn_environment(os.environ, *([spec.api_key_env] if spec.api_key_env else []))
-    loader = cast(Loader, load(info))
+    loader = _loader(info)
     try:
         split = {"split": placement.split} if placement.split else {}
         model = loader(spec, placement.device, placement.dtype, **split)
@@ -88,6 +123,25 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
             help="docs/backends.md says what a model must have; see that package's own news for a newer release",
         )
     return model
+
+
+def _loader(info: BackendInfo) -> Loader:
+    """Import a backend."""
+    _keep_compiled()
+    with STARTUP.waiting_for("import", f"backend {info.name}"), STARTUP.without(*NEEDLESS):
+        return cast(Loader, load(info))
+
+
+def _keep_compiled() -> None:
+    """Let Inductor and Triton keep what they compile in flowinfer's cache, unless somebody has said where.
+
+    Inductor compiles in this process: its workers would each import torch first, and be waited for at the end.
+    Importing torch's compiler, as transformers does, settles all this.
+    """
+    compiled = cache_folder() / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled / "inductor"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(compiled / "triton"))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 def _weights_key(spec: ModelSpec, placement: Placement) -> str:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_dir
 
 from flowinfer.errors import LoadError
+from flowinfer.files import write_whole
 from flowinfer.fusion.vocab import BYTE_PIECE, TokenBytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_VERSION = 2
+_VERSION = 3
+"""Of what is kept of a tokenizer; raise it when `vocab` would read another thing, or checks have become stricter."""
 _SENTENCE = "The Answer IS twelve"
 
 PROBES = (
@@ -61,20 +64,52 @@ def cache_folder() -> Path:
     return Path(os.environ.get("FLOWINFER_CACHE") or user_cache_dir("flowinfer"))
 
 
+def checks_folder() -> Path:
+    """Return the folder of what checks of models at load have found."""
+    return cache_folder() / "checks"
+
+
+def verified(cache_key: str) -> TokenBytes | None:
+    """Return the bytes of a tokenizer's ids as they were when it passed; None where it has not, or that is damaged."""
+    try:
+        stored = json.loads(_path(cache_key).read_bytes())
+        pieces = tuple(None if piece is None else piece.encode("latin-1") for piece in stored.pop("pieces"))
+        lists = {name: stored.pop(name) for name in ("byte_pieces", "losses")}
+        return TokenBytes(pieces, byte_pieces=frozenset(lists["byte_pieces"]), losses=tuple(lists["losses"]), **stored)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _path(cache_key: str) -> Path:
+    return cache_folder() / "tokenizers" / f"{cache_key}.v{_VERSION}.json"
+
+
+def _plain(tokens: TokenBytes) -> dict[str, Any]:
+    """Return token bytes as plain data; a byte is a character of that number."""
+    return {
+        "pieces": [None if piece is None else piece.decode("latin-1") for piece in tokens.pieces],
+        "specials": dict(tokens.specials),
+        "has_dummy_prefix": tokens.has_dummy_prefix,
+        "byte_pieces": sorted(tokens.byte_pieces),
+        "marks": dict(tokens.marks),
+        "losses": list(tokens.losses),
+    }
+
+
 def verify(tokenizer: Tokenizer, tokens: TokenBytes, *, cache_key: str) -> None:
     """Check all ids and the probes, unless this tokenizer has passed before.
 
     Raises:
         LoadError: with the offending ids or probe.
     """
-    passed = cache_folder() / "tokenizers" / f"{cache_key}.v{_VERSION}.ok"
+    passed = _path(cache_key)
     if passed.is_file():
         return
     _check_ids(tokenizer, tokens)
     _check_probes(tokenizer, tokens)
     try:
         passed.parent.mkdir(parents=True, exist_ok=True)
-        passed.touch()
+        write_whole(passed, json.dumps(_plain(tokens)).encode())
     except OSError:
         return  # a read-only cache costs a second check, nothing else
 

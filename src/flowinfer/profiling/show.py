@@ -8,6 +8,7 @@ from rich.table import Table
 
 from flowinfer.output.console import PlainConsole
 from flowinfer.profiling.figures import DeviceStep, HeadFigures, Profile, Spread, StepFigures
+from flowinfer.startup import Startup
 
 
 def print_profile(profile: Profile, console: PlainConsole | None = None) -> None:
@@ -26,6 +27,22 @@ def print_profile(profile: Profile, console: PlainConsole | None = None) -> None
         console.print()
     for note in profile.notes:
         console.print(f"note: {note}")
+
+
+def print_start(clock: Startup, console: PlainConsole | None = None) -> None:
+    """Print what was waited for until the first token; parts overlap where several things were done at once."""
+    console = console or PlainConsole()
+    table = Table()
+    for title in ("waiting for", "of"):
+        table.add_column(title)
+    for title in ("from, s", "seconds"):
+        table.add_column(title, justify="right")
+    told = clock.to_json()
+    for part in told["parts"]:
+        table.add_row(part["part"], part["of"], f"{part['begin']:.2f}", f"{part['seconds']:.2f}")
+    console.print(table)
+    if told["seconds"] is not None:
+        console.print(f"first token after {told['seconds']:.2f} s")
 
 
 def lines(step: StepFigures) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import codecs
-import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -20,6 +20,7 @@ from flowinfer.results import Question, StepResult, Trace
 from flowinfer.runs.experiment import majority
 from flowinfer.runs.gate import Gate
 from flowinfer.spec import Flow
+from flowinfer.startup import STARTUP
 from flowinfer.tasks.base import language_note, refuse_missing
 from flowinfer.zoos.toy import provide
 
@@ -135,6 +136,7 @@ def ask(
     Raises:
         UsageError: the question is empty.
     """
+    from flowinfer.runs.live import waiting_shown
     from flowinfer.runs.tokentrace import print_token
 
     if not isinstance(question, str):
@@ -144,10 +146,11 @@ def ask(
     refuse_missing(columns(flow), [item := Question(id=_PROMPT_ID, question=question, reference="")], "a single prompt")
     note = language_note(flow, [item])
     provide(flow.models.values())
-    plan = ready(flow, this_machine())
-    say = None if quiet else lambda message: print(message, file=sys.stderr, flush=True)
-    listener = _Listener(plan, on_text, print_token if shows_trace else None, say)
-    (trace,) = execute(plan, [item], batch=1, observer=listener, vote=majority, models=models)
+    with STARTUP.waiting_for("devices"):
+        plan = ready(flow, this_machine())
+    with nullcontext() if quiet else waiting_shown() as say:
+        listener = _Listener(plan, on_text, print_token if shows_trace else None, say)
+        (trace,) = execute(plan, [item], batch=1, observer=listener, vote=majority, models=models)
     if trace.ballot is not None and trace.ballot.is_tie:
         listener.notice(f"note: {trace.ballot}")
     if trace.error is None and on_text:

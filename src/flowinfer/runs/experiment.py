@@ -20,6 +20,7 @@ from flowinfer.runs.finding import find_run
 from flowinfer.runs.store import Run, info, read_records
 from flowinfer.runs.summary import Results, summarize
 from flowinfer.spec import Flow
+from flowinfer.startup import STARTUP
 
 if TYPE_CHECKING:
     from flowinfer.engine.base import Observer
@@ -78,7 +79,8 @@ def evaluate(
     from flowinfer.zoos.toy import provide
 
     provide(flow.models.values())
-    plan = ready(flow, this_machine()) if request.server is None else compile(flow)
+    with STARTUP.waiting_for("devices"):
+        plan = ready(flow, this_machine()) if request.server is None else compile(flow)
     run = _open(flow, plan, dataset, request)
     start = time.perf_counter()
     with closing(run) if run else nullcontext():

@@ -6,21 +6,45 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from flowinfer.engine.base import Observer
-from flowinfer.output.console import PlainConsole
+from flowinfer.output.console import PlainConsole, plain
 from flowinfer.runs.stats import wilson
 from flowinfer.runs.summary import is_tied
+from flowinfer.startup import STARTUP
 
 if TYPE_CHECKING:
     from flowinfer.results import Record, StepResult
     from flowinfer.spec import Flow
 
 _PLAIN_EVERY_SECONDS = 5.0
+
+
+@contextmanager
+def waiting_shown() -> Iterator[Callable[[str], None]]:
+    """Show on a terminal what a start waits for until its first token; give what says lines beside it."""
+    console = PlainConsole(stderr=True)
+    if not console.is_terminal or os.environ.get("CI"):
+        yield lambda message: print(message, file=sys.stderr, flush=True)
+        return
+    with console.status("") as shown:
+
+        def wait_for(what: str) -> None:
+            if STARTUP.seconds is None:
+                shown.update(plain(f"waiting for: {what}" if what else "", "dim"))
+            else:
+                shown.stop()
+
+        STARTUP.listen(wait_for)
+        try:
+            yield console.print
+        finally:
+            STARTUP.listen(None)
 
 
 class Live(Observer):
@@ -36,14 +60,18 @@ class Live(Observer):
         columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.fields[line]}", markup=False))
         self._bar = Progress(*columns, console=console) if has_bar else None
         self._is_quiet = is_quiet
+        self._waits_for = ""
+        """What the start waits for, until the first token."""
         self.expect(1)
 
     def __enter__(self) -> Self:
         if self._bar:
             self._bar.start()
+        STARTUP.listen(self._wait_for)
         return self
 
     def __exit__(self, *exception: object) -> None:
+        STARTUP.listen(None)
         if self._bar:
             self._bar.stop()
 
@@ -85,10 +113,16 @@ class Live(Observer):
     def refresh(self) -> None:
         """Show how far it is, where that is due."""
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=self.done, line=self.line())
+            self._bar.update(self._bar.task_ids[0], completed=self.done, line=self._waits_for or self.line())
         elif time.monotonic() - self._spoken >= _PLAIN_EVERY_SECONDS or self.is_over:
             self._spoken = time.monotonic()
-            self.say(self.line())
+            self.say(self._waits_for or self.line())
+
+    def _wait_for(self, what: str) -> None:
+        """Hear what the start waits for."""
+        self._waits_for = f"waiting for: {what}" if what else ""
+        if self._bar or what:
+            self.refresh()
 
     def model_loading(self, name: str, device: str) -> None:
         """Say that a model is being loaded."""

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from flowinfer.startup import STARTUP
+
 _T = TypeVar("_T")
 
 
@@ -37,7 +39,8 @@ class Graphs:
         if self._device.type != "cuda":
             return work()
         if form not in self._recorded:
-            self._recorded[form] = self._record(work)
+            with STARTUP.waiting_for("graph", str(self._device)):
+                self._recorded[form] = self._record(work)
         graph, made = self._recorded[form]
         graph.replay()
         return made  # type: ignore[no-any-return]  # what this form's work returned

@@ -15,6 +15,7 @@ from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.fusion.advance import Advance, Context, new_context
 from flowinfer.planning.plan import Step
+from flowinfer.startup import STARTUP
 
 
 class Heads:
@@ -32,8 +33,9 @@ class Heads:
     ) -> None:
         self.step = step
         self.models = tuple(models)
-        self.mixer = Mixer(step, models)
-        self.vocabulary = self.mixer.vocabulary
+        with STARTUP.waiting_for("shared vocabulary", step.id):
+            self.mixer = Mixer(step, models)
+            self.vocabulary = self.mixer.vocabulary
         self.observer = observer
         by_precision = 1e-6 if all(model.is_exact for model in models) else 1e-3
         self.tie_margin = step.decoding.near_tie_eps or by_precision
@@ -96,6 +98,7 @@ class Heads:
 
     def emit(self, row: LiveRow, decision: Decision) -> None:
         """Count what a row has decided, tell the observer of it, and take it into the row's text."""
+        STARTUP.first_token()
         row.near_ties += self.is_near_tie(decision.lead)
         for head, favourite in zip(row.heads, decision.favourites, strict=True):
             head.agreed += favourite == decision.slot

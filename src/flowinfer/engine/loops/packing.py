@@ -18,6 +18,7 @@ from flowinfer.engine.loops.session import PackedSession
 from flowinfer.engine.loops.ways import detours
 from flowinfer.engine.network.runner import HeadRunner, runner_of
 from flowinfer.planning.plan import Step, fusers_of
+from flowinfer.startup import STARTUP
 
 _SHARE = 0.8
 """Share of the free memory of its budget that keys and values of one step may take."""
@@ -29,7 +30,8 @@ def runners_of(models: Sequence[TokenModel]) -> list[HeadRunner] | str:
     runners = []
     for model in models:
         network = network_of(model)
-        found = runner_of(network) if network is not None else "it is no transformers model"
+        with STARTUP.waiting_for("packing", model.name):
+            found = runner_of(network) if network is not None else "it is no transformers model"
         if isinstance(found, str):
             return f"'{model.name}' cannot be packed: {found}"
         runners.append(found)
@@ -72,7 +74,8 @@ def packed_decoder(heads: Heads, batch: int, budget: Budget | None = None) -> Pa
             f"{way} cannot copy to each other: what their heads exchange goes through the host's memory"
         )
     num_pages = _num_pages(heads.step, heads.models, runners, batch, budget)
-    return PackedDecoder(heads, runners, choose, batch=batch, num_pages=num_pages)
+    with STARTUP.waiting_for("pages", heads.step.id):
+        return PackedDecoder(heads, runners, choose, batch=batch, num_pages=num_pages)
 
 
 def session_maker(

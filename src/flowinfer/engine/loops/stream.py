@@ -24,6 +24,7 @@ from flowinfer.engine.loops.outcome import RING
 from flowinfer.engine.loops.prompts import PromptReader
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.side import Side
+from flowinfer.startup import STARTUP
 
 _STEPS = RING // 2
 """Steps that the device is given at once."""
@@ -148,7 +149,8 @@ class PackedStream:
         """Read the prompts of new rows, except for the last id of each, and make the rows live."""
         for k, reader in enumerate(self._readers):
             start = time.perf_counter()
-            reader.read([(own.index, self._batch.ids(k, own.live)) for own in admitted])
+            with STARTUP.waiting_for("prompt", self._heads.models[k].name):
+                reader.read([(own.index, self._batch.ids(k, own.live)) for own in admitted])
             for own in admitted:
                 own.live.heads[k].forward_seconds += (time.perf_counter() - start) / len(admitted)
         for own in admitted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import astuple
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from flowinfer.backends.caches import FOREIGN
 from flowinfer.backends.int4 import Int4Linear
+from flowinfer.backends.remembered import recall, remember
 from flowinfer.engine.caches.attention import LayerShape, PackedCache, attending, number_layers
 from flowinfer.engine.caches.pages import ChainedCache, ChainedForward, PagedCache, Pages, page_bytes
 from flowinfer.engine.network.experts import has_experts, routing, unroutable
@@ -20,6 +22,7 @@ from flowinfer.engine.network.llama import LlamaForward, llama_forward
 from flowinfer.engine.network.merging import merge_linears, split_linears
 from flowinfer.engine.network.probing import NotPackable, check, gives, plain_logits, refuse
 from flowinfer.engine.network.segments import Segment, run_segment, segments_of
+from flowinfer.startup import STARTUP
 
 _HALF = (torch.bfloat16, torch.float16)
 _WORTH_COMPILING = 500_000_000
@@ -52,7 +55,9 @@ class HeadRunner:
             if has_experts(model):
                 self._routing = partial(routing, model.config)
         number_layers(model)
-        expected = plain_logits(model)
+        passed = recall(model)
+        with STARTUP.waiting_for("check", "plain"):
+            expected = plain_logits(model) if passed.logits is None else passed.logits.to(self.device)
         merge_linears(model)
         self._compiled: list[Any] = []
         self._written: LlamaForward | None = None
@@ -61,7 +66,9 @@ class HeadRunner:
         """Links of the chain that it is; none where it is whole."""
         self._cut()
         try:
-            self.layers = check(model, expected, self.logits)
+            with STARTUP.waiting_for("check", "packed"):
+                known = tuple(LayerShape(*layer) for layer in passed.layers)
+                self.layers = known or check(model, expected, self.logits)
         except NotPackable:
             split_linears(model)  # other engines will run it
             raise
@@ -70,6 +77,8 @@ class HeadRunner:
         if self.device.type == "cuda":
             _refuse_heads(self.layers)
             self._speed_up(expected)
+        if not passed.layers:
+            remember(model, layers=tuple(map(astuple, self.layers)), logits=expected)
         model.get_output_embeddings().register_forward_pre_hook(self._before_last)
         self.kv_bytes_per_token = sum(
             shape.num_kv_heads * (shape.key_size + shape.value_size) * model.dtype.itemsize for shape in self.layers
@@ -234,7 +243,8 @@ class HeadRunner:
         replaced = _speed_up_linears(self.model) if self.model.dtype in _HALF else []
         self._cut()
         try:
-            check(self.model, expected, self.logits)
+            with STARTUP.waiting_for("check", "linear layers"):
+                check(self.model, expected, self.logits)
         except NotPackable:
             for parent, name, child in replaced:
                 setattr(parent, name, child)
@@ -242,7 +252,8 @@ class HeadRunner:
         self._compile()
         try:
             if self._compiled:
-                check(self.model, expected, self.logits)
+                with STARTUP.waiting_for("compile", ""):
+                    check(self.model, expected, self.logits)
         except NotPackable:
             self._compiled = []
 
