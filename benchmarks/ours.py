@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flowinfer.engine.base import Observer
-from flowinfer.engine.caches.pages import PAGE, PagedCache, Pages
+from flowinfer.engine.caches.pages import PAGE, Pages
 from flowinfer.engine.caches.tiles import tile_for
 from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.fusing import fused_choice
@@ -58,7 +58,7 @@ def packed_lock(models: Sequence[ShapeModel], batch: int, context: int) -> LockS
     caches = []
     for runner in runners:
         pages = Pages(batch * -(-(context + _GROWTH) // PAGE), batch, context + _GROWTH)
-        cache = PagedCache(runner.layers, pages, runner.model.dtype, runner.device)
+        cache = runner.new_cache(pages)
         for row in range(batch):
             pages.reserve(row, context + _GROWTH)
         cache.sync()

@@ -81,7 +81,7 @@ class Report:
 
     @staticmethod
     def _line(cells: list[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def ratio(value: float | Missed, base: float | Missed) -> float | Missed | None:

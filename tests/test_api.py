@@ -164,6 +164,13 @@ def test_an_empty_question_is_refused(flow: flowinfer.Flow, question: str) -> No
         list(flow.stream(question))
 
 
+def test_a_question_that_fails_is_raised(flow: flowinfer.Flow) -> None:
+    with pytest.raises(flowinfer.RunError, match="half of a surrogate pair"):
+        flow.run("1 \ud800 + 1")
+    with pytest.raises(flowinfer.RunError, match="half of a surrogate pair"):
+        list(flow.stream("1 \ud800 + 1"))
+
+
 def test_a_question_that_is_no_text_is_a_type_error(flow: flowinfer.Flow) -> None:
     with pytest.raises(TypeError, match="question must be a text, not int"):
         flow.run(3)  # type: ignore[arg-type]  # the mistake

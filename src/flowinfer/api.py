@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal, overload
 
 import networkx as nx
 
-from flowinfer.errors import UsageError, in_python_words
+from flowinfer.errors import RunError, UsageError, in_python_words
 from flowinfer.language.check import check, check_file
 from flowinfer.language.examples import located
+from flowinfer.language.options import option_text
 from flowinfer.planning import plan as plans
 from flowinfer.planning.graph import build
 from flowinfer.spec import Flow as CheckedFlow
@@ -85,39 +86,42 @@ class Flow:
 
         Raises:
             UsageError: one is empty.
+            RunError: models cannot be loaded, or a question failed.
         """
-        from flowinfer.runs.ask import ask, ask_all
-
         if isinstance(question, list | tuple):
-            return ask_all(self.flow, question, models=self._pool())
-        return ask(self.flow, question, models=self._pool())
+            from flowinfer.runs.ask import ask_all
+
+            return [_whole(answer) for answer in ask_all(self.flow, question, models=self._pool())]
+        return self._answer(question)
 
     async def arun(self, question: str) -> Answer:
         """Answer one question; what several tasks ask at once is decoded together.
 
         Raises:
             UsageError: it is empty.
+            RunError: models cannot be loaded, or the question failed.
         """
         from flowinfer.runs.ask import Answer
 
         trace = await self._called().answer(question)
-        return Answer(trace.answer, trace, tuple(filter(None, (self.flow.zoo_note,))))
+        return _whole(Answer(trace.answer, trace, tuple(filter(None, (self.flow.zoo_note,)))))
 
     def astream(self, question: str) -> AsyncIterator[str]:
         """Yield the answer to one question in pieces, as it is written: `async for piece in flow.astream(...)`."""
         return self._called().pieces(question)
 
     def stream(self, question: str) -> Iterator[str]:
-        """Yield the answer to one question in pieces, as it is written; pieces join to the whole answer."""
-        from flowinfer.runs.ask import ask
+        """Yield the answer to one question in pieces, as it is written; pieces join to the whole answer.
 
+        Raises: as `run`.
+        """
         pieces: queue.Queue[str | BaseException | None] = queue.Queue()
-        pool = self._pool()
+        self._pool()  # made here, as two threads may stream
 
         def work() -> None:
             try:
                 with in_python_words():
-                    ask(self.flow, question, on_text=pieces.put, models=pool)
+                    self._answer(question, pieces.put)
             except BaseException as error:  # handed to the reader, who sees it raised
                 pieces.put(error)
             else:
@@ -166,10 +170,9 @@ class Flow:
             DataError: the data cannot be read.
             RunError: models cannot be loaded or do not fit.
         """
-        from flowinfer.planning.plan import columns
         from flowinfer.runs.evaluation import Evaluation
         from flowinfer.runs.experiment import Request, evaluate
-        from flowinfer.tasks.base import language_note, load_questions
+        from flowinfer.tasks.base import language_note, load_for
 
         _refuse_odd(limit=limit, sample=sample, seed=seed, ids=ids, batch=batch, engine=engine)
         kept: Sequence[Record] = ()
@@ -185,17 +188,9 @@ class Flow:
             resume=None if resume is None else str(resume),
             use_cache=use_cache,
         )
-        questions = load_questions(
-            str(dataset),
-            data={str(dataset): Path(data)} if data is not None else {},
-            limit=limit,
-            sample=sample,
-            seed=seed,
-            ids=ids,
-            use_items=self.flow.zoo in ("toy", "lab"),
-            answer_index=answer_index,
-            columns=columns(self.flow),
-        )
+        chosen = {"limit": limit, "sample": sample, "seed": seed, "ids": ids, "answer_index": answer_index}
+        named = {str(dataset): Path(data)} if data is not None else {}
+        questions = load_for([self.flow], str(dataset), data=named, **chosen)
         results = evaluate(self.flow, questions, request, on_record=on_record, on_start=started, models=self._pool())
         note = language_note(self.flow, questions.questions, questions.label)
         return Evaluation(results, tuple(kept), tuple(filter(None, (self.flow.zoo_note, note))))
@@ -225,6 +220,11 @@ class Flow:
 
         return render(self.flow)
 
+    def _answer(self, question: str, on_text: Callable[[str], None] | None = None) -> Answer:
+        from flowinfer.runs.ask import ask
+
+        return _whole(ask(self.flow, question, on_text=on_text, models=self._pool()))
+
     def _called(self) -> Calls:
         from flowinfer.serving.calls import Calls
 
@@ -245,9 +245,7 @@ Pipeline = Flow
 
 
 def _texts(params: Mapping[str, object] | None) -> dict[str, str]:
-    return {
-        name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in (params or {}).items()
-    }
+    return {name: option_text(value) for name, value in (params or {}).items()}
 
 
 def _refuse_odd(*, batch: object, engine: object, ids: object, **numbers: object) -> None:
@@ -261,3 +259,14 @@ def _refuse_odd(*, batch: object, engine: object, ids: object, **numbers: object
         raise UsageError(f"batch must be 'auto' or a whole number of at least 1, not {batch!r}")
     if engine not in ("auto", "packed", "reference"):
         raise UsageError(f"engine must be 'auto', 'packed' or 'reference', not {engine!r}")
+
+
+def _whole(answer: Answer) -> Answer:
+    """Return an answer, unless its question failed.
+
+    Raises:
+        RunError: it did.
+    """
+    if answer.trace.error is not None:
+        raise RunError(answer.trace.error)
+    return answer

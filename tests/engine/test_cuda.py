@@ -23,6 +23,17 @@ FLOWS = ("Ds", "Yi -> (Qwen | Ds)", "(Qwen | Ds | Yi)", "(Qwen & Ds) -> Yi", "Qw
 CPU: Mapping[str, str] = dict.fromkeys(("Qwen", "Ds", "Yi"), "cpu")
 ONE: Mapping[str, str] = dict.fromkeys(CPU, "cuda:0")
 TWO: Mapping[str, str] = {"Qwen": "cuda:0", "Ds": "cuda:1", "Yi": "cuda:0"}
+THREE: Mapping[str, str] = {"Qwen": "cuda:2", "Ds": "cuda:1", "Yi": "cuda:0"}
+FOUR: Mapping[str, str] = {"Qwen": "cuda:3", "Ds": "cuda:2", "Yi": "cuda:1"}
+SEVERAL = [
+    pytest.param(
+        where,
+        id=f"{count} devices",
+        marks=pytest.mark.skipif(torch.cuda.device_count() < count, reason=f"fewer than {count} GPUs"),
+    )
+    for count, where in ((2, TWO), (3, THREE), (4, FOUR))
+]
+"""Placements over several devices, each skipped where there are fewer."""
 
 
 def zoo(folder: Path, devices: Mapping[str, str], dtype: str = "float32") -> str:
@@ -58,13 +69,15 @@ def test_one_device_writes_what_the_cpu_writes(flow: str, tmp_path: Path) -> Non
     assert texts(records(flow, zoo(tmp_path / "one", ONE))) == texts(records(flow, zoo(tmp_path / "cpu", CPU)))
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
 @pytest.mark.parametrize("topk", ["dense", "certified", "auto"])
-def test_heads_on_two_devices_write_what_one_device_writes(topk: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", SEVERAL)
+def test_heads_on_several_devices_write_what_one_device_writes(
+    topk: str, where: Mapping[str, str], tmp_path: Path
+) -> None:
     flow = "(Qwen | Ds | Yi)"
-    two = records(flow, zoo(tmp_path / "two", TWO), topk=topk)
-    assert texts(two) == texts(records(flow, zoo(tmp_path / "one", ONE)))
-    assert all(head.forward_seconds > 0 for record in two for head in record.trace.steps[0].heads)
+    several = records(flow, zoo(tmp_path / "several", where), topk=topk)
+    assert texts(several) == texts(records(flow, zoo(tmp_path / "one", ONE)))
+    assert all(head.forward_seconds > 0 for record in several for head in record.trace.steps[0].heads)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")

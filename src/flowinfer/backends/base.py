@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 class Loader(Protocol):
     """What an entry point of `flowinfer.backends` names: a function, or the model's class itself.
 
-    Two attributes say what it serves, before anything is loaded: `text_only = True` where it loads text models, and
-    `options`, names of the options of models and steps that it heeds; without it, all that its kind of model is given.
+    Three attributes say what it serves, before anything is loaded: `text_only = True` where it loads text models,
+    `options`, names of the options of models and steps that it heeds (without it, all that its kind of model is given),
+    and `splits = True` where it can lay a model's layers over several GPUs: then it takes one more argument by name,
+    `split`, a sequence of `flowinfer.spec.Share`, where the plan does so. Ids go to the first of these
+    devices, and its logits are there.
     """
 
     def __call__(self, spec: ModelSpec, device: str, dtype: str) -> TokenModel | TextModel:

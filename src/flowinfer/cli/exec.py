@@ -161,20 +161,11 @@ def command(
 
 
 def _load(flow: Flow, asked: Asked) -> Dataset:
-    from flowinfer.planning.plan import columns
-    from flowinfer.tasks.base import load_questions
+    from flowinfer.tasks.base import load_for
 
-    return load_questions(
-        asked.dataset,
-        data={name: Path(path) for name, path in asked.data.items()},
-        limit=asked.limit,
-        sample=asked.sample,
-        seed=asked.seed,
-        ids=asked.ids,
-        use_items=flow.zoo in ("toy", "lab"),
-        answer_index=index_base(asked.answer_index),
-        columns=columns(flow),
-    )
+    chosen = {name: getattr(asked, name) for name in ("limit", "sample", "seed", "ids")}
+    chosen |= {"data": {name: Path(path) for name, path in asked.data.items()}}
+    return load_for([flow], asked.dataset, answer_index=index_base(asked.answer_index), **chosen)
 
 
 def _request(
@@ -191,10 +182,7 @@ def _request(
         allow_cached_latency=allow_cached_latency,
         server=server,
         settings={
-            "sample": asked.sample,
-            "seed": asked.seed,
-            "limit": asked.limit,
-            "answer_index": asked.answer_index,
+            **{name: getattr(asked, name) for name in ("sample", "seed", "limit", "answer_index")},
             "zoo_why": flow.zoo_why,
             "asked": asked.model_dump(mode="json"),
         },
@@ -229,7 +217,7 @@ def _begun(
     """Return a run's path, its flow and its options; what is given beside counts, and is compared when it goes on."""
     from flowinfer.cli.asked import asked_of, chosen
     from flowinfer.language.check import check
-    from flowinfer.runs.store import find_run
+    from flowinfer.runs.finding import find_run
 
     path = find_run(resume, out)
     has_flow = file is not None or expression is not None

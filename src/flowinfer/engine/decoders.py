@@ -12,10 +12,11 @@ import torch
 
 from flowinfer.backends.base import TextModel
 from flowinfer.engine.base import Completion, Decoder, Observer, Row
-from flowinfer.engine.budget import Budget, auto_batch, budgets, free_after_loading, on_gpus_of
+from flowinfer.engine.budget import Budget, auto_batch, budgets, free_after_loading
 from flowinfer.engine.decoding import DecodingLoop, free_cached
 from flowinfer.engine.loops.choice import Engine, Loop, is_on_gpu, make_decoder
 from flowinfer.engine.loops.text_only import TextDecoder
+from flowinfer.engine.loops.watch import Watch
 from flowinfer.engine.models import ModelPool
 from flowinfer.fusion.shared import SharedVocabularyWarning
 from flowinfer.planning.plan import Plan, Step, members
@@ -98,9 +99,8 @@ class Decoders:
         """Return whether a loop can be brought on: those that decode now have left it room on its GPUs."""
         if loop.decoder is not None or self._together:
             return True
-        gpus = set(on_gpus_of(loop.plan, loop.step).values())
         decoding = [other for other in self._loops.values() if other.decoder is not None and other.num_rows]
-        busy = [other for other in decoding if gpus & set(on_gpus_of(other.plan, other.step).values())]
+        busy = [other for other in decoding if loop.gpus & other.gpus]
         if not busy:
             return True
         before, has_room = self._looked.get(loop, ((), False))
@@ -117,6 +117,11 @@ class Decoders:
         """Return what that engine has waited for the device in all; None where it does not count it."""
         waited: float | None = getattr(self._loops[name].decoder, "host_wait_seconds", None)
         return waited
+
+    def watched(self, name: str) -> Watch | None:
+        """Mark what each device of that engine does from now on; None where its steps are no device's own."""
+        watched = getattr(self._loops[name].decoder, "watched", None)
+        return watched() if watched else None
 
     def _make(self, loop: DecodingLoop) -> Decoder:
         plan, step = loop.plan, loop.step

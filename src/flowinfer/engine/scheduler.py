@@ -6,8 +6,10 @@ question to the first tensor there are three owners: the `Scheduler` knows which
 `DecodingLoop` holds the rows of all steps that decode together and survives what a row or the memory does to it, and
 its `RowStream` decodes them, a turn at a time.
 
-One thread and no locks. Loops that leave the host free (a device's, an endpoint's) are brought on as often as can be;
-of those that keep it busy one is, until it is empty, or its rows no longer fill a batch and another's do.
+One thread and no locks. Loops that leave the host free (a device's, an endpoint's) are brought on as often as can be,
+but for a later stage whose rows fill no batch while an earlier one's on the same GPU do: a step reads all weights for
+however few rows. Of loops that keep the host busy one is brought on, until it is empty, or its rows no longer fill a
+batch and another's do.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from flowinfer.engine.faults import question_fails
 from flowinfer.engine.patience import Patience
 from flowinfer.engine.waiting import OnTheWay, Turn, Waiting
 from flowinfer.engine.work import Asked, render_prompts
-from flowinfer.errors import FlowInferError, RunError
+from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.planning.merge import SharedStep
 from flowinfer.planning.plan import Step, held_models
 from flowinfer.results import StepResult
@@ -99,6 +101,7 @@ class Scheduler:
             name: decoders.loop(name, first.plan, _widest([shared.step for shared in steps if shared.loop == name]))
             for name, first in self._first.items()
         }
+        self._fed_by = _fed_by(steps)
         self._now: set[str] = set()
         """Steps that may run now."""
         self._open: dict[int, Asked] = {}
@@ -247,14 +250,24 @@ class Scheduler:
         going = [name for name, loop in self._loops.items() if loop.num_rows and self._decoders.may_begin(loop)]
         busy = [name for name in going if self._loops[name].is_busy]
         chosen = self._chosen(busy) if busy else ""
-        for name in going:
-            if name not in busy or name == chosen:
-                yield from self._bring_on(name)
-        if all(self._loops[name].is_waiting for name in going):
+        turns = [name for name in going if (name == chosen if name in busy else not self._gathers(name, going))]
+        for name in turns:
+            yield from self._bring_on(name)
+        if all(self._loops[name].is_waiting for name in turns):
             time.sleep(self._pause)
             self._pause = min(2 * self._pause, _LONG_PAUSE_SECONDS)
         else:
             self._pause = _PAUSE_SECONDS
+
+    def _gathers(self, name: str, going: Sequence[str]) -> bool:
+        """Return whether a loop waits until its rows fill a batch: those of an earlier one on one of its GPUs do.
+
+        A loop whose own rows do is never held up, so that one of them always goes on.
+        """
+        loop = self._loops[name]
+        can_begin = loop.is_full or loop.batch is None  # before it is made, nobody knows how many rows fill it
+        earlier = [] if can_begin else [self._loops[other] for other in going if other in self._fed_by[name]]
+        return any(other.is_full and other.gpus & loop.gpus for other in earlier)
 
     def _chosen(self, busy: Sequence[str]) -> str:
         """Return the loop to go on with: the one before, unless its rows fill no batch and another's do.
@@ -277,6 +290,8 @@ class Scheduler:
         problem = None
         try:
             completions = self._loops[name].turn()
+        except DeviceLost:  # whatever else were asked of it would fail too, and be blamed
+            raise
         except Exception as error:  # whatever it is, the other loops can go on; it is told with what it broke
             if self._new_patience is None and not self._serves:
                 raise
@@ -371,6 +386,16 @@ class Scheduler:
         """Let a question go that has nothing left to do in these steps, so that another can come."""
         if not any(shared in self._now for shared in asked.wanted):
             self._open.pop(id(asked), None)
+
+
+def _fed_by(steps: Sequence[SharedStep]) -> dict[str, set[str]]:
+    """Return for each loop the other loops whose rows come before its own."""
+    loop_of = {shared.id: shared.loop for shared in steps}
+    fed_by: dict[str, set[str]] = {shared.loop: set() for shared in steps}
+    for shared in steps:  # each after those that it reads
+        for read in shared.reads.values():
+            fed_by[shared.loop] |= {loop_of[read]} | fed_by[loop_of[read]]
+    return {name: others - {name} for name, others in fed_by.items()}
 
 
 def _widest(steps: Sequence[Step]) -> Step:

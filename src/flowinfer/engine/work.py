@@ -155,10 +155,9 @@ def render_prompts(
         UnicodeEncodeError: a prompt has half of a surrogate pair.
     """
     join = prompt_set(plan.prompts).join
-    choices = "\n".join(f"{letter}. {option}" for letter, option in question.choices.items())
     rendered = {}
     for member in members(step.source):
-        values = {**question.columns, "question": text, "choices": choices}
+        values = {**question.columns, "question": text, "choices": question.options}
         for field_name, step_ids in member.fields.items():
             values[field_name] = join([passed_on[step_id] for step_id in step_ids])
         rendered[member.node] = render(member.template, values)

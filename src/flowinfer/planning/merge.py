@@ -13,7 +13,8 @@ from itertools import groupby
 from typing import Any
 
 from flowinfer.planning.identity import Canonical, as_text, canonical
-from flowinfer.planning.plan import Member, Plan, Step, members, text_options
+from flowinfer.planning.plain import text_options
+from flowinfer.planning.plan import Member, Plan, Step, members
 from flowinfer.registry import backends
 
 

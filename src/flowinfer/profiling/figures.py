@@ -46,6 +46,28 @@ class HeadFigures:
 
 
 @dataclass(frozen=True)
+class DeviceStep:
+    """What one device does with the real step's time, by its own clock; the parts add up to the step."""
+
+    device: str
+    models: tuple[str, ...]
+    """Of the heads that run there."""
+    heads: Spread
+    """Their forwards."""
+    transfer: Spread
+    """Their logits on the way to where slots are chosen."""
+    fuse: Spread
+    """Choosing slots, where that is done here."""
+    wait: Spread
+    """For other devices, or for the host."""
+
+    @property
+    def seconds(self) -> float:
+        """Mean of the step."""
+        return self.heads.mean + self.transfer.mean + self.fuse.mean + self.wait.mean
+
+
+@dataclass(frozen=True)
 class WholeFigures:
     """The same step in the real decoder."""
 
@@ -61,6 +83,8 @@ class WholeFigures:
     """What the host waited for the device, per step; None where the engine does not count it."""
     drafted: int
     accepted: int
+    devices: tuple[DeviceStep, ...] = ()
+    """Where whole steps run on devices."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +105,8 @@ class StepFigures:
     fusers: tuple[str, ...]
     host_fusers: tuple[str, ...]
     """Those of them that work on the host, token by token."""
+    fuse_device: str
+    """Where distributions are fused."""
     append: Spread
     """Turning the emitted tokens into every head's own ids, on the host."""
     host_wait: Spread

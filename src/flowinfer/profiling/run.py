@@ -11,7 +11,7 @@ import torch
 from flowinfer.backends.base import TextModel, TokenModel, network_of
 from flowinfer.engine.base import Row
 from flowinfer.engine.decoders import Decoders
-from flowinfer.engine.loops.mixing import runs_on_host
+from flowinfer.engine.loops.mixing import fusing_device, runs_on_host
 from flowinfer.engine.work import render_prompts
 from flowinfer.errors import MemoryShort
 from flowinfer.machine import this_machine
@@ -133,7 +133,7 @@ class _Profiler:
             return _without_parts(short, len(rows), whole.figures)
         self._spans += parts.recorder.spans
         found_heads = self._heads(short, models, parts, len(rows) * parts.context)
-        return self._figures(short, found_heads, parts.recorder, len(rows), parts.context, whole.figures)
+        return self._figures(short, found_heads, models, parts.recorder, len(rows), parts.context, whole.figures)
 
     def _heads(self, step: Step, models: Sequence[TokenModel], parts: Parts, num_ids: float) -> list[HeadFigures]:
         recorder = parts.recorder
@@ -161,6 +161,7 @@ class _Profiler:
         self,
         step: Step,
         heads: Sequence[HeadFigures],
+        models: Sequence[TokenModel],
         recorder: Recorder,
         batch: int,
         context: float,
@@ -178,6 +179,7 @@ class _Profiler:
             fuse_share=fuse.mean / parts.mean,
             fusers=used,
             host_fusers=tuple(name for name in used if runs_on_host(name)),
+            fuse_device=str(fusing_device(models)),
             append=Spread.of(recorder.by_step("append")),
             host_wait=Spread.of(recorder.waits()),
             parts=parts,
@@ -225,7 +227,7 @@ def _without_parts(step: Step, batch: int, whole: WholeFigures) -> StepFigures:
     """Return the figures of an endpoint's step, of which no parts can be seen."""
     none = Spread.of([])
     return StepFigures(
-        *(step.id, step.title, batch, step.decoding.max_tokens, 0.0, (), none, 0.0, (), ()),
+        *(step.id, step.title, batch, step.decoding.max_tokens, 0.0, (), none, 0.0, (), (), ""),
         *(none, none, none, "", None, whole),
     )
 

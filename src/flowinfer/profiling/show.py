@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
 from flowinfer.output.console import PlainConsole
-from flowinfer.profiling.figures import HeadFigures, Profile, Spread, StepFigures
+from flowinfer.profiling.figures import DeviceStep, HeadFigures, Profile, Spread, StepFigures
 
 
 def print_profile(profile: Profile, console: PlainConsole | None = None) -> None:
@@ -19,6 +21,8 @@ def print_profile(profile: Profile, console: PlainConsole | None = None) -> None
             console.print(_parts(step))
         for line in lines(step):
             console.print(f"  {line}")
+        if step.whole.devices:
+            console.print(_devices(step.whole.devices))
         console.print()
     for note in profile.notes:
         console.print(f"note: {note}")
@@ -71,9 +75,23 @@ def _parts(step: StepFigures) -> Table:
     for head in step.heads:
         _row(table, f"transfer {head.model}", _way(head, step), head.transfer, step)
     fuse = f"fuse {', '.join(step.fusers)}" if step.fusers else "choose"
-    _row(table, fuse, "host" if step.host_fusers else step.heads[0].device, step.fuse, step)
+    _row(table, fuse, "host" if step.host_fusers else step.fuse_device, step.fuse, step)
     _row(table, "ids of every head", "host", step.append, step)
     _row(table, "sum of parts", "", step.parts, step)
+    return table
+
+
+def _devices(devices: Sequence[DeviceStep]) -> Table:
+    """Return what each device does with the real step."""
+    table = Table()
+    for name in ("real step on", "heads"):
+        table.add_column(name, no_wrap=True)
+    for name in ("heads ms", "transfer ms", "fuse ms", "wait ms", "step ms"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in devices:
+        parts = (one.heads, one.transfer, one.fuse, one.wait)
+        cells = [f"{_ms(part.mean)} ± {_ms(part.deviation)}" for part in parts]
+        table.add_row(one.device, ", ".join(one.models), *cells, _ms(one.seconds))
     return table
 
 
@@ -84,7 +102,7 @@ def _row(table: Table, name: str, device: str, spread: Spread, step: StepFigures
 
 
 def _way(head: HeadFigures, step: StepFigures) -> str:
-    target = step.heads[0].device
+    target = step.fuse_device
     return head.device if head.device == target else f"{head.device} to {target}"
 
 

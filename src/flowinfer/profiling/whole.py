@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.decoders import Decoders
 from flowinfer.errors import RunError
-from flowinfer.planning.plan import Plan, Step
-from flowinfer.profiling.figures import WholeFigures
+from flowinfer.planning.plan import Plan, Step, members
+from flowinfer.profiling.figures import DeviceStep, Spread, WholeFigures
+from flowinfer.profiling.parts import WARM_UPS
 
 
 @dataclass
@@ -80,7 +81,27 @@ def decode_whole(decoders: Decoders, ticks: Ticks, plan: Plan, step: Step, rows:
         drafted=sum(getattr(result, "drafted_tokens", 0) for result in results),
         accepted=sum(getattr(result, "accepted_tokens", 0) for result in results),
     )
-    return Decoded(completions, figures)
+    return Decoded(completions, replace(figures, devices=_watch(decoders, plan, step, rows)))
+
+
+def _watch(decoders: Decoders, plan: Plan, step: Step, rows: Sequence[Row]) -> tuple[DeviceStep, ...]:
+    """Decode rows twice more and mark what each device does the second time; nothing where the host drives steps."""
+    watch = decoders.watched(step.id)
+    if watch is None:
+        return ()
+    for _ in range(2):  # the first time graphs may be recorded that the marks ask for
+        watch.forget()
+        for _ in decoders.decode(step.id, plan, step, rows):
+            pass
+    models = [member.model for member in members(step.source)]
+    return tuple(
+        DeviceStep(
+            own.device,
+            tuple(models[k] for k in own.heads),
+            *(Spread.of([one[part] for one in own.steps]) for part in ("heads", "transfer", "fuse", "wait")),
+        )
+        for own in watch.devices(skip=WARM_UPS)
+    )
 
 
 def token_rate(ticks: Ticks) -> float | None:

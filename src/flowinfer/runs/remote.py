@@ -13,7 +13,8 @@ import httpx
 from pydantic import ValidationError
 
 from flowinfer.errors import RunError, UsageError
-from flowinfer.planning.plan import Plan, fingerprint
+from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import Plan
 from flowinfer.results import Question, Trace
 
 _MOST_AT_ONCE = 32

@@ -11,8 +11,8 @@ from typing import Any, Literal, Never, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flowinfer.backends.base import Turn
-from flowinfer.language.options import did_you_mean
-from flowinfer.planning.plan import fingerprint
+from flowinfer.language.nearness import did_you_mean
+from flowinfer.planning.plain import fingerprint
 from flowinfer.results import Question
 from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.problems import Problem, unsupported

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from flowinfer.engine.base import Alternative, TokenEvent
-from flowinfer.planning.plan import fingerprint, members
+from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import members
 from flowinfer.results import FinishReason, Trace
 from flowinfer.serving.flows import ServedFlow
 from flowinfer.serving.telling import Piece

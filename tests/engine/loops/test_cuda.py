@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
+from flowinfer.engine.loops import ways
 from flowinfer.language.check import check
 from flowinfer.results import Record
 from flowinfer.runs.experiment import Request, evaluate
 from flowinfer.tasks.base import load_questions
-from tests.engine.test_cuda import ONE, TWO, texts, zoo
+from tests.engine.test_cuda import ONE, SEVERAL, TWO, texts, zoo
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,11 +54,36 @@ def test_packed_steps_write_the_reference_engines_texts(settings: dict[str, str]
         assert texts(records(S2P, here, "auto", batch, **settings)) == expected
 
 
+@pytest.mark.parametrize("where", SEVERAL)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"speculate": "off"},
+        {"speculate": "off", "temperature": "0.8", "top_p": "0.9"},
+        {"fuse": "geometric"},
+        {"fuse": "sharpen"},
+        {"context": "canonical"},
+        {"strict": "true"},
+        {"lstrip_first": "true"},
+        {"speculate": "upstream"},
+    ],
+    ids=str,
+)
+def test_heads_on_several_devices_write_the_same(
+    settings: dict[str, str], where: Mapping[str, str], tmp_path: Path
+) -> None:
+    """Whole steps where they can be, else rounds over packed sessions of every device."""
+    expected = texts(records(S2P, zoo(tmp_path / "one", ONE), "reference", "auto", **settings))
+    for batch in (4, "auto"):
+        assert texts(records(S2P, zoo(tmp_path / str(batch), where), "auto", batch, **settings)) == expected
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
-@pytest.mark.parametrize("speculate", ["off", "upstream"])
-def test_packed_sessions_on_two_devices_write_the_same(speculate: str, tmp_path: Path) -> None:
-    expected = texts(records(S2P, zoo(tmp_path / "one", ONE), "reference", "auto"))
-    assert texts(records(S2P, zoo(tmp_path / "two", TWO), "auto", 4, speculate=speculate)) == expected
+def test_devices_that_cannot_reach_each_other_write_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What their heads exchange goes through the host's memory."""
+    expected = texts(records(S2P, zoo(tmp_path / "one", ONE), "auto", "auto", speculate="off"))
+    monkeypatch.setattr(ways, "reach_each_other", lambda one, other: one == other)
+    assert texts(records(S2P, zoo(tmp_path / "two", TWO), "auto", "auto", speculate="off")) == expected
 
 
 def test_rows_that_begin_alike_are_read_once(tmp_path: Path) -> None:

@@ -40,16 +40,23 @@ def rows_of(plan: Plan, texts: Sequence[str]) -> list[Row]:
 
 
 def packed_decoder(
-    plan: Plan, models: Models, *, batch: int, num_pages: int = 40, observer: Observer | None = None
+    plan: Plan,
+    models: Models,
+    *,
+    batch: int,
+    num_pages: int = 40,
+    observer: Observer | None = None,
+    placement: Sequence[int] | None = None,
+    runners: Sequence[HeadRunner] = (),
 ) -> PackedDecoder:
-    """Return the packed decoder of a plan's step, on the CPU."""
+    """Return the packed decoder of a plan's step; a CPU stands in for several devices where heads are placed apart."""
     step = plan.steps[0]
     own = [models[one.model] for one in members(step.source)]
     heads = Heads(step, own, observer=observer or Observer())
-    runners = [runner_of(model.transformers_model) for model in own]
+    runners = runners or [runner_of(model.transformers_model) for model in own]  # type: ignore[misc]
     assert all(isinstance(runner, HeadRunner) for runner in runners)
     choose = fused_choice(heads.mixer, batch, torch.float32)
-    return PackedDecoder(heads, runners, choose, batch=batch, num_pages=[num_pages] * len(own))  # type: ignore[arg-type]
+    return PackedDecoder(heads, runners, choose, batch=batch, num_pages=[num_pages] * len(own), placement=placement)  # type: ignore[arg-type]
 
 
 def reference(plan: Plan, models: Models, texts: Sequence[str] = TEXTS) -> dict[str, StepResult]:

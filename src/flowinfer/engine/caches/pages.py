@@ -5,7 +5,7 @@ Rows that begin with the same ids (a template, few-shot examples) share the page
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -127,18 +127,32 @@ class PagedCache:
         pages: who holds which.
         dtype: of keys and values.
         device: a CUDA device.
+        first: the number of the first of these layers.
     """
 
-    def __init__(self, shapes: Sequence[LayerShape], pages: Pages, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        shapes: Sequence[LayerShape],
+        pages: Pages,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        first: int = 0,
+    ) -> None:
         self.pages = pages
         self.table = torch.zeros_like(pages.table, device=device)
-        self._layers = [
-            (
+        self._layers = {
+            layer: (
                 torch.zeros(pages.num_pages, shape.num_kv_heads, PAGE, shape.key_size, dtype=dtype, device=device),
                 torch.zeros(pages.num_pages, shape.num_kv_heads, PAGE, shape.value_size, dtype=dtype, device=device),
             )
-            for shape in shapes
-        ]
+            for layer, shape in enumerate(shapes, first)
+        }
+
+    @property
+    def parts(self) -> Sequence[PagedCache]:
+        """Return it as the only link of a chain."""
+        return (self,)
 
     def at(self, rows: Tensor, positions: Tensor, splits: int) -> PackedCache:
         """Return what a forward attends through whose tokens lie there.
@@ -153,23 +167,70 @@ class PagedCache:
     def sync(self) -> None:
         """Bring the table of pages up to date on the device, in the current stream."""
         if self.pages.is_changed:
-            now = torch.empty(self.pages.table.shape, dtype=torch.int32, pin_memory=self.table.is_cuda)
-            now.copy_(self.pages.table)  # what the host changes later must not reach a copy that is still queued
-            self.table.copy_(now, non_blocking=True)
+            self.upload()
+            self.pages.is_changed = False
+
+    def upload(self) -> None:
+        """Bring the table of pages to the device."""
+        now = torch.empty(self.pages.table.shape, dtype=torch.int32, pin_memory=self.table.is_cuda)
+        now.copy_(self.pages.table)  # what the host changes later must not reach a copy that is still queued
+        self.table.copy_(now, non_blocking=True)
+
+    def fill_with_noise(self) -> None:
+        """Fill all pages with small random numbers, for measurements."""
+        for states in self._layers.values():
+            for one in states:
+                one.normal_(0.0, 0.1)
+
+
+class ChainedCache:
+    """Keys and values of a head whose layers lie on several devices: a row's pages have the same numbers on all.
+
+    Args:
+        parts: one of each link of its chain, over the same `Pages`.
+    """
+
+    def __init__(self, parts: Sequence[PagedCache]) -> None:
+        self.parts = tuple(parts)
+        self.pages = parts[0].pages
+
+    def at(self, rows: Tensor, positions: Tensor, splits: int) -> PackedCache:
+        """Return what a forward through the whole chain attends through; arguments as of `PagedCache.at`."""
+        return ChainedForward([part.at(_on(part, rows), _on(part, positions), splits) for part in self.parts])
+
+    def sync(self) -> None:
+        """Bring the tables of pages up to date, in every device's current stream."""
+        if self.pages.is_changed:
+            for part in self.parts:
+                part.upload()
             self.pages.is_changed = False
 
     def fill_with_noise(self) -> None:
         """Fill all pages with small random numbers, for measurements."""
-        for states in self._layers:
-            for one in states:
-                one.normal_(0.0, 0.1)
+        for part in self.parts:
+            part.fill_with_noise()
+
+
+def _on(part: PagedCache, states: Tensor) -> Tensor:
+    return states.to(part.table.device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class ChainedForward:
+    """One forward's tokens in the caches of a chain; each link attends through its own."""
+
+    parts: Sequence[PackedCache]
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, attention: Attention) -> Tensor:
+        """Refuse: only a link's own part knows its layers."""
+        raise AssertionError("a link attends through its own part")
 
 
 @dataclass(frozen=True)
 class _PagedForward:
     """One forward's tokens in a paged cache; a `PackedCache`."""
 
-    layers: Sequence[tuple[Tensor, Tensor]]
+    layers: Mapping[int, tuple[Tensor, Tensor]]
     table: Tensor
     rows: Tensor
     positions: Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flowinfer.engine.caches.pages import PagedCache, PagesShort
+from flowinfer.engine.caches.pages import ChainedCache, PagedCache, PagesShort
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.lockstep import LockStep
 from flowinfer.engine.loops.outcome import Outcome
@@ -43,7 +43,7 @@ class Batch:
         lock: the device's side.
     """
 
-    def __init__(self, heads: Heads, caches: Sequence[PagedCache], lock: LockStep) -> None:
+    def __init__(self, heads: Heads, caches: Sequence[PagedCache | ChainedCache], lock: LockStep) -> None:
         self._models, self._caches, self._lock = heads.models, caches, lock
         self.rows: list[BatchRow | None] = [None] * lock.rows
         """Who has which index."""
@@ -126,7 +126,7 @@ class Batch:
 
     def _room(self, k: int, length: int, steps: int) -> int:
         """Return the ids of a head that pages must hold for a row of so many to run on for some steps."""
-        return min(length + steps * self._lock.tables[k].most, self._models[k].max_positions)
+        return min(length + steps * self._lock.tables.most[k], self._models[k].max_positions)
 
     def _width(self, used: int) -> int:
         rows = len(self.rows)

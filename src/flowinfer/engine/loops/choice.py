@@ -72,8 +72,7 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
         made = packed_decoder(heads, loop.batch, loop.budget)
         if not isinstance(made, str):
             return made
-    several = len({model.device for model in loop.models}) > 1
-    runners = "its heads are on several devices" if several else runners_of(loop.models)
+    runners = runners_of(loop.models)
     if isinstance(runners, str):
         if on_gpu or engine == "packed":
             loop.observer.notice(f"step {step.id} {step.title} runs on its models' own sessions: {runners}")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
-from flowinfer.engine.caches.pages import PAGE, PagedCache, Pages
+from flowinfer.engine.caches.pages import PAGE, ChainedCache, PagedCache, Pages
 from flowinfer.engine.loops.fusing import FusedChoice, TorchChoice
 from flowinfer.engine.loops.heads import Heads
-from flowinfer.engine.loops.lockstep import LockStep
-from flowinfer.engine.loops.stream import PackedStream, on_side
+from flowinfer.engine.loops.lockstep import LockStep, Placement
+from flowinfer.engine.loops.prompts import PromptReader
+from flowinfer.engine.loops.side import Side
+from flowinfer.engine.loops.stream import PackedStream
+from flowinfer.engine.loops.watch import Watch
 from flowinfer.engine.network.runner import HeadRunner
 
 
 class PackedDecoder:
-    """Decode one step's rows on one device; a `Decoder`.
+    """Decode one step's rows on one device or several; a `Decoder`.
 
     On a GPU all its work is queued on a CUDA stream of its own, so that the loops of several steps overlap.
 
@@ -25,6 +26,7 @@ class PackedDecoder:
         choose: how a step's logits become slots.
         batch: most rows at once.
         num_pages: pages of keys and values of each head.
+        placement: where heads run; each device is a place if not given.
     """
 
     keeps_host_busy = False
@@ -37,26 +39,28 @@ class PackedDecoder:
         *,
         batch: int,
         num_pages: Sequence[int],
+        placement: Placement | None = None,
     ) -> None:
-        self._heads, self._runners = heads, tuple(runners)
-        device = runners[0].device
-        is_gpu = device.type == "cuda"
-        self._side = torch.cuda.Stream(device) if is_gpu else None  # type: ignore[no-untyped-call]  # untyped in torch
-        if self._side is not None:
-            self._side.wait_stream(torch.cuda.current_stream(device))  # weights and tables are made there
-        with on_side(self._side):
-            self._caches = []
+        self._heads = heads
+        self._side = Side(device for runner in runners for device in runner.page_bytes())
+        self._side.follow()  # weights and tables are made there
+        with self._side.on():
+            self._caches: list[PagedCache | ChainedCache] = []
             for runner, model, count in zip(runners, heads.models, num_pages, strict=True):
                 pages = Pages(count, batch, min(model.max_positions, count * PAGE))
-                self._caches.append(PagedCache(runner.layers, pages, runner.model.dtype, runner.device))
+                self._caches.append(runner.new_cache(pages))
+            self._readers = [PromptReader(*pair) for pair in zip(runners, self._caches, strict=True)]
             limits = [model.max_positions for model in heads.models]
-            self._lock = LockStep(runners, self._caches, heads.vocabulary, limits, choose, batch)
-        if self._side is not None:
-            torch.cuda.current_stream(device).wait_stream(self._side)  # tables of the vocabulary serve other steps too
+            self._lock = LockStep(runners, self._caches, heads.vocabulary, limits, choose, batch, placement)
+        self._side.lead()  # tables of the vocabulary serve other steps too
 
     def stream(self) -> PackedStream:
         """Return a new run; the one before must be closed."""
-        return PackedStream(self._heads, self._runners, self._caches, self._lock, self._side)
+        return PackedStream(self._heads, self._readers, self._caches, self._lock, self._side)
+
+    def watched(self) -> Watch:
+        """Mark what its devices do from now on, and return where."""
+        return self._lock.watched()
 
     @property
     def num_steps(self) -> int:

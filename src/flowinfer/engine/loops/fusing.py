@@ -83,6 +83,10 @@ class FusedChoice:
         self._values, self._leads = torch.empty(2, rows, device=device)
         self._told = torch.empty(2, len(heads), rows, device=device)
 
+    def buffer(self, head: int, logits: Tensor) -> Tensor:
+        """Return where a head's logits (B, V_k) can be put that are elsewhere; the next call takes them there."""
+        return self._views[head][: len(logits)]
+
     def __call__(
         self,
         logits: Sequence[Tensor],
@@ -104,7 +108,8 @@ class FusedChoice:
         device, rows = self._flat.device, states.shape[0]
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             for view, own in zip(self._views, logits, strict=True):
-                view[:rows].copy_(own)
+                if own.data_ptr() != view.data_ptr():  # else it came into its buffer
+                    view[:rows].copy_(own)
             mixed = self._choose(states.contiguous(), draws, keeps=num_tops > 0)
             slots, values = self._slots[:rows], self._values[:rows]
             if draws is not None and draws.has_nucleus:  # a sort, and so torch's; the kernels' sums
@@ -209,11 +214,19 @@ class TorchChoice:
     """The same by tensor operations: for every device and fuser.
 
     Args:
-        mixer: its heads are on one device, and none joins its first token to a space.
+        mixer: none of its heads joins its first token to a space.
     """
 
     def __init__(self, mixer: Mixer) -> None:
         self._mixer = mixer
+        self._buffers: dict[tuple[int, int], Tensor] = {}
+
+    def buffer(self, head: int, logits: Tensor) -> Tensor:
+        """Return where a head's logits (B, V_k) can be put that are elsewhere."""
+        key = (head, len(logits))
+        if key not in self._buffers:
+            self._buffers[key] = torch.empty_like(logits, device=self._mixer.device)
+        return self._buffers[key]
 
     def __call__(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -93,7 +92,7 @@ class Heads:
             session.remove(handles)
         prefix = Prefixes()
         prefix.add(row, [row.utf8_state])
-        return replace(self.decide(logits, prefix)[0], lead=decision.lead)
+        return self.decide(logits, prefix)[0]._replace(lead=decision.lead)
 
     def emit(self, row: LiveRow, decision: Decision) -> None:
         """Count what a row has decided, tell the observer of it, and take it into the row's text."""

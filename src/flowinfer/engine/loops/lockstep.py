@@ -1,49 +1,42 @@
-"""One decoding step of K heads and R rows, whole on the device: feed, fuse, choose, commit; a CUDA graph of it.
+"""One decoding step of K heads and R rows, whole on the devices: feed, fuse, choose, commit; as CUDA graphs.
 
 Nothing in a step is decided on the host. A row's state is a handful of numbers: for each head, how many ids are in its
 keys and values, and which ids are waiting to be fed. A chosen slot becomes, by a table, each head's own ids for it, and
 these wait; a row is ready to choose again when no head has ids of it waiting. All shapes are fixed: T flat tokens per
 head, whichever rows they belong to.
+
+On one device a step is one graph. On several it is one for each device's heads and one for the choice, queued by one
+thread in this order: all heads; the logits' way to where slots are chosen; the choice; the slots' way back. Slots are
+chosen where heads take longest, so that the longest way is none: what comes from elsewhere has come by then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from flowinfer.engine.caches.kernels import splits_for
-from flowinfer.engine.caches.pages import PagedCache
+from flowinfer.engine.caches.pages import ChainedCache, PagedCache
 from flowinfer.engine.loops.fusing import FusedChoice, TorchChoice
+from flowinfer.engine.loops.graphs import Graphs
 from flowinfer.engine.loops.outcome import MOST_TOPS, Outcome, Ring
-from flowinfer.engine.loops.states import RowStates
+from flowinfer.engine.loops.place import Link, Place
+from flowinfer.engine.loops.states import RowStates, exchange
+from flowinfer.engine.loops.tables import IdTables
+from flowinfer.engine.loops.watch import Mark, Watch
+from flowinfer.engine.loops.ways import Way
 from flowinfer.engine.network.runner import HeadRunner
 from flowinfer.fusion.shared import SharedVocabulary
 from flowinfer.fusion.utf8 import BOUNDARY
 from flowinfer.spec import Decoding
 
-
-class IdTable:
-    """Each head's own ids for every slot, on the device: slot -> a stretch of one flat list.
-
-    The list goes on with every id by itself, so that a prompt's last id can wait like a slot's.
-    """
-
-    def __init__(self, vocabulary: SharedVocabulary, head: int, num_columns: int, device: torch.device) -> None:
-        counts, ids = vocabulary.all_ids(head)
-        firsts = np.concatenate([[0], counts.cumsum()])
-        self.first = torch.from_numpy(firsts).to(device)
-        self.count = torch.from_numpy(np.append(counts, 0)).to(device)  # the end slot feeds nothing
-        self.ids = torch.from_numpy(np.concatenate([ids, np.arange(num_columns)])).to(device)
-        self.singles = len(ids)
-        """Where the list of single ids begins."""
-        self.most = max(1, int(counts.max(initial=1)))
+Placement = Sequence[int]
+"""The number of the place of each head, or of each link of a head whose layers lie on several devices."""
 
 
 @dataclass(frozen=True)
@@ -63,49 +56,60 @@ class StepForm:
 
 
 class LockStep:
-    """The device's side of one decoding loop.
+    """The devices' side of one decoding loop.
 
     Args:
-        runners: the heads, all on one device.
+        runners: the heads.
         caches: their keys and values.
-        vocabulary: shared by them.
+        vocabulary: shared by them, on the device where slots are chosen: one of theirs.
         max_positions: most ids of a row, by head.
-        choose: from logits to slots; runs inside the graph.
+        choose: from logits to slots; runs inside a graph.
         rows: R.
+        placement: where heads run; each device is a place if not given.
     """
 
     def __init__(
         self,
         runners: Sequence[HeadRunner],
-        caches: Sequence[PagedCache],
+        caches: Sequence[PagedCache | ChainedCache],
         vocabulary: SharedVocabulary,
         max_positions: Sequence[int],
         choose: FusedChoice | TorchChoice,
         rows: int,
+        placement: Placement | None = None,
     ) -> None:
-        self._runners, self._caches, self._choose = tuple(runners), tuple(caches), choose
-        self.device = runners[0].device
-        self.rows = rows
-        heads = len(runners)
-        self.tables = [IdTable(vocabulary, k, vocabulary.heads[k].num_columns, self.device) for k in range(heads)]
-        self._firsts = torch.stack([table.first for table in self.tables])  # (K, V)
-        self._counts = torch.stack([table.count for table in self.tables])  # (K, V)
+        self._choose, self.rows, self.tables = choose, rows, IdTables.of(vocabulary)
+        links = [link for k, runner in enumerate(runners) for link in _links(k, runner, caches[k])]
+        where: Sequence[Hashable] = placement or [link.device for link in links]
+        grouped = [[link for link, own in zip(links, where, strict=True) if own == one] for one in dict.fromkeys(where)]
+        self.places = [Place(own, len(runners), self.tables, rows) for own in grouped]
+        """Each device with its heads."""
+        self._turns = max(link.turn for link in links) + 1
+        self._place_of = {(link.head, link.turn): place for place in self.places for link in place.links}
+        here = [place for place in self.places if place.device == vocabulary.device]
+        self._fusing = max(here, key=lambda place: place.weight_bytes)
+        self._others = [place for place in self.places if place is not self._fusing]
+        self.device = self._fusing.device
         self._eos_slot = vocabulary.eos_slot
         self._next_utf8 = vocabulary.guard.table(self.device)  # (8, V)
         self._max_positions = torch.tensor(max_positions, device=self.device)[:, None]  # (K, 1)
-        self.states = RowStates(heads, rows, self.device)
-        self._ring = Ring(heads, rows, self.device)
-        self._hidden: list[Tensor | None] = [None] * heads
-        """K of (R, D): each row's last hidden state, for steps in which it feeds nothing."""
+        self.states = RowStates(rows, self.device)
+        self._ring = Ring(len(runners), rows, self.device)
+        self._outbox = torch.full((rows,), -1, dtype=torch.int64, device=self.device)
+        """(R,): the slots that rows go on with, for the other places; -1 = none."""
+        self._ways: dict[tuple[Place, Place], Way] = {}
+        self._beside = torch.cuda.Stream(self.device) if self._others and self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        """Where the fusing device queues what comes and goes, so that neither waits for its own heads."""
+        self.watch: Watch | None = None
+        """Marks what devices do, where somebody asks; the choice then has a graph of its own on one device too."""
         self.num_steps = 0
-        """Steps that were given to the device."""
+        """Steps that were given to the devices."""
         self.host_wait_seconds = 0.0
         """Time that the host has waited for them."""
         self.num_waits = 0
-        self._streams = self._make_streams()
-        self._side = self._side_stream()
-        self._graphs: dict[StepForm, torch.cuda.CUDAGraph] = {}
-        self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+        self._graphs = {place: Graphs(place.device, place.changed, place.rest) for place in self._others}
+        changed = [*self._fusing.changed, *self.states.tensors, *self._ring.tensors, self._outbox]
+        self._graphs[self._fusing] = Graphs(self.device, changed, self._rest)
 
     def start(
         self,
@@ -129,75 +133,104 @@ class LockStep:
             count: tokens emitted before.
             utf8: state of its text.
         """
-        firsts = [table.singles + last for table, last in zip(self.tables, last_ids, strict=True)]
-        self.states.start(index, lengths, firsts, decoding, key=key, count=count, utf8=utf8)
+        for place in self.places:
+            place.start(index, lengths, last_ids)
+        self.states.start(index, decoding, key=key, count=count, utf8=utf8)
 
     def stop(self, index: int) -> None:
         """End a row from the host."""
+        for place in self.places:
+            place.stop(index)
         self.states.stop(index)
 
     @torch.inference_mode()
     def exchange(self, one: int, other: int) -> None:
         """Exchange two rows."""
-        self.states.exchange(one, other)
-        both = torch.tensor([one, other], device=self.device)
-        for hidden in self._hidden:
-            if hidden is not None:
-                hidden[both] = hidden[both.flip(0)]
+        for place in self.places:
+            place.exchange(one, other)
+        exchange(self.states.tensors, one, other)
 
+    @torch.inference_mode()
     def run(self, form: StepForm) -> None:
-        """Run one step, as a graph on a GPU."""
+        """Queue one step on every device's current stream."""
         self.num_steps += 1
-        if self.device.type != "cuda":
-            return self.step(form)
-        if form not in self._graphs:
-            self._graphs[form] = self._capture(form)
-        return self._graphs[form].replay()
+        if not self._others and self._turns == 1 and self.watch is None:
+            self._graphs[self._fusing].run(form, partial(self._whole, form))
+            return
+        # 1. all heads, before anything is moved: a copy would keep one device waiting for another
+        logits: dict[int, Tensor] = {}
+        for turn in range(self._turns):
+            logits |= self._feed_all(form, turn)
+        # 2. the logits' way to where slots are chosen
+        with self._aside():
+            for place in self._others:
+                for link in place.links:
+                    if link.is_last:
+                        came = self._choose.buffer(link.head, logits[link.head])
+                        self._send(logits[link.head], came, place, self._fusing)
+                        logits[link.head] = came
+                self._mark(place, "sent")
+        if self._beside is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._beside)
+        # 3. the choice
+        in_order = [logits[k] for k in range(len(logits))]
+        self._mark(self._fusing, "came")
+        self._graphs[self._fusing].run(("fuse", form), partial(self._fuse, form, in_order))
+        self._mark(self._fusing, "chosen")
+        # 4. the slots' way back
+        if self._beside is not None:
+            self._beside.wait_stream(torch.cuda.current_stream(self.device))
+        with self._aside():
+            for place in self._others:
+                self._send(self._outbox[: form.rows], place.inbox[: form.rows], self._fusing, place)
+
+    def watched(self) -> Watch:
+        """Mark what devices do from now on, and return where."""
+        self.watch = Watch([(place.device, place.heads) for place in self.places])
+        return self.watch
 
     def last_outcome(self, count: int, form: StepForm) -> Outcome:
         """Queue the way to the host of what the last steps, all of a form, emitted."""
         return self._ring.last(self.num_steps, count, is_told=form.is_told, has_tops=form.has_tops)
 
-    @torch.inference_mode()
-    def step(self, form: StepForm) -> None:
-        """Run one step, kernel by kernel."""
-        logits = []
-        for k in range(len(self._runners)):
-            with self._on_stream(k):
-                logits.append(self._feed(k, form.rows, form.tile))  # (rows, V_k)
-        self._join()
-        self._commit(form, logits)
+    def _whole(self, form: StepForm) -> None:
+        """Do a step in which all is on one device."""
+        self._fuse(form, self._fusing.feed(form.rows, form.tile))
 
-    def _feed(self, k: int, rows: int, tile: int) -> Tensor:
-        """Feed a head as many waiting ids as T allows; return the logits of each row's last id, (rows, V_k)."""
-        table, runner, cache, states = self.tables[k], self._runners[k], self._caches[k], self.states
-        length, first, waiting = states.length[k, :rows], states.first[k, :rows], states.waiting[k, :rows]
-        # 1. how many ids of each row are taken, in the order of rows until T are
-        ends = waiting.cumsum(0).clamp_max(tile)  # (rows,)
-        starts = torch.nn.functional.pad(ends[:-1], (1, 0))
-        taken = ends - starts
-        # 2. which row and which of its ids every flat token is
-        flat = torch.arange(tile, device=self.device)  # (T,)
-        row = torch.searchsorted(ends, flat, right=True)  # (rows,), (T,) -> (T,): `rows` where there is nothing to feed
-        is_real = row < rows
-        row = row.clamp_max(rows - 1)
-        offset = flat - starts[row]
-        ids = table.ids[(first[row] + offset) * is_real] * is_real
-        positions = (length[row] + offset) * is_real
-        # 3. the forward, up to each row's last token
-        placed = cache.at(torch.where(is_real, row, -1), positions, splits_for(tile))
-        keep = partial(self._keep_hidden, k, fed=taken > 0)
-        logits = runner.logits(ids, positions, (ends - 1).clamp_min(0), placed, keep)  # (T,) -> (rows, V_k)
-        # 4. what was taken waits no more
-        length += taken
-        first += taken
-        waiting -= taken
+    def _feed_all(self, form: StepForm, turn: int) -> dict[int, Tensor]:
+        """Queue what all places run in a turn, then the ways of what is halfway; return the logits that are made."""
+        logits, halfway = dict[int, Tensor](), list[tuple[Place, Link, Tensor]]()
+        for place in self.places:
+            links = place.of_turn(turn)
+            if links:
+                has_inbox = place is not self._fusing
+                feed = partial(place.feed, form.rows, form.tile, turn, has_inbox=has_inbox)
+                self._mark(place, "begin" if turn == min(link.turn for link in place.links) else "back")
+                made = self._graphs[place].run(("feed", turn, form.rows, form.tile), feed)
+                self._mark(place, "fed")
+                for link, own in zip(links, made, strict=True):
+                    if link.is_last:
+                        logits[link.head] = own
+                    else:
+                        halfway.append((place, link, own))
+        for place, link, states in halfway:
+            following = self._place_of[link.head, turn + 1]
+            self._send(states, following.halfway(link.head, turn + 1, states), place, following)
         return logits
 
-    def _commit(self, form: StepForm, logits: Sequence[Tensor]) -> None:
-        """Choose a slot for every row that has nothing waiting, and let its ids wait."""
-        states, rows = self.states, form.rows
-        length, first, waiting = states.length[:, :rows], states.first[:, :rows], states.waiting[:, :rows]
+    def _send(self, states: Tensor, to: Tensor, source: Place, target: Place) -> None:
+        if (source, target) not in self._ways:
+            self._ways[source, target] = Way(source.device, target.device)
+        self._ways[source, target].send(states, to)
+
+    def _fuse(self, form: StepForm, logits: Sequence[Tensor]) -> None:
+        """Choose a slot for every row that has nothing waiting, and let its ids wait.
+
+        Args:
+            form: of the step.
+            logits: K of (rows, V_k), on the fusing device.
+        """
+        held, states, rows = self._fusing.states, self.states, form.rows
         live, utf8, count = states.live[:rows], states.utf8[:rows], states.count[:rows]
         # 1. choose for all rows; it counts for those that are ready
         draws = None if form.draws == "none" else states.draws(rows, has_nucleus=form.draws == "nucleus")
@@ -205,84 +238,42 @@ class LockStep:
         choice = self._choose(
             logits, utf8, draws, is_told=form.is_told, num_tops=num_tops
         )  # K of (rows, V_k) -> (rows,)
-        is_ready = live & (waiting == 0).all(0)  # (K, rows) -> (rows,)
+        is_ready = live & (held.waiting[:, :rows] == 0).all(0)  # (K, rows) -> (rows,)
         slots = choice.slots
         # 2. take the slot into the text, where it is not the end
         goes_on = is_ready & (slots != self._eos_slot)
         utf8.copy_(torch.where(goes_on, self._next_utf8[utf8, slots].long(), utf8))
         count += goes_on
         # 3. let each head's own ids for it wait, where tokens and positions are left
-        own = self._counts[:, slots]  # (rows,) -> (K, rows)
-        goes_on &= (count < states.limit[:rows]) & (length + own <= self._max_positions).all(0)
-        first.copy_(torch.where(goes_on, self._firsts[:, slots], first))
-        waiting += own * goes_on
+        length = held.length[:, :rows] + self._fusing.tables.counts[:, slots]  # (K, rows)
+        goes_on &= (count < states.limit[:rows]) & (length <= self._max_positions).all(0)
+        self._fusing.take(slots, goes_on)
+        if self._others:
+            self._outbox[:rows] = torch.where(goes_on, slots, -1)
         live &= ~is_ready | goes_on
         self._ring.write(torch.where(is_ready, slots, -1), choice)
 
-    def _keep_hidden(self, k: int, states: Tensor, fed: Tensor) -> Tensor:
-        """Let a row that fed nothing keep the last hidden state that it had: (rows, D) -> (rows, D)."""
-        hidden = self._hidden[k]
-        if hidden is None:
-            hidden = self._hidden[k] = states.new_zeros(self.rows, states.shape[-1])
-        kept = torch.where(fed[:, None], states, hidden[: len(fed)])
-        hidden[: len(fed)] = kept
-        return kept
-
     @contextmanager
-    def _on_stream(self, k: int) -> Iterator[None]:
-        """Run a head beside the others, on a stream of its own that begins where the current one stands."""
-        if not self._streams:
-            yield
-            return
-        stream = self._streams[k]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+    def _aside(self) -> Iterator[None]:
+        """Queue beside the fusing device's own heads."""
+        with nullcontext() if self._beside is None else torch.cuda.stream(self._beside):
             yield
 
-    def _join(self) -> None:
-        for stream in self._streams:
-            torch.cuda.current_stream().wait_stream(stream)
+    def _mark(self, place: Place, what: Mark) -> None:
+        if self.watch is not None:
+            self.watch.mark(self.places.index(place), what)
 
-    def _make_streams(self) -> list[torch.cuda.Stream]:
-        """Return a stream per head; that of the longest goes first where both could run."""
-        if self.device.type != "cuda" or len(self._runners) == 1:
-            return []
-        sizes = [sum(weight.nbytes for weight in runner.model.parameters()) for runner in self._runners]
-        return [
-            torch.cuda.Stream(self.device, priority=-1 if size == max(sizes) else 0)  # type: ignore[no-untyped-call]
-            for size in sizes
-        ]
+    def _rest(self) -> None:
+        """Let a rehearsal do nothing."""
+        self._fusing.rest()
+        self.states.live.zero_()
 
-    def _side_stream(self) -> torch.cuda.Stream | None:
-        """Return what graphs are recorded on: the current stream, or one beside it if that is the default one.
 
-        One for all graphs: the work space of cuBLAS goes by streams, and graphs of two loops that run at once must not
-        share any.
-        """
-        if self.device.type != "cuda":
-            return None
-        current = torch.cuda.current_stream(self.device)
-        if current != torch.cuda.default_stream(self.device):
-            return current
-        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # untyped in torch
-
-    @torch.inference_mode()
-    def _capture(self, form: StepForm) -> torch.cuda.CUDAGraph:
-        """Record a step as a graph; state that the rehearsal changes is put back."""
-        changed = [*self.states.tensors, *self._ring.tensors]
-        saved = [states.clone() for states in changed]
-        self.states.live.zero_()  # a rehearsal feeds nothing
-        self.states.waiting.zero_()
-        stream = self._side
-        assert stream is not None, "graphs are for GPUs"
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):  # compiles, and makes what is made once
-                self.step(form)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
-            self.step(form)
-        for states, before in zip(changed, saved, strict=True):
-            states.copy_(before)
-        return graph
+def _links(k: int, runner: HeadRunner, cache: PagedCache | ChainedCache) -> list[Link]:
+    """Return what a head runs in a step: itself, or the links of its chain."""
+    devices = [segment.device for segment in runner.segments] or [runner.device]
+    last = len(devices) - 1
+    return [
+        Link(k, turn, runner, part, device, is_last=turn == last)
+        for turn, (device, part) in enumerate(zip(devices, cache.parts, strict=True))
+    ]

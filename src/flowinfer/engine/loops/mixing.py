@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowinfer.backends.base import TokenModel
+from flowinfer.backends.base import TokenModel, network_of
 from flowinfer.fusion.certified import Certified, certified_argmax
 from flowinfer.fusion.fusers import Fuser, FuserView, Mean, canonical_order, mean
 from flowinfer.fusion.shared import SharedVocabulary
@@ -53,14 +53,11 @@ class Mixer:
 
     def __init__(self, step: Step, models: Sequence[TokenModel]) -> None:
         self.members = tuple(members(step.source))
-        self.device = models[0].device
-        decoding = step.decoding
-        heads = [model.vocabulary(decoding.stop_tokens) for model in models]
-        self._vocabularies = {
-            device: SharedVocabulary(heads, eos=decoding.eos, device=device, is_strict=decoding.utf8 == "strict")
-            for device in dict.fromkeys([self.device, *(model.device for model in models)])
-        }
-        self.vocabulary = self._vocabularies[self.device]
+        self.device = fusing_device(models)
+        self._decoding = decoding = step.decoding
+        heads = self._heads = [model.vocabulary(decoding.stop_tokens) for model in models]
+        self._vocabularies: dict[torch.device, SharedVocabulary] = {}
+        self.vocabulary = self._on(self.device)
         self._devices = [model.device for model in models]
         self.joins_first = decoding.lstrip_first and not decoding.prefill and _differ_at_first(heads)
         """Whether heads with a dummy prefix begin their answers with it, though the text does not."""
@@ -76,13 +73,11 @@ class Mixer:
             logits: one tensor per head.
             is_first: for each of the B rows, whether it has emitted nothing yet; none where `joins_first` is not.
         """
-        lifted = [self._vocabularies[one.device].lift(k, one) for k, one in enumerate(logits)]
+        lifted = [self._on(one.device).lift(k, one) for k, one in enumerate(logits)]
         if not self.joins_first or not any(is_first):
             return lifted
         begins = torch.tensor(is_first)
-        return [
-            self._vocabularies[one.device].lift_first(k, one, begins.to(one.device)) for k, one in enumerate(lifted)
-        ]
+        return [self._on(one.device).lift_first(k, one, begins.to(one.device)) for k, one in enumerate(lifted)]
 
     def fuse(self, probs: Sequence[Tensor]) -> Tensor:
         """Mix heads that are on the fusing device: K of (B, V) -> (B, V)."""
@@ -94,7 +89,7 @@ class Mixer:
         order = [source.head for source in self._tree.sources if isinstance(source, _Leaf)]
         masked = []
         for head in order:
-            guard = self._vocabularies[probs[head].device].guard
+            guard = self._on(probs[head].device).guard
             masked.append(probs[head].masked_fill(~guard.mask(states.to(probs[head].device)), -1.0))
         return certified_argmax(masked, [float(w) for w in self._tree.weights])
 
@@ -108,6 +103,14 @@ class Mixer:
                 heads = tuple(source.head for source in sources if isinstance(source, _Leaf))
                 return FlatMean(heads, tuple(weights.tolist()))
         return None
+
+    def _on(self, device: torch.device) -> SharedVocabulary:
+        """Return the shared vocabulary on a device, made when it is first asked for."""
+        if device not in self._vocabularies:
+            is_strict = self._decoding.utf8 == "strict"
+            made = SharedVocabulary(self._heads, eos=self._decoding.eos, device=device, is_strict=is_strict)
+            self._vocabularies[device] = made
+        return self._vocabularies[device]
 
     def _wants_certified(self, topk: str) -> bool:
         is_flat_group = isinstance(self._tree, _Inner) and self.flat_mean is not None
@@ -137,6 +140,18 @@ class Mixer:
             tuple(inner.head if isinstance(inner, _Leaf) else None for inner in sources),
         )
         return _Inner(_fuser(source), (weights / weights.sum()).to(self.device), sources, view)
+
+
+def fusing_device(models: Sequence[TokenModel]) -> torch.device:
+    """Return where heads are fused: on the device that has most of their weights to read, where a step takes longest.
+
+    So nothing has to wait for what travels: when the slowest logits are made, the others have come.
+    """
+    sizes = dict.fromkeys((model.device for model in models), 0)
+    for model in models:
+        network = network_of(model)
+        sizes[model.device] += sum(weight.nbytes for weight in network.parameters()) if network is not None else 0
+    return max(sizes, key=lambda device: sizes[device])
 
 
 def _differ_at_first(heads: Sequence[HeadVocabulary]) -> bool:

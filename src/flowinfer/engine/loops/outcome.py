@@ -48,9 +48,11 @@ class Outcome:
     def steps(self) -> Iterator[Sequence[Decision | None]]:
         """Yield what each step emitted, by index in the batch; None where a row was not ready."""
         heads, nothing = self.favourites.shape[1], [[0.0]] * self.slots.shape[1]
+        every_lead, every_favourite = self.leads.tolist(), self.favourites.transpose(1, 2).tolist()  # S of R (of K)
+        every_told = None if self.told is None else self.told.transpose(1, 2).tolist()  # S of R of 1 + 2 K
         for step, slots in enumerate(self.slots.tolist()):
-            leads, favourites = self.leads[step].tolist(), self.favourites[step].T.tolist()  # R of K
-            told = nothing if self.told is None else self.told[step].T.tolist()  # R of 1 + 2 K
+            leads, favourites = every_lead[step], every_favourite[step]
+            told = nothing if every_told is None else every_told[step]
             tops = self.tops and Tops(self.tops.slots[step], self.tops.values[step])
             of_rows = zip(slots, leads, favourites, told, pairs(tops, len(slots)), strict=True)
             yield [
@@ -124,7 +126,7 @@ class Ring:
         done = None
         if self._slots.is_cuda:
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
-            done.record()
+            done.record(torch.cuda.current_stream(self._slots.device))
         return Outcome(slots, leads, favourites, told, tops, done)
 
 

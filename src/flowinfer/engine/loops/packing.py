@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
+
+import torch
 
 from flowinfer.backends.base import Session, TokenModel, network_of
 from flowinfer.engine.budget import Budget
-from flowinfer.engine.caches.pages import PAGE, page_bytes
+from flowinfer.engine.caches.pages import PAGE
 from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.fusing import TorchChoice, fused_choice
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.mixing import runs_on_host
 from flowinfer.engine.loops.session import PackedSession
+from flowinfer.engine.loops.ways import detours
 from flowinfer.engine.network.runner import HeadRunner, runner_of
 from flowinfer.planning.plan import Step, fusers_of
 
@@ -33,11 +37,9 @@ def runners_of(models: Sequence[TokenModel]) -> list[HeadRunner] | str:
 
 
 def reason_against(heads: Heads) -> str | None:
-    """Return why a step cannot be decoded whole on the device, whatever its models are; None if it can."""
+    """Return why a step cannot be decoded whole on devices, whatever its models are; None if it can."""
     decoding = heads.step.decoding
     fusers = [fuse for fuse in sorted(fusers_of(heads.step.source)) if runs_on_host(fuse)]
-    if len({model.device for model in heads.models}) > 1:
-        return "its heads are on several devices"
     if decoding.context != "native":
         return "canonical contexts are tokenized on the host"
     if heads.mixer.joins_first:
@@ -53,7 +55,7 @@ def packed_decoder(heads: Heads, batch: int, budget: Budget | None = None) -> Pa
     Args:
         heads: the step's models.
         batch: most rows at once.
-        budget: what it may take of its device's free memory; all if not given.
+        budget: what it may take of its devices' free memory; all if not given.
     """
     reason = reason_against(heads)
     if reason:
@@ -61,9 +63,14 @@ def packed_decoder(heads: Heads, batch: int, budget: Budget | None = None) -> Pa
     runners = runners_of(heads.models)
     if isinstance(runners, str):
         return runners
-    choose = fused_choice(heads.mixer, batch, runners[0].model.dtype)
+    widest = reduce(torch.promote_types, (runner.model.dtype for runner in runners))
+    choose = fused_choice(heads.mixer, batch, widest)
     if isinstance(choose, TorchChoice) and heads.mixer.is_certified:
         return "topk=certified asks the host whether it has seen enough"
+    for way in detours([device for runner in runners for device in runner.page_bytes()]):
+        heads.observer.notice(
+            f"{way} cannot copy to each other: what their heads exchange goes through the host's memory"
+        )
     num_pages = _num_pages(heads.step, heads.models, runners, batch, budget)
     return PackedDecoder(heads, runners, choose, batch=batch, num_pages=num_pages)
 
@@ -86,16 +93,20 @@ def session_maker(
 def _num_pages(
     step: Step, models: Sequence[TokenModel], runners: Sequence[HeadRunner], batch: int, budget: Budget | None
 ) -> list[int]:
-    """Return pages for each head: enough for all rows at a typical length, or what memory allows."""
+    """Return pages for each head: enough for all rows at a typical length, or what its device's memory allows."""
     wanted = []
-    for model in models:
+    bytes_wanted: dict[torch.device, int] = {}
+    for model, runner in zip(models, runners, strict=True):
         length = min(model.max_positions, 2 * _TYPICAL_PROMPT + step.decoding.max_tokens)
         wanted.append(max(batch * (-(-length // PAGE) + 1), -(-model.max_positions // PAGE) if batch == 1 else 0))
-    if runners[0].device.type != "cuda":
-        return wanted
-    bytes_wanted = sum(
-        count * page_bytes(runner.layers, runner.model.dtype) for count, runner in zip(wanted, runners, strict=True)
-    )
-    free = (budget or Budget()).free_bytes(runners[0].device) * _SHARE
-    share = min(1.0, free / bytes_wanted)
-    return [max(2, int(count * share)) for count in wanted]
+        for device, size in runner.page_bytes().items():
+            bytes_wanted[device] = bytes_wanted.get(device, 0) + wanted[-1] * size
+    shares = {
+        device: min(1.0, (budget or Budget()).free_bytes(device) * _SHARE / size) if device.type == "cuda" else 1.0
+        for device, size in bytes_wanted.items()
+        if size
+    }
+    return [
+        max(2, int(count * min(shares[device] for device, size in runner.page_bytes().items() if size)))
+        for count, runner in zip(wanted, runners, strict=True)
+    ]

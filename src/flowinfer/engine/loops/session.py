@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowinfer.engine.caches.dense import DenseCache
 from flowinfer.engine.caches.kernels import splits_for
-from flowinfer.engine.caches.pages import PAGE, PagedCache, Pages
+from flowinfer.engine.caches.pages import PAGE, ChainedCache, PagedCache, Pages
 from flowinfer.engine.caches.tiles import MOST_PROMPT_TOKENS, TILES, flat_places
 from flowinfer.engine.network.runner import HeadRunner
 
@@ -37,11 +37,11 @@ class PackedSession:
         """The last forward's rows and their logits, kept whole because they are mostly asked for whole."""
         self._next_handle = 0
         self._dense: DenseCache | None = None
-        self._paged: PagedCache | None = None
+        self._paged: PagedCache | ChainedCache | None = None
         self._graphs: dict[int, _Graph] = {}
         if self._device.type == "cuda":
             pages = Pages(num_pages or rows * -(-max_length // PAGE), rows, max_length)
-            self._paged = PagedCache(runner.layers, pages, runner.model.dtype, self._device)
+            self._paged = runner.new_cache(pages)
         else:
             self._dense = DenseCache(rows)
 
@@ -75,7 +75,7 @@ class PackedSession:
             wanted.append(ends)
         logits = self._forward(chunks, wanted)
         lasts = torch.tensor([len(ends) for ends in wanted]).cumsum(0) - 1
-        self._keep(tuple(chunks), logits[lasts.to(logits.device)])
+        self._keep(tuple(chunks), logits[lasts.to(logits.device, non_blocking=True)])
         return logits
 
     def logits(self, rows: Sequence[int]) -> Tensor:
@@ -149,9 +149,9 @@ class PackedSession:
         rows, positions = flat_places(indices, starts, lengths)
         rows = torch.nn.functional.pad(rows.int(), padding, value=-1)
         ids, positions = (torch.nn.functional.pad(states, padding) for states in (ids, positions))
-        if padded in TILES:
+        if padded in TILES and isinstance(cache, PagedCache):  # a graph is one device's
             graph = self._graphs.get(padded) or self._graphs.setdefault(padded, _Graph(self._runner, cache, padded))
-            return graph.run(ids, rows, positions)[places.to(self._device)]
+            return graph.run(ids, rows, positions)[places.to(self._device, non_blocking=True)]
         on_device = [states.to(self._device, non_blocking=True) for states in (ids, rows, positions, places)]
         ids, rows, positions, places = on_device
         return self._runner.logits(ids, positions, places, cache.at(rows, positions, splits_for(padded)))
@@ -198,7 +198,11 @@ class _Graph:
                 forward()
         torch.cuda.current_stream(self._device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.inference_mode(), torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.device(self._device),
+            torch.inference_mode(),
+            torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"),
+        ):
             self._logits = forward()
 
     def run(self, ids: Tensor, rows: Tensor, positions: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""The host's side of a device's loop: who is admitted, what the device has emitted, who has ended.
+"""The host's side of a loop on devices: who is admitted, what the device has emitted, who has ended.
 
-The device runs a few steps ahead; the host reads their outcome while the next ones run, so that it has to wait at most
+The devices run a few steps ahead; the host reads their outcome while the next ones run, so that it has to wait at most
 once per `_STEPS` steps, and not at all where it has other loops to look after. A row that the host ends (a stop text,
 nobody who wants it any more) is ignored from there on.
 """
@@ -11,22 +11,19 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
-import torch
-
 from flowinfer.engine.base import Completion, Row
-from flowinfer.engine.caches.pages import PagedCache, PagesShort
+from flowinfer.engine.caches.pages import ChainedCache, PagedCache, PagesShort
 from flowinfer.engine.caches.tiles import tile_for
 from flowinfer.engine.loops.batch import Batch, BatchRow, Pending
 from flowinfer.engine.loops.choosing import Decision
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.lockstep import LockStep, StepForm
 from flowinfer.engine.loops.outcome import RING
-from flowinfer.engine.loops.prompts import read_prompts
+from flowinfer.engine.loops.prompts import PromptReader
 from flowinfer.engine.loops.rows import LiveRow
-from flowinfer.engine.network.runner import HeadRunner
+from flowinfer.engine.loops.side import Side
 
 _STEPS = RING // 2
 """Steps that the device is given at once."""
@@ -36,23 +33,18 @@ _MOST_PENDING = 2
 """Times so many that it is ahead of the host."""
 
 
-def on_side(stream: torch.cuda.Stream | None) -> AbstractContextManager[object]:
-    """Let what is done inside be queued on a stream; None = where it would be anyway."""
-    return nullcontext() if stream is None else torch.cuda.stream(stream)
-
-
 class PackedStream:
     """One run of a packed decoder, brought on a turn at a time; a `RowStream`."""
 
     def __init__(
         self,
         heads: Heads,
-        runners: Sequence[HeadRunner],
-        caches: Sequence[PagedCache],
+        readers: Sequence[PromptReader],
+        caches: Sequence[PagedCache | ChainedCache],
         lock: LockStep,
-        side: torch.cuda.Stream | None,
+        side: Side,
     ) -> None:
-        self._heads, self._runners, self._caches, self._lock, self._side = heads, runners, caches, lock, side
+        self._heads, self._readers, self._caches, self._lock, self._side = heads, readers, caches, lock, side
         self._waiting: list[tuple[int, int, Row]] = []
         """A heap of (minus the length of the longest prompt, number, row)."""
         self._num_added = 0
@@ -80,14 +72,14 @@ class PackedStream:
         self._waiting = [entry for entry in self._waiting if entry[-1] is not row]
         heapq.heapify(self._waiting)
         self._again = deque(live for live in self._again if live.row is not row)
-        with on_side(self._side):
+        with self._side.on():
             for own in self._batch.live:
                 if own.live.row is row:
                     self._batch.drop(own)
 
     def turn(self) -> list[Completion]:
         """Admit rows, keep the device busy, read what it has done."""
-        with on_side(self._side):
+        with self._side.on():
             if not (self._waiting or self._again):
                 self._batch.move_together()
             ended = self._admit()
@@ -111,12 +103,11 @@ class PackedStream:
 
     def close(self) -> None:
         """Empty the batch, also where decoding was broken off; the device then has nothing left to do."""
-        with on_side(self._side):
+        with self._side.on():
             for own in self._batch.live:
                 self._batch.drop(own)
         self._pending.clear()
-        if self._side is not None:
-            self._side.synchronize()  # memory that goes back now may go to another stream at once
+        self._side.synchronize()  # memory that goes back now may go to another stream at once
 
     def _admit(self) -> list[Completion]:
         """Fill the batch with rows that lost their pages, then with new ones; read their prompts together."""
@@ -155,13 +146,13 @@ class PackedStream:
 
     def _prefill(self, admitted: Sequence[BatchRow]) -> None:
         """Read the prompts of new rows, except for the last id of each, and make the rows live."""
-        for k, (runner, cache) in enumerate(zip(self._runners, self._caches, strict=True)):
+        for k, reader in enumerate(self._readers):
             start = time.perf_counter()
-            read_prompts(runner, cache, [(own.index, self._batch.ids(k, own.live)) for own in admitted])
+            reader.read([(own.index, self._batch.ids(k, own.live)) for own in admitted])
             for own in admitted:
                 own.live.heads[k].forward_seconds += (time.perf_counter() - start) / len(admitted)
         for own in admitted:
-            row, ids = own.live, [self._batch.ids(k, own.live) for k in range(len(self._runners))]
+            row, ids = own.live, [self._batch.ids(k, own.live) for k in range(len(self._readers))]
             self._lock.start(
                 own.index,
                 [len(of_head) - 1 for of_head in ids],

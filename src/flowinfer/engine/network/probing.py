@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -56,25 +55,17 @@ def plain_logits(model: Any) -> Tensor:
     return torch.cat([model(input_ids=row[None], use_cache=False).logits[:, -1] for row in rows])
 
 
-def check(
-    model: Any, expected: Tensor, active: Callable[[PackedCache], AbstractContextManager[None]]
-) -> tuple[LayerShape, ...]:  # a transformers model
+def check(model: Any, expected: Tensor, forward: Forward) -> tuple[LayerShape, ...]:  # a transformers model
     """Compare a model's packed forward with its own logits; return its layers' shapes.
 
     Args:
         model: with numbered layers.
         expected: its `plain_logits`.
-        active: what its forward runs in, to attend through a cache.
+        forward: over packed tokens.
     Raises:
         NotPackable: it fails or differs.
     """
     cache = _ProbeCache(len(_PROBE_LENGTHS))
-
-    def forward(ids: Tensor, positions: Tensor, wanted: Tensor, cache: PackedCache) -> Tensor:
-        with active(cache):
-            output = model(input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=wanted)
-        return output.logits[0]  # type: ignore[no-any-return]  # the model is untyped
-
     try:
         difference = _difference(model, expected, forward, cache)
     except UnsupportedAttention as error:

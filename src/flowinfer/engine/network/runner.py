@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,14 +12,16 @@ import torch
 from torch import Tensor
 
 from flowinfer.backends.caches import FOREIGN
+from flowinfer.backends.int4 import Int4Linear
 from flowinfer.engine.caches.attention import LayerShape, PackedCache, attending, number_layers
+from flowinfer.engine.caches.pages import ChainedCache, ChainedForward, PagedCache, Pages, page_bytes
+from flowinfer.engine.network.experts import has_experts, routing, unroutable
 from flowinfer.engine.network.llama import LlamaForward, llama_forward
 from flowinfer.engine.network.merging import merge_linears, split_linears
 from flowinfer.engine.network.probing import NotPackable, check, gives, plain_logits, refuse
+from flowinfer.engine.network.segments import Segment, run_segment, segments_of
 
 _HALF = (torch.bfloat16, torch.float16)
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
-"""What configs of mixtures of experts call their number."""
 _WORTH_COMPILING = 500_000_000
 """Bytes of weights from which on a model's layers are compiled."""
 _WIDEST_HEAD = 256
@@ -33,28 +36,39 @@ class HeadRunner:
 
     Args:
         model: a decoder-only transformers model; its linear layers are merged in place.
+        cuts: the first layer of each further link where it is to be a chain; see `segments_of`.
     Raises:
         NotPackable: with the reason.
     """
 
-    def __init__(self, model: Any) -> None:  # transformers' models share no public type with these calls
+    def __init__(self, model: Any, cuts: Sequence[int] = ()) -> None:  # transformers' models share no public type
         self.model = model
         self.device: torch.device = model.device
         self._keep: Callable[[Tensor], Tensor] | None = None
         refuse(model)
+        self._routing: Callable[[], AbstractContextManager[None]] = nullcontext
+        if self.device.type == "cuda":
+            _refuse_on_gpu(model)
+            if has_experts(model):
+                self._routing = partial(routing, model.config)
         number_layers(model)
         expected = plain_logits(model)
         merge_linears(model)
         self._compiled: list[Any] = []
+        self._written: LlamaForward | None = None
+        self._cuts = tuple(cuts)
+        self.segments: Sequence[Segment] = ()
+        """Links of the chain that it is; none where it is whole."""
+        self._cut()
         try:
-            self.layers = check(model, expected, self._active)
+            self.layers = check(model, expected, self.logits)
         except NotPackable:
             split_linears(model)  # other engines will run it
             raise
-        self._written: LlamaForward | None = None
-        self._write_out(expected)
+        if not self.segments:
+            self._write_out(expected)
         if self.device.type == "cuda":
-            _refuse_on_gpu(model, self.layers)
+            _refuse_heads(self.layers)
             self._speed_up(expected)
         model.get_output_embeddings().register_forward_pre_hook(self._before_last)
         self.kv_bytes_per_token = sum(
@@ -84,15 +98,65 @@ class HeadRunner:
         if self._written:
             states = self._written(ids, positions, cache, len(wanted))[wanted]
             return self._written.logits(keep(states) if keep else states)
-        self._keep = keep
-        try:
-            with self._active(cache):
-                output = self.model(
-                    input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=wanted
-                )
-        finally:
-            self._keep = None  # it holds on to its loop's memory, which a loop that ran out of it must give back
+        if self.segments:
+            return self._chain(ids, positions, wanted, cache, keep)
+        with self._keeping(keep), self._active(cache, self.device):
+            output = self.model(
+                input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=wanted
+            )
         return output.logits[0]  # type: ignore[no-any-return]  # the model is untyped
+
+    @torch.inference_mode()
+    def link(
+        self,
+        index: int,
+        states: Tensor,
+        positions: Tensor,
+        wanted: Tensor,
+        cache: PackedCache,
+        keep: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Run one link of the chain, the whole model where it is no chain.
+
+        Args:
+            index: of the link.
+            states: ids (T,) for the first one, hidden states (T, D) for the others; all tensors are on its device.
+            positions: as of `logits`.
+            wanted: as of `logits`.
+            cache: keys and values of its layers.
+            keep: as of `logits`, for the last one.
+        Returns:
+            (T, D) hidden states, or (W, V_k) logits from the last one.
+        """
+        if not self.segments:
+            return self.logits(states, positions, wanted, cache, keep)
+        segment = self.segments[index]
+        with self._keeping(keep), self._active(cache, segment.device):
+            return run_segment(segment, states, positions, wanted)
+
+    def new_cache(self, pages: Pages) -> PagedCache | ChainedCache:
+        """Return keys and values in pages, on the devices where its layers are."""
+        if not self.segments:
+            return PagedCache(self.layers, pages, self.model.dtype, self.device)
+        return ChainedCache(
+            [
+                PagedCache(self._shapes(segment), pages, self.model.dtype, segment.device, first=segment.first)
+                for segment in self.segments
+            ]
+        )
+
+    def page_bytes(self) -> dict[torch.device, int]:
+        """Return the bytes of one page of keys and values on each of its devices."""
+        if not self.segments:
+            return {self.device: page_bytes(self.layers, self.model.dtype)}
+        sizes: dict[torch.device, int] = {}
+        for segment in self.segments:
+            size = page_bytes(self._shapes(segment), self.model.dtype)
+            sizes[segment.device] = sizes.get(segment.device, 0) + size
+        return sizes
+
+    def _shapes(self, segment: Segment) -> Sequence[LayerShape]:
+        return self.layers[segment.first : segment.first + len(segment.layers)]
 
     @torch.inference_mode()
     def read(self, ids: Tensor, positions: Tensor, cache: PackedCache) -> None:
@@ -100,13 +164,49 @@ class HeadRunner:
         if self._written:
             self._written(ids, positions, cache, 0)
             return
-        with self._active(cache):
+        if self.segments:
+            self._chain(ids, positions, positions[:1], cache)
+            return
+        with self._active(cache, self.device):
             self.model.base_model(input_ids=ids[None], position_ids=positions[None], use_cache=False)
 
+    def _chain(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        wanted: Tensor,
+        cache: PackedCache,
+        keep: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Run all links one after another, as `logits` runs a whole model."""
+        states = ids
+        for index, segment in enumerate(self.segments):
+            own = cache.parts[index] if isinstance(cache, ChainedForward) else cache
+            here = [given.to(segment.device, non_blocking=True) for given in (states, positions, wanted)]
+            states = self.link(index, here[0], here[1], here[2], own, keep if segment.is_last else None)
+        return states
+
     @contextmanager
-    def _active(self, cache: PackedCache) -> Iterator[None]:
-        """Attend through a cache; on a GPU run the compiled layers, which other callers of the model do not see."""
-        with attending(cache, self.model.config):
+    def _keeping(self, keep: Callable[[Tensor], Tensor] | None) -> Iterator[None]:
+        """Let the last hidden states go through a function before the last matrix."""
+        self._keep = keep
+        try:
+            yield
+        finally:
+            self._keep = None  # it holds on to its loop's memory, which a loop that ran out of it must give back
+
+    @contextmanager
+    def _active(self, cache: PackedCache, device: torch.device) -> Iterator[None]:
+        """Attend through a cache; on a GPU run the compiled layers, which other callers of the model do not see.
+
+        Kernels go to the current device, whichever it was before.
+        """
+        is_gpu = device.type == "cuda"
+        with (
+            torch.cuda.device(device) if is_gpu else nullcontext(),
+            attending(cache, self.model.config),
+            self._routing(),
+        ):
             for layer, call in self._compiled:
                 layer._compiled_call_impl = call
             try:
@@ -114,6 +214,10 @@ class HeadRunner:
             finally:
                 for layer, _ in self._compiled:
                     layer._compiled_call_impl = None
+
+    def _cut(self) -> None:
+        """Make the views that a chain consists of, anew where modules of the model have been replaced."""
+        self.segments = segments_of(self.model, self._cuts)
 
     def _write_out(self, expected: Tensor) -> None:
         """Install the written-out forward where there is one and it gives the model's own logits."""
@@ -128,15 +232,17 @@ class HeadRunner:
     def _speed_up(self, expected: Tensor) -> None:
         """Install what is fast on a GPU, each part only if the check at load still holds with it."""
         replaced = _speed_up_linears(self.model) if self.model.dtype in _HALF else []
+        self._cut()
         try:
-            check(self.model, expected, self._active)
+            check(self.model, expected, self.logits)
         except NotPackable:
             for parent, name, child in replaced:
                 setattr(parent, name, child)
+            self._cut()
         self._compile()
         try:
             if self._compiled:
-                check(self.model, expected, self._active)
+                check(self.model, expected, self.logits)
         except NotPackable:
             self._compiled = []
 
@@ -149,7 +255,9 @@ class HeadRunner:
             return
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         stacks = [module for module in self.model.modules() if isinstance(module, torch.nn.ModuleList)]
-        layers = next((stack for stack in stacks if len(stack) == len(self.layers)), ())
+        layers: Any = next((stack for stack in stacks if len(stack) == len(self.layers)), ())
+        if self.segments:
+            layers = [layer for segment in self.segments for layer in segment.layers]
         for layer in layers:
             layer.compile(fullgraph=True, dynamic=True)
             self._compiled.append((layer, layer._compiled_call_impl))
@@ -172,24 +280,31 @@ def runner_of(model: Any) -> HeadRunner | str:  # a transformers model
     return known
 
 
-def _refuse_on_gpu(model: Any, shapes: Sequence[LayerShape]) -> None:
-    if any(getattr(model.config, name, None) for name in _EXPERTS):
-        raise NotPackable("which of its experts run depends on the tokens, which a graph cannot follow")
-    for shape in shapes:
-        if shape.key_size != shape.value_size or shape.key_size > _WIDEST_HEAD:
-            raise NotPackable(f"its heads have keys of {shape.key_size} and values of {shape.value_size} numbers")
+def _refuse_on_gpu(model: Any) -> None:
+    if getattr(model, "hf_quantizer", None) is not None:
+        method = getattr(model, "quantization_method", "another library")
+        raise NotPackable(f"its layers are of {getattr(method, 'value', method)}, which was never tried in a graph")
+    if has_experts(model) and (reason := unroutable(model)):
+        raise NotPackable(reason)
     if find_spec("triton") is None:
         raise NotPackable("Triton is not installed")
 
 
+def _refuse_heads(shapes: Sequence[LayerShape]) -> None:
+    for shape in shapes:
+        if shape.key_size != shape.value_size or shape.key_size > _WIDEST_HEAD:
+            raise NotPackable(f"its heads have keys of {shape.key_size} and values of {shape.value_size} numbers")
+
+
 def _speed_up_linears(model: Any) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
     """Put layers that are fast at few tokens in place of plain linear ones; return where which stood."""
-    from flowinfer.engine.network.gemm import SkinnyLinear
+    from flowinfer.engine.network.gemm import SkinnyInt4, SkinnyLinear
 
+    fast: dict[type, Callable[[Any], torch.nn.Module]] = {torch.nn.Linear: SkinnyLinear, Int4Linear: SkinnyInt4}
     replaced: list[tuple[torch.nn.Module, str, torch.nn.Module]] = []
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Linear:
-                setattr(parent, name, SkinnyLinear(child))
+            if type(child) in fast:
+                setattr(parent, name, fast[type(child)](child))
                 replaced.append((parent, name, child))
     return replaced
