@@ -215,8 +215,10 @@ def test_a_second_signal_stops_a_server_at_once_with_an_error_for_who_still_wait
     with httpx.stream("POST", f"{process.address}/v1/chat/completions", json=body, timeout=None) as reply:
         lines = reply.iter_lines()
         next(lines)
-        for _ in range(2):
-            process.signal(signal.SIGINT)
+        process.signal(signal.SIGINT)
+        while httpx.get(f"{process.address}/ready").status_code == 200:
+            pass
+        process.signal(signal.SIGINT)
         last = [line for line in lines if line][-1]
         assert json.loads(last.removeprefix("data: "))["error"]["message"] == "the server was stopped"
     assert process.ended() == 0

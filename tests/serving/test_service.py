@@ -16,7 +16,7 @@ from flowinfer.planning.placement import ready
 from flowinfer.results import Question
 from flowinfer.runs.experiment import majority
 from tests.serving.asgi import ask, call
-from tests.serving.conftest import FLOWS, SETS, Served
+from tests.serving.conftest import FLOWS, SETS, Serve, Served
 
 QUESTIONS = ("3 + 4 = ?", "小明有3个苹果,又买了15个,一共有几个?", "Which is larger, 7 or 12?", "2*x + 7 = 19")
 
@@ -166,3 +166,19 @@ def test_flows_share_models_and_loops(server: Served) -> None:
     service = server.desk.service
     assert set(service.loading.loaded) <= {"Qwen", "Ds", "Yi"}
     assert len(service._scheduler._loops) < len(service._steps)
+
+
+def test_a_service_that_is_closed_tells_those_who_wait(serve: Serve) -> None:
+    server = serve({"one": "Qwen"})
+
+    async def close() -> tuple[int, str]:
+        body = {"model": "one", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 900}
+        one = asyncio.create_task(ask(server.app, "POST", "/v1/chat/completions", body | {"temperature": 2}))
+        while not server.desk.service.under_way:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(server.desk.service.close)
+        reply = await one
+        return reply.status, reply.error["message"]
+
+    assert server.run(close()) == (500, "the server was stopped")
+    assert server.chat("one", "3 + 4 = ?").error["message"] == "the server is closed"

@@ -102,7 +102,7 @@ def _ask(client: httpx.Client, question_id: str, body: Mapping[str, Any]) -> Tra
             f"the server at {client.base_url} refuses: {message}",
             help=cures.get(reply.status_code, "serve the same flow with the same zoo and settings"),
         )
-    return Trace(question_id=question_id, answer="", finish_reason="error", seconds=0.0, error=message)
+    return Trace(question_id=question_id, answer="", finish_reason="error", seconds=0.0, steps=(), error=message)
 
 
 def _pause(asked: str) -> float:

@@ -27,6 +27,8 @@ _SWITCH_SECONDS = 1e-3
 """Longest that one thread keeps the others from running Python: the engine's must not wait for the server's, nor the
 other way round."""
 _IDLE_CONNECTION_SECONDS = 75
+_LAST_SECONDS = 5
+"""For clients to be told that there is no answer, and for connections to close."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def serve(
             lifespan="off",
             timeout_keep_alive=_IDLE_CONNECTION_SECONDS,
             server_header=False,
+            timeout_graceful_shutdown=_LAST_SECONDS,
         )
         await _Serving(desk, config, door, settings.drain_seconds, say).run(on_ready)
 
@@ -182,6 +185,5 @@ class _Serving:
     async def _answer_the_rest(self) -> None:
         """Let those who still wait be told that there is no answer."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(_LAST_SECONDS):
                 await self._desk.emptied()
-        self._server.force_exit = bool(self._now.is_set())

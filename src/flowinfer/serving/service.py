@@ -273,7 +273,8 @@ class Service:
 def _failed(ticket: Ticket, reason: str) -> Failed:
     """Return the end of a question that was broken off."""
     question_id = ticket.asked.question.id
-    return Failed(reason, Trace(question_id=question_id, answer="", finish_reason="error", seconds=0.0, error=reason))
+    trace = Trace(question_id=question_id, answer="", finish_reason="error", seconds=0.0, steps=(), error=reason)
+    return Failed(reason, trace)
 
 
 def _tell_all(happened: Sequence[tuple[Ticket, Happening]]) -> None:
