@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from flowinfer import registry
+from flowinfer.backends.base import Turn
 from flowinfer.backends.openai import OpenAIModel
 from flowinfer.errors import FlowError, UsageError
 from flowinfer.language.check import check
@@ -115,7 +116,8 @@ def test_the_endpoint_is_asked_with_just_the_options_that_its_backend_declares(o
     plain = Decoding()
     values = {"max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "stop": ("x",), "stop_tokens": ("x",)}
     other = plain.model_copy(update={option: values.get(option, "other")})
-    is_sent = model._body("p", plain, seed=1) != model._body("p", other, seed=2 if option == "seed" else 1)
+    turns = [Turn("user", "p")]
+    is_sent = model._body(turns, plain, seed=1) != model._body(turns, other, seed=2 if option == "seed" else 1)
     assert is_sent == backends()["openai"].heeds(option)
 
 
