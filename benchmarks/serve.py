@@ -6,7 +6,8 @@ The server and its engine run in this process, the clients in another, over real
 its end, and asks again. "Engine": the same questions put to the same engine without a server, as many at once as there
 are clients. "exec": through `execute`, on a CPU only, where a second loop takes no memory from the first. Share =
 1 - the seconds of exec (on a GPU: of the engine) / the server's. Sizes: the lab's models, or the paper's shapes with
-random weights (`shapes.py`). Memory: this process's resident bytes after so many requests of one token.
+random weights (`shapes.py`). "Server's cores": processor time of the thread that listens and answers, by wall
+clock. Memory: this process's resident bytes after so many requests of one token.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from reporting import Report, options, setup_of
 FLOW = "(Qwen | Ds | Yi)"
 COLUMNS = [
     *("clients", "requests/s", "tokens/s", "first token p50 ms", "p95", "between p50 ms", "p95"),
-    *("engine tokens/s", "exec tokens/s", "share"),
+    *("engine tokens/s", "exec tokens/s", "share", "server's cores"),
 ]
 
 
@@ -190,7 +191,9 @@ async def measure(arguments: argparse.Namespace, report: Report, pool: ModelPool
     for clients in arguments.clients:
         own = texts[: min(len(texts), clients * arguments.each)]
         bare = await engine_seconds(service, one, own, clients)
+        before = time.thread_time()
         heard = await ask_all(port, clients, own, arguments.tokens)
+        busy = time.thread_time() - before
         alone = None
         if arguments.device == "cpu":
             alone, written = await asyncio.to_thread(exec_seconds, one.plan, pool, own, clients)
@@ -206,6 +209,7 @@ async def measure(arguments: argparse.Namespace, report: Report, pool: ModelPool
             round(heard.tokens / bare, 1),
             round(heard.tokens / alone, 1) if alone else None,
             round(1 - (alone or bare) / heard.seconds, 3),
+            round(busy / heard.seconds, 3),
         )
     await remember(arguments, report, port)
     server.should_exit = True

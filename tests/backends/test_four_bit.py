@@ -89,7 +89,7 @@ def test_weights_stay_packed_where_they_are_not_unpacked_at_load(scheme: Scheme,
     model, told = load_packed(config, read_folder(packed).files, packing, "cpu", "float32", is_unpacked=False)
     layers = [module for module in model.modules() if isinstance(module, Int4Linear)]
     assert len(layers) == 14 and not told["missing_keys"]
-    assert all(layer.words.nbytes == layer.out_features * 128 for layer in layers)
+    assert all(layer.words.nbytes == layer.out_features * 64 for layer in layers)
     expected = logits(hf.load(spec(plain), "cpu").transformers_model)
     torch.testing.assert_close(logits(model.eval()), expected, atol=1e-4, rtol=1e-4)
 

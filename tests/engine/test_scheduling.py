@@ -24,7 +24,7 @@ from flowinfer.engine.models import ModelPool
 from flowinfer.engine.patience import Patience
 from flowinfer.engine.scheduler import Caching, Finished, Scheduler
 from flowinfer.engine.work import Asked, render_prompts, trace_of
-from flowinfer.planning.merge import Merged, loops_in_turn, merge
+from flowinfer.planning.merge import Merged, beside, loops_in_turn, merge
 from flowinfer.planning.plan import Answer, Placement, Plan, Step, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.runs.cache import member_order, step_key
@@ -177,12 +177,14 @@ def expected(plan: Plan, question: Question, ill: str) -> list[str]:
 class Run:
     """A random run: some plans, each asked some of the questions."""
 
-    def __init__(self, seed: int, *, is_ill: bool = False, faults: int = 0, num_plans: int = 3) -> None:
+    def __init__(
+        self, seed: int, *, is_ill: bool = False, faults: int = 0, num_plans: int = 3, serves: bool = False
+    ) -> None:
         self.rng = rng = random.Random(seed)
         self.world = World(rng, batch=rng.randint(1, 4), faults=faults)
         places = {name: Placement(rng.choice(["cpu", "cuda:0", "cuda:1"]), "auto", "") for name in "ABC"}
         self.plans = [replace(some_plan(rng), placements=places) for _ in range(rng.randint(1, num_plans))]
-        self.merged: Merged = merge(self.plans)
+        self.merged: Merged = beside(self.plans) if serves else merge(self.plans)
         self.asked = []
         for number in range(rng.randint(1, 6)):
             text = str(number if is_ill else rng.randrange(3))
@@ -202,8 +204,9 @@ class Run:
             Pretending(self.world),
             Caching(lambda *_: shelf, lambda *_: "", step_key, member_order),
             Observer(),
+            serves=serves,
         )
-        self.is_in_turn = rng.random() < 0.3
+        self.is_in_turn = not serves and rng.random() < 0.3
         self.most = rng.choice([None, 1, 2])
 
     def events(self) -> Iterator[Finished]:
@@ -229,6 +232,15 @@ def ended(events: Sequence[Finished]) -> list[tuple[str, str]]:
 
 
 seeds = given(seed=st.integers(0, 10**6))
+
+
+@settings(max_examples=40, deadline=None)
+@seeds
+def test_a_server_gives_every_plan_its_steps_and_every_question_its_texts(seed: int) -> None:
+    run = Run(seed, serves=True)
+    assert len(run.merged.steps) == sum(len(plan.steps) for plan in run.plans)
+    assert Counter(ended(list(run.events()))) == Counter(run.wanted)
+    run.check()
 
 
 @settings(max_examples=60, deadline=None)

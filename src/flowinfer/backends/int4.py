@@ -1,7 +1,7 @@
-"""Linear layers whose weights stay packed, eight of four bits in a word.
+"""Linear layers whose weights stay packed, four of four bits in a word.
 
 A weight is (q - zero) x scale, q and zero whole numbers from 0 to 15, scale and zero shared by the inputs of a group.
-AWQ and GPTQ store this in orders of their own; here there is one order, in which a kernel finds the eight numbers of a
+AWQ and GPTQ store this in orders of their own; here there is one order, in which a kernel finds the four numbers of a
 word far apart among the inputs: each of them belongs to another tile of a matrix product.
 """
 
@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+PLANES = 4
+"""Numbers of a word."""
 ROW = 32
-"""Words of an output in one block."""
-BLOCK = 8 * ROW
-"""Inputs of a block: number p of word w belongs to input 256 b + 32 p + w of block b."""
+"""Words of an output in one block of inputs: number p of word w of block b belongs to input (4 b + p) 32 + w."""
+BLOCK = PLANES * ROW
+"""Inputs of a block."""
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which of eight neighbours stands at each place of an AWQ word."""
 _ONES = 0x11111111
@@ -27,7 +29,7 @@ class Int4Linear(nn.Module):
     """x -> x W^T + b, W unpacked for every call.
 
     Args:
-        words: (N, K / 8) int32, K padded to whole blocks.
+        words: (N, K / 4) int16, K padded to whole blocks.
         scales: (N, G), G groups of the padded inputs.
         zeros: (N, G) uint8.
         bias: (N,) or None.
@@ -63,7 +65,7 @@ class Int4Linear(nn.Module):
 
     def weight(self, dtype: torch.dtype) -> Tensor:
         """Return W with its columns in their own order, (N, K)."""
-        numbers = _eight(self.words.view(self.out_features, -1, 1, ROW), 2).flatten(1)  # (N, B, 8, ROW) -> (N, K)
+        numbers = _numbers(self.words.view(self.out_features, -1, 1, ROW), 2, PLANES).flatten(1)  # (N, K)
         groups = numbers.view(self.out_features, -1, self.group) - self.zeros[:, :, None].char()  # (N, G, group)
         weight: Tensor = (groups * self.scales[:, :, None].float()).to(dtype).flatten(1)
         return weight[:, : self.in_features]
@@ -126,7 +128,9 @@ def from_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor, bias: Tensor | Non
         ValueError: its parts do not fit.
     """
     _check(qweight.shape[0], 8 * qweight.shape[1], group, qweight, qzeros, scales)
-    numbers, zeros = (_eight(words[:, :, None], 2)[:, :, list(_unordered())].flatten(1) for words in (qweight, qzeros))
+    numbers, zeros = (
+        _numbers(words[:, :, None], 2)[:, :, list(_unordered())].flatten(1) for words in (qweight, qzeros)
+    )
     return packed(numbers.T, zeros.T, scales.T, bias, group)
 
 
@@ -155,9 +159,9 @@ def from_gptq(
     _check(8 * qweight.shape[0], qweight.shape[1], group, qweight, qzeros, scales)
     if g_idx is not None and g_idx.shape != (8 * qweight.shape[0],):
         raise ValueError(f"groups (g_idx) of {len(g_idx)} inputs")
-    numbers = _eight(qweight[:, None], 1).flatten(0, 1)  # (K, N)
+    numbers = _numbers(qweight[:, None], 1).flatten(0, 1)  # (K, N)
     words = qzeros + _ONES if is_first_format else qzeros
-    zeros = _eight(words[:, :, None], 2).flatten(1)  # (G, N)
+    zeros = _numbers(words[:, :, None], 2).flatten(1)  # (G, N)
     order = None if g_idx is None else _order(g_idx.long(), group)
     if order is not None:
         numbers = numbers[order]
@@ -199,20 +203,20 @@ def packed(
         group: inputs per group; all, where it is larger than K.
     """
     outputs, inputs = numbers.shape
-    size = -(-inputs // BLOCK) * BLOCK  # of a row, padded
+    size = -(-inputs // BLOCK) * BLOCK  # inputs, padded
     group = min(group, size)
-    numbers = functional.pad(numbers, (0, size - inputs)).view(outputs, -1, 8, ROW)
-    words = torch.zeros(outputs, size // BLOCK, ROW, dtype=torch.int32, device=numbers.device)
-    for place in range(8):
-        words |= numbers[:, :, place].int() << (4 * place)
+    numbers = functional.pad(numbers, (0, size - inputs)).view(outputs, -1, PLANES, ROW)
+    words = torch.zeros(outputs, numbers.shape[1], ROW, dtype=torch.int16, device=numbers.device)
+    for place in range(PLANES):
+        words |= numbers[:, :, place].short() << (4 * place)
     missing = -(-size // group) - scales.shape[1]
     scales, zeros = (functional.pad(one, (0, missing)).contiguous() for one in (scales, zeros.to(torch.uint8)))
     return Int4Linear(words.flatten(1), scales, zeros, bias, group=group, in_features=inputs, order=order)
 
 
-def _eight(words: Tensor, dim: int) -> Tensor:
-    """Return the eight numbers of each word, along a dimension of size 1: int8."""
-    return torch.cat([((words >> (4 * place)) & 15).char() for place in range(8)], dim)
+def _numbers(words: Tensor, dim: int, count: int = 8) -> Tensor:
+    """Return the numbers of each word, along a dimension of size 1: int8."""
+    return torch.cat([((words >> (4 * place)) & 15).char() for place in range(count)], dim)
 
 
 def _unordered() -> Sequence[int]:

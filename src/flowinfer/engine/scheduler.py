@@ -145,11 +145,13 @@ class Scheduler:
             self._open, self._rows = {}, OnTheWay()
 
     def prepare(self) -> None:
-        """Make every loop now, with its models, tables and memory, that the first question need not wait for them.
+        """Make every loop now, with its models, tables and memory, so that the first question need not wait for them.
 
         Raises:
             LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
         """
+        together = {name: (first.plan, first.step) for name, first in self._first.items()}
+        self._decoders.run_together(together, are_resident=True)
         for loop in self._loops.values():
             while loop.decoder is None:
                 loop.turn()
@@ -175,7 +177,8 @@ class Scheduler:
         """Run some steps, whose models find room together."""
         self._now = {shared.id for shared in steps}
         firsts = [self._first[loop] for loop in dict.fromkeys(shared.loop for shared in steps)]
-        self._decoders.run_together([(first.plan, first.step) for first in firsts])
+        together = {first.loop: (first.plan, first.step) for first in firsts}
+        self._decoders.run_together(together, are_resident=self._serves)
         is_over = False
         while True:
             while not is_over and (most is None or len(self._open) < most):

@@ -286,7 +286,7 @@ def test_a_failed_question_keeps_the_steps_before_the_one_that_failed(
 
     class FailingPacked(PackedDecoder):
         def stream(self) -> PackedStream:
-            return FailingStream(self._heads, self._runners, self._caches, self._lock, self._side)
+            return FailingStream(self._heads, self._readers, self._caches, self._lock, self._side)
 
     def is_ill(row: Row) -> bool:
         return (row.question_id, row.step) == ("q2", failing)
@@ -336,7 +336,7 @@ def test_short_memory_halves_one_steps_batch_and_loses_nothing(
 
     class ShortPacked(PackedDecoder):
         def stream(self) -> PackedStream:
-            return ShortStream(self._heads, self._runners, self._caches, self._lock, self._side)
+            return ShortStream(self._heads, self._readers, self._caches, self._lock, self._side)
 
     expected = by_reference(PLANS["answers"], models)
     serve(monkeypatch, lambda loop: packed(loop, ShortPacked if loop.step.id == short else PackedDecoder))

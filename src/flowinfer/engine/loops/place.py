@@ -134,11 +134,11 @@ class Place:
         starts = torch.nn.functional.pad(ends[:, :-1], (1, 0))
         taken = ends - starts
         # 2. the forwards of what runs here
-        made = []
-        for link in self.of_turn(turn):
+        made, links = [], self.of_turn(turn)
+        for link in links:
             with self._on_stream(link.head):
                 made.append(self._forward(link, starts[link.head], ends[link.head], tile))
-        for stream in self._streams.values():
+        for stream in [self._streams[link.head] for link in links if self._streams]:  # no graph waits for any other
             torch.cuda.current_stream(self.device).wait_stream(stream)
         # 3. what was taken waits no more
         if turn == self._last_turn:

@@ -138,6 +138,8 @@ class LiveRow:
         )
 
     def _cut_at_stop(self, before: int) -> bool:
+        if not self._stops:
+            return False
         found = [self.text.find(stop, max(0, before - len(stop) + 1)) for stop in self._stops]
         places = [at for at in found if at >= 0]
         if places:

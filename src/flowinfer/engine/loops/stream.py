@@ -21,10 +21,9 @@ from flowinfer.engine.loops.choosing import Decision
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.lockstep import LockStep, StepForm
 from flowinfer.engine.loops.outcome import RING
-from flowinfer.engine.loops.prompts import read_prompts
+from flowinfer.engine.loops.prompts import PromptReader
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.side import Side
-from flowinfer.engine.network.runner import HeadRunner
 from flowinfer.startup import STARTUP
 
 _STEPS = RING // 2
@@ -41,12 +40,12 @@ class PackedStream:
     def __init__(
         self,
         heads: Heads,
-        runners: Sequence[HeadRunner],
+        readers: Sequence[PromptReader],
         caches: Sequence[PagedCache | ChainedCache],
         lock: LockStep,
         side: Side,
     ) -> None:
-        self._heads, self._runners, self._caches, self._lock, self._side = heads, runners, caches, lock, side
+        self._heads, self._readers, self._caches, self._lock, self._side = heads, readers, caches, lock, side
         self._waiting: list[tuple[int, int, Row]] = []
         """A heap of (minus the length of the longest prompt, number, row)."""
         self._num_added = 0
@@ -148,14 +147,14 @@ class PackedStream:
 
     def _prefill(self, admitted: Sequence[BatchRow]) -> None:
         """Read the prompts of new rows, except for the last id of each, and make the rows live."""
-        for k, (runner, cache) in enumerate(zip(self._runners, self._caches, strict=True)):
+        for k, reader in enumerate(self._readers):
             start = time.perf_counter()
             with STARTUP.waiting_for("prompt", self._heads.models[k].name):
-                read_prompts(runner, cache, [(own.index, self._batch.ids(k, own.live)) for own in admitted])
+                reader.read([(own.index, self._batch.ids(k, own.live)) for own in admitted])
             for own in admitted:
                 own.live.heads[k].forward_seconds += (time.perf_counter() - start) / len(admitted)
         for own in admitted:
-            row, ids = own.live, [self._batch.ids(k, own.live) for k in range(len(self._runners))]
+            row, ids = own.live, [self._batch.ids(k, own.live) for k in range(len(self._readers))]
             self._lock.start(
                 own.index,
                 [len(of_head) - 1 for of_head in ids],

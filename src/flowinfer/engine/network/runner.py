@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flowinfer.backends.caches import FOREIGN
+from flowinfer.backends.int4 import Int4Linear
 from flowinfer.backends.remembered import recall, remember
 from flowinfer.engine.caches.attention import LayerShape, PackedCache, attending, number_layers
 from flowinfer.engine.caches.pages import ChainedCache, ChainedForward, PagedCache, Pages, page_bytes
@@ -308,12 +309,13 @@ def _refuse_heads(shapes: Sequence[LayerShape]) -> None:
 
 def _speed_up_linears(model: Any) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
     """Put layers that are fast at few tokens in place of plain linear ones; return where which stood."""
-    from flowinfer.engine.network.gemm import SkinnyLinear
+    from flowinfer.engine.network.gemm import SkinnyInt4, SkinnyLinear
 
+    fast: dict[type, Callable[[Any], torch.nn.Module]] = {torch.nn.Linear: SkinnyLinear, Int4Linear: SkinnyInt4}
     replaced: list[tuple[torch.nn.Module, str, torch.nn.Module]] = []
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Linear:
-                setattr(parent, name, SkinnyLinear(child))
+            if type(child) in fast:
+                setattr(parent, name, fast[type(child)](child))
                 replaced.append((parent, name, child))
     return replaced
