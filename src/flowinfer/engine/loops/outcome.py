@@ -62,16 +62,17 @@ class Ring:
     """
 
     def __init__(self, heads: int, rows: int, device: torch.device) -> None:
-        self._entry = torch.zeros(1, dtype=torch.int64, device=device)
-        self._slots = torch.full((RING, rows), -1, dtype=torch.int64, device=device)
-        self._leads = torch.zeros(RING, rows, device=device)
-        self._favourites = torch.full((RING, heads, rows), -1, dtype=torch.int64, device=device)
-        self._told = torch.zeros(RING, 1 + 2 * heads, rows, device=device)
+        self.entry = torch.zeros(1, dtype=torch.int64, device=device)
+        """How many steps were written."""
+        self.slots = torch.full((RING, rows), -1, dtype=torch.int64, device=device)
+        self.leads = torch.zeros(RING, rows, device=device)
+        self.favourites = torch.full((RING, heads, rows), -1, dtype=torch.int64, device=device)
+        self.told = torch.zeros(RING, 1 + 2 * heads, rows, device=device)
 
     @property
     def tensors(self) -> list[Tensor]:
         """Return all that a step changes."""
-        return [self._entry, self._slots, self._leads, self._favourites, self._told]
+        return [self.entry, self.slots, self.leads, self.favourites, self.told]
 
     def write(self, slots: Tensor, choice: Choice) -> None:
         """Keep what a step emitted in the first rows.
@@ -80,14 +81,17 @@ class Ring:
             slots: shape (rows,), -1 where nothing was emitted.
             choice: of these rows.
         """
-        rows, entry = len(slots), self._entry % RING
-        self._slots[:, :rows].index_copy_(0, entry, slots[None])
-        self._leads[:, :rows].index_copy_(0, entry, choice.leads[None].float())
-        self._favourites[:, :, :rows].index_copy_(0, entry, choice.favourites[None])
+        rows, entry = len(slots), self.entry % RING
+        self.slots[:, :rows].index_copy_(0, entry, slots[None])
+        self.leads[:, :rows].index_copy_(0, entry, choice.leads[None].float())
+        self.favourites[:, :, :rows].index_copy_(0, entry, choice.favourites[None])
+        self.entry += 1
+
+    def tell(self, choice: Choice) -> None:
+        """Keep what each head gave in the step that is written next, if somebody listens."""
         if choice.told is not None:
             told = torch.cat([choice.values[None], choice.told.of_favourites, choice.told.of_slots])  # (1 + 2 K, rows)
-            self._told[:, :, :rows].index_copy_(0, entry, told[None].float())
-        self._entry += 1
+            self.told[:, :, : told.shape[1]].index_copy_(0, self.entry % RING, told[None].float())
 
     def last(self, num_steps: int, count: int, *, is_told: bool) -> Outcome:
         """Queue the way to the host of the last steps' outcome.
@@ -99,12 +103,12 @@ class Ring:
         """
         end = (num_steps - 1) % RING + 1
         last = slice(end - count, end)
-        slots, leads, favourites = (_on_its_way(own[last]) for own in (self._slots, self._leads, self._favourites))
-        told = _on_its_way(self._told[last]) if is_told else None
+        slots, leads, favourites = (_on_its_way(own[last]) for own in (self.slots, self.leads, self.favourites))
+        told = _on_its_way(self.told[last]) if is_told else None
         done = None
-        if self._slots.is_cuda:
+        if self.slots.is_cuda:
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
-            done.record(torch.cuda.current_stream(self._slots.device))
+            done.record(torch.cuda.current_stream(self.slots.device))
         return Outcome(slots, leads, favourites, told, done)
 
 
