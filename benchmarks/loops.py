@@ -42,7 +42,7 @@ def kv_bytes(models: Sequence[ShapeModel], batch: int, context: int) -> int:
 
 def floor_bytes(models: Sequence[ShapeModel], batch: int, context: int) -> int:
     """Return the bytes that one step cannot but read: weights without embeddings, keys and values."""
-    return sum(model.weight_bytes for model in models) + kv_bytes(models, batch, context)
+    return sum(model.bytes_read(batch) for model in models) + kv_bytes(models, batch, context)
 
 
 def eager_step(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from flowinfer.engine.loops.side import Side
 from loops import floor_bytes
 from measure import Deadline, Missed, ceilings, synchronize
 from ours import packed_step
@@ -105,8 +106,14 @@ def _add(
 
 def _timed(models: Sequence[ShapeModel], batch: int, context: int) -> Timed:
     """Time steps of a group by the wall clock."""
-    step: Callable[[], object] = packed_step(models, batch, context)
     devices = list(dict.fromkeys(model.device for model in models))
+    side = Side(devices)  # as a decoder has: on a GPU's default stream a copy to another waits for all work there
+    side.follow()
+    with side.on():
+        return _timed_here(packed_step(models, batch, context), devices)
+
+
+def _timed_here(step: Callable[[], object], devices: Sequence[torch.device]) -> Timed:
     for _ in range(_WARM_UPS):
         step()
     for device in devices:

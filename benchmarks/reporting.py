@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class Report:
 
     @staticmethod
     def _line(cells: list[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def ratio(value: float | Missed, base: float | Missed) -> float | Missed | None:
@@ -95,12 +96,12 @@ def scaled(value: float | Missed, factor: float) -> float | Missed:
     return value if isinstance(value, Missed) else value * factor
 
 
-def options(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that all benchmarks have."""
+def options(description: str, sizes: Sequence[str] = ("full", "tiny")) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks have; without a GPU the last size is the default."""
     parser = argparse.ArgumentParser(description=description)
     has_gpu = torch.cuda.is_available()
     parser.add_argument("--device", default="cuda:0" if has_gpu else "cpu")
-    parser.add_argument("--size", choices=("full", "tiny"), default="full" if has_gpu else "tiny")
+    parser.add_argument("--size", choices=sizes, default=sizes[0] if has_gpu else sizes[-1])
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16" if has_gpu else "float32")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=220.0, help="begin no further row after this time")

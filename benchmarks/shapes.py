@@ -14,11 +14,12 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from flowinfer.backends.base import Prompt
 from flowinfer.backends.hf import HfModel
+from flowinfer.backends.int4 import packed
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
 from flowinfer.planning.plan import Member, Mixture, Step
@@ -45,27 +46,27 @@ class Shape:
     vocab: int
     head_dim: int = 128
     positions: int = 32768
+    experts: int = 0
+    """Feed-forward networks of a layer of which each token passes some; 0 = one, which all pass."""
+    chosen: int = 0
+    """How many of them a token passes."""
 
     @property
     def kv_values(self) -> int:
         """Numbers kept per token of context."""
         return 2 * self.layers * self.kv_heads * self.head_dim
 
-    @property
-    def weight_values(self) -> int:
-        """Numbers read for every step: all weights but the input embedding."""
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = self.hidden * (2 * queries + 2 * keys) + (queries + 2 * keys if self.kind == "qwen2" else 0)
-        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
-        return self.layers * layer + self.hidden + self.vocab * self.hidden
-
 
 _QWEN = Shape("Qwen", "qwen2", 28, 3584, 18944, 28, 4, 152064)
 _YI = Shape("Yi", "llama", 48, 4096, 11008, 32, 4, 64000)
-_FULL = {"Qwen": _QWEN, "Ds": replace(_QWEN, name="Ds"), "Yi": _YI}
+_QWEN_MOE = Shape("Qwen-MoE", "qwen3_moe", 12, 2048, 768, 32, 4, 152064, experts=128, chosen=8)
+"""Qwen3-30B-A3B, a quarter of its layers."""
+_MIXTRAL = Shape("Mixtral", "mixtral", 6, 4096, 14336, 32, 8, 32000, experts=8, chosen=2)
+"""Mixtral 8x7B, six of its layers."""
+_FULL = {"Qwen": _QWEN, "Ds": replace(_QWEN, name="Ds"), "Yi": _YI, "Qwen-MoE": _QWEN_MOE, "Mixtral": _MIXTRAL}
 _SMALL = {"layers": 2, "hidden": 128, "intermediate": 256, "heads": 4, "kv_heads": 2, "head_dim": 32, "positions": 1024}
 _TINY = {
-    name: replace(shape, **_SMALL, vocab={"Yi": 1024}.get(name, 2048))  # type: ignore[arg-type]  # all are integers
+    name: replace(shape, **_SMALL, vocab=1024 if shape.vocab < 152064 else 2048, experts=min(8, shape.experts))  # type: ignore[arg-type]  # all are integers
     for name, shape in _FULL.items()
 }
 _SHARED_WORDS = {152064: 38143, 2048: 359}
@@ -82,10 +83,13 @@ def shapes(size: str, names: Sequence[str] = NAMES, *, layers: int | None = None
 class ShapeModel(HfModel):
     """A random model of a shape; a `TokenModel` without a tokenizer, whose answers never end by themselves."""
 
-    def __init__(self, shape: Shape, device: str, dtype: torch.dtype, *, seed: int) -> None:
+    def __init__(self, shape: Shape, device: str, dtype: torch.dtype, *, seed: int, group: int = 0) -> None:
+        """Make a model; its layers have weights of four bits in groups of so many inputs, 0 = not."""
         self.shape = shape
         self.name = shape.name
         self._model = _random_model(shape, torch.device(device), dtype, seed)
+        if group:
+            _quantize(self._model.model.layers, group)
         self.device = self._model.device
         self._tokens = _tokens(shape.vocab)
         self.num_columns = shape.vocab
@@ -99,8 +103,18 @@ class ShapeModel(HfModel):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes read for every step: all weights but the input embedding."""
-        return self.shape.weight_values * self._model.dtype.itemsize
+        """Bytes of all weights but the input embedding: what is read for every step of one that has no experts."""
+        embedding = self._model.get_input_embeddings().weight
+        return sum(weight.nbytes for weight in self._model.parameters()) - int(embedding.nbytes)
+
+    def bytes_read(self, tokens: int) -> int:
+        """Return the bytes of weights that a step of so many tokens reads, where all experts are as likely."""
+        shape = self.shape
+        if not shape.experts:
+            return self.weight_bytes
+        every = shape.layers * shape.experts * 3 * shape.hidden * shape.intermediate * self._model.dtype.itemsize
+        missed = (1 - shape.chosen / shape.experts) ** tokens
+        return int(self.weight_bytes - missed * every)
 
     @property
     def kv_bytes(self) -> int:
@@ -127,10 +141,11 @@ def build(
     seed: int = 0,
     names: Sequence[str] = NAMES,
     layers: int | None = None,
+    group: int = 0,
 ) -> list[ShapeModel]:
-    """Build random models of some names."""
+    """Build random models of some names, with weights of four bits if there is a group."""
     return [
-        ShapeModel(shape, device, dtype, seed=seed + index)
+        ShapeModel(shape, device, dtype, seed=seed + index, group=group)
         for index, shape in enumerate(shapes(size, names, layers=layers))
     ]
 
@@ -148,8 +163,14 @@ def mixer_of(models: Sequence[HfModel]) -> Mixer:
 
 
 def _random_model(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) -> Any:  # untyped
+    experts: dict[str, Any] = {}
+    if shape.experts:
+        count = "num_local_experts" if shape.kind == "mixtral" else "num_experts"
+        experts = {count: shape.experts, "num_experts_per_tok": shape.chosen}
+        experts |= {} if shape.kind == "mixtral" else {"moe_intermediate_size": shape.intermediate}
     config = AutoConfig.for_model(
         shape.kind,
+        **experts,
         vocab_size=shape.vocab,
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
@@ -175,6 +196,20 @@ def _random_model(shape: Shape, device: torch.device, dtype: torch.dtype, seed: 
                 parameter.normal_(0.0, STD, generator=generator)
         model.lm_head.weight[_shared_ids(shape.vocab, device)] *= SHARED_GAIN
     return model.requires_grad_(False)
+
+
+@torch.no_grad()
+def _quantize(layers: nn.Module, group: int) -> None:
+    """Put layers of four bits in place of plain ones, each group's numbers between its least and its greatest."""
+    for parent in list(layers.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                groups = child.weight.float().unflatten(1, (-1, group))  # (N, G, group)
+                least, most = groups.amin(2).clamp(max=0), groups.amax(2).clamp(min=0)
+                scales = (most - least) / 15
+                zeros = (-least / scales).round()
+                numbers = (groups / scales[:, :, None] + zeros[:, :, None]).round().clamp(0, 15)
+                setattr(parent, name, packed(numbers.flatten(1).char(), zeros, scales.half(), child.bias, group))
 
 
 @cache

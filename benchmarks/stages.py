@@ -1,25 +1,31 @@
-"""Steps side by side against step after step: a serial plan and two independent answers over a data set.
+"""Stages side by side: serial and parallel plans over a data set, on as many GPUs as there are, beside their limits.
 
-    python benchmarks/stages.py [--questions 320] [--rows 120] [--second-device cuda:1]
+    python benchmarks/stages.py [--questions 320] [--rows 120] [--devices cuda:0,cuda:1] [--plans "Qwen -> Yi"]
 
-`Qwen -> Yi` and `(Qwen & Yi)` over questions with prompts of 150-450 ids and answers of 32-384 tokens for each step,
-from fixed seeds; no answer ends by itself. Both ways use the same packed decoders, warmed up by one run of each way,
-and take turns; the median counts. Side by side is what `exec` does; step after step hides from the scheduler that the
-decoders can be brought on a turn at a time.
+Prompts of 150-450 ids and answers of 32-384 tokens for each step, from fixed seeds; no answer ends by itself. The
+placement is that of `flowinfer plan`. First all steps run side by side, as `exec` does; then the same rows go through
+each step alone, with nothing beside it.
+
+Roofline of a step on a device: prefill FLOPs / measured matrix rate + tokens / rows steps at the larger of memory floor
+and FLOPs, summed over its heads there; of a plan: the sum over its steps on the device that has most to do. "Alone" is
+what the busiest device would take if each of its steps ran as fast as alone: alone / this = 1 where nothing is lost,
+more where steps fill one another's gaps.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
-from dataset import Load, make_load
-from flowinfer.engine.base import Completion, Decoder, NoCache, Observer, Row, RowStream
+from dataset import Load, make_load, roofline
+from flowinfer.engine.base import Completion, NoCache, Observer, Row, decode
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.decoding import DecodingLoop
 from flowinfer.engine.loops.decoder import PackedDecoder
@@ -29,16 +35,21 @@ from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.scheduler import Caching, Scheduler
 from flowinfer.engine.work import Asked, trace_of
+from flowinfer.machine import Device, Machine
 from flowinfer.planning.merge import merge
-from flowinfer.planning.plan import Answer, Member, Plan, Step
-from flowinfer.results import Question, Trace
+from flowinfer.planning.placement import place
+from flowinfer.planning.plan import Answer, Member, Mixture, Need, Plan, Step, members
+from flowinfer.results import Question, StepResult, Trace
 from flowinfer.spec import Decoding, ModelSpec
-from measure import Deadline, Missed, release, synchronize
+from measure import Ceilings, Deadline, Missed, ceilings, release, synchronize
 from reporting import Report, options, ratio, setup_of
-from shapes import ShapeModel, build
+from shapes import ShapeModel, build, shapes
 
-_COLUMNS = ["plan", "way", "seconds", "tokens/s", "first answer", "device steps", "step after step / this"]
-_WAYS = ("step after step", "side by side")
+_COLUMNS = [
+    *("plan", "what", "on", "prompt ids", "tokens", "device steps", "seconds", "tokens/s", "first answer"),
+    *("roofline, s", "x roofline", "alone / this"),
+]
+_PLANS = ("Qwen -> Yi", "(Qwen & Yi)", "Qwen -> (Ds | Yi)", "(Ds | Yi) -> Qwen")
 
 
 @dataclass
@@ -49,25 +60,28 @@ class Run:
     first_seconds: float
     """Until the first question had its answer."""
     num_steps: Mapping[str, int]
-    """Decoding steps that the device was given, by step of the plan."""
+    """Decoding steps that the devices were given, by step of the plan."""
     traces: Sequence[Trace] = field(repr=False)
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of all steps."""
-        return sum(step.tokens for trace in self.traces for step in trace.steps)
+    def results(self, step: str) -> dict[str, StepResult]:
+        """Return a step's results by question."""
+        return {trace.question_id: one for trace in self.traces for one in trace.steps if one.step == step}
 
-    @property
-    def texts(self) -> dict[str, list[str]]:
-        """All steps' texts by question."""
-        return {trace.question_id: [step.text for step in trace.steps] for trace in self.traces}
+
+@dataclass
+class Alone:
+    """The rows of one step, decoded with nothing beside them."""
+
+    seconds: float
+    num_steps: int
+    texts: dict[str, str] = field(repr=False)
 
 
 class LimitedHeads(Heads):
     """Heads whose rows have limits of their own, by question, whoever made the rows."""
 
-    def __init__(self, step: Step, model: ShapeModel, load: Load) -> None:
-        super().__init__(step, [model], observer=Observer())
+    def __init__(self, step: Step, models: Sequence[ShapeModel], load: Load) -> None:
+        super().__init__(step, models, observer=Observer())
         self._limits = {f"q{k}": length for k, length in enumerate(load.answers)}
 
     def begin(self, row: Row, batch: int) -> LiveRow | Completion:
@@ -78,31 +92,86 @@ class LimitedHeads(Heads):
         return begun
 
 
-class Whole:
-    """A decoder that keeps the host busy."""
-
-    keeps_host_busy = True
-
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-
-    def stream(self) -> RowStream:
-        """Return a new run."""
-        return self._decoder.stream()
-
-
 class MadeDecoders(Decoders):
     """Decoders that are made already, by step."""
 
-    def __init__(self, made: Mapping[str, Decoder]) -> None:
-        super().__init__(ModelPool(), Observer(), "auto")
-        self._ready = made
+    def __init__(self, made: Mapping[str, PackedDecoder], rows: int) -> None:
+        super().__init__(ModelPool(), Observer(), rows)
+        self._ready, self._rows = made, rows
 
     def loop(self, name: str, plan: Plan, step: Step) -> DecodingLoop:
         """Return a loop whose decoder is made."""
         loop = super().loop(name, plan, step)
-        loop.decoder = self._ready[step.id]
+        loop.decoder, loop.batch = self._ready[step.id], self._rows
         return loop
+
+
+class Bench:
+    """One plan, its models where placement puts them, and its decoders."""
+
+    def __init__(
+        self, plan: Plan, models: Mapping[str, ShapeModel], loads: Sequence[Load], arguments: argparse.Namespace
+    ) -> None:
+        self.plan, self._models, self._rows, self._window = plan, models, arguments.rows, arguments.window
+        self._load = loads[0]
+        self._decoders = {
+            step.id: _decoder(step, self._heads(step), load, arguments.rows)
+            for step, load in zip(plan.steps, loads, strict=False)
+        }
+
+    def run(self) -> Run:
+        """Run the plan over all questions."""
+        before = {name: decoder.num_steps for name, decoder in self._decoders.items()}
+        caching = Caching(lambda *_: NoCache(), lambda *_: "", lambda *_: "", lambda plan, step, prompts: list(prompts))
+        merged = merge([self.plan])
+        (uses,) = merged.uses
+        scheduler = Scheduler(merged.steps, MadeDecoders(self._decoders, self._rows), caching, Observer())
+        asked = (
+            Asked(Question(id=f"q{k}", question=f"{k} {length}", reference=""), lambda one: one.question).of(uses)
+            for k, length in enumerate(self._load.prompts)
+        )
+        self._wait()
+        start, first = time.perf_counter(), 0.0
+        traces: list[Trace] = []
+        for finished in scheduler.run(asked, most=self._window):
+            if finished.asked.is_done:
+                first = first or time.perf_counter() - start
+                traces.append(trace_of(self.plan, uses, finished.asked))
+        self._wait()
+        seconds = time.perf_counter() - start
+        steps = {name: decoder.num_steps - before[name] for name, decoder in self._decoders.items()}
+        return Run(seconds, first, steps, traces)
+
+    def alone(self, step: Step, run: Run) -> Alone:
+        """Decode the rows that a step had in a run, with nothing beside them."""
+        decoder, results = self._decoders[step.id], run.results(step.id)
+        rows = [Row(question_id, step.id, one.prompts) for question_id, one in results.items()]
+        before = decoder.num_steps
+        self._wait()
+        start = time.perf_counter()
+        texts = {done.row.question_id: done.result.text for done in decode(decoder, rows) if done.result}
+        self._wait()
+        return Alone(time.perf_counter() - start, decoder.num_steps - before, texts)
+
+    def devices(self, step: Step) -> list[str]:
+        """Return the devices of a step's heads, each once."""
+        return list(dict.fromkeys(str(model.device) for model in self._heads(step)))
+
+    def floors(self, step: Step, run: Run, limits: Mapping[str, Ceilings]) -> dict[str, float]:
+        """Return the least seconds that a step's rows take on each of its devices."""
+        results = list(run.results(step.id).values())
+        floors = dict.fromkeys(self.devices(step), 0.0)
+        for k, model in enumerate(self._heads(step)):
+            load = Load(tuple(one.heads[k].prompt_tokens for one in results), tuple(one.tokens for one in results))
+            floors[str(model.device)] += sum(roofline([model], load, self._rows, limits[str(model.device)]))
+        return floors
+
+    def _heads(self, step: Step) -> list[ShapeModel]:
+        return [self._models[member.model] for member in members(step.source)]
+
+    def _wait(self) -> None:
+        for model in self._models.values():
+            synchronize(model.device)
 
 
 def main() -> None:
@@ -111,167 +180,167 @@ def main() -> None:
     parser.add_argument("--questions", type=int)
     parser.add_argument("--rows", type=int, default=120, help="most rows of a step at once")
     parser.add_argument("--window", type=int, help="questions on their way at once; 4 x rows if not given")
-    parser.add_argument("--second-device", help="where Yi lives, if not on the same device")
+    parser.add_argument("--devices", help="e.g. cuda:0,cuda:1; all GPUs if not given")
+    parser.add_argument("--plans", default=";".join(_PLANS), help="of Qwen, Ds and Yi, separated by ;")
     parser.add_argument("--layers", type=int, help="fewer layers, to try things")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     arguments.questions = arguments.questions or (320 if arguments.size == "full" else 24)
     arguments.window = arguments.window or 4 * arguments.rows
     deadline = Deadline(arguments.seconds)
-    models = _models(arguments)
     loads = [make_load(arguments.questions, arguments.size, arguments.seed + index) for index in range(2)]
-    report = Report("Steps side by side", _setup(arguments, models, loads), _COLUMNS)
-    for title, plan in (("Qwen -> Yi", serial_plan(models)), ("(Qwen & Yi)", branches_plan(models))):
-        _measure(report, title, plan, models, loads, arguments, deadline)
+    names = _devices(arguments)
+    limits = {name: ceilings(torch.device(name), getattr(torch, arguments.dtype)) for name in names}
+    report = Report("Stages side by side", _setup(arguments, loads, names), _COLUMNS)
+    built: dict[str, ShapeModel] = {}
+    for title in arguments.plans.split(";"):
+        outcome = deadline.attempt(partial(_measure, report, title, loads, limits, built, arguments))
+        if isinstance(outcome, Missed):
+            report.add(title, "side by side", "", None, None, None, outcome, *[None] * 5)
         release()
     report.note(f"whole run: {deadline.elapsed:.0f} s")
     report.finish(arguments)
 
 
-def serial_plan(models: Sequence[ShapeModel]) -> Plan:
-    """Return the plan in which the second model reads what the first one wrote."""
-    first = _step("s1", models[0], Member("n1", models[0].name, "draft", "{question}", {}))
-    second = Member("n2", models[1].name, "refine", "{question} {prev}", {"prev": ("s1",)})
-    return _plan([first, _step("s2", models[1], second, "s1")], Answer("text", ("s2",)))
-
-
-def branches_plan(models: Sequence[ShapeModel]) -> Plan:
-    """Return the plan in which both models answer by themselves."""
-    steps = [
-        _step(f"s{k}", model, Member(f"n{k}", model.name, "draft", "{question}", {}))
-        for k, model in enumerate(models, 1)
-    ]
-    return _plan(steps, Answer("vote", tuple(step.id for step in steps)))
-
-
-def _step(step_id: str, model: ShapeModel, member: Member, *reads: str) -> Step:
-    return Step(step_id, model.name, member, Decoding(max_tokens=384, speculate="off"), reads)
-
-
-def _plan(steps: Sequence[Step], answer: Answer) -> Plan:
-    names = [member.model for step in steps if isinstance(member := step.source, Member)]
+def plan_of(title: str, arguments: argparse.Namespace, devices: Sequence[str]) -> Plan:
+    """Return a plan of one or two stages, `A -> B`, `(A & B)`, `A -> (B | C)` or `(A | B) -> C`, placed."""
+    steps: list[Step] = []
+    answers = re.fullmatch(r"\((\w+) & (\w+)\)", title)
+    for stage in answers.groups() if answers else title.split(" -> "):
+        earlier = [] if answers else [step.id for step in steps]
+        steps.append(_step(f"s{len(steps) + 1}", re.findall(r"\w+", stage), earlier[-1:]))
+    answer = Answer("vote", tuple(step.id for step in steps)) if answers else Answer("text", (steps[-1].id,))
+    table = {shape.name: shape for shape in shapes(arguments.size, layers=arguments.layers)}
+    names = dict.fromkeys(member.model for step in steps for member in members(step.source))
     specs = {name: ModelSpec(name=name, ref=name, think="keep") for name in names}
-    return Plan("stages", tuple(steps), answer, specs, "paper")
+    width = getattr(torch, arguments.dtype).itemsize
+    needs = {
+        name: Need(table[name].weight_values, table[name].weight_values * width, table[name].kv_values * width, 0, "")
+        for name in names
+    }
+    return place(Plan("stages", tuple(steps), answer, specs, "paper"), _machine(devices), needs)
+
+
+def _step(step_id: str, names: Sequence[str], reads: Sequence[str]) -> Step:
+    template, fields = ("{question} {prev}", {"prev": tuple(reads)}) if reads else ("{question}", {})
+    heads = tuple(
+        Member(f"{step_id}n{k}", name, "draft", template, fields, 1 / len(names)) for k, name in enumerate(names)
+    )
+    source = Mixture(f"{step_id}g", "mean", {}, heads) if len(heads) > 1 else heads[0]
+    return Step(step_id, " | ".join(names), source, Decoding(max_tokens=384, speculate="off"), tuple(reads))
+
+
+def _machine(devices: Sequence[str]) -> Machine:
+    return Machine(tuple(Device(name, "", *_memory(name)) for name in devices))
+
+
+def _memory(device: str) -> tuple[int, int]:
+    return torch.cuda.mem_get_info(device) if device.startswith("cuda") else (1 << 40, 1 << 40)
 
 
 def _measure(
     report: Report,
     title: str,
-    plan: Plan,
-    models: Sequence[ShapeModel],
     loads: Sequence[Load],
+    limits: Mapping[str, Ceilings],
+    built: dict[str, ShapeModel],
     arguments: argparse.Namespace,
-    deadline: Deadline,
-) -> None:
-    packed = {
-        step.id: _decoder(step, model, load, arguments.rows)
-        for step, model, load in zip(plan.steps, models, loads, strict=True)
-    }
-    made: dict[str, Mapping[str, Decoder]] = {
-        "step after step": {name: Whole(decoder) for name, decoder in packed.items()},
-        "side by side": packed,
-    }
-    runs: dict[str, list[Run]] = {way: [] for way in _WAYS}
+) -> float:
+    """Measure a plan side by side and its steps alone; return the seconds of the former.
 
-    def run(way: str) -> float:
-        runs[way].append(_run(plan, made[way], packed, models, loads[0], arguments.window))
-        return runs[way][-1].seconds
-
-    outcomes = {way: deadline.attempt(_call(run, way)) for way in _WAYS}  # warm-up
-    _compare(report, title, runs, arguments.dtype)
-    for way in _WAYS:
-        runs[way].clear()
+    Args:
+        built: models of plans before, by name; those on other devices now give way.
+    """
+    plan = plan_of(title, arguments, list(limits))
+    _build(plan, built, arguments)
+    bench = Bench(plan, built, loads, arguments)
+    warm = bench.run()
+    _compare(report, title, warm, {step.id: bench.alone(step, warm) for step in plan.steps}, arguments.dtype)
+    runs: list[Run] = []
+    alone: dict[str, list[Alone]] = {step.id: [] for step in plan.steps}
     for _ in range(arguments.repeats):
-        outcomes = {way: deadline.attempt(_call(run, way)) for way in _WAYS}
-    base: float | Missed = _median(runs["step after step"]) or outcomes["step after step"]
-    for way in _WAYS:
-        median: float | Missed = _median(runs[way]) or outcomes[way]
-        if isinstance(median, Missed):
-            report.add(title, way, median, None, None, None, None)
-            continue
-        one = min(runs[way], key=lambda run: abs(run.seconds - median))
-        steps = " + ".join(str(count) for count in one.num_steps.values())
-        report.add(title, way, median, one.tokens / median, one.first_seconds, steps, ratio(base, median))
+        runs.append(bench.run())
+        for step in plan.steps:
+            alone[step.id].append(bench.alone(step, warm))
+    run = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
+    floors = dict.fromkeys(limits, 0.0)
+    lone = dict.fromkeys(limits, 0.0)
+    for step in plan.steps:
+        own, on = bench.floors(step, run, limits), bench.devices(step)
+        seconds = statistics.median(one.seconds for one in alone[step.id])
+        for device in on:
+            floors[device] += own[device]
+            lone[device] += seconds
+        figures = (*_counts(run, [step]), alone[step.id][-1].num_steps, seconds)
+        _add(report, title, f"{step.title} alone", on, figures, None, max(own.values()), None)
+    figures = (*_counts(run, plan.steps), sum(run.num_steps.values()), run.seconds)
+    on = [device for device in floors if floors[device]]
+    bound = max(lone.values()) / run.seconds
+    _add(report, title, "side by side", on, figures, run.first_seconds, max(floors.values()), bound)
+    return run.seconds
 
 
-def _call(run: Callable[[str], float], way: str) -> Callable[[], float]:
-    return lambda: run(way)
+def _counts(run: Run, steps: Sequence[Step]) -> tuple[int, int]:
+    """Return the prompt ids, of all heads, and the tokens of steps."""
+    results = [one for step in steps for one in run.results(step.id).values()]
+    return sum(head.prompt_tokens for one in results for head in one.heads), sum(one.tokens for one in results)
 
 
-def _decoder(step: Step, model: ShapeModel, load: Load, rows: int) -> PackedDecoder:
-    made = packed_decoder(LimitedHeads(step, model, load), rows)
+def _add(
+    report: Report,
+    title: str,
+    what: str,
+    on: Sequence[str],
+    figures: tuple[int, int, int, float],
+    first: float | None,
+    floor: float,
+    bound: float | None,
+) -> None:
+    ids, tokens, steps, seconds = figures
+    rest = (seconds, tokens / seconds, first, floor, ratio(seconds, floor), bound)
+    report.add(title, what, " ".join(on), ids, tokens, steps, *rest)
+
+
+def _decoder(step: Step, models: Sequence[ShapeModel], load: Load, rows: int) -> PackedDecoder:
+    made = packed_decoder(LimitedHeads(step, models, load), rows)
     if isinstance(made, str):
         raise RuntimeError(made)
     return made
 
 
-def _run(
-    plan: Plan,
-    made: Mapping[str, Decoder],
-    packed: Mapping[str, PackedDecoder],
-    models: Sequence[ShapeModel],
-    load: Load,
-    window: int,
-) -> Run:
-    """Run a plan over all questions."""
-    before = {name: decoder.num_steps for name, decoder in packed.items()}
-    caching = Caching(lambda *_: NoCache(), lambda *_: "", lambda *_: "", lambda plan, step, prompts: list(prompts))
-    merged = merge([plan])
-    (uses,) = merged.uses
-    scheduler = Scheduler(merged.steps, MadeDecoders(made), caching, Observer())
-    asked = (
-        Asked(Question(id=f"q{k}", question=f"{k} {length}", reference=""), lambda one: one.question).of(uses)
-        for k, length in enumerate(load.prompts)
-    )
-    _wait(models)
-    start = time.perf_counter()
-    traces: list[Trace] = []
-    first = 0.0
-    for finished in scheduler.run(asked, most=window):
-        if finished.asked.is_done:
-            first = first or time.perf_counter() - start
-            traces.append(trace_of(plan, uses, finished.asked))
-    _wait(models)
-    seconds = time.perf_counter() - start
-    steps = {name: decoder.num_steps - before[name] for name, decoder in packed.items()}
-    return Run(seconds, first, steps, traces)
-
-
-def _wait(models: Sequence[ShapeModel]) -> None:
-    for model in models:
-        synchronize(model.device)
-
-
-def _compare(report: Report, title: str, runs: Mapping[str, Sequence[Run]], dtype: str) -> None:
-    """Tell how many questions have the same texts both ways; in float32 all must."""
-    if not all(runs.values()):
-        return
-    one, other = (runs[way][0].texts for way in _WAYS)
-    same = sum(one[key] == other[key] for key in one)
-    report.note(f"{title}: {same} of {len(one)} questions have the same texts both ways ({dtype})")
+def _compare(report: Report, title: str, run: Run, alone: Mapping[str, Alone], dtype: str) -> None:
+    """Tell how many answers have the same texts side by side and alone; in float32 all must."""
+    pairs = [(one.text, alone[step].texts[question]) for step in alone for question, one in run.results(step).items()]
+    same = sum(one == other for one, other in pairs)
+    report.note(f"{title}: {same} of {len(pairs)} answers are the same side by side and alone ({dtype})")
     if dtype == "float32":
-        assert one == other, "float32 texts must not depend on the way"
+        assert same == len(pairs), "float32 texts must not depend on the way"
 
 
-def _median(runs: Sequence[Run]) -> float | None:
-    return statistics.median(run.seconds for run in runs) if runs else None
+def _build(plan: Plan, built: dict[str, ShapeModel], arguments: argparse.Namespace) -> None:
+    """Build the models that are not where the plan has them."""
+    for index, name in enumerate(("Qwen", "Ds", "Yi")):
+        device = plan.placements[name].device if name in plan.placements else ""
+        if name in built and str(built[name].device) != device:
+            del built[name]
+            release()
+        if device and name not in built:
+            seed, dtype = arguments.seed + index, getattr(torch, arguments.dtype)
+            made = build(arguments.size, device, dtype, seed=seed, names=[name], layers=arguments.layers)
+            built[name] = made[0]
 
 
-def _models(arguments: argparse.Namespace) -> list[ShapeModel]:
-    dtype = getattr(torch, arguments.dtype)
-    places = {"Qwen": arguments.device, "Yi": arguments.second_device or arguments.device}
-    return [
-        build(arguments.size, device, dtype, seed=arguments.seed + index, names=[name], layers=arguments.layers)[0]
-        for index, (name, device) in enumerate(places.items())
-    ]
+def _devices(arguments: argparse.Namespace) -> list[str]:
+    if arguments.devices or not arguments.device.startswith("cuda"):
+        return str(arguments.devices or arguments.device).split(",")
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
 
-def _setup(arguments: argparse.Namespace, models: Sequence[ShapeModel], loads: Sequence[Load]) -> dict[str, object]:
+def _setup(arguments: argparse.Namespace, loads: Sequence[Load], devices: Sequence[str]) -> dict[str, object]:
     return setup_of(
-        arguments.device,
+        devices[0],
         arguments.dtype,
-        devices=", ".join(f"{model.name} on {model.device}" for model in models),
-        shapes=", ".join(f"{model.name} {model.shape.layers} x {model.shape.hidden}" for model in models),
+        devices=len(devices),
         questions=len(loads[0].prompts),
         tokens=" + ".join(str(load.tokens) for load in loads),
         rows=arguments.rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import flowinfer
 from flowinfer.engine.loops.thinking import strip_thinking
 from flowinfer.errors import FlowError
-from flowinfer.runs.ask import _Gate
+from flowinfer.runs.gate import Gate
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,35 @@ def test_an_answer_is_its_text_and_holds_its_trace(flow: flowinfer.Flow) -> None
 def test_streamed_pieces_join_to_the_whole_answer(flow: flowinfer.Flow) -> None:
     pieces = list(flow.stream("Tell me of 苹果."))
     assert "".join(pieces) == flow.run("Tell me of 苹果.").text and len(pieces) > 1
+
+
+def test_many_questions_at_once_have_the_answers_that_they_have_alone(toy_zoo: Path) -> None:
+    questions = ["What is 2 + 2?", "Tell me of 苹果.", "What is 2 + 2?"]
+    with flowinfer.parse("Yi[temperature=0.9] -> (Qwen | Ds)", zoo=str(toy_zoo), params={"max_tokens": 8}) as flow:
+        alone = [flow.run(question).text for question in questions]
+        assert [answer.text for answer in flow.run(questions)] == alone
+        assert flow.run([]) == []
+
+        async def tasks() -> list[str]:
+            return [answer.text for answer in await asyncio.gather(*map(flow.arun, questions))]
+
+        assert asyncio.run(tasks()) == asyncio.run(tasks()) == alone
+        with pytest.raises(flowinfer.UsageError, match="question 1 is empty"):
+            flow.run(["What?", " "])
+        with pytest.raises(flowinfer.UsageError, match="the question is empty"):
+            asyncio.run(flow.arun(" "))
+
+
+def test_an_answer_can_be_read_as_it_is_written_in_an_event_loop(toy_zoo: Path) -> None:
+    with flowinfer.parse("(Qwen | Ds)", zoo=str(toy_zoo), params={"max_tokens": 12}) as flow:
+
+        async def read() -> list[str]:
+            async for _ in flow.astream("Tell me of 苹果."):
+                break  # and another goes on
+            return [piece async for piece in flow.astream("Tell me of 苹果.")]
+
+        pieces = asyncio.run(read())
+        assert "".join(pieces) == flow.run("Tell me of 苹果.").text and len(pieces) > 1
 
 
 @pytest.mark.parametrize("cut", [1, 8])
@@ -112,7 +142,7 @@ def test_streams_of_models_that_think_join_to_the_answer(text: str) -> None:
     ],
 )
 def test_gated_pieces_are_what_stripping_leaves(pieces: list[str], opened: bool) -> None:
-    gate = _Gate(strips=True, stops=(), prefill="")
+    gate = Gate(strips=True, stops=(), prefill="")
     gate.begin(opened)
     assert "".join(map(gate.pass_on, pieces)) == strip_thinking("".join(pieces), opened=opened)
 
@@ -132,6 +162,13 @@ def test_an_empty_question_is_refused(flow: flowinfer.Flow, question: str) -> No
         flow.run(question)
     with pytest.raises(flowinfer.UsageError, match="the question is empty"):
         list(flow.stream(question))
+
+
+def test_a_question_that_fails_is_raised(flow: flowinfer.Flow) -> None:
+    with pytest.raises(flowinfer.RunError, match="half of a surrogate pair"):
+        flow.run("1 \ud800 + 1")
+    with pytest.raises(flowinfer.RunError, match="half of a surrogate pair"):
+        list(flow.stream("1 \ud800 + 1"))
 
 
 def test_a_question_that_is_no_text_is_a_type_error(flow: flowinfer.Flow) -> None:

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.slow
     [
         ("gpu_step.py", "--batches", "1,2", "--contexts", "8"),
         ("multi_gpu.py", "--devices", "3", "--batches", "2", "--context", "8"),
+        ("four_bit.py", "--batches", "1,2", "--context", "8"),
         ("dataset.py", "--questions", "4", "--paths", "ours,reference,question"),
+        ("serve.py", "--clients", "1,2", "--questions", "4", "--tokens", "4", "--memory", "4"),
         ("stages.py", "--questions", "6", "--rows", "3", "--repeats", "1"),
         ("numerics.py", "--prompts", "2", "--length", "8"),
         ("cpu.py", "--batches", "1,2", "--tokens", "4", "--questions", "2", "--answer-tokens", "4"),

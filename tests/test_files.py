@@ -14,8 +14,9 @@ from flowinfer.cli.inputs import flow_files
 from flowinfer.errors import DataError, FlowError, UnreadableFile, UnreadableFlow, UsageError
 from flowinfer.files import MOST_FLOW_BYTES, read_text, write_whole
 from flowinfer.language.check import check, check_file, read_flow
+from flowinfer.runs.finding import find_run, list_runs
 from flowinfer.runs.jsonlog import lock
-from flowinfer.runs.store import find_run, info, list_runs, read_json, read_records
+from flowinfer.runs.store import info, read_json, read_records
 from flowinfer.tasks.sources import json_lines
 from flowinfer.zoo import read_zoo
 from tests.zoos import NAMES

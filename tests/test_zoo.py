@@ -57,6 +57,25 @@ def test_the_order_of_choice_is_option_environment_file_then_default(tmp_path: P
     assert select_zoo(declared=path, environment={}).why == "the flow's defaults"
 
 
+@pytest.mark.parametrize(
+    ("text", "is_told"),
+    [
+        ("Qwen", True),
+        ('model M = "x/y"\nM', False),
+        ('model M = "x/y"\nM -> Qwen', True),
+        ('model Qwen = "x/y"\nQwen[speculate=Ds]', True),
+    ],
+)
+def test_the_lab_zoo_says_what_it_is_where_a_model_of_it_is_called(text: str, is_told: bool) -> None:
+    assert (check(text, zoo="lab").zoo_note is not None) == is_told
+
+
+def test_a_file_that_is_not_there_is_no_misspelt_zoo() -> None:
+    with pytest.raises(UsageError, match=r"unknown zoo 'x\.toml'") as caught:
+        load_zoo("x.toml")
+    assert str(caught.value.help).startswith("known zoos: ")
+
+
 def test_an_unknown_zoo_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown zoo 'papper'") as caught:
         load_zoo("papper")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 import networkx as nx
 
-from flowinfer.errors import UsageError, in_python_words
+from flowinfer.errors import RunError, UsageError, in_python_words
 from flowinfer.language.check import check, check_file
 from flowinfer.language.examples import located
+from flowinfer.language.options import option_text
 from flowinfer.planning import plan as plans
 from flowinfer.planning.graph import build
 from flowinfer.spec import Flow as CheckedFlow
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from flowinfer.results import Record
     from flowinfer.runs.ask import Answer
     from flowinfer.runs.evaluation import Evaluation
+    from flowinfer.serving.calls import Calls
 
 
 @in_python_words()
@@ -57,6 +59,7 @@ class Flow:
         self.flow = flow
         """The checked flow."""
         self._models: ModelPool | None = None
+        self._calls: Calls | None = None
 
     @property
     def graph(self) -> nx.DiGraph[str]:
@@ -71,28 +74,54 @@ class Flow:
 
         return place(plans.compile(self.flow), this_machine())
 
+    @overload
+    def run(self, question: str) -> Answer: ...
+
+    @overload
+    def run(self, question: list[str] | tuple[str, ...]) -> list[Answer]: ...
+
     @in_python_words()
-    def run(self, question: str) -> Answer:
-        """Answer one question.
+    def run(self, question: str | list[str] | tuple[str, ...]) -> Answer | list[Answer]:
+        """Answer one question, or many at once; each has the answer that it has alone.
+
+        Raises:
+            UsageError: one is empty.
+            RunError: models cannot be loaded, or a question failed.
+        """
+        if isinstance(question, list | tuple):
+            from flowinfer.runs.ask import ask_all
+
+            return [_whole(answer) for answer in ask_all(self.flow, question, models=self._pool())]
+        return self._answer(question)
+
+    async def arun(self, question: str) -> Answer:
+        """Answer one question; what several tasks ask at once is decoded together.
 
         Raises:
             UsageError: it is empty.
+            RunError: models cannot be loaded, or the question failed.
         """
-        from flowinfer.runs.ask import ask
+        from flowinfer.runs.ask import Answer
 
-        return ask(self.flow, question, models=self._pool())
+        trace = await self._called().answer(question)
+        return _whole(Answer(trace.answer, trace, tuple(filter(None, (self.flow.zoo_note,)))))
+
+    def astream(self, question: str) -> AsyncIterator[str]:
+        """Yield the answer to one question in pieces, as it is written: `async for piece in flow.astream(...)`."""
+        return self._called().pieces(question)
 
     def stream(self, question: str) -> Iterator[str]:
-        """Yield the answer to one question in pieces, as it is written; pieces join to the whole answer."""
-        from flowinfer.runs.ask import ask
+        """Yield the answer to one question in pieces, as it is written; pieces join to the whole answer.
 
+        Raises: as `run`.
+        """
         pieces: queue.Queue[str | BaseException | None] = queue.Queue()
-        pool = self._pool()
+        self._pool()  # made here, as two threads may stream
 
         def work() -> None:
             try:
                 with in_python_words():
-                    ask(self.flow, question, on_text=pieces.put, models=pool)
+                    self._answer(question, pieces.put)
             except BaseException as error:  # handed to the reader, who sees it raised
                 pieces.put(error)
             else:
@@ -141,10 +170,9 @@ class Flow:
             DataError: the data cannot be read.
             RunError: models cannot be loaded or do not fit.
         """
-        from flowinfer.planning.plan import columns
         from flowinfer.runs.evaluation import Evaluation
         from flowinfer.runs.experiment import Request, evaluate
-        from flowinfer.tasks.base import language_note, load_questions
+        from flowinfer.tasks.base import language_note, load_for
 
         _refuse_odd(limit=limit, sample=sample, seed=seed, ids=ids, batch=batch, engine=engine)
         kept: Sequence[Record] = ()
@@ -160,23 +188,18 @@ class Flow:
             resume=None if resume is None else str(resume),
             use_cache=use_cache,
         )
-        questions = load_questions(
-            str(dataset),
-            data={str(dataset): Path(data)} if data is not None else {},
-            limit=limit,
-            sample=sample,
-            seed=seed,
-            ids=ids,
-            use_items=self.flow.zoo in ("toy", "lab"),
-            answer_index=answer_index,
-            columns=columns(self.flow),
-        )
+        chosen = {"limit": limit, "sample": sample, "seed": seed, "ids": ids, "answer_index": answer_index}
+        named = {str(dataset): Path(data)} if data is not None else {}
+        questions = load_for([self.flow], str(dataset), data=named, **chosen)
         results = evaluate(self.flow, questions, request, on_record=on_record, on_start=started, models=self._pool())
         note = language_note(self.flow, questions.questions, questions.label)
         return Evaluation(results, tuple(kept), tuple(filter(None, (self.flow.zoo_note, note))))
 
     def close(self) -> None:
         """Free the models."""
+        if self._calls is not None:
+            self._calls.close()
+            self._calls = None
         if self._models is not None:
             self._models.close()
             self._models = None
@@ -197,6 +220,18 @@ class Flow:
 
         return render(self.flow)
 
+    def _answer(self, question: str, on_text: Callable[[str], None] | None = None) -> Answer:
+        from flowinfer.runs.ask import ask
+
+        return _whole(ask(self.flow, question, on_text=on_text, models=self._pool()))
+
+    def _called(self) -> Calls:
+        from flowinfer.serving.calls import Calls
+
+        if self._calls is None:
+            self._calls = Calls(self.flow, self._pool())
+        return self._calls
+
     def _pool(self) -> ModelPool:
         from flowinfer.engine.models import ModelPool
 
@@ -210,9 +245,7 @@ Pipeline = Flow
 
 
 def _texts(params: Mapping[str, object] | None) -> dict[str, str]:
-    return {
-        name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in (params or {}).items()
-    }
+    return {name: option_text(value) for name, value in (params or {}).items()}
 
 
 def _refuse_odd(*, batch: object, engine: object, ids: object, **numbers: object) -> None:
@@ -226,3 +259,14 @@ def _refuse_odd(*, batch: object, engine: object, ids: object, **numbers: object
         raise UsageError(f"batch must be 'auto' or a whole number of at least 1, not {batch!r}")
     if engine not in ("auto", "packed", "reference"):
         raise UsageError(f"engine must be 'auto', 'packed' or 'reference', not {engine!r}")
+
+
+def _whole(answer: Answer) -> Answer:
+    """Return an answer, unless its question failed.
+
+    Raises:
+        RunError: it did.
+    """
+    if answer.trace.error is not None:
+        raise RunError(answer.trace.error)
+    return answer

@@ -17,6 +17,7 @@ from typing import Any
 
 from flowinfer.errors import LoadError, UnreadableFile
 from flowinfer.files import read_text
+from flowinfer.packing import packing_of
 
 INDEX = "model.safetensors.index.json"
 _READ = (".json", ".jinja", ".model", ".safetensors", ".txt", ".tiktoken")
@@ -55,13 +56,15 @@ def read_folder(folder: Path) -> Held:
     """Return what the weight files of a folder hold.
 
     Raises:
-        LoadError: a file of the folder is damaged, missing or no file at all, or its config is beyond what it holds.
+        LoadError: a file of the folder is damaged, missing or no file at all, its config is beyond what it holds,
+            or its weights are packed as flowinfer does not read them.
     """
     _refuse_special_files(folder)
     config = read_config(folder)
     held = Held((files := weight_files(folder)), {name: shape for file in files for name, shape in _shapes(file)})
     if files and config is not None:
         _refuse_absurd(config, held)
+        packing_of(config, held.shapes)
     return held
 
 

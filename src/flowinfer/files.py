@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from flowinfer.errors import UnreadableFile
+from flowinfer.errors import UnreadableFile, UsageError
 
 MOST_FLOW_BYTES = 1_000_000
 """Largest flow or zoo file: a few thousand times what anyone writes by hand."""
@@ -82,6 +82,18 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_asked(path: Path, data: bytes, help: str | None = None) -> None:
+    """Write a file that the user named; see `write_whole`.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise UsageError(f"cannot write '{path}': {(error.strerror or str(error)).lower()}", help=help) from error
 
 
 def _keep_owner_and_mode(handle: int, before: os.stat_result) -> None:

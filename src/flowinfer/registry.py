@@ -2,7 +2,7 @@
 
 Every entry is named as "module:object" and imported on use, so that looking names up costs nothing. Other packages
 register through the entry points `flowinfer.fusers`, `.backends`, `.tasks` and `.zoos`; a fuser may carry its
-parameters as an attribute `parameters`, a backend `text_only` and `options` (see BackendInfo).
+parameters as an attribute `parameters`, a backend `text_only`, `options` and `splits` (see BackendInfo).
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class BackendInfo:
     """Whether it gives texts but no next-token distributions."""
     options: frozenset[str] | None = None
     """Options of models and steps that it heeds; None: all that a backend of its kind is given."""
+    splits: bool = False
+    """Whether it can lay a model's layers over several GPUs."""
 
     def heeds(self, option: str) -> bool:
         """Return whether an option of a model or step does anything with it."""
@@ -149,6 +151,7 @@ BUILT_IN_BACKENDS = (
         "flowinfer.backends.hf:load",
         "any decoder-only transformers model, hub id or folder",
         options=_LOCAL_OPTIONS,
+        splits=True,
     ),
     BackendInfo(
         "openai",
@@ -240,7 +243,8 @@ def _backend(point: EntryPoint) -> BackendInfo:
             help="update or uninstall that package",
         )
     is_text = bool(getattr(target, "text_only", False))
-    return BackendInfo(point.name, point.value, _origin(point), is_text, options)
+    splits = bool(getattr(target, "splits", False))
+    return BackendInfo(point.name, point.value, _origin(point), is_text, options, splits)
 
 
 def _import(point: EntryPoint) -> object:

@@ -48,6 +48,21 @@ class Question(_Border):
     columns: Mapping[str, str] = Field(default_factory=dict)
     """Further fields of the item that a prompt of the flow shows."""
 
+    @property
+    def options(self) -> str:
+        """Return its choices as lines "A. text", or nothing."""
+        return "\n".join(f"{letter}. {text}" for letter, text in self.choices.items())
+
+    @property
+    def whole(self) -> str:
+        """Return its text with its choices below it."""
+        return f"{self.question}\n{self.options}" if self.choices else self.question
+
+    @property
+    def gold(self) -> str:
+        """Return the last line of the reference: worked answers end in what counts."""
+        return self.reference.rsplit("\n", 1)[-1]
+
 
 class HeadTimes(_Border):
     """What one head of a step cost for one question (paper table 5)."""

@@ -6,11 +6,12 @@ positions except the spans kept for messages, and nothing knows about tensors.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from flowinfer.errors import Diagnostic, Span
 from flowinfer.output.secrets import learn_address, public_address
@@ -44,6 +45,11 @@ THOUGHTS = (
 its model write it, and it is text, be it a control token or not."""
 
 
+DEVICES = "auto, cpu, cuda or cuda:N"
+SPLIT_DEVICES = 'one device, or a list of two or more different GPUs, as in ["cuda:0", "cuda:1"]'
+"""What the option `device` can be, in words."""
+
+
 class ModelSpec(BaseModel):
     """One model as a zoo or a `model` declaration states it; strict: "yes" is no truth value."""
 
@@ -59,8 +65,8 @@ class ModelSpec(BaseModel):
     """Hub revision: branch, tag or commit."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Weight type; auto = the checkpoint's own on a GPU, float32 on a CPU."""
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    device: str | tuple[str, ...] = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`; several GPUs: its layers lie on them one after another."""
     think: Literal["strip", "keep"] = "strip"
     """Whether what stands between the marks of a thought (`THOUGHTS`) reaches the next stage."""
     chat: Literal["auto", "off"] = "auto"
@@ -77,6 +83,21 @@ class ModelSpec(BaseModel):
     """Environment variable that holds the endpoint's key."""
     _address: str | None = PrivateAttr(None)
 
+    @field_validator("device", mode="before")
+    @classmethod
+    def _check_device(cls, device: object) -> object:
+        """Refuse what names no device, and lists that split nothing."""
+        if isinstance(device, list | tuple):
+            numbered = [one for one in device if isinstance(one, str) and re.fullmatch(r"cuda:\d+", one)]
+            if len(numbered) < len(device) or len(set(numbered)) < max(2, len(device)):
+                raise ValueError(SPLIT_DEVICES)
+            return tuple(device)
+        if not isinstance(device, str):
+            raise ValueError(SPLIT_DEVICES)
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError(DEVICES)
+        return device
+
     def model_post_init(self, context: Any, /) -> None:
         """Keep what is secret in the address out of everything that is shown, stored or hashed."""
         self._address = self.base_url
@@ -87,6 +108,17 @@ class ModelSpec(BaseModel):
     def address(self) -> str | None:
         """Return base_url as it was written, to connect with and for nothing else."""
         return self._address
+
+
+@dataclass(frozen=True)
+class Share:
+    """The layers of a model that one device holds."""
+
+    device: str
+    layers: int
+    """How many; 0 = not known before it is loaded."""
+    part: float
+    """Of the model's bytes."""
 
 
 class Decoding(BaseModel):

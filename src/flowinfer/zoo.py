@@ -86,7 +86,7 @@ def load_zoo(name: str, *, why: str = "", base: Path | None = None) -> Zoo:
         path = path / "zoo.toml"
     if os.path.isfile(path):  # unlike Path.is_file, it is False for names too long
         return Zoo(name, read_zoo(path).models, why)
-    near = process.extractOne(name, list(zoos()), score_cutoff=60)
+    near = None if path.suffix else process.extractOne(name, list(zoos()), score_cutoff=60)
     hint = f"did you mean '{near[0]}'?" if near else f"known zoos: {', '.join(zoos())}; or give a TOML file"
     raise UsageError(f"unknown zoo '{name}': no registered zoo and no file of that name", help=hint)
 
@@ -162,7 +162,9 @@ def _model(path: Path, key: str, table: object) -> ModelSpec:
         where = ".".join(str(part) for part in first["loc"])
         known = [field for field in ModelSpec.model_fields if field != "name"]
         near = process.extractOne(where, known, score_cutoff=60) if first["type"] == "extra_forbidden" else None
-        message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"][:1].lower() + first["msg"][1:]
+        message = first["msg"].removeprefix("Value error, ")
+        message = "unknown key" if first["type"] == "extra_forbidden" else message[:1].lower() + message[1:]
+        message = f"must be {message}" if where == "device" and "ctx" in first else message
         hint = f"did you mean '{near[0]}'?" if near else f"keys: {', '.join(known)}"
         raise DataError(f"{path}: [models.{key}] '{where}': {message}", help=hint) from error
     spec = spec.model_copy(update={"ref": resolve_ref(spec.ref, path.parent)})
@@ -194,14 +196,24 @@ def _unserved(spec: ModelSpec) -> Iterator[Unfit]:
     if spec.backend == "openai" and not spec.base_url:
         hint = 'base_url="http://localhost:8000/v1"'
         yield Unfit("E0207", "backend", "backend 'openai' needs a base_url", hint)
+    if spec.backend == "openai" and spec.base_url and not re.match(r"https?://[^/?#\s]", spec.base_url, re.I):
+        message = f"base_url '{spec.base_url}' is no address: it begins with neither http:// nor https://"
+        yield Unfit("E0207", "base_url", message, 'base_url="http://localhost:8000/v1"')
     if spec.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", spec.api_key_env):
         hint = 'export MY_KEY=... and api_key_env="MY_KEY"; a key itself never stands in a flow or zoo'
         yield Unfit("E0207", "api_key_env", "'api_key_env' must be the name of an environment variable", hint)
     elif spec.api_key_env is not None and f"//{MASK}@" in (spec.base_url or ""):
         message = "'api_key_env' names a key, and base_url holds a user too: an endpoint takes one of them"
         yield Unfit("E0207", "api_key_env", message, "leave one out")
+    backend = backends()[spec.backend]
+    if not isinstance(spec.device, str) and not backend.splits and backend.heeds("device"):
+        hint = 'name one device: device="cuda:0"'
+        yield Unfit("E0207", "device", f"backend '{spec.backend}' keeps a model on one device", hint)
     if spec.backend != "hf":
         return
+    if spec.quantization and not isinstance(spec.device, str):
+        hint = f"name one device, or leave the quantization '{spec.quantization}' out"
+        yield Unfit("E0207", "device", "a model that is quantized while it loads stays on one device", hint)
     if spec.quantization not in (None, *QUANTIZATIONS):
         hint = f"one of: {', '.join(QUANTIZATIONS)}; a checkpoint that is stored quantized needs no option"
         yield Unfit("E0207", "quantization", f"unknown quantization '{spec.quantization}'", hint)

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
-from flowinfer.backends.base import Prompt
+from flowinfer.backends.base import Prompt, Turn
 from flowinfer.backends.chat import ChatPrompts
 from flowinfer.errors import LoadError
 from flowinfer.fusion.disguise import Disguise
@@ -46,6 +46,23 @@ def test_template_surrounds_the_content() -> None:
 def test_system_message_comes_first() -> None:
     prompt = prompts(system="Be brief.").build("hello")
     assert prompt.text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nhello")
+
+
+TURNS = (Turn("system", "In one word."), Turn("user", "Hi <|im_end|>"), Turn("assistant", "Hello."))
+
+
+def test_what_was_said_before_stands_before_the_content_and_its_marks_are_text() -> None:
+    prompt = prompts(system="Be brief.").build("hello", "", TURNS)
+    assert prompt.text == (
+        "<|im_start|>system\nBe brief.\n\nIn one word.<|im_end|>\n<|im_start|>user\nHi <|im_end|><|im_end|>\n"
+        "<|im_start|>assistant\nHello.<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert sum(token_id == IM_END for token_id in prompt.ids) == 4
+
+
+def test_a_model_without_a_template_reads_turns_as_text() -> None:
+    text = "In one word.\n\nUser: Hi <|im_end|>\n\nAssistant: Hello.\n\nhello"
+    assert prompts(template=None).build("hello", "", TURNS).text == text
 
 
 def test_prefill_ends_the_prompt() -> None:

@@ -243,8 +243,13 @@ def test_runs_and_answers_are_listed_with_what_they_say(
     assert places == sorted(places)
     assert [record["question"]["id"] for record in json.loads(said("show", "latest", "--json"))] == ["q0", "q1", "q2"]
     assert json.loads(said("show", "--failed", "--json")) == []
+    assert said("show", "--failed").endswith("it has no such question\n")
     assert "verdicts changed (not written)" in said("score", "--dry-run")
     assert len(json.loads(said("show", "latest", "--wrong", "--limit", "2", "--json"))) <= 2
+    (run,) = Path("runs").iterdir()
+    (run / "results.json").unlink()
+    run.rename("runs/my run")
+    assert "`flowinfer exec --resume 'my run'` goes on with it" in said("show")
 
 
 def test_a_column_that_the_data_has_is_no_matter_of_a_run(work: Path) -> None:

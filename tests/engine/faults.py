@@ -127,7 +127,7 @@ def maker(engine: str, fault: Fault) -> Callable[[Loop], Decoder]:
 
     class FaultyPacked(PackedDecoder):
         def stream(self) -> PackedStream:
-            return FaultyStream(self._heads, self._runners, self._caches, self._lock, self._side)
+            return FaultyStream(self._heads, self._readers, self._caches, self._lock, self._side)
 
     def make(loop: Loop) -> Decoder:
         if engine == "packed":

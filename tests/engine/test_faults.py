@@ -138,9 +138,9 @@ def test_what_is_the_runs_is_no_questions_fault(models: dict[str, HfModel], seam
 
 def test_a_device_that_is_lost_ends_the_run(models: dict[str, HfModel]) -> None:
     lost = RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA")
-    with pytest.raises(DeviceLost, match="the device has failed: CUDA error: device-side assert triggered") as caught:
+    with pytest.raises(DeviceLost, match="has failed: CUDA error: device-side assert triggered") as caught:
         run(FORMS["chain"], models, plans.questions(), Fault(error=lost, seam="prompt"))
-    assert caught.value.help == "what was answered is kept: --resume goes on"
+    assert str(caught.value.help).startswith("what was answered is kept: --resume goes on")
 
 
 @pytest.mark.parametrize("text", ["half \ud800 a pair", "\udcff"])

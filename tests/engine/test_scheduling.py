@@ -24,8 +24,8 @@ from flowinfer.engine.models import ModelPool
 from flowinfer.engine.patience import Patience
 from flowinfer.engine.scheduler import Caching, Finished, Scheduler
 from flowinfer.engine.work import Asked, render_prompts, trace_of
-from flowinfer.planning.merge import Merged, loops_in_turn, merge
-from flowinfer.planning.plan import Answer, Plan, Step, members
+from flowinfer.planning.merge import Merged, beside, loops_in_turn, merge
+from flowinfer.planning.plan import Answer, Placement, Plan, Step, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.runs.cache import member_order, step_key
 from tests.backends import tiny
@@ -47,9 +47,13 @@ class World:
     batch: int = 3
     ill: str = ""
     """The text at which every batch breaks in which it would be written."""
+    busy: float = 0.5
+    """Share of decoders that keep the host busy."""
     faults: int = 0
     """How many more batches break, or are too large, for no row's sake."""
     decoded: list[str] = field(default_factory=list)
+    turns: list[tuple[str, int]] = field(default_factory=list)
+    """Step and rows, by turn."""
     streams: list[Stream] = field(default_factory=list)
 
 
@@ -76,6 +80,7 @@ class Stream:
 
     def turn(self) -> list[Completion]:
         world, live = self._world, self._rows[: self._batch]
+        world.turns.append((self._step.id, len(live)))
         if any(text_of(self._step, row.prompts) == world.ill for row in live):
             raise ValueError("ill")
         if len(live) > 1 and world.faults and world.rng.random() < 0.3:
@@ -104,7 +109,7 @@ class Pretended:
 
     def __init__(self, world: World, loop: DecodingLoop) -> None:
         self._world, self._loop = world, loop
-        self.keeps_host_busy = world.rng.random() < 0.5
+        self.keeps_host_busy = world.rng.random() < world.busy
 
     def stream(self) -> Stream:
         return Stream(self._world, self._loop)
@@ -125,6 +130,9 @@ class Pretending(Decoders):
         if name not in self._loops:
             self._loops[name] = DecodingLoop(plan, step, make, lambda batch: None)
         return self._loops[name]
+
+    def may_begin(self, loop: DecodingLoop) -> bool:
+        return loop.decoder is not None or self._world.rng.random() < 0.7
 
 
 class Shelf:
@@ -169,11 +177,14 @@ def expected(plan: Plan, question: Question, ill: str) -> list[str]:
 class Run:
     """A random run: some plans, each asked some of the questions."""
 
-    def __init__(self, seed: int, *, is_ill: bool = False, faults: int = 0, num_plans: int = 3) -> None:
+    def __init__(
+        self, seed: int, *, is_ill: bool = False, faults: int = 0, num_plans: int = 3, serves: bool = False
+    ) -> None:
         self.rng = rng = random.Random(seed)
         self.world = World(rng, batch=rng.randint(1, 4), faults=faults)
-        self.plans = [some_plan(rng) for _ in range(rng.randint(1, num_plans))]
-        self.merged: Merged = merge(self.plans)
+        places = {name: Placement(rng.choice(["cpu", "cuda:0", "cuda:1"]), "auto", "") for name in "ABC"}
+        self.plans = [replace(some_plan(rng), placements=places) for _ in range(rng.randint(1, num_plans))]
+        self.merged: Merged = beside(self.plans) if serves else merge(self.plans)
         self.asked = []
         for number in range(rng.randint(1, 6)):
             text = str(number if is_ill else rng.randrange(3))
@@ -193,8 +204,9 @@ class Run:
             Pretending(self.world),
             Caching(lambda *_: shelf, lambda *_: "", step_key, member_order),
             Observer(),
+            serves=serves,
         )
-        self.is_in_turn = rng.random() < 0.3
+        self.is_in_turn = not serves and rng.random() < 0.3
         self.most = rng.choice([None, 1, 2])
 
     def events(self) -> Iterator[Finished]:
@@ -220,6 +232,15 @@ def ended(events: Sequence[Finished]) -> list[tuple[str, str]]:
 
 
 seeds = given(seed=st.integers(0, 10**6))
+
+
+@settings(max_examples=40, deadline=None)
+@seeds
+def test_a_server_gives_every_plan_its_steps_and_every_question_its_texts(seed: int) -> None:
+    run = Run(seed, serves=True)
+    assert len(run.merged.steps) == sum(len(plan.steps) for plan in run.plans)
+    assert Counter(ended(list(run.events()))) == Counter(run.wanted)
+    run.check()
 
 
 @settings(max_examples=60, deadline=None)
@@ -285,6 +306,31 @@ def test_a_loop_that_breaks_ends_its_steps_and_no_others_where_there_is_patience
     assert sorted(ended(events)) == [("q", "u1"), ("q", "u2"), ("q", "u3")]
     assert scheduler.broken == {"u2": "OSError: no such file"}
     assert asked.errors == {"u2": "OSError: no such file", "u3": "OSError: no such file"}
+
+
+def stages_over(first: str, second: str) -> list[tuple[str, int]]:
+    """Run `A -> B`, placed so, over sixty questions with batches of three; return step and rows by turn."""
+    plan = chain((member("A"), ()), (member("B", "{f}", f=("s1",)), ("s1",)))
+    plan = replace(plan, placements={"A": Placement(first, "auto", ""), "B": Placement(second, "auto", "")})
+    merged, world = merge([plan]), World(random.Random(1), busy=0)
+    caching = Caching(lambda *_: Shelf(), lambda *_: "", step_key, member_order)
+    asked = [Asked(Question(id=f"q{k}", question=str(k), reference=""), lambda one: one.question) for k in range(60)]
+    for one in asked:
+        one.of(merged.uses[0])
+    list(Scheduler(merged.steps, Pretending(world), caching, Observer()).run(asked))
+    return world.turns
+
+
+def test_a_later_stage_on_the_gpu_of_an_earlier_one_waits_until_its_rows_fill_a_batch() -> None:
+    turns = stages_over("cuda:0", "cuda:0")
+    full = [index for index, turn in enumerate(turns) if turn == ("s1", 3)]
+    assert {rows for step, rows in turns[: full[-1]] if step == "s2"} == {3}
+
+
+def test_a_later_stage_on_a_gpu_of_its_own_waits_for_nothing() -> None:
+    turns = stages_over("cuda:0", "cuda:1")
+    full = [index for index, turn in enumerate(turns) if turn == ("s1", 3)]
+    assert min(rows for step, rows in turns[: full[-1]] if step == "s2") < 3
 
 
 # With models

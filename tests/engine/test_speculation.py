@@ -24,7 +24,8 @@ from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.planning.merge import merge
-from flowinfer.planning.plan import Plan, Step, fingerprint, held_models, members
+from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import Plan, Step, held_models, members
 from flowinfer.results import StepResult
 from flowinfer.runs.cache import step_key
 from flowinfer.spec import ModelSpec

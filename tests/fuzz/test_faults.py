@@ -62,7 +62,7 @@ def test_faults_in_sweeps_leave_all_other_records_as_they_are(
     flows.mkdir()
     for name, text in {"a": "Qwen -> (Yi | Ds)", "b": "(Qwen & Yi)", "c": "(Qwen | Yi) -> Ds"}.items():
         (flows / f"{name}.flow").write_text(f"defaults {{ max_tokens=3 }}\n{text}\n", encoding="utf-8")
-    seams = ((experiment, "score"), (scheduler, "render_prompts"), (scheduler, "renamed"), (heads.Heads, "_take"))
+    seams = ((experiment, "score"), (scheduler, "render_prompts"), (scheduler, "renamed"), (heads.Heads, "_prompts"))
     expected: dict[str, object] = {}
     num_calls = 0
     for seed, rng in rounds():

@@ -15,7 +15,8 @@ from flowinfer.errors import FlowError
 from flowinfer.language.check import check
 from flowinfer.language.diagnostics import full
 from flowinfer.language.formatting import format_text
-from flowinfer.planning.plan import compile, describe, fingerprint, to_json
+from flowinfer.planning.plain import describe, fingerprint, to_json
+from flowinfer.planning.plan import compile
 from flowinfer.spec import Flow
 from tests.fuzz.rounds import rounds
 from tests.zoos import NAMES

@@ -18,7 +18,8 @@ from flowinfer.language.diagnostics import full
 from flowinfer.language.formatting import format_text
 from flowinfer.language.pinning import pin
 from flowinfer.language.prompts import foreign_note
-from flowinfer.planning.plan import columns, compile, fingerprint
+from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import columns, compile
 from flowinfer.spec import Flow, Node, Parallel, Series, nodes
 from flowinfer.tasks.base import load_questions
 from tests.zoos import NAMES, PAPER_NAMES

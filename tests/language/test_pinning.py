@@ -6,7 +6,8 @@ import pytest
 
 from flowinfer.language.check import check
 from flowinfer.language.pinning import pin
-from flowinfer.planning.plan import compile, fingerprint
+from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import compile
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import networkx as nx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +15,10 @@ from flowinfer.errors import LoadError, MemoryShort
 from flowinfer.language.check import check
 from flowinfer.machine import Card, Device, Limit, Machine, container_limit, has_weights, hub_cache, with_free_memory
 from flowinfer.planning import plan as plans
-from flowinfer.planning.graph import build, describe
+from flowinfer.planning.graph import build
 from flowinfer.planning.needs import count_parameters, need_of
 from flowinfer.planning.placement import place, ready
+from flowinfer.planning.plain import fingerprint, to_json
 from flowinfer.planning.plan import Member, Mixture, Plan, members
 from flowinfer.spec import ModelSpec
 from flowinfer.zoo import load_zoo
@@ -30,13 +32,31 @@ def compiled(text: str) -> Plan:
     return plans.compile(check(text, zoo=NAMES))
 
 
+def lines_of(graph: nx.DiGraph[str]) -> str:
+    """Return the graph as lines, one node or edge each, in a fixed order."""
+    nodes = [f"{name}: {data['kind']} {data['title']}" for name, data in graph.nodes(data=True)]
+    edges = [
+        f"{start} -{data['kind']}-> {end}" + (f" {data['weight']:.3g}" if "weight" in data else "")
+        for start, end, data in graph.edges(data=True)
+    ]
+    return "\n".join([*nodes, *edges])
+
+
+def described(plan: Plan) -> str:
+    """Return a plan as lines, one step each."""
+    lines = [
+        f"{step.id} {step.title}" + (f" reads {', '.join(step.reads)}" if step.reads else "") for step in plan.steps
+    ]
+    return "\n".join([*lines, f"{plan.answer.kind} of {', '.join(plan.answer.steps)}"])
+
+
 def machine(*gpus: float, cpu: float = 64) -> Machine:
     devices = [Device(f"cuda:{i}", "a GPU", int(size * GB), int(size * GB)) for i, size in enumerate(gpus)]
     return Machine((*devices, Device("cpu", "cores", int(cpu * GB), int(cpu * GB))))
 
 
 def test_text_edges_lead_to_readers_and_token_edges_to_fuse_nodes() -> None:
-    assert describe(build(check("Qwen -> (Yi:3 | Ds:1)", zoo=NAMES))).split("\n") == [
+    assert lines_of(build(check("Qwen -> (Yi:3 | Ds:1)", zoo=NAMES))).split("\n") == [
         "question: question question",
         "n1: model Qwen",
         "n2: model Yi",
@@ -64,7 +84,7 @@ def test_text_edges_lead_to_readers_and_token_edges_to_fuse_nodes() -> None:
     ],
 )
 def test_contracting_token_edges_gives_one_step_per_decoding_loop(text: str, steps: str) -> None:
-    assert plans.describe(compiled(text)) == steps
+    assert described(compiled(text)) == steps
 
 
 def test_fields_name_the_steps_that_fill_them() -> None:
@@ -102,17 +122,17 @@ def test_shares_multiply_down_and_sum_to_one(text: str) -> None:
 
 
 def test_a_plan_is_plain_json() -> None:
-    data = json.loads(json.dumps(plans.to_json(place(compiled("Qwen -> (Yi | Ds)"), machine(200)))))
+    data = json.loads(json.dumps(to_json(place(compiled("Qwen -> (Yi | Ds)"), machine(200)))))
     assert [step["id"] for step in data["steps"]] == ["s1", "s2"] and data["answer"]["steps"] == ["s2"]
 
 
 def test_the_fingerprint_ignores_names_and_devices_and_sees_all_that_decides_text() -> None:
-    base = plans.fingerprint(compiled("Qwen -> Ds"))
-    assert base == plans.fingerprint(compiled("# a comment\nQwen ->\n Ds"))
+    base = fingerprint(compiled("Qwen -> Ds"))
+    assert base == fingerprint(compiled("# a comment\nQwen ->\n Ds"))
     declared = 'model Qwen = "org/qwen" {{ dtype=bfloat16, device="{}" }}\nQwen'
-    assert plans.fingerprint(compiled(declared.format("cpu"))) == plans.fingerprint(compiled(declared.format("cuda:1")))
+    assert fingerprint(compiled(declared.format("cpu"))) == fingerprint(compiled(declared.format("cuda:1")))
     for other in ("Ds -> Qwen", "Qwen[seed=1] -> Ds", 'defaults { prompts="en" }\nQwen -> Ds', "Qwen -> (Ds)"):
-        assert plans.fingerprint(compiled(other)) != base
+        assert fingerprint(compiled(other)) != base
 
 
 @pytest.mark.parametrize(
@@ -132,7 +152,7 @@ def paper(text: str) -> Plan:
     return plans.compile(check(text, zoo=load_zoo("paper")))
 
 
-def test_each_model_is_placed_once_on_the_emptiest_device_that_holds_it() -> None:
+def test_each_model_is_placed_once_and_devices_share_the_load() -> None:
     plan = place(paper("Qwen -> Ds -> (Yi | Qwen)"), machine(24, 24, 24))
     assert len({placement.device for placement in plan.placements.values()}) == 3 and len(plan.waves) == 1
 
@@ -191,8 +211,8 @@ def test_heads_that_fit_only_in_one_assignment_are_placed_so() -> None:
     assert {name: p.device for name, p in plan.placements.items()} == {"Big": "cuda:0", "Yi": "cuda:1", "Ds": "cuda:0"}
 
 
-def test_packed_weights_are_counted_by_their_files(tmp_path: Path) -> None:
-    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}} | {
+def test_weights_packed_by_others_are_counted_by_their_files(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "hqq"}} | {
         "hidden_size": 8,
         "intermediate_size": 16,
         "num_hidden_layers": 1,
@@ -260,3 +280,76 @@ def test_a_host_that_is_too_small_is_told_that_others_can_be_planned_for(monkeyp
     with pytest.raises(MemoryShort) as caught:
         show_plan(flow, devices="cpu=1GB")
     assert "--devices" not in (caught.value.help or "")
+
+
+LLAMA_70B = {
+    "model_type": "llama",
+    "torch_dtype": "bfloat16",
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+
+
+def large(folder: Path, devices: str = "") -> Plan:
+    """Return the plan of a 70 B model, of which there is only the config, and of a 7 B."""
+    (folder / "config.json").write_text(json.dumps(LLAMA_70B))
+    text = f'model L = "{folder}" {{ dtype=bfloat16{devices} }}\nmodel Q = "Qwen/Qwen2.5-7B-Instruct"\nQ -> L'
+    return plans.compile(check(text, zoo=NAMES))
+
+
+def test_a_model_that_fits_on_no_gpu_is_split_over_as_few_as_hold_it(tmp_path: Path) -> None:
+    plan = place(large(tmp_path), machine(80, 80, 80, 80))
+    placement = plan.placements["L"]
+    assert len(placement.split) == 3 and sum(share.layers for share in placement.split) == 80
+    assert placement.why == "it fits on no GPU alone"
+    others = {share.device for share in placement.split}
+    assert plan.placements["Q"].device not in others and len(plan.waves) == 1
+
+
+def test_a_declared_split_is_kept_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = place(large(tmp_path, ', device=["cuda:1", "cuda:0"]'), machine(100, 100))
+    assert plan.placements["L"].where == "cuda:1 (layers 0-38), cuda:0 (layers 39-79)"
+    assert json.loads(json.dumps(plans.to_json(plan)))["placements"]["L"]["split"][0]["layers"] == 39
+    show_plan(
+        check(f'model L = "{tmp_path}" {{ dtype=bfloat16, device=["cuda:1", "cuda:0"] }}\nL', zoo=NAMES),
+        devices="cuda:0=100GB,cuda:1=100GB",
+    )
+    told = capsys.readouterr().out
+    assert "        on cuda:1 (layers 0-38), cuda:0 (layers 39-79) (declared)\n" in told
+    assert "    s1  cuda:0 74.5 GB, cuda:1 75.3 GB (slowest)\n" in told
+
+
+def test_a_split_over_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_70B))
+    flow = check(f'model L = "{tmp_path}" {{ device=["cuda:0", "cuda:7"] }}\nL', zoo=NAMES)
+    with pytest.raises(LoadError) as caught:
+        ready(flow, machine(500))
+    assert caught.value.message == "model 'L' is declared on cuda:7, which this machine does not have"
+
+
+def test_too_little_memory_on_one_of_several_gpus_tells_what_fits_and_what_to_change() -> None:
+    text = 'model D = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B" { dtype=bfloat16, device="cuda:1" }\n(D | Yi)'
+    with pytest.raises(MemoryShort) as caught:
+        place(paper(text), machine(80, 3))
+    assert caught.value.message == (
+        "the models of step (D | Yi) do not fit together: D 15.2 GB on cuda:1, Yi 17.7 GB, with 15% on top for keys"
+        " and values; cuda:0 80.0 GB free, cuda:1 3.0 GB free, cpu 64.0 GB free; alone fit: Yi"
+    )
+    assert caught.value.help == (
+        'try device=auto (D on cuda:0, Yi on cuda:0), quantization="bnb-4bit", smaller models, device=cpu for one of'
+        " them"
+    )
+
+
+def test_plan_says_what_each_device_reads_and_which_is_the_slowest(capsys: pytest.CaptureFixture[str]) -> None:
+    show_plan(check("Qwen -> (Ds | Yi)", zoo=load_zoo("paper")), devices="cuda:0=80GB,cuda:1=80GB")
+    assert capsys.readouterr().out.endswith(
+        "read for one token of each of 64 rows of 512 ids; the slowest device decides\n"
+        "    s1  cuda:1 16.0 GB\n"
+        "    s2  cuda:0 20.4 GB (slowest), cuda:1 16.0 GB\n"
+        "    all steps at once: cuda:0 20.4 GB, cuda:1 32.0 GB (slowest)\n"
+    )

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from flowinfer.language.check import check
 from flowinfer.paper.paths import paths
-from flowinfer.planning.plan import Plan, compile, fingerprint, members
+from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import Plan, compile, members
 from flowinfer.results import HeadTimes, Question, Record, Score, StepResult, Trace
 from flowinfer.runs.store import Run, write_json
 from flowinfer.spec import Flow

@@ -1,46 +1,35 @@
-"""Two runs on the same questions, and the choice among many, on real runs of the lab's models."""
+"""Two runs on the same questions, and the choice among many."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from flowinfer.cli import app
-from flowinfer.engine.models import ModelPool
 from flowinfer.errors import UsageError
 from flowinfer.language.check import check
 from flowinfer.paper.paths import Path as Wiring
 from flowinfer.paper.paths import strategy_of
-from flowinfer.planning.plan import compile, fingerprint
+from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import compile
 from flowinfer.report.choice import as_flow, choose
 from flowinfer.report.gather import gather
 from flowinfer.report.versus import versus
-from flowinfer.runs.experiment import Request, evaluate
 from flowinfer.runs.stats import mcnemar_exact
 from flowinfer.runs.store import info, read_records
-from flowinfer.tasks.base import load_questions
 from tests.report.sweeps import questions, write_run
 
 FLOWS = ("Qwen", "Yi", "Qwen -> Yi", "(Qwen | Yi)")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
-    """Run four flows over 20 questions; the singles question by question, so that their seconds count."""
-    root = tmp_path_factory.mktemp("runs")
-    models = ModelPool()
-    asked = load_questions("ceval", use_items=True, limit=20)
-    made = {}
-    for flow in FLOWS:
-        request = Request(out=root, batch=1 if "->" not in flow and "|" not in flow else "auto", use_cache=False)
-        results = evaluate(check(flow, zoo="lab"), asked, request, models=models)
-        made[flow] = Path(str(results.run))
-    models.close()
-    yield made
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Write runs of four flows over 20 questions; the singles question by question, so that their seconds count."""
+    root, asked = tmp_path_factory.mktemp("runs"), questions("ceval", 20)
+    return {flow: write_run(root, flow, asked, batch="1" if flow in ("Qwen", "Yi") else "auto") for flow in FLOWS}
 
 
 def right(run: Path) -> dict[str, bool]:
@@ -72,8 +61,7 @@ def test_seconds_are_compared_only_where_both_were_timed(runs: dict[str, Path]) 
 
 
 def test_runs_on_other_questions_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
-    other = load_questions("ceval", use_items=True, sample=3, seed=5)
-    elsewhere = Path(str(evaluate(check("Yi", zoo="lab"), other, Request(out=tmp_path, use_cache=False)).run))
+    elsewhere = write_run(tmp_path, "Yi", questions("gsm8k", 3))
     with pytest.raises(UsageError, match="no judged question in common"):
         versus(runs["Yi"], elsewhere)
 
@@ -119,7 +107,7 @@ def test_commands_print_tables_json_and_flows(runs: dict[str, Path], tmp_path: P
     assert "McNemar's exact test" in runner.invoke(app, ["compare", *pair]).stdout
     data = json.loads(runner.invoke(app, ["compare", *pair, "--json"]).stdout)
     assert data["n"] == 20 and len(data["gained"]) == data["counts"]["second_only"]
-    assert "A " in runner.invoke(app, ["compare", *pair, "--id", "s42-0"]).stdout
+    assert "A, " in runner.invoke(app, ["compare", *pair, "--id", "ceval-0"]).stdout
     target = tmp_path / "best.flow"
     done = runner.invoke(app, ["recommend", *pair, "-o", str(target)])
     assert "recommended:" in done.stdout and target.is_file()

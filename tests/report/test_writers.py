@@ -21,9 +21,9 @@ from flowinfer.report.build import build
 from flowinfer.report.gather import gather
 from flowinfer.report.page.render import render
 from flowinfer.report.table import Column, Number, Reached, Table, Text, quantity
-from flowinfer.report.write import _put, write
+from flowinfer.report.write import _latex, _put
 from flowinfer.report.writers import data, latex, markdown
-from tests.report.sweeps import Spoken, questions, write_run
+from tests.report.sweeps import TASKS, Spoken, questions, write_run
 
 _HOSTILE = (
     "</script><script>alert(1)</script><img src=x onerror=alert(2)> \\input{x} $a$ | `b` [c](javascript:d) \ud800"
@@ -61,6 +61,22 @@ def test_the_page_needs_no_network(written: Path) -> None:
     text = (written / "report.html").read_text("utf-8")
     assert not re.findall(r"@import|url\((?!#)", text)
     assert "link" not in page.tags
+
+
+def test_page_and_markdown_show_the_numbers_of_the_tables(written: Path) -> None:
+    page, text = (written / "report.html").read_text("utf-8"), (written / "report.md").read_text("utf-8")
+    (section,) = json.loads((written / "report.json").read_text("utf-8"))["sections"]
+    for table in section["tables"].values():
+        assert f"<h2>{table['title']}</h2>" in page
+        assert f"## {table['title']}\n" in text
+    shown = re.search(r'id="paths">.*?</section>', page, re.S)
+    assert shown
+    for row in section["tables"]["paths"]["rows"]:
+        flow = row["path"].replace("&", "&amp;").replace(">", "&gt;")
+        line = re.search(rf"<tr>(?:(?!</tr>).)*{re.escape(flow)}</span>.*?</tr>", shown[0], re.S)
+        assert line
+        shares = [f"{100 * row[f'{task} (lab)_accuracy']:.1f}" for task in TASKS]
+        assert re.findall(r'<span class="value">([^<]*)</span>', line[0])[:3] == shares
 
 
 def test_ids_are_unique_and_every_link_has_its_place(written: Path) -> None:
@@ -130,8 +146,8 @@ def test_latex_tables_hold_no_commands_for_the_terminal(written: Path) -> None:
 def test_latex_labels_are_unique_and_stand_on_the_first_page_of_a_table_only(tmp_path: Path) -> None:
     asked = questions("gsm8k", 3)
     runs = [write_run(tmp_path, flow, asked, max_tokens=cap) for cap in ("16", "64") for flow in ("Qwen", "Qwen -> Ds")]
-    write(build(gather([str(run) for run in runs])), tmp_path / "report", ("latex",))
-    texts = [file.read_text("utf-8") for file in (tmp_path / "report" / "tables").iterdir()]
+    made = _latex(build(gather([str(run) for run in runs])), {})
+    texts = [text.decode() for name, text in made.items() if name.startswith("tables/")]
     labels = [label for text in texts for label in re.findall(r"\\label\{([^}]*)\}", text)]
     assert len(labels) == len(set(labels)) == len(texts)
     assert all(text.count(r"\endfirsthead") == text.count(r"\endhead") for text in texts)

@@ -15,7 +15,8 @@ from flowinfer.language.check import check
 from flowinfer.planning.plan import Plan, compile, members
 from flowinfer.results import Question, Record, Score, StepResult, Trace
 from flowinfer.runs.cache import DiskStepCache, member_order, step_key
-from flowinfer.runs.store import Run, find_run, list_runs, read_records
+from flowinfer.runs.finding import find_run, list_runs
+from flowinfer.runs.store import Run, read_records
 from flowinfer.runs.summary import summarize_run
 from tests.zoos import NAMES
 
@@ -46,7 +47,7 @@ def record(name: str, answer: str = "line\u2028two\n", *, is_correct: bool = Tru
 
 
 def new_run(root: Path) -> Run:
-    from flowinfer.planning.plan import fingerprint
+    from flowinfer.planning.plain import fingerprint
 
     settings = SETTINGS | {"plan_fingerprint": fingerprint(plan())}
     return Run.create(root, check("Qwen -> Ds", zoo=NAMES), plan(), settings, NOW)
@@ -177,7 +178,7 @@ def test_another_plan_or_other_questions_are_not_resumed(tmp_path: Path, flow: s
 
 
 def _fp(flow: str) -> str:
-    from flowinfer.planning.plan import fingerprint
+    from flowinfer.planning.plain import fingerprint
 
     return fingerprint(plan(flow))
 

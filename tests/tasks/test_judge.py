@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tests.conftest import shared_path
 
 CASES = [
     json.loads(line)
-    for name in ("cases.jsonl", "hard_cases.jsonl", "phrasings.jsonl", "blind_cases.jsonl")
+    for name in ("cases.jsonl", "hard_cases.jsonl", "phrasings.jsonl", "blind_cases.jsonl", "kinds.jsonl")
     for line in (Path(__file__).parent / name).read_text("utf-8").split("\n")
     if line
 ]
@@ -63,6 +64,53 @@ def test_published_scores_of_math_outputs_are_reproduced() -> None:
             if judge("mathematics", output, row["gt"], question=row["question"]).correct != given_score:
                 wrong.append((row["idx"], output[-80:]))
     assert count == 400 and not wrong
+
+
+def test_outputs_of_real_models_are_judged_as_their_publishers_did() -> None:
+    with gzip.open(shared_path("data", "outputs", "given.jsonl.gz"), "rt", encoding="utf-8") as file:
+        accepted, rejected = _misjudged([json.loads(line) for line in file])
+    # an answer in two parts, v = 1 and f = 9, of which the first is asked for: its publisher calls it wrong
+    assert [case["question"][-6:] for case in accepted] == ["for v."] and not rejected
+
+
+def test_written_cases_are_judged_as_their_writers_would() -> None:
+    lines = shared_path("data", "outputs", "cases_given.jsonl").read_text("utf-8").splitlines()
+    assert _misjudged([json.loads(line) for line in lines]) == ([], [])
+
+
+def _misjudged(cases: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """List the cases that were accepted and the ones that were rejected wrongly."""
+    wrong: tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]] = ([], [])
+    for case in cases:
+        score = judge(
+            case["task"], case["output"], case["reference"], question=case["question"], choices=case["choices"]
+        )
+        if score.correct != case["expected_correct"]:
+            wrong[not score.correct].append(case)
+    return wrong
+
+
+def test_a_text_without_tokens_left_answers_only_where_it_marked_an_answer() -> None:
+    unmarked = judge("gsm8k", "So 5 + 3 = 8", "8", finish_reason="length")
+    assert (unmarked.status, unmarked.rule) == ("truncated", "finish_reason")
+    assert judge("gsm8k", "So 5 + 3 = 8", "8", finish_reason="stop").correct
+    assert judge("gsm8k", "The answer is 8. To check, 8", "8", finish_reason="length").correct
+    assert judge("gsm8k", "8\n\nQuestion: What is 2 + 2?\nIt is", "8", finish_reason="length").correct
+
+
+@pytest.mark.parametrize(
+    ("shown", "gold"),
+    [
+        ("(a+b+c+d+e+f+g+h+j+k+l+m+n+o+p+q)^{12}", "(2q+a+b+c+d+e+f+g+h+j+k+l+m+n+o+p)^{12}"),
+        ("((x+y)^{200}+1)^{100}", "((x+y)^{200}+2)^{100}"),
+        ("9^{9^{9}}", "1"),
+        ("30!^{30!}", "1"),
+        ("((((x+1)^{99})^{99})^{99})", "x"),
+        ("\\exp(999999)", "\\exp(999998)"),
+    ],
+)
+def test_expressions_that_would_grow_without_end_are_compared(shown: str, gold: str) -> None:
+    assert not judge("mathematics", f"\\boxed{{{shown}}}", gold).correct
 
 
 def test_math_references_are_right_by_their_own_solutions() -> None:

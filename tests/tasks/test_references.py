@@ -95,6 +95,7 @@ def test_the_whole_file_tells_how_an_answer_is_meant(
         ([("", CITIES)], None, r":1: the answer '' names no option"),
         ([("-1", CITIES)], None, r":1: the answer '-1' names no option"),
         ([("same", ["same", "same"])], None, r":1: the answer 'same' is the text of several options"),
+        ([("a", ["a", "a", "b"])], None, r":1: the answer 'a' is the text of several options"),
         ([("A", ["B", "C", "A"])], None, r":1: the answer 'A' may mean A \(letter\) or C \(text\)"),
         ([("A", [str(k) for k in range(27)])], None, r":1: 27 choices, and 26 letters to name them"),
         ([("A", {"first": "x", "second": "y"})], None, r":1: 'choices' are not named by letters"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 class Loader(Protocol):
     """What an entry point of `flowinfer.backends` names: a function, or the model's class itself.
 
-    Two attributes say what it serves, before anything is loaded: `text_only = True` where it loads text models, and
-    `options`, names of the options of models and steps that it heeds; without it, all that its kind of model is given.
+    Three attributes say what it serves, before anything is loaded: `text_only = True` where it loads text models,
+    `options`, names of the options of models and steps that it heeds (without it, all that its kind of model is given),
+    and `splits = True` where it can lay a model's layers over several GPUs: then it takes one more argument by name,
+    `split`, a sequence of `flowinfer.spec.Share`, where the plan does so. Ids go to the first of these
+    devices, and its logits are there.
     """
 
     def __call__(self, spec: ModelSpec, device: str, dtype: str) -> TokenModel | TextModel:
@@ -44,6 +47,13 @@ class Loader(Protocol):
             LoadError: it cannot be loaded; says why, and the cure.
             MemoryShort: it does not fit.
         """
+
+
+class Turn(NamedTuple):
+    """Something that was said before a question."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
 
 
 @dataclass(frozen=True)
@@ -125,8 +135,14 @@ class TokenModel(Protocol):
     def vocabulary(self, stop_tokens: Sequence[str] = ()) -> HeadVocabulary:
         """Return its token bytes, end ids and number of logit columns; stop tokens that it has end answers too."""
 
-    def prompt(self, text: str, prefill: str = "") -> Prompt:
-        """Apply the chat template, if any, and tokenize; the prefill is what the answer begins with."""
+    def prompt(self, text: str, prefill: str = "", turns: Sequence[Turn] = ()) -> Prompt:
+        """Apply the chat template, if any, and tokenize.
+
+        Args:
+            text: the last turn.
+            prefill: what the answer begins with.
+            turns: what was said before, given only where there is some: a server's chats.
+        """
 
     def open(self) -> Session:
         """Return an empty session; several may be open at once."""
@@ -166,13 +182,14 @@ class TextModel(Protocol):
     notes: tuple[str, ...] = ()
     """See `TokenModel.notes`."""
 
-    def complete(self, prompt: str, decoding: Decoding, *, seed: int) -> TextCompletion:
+    def complete(self, prompt: str, decoding: Decoding, *, seed: int, turns: Sequence[Turn] = ()) -> TextCompletion:
         """Complete one prompt; called from several threads at once.
 
         Args:
             prompt: the text, without any chat template.
             decoding: of which max_tokens, temperature, top_p and stop are to be heeded.
             seed: of this question and step, 32 bits.
+            turns: what was said before, given only where there is some: a server's chats.
         Raises:
             RunError: it failed for good; the question fails with it.
         """

@@ -7,7 +7,7 @@ thought. Marks come from the chat template, the system text and the prefill, whi
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -17,7 +17,7 @@ from unicodedata import normalize
 
 import jinja2
 
-from flowinfer.backends.base import Prompt
+from flowinfer.backends.base import Prompt, Turn
 from flowinfer.backends.template import ChatTemplate
 from flowinfer.backends.turns import read_turn
 from flowinfer.errors import LoadError
@@ -61,11 +61,18 @@ class ChatPrompts:
         """What an author may begin an answer with."""
         self._dangerous = _dangerous(self._ids)
 
-    def build(self, content: str, prefill: str = "") -> Prompt:
-        """Return the prompt of one user turn, ending where the answer begins, and its ids."""
-        stand_ins = self._stand_ins(content + (self._system or ""))
-        hidden = content.translate(stand_ins.hide)
-        written = hidden if self._template is None else self._apply(self._template, hidden)
+    def build(self, content: str, prefill: str = "", turns: Sequence[Turn] = ()) -> Prompt:
+        """Return the prompt of a user's turn, ending where the answer begins, and its ids.
+
+        Args:
+            content: of that turn.
+            prefill: what the answer begins with.
+            turns: what was said before.
+        """
+        said = [*turns, Turn("user", content)]
+        stand_ins = self._stand_ins("".join(turn.content for turn in said) + (self._system or ""))
+        hidden = [Turn(turn.role, turn.content.translate(stand_ins.hide)) for turn in said]
+        written = _as_text(hidden) if self._template is None else self._apply(self._template, hidden)
         parts = [_Part(part.text.translate(stand_ins.show), part.is_mark) for part in self._all.split(written)]
         parts += self._writable.split(prefill)
         begun = (written + prefill).rstrip()
@@ -97,12 +104,14 @@ class ChatPrompts:
         hide = {ord(character): block + index for index, character in enumerate(self._dangerous)}
         return _StandIns(hide, {stand_in: character for character, stand_in in hide.items()})
 
-    def _apply(self, template: ChatTemplate, content: str) -> str:
-        messages = [{"role": "user", "content": content}]
+    def _apply(self, template: ChatTemplate, said: Sequence[Turn]) -> str:
+        system = [turn.content for turn in said if turn.role == "system"]
         if self._system is not None:
-            messages.insert(0, {"role": "system", "content": self._system})
+            system.insert(0, self._system)
+        rest = [turn for turn in said if turn.role != "system"]
+        first = [Turn("system", "\n\n".join(system))] if system else []
         try:
-            return template.render(messages)
+            return template.render([turn._asdict() for turn in (*first, *rest)])
         except Exception as error:  # a template is a program of the checkpoint's and may fail in any way
             raise LoadError(f"the chat template failed: {error}", help=_CURE) from error
 
@@ -146,6 +155,12 @@ def _dangerous(marks: Collection[str]) -> str:
         own = {character for character in mark if normalize("NFKC", character) in punctuation}
         found |= own or {mark[0]}
     return "".join(sorted(found))
+
+
+def _as_text(said: Sequence[Turn]) -> str:
+    """Return turns as a model without a chat template reads them."""
+    named = [turn.content if turn.role == "system" else f"{turn.role.title()}: {turn.content}" for turn in said[:-1]]
+    return "\n\n".join([*named, said[-1].content])
 
 
 def _template(tokenizer: Any) -> ChatTemplate | None:  # untyped in transformers

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,10 +19,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from flowinfer.backends.base import Prompt, Session
+from flowinfer.backends.base import Prompt, Session, Turn
 from flowinfer.backends.caches import NotCached
 from flowinfer.backends.chat import ChatPrompts
+from flowinfer.backends.four_bit import load_packed
 from flowinfer.backends.kinds import session_kind
+from flowinfer.backends.layout import lay_out
 from flowinfer.backends.rotary import most_positions
 from flowinfer.backends.session import BatchSession
 from flowinfer.backends.tokenizers import load_tokenizer
@@ -31,7 +34,8 @@ from flowinfer.errors import FlowInferError, LoadError, MemoryShort
 from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
 from flowinfer.machine import hub_folder, hub_problem, is_hub_offline
-from flowinfer.spec import QUANTIZATIONS, ModelSpec
+from flowinfer.packing import packing_of
+from flowinfer.spec import QUANTIZATIONS, ModelSpec, Share
 from flowinfer.zoo import is_missing
 
 if TYPE_CHECKING:
@@ -77,10 +81,10 @@ class HfModel:
         ends = eos_ids(self._tokenizer, self._model.generation_config, self._tokens, stop_tokens, turn_end)
         return HeadVocabulary(self._tokens, frozenset(i for i in ends if i < self.num_columns), self.num_columns)
 
-    def prompt(self, text: str, prefill: str = "") -> Prompt:
+    def prompt(self, text: str, prefill: str = "", turns: Sequence[Turn] = ()) -> Prompt:
         """Apply the chat template, if any, and tokenize."""
         with _naming(self._spec):
-            prompt = self._prompts.build(text, prefill)
+            prompt = self._prompts.build(text, prefill, turns)
             if not self._beyond or max(prompt.ids, default=0) < len(self._tokens.pieces):
                 return prompt
             return replace(prompt, ids=tuple(i for token_id in prompt.ids for i in self._readable(token_id)))
@@ -127,13 +131,14 @@ def _naming(spec: ModelSpec) -> Iterator[None]:
         raise LoadError(f"model '{spec.name}' ({spec.ref}): {error.message}", help=error.help) from error
 
 
-def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
+def load(spec: ModelSpec, device: str, dtype: str = "auto", *, split: Sequence[Share] = ()) -> HfModel:
     """Load a model and its tokenizer.
 
     Args:
         spec: what the zoo or flow says.
         device: `cpu` or `cuda:N`.
         dtype: the plan's choice; "auto" means float32 on a CPU, the checkpoint's own elsewhere.
+        split: where its layers go, if to several devices.
     Raises:
         LoadError: missing, unsuitable or damaged, with the cure.
         MemoryShort: the weights do not fit.
@@ -141,16 +146,20 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> HfModel:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        return _load(spec, device, dtype)
+        return _load(spec, device, dtype, split)
     except LoadError as error:
         if untried():
             error.help = f"{error.help}; flowinfer was not tried with {', '.join(untried())}"
         raise
 
 
-def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
+def _load(spec: ModelSpec, device: str, dtype: str, split: Sequence[Share]) -> HfModel:
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
-    if not os.path.isdir(spec.ref) and not is_missing(spec):
+    if is_missing(spec):
+        raise LoadError(
+            f"model '{spec.name}': no folder '{spec.ref}'", help="local refs are relative to the file that names them"
+        )
+    if not os.path.isdir(spec.ref):
         options |= _without_hub(spec)
     try:
         held = _held(spec)
@@ -160,7 +169,7 @@ def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
             refuse_larger(_num_numbers(config), held, config.to_dict())
         with _naming(spec):
             tokenizer = load_tokenizer(spec.ref, **options)
-        network = _load_weights(spec, config, device, dtype, options)
+        network = _load_weights(spec, config, held, device, dtype, options, split)
         model = HfModel(spec, network, tokenizer)
         model.vocabulary()
         model.prompt("x")
@@ -173,9 +182,11 @@ def _load(spec: ModelSpec, device: str, dtype: str) -> HfModel:
             help="flowinfer decodes what can go on from a key-value cache; others can be reached over backend=openai",
         ) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
+        where = " and ".join(share.device for share in split) or device
         raise MemoryShort(
-            f"model '{spec.name}' ({spec.ref}) does not fit on {device}",
-            help="`flowinfer plan` shows what fits; another device, dtype=bfloat16 or quantization may help",
+            f"model '{spec.name}' ({spec.ref}) does not fit on {where}",
+            help='`flowinfer plan` shows what fits; another device, several (device=["cuda:0", "cuda:1"]),'
+            " dtype=bfloat16 or quantization may help",
         ) from error
     except BaseException as error:  # a damaged file breaks any library that reads it; Rust panics are no Exception
         raise LoadError(
@@ -221,11 +232,28 @@ def _num_numbers(config: Any) -> int:  # a transformers config
 
 
 def _load_weights(
-    spec: ModelSpec, config: Any, device: str, dtype: str, options: dict[str, Any]
+    spec: ModelSpec,
+    config: Any,
+    held: Held,
+    device: str,
+    dtype: str,
+    options: dict[str, Any],
+    split: Sequence[Share],
 ) -> Any:  # untyped in transformers
     wanted = spec.dtype if dtype == "auto" else dtype
     if wanted == "auto" and device == "cpu":
         wanted = "float32"
+    packing = packing_of(config.to_dict(), held.shapes)
+    if packing:
+        if spec.quantization:
+            raise LoadError(
+                f"model '{spec.name}' is stored in four bits already ({packing.method.upper()})",
+                help="leave its quantization out",
+            )
+        held = held if held.files else _downloaded(spec)
+        model, told = load_packed(config, held.files, packing, device, wanted, is_unpacked=device == "cpu")
+        _refuse_holes(spec, told["missing_keys"])
+        return _placed(model, spec, device, split)
     arguments = {**options, "config": config, "use_safetensors": True, "dtype": wanted}
     if spec.quantization:
         arguments["quantization_config"] = _quantization(spec)
@@ -233,7 +261,22 @@ def _load_weights(
     loaded: Any = AutoModelForCausalLM.from_pretrained(spec.ref, output_loading_info=True, **arguments)
     model, told = loaded
     _refuse_holes(spec, told["missing_keys"])
-    return model.eval() if spec.quantization else model.to(device).eval()
+    return model.eval() if spec.quantization and not split else _placed(model, spec, device, split)
+
+
+def _placed(model: Any, spec: ModelSpec, device: str, split: Sequence[Share]) -> Any:  # untyped in transformers
+    """Move a network to its device, or its layers to their devices."""
+    if split:
+        with _naming(spec):
+            lay_out(model, split)
+        return model.eval()
+    return model.to(device).eval()
+
+
+def _downloaded(spec: ModelSpec) -> Held:
+    """Download a model's weights; return what they hold."""
+    folder = snapshot_download(spec.ref, revision=spec.revision, allow_patterns=["*.json", "*.safetensors"])
+    return read_folder(Path(folder))
 
 
 def _refuse_holes(spec: ModelSpec, missing: Collection[str]) -> None:
@@ -293,9 +336,7 @@ def _cure(spec: ModelSpec, error: BaseException) -> str:
         return "the weights do not have the shapes that config.json says"
     if isinstance(error, ImportError):
         return f"install what it names: {_first_line(error)}"
-    if Path(spec.ref).is_absolute() or Path(spec.ref).is_dir():
-        if not Path(spec.ref).is_dir():
-            return "the folder does not exist; local refs are relative to the file that names them"
+    if Path(spec.ref).is_dir():
         return "the folder needs config.json, tokenizer.json and .safetensors of a decoder-only model"
     if "Unrecognized configuration class" in text:
         return "this architecture has no causal language model; flowinfer runs decoder-only models"

@@ -10,13 +10,13 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rapidfuzz import process
 
-from flowinfer.backends.base import TextCompletion
+from flowinfer.backends.base import TextCompletion, Turn
 from flowinfer.backends.exchange import Broken, Exchange, Reply, Unreached
 from flowinfer.backends.keys import Key, read_key
 from flowinfer.errors import LoadError, RunError
@@ -58,7 +58,7 @@ class OpenAIModel:
         self._sleep = sleep
         self._listed: tuple[str, ...] | None = None
 
-    def complete(self, prompt: str, decoding: Decoding, *, seed: int) -> TextCompletion:
+    def complete(self, prompt: str, decoding: Decoding, *, seed: int, turns: Sequence[Turn] = ()) -> TextCompletion:
         """Complete one prompt, trying again where the endpoint says that it may pass.
 
         Half surrogates, which JSON can write and no text holds, become U+FFFD.
@@ -67,7 +67,7 @@ class OpenAIModel:
             RunError: it failed for good.
         """
         start = time.perf_counter()
-        body = self._post(self._body(prompt, decoding, seed))
+        body = self._post(self._body([*turns, Turn("user", prompt)], decoding, seed))
         try:
             answer = json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -85,8 +85,8 @@ class OpenAIModel:
         """Close the connections."""
         self._exchange.close()
 
-    def _body(self, prompt: str, decoding: Decoding, seed: int) -> dict[str, Any]:  # JSON
-        messages = [{"role": "user", "content": prompt}]
+    def _body(self, turns: Sequence[Turn], decoding: Decoding, seed: int) -> dict[str, Any]:  # JSON
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         if self._spec.system is not None:
             messages.insert(0, {"role": "system", "content": self._spec.system})
         body: dict[str, Any] = {

@@ -107,7 +107,8 @@ class BatchSession:
         chosen = torch.tensor(keep, device=self._device)
         assert self._cache is not None, "a batch with rows has a cache"
         for layer in self._cache.layers:
-            layer.keys, layer.values = layer.keys[chosen], layer.values[chosen]
+            there = chosen.to(layer.keys.device)  # layers may be on several devices
+            layer.keys, layer.values = layer.keys[there], layer.values[there]
         self._live, self._logits = self._live[chosen], self._logits[chosen]
         self._compact()
 
@@ -202,9 +203,10 @@ class BatchSession:
             return
         order = self._live.to(torch.int8).sort(dim=1, stable=True).indices[:, columns - needed :]  # dead first
         for layer in self._cache.layers:
-            index = order[:, None, :, None].expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3])
+            there = order.to(layer.keys.device)[:, None, :, None]
+            index = there.expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3])
             layer.keys = layer.keys.gather(2, index)
-            index = order[:, None, :, None].expand(-1, layer.values.shape[1], -1, layer.values.shape[3])
+            index = there.expand(-1, layer.values.shape[1], -1, layer.values.shape[3])
             layer.values = layer.values.gather(2, index)
         self._live = self._live.gather(1, order)
 

@@ -28,6 +28,7 @@ from flowinfer.cli import (
     report,
     runs,
     score,
+    serve,
     show,
     sweep,
 )
@@ -59,7 +60,7 @@ class _Command(TyperCommand):
 
 
 _COMMANDS = (
-    *(init, check, fmt, explain, graph, plan, exec, profile, score, runs, show),
+    *(init, check, fmt, explain, graph, plan, exec, serve, profile, score, runs, show),
     *(sweep, report, compare, recommend, models, datasets, doctor),
 )
 for module in _COMMANDS:

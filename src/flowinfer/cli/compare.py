@@ -35,7 +35,7 @@ def command(
 ) -> None:
     """Compare two runs question by question: gained, lost, and whether it can be chance."""
     from flowinfer.report.versus import versus
-    from flowinfer.runs.store import find_run
+    from flowinfer.runs.finding import find_run
 
     runs = find_run(first, out), find_run(second, out)
     if question is not None:
@@ -113,9 +113,7 @@ def _side_by_side(runs: tuple[Path, Path], question: str) -> None:
         shown_parts = Text("\n\n").join(parts)
         panels.append(Panel(shown_parts, title=plain(f"{letter}, {mark}: {run.name}"), title_align="left"))
         shown = record.question
-    choices = "".join(f"\n{letter}. {text}" for letter, text in shown.choices.items())
-    reference = shown.reference.rsplit("\n", 1)[-1]
-    console.print(Panel(f"{shown.question}{choices}\nreference: {reference}", title=plain(f"question {question}")))
+    console.print(Panel(f"{shown.whole}\nreference: {shown.gold}", title=plain(f"question {question}")))
     beside = Table.grid(expand=True)
     beside.add_column(ratio=1)
     beside.add_column(ratio=1)

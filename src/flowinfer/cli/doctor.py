@@ -97,17 +97,13 @@ def _caches() -> list[dict[str, Any]]:
 def _extras() -> list[dict[str, Any]]:
     from flowinfer.drawing.fonts import has_chinese_font
 
-    findings = []
-    for module, package, what in (
-        ("math_verify", "flowinfer[math]", "second opinion on LaTeX answers"),
-        ("bitsandbytes", "bitsandbytes", "8- and 4-bit weights on a GPU"),
-    ):
-        is_there = importlib.util.find_spec(module) is not None
-        cure = "" if is_there else f"pip install '{package}'"
-        findings.append(_finding(what, "there" if is_there else "not there", "ok" if is_there else "note", cure))
-    has_font = has_chinese_font()
-    cure = "" if has_font else "install a CJK font, e.g. fonts-noto-cjk, to draw Chinese names in png"
-    findings.append(
-        _finding("Chinese font for png", "there" if has_font else "not there", "ok" if has_font else "note", cure)
-    )
-    return findings
+    cjk = "install a CJK font, e.g. fonts-noto-cjk, to draw Chinese names in png"
+    has_bits = importlib.util.find_spec("bitsandbytes") is not None
+    return [
+        _extra("8- and 4-bit weights on a GPU", has_bits, "pip install bitsandbytes"),
+        _extra("Chinese font for png", has_chinese_font(), cjk),
+    ]
+
+
+def _extra(name: str, is_there: bool, cure: str) -> dict[str, Any]:
+    return _finding(name, "there" if is_there else "not there", "ok" if is_there else "note", "" if is_there else cure)

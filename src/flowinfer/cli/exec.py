@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from flowinfer.cli.elsewhere import answer, server_of
 from flowinfer.cli.inputs import (
     Expression,
     FlowFile,
@@ -29,6 +30,7 @@ from flowinfer.runs.jsonlog import decoded
 if TYPE_CHECKING:
     from flowinfer.cli.asked import Asked
     from flowinfer.runs.experiment import Request
+    from flowinfer.runs.remote import Server
     from flowinfer.runs.summary import Results
     from flowinfer.spec import Flow
     from flowinfer.tasks.base import Dataset
@@ -52,6 +54,18 @@ def command(
         list[str] | None, typer.Option(metavar="NAME=PATH", help="Local file or folder of a data set.")
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="Ask one question; without it, standard input is read.")] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="FILE|-",
+            help="Ask each line: a question, or JSON {id?, prompt or messages}; answers are JSON lines in this order.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="With --input: file of answers, gone on with where it has some."),
+    ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Show which head wanted which token.")] = False,
     limit: Annotated[int | None, typer.Option(help="Only the first N questions.")] = None,
     sample: Annotated[int | None, typer.Option(help="N questions at random (the paper's protocol).")] = None,
@@ -67,6 +81,13 @@ def command(
             help="Decoding loops: auto = packed where it can run; packed = on a CPU in half precision too;"
             " reference = rounds over the models' own sessions, no drafts. In float32 all write one text."
         ),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Let a running server (flowinfer serve) answer the data set's questions.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="With --url: the flow's name there, if not its file's.")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="With --url: variable that holds the server's key.")
     ] = None,
     zoo: ZooOption = None,
     set_: SetOption = None,
@@ -109,6 +130,14 @@ def command(
             raise UsageError(f"--fail-under {fail_under}: an accuracy is between 0 and 1")
     if file == "-" and prompt is None and dataset is None:
         raise UsageError("standard input cannot be both the flow and the question", help="give one with --prompt")
+    if input_ is not None:
+        others = (dataset, resume, prompt, url, trace or None, "file is -" if file == input_ == "-" else None)
+        if any(other is not None for other in others):
+            cure = "leave --dataset, --prompt, --trace, --resume and --url out, and read the flow from a file"
+            raise UsageError("--input asks the lines of a file", help=cure)
+        answer(read_checked(file, expression, zoo, given["sets"]), input_, output, given["batch"], quiet=quiet)
+        return
+    server = server_of(url, model, api_key_env, has_data=dataset is not None or resume is not None)
     options = given
     if resume is None:
         flow = read_checked(file, expression, zoo, given["sets"])
@@ -126,29 +155,22 @@ def command(
     if dry_run:
         _show_plan(flow, as_json=json_)
         return
-    request = _request(flow, asked, out, resume, allow_cached_latency=allow_cached_latency)
+    request = _request(flow, asked, out, resume, server, allow_cached_latency=allow_cached_latency)
     results = _evaluate(flow, questions, request, quiet=quiet or (json_ and not sys.stderr.isatty()))
     _show_results(results, fail_under, as_json=json_)
 
 
 def _load(flow: Flow, asked: Asked) -> Dataset:
-    from flowinfer.planning.plan import columns
-    from flowinfer.tasks.base import load_questions
+    from flowinfer.tasks.base import load_for
 
-    return load_questions(
-        asked.dataset,
-        data={name: Path(path) for name, path in asked.data.items()},
-        limit=asked.limit,
-        sample=asked.sample,
-        seed=asked.seed,
-        ids=asked.ids,
-        use_items=flow.zoo in ("toy", "lab"),
-        answer_index=index_base(asked.answer_index),
-        columns=columns(flow),
-    )
+    chosen = {name: getattr(asked, name) for name in ("limit", "sample", "seed", "ids")}
+    chosen |= {"data": {name: Path(path) for name, path in asked.data.items()}}
+    return load_for([flow], asked.dataset, answer_index=index_base(asked.answer_index), **chosen)
 
 
-def _request(flow: Flow, asked: Asked, out: Path, resume: str | None, *, allow_cached_latency: bool) -> Request:
+def _request(
+    flow: Flow, asked: Asked, out: Path, resume: str | None, server: Server | None, *, allow_cached_latency: bool
+) -> Request:
     from flowinfer.runs.experiment import Request
 
     return Request(
@@ -158,11 +180,9 @@ def _request(flow: Flow, asked: Asked, out: Path, resume: str | None, *, allow_c
         resume=resume,
         use_cache=asked.use_cache,
         allow_cached_latency=allow_cached_latency,
+        server=server,
         settings={
-            "sample": asked.sample,
-            "seed": asked.seed,
-            "limit": asked.limit,
-            "answer_index": asked.answer_index,
+            **{name: getattr(asked, name) for name in ("sample", "seed", "limit", "answer_index")},
             "zoo_why": flow.zoo_why,
             "asked": asked.model_dump(mode="json"),
         },
@@ -197,7 +217,7 @@ def _begun(
     """Return a run's path, its flow and its options; what is given beside counts, and is compared when it goes on."""
     from flowinfer.cli.asked import asked_of, chosen
     from flowinfer.language.check import check
-    from flowinfer.runs.store import find_run
+    from flowinfer.runs.finding import find_run
 
     path = find_run(resume, out)
     has_flow = file is not None or expression is not None

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from flowinfer.cli.inputs import flow_files, read_stdin, show_error, show_flow_error
-from flowinfer.errors import FlowError, UnreadableFlow, UsageError
-from flowinfer.files import write_whole
+from flowinfer.errors import FlowError, UnreadableFlow
+from flowinfer.files import write_asked
 
 
 def command(
@@ -54,13 +54,6 @@ def command(
         elif check:
             print(f"would reformat {file}", file=sys.stderr)
         else:
-            _write(Path(file), after)
+            write_asked(Path(file), after.encode())
             print(f"reformatted {file}", file=sys.stderr)
     raise typer.Exit(2 if num_unread else 1 if num_refused or (num_changed and (check or diff)) else 0)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        write_whole(path, text.encode())
-    except OSError as error:
-        raise UsageError(f"cannot write '{path}': {error.strerror}") from error

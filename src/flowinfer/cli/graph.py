@@ -12,7 +12,7 @@ import typer
 
 from flowinfer.cli.inputs import Expression, FlowFile, SetOption, ZooOption, read_checked, settings
 from flowinfer.errors import UsageError
-from flowinfer.files import write_whole
+from flowinfer.files import write_asked
 
 if TYPE_CHECKING:
     from flowinfer.spec import Flow
@@ -86,8 +86,5 @@ def _write(output: Path | None, data: bytes) -> None:
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-        return
-    try:
-        write_whole(output, data)
-    except OSError as error:
-        raise UsageError(f"cannot write '{output}': {error.strerror}") from error
+    else:
+        write_asked(output, data)

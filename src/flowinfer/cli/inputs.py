@@ -138,14 +138,14 @@ def settings(set_: Sequence[str] | None, prompts: str | None = None) -> dict[str
     """
     if prompts is None:
         return None if set_ is None else pairs("--set", set_)
-    from flowinfer.language.options import did_you_mean
+    from flowinfer.language.nearness import near_or_all
     from flowinfer.language.prompts import PROMPT_SETS
 
     found = pairs("--set", set_)
     if "prompts" in found:
         raise UsageError("--prompts and --set prompts=... say the same", help="leave one of them out")
     if prompts not in PROMPT_SETS:
-        cure = did_you_mean(prompts, PROMPT_SETS) or f"prompt sets: {', '.join(PROMPT_SETS)}"
+        cure = near_or_all(prompts, PROMPT_SETS, "prompt sets")
         raise UsageError(f"--prompts '{prompts}': unknown prompt set", help=cure)
     return found | {"prompts": prompts}
 

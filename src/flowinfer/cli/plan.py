@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,18 +40,19 @@ def command(
 def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices: str | None = None) -> None:
     """Print a flow's plan."""
     from flowinfer.machine import this_machine
-    from flowinfer.planning import plan as plans
-    from flowinfer.planning.placement import place
+    from flowinfer.planning.placement import device_reads, place
+    from flowinfer.planning.plain import to_json
+    from flowinfer.planning.plan import compile
 
     machine = _machine(devices) if devices else this_machine()
     try:
-        plan = place(plans.compile(flow), machine)
+        plan = place(compile(flow), machine)
     except MemoryShort as error:
         if devices is None:
             error.help = f"{error.help}; --devices cuda:0=24GB,cpu=64GB plans for another machine"
         raise
     if as_json:
-        said = plans.to_json(plan) | {"zoo": flow.zoo, "zoo_why": flow.zoo_why}
+        said = to_json(plan) | {"reads": device_reads(plan), "zoo": flow.zoo, "zoo_why": flow.zoo_why}
         print(json.dumps(said, ensure_ascii=False, indent=1))
         return
     print(f"flow {flow.name}: {len(plan.steps)} steps, prompts '{plan.prompts}', zoo {flow.zoo} ({flow.zoo_why})")
@@ -104,13 +107,41 @@ def _show_models(plan: Plan, machine: Machine) -> None:
         if need.download_bytes is not None:
             download = f", downloads {shown_bytes(need.download_bytes)}" if need.download_bytes else ""
         print(f"    {name} = {spec.ref}: {parameters}{memory}{per_token}{download}")
-        print(f"        on {placement.device} ({placement.why})")
+        print(f"        on {placement.where} ({placement.why})")
     if len(plan.waves) > 1:
         print("\nwaves, since the models do not fit together")
         for number, wave in enumerate(plan.waves, start=1):
             print(f"    {number}. steps {', '.join(wave.steps)} with {', '.join(wave.models)}")
     free = ", ".join(f"{device.name} {shown_bytes(device.free_bytes)} free" for device in machine.devices)
     print(f"\ndevices: {free}")
+    _show_reads(plan)
+
+
+def _show_reads(plan: Plan) -> None:
+    """Print what each device reads, where heads or steps are on several."""
+    from flowinfer.planning.needs import TYPICAL_CONTEXT, TYPICAL_ROWS
+    from flowinfer.planning.placement import device_reads
+
+    reads = device_reads(plan)
+    if len({device for own in reads.values() for device in own}) < 2:
+        return
+    print(f"\nread for one token of each of {TYPICAL_ROWS} rows of {TYPICAL_CONTEXT} ids; the slowest device decides")
+    together: Counter[str] = Counter()
+    for step_id, own in reads.items():
+        print(f"    {step_id}  {_slowest(own)}")
+        together.update(own)
+    if len(reads) > 1:
+        steps = "all steps at once" if len(plan.waves) == 1 else "all steps"
+        print(f"    {steps}: {_slowest(together)}")
+
+
+def _slowest(reads: Mapping[str, int]) -> str:
+    """Return what devices read, the slowest marked."""
+    from flowinfer.planning.placement import shown_bytes
+
+    most = max(reads, key=lambda device: reads[device])
+    marked = {most: " (slowest)"} if len(reads) > 1 else {}
+    return ", ".join(f"{name} {shown_bytes(count)}{marked.get(name, '')}" for name, count in sorted(reads.items()))
 
 
 def _count(number: int) -> str:

@@ -86,18 +86,14 @@ def _refuse_unwritable(option: str, path: Path) -> None:
 
 
 def _questions(flow: Flow, dataset: str | None, data: list[str] | None, batch: int) -> tuple[Question, ...]:
-    from flowinfer.tasks.base import language_note, load_questions
+    from flowinfer.tasks.base import language_note, load_for
 
     if dataset is None:
         from flowinfer.profiling.run import built_in_questions
 
         questions, label, data_note = built_in_questions(), "", None
     else:
-        from flowinfer.planning.plan import columns
-
-        found = load_questions(
-            dataset, data=data_paths(data), limit=batch, use_items=flow.zoo in ("toy", "lab"), columns=columns(flow)
-        )
+        found = load_for([flow], dataset, data=data_paths(data), limit=batch)
         questions, label, data_note = found.questions, found.label, found.note
     for note in filter(None, (data_note, language_note(flow, questions, label))):
         print(f"note: {note}", file=sys.stderr)

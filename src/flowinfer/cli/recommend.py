@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from flowinfer.errors import UsageError
-from flowinfer.files import write_whole
+from flowinfer.files import write_asked
 from flowinfer.output.console import PlainConsole
 
 if TYPE_CHECKING:
@@ -45,10 +45,7 @@ def command(
     evidence = gather(runs)
     choice = choose(evidence, max_seconds=max_seconds, min_accuracy=min_accuracy)
     if out is not None:
-        try:
-            write_whole(out, as_flow(choice).encode())
-        except OSError as error:
-            raise UsageError(f"cannot write '{out}': {(error.strerror or str(error)).lower()}") from error
+        write_asked(out, as_flow(choice).encode())
     if json_:
         print(json.dumps(_plain(choice) | {"notes": list(evidence.notes)}, ensure_ascii=False))
         return

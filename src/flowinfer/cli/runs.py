@@ -17,7 +17,7 @@ def command(
     json_: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """List runs, newest first."""
-    from flowinfer.runs.store import list_runs
+    from flowinfer.runs.finding import list_runs
 
     rows = [_row(run) for run in list_runs(out)]
     if json_:

@@ -19,7 +19,7 @@ def command(
 ) -> None:
     """Score a run again with the present rules, and say which verdicts changed."""
     from flowinfer.runs.experiment import rescore, write_rescored
-    from flowinfer.runs.store import find_run
+    from flowinfer.runs.finding import find_run
     from flowinfer.runs.summary import summarize_run
 
     path = find_run(run, out)

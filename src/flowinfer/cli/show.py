@@ -13,6 +13,8 @@ from rich.table import Table
 
 from flowinfer.errors import UsageError
 from flowinfer.output.console import PlainConsole, plain
+from flowinfer.output.shell import command as command_line
+from flowinfer.output.shell import option
 
 if TYPE_CHECKING:
     from flowinfer.results import Record
@@ -33,7 +35,8 @@ def command(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a run's results and answers, or one question stage by stage."""
-    from flowinfer.runs.store import find_run, read_records
+    from flowinfer.runs.finding import find_run
+    from flowinfer.runs.store import read_records
 
     path = find_run(run, out)
     records = _in_order(path, list(read_records(path)))
@@ -67,7 +70,11 @@ def _show_run(path: Path, records: list[Record], chosen: list[Record], console: 
 
     print_results(summarize_run(path, records), console)
     if not (path / "results.json").is_file():
-        console.print(f"the run was interrupted: `flowinfer exec --resume {path.name}` goes on with it", markup=False)
+        again = command_line("exec", options=option("--resume", path.name if path == Path("runs", path.name) else path))
+        console.print(f"the run was interrupted: `{again}` goes on with it", markup=False)
+    if not chosen:
+        console.print("it has no such question" if records else "nothing was answered yet")
+        return
     table = Table(box=SIMPLE, expand=True, padding=(0, 1, 0, 0))
     table.add_column("id", no_wrap=True, max_width=20)
     table.add_column("", width=1)
@@ -83,7 +90,7 @@ def _show_run(path: Path, records: list[Record], chosen: list[Record], console: 
             _short(record.question.question),
             _short(record.trace.error or record.trace.answer),
             _short(found),
-            _short(record.question.reference.rsplit("\n", 1)[-1]),
+            _short(record.question.gold),
         )
     console.print(table)
 
@@ -98,8 +105,7 @@ def _in_order(path: Path, records: list[Record]) -> list[Record]:
 
 def _show_question(record: Record, console: PlainConsole, with_prompts: bool) -> None:
     question, trace, score = record.question, record.trace, record.score
-    choices = "".join(f"\n{letter}. {text}" for letter, text in question.choices.items())
-    console.print(Panel(question.question + choices, title=plain(f"question {question.id}"), title_align="left"))
+    console.print(Panel(question.whole, title=plain(f"question {question.id}"), title_align="left"))
     for step in trace.steps:
         if with_prompts:
             for node, prompt in step.prompts.items():
@@ -124,7 +130,7 @@ def _show_question(record: Record, console: PlainConsole, with_prompts: bool) ->
     if score:
         verdict = "right" if score.correct else "wrong"
         console.print(f"{verdict}: found {score.extracted!r} ({score.status}, by {score.rule}), reference", end=" ")
-        console.print(repr(question.reference.rsplit("\n", 1)[-1]))
+        console.print(repr(question.gold))
 
 
 def _short(text: str, most: int = 200) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from flowinfer.backends.base import Turn
 from flowinfer.planning.plan import Plan, Step
 from flowinfer.results import StepResult
 from flowinfer.spec import Decoding
@@ -24,6 +25,10 @@ class Row:
     decoding: Decoding | None = None
     """Its own max_tokens, temperature, top_p, seed and stop texts; None = the step's. The other options are the loop's
     and must be equal (`Decoding.of_loop`)."""
+    noise_id: str | None = None
+    """What its noise is drawn by, where that is not its question's id: a server's requests have ids of their own."""
+    turns: tuple[Turn, ...] = ()
+    """What was said before its prompts; the first may be of the system."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,16 @@ class HeadWish:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """A token that could have been emitted."""
+
+    piece: bytes | None
+    """Its bytes; None = the end."""
+    probability: float
+    """Fused probability."""
+
+
+@dataclass(frozen=True)
 class TokenEvent:
     """One emitted token."""
 
@@ -58,6 +73,8 @@ class TokenEvent:
     probability: float
     """Fused probability."""
     heads: tuple[HeadWish, ...]
+    tops: tuple[Alternative, ...] = ()
+    """The most probable ones, best first, as many as the observer wants."""
 
 
 class Observer:
@@ -65,6 +82,8 @@ class Observer:
 
     wants_tokens = False
     """Whether `emitted` is called with each head's wishes; what nobody wants is not computed."""
+    num_tops = 0
+    """How many alternatives each token is told with; asked for at every step."""
 
     def model_loading(self, name: str, device: str) -> None:
         """Hear that a model is about to be loaded."""

@@ -52,8 +52,9 @@ def budgets(plan: Plan, steps: Sequence[Step], is_loaded: Callable[[str], bool])
     for step in steps:
         on_gpus = on_gpus_of(plan, step)
         for name in (member.model for member in members(step.source) if member.model in on_gpus):
-            device = on_gpus[name]
-            wanted[step.id][device] = wanted[step.id].get(device, 0) + _kv_bytes_per_token(plan, name)
+            for device, part in on_gpus[name].items():
+                per_token = round(part * _kv_bytes_per_token(plan, name))
+                wanted[step.id][device] = wanted[step.id].get(device, 0) + per_token
     total = {device: sum(own.get(device, 0) for own in wanted.values()) for device in free}
     return {
         step_id: Budget({device: max(0, free[device]) * size // total[device] for device, size in own.items()})
@@ -63,19 +64,29 @@ def budgets(plan: Plan, steps: Sequence[Step], is_loaded: Callable[[str], bool])
 
 def free_after_loading(plan: Plan, steps: Sequence[Step], is_loaded: Callable[[str], bool]) -> dict[torch.device, int]:
     """Return what is free on each GPU of these steps, less the weights of their models that are still to be loaded."""
-    on_gpus = {name: device for step in steps for name, device in on_gpus_of(plan, step).items()}
-    free = {device: _free_bytes(device) for device in dict.fromkeys(on_gpus.values())}
-    for name, device in on_gpus.items():
+    on_gpus = {name: parts for step in steps for name, parts in on_gpus_of(plan, step).items()}
+    free = {device: _free_bytes(device) for parts in on_gpus.values() for device in parts}
+    for name, parts in on_gpus.items():
         need = plan.needs.get(name)
         if need and not is_loaded(name):
-            free[device] -= need.weight_bytes or 0
+            for device, part in parts.items():
+                free[device] -= round(part * (need.weight_bytes or 0))
     return free
 
 
-def on_gpus_of(plan: Plan, step: Step) -> dict[str, torch.device]:
-    """Return the GPUs of a step's models, by name; those that are on none are left out."""
-    placed = {name: plan.placements[name].device for name in held_models(plan, step) if name in plan.placements}
-    return {name: torch.device(device) for name, device in placed.items() if device.startswith("cuda:")}
+def gpus_of(plan: Plan, step: Step) -> set[torch.device]:
+    """Return the GPUs that a step's models are on."""
+    return {device for parts in on_gpus_of(plan, step).values() for device in parts}
+
+
+def on_gpus_of(plan: Plan, step: Step) -> dict[str, dict[torch.device, float]]:
+    """Return what part of each of a step's models is on which GPU, by name; those that are on none are left out."""
+    placed = {name: plan.placements[name].parts for name in held_models(plan, step) if name in plan.placements}
+    on_gpus = {
+        name: {torch.device(device): part for device, part in parts.items() if device.startswith("cuda:")}
+        for name, parts in placed.items()
+    }
+    return {name: parts for name, parts in on_gpus.items() if parts}
 
 
 def auto_batch(
@@ -95,14 +106,17 @@ def auto_batch(
     budget = budget or Budget()
     per_device: dict[torch.device, int] = {}
     names = [member.model for member in members(step.source)]
+    on_gpus = on_gpus_of(plan, step)
     held = [*zip(names, models, strict=True), *([(step.decoding.speculate, drafting)] if drafting else [])]
     if step.decoding.speculate == "alternate":  # every head reads along in a session of its own
         held += held
     for name, model in held:
         per_token = _kv_bytes_per_token(plan, name)
         length = min(_TYPICAL_PROMPT + step.decoding.max_tokens, model.max_positions)
-        row = (1 if is_packed else 2) * per_token * length + 16 * model.vocabulary().num_columns
-        per_device[model.device] = per_device.get(model.device, 0) + row
+        row = (1 if is_packed else 2) * per_token * length
+        per_device[model.device] = per_device.get(model.device, 0) + 16 * model.vocabulary().num_columns
+        for device, part in on_gpus.get(name, {model.device: 1.0}).items():
+            per_device[device] = per_device.get(device, 0) + round(part * row)
     fits = [int(budget.free_bytes(device) * _SHARE / row) for device, row in per_device.items()]
     most = _MOST_ON_GPU if any(device.type == "cuda" for device in per_device) else _MOST_ON_CPU
     rows = max(1, min([most, *fits]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -11,7 +12,7 @@ import torch
 
 from flowinfer.backends.base import TextModel
 from flowinfer.engine.base import Completion, Decoder, Observer, Row
-from flowinfer.engine.budget import Budget, auto_batch, budgets, free_after_loading, on_gpus_of
+from flowinfer.engine.budget import Budget, auto_batch, budgets, free_after_loading
 from flowinfer.engine.decoding import DecodingLoop, free_cached
 from flowinfer.engine.loops.choice import Engine, Loop, is_on_gpu, make_decoder
 from flowinfer.engine.loops.text_only import TextDecoder
@@ -41,6 +42,7 @@ class Decoders:
         self._loops: dict[str, DecodingLoop] = {}
         self._together: tuple[Plan, Sequence[Step]] | None = None
         self._budgets: dict[str, Budget] = {}
+        """By name of the loop."""
         self._looked: dict[DecodingLoop, tuple[Sequence[DecodingLoop], bool]] = {}
         """For a loop that is to begin: which ones were busy when it was last looked for room, and whether it was."""
 
@@ -79,23 +81,26 @@ class Decoders:
             loop.let_go()
         self.pool.keep_only(plan, names)
 
-    def run_together(self, steps: Sequence[tuple[Plan, Step]]) -> None:
-        """Say whose loops run at once: where all are of one plan, they share the memory of their devices from now on.
+    def run_together(self, steps: Mapping[str, tuple[Plan, Step]], *, are_resident: bool = False) -> None:
+        """Say which loops run at once, by name: those of one plan share the memory of their devices from now on.
 
-        Else a loop takes what is free, and the next one begins when there is room.
+        So do those of several plans whose models were placed to be in memory together. Else a loop takes what is free,
+        and the next one begins when there is room.
         """
-        plan = steps[0][0]
-        is_one = all(one is plan for one, _ in steps)
-        self._together = (plan, [step for _, step in steps]) if is_one else None
+        plans = [plan for plan, _ in steps.values()]
+        is_one = all(plan is plans[0] for plan in plans)
+        self._together = None
+        if is_one or are_resident:
+            own = [replace(step, id=name) for name, (_, step) in steps.items()]
+            self._together = (plans[0] if is_one else _joined(plans), own)
         self._budgets = {}
 
     def may_begin(self, loop: DecodingLoop) -> bool:
         """Return whether a loop can be brought on: those that decode now have left it room on its GPUs."""
         if loop.decoder is not None or self._together:
             return True
-        gpus = set(on_gpus_of(loop.plan, loop.step).values())
         decoding = [other for other in self._loops.values() if other.decoder is not None and other.num_rows]
-        busy = [other for other in decoding if gpus & set(on_gpus_of(other.plan, other.step).values())]
+        busy = [other for other in decoding if loop.gpus & other.gpus]
         if not busy:
             return True
         before, has_room = self._looked.get(loop, ((), False))
@@ -134,7 +139,8 @@ class Decoders:
         if self._together and not self._budgets:  # now that models are needed at all
             together, steps = self._together
             self._budgets = budgets(together, steps, partial(self.pool.is_loaded, together))
-        budget = self._budgets.get(step.id, Budget())
+        name = next(name for name, one in self._loops.items() if one is loop)
+        budget = self._budgets.get(name, Budget())
         if loop.batch is None:
             packs = is_on_gpu(tokens, self._engine)
             rows = auto_batch(plan, step, tokens, writer, is_packed=packs, budget=budget)
@@ -157,3 +163,11 @@ class Decoders:
             if not loop.num_rows:
                 loop.let_go()
         free_cached()
+
+
+def _joined(plans: Sequence[Plan]) -> Plan:
+    """Return a plan that knows the models of all, by name; what is known of each says how much memory is left."""
+    models = {name: spec for plan in plans for name, spec in plan.models.items()}
+    needs = {name: need for plan in plans for name, need in plan.needs.items()}
+    placements = {name: placement for plan in plans for name, placement in plan.placements.items()}
+    return replace(plans[0], models=models, needs=needs, placements=placements)

@@ -1,7 +1,8 @@
 """A decoding loop between the rows that are asked of it and its stream, whatever a row or the memory does to it.
 
-Where memory is short, the loop is made anew with half its batch. What else breaks it is looked for in halves of its
-rows, until it is known whose fault it is; the others are decoded again without it.
+Where memory is short, the loop is made anew with half its batch. A device that is lost ends the run: it would fail
+whatever it is asked. What else breaks a loop is looked for in halves of its rows, until it is known whose fault it is;
+the others are decoded again without it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Callable, Sequence
 import torch
 
 from flowinfer.engine.base import Completion, Decoder, Row, RowStream
-from flowinfer.engine.faults import is_memory_short, reason
-from flowinfer.errors import MemoryShort, RunError
-from flowinfer.planning.plan import Plan, Step
+from flowinfer.engine.budget import gpus_of
+from flowinfer.engine.faults import device_lost, is_device_lost, is_memory_short, reason, unless_lost
+from flowinfer.errors import DeviceLost, MemoryShort, RunError
+from flowinfer.planning.plan import Plan, Step, held_models, placement_of
 
 _MOST_ALONE = 4
 """Rows that fail alone, before any has ended well, until it is no question's fault but the step's."""
@@ -35,6 +37,8 @@ class DecodingLoop:
         self, plan: Plan, step: Step, make: Callable[[DecodingLoop], Decoder], on_halved: Callable[[int], None]
     ) -> None:
         self.plan, self.step = plan, step
+        self.gpus = gpus_of(plan, step)
+        """The GPUs that its models are placed on."""
         self.batch: int | None = None
         """Most rows at once; None where it has no batch, or is not made yet."""
         self.decoder: Decoder | None = None
@@ -89,6 +93,7 @@ class DecodingLoop:
         Raises:
             LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
             RunError: the step fails for every row.
+            DeviceLost: one of its devices has failed.
             BaseException: what was raised is the run's.
         """
         if self.decoder is None:
@@ -120,7 +125,8 @@ class DecodingLoop:
         """Break the stream off; its rows begin anew in the next one."""
         stream, self._stream = self._stream, None
         if stream is not None:
-            stream.close()
+            with unless_lost():
+                stream.close()
 
     def clear(self) -> None:
         """Break the stream off and forget all rows."""
@@ -159,6 +165,8 @@ class DecodingLoop:
         try:
             self.decoder = self._make(self)
         except (MemoryError, RuntimeError) as error:
+            if is_device_lost(error):
+                raise self._lost(error) from error
             self._halve(error)
             is_short = True
         if is_short:
@@ -170,6 +178,8 @@ class DecodingLoop:
         Short memory halves the batch. Else, and where one row at a time is too many, each half of the rows goes on
         alone, those with the shorter prompts first; a single row has failed.
         """
+        if is_device_lost(error):
+            raise self._lost(error) from error
         rows = list(self._rows.values())
         if not rows:
             raise error
@@ -194,6 +204,16 @@ class DecodingLoop:
             self.batch = self._widest
         return [Completion(rows[0], None, problem)]
 
+    def _lost(self, error: BaseException) -> DeviceLost:
+        """Return the error that names the device that has failed, as far as one can tell, and the models on it."""
+        places = devices_of(self.plan, self.step)
+        devices = list(dict.fromkeys(device for own in places.values() for device in own))
+        failed = [device for device in devices if _is_lost(device)] or devices
+        models = [name for name, own in places.items() if set(own) & set(failed)]
+        where = " or ".join(failed) or "the device"
+        names = " and ".join(f"'{name}'" for name in models)
+        return device_lost(f"{where}, with {names} of step {self.step.id} {self.step.title},", error)
+
     def _halve(self, error: BaseException) -> None:
         """Let go of the decoder; the next one gets half its batch.
 
@@ -215,7 +235,23 @@ def free_cached() -> None:
     """Give memory back that is kept for reuse; for after an error, when nothing holds on to what it broke."""
     gc.collect()  # decoders and what they hold may stand in circles
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with unless_lost():
+            torch.cuda.empty_cache()
+
+
+def devices_of(plan: Plan, step: Step) -> dict[str, tuple[str, ...]]:
+    """Return the devices of each model that a step holds, by the model's name."""
+    return {name: tuple(placement_of(plan, name).parts) for name in held_models(plan, step)}
+
+
+def _is_lost(device: str) -> bool:
+    """Return whether a device fails whatever it is asked."""
+    try:
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
 
 
 def _too_large(step: Step) -> str:

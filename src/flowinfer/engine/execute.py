@@ -36,6 +36,7 @@ def execute(
     member_order: MemberOrder | None = None,
     vote: Vote | None = None,
     question_text: QuestionText | None = None,
+    noise_id: str | None = None,
     models: ModelPool | None = None,
 ) -> Iterator[Trace]:
     """Yield one trace per question as questions finish.
@@ -51,6 +52,7 @@ def execute(
         member_order: how cached results order their heads, where that is not the order of the flow's text.
         vote: chooses among the answers of a `&` group that ends the flow; its first one counts if not given.
         question_text: what fills {question}; the bare question if not given.
+        noise_id: what all questions draw their noise by, if not each by its own id.
         models: a pool to share between runs; else one is made and closed.
     Raises:
         LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
@@ -70,7 +72,7 @@ def execute(
 
     def source() -> Iterator[Asked | None]:
         for question in questions:
-            yield None if question is None else Asked(question, question_text or _bare).of(uses)
+            yield None if question is None else Asked(question, question_text or _bare, noise_id=noise_id).of(uses)
 
     try:
         for finished in scheduler.run(source(), most=_window(plan, batch), waves=waves):

@@ -7,6 +7,7 @@ device that is lost.
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from pathlib import Path
 from flowinfer.errors import DeviceLost, FlowInferError, MemoryShort, OutputLost
 
 _PACKAGE = Path(__file__).parents[1]
+_SHORT = ("not enough memory", "out of memory", "can't allocate memory", "cublas_status_alloc_failed")
+_LOST = ("CUDA error", "Triton Error [CUDA]", "cuDNN error", "NCCL Error", "ECC error", "unspecified launch failure")
+"""What torch and its libraries say where a device has failed."""
 _OF_THE_RUN = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryShort, DeviceLost, OutputLost)
 
 
@@ -29,11 +33,8 @@ def reason(error: BaseException) -> str:
     """
     if isinstance(error, _OF_THE_RUN) or is_memory_short(error):
         raise error
-    if isinstance(error, RuntimeError) and "CUDA error" in str(error):
-        line = str(error).splitlines()[0]
-        raise DeviceLost(
-            f"the device has failed: {line}", help="what was answered is kept: --resume goes on"
-        ) from error
+    if is_device_lost(error):
+        raise device_lost("the device", error) from error
     if isinstance(error, FlowInferError):
         return f"{error.message}; {error.help}" if error.help else error.message
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
@@ -42,12 +43,54 @@ def reason(error: BaseException) -> str:
     return type(error).__name__ + (f": {told}" if told else "") + _place(error)
 
 
+def too_long(model: str, tokens: int, most: int) -> str:
+    """Return the reason why a prompt cannot be read."""
+    return f"the prompt has {tokens} tokens for '{model}', which reads at most {most} with its answer"
+
+
+def is_too_long(reason: str) -> bool:
+    """Return whether a question failed for that reason."""
+    return re.match(r"the prompt has \d+ tokens for '.*', which reads at most", reason, re.DOTALL) is not None
+
+
 def is_memory_short(error: BaseException) -> bool:
     """Return whether an error tells of short memory."""
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower() if isinstance(error, RuntimeError) else ""
-    return "not enough memory" in text or "out of memory" in text or "can't allocate memory" in text
+    return any(mark in text for mark in _SHORT)
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Return whether an error tells that a device can do nothing more in this process, whatever is asked of it."""
+    if isinstance(error, DeviceLost):
+        return True
+    text = str(error) if isinstance(error, RuntimeError) and not is_memory_short(error) else ""
+    return any(mark in text for mark in _LOST) and "captur" not in text  # a graph that cannot be recorded loses nothing
+
+
+def device_lost(where: str, error: BaseException) -> DeviceLost:
+    """Return the error that ends a run.
+
+    Args:
+        where: the device and what it did, in words.
+        error: what the device or its libraries said.
+    """
+    if isinstance(error, DeviceLost) and error.__cause__ is not None:
+        error = error.__cause__
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    cure = "what was answered is kept: --resume goes on; CUDA_VISIBLE_DEVICES can leave the device out"
+    return DeviceLost(f"{where} has failed: {line}", help=cure)
+
+
+@contextmanager
+def unless_lost() -> Iterator[None]:
+    """Give something back to a device; one that is lost takes nothing, and what it says then is no news."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_device_lost(error):
+            raise
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from typing import cast
 
 from flowinfer.backends.base import Loader, TextModel, TokenModel, lacks
 from flowinfer.engine.base import Observer
+from flowinfer.engine.faults import device_lost, is_device_lost, unless_lost
 from flowinfer.errors import LoadError
 from flowinfer.output.secrets import learn_environment
-from flowinfer.planning.plan import Placement, Plan
+from flowinfer.planning.plan import Placement, Plan, placement_of
 from flowinfer.registry import backends, load
 from flowinfer.spec import ModelSpec
 
@@ -33,7 +34,7 @@ class ModelPool:
         Raises:
             LoadError, MemoryShort: it cannot be loaded.
         """
-        spec, placement = plan.models[name], _placement(plan, name)
+        spec, placement = plan.models[name], placement_of(plan, name)
         key = _weights_key(spec, placement)
         if key not in self._loaded:
             observer.model_loading(name, placement.device)
@@ -46,25 +47,21 @@ class ModelPool:
 
     def is_loaded(self, plan: Plan, name: str) -> bool:
         """Return whether the weights of the model of that name are in memory."""
-        return _weights_key(plan.models[name], _placement(plan, name)) in self._loaded
+        return _weights_key(plan.models[name], placement_of(plan, name)) in self._loaded
 
     def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
         """Free every model that none of these names needs."""
         specs = [(plan.models[name], plan.placements.get(name)) for name in names]
         wanted = {_weights_key(spec, placement) for spec, placement in specs if placement}
         for key in [key for key in self._loaded if key not in wanted]:
-            self._loaded.pop(key).close()
+            with unless_lost():
+                self._loaded.pop(key).close()
 
     def close(self) -> None:
         """Free all models."""
         while self._loaded:
-            self._loaded.popitem()[1].close()
-
-
-def _placement(plan: Plan, name: str) -> Placement:
-    spec = plan.models[name]
-    device = "cpu" if spec.device == "auto" else spec.device
-    return plan.placements.get(name) or Placement(device, spec.dtype, "not placed")
+            with unless_lost():
+                self._loaded.popitem()[1].close()
 
 
 def _load(spec: ModelSpec, placement: Placement) -> Loaded:
@@ -74,7 +71,12 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
     learn_environment(os.environ, *([spec.api_key_env] if spec.api_key_env else []))
     loader = cast(Loader, load(info))
     try:
-        model = loader(spec, placement.device, placement.dtype)
+        split = {"split": placement.split} if placement.split else {}
+        model = loader(spec, placement.device, placement.dtype, **split)
+    except LoadError as error:
+        if error.__cause__ is None or not is_device_lost(error.__cause__):
+            raise
+        raise device_lost(f"{placement.where}, with '{spec.name}' being loaded,", error.__cause__) from error
     except OSError as error:
         reason = error.strerror or error
         raise LoadError(
@@ -90,4 +92,4 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
 
 def _weights_key(spec: ModelSpec, placement: Placement) -> str:
     parts = spec.model_dump(exclude={"name", "think", "device"})
-    return f"{sorted(parts.items(), key=str)} at {spec.address} on {placement.device} as {placement.dtype}"
+    return f"{sorted(parts.items(), key=str)} at {spec.address} on {placement.where} as {placement.dtype}"

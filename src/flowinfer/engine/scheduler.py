@@ -6,8 +6,10 @@ question to the first tensor there are three owners: the `Scheduler` knows which
 `DecodingLoop` holds the rows of all steps that decode together and survives what a row or the memory does to it, and
 its `RowStream` decodes them, a turn at a time.
 
-One thread and no locks. Loops that leave the host free (a device's, an endpoint's) are brought on as often as can be;
-of those that keep it busy one is, until it is empty, or its rows no longer fill a batch and another's do.
+One thread and no locks. Loops that leave the host free (a device's, an endpoint's) are brought on as often as can be,
+but for a later stage whose rows fill no batch while an earlier one's on the same GPU do: a step reads all weights for
+however few rows. Of loops that keep the host busy one is brought on, until it is empty, or its rows no longer fill a
+batch and another's do.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from flowinfer.engine.faults import question_fails
 from flowinfer.engine.patience import Patience
 from flowinfer.engine.waiting import OnTheWay, Turn, Waiting
 from flowinfer.engine.work import Asked, render_prompts
-from flowinfer.errors import FlowInferError, RunError
+from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.planning.merge import SharedStep
 from flowinfer.planning.plan import Step, held_models
 from flowinfer.results import StepResult
@@ -32,6 +34,8 @@ from flowinfer.results import StepResult
 _PAUSE_SECONDS = 1e-4
 """First pause where devices and endpoints are all at work; doubled while they are, up to the long one."""
 _LONG_PAUSE_SECONDS = 1e-3
+_TURNS_ON_END = 8
+"""Turns of one loop that keeps the host busy before a server gives another its turn."""
 _IDLE_SECONDS = 1e-2
 """Between looks at a source that has no question now."""
 
@@ -69,6 +73,8 @@ class Scheduler:
         observer: hears of steps that were taken from the cache.
         patience: for a loop's first step, when to give the loop up. Where it is given, what breaks a loop breaks its
             steps and nothing else; where not, it is raised.
+        serves: whether questions come without end: then what breaks a loop ends the rows that are in it, the next ones
+            are tried anew, and loops that keep the host busy take turns.
     """
 
     def __init__(
@@ -79,8 +85,10 @@ class Scheduler:
         observer: Observer,
         *,
         patience: Callable[[SharedStep], Patience] | None = None,
+        serves: bool = False,
     ) -> None:
         self._decoders, self._caching, self._observer, self._new_patience = decoders, caching, observer, patience
+        self._serves = serves
         self._steps = {shared.id: shared for shared in steps}
         self._first: dict[str, SharedStep] = {}
         """By loop: the step whose nodes its rows have."""
@@ -93,6 +101,7 @@ class Scheduler:
             name: decoders.loop(name, first.plan, _widest([shared.step for shared in steps if shared.loop == name]))
             for name, first in self._first.items()
         }
+        self._fed_by = _fed_by(steps)
         self._now: set[str] = set()
         """Steps that may run now."""
         self._open: dict[int, Asked] = {}
@@ -100,6 +109,8 @@ class Scheduler:
         self._rows = OnTheWay()
         self._current = ""
         """Name of the loop that keeps the host busy."""
+        self._num_turns = 0
+        """Turns that it has had on end."""
         self._pause = _PAUSE_SECONDS
         self._patience: dict[str, Patience] = {}
         self._lost: dict[str, str] = {}
@@ -133,6 +144,18 @@ class Scheduler:
                 loop.clear()
             self._open, self._rows = {}, OnTheWay()
 
+    def prepare(self) -> None:
+        """Make every loop now, with its models, tables and memory, so that the first question need not wait for them.
+
+        Raises:
+            LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
+        """
+        together = {name: (first.plan, first.step) for name, first in self._first.items()}
+        self._decoders.run_together(together, are_resident=True)
+        for loop in self._loops.values():
+            while loop.decoder is None:
+                loop.turn()
+
     def withdraw(self, asked: Asked) -> None:
         """Take a question back: its rows leave their loops, nothing more is told of it, and no other text changes.
 
@@ -154,7 +177,8 @@ class Scheduler:
         """Run some steps, whose models find room together."""
         self._now = {shared.id for shared in steps}
         firsts = [self._first[loop] for loop in dict.fromkeys(shared.loop for shared in steps)]
-        self._decoders.run_together([(first.plan, first.step) for first in firsts])
+        together = {first.loop: (first.plan, first.step) for first in firsts}
+        self._decoders.run_together(together, are_resident=self._serves)
         is_over = False
         while True:
             while not is_over and (most is None or len(self._open) < most):
@@ -209,7 +233,15 @@ class Scheduler:
         else:
             nodes = zip(self._first[shared.loop].nodes, shared.nodes, strict=True)
             texts = {there: prompts[here] for there, here in nodes}
-            row = Row(asked.question.id, shared.step.id, texts, tuple(passed_on.values()), shared.step.decoding)
+            row = Row(
+                asked.question.id,
+                shared.step.id,
+                texts,
+                tuple(passed_on.values()),
+                asked.decodings.get(shared.id, shared.step.decoding),
+                asked.noise_id,
+                asked.turns.get(shared.id, ()),
+            )
             self._rows.add(row, turn, key)
             self._loops[shared.loop].add(row)
 
@@ -218,20 +250,38 @@ class Scheduler:
         going = [name for name, loop in self._loops.items() if loop.num_rows and self._decoders.may_begin(loop)]
         busy = [name for name in going if self._loops[name].is_busy]
         chosen = self._chosen(busy) if busy else ""
-        for name in going:
-            if name not in busy or name == chosen:
-                yield from self._bring_on(name)
-        if all(self._loops[name].is_waiting for name in going):
+        turns = [name for name in going if (name == chosen if name in busy else not self._gathers(name, going))]
+        for name in turns:
+            yield from self._bring_on(name)
+        if all(self._loops[name].is_waiting for name in turns):
             time.sleep(self._pause)
             self._pause = min(2 * self._pause, _LONG_PAUSE_SECONDS)
         else:
             self._pause = _PAUSE_SECONDS
 
+    def _gathers(self, name: str, going: Sequence[str]) -> bool:
+        """Return whether a loop waits until its rows fill a batch: those of an earlier one on one of its GPUs do.
+
+        A loop whose own rows do is never held up, so that one of them always goes on.
+        """
+        loop = self._loops[name]
+        can_begin = loop.is_full or loop.batch is None  # before it is made, nobody knows how many rows fill it
+        earlier = [] if can_begin else [self._loops[other] for other in going if other in self._fed_by[name]]
+        return any(other.is_full and other.gpus & loop.gpus for other in earlier)
+
     def _chosen(self, busy: Sequence[str]) -> str:
-        """Return the loop to go on with: the one before, unless its rows fill no batch and another's do."""
+        """Return the loop to go on with: the one before, unless its rows fill no batch and another's do.
+
+        A server gives each some turns: where questions never end, the first would never be empty.
+        """
         full = [name for name in busy if self._loops[name].is_full]
-        if self._current not in (full or busy):
-            self._current = (full or busy)[0]
+        choice = busy if self._serves else full or busy
+        self._num_turns += 1
+        if self._current not in choice:
+            self._current, self._num_turns = choice[0], 0
+        elif self._serves and self._num_turns >= _TURNS_ON_END:
+            following = choice.index(self._current) + 1
+            self._current, self._num_turns = choice[following % len(choice)], 0
         return self._current
 
     def _bring_on(self, name: str) -> Iterator[Finished]:
@@ -240,8 +290,10 @@ class Scheduler:
         problem = None
         try:
             completions = self._loops[name].turn()
+        except DeviceLost:  # whatever else were asked of it would fail too, and be blamed
+            raise
         except Exception as error:  # whatever it is, the other loops can go on; it is told with what it broke
-            if self._new_patience is None:
+            if self._new_patience is None and not self._serves:
                 raise
             problem = error.message if isinstance(error, FlowInferError) else f"{type(error).__name__}: {error}"
         for completion in completions:
@@ -264,11 +316,13 @@ class Scheduler:
 
     def _lose(self, name: str, problem: str) -> Iterator[Finished]:
         """End all that a loop decodes: it is broken."""
-        self._lost[name] = problem
+        if not self._serves:
+            self._lost[name] = problem
         self._loops[name].clear()
         self._loops[name].let_go()
         for waiting in self._rows.of_loop(name):
-            self.broken |= {turn.shared.id: problem for turn in waiting.turns}
+            if not self._serves:
+                self.broken |= {turn.shared.id: problem for turn in waiting.turns}
             yield from self._settle(Completion(waiting.row, None, problem))
 
     def _settle(self, completion: Completion) -> Iterator[Finished]:
@@ -332,6 +386,16 @@ class Scheduler:
         """Let a question go that has nothing left to do in these steps, so that another can come."""
         if not any(shared in self._now for shared in asked.wanted):
             self._open.pop(id(asked), None)
+
+
+def _fed_by(steps: Sequence[SharedStep]) -> dict[str, set[str]]:
+    """Return for each loop the other loops whose rows come before its own."""
+    loop_of = {shared.id: shared.loop for shared in steps}
+    fed_by: dict[str, set[str]] = {shared.loop: set() for shared in steps}
+    for shared in steps:  # each after those that it reads
+        for read in shared.reads.values():
+            fed_by[shared.loop] |= {loop_of[read]} | fed_by[loop_of[read]]
+    return {name: others - {name} for name, others in fed_by.items()}
 
 
 def _widest(steps: Sequence[Step]) -> Step:

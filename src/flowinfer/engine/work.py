@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from flowinfer.backends.base import Turn
 from flowinfer.engine.adoption import moved
 from flowinfer.engine.faults import reason
 from flowinfer.language.prompts import prompt_set, render
 from flowinfer.planning.merge import Use
 from flowinfer.planning.plan import Plan, Step, members
 from flowinfer.results import Ballot, FinishReason, Question, StepResult, Trace
+from flowinfer.spec import Decoding
 
 Vote = Callable[[Question, Sequence[str]], Ballot]
 FAILED: FinishReason = "error"
@@ -31,6 +33,12 @@ class Asked:
     """Ids of the shared steps that have still to end, in order."""
     results: dict[str, StepResult] = field(default_factory=dict)
     """By shared step; what another run made says so."""
+    decodings: Mapping[str, Decoding] = field(default_factory=dict)
+    """Its own options by shared step, where they are not the step's."""
+    turns: Mapping[str, tuple[Turn, ...]] = field(default_factory=dict)
+    """What was said before it, by shared step."""
+    noise_id: str | None = None
+    """See `Row.noise_id`."""
     errors: dict[str, str] = field(default_factory=dict)
     """Why a shared step could not run, or was not needed any more."""
 
@@ -147,10 +155,9 @@ def render_prompts(
         UnicodeEncodeError: a prompt has half of a surrogate pair.
     """
     join = prompt_set(plan.prompts).join
-    choices = "\n".join(f"{letter}. {option}" for letter, option in question.choices.items())
     rendered = {}
     for member in members(step.source):
-        values = {**question.columns, "question": text, "choices": choices}
+        values = {**question.columns, "question": text, "choices": question.options}
         for field_name, step_ids in member.fields.items():
             values[field_name] = join([passed_on[step_id] for step_id in step_ids])
         rendered[member.node] = render(member.template, values)

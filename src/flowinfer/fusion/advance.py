@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from flowinfer.fusion.selfcheck import ordinary_text
 from flowinfer.fusion.utf8 import trim
@@ -28,8 +27,7 @@ _ANCHORS = ("\n", ".", "a")
 """Texts that may stand before a tail, so that a tokenizer's dummy prefix falls on them."""
 
 
-@dataclass(frozen=True)
-class Advance:
+class Advance(NamedTuple):
     """How a row's cached ids change: first drop `rollback` ids from the end, then append `ids`."""
 
     rollback: int

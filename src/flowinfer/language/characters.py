@@ -166,6 +166,8 @@ def _unexpected(found: str, start: int, report: Reporter) -> None:
         hint = "weights are plain numbers, made to sum to 1: write 70 or 0.7 for 70%"
         if share:
             hint = f"an option is a plain number: write {float(share[1]) / 100:g} for {share[1]}%"
+    elif found.startswith(("//", "/*")):
+        message, hint = f"unexpected characters '{shown(found)}'", "a comment begins with '#'"
     elif found[0] in ";；":
         message, hint = f"unexpected character '{shown(found)}'", "a statement ends with its line; remove it"
     else:

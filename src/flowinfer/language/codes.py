@@ -390,4 +390,11 @@ CODES: Mapping[str, Entry] = {
         'Qwen[prompt="{context} {question}"]',
         'Qwen[prompt="{question}"]',
     ),
+    "W0303": Entry(
+        "flow that shows no question",
+        "None of the fields in this flow's prompts is filled by the data set: every question is asked in"
+        " the same words, and answered alike.",
+        'Qwen[prompt="Answer the question."]',
+        'Qwen[prompt="Answer the question: {question}"]',
+    ),
 }

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import types
-import typing
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from rapidfuzz import fuzz, process
+from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
+from flowinfer.language.nearness import did_you_mean, near_miss, near_or_all
 from flowinfer.language.reporter import Reporter
 from flowinfer.language.tree import Option, Value
 from flowinfer.registry import FuserInfo, Parameter, backends, fusers
-from flowinfer.spec import DRAFTS, Decoding, ModelSpec
+from flowinfer.spec import DEVICES, DRAFTS, SPLIT_DEVICES, Decoding, ModelSpec
 
 DECODING_KEYS = tuple(name for name in Decoding.model_fields if name != "fuse_options")
 MODEL_KEYS = tuple(name for name in ModelSpec.model_fields if name not in ("name", "ref"))
@@ -64,31 +62,9 @@ class SpeculationProblem:
     help: str
 
 
-_LONGEST_WORD = 100
-"""Longest word that anything is near to; nearness takes the product of two lengths."""
-_MOST_LISTED = 30
-"""Most names that a help lists."""
-
-
-def did_you_mean(word: str, known: typing.Iterable[str], *, prefix: str = "") -> str | None:
-    """Return a hint with the nearest known word, or None."""
-    if len(word) > _LONGEST_WORD:
-        return None
-    word = unicodedata.normalize("NFKC", word)
-    lowered = {name.lower(): name for name in known if len(name) <= _LONGEST_WORD}
-    scorer = fuzz.WRatio if len(word) > 2 else fuzz.ratio  # parts of words say nothing about one letter
-    near = process.extractOne(word.lower(), list(lowered), scorer=scorer, score_cutoff=60)
-    return f"did you mean '{prefix}{lowered[near[0]]}'?" if near else None
-
-
-def near_or_all(word: str, known: typing.Collection[str], what: str, report: Reporter) -> str | None:
-    """Return a hint with the nearest of many names, else with as many as one reads; None where nobody will read it."""
-    if report.is_full:
-        return None
-    if near := did_you_mean(word, known):
-        return near
-    listed = ", ".join(itertools.islice(known, _MOST_LISTED))
-    return f"{what}: {listed}" + (f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else "")
+def option_text(value: object) -> str:
+    """Write a value as options are written: true, not True."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def unknown_option(key: str, own: Sequence[str]) -> str:
@@ -119,7 +95,7 @@ def unknown_option(key: str, own: Sequence[str]) -> str:
     elsewhere = process.extractOne(key, list(places), scorer=OSA.normalized_similarity, score_cutoff=0.6)
     if elsewhere and len(key) > 2:
         return f"did you mean '{elsewhere[0]}', an option of {places[elsewhere[0]].format(key=elsewhere[0])}?"
-    return did_you_mean(key, own) or f"options here: {', '.join(own)}"
+    return near_or_all(key, own, "options here")
 
 
 _ABSENT = {
@@ -143,13 +119,6 @@ _ALIASES = {
     **{"device_map": "device", "fuser": "fuse", "template": "prompt", "prompt_set": "prompts"},
 }
 """Words of other programs for options."""
-
-
-def near_miss(word: str, known: typing.Iterable[str], least: float = 0.7) -> str | None:
-    """Return a hint with the known word that this one is a slip of the pen for, or None; stricter than did_you_mean."""
-    word = unicodedata.normalize("NFKC", word).lower()
-    near = process.extractOne(word, list(known), scorer=OSA.normalized_similarity, score_cutoff=least)
-    return f"did you mean '{near[0]}'?" if near else None
 
 
 def check_unique(options: Sequence[Option], report: Reporter) -> None:
@@ -176,7 +145,7 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
     annotation = model.model_fields[option.key].annotation
     choices = _choices(option.key, annotation)
     if choices and data not in choices:
-        hint = did_you_mean(str(data), choices) or f"one of: {', '.join(choices)}"
+        hint = near_or_all(str(data), choices, "one of")
         code = "E0102" if option.key == "fuse" else "E0206"
         what = "unknown fuser" if option.key == "fuse" else f"option '{option.word}' cannot be"
         report.error(code, f"{what} '{data}'", span, hint)
@@ -193,7 +162,7 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Input should be ")
         if option.key == "device":
-            message = "auto, cpu, cuda or cuda:N"
+            message = DEVICES if isinstance(data, str) else SPLIT_DEVICES
         report.error("E0202", f"option '{option.word}' must be {message}, found {option.value.raw}", span)
         return None
     return (data,)
@@ -257,18 +226,21 @@ def _parameter_problem(data: Any, parameter: Parameter, names: Sequence[str]) ->
     return None
 
 
-_Kind = Literal["whole", "number", "text", "texts", "flag"]
+_Kind = Literal["whole", "number", "text", "texts", "either", "flag"]
 _SAID: Mapping[_Kind, str] = {
     "whole": "a whole number",
     "number": "a number",
     "text": "a text",
     "texts": "a text or a list of texts",
+    "either": "a text or a list of texts",
     "flag": "true or false",
 }
 
 
 def _kind(annotation: Any) -> _Kind:
     if get_origin(annotation) in (types.UnionType, Union):
+        if str in get_args(annotation) and type(None) not in get_args(annotation):
+            return "either"
         annotation = next(part for part in get_args(annotation) if part is not type(None))
     if annotation is bool:
         return "flag"
@@ -287,7 +259,9 @@ def _fits(data: Any, wanted: _Kind) -> bool:
             return isinstance(data, int) and not isinstance(data, bool)
         case "number":
             return isinstance(data, int | float) and not isinstance(data, bool)
-        case "texts":
+        case "either" if isinstance(data, str):
+            return True
+        case "texts" | "either":
             return isinstance(data, tuple) and all(isinstance(item, str) for item in data)
     return isinstance(data, str)
 

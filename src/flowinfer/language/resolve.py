@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import inf
 from typing import Any, Literal
 
 from flowinfer.errors import Span
 from flowinfer.language.declarations import Declared
 from flowinfer.language.effects import Effects, Given, Step
+from flowinfer.language.groups import FuseOptions, check_certified, heads, weights
 from flowinfer.language.lets import Lets
+from flowinfer.language.nearness import near_or_all
 from flowinfer.language.options import (
     DECODING_KEYS,
     FUSER_KEYS,
     Scope,
     check_unique,
-    fuser_option,
-    near_or_all,
     speculation_problem,
     typed,
     unknown_option,
 )
 from flowinfer.language.prompts import BUILT_IN_FIELDS, ROLES, is_field, role_for, template_for
-from flowinfer.language.templates import Earlier, TemplateCheck, earliest_read
-from flowinfer.language.tree import Branch as WrittenBranch
+from flowinfer.language.templates import Earlier, TemplateCheck, earliest_read, shows_item
 from flowinfer.language.tree import Call, Chain, Group, Option, Stage
 from flowinfer.registry import backends, fusers
 from flowinfer.spec import Branch, Decoding, ModelSpec, Node, Parallel, Part, Role, Series, nodes
@@ -70,13 +68,13 @@ class Resolver:
     ) -> None:
         self._declared, self._models, self._scope = declared, models, scope
         self._report = scope.report
-        self._decoding, self._fuse_defaults, self._prompts = decoding, fuse_options, prompts
+        self._decoding, self._prompts = decoding, prompts
+        self._fuse = FuseOptions(fuse_options, decoding, scope)
         self._num_nodes = self._num_groups = 0
         self._share = 1.0
         """Of what is being resolved, in the text of the outermost group around it."""
         self._templates = TemplateCheck(self._report, scope)
         self._effects = Effects(self._report)
-        self._used_fuse_options: set[str] = set()
         self._reads: dict[str, int] = {}
         """Node whose prompt is its own -> index of the earliest stage that it reads; too high where it reads none."""
         self._labels: dict[str, Span] = {}
@@ -91,9 +89,16 @@ class Resolver:
             return None
         place = _Place((), True, "serial", self._decoding)
         root = self._chain(self._declared.flow.chain, place)
-        written = {key: option for key, (option, _) in self._fuse_defaults.items()}
-        self._effects.report(self._declared.flow.span, written, self._used_fuse_options)
+        self._effects.report(self._declared.flow.span, self._fuse.written, self._fuse.used)
+        if root is not None and not self._report.has_errors:
+            self._check_question(root, self._declared.flow.span)
         return root
+
+    def _check_question(self, root: Part, flow: Span) -> None:
+        """Warn of a flow none of whose prompts shows anything of a question."""
+        if not any(shows_item(node.template, self._labels) for node in nodes(root)):
+            hint = "put {question} into the prompt of the first stage"
+            self._report.warning("W0303", "no prompt shows the question: all questions get the same", flow, hint)
 
     def _flatten(self, chain: Chain) -> list[Stage]:
         """Return a chain's stages with lets expanded in place."""
@@ -170,7 +175,8 @@ class Resolver:
         model = self._models.get(name)
         self.used_models.add(name)
         if model is None:
-            hint = near_or_all(name, [*self._models, *self._declared.lets], "known models", self._report)
+            known = [*self._models, *self._declared.lets]
+            hint = None if self._report.is_full else near_or_all(name, known, "known models")
             self._report.error("E0100", f"unknown model '{name}'", call.name.span, hint)
         elif place.position == "head" and backends()[model.backend].text_only:
             hint = "use it as a stage of its own, or in a '&' group"
@@ -248,9 +254,8 @@ class Resolver:
                 self._report.error("E0402", message, option.value.span, hint)
             return data, template_for(self._prompts, data, max(len(place.earlier), 1)), None
         if data is not None:
-            near = near_or_all(
-                str(data), [*self._declared.prompts, *ROLES], "a text in quotes, or one of", self._report
-            )
+            known = [*self._declared.prompts, *ROLES]
+            near = None if self._report.is_full else near_or_all(str(data), known, "a text in quotes, or one of")
             self._report.error("E0101", f"unknown prompt '{data}'", option.value.span, near)
         return role, template, None
 
@@ -269,10 +274,11 @@ class Resolver:
         if len(group.branches) == 1:
             message = "a group of one writes what its model alone would"
             self._report.warning("W0300", message, group.span, "add a branch, or drop the parentheses")
-        self._check_certified(group, decoding, place)
-        weights = self._weights(group)
+        if group.kind == "fuse" and place.position != "head":
+            check_certified(group, decoding, self._report)
+        shares = weights(group, self._report)
         parts = []
-        for branch, weight in zip(group.branches, weights, strict=True):
+        for branch, weight in zip(group.branches, shares, strict=True):
             whole = self._share if place.position == "head" else 1.0
             self._share = whole * weight
             if branch.weight_span and self._share < _LEAST_SHARE <= whole:
@@ -280,11 +286,11 @@ class Resolver:
                 self._report.error("E0301", message, branch.weight_span, "leave the branch out, or weigh it more")
             parts.append(self._chain(branch.chain, inner))
             self._share = whole
-        branches = tuple(Branch(part, weight) for part, weight in zip(parts, weights, strict=True) if part is not None)
+        branches = tuple(Branch(part, weight) for part, weight in zip(parts, shares, strict=True) if part is not None)
         if len(branches) < len(parts):
             return None
         if group.kind == "fuse":
-            models = tuple(model for branch in branches for model in _heads(branch.part))
+            models = tuple(model for branch in branches for model in heads(branch.part))
             own = options if place.position != "head" else {key: options[key] for key in options if key == "fuse"}
             self._effects.step(Step(models, is_group=True, is_first=not place.earlier), own)
         is_weighted = any(branch.weight is not None for branch in group.branches)
@@ -318,90 +324,8 @@ class Resolver:
             return _decoding({key: given for key, given in options.items() if key != "fuse"})
         given = {option.key: option for option in group.options if option.key in FUSER_KEYS}
         fuse = options["fuse"].value if "fuse" in options else "mean"
-        return _decoding(options, fuse_options=self._fuse_options(fuse, group, given))
-
-    def _check_certified(self, group: Group, decoding: Decoding, place: _Place) -> None:
-        """Report certified candidates where they cannot serve; a model alone moves nothing and ignores the option."""
-        if decoding.topk != "certified" or group.kind == "answers" or place.position == "head":
-            return
-        is_flat = all(isinstance(branch.chain.stages[-1], Call) for branch in group.branches)
-        is_mean = fusers()[decoding.fuse].target == fusers()["mean"].target
-        if is_flat and is_mean and decoding.temperature == 0:
-            return
-        why = f"with fuse={decoding.fuse}" if not is_mean else "that samples" if is_flat else "with groups inside"
-        option = next((option for option in group.options if option.key == "topk"), None)
-        self._report.error(
-            "E0206",
-            f"option 'topk' cannot be 'certified' in a group {why}",
-            option.value.span if option else group.span,
-            "certified candidates serve greedy groups of models with fuse=mean; use topk=auto",
-        )
-
-    def _fuse_options(self, fuse: str, group: Group, given: Mapping[str, Option]) -> dict[str, Any]:
-        info = fusers()[fuse]
-        names = [_end_name(branch) for branch in group.branches]
-        inherited = {
-            key: option
-            for key, (option, _) in self._fuse_defaults.items()
-            if key in info.parameters and fuse == (self._decoding["fuse"].value if "fuse" in self._decoding else "mean")
-        }
-        self._used_fuse_options |= set(inherited)
-        values = {key: parameter.default for key, parameter in info.parameters.items()}
-        for key, option in {**inherited, **given}.items():
-            if key not in info.parameters:
-                owners = ", ".join(name for name, other in fusers().items() if key in other.parameters)
-                hint = f"it is an option of fuse={owners}"
-                self._report.error("E0203", f"fuse={fuse} has no option '{key}'", option.span, hint)
-            elif (value := fuser_option(option, info, names, self._scope)) is not None:
-                values[key] = value[0]
-        return values
-
-    def _weights(self, group: Group) -> list[float]:
-        """Return normalized shares, equal ones where none are written or some are wrong."""
-        equal = [1 / len(group.branches)] * len(group.branches)
-        written = [branch for branch in group.branches if branch.weight is not None]
-        if not written:
-            return equal
-        if group.kind == "answers":
-            span = next(branch.weight_span for branch in written if branch.weight_span)
-            hint = "independent answers are not averaged; use '|', or drop the weights"
-            self._report.error("E0304", "a weight in a '&' group", span, hint)
-            return equal
-        if len(written) < len(group.branches):
-            bare = next(branch for branch in group.branches if branch.weight is None)
-            hint = "give every branch of the group a weight, or none"
-            self._report.error("E0300", "a branch without weight among weighted ones", bare.chain.span, hint)
-            return equal
-        for branch in written:
-            if branch.weight is not None and branch.weight_span and not 0 < branch.weight < inf:
-                self._report.error(
-                    "E0301",
-                    "a weight must be positive" if branch.weight <= 0 else "a weight must be finite",
-                    branch.weight_span,
-                    "leave a branch out instead of 0" if branch.weight <= 0 else None,
-                )
-                return equal
-        largest = max(branch.weight or 0.0 for branch in written)  # whose sum may be beyond what a float holds
-        values = [(branch.weight or 0.0) / largest for branch in written]
-        return [value / sum(values) for value in values]
+        return _decoding(options, fuse_options=self._fuse.of(fuse, group, given))
 
 
 def _decoding(options: Mapping[str, Given], **more: Any) -> Decoding:
     return Decoding(**{key: given.value for key, given in options.items()}, **more)
-
-
-def _heads(part: Part) -> list[ModelSpec]:
-    """Return the models that write the text of a branch of a group."""
-    match part:
-        case Node():
-            return [part.model]
-        case Series(stages):
-            return _heads(stages[-1])
-        case Parallel():
-            return [model for branch in part.branches for model in _heads(branch.part)]
-
-
-def _end_name(branch: WrittenBranch) -> str:
-    """Return the name of the model that a branch's end calls, "" for a group."""
-    last: Stage = branch.chain.stages[-1]
-    return last.name.text if isinstance(last, Call) else ""

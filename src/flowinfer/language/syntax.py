@@ -112,6 +112,10 @@ def _parsed(tokens: Iterable[Token]) -> Tree[Token]:
     return tree
 
 
+_AS_THEY_STAND = {"prompt": Prompt, "param": Param, "defaults": Defaults, "let": Let, "flow": FlowStatement}
+"""Rules whose parts are their node's."""
+
+
 class _Builder:
     """Build syntax nodes by the method that is named as the rule; judges nothing, so that it never raises."""
 
@@ -122,7 +126,10 @@ class _Builder:
         """Build what a rule stands for, as deep as brackets may nest."""
         if not isinstance(found, Tree):
             return found
-        return getattr(self, found.data)(found.meta, list(map(self.built, found.children)))
+        children = list(map(self.built, found.children))
+        if found.data in _AS_THEY_STAND:
+            return _AS_THEY_STAND[found.data](*children, self._span(found.meta))
+        return getattr(self, found.data)(found.meta, children)
 
     def _span(self, meta: Any) -> Span:  # lark's Meta carries its places dynamically
         return Span(self._file, meta.line, meta.column, meta.end_line, meta.end_column)
@@ -131,23 +138,8 @@ class _Builder:
         name, ref, settings = children
         return Model(name, ref, settings or (), self._span(meta))
 
-    def prompt(self, meta: Any, children: list[Any]) -> Prompt:
-        return Prompt(children[0], children[1], self._span(meta))
-
-    def param(self, meta: Any, children: list[Any]) -> Param:
-        return Param(children[0], children[1], children[2], self._span(meta))
-
-    def defaults(self, meta: Any, children: list[Any]) -> Defaults:
-        return Defaults(children[0], self._span(meta))
-
-    def let(self, meta: Any, children: list[Any]) -> Let:
-        return Let(children[0], children[1], self._span(meta))
-
     def import_(self, meta: Any, children: list[Any]) -> Import:
         return Import(unquote(children[0]), token_span(children[0], self._file))
-
-    def flow(self, meta: Any, children: list[Any]) -> FlowStatement:
-        return FlowStatement(children[0], self._span(meta))
 
     def chain(self, meta: Any, children: list[Any]) -> Chain:
         return Chain(tuple(children), self._span(meta))
@@ -181,11 +173,10 @@ class _Builder:
         key, value = children
         return Option(RENAMED.get(key.text, key.text), value, key.span, key.text)
 
-    def key(self, meta: Any, children: list[Any]) -> Name:
-        return Name(str(children[0]), token_span(children[0], self._file))
-
     def name(self, meta: Any, children: list[Any]) -> Name:
         return Name(str(children[0]), token_span(children[0], self._file))
+
+    key = name
 
     def quoted(self, meta: Any, children: list[Any]) -> Name:
         return Name(unquote(children[0]), token_span(children[0], self._file))

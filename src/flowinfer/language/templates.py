@@ -8,7 +8,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from flowinfer.errors import Span
-from flowinfer.language.options import Scope, near_miss
+from flowinfer.language.nearness import near_miss
+from flowinfer.language.options import Scope
 from flowinfer.language.prompts import BUILT_IN_FIELDS, TemplateError, field_names, fields_of, with_params
 from flowinfer.language.reporter import Reporter
 from flowinfer.language.tree import Value
@@ -155,6 +156,12 @@ def earliest_read(template: str, earlier: Sequence[Earlier]) -> int | None:
             if (use.name == "answers" and stage.is_answers) or use.name == stage.label
         ]
     return min(read, default=None)
+
+
+def shows_item(template: str, labels: Collection[str]) -> bool:
+    """Return whether a checked template shows a field of the data set's items."""
+    names = {use.name for use in fields_of(template)} - {"prev", "answers"} - set(labels)
+    return any(_RESULT.fullmatch(name) is None for name in names)
 
 
 def _places(written: Value | None) -> list[Span]:

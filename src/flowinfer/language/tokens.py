@@ -14,6 +14,7 @@ from flowinfer.errors import Span
 
 OPERATORS = frozenset({"_ARROW", "_PIPE", "_AMP"})
 OPENING = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
+CLOSING = {closing: opening for opening, closing in OPENING.items()}
 KEYWORDS = frozenset({"MODEL", "PROMPT", "PARAM", "DEFAULTS", "LET", "IMPORT", "AS"})
 _GLUE = OPERATORS | {"EQUAL", "COMMA", "COLON"}
 
@@ -34,7 +35,7 @@ def split_statements(tokens: Sequence[Token]) -> list[list[Token]]:
                 parts.append([])
                 depth = 0
             continue
-        depth += (token.type in OPENING) - (token.type in OPENING.values() and depth > 0)
+        depth += (token.type in OPENING) - (token.type in CLOSING and depth > 0)
         parts[-1].append(token)
     return [part for part in parts if part]
 

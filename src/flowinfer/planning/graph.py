@@ -28,16 +28,6 @@ def build(flow: Flow) -> nx.DiGraph[str]:
     return graph
 
 
-def describe(graph: nx.DiGraph[str]) -> str:
-    """Return the graph as lines, one node or edge each, in a fixed order."""
-    nodes = [f"{name}: {data['kind']} {data['title']}" for name, data in graph.nodes(data=True)]
-    edges = [
-        f"{start} -{data['kind']}-> {end}" + (f" {data['weight']:.3g}" if "weight" in data else "")
-        for start, end, data in graph.edges(data=True)
-    ]
-    return "\n".join([*nodes, *edges])
-
-
 @dataclass(frozen=True)
 class Earlier:
     """A stage that precedes a node: the graph nodes that hold its text, and its label."""

@@ -13,7 +13,8 @@ from itertools import groupby
 from typing import Any
 
 from flowinfer.planning.identity import Canonical, as_text, canonical
-from flowinfer.planning.plan import Member, Plan, Step, members, text_options
+from flowinfer.planning.plain import text_options
+from flowinfer.planning.plan import Member, Plan, Step, members
 from flowinfer.registry import backends
 
 
@@ -83,6 +84,24 @@ def merge(plans: Sequence[Plan]) -> Merged:
     return Merged(tuple(merger.steps.values()), uses)
 
 
+def beside(plans: Sequence[Plan]) -> Merged:
+    """Let each plan keep all of its steps, since each question may give them options of its own; loops are shared."""
+    steps: list[SharedStep] = []
+    uses: list[dict[str, Use]] = []
+    for index, plan in enumerate(plans):
+        own: dict[str, SharedStep] = {}
+        for step in plan.steps:
+            reads = {name: own[name].id for name in step.reads}
+            depth = 1 + max((own[name].depth for name in step.reads), default=-1)
+            loop = _loop(plan, step)
+            own[step.id] = SharedStep(
+                f"{index}/{step.id}", index, plan, step, reads, depth, _loop_name(loop, step), loop.nodes
+            )
+        steps += own.values()
+        uses.append({name: Use(one.id, {node: node for node in one.nodes}) for name, one in own.items()})
+    return Merged(tuple(steps), tuple(uses))
+
+
 def loops_in_turn(steps: Sequence[SharedStep]) -> list[list[SharedStep]]:
     """Return shared steps in an order in which one loop after another can run them, depth by depth."""
 
@@ -119,7 +138,7 @@ class _Merger:
                     step,
                     reads,
                     depth,
-                    _digest({"source": loop.description, "decoding": step.decoding.of_loop()}),
+                    _loop_name(loop, step),
                     loop.nodes,
                     draw,
                 )
@@ -170,6 +189,10 @@ def _loop(plan: Plan, step: Step) -> Canonical:
         return _model(plan, member) | own
 
     return canonical(step.source, describe)
+
+
+def _loop_name(loop: Canonical, step: Step) -> str:
+    return _digest({"source": loop.description, "decoding": step.decoding.of_loop()})
 
 
 def _model(plan: Plan, member: Member) -> dict[str, Any]:

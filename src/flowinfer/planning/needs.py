@@ -10,10 +10,13 @@ from typing import Any
 
 from flowinfer.checkpoint import Held, read_config, read_folder, refuse_larger
 from flowinfer.machine import has_weights, hub_snapshot
+from flowinfer.packing import loaded_bytes, num_weights, packing_of
 from flowinfer.planning.plan import Need
 from flowinfer.registry import backends
 from flowinfer.spec import ModelSpec
 
+TYPICAL_ROWS, TYPICAL_CONTEXT = 64, 512
+"""The batch, and the ids of each row, that steps are weighed by."""
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 Config = Mapping[str, Any]
@@ -45,21 +48,35 @@ def need_of(spec: ModelSpec, *, device_kind: str = "cpu") -> Need:
         return Need(None, None, None, None, "unknown until downloaded")
     width = _width(spec, "bfloat16", device_kind)
     weight = _quantized(spec, known.parameters * width)
-    return Need(known.parameters, weight, known.kv_values * width, known.parameters * 2, "published config")
+    embedding = known.embedding * width
+    download = known.parameters * 2
+    return Need(
+        known.parameters, weight, known.kv_values * width, download, "published config", known.layers, embedding
+    )
+
+
+def read_bytes(need: Need) -> int:
+    """Return what a decoding step of a typical batch reads of a model: its weights, and all rows' keys and values."""
+    weights = max(0, (need.weight_bytes or 0) - need.embedding_bytes)
+    return weights + TYPICAL_ROWS * TYPICAL_CONTEXT * (need.kv_bytes_per_token or 0)
 
 
 def _from_config(spec: ModelSpec, config: Config, folder: Path, held: Held, device_kind: str) -> Need:
     counted = count_parameters(config)
     refuse_larger(counted or 0, held, config)
-    parameters = counted or held.num_numbers or None
+    packing = packing_of(config, held.shapes)
+    parameters = counted or (num_weights(held.shapes) if packing else held.num_numbers) or None
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
     width = _width(spec, stored, device_kind)
-    if held.files and "quantization_config" in config:  # packed weights: only the files know
-        weight: int | None = held.num_bytes
+    if held.files and packing:
+        weight: int | None = loaded_bytes(held.shapes, width, is_unpacked=device_kind == "cpu")
+    elif held.files and "quantization_config" in config:  # packed weights: only the files know
+        weight = held.num_bytes
     else:
         weight = _quantized(spec, parameters * width) if parameters else None
     download = 0 if held.files else parameters * _BYTES.get(stored, 4) if parameters else None
-    return Need(parameters, weight, _kv_bytes(config, width), download, f"config in {folder}")
+    layers, embedding = _layers(config), _embedding_values(config) * width if counted else 0
+    return Need(parameters, weight, _kv_bytes(config, width), download, f"config in {folder}", layers, embedding)
 
 
 def count_parameters(config: Config) -> int | None:
@@ -103,9 +120,22 @@ def _count_llama(config: Config, kind: str) -> int:
     if config.get("mlp_bias"):
         feed_forward += 2 * shape.inner + shape.hidden
     norms = (4 if kind == "gemma2" else 2) * shape.hidden
-    is_tied = config.get("tie_word_embeddings", kind in ("gemma", "gemma2"))
-    embeddings = config["vocab_size"] * shape.hidden * (1 if is_tied else 2)
+    embeddings = config["vocab_size"] * shape.hidden + _embedding_values(config)
     return int(embeddings + shape.layers * (attention + feed_forward + norms) + shape.hidden)
+
+
+def _embedding_values(config: Config) -> int:
+    """Return the numbers of the input embedding of a Llama or GPT-2; 0 where it is the output matrix too."""
+    kind = config.get("model_type")
+    is_tied = config.get("tie_word_embeddings", kind in ("gemma", "gemma2", "gpt2"))
+    return 0 if is_tied else int(config["vocab_size"] * _Shape.of(config).hidden)
+
+
+def _layers(config: Config) -> int | None:
+    try:
+        return _Shape.of(config).layers
+    except (KeyError, TypeError, ZeroDivisionError, OverflowError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -158,11 +188,14 @@ class _Published:
     parameters: int
     kv_values: int
     """Numbers kept per token of context."""
+    layers: int
+    embedding: int
+    """Numbers of the input embedding."""
 
 
 _KNOWN: Mapping[str, _Published] = {
-    "Qwen/Qwen2.5-7B-Instruct": _Published(7_615_616_512, 28_672),
-    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": _Published(7_615_616_512, 28_672),
-    "01-ai/Yi-1.5-9B-Chat": _Published(8_829_407_232, 49_152),
+    "Qwen/Qwen2.5-7B-Instruct": _Published(7_615_616_512, 28_672, 28, 544_997_376),
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": _Published(7_615_616_512, 28_672, 28, 544_997_376),
+    "01-ai/Yi-1.5-9B-Chat": _Published(8_829_407_232, 49_152, 48, 262_144_000),
 }
 """The zoo `paper`, from the published configs, for a plan before the download."""

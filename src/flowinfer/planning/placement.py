@@ -6,20 +6,20 @@ set, loaded and freed in turn. Only the heads of one step must be resident toget
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from flowinfer.errors import LoadError, MemoryShort
 from flowinfer.machine import Machine
-from flowinfer.planning.needs import need_of
-from flowinfer.planning.plan import Need, Placement, Plan, Wave, compile, held_models
+from flowinfer.planning.assignment import Layers, Lie, Unit, assign
+from flowinfer.planning.needs import need_of, read_bytes
+from flowinfer.planning.plan import Need, Placement, Plan, Step, Wave, compile, held_models, members
 from flowinfer.registry import backends
 from flowinfer.spec import Flow, ModelSpec
 
 _HEADROOM = 1.15
 """Weights times this = room for a model with its keys, values and buffers, at least."""
-_MOST_TRIES = 20_000
-"""Assignments looked at before giving up; ten models on eight devices stay far below."""
 
 
 def ready(flow: Flow, machine: Machine) -> Plan:
@@ -32,47 +32,59 @@ def ready(flow: Flow, machine: Machine) -> Plan:
     plan = place(compile(flow), machine)
     here = [device.name for device in machine.devices]
     for name, spec in plan.models.items():
-        placement = plan.placements[name]
-        if spec.device != "auto" and placement.device not in (*here, "endpoint"):
+        missing = [device for device in plan.placements[name].parts if device not in (*here, "endpoint")]
+        if spec.device != "auto" and missing:
             raise LoadError(
-                f"model '{name}' is declared on {placement.device}, which this machine does not have",
+                f"model '{name}' is declared on {', '.join(missing)}, which this machine does not have",
                 help=f"devices here: {', '.join(here)}; device=auto lets flowinfer choose",
             )
     return plan
 
 
-def place(plan: Plan, machine: Machine) -> Plan:
+def place(plan: Plan, machine: Machine, needs: Mapping[str, Need] | None = None) -> Plan:
     """Add needs, placements and waves to a plan.
 
-    Declared devices are kept, also where the machine lacks them; the others go, largest model first, to the device
-    with most room left: to a GPU where there is one, else to the CPU. Names of the same weights share one place.
+    Args:
+        plan: what runs.
+        machine: where.
+        needs: of every model, by name; read from configs if not given.
+
+    Declared devices are kept, also where the machine lacks them. The others go to GPUs where there are any, else to the
+    CPU, so that the busiest device reads as little as can be: heads of one step run side by side, and so do the stages
+    of a flow over a data set. A model that fits on no GPU alone is split by layers over as few as hold it. Names of the
+    same weights share one place.
 
     Raises:
         MemoryShort: a model, or the heads of one step, fit nowhere; says what fits.
     """
-    needs = {name: need_of(spec, device_kind=_kind(spec, machine)) for name, spec in plan.models.items()}
+    needs = needs or {name: need_of(spec, device_kind=_kind(spec, machine)) for name, spec in plan.models.items()}
     packer = _Packer(plan, needs, machine)
     everything = tuple(step.id for step in plan.steps)
-    devices = packer.assign([packer.models_of(everything)])
-    if devices is not None:
+    lies = packer.assign([everything])
+    if lies is not None:
         waves: tuple[Wave, ...] = (Wave(everything, tuple(plan.models)),)
     else:
-        devices = packer.assign([packer.models_of([step]) for step in everything])
-        if devices is None:
+        lies = packer.assign([[step] for step in everything])
+        if lies is None:
             raise packer.short()
-        waves = packer.waves(devices)
-    return replace(plan, needs=needs, placements=packer.placements(devices, waves), waves=waves)
+        waves = packer.waves(lies)
+    return replace(plan, needs=needs, placements=packer.placements(lies, waves), waves=waves)
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """One set of weights, under all the names that the flow has for it."""
+def device_reads(plan: Plan) -> dict[str, dict[str, int]]:
+    """Return for each step of a placed plan what each device reads for one token of every row of a typical batch.
 
-    names: tuple[str, ...]
-    size: int
-    """Bytes to keep free for it."""
-    devices: tuple[str, ...]
-    """Where it may go."""
+    Only steps of local models whose size is known are there.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for step in plan.steps:
+        for name, count in _calls(plan, step).items():
+            placement = plan.placements[name]
+            if placement.device != "endpoint" and plan.needs[name].weight_bytes:
+                own = found.setdefault(step.id, {})
+                for device, part in placement.parts.items():
+                    own[device] = own.get(device, 0) + int(part * count * read_bytes(plan.needs[name]))
+    return found
 
 
 class _Packer:
@@ -88,144 +100,147 @@ class _Packer:
         found = (name for step in step_ids for name in held_models(self._plan, self._plan.step(step)))
         return tuple(name for name in dict.fromkeys(found) if not _is_remote(self._plan.models[name]))
 
-    def assign(self, together: Sequence[Sequence[str]]) -> dict[str, str] | None:
-        """Return a device for each model so that each of some sets of models fits together, or None."""
-        groups = [[unit for unit in self._units if set(unit.names) & set(names)] for names in together]
-        used: list[dict[str, int]] = [{} for _ in groups]
-        search = _Search(self._units, groups, used, self._free)
-        if not search.run(0):
-            return None
-        return {name: device for unit, device in search.chosen.items() for name in unit.names}
+    def assign(self, groups: Sequence[Sequence[str]]) -> dict[str, Lie] | None:
+        """Return how each model lies on devices so that the models of each of some sets of steps fit together."""
+        held = [self._units_of(self.models_of(steps)) for steps in groups]
+        units = [unit for unit in self._units if any(unit in group for group in held)]
+        found = assign(units, groups, held, self._free)
+        return None if found is None else {name: found[unit.key] for unit in units for name in unit.names}
 
-    def waves(self, devices: Mapping[str, str]) -> tuple[Wave, ...]:
+    def waves(self, lies: Mapping[str, Lie]) -> tuple[Wave, ...]:
         """Join neighbouring steps into waves as long as their models fit together."""
         waves: list[Wave] = []
         for step in self._plan.steps:
             joined = (*waves[-1].steps, step.id) if waves else (step.id,)
-            if waves and self._fits(self.models_of(joined), devices):
+            if waves and min(self._rest(self.models_of(joined), lies).values(), default=0) >= 0:
                 waves[-1] = Wave(joined, self.models_of(joined))
             else:
                 waves.append(Wave((step.id,), self.models_of([step.id])))
         return tuple(waves)
 
-    def placements(self, devices: Mapping[str, str], waves: Sequence[Wave]) -> dict[str, Placement]:
+    def placements(self, lies: Mapping[str, Lie], waves: Sequence[Wave]) -> dict[str, Placement]:
         """Say for each model where it lives and why."""
         placements: dict[str, Placement] = {}
         for name, spec in self._plan.models.items():
             if _is_remote(spec):
                 placements[name] = Placement("endpoint", "-", spec.base_url or "")
                 continue
-            device = devices[name]
-            is_float = spec.dtype == "auto" and device == "cpu"
-            placements[name] = Placement(device, "float32" if is_float else spec.dtype, self._why(name, devices, waves))
+            device = lies[name][0].device
+            dtype = "float32" if spec.dtype == "auto" and device == "cpu" else spec.dtype
+            split = lies[name] if len(lies[name]) > 1 else ()
+            placements[name] = Placement(device, dtype, self._why(name, lies, waves), split)
         return placements
 
     def short(self) -> MemoryShort:
         """Return the error that names the first step whose models fit nowhere."""
-        steps = [step for step in self._plan.steps if self.assign([self.models_of([step.id])]) is None]
+        steps = [step for step in self._plan.steps if self.assign([[step.id]]) is None]
         free = ", ".join(f"{device.name} {shown_bytes(device.free_bytes)} free" for device in self._machine.devices)
         step = steps[0] if steps else self._plan.steps[0]
         names = self.models_of([step.id])
-        sizes = ", ".join(f"{name} {shown_bytes(self._needs[name].weight_bytes or 0)}" for name in names)
+        sizes = ", ".join(
+            f"{name} {shown_bytes(self._needs[name].weight_bytes or 0)}{self._told(name)}" for name in names
+        )
         what = f"the models of step {step.title} do not fit together" if len(names) > 1 else f"{names[0]} does not fit"
         return MemoryShort(
-            f"{what}: {sizes}, with {_HEADROOM - 1:.0%} on top for keys and values; {free}",
-            help=self._cure(names),
+            f"{what}: {sizes}, with {_HEADROOM - 1:.0%} on top for keys and values; {free}{self._alone(step, names)}",
+            help=self._cure(step, names),
         )
 
-    def _cure(self, names: Sequence[str]) -> str:
+    def _alone(self, step: Step, names: Sequence[str]) -> str:
+        """Return which of several models would fit alone, in words."""
+        if len(names) == 1:
+            return ""
+        alone = {name: self._units_of([name]) for name in names}
+        fitting = [name for name, own in alone.items() if assign(own, [[step.id]], [own], self._free)]
+        return "; each alone fits" if fitting == list(names) else f"; alone fit: {', '.join(fitting) or 'none'}"
+
+    def _told(self, name: str) -> str:
+        """Return where a model is declared, in words."""
+        device = self._plan.models[name].device
+        return "" if device == "auto" else f" on {device if isinstance(device, str) else ' and '.join(device)}"
+
+    def _cure(self, step: Step, names: Sequence[str]) -> str:
         specs = [self._plan.models[name] for name in names]
-        wide = [spec.name for spec in specs if spec.dtype == "float32" or (spec.dtype == "auto" and not self._has_gpu)]
-        cures = [f"dtype=bfloat16 for {', '.join(wide)}"] if wide else []
-        cures += ['quantization="bnb-4bit"'] if self._has_gpu else []
-        cures += ["device=auto" if any(spec.device != "auto" for spec in specs) else "", "smaller models"]
-        cures += ["device=cpu for one of them"] if self._has_gpu else []
-        return "try " + ", ".join(cure for cure in cures if cure)
+        wide = [spec.name for spec in specs if spec.dtype == "float32" or (spec.dtype == "auto" and not self._gpus)]
+        cures = [self._freed(step, names)] if any(spec.device != "auto" for spec in specs) else []
+        cures += [f"dtype=bfloat16 for {', '.join(wide)}"] if wide else []
+        cures += ['quantization="bnb-4bit"'] if self._gpus else []
+        cures += ["smaller models"]
+        cures += ["device=cpu for one of them"] if self._gpus else []
+        return "try " + ", ".join(cures)
+
+    def _freed(self, step: Step, names: Sequence[str]) -> str:
+        """Return the cure that no device is declared, and how the models then fit if they do."""
+        models = {name: spec.model_copy(update={"device": "auto"}) for name, spec in self._plan.models.items()}
+        plan = replace(self._plan, models=models)
+        lies = _Packer(plan, self._needs, self._machine).assign([[step.id]])
+        where = ", ".join(f"{name} on {' and '.join(share.device for share in lies[name])}" for name in names if lies)
+        return f"device=auto ({where})" if lies else "device=auto"
 
     @property
-    def _has_gpu(self) -> bool:
-        return any(name != "cpu" for name in self._free)
+    def _gpus(self) -> tuple[str, ...]:
+        return tuple(name for name in self._free if name != "cpu")
 
-    def _why(self, name: str, devices: Mapping[str, str], waves: Sequence[Wave]) -> str:
-        device = devices[name]
+    def _why(self, name: str, lies: Mapping[str, Lie], waves: Sequence[Wave]) -> str:
+        devices = [share.device for share in lies[name]]
         if self._plan.models[name].device != "auto":
-            return "declared" if device in self._free else "declared; this machine does not have it"
+            missing = any(device not in self._free for device in devices)
+            return "declared; this machine does not have it" if missing else "declared"
         if self._needs[name].weight_bytes is None:
             return "the device with most room; the model's size is not known yet"
-        rest = min(self._rest(device, wave.models, devices) for wave in waves if name in wave.models)
+        if len(devices) > 1:
+            return "it fits on no GPU alone"
+        rest = min(self._rest(wave.models, lies)[devices[0]] for wave in waves if name in wave.models)
         return f"{shown_bytes(max(rest, 0))} stay free there"
 
-    def _rest(self, device: str, names: Sequence[str], devices: Mapping[str, str]) -> int:
-        there = [unit for unit in self._units if set(unit.names) & set(names) and devices[unit.names[0]] == device]
-        return self._free.get(device, 0) - sum(unit.size for unit in there)
+    def _rest(self, names: Sequence[str], lies: Mapping[str, Lie]) -> dict[str, int]:
+        """Return what some models leave free on each device of this machine."""
+        rest = dict(self._free)
+        for unit in self._units_of(names):
+            for share in lies[unit.names[0]]:
+                if share.device in rest:
+                    rest[share.device] -= int(share.part * unit.size)
+        return rest
 
-    def _fits(self, names: Sequence[str], devices: Mapping[str, str]) -> bool:
-        used = {devices[name] for name in names} & set(self._free)
-        return all(self._rest(device, names, devices) >= 0 for device in used)
+    def _units_of(self, names: Sequence[str]) -> list[Unit]:
+        return [unit for unit in self._units if set(unit.names) & set(names)]
 
-    def _make_units(self) -> tuple[_Unit, ...]:
+    def _make_units(self) -> tuple[Unit, ...]:
         names: dict[str, list[str]] = {}
         for name, spec in self._plan.models.items():
             if not _is_remote(spec):
-                names.setdefault(spec.model_copy(update={"name": "", "think": "strip"}).model_dump_json(), []).append(
-                    name
-                )
-        units = [self._unit(tuple(same)) for same in names.values()]
-        return tuple(sorted(units, key=lambda unit: -unit.size))
+                content = spec.model_copy(update={"name": "", "think": "strip"}).model_dump_json()
+                names.setdefault(content, []).append(name)
+        return tuple(self._unit(content, tuple(same)) for content, same in names.items())
 
-    def _unit(self, names: tuple[str, ...]) -> _Unit:
-        spec = self._plan.models[names[0]]
-        size = int((self._needs[names[0]].weight_bytes or 0) * _HEADROOM)
-        if spec.device != "auto":
-            return _Unit(names, size, ("cuda:0" if spec.device == "cuda" else spec.device,))
-        gpus = tuple(name for name in self._free if name != "cpu")
-        return _Unit(names, size, gpus or tuple(self._free))
-
-
-class _Search:
-    """Depth-first search for devices, emptiest first, that keeps every group of units within free memory."""
-
-    def __init__(
-        self,
-        units: Sequence[_Unit],
-        groups: Sequence[Sequence[_Unit]],
-        used: list[dict[str, int]],
-        free: Mapping[str, int],
-    ) -> None:
-        self._units, self._free, self._used, self._groups = units, free, used, groups
-        self._tries = 0
-        self.chosen: dict[_Unit, str] = {}
-
-    def run(self, index: int) -> bool:
-        """Place the units from an index on; False where that cannot be done."""
-        if index == len(self._units):
-            return True
-        unit = self._units[index]
-        mine = [used for used, group in zip(self._used, self._groups, strict=True) if unit in group]
-        for device in self._candidates(unit, mine):
-            self._tries += 1
-            if self._tries > _MOST_TRIES:
-                return False
-            for used in mine:
-                used[device] = used.get(device, 0) + unit.size
-            self.chosen[unit] = device
-            if self.run(index + 1):
-                return True
-            for used in mine:
-                used[device] -= unit.size
-        return False
-
-    def _candidates(self, unit: _Unit, mine: Sequence[Mapping[str, int]]) -> Iterator[str]:
-        missing = [device for device in unit.devices if device not in self._free]
-        yield from missing  # declared, not there: its memory is not known
-        room = {
-            device: min((self._free[device] - used.get(device, 0) for used in mine), default=self._free[device])
-            for device in unit.devices
-            if device in self._free
+    def _unit(self, content: str, names: tuple[str, ...]) -> Unit:
+        need, device = self._needs[names[0]], self._plan.models[names[0]].device
+        size = int((need.weight_bytes or 0) * _HEADROOM)
+        reads = {
+            step.id: read_bytes(need) * count
+            for step in self._plan.steps
+            if (count := sum(_calls(self._plan, step)[name] for name in names))
         }
-        for device in sorted(room, key=lambda name: -room[name]):
-            if room[device] >= unit.size:
-                yield device
+        if not isinstance(device, str):
+            return Unit(names, content, size, reads, device, _layers_of(need), is_split=True)
+        if device != "auto":
+            return Unit(names, content, size, reads, ("cuda:0" if device == "cuda" else device,))
+        layers = _layers_of(need) if backends()[self._plan.models[names[0]].backend].splits else None
+        return Unit(names, content, size, reads, self._gpus or tuple(self._free), layers)
+
+
+def _calls(plan: Plan, step: Step) -> Counter[str]:
+    """Count how often a step calls each model: as its heads, and once as the one that drafts for them."""
+    called = Counter(member.model for member in members(step.source))
+    return called + Counter(name for name in held_models(plan, step) if name not in called)
+
+
+def _layers_of(need: Need) -> Layers | None:
+    """Return what of a model can lie apart; its output matrix is as large as its input embedding, if it has both."""
+    if not need.layers:
+        return None
+    ends = 2 * need.embedding_bytes
+    return Layers(need.layers, max(0, (need.weight_bytes or 0) - ends) // need.layers, ends)
 
 
 def _is_remote(spec: ModelSpec) -> bool:
@@ -234,7 +249,7 @@ def _is_remote(spec: ModelSpec) -> bool:
 
 def _kind(spec: ModelSpec, machine: Machine) -> str:
     if spec.device != "auto":
-        return "cpu" if spec.device == "cpu" else "cuda"
+        return "cpu" if spec.device == "cpu" else "cuda"  # splits are of GPUs
     return "cuda" if any(device.name != "cpu" for device in machine.devices) else "cpu"
 
 

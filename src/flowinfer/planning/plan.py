@@ -6,18 +6,13 @@ stage is a mixture of one. The plan knows nothing about tensors.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flowinfer.language.prompts import field_names
 from flowinfer.planning.graph import build, earlier_stages
-from flowinfer.spec import Decoding, Flow, ModelSpec, Node, Parallel, Part, Role, Series
-
-_FORMAT = 1
-"""Version of the plan's form and of the code's meaning of it; part of every fingerprint."""
+from flowinfer.spec import Decoding, Flow, ModelSpec, Node, Parallel, Part, Role, Series, Share
 
 
 @dataclass(frozen=True)
@@ -87,6 +82,9 @@ class Need:
     """0 when it is already on disk."""
     source: str
     """Where the figures come from."""
+    layers: int | None = None
+    embedding_bytes: int = 0
+    """Of the input embedding where it is not the output matrix too: a step need not read it."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +92,26 @@ class Placement:
     """Where a model lives and why."""
 
     device: str
+    """Where ids go in and logits come out."""
     dtype: str
     why: str
+    split: tuple[Share, ...] = ()
+    """Where its layers lie, in their order, if on several devices; the first of them is `device`."""
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Return what part of the model's bytes each of its devices holds."""
+        return {share.device: share.part for share in self.split} or {self.device: 1.0}
+
+    @property
+    def where(self) -> str:
+        """Return its devices in words, with the layers on each if there are several."""
+        first, told = 0, []
+        for share in self.split:
+            layers = f" (layers {first}-{first + share.layers - 1})" if share.layers else ""
+            told.append(share.device + layers)
+            first += share.layers
+        return ", ".join(told) or self.device
 
 
 @dataclass(frozen=True)
@@ -151,6 +167,15 @@ def held_models(plan: Plan, step: Step) -> tuple[str, ...]:
     return tuple(
         dict.fromkeys([*names, *([step.decoding.speculate] if step.decoding.speculate in plan.models else [])])
     )
+
+
+def placement_of(plan: Plan, name: str) -> Placement:
+    """Return where a model goes: where the plan puts it, or where it is declared if the plan is not placed."""
+    if name in plan.placements:
+        return plan.placements[name]
+    spec = plan.models[name]
+    device = spec.device if isinstance(spec.device, str) else spec.device[0]
+    return Placement("cpu" if device == "auto" else device, spec.dtype, "not placed")
 
 
 def fusers_of(source: Source) -> tuple[str, ...]:
@@ -242,69 +267,3 @@ def _title(source: Source) -> str:
     if isinstance(source, Member):
         return source.model
     return "(" + " | ".join(_title(inner) for inner in source.sources) + ")"
-
-
-def to_json(plan: Plan) -> dict[str, Any]:
-    """Return a plan as plain data."""
-    return {
-        "version": _FORMAT,
-        "flow": plan.flow,
-        "fingerprint": fingerprint(plan),
-        "prompts": plan.prompts,
-        "steps": [_step_json(step) for step in plan.steps],
-        "answer": asdict(plan.answer),
-        "models": {name: spec.model_dump() for name, spec in plan.models.items()},
-        "needs": {name: asdict(need) for name, need in plan.needs.items()},
-        "placements": {name: asdict(placement) for name, placement in plan.placements.items()},
-        "waves": [asdict(wave) for wave in plan.waves],
-    }
-
-
-def _step_json(step: Step) -> dict[str, Any]:
-    return {
-        "id": step.id,
-        "title": step.title,
-        "label": step.label,
-        "reads": list(step.reads),
-        "source": _source_json(step.source),
-        "decoding": step.decoding.model_dump(),
-    }
-
-
-def _source_json(source: Source) -> dict[str, Any]:
-    if isinstance(source, Member):
-        return asdict(source)
-    return {
-        "group": source.group,
-        "fuse": source.fuse,
-        "fuse_options": dict(source.fuse_options),
-        "weight": source.weight,
-        "sources": [_source_json(inner) for inner in source.sources],
-    }
-
-
-def text_options(spec: ModelSpec) -> dict[str, Any]:
-    """Return what of a model decides its text: not its name, device or how it is reached."""
-    return spec.model_dump(exclude={"name", "device", "api_key_env"})
-
-
-def fingerprint(plan: Plan) -> str:
-    """Return sha256 of all that decides the plan's texts; devices, drafts and the flow's name do not."""
-    called = {member.model for step in plan.steps for member in members(step.source)}
-    decisive = {
-        "version": _FORMAT,
-        "prompts": plan.prompts,
-        "steps": [_step_json(step) | {"decoding": step.decoding.decisive()} for step in plan.steps],
-        "answer": asdict(plan.answer),
-        "models": {name: text_options(spec) for name, spec in plan.models.items() if name in called},
-    }
-    text = json.dumps(decisive, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-
-
-def describe(plan: Plan) -> str:
-    """Return a plan as lines, one step each."""
-    lines = [
-        f"{step.id} {step.title}" + (f" reads {', '.join(step.reads)}" if step.reads else "") for step in plan.steps
-    ]
-    return "\n".join([*lines, f"{plan.answer.kind} of {', '.join(plan.answer.steps)}"])

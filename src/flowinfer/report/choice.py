@@ -10,9 +10,10 @@ from pathlib import Path
 from flowinfer.errors import DataError, FlowInferError, UnreadableFile, UsageError
 from flowinfer.files import read_text
 from flowinfer.language.check import check
-from flowinfer.language.options import DECODING_KEYS
+from flowinfer.language.options import DECODING_KEYS, option_text
 from flowinfer.language.pinning import pin
-from flowinfer.planning.plan import compile, to_json
+from flowinfer.planning.plain import to_json
+from flowinfer.planning.plan import compile
 from flowinfer.report.cells import Cells
 from flowinfer.report.compare import counts
 from flowinfer.report.evidence import Evidence, Wiring
@@ -118,7 +119,7 @@ def _outside(run: Path, source: str) -> dict[str, str]:
         FlowInferError: the text cannot be checked here.
     """
     said, plan = info(run).data, read_json(run / "plan.json")
-    params = {name: _as_text(value) for name, value in (said.get("params") or {}).items()}
+    params = {name: option_text(value) for name, value in (said.get("params") or {}).items()}
     fresh = json.loads(json.dumps(to_json(compile(check(source, zoo=said.get("zoo"), overrides=params)))))
     found = dict(params)
     if plan["prompts"] != fresh["prompts"]:
@@ -126,12 +127,8 @@ def _outside(run: Path, source: str) -> dict[str, str]:
     for key in DECODING_KEYS:
         had, has = ([step["decoding"].get(key) for step in one["steps"]] for one in (plan, fresh))
         if had != has and all(value == had[0] for value in had):
-            found[key] = _as_text(*had[0]) if isinstance(had[0], list) else _as_text(had[0])  # `--set stop` is one text
+            found[key] = option_text(had[0][0] if isinstance(had[0], list) else had[0])  # `--set stop` is one text
     return found
-
-
-def _as_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _candidates(group: Evidence) -> list[Candidate]:

@@ -15,8 +15,9 @@ from flowinfer.files import read_text
 from flowinfer.paper.paths import STRATEGIES, Strategy
 from flowinfer.report import wirings
 from flowinfer.results import Record
+from flowinfer.runs.finding import named_folder
 from flowinfer.runs.jsonlog import read_rows
-from flowinfer.runs.store import info, named_folder, read_json, read_records
+from flowinfer.runs.store import info, read_json, read_records
 
 _SWEEPS = Path("sweeps")
 _RUNS = Path("runs")

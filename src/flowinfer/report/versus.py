@@ -129,4 +129,4 @@ def _seconds(first: Path, second: Path, one: Mapping[str, Record], two: Mapping[
 
 def _change(one: Record, two: Record) -> Change:
     found = [record.score.extracted if record.score else None for record in (one, two)]
-    return Change(one.question.id, one.question.subject, one.question.reference.rsplit("\n", 1)[-1], *found)
+    return Change(one.question.id, one.question.subject, one.question.gold, *found)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import codecs
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, Literal
+from typing import Any
 
 from flowinfer.engine.base import Observer, TokenEvent
 from flowinfer.engine.execute import execute
@@ -18,9 +18,13 @@ from flowinfer.planning.placement import ready
 from flowinfer.planning.plan import Plan, columns, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.runs.experiment import majority
-from flowinfer.spec import THOUGHTS, Flow
+from flowinfer.runs.gate import Gate
+from flowinfer.spec import Flow
 from flowinfer.tasks.base import language_note, refuse_missing
 from flowinfer.zoos.toy import provide
+
+_PROMPT_ID = "prompt"
+"""Of every single question, so that one drawn again is the same."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class _Listener(Observer):
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         step = plan.step(plan.answer.steps[0])
         strips = not all(plan.models[member.model].think == "keep" for member in members(step.source))
-        self._gate = _Gate(strips=strips, stops=step.decoding.stop, prefill=step.decoding.prefill)
+        self._gate = Gate(strips=strips, stops=step.decoding.stop, prefill=step.decoding.prefill)
 
     def model_loading(self, name: str, device: str) -> None:
         self.notice(f"loading {name} on {device}")
@@ -107,55 +111,7 @@ class _Listener(Observer):
 
     def rest_of(self, answer: str) -> str:
         """Return what of the final answer was not streamed yet."""
-        return answer[len(self._gate.passed) :] if answer.startswith(self._gate.passed) else ""
-
-
-class _Gate:
-    """Holds back what may not belong to the answer: thinking, and what may be the beginning of a stop text."""
-
-    def __init__(self, *, strips: bool, stops: tuple[str, ...], prefill: str) -> None:
-        self._strips = strips
-        self._stops = tuple(stop for stop in stops if stop)
-        self._hold = max((len(stop) for stop in self._stops), default=0)
-        self._pending = prefill
-        self._given = len(prefill)
-        """Characters of the prefill that are still pending; a stop text in them does not count."""
-        self._phase: Literal["start", "thinking", "after", "answer"] = "start" if strips else "answer"
-        """After a thought, line breaks are dropped; before one they are held until it is clear that none begins."""
-        self.passed = ""
-
-    def begin(self, opens_thinking: bool) -> None:
-        """Start an answer that may begin inside thinking."""
-        if opens_thinking and self._strips:
-            self._phase = "thinking"
-
-    def pass_on(self, text: str) -> str:
-        """Take new text and return what is certainly answer."""
-        self._pending += text
-        if self._phase == "start":
-            body = self._pending.lstrip("\n")
-            if any(thought.opens.startswith(body) for thought in THOUGHTS):
-                return ""
-            opens = any(body.startswith(thought.opens) for thought in THOUGHTS)
-            self._phase = "thinking" if opens else "answer"
-        if self._phase == "thinking":
-            closed = [thought.closes for thought in THOUGHTS if thought.closes in self._pending]
-            if not closed:
-                return ""
-            first = min(closed, key=self._pending.index)
-            self._phase, self._pending, self._given = "after", self._pending.partition(first)[2], 0
-        if self._phase == "after":
-            self._pending = self._pending.lstrip("\n")
-            if not self._pending:
-                return ""
-            self._phase = "answer"
-        found = [self._pending.find(stop, self._given) for stop in self._stops]
-        stopped = min((at for at in found if at >= 0), default=None)
-        cut = max(0, len(self._pending) - self._hold) if stopped is None else stopped
-        sure, self._pending = self._pending[:cut], self._pending[cut:]
-        self._given = max(0, self._given - cut)
-        self.passed += sure
-        return sure
+        return self._gate.rest_of(answer)
 
 
 def ask(
@@ -185,7 +141,7 @@ def ask(
         raise TypeError(f"question must be a text, not {type(question).__name__}")
     if not question.strip():
         raise UsageError("the question is empty")
-    refuse_missing(columns(flow), [item := Question(id="prompt", question=question, reference="")], "a single prompt")
+    refuse_missing(columns(flow), [item := Question(id=_PROMPT_ID, question=question, reference="")], "a single prompt")
     note = language_note(flow, [item])
     provide(flow.models.values())
     plan = ready(flow, this_machine())
@@ -197,3 +153,24 @@ def ask(
     if trace.error is None and on_text:
         on_text(listener.rest_of(trace.answer))
     return Answer(trace.answer, trace, tuple(filter(None, (flow.zoo_note, note))))
+
+
+def ask_all(flow: Flow, questions: Sequence[str], *, models: ModelPool | None = None) -> list[Answer]:
+    """Run a flow on many questions at once; each has the answer that it has alone.
+
+    Raises:
+        UsageError: a question is empty.
+    """
+    items = [Question(id=str(number), question=text, reference="") for number, text in enumerate(questions)]
+    for item in items:
+        if not item.question.strip():
+            raise UsageError(f"question {item.id} is empty")
+    refuse_missing(columns(flow), items, "a list of prompts")
+    note = language_note(flow, items)
+    provide(flow.models.values())
+    plan = ready(flow, this_machine())
+    traces = {
+        trace.question_id: trace for trace in execute(plan, items, vote=majority, noise_id=_PROMPT_ID, models=models)
+    }
+    notes = tuple(filter(None, (flow.zoo_note, note)))
+    return [Answer(traces[item.id].answer, traces[item.id], notes) for item in items]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flowinfer.engine.faults import reason
 from flowinfer.errors import RunError
-from flowinfer.planning.plan import Plan, fingerprint
+from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import Plan, compile
 from flowinfer.results import Ballot, Question, Record, Score, Trace
 from flowinfer.runs.cache import DiskStepCache, default_folder, member_order, step_key
-from flowinfer.runs.store import Run, find_run, info, read_records
+from flowinfer.runs.finding import find_run
+from flowinfer.runs.store import Run, info, read_records
 from flowinfer.runs.summary import Results, summarize
 from flowinfer.spec import Flow
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from flowinfer.engine.base import Observer
     from flowinfer.engine.models import ModelPool
     from flowinfer.engine.patience import Patience
+    from flowinfer.runs.remote import Server
     from flowinfer.tasks.base import Dataset
 
 
@@ -38,6 +42,8 @@ class Request:
     """Path, name or beginning of a run, or `latest`."""
     use_cache: bool = True
     allow_cached_latency: bool = False
+    server: Server | None = None
+    """What answers in the place of this process."""
     settings: dict[str, Any] | None = None
     """Further settings for run.json."""
 
@@ -66,41 +72,24 @@ def evaluate(
         UsageError: the run to resume is another's.
         RunError: models cannot be loaded or do not fit, or the first questions fail, all of them.
     """
-    from flowinfer.engine.execute import execute
     from flowinfer.engine.patience import Patience
     from flowinfer.machine import this_machine
     from flowinfer.planning.placement import ready
-    from flowinfer.tasks.base import question_text
     from flowinfer.zoos.toy import provide
 
     provide(flow.models.values())
-    plan = ready(flow, this_machine())
+    plan = ready(flow, this_machine()) if request.server is None else compile(flow)
     run = _open(flow, plan, dataset, request)
     start = time.perf_counter()
-    try:
+    with closing(run) if run else nullcontext():
         records = [record for record in run.records() if record.trace.error is None] if run else []
         if on_start:
             on_start(plan, run, records)
         done = {record.question.id for record in records}
-        left = [question for question in dataset.questions if question.id not in done]
-        by_id = {question.id: question for question in left}
-        cache = DiskStepCache(default_folder(), run.path.name if run else "") if request.use_cache else None
-        traces = execute(
-            plan,
-            left,
-            batch=rows_at_once(request.batch, len(left)),
-            engine=request.engine,
-            observer=observer,
-            cache=cache,
-            step_key=step_key,
-            member_order=member_order,
-            vote=majority,
-            question_text=question_text,
-            models=models,
-        )
         patience = Patience(has_answer=bool(records))
-        for trace in traces:
-            records.append(_kept(judged(by_id[trace.question_id], trace), run, on_record))
+        left = [question for question in dataset.questions if question.id not in done]
+        for record in _answered(plan, left, request, run, observer, models):
+            records.append(_kept(record, run, on_record))
             _hear(patience, records[-1].trace.error, run)
         results = summarize(
             flow,
@@ -117,9 +106,43 @@ def evaluate(
         if run:
             run.finish(results.model_dump(mode="json"))
         return results
-    finally:
-        if run:
-            run.close()
+
+
+def _answered(
+    plan: Plan,
+    questions: Sequence[Question],
+    request: Request,
+    run: Run | None,
+    observer: Observer | None,
+    models: ModelPool | None,
+) -> Iterator[Record]:
+    """Yield the record of each question as it is answered."""
+    from flowinfer.engine.execute import execute
+    from flowinfer.tasks.base import question_text
+
+    asked = {question.id: question for question in questions}
+    batch = rows_at_once(request.batch, len(questions))
+    if request.server is not None:
+        from flowinfer.runs import remote
+
+        at_once = None if batch == "auto" else batch
+        traces = remote.traces(request.server, plan, questions, question_text, at_once=at_once)
+        yield from (judged(asked[trace.question_id], trace) for trace in traces)
+        return
+    traces = execute(
+        plan,
+        questions,
+        batch=batch,
+        engine=request.engine,
+        observer=observer,
+        cache=DiskStepCache(default_folder(), run.path.name if run else "") if request.use_cache else None,
+        step_key=step_key,
+        member_order=member_order,
+        vote=majority,
+        question_text=question_text,
+        models=models,
+    )
+    yield from (judged(asked[trace.question_id], trace) for trace in traces)
 
 
 def rows_at_once(batch: int | Literal["auto"], most: int) -> int | Literal["auto"]:
@@ -178,6 +201,7 @@ def score(question: Question, trace: Trace) -> Score | None:
         question.reference,
         question=question.question,
         choices=question.choices or None,
+        finish_reason=trace.finish_reason,
     )
 
 
@@ -223,6 +247,7 @@ def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> 
         "batch": str(request.batch),
         "engine": request.engine,
         "use_cache": request.use_cache,
+        **({"server": request.server.url} if request.server else {}),
         **(request.settings or {}),
     }
 

@@ -61,6 +61,11 @@ class Live(Observer):
         raise NotImplementedError
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to be counted."""
+        return self.done == self.total
+
+    @property
     def seconds(self) -> float:
         """Return how long it has been at work."""
         return max(time.monotonic() - self._started, 1e-9)
@@ -81,7 +86,7 @@ class Live(Observer):
         """Show how far it is, where that is due."""
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=self.done, line=self.line())
-        elif time.monotonic() - self._spoken >= _PLAIN_EVERY_SECONDS or self.done == self.total:
+        elif time.monotonic() - self._spoken >= _PLAIN_EVERY_SECONDS or self.is_over:
             self._spoken = time.monotonic()
             self.say(self.line())
 

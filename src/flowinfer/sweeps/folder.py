@@ -26,8 +26,9 @@ from pydantic import ValidationError
 
 from flowinfer.errors import DataError, UsageError
 from flowinfer.results import Record
+from flowinfer.runs.finding import list_runs, one_of
 from flowinfer.runs.jsonlog import JsonLog, lock, read_each, read_rows, writing
-from flowinfer.runs.store import FORMAT, host, list_runs, new_folder, one_of, read_described, write_json
+from flowinfer.runs.store import FORMAT, host, new_folder, read_described, write_json
 from flowinfer.sweeps.request import SweepRequest
 from flowinfer.sweeps.wirings import Wiring
 from flowinfer.tasks.base import Dataset

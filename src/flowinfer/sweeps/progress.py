@@ -34,6 +34,12 @@ class SweepProgress(Live):
         self._failed += is_failed
         if is_failed:
             self.say(name)
+        self.refresh()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to be counted: a run ends after its last call."""
+        return super().is_over and self._ended >= self._runs
 
     def line(self) -> str:
         """Return how far it is."""

@@ -11,7 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from flowinfer.errors import UsageError
 from flowinfer.language.examples import located
-from flowinfer.language.options import did_you_mean
+from flowinfer.language.nearness import near_or_all
+from flowinfer.language.options import option_text
 from flowinfer.paper.paths import STRATEGIES, Strategy
 
 
@@ -29,22 +30,21 @@ def _strategies(given: object) -> object:
     wanted = [str(name).lower() for name in names]
     for name, lowered in zip(names, wanted, strict=True):
         if lowered not in known:
-            hint = did_you_mean(str(name), STRATEGIES) or f"known: {', '.join(STRATEGIES)}"
+            hint = near_or_all(str(name), STRATEGIES, "known")
             raise UsageError(f"--strategies: unknown strategy '{name}'", help=hint)
     return tuple(strategy for strategy in STRATEGIES if strategy.lower() in wanted)
 
 
-def _text(value: object) -> str:
-    """Write a value as options are written: true, not True."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _texts(given: object) -> object:
-    return {name: _text(value) for name, value in given.items()} if isinstance(given, Mapping) else given
+    return {name: option_text(value) for name, value in given.items()} if isinstance(given, Mapping) else given
 
 
 def _text_lists(given: object) -> object:
-    return {name: tuple(map(_text, values)) for name, values in given.items()} if isinstance(given, Mapping) else given
+    return (
+        {name: tuple(map(option_text, values)) for name, values in given.items()}
+        if isinstance(given, Mapping)
+        else given
+    )
 
 
 def _flow_files(given: object) -> object:

@@ -13,7 +13,7 @@ from typing import Any
 
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.models import ModelPool
-from flowinfer.errors import Diagnostic
+from flowinfer.errors import DeviceLost, Diagnostic
 from flowinfer.machine import this_machine
 from flowinfer.planning.merge import SharedStep
 from flowinfer.planning.plan import Plan, compile
@@ -248,6 +248,8 @@ class _Run:
             request = Request(out=self._folder.runs, batch=1, resume=path, use_cache=False)
             try:
                 evaluate(self._wirings[index].checked, dataset, request, observer=self._progress, models=self._pool)
+            except DeviceLost:
+                raise
             except Exception as error:  # whatever it is, the other paths can go on; it is told with the path
                 problem = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
         self._ended(index, number, problem)

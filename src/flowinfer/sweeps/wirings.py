@@ -11,9 +11,11 @@ from pathlib import Path
 from flowinfer.errors import Diagnostic, FlowError, UsageError
 from flowinfer.language.check import check, read_flow
 from flowinfer.language.declarations import Loader
-from flowinfer.language.options import DECODING_KEYS, did_you_mean
+from flowinfer.language.nearness import did_you_mean, near_or_all
+from flowinfer.language.options import DECODING_KEYS
 from flowinfer.paper.paths import Strategy, paths, strategy_of
-from flowinfer.planning.plan import compile, fingerprint
+from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import compile
 from flowinfer.spec import RENAMED, Flow, Node, Part, Series, nodes
 from flowinfer.sweeps.request import SweepRequest
 from flowinfer.sweeps.weights import parse_weights, weighted
@@ -118,7 +120,7 @@ def _check_names(request: SweepRequest) -> None:
     zoo = select_zoo(explicit=request.zoo)
     for name in request.models:
         if name not in zoo.models:
-            hint = did_you_mean(name, zoo.models) or f"its models: {', '.join(zoo.models)}"
+            hint = near_or_all(name, zoo.models, "its models")
             raise UsageError(f"--models: unknown model '{name}' in zoo '{zoo.name}'", help=hint)
 
 

@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from flowinfer import registry
 from flowinfer.errors import DataError, UsageError
 from flowinfer.language.prompts import foreign_note
+from flowinfer.planning import plan as plans
 from flowinfer.results import Question
 from flowinfer.spec import Flow, nodes
 from flowinfer.tasks import generic
@@ -97,6 +99,12 @@ def load_questions(
     return Dataset(name, loaded.label, questions, fingerprint(questions), loaded.source, note)
 
 
+def load_for(flows: Sequence[Flow], name: str, **chosen: Any) -> Dataset:  # the arguments of `load_questions`
+    """Load what some flows of one zoo ask: with the columns that their prompts show; of the lab's zoo its own items."""
+    needed = {column: model for flow in flows for column, model in plans.columns(flow).items()}
+    return load_questions(name, use_items=flows[0].zoo in ("toy", "lab"), columns=needed, **chosen)
+
+
 def refuse_missing(columns: Mapping[str, str], questions: Sequence[Question], source: str) -> None:
     """Refuse questions that lack a column.
 
@@ -127,17 +135,10 @@ def language_note(flow: Flow, questions: Sequence[Question], label: str = "") ->
 
 def question_text(question: Question) -> str:
     """Return what fills `{question}` in a prompt: header (C-Eval subjects), question, and a line per choice."""
-    lines = [question.question]
+    lines = [question.whole]
     if question.kind == "ceval" and question.subject and question.choices:
         lines.insert(0, _CEVAL_HEADER.format(subject=question.subject))
-    if question.choices:
-        lines.append(choices_text(question))
     return "\n".join(lines)
-
-
-def choices_text(question: Question) -> str:
-    """Return what fills `{choices}`: lines "A. text", or nothing."""
-    return "\n".join(f"{letter}. {text}" for letter, text in question.choices.items())
 
 
 def fingerprint(questions: Sequence[Question]) -> str:

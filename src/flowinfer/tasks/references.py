@@ -160,6 +160,8 @@ def _readings(item: Item, answer_index: AnswerIndex | None) -> dict[_Form, str]:
             found["index from 0" if base == 0 else "index from 1"] = letters[number - base]
     if number is not None and answer_index in (0, 1):
         return found
+    if _is_of_several(item):
+        return {}
     if (letter := _letter(answer, choices)) is not None:
         found["letter"] = letter
     if (named := _named(_answer(item), choices)) is not None:
@@ -187,11 +189,16 @@ def _named(answer: str, choices: Mapping[str, str]) -> str | None:
 
 def _nameless(item: Item, answer_index: AnswerIndex | None) -> tuple[str, str]:
     """Return why an answer leads to no single option, and the cure."""
-    texts = [_folded(text) for text in item.question.choices.values()]
-    if texts.count(_folded(_answer(item))) > 1:
-        return "is the text of several options", "write the letter of the right one"
+    if _is_of_several(item):
+        return "is the text of several options", 'write the letter of the right one, such as "(A)"'
     declared = f"; indices count from {answer_index} here: --answer-index" if answer_index in (0, 1) else ""
     return "names no option", _CURE + declared
+
+
+def _is_of_several(item: Item) -> bool:
+    """Return whether several options have the answer's text, and none has it to the letter."""
+    texts, answer = list(item.question.choices.values()), _answer(item)
+    return texts.count(answer) != 1 and [_folded(text) for text in texts].count(_folded(answer)) > 1
 
 
 def _folded(text: str) -> str:

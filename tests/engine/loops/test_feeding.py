@@ -68,7 +68,8 @@ class Loop:
         other = deepcopy(self)
         for held in (other.held, other.states, other.ring):
             for name, value in vars(held).items():
-                setattr(held, name, value.to(DEVICE))
+                if isinstance(value, Tensor):
+                    setattr(held, name, value.to(DEVICE))
         other.tables, other.outbox, other.next_utf8 = (
             self.tables.to(DEVICE),
             self.outbox.to(DEVICE),

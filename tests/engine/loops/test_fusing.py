@@ -101,11 +101,11 @@ class Case:
         decodings, keys, indices = ([own[k] for k in rows] for own in (self.decodings, self.keys, self.indices))
         return draws_of(decodings, keys, indices, self.states.device)  # type: ignore[arg-type]  # of one kind each
 
-    def choose(self, rows: Sequence[int] | None = None) -> Choice:
+    def choose(self, rows: Sequence[int] | None = None, *, num_tops: int = 0) -> Choice:
         """What the kernels choose."""
         rows = range(len(self.states)) if rows is None else rows
         logits = [own[list(rows)] for own in self.logits]
-        return self.fused(logits, self.states[list(rows)], self.draws(rows), is_told=True)
+        return self.fused(logits, self.states[list(rows)], self.draws(rows), is_told=True, num_tops=num_tops)
 
     def best(self) -> Chosen:
         """What torch chooses."""
@@ -133,6 +133,17 @@ def assert_same(case: Case) -> None:
     torch.testing.assert_close(
         choice.told.of_slots, torch.stack([own.gather(-1, at)[:, 0] for own in probs]), atol=1e-6, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("options", [[{}], [{}, WARM, CUT]], ids=str)
+def test_the_most_probable_slots_are_those_of_torch(options: Sequence[Mapping[str, float]]) -> None:
+    case = Case("three", options=options)
+    choice, plain = case.choose(num_tops=5), case.choose()
+    assert choice.tops is not None
+    values, slots = case.mixed().masked_fill(~case.vocabulary.guard.mask(case.states), -1.0).topk(5)
+    assert choice.tops.slots.tolist() == slots.tolist()
+    torch.testing.assert_close(choice.tops.values, values, atol=1e-6, rtol=1e-5)
+    assert choice.slots.tolist() == plain.slots.tolist()
 
 
 @pytest.mark.parametrize("group", list(GROUPS))

@@ -20,7 +20,7 @@ from flowinfer.engine.loops.choice import Loop
 from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.fusing import fused_choice
 from flowinfer.engine.loops.heads import Heads
-from flowinfer.engine.loops.lockstep import LockStep
+from flowinfer.engine.loops.lockstep import LockStep, StepForm
 from flowinfer.engine.loops.outcome import Outcome
 from flowinfer.engine.loops.stream import PackedStream
 from flowinfer.engine.network.runner import runner_of
@@ -209,8 +209,8 @@ def test_devices_of_any_speed(models: Models, monkeypatch: pytest.MonkeyPatch, k
     """Outcomes come late, some much later than others; the host waits for none of them."""
     rng, outcomes = random.Random(seed), []
 
-    def late(lock: LockStep, count: int, *, is_told: bool) -> Late:
-        outcomes.append(Late(in_time(lock, count, is_told=is_told), rng.choice([0, 0, 1, 5, 20])))
+    def late(lock: LockStep, count: int, form: StepForm) -> Late:
+        outcomes.append(Late(in_time(lock, count, form), rng.choice([0, 0, 1, 5, 20])))
         return outcomes[-1]
 
     in_time = LockStep.last_outcome
@@ -286,7 +286,7 @@ def test_a_failed_question_keeps_the_steps_before_the_one_that_failed(
 
     class FailingPacked(PackedDecoder):
         def stream(self) -> PackedStream:
-            return FailingStream(self._heads, self._runners, self._caches, self._lock, self._side)
+            return FailingStream(self._heads, self._readers, self._caches, self._lock, self._side)
 
     def is_ill(row: Row) -> bool:
         return (row.question_id, row.step) == ("q2", failing)
@@ -336,7 +336,7 @@ def test_short_memory_halves_one_steps_batch_and_loses_nothing(
 
     class ShortPacked(PackedDecoder):
         def stream(self) -> PackedStream:
-            return ShortStream(self._heads, self._runners, self._caches, self._lock, self._side)
+            return ShortStream(self._heads, self._readers, self._caches, self._lock, self._side)
 
     expected = by_reference(PLANS["answers"], models)
     serve(monkeypatch, lambda loop: packed(loop, ShortPacked if loop.step.id == short else PackedDecoder))

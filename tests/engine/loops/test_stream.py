@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from flowinfer.engine.base import Completion, Observer, Row, TokenEvent, decode
 from flowinfer.engine.loops.batch import Batch
 from flowinfer.engine.loops.decoder import PackedDecoder
+from flowinfer.engine.loops.outcome import MOST_TOPS
 from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.stream import PackedStream
@@ -107,6 +108,7 @@ def test_a_row_on_the_device_writes_what_it_writes_alone(
 def test_told_tokens_are_those_of_the_hosts_loop(models: Models, options: dict[str, Any]) -> None:
     plan = one_step(mix("A", "B", "C"), max_tokens=10, **options)
     on_host, on_device = Listener(), Listener()
+    on_host.num_tops = on_device.num_tops = MOST_TOPS
     own = [models[name] for name in "ABC"]
     host = RoundDecoder(plan.steps[0], own, batch=3, observer=on_host)
     device = packed_decoder(plan, models, batch=3, observer=on_device)
@@ -121,11 +123,13 @@ def test_told_tokens_are_those_of_the_hosts_loop(models: Models, options: dict[s
 
 
 def names(event: TokenEvent) -> tuple[object, ...]:
-    return event.index, event.piece, [(own.node, own.model, own.piece) for own in event.heads]
+    return event.index, event.piece, event.tops[0].piece, [(own.node, own.model, own.piece) for own in event.heads]
 
 
 def numbers(event: TokenEvent) -> list[float]:
-    return [event.probability, *(p for own in event.heads for p in (own.probability, own.probability_of_emitted))]
+    of_heads = [p for own in event.heads for p in (own.probability, own.probability_of_emitted)]
+    assert len(event.tops) == MOST_TOPS
+    return [event.probability, *of_heads, *(top.probability for top in event.tops)]
 
 
 def test_a_stream_that_ran_dry_takes_more_rows(models: Models, alone: dict[str, tuple[object, ...]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +27,16 @@ class Told:
 
 
 @dataclass(frozen=True)
+class Tops:
+    """The N most probable slots of B rows, best first; a probability below 0 stands for none."""
+
+    slots: Tensor
+    """(B, N), int64."""
+    values: Tensor
+    """(B, N), fused probabilities."""
+
+
+@dataclass(frozen=True)
 class Choice:
     """What B rows emit next. Tensors of `FusedChoice` are written anew by its next call."""
 
@@ -39,10 +50,11 @@ class Choice:
     """(K, B), int64: each head's own most probable slot, allowed or not, in the vocabulary's order of heads."""
     told: Told | None = None
     """What heads gave, where somebody listens."""
+    tops: Tops | None = None
+    """What else could have been emitted, where somebody wants to know."""
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """A choice for one row, on the host."""
 
     slot: int
@@ -56,6 +68,8 @@ class Decision:
     """What each gave to it, where somebody listens."""
     of_slot: Sequence[float] = ()
     """What each gave to the emitted slot, where somebody listens."""
+    tops: Sequence[tuple[int, float]] = ()
+    """The most probable slots with their fused probabilities, where somebody wants to know."""
 
 
 def choose(
@@ -66,6 +80,7 @@ def choose(
     draws: Draws | None,
     *,
     is_told: bool = False,
+    num_tops: int = 0,
     clock: Clock = UNTIMED,
 ) -> Choice:
     """Fuse the heads' distributions of B rows and choose a slot in each.
@@ -77,12 +92,14 @@ def choose(
         is_first: for each row, whether its text is empty; nothing where no head joins its first token to a space.
         draws: how the rows draw; None = all are greedy.
         is_told: whether somebody wants to know what each head gave.
+        num_tops: how many of the most probable slots somebody wants to know.
         clock: times its phases.
     """
+    tops = None
     device = mixer.device
     with clock.phase("fuse", name="lift"):
         probs = mixer.lift(logits, is_first)  # K of (B, V_k) -> K of (B, V)
-    if mixer.is_certified and draws is None:
+    if mixer.is_certified and draws is None and not num_tops:
         with clock.phase("fuse", name="certified choice"):
             certified = mixer.certified(probs, states)
         slots, values, leads = certified.slots, certified.values, certified.leads
@@ -93,13 +110,21 @@ def choose(
         with clock.phase("fuse", name="mix"):
             fused = mixer.fuse(probs)  # K of (B, V) -> (B, V)
         with clock.phase("fuse", name="choose"):
-            best = choose_slots(fused, mixer.vocabulary.guard.mask(states), draws)
+            allowed = mixer.vocabulary.guard.mask(states)
+            best = choose_slots(fused, allowed, draws)
             slots, leads = best.slots, best.leads
             values = fused.gather(-1, slots[:, None])[:, 0]
+            tops = tops_of(fused, allowed, num_tops) if num_tops else None
     with clock.phase("fuse", name="favourites"):
         favourites = [own.argmax(-1) for own in probs]
         told = _told(probs, slots, favourites, device) if is_told else None
-        return Choice(slots, values, leads, torch.stack([own.to(device) for own in favourites]), told)
+        return Choice(slots, values, leads, torch.stack([own.to(device) for own in favourites]), told, tops)
+
+
+def tops_of(fused: Tensor, allowed: Tensor, count: int) -> Tops:
+    """Return the most probable allowed slots: twice (B, V) -> (B, N)."""
+    values, slots = fused.masked_fill(~allowed, -1.0).topk(min(count, fused.shape[-1]))
+    return Tops(slots, values)
 
 
 def _told(probs: Sequence[Tensor], slots: Tensor, favourites: Sequence[Tensor], device: torch.device) -> Told:
@@ -135,7 +160,9 @@ class Prefixes:
         self.keys += [row.key] * len(states)
         self.indices += range(row.num_tokens, row.num_tokens + len(states))
 
-    def decide(self, mixer: Mixer, logits: Sequence[Tensor], clock: Clock, *, is_told: bool) -> list[Decision]:
+    def decide(
+        self, mixer: Mixer, logits: Sequence[Tensor], clock: Clock, *, is_told: bool, num_tops: int = 0
+    ) -> list[Decision]:
         """Choose a slot behind each.
 
         Args:
@@ -143,14 +170,24 @@ class Prefixes:
             logits: K tensors of shape (N, V_k).
             clock: times its phases.
             is_told: whether somebody wants to know what each head gave.
+            num_tops: how many of the most probable slots somebody wants to know.
         """
         states = torch.tensor(self.states, device=mixer.device)
         draws = draws_of(self.decodings, self.keys, self.indices, mixer.device)
-        choice = choose(mixer, logits, states, self.is_first, draws, is_told=is_told, clock=clock)
+        choice = choose(mixer, logits, states, self.is_first, draws, is_told=is_told, num_tops=num_tops, clock=clock)
         with clock.phase("fuse", name="read"):
             nothing: list[Sequence[float]] = [()] * len(self.states)
             of_favourites = choice.told.of_favourites.T.tolist() if choice.told else nothing  # (K, N) -> N of K
             of_slots = choice.told.of_slots.T.tolist() if choice.told else nothing
             chosen = (choice.slots.tolist(), choice.values.tolist(), choice.leads.tolist())
             favourites = choice.favourites.T.tolist()
-            return [Decision(*one) for one in zip(*chosen, favourites, of_favourites, of_slots, strict=True)]
+            tops = pairs(choice.tops, len(self.states))
+            return [Decision(*one) for one in zip(*chosen, favourites, of_favourites, of_slots, tops, strict=True)]
+
+
+def pairs(tops: Tops | None, rows: int) -> list[Sequence[tuple[int, float]]]:
+    """Return the slots and probabilities of each row, on the host."""
+    if tops is None:
+        return [()] * rows
+    both = zip(tops.slots.tolist(), tops.values.tolist(), strict=True)
+    return [tuple(zip(slots, values, strict=True)) for slots, values in both]

@@ -8,6 +8,7 @@ from flowinfer.engine.caches.pages import PAGE, ChainedCache, PagedCache, Pages
 from flowinfer.engine.loops.fusing import FusedChoice, TorchChoice
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.lockstep import LockStep, Placement
+from flowinfer.engine.loops.prompts import PromptReader
 from flowinfer.engine.loops.side import Side
 from flowinfer.engine.loops.stream import PackedStream
 from flowinfer.engine.loops.watch import Watch
@@ -40,7 +41,7 @@ class PackedDecoder:
         num_pages: Sequence[int],
         placement: Placement | None = None,
     ) -> None:
-        self._heads, self._runners = heads, tuple(runners)
+        self._heads = heads
         self._side = Side(device for runner in runners for device in runner.page_bytes())
         self._side.follow()  # weights and tables are made there
         with self._side.on():
@@ -48,13 +49,14 @@ class PackedDecoder:
             for runner, model, count in zip(runners, heads.models, num_pages, strict=True):
                 pages = Pages(count, batch, min(model.max_positions, count * PAGE))
                 self._caches.append(runner.new_cache(pages))
+            self._readers = [PromptReader(*pair) for pair in zip(runners, self._caches, strict=True)]
             limits = [model.max_positions for model in heads.models]
             self._lock = LockStep(runners, self._caches, heads.vocabulary, limits, choose, batch, placement)
         self._side.lead()  # tables of the vocabulary serve other steps too
 
     def stream(self) -> PackedStream:
         """Return a new run; the one before must be closed."""
-        return PackedStream(self._heads, self._runners, self._caches, self._lock, self._side)
+        return PackedStream(self._heads, self._readers, self._caches, self._lock, self._side)
 
     def watched(self) -> Watch:
         """Mark what its devices do from now on, and return where."""

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from flowinfer.engine.loops.choosing import Choice, Told, choose
+from flowinfer.engine.loops.choosing import Choice, Told, choose, tops_of
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.engine.loops.sampling import Draws, sample
 from flowinfer.fusion.shared import Lift, SharedVocabulary
@@ -88,7 +88,13 @@ class FusedChoice:
         return self._views[head][: len(logits)]
 
     def __call__(
-        self, logits: Sequence[Tensor], states: Tensor, draws: Draws | None, *, is_told: bool = False
+        self,
+        logits: Sequence[Tensor],
+        states: Tensor,
+        draws: Draws | None,
+        *,
+        is_told: bool = False,
+        num_tops: int = 0,
     ) -> Choice:
         """Choose in B rows, at most `rows`.
 
@@ -97,13 +103,14 @@ class FusedChoice:
             states: shape (B,), int64, UTF-8 states.
             draws: how the rows draw; None = all are greedy.
             is_told: whether somebody wants to know what each head gave.
+            num_tops: how many of the most probable slots somebody wants to know.
         """
         device, rows = self._flat.device, states.shape[0]
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             for view, own in zip(self._views, logits, strict=True):
                 if own.data_ptr() != view.data_ptr():  # else it came into its buffer
                     view[:rows].copy_(own)
-            mixed = self._choose(states.contiguous(), draws)
+            mixed = self._choose(states.contiguous(), draws, keeps=num_tops > 0)
             slots, values = self._slots[:rows], self._values[:rows]
             if draws is not None and draws.has_nucleus:  # a sort, and so torch's; the kernels' sums
                 drawn = sample(mixed, self._vocabulary.guard.mask(states), draws)
@@ -111,14 +118,15 @@ class FusedChoice:
                 slots = torch.where(is_cut, drawn, slots)
                 values = torch.where(is_cut, mixed.gather(-1, drawn[:, None])[:, 0], values)
             told = self._tell(slots) if is_told else None
-        return Choice(slots, values, self._leads[:rows], self._favourites[:, :rows], told)
+            tops = tops_of(mixed, self._vocabulary.guard.mask(states), num_tops) if num_tops else None
+        return Choice(slots, values, self._leads[:rows], self._favourites[:, :rows], told, tops)
 
-    def _choose(self, states: Tensor, draws: Draws | None) -> Tensor:
-        """Choose, without top_p; return the mixed distribution, (B, V), where top_p needs it."""
+    def _choose(self, states: Tensor, draws: Draws | None, *, keeps: bool) -> Tensor:
+        """Choose, without top_p; return the mixed distribution, (B, V), where top_p or somebody else needs it."""
         from flowinfer.engine.loops import triton_fusing as kernels
 
         rows, samples = states.shape[0], draws is not None
-        keeps = draws is not None and draws.has_nucleus
+        keeps = keeps or (draws is not None and draws.has_nucleus)
         mixed = torch.empty(rows if keeps else 0, self._vocabulary.size, device=self._flat.device)
         of_rows = [states] * 3  # which the kernels do not read where all rows are greedy
         if draws is not None:
@@ -221,10 +229,16 @@ class TorchChoice:
         return self._buffers[key]
 
     def __call__(
-        self, logits: Sequence[Tensor], states: Tensor, draws: Draws | None, *, is_told: bool = False
+        self,
+        logits: Sequence[Tensor],
+        states: Tensor,
+        draws: Draws | None,
+        *,
+        is_told: bool = False,
+        num_tops: int = 0,
     ) -> Choice:
         """Choose in B rows; arguments as those of `FusedChoice`."""
-        return choose(self._mixer, logits, states, (), draws, is_told=is_told)
+        return choose(self._mixer, logits, states, (), draws, is_told=is_told, num_tops=num_tops)
 
 
 def fused_choice(mixer: Mixer, rows: int, dtype: torch.dtype) -> FusedChoice | TorchChoice:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from torch import Tensor
 
 from flowinfer.backends.base import Prompt, TokenModel
-from flowinfer.engine.base import Completion, HeadWish, Observer, Row, TokenEvent
-from flowinfer.engine.faults import reason
+from flowinfer.engine.base import Alternative, Completion, HeadWish, Observer, Row, TokenEvent
+from flowinfer.engine.faults import reason, too_long
 from flowinfer.engine.loops.choosing import Decision, Prefixes
 from flowinfer.engine.loops.clock import UNTIMED, Clock
 from flowinfer.engine.loops.mixing import Mixer
@@ -65,7 +64,9 @@ class Heads:
 
     def decide(self, logits: Sequence[Tensor], prefixes: Prefixes, clock: Clock = UNTIMED) -> list[Decision]:
         """Choose a slot behind each of N prefixes: K logits of shape (N, V_k) -> N."""
-        return prefixes.decide(self.mixer, logits, clock, is_told=self.observer.wants_tokens)
+        return prefixes.decide(
+            self.mixer, logits, clock, is_told=self.observer.wants_tokens, num_tops=self.observer.num_tops
+        )
 
     def is_near_tie(self, lead: float) -> bool:
         """Return whether a lead is within rounding."""
@@ -91,7 +92,7 @@ class Heads:
             session.remove(handles)
         prefix = Prefixes()
         prefix.add(row, [row.utf8_state])
-        return replace(self.decide(logits, prefix)[0], lead=decision.lead)
+        return self.decide(logits, prefix)[0]._replace(lead=decision.lead)
 
     def emit(self, row: LiveRow, decision: Decision) -> None:
         """Count what a row has decided, tell the observer of it, and take it into the row's text."""
@@ -125,7 +126,8 @@ class Heads:
             HeadWish(member.node, member.model, self._key(favourite), of_favourite, of_slot)
             for member, (favourite, of_favourite, of_slot) in zip(self.mixer.members, given, strict=True)
         )
-        return TokenEvent(row.num_tokens, self._key(decision.slot), decision.value, wishes)
+        tops = tuple(Alternative(self._key(slot), value) for slot, value in decision.tops if value >= 0)
+        return TokenEvent(row.num_tokens, self._key(decision.slot), decision.value, wishes, tops)
 
     def _key(self, slot: int) -> bytes | None:
         return None if slot == self.vocabulary.eos_slot else self.vocabulary.keys[slot]
@@ -134,22 +136,24 @@ class Heads:
         """Build every head's prompt; a thought that not all heads would begin with is closed at once."""
         prefill = self.step.decoding.prefill
         texts = [row.prompts[member.node] for member in self.mixer.members]
-        prompts = [model.prompt(text, prefill) for model, text in zip(self.models, texts, strict=True)]
+        prompts = [_prompt(model, row, text, prefill) for model, text in zip(self.models, texts, strict=True)]
         skips = [prompt.opener for prompt in prompts]
         if prefill or self.step.decoding.thinking == "free" or len({bool(skip) for skip in skips}) == 1:
             return prompts
         return [
-            model.prompt(text, skip) if skip else prompt
+            _prompt(model, row, text, skip) if skip else prompt
             for model, text, prompt, skip in zip(self.models, texts, prompts, skips, strict=True)
         ]
 
     def _misfit(self, prompts: Sequence[Prompt]) -> str | None:
         for model, prompt in zip(self.models, prompts, strict=True):
             if len(prompt.ids) >= model.max_positions:
-                return (
-                    f"the prompt has {len(prompt.ids)} tokens for '{model.name}', which reads at most"
-                    f" {model.max_positions} with its answer"
-                )
+                return too_long(model.name, len(prompt.ids), model.max_positions)
             if not prompt.ids:
                 return f"the prompt is empty for '{model.name}'"
         return None
+
+
+def _prompt(model: TokenModel, row: Row, text: str, prefill: str) -> Prompt:
+    """Build one head's prompt; a backend need not know of turns where there were none."""
+    return model.prompt(text, prefill, row.turns) if row.turns else model.prompt(text, prefill)

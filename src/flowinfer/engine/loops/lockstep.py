@@ -25,7 +25,7 @@ from flowinfer.engine.caches.pages import ChainedCache, PagedCache
 from flowinfer.engine.loops.feeding import Ends, commit
 from flowinfer.engine.loops.fusing import FusedChoice, TorchChoice
 from flowinfer.engine.loops.graphs import Graphs
-from flowinfer.engine.loops.outcome import Outcome, Ring
+from flowinfer.engine.loops.outcome import MOST_TOPS, Outcome, Ring
 from flowinfer.engine.loops.place import Link, Place
 from flowinfer.engine.loops.states import RowStates, exchange
 from flowinfer.engine.loops.tables import IdTables
@@ -52,6 +52,8 @@ class StepForm:
     """Whether some row draws, and whether some row has a top_p below 1; greedy rows choose alike in every form."""
     is_told: bool = False
     """Whether what each head gave is kept for those who listen."""
+    has_tops: bool = False
+    """Whether the most probable slots are."""
 
 
 class LockStep:
@@ -187,9 +189,9 @@ class LockStep:
         self.watch = Watch([(place.device, place.heads) for place in self.places])
         return self.watch
 
-    def last_outcome(self, count: int, *, is_told: bool) -> Outcome:
-        """Queue the way to the host of what the last steps emitted."""
-        return self._ring.last(self.num_steps, count, is_told=is_told)
+    def last_outcome(self, count: int, form: StepForm) -> Outcome:
+        """Queue the way to the host of what the last steps, all of a form, emitted."""
+        return self._ring.last(self.num_steps, count, is_told=form.is_told, has_tops=form.has_tops)
 
     def _whole(self, form: StepForm) -> None:
         """Do a step in which all is on one device."""
@@ -230,7 +232,10 @@ class LockStep:
         """
         states, rows = self.states, form.rows
         draws = None if form.draws == "none" else states.draws(rows, has_nucleus=form.draws == "nucleus")
-        choice = self._choose(logits, states.utf8[:rows], draws, is_told=form.is_told)  # K of (rows, V_k) -> (rows,)
+        num_tops = MOST_TOPS if form.has_tops else 0
+        choice = self._choose(
+            logits, states.utf8[:rows], draws, is_told=form.is_told, num_tops=num_tops
+        )  # K of (rows, V_k) -> (rows,)
         here = self._fusing
         commit(choice, here.states, here.tables, states, self._next_utf8, self._ends, self._ring, self._outbox)
 

@@ -116,11 +116,11 @@ class Place:
         """
         if has_inbox and turn == self._first_turn:
             self._take_what_came(rows)
-        made = []
-        for link in self.of_turn(turn):
+        made, links = [], self.of_turn(turn)
+        for link in links:
             with self._on_stream(link.head):
                 made.append(self._forward(link, rows, tile))
-        for stream in self._streams.values():
+        for stream in [self._streams[link.head] for link in links if self._streams]:  # no graph waits for any other
             torch.cuda.current_stream(self.device).wait_stream(stream)
         if turn == self._last_turn:
             advance(self.states, rows, tile)

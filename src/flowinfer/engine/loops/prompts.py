@@ -1,15 +1,29 @@
-"""Prefill of the packed engine: many rows' prompts go through a head together, flat, a few thousand ids at a time."""
+"""Prefill of the packed engine: many rows' prompts go through a head together, flat, a few thousand ids at a time.
+
+Launching a forward kernel by kernel takes the host longer than a GPU needs for a thousand ids, and meanwhile no other
+loop is looked after. So a loop that goes on admitting rows reads them in pieces of a few sizes, each of which is a CUDA
+graph; rows may be cut between pieces, since a piece attends to what those before it have written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from flowinfer.engine.caches.pages import ChainedCache, PagedCache
 from flowinfer.engine.caches.tiles import MOST_PROMPT_TOKENS, flat_places
+from flowinfer.engine.loops.graphs import Graphs
 from flowinfer.engine.network.runner import HeadRunner
+
+_PIECES = (2048, 1024, 512, 256)
+"""Ids that a graph reads; the last piece is padded."""
+_FULL_ENOUGH = 7 / 8
+"""Share of a piece that must be ids, where a smaller one would do too."""
+_FEW = 4
+"""Times that rows are admitted until graphs are recorded: a question alone shall not wait for any."""
 
 
 @dataclass(frozen=True)
@@ -23,34 +37,80 @@ class _Stretch:
     ids: Sequence[int]
 
 
-def read_prompts(
-    runner: HeadRunner, cache: PagedCache | ChainedCache, texts: Sequence[tuple[int, Sequence[int]]]
-) -> None:
-    """Fill pages with the keys and values of new rows' ids, without the last id and those that other rows' pages hold.
+class PromptReader:
+    """Fills one head's pages with the keys and values of new rows.
 
     Args:
-        texts: (index in the batch, ids) of each row; its pages are reserved.
+        runner: the head.
+        cache: its keys and values.
     """
-    cache.sync()
-    chunk: list[_Stretch] = []
-    for index, ids in texts:
-        shared = cache.pages.num_shared(index)
-        if len(ids) - 1 > shared:
-            chunk.append(_Stretch(index, shared, ids[shared:-1]))
-        if sum(len(own.ids) for own in chunk) >= MOST_PROMPT_TOKENS:
-            _read(runner, cache, chunk)
-            chunk = []
-    if chunk:
-        _read(runner, cache, chunk)
-    for index, ids in texts:
-        cache.pages.name(index, ids)
+
+    def __init__(self, runner: HeadRunner, cache: PagedCache | ChainedCache) -> None:
+        self._runner, self._cache = runner, cache
+        self._num_reads = 0
+        self._graphs = Graphs(runner.device, (), lambda: None)
+        self._places: dict[int, Tensor] = {}
+        """By size of a piece, (3, T): ids, rows and positions, on the device."""
+
+    @torch.inference_mode()
+    def read(self, texts: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """Read rows' ids, without the last id of each and those that other rows' pages hold.
+
+        Args:
+            texts: (index in the batch, ids) of each row; its pages are reserved.
+        """
+        self._cache.sync()
+        self._num_reads += 1
+        stretches = []
+        for index, ids in texts:
+            shared = self._cache.pages.num_shared(index)
+            if len(ids) - 1 > shared:
+                stretches.append(_Stretch(index, shared, ids[shared:-1]))
+        if stretches:
+            flat = _flat(stretches)  # (3, N)
+            if self._records:
+                self._read_pieces(flat)
+            else:
+                for start in range(0, flat.shape[1], MOST_PROMPT_TOKENS):
+                    chunk = flat[:, start : start + MOST_PROMPT_TOKENS]
+                    self._forward(chunk.to(self._runner.device, non_blocking=True))
+        for index, ids in texts:
+            self._cache.pages.name(index, ids)
+
+    @property
+    def _records(self) -> bool:
+        is_whole = isinstance(self._cache, PagedCache)
+        return self._runner.device.type == "cuda" and is_whole and self._num_reads > _FEW
+
+    def _read_pieces(self, flat: Tensor) -> None:
+        """Read flat tokens (3, N) by graphs."""
+        start = 0
+        for size in pieces(flat.shape[1]):
+            if size not in self._places:
+                self._places[size] = torch.zeros(3, size, dtype=torch.int64, device=self._runner.device)
+            places, piece = self._places[size], flat[:, start : start + size]
+            filled = torch.zeros(3, size, dtype=torch.int64, pin_memory=True)
+            filled[1] = -1  # padding is of no row
+            filled[:, : piece.shape[1]] = piece
+            places.copy_(filled, non_blocking=True)
+            self._graphs.run(size, lambda places=places: self._forward(places))  # type: ignore[misc]  # cannot infer
+            start += size
+
+    def _forward(self, flat: Tensor) -> None:
+        ids, rows, positions = flat
+        self._runner.read(ids, positions, self._cache.at(rows, positions, 1))
 
 
-@torch.inference_mode()
-def _read(runner: HeadRunner, cache: PagedCache | ChainedCache, chunk: Sequence[_Stretch]) -> None:
-    indices, starts, lengths = zip(*((own.index, own.start, len(own.ids)) for own in chunk), strict=True)
+def pieces(count: int) -> Iterator[int]:
+    """Yield the sizes of the pieces that so many ids are read in. Example: 2700 -> 2048, 512, 256."""
+    while count > 0:
+        size = next((size for size in _PIECES if count >= size * _FULL_ENOUGH), _PIECES[-1])
+        yield size
+        count -= size
+
+
+def _flat(stretches: Sequence[_Stretch]) -> Tensor:
+    """Return ids, rows and positions of stretches one behind the other, (3, N) int64."""
+    indices, starts, lengths = zip(*((own.index, own.start, len(own.ids)) for own in stretches), strict=True)
     rows, positions = flat_places(indices, starts, lengths)
-    ids = torch.tensor([i for own in chunk for i in own.ids])
-    moved = (states.to(runner.device, non_blocking=True) for states in (ids, rows, positions))
-    ids, rows, positions = moved
-    runner.read(ids, positions, cache.at(rows, positions, 1))
+    return torch.stack([torch.tensor([i for own in stretches for i in own.ids]), rows, positions])

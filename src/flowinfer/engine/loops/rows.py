@@ -63,7 +63,7 @@ class LiveRow:
         """Why it failed."""
         self.decoding = row.decoding or step.decoding
         """Its own options, or the step's."""
-        self.key = row_key(self.decoding, row.question_id, row.step)
+        self.key = row_key(self.decoding, row.noise_id or row.question_id, row.step)
         self._stops = tuple(stop.encode() for stop in self.decoding.stop if stop)
         self._started = time.perf_counter()
 
@@ -138,6 +138,8 @@ class LiveRow:
         )
 
     def _cut_at_stop(self, before: int) -> bool:
+        if not self._stops:
+            return False
         found = [self.text.find(stop, max(0, before - len(stop) + 1)) for stop in self._stops]
         places = [at for at in found if at >= 0]
         if places:

@@ -41,7 +41,7 @@ class HeadStates:
             lengths: ids in keys and values, by head.
             firsts: where the waiting id stands in the head's list of ids, by head.
         """
-        values = torch.tensor([*lengths, *firsts]).to(self.length.device, non_blocking=True)
+        values = _sent(torch.tensor([*lengths, *firsts]), self.length.device)
         self.length[:, index], self.first[:, index] = values[: len(lengths)], values[len(lengths) :]
         self.waiting[:, index] = 1
 
@@ -81,10 +81,10 @@ class RowStates:
             utf8: state of its text.
         """
         device = self.live.device
-        values = torch.tensor([utf8, count, decoding.max_tokens, key]).to(device, non_blocking=True)
+        values = _sent(torch.tensor([utf8, count, decoding.max_tokens, key]), device)
         self.utf8[index], self.count[index], self.limit[index], self.key[index] = values
         options = torch.tensor([decoding.temperature, decoding.top_p], dtype=torch.float64)
-        self.options[:, index] = options.to(device, non_blocking=True)
+        self.options[:, index] = _sent(options, device)
         self.live[index] = True
 
     def stop(self, index: int) -> None:
@@ -104,6 +104,11 @@ def exchange(tensors: Sequence[Tensor], one: int, other: int) -> None:
     both = torch.tensor([one, other], device=tensors[0].device)
     for states in tensors:
         states[..., both] = states[..., both.flip(0)]
+
+
+def _sent(values: Tensor, device: torch.device) -> Tensor:
+    """Return values on a device; the host goes on meanwhile, as it would not from memory that is not page-locked."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
 def _integers(*shape: int, device: torch.device) -> Tensor:

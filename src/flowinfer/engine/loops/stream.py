@@ -21,10 +21,9 @@ from flowinfer.engine.loops.choosing import Decision
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.lockstep import LockStep, StepForm
 from flowinfer.engine.loops.outcome import RING
-from flowinfer.engine.loops.prompts import read_prompts
+from flowinfer.engine.loops.prompts import PromptReader
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.side import Side
-from flowinfer.engine.network.runner import HeadRunner
 
 _STEPS = RING // 2
 """Steps that the device is given at once."""
@@ -40,12 +39,12 @@ class PackedStream:
     def __init__(
         self,
         heads: Heads,
-        runners: Sequence[HeadRunner],
+        readers: Sequence[PromptReader],
         caches: Sequence[PagedCache | ChainedCache],
         lock: LockStep,
         side: Side,
     ) -> None:
-        self._heads, self._runners, self._caches, self._lock, self._side = heads, runners, caches, lock, side
+        self._heads, self._readers, self._caches, self._lock, self._side = heads, readers, caches, lock, side
         self._waiting: list[tuple[int, int, Row]] = []
         """A heap of (minus the length of the longest prompt, number, row)."""
         self._num_added = 0
@@ -147,13 +146,13 @@ class PackedStream:
 
     def _prefill(self, admitted: Sequence[BatchRow]) -> None:
         """Read the prompts of new rows, except for the last id of each, and make the rows live."""
-        for k, (runner, cache) in enumerate(zip(self._runners, self._caches, strict=True)):
+        for k, reader in enumerate(self._readers):
             start = time.perf_counter()
-            read_prompts(runner, cache, [(own.index, self._batch.ids(k, own.live)) for own in admitted])
+            reader.read([(own.index, self._batch.ids(k, own.live)) for own in admitted])
             for own in admitted:
                 own.live.heads[k].forward_seconds += (time.perf_counter() - start) / len(admitted)
         for own in admitted:
-            row, ids = own.live, [self._batch.ids(k, own.live) for k in range(len(self._runners))]
+            row, ids = own.live, [self._batch.ids(k, own.live) for k in range(len(self._readers))]
             self._lock.start(
                 own.index,
                 [len(of_head) - 1 for of_head in ids],
@@ -179,7 +178,7 @@ class PackedStream:
             cache.sync()
         for _ in range(_STEPS):
             self._lock.run(form)
-        outcome = self._lock.last_outcome(_STEPS, is_told=form.is_told)
+        outcome = self._lock.last_outcome(_STEPS, form)
         self._pending.append(Pending(tuple(self._batch.rows), outcome))
 
     def _form(self) -> StepForm:
@@ -189,7 +188,8 @@ class PackedStream:
         draws: Literal["none", "plain", "nucleus"] = "plain" if drawing else "none"
         if any(decoding.top_p < 1 for decoding in drawing):
             draws = "nucleus"
-        return StepForm(width, tile_for(width), draws, self._heads.observer.wants_tokens)
+        observer = self._heads.observer
+        return StepForm(width, tile_for(width), draws, observer.wants_tokens, observer.num_tops > 0)
 
     def _read(self) -> list[Completion]:
         """Take the outcome of the oldest steps; return the rows that ended in them."""

@@ -16,6 +16,7 @@ from flowinfer.engine.loops.thinking import strip_thinking
 from flowinfer.language.texts import whole_pairs
 from flowinfer.planning.plan import Step, members
 from flowinfer.results import StepResult
+from flowinfer.spec import Decoding
 
 _CONCURRENT = 8
 
@@ -115,13 +116,19 @@ class TextStream:
 
     def _complete(self, row: Row, prompt: str) -> None:
         decoding = row.decoding or self._decoder.step.decoding
-        seed = row_key(decoding, row.question_id, row.step) & 0xFFFFFFFF
+        seed = row_key(decoding, row.noise_id or row.question_id, row.step) & 0xFFFFFFFF
         start = time.perf_counter()
         try:
-            came: TextCompletion | BaseException = self._decoder.model.complete(prompt, decoding, seed=seed)
+            came: TextCompletion | BaseException = self._completed(row, prompt, decoding, seed)
         except BaseException as error:
             came = error
         self._answers.put(_Answer(row, came, time.perf_counter() - start))
+
+    def _completed(self, row: Row, prompt: str, decoding: Decoding, seed: int) -> TextCompletion:
+        model = self._decoder.model
+        if row.turns:  # a backend need not know of turns where there were none
+            return model.complete(prompt, decoding, seed=seed, turns=row.turns)
+        return model.complete(prompt, decoding, seed=seed)
 
     def _take(self, answer: _Answer) -> Completion | None:
         """Return how a row ended; None where it was ended from outside."""

@@ -39,7 +39,10 @@ class Way:
         """Happens when the target has read all that was sent."""
 
     def send(self, states: Tensor, to: Tensor) -> None:
-        """Queue a copy: after all that both devices' current streams hold, before all that they get next."""
+        """Queue a copy: after all that both devices' current streams hold, before all that they get next.
+
+        They are no default streams: a copy on one waits for all work of both devices, whichever streams it is on.
+        """
         if self._is_direct:
             to.copy_(states, non_blocking=True)  # between two devices: a barrier of their current streams both ways
             return

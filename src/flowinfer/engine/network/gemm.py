@@ -1,4 +1,4 @@
-"""Linear maps of decode steps: a kernel of our own for few tokens in half precision, cuBLAS for the rest."""
+"""Linear maps of decode steps: kernels of our own for few tokens in half precision, cuBLAS for the rest."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flowinfer.backends.int4 import Int4Linear
+
 MOST_TOKENS = 16
 """Up to how many tokens our kernel is faster than cuBLAS: the rows of one tensor-core tile."""
+MOST_PACKED = 64
+"""Up to how many tokens weights of four bits are best read as they are; for more they are unpacked first."""
 
 
 MOST_STEP_TOKENS = 64
@@ -61,3 +65,43 @@ class SkinnyLinear(nn.Module):
         """Map (..., K) to (..., N)."""
         flat: Tensor = skinny_linear(x.reshape(-1, self.in_features), self.weight, self.bias)
         return flat.view(*x.shape[:-1], self.out_features)
+
+
+@torch.library.custom_op("flowinfer::int4_linear", mutates_args=())
+def int4_linear(x: Tensor, words: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None, group: int) -> Tensor:
+    """Return x W^T + b, in half precision on a GPU; opaque to torch.compile, as `skinny_linear`.
+
+    Args:
+        x: (T, K), in the order of W's columns.
+        words, scales, zeros, group: W as in `Int4Linear`.
+        bias: (N,) or None.
+    Returns:
+        (T, N).
+    """
+    from flowinfer.engine.network import triton_int4
+
+    if x.shape[0] <= MOST_PACKED and x.stride(1) == 1:
+        return triton_int4.int4_linear(x, words, scales, zeros, bias, group)
+    return F.linear(x, triton_int4.unpacked(words, scales, zeros, x.shape[1], group, x.dtype), bias)
+
+
+@int4_linear.register_fake
+def _(x: Tensor, words: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None, group: int) -> Tensor:
+    return x.new_empty(x.shape[0], words.shape[0])
+
+
+class SkinnyInt4(nn.Module):
+    """A layer of four bits in place of another, with its parameters, fast at few tokens."""
+
+    def __init__(self, linear: Int4Linear) -> None:
+        """Take over a layer."""
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., K) to (..., N)."""
+        own = self.linear
+        flat: Tensor = int4_linear(
+            own.ordered(x).reshape(-1, own.in_features), own.words, own.scales, own.zeros, own.bias, own.group
+        )
+        return flat.view(*x.shape[:-1], own.out_features)

@@ -180,7 +180,9 @@ def _is_plain(layer: Any) -> bool:
     """Return whether a layer's linear layers are merged, unquantized and without bias where none is expected."""
     own, mlp = layer.self_attn, layer.mlp
     leads, others = (own.q_proj, mlp.gate_proj), (own.o_proj, mlp.down_proj)
-    if not all(type(one) is Lead for one in leads) or not all(type(one) is nn.Linear for one in others):
+    if not all(type(one) is Lead and type(one.linear) is nn.Linear for one in leads) or not all(
+        type(one) is nn.Linear for one in others
+    ):
         return False
     unbiased = (mlp.gate_proj.linear, own.o_proj, mlp.down_proj)
     return all(one.bias is None for one in unbiased) and _is_silu(mlp.act_fn)

@@ -154,6 +154,8 @@ class GpuLlamaForward:
         length = cache.table.shape[1] * PAGE
         if not self._tables or len(self._tables[-1]) < length:
             self._tables.append(self._table(max(length, 4096)))
+            if self._embedding.is_cuda:
+                torch.cuda.current_stream(self._embedding.device).synchronize()  # other loops' streams read it too
         return self._tables[-1]
 
     @torch.inference_mode(False)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowinfer.backends.int4 import Int4Linear, can_join, joined, parts
+
 _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
@@ -64,9 +66,12 @@ def merge_linears(model: nn.Module) -> int:
     merged = 0
     for module in list(model.modules()):
         for names in _TOGETHER:
-            linears = [getattr(module, name, None) for name in names]
-            if all(type(linear) is nn.Linear for linear in linears):
-                _merge(module, names, linears)
+            linears: list[Any] = [getattr(module, name, None) for name in names]
+            if all(type(linear) is nn.Linear for linear in linears) and _are_alike(linears):
+                _install(module, names, linears, _stacked(linears))
+                merged += 1
+            elif all(type(linear) is Int4Linear for linear in linears) and can_join(linears):
+                _install(module, names, linears, joined(linears))
                 merged += 1
     return merged
 
@@ -82,25 +87,35 @@ def split_linears(model: nn.Module) -> None:
 
 def _split(parent: nn.Module, names: tuple[str, ...], lead: Lead) -> None:
     stacked: Any = lead.linear
-    weights = stacked.weight.data.split(lead.sizes)
-    biases = (None,) * len(names) if stacked.bias is None else stacked.bias.data.split(lead.sizes)
-    for name, weight, bias in zip(names, weights, biases, strict=True):
-        own: Any = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta", dtype=weight.dtype)
-        own.weight = nn.Parameter(weight, requires_grad=False)
-        own.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    if isinstance(stacked, Int4Linear):
+        owns: list[Any] = list(parts(stacked, lead.sizes))
+    else:
+        weights = stacked.weight.data.split(lead.sizes)
+        biases = (None,) * len(names) if stacked.bias is None else stacked.bias.data.split(lead.sizes)
+        owns = [_plain(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+    for name, own in zip(names, owns, strict=True):
         setattr(parent, name, own)
 
 
-def _merge(parent: nn.Module, names: tuple[str, ...], linears: list[Any]) -> None:
-    sizes = tuple(linear.out_features for linear in linears)
-    first = linears[0]
-    stacked = nn.Linear(
-        first.in_features, sum(sizes), bias=first.bias is not None, device="meta", dtype=first.weight.dtype
-    )
-    stacked.weight = nn.Parameter(torch.cat([linear.weight.data for linear in linears]), requires_grad=False)
-    if first.bias is not None:
-        stacked.bias = nn.Parameter(torch.cat([linear.bias.data for linear in linears]), requires_grad=False)
+def _install(parent: nn.Module, names: tuple[str, ...], linears: list[Any], stacked: nn.Module) -> None:
     shared = _Shared()
-    setattr(parent, names[0], Lead(stacked, sizes, shared))
+    setattr(parent, names[0], Lead(stacked, tuple(linear.out_features for linear in linears), shared))
     for index, name in enumerate(names[1:]):
         setattr(parent, name, Part(shared, index, is_last=index == len(names) - 2))
+
+
+def _are_alike(linears: list[Any]) -> bool:
+    return len({linear.bias is None for linear in linears}) == 1
+
+
+def _stacked(linears: list[Any]) -> nn.Linear:
+    biases = [linear.bias.data for linear in linears if linear.bias is not None]
+    return _plain(torch.cat([linear.weight.data for linear in linears]), torch.cat(biases) if biases else None)
+
+
+def _plain(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """Return a plain layer that has a weight and a bias."""
+    own: Any = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta", dtype=weight.dtype)
+    own.weight = nn.Parameter(weight, requires_grad=False)
+    own.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    return own  # type: ignore[no-any-return]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,16 +12,16 @@ import torch
 from torch import Tensor
 
 from flowinfer.backends.caches import FOREIGN
+from flowinfer.backends.int4 import Int4Linear
 from flowinfer.engine.caches.attention import LayerShape, PackedCache, attending, number_layers
 from flowinfer.engine.caches.pages import ChainedCache, ChainedForward, PagedCache, Pages, page_bytes
+from flowinfer.engine.network.experts import has_experts, routing, unroutable
 from flowinfer.engine.network.llama import Written, llama_forward
 from flowinfer.engine.network.merging import merge_linears, split_linears
 from flowinfer.engine.network.probing import NotPackable, check, gives, plain_logits, refuse
 from flowinfer.engine.network.segments import Segment, run_segment, segments_of
 
 _HALF = (torch.bfloat16, torch.float16)
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
-"""What configs of mixtures of experts call their number."""
 _WORTH_COMPILING = 500_000_000
 """Bytes of weights from which on a model's layers are compiled."""
 _WIDEST_HEAD = 256
@@ -45,6 +46,11 @@ class HeadRunner:
         self.device: torch.device = model.device
         self._keep: Callable[[Tensor], Tensor] | None = None
         refuse(model)
+        self._routing: Callable[[], AbstractContextManager[None]] = nullcontext
+        if self.device.type == "cuda":
+            _refuse_on_gpu(model)
+            if has_experts(model):
+                self._routing = partial(routing, model.config)
         number_layers(model)
         expected = plain_logits(model)
         merge_linears(model)
@@ -60,7 +66,7 @@ class HeadRunner:
             split_linears(model)  # other engines will run it
             raise
         if self.device.type == "cuda":
-            _refuse_on_gpu(model, self.layers)
+            _refuse_heads(self.layers)
         if not self.segments:
             self._write_out(expected)
         if self.device.type == "cuda" and not self._written:
@@ -197,7 +203,11 @@ class HeadRunner:
         Kernels go to the current device, whichever it was before.
         """
         is_gpu = device.type == "cuda"
-        with torch.cuda.device(device) if is_gpu else nullcontext(), attending(cache, self.model.config):
+        with (
+            torch.cuda.device(device) if is_gpu else nullcontext(),
+            attending(cache, self.model.config),
+            self._routing(),
+        ):
             for layer, call in self._compiled:
                 layer._compiled_call_impl = call
             try:
@@ -283,24 +293,31 @@ def runner_of(model: Any) -> HeadRunner | str:  # a transformers model
     return known
 
 
-def _refuse_on_gpu(model: Any, shapes: Sequence[LayerShape]) -> None:
-    if any(getattr(model.config, name, None) for name in _EXPERTS):
-        raise NotPackable("which of its experts run depends on the tokens, which a graph cannot follow")
-    for shape in shapes:
-        if shape.key_size != shape.value_size or shape.key_size > _WIDEST_HEAD:
-            raise NotPackable(f"its heads have keys of {shape.key_size} and values of {shape.value_size} numbers")
+def _refuse_on_gpu(model: Any) -> None:
+    if getattr(model, "hf_quantizer", None) is not None:
+        method = getattr(model, "quantization_method", "another library")
+        raise NotPackable(f"its layers are of {getattr(method, 'value', method)}, which was never tried in a graph")
+    if has_experts(model) and (reason := unroutable(model)):
+        raise NotPackable(reason)
     if find_spec("triton") is None:
         raise NotPackable("Triton is not installed")
 
 
+def _refuse_heads(shapes: Sequence[LayerShape]) -> None:
+    for shape in shapes:
+        if shape.key_size != shape.value_size or shape.key_size > _WIDEST_HEAD:
+            raise NotPackable(f"its heads have keys of {shape.key_size} and values of {shape.value_size} numbers")
+
+
 def _speed_up_linears(model: Any) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
     """Put layers that are fast at few tokens in place of plain linear ones; return where which stood."""
-    from flowinfer.engine.network.gemm import SkinnyLinear
+    from flowinfer.engine.network.gemm import SkinnyInt4, SkinnyLinear
 
+    fast: dict[type, Callable[[Any], torch.nn.Module]] = {torch.nn.Linear: SkinnyLinear, Int4Linear: SkinnyInt4}
     replaced: list[tuple[torch.nn.Module, str, torch.nn.Module]] = []
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Linear:
-                setattr(parent, name, SkinnyLinear(child))
+            if type(child) in fast:
+                setattr(parent, name, fast[type(child)](child))
                 replaced.append((parent, name, child))
     return replaced

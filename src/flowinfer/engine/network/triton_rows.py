@@ -47,15 +47,16 @@ def finish(half: Norm, wanted: Tensor) -> Tensor:
     """Return the norm of wanted rows (W,) int64 of which half is done: (T, D) -> (W, D)."""
     out = half.states.new_empty(len(wanted), half.states.shape[1])
     parts = half.squares.shape[1]
-    with torch.cuda.device(out.get_device()):
-        _finish_kernel[(len(wanted),)](
-            *(half.states, half.squares, wanted, out, half.eps),
-            DIM=out.shape[1],
-            BLOCK=triton.next_power_of_2(out.shape[1]),
-            PARTS=parts,
-            BLOCK_PARTS=triton.next_power_of_2(parts),
-            num_warps=8,
-        )
+    if len(wanted):
+        with torch.cuda.device(out.get_device()):
+            _finish_kernel[(len(wanted),)](
+                *(half.states, half.squares, wanted, out, half.eps),
+                DIM=out.shape[1],
+                BLOCK=triton.next_power_of_2(out.shape[1]),
+                PARTS=parts,
+                BLOCK_PARTS=triton.next_power_of_2(parts),
+                num_warps=8,
+            )
     return out
 
 

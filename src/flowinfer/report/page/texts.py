@@ -31,8 +31,7 @@ def collect(groups: list[Evidence]) -> Mapping[str, Any]:
         for (wiring, dataset), cell in group.cells.items():
             for record in cell.records:
                 item = record.question
-                choices = "".join(f"\n{letter}. {text}" for letter, text in item.choices.items())
-                asked = [_number(item.question + choices, pool), item.reference.rsplit("\n", 1)[-1]]
+                asked = [_number(item.whole, pool), item.gold]
                 questions.setdefault(dataset, {}).setdefault(item.id, asked)
             cells[f"{wiring}/{dataset}"] = _cell(cell, pool)
     sets = {dataset.key: dataset.label for group in groups for dataset in group.datasets}

@@ -15,10 +15,13 @@ from flowinfer.tasks.answers.maths import judge_maths
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
 from flowinfer.tasks.answers.quantities import find_number
 from flowinfer.tasks.answers.text import Found, Text, prepare
+from flowinfer.tasks.answers.turns import own_turn
 
 __all__ = ["Found", "extract", "judge", "vote"]
 
 _LETTERS = ("A", "B", "C", "D")
+_MARKED = ("boxed", "anchor", "only_letter", "whole")
+"""Rules that read an answer which its writer has marked as one."""
 
 
 def judge(
@@ -28,6 +31,7 @@ def judge(
     *,
     question: str | None = None,
     choices: Mapping[str, str] | None = None,
+    finish_reason: str | None = None,
 ) -> Score:
     """Score one output.
 
@@ -37,15 +41,25 @@ def judge(
         reference: the gold answer, in the data set's own form.
         question: the question, where its wording decides: whether a list is ordered, which option or unit is asked for.
         choices: letter -> option, for ceval; A to D where not given.
+        finish_reason: why the model stopped; where it had no tokens left, only an answer that it had marked counts.
     Returns:
         verdict, what was found, by which rule, and where.
     """
     text = prepare(output)
     if text.status is not None:
         return Score(correct=False, extracted=None, status=text.status, rule="thinking", span=None)
+    own = own_turn(text, question or "")
+    score = _scored(task, own, reference, question or "", choices)
+    is_cut = finish_reason in ("length", "context") and own.places[-1:] == text.places[-1:]
+    if is_cut and score.status == "ok" and not score.rule.startswith(_MARKED):
+        return Score(correct=False, extracted=None, status="truncated", rule="finish_reason", span=None)
+    return score
+
+
+def _scored(task: str, text: Text, reference: str, question: str, choices: Mapping[str, str] | None) -> Score:
     if task == "mathematics":
-        return judge_maths(text, reference, question or "")
-    found = _find(task, text, choices, question or "")
+        return judge_maths(text, reference, question)
+    found = _find(task, text, choices, question)
     if found.value is None:
         return Score(correct=False, extracted=None, status=found.status, rule=found.rule, span=found.span)
     return Score(
@@ -62,7 +76,7 @@ def extract(task: str, output: str, *, question: str | None = None, choices: Map
     text = prepare(output)
     if text.status is not None:
         return Found(None, text.status, "thinking", None)
-    return _find(task, text, choices, question or "")
+    return _find(task, own_turn(text, question or ""), choices, question or "")
 
 
 def vote(

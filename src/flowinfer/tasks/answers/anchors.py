@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from flowinfer.tasks.answers.numerals import spelled
 from flowinfer.tasks.answers.polarity import is_asked
 from flowinfer.tasks.answers.text import Text
 
 _ENGLISH = (
     r"(?:final|correct|right|best|numerical|actual|my)?\s*(?:answer|result|solution|ans|final(?=\"))s?\b"
     r"(?:\s+(?:to|for|of)\s+[^.:\n=]{1,60}?)?"
-    r"(?:\s+(?:here|therefore|thus|then))?[*_\"']*\s*(?:is|are|would be|should be|must be|will be|has to be|equals"
+    r"(?:\s+(?:here|therefore|thus|then))?(?:\s*\([^()\n]{1,40}\))?"
+    r"[*_\"']*\s*(?:is|are|would be|should be|must be|will be|has to be|equals"
     r"|=|:|to be)"
     r"|(?:correct|right|best)\s+(?:option|choice|statement|one)[*_]*\s*(?:is|would be|should be|must be|:)"
     r"|(?:correct|right|corrected|actual)\s+(?:total|number|amount|value|sum|figure|count|price|cost"
@@ -24,10 +26,10 @@ _CHINESE = (
     r"(?:最终|正确|最后|标准|参考)?的?(?:答案|结果)(?:选项)?(?:其实|实际上|确实|只能|一定|必定|显然|当然|自然"
     r"|最终|大约)?(?:应该|应当|应|就|选择|选)?(?:是|为|选|等于|[\"”]?:|=|】|\])"
     r"|(?:正确|最终|最佳)的?选项(?:应该|应|就)?(?:是|为|:)|我?的?选择(?:是|为|:)"
-    r"|答(?:案)?\s*[:】]|(?:正确|最终)(?:选项|答案)(?=\s*[(\[【*\"“]*[A-H](?![A-Za-z]))"
+    r"|答(?:案)?\s*[:】]|(?:正确|最终)(?:选项|答案)(?=\s*[(\[【*\"“]*[A-H]{1,8}(?![A-Za-z]))"
     r"|(?<![可不以未供所挑备任者错误别会若果设如甲乙丙丁])(?:故|应|因此|所以|综上|本题|应该|我|只能"
     r"|则)?,?\s*选择?(?:的是|:|了)?"
-    r"(?=\s*[(\[【*\"“]*\s*(?:选项)?\s*[A-Ha-h](?![A-Za-z]))"
+    r"(?=\s*[(\[【*\"“]*\s*(?:选项)?\s*(?:[A-H]{1,8}|[a-h])(?![A-Za-z]))|(?:故|应|因此|所以|综上),?选(?=\d)"
 )
 _CORRECTION = (
     r"(?:更正|纠正|修正|改正|订正)(?:为|如下|一下)?\s*[:,]?\s*(?:应(?:该|当)?(?:为|是))?"
@@ -47,7 +49,7 @@ _WHICH = (
 _DISTRACTS = re.compile(r"混淆|干扰|迷惑|争议|易错|误选|错选|容易|(?:同学|学生|人|考生)[^,。]{0,4}选$")
 _HEADER = r"(?:^|\n)[#*\s]*(?:(?:the )?final |the )?answer[*\s]*(?=\n)|(?:^|\n)[#*\s]*(?:最终)?答案[*\s]*(?=\n)"
 _ANCHOR = re.compile(
-    rf"(?P<which>(?i:{_WHICH}))|(?P<hash>####|<answer>)|(?P<header>(?i:{_HEADER}))|(?P<mark>(?:^|\n)\s*[*_]*A\s*:)"
+    rf"(?P<which>(?i:{_WHICH}))|(?P<hash>####|<answer>|<\|begin_of_box\|>)|(?P<header>(?i:{_HEADER}))|(?P<mark>(?:^|\n)\s*[*_]*A\s*:)"
     rf"|(?P<english>(?i:\b(?:{_ENGLISH})))|(?P<chinese>{_CHINESE})|(?P<correction>(?i:{_CORRECTION}))"
 )
 _NEGATION = re.compile(
@@ -152,7 +154,7 @@ def _before(string: str, at: int) -> str:
 
 
 _NOT = re.compile(r"(?:\bnot|\bthan|≠|\\neq?|不是|并非|而非)[\s$(]*$")
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)|\\boxed\s+(?=\S)")
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?=\{)|\\boxed\s+(?=\S)")
 
 
 def boxed(text: Text) -> list[Text]:
@@ -179,10 +181,15 @@ def last_boxed(text: Text) -> Text | None:
     return found[-1] if found else None
 
 
+def is_boxed(string: str) -> bool:
+    """Return whether a text has a box, closed or not."""
+    return bool(_BOX.search(string))
+
+
 def ends_in_box(text: Text) -> bool:
     """Return whether the text breaks off inside a \\boxed{."""
-    at = text.string.rfind("\\boxed{")
-    return at >= 0 and closing(text.string, at + len("\\boxed")) is None
+    last = [match.end() for match in _BOX.finditer(text.string) if text.string[match.end()] == "{"][-1:]
+    return bool(last) and closing(text.string, last[0]) is None
 
 
 def closing(string: str, opening: int) -> int | None:
@@ -199,6 +206,7 @@ def closing(string: str, opening: int) -> int | None:
     return None
 
 
+_CODE_LAST = re.compile(r"```(?:python|py|sympy|cpp|java)[^\n]*\n(?:(?!```)\D)*(?:```\s*)?$", re.S | re.I)
 _BROKEN_OFF = re.compile(
     r"(?:[-=+/×÷≈(,，、]|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from"
     r"|have|has|equals"
@@ -207,8 +215,32 @@ _BROKEN_OFF = re.compile(
 )
 
 
+_PAIRS = ((r"\(", r"\)"), (r"\[", r"\]"), (r"\begin{", r"\end{"), ("<<", ">>"), ("\\left", "\\right"))
+_SENTENCE_ENDS = re.compile(r"[.。!?！？;；:：)\]}】」”\"'|$>]$")
+_SAYS = re.compile(r"[A-Za-z]{2,}|[\u4e00-\u9fff]{2}")
+_NEAR_END = 30
+"""Characters before the end of a sentence without its full stop in which its number stands."""
+
+
 def is_broken_off(text: Text) -> bool:
     """Return whether a text stops inside a sentence, so that its last number is none that it settled on."""
-    if re.search(r"[a-z]\s\$$", text.string.rstrip()):
+    string = text.string.rstrip()
+    if re.search(r"[a-z]\s\$$", string) or ends_in_box(text) or ends_in_code(text.string):
         return True
-    return ends_in_box(text) or bool(_BROKEN_OFF.search(" " + text.string.rstrip().rstrip("*_`$").rstrip()))
+    string = string.rstrip("*_`$").rstrip()
+    if _BROKEN_OFF.search(" " + string) or any(string.count(one) > string.count(other) for one, other in _PAIRS):
+        return True
+    before, _, last = string.rpartition("\n")
+    sentences = re.split(r"(?<=[^\d\s])\.\s+|(?<=\d)\.\s+(?=[A-Z])|[。!?！？]", last)
+    last = sentences[-1]
+    if _SENTENCE_ENDS.search(string) or len(_SAYS.findall(last)) < 2 or spelled(last[-_NEAR_END:]):
+        return False
+    goes_before = len(sentences) > 1 or bool(re.search(r"\d", before))
+    return goes_before and not re.search(
+        r"\d", last if len(sentences) == 1 and "." not in before else last[-_NEAR_END:]
+    )
+
+
+def ends_in_code(string: str) -> bool:
+    """Return whether nothing follows the last block of code: neither what it prints nor what it means."""
+    return bool(_CODE_LAST.search(string))

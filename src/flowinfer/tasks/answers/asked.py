@@ -14,7 +14,8 @@ _VERBS = ("is", "are", "was", "were", "do", "does", "did", "will", "can", "have"
 _PREFIXES = "千平立厘毫分公小"
 """First characters that different Chinese units share: 千米 and 千克."""
 _CONDITION = re.compile(
-    r"(?:\b(?:from|per|at|by|to|than|not|every|each|over|on|(?<=\d )of)(?: the)?"
+    r"(?:(?:^|[,;.]\s*|\b(?:so|therefore|thus|hence|out),?\s*)of(?: the| all| these| those)?"
+    r"|\b(?:from|per|at|by|to|than|not|every|each|over|on|(?<=\d )of)(?: the)?"
     r"|每[^\d,，]{0,4}|不是|而非)[\s*$]*$",
     re.I,
 )

@@ -11,9 +11,24 @@ from flowinfer.tasks.answers.options import last_conclusion, named_option
 from flowinfer.tasks.answers.polarity import Polarity, asks_wrong, masked, polarity, tokens
 from flowinfer.tasks.answers.text import Found, Text
 
-_JOIN = re.compile(
-    r"^\s*(?:[、/&+]|和|与|及|或者?|还是|or|and)?\s*(?:选项|option)?\s*[(\[【]?([A-H])[)\]】]?(?![A-Za-z])",
+_ITEM = (
+    r"(?:both\s+|either\s+)?(?:选项|项|option|choice)?\s*[(\[【<{*\"'“‘$]*\s*([A-Z])\s*[)\]】>}*\"'”’$]*"
+    r"(?:项|选项)?(?![A-Za-z])"
+)
+_LOOSE = (
+    r"\s*(?:[,;，；.。]\s*)?(?:[、/&+·|]|\band/or\b|\band\b|\bor\b|\bas well as\b|\bplus\b|以及|和|与|及|或者?|还是)\s*"
+)
+_TIGHT = re.compile(rf"{_LOOSE}(?:also\s+|maybe\s+|perhaps\s+|possibly\s+|可能是?)?{_ITEM}", re.I)
+"""A further letter of a list, behind what can only join."""
+_COMMA = re.compile(rf"\s*[,;，；]\s*{_ITEM}")
+"""One behind a comma, after which something else may begin."""
+_PLAIN = re.compile(rf"\s*{_ITEM}")
+_GOES_ON = re.compile(
+    r"\s*(?:$|[.。!！?？,;，；\n<、]|(?:because|since|as|for|both|all|are|together|too|also)\b|都|均|皆|全|因为|是正确|正确|对)",
     re.I,
+)
+_LIST_DENIED = re.compile(
+    r"[^\n。.;；,，]{0,12}?(?:错|不对|不正确|不符|不成立|排除|\bwrong\b|\bincorrect\b|\bfalse\b|\bnot\b|n't\b)", re.I
 )
 _DENIED = re.compile(
     r"[\s)\]】*项选]*[\"'”’]?\s*(?:(?:是|都|也|并)?(?:错|不对|不正确|不成立|不行|不合)|(?:is |was "
@@ -30,11 +45,21 @@ _OPEN = re.compile(
     re.I,
 )
 
+_REACH = 80
+_NONE_RIGHT = re.compile(
+    r"(?:无|没有?|不存在)(?:一个|任何)?(?:正确|符合题意|合适)的?(?:答案|选项)"
+    r"|(?:以上|上述|四个选项|所有选项|各选?项)[^,，。A-H\n]{0,6}(?:都|均|皆)(?:不对|不正确|错误?)"
+    r"|\bno (?:correct|right|valid) (?:answer|option|choice)"
+    r"|\bnone of (?:the|these) (?:\w+ )?(?:options|choices|answers)",
+    re.I,
+)
 _DENIES = re.compile(r"[不没非]|可能|或许|\b(?:not|may|might|could)\b|n't", re.I)
 
 
 def find_choice(text: Text, choices: Mapping[str, str], question: str) -> Found:
     """Find the one option: boxed > anchored > judged right > alone > its text; after a correction first."""
+    if (refusal := _NONE_RIGHT.search(text.string)) and not _says_none(choices):
+        text = text.part(0, refusal.start())
     for part in corrected(text, hears_denials=False):
         found = _find(part, choices, question)
         if found.value is not None or (found.status != "no_answer" and part is not text):
@@ -74,8 +99,8 @@ def _anchored(text: Text, letters: str, choices: Mapping[str, str], question: st
     last_end = 0
     head = re.compile(
         rf"^[\s*_$\"'“”‘’(\[【「\\{{]*(?:text|选项|选择|选|option|choice|letter"
-        rf"|第)?[\s*(\[【{{]*([{letters}{letters.lower()}])"
-        r"(?![A-Za-z0-9_'’])",
+        rf"|第)?[\s*(\[【{{<]*([{letters}{letters.lower()}])"
+        rf"(?:(?![A-Za-z0-9_'’])|(?=(?-i:[{letters}]+)(?![A-Za-z0-9_'’])))",
         re.I,
     )
     for tail in anchored(text, question):
@@ -87,7 +112,8 @@ def _anchored(text: Text, letters: str, choices: Mapping[str, str], question: st
                 re.split(r"[\n。!?;]|\.\s", text.string[max(0, begin - 24) : begin])[-1]
             ):
                 continue
-            found = _one_of({match[1].upper()} | _joined(rest, letters), tail.part(match.start(1), match.end(1)))
+            behind = text.string[begin + match.end() : begin + match.end() + _REACH]
+            found = _one_of({match[1].upper()} | _joined(behind, letters), tail.part(match.start(1), match.end(1)))
             between = text.string[last_end:begin]
             if last is not None and last.value and found.value not in (None, last.value) and _is_list(between):
                 found = Found(None, "ambiguous", "anchor", found.span)
@@ -123,42 +149,64 @@ def _hedged(text: Text, letters: str) -> Found | None:
 
 
 def _joined(rest: str, letters: str) -> set[str]:
-    """Return further letters that are listed with the first: AC, A、C, A or C, A和C."""
+    """Return further letters that are listed with the first: AC, A、C, A or C, "A, B, C, or D", A；C."""
     found: set[str] = set()
-    rest = rest.lstrip(")]】* 项}")
-    while match := _JOIN.match(rest):
-        if match[1].upper() not in letters or (match[1].islower() and match[0].strip() == match[1]):
-            break
-        if re.match(
-            r"[、和与及\s,]*[A-H、和与及\s,]*(?:都|均|皆|全)?(?:错|不对|不正确|不符|排除)",
-            rest[match.end() :],
-        ):
-            break
+    at = len(rest) - len(rest.lstrip(")]】* 项}$\"'”’>"))
+    while True:
+        tight, comma, plain = _TIGHT.match(rest, at), _COMMA.match(rest, at), _PLAIN.match(rest, at)
+        match = tight or comma or plain
+        if match is None or match[1].upper() not in letters or (match is plain and match[1].islower()):
+            return found
+        if match is comma and not (_GOES_ON.match(rest, match.end()) or _TIGHT.match(rest, match.end())):
+            return found
+        if _LIST_DENIED.match(rest, match.end()):
+            return found
         found.add(match[1].upper())
-        rest = rest[match.end() :].lstrip(")]】* 项}")
-    comma = re.fullmatch(rf"\s*(?:[,，]\s*(?:and |or |和|或)?([{letters}])[\s)*]*)+", rest)
-    return found | ({comma[1]} if comma else set())
+        at = match.end()
 
 
 def _is_article(string: str, at: int) -> bool:
-    return tokens(string[at : at + 40], string[at]) == [] and string[at] in "Aa"
+    is_word = string[at + 1 : at + 2].isupper()
+    return string[at] in "Aa" and not is_word and tokens(string[at : at + 40], string[at]) == []
 
 
 def _unanchored(text: Text, letters: str, choices: Mapping[str, str], question: str) -> Found:
     alone = re.fullmatch(rf"[\W_]*([{letters}{letters.lower()}])[\W_]*", text.string)
     if alone:
         return Found(alone[1].upper(), "ok", "only_letter", text.span())
-    if is_broken_off(text):
-        return Found(None, "truncated", "none", None)
     string = masked(text.string)
     places = tokens(string, letters)
+    if _leading(text, letters) is None and is_broken_off(text):
+        return Found(None, "truncated", "none", None)
     if not places:
-        option = named_option(text, choices, question)
+        option = _by_number(text, choices, question) if _are_numbers(choices) else named_option(text, choices, question)
         if option is not None:
             return Found(option, "ok", "option_text", text.span())
         return Found(None, "no_answer", "none", None)
     found = _judged(text, string, places, letters, asks_wrong(question))
     return found if found.value is not None else _told_last(text, places, choices, question) or found
+
+
+def _are_numbers(choices: Mapping[str, str]) -> bool:
+    return all(re.fullmatch(r"-?[\d.,]+", option.strip()) for option in choices.values())
+
+
+def _says_none(choices: Mapping[str, str]) -> bool:
+    """Return whether an option says that none is right."""
+    return any(re.search(r"[都均皆]|none|neither|no correct|没有|无", option, re.I) for option in choices.values())
+
+
+def _by_number(text: Text, choices: Mapping[str, str], question: str) -> str | None:
+    """Return the option that equals the number which a text settles on; a number that it only mentions is none."""
+    from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
+    from flowinfer.tasks.answers.quantities import find_number
+
+    found = find_number(text, question)
+    if found.value is None or found.rule == "last_number":
+        return None
+    golds = {letter: gold_number(option) for letter, option in choices.items()}
+    same = [letter for letter, gold in golds.items() if gold is not None and equal_numbers(found.value, gold)]
+    return same[0] if len(same) == 1 else None
 
 
 def _told_last(text: Text, places: list[int], choices: Mapping[str, str], question: str) -> Found | None:
@@ -181,6 +229,9 @@ def _judged(text: Text, string: str, places: list[int], letters: str, is_wrong_a
         at = at_place[letter]
         return Found(letter, "ok", rule, text.part(at, at + 1).span())
 
+    leading = _leading(text, letters)
+    if leading is not None and said.concluded in (None, leading):
+        return found(leading, "first_line")
     odd = _odd_one(said, letters, is_wrong_asked)
     if odd is not None:
         return found(odd, "odd_one")
@@ -205,15 +256,6 @@ def _placed(text: Text, string: str, said: Polarity, letters: str) -> tuple[str,
     last_line = re.fullmatch(rf"[\W_]*([{letters}])[\W_]*", lines[-1])
     if last_line:
         return last_line[1], "last_line"
-    leading = re.match(
-        rf"[\W_]*([{letters}])(?:[\W_]*$|[*\s)\]】]*(?:[.:)。]|[、,](?!\s*[A-H](?![A-Za-z]))))", lines[0]
-    )
-    if (
-        leading
-        and leading[1] not in said.wrong
-        and not re.search(rf"\n\s*[\W_]*[{letters}]\s*[.、:)]", text.string.strip())
-    ):
-        return leading[1], "first_line"
     last_sentence = re.split(r"[。!?\n]|\.\s", string.rstrip().rstrip("。.!*"))[-1]
     closing = re.search(rf"(?:\w|→|⇒|=>|^)[^A-H]*(?<![A-Za-z])([{letters}])[\s*)\]】了]*$", last_sentence)
     if (
@@ -224,6 +266,26 @@ def _placed(text: Text, string: str, said: Polarity, letters: str) -> tuple[str,
     ):
         return closing[1], "last_sentence"
     return None
+
+
+_OPENS = re.compile(
+    r"[\s*_(\[【\"“]*(?:选项\s*)?([A-Z])[\s*_)\]】\"”]*(?P<after>$|\n|[.。:)、,;](?=[^A-Za-z]|[A-Za-z]{2}|$)|[(（]?(?:解析|理由|因为|分析|原因)|[-–—])"
+)
+
+
+def _leading(text: Text, letters: str) -> str | None:
+    """Return the letter that a text opens with and then explains; not where it goes through the options one by one."""
+    string = text.string.strip()
+    match = _OPENS.match(string)
+    if match is None or match[1] not in letters or _joined(string[match.end(1) :], letters):
+        return None
+    rest = string[match.end() :]
+    if match["after"] == ")" and not rest.strip():
+        return match[1]
+    others = letters.replace(match[1], "")
+    is_listing = re.search(rf"(?:^|[\n。.;,!?]\s*)[*(\[【]*(?:选项)?[{others}]\s*[)\]】*]*\s*[.、:)]\s*\S", rest)
+    is_judging = re.match(r"\s*(?:项|选项)?\s*(?:错|正确|不|对\b|[✗✘❌✓√✔✅])", rest)
+    return None if is_listing or is_judging else match[1]
 
 
 def _odd_one(said: Polarity, letters: str, is_wrong_asked: bool) -> str | None:

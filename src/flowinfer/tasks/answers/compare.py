@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from flowinfer.tasks.answers.expressions import equal, parse_expression
+from flowinfer.tasks.answers.expressions import Expression, equal, parse_expression, proportional
 from flowinfer.tasks.answers.intervals import read_intervals, same_intervals
 from flowinfer.tasks.answers.kinds import TIME, TRUTHS, Gold
 from flowinfer.tasks.answers.latex import plain, split_top
@@ -53,8 +53,8 @@ def is_same(shown: str, gold: Gold) -> bool:
         case "equation":
             if shown.count("=") != 1:
                 return False
-            ours_, theirs_ = (f"({text.replace('=', ')-(')})" for text in (shown, target))
-            return _same_expression(ours_, theirs_) or _same_expression(f"-({ours_})", theirs_)
+            left, right = (parse_expression(f"({text.replace('=', ')-(')})") for text in (shown, target))
+            return left is not None and right is not None and (equal(left, right) or proportional(left, right))
     return _same_expression(shown, target) and _has_asked_form(shown, gold)
 
 
@@ -68,7 +68,7 @@ def _same_number(shown: str, gold: Gold) -> bool:
     left = parse_expression(re.sub(r"_\(?\d+\)?$", "", bare))
     if left is None or wanted is None:
         return False
-    if equal(left, wanted):
+    if equal(left, wanted) and not (is_percent and _is_part(left) and not gold.plain.endswith("%")):
         return True
     hundredth = parse_expression(f"({bare})/100") if is_percent else None
     if hundredth is not None and not gold.plain.endswith("%"):
@@ -77,9 +77,19 @@ def _same_number(shown: str, gold: Gold) -> bool:
     return hundredfold is not None and equal(hundredfold, wanted)
 
 
+_EULER = re.compile(r"(?<![a-zA-Z])e(?![a-zA-Z])(?:\^(\([^()]*\)|-?\w+))?")
+
+
+def _is_part(value: Expression) -> bool:
+    """Return whether a number is between 0 and 1, so that with a percent sign it is another."""
+    return value.value is not None and 0 < abs(value.value) < 1
+
+
 def _same_expression(shown: str, target: str) -> bool:
-    if "exp(" in target:
-        shown = re.sub(r"(?<![a-zA-Z])e\^(\([^()]*\)|-?\w+)", lambda match: f"exp({match[1].strip('()')})", shown)
+    if "exp" in shown + target:
+        shown, target = (
+            _EULER.sub(lambda match: f"exp({(match[1] or '1').strip('()')})", text) for text in (shown, target)
+        )
     left, right = parse_expression(shown), parse_expression(target)
     return left is not None and right is not None and equal(left, right)
 
@@ -114,6 +124,8 @@ def _same_matrix(shown: str, target: str) -> bool:
 
 
 def _rows(text: str) -> list[list[str]]:
+    if nested := re.fullmatch(r"\s*\[\s*(\[.*\])\s*\]\s*", text, re.S):
+        return [[plain(cell) for cell in row.strip("[] ").split(",")] for row in re.split(r"\]\s*,\s*\[", nested[1])]
     inner = re.sub(r"^.*?\\begin\{[a-zA-Z]*matrix\}|\\end\{.*$", "", text, flags=re.S)
     return [[plain(cell) for cell in row.split("&")] for row in re.split(r"\\\\(?:\[\d+\w*\])?", inner) if row.strip()]
 

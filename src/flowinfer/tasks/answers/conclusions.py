@@ -16,6 +16,7 @@ from flowinfer.tasks.answers.readings import (
     answer_in,
     first_value,
     in_two_units,
+    in_units,
     main_clause,
 )
 from flowinfer.tasks.answers.sentences import is_example, is_refusal, sentences, without_checks
@@ -109,11 +110,14 @@ def _stated(sentence: Text) -> Found | None:
     if re.search(r"\bwould (?:be|have)\b", string) and re.search(r"\b(?:if|without|had|unless)\b", string, re.I):
         return None
     if not found or _SPELLED_SUBJECT.match(string):
-        numeral = spelled(string[_last_clause(string) :]) or spelled(string)
+        last = string[_last_clause(string) :]
+        numeral = spelled(last)
+        last = last if numeral else string
+        numeral = numeral or spelled(last)
         if numeral is None:
             return None
         rule = "conclusion" if has_cue or re.search(r"共|是|\b(?:is|are|has|have)\b", string) else "last_number"
-        return Found(show(numeral[0]), "ok", rule, sentence.span())
+        return Found(in_units(numeral[0], last[numeral[2] :]), "ok", rule, sentence.span())
     if (bold := _emphasized(sentence)) is not None:
         return bold
     equal = after_last_equals(string)

@@ -8,14 +8,20 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from flowinfer.tasks.answers.numbers import near
+
 _TOKEN = re.compile(
     r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(sqrt|pi|log|ln|exp|sin|cos|tan|cot|sec|csc|oo)(?![a-z])|([a-zA-Z])(?:_\w+)?"
     r"|(\*\*|[-+*/^()!±]))"
 )
 _FUNCTIONS = ("sqrt", "log", "exp", "sin", "cos", "tan", "cot", "sec", "csc")
 _WORD = re.compile(r"[A-Za-z]{3,}")
+_SCIENTIFIC = re.compile(r"(?<=\d)[eE]([+-]?\d{1,2})(?![\w.])")
+_POINTS = (Fraction(1009, 613), Fraction(2029, 1031), Fraction(-739, 421))
+"""Where two rational functions are compared: they agree at all of them by chance as good as never."""
 _MAX_LENGTH = 300
-_MAX_POWER = 64
+_MAX_POWER = 5_000
+"""Largest exponent, and most bits of a number's power."""
 _MAX_DIGITS = 60
 _MAX_FACTORIAL = 30
 
@@ -44,7 +50,7 @@ def parse_expression(text: str) -> Expression | None:
     sin, cos, tan, cot, sec, csc, factorials.
     Powers and lengths are bounded, so that no text takes long.
     """
-    text = text.strip()
+    text = _SCIENTIFIC.sub(r"*10^(\1)", text.strip())
     if not text or len(text) > _MAX_LENGTH:
         return None
     rational = _rational(text)
@@ -67,31 +73,43 @@ def parse_expression(text: str) -> Expression | None:
 def equal(left: Expression, right: Expression) -> bool:
     """Return whether two expressions are the same function or number."""
     if left.value is not None and right.value is not None:
-        return left.value == right.value
+        return near(left.value, right.value)
     if left.symbols != right.symbols:
         return False
+    if left.tree == right.tree:
+        return True
     import sympy
 
     try:
         difference = left.tree - right.tree
-        if left.symbols and (difference.is_polynomial() or difference.is_rational_function()):
-            return bool(sympy.expand(sympy.together(difference).as_numer_denom()[0]) == 0)
-        return _agree_at_points(difference, sorted(left.symbols))
+        is_exact = bool(left.symbols) and not difference.atoms(sympy.Function, sympy.NumberSymbol)
+        values = [_at(difference, sorted(left.symbols), point) for point in _POINTS]
+        if is_exact and all(value.is_Rational for value in values):
+            return all(value == 0 for value in values)
+        return all(abs(complex(value.evalf(30))) <= 1e-12 for value in values)
     except (TypeError, ValueError, ArithmeticError, RecursionError, AttributeError):
         return False
 
 
-def _agree_at_points(difference: Any, symbols: list[str]) -> bool:  # a sympy expression
+def proportional(left: Expression, right: Expression) -> bool:
+    """Return whether one expression is the other times a number: whether they are zero at the same places."""
+    if left.symbols != right.symbols or not left.symbols:
+        return False
+    try:
+        pairs = [(_at(left.tree, sorted(left.symbols), p), _at(right.tree, sorted(left.symbols), p)) for p in _POINTS]
+        (one, other), *rest = [(complex(a.evalf(30)), complex(b.evalf(30))) for a, b in pairs]
+        return bool(one and other) and all(abs(a * other - b * one) <= 1e-12 * abs(a * other) for a, b in rest)
+    except (TypeError, ValueError, ArithmeticError, RecursionError, AttributeError):
+        return False
+
+
+def _at(tree: Any, symbols: list[str], point: Fraction) -> Any:  # sympy expressions
     import sympy
 
-    for shift in (Fraction(3, 7), Fraction(11, 5), Fraction(29, 13)):
-        point = {
-            sympy.Symbol(name): sympy.Rational((shift + index).numerator, (shift + index).denominator)
-            for index, name in enumerate(symbols)
-        }
-        if abs(complex(difference.subs(point).evalf(30))) > 1e-12:
-            return False
-    return True
+    places = (point + index for index in range(len(symbols)))
+    values = (sympy.Rational(one.numerator, one.denominator) for one in places)
+    found = {sympy.Symbol(name): value for name, value in zip(symbols, values, strict=True)}
+    return tree.subs(found)
 
 
 def _rational(text: str) -> Fraction | None:
@@ -175,6 +193,10 @@ class _Reader:
             exponent = self._signed_power()
             if exponent.is_number and abs(exponent) > _MAX_POWER:
                 raise _Refused
+            if base.is_Rational and exponent.is_number:
+                bits = max(abs(int(base.p)), int(base.q)).bit_length()
+                if bits * abs(exponent) > _MAX_POWER:
+                    raise _Refused
             if not exponent.is_number and base.is_number and abs(base) > 1000:
                 raise _Refused
             return base**exponent

@@ -19,6 +19,8 @@ class Interval:
     has_high: bool
 
 
+_BUILT = re.compile(r"\{\s*[a-zA-Z]\s*(?:∈[^|:]*)?(?:\\mid|[|:])\s*(.+)\}")
+_UNEQUAL = re.compile(r"[a-zA-Z]\s*(?:!=|≠)\s*([^,=<>≠!]+)")
 _CHAIN = re.compile(r"([^<>=]+?)\s*(<=?|>=?)\s*([a-zA-Z])\s*(<=?|>=?)\s*([^<>=]+)")
 _HALF = re.compile(r"([a-zA-Z])\s*(<=?|>=?)\s*([^<>=]+)")
 
@@ -26,6 +28,10 @@ _HALF = re.compile(r"([a-zA-Z])\s*(<=?|>=?)\s*([^<>=]+)")
 def read_intervals(text: str) -> tuple[Interval, ...] | None:
     """Read a plain text (see latex.plain) as a union of intervals, or return None."""
     text = re.sub(r"^[a-zA-Z]\s*∈\s*", "", text.strip()).strip()
+    if built := _BUILT.fullmatch(text):
+        text = built[1]
+    if unequal := _UNEQUAL.fullmatch(text):
+        text = f"(-oo,{unequal[1]})∪({unequal[1]},oo)"
     parts = re.split(r"∪|\bU\b", text)
     if (len(parts) == 1 and "<" in text) or ">" in text:
         parts = re.split(r"\s*(?:,|\bor\b|或)\s*", text)

@@ -57,14 +57,15 @@ _REPLACED = (
 )
 _DROPPED = re.compile(r"\^\s*\{?\s*(?:\\circ|°)\s*\}?|\\circ|°")
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|boxed|operatorname)\s*(?=\{)")
-_MEMBER = re.compile(r"^[a-zA-Z]\s*(?:\\in|∈|in)\s+")
+_MEMBER = re.compile(r"^\(?[a-zA-Z](?:,\s*[a-zA-Z])*\)?\s*(?:\\in(?![a-z])|∈|in\s)\s*")
 
 
 def plain(text: str) -> str:
     """Return LaTeX without its layout: fractions as (a)/(b), roots as sqrt(a), powers with ^."""
     text = text.strip().strip("`").strip().rstrip(".。").rstrip()
     text = re.sub(r"^\*+(?=\S)|(?<=\S)\*+$", "", text).strip().strip("$").strip()
-    text = _DROPPED.sub("", text)
+    text = re.sub(r",\s*\\[!,;:]\s*(?=\d{3})", ",", _DROPPED.sub("", text))
+    text = re.sub(r"\\(?:pmod|bmod|mod)\b\s*\{?", " mod ", text)
     text = _unwrap(text)
     for old, new in _REPLACED:
         text = text.replace(old, new)
@@ -99,7 +100,7 @@ def _arguments(text: str) -> str:
             root = re.match(r"\s*\[(\w+)\]", text[rest:])
             rest += root.end() if root else 0
             value, end = _argument(text, rest)
-            inner = f"(({value})^(1/{root[1]}))" if root else f"sqrt({value})"
+            inner = f"(({value})^(1/{root[1]}))" if root else f" sqrt({value})"
         else:
             top, middle = _argument(text, rest)
             bottom, end = _argument(text, middle)

@@ -30,14 +30,14 @@ def judge_maths(text: Text, reference: str, question: str) -> Score:
 
 def _judge(text: Text, gold: Gold) -> Score:
     box = _last_boxes(text)
+    if ends_in_box(text):
+        return _nothing("truncated")
     if box is not None:
         rest = revised(text, text.places.index(box.places[-1]) + 1)
         later = _judge(rest, gold) if rest is not None else None
         if later is not None and later.status == "ok":
             return later
         return _score("boxed", box, read_boxed(box.string, gold), gold)
-    if ends_in_box(text):
-        return _nothing("truncated")
     for tail in reversed(list(anchored(text))):
         shown = read_stretch(tail.string, gold, is_anchored=True)
         if shown is not None:
@@ -60,7 +60,10 @@ def _closing(text: Text) -> Iterator[tuple[str, Text]]:
     yield "whole", text.part(max(0, len(text.string) - _MAX_WHOLE), len(text.string))
 
 
-_BETWEEN = re.compile(r"\}[\s$\\)(]*(?:text\{)?\s*(?:,|and|or|和|或|与|、)\s*\}?[\s$\\()]*boxed\{")
+_BETWEEN = re.compile(
+    r"\}[\s$\\)(]*(?:text\{)?\s*(?:,|and|or|和|或|与|、|,\s*and)\s*\}?[\s$\\()]*(?P<name>[a-zA-Z]\s*=\s*)?\$?boxed\{"
+)
+_NAMED_BEFORE = re.compile(r"([a-zA-Z])\s*=\s*\\?$")
 
 
 def _last_boxes(text: Text) -> Text | None:
@@ -78,7 +81,9 @@ def _last_boxes(text: Text) -> Text | None:
     if first is last:
         return last
     whole = text.part(at(first.places[0]), at(last.places[-1]) + 1)
-    joined = _BETWEEN.sub(" , ", whole.string.replace("\\boxed", "boxed"))
+    joined = _BETWEEN.sub(lambda match: f" , {match['name'] or ''}", whole.string.replace("\\boxed", "boxed"))
+    before = _NAMED_BEFORE.search(text.string[: at(first.places[0])].removesuffix("\\boxed{"))
+    joined = f"{before[1]} = {joined}" if before and "=" in joined else joined
     return Text(joined, [whole.places[0]] * (len(joined) - 1) + [whole.places[-1]])
 
 

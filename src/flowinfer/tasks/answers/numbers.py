@@ -19,6 +19,8 @@ NUMBER = re.compile(
 )
 _MIXED = re.compile(r"(?<![\d.,])(\d+)\s+(\d+)\s?/\s?(\d+)(?!\d)")
 _LATEX_FRACTION = re.compile(r"(\d*)\s*\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(-?\d+)\s*\}|(\d)(\d))")
+_FLOAT_DIGITS = 8
+"""Decimals from which on a number is taken as a float's."""
 _SCALES = {
     "百": 100,
     "千": 1000,
@@ -113,8 +115,14 @@ def gold_number(reference: str) -> str | None:
     """Return a reference's number: what follows its last ####, else its only or last number."""
     text = normalize(reference).string
     part = clean(text.rsplit("####", 1)[-1])
-    found = values(part)
+    found = values(re.sub(r"(?<=[a-z}])\s*\^\s*\{?\d\}?", "", part))  # of a unit
     return show(found[-1][0]) if found else None
+
+
+def near(left: Fraction, right: Fraction) -> bool:
+    """Return whether two numbers are equal, or the same float: long decimals count to nine digits."""
+    is_float = min(left.denominator, right.denominator) > 10**_FLOAT_DIGITS
+    return left == right or (is_float and abs(left - right) <= abs(right) / 10**9)
 
 
 def equal_numbers(left: str, right: str) -> bool:
@@ -123,6 +131,6 @@ def equal_numbers(left: str, right: str) -> bool:
         if " of " in left:
             units, ratio = map(Fraction, left.split(" of "))
             return Fraction(right) in (units, ratio * units)
-        return Fraction(left) == Fraction(right)
+        return near(Fraction(left), Fraction(right))
     except (ValueError, ZeroDivisionError):
         return False

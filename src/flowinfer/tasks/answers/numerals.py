@@ -17,7 +17,8 @@ _VALUES = {word: i for i, word in enumerate(_ONES + _TEENS)} | {word: 10 * i for
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _WORD = "|".join(sorted((*_VALUES, *_SCALES), key=len, reverse=True))
 ENGLISH = re.compile(
-    rf"\b(?:(?:negative|minus)\s+)?(?:a\s+(?={'|'.join(_SCALES)}))?(?:{_WORD})(?:(?:[-\s]|\s+and\s+)(?:{_WORD}))*\b",
+    rf"\b(?:(?:negative|minus)\s+)?(?:a\s+(?={'|'.join(_SCALES)}))?(?:{_WORD})(?:(?:[-\s]|\s+and\s+)(?:{_WORD}))*"
+    rf"(?:\s+point(?:\s+(?:{'|'.join(_ONES[:10])}))+)?\b",
     re.I,
 )
 
@@ -49,7 +50,8 @@ def han_value(text: str) -> Fraction:
 def english_value(text: str) -> Fraction:
     """Return the value of an English numeral such as "three hundred and five" or "minus two"."""
     total = section = 0
-    for word in re.findall(r"[a-z]+", text.lower()):
+    text, _, decimals = text.lower().partition(" point ")
+    for word in re.findall(r"[a-z]+", text):
         if word in _VALUES:
             section += _VALUES[word]
         elif word == "hundred":
@@ -58,6 +60,8 @@ def english_value(text: str) -> Fraction:
             total += (section or 1) * _SCALES[word]
             section = 0
     value = Fraction(total + section)
+    for place, word in enumerate(decimals.split(), start=1):
+        value += Fraction(_VALUES[word], 10**place)
     return -value if re.match(r"negative|minus", text, re.I) else value
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from flowinfer.tasks.answers.polarity import CLAUSE, NEGATIVE
-from flowinfer.tasks.answers.text import Text
+from flowinfer.tasks.answers.polarity import CLAUSE, NEGATIVE, asks_wrong
+from flowinfer.tasks.answers.text import Text, normalize
 
 _TRUTHS = (
     frozenset(("对", "正确", "是", "√", "true", "yes", "correct")),
@@ -24,7 +24,7 @@ def named_option(text: Text, choices: Mapping[str, str], question: str = "") -> 
     by_truth = _truth(string, choices)
     if by_truth is not None:
         return by_truth
-    kept = _kept(string, choices)
+    kept = _kept(string, choices, question)
     if len(kept) > 1:
         kept = {
             letter: new for letter, s in kept.items() if (new := [x for x in s if not _is_echo(string, x, question)])
@@ -34,18 +34,28 @@ def named_option(text: Text, choices: Mapping[str, str], question: str = "") -> 
     return next(iter(kept), None)
 
 
-def _kept(string: str, choices: Mapping[str, str]) -> dict[str, list[tuple[int, int]]]:
+def _kept(string: str, choices: Mapping[str, str], question: str) -> dict[str, list[tuple[int, int]]]:
     """Return where each option's text stands, outside other options' texts and clauses that deny it."""
-    found = {letter: spans for letter, option in choices.items() if (spans := _spans(string, option.strip()))}
+    found = {
+        letter: spans
+        for letter, option in choices.items()
+        if (spans := _spans(string, normalize(option).string.strip()))
+    }
     kept = {}
     for letter, spans in found.items():
         others = [span for other, more in found.items() if other != letter for span in more]
         free = [s for s in spans if not any(o[0] <= s[0] and s[1] <= o[1] and o != s for o in others)]
         free = [s for s in free if not re.search(r"[不没未非]$", string[: s[0]])]
-        free = [s for s in free if not NEGATIVE.search(_around(string, s))]
+        free = [s for s in free if not NEGATIVE.search(_around(string, s)) or _is_asked_wrong(string, s, question)]
         if free:
             kept[letter] = free
     return kept
+
+
+def _is_asked_wrong(string: str, span: tuple[int, int], question: str) -> bool:
+    """Return whether "what is not ... is" stands before an option of a question that asks for just that."""
+    before = re.search(r"[^,，。;\n]*(?:的?是|\bis)\s*$", string[: span[0]])
+    return before is not None and bool(NEGATIVE.search(before[0])) and asks_wrong(question)
 
 
 def _is_echo(string: str, span: tuple[int, int], question: str) -> bool:

@@ -21,7 +21,8 @@ _POSITIVE = re.compile(
 )
 CLAUSE = re.compile(
     r"[。，；,;!?！？\n]|\.\s|\bbut\b|\bwhile\b|\bwhereas\b|而(?!是|且)|但是?|因为|由于|\bbecause\b|\bsince\b"
-    r"|(?<=[错对误确√]\))|(?<=错误)(?!的)|(?<=正确)(?!的)|(?=其余|其他|其它|\bthe (?:other|rest|remaining)\b)"
+    r"|(?<=[✗✘❌✓√✔✅])|(?<=[错对误确√]\))"
+    r"|(?<=错误)(?!的)|(?<=正确)(?!的)|(?=其余|其他|其它|\bthe (?:other|rest|remaining)\b)"
     r"|(?:→|⇒|=>)(?=\s*[A-H](?![A-Za-z]))",
     re.I,
 )

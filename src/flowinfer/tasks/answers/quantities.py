@@ -28,6 +28,8 @@ def find_number(text: Text, question: str = "") -> Found:
 
 
 def _find(text: Text, question: str) -> Found:
+    if ends_in_box(text):
+        return Found(None, "truncated", "boxed", None)
     box = last_boxed(text)
     if box is not None and re.search(r"\d\s*,\s+-?\$?\d", clean(box.string)):
         return Found(None, "ambiguous", "boxed", box.span())
@@ -38,8 +40,6 @@ def _find(text: Text, question: str) -> Found:
         rest = revised(text, end + 1)
         later = later if later is not None or rest is None else _find(rest, question)
         return later if later is not None and later.value else Found(boxed, "ok", "boxed", box.span())
-    if ends_in_box(text):
-        return Found(None, "truncated", "boxed", None)
     open_answer = next(hedged(text), None)
     if (found := _anchored(text, question)) is not None:
         return found

@@ -27,14 +27,54 @@ def read_boxed(part: str, gold: Gold) -> str:
     found = read_words(part, gold)
     if found is not None:
         return found
-    string = (
-        re.sub(r",\s*[a-zA-Z]\s*(?:!=|[<>∈]).*", "", stripped(part)) if gold.kind == "expression" else stripped(part)
-    )
+    string = re.sub(r"^\(?[A-H]\)\s*(?=\S)", "", stripped(part)) if len(gold.plain) > 1 else stripped(part)
+    string = re.sub(r"\s+mod\s*\(?\d+\)?\}?$", "", string) if " mod " not in gold.plain else string
+    if gold.kind in ("number", "expression"):
+        string = re.sub(r"^[a-zA-Z]\s*(?:≡|\\equiv)\s*", "", string)
+    if gold.kind == "expression":
+        string = re.sub(r",\s*[a-zA-Z]\s*(?:!=|[<>∈]).*", "", string)
+    if (told := by_name(string, gold)) is not None:
+        return _as_kind(told, gold) or told
     run, end = measured_run(string, 0)
     if run and _UNIT.fullmatch(string[end:]):
         return _as_kind(run, gold) or string
-    inside = read_stretch(part, gold, is_anchored=False) if re.search(r"\b(?:is|are)\s", string) else None
+    is_prose = re.search(r"\b(?:is|are)\s|[a-z]{3,} [a-z]{2,} ", string)
+    inside = read_stretch(part, gold, is_anchored=False) if is_prose else None
     return inside or _as_kind(string, gold) or string
+
+
+_NAME = r"(?:\\?[a-zA-Z]+|[a-zA-Z]_?\w?)'*(?:\s*\([^()=]*\))?"
+_PART = re.compile(rf"(?:and\s+)?({_NAME})\s*(?:=|≡|\\equiv)\s*([^=]+)")
+_ASKS = r"\b(?:for|find|of|determine|is|compute|evaluate|calculate|what's)\b|[求为]"
+
+
+def by_name(string: str, gold: Gold) -> str | None:
+    """Return what a stretch such as "a = 4, r = 0" says of what is asked for: its value, or a tuple's values in order.
+
+    A stretch that gives several values and none of them by the name that the question asks for is returned as it is.
+    """
+    matches = [_PART.fullmatch(item) for item in split_top(re.sub(r"\s+and\s+(?=\S+\s*=)", ", ", string))]
+    parts = {match[1].replace(" ", ""): match[2].strip() for match in matches if match}
+    if len(parts) < 2 or len(parts) != len(matches):
+        return None
+    if gold.kind == "bracketed":
+        asked = re.findall(r"\(\s*([a-zA-Z](?:\s*,\s*[a-zA-Z])+)\s*\)", gold.question)
+        names = re.split(r"\s*,\s*", asked[-1]) if asked else sorted(parts)
+        return f"({', '.join(parts[name] for name in names)})" if set(names) == set(parts) else None
+    if gold.kind not in ("number", "expression"):
+        return None
+    question = re.sub(r"[\\$\s{}]", " ", gold.question)
+    asked = [
+        name
+        for name in parts
+        if re.search(rf"(?i:{_ASKS})(?:\s+\w+){{0,4}}?\s*{_loose(name)}\s*(?:$|[.?,;。？的值])", question)
+    ]
+    return parts[asked[0]] if len(asked) == 1 else string
+
+
+def _loose(name: str) -> str:
+    """Return a pattern of a name as a question may write it."""
+    return r"\s*".join(re.escape(character) for character in name.replace("\\", ""))
 
 
 def read_stretch(part: str, gold: Gold, *, is_anchored: bool) -> str | None:
@@ -194,7 +234,11 @@ def _equation(run: str, gold: Gold) -> str | None:
     if len(sides) >= 2 and all(parse_expression(side) for side in (sides[0], sides[-1])):
         return f"{sides[0].strip()}={sides[-1].strip()}"
     left = gold.plain.split("=")[0].strip()
-    if len(sides) == 1 and re.fullmatch(r"[a-zA-Z]", left) and parse_expression(sides[0]):
+    if (
+        len(sides) == 1
+        and re.fullmatch(r"[a-zA-Z](?:\s*\([a-zA-Z](?:\s*,\s*[a-zA-Z])*\))?", left)
+        and parse_expression(sides[0])
+    ):
         return f"{left}={sides[0].strip()}"
     return None
 

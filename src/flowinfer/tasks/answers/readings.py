@@ -59,6 +59,8 @@ _PAIRED = tuple(
     (re.compile(rf"\s*{large}\s*(?:and|,|零)?\s*(\d+(?:\.\d+)?)\s*{small}", re.I), ratio)
     for large, small, ratio in _UNITS
 )
+_THEN = re.compile(r"\b(?:leav(?:es?|ing)|mak(?:es?|ing)|giv(?:es?|ing)|equals|totall?(?:s|ing))\s+(?=\W{0,2}\d)", re.I)
+_PERCENT = re.compile(r"\s*\\?%")
 _DOZEN = re.compile(r"^\s*dozens?\b", re.I)
 
 
@@ -70,7 +72,7 @@ def answer_in(part: str) -> Reading:
     found = values(string)
     if not found:
         numeral = spelled(string)
-        return Reading(show(numeral[0]) if numeral else None)
+        return Reading(in_units(numeral[0], string[numeral[2] :]) if numeral else None)
     for summed in reversed(list(_SUMMED.finditer(string))):
         before, after = string[: summed.start()], string[summed.end() :]
         if values(after) and len(values(before)) > 1 and "=" not in before:
@@ -103,7 +105,8 @@ def first_value(string: str, found: list[tuple[Fraction, int, int]]) -> Reading:
     if (index or _EQUAL.match(rest)) and not re.match(r"\s*=\s*[a-zA-Z]\b(?!\s*[-+*/(])", rest):
         return Reading(None)
     if _RANGE.match(rest):
-        return Reading(None, True)
+        is_same = index + 1 < len(found) and found[index + 1][0] == value
+        return Reading(show(value) if is_same else None, not is_same)
     if _RATIO.match(rest) or (re.search(r"\d:$", before) and string[found[0][1]].isdigit()):
         return Reading(None, True)
     if re.fullmatch(r"\s*,\s*", rest):
@@ -114,7 +117,14 @@ def first_value(string: str, found: list[tuple[Fraction, int, int]]) -> Reading:
         value += Fraction(int(cents["small"]), 10 if cents["kind"] in "角毛" else 100) + Fraction(
             int(cents["fen"] or 0), 100
         )
-    return Reading(show(value) + (" of 12" if _DOZEN.match(rest) else ""))
+    return Reading(in_units(value, rest))
+
+
+def in_units(value: Fraction, rest: str) -> str:
+    """Return a number as it is shown: two dozen as "2 of 12", which is both 2 and 24; less than a percent as it is."""
+    if _PERCENT.match(rest):
+        return show(value / 100) if abs(value) < 1 else f"{show(value)} of 1/100"
+    return show(value) + (" of 12" if _DOZEN.match(rest) else "")
 
 
 def in_two_units(value: Fraction, rest: str) -> str | None:
@@ -126,7 +136,7 @@ def in_two_units(value: Fraction, rest: str) -> str | None:
 
 
 def after_last_equals(string: str) -> tuple[Fraction, int, int] | None:
-    """Return the number that follows the last '=' at once, and its place."""
+    """Return the number that follows the last '=' at once, or what it then leaves or makes, and its place."""
     at = max(string.rfind("="), string.rfind("≈"))
     if at < 0:
         return None
@@ -134,5 +144,8 @@ def after_last_equals(string: str) -> tuple[Fraction, int, int] | None:
         between = string[at + 1 : at + 1 + start]
         if re.search(r"[\w\u4e00-\u9fff]{3,}|\n", between):
             return None
-        return None if _RATIO.match(string[at + 1 + end :]) else (value, at + 1 + start, at + 1 + end)
+        found = (value, at + 1 + start, at + 1 + end)
+        if then := _THEN.search(string, found[2]):  # "= 72, minus 50 leaves 22"
+            found = next(((one, then.end() + a, then.end() + b) for one, a, b in values(string[then.end() :])), found)
+        return None if _RATIO.match(string[found[2] :]) else found
     return None

@@ -60,6 +60,10 @@ _KEPT = {
     "\u00d7": "*",
 }
 _SUPER = {"\u00b2": "^2", "\u00b3": "^3", "\u00b0": "°"}
+_LETTERS = {chr(begin + i): chr(65 + i) for begin in (0x1F150, 0x1F170) for i in range(26)}
+"""White letters in black circles and squares, as 🅱; NFKC knows the others."""
+_DRAWN = "\ufe0e\ufe0f"
+"""They say how the character before is drawn."""
 
 
 def normalize(output: str) -> Text:
@@ -68,7 +72,9 @@ def normalize(output: str) -> Text:
     characters: list[str] = []
     places: list[int] = []
     for index, character in enumerate(output[start:], start=start):
-        plain = _KEPT.get(character) or _SUPER.get(character)
+        plain = _KEPT.get(character) or _SUPER.get(character) or _LETTERS.get(character)
+        if character in _DRAWN:
+            continue
         if plain is None:
             plain = character if character < "\x7f" else unicodedata.normalize("NFKC", character)
             plain = plain.replace("\u2044", "/").replace("\u2212", "-")
@@ -81,12 +87,11 @@ _ENDLESS = re.compile(r"\d{61,}")
 
 
 def prepare(output: str) -> Text:
-    """Normalize, remove thinking, cut run-on questions, and blank digits without end, which are no number."""
+    """Normalize, remove thinking, and blank digits without end, which are no number."""
     text = _without_thinking(normalize(output))
     if text.status is None:
         text = _without_long_runs(text.part(max(0, len(text.string) - MAX_LENGTH), len(text.string)))
-    text = replace(text, string=_ENDLESS.sub(lambda match: "?" * len(match[0]), text.string))
-    return text if text.status else _without_run_on(text)
+    return replace(text, string=_ENDLESS.sub(lambda match: "?" * len(match[0]), text.string))
 
 
 _LONG_RUN = re.compile(r"([^\d?])\1{39,}")
@@ -122,49 +127,3 @@ def _without_thinking(text: Text) -> Text:
         before = text.part(0, opened.start())
         return before if before.string.strip() else Text("", (), "truncated")
     return text
-
-
-_RUN_ON = re.compile(
-    r"(?P<plain>\n\s*(?:\*\*|#+ )?(?:Question|Problem|Exercise|Example|Instruction|Q|问题|题目|例题"
-    r"|问)\s*(?:\*\*)?[:：])"
-    r"|\n\s*(?:\*\*|#+ )?(?:(?:Next |New |Another |Follow-?up )(?:Question|Problem)|User|Human|用户"
-    r"|(?:Question|Problem|Exercise|Example|Q|问题|题目|例题|问)\s*\d+)\s*(?:\*\*)?[:：.]"
-    r"|(?P<bare>\n\s*\n(?:Solve|What|Find|Let(?! me\b| us\b|')|Simplify|Evaluate|Suppose|Which|Is|Factor|Expand"
-    r"|Calculate|Round|Sort|List|Differentiate|How)\b[^\n]{5,}[.?]\s*\n)"
-    r"|(?<=[\d.。]) (?:Question|问题)\s*\d*\s*[:：]"
-    r"|(?P<listed>\n\s*(?:第?\d+[.、题]\s*)?(?:下列|下面|以下|关于)(?=[^\n]{4,}\n\s*A[.、])"
-    r"|\n[^\n]{6,}[?？_)）]\s*\n\s*\(?A\)?[.、]\s?[^\n]+\n?\s*\(?B\)?[.、])"
-    r"|<\|im_start\|>|<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|<[|｜]User[|｜]>|</s>|\[INST\]"
-    r"|\n\s*#*\s*Instruction\s*:"
-)
-_CHOSEN = re.compile(r"答案|选|boxed|\banswer|(?<![A-Za-z])[A-H](?![A-Za-z])", re.I)
-_RESTATED = re.compile(r"restate|rephrase|reread|the (?:problem|question)|given|审题|题目|如下|^解\W*$", re.I)
-_ANSWERED = re.compile(
-    r"####|boxed|=|\b(?:answer|final|result)|答|选|\b(?:so|thus|therefore|hence|total|left|is|are|has|makes?"
-    r"|yes|no|true|false)\b|共|是|为|所以|因此",
-    re.I,
-)
-
-
-_ENDS_IN_VALUE = re.compile(r"\d\s?[^\d\s,.:?]{0,6}\s?[.。!]$")
-
-
-def _without_run_on(text: Text) -> Text:
-    """Cut where the model asks itself another question, if an answer may stand before."""
-    for match in _RUN_ON.finditer(text.string):
-        before = text.string[: match.start()].strip()
-        if not re.search(r"[\dA-Za-z\u4e00-\u9fff]", before):
-            continue
-        if match["bare"] and (len(before) > 60 or "\n" in before or before[-1] in ":?"):
-            continue
-        if match["listed"] and not _CHOSEN.search(before):
-            continue
-        is_answered = match["plain"] is None or len(before) <= 8
-        is_answered = is_answered or bool(_ANSWERED.search(before) or _ENDS_IN_VALUE.search(before))
-        if is_answered and not _is_restating(before):
-            return text.part(0, match.start())
-    return text
-
-
-def _is_restating(before: str) -> bool:
-    return bool(_RESTATED.search(before)) and not re.search(r"####|boxed|=|\banswer\b|答案|选", before, re.I)

@@ -1,0 +1,368 @@
+"""Triton kernel of a linear map with weights of four bits: they are read packed and made numbers in registers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from flowinfer.backends.int4 import BLOCK, ROW
+
+_MOST_ROWS = 64
+"""Most tokens of one program."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a kernel cuts a weight of shape (N, K)."""
+
+    block_n: int
+    """Outputs per program."""
+    splits: int = 1
+    """Programs that share the inputs of one block; their sums are joined in a fixed order by a second kernel."""
+    num_warps: int = 4
+    num_stages: int = 3
+    is_few: bool = False
+    """Few tokens: the warps of a program share the inputs of its block, and join their sums on chip."""
+    ones: bool | None = None
+    """Zero points are taken off sums, by products with ones, not off numbers; None = where that is quicker."""
+
+
+def tiles_for(outputs: int, inputs: int, tokens: int) -> Tiles:
+    """Return tiles for a weight of shape (outputs, inputs): enough programs that all units have work."""
+    del inputs
+    if tokens <= 16:
+        return Tiles(32, is_few=True) if outputs > 8192 else Tiles(16, num_warps=8, is_few=True)
+    return Tiles(64, 1 if outputs > 8192 else 4)
+
+
+def int4_linear(
+    x: Tensor,
+    words: Tensor,
+    scales: Tensor,
+    zeros: Tensor,
+    bias: Tensor | None,
+    group: int,
+    tiles: Tiles | None = None,
+) -> Tensor:
+    """Return x W^T + b of few tokens in half precision.
+
+    Args:
+        x: (T, K), last stride 1.
+        words, scales, zeros, group: the weight as in `Int4Linear`.
+        bias: (N,) or None.
+        tiles: others than the usual, to try them.
+    Returns:
+        (T, N), accumulated in float32.
+    """
+    (tokens, inputs), outputs = x.shape, words.shape[0]
+    out = x.new_empty(tokens, outputs)
+    if not tokens:
+        return out
+    tiles = tiles or tiles_for(outputs, inputs, tokens)
+    block_t = min(_MOST_ROWS, max(8, triton.next_power_of_2(tokens)))
+    blocks, columns, rows = words.shape[1] // ROW, triton.cdiv(outputs, tiles.block_n), triton.cdiv(tokens, block_t)
+    shared = {
+        "GROUP": group,
+        "WHOLE_N": outputs % tiles.block_n == 0,
+        "BIAS": bias is not None,
+        "IS_BF16": x.dtype is torch.bfloat16,
+        "BLOCK_N": tiles.block_n,
+        "BLOCK_T": block_t,
+        "ROW": ROW,
+        "num_warps": tiles.num_warps,
+        "num_stages": tiles.num_stages,
+    }
+    whole = inputs == blocks * BLOCK
+    offset = scales if bias is None else bias
+    with torch.cuda.device(x.get_device()):
+        if tiles.is_few:
+            warps = tiles.num_warps
+            _few_kernel[(columns, rows)](
+                *(x, words, scales, zeros, offset, out, tokens, x.stride(0), outputs, inputs, blocks),
+                *(triton.cdiv(blocks, warps), scales.shape[1]),
+                SHARES=warps,
+                WHOLE_K=whole and blocks % warps == 0,
+                **shared,
+            )
+            return out
+        turns = triton.cdiv(blocks, tiles.splits)
+        splits = triton.cdiv(blocks, turns)
+        sums = out if splits == 1 else x.new_empty(splits, tokens, outputs, dtype=torch.float32)
+        _many_kernel[(columns, splits, rows)](
+            *(x, words, scales, zeros, offset, sums, tokens, x.stride(0), outputs, inputs, blocks),
+            *(turns, scales.shape[1]),
+            WHOLE_K=whole,
+            IS_SPLIT=splits > 1,
+            ONES=block_t == 8 if tiles.ones is None else tiles.ones,
+            **shared,
+        )
+        if splits > 1:
+            _join_kernel[(triton.cdiv(outputs, 256), tokens)](
+                *(sums, offset, out, tokens, outputs), SPLITS=splits, BIAS=bias is not None, BLOCK=256, num_warps=2
+            )
+    return out
+
+
+def _assembly(plane: int, *, is_bf16: bool) -> str:
+    """Return how two words give the weights of one of their four planes, as two half numbers.
+
+    A number q is written into the last bits of 128 (bfloat16), which makes 128 + q without a conversion. In float16 it
+    is written into 1024 and taken off again, exactly; there is room for two planes before bits are shifted.
+
+    Operands: the two weights in one register; the two words in another.
+    """
+    if is_bf16:
+        return (
+            f"{{ .reg .b32 pair; shr.u32 pair, $1, {4 * plane};"
+            " lop3.b32 $0, pair, 0x000F000F, 0x43004300, 0xEA; }"  # (pair & 0x000F000F) | 128
+        )
+    mask, share, offset = (
+        ("0x00F000F0", "0x2C002C00", "0xD400D400")  # (1024 + 16 q) / 16 - 64
+        if plane % 2
+        else ("0x000F000F", "0x3C003C00", "0xE400E400")  # (1024 + q) - 1024
+    )
+    return (
+        f"{{ .reg .b32 pair, share, offset; shr.u32 pair, $1, {8 * (plane // 2)};"
+        f" lop3.b32 pair, pair, {mask}, 0x64006400, 0xEA;"
+        f" mov.b32 share, {share}; mov.b32 offset, {offset};"
+        " fma.rn.f16x2 $0, pair, share, offset; }"
+    )
+
+
+_BF16 = tl.constexpr(tuple(_assembly(plane, is_bf16=True) for plane in range(4)))
+_FP16 = tl.constexpr(tuple(_assembly(plane, is_bf16=False) for plane in range(4)))
+
+
+@triton.jit
+def _group(
+    scales: tl.tensor, zeros: tl.tensor, row: tl.tensor, index: tl.tensor, groups: tl.tensor, IS_BF16: tl.constexpr
+) -> tl.tensor:
+    """Return a group's scales and what is to be taken off its numbers, (BLOCK_N,) each."""
+    at = row + tl.minimum(index, groups - 1)
+    zero = tl.load(zeros + at).to(tl.float32)
+    return tl.load(scales + at).to(tl.float32), zero + 128 if IS_BF16 else zero
+
+
+@triton.jit(do_not_specialize=["tokens", "blocks", "turns", "groups"])
+def _many_kernel(
+    x: tl.tensor,
+    words: tl.tensor,
+    scales: tl.tensor,
+    zeros: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    tokens: tl.tensor,
+    x_stride: tl.tensor,
+    outputs: tl.tensor,
+    inputs: tl.tensor,
+    blocks: tl.tensor,
+    turns: tl.tensor,
+    groups: tl.tensor,
+    GROUP: tl.constexpr,
+    WHOLE_K: tl.constexpr,
+    WHOLE_N: tl.constexpr,
+    IS_SPLIT: tl.constexpr,
+    BIAS: tl.constexpr,
+    IS_BF16: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    ROW: tl.constexpr,
+    ONES: tl.constexpr,
+) -> None:
+    """Compute one block of outputs for all tokens, from one split of the inputs.
+
+    Within a group sum (q - zero) x = sum q x - zero sum x; sum x is a product with ones. Scales and zero points of a
+    group are read while the group before is computed.
+    """
+    split = tl.program_id(1)
+    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    safe = columns if WHOLE_N else tl.minimum(columns, outputs - 1)
+    rows = tl.program_id(2) * BLOCK_T + tl.arange(0, BLOCK_T)
+    inner = tl.arange(0, ROW)
+    here = rows[None, :] < tokens
+    x_at = x + rows[None, :] * x_stride + inner[:, None]
+    words_at = words + safe.to(tl.int64)[:, None] * (blocks * ROW) + inner[None, :]
+    ones = tl.full((BLOCK_N, ROW), 1.0, tl.bfloat16 if IS_BF16 else tl.float16)
+    total = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
+    first, last = split * turns, tl.minimum(split * turns + turns, blocks)
+    scale, zero = _group(scales, zeros, safe * groups, first * (4 * ROW) // GROUP, groups, IS_BF16)
+    for block in range(first, last):
+        packed = tl.load(words_at + block * ROW)  # (BLOCK_N, ROW)
+        for plane in tl.static_range(4):
+            start = block * (4 * ROW) + plane * ROW
+            if plane * ROW % GROUP == 0:
+                ahead = (start + min(GROUP, 4 * ROW)) // GROUP
+                next_scale, next_zero = _group(scales, zeros, safe * groups, ahead, groups, IS_BF16)
+                part = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
+                if not ONES:
+                    zero_at = tl.load(zeros + safe * groups + start // GROUP).to(tl.float32) + (128 if IS_BF16 else 0)
+                states_sum = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
+            mask = here if WHOLE_K else here & (start + inner < inputs)[:, None]
+            states = tl.load(x_at + start, mask=mask, other=0.0)  # (ROW, BLOCK_T)
+            if IS_BF16:
+                weights = tl.inline_asm_elementwise(_BF16[plane], "=r,r", [packed], tl.bfloat16, is_pure=True, pack=2)
+            else:
+                weights = tl.inline_asm_elementwise(_FP16[plane], "=r,r", [packed], tl.float16, is_pure=True, pack=2)
+            if ONES:
+                states_sum = tl.dot(ones, states, states_sum)
+            else:
+                weights = weights - zero_at.to(weights.dtype)[:, None]
+            part = tl.dot(weights, states, part)  # (BLOCK_N, BLOCK_T)
+            if (plane + 1) * ROW % GROUP == 0 or plane == 3:
+                if ONES:
+                    total += (part - zero[:, None] * states_sum) * scale[:, None]
+                else:
+                    total += part * scale[:, None]
+                scale, zero = next_scale, next_zero
+    if BIAS and not IS_SPLIT:
+        total += tl.load(bias + safe).to(tl.float32)[:, None]
+    inside = here & (columns < outputs)[:, None]
+    cells = (split * tokens + rows)[None, :].to(tl.int64) * outputs + columns[:, None]
+    tl.store(out + cells, total.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["tokens", "blocks", "turns", "groups"])
+def _few_kernel(
+    x: tl.tensor,
+    words: tl.tensor,
+    scales: tl.tensor,
+    zeros: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    tokens: tl.tensor,
+    x_stride: tl.tensor,
+    outputs: tl.tensor,
+    inputs: tl.tensor,
+    blocks: tl.tensor,
+    turns: tl.tensor,
+    groups: tl.tensor,
+    GROUP: tl.constexpr,
+    WHOLE_N: tl.constexpr,
+    BIAS: tl.constexpr,
+    IS_BF16: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    ROW: tl.constexpr,
+    SHARES: tl.constexpr,
+    WHOLE_K: tl.constexpr,
+) -> None:
+    """Compute one block of outputs for all tokens; each warp takes its share of the inputs, whose sums are then added.
+
+    Zero points as in `_many_kernel`.
+    """
+    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    safe = columns if WHOLE_N else tl.minimum(columns, outputs - 1)
+    rows = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)
+    inner = tl.arange(0, ROW)
+    split = tl.arange(0, SHARES)
+    here = (rows < tokens)[None, None, :]
+    x_at = x + rows[None, None, :] * x_stride + inner[None, :, None]
+    words_at = words + safe.to(tl.int64)[None, :, None] * (blocks * ROW) + inner[None, None, :]
+    ones = tl.full((SHARES, BLOCK_N, ROW), 1.0, tl.bfloat16 if IS_BF16 else tl.float16)
+    total = tl.zeros((SHARES, BLOCK_N, BLOCK_T), tl.float32)
+    at = (safe * groups)[None, :]
+    for turn in range(turns):
+        block = turn * SHARES + split  # (SHARES,)
+        there = block < blocks
+        if WHOLE_K:
+            packed = tl.load(words_at + (block * ROW)[:, None, None])
+        else:
+            packed = tl.load(words_at + (block * ROW)[:, None, None], mask=there[:, None, None], other=0)
+        for plane in tl.static_range(4):
+            start = block * (4 * ROW) + plane * ROW
+            if plane * ROW % GROUP == 0:
+                own = at + tl.minimum(start // GROUP, groups - 1)[:, None]  # (SHARES, BLOCK_N)
+                scale = tl.load(scales + own).to(tl.float32)
+                zero = tl.load(zeros + own).to(tl.float32)
+                if IS_BF16:
+                    zero += 128
+                part = tl.zeros((SHARES, BLOCK_N, BLOCK_T), tl.float32)
+                states_sum = tl.zeros((SHARES, BLOCK_N, BLOCK_T), tl.float32)
+            mask = here
+            if not WHOLE_K:
+                mask = here & (start[:, None] + inner[None, :] < inputs)[:, :, None]
+            states = tl.load(x_at + start[:, None, None], mask=mask, other=0.0)  # (SHARES, ROW, BLOCK_T)
+            if IS_BF16:
+                weights = tl.inline_asm_elementwise(_BF16[plane], "=r,r", [packed], tl.bfloat16, is_pure=True, pack=2)
+            else:
+                weights = tl.inline_asm_elementwise(_FP16[plane], "=r,r", [packed], tl.float16, is_pure=True, pack=2)
+            part = tl.dot(weights, states, part)
+            states_sum = tl.dot(ones, states, states_sum)
+            if (plane + 1) * ROW % GROUP == 0 or plane == 3:
+                total += (part - zero[:, :, None] * states_sum) * scale[:, :, None]
+    joined = tl.sum(total, 0)
+    if BIAS:
+        joined += tl.load(bias + safe).to(tl.float32)[:, None]
+    inside = (rows < tokens)[None, :] & (columns < outputs)[:, None]
+    cells = rows[None, :].to(tl.int64) * outputs + columns[:, None]
+    tl.store(out + cells, joined.to(out.dtype.element_ty), mask=inside)
+
+
+def unpacked(words: Tensor, scales: Tensor, zeros: Tensor, inputs: int, group: int, dtype: torch.dtype) -> Tensor:
+    """Return the weight as a matrix of half numbers, (N, K), for more tokens than the kernel serves."""
+    outputs, groups = scales.shape
+    blocks = words.shape[1] // ROW
+    out = torch.empty(outputs, inputs, dtype=dtype, device=words.device)
+    with torch.cuda.device(words.get_device()):
+        _unpack_kernel[(triton.cdiv(outputs, 32), blocks)](
+            *(words, scales, zeros, out, outputs, inputs, blocks, groups), GROUP=group, BLOCK_N=32, ROW=ROW
+        )
+    return out
+
+
+@triton.jit(do_not_specialize=["blocks", "groups"])
+def _unpack_kernel(
+    words: tl.tensor,
+    scales: tl.tensor,
+    zeros: tl.tensor,
+    out: tl.tensor,
+    outputs: tl.tensor,
+    inputs: tl.tensor,
+    blocks: tl.tensor,
+    groups: tl.tensor,
+    GROUP: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    ROW: tl.constexpr,
+) -> None:
+    """Unpack one block of inputs of some outputs."""
+    block = tl.program_id(1)
+    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inner = tl.arange(0, ROW)
+    there = (columns < outputs)[:, None]
+    at = columns.to(tl.int64)[:, None] * (blocks * ROW) + block * ROW + inner[None, :]
+    packed = tl.load(words + at, mask=there, other=0)  # (BLOCK_N, ROW)
+    for plane in tl.static_range(4):
+        start = block * (4 * ROW) + plane * ROW
+        own = columns * groups + start // GROUP
+        scale = tl.load(scales + own, mask=columns < outputs, other=0.0).to(tl.float32)
+        zero = tl.load(zeros + own, mask=columns < outputs, other=0).to(tl.int32)
+        weights = (((packed.to(tl.int32) >> (4 * plane)) & 15) - zero[:, None]).to(tl.float32) * scale[:, None]
+        cells = columns.to(tl.int64)[:, None] * inputs + start + inner[None, :]
+        tl.store(out + cells, weights.to(out.dtype.element_ty), mask=there & (start + inner < inputs)[None, :])
+
+
+@triton.jit
+def _join_kernel(
+    sums: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    tokens: tl.tensor,
+    outputs: tl.tensor,
+    SPLITS: tl.constexpr,
+    BIAS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Add the splits of one token's block of outputs."""
+    token = tl.program_id(1)
+    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < outputs
+    total = tl.zeros((BLOCK,), tl.float32)
+    for split in tl.static_range(SPLITS):
+        total += tl.load(sums + (split * tokens + token).to(tl.int64) * outputs + columns, mask=inside, other=0.0)
+    if BIAS:
+        total += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + token.to(tl.int64) * outputs + columns, total.to(out.dtype.element_ty), mask=inside)

@@ -1,0 +1,114 @@
+"""What a group is made of: its branches' shares, the parameters of its fuser, the models that write its text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf
+from typing import Any
+
+from flowinfer.language.effects import Given
+from flowinfer.language.options import Scope, fuser_option
+from flowinfer.language.reporter import Reporter
+from flowinfer.language.tree import Branch as WrittenBranch
+from flowinfer.language.tree import Call, Group, Option, Stage
+from flowinfer.registry import fusers
+from flowinfer.spec import Decoding, ModelSpec, Node, Parallel, Part, Series
+
+
+class FuseOptions:
+    """Parameters of fusers: a group's own, those of `defaults` where it fuses as `defaults` say, else the usual ones.
+
+    Args:
+        defaults: those of `defaults`, with their places.
+        decoding: options of `defaults`.
+        scope: values of params.
+    """
+
+    def __init__(self, defaults: Mapping[str, tuple[Option, Any]], decoding: Mapping[str, Given], scope: Scope) -> None:
+        self._decoding, self._scope, self._report = decoding, scope, scope.report
+        self.written = {key: option for key, (option, _) in defaults.items()}
+        """Those of `defaults`."""
+        self.used: set[str] = set()
+        """Of them, those that some group takes."""
+
+    def of(self, fuse: str, group: Group, given: Mapping[str, Option]) -> dict[str, Any]:
+        """Return the parameters of one group's fuser."""
+        info = fusers()[fuse]
+        names = [_end_name(branch) for branch in group.branches]
+        usual = self._decoding["fuse"].value if "fuse" in self._decoding else "mean"
+        taken = {key: option for key, option in self.written.items() if key in info.parameters and fuse == usual}
+        self.used |= set(taken)
+        values = {key: parameter.default for key, parameter in info.parameters.items()}
+        for key, option in (taken | dict(given)).items():
+            if key not in info.parameters:
+                owners = ", ".join(name for name, other in fusers().items() if key in other.parameters)
+                hint = f"it is an option of fuse={owners}"
+                self._report.error("E0203", f"fuse={fuse} has no option '{key}'", option.span, hint)
+            elif (value := fuser_option(option, info, names, self._scope)) is not None:
+                values[key] = value[0]
+        return values
+
+
+def check_certified(group: Group, decoding: Decoding, report: Reporter) -> None:
+    """Report certified candidates where they cannot serve; a model alone moves nothing and ignores the option."""
+    if decoding.topk != "certified":
+        return
+    is_flat = all(isinstance(branch.chain.stages[-1], Call) for branch in group.branches)
+    is_mean = fusers()[decoding.fuse].target == fusers()["mean"].target
+    if is_flat and is_mean and decoding.temperature == 0:
+        return
+    why = f"with fuse={decoding.fuse}" if not is_mean else "that samples" if is_flat else "with groups inside"
+    option = next((option for option in group.options if option.key == "topk"), None)
+    report.error(
+        "E0206",
+        f"option 'topk' cannot be 'certified' in a group {why}",
+        option.value.span if option else group.span,
+        "certified candidates serve greedy groups of models with fuse=mean; use topk=auto",
+    )
+
+
+def weights(group: Group, report: Reporter) -> list[float]:
+    """Return normalized shares, equal ones where none are written or some are wrong."""
+    equal = [1 / len(group.branches)] * len(group.branches)
+    written = [branch for branch in group.branches if branch.weight is not None]
+    if not written:
+        return equal
+    if group.kind == "answers":
+        span = next(branch.weight_span for branch in written if branch.weight_span)
+        hint = "independent answers are not averaged; use '|', or drop the weights"
+        report.error("E0304", "a weight in a '&' group", span, hint)
+        return equal
+    if len(written) < len(group.branches):
+        bare = next(branch for branch in group.branches if branch.weight is None)
+        hint = "give every branch of the group a weight, or none"
+        report.error("E0300", "a branch without weight among weighted ones", bare.chain.span, hint)
+        return equal
+    for branch in written:
+        if branch.weight is not None and branch.weight_span and not 0 < branch.weight < inf:
+            report.error(
+                "E0301",
+                "a weight must be positive" if branch.weight <= 0 else "a weight must be finite",
+                branch.weight_span,
+                "leave a branch out instead of 0" if branch.weight <= 0 else None,
+            )
+            return equal
+    largest = max(branch.weight or 0.0 for branch in written)  # whose sum may be beyond what a float holds
+    values = [(branch.weight or 0.0) / largest for branch in written]
+    return [value / sum(values) for value in values]
+
+
+def heads(part: Part) -> list[ModelSpec]:
+    """Return the models that write the text of a branch of a group."""
+    match part:
+        case Node():
+            return [part.model]
+        case Series(stages):
+            return heads(stages[-1])
+        case Parallel():
+            return [model for branch in part.branches for model in heads(branch.part)]
+
+
+def _end_name(branch: WrittenBranch) -> str:
+    """Return the name of the model that a branch's end calls, "" for a group."""
+    last: Stage = branch.chain.stages[-1]
+    return last.name.text if isinstance(last, Call) else ""

@@ -1,0 +1,72 @@
+"""A plan as plain data: for run folders, and for its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from flowinfer.planning.plan import Member, Plan, Source, Step, members
+from flowinfer.spec import ModelSpec
+
+_FORMAT = 1
+"""Version of the plan's form and of the code's meaning of it; part of every fingerprint."""
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """Return a plan as plain data."""
+    return {
+        "version": _FORMAT,
+        "flow": plan.flow,
+        "fingerprint": fingerprint(plan),
+        "prompts": plan.prompts,
+        "steps": [_step_json(step) for step in plan.steps],
+        "answer": asdict(plan.answer),
+        "models": {name: spec.model_dump() for name, spec in plan.models.items()},
+        "needs": {name: asdict(need) for name, need in plan.needs.items()},
+        "placements": {name: asdict(placement) for name, placement in plan.placements.items()},
+        "waves": [asdict(wave) for wave in plan.waves],
+    }
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    return {
+        "id": step.id,
+        "title": step.title,
+        "label": step.label,
+        "reads": list(step.reads),
+        "source": _source_json(step.source),
+        "decoding": step.decoding.model_dump(),
+    }
+
+
+def _source_json(source: Source) -> dict[str, Any]:
+    if isinstance(source, Member):
+        return asdict(source)
+    return {
+        "group": source.group,
+        "fuse": source.fuse,
+        "fuse_options": dict(source.fuse_options),
+        "weight": source.weight,
+        "sources": [_source_json(inner) for inner in source.sources],
+    }
+
+
+def text_options(spec: ModelSpec) -> dict[str, Any]:
+    """Return what of a model decides its text: not its name, device or how it is reached."""
+    return spec.model_dump(exclude={"name", "device", "api_key_env"})
+
+
+def fingerprint(plan: Plan) -> str:
+    """Return sha256 of all that decides the plan's texts; devices, drafts and the flow's name do not."""
+    called = {member.model for step in plan.steps for member in members(step.source)}
+    decisive = {
+        "version": _FORMAT,
+        "prompts": plan.prompts,
+        "steps": [_step_json(step) | {"decoding": step.decoding.decisive()} for step in plan.steps],
+        "answer": asdict(plan.answer),
+        "models": {name: text_options(spec) for name, spec in plan.models.items() if name in called},
+    }
+    text = json.dumps(decisive, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -1,0 +1,126 @@
+"""Who may ask, how many at once, and what is counted: the server's state beside its engine."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flowinfer.serving import problems
+from flowinfer.serving.bodies import Wish
+from flowinfer.serving.events import Events
+from flowinfer.serving.flows import Asking
+from flowinfer.serving.metrics import Metrics
+from flowinfer.serving.problems import Problem
+from flowinfer.serving.service import Service
+
+_MOST_RETRY_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server takes."""
+
+    questions: int = 512
+    """Most that wait or are being answered; one more gets 429."""
+    tokens: int | None = None
+    """Most tokens that these may read and write, estimated; None = any number."""
+    seconds: float = 600.0
+    """Longest that a request may take."""
+    body_bytes: int = 4 << 20
+    body_seconds: float = 30.0
+    """Longest that a body may take to come."""
+
+
+class Desk:
+    """Take requests in.
+
+    Args:
+        service: answers them.
+        limits: see there.
+        keys: those of which every request must show one; none = nobody is asked.
+    """
+
+    def __init__(self, service: Service, limits: Limits, keys: Sequence[str] = ()) -> None:
+        self.service, self.limits = service, limits
+        self._keys = [key.encode() for key in keys]
+        self.events = Events()
+        self.metrics = Metrics(lambda: service.num_waiting, lambda: len(service.under_way))
+        self.created = int(time.time())
+        self.is_draining = False
+        self._questions = self._tokens = 0
+        """Taken in and not ended."""
+        self._seconds = 1.0
+        """That a request takes, lately."""
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+
+    def check_key(self, authorization: str) -> None:
+        """Refuse who shows no key.
+
+        Raises:
+            Problem: the header holds none of the keys.
+        """
+        if not self._keys:
+            return
+        scheme, _, given = authorization.partition(" ")
+        known = [hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), key) for key in self._keys]
+        if scheme.lower() != "bearer" or not any(known):
+            message = "no valid key was sent: Authorization: Bearer ..."
+            raise Problem(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+    def check_ready(self) -> None:
+        """Refuse what cannot be answered now.
+
+        Raises:
+            Problem: the server is stopping, or its engine can do nothing any more.
+        """
+        loading = self.service.loading
+        if self.is_draining:
+            raise problems.not_ready("the server is stopping")
+        if loading.problem is not None:
+            raise problems.not_ready(loading.problem.message)
+
+    def admit(self, wish: Wish) -> None:
+        """Take a request in.
+
+        Raises:
+            Problem: there are too many.
+        """
+        tokens = sum(map(_tokens, wish.askings))
+        most = self.limits.tokens
+        is_over = most is not None and self._questions > 0 and self._tokens + tokens > most
+        if self._questions + len(wish.askings) > self.limits.questions or is_over:
+            self.metrics.requests.labels(wish.flow.name, "429").inc()
+            raise problems.busy(min(max(1, math.ceil(self._seconds)), _MOST_RETRY_SECONDS))
+        self._questions += len(wish.askings)
+        self._tokens += tokens
+        self._is_empty.clear()
+
+    def leave(self, wish: Wish, status: str, seconds: float) -> None:
+        """Let a request go that was taken in."""
+        self._questions -= len(wish.askings)
+        self._tokens -= sum(map(_tokens, wish.askings))
+        self._seconds += (seconds - self._seconds) / 8
+        self.metrics.requests.labels(wish.flow.name, status).inc()
+        self.metrics.whole.labels(wish.flow.name).observe(seconds)
+        if not self._questions:
+            self._is_empty.set()
+
+    async def emptied(self) -> None:
+        """Wait until no request is being answered."""
+        await self._is_empty.wait()
+
+
+def _tokens(asking: Asking) -> int:
+    """Estimate what a question may make models read and write: a token in three bytes, and all that steps may write."""
+    said = len(asking.question.encode()) + sum(len(turn.content.encode()) for turn in asking.turns)
+    finals = asking.flow.plan.answer.steps
+    most = (asking.finally_ or {}).get("max_tokens")
+    written = sum(
+        most if most is not None and step.id in finals else step.decoding.max_tokens for step in asking.flow.plan.steps
+    )
+    return said // 3 * len(asking.flow.plan.steps) + written

@@ -1,0 +1,131 @@
+"""The flows that are served: checked, placed together on the machine, each under the name of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flowinfer.backends.base import Turn
+from flowinfer.engine.work import Asked
+from flowinfer.errors import MemoryShort, UsageError
+from flowinfer.language.prompts import field_names
+from flowinfer.machine import Machine
+from flowinfer.planning.merge import SharedStep, Use, beside
+from flowinfer.planning.placement import ready
+from flowinfer.planning.plan import Plan, Step, columns, members
+from flowinfer.results import Question
+from flowinfer.spec import Flow
+from flowinfer.sweeps.placing import place_all
+
+_CHAT_FIELDS = ("system", "history")
+"""Fields of templates that a chat fills."""
+_NOISE_ID = "prompt"
+"""What every request draws its noise by, as `exec --prompt` does: with equal seeds, texts are equal."""
+
+
+@dataclass(frozen=True)
+class ServedFlow:
+    """A flow as a model."""
+
+    name: str
+    flow: Flow
+    plan: Plan
+    uses: Mapping[str, Use]
+
+    @property
+    def final(self) -> Step | None:
+        """Return the step that writes the answer; None where members vote."""
+        return self.plan.step(self.plan.answer.steps[0]) if self.plan.answer.kind == "text" else None
+
+    def keeps_thinking(self, step: Step) -> bool:
+        """Return whether a step's thoughts are part of its text."""
+        return all(self.plan.models[member.model].think == "keep" for member in members(step.source))
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One question for a flow, with what its request says of how to answer it."""
+
+    flow: ServedFlow
+    question: str
+    turns: tuple[Turn, ...] = ()
+    """What was said before; the first may be of the system."""
+    everywhere: Mapping[str, Any] | None = None
+    """Options of all steps: temperature, top_p, seed."""
+    finally_: Mapping[str, Any] | None = None
+    """Options of the steps that answer: max_tokens, stop."""
+    item: Question | None = None
+    """The whole item of a data set, whose text `question` is; then noise goes by its id."""
+
+    def asked(self, question_id: str) -> Asked:
+        """Return the question as the engine takes it."""
+        plan, uses = self.flow.plan, self.flow.uses
+        decodings, turns = {}, {}
+        for step in plan.steps:
+            options = {**(self.everywhere or {}), **((self.finally_ or {}) if step.id in plan.answer.steps else {})}
+            decodings[uses[step.id].shared] = step.decoding.model_copy(update=options)
+            turns[uses[step.id].shared] = self._turns_of(step)
+        system = "\n\n".join(turn.content for turn in self.turns if turn.role == "system")
+        history = "\n\n".join(f"{turn.role}: {turn.content}" for turn in self.turns if turn.role != "system")
+        item = self.item or Question(id=_NOISE_ID, question=self.question, reference="")
+        columns = {"system": system, "history": history, **item.columns}
+        question = item.model_copy(update={"id": question_id, "columns": columns})
+        asked = Asked(question, lambda _: self.question, decodings=decodings, turns=turns, noise_id=item.id)
+        return asked.of(uses)
+
+    def _turns_of(self, step: Step) -> tuple[Turn, ...]:
+        """Return the turns before a step's prompts: what its templates do not show themselves."""
+        if not self.turns:
+            return ()
+        shown = {name for member in members(step.source) for name in field_names(member.template)}
+        roles = {"system": "system", "user": "history", "assistant": "history"}
+        return tuple(turn for turn in self.turns if roles[turn.role] not in shown)
+
+
+def served(flows: Mapping[str, Flow], machine: Machine) -> tuple[list[ServedFlow], list[SharedStep]]:
+    """Place flows on a machine so that all their models are in memory together.
+
+    Args:
+        flows: by the name of the model that each is to be.
+        machine: its devices.
+    Raises:
+        UsageError: a flow asks for what only a data set has.
+        MemoryShort: the models do not fit together; with the arithmetic.
+        LoadError: see `placement.ready`.
+    """
+    for name, flow in flows.items():
+        if missing := [column for column in columns(flow) if column not in _CHAT_FIELDS]:
+            raise UsageError(
+                f"'{name}' cannot be served: its prompts show {{{missing[0]}}}, which only a data set has",
+                help=f"fields of a chat: question, {', '.join(_CHAT_FIELDS)}",
+            )
+    placed = place_all(list(flows.values()), machine)
+    for flow, plan in zip(flows.values(), placed.plans, strict=True):
+        if plan is None:
+            ready(flow, machine)  # raises what the problem is
+    plans = [plan for plan in placed.plans if plan is not None]
+    if not placed.fits or any(len(plan.waves) > 1 for plan in plans):
+        raise _too_large(plans, machine)
+    merged = beside(plans)
+    ready_flows = [
+        ServedFlow(name, flow, plan, uses)
+        for (name, flow), plan, uses in zip(flows.items(), plans, merged.uses, strict=True)
+    ]
+    return ready_flows, list(merged.steps)
+
+
+def _too_large(plans: Sequence[Plan], machine: Machine) -> MemoryShort:
+    """Return the error that says what all models need and what there is."""
+    sizes = {
+        spec.model_dump_json(exclude={"name", "think"}): (name, plan.needs[name].weight_bytes or 0)
+        for plan in plans
+        for name, spec in plan.models.items()
+    }
+    needed = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in sizes.values())
+    total = sum(size for _, size in sizes.values()) / 1e9
+    free = ", ".join(f"{device.name} {device.free_bytes / 1e9:.1f} GB free" for device in machine.devices)
+    return MemoryShort(
+        f"the models of these flows do not fit together: {needed}, {total:.1f} GB in all; {free}",
+        help="serve fewer flows, smaller models, or dtype=bfloat16",
+    )

@@ -1,0 +1,195 @@
+"""Answers in OpenAI's forms: whole ones, chunks of streams, tokens with their probabilities, usage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from flowinfer.engine.base import Alternative, TokenEvent
+from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import members
+from flowinfer.results import FinishReason, Trace
+from flowinfer.serving.flows import ServedFlow
+from flowinfer.serving.telling import Piece
+
+_REASONS: Mapping[FinishReason, str] = {"eos": "stop", "stop": "stop", "vote": "stop"}
+_LEAST = -9999.0
+"""Logarithm of a probability of 0, as OpenAI writes it."""
+
+
+class Form:
+    """How one request's answers are written.
+
+    Args:
+        kind: chat completions or plain completions.
+        request_id: of the request, without its prefix.
+        flow: that answers.
+        created: seconds since 1970.
+        tops: alternatives of each token; None = no logprobs.
+    """
+
+    def __init__(
+        self, kind: Literal["chat", "text"], request_id: str, flow: ServedFlow, created: int, tops: int | None
+    ) -> None:
+        self._is_chat, self._tops = kind == "chat", tops
+        self._head = {
+            "id": f"{'chatcmpl' if self._is_chat else 'cmpl'}-{request_id}",
+            "object": "chat.completion" if self._is_chat else "text_completion",
+            "created": created,
+            "model": flow.name,
+            "system_fingerprint": f"fp_{fingerprint(flow.plan)[:12]}",
+        }
+        self._chunk_head = self._head | ({"object": "chat.completion.chunk"} if self._is_chat else {})
+        self._offsets: dict[int, int] = {}
+        """Characters that were written of each answer."""
+
+    def whole(self, pieces: Sequence[Piece], traces: Sequence[Trace], usage: Mapping[str, Any]) -> dict[str, Any]:
+        """Return whole answers."""
+        both = enumerate(zip(pieces, traces, strict=True))
+        choices = [self._whole_choice(index, piece, trace) for index, (piece, trace) in both]
+        return {**self._head, "choices": choices, "usage": usage}
+
+    def first(self, index: int) -> dict[str, Any] | None:
+        """Return what a stream begins with, if with anything."""
+        if not self._is_chat:
+            return None
+        return self._choice(index, {"delta": {"role": "assistant", "content": ""}}, None, None)
+
+    def chunk(self, index: int, piece: Piece) -> dict[str, Any] | None:
+        """Return a piece of a streamed answer; None where the form has no place for it."""
+        logprobs = self._logprobs(index, piece.tokens)
+        if self._is_chat:
+            delta = {"content": piece.text} if piece.text or piece.tokens else {}
+            delta |= {"reasoning_content": piece.thought} if piece.thought else {}
+            return self._choice(index, {"delta": delta}, logprobs, None)
+        if not piece.text and not piece.tokens:
+            return None
+        return self._choice(index, {"text": piece.text}, logprobs, None)
+
+    def last(self, index: int, trace: Trace) -> dict[str, Any]:
+        """Return what ends a streamed answer."""
+        content: dict[str, Any] = {"delta": {}} if self._is_chat else {"text": ""}
+        return self._choice(index, content, None, finish_reason(trace))
+
+    def usage(self, usage: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the chunk that says what a stream has cost."""
+        return {**self._chunk_head, "choices": [], "usage": usage}
+
+    def _choice(
+        self, index: int, content: Mapping[str, Any], logprobs: Mapping[str, Any] | None, reason: str | None
+    ) -> dict[str, Any]:
+        choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": reason}
+        return {**self._chunk_head, "choices": [choice]}
+
+    def _whole_choice(self, index: int, piece: Piece, trace: Trace) -> dict[str, Any]:
+        content: dict[str, Any] = {"text": piece.text}
+        if self._is_chat:
+            message = {"role": "assistant", "content": piece.text, "refusal": None}
+            content = {"message": message | ({"reasoning_content": piece.thought} if piece.thought else {})}
+        logprobs = self._logprobs(index, piece.tokens)
+        return {"index": index, **content, "logprobs": logprobs, "finish_reason": finish_reason(trace)}
+
+    def _logprobs(self, index: int, tokens: Sequence[TokenEvent]) -> dict[str, Any] | None:
+        if self._tops is None:
+            return None
+        if self._is_chat:
+            return {"content": [self._token(token) for token in tokens], "refusal": None}
+        texts = [_shown(token.piece) for token in tokens]
+        offsets = []
+        for text in texts:
+            offsets.append(self._offsets.get(index, 0))
+            self._offsets[index] = offsets[-1] + len(text)
+        return {
+            "tokens": texts,
+            "token_logprobs": [_log(token.probability) for token in tokens],
+            "top_logprobs": [
+                {_shown(top.piece): _log(top.probability) for top in self._tops_of(token)} for token in tokens
+            ]
+            if self._tops
+            else None,
+            "text_offset": offsets,
+        }
+
+    def _token(self, token: TokenEvent) -> dict[str, Any]:
+        tops = [_entry(top.piece, top.probability) for top in self._tops_of(token)]
+        return {**_entry(token.piece, token.probability), "top_logprobs": tops}
+
+    def _tops_of(self, token: TokenEvent) -> Sequence[Alternative]:
+        return token.tops[: self._tops]
+
+
+def finish_reason(trace: Trace) -> str:
+    """Return why an answer ended, in OpenAI's words."""
+    return _REASONS.get(trace.finish_reason, "length")
+
+
+def usage(flow: ServedFlow, traces: Sequence[Trace]) -> dict[str, Any]:
+    """Return what answers have cost: sums over all calls of models, and their parts.
+
+    Every head of a group has read a prompt of its own and is counted with all tokens that the group wrote. Of an
+    endpoint's prompt only the endpoint knows.
+    """
+    steps: list[dict[str, Any]] = []
+    for trace in traces:
+        for result in trace.steps:
+            read = sum(head.prompt_tokens for head in result.heads)
+            steps.append(
+                {
+                    "step": result.step,
+                    "title": flow.plan.step(result.step).title,
+                    "calls": max(1, len(result.heads)),
+                    "prompt_tokens": read,
+                    "completion_tokens": result.tokens * max(1, len(result.heads)),
+                    "seconds": result.seconds,
+                }
+            )
+    prompt = sum(step["prompt_tokens"] for step in steps)
+    completion = sum(step["completion_tokens"] for step in steps)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "flowinfer": {"steps": steps},
+    }
+
+
+def model(flow: ServedFlow, created: int, context_length: int | None) -> dict[str, Any]:
+    """Return a flow as a model of the list.
+
+    Args:
+        flow: that is served.
+        created: seconds since 1970.
+        context_length: most tokens of a prompt with its answer; None while that is not known.
+    """
+    heads = [member.model for step in flow.plan.steps for member in members(step.source)]
+    return {
+        "id": flow.name,
+        "object": "model",
+        "created": created,
+        "owned_by": "flowinfer",
+        "flowinfer": {
+            "flow": flow.flow.source.strip(),
+            "heads": list(dict.fromkeys(heads)),
+            "context_length": context_length,
+            "supported_parameters": list(SUPPORTED),
+        },
+    }
+
+
+SUPPORTED = (
+    *("max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "stream", "stream_options"),
+    *("logprobs", "top_logprobs"),
+)
+
+
+def _entry(piece: bytes | None, probability: float) -> dict[str, Any]:
+    return {"token": _shown(piece), "logprob": _log(probability), "bytes": list(piece or b"")}
+
+
+def _shown(piece: bytes | None) -> str:
+    return (piece or b"").decode("utf-8", errors="replace")
+
+
+def _log(probability: float) -> float:
+    return math.log(probability) if probability > 0 else _LEAST

@@ -1,0 +1,77 @@
+"""What the server counts, in Prometheus' form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from flowinfer.results import Trace
+from flowinfer.serving.flows import ServedFlow
+
+_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+_TOKEN_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+
+
+class Metrics:
+    """Counters of one server.
+
+    Args:
+        waiting, under_way: give how many questions wait, and how many are being answered.
+    """
+
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def __init__(self, waiting: Callable[[], float], under_way: Callable[[], float]) -> None:
+        self._registry = registry = CollectorRegistry()
+        by_flow = ("flow",)
+        by_head = ("flow", "step", "model")
+        self.requests = Counter(
+            "flowinfer_requests", "Requests by flow and status.", ("flow", "status"), registry=registry
+        )
+        self.prompt_tokens = Counter(
+            "flowinfer_prompt_tokens", "Tokens read, summed over calls of models.", by_flow, registry=registry
+        )
+        self.completion_tokens = Counter(
+            "flowinfer_completion_tokens", "Tokens written, by step once.", by_flow, registry=registry
+        )
+        self.first = Histogram(
+            "flowinfer_time_to_first_token_seconds",
+            "From a request to the first piece of its answer.",
+            by_flow,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.between = Histogram(
+            "flowinfer_time_per_token_seconds",
+            "Time of a step by the tokens that it wrote.",
+            by_flow,
+            buckets=_TOKEN_SECONDS,
+            registry=registry,
+        )
+        self.whole = Histogram(
+            "flowinfer_request_seconds", "From a request to its end.", by_flow, buckets=_SECONDS, registry=registry
+        )
+        self.heads = Counter("flowinfer_head_forward_seconds", "Forwards by head and step.", by_head, registry=registry)
+        self.drafted = Counter("flowinfer_drafted_tokens", "Tokens guessed ahead.", by_flow, registry=registry)
+        self.accepted = Counter("flowinfer_accepted_tokens", "Those that were right.", by_flow, registry=registry)
+        queue = Gauge("flowinfer_questions_waiting", "Questions that the engine has not taken.", registry=registry)
+        queue.set_function(waiting)
+        rows = Gauge("flowinfer_questions_under_way", "Questions that are being answered.", registry=registry)
+        rows.set_function(under_way)
+
+    def answered(self, flow: ServedFlow, trace: Trace) -> None:
+        """Count what an answer has cost."""
+        for result in trace.steps:
+            for head in result.heads:
+                self.heads.labels(flow.name, result.step, head.model).inc(head.forward_seconds)
+            self.prompt_tokens.labels(flow.name).inc(sum(head.prompt_tokens for head in result.heads))
+            self.completion_tokens.labels(flow.name).inc(result.tokens)
+            self.drafted.labels(flow.name).inc(result.drafted_tokens)
+            self.accepted.labels(flow.name).inc(result.accepted_tokens)
+            if result.tokens:
+                self.between.labels(flow.name).observe(result.seconds / result.tokens)
+
+    def text(self) -> bytes:
+        """Return all of it."""
+        return generate_latest(self._registry)

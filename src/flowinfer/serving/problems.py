@@ -1,0 +1,64 @@
+"""What a client is told where it gets no answer: a status that is true, in OpenAI's form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flowinfer.engine.faults import is_too_long
+from flowinfer.output.secrets import shown
+
+
+class Problem(Exception):
+    """Why a request is not answered."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, shown(message), code, param
+        self.headers = dict(headers or {})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it in OpenAI's form."""
+        kinds = {401: "authentication_error", 429: "rate_limit_error"}
+        kind = kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def unsupported(name: str, message: str) -> Problem:
+    """Return the problem of a request for what is not served."""
+    return Problem(400, message, code="unsupported_parameter", param=name)
+
+
+def of_reason(reason: str, param: str) -> Problem:
+    """Return the problem of a question that failed.
+
+    Args:
+        reason: why it failed, as the engine says.
+        param: what of the request holds the question.
+    """
+    if is_too_long(reason):
+        return Problem(400, reason, code="context_length_exceeded", param=param)
+    return Problem(500, reason, code="flow_failed")
+
+
+def busy(seconds: int) -> Problem:
+    """Return the problem of a request that comes to a full queue."""
+    return Problem(
+        429,
+        f"too many requests are waiting; try again in {seconds} s",
+        code="rate_limit_exceeded",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
+def not_ready(reason: str) -> Problem:
+    """Return the problem of a request that comes while nothing can be answered."""
+    return Problem(503, reason, code="not_ready", headers={"Retry-After": "5"})

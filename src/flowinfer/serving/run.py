@@ -1,0 +1,187 @@
+"""A server from its start to its end: models loaded beside an open door, signals, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Literal
+
+import uvicorn
+
+from flowinfer.engine.loops.choice import Engine
+from flowinfer.errors import RunError
+from flowinfer.machine import this_machine
+from flowinfer.serving.app import application
+from flowinfer.serving.desk import Desk, Limits
+from flowinfer.serving.flows import served
+from flowinfer.serving.service import Deliver, Service
+from flowinfer.spec import Flow
+from flowinfer.zoos.toy import provide
+
+_SWITCH_SECONDS = 1e-3
+"""Longest that one thread keeps the others from running Python: the engine's must not wait for the server's, nor the
+other way round."""
+_IDLE_CONNECTION_SECONDS = 75
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    load: Literal["all", "lazy"] = "all"
+    batch: int | Literal["auto"] = "auto"
+    engine: Engine = "auto"
+    limits: Limits = field(default_factory=Limits)
+    drain_seconds: float = 30.0
+    keys: Sequence[str] = ()
+    cors_origins: Sequence[str] = ()
+
+
+def serve(
+    flows: Mapping[str, Flow],
+    settings: Settings,
+    *,
+    say: Callable[[str], None],
+    on_ready: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve flows until a signal ends it.
+
+    Args:
+        flows: by the names of the models that they are to be.
+        settings: how.
+        say: tells the user something.
+        on_ready: hears the address once questions are answered.
+    Raises:
+        RunError: the address cannot be taken, or a model cannot be loaded.
+    """
+    provide(spec for flow in flows.values() for spec in flow.models.values())
+    ready_flows, steps = served(flows, this_machine())
+    door = _door(settings.host, settings.port)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+
+    async def main() -> None:
+        service = Service(
+            ready_flows,
+            steps,
+            _deliverer(asyncio.get_running_loop()),
+            batch=settings.batch,
+            engine=settings.engine,
+            loads_at_once=settings.load == "all",
+            on_notice=say,
+        )
+        desk = Desk(service, settings.limits, settings.keys)
+        config = uvicorn.Config(
+            application(desk, settings.cors_origins),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_keep_alive=_IDLE_CONNECTION_SECONDS,
+            server_header=False,
+        )
+        await _Serving(desk, config, door, settings.drain_seconds, say).run(on_ready)
+
+    asyncio.run(main())
+
+
+def _deliverer(loop: asyncio.AbstractEventLoop) -> Deliver:
+    def deliver(tell: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and with it all who listened
+            loop.call_soon_threadsafe(tell)
+
+    return deliver
+
+
+def _door(host: str, port: int) -> socket.socket:
+    """Take the address."""
+    door = None
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        door = socket.socket(family, socket.SOCK_STREAM)
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        door.bind((host, port))
+        return door
+    except OSError as error:
+        if door is not None:
+            door.close()
+        reason = (error.strerror or str(error)).lower()
+        raise RunError(f"cannot listen at {host}:{port}: {reason}", help="another --port, or --host") from error
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server without its own signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to who has started it."""
+        yield
+
+
+class _Serving:
+    """One run of a server."""
+
+    def __init__(
+        self, desk: Desk, config: uvicorn.Config, door: socket.socket, drain_seconds: float, say: Callable[[str], None]
+    ) -> None:
+        self._desk, self._door, self._drain_seconds, self._say = desk, door, drain_seconds, say
+        self._server = _Server(config)
+        self._stop = asyncio.Event()
+        self._now = asyncio.Event()
+
+    async def run(self, on_ready: Callable[[str], None]) -> None:
+        """Serve until a signal comes; then let go of what is under way."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            with suppress(NotImplementedError, RuntimeError):  # not everywhere, and not in every thread
+                loop.add_signal_handler(number, self._signalled)
+        service = self._desk.service
+        service.start()
+        serving = asyncio.create_task(self._server.serve([self._door]))
+        loaded = asyncio.create_task(asyncio.to_thread(service.changed.wait))
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({serving, loaded, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if loaded.done() and service.loading.problem is None:
+                host, port = self._door.getsockname()[:2]
+                on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+                await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            await self._drain()
+        finally:
+            self._desk.events.close()
+            service.changed.set()
+            await asyncio.to_thread(service.close)
+            await self._answer_the_rest()
+            self._server.should_exit = True
+            with suppress(asyncio.CancelledError):
+                await serving
+            stopped.cancel()
+        if service.loading.problem is not None:
+            raise service.loading.problem
+
+    def _signalled(self) -> None:
+        """Stop at the first signal, at once at the second."""
+        (self._now if self._stop.is_set() else self._stop).set()
+
+    async def _drain(self) -> None:
+        """Take nothing more in, and let what is under way end, for a while."""
+        self._desk.is_draining = True
+        empty = asyncio.create_task(self._desk.emptied())
+        now = asyncio.create_task(self._now.wait())
+        if not empty.done() and self._stop.is_set() and self._desk.service.under_way:
+            self._say(f"stopping: what is under way has {self._drain_seconds:g} s; a second signal ends it at once")
+        await asyncio.wait({empty, now}, timeout=self._drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in (empty, now):
+            task.cancel()
+
+    async def _answer_the_rest(self) -> None:
+        """Let those who still wait be told that there is no answer."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._desk.emptied()
+        self._server.force_exit = bool(self._now.is_set())

@@ -1,0 +1,332 @@
+"""Flows kept ready: questions go in from one thread, another decodes them all, what happens to each comes back.
+
+The engine's thread is the only one that touches models. It hears of new questions and of those that are wanted no more
+between two turns of its loops, and gives back what has happened since, in one go.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal
+
+from flowinfer.backends.base import TokenModel
+from flowinfer.engine.base import NoCache, Observer, TokenEvent
+from flowinfer.engine.decoders import Decoders
+from flowinfer.engine.loops.choice import Engine
+from flowinfer.engine.models import ModelPool
+from flowinfer.engine.scheduler import Caching, Scheduler
+from flowinfer.engine.work import Asked, trace_of
+from flowinfer.errors import DeviceLost, FlowInferError
+from flowinfer.planning.merge import SharedStep
+from flowinfer.results import StepResult, Trace
+from flowinfer.runs.experiment import majority
+from flowinfer.serving.flows import Asking, ServedFlow
+from flowinfer.serving.happenings import Admitted, Answered, Failed, Happening, StepEnded, Wrote
+from flowinfer.spec import Decoding
+
+Hear = Callable[[Happening], None]
+Deliver = Callable[[Callable[[], None]], None]
+"""Lets something be done in the thread of those who listen, in order."""
+State = Literal["loading", "ready", "failed", "closed"]
+
+_MOST_UNDER_WAY = 64
+"""Questions of one flow that the engine has at once; the others wait, so that each flow gets its share."""
+_OURS = "an error of the server's own; its log says more"
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A question that was handed in."""
+
+    flow: ServedFlow
+    asked: Asked
+    hear: Hear
+    wants_tokens: bool
+    num_tops: int = 0
+    """How many alternatives each token is to be told with."""
+    is_over: bool = False
+    """Whether nothing more is told of it."""
+
+    @property
+    def decodings(self) -> dict[str, Decoding]:
+        """Return its options by step of its flow's plan."""
+        return {step: self.asked.decodings[use.shared] for step, use in self.flow.uses.items()}
+
+
+@dataclass
+class Loading:
+    """How far the models are."""
+
+    state: State = "loading"
+    now: str = ""
+    """What is being loaded."""
+    loaded: dict[str, float] = field(default_factory=dict)
+    """Seconds that each model took."""
+    notices: deque[str] = field(default_factory=lambda: deque(maxlen=100))
+    """The last ones."""
+    problem: FlowInferError | None = None
+    """Why it can do nothing any more."""
+
+
+class Service:
+    """Answer questions to flows.
+
+    Args:
+        flows: see `flows.served`.
+        steps: their steps.
+        deliver: brings what happened to those who listen.
+        batch: most rows of a decoding loop.
+        engine: which loops may serve.
+        models: a pool to share; else one is made and closed.
+        loads_at_once: whether models are loaded before the first question.
+        on_notice: hears what the user should know.
+    """
+
+    def __init__(
+        self,
+        flows: Sequence[ServedFlow],
+        steps: Sequence[SharedStep],
+        deliver: Deliver,
+        *,
+        batch: int | Literal["auto"] = "auto",
+        engine: Engine = "auto",
+        models: ModelPool | None = None,
+        loads_at_once: bool = True,
+        on_notice: Callable[[str], None] = lambda notice: None,
+    ) -> None:
+        self.flows = {flow.name: flow for flow in flows}
+        self.loading = Loading()
+        self.on_notice = on_notice
+        self._steps, self._deliver, self._loads_at_once = tuple(steps), deliver, loads_at_once
+        self._pool, self._owns_pool = models or ModelPool(), models is None
+        self._ears = _Ears(self)
+        self._decoders = Decoders(self._pool, self._ears, batch, engine)
+        self._lock = threading.Lock()
+        """Guards what both threads change: the lists of questions that wait and of those that are wanted no more."""
+        self._waiting: dict[str, deque[Ticket]] = {name: deque() for name in self.flows}
+        self._unwanted: deque[Ticket] = deque()
+        self.under_way: dict[str, Ticket] = {}
+        """By question id; the engine's thread changes it."""
+        self._happened: list[tuple[Ticket, Happening]] = []
+        self._wake = threading.Event()
+        self._is_closing = False
+        self._number = 0
+        self.changed = threading.Event()
+        """Set once the models are loaded, or cannot be."""
+        self._scheduler = self._new_scheduler()
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    @property
+    def num_waiting(self) -> int:
+        """Return how many questions the engine has not taken yet."""
+        return sum(map(len, self._waiting.values()))
+
+    def submit(self, asking: Asking, hear: Hear, *, wants_tokens: bool = False, num_tops: int = 0) -> Ticket:
+        """Hand a question in; what happens to it is heard until it has ended or was withdrawn."""
+        with self._lock:
+            self._number += 1
+            ticket = Ticket(asking.flow, asking.asked(f"r{self._number}"), hear, wants_tokens, num_tops)
+            if self._is_closing or self.loading.problem is not None:
+                problem = self.loading.problem.message if self.loading.problem else "the server is closed"
+                self._deliver(lambda: _tell(ticket, _failed(ticket, problem)))
+            else:
+                self._waiting[asking.flow.name].append(ticket)
+        self._wake.set()
+        return ticket
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Take a question back: nothing more is heard of it, and it stops costing anything within a turn."""
+        ticket.is_over = True
+        with self._lock:
+            with suppress(ValueError):
+                self._waiting[ticket.flow.name].remove(ticket)
+                return
+            self._unwanted.append(ticket)
+        self._wake.set()
+
+    def context_length(self, flow: ServedFlow) -> int | None:
+        """Return the most tokens that all models of a flow read, answer included; None before they are loaded."""
+        plan = flow.plan
+        if not all(self._pool.is_loaded(plan, name) for name in plan.models):
+            return None
+        models = [self._pool.get(plan, name, self._ears) for name in plan.models]
+        return min((model.max_positions for model in models if isinstance(model, TokenModel)), default=None)
+
+    def close(self) -> None:
+        """End all that is under way with an error, and free the models."""
+        with self._lock:
+            self._is_closing = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _new_scheduler(self) -> Scheduler:
+        nothing = NoCache()
+        caching = Caching(lambda *_: nothing, lambda *_: "", lambda *_: "", lambda plan, step, prompts: list(prompts))
+        return Scheduler(self._steps, self._decoders, caching, self._ears, serves=True)
+
+    def _work(self) -> None:
+        """Run the engine until the service is closed; what is a bug of ours ends what is under way and nothing else."""
+        try:
+            if self._loads_at_once:
+                self._scheduler.prepare()
+            self.loading.state = "ready"
+        except FlowInferError as error:
+            self._give_up(error)
+        self.changed.set()
+        try:
+            while not self._is_closing:
+                try:
+                    self._answer()
+                except DeviceLost as error:
+                    self._give_up(error)
+                except Exception:  # whatever it is, the next question is not to blame
+                    traceback.print_exc()
+                    self._fail_all(_OURS)
+                    self._scheduler = self._new_scheduler()
+        finally:
+            self._fail_all("the server was stopped")
+            self.loading.state = "closed"
+            if self._owns_pool:
+                self._pool.close()
+
+    def _answer(self) -> None:
+        for finished in self._scheduler.run(self._source()):
+            ticket = self.under_way.get(finished.asked.question.id)
+            if ticket is None or not finished.asked.is_done:
+                continue
+            del self.under_way[finished.asked.question.id]
+            trace = trace_of(ticket.flow.plan, ticket.flow.uses, ticket.asked, majority)
+            self.note(ticket, Answered(trace) if trace.error is None else Failed(trace.error, trace))
+
+    def _source(self) -> Iterator[Asked | None]:
+        """Yield questions as there is room for them; between two of them, look after all that is not decoding."""
+        while not self._is_closing:
+            self.flush()
+            self._drop_unwanted()
+            ticket = self._next()
+            if ticket is not None:
+                self.under_way[ticket.asked.question.id] = ticket
+                yield ticket.asked
+            elif self.under_way:
+                yield None
+            else:
+                self._wake.wait()
+                self._wake.clear()
+        for ticket in self.under_way.values():
+            self._scheduler.withdraw(ticket.asked)
+
+    def _next(self) -> Ticket | None:
+        """Return a question of the flow that has fewest under way."""
+        with self._lock:
+            if not any(self._waiting.values()):
+                return None
+            counts = dict.fromkeys(self.flows, 0)
+            for ticket in self.under_way.values():
+                counts[ticket.flow.name] += 1
+            open_ = [name for name, waiting in self._waiting.items() if waiting and counts[name] < _MOST_UNDER_WAY]
+            if not open_:
+                return None
+            return self._waiting[min(open_, key=counts.__getitem__)].popleft()
+
+    def _drop_unwanted(self) -> None:
+        while self._unwanted:
+            ticket = self._unwanted.popleft()
+            if self.under_way.pop(ticket.asked.question.id, None) is not None:
+                self._scheduler.withdraw(ticket.asked)
+
+    def _give_up(self, error: FlowInferError) -> None:
+        self.loading.state, self.loading.problem = "failed", error
+        self._fail_all(error.message)
+
+    def _fail_all(self, reason: str) -> None:
+        with self._lock:
+            left = [*self.under_way.values(), *(ticket for waiting in self._waiting.values() for ticket in waiting)]
+            self.under_way.clear()
+            for waiting in self._waiting.values():
+                waiting.clear()
+        for ticket in left:
+            self.note(ticket, _failed(ticket, reason))
+        self.flush()
+
+    def note(self, ticket: Ticket, happening: Happening) -> None:
+        """Keep what has happened until the next turn; for the engine's thread."""
+        if not ticket.is_over:
+            self._happened.append((ticket, happening))
+
+    def flush(self) -> None:
+        """Bring what has happened to those who listen; for the engine's thread."""
+        if self._happened:
+            happened, self._happened = self._happened, []
+            self._deliver(lambda: _tell_all(happened))
+
+
+def _failed(ticket: Ticket, reason: str) -> Failed:
+    """Return the end of a question that was broken off."""
+    question_id = ticket.asked.question.id
+    return Failed(reason, Trace(question_id=question_id, answer="", finish_reason="error", seconds=0.0, error=reason))
+
+
+def _tell_all(happened: Sequence[tuple[Ticket, Happening]]) -> None:
+    for ticket, happening in happened:
+        _tell(ticket, happening)
+
+
+def _tell(ticket: Ticket, happening: Happening) -> None:
+    if not ticket.is_over:
+        ticket.is_over = isinstance(happening, Answered | Failed)
+        ticket.hear(happening)
+
+
+class _Ears(Observer):
+    """Hears the engine for a service."""
+
+    wants_tokens = True
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    @property
+    def num_tops(self) -> int:  # type: ignore[override]  # it changes with who asks
+        """Return the most alternatives that anybody wants now."""
+        return max((ticket.num_tops for ticket in list(self._service.under_way.values())), default=0)
+
+    def model_loading(self, name: str, device: str) -> None:
+        self._service.loading.now = name
+        self.notice(f"loading {name} on {device}")
+
+    def model_loaded(self, name: str, seconds: float) -> None:
+        self._service.loading.now = ""
+        self._service.loading.loaded[name] = seconds
+
+    def notice(self, message: str) -> None:
+        self._service.loading.notices.append(message)
+        self._service.on_notice(message)
+
+    def batch_halved(self, batch: int) -> None:
+        self.notice(f"memory was short: {batch} rows at once from now on")
+
+    def admitted(self, question_id: str, step: str, *, opens_thinking: bool = False) -> None:
+        if (ticket := self._service.under_way.get(question_id)) is not None:
+            self._service.note(ticket, Admitted(step, opens_thinking))
+
+    def emitted(self, question_id: str, step: str, event: TokenEvent) -> None:
+        ticket = self._service.under_way.get(question_id)
+        if ticket is not None and ticket.wants_tokens:
+            self._service.note(ticket, Wrote(step, event))
+
+    def tokens_emitted(self, count: int) -> None:
+        self._service.flush()
+
+    def finished(self, question_id: str, result: StepResult) -> None:
+        if (ticket := self._service.under_way.get(question_id)) is not None:
+            self._service.note(ticket, StepEnded(result))

@@ -1,0 +1,59 @@
+"""Prompts in pieces: any cut gives the keys and values that whole prompts give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowinfer.engine.caches.pages import PAGE, PagedCache, Pages
+from flowinfer.engine.loops import prompts
+from flowinfer.engine.loops.prompts import PromptReader, pieces
+from flowinfer.engine.network.runner import HeadRunner
+from tests.backends import tiny
+
+
+@given(st.integers(1, 20_000))
+def test_pieces_hold_all_ids_and_only_the_last_has_room(count: int) -> None:
+    found = list(pieces(count))
+    assert sum(found[:-1]) < count <= sum(found)
+    assert sum(found) - count < max(256, sum(found) // 8 + 1)
+
+
+@pytest.mark.parametrize("most", [1, 7, 64, 10_000])
+def test_prompts_that_are_cut_leave_what_whole_ones_leave(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "MOST_PROMPT_TOKENS", most)
+    runner = HeadRunner(tiny.model("qwen2", "A").transformers_model)
+    texts = [(0, list(range(3, 90))), (1, [7]), (2, list(range(40, 60)))]
+    pages = Pages(8, 3, 3 * PAGE)
+    cache = PagedCache(runner.layers, pages, torch.float32, runner.device)
+    for index, ids in texts:
+        pages.reserve(index, len(ids))
+    PromptReader(runner, cache).read(texts)
+    model = tiny.model("qwen2", "A").transformers_model
+    for index, ids in texts:
+        place = torch.tensor([index]), torch.tensor([len(ids) - 1])
+        found = runner.logits(torch.tensor(ids[-1:]), place[1], torch.tensor([0]), cache.at(*place, 1))
+        with torch.inference_mode():
+            wanted = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1:]
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_prompts_by_graphs_leave_what_eager_ones_leave() -> None:
+    runner = HeadRunner(tiny.model("qwen2", "A").transformers_model.cuda())
+    texts = [(index, list(range(3, 203 + index))) for index in range(5)]
+
+    def lasts(num_reads: int) -> torch.Tensor:
+        pages = Pages(30, 5, 6 * PAGE)
+        cache = PagedCache(runner.layers, pages, torch.float32, runner.device)
+        for index, ids in texts:
+            pages.reserve(index, len(ids))
+        reader = PromptReader(runner, cache)
+        reader._num_reads = num_reads
+        reader.read(texts)
+        ids, rows, positions = torch.tensor([(own[-1], row, len(own) - 1) for row, own in texts], device="cuda").T
+        return runner.logits(ids, positions, torch.arange(5, device="cuda"), cache.at(rows, positions, 1))
+
+    torch.testing.assert_close(lasts(100), lasts(0), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,71 @@
+"""The option `device`: one device, or the GPUs over which a model's layers lie."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flowinfer.errors import DataError, FlowError
+from flowinfer.language.check import check
+from flowinfer.language.formatting import format_text
+from flowinfer.zoo import read_zoo
+from tests.zoos import NAMES
+
+LIST = 'one device, or a list of two or more different GPUs, as in ["cuda:0", "cuda:1"]'
+REFUSED = {
+    "[]": LIST,
+    '["cuda:0"]': LIST,
+    '["cuda:0", "cuda:0"]': LIST,
+    '["cuda:0", "cuda:1", "cuda:0"]': LIST,
+    '["cpu", "cuda:0"]': LIST,
+    '["cuda:0", "auto"]': LIST,
+    '["cuda:0", "tpu:1"]': LIST,
+    '["cuda", "cuda:1"]': LIST,
+    '"tpu"': "auto, cpu, cuda or cuda:N",
+}
+
+
+def refusal(text: str) -> str:
+    """Return the message of the first error of a flow."""
+    with pytest.raises(FlowError) as caught:
+        check(text, zoo=NAMES)
+    return caught.value.diagnostics[0].message
+
+
+@pytest.mark.parametrize(("written", "wanted"), REFUSED.items())
+def test_a_device_that_is_none_is_refused_with_what_it_can_be(written: str, wanted: str, tmp_path: Path) -> None:
+    assert refusal(f'model A = "a/b" {{ device={written} }}\nA') == f"option 'device' must be {wanted}, found {written}"
+    zoo = tmp_path / "zoo.toml"
+    zoo.write_text(f'[models.A]\nref = "a/b"\ndevice = {written}\n', encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        read_zoo(zoo)
+    assert caught.value.message == f"{zoo}: [models.A] 'device': must be {wanted}"
+
+
+def test_a_list_of_gpus_is_kept_in_its_order(tmp_path: Path) -> None:
+    written = '["cuda:2", "cuda:0"]'
+    flow = check(f'model A = "a/b" {{ device={written} }}\nA', zoo=NAMES)
+    zoo = tmp_path / "zoo.toml"
+    zoo.write_text(f'[models.A]\nref = "a/b"\ndevice = {written}\n', encoding="utf-8")
+    assert flow.models["A"].device == read_zoo(zoo).models["A"].device == tuple(json.loads(written))
+
+
+def test_a_list_of_gpus_is_formatted() -> None:
+    text = 'model A = "a/b" {device=["cuda:0" ,\n"cuda:1"]}\nA'
+    assert 'device=["cuda:0", "cuda:1"]' in format_text(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (
+            'device=["cuda:0", "cuda:1"], quantization="bnb-4bit"',
+            "a model that is quantized while it loads stays on one",
+        ),
+        ('device=["cuda:0", "cuda:1"], backend=openai, base_url="http://x/v1"', "option 'device' does nothing"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(options: str, wanted: str) -> None:
+    assert refusal(f'model A = "a/b" {{ {options} }}\nA').startswith(wanted)

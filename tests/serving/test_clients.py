@@ -1,0 +1,272 @@
+"""The command in a process of its own, over real sockets, and the clients that people use."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.command import flowinfer, hear_signals
+from tests.conftest import ROOT
+
+ASK = [{"role": "user", "content": "3 + 4 = ?"}]
+
+
+class Process:
+    """A server in a process of its own."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "flowinfer", "serve", *arguments, "--zoo", "lab", "--port", "0"]
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=hear_signals
+        )
+        self.said: list[str] = []
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.said.append(line.rstrip("\n"))
+            if line.startswith("ready: "):
+                self.address = line.split()[1]
+                return
+        raise AssertionError("\n".join(self.said))
+
+    @property
+    def port(self) -> int:
+        """Return its port."""
+        return int(self.address.rpartition(":")[2])
+
+    def chat(self, **body: Any) -> httpx.Response:
+        """Ask for a chat's next turn."""
+        whole = {"model": "s2p", "messages": ASK, "max_tokens": 8} | body
+        return httpx.post(f"{self.address}/v1/chat/completions", json=whole, timeout=None)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def ended(self) -> int:
+        """Wait for its end; return its exit code."""
+        with self.process:
+            return self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Process]:
+    process = Process(str(ROOT / "pipelines" / "s2p.flow"), "fast=pi")
+    yield process
+    process.signal(signal.SIGTERM)
+    assert process.ended() == 0
+
+
+def test_the_command_says_where_it_is_and_what_to_try(server: Process) -> None:
+    ready, curl, python = server.said[-1:] + [server.process.stderr.readline() for _ in range(2)]  # type: ignore[union-attr]
+    assert ready == f"ready: {server.address}"
+    assert f"curl {server.address}/v1/chat/completions" in curl
+    assert "OpenAI(base_url=" in python
+    names = [model["id"] for model in httpx.get(f"{server.address}/v1/models").json()["data"]]
+    assert names == ["s2p", "fast"]
+
+
+def test_an_answer_over_a_socket_is_that_of_exec(server: Process, tmp_path: Path) -> None:
+    answered = server.chat(max_tokens=None).json()["choices"][0]["message"]["content"]
+    told = flowinfer("exec", "s2p", "--prompt", "3 + 4 = ?", "--json", "--zoo", "lab", cwd=tmp_path)
+    assert json.loads(told.stdout)["text"] == answered
+
+
+def test_a_data_set_run_against_a_server_has_the_folder_that_it_has_here(server: Process, tmp_path: Path) -> None:
+    """All but seconds, and what they are made of."""
+    asked = ("exec", "s2p", "--dataset", "gsm8k", "--limit", "4", "--zoo", "lab", "--json", "--no-cache")
+    here = flowinfer(*asked, "--out", "here", cwd=tmp_path)
+    there = flowinfer(*asked, "--out", "there", "--url", server.address, cwd=tmp_path)
+    assert there.returncode == here.returncode == 0, there.stderr
+    texts = {}
+    for name in ("here", "there"):
+        (folder,) = (tmp_path / name).iterdir()
+        assert {path.name for path in folder.iterdir()} >= {"pipeline.flow", "plan.json", "run.json", "results.json"}
+        lines = (folder / "samples.jsonl").read_text("utf-8").splitlines()
+        records = {record["question"]["id"]: record for record in map(json.loads, lines)}
+        texts[name] = {
+            key: (record["score"], [(step["prompts"], step["text"]) for step in record["trace"]["steps"]])
+            for key, record in records.items()
+        }
+    assert texts["there"] == texts["here"]
+    assert len(texts["here"]) == 4
+    assert json.loads(there.stdout)["accuracy"] == json.loads(here.stdout)["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "max_tokens=5"], "the flow that is served as 's2p' is another: its steps, options or models differ"),
+        (["--model", "s3p"], "the model 's3p' does not exist; did you mean 's2p'?"),
+        (["--api-key-env", "NO_SUCH_VARIABLE"], "error: the environment variable NO_SUCH_VARIABLE holds no key"),
+    ],
+)
+def test_a_server_that_cannot_answer_a_data_set_is_told(
+    server: Process, options: list[str], message: str, tmp_path: Path
+) -> None:
+    asked = ("exec", "s2p", "--dataset", "gsm8k", "--limit", "2", "--zoo", "lab", "--url", server.address)
+    done = flowinfer(*asked, *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--url", "http://127.0.0.1:9", "--dataset", "gsm8k"], 3, "error: the server at http://127.0.0.1:9 cannot be"),
+        (["--url", "somewhere", "--dataset", "gsm8k"], 2, "error: --url 'somewhere': no address of a server"),
+        (["--url", "http://x"], 2, "error: --url asks a server a data set's questions"),
+        (["--model", "x", "--prompt", "y"], 2, "error: --model and --api-key-env say how to reach a server"),
+    ],
+)
+def test_what_is_wrong_with_an_address_is_told(options: list[str], code: int, message: str, tmp_path: Path) -> None:
+    done = flowinfer("exec", "s2p", "--zoo", "lab", "--limit", "1", *options, cwd=tmp_path)
+    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+
+
+def test_a_client_whose_connection_breaks_leaves_nothing(server: Process) -> None:
+    body = json.dumps({"model": "fast", "messages": ASK, "max_tokens": 900, "temperature": 2, "stream": True}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    for sent in (head + body, head + body[:20], head[:30], b"", b"\x00\xff\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(sent)
+            if sent == head + body:
+                connection.recv(100)
+    assert server.chat().status_code == 200
+    metrics = httpx.get(f"{server.address}/metrics").text
+    while "flowinfer_questions_under_way 0.0" not in metrics:
+        metrics = httpx.get(f"{server.address}/metrics").text
+
+
+@pytest.mark.slow
+def test_a_thousand_idle_connections_and_slow_readers_hold_up_nobody(server: Process) -> None:
+    body = json.dumps({"model": "s2p", "messages": ASK, "stream": True, "max_tokens": 64}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(900)]
+    slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(50)]
+    try:
+        for one in slow:
+            one.sendall(head + body)
+        assert server.chat().status_code == 200
+    finally:
+        for one in (*idle, *slow):
+            one.close()
+
+
+def test_openais_own_client_is_served(server: Process) -> None:
+    openai = pytest.importorskip("openai", reason="openai is not installed: pip install 'flowinfer[clients]'")
+    client = openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
+    assert [model.id for model in client.models.list()] == ["s2p", "fast"]
+    plain = client.chat.completions.create(model="s2p", messages=ASK, max_tokens=8, logprobs=True)
+    assert plain.choices[0].finish_reason in ("stop", "length")
+    assert plain.choices[0].logprobs.content[0].bytes
+    assert plain.usage.total_tokens == plain.usage.prompt_tokens + plain.usage.completion_tokens
+    options = {"include_usage": True}
+    with client.chat.completions.create(
+        model="s2p", messages=ASK, max_tokens=8, stream=True, stream_options=options
+    ) as stream:
+        chunks = list(stream)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == plain.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == plain.usage.completion_tokens
+    with client.chat.completions.create(model="s2p", messages=ASK, max_tokens=500, stream=True) as stream:
+        next(iter(stream))  # and it stops
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.chat.completions.create(model="s2q", messages=ASK)
+    assert unknown.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="s2p", messages=ASK, n=2)
+    assert refused.value.param == "n"
+    with pytest.raises(openai.BadRequestError) as long:
+        client.chat.completions.create(
+            model="s2p", messages=[{"role": "user", "content": "seven " * 3000}], stream=True
+        )
+    assert long.value.code == "context_length_exceeded"
+    completed = client.completions.create(model="s2p", prompt=["3 + 4 = ?", "5 + 6 = ?"], max_tokens=4)
+    assert len(completed.choices) == 2
+
+
+def test_a_server_that_is_stopped_finishes_what_is_under_way() -> None:
+    process = Process("s2p", "--drain", "30")
+    with httpx.stream(
+        "POST",
+        f"{process.address}/v1/chat/completions",
+        json={"model": "s2p", "messages": ASK, "stream": True},
+        timeout=None,
+    ) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        process.signal(signal.SIGTERM)
+        assert [line for line in lines if line][-1] == "data: [DONE]"
+    assert process.ended() == 0
+
+
+def test_a_second_signal_stops_a_server_at_once_with_an_error_for_who_still_waits() -> None:
+    process = Process("one=" + str(ROOT / "pipelines" / "pi.flow"), "--drain", "600")
+    body = {"model": "one", "messages": ASK, "stream": True, "max_tokens": 900, "temperature": 2}
+    with httpx.stream("POST", f"{process.address}/v1/chat/completions", json=body, timeout=None) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        for _ in range(2):
+            process.signal(signal.SIGINT)
+        last = [line for line in lines if line][-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["message"] == "the server was stopped"
+    assert process.ended() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nobody.flow"], 2, "error: cannot read 'nobody.flow'"),
+        (["s2p", "s2p"], 2, "error: two flows are named 's2p'\n  = help: name one of them: other=s2p"),
+        (["s2p", "--max-body", "many"], 2, "error: --max-body 'many': expected a size such as 4MiB"),
+        (
+            ["s2p", "--api-key-env", "NO_SUCH_VARIABLE"],
+            2,
+            "error: the environment variable NO_SUCH_VARIABLE holds no key",
+        ),
+        (["s2p", "--api-key-file", "none.txt"], 2, "error: --api-key-file none.txt: cannot be read"),
+        (["s2p", "--host", "256.0.0.1"], 3, "error: cannot listen at 256.0.0.1:8000"),
+    ],
+)
+def test_what_cannot_be_served_is_told_in_a_line(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
+    done = flowinfer("serve", *arguments, "--zoo", "lab", cwd=tmp_path)
+    assert done.returncode == code
+    assert message in done.stderr
+
+
+def test_a_port_that_is_taken_is_told(server: Process, tmp_path: Path) -> None:
+    done = flowinfer("serve", "s2p", "--zoo", "lab", "--port", str(server.port), cwd=tmp_path)
+    assert done.returncode == 3
+    assert f"cannot listen at 127.0.0.1:{server.port}: address already in use" in done.stderr
+
+
+def test_a_flow_that_asks_for_what_only_a_data_set_has_cannot_be_served(tmp_path: Path) -> None:
+    (tmp_path / "odd.flow").write_text('Qwen[prompt="{subject}: {question}"]')
+    done = flowinfer("serve", "odd.flow", "--zoo", "lab", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'odd' cannot be served: its prompts show {subject}, which only a data set has" in done.stderr
+
+
+def test_models_that_do_not_fit_together_are_refused_with_the_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowinfer.errors import MemoryShort
+    from flowinfer.language.check import check
+    from flowinfer.machine import Device, Machine
+    from flowinfer.planning.needs import need_of
+    from flowinfer.serving.flows import served
+
+    flows = {name: check(name, zoo="lab") for name in ("Qwen", "Ds")}
+    sizes = [need_of(flow.models[name]).weight_bytes or 0 for name, flow in flows.items()]
+    small = Machine((Device("cpu", "a small one", int(max(sizes) * 1.2), 10**9),))
+    with pytest.raises(
+        MemoryShort, match=r"the models of these flows do not fit together: Qwen .* in all; cpu .* free"
+    ):
+        served(flows, small)

@@ -1,0 +1,617 @@
+"""Every row of what the server promises OpenAI's clients, with the public bug behind it where there was one."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pytest
+from starlette.types import ASGIApp
+
+from flowinfer.serving.desk import Limits
+from tests.engine.plans import Ready
+from tests.serving.asgi import Reply, ask, call
+from tests.serving.conftest import FLOWS, Serve, Served
+
+ASK = [{"role": "user", "content": "3 + 4 = ?"}]
+KEY = "a-key-of-the-tests"
+
+
+def body(**changes: Any) -> dict[str, Any]:
+    """Return a request's body; `None` takes a field out."""
+    whole = {"model": "s2p", "messages": ASK, "max_tokens": 8} | changes
+    return {name: value for name, value in whole.items() if value != "absent"}
+
+
+def chat(server: Served, **changes: Any) -> Reply:
+    return server.ask("POST", "/v1/chat/completions", body(**changes))
+
+
+def streamed(server: Served, **changes: Any) -> list[Any]:
+    reply = chat(server, stream=True, **changes)
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
+    return reply.events
+
+
+def text_of(events: list[Any], name: str = "content") -> str:
+    deltas = [choice["delta"] for event in events[:-1] for choice in event["choices"]]
+    return "".join(delta.get(name) or "" for delta in deltas)
+
+
+def test_a_whole_answer_has_openais_form(server: Served) -> None:
+    reply = chat(server)
+    (choice,) = reply.data["choices"]
+    assert reply.data["id"].startswith("chatcmpl-")
+    assert reply.data["object"] == "chat.completion"
+    assert reply.data["model"] == "s2p"
+    assert choice["index"] == 0
+    assert choice["message"]["role"] == "assistant"
+    assert choice["finish_reason"] in ("stop", "length")
+    assert choice["logprobs"] is None
+
+
+def test_models_are_listed_with_what_is_known_of_their_flows(server: Served) -> None:
+    listed = server.ask("GET", "/v1/models").data
+    assert [one["id"] for one in listed["data"]] == list(FLOWS)
+    assert listed["object"] == "list"
+    one = server.ask("GET", "/v1/models/s2p").data
+    assert one in listed["data"]
+    assert one["flowinfer"]["flow"] == "Yi -> (Qwen | Ds)"
+    assert one["flowinfer"]["heads"] == ["Yi", "Qwen", "Ds"]
+    assert one["flowinfer"]["context_length"] == 1024
+    assert "seed" in one["flowinfer"]["supported_parameters"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models/s2q", "/v1/chat/completions"])
+def test_an_unknown_model_is_a_404_with_the_nearest_name(server: Served, path: str) -> None:
+    reply = server.ask("GET", path) if path.endswith("q") else chat(server, model="s2q")
+    assert reply.status == 404
+    assert reply.error["code"] == "model_not_found"
+    assert reply.error["message"] == "the model 's2q' does not exist; did you mean 's2p'?"
+
+
+@pytest.mark.parametrize(
+    "content", ["3 + 4 = ?", [{"type": "text", "text": "3 + 4 = ?"}]], ids=["a text", "a list of text parts"]
+)
+def test_content_is_a_text_or_a_list_of_text_parts(server: Served, content: Any) -> None:
+    reply = chat(server, messages=[{"role": "user", "content": content}])
+    assert reply.data["choices"][0]["message"]["content"] == chat(server).data["choices"][0]["message"]["content"]
+
+
+def test_system_and_history_fill_the_fields_that_templates_have_for_them(server: Served) -> None:
+    said = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi."},
+        *ASK,
+    ]
+    heard: list[Any] = []
+    service = server.desk.service
+    finished = service._ears.finished
+    service._ears.finished = lambda question, result: heard.append(result) or finished(question, result)  # type: ignore
+    try:
+        chat(server, model="shown", messages=said)
+        chat(server, model="one", messages=said)
+    finally:
+        service._ears.finished = finished  # type: ignore[method-assign]
+    shown, turned = (next(iter(result.prompts.values())) for result in heard)
+    assert "Be brief.|user: Hello\n\nassistant: Hi.|3 + 4 = ?" in shown
+    assert shown.count("Be brief.") == 1
+    places = [turned.index(text) for text in ("Be brief.", "Hello", "Hi.", "3 + 4 = ?")]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_both_names_of_max_tokens_count_for_the_last_step_only(server: Served, name: str) -> None:
+    reply = chat(server, **{"max_tokens": None, name: 3})
+    first, last = reply.data["usage"]["flowinfer"]["steps"]
+    assert last["completion_tokens"] == 3 * 2
+    assert first["completion_tokens"] > 3
+    assert reply.data["choices"][0]["finish_reason"] == "length"
+
+
+def test_null_stands_for_what_is_not_given(server: Served) -> None:
+    """llama.cpp 13700, BetterChatGPT 248."""
+    names = ("max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "stream", "n", "logprobs")
+    absent = chat(server, max_tokens="absent").data["choices"]
+    assert chat(server, **dict.fromkeys(names)).data["choices"] == absent
+
+
+@pytest.mark.parametrize("stop", ["=", ["=", "never"]], ids=["a text", "a list"])
+def test_a_stop_text_ends_the_answer_and_is_no_part_of_it(server: Served, stop: Any) -> None:
+    whole = chat(server, model="one", max_tokens=24).data["choices"][0]["message"]["content"]
+    assert "=" in whole
+    choice = chat(server, model="one", max_tokens=24, stop=stop).data["choices"][0]
+    assert choice["message"]["content"] == whole.partition("=")[0]
+    assert choice["finish_reason"] == "stop"
+    assert text_of(streamed(server, model="one", max_tokens=24, stop=stop)) == whole.partition("=")[0]
+
+
+def test_a_seed_gives_one_text_and_another_seed_another(server: Served) -> None:
+    texts = [
+        chat(server, model="pi", temperature=1.5, seed=seed, max_tokens=20).data["choices"][0]["message"]["content"]
+        for seed in (1, 1, 2)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+REFUSED = [
+    ("n", 2),
+    ("n", True),
+    ("logit_bias", {"50256": -100}),
+    ("presence_penalty", 0.5),
+    ("frequency_penalty", -1),
+    ("tools", [{"type": "function", "function": {"name": "f"}}]),
+    ("tool_choice", "required"),
+    ("functions", [{"name": "f"}]),
+    ("response_format", {"type": "json_schema", "json_schema": {}}),
+    ("response_format", {"type": "json_object"}),
+    ("modalities", ["text", "audio"]),
+    ("audio", {"voice": "x"}),
+    ("reasoning_effort", "high"),
+    ("store", True),
+    ("top_k", 40),
+    ("min_p", 0.1),
+    ("repetition_penalty", 1.1),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), REFUSED)
+def test_what_is_not_served_is_refused_by_name(server: Served, name: str, value: Any) -> None:
+    reply = chat(server, **{name: value})
+    assert reply.status == 400
+    assert reply.error == {
+        "message": f"'{name}' is not supported",
+        "type": "invalid_request_error",
+        "param": name,
+        "code": "unsupported_parameter",
+    }
+
+
+NEUTRAL = {
+    **{"n": 1, "logit_bias": {}, "presence_penalty": 0, "frequency_penalty": 0.0, "tools": [], "tool_choice": "none"},
+    **{
+        "response_format": {"type": "text"},
+        "user": "me",
+        "metadata": {"a": "b"},
+        "store": False,
+        "service_tier": "auto",
+    },
+    **{"top_k": -1, "repetition_penalty": 1.0, "modalities": ["text"], "parallel_tool_calls": True},
+}
+
+
+def test_what_asks_for_nothing_changes_nothing(server: Served) -> None:
+    assert chat(server, **NEUTRAL).data["choices"] == chat(server).data["choices"]
+
+
+WRONG = [
+    ({"temperature": -0.1}, "temperature", "'temperature': input should be greater than or equal to 0"),
+    ({"temperature": "hot"}, "temperature", "'temperature': input should be a valid number"),
+    ({"temperature": 3}, "temperature", "'temperature': input should be less than or equal to 2"),
+    ({"top_p": 1.1}, "top_p", "'top_p': input should be less than or equal to 1"),
+    ({"max_tokens": 0}, "max_tokens", "'max_tokens': input should be greater than or equal to 1"),
+    ({"max_tokens": 3.5}, "max_tokens", "'max_tokens': input should be a valid integer"),
+    ({"max_tokens": "8"}, "max_tokens", "'max_tokens': input should be a valid integer"),
+    ({"seed": 2**70}, "seed", None),
+    ({"stop": 5}, "stop", None),
+    ({"stop": ["a", None]}, "stop", None),
+    ({"stream": "yes"}, "stream", "'stream': input should be a valid boolean"),
+    ({"stream_options": {"usage": True}}, "stream_options.usage", None),
+    ({"model": 5}, "model", "'model': input should be a valid string"),
+    ({"model": "absent"}, "model", "'model' is missing"),
+    ({"messages": "absent"}, "messages", "'messages' is missing"),
+    ({"messages": []}, "messages", None),
+    ({"messages": "hello"}, "messages", "'messages': input should be a valid list"),
+    ({"messages": ["hello"]}, "messages[0]", "messages[0] must be an object with role and content"),
+    ({"messages": [{"role": "user", "content": "  "}]}, "messages", "the question is empty"),
+    ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", None),
+    ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", None),
+    ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content", None),
+    ({"messages": [{"role": "system", "content": "x"}]}, "messages", "the last message must be the user's"),
+    ({"messages": [*ASK, {"role": "assistant", "content": "x"}]}, "messages", "the last message must be the user's"),
+    ({"messages": [*ASK, {"role": "tool", "content": "x"}]}, "messages[1]", "messages[1]: tools are not supported"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        "messages[0].content[0]",
+        "messages[0].content[0]: parts of type 'image_url' are not supported, only text",
+    ),
+    (
+        {"top_logprobs": 21, "logprobs": True},
+        "top_logprobs",
+        "'top_logprobs': input should be less than or equal to 20",
+    ),
+    ({"top_logprobs": 3}, "top_logprobs", "'top_logprobs' is given without 'logprobs'"),
+    ({"max_token": 5}, "max_token", "unknown parameter 'max_token'; did you mean 'max_tokens'?"),
+]
+
+
+@pytest.mark.parametrize(("changes", "param", "message"), WRONG)
+def test_what_is_wrong_is_a_400_that_names_it(
+    server: Served, changes: dict[str, Any], param: str, message: str | None
+) -> None:
+    reply = chat(server, **changes)
+    assert reply.status == 400
+    assert reply.error["type"] == "invalid_request_error"
+    assert reply.error["param"] == param
+    assert message is None or reply.error["message"] == message
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "the body is not JSON"),
+        (b"{", "the body is not JSON"),
+        (b"[1]", "the body must be a JSON object"),
+        (b'{"temperature": NaN}', "NaN is no JSON number"),
+        (b"\xff\xfe", "the body is not JSON"),
+        (b'{"a":' + b"[" * 100_000, "the body is nested too deep"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "the body is not JSON"),
+    ],
+    ids=["empty", "cut off", "a list", "NaN", "no UTF-8", "deep", "a long number"],
+)
+def test_a_body_that_is_no_json_object_is_a_400(server: Served, raw: bytes, message: str) -> None:
+    reply = server.ask("POST", "/v1/chat/completions", raw)
+    assert reply.status == 400
+    assert message in reply.error["message"]
+
+
+def test_a_stream_has_openais_form(server: Served) -> None:
+    """openai-workflow 38, TensorRT-Edge-LLM 93."""
+    events = streamed(server)
+    *chunks, done = events
+    assert done == "[DONE]"
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1]["choices"][0]["delta"] == {}
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+    assert not any("usage" in chunk for chunk in chunks)
+
+
+@pytest.mark.parametrize("flow", ["one", "pi", "s2p", "vote"])
+def test_pieces_of_a_stream_join_to_the_whole_answer(server: Served, flow: str) -> None:
+    whole = chat(server, model=flow, max_tokens=20).data["choices"][0]["message"]
+    events = streamed(server, model=flow, max_tokens=20)
+    assert text_of(events) == whole["content"]
+    assert text_of(events, "reasoning_content").strip("\n") == whole.get("reasoning_content", "")
+
+
+def test_what_earlier_stages_wrote_is_reasoning(server: Served) -> None:
+    message = chat(server).data["choices"][0]["message"]
+    assert message["reasoning_content"].startswith("[Yi]\n")
+    assert "reasoning_content" not in chat(server, model="one").data["choices"][0]["message"]
+    voted = chat(server, model="vote").data["choices"][0]["message"]["reasoning_content"]
+    assert [line for line in voted.split("\n") if line in ("[Qwen]", "[Ds]", "[Yi]")] == ["[Qwen]", "[Ds]", "[Yi]"]
+
+
+def test_usage_comes_last_with_no_choices_and_only_where_it_was_asked_for(server: Served) -> None:
+    """ATOM 1711, gradio 11729, cline 8518, litellm 36553 and 30761."""
+    *chunks, last, done = streamed(server, stream_options={"include_usage": True})
+    assert done == "[DONE]"
+    assert last["choices"] == []
+    assert all(chunk["usage"] is None and chunk["choices"] for chunk in chunks)
+    whole = chat(server).data["usage"]
+    assert [last["usage"][name] for name in ("prompt_tokens", "completion_tokens")] == [
+        whole[name] for name in ("prompt_tokens", "completion_tokens")
+    ]
+
+
+def test_usage_sums_over_all_calls_of_models(server: Served) -> None:
+    usage = chat(server).data["usage"]
+    steps = usage["flowinfer"]["steps"]
+    assert [(step["title"], step["calls"]) for step in steps] == [("Yi", 1), ("(Qwen | Ds)", 2)]
+    assert usage["prompt_tokens"] == sum(step["prompt_tokens"] for step in steps)
+    assert usage["completion_tokens"] == sum(step["completion_tokens"] for step in steps)
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+@pytest.mark.parametrize("flow", ["one", "pi", "s2p"])
+def test_logprobs_are_those_of_the_fused_distribution_with_bytes(server: Served, flow: str) -> None:
+    """vllm 4795 and 3707, ollama 16117: `true` alone works."""
+    choice = chat(server, model=flow, logprobs=True, max_tokens=20).data["choices"][0]
+    tokens = choice["logprobs"]["content"]
+    assert b"".join(bytes(token["bytes"]) for token in tokens).decode() == choice["message"]["content"]
+    assert all(token["logprob"] <= 0 and token["top_logprobs"] == [] for token in tokens)
+    chunks = streamed(server, model=flow, logprobs=True, max_tokens=20)[:-1]
+    found = [
+        one for chunk in chunks if chunk["choices"][0]["logprobs"] for one in chunk["choices"][0]["logprobs"]["content"]
+    ]
+    assert [one["bytes"] for one in found] == [one["bytes"] for one in tokens]
+    assert all(
+        math.isclose(one["logprob"], other["logprob"], abs_tol=1e-4) for one, other in zip(found, tokens, strict=True)
+    )
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_alternatives_of_tokens_are_fused_and_ordered(server: Served, count: int) -> None:
+    tokens = chat(server, logprobs=True, top_logprobs=count).data["choices"][0]["logprobs"]["content"]
+    for token in tokens:
+        tops = token["top_logprobs"]
+        assert len(tops) == count
+        assert (tops[0]["bytes"], tops[0]["logprob"]) == (token["bytes"], token["logprob"])  # it is greedy
+        assert [top["logprob"] for top in tops] == sorted((top["logprob"] for top in tops), reverse=True)
+        assert sum(math.exp(top["logprob"]) for top in tops) < 1 + 1e-5
+    older = server.complete("s2p", "3 + 4 = ?", logprobs=3, max_tokens=4).data["choices"][0]["logprobs"]
+    assert all(0 < len(tops) <= 3 for tops in older["top_logprobs"])
+
+
+def test_a_stop_text_takes_its_tokens_out_of_the_logprobs(server: Served) -> None:
+    choice = chat(server, model="one", logprobs=True, max_tokens=24, stop="=").data["choices"][0]
+    shown = b"".join(bytes(token["bytes"]) for token in choice["logprobs"]["content"]).decode()
+    assert shown.startswith(choice["message"]["content"])
+    assert len(shown) - len(choice["message"]["content"]) < 4  # of a token that the stop text cuts
+
+
+def test_chinese_comes_in_whole_characters(server: Served) -> None:
+    question = [{"role": "user", "content": "小明有3个苹果,又买了15个,一共有几个?"}]
+    events = streamed(server, model="pi", messages=question, max_tokens=24)
+    assert "\ufffd" not in text_of(events)
+    assert (
+        text_of(events)
+        == chat(server, model="pi", messages=question, max_tokens=24).data["choices"][0]["message"]["content"]
+    )
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_prompt_that_is_too_long_is_never_cut_in_silence(server: Served, streams: bool) -> None:
+    """TradingAgents 168."""
+    reply = chat(server, messages=[{"role": "user", "content": "seven " * 3000}], stream=streams)
+    assert reply.status == 400
+    assert reply.error["code"] == "context_length_exceeded"
+    assert reply.error["param"] == "messages"
+    assert "which reads at most 1024 with its answer" in reply.error["message"]
+
+
+def test_completions_answer_each_prompt_of_a_list(server: Served) -> None:
+    reply = server.complete("one", ["3 + 4 = ?", "5 + 6 = ?"], max_tokens=6)
+    assert reply.data["object"] == "text_completion"
+    assert [choice["index"] for choice in reply.data["choices"]] == [0, 1]
+    alone = [server.complete("one", prompt, max_tokens=6).data["choices"][0] for prompt in ("3 + 4 = ?", "5 + 6 = ?")]
+    assert [choice["text"] for choice in reply.data["choices"]] == [choice["text"] for choice in alone]
+
+
+def test_completions_are_streamed_too(server: Served) -> None:
+    prompts = ["3 + 4 = ?", "5 + 6 = ?"]
+    *chunks, done = server.complete("s2p", prompts, max_tokens=6, stream=True).events
+    assert done == "[DONE]"
+    whole = server.complete("s2p", prompts, max_tokens=6).data["choices"]
+    for index, choice in enumerate(whole):
+        mine = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == index]
+        assert "".join(one["text"] for one in mine) == choice["text"]
+        assert [one["finish_reason"] for one in mine[:-1]] == [None] * (len(mine) - 1)
+        assert mine[-1]["finish_reason"] == choice["finish_reason"]
+
+
+def test_logprobs_of_completions_have_the_older_form(server: Served) -> None:
+    choice = server.complete("one", "3 + 4 = ?", max_tokens=6, logprobs=0).data["choices"][0]
+    logprobs = choice["logprobs"]
+    assert "".join(logprobs["tokens"]) == choice["text"]
+    assert len(logprobs["token_logprobs"]) == len(logprobs["tokens"])
+    assert logprobs["text_offset"][0] == 0
+
+
+def test_echo_is_refused_and_not_dropped(server: Served) -> None:
+    """llama.cpp 27174: silently missing, it made an evaluation score chance."""
+    reply = server.complete("one", "x", echo=True, logprobs=1)
+    assert (reply.status, reply.error["param"]) == (400, "echo")
+
+
+@pytest.mark.parametrize("prompt", [[1, 2], [[1, 2]], [], None, 5, [""], "", ["a", 5]])
+def test_a_prompt_that_is_no_text_is_a_400(server: Served, prompt: Any) -> None:
+    reply = server.complete("one", prompt)
+    assert (reply.status, reply.error["param"]) == (400, "prompt")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("best_of", 2), ("suffix", "x"), ("logprobs", 6), ("n", 3)], ids=lambda one: str(one)
+)
+def test_what_completions_do_not_do_is_refused_by_name(server: Served, name: str, value: Any) -> None:
+    reply = server.complete("one", "x", **{name: value})
+    assert (reply.status, reply.error["param"]) == (400, name)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/embeddings", 404),
+        ("POST", "/v1/models", 405),
+        ("GET", "/v1/chat/completions", 405),
+        ("GET", "/x", 404),
+    ],
+)
+def test_what_is_not_there_is_told_in_openais_form(server: Served, method: str, path: str, status: int) -> None:
+    """FastChat 3160, lm-eval 2740: never a 200."""
+    reply = server.ask(method, path)
+    assert reply.status == status
+    assert reply.error["type"] == "invalid_request_error"
+
+
+def test_health_ready_metrics_page_drawing_and_description_are_there(server: Served) -> None:
+    chat(server)
+    assert server.ask("GET", "/health").data == {"status": "ok"}
+    assert server.ask("GET", "/ready").data["status"] == "ready"
+    assert b"<h2>s2p</h2>" in server.ask("GET", "/").body
+    drawing = server.ask("GET", "/flowinfer/flows/s2p.svg")
+    assert drawing.headers["content-type"] == "image/svg+xml"
+    assert drawing.body.startswith(b"<svg")
+    assert server.ask("GET", "/flowinfer/flows/none.svg").status == 404
+    paths = server.ask("GET", "/openapi.json").data["paths"]
+    assert {"/v1/chat/completions", "/v1/completions", "/v1/models"} <= set(paths)
+
+
+def test_metrics_count_requests_tokens_and_seconds_of_heads(server: Served) -> None:
+    chat(server)
+    chat(server, messages=[{"role": "user", "content": "seven " * 3000}])
+    text = server.ask("GET", "/metrics").body.decode()
+    for line in (
+        'flowinfer_requests_total{flow="s2p",status="200"}',
+        'flowinfer_requests_total{flow="s2p",status="400"}',
+        'flowinfer_prompt_tokens_total{flow="s2p"}',
+        'flowinfer_completion_tokens_total{flow="s2p"}',
+        'flowinfer_time_to_first_token_seconds_count{flow="s2p"}',
+        'flowinfer_head_forward_seconds_total{flow="s2p",model="Ds",step="s2"}',
+        "flowinfer_questions_waiting 0.0",
+    ):
+        assert line in text, line
+
+
+def test_keys_are_asked_for_where_there_are_some(serve: Serve) -> None:
+    server = serve({"one": "Qwen"}, keys=(KEY, "another-key-of-the-tests"))
+    for authorization in (
+        {},
+        {"Authorization": "Bearer wrong-key"},
+        {"Authorization": KEY},
+        {"Authorization": "Bearer é"},
+    ):
+        reply = server.ask("GET", "/v1/models", headers={k: v for k, v in authorization.items() if v.isascii()})
+        assert reply.status == 401
+        assert reply.error["type"] == "authentication_error"
+        assert KEY not in reply.body.decode()
+    for key in (KEY, "another-key-of-the-tests"):
+        assert server.ask("GET", "/v1/models", headers={"Authorization": f"Bearer {key}"}).status == 200
+    assert server.ask("GET", "/health").status == 200
+    assert server.ask("GET", "/metrics").status == 401
+
+
+def test_other_origins_are_let_in_only_where_they_are_named(server: Served, serve: Serve) -> None:
+    origin = {"Origin": "https://page.example"}
+    assert "access-control-allow-origin" not in server.ask("GET", "/v1/models", headers=origin).headers
+    open_ = serve({"one": "Qwen"}, cors_origins=["https://page.example"], keys=(KEY,))
+    asked = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    assert open_.ask("OPTIONS", "/v1/chat/completions", headers=asked).status == 200
+    refused = open_.ask("GET", "/v1/models", headers=origin)
+    assert refused.status == 401
+    assert refused.headers["access-control-allow-origin"] == "https://page.example"
+
+
+def test_a_full_queue_is_a_429_with_a_time_to_come_back(serve: Serve) -> None:
+    """vllm 2901 and 18826."""
+    server = serve({"one": "Qwen"}, limits=Limits(questions=2))
+    long = {"model": "one", "messages": ASK, "max_tokens": 900, "temperature": 2, "stream": True}
+
+    async def fill(app: ASGIApp) -> Reply:
+        calls = [call(app, "POST", "/v1/chat/completions", long) for _ in range(2)]
+        tasks = [one.start() for one in calls]
+        for one in calls:
+            await one.sent.get()
+        third = await ask(app, "POST", "/v1/chat/completions", long)
+        for one in calls:
+            one.gone.set()
+        for task in tasks:
+            await task
+        return third
+
+    reply = server.run(fill(server.app))
+    assert reply.status == 429
+    assert reply.error["type"] == "rate_limit_error"
+    assert int(reply.headers["retry-after"]) >= 1
+    assert server.chat("one", "3 + 4 = ?", max_tokens=2).status == 200
+    assert server.complete("one", ["a", "b", "c"], max_tokens=2).status == 429
+
+
+def test_a_queue_can_be_full_by_tokens(serve: Serve) -> None:
+    server = serve({"one": "Qwen"}, limits=Limits(tokens=100))
+
+    async def fill(app: ASGIApp) -> list[int]:
+        first = call(
+            app, "POST", "/v1/chat/completions", {"model": "one", "messages": ASK, "max_tokens": 90, "stream": True}
+        )
+        task = first.start()
+        await first.sent.get()
+        small = {"model": "one", "messages": ASK, "max_tokens": 50}
+        statuses = [(await ask(app, "POST", "/v1/chat/completions", small)).status]
+        first.gone.set()
+        await task
+        return [*statuses, (await ask(app, "POST", "/v1/chat/completions", small)).status]
+
+    assert server.run(fill(server.app)) == [429, 200]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_request_that_takes_too_long_is_ended(serve: Serve, streams: bool) -> None:
+    server = serve({"one": "Qwen"}, limits=Limits(seconds=0.05))
+    reply = server.chat("one", "Count.", max_tokens=1000, temperature=2, stream=streams)
+    if reply.status == 200:
+        assert streams
+        assert reply.events[-1]["error"]["code"] == "timeout"
+    else:
+        assert (reply.status, reply.error["code"]) == (504, "timeout")
+    server.run(server.is_idle())
+
+
+def test_a_body_that_is_too_large_is_a_413(serve: Serve) -> None:
+    server = serve({"one": "Qwen"}, limits=Limits(body_bytes=1000))
+    assert server.chat("one", "x" * 2000).status == 413
+
+
+def test_a_body_that_does_not_come_is_a_408(serve: Serve) -> None:
+    server = serve({"one": "Qwen"}, limits=Limits(body_seconds=0.02))
+    assert server.ask("POST", "/v1/chat/completions", b'{"model"', is_whole=False).status == 408
+
+
+def test_a_draining_server_takes_nothing_in(serve: Serve) -> None:
+    server = serve({"one": "Qwen"})
+    server.desk.is_draining = True
+    assert server.ask("GET", "/ready").status == 503
+    reply = server.chat("one", "3 + 4 = ?")
+    assert (reply.status, reply.error["code"]) == (503, "not_ready")
+    assert server.ask("GET", "/health").status == 200
+
+
+def test_a_model_that_cannot_be_loaded_is_told_by_health_and_to_everybody(serve: Serve) -> None:
+    class Broken(Ready):
+        def get(self, *_: Any) -> Any:
+            from flowinfer.errors import LoadError
+
+            raise LoadError("the weights are gone")
+
+    server = serve({"one": "Qwen"}, models=Broken({}))
+    assert (server.ask("GET", "/health").status, server.ask("GET", "/ready").status) == (503, 503)
+    assert server.chat("one", "3 + 4 = ?").error["message"] == "the weights are gone"
+    lazy = serve({"one": "Qwen"}, models=Broken({}), loads_at_once=False)
+    assert lazy.ask("GET", "/ready").status == 200
+    reply = lazy.chat("one", "3 + 4 = ?")
+    assert (reply.status, reply.error["message"]) == (500, "the weights are gone")
+
+
+def test_an_error_in_mid_stream_is_an_event(serve: Serve) -> None:
+    """The second stage's prompt is too long for its model, which is known only once the first has written."""
+    server = serve({"twice": "Yi[max_tokens=24] -> Yi"})
+
+    def tokens(words: int) -> int:
+        message = server.chat("twice", "seven " * words).error["message"]
+        return int(re.search(r"has (\d+) tokens", message)[1])  # type: ignore[index]
+
+    per_word = (tokens(3000) - tokens(2000)) // 1000
+    words = 3000 - -(-(tokens(3000) - 1020) // per_word)
+    reply = server.chat("twice", "seven " * words, stream=True)
+    assert reply.status == 200
+    assert reply.events[-1]["error"]["code"] == "context_length_exceeded"
+    assert text_of([*reply.events[:-1], None], "reasoning_content")
+
+
+def test_what_happens_to_a_request_is_told_to_who_knows_its_id(server: Served) -> None:
+    async def listen() -> tuple[bytes, bytes]:
+        calls = [call(server.app, "GET", f"/flowinfer/events{query}") for query in ("", "?request=id-of-the-page")]
+        tasks = [one.start() for one in calls]
+        for one in calls:
+            await one.sent.get()
+        await ask(server.app, "POST", "/v1/chat/completions", body(), headers={"X-Request-Id": "id-of-the-page"})
+        for one, task in zip(calls, tasks, strict=True):
+            one.gone.set()
+            await task
+        heard = []
+        for one in calls:
+            heard.append(b"".join([message["body"] async for message in one.messages() if "body" in message]))
+        return heard[0], heard[1]
+
+    everybody, mine = (Reply(200, {}, heard).events for heard in server.run(listen()))
+    assert [one["event"] for one in everybody] == ["step_began", "step_ended", "step_began", "step_ended", "answered"]
+    assert not any("text" in one or "bytes" in one for one in everybody)
+    tokens = [one for one in mine if one["event"] == "token"]
+    assert {head["model"] for one in tokens for head in one["heads"]} == {"Yi", "Qwen", "Ds"}
+    assert mine[-1]["text"] == chat(server).data["choices"][0]["message"]["content"]

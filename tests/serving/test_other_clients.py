@@ -1,0 +1,105 @@
+"""Clients that people use beside OpenAI's own, each in its process: a plain call, a stream, a stop, a failure."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.serving.test_clients import ASK, Process
+
+pytestmark = pytest.mark.slow
+
+LANGCHAIN = """
+import sys
+import openai
+from langchain_openai import ChatOpenAI
+chat = ChatOpenAI(base_url=sys.argv[1], api_key="none", model="s2p", max_tokens=8, max_retries=0)
+whole = chat.invoke("3 + 4 = ?")
+assert whole.content and whole.usage_metadata["total_tokens"] > 8, whole
+assert "".join(piece.content for piece in chat.stream("3 + 4 = ?")) == whole.content
+stream = chat.bind(max_tokens=500).stream("3 + 4 = ?")
+next(stream)
+stream.close()
+assert "=" not in chat.invoke("3 + 4 = ?", stop=["="]).content
+try:
+    chat.bind(n=2).invoke("3 + 4 = ?")
+except openai.BadRequestError as error:
+    assert error.param == "n"
+else:
+    raise AssertionError("n=2 was not refused")
+print("well")
+"""
+LITELLM = """
+import sys
+import litellm
+litellm.telemetry = False
+asked = dict(model="openai/s2p", api_base=sys.argv[1], api_key="none", max_tokens=8, num_retries=0,
+             messages=[{"role": "user", "content": "3 + 4 = ?"}])
+whole = litellm.completion(**asked)
+assert whole.choices[0].message.content and whole.usage.total_tokens > 8, whole
+chunks = list(litellm.completion(**asked, stream=True, stream_options={"include_usage": True}))
+text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+assert text == whole.choices[0].message.content, text
+for chunk in litellm.completion(**asked | {"max_tokens": 500}, stream=True):
+    break
+assert "=" not in litellm.completion(**asked, stop=["="]).choices[0].message.content
+try:
+    litellm.completion(**asked | {"model": "openai/s2q"})
+except litellm.NotFoundError:
+    print("well")
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Process]:
+    process = Process(str(ROOT / "pipelines" / "s2p.flow"))
+    yield process
+    process.signal(15)
+    assert process.ended() == 0
+
+
+def needs(module: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed: pip install 'flowinfer[clients]'")
+
+
+@pytest.mark.parametrize(("module", "script"), [("langchain_openai", LANGCHAIN), ("litellm", LITELLM)])
+def test_a_library_is_served(server: Process, module: str, script: str) -> None:
+    needs(module)
+    environment = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGSMITH_TRACING": "false"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, f"{server.address}/v1"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.stdout.rstrip().endswith("well"), done.stdout + done.stderr
+
+
+def test_llm_is_served(server: Process, tmp_path: Path) -> None:
+    needs("llm")
+    (tmp_path / "extra-openai-models.yaml").write_text(
+        f"- model_id: s2p\n  model_name: s2p\n  api_base: {server.address}/v1\n"
+        f"- model_id: s2q\n  model_name: s2q\n  api_base: {server.address}/v1\n"
+    )
+
+    def llm(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "ignore", "-m", "llm", *arguments, ASK[0]["content"]]
+        environment = os.environ | {"LLM_USER_PATH": str(tmp_path), "OPENAI_API_KEY": "none"}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    whole = llm("-m", "s2p", "--no-stream", "-o", "max_tokens", "8")
+    assert whole.returncode == 0, whole.stderr
+    assert llm("-m", "s2p", "-o", "max_tokens", "8").stdout == whole.stdout
+    assert "=" not in llm("-m", "s2p", "-o", "stop", "=").stdout
+    failed = llm("-m", "s2q")
+    assert failed.returncode != 0
+    assert "the model 's2q' does not exist; did you mean 's2p'?" in failed.stderr
