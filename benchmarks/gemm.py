@@ -4,7 +4,7 @@
 
 Early = each launch begins while the one before still runs, which here is always the same kernel.
 bfloat16; each time is the median over CUDA graph replays that go through weights of more than L2's size. --tune tries
-tiles per shape and prints the best as entries of `_TUNED` in engine/network/triton_gemm.py.
+tiles per shape and prints the best; what is best in a whole step differs by a few percent.
 """
 
 from __future__ import annotations
@@ -46,10 +46,6 @@ CANDIDATES = (
 )
 
 
-_USUAL = Tiles(32, 128, 1, 4, 5)
-"""For shapes that cuBLAS serves better."""
-
-
 def _candidates(tunes: bool) -> tuple[Tiles, ...]:
     return CANDIDATES if tunes else ()
 
@@ -87,7 +83,9 @@ def main() -> None:
     tuned = []
     for name, shape in SHAPES.items():
         weights = Weights(*shape, arguments.tokens)
-        tried = {tiles: weights.ours(tiles) for tiles in (tiles_for(*shape) or _USUAL, *_candidates(arguments.tune))}
+        tried = {
+            tiles: weights.ours(tiles) for tiles in (tiles_for(shape, arguments.tokens), *_candidates(arguments.tune))
+        }
         tiles = min(tried, key=tried.__getitem__)
         floor, cublas, ours = weights.bytes / bandwidth, weights.cublas(), tried[tiles]
         early = weights.ours(replace(tiles, is_early=True))

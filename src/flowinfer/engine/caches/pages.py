@@ -162,7 +162,7 @@ class PagedCache:
             positions: (T,).
             splits: into how many parts a row's keys are cut to be attended side by side.
         """
-        return _PagedForward(self._layers, self.table, rows.int(), positions.int(), splits)
+        return PagedForward(self._layers, self.table, rows.int(), positions.int(), splits)
 
     def sync(self) -> None:
         """Bring the table of pages up to date on the device, in the current stream."""
@@ -227,7 +227,7 @@ class ChainedForward:
 
 
 @dataclass(frozen=True)
-class _PagedForward:
+class PagedForward:
     """One forward's tokens in a paged cache; a `PackedCache`."""
 
     layers: Mapping[int, tuple[Tensor, Tensor]]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from flowinfer.engine.caches.pages import ChainedCache, PagedCache
+from flowinfer.engine.loops.feeding import Ends, commit
 from flowinfer.engine.loops.fusing import FusedChoice, TorchChoice
 from flowinfer.engine.loops.graphs import Graphs
 from flowinfer.engine.loops.outcome import MOST_TOPS, Outcome, Ring
@@ -90,9 +91,8 @@ class LockStep:
         self._fusing = max(here, key=lambda place: place.weight_bytes)
         self._others = [place for place in self.places if place is not self._fusing]
         self.device = self._fusing.device
-        self._eos_slot = vocabulary.eos_slot
         self._next_utf8 = vocabulary.guard.table(self.device)  # (8, V)
-        self._max_positions = torch.tensor(max_positions, device=self.device)[:, None]  # (K, 1)
+        self._ends = Ends(vocabulary.eos_slot, torch.tensor(max_positions, device=self.device)[:, None])
         self.states = RowStates(rows, self.device)
         self._ring = Ring(len(runners), rows, self.device)
         self._outbox = torch.full((rows,), -1, dtype=torch.int64, device=self.device)
@@ -230,28 +230,14 @@ class LockStep:
             form: of the step.
             logits: K of (rows, V_k), on the fusing device.
         """
-        held, states, rows = self._fusing.states, self.states, form.rows
-        live, utf8, count = states.live[:rows], states.utf8[:rows], states.count[:rows]
-        # 1. choose for all rows; it counts for those that are ready
+        states, rows = self.states, form.rows
         draws = None if form.draws == "none" else states.draws(rows, has_nucleus=form.draws == "nucleus")
         num_tops = MOST_TOPS if form.has_tops else 0
         choice = self._choose(
-            logits, utf8, draws, is_told=form.is_told, num_tops=num_tops
+            logits, states.utf8[:rows], draws, is_told=form.is_told, num_tops=num_tops
         )  # K of (rows, V_k) -> (rows,)
-        is_ready = live & (held.waiting[:, :rows] == 0).all(0)  # (K, rows) -> (rows,)
-        slots = choice.slots
-        # 2. take the slot into the text, where it is not the end
-        goes_on = is_ready & (slots != self._eos_slot)
-        utf8.copy_(torch.where(goes_on, self._next_utf8[utf8, slots].long(), utf8))
-        count += goes_on
-        # 3. let each head's own ids for it wait, where tokens and positions are left
-        length = held.length[:, :rows] + self._fusing.tables.counts[:, slots]  # (K, rows)
-        goes_on &= (count < states.limit[:rows]) & (length <= self._max_positions).all(0)
-        self._fusing.take(slots, goes_on)
-        if self._others:
-            self._outbox[:rows] = torch.where(goes_on, slots, -1)
-        live &= ~is_ready | goes_on
-        self._ring.write(torch.where(is_ready, slots, -1), choice)
+        here = self._fusing
+        commit(choice, here.states, here.tables, states, self._next_utf8, self._ends, self._ring, self._outbox)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

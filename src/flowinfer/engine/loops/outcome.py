@@ -71,12 +71,13 @@ class Ring:
     """
 
     def __init__(self, heads: int, rows: int, device: torch.device) -> None:
-        self._entry = torch.zeros(1, dtype=torch.int64, device=device)
-        self._slots = torch.full((RING, rows), -1, dtype=torch.int64, device=device)
-        self._leads = torch.zeros(RING, rows, device=device)
-        self._favourites = torch.full((RING, heads, rows), -1, dtype=torch.int64, device=device)
-        self._told = torch.zeros(RING, 1 + 2 * heads, rows, device=device)
-        self._tops = Tops(
+        self.entry = torch.zeros(1, dtype=torch.int64, device=device)
+        """How many steps were written."""
+        self.slots = torch.full((RING, rows), -1, dtype=torch.int64, device=device)
+        self.leads = torch.zeros(RING, rows, device=device)
+        self.favourites = torch.full((RING, heads, rows), -1, dtype=torch.int64, device=device)
+        self.told = torch.zeros(RING, 1 + 2 * heads, rows, device=device)
+        self.tops = Tops(
             torch.zeros(RING, rows, MOST_TOPS, dtype=torch.int64, device=device),
             torch.full((RING, rows, MOST_TOPS), -1.0, device=device),
         )
@@ -84,8 +85,7 @@ class Ring:
     @property
     def tensors(self) -> list[Tensor]:
         """Return all that a step changes."""
-        kept = [self._slots, self._leads, self._favourites, self._told, self._tops.slots, self._tops.values]
-        return [self._entry, *kept]
+        return [self.entry, self.slots, self.leads, self.favourites, self.told, self.tops.slots, self.tops.values]
 
     def write(self, slots: Tensor, choice: Choice) -> None:
         """Keep what a step emitted in the first rows.
@@ -94,18 +94,22 @@ class Ring:
             slots: shape (rows,), -1 where nothing was emitted.
             choice: of these rows.
         """
-        rows, entry = len(slots), self._entry % RING
-        self._slots[:, :rows].index_copy_(0, entry, slots[None])
-        self._leads[:, :rows].index_copy_(0, entry, choice.leads[None].float())
-        self._favourites[:, :, :rows].index_copy_(0, entry, choice.favourites[None])
+        rows, entry = len(slots), self.entry % RING
+        self.slots[:, :rows].index_copy_(0, entry, slots[None])
+        self.leads[:, :rows].index_copy_(0, entry, choice.leads[None].float())
+        self.favourites[:, :, :rows].index_copy_(0, entry, choice.favourites[None])
+        self.entry += 1
+
+    def tell(self, choice: Choice) -> None:
+        """Keep what somebody listens for in the step that is written next: what each head gave, the best slots."""
+        entry = self.entry % RING
         if choice.told is not None:
             told = torch.cat([choice.values[None], choice.told.of_favourites, choice.told.of_slots])  # (1 + 2 K, rows)
-            self._told[:, :, :rows].index_copy_(0, entry, told[None].float())
+            self.told[:, :, : told.shape[1]].index_copy_(0, entry, told[None].float())
         if choice.tops is not None:
-            width = choice.tops.slots.shape[-1]
-            self._tops.slots[:, :rows, :width].index_copy_(0, entry, choice.tops.slots[None])
-            self._tops.values[:, :rows, :width].index_copy_(0, entry, choice.tops.values[None].float())
-        self._entry += 1
+            rows, width = choice.tops.slots.shape
+            self.tops.slots[:, :rows, :width].index_copy_(0, entry, choice.tops.slots[None])
+            self.tops.values[:, :rows, :width].index_copy_(0, entry, choice.tops.values[None].float())
 
     def last(self, num_steps: int, count: int, *, is_told: bool, has_tops: bool = False) -> Outcome:
         """Queue the way to the host of the last steps' outcome.
@@ -118,15 +122,15 @@ class Ring:
         """
         end = (num_steps - 1) % RING + 1
         last = slice(end - count, end)
-        slots, leads, favourites = (_on_its_way(own[last]) for own in (self._slots, self._leads, self._favourites))
-        told = _on_its_way(self._told[last]) if is_told else None
+        slots, leads, favourites = (_on_its_way(own[last]) for own in (self.slots, self.leads, self.favourites))
+        told = _on_its_way(self.told[last]) if is_told else None
         tops = None
         if has_tops:
-            tops = Tops(_on_its_way(self._tops.slots[last]), _on_its_way(self._tops.values[last]))
+            tops = Tops(_on_its_way(self.tops.slots[last]), _on_its_way(self.tops.values[last]))
         done = None
-        if self._slots.is_cuda:
+        if self.slots.is_cuda:
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
-            done.record(torch.cuda.current_stream(self._slots.device))
+            done.record(torch.cuda.current_stream(self.slots.device))
         return Outcome(slots, leads, favourites, told, tops, done)
 
 

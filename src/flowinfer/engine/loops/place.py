@@ -17,6 +17,7 @@ from torch import Tensor
 
 from flowinfer.engine.caches.kernels import splits_for
 from flowinfer.engine.caches.pages import PagedCache
+from flowinfer.engine.loops.feeding import advance, feed, take
 from flowinfer.engine.loops.states import HeadStates, exchange
 from flowinfer.engine.loops.tables import IdTables
 from flowinfer.engine.network.runner import HeadRunner
@@ -102,18 +103,6 @@ class Place:
         exchange(self.changed, one, other)
         exchange([hidden.T for hidden in self._hidden.values()], one, other)
 
-    def take(self, slots: Tensor, is_new: Tensor) -> None:
-        """Let every head's own ids of slots wait.
-
-        Args:
-            slots: (rows,), the slots of the first rows.
-            is_new: (rows,), in which rows there is one.
-        """
-        states, rows = self.states, len(slots)
-        first, waiting = states.first[:, :rows], states.waiting[:, :rows]
-        first.copy_(torch.where(is_new, self.tables.firsts[:, slots], first))  # (rows,) -> (K, rows)
-        waiting += self.tables.counts[:, slots] * is_new
-
     def feed(self, rows: int, tile: int, turn: int = 0, *, has_inbox: bool = False) -> list[Tensor]:
         """Feed each link of a turn as many waiting ids as T allows, or what came from the link before it.
 
@@ -127,24 +116,14 @@ class Place:
         """
         if has_inbox and turn == self._first_turn:
             self._take_what_came(rows)
-        states = self.states
-        length, first, waiting = states.length[:, :rows], states.first[:, :rows], states.waiting[:, :rows]
-        # 1. how many ids of each row are taken, in the order of rows until T are: by whichever place
-        ends = waiting.cumsum(1).clamp_max(tile)  # (K, rows)
-        starts = torch.nn.functional.pad(ends[:, :-1], (1, 0))
-        taken = ends - starts
-        # 2. the forwards of what runs here
         made, links = [], self.of_turn(turn)
         for link in links:
             with self._on_stream(link.head):
-                made.append(self._forward(link, starts[link.head], ends[link.head], tile))
+                made.append(self._forward(link, rows, tile))
         for stream in [self._streams[link.head] for link in links if self._streams]:  # no graph waits for any other
             torch.cuda.current_stream(self.device).wait_stream(stream)
-        # 3. what was taken waits no more
         if turn == self._last_turn:
-            length += taken
-            first += taken
-            waiting -= taken
+            advance(self.states, rows, tile)
         return made
 
     def of_turn(self, turn: int) -> list[Link]:
@@ -161,27 +140,16 @@ class Place:
     def _take_what_came(self, rows: int) -> None:
         """Take the slots that were chosen elsewhere."""
         came = self.inbox[:rows]
-        self.take(came.clamp_min(0), came >= 0)
+        take(self.states, self.tables, came.clamp_min(0), came >= 0)
         came.fill_(-1)
 
-    def _forward(self, link: Link, starts: Tensor, ends: Tensor, tile: int) -> Tensor:
-        """Run a link over flat tokens: each row's are those from its start to its end, (rows,) -> (rows, V_k)."""
-        k, rows, states = link.head, len(ends), self.states
-        # 1. which row and which of its ids every flat token is
-        flat = torch.arange(tile, device=self.device)  # (T,)
-        row = torch.searchsorted(ends, flat, right=True)  # (rows,), (T,) -> (T,): `rows` where there is nothing to feed
-        is_real = row < rows
-        row = row.clamp_max(rows - 1)
-        offset = flat - starts[row]
-        positions = (states.length[k][row] + offset) * is_real
-        if link.turn:
-            given = self._halfway[k, link.turn, tile]  # (T, D)
-        else:
-            given = self.tables.ids[k][(states.first[k][row] + offset) * is_real] * is_real  # (T,)
-        # 2. the forward, up to each row's last token
-        placed = link.cache.at(torch.where(is_real, row, -1), positions, splits_for(tile))
-        keep = partial(self._keep_hidden, k, fed=ends > starts) if link.is_last else None
-        return link.runner.link(link.turn, given, positions, (ends - 1).clamp_min(0), placed, keep)
+    def _forward(self, link: Link, rows: int, tile: int) -> Tensor:
+        """Run a link over flat tokens, up to each row's last one: (T,) -> (rows, V_k)."""
+        fed = feed(self.states, self.tables, link.head, rows, tile)
+        given = self._halfway[link.head, link.turn, tile] if link.turn else fed.ids  # (T, D) or (T,)
+        placed = link.cache.at(fed.rows, fed.positions, splits_for(tile))
+        keep = partial(self._keep_hidden, link.head, fed=fed.is_fed) if link.is_last else None
+        return link.runner.link(link.turn, given, fed.positions, fed.wanted, placed, keep)
 
     def _keep_hidden(self, k: int, states: Tensor, fed: Tensor) -> Tensor:
         """Let a row that fed nothing keep the last hidden state that it had: (rows, D) -> (rows, D)."""

@@ -14,6 +14,10 @@ MOST_PACKED = 64
 """Up to how many tokens weights of four bits are best read as they are; for more they are unpacked first."""
 
 
+MOST_STEP_TOKENS = 64
+"""Up to how many tokens our kernel serves in a written-out forward, where it also does what stands around."""
+
+
 @torch.library.custom_op("flowinfer::skinny_linear", mutates_args=())
 def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return x W^T + b; opaque to torch.compile, so one compiled graph serves every number of tokens.

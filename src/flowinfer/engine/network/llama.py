@@ -1,14 +1,15 @@
 """The forward of Llama's kind of decoder, written out: few operations, no module calls.
 
-Small models on a CPU spend most of a step between operations. This is the arithmetic of transformers' Llama, Mistral,
-Qwen2 and Qwen3, and nothing is believed: it serves only where it gives the model's own logits (probing.py).
+Small models on a CPU spend most of a step between operations (on GPUs: llama_gpu.py). This is the arithmetic of
+transformers' Llama, Mistral, Qwen2 and Qwen3, and nothing is believed: it serves only where it gives the model's own
+logits (probing.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,7 @@ class LlamaForward:
 
     def __init__(self, model: Any, shapes: Sequence[LayerShape]) -> None:  # transformers' models are untyped
         inner = model.model
+        self.most_step_tokens = _MOST_STEP_TOKENS
         is_small = sum(parameter.nbytes for parameter in model.parameters()) <= MOST_COPIED
         self._layers = [
             _layer(layer, shape, k, is_small) for k, (layer, shape) in enumerate(zip(inner.layers, shapes, strict=True))
@@ -84,8 +86,16 @@ class LlamaForward:
         self._rotary = inner.rotary_emb
         self._table = torch.empty(0)
 
-    def __call__(self, ids: Tensor, positions: Tensor, cache: PackedCache, num_wanted: int) -> Tensor:
-        """Return the last hidden states of T tokens, (T,) and (T,) -> (T, hidden), before the last matrix.
+    def states(self, ids: Tensor, positions: Tensor, wanted: Tensor, cache: PackedCache) -> Tensor:
+        """Return wanted tokens' last hidden states, before the last matrix: (T,), (T,), (W,) -> (W, hidden)."""
+        return self._run(ids, positions, cache, len(wanted))[wanted]
+
+    def read(self, ids: Tensor, positions: Tensor, cache: PackedCache) -> None:
+        """Run for keys and values alone."""
+        self._run(ids, positions, cache, 0)
+
+    def _run(self, ids: Tensor, positions: Tensor, cache: PackedCache, num_wanted: int) -> Tensor:
+        """Return the last hidden states of T tokens: (T,), (T,) -> (T, hidden).
 
         Args:
             ids, positions, cache: as of `HeadRunner.logits`.
@@ -93,7 +103,7 @@ class LlamaForward:
         """
         states = functional.embedding(ids, self._embedding)
         cos, sin = self._turns(positions)
-        is_step = len(ids) <= max(_ALWAYS_STEP, min(2 * num_wanted, _MOST_STEP_TOKENS))
+        is_step = len(ids) <= min(max(_ALWAYS_STEP, 2 * num_wanted), self.most_step_tokens)
         for layer in self._layers if is_step else self._prompt_layers:
             attended = cache.attend(*_heads(layer, states, cos, sin), layer.attention)  # (T, H, D)
             states = layer.out.added(attended.flatten(1), states)
@@ -134,20 +144,45 @@ def _heads(layer: _Layer, states: Tensor, cos: Tensor, sin: Tensor) -> tuple[Ten
     return turned[:, : layer.num_heads], turned[:, layer.num_heads :], together[:, num_turned:]
 
 
-def llama_forward(model: Any, shapes: Sequence[LayerShape]) -> LlamaForward | None:  # see LlamaForward
+class Written(Protocol):
+    """A forward that takes the place of a model's modules."""
+
+    most_step_tokens: int
+    """Tokens above which they are taken to be a prompt's."""
+
+    def states(self, ids: Tensor, positions: Tensor, wanted: Tensor, cache: PackedCache) -> Tensor:
+        """Return wanted tokens' last hidden states, before the last matrix: (T,), (T,), (W,) -> (W, hidden)."""
+
+    def read(self, ids: Tensor, positions: Tensor, cache: PackedCache) -> None:
+        """Run for keys and values alone."""
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return logits of last hidden states: (W, hidden) -> (W, V_k)."""
+
+
+def llama_forward(model: Any, shapes: Sequence[LayerShape]) -> Written | None:  # see LlamaForward
     """Return the written-out forward of a model, or None where it is of another kind."""
     is_family = type(model).__module__ in _FAMILY and type(model).__name__.endswith("ForCausalLM")
-    if not is_family or model.dtype not in (torch.float32, torch.float64) or model.device.type != "cpu":
+    kinds = {"cpu": (torch.float32, torch.float64), "cuda": (torch.bfloat16,)}
+    if not is_family or model.dtype not in kinds.get(model.device.type, ()):
         return None
     is_plain = type(model.lm_head) is nn.Linear and model.lm_head.bias is None
-    return LlamaForward(model, shapes) if is_plain and all(map(_is_plain, model.model.layers)) else None
+    if not is_plain or not all(map(_is_plain, model.model.layers)):
+        return None
+    if model.device.type == "cuda":
+        from flowinfer.engine.network.llama_gpu import GpuLlamaForward
+
+        return GpuLlamaForward(model, shapes)
+    return LlamaForward(model, shapes)
 
 
 def _is_plain(layer: Any) -> bool:
     """Return whether a layer's linear layers are merged, unquantized and without bias where none is expected."""
     own, mlp = layer.self_attn, layer.mlp
     leads, others = (own.q_proj, mlp.gate_proj), (own.o_proj, mlp.down_proj)
-    if not all(type(one) is Lead for one in leads) or not all(type(one) is nn.Linear for one in others):
+    if not all(type(one) is Lead and type(one.linear) is nn.Linear for one in leads) or not all(
+        type(one) is nn.Linear for one in others
+    ):
         return False
     unbiased = (mlp.gate_proj.linear, own.o_proj, mlp.down_proj)
     return all(one.bias is None for one in unbiased) and _is_silu(mlp.act_fn)

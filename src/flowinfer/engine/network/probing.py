@@ -12,6 +12,8 @@ from flowinfer.backends.caches import FOREIGN, TOLERANCE, layer_windows
 from flowinfer.backends.rotary import is_rescaled
 from flowinfer.engine.caches.attention import Attention, LayerShape, PackedCache, UnsupportedAttention
 from flowinfer.engine.caches.dense import DenseCache
+from flowinfer.engine.caches.pages import PagedCache, Pages
+from flowinfer.engine.caches.tiles import flat_places
 
 Forward = Callable[[Tensor, Tensor, Tensor, PackedCache], Tensor]
 """(ids (T,), positions (T,), wanted (W,), cache) -> logits (W, V_k)."""
@@ -78,14 +80,22 @@ def check(model: Any, expected: Tensor, forward: Forward) -> tuple[LayerShape, .
     return cache.shapes
 
 
-def gives(model: Any, expected: Tensor, forward: Forward) -> bool:  # a transformers model
-    """Return whether another forward gives the model's own logits, rounding aside."""
-    cache = DenseCache(len(_PROBE_LENGTHS))
-    return _difference(model, expected, forward, cache) <= TOLERANCE[model.dtype] / 10
+def gives(model: Any, shapes: Sequence[LayerShape], expected: Tensor, forward: Forward) -> bool:
+    """Return whether another forward of a transformers model gives its own logits, rounding aside."""
+    if model.device.type == "cpu":
+        cache = DenseCache(len(_PROBE_LENGTHS))
+        return _difference(model, expected, forward, cache) <= TOLERANCE[model.dtype] / 10
+    paged = _PagedProbe(shapes, model.dtype, model.device)
+
+    def placed(ids: Tensor, positions: Tensor, wanted: Tensor, cache: PackedCache) -> Tensor:
+        del cache
+        return forward(ids, positions, wanted, paged.placed)
+
+    return _difference(model, expected, placed, paged) <= 2 * TOLERANCE[model.dtype]
 
 
 @torch.inference_mode()
-def _difference(model: Any, expected: Tensor, forward: Forward, cache: DenseCache | _ProbeCache) -> float:
+def _difference(model: Any, expected: Tensor, forward: Forward, cache: Any) -> float:
     """Run the probe packed, in two chunks; return how far its last logits are from those expected, relatively."""
     rows, firsts = _rows(_probe_ids(model)), (3, 1)
     rests = tuple(length - first for length, first in zip(_PROBE_LENGTHS, firsts, strict=True))
@@ -97,6 +107,23 @@ def _difference(model: Any, expected: Tensor, forward: Forward, cache: DenseCach
         wanted = torch.tensor(lengths, device=model.device).cumsum(0) - 1
         logits = forward(tokens, positions.to(model.device), wanted, cache)
     return float((logits.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30))
+
+
+class _PagedProbe:
+    """A cache in pages, on the model's device."""
+
+    def __init__(self, shapes: Sequence[LayerShape], dtype: torch.dtype, device: torch.device) -> None:
+        pages = Pages(len(_PROBE_LENGTHS), len(_PROBE_LENGTHS), max(_PROBE_LENGTHS))
+        for row, length in enumerate(_PROBE_LENGTHS):
+            pages.reserve(row, length)
+        self._cache = PagedCache(shapes, pages, dtype, device)
+        self._cache.sync()
+
+    def begin(self, rows: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Say which tokens come next."""
+        flat = [states.to(self._cache.table.device) for states in flat_places(rows, starts, lengths)]
+        self.placed = self._cache.at(flat[0], flat[1], splits=2)
+        return flat[0], flat[1]
 
 
 def _check_windows(model: Any, shapes: Sequence[LayerShape]) -> None:

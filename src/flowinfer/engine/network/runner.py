@@ -18,7 +18,7 @@ from flowinfer.backends.remembered import recall, remember
 from flowinfer.engine.caches.attention import LayerShape, PackedCache, attending, number_layers
 from flowinfer.engine.caches.pages import ChainedCache, ChainedForward, PagedCache, Pages, page_bytes
 from flowinfer.engine.network.experts import has_experts, routing, unroutable
-from flowinfer.engine.network.llama import LlamaForward, llama_forward
+from flowinfer.engine.network.llama import Written, llama_forward
 from flowinfer.engine.network.merging import merge_linears, split_linears
 from flowinfer.engine.network.probing import NotPackable, check, gives, plain_logits, refuse
 from flowinfer.engine.network.segments import Segment, run_segment, segments_of
@@ -60,7 +60,7 @@ class HeadRunner:
             expected = plain_logits(model) if passed.logits is None else passed.logits.to(self.device)
         merge_linears(model)
         self._compiled: list[Any] = []
-        self._written: LlamaForward | None = None
+        self._written: Written | None = None
         self._cuts = tuple(cuts)
         self.segments: Sequence[Segment] = ()
         """Links of the chain that it is; none where it is whole."""
@@ -72,10 +72,11 @@ class HeadRunner:
         except NotPackable:
             split_linears(model)  # other engines will run it
             raise
-        if not self.segments:
-            self._write_out(expected)
         if self.device.type == "cuda":
             _refuse_heads(self.layers)
+        if not self.segments:
+            self._write_out(expected)
+        if self.device.type == "cuda" and not self._written:
             self._speed_up(expected)
         if not passed.layers:
             remember(model, layers=tuple(map(astuple, self.layers)), logits=expected)
@@ -105,7 +106,7 @@ class HeadRunner:
             (W, V_k), in the model's own type.
         """
         if self._written:
-            states = self._written(ids, positions, cache, len(wanted))[wanted]
+            states = self._written.states(ids, positions, wanted, cache)
             return self._written.logits(keep(states) if keep else states)
         if self.segments:
             return self._chain(ids, positions, wanted, cache, keep)
@@ -171,7 +172,7 @@ class HeadRunner:
     def read(self, ids: Tensor, positions: Tensor, cache: PackedCache) -> None:
         """Run the model for its keys and values alone (prefill): as `logits`, without the last matrix."""
         if self._written:
-            self._written(ids, positions, cache, 0)
+            self._written.read(ids, positions, cache)
             return
         if self.segments:
             self._chain(ids, positions, positions[:1], cache)
@@ -232,11 +233,23 @@ class HeadRunner:
         """Install the written-out forward where there is one and it gives the model's own logits."""
         try:
             self._written = llama_forward(self.model, self.layers)
-            is_right = not self._written or gives(self.model, expected, self.logits)
+            is_right = not self._written or self._is_right(expected)
         except FOREIGN:  # a release of transformers whose modules have other parts: they serve as they are
             is_right = False
         if not is_right:
             self._written = None
+
+    def _is_right(self, expected: Tensor) -> bool:
+        """Return whether the written-out forward gives the model's own logits, for steps and for prompts."""
+        assert self._written
+        most = self._written.most_step_tokens
+        try:
+            for self._written.most_step_tokens in (most, 0):
+                if not gives(self.model, self.layers, expected, self.logits):
+                    return False
+        finally:
+            self._written.most_step_tokens = most
+        return True
 
     def _speed_up(self, expected: Tensor) -> None:
         """Install what is fast on a GPU, each part only if the check at load still holds with it."""

@@ -1,7 +1,13 @@
-"""Triton kernel of a linear map of few tokens: weights are streamed once, so memory bandwidth is the limit."""
+"""Triton kernel of a linear map of few tokens: weights are streamed once, so memory bandwidth is the limit.
+
+What stands around the map in a decoder is done at its ends, so that a layer is few launches: the scale of an RMS norm,
+silu(gate) up, the residual and the next norm's weight. Launches may begin while the one before still runs and fetch
+their first weights to L2 (programmatic dependent launch): weights are nobody's output.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from flowinfer.engine.network.gemm import MOST_TOKENS
+from flowinfer.engine.caches.triton_step import can_be_early
+from flowinfer.engine.network.gemm import MOST_STEP_TOKENS, MOST_TOKENS
 
 
 @dataclass(frozen=True)
@@ -21,182 +28,307 @@ class Tiles:
     block_k: int
     """Inputs per loop turn."""
     splits: int = 1
-    """Programs that share the inputs of one block; their sums are joined in a fixed order by a second kernel."""
+    """Programs that share the inputs of one block; the last to end adds all sums, in a fixed order."""
     num_warps: int = 4
     num_stages: int = 4
     is_early: bool = False
-    """Start while the kernel before still runs and fetch the first weights to L2 (programmatic dependent launch)."""
+    """Start while the kernel before ends and fetch the first weights to L2, where a GPU can (programmatic dependent
+    launch)."""
 
 
-_TUNED: dict[tuple[int, int], Tiles | None] = {
-    (4608, 3584): None,
-    (3584, 3584): Tiles(32, 128, 1, 4, 7),
-    (37888, 3584): Tiles(32, 256, 1, 4, 4),
-    (3584, 18944): Tiles(64, 128, 4, 4, 4),
-    (152064, 3584): Tiles(64, 128, 1, 4, 4),
-    (5120, 4096): None,
-    (4096, 4096): Tiles(32, 128, 1, 4, 7),
-    (22016, 4096): Tiles(64, 64, 1, 4, 5),
-    (4096, 11008): Tiles(32, 128, 2, 4, 5),
-    (64000, 4096): Tiles(32, 256, 1, 4, 4),
+_NARROW = 8192
+"""Outputs up to which one block a program leaves units without work."""
+_MOST_SPLITS = 8
+_EARLY = 128
+"""Inputs of each output's weights that an early launch fetches before it waits."""
+_TUNED: dict[tuple[int, int, bool], Tiles] = {
+    (4608, 3584, True): Tiles(16, 128, 1, 2, 8),
+    (3584, 3584, True): Tiles(32, 64, 2, 4, 8),
+    (37888, 3584, True): Tiles(64, 128, 1, 4, 4),
+    (3584, 18944, True): Tiles(32, 128, 2, 4, 6),
+    (152064, 3584, True): Tiles(32, 256, 1, 4, 3),
+    (3584, 18944, False): Tiles(64, 128, 4, 4, 3, is_early=True),
+    (152064, 3584, False): Tiles(128, 64, 1, 8, 5, is_early=True),
 }
-"""(N, K) -> tiles as benchmarks/gemm.py found them best on an H200, 4 tokens; None = cuBLAS was faster; other
-shapes use `tiles_for`'s rule."""
+"""(N, K, whether tokens are few) -> what was fastest in whole steps of a 7B, where the rule is slower."""
 
 
-def tiles_for(outputs: int, inputs: int) -> Tiles | None:
-    """Return tiles for a weight of shape (outputs, inputs), None where cuBLAS is faster.
+def tiles_for(shape: Sequence[int], tokens: int) -> Tiles:
+    """Return tiles for a weight of a shape (N, K) and so many tokens.
 
-    Without a measurement: small blocks where few outputs must fill all units.
+    The rule is within 1 % of the best of some hundred tried in whole steps of a 7B and a 9B on an H200: many inputs in
+    flight, and where outputs are few about as many programs as multiprocessors hold at once.
     """
-    if (outputs, inputs) in _TUNED:
-        return _TUNED[outputs, inputs]
-    if outputs <= 8192:
-        return Tiles(16, 256, splits=2 if outputs <= 2048 and inputs >= 1024 else 1, num_stages=5)
-    return Tiles(32, 256)
+    outputs, inputs = shape
+    few = tokens <= MOST_TOKENS
+    if (outputs, inputs, few) in _TUNED:
+        return _TUNED[outputs, inputs, few]
+    if outputs > _NARROW:
+        return Tiles(64, 128 if few else 64, is_early=True)
+    block_n, programs, stages = (32, 320, 6) if few else (64, 140, 4)
+    splits = min(programs // triton.cdiv(outputs, block_n), _MOST_SPLITS, inputs // 256)
+    return Tiles(block_n, 128, max(1, splits), num_stages=stages, is_early=True)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Half an RMS norm: states times its weight, and what the scale comes from; whoever reads the states scales."""
+
+    states: Tensor
+    """(T, D)."""
+    squares: Tensor
+    """(T, parts), float32: sums of squares of parts of the unweighted states."""
+    eps: float
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What a map's result is added to, in place, and the norm that reads the sum."""
+
+    states: Tensor
+    """(T, N); changed."""
+    weight: Tensor
+    """(N,), the norm's."""
+    eps: float
 
 
 def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None, tiles: Tiles | None = None) -> Tensor:
     """Return x W^T + b, of few tokens in half precision.
 
     Args:
-        x: (T, K), T <= 16, last stride 1.
+        x: (T, K), T <= 64, last stride 1.
         weight: (N, K), last stride 1.
         bias: (N,) or None.
         tiles: others than the usual, to try them.
     Returns:
         (T, N), accumulated in float32.
     """
-    (tokens, inputs), outputs = x.shape, weight.shape[0]
-    out = x.new_empty(tokens, outputs)
-    if not tokens:
-        return out
-    tiles = tiles or tiles_for(outputs, inputs)
-    if tiles is None:
-        return torch.nn.functional.linear(x, weight, bias)
-    blocks = triton.cdiv(outputs, tiles.block_n)
-    turns = triton.cdiv(inputs, tiles.block_k * tiles.splits)  # of each split's loop
-    sums = out
-    if tiles.splits > 1:
-        sums = x.new_empty(tiles.splits, tokens, outputs, dtype=torch.float32)
-    with torch.cuda.device(x.get_device()):
-        _linear_kernel[(blocks, tiles.splits)](
-            x,
-            weight,
-            weight if bias is None else bias,
-            sums,
-            tokens,
-            x.stride(0),
-            weight.stride(0),
-            outputs,
-            inputs,
-            turns,
-            WHOLE_N=outputs % tiles.block_n == 0,
-            WHOLE_K=inputs == turns * tiles.splits * tiles.block_k,
-            SPLITS=tiles.splits,
-            BIAS=bias is not None,
-            BLOCK_N=tiles.block_n,
-            BLOCK_K=tiles.block_k,
-            BLOCK_T=MOST_TOKENS,
-            EARLY=tiles.num_stages if tiles.is_early else 0,
-            LINE=128 // weight.element_size(),
-            num_warps=tiles.num_warps,
-            num_stages=tiles.num_stages,
-            launch_pdl=tiles.is_early,
-        )
-        if tiles.splits > 1:
-            _join_kernel[(triton.cdiv(outputs, 256), tokens)](
-                sums,
-                weight if bias is None else bias,
-                out,
-                tokens,
-                outputs,
-                SPLITS=tiles.splits,
-                BIAS=bias is not None,
-                BLOCK=256,
-                num_warps=2,
-            )
+    out = x.new_empty(x.shape[0], weight.shape[0])
+    if len(x):
+        _launch(x, weight, tiles or tiles_for(weight.shape, len(x)), out=out, bias=bias)
     return out
 
 
-@triton.jit
+def scaled_linear(x: Norm, weight: Tensor, bias: Tensor | None, tiles: Tiles, counters: Tensor | None = None) -> Tensor:
+    """Return norm(x) W^T + b: (T, D) -> (T, N); arguments as of `added_linear`."""
+    out = x.states.new_empty(len(x.states), weight.shape[0])
+    _launch(x.states, weight, tiles, out=out, bias=bias, scale=x, counters=counters)
+    return out
+
+
+def gated_linear(x: Norm, weight: Tensor, tiles: Tiles, counters: Tensor | None = None) -> Tensor:
+    """Return silu(g) u of norm(x) W^T, whose first half is g and second u: (T, D), (2 N, D) -> (T, N)."""
+    out = x.states.new_empty(len(x.states), weight.shape[0] // 2)
+    _launch(x.states, weight, tiles, out=out, scale=x, counters=counters, is_gated=True)
+    return out
+
+
+def added_linear(x: Tensor, weight: Tensor, total: Residual, tiles: Tiles, counters: Tensor | None = None) -> Norm:
+    """Add x W^T to the residual; return what the next map reads: (T, K) -> (T, N).
+
+    Args:
+        x: (T, K).
+        weight: (N, K).
+        total: what is added to.
+        tiles: how the weight is cut.
+        counters: zeros, one for each block of outputs, where the inputs are split; made here if None.
+    """
+    squares = x.new_empty(len(x), triton.cdiv(weight.shape[0], tiles.block_n), dtype=torch.float32)
+    then = Norm(torch.empty_like(total.states), squares, total.eps)
+    _launch(x, weight, tiles, out=total.states, total=total, then=then, counters=counters)
+    return then
+
+
+def _launch(
+    x: Tensor,
+    weight: Tensor,
+    tiles: Tiles,
+    *,
+    out: Tensor,
+    bias: Tensor | None = None,
+    scale: Norm | None = None,
+    total: Residual | None = None,
+    then: Norm | None = None,
+    counters: Tensor | None = None,
+    is_gated: bool = False,
+) -> None:
+    """Launch the kernel; arguments that it does not read are stood in for by the weight."""
+    (tokens, inputs), outputs = x.shape, out.shape[1]
+    columns = tiles.block_n // 2 if is_gated else tiles.block_n  # of `out`, per program
+    blocks = triton.cdiv(outputs, columns)
+    turns = triton.cdiv(inputs, tiles.block_k)
+    sums = weight
+    if tiles.splits > 1:
+        sums = x.new_empty(blocks, tiles.splits, tokens, tiles.block_n, dtype=torch.float32)
+        if counters is None:
+            counters = torch.zeros(blocks, dtype=torch.int32, device=x.device)
+    is_early = tiles.is_early and weight.stride(0) % 8 == 0 and can_be_early(x.device)  # 16 bytes, fetched in bulk
+    pieces = max(1, 32 * tiles.num_warps // tiles.block_n)
+    early = min(_EARLY, turns // tiles.splits * tiles.block_k)
+    with torch.cuda.device(x.get_device()):
+        _linear_kernel[(blocks, tiles.splits)](
+            *(x, weight, weight if bias is None else bias, out),
+            *(weight if scale is None else scale.squares, weight if total is None else total.weight),
+            *((weight, weight) if then is None else (then.states, then.squares)),
+            *(sums, weight if counters is None else counters),
+            *(
+                tokens,
+                x.stride(0),
+                weight.stride(0),
+                outputs,
+                inputs,
+                turns,
+                0 if scale is None else scale.squares.shape[1],
+            ),
+            *(early // pieces // 8 * 8, 0.0 if scale is None else scale.eps),
+            WHOLE_N=outputs % columns == 0,
+            WHOLE_K=inputs % tiles.block_k == 0,
+            SPLITS=tiles.splits,
+            BIAS=bias is not None,
+            BLOCK_PARTS=0 if scale is None else triton.next_power_of_2(scale.squares.shape[1]),
+            GATED=is_gated,
+            ADDED=total is not None,
+            BLOCK_N=tiles.block_n,
+            BLOCK_K=tiles.block_k,
+            BLOCK_T=MOST_TOKENS if tokens <= MOST_TOKENS else MOST_STEP_TOKENS,
+            EARLY=is_early,
+            PIECES=pieces,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+            launch_pdl=is_early,
+        )
+
+
+@triton.jit(do_not_specialize=["tokens", "turns", "num_parts", "piece", "counters"])
 def _linear_kernel(
     x: tl.tensor,
     weight: tl.tensor,
     bias: tl.tensor,
     out: tl.tensor,
+    squares: tl.tensor,
+    norm: tl.tensor,
+    next_states: tl.tensor,
+    next_squares: tl.tensor,
+    sums: tl.tensor,
+    counters: tl.tensor,
     tokens: tl.tensor,
     x_stride: tl.tensor,
     weight_stride: tl.tensor,
     outputs: tl.tensor,
     inputs: tl.tensor,
     turns: tl.tensor,
+    num_parts: tl.tensor,
+    piece: tl.tensor,
+    eps: tl.tensor,
     WHOLE_N: tl.constexpr,
     WHOLE_K: tl.constexpr,
     SPLITS: tl.constexpr,
     BIAS: tl.constexpr,
+    BLOCK_PARTS: tl.constexpr,
+    GATED: tl.constexpr,
+    ADDED: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_T: tl.constexpr,
     EARLY: tl.constexpr,
-    LINE: tl.constexpr,
+    PIECES: tl.constexpr,
 ) -> None:
     """Compute one block of outputs for all tokens, from one split of the inputs."""
+    block = tl.program_id(0)
     split = tl.program_id(1)
-    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    local = tl.arange(0, BLOCK_N)
+    if GATED:  # as many rows of the gate's weight as of the other's
+        HALF: tl.constexpr = BLOCK_N // 2
+        columns = block * HALF + local % HALF
+        inside_n = columns < outputs
+        weight_rows = columns + local // HALF * outputs
+    else:
+        columns = block * BLOCK_N + local
+        inside_n = columns < outputs
+        weight_rows = columns
     rows = tl.arange(0, BLOCK_T)
     offsets = tl.arange(0, BLOCK_K)
+    first, last = split * turns // SPLITS, (split + 1) * turns // SPLITS
+    weight_base = weight + weight_rows.to(tl.int64) * weight_stride
     x_at = x + rows[:, None] * x_stride + offsets[None, :]
-    weight_at = weight + columns.to(tl.int64)[None, :] * weight_stride + offsets[:, None]
-    total = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+    weight_at = weight_base[None, :] + offsets[:, None]
+    known = rows[:, None] < tokens
+    # 1. what nobody writes
     if EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
-        # Weights are nobody's output, so nothing is to be waited for.
-        lines = weight + tl.minimum(columns, outputs - 1).to(tl.int64)[None, :] * weight_stride
-        for turn in tl.static_range(EARLY):
-            place = (split * turns + turn) * BLOCK_K + tl.arange(0, BLOCK_K // LINE) * LINE
-            place = tl.minimum(place, inputs - 1)[:, None]
-            tl.inline_asm_elementwise(
-                "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [lines + place], tl.int32, is_pure=False, pack=1
-            )
+        starts = first * BLOCK_K + tl.arange(0, PIECES) * piece
+        places = weight_base[:, None] + starts[None, :]
+        size = tl.where(inside_n[:, None] & (starts + piece <= inputs)[None, :], piece * 2, 0)  # bytes
+        tl.inline_asm_elementwise(
+            "{ .reg .pred p; setp.ne.s32 p, $2, 0; @p cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }",
+            "=r,l,r",
+            [places, size],
+            tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+    if BIAS:
+        biases = tl.load(bias + columns, mask=inside_n, other=0.0)
+    if ADDED:
+        weights = tl.load(norm + columns, mask=inside_n, other=0.0)
+    if EARLY:
         tl.extra.cuda.gdc_wait()
-    for turn in range(turns):
-        start = (split * turns + turn) * BLOCK_K
-        here = rows[:, None] < tokens
+    # 2. what is needed at the end, asked for now
+    if BLOCK_PARTS > 0:
+        parts = tl.arange(0, BLOCK_PARTS)
+        at = squares + rows[:, None] * num_parts + parts[None, :]
+        square = tl.load(at, mask=known & (parts[None, :] < num_parts), other=0.0)
+    cells = rows[:, None].to(tl.int64) * outputs + columns[None, :]
+    if ADDED:
+        before = tl.load(out + cells, mask=known & inside_n[None, :], other=0.0)
+    # 3. the product
+    total = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+    for turn in range(first, last):
+        start = turn * BLOCK_K
+        here = known
         if not WHOLE_K:
             here = here & (start + offsets < inputs)[None, :]
         part = tl.load(x_at + start, mask=here, other=0.0)
         if WHOLE_K and WHOLE_N:
             w = tl.load(weight_at + start)
         else:
-            there = (columns < outputs)[None, :] & (start + offsets < inputs)[:, None]
+            there = inside_n[None, :] & (start + offsets < inputs)[:, None]
             w = tl.load(weight_at + start, mask=there, other=0.0)
         total = tl.dot(part, w, total)  # (BLOCK_T, BLOCK_N)
-    inside = (rows[:, None] < tokens) & (columns[None, :] < outputs)
-    if BIAS and SPLITS == 1:
-        total += tl.load(bias + columns, mask=columns < outputs, other=0.0).to(tl.float32)[None, :]
-    cells = (split * tokens + rows)[:, None].to(tl.int64) * outputs + columns[None, :]
-    tl.store(out + cells, total.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _join_kernel(
-    sums: tl.tensor,
-    bias: tl.tensor,
-    out: tl.tensor,
-    tokens: tl.tensor,
-    outputs: tl.tensor,
-    SPLITS: tl.constexpr,
-    BIAS: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
-    """Add the splits of one token's block of outputs."""
-    token = tl.program_id(1)
-    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < outputs
-    total = tl.zeros((BLOCK,), tl.float32)
-    for split in tl.static_range(SPLITS):
-        total += tl.load(sums + (split * tokens + token).to(tl.int64) * outputs + columns, mask=inside, other=0.0)
+    if EARLY:  # not before: programs that wait would crowd some multiprocessors
+        tl.extra.cuda.gdc_launch_dependents()
+    # 4. of an output's splits the last to end goes on, with all sums
+    if SPLITS > 1:
+        own = rows[:, None] * BLOCK_N + local[None, :]
+        mine = sums + (block * SPLITS).to(tl.int64) * tokens * BLOCK_N
+        tl.store(mine + split * tokens * BLOCK_N + own, total, mask=known)
+        tl.debug_barrier()
+        arrived = tl.atomic_add(counters + block, 1, sem="acq_rel")
+        if arrived < SPLITS - 1:
+            return
+        total = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+        for other in tl.static_range(SPLITS):
+            at = mine + other * tokens * BLOCK_N + own
+            total += tl.load(at, mask=known, other=0.0, cache_modifier=".cg")
+    # 5. what stands around the product
+    if BLOCK_PARTS > 0:
+        total *= tl.rsqrt(tl.sum(square, 1) / inputs + eps)[:, None]
     if BIAS:
-        total += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + token.to(tl.int64) * outputs + columns, total.to(out.dtype.element_ty), mask=inside)
+        total += biases.to(tl.float32)[None, :]
+    if GATED:
+        gate, up = tl.split(tl.permute(tl.reshape(total, (BLOCK_T, 2, HALF)), (0, 2, 1)))
+        gated = gate * tl.sigmoid(gate) * up
+        columns = block * HALF + tl.arange(0, HALF)
+        cells = rows[:, None].to(tl.int64) * outputs + columns[None, :]
+        tl.store(out + cells, gated.to(out.dtype.element_ty), mask=known & (columns < outputs)[None, :])
+    else:
+        inside = known & inside_n[None, :]
+        if ADDED:
+            total += before.to(tl.float32)
+        rounded = total.to(out.dtype.element_ty)
+        tl.store(out + cells, rounded, mask=inside)
+        if ADDED:
+            states = rounded.to(tl.float32)
+            scaled = states * weights.to(tl.float32)[None, :]
+            tl.store(next_states + cells, scaled.to(out.dtype.element_ty), mask=inside)
+            square = tl.sum(tl.where(inside, states * states, 0.0), 1)
+            tl.store(next_squares + rows * tl.num_programs(0) + block, square, mask=rows < tokens)

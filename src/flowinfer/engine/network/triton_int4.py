@@ -10,7 +10,6 @@ import triton.language as tl
 from torch import Tensor
 
 from flowinfer.backends.int4 import BLOCK, ROW
-from flowinfer.engine.network.triton_gemm import _join_kernel
 
 _MOST_ROWS = 64
 """Most tokens of one program."""
@@ -344,3 +343,26 @@ def _unpack_kernel(
         weights = (((packed.to(tl.int32) >> (4 * plane)) & 15) - zero[:, None]).to(tl.float32) * scale[:, None]
         cells = columns.to(tl.int64)[:, None] * inputs + start + inner[None, :]
         tl.store(out + cells, weights.to(out.dtype.element_ty), mask=there & (start + inner < inputs)[None, :])
+
+
+@triton.jit
+def _join_kernel(
+    sums: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    tokens: tl.tensor,
+    outputs: tl.tensor,
+    SPLITS: tl.constexpr,
+    BIAS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Add the splits of one token's block of outputs."""
+    token = tl.program_id(1)
+    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < outputs
+    total = tl.zeros((BLOCK,), tl.float32)
+    for split in tl.static_range(SPLITS):
+        total += tl.load(sums + (split * tokens + token).to(tl.int64) * outputs + columns, mask=inside, other=0.0)
+    if BIAS:
+        total += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + token.to(tl.int64) * outputs + columns, total.to(out.dtype.element_ty), mask=inside)

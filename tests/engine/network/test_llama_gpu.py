@@ -1,0 +1,90 @@
+"""The forward written out for GPUs against transformers' own: on CUDA devices, else in Triton's interpreter."""
+
+from __future__ import annotations
+
+import copy
+import os
+from importlib.metadata import version
+
+import pytest
+import torch
+from packaging.version import Version
+from torch import Tensor
+
+CUDA = torch.cuda.is_available()
+if not CUDA:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported
+tl = pytest.importorskip("triton.language", reason="Triton is not installed")
+if not CUDA and type(tl.max).__name__ != "InterpretedFunction":
+    pytest.skip("no CUDA device, and Triton was imported before without its interpreter", allow_module_level=True)
+if not CUDA and Version(version("numpy")) >= Version("2.4"):
+    pytest.skip("no CUDA device, and Triton's interpreter needs numpy < 2.4", allow_module_level=True)
+
+from flowinfer.backends.row_session import RowSession  # noqa: E402
+from flowinfer.engine.caches.pages import PagedCache, Pages  # noqa: E402
+from flowinfer.engine.caches.tiles import flat_places  # noqa: E402
+from flowinfer.engine.network.llama_gpu import GpuLlamaForward  # noqa: E402
+from flowinfer.engine.network.runner import HeadRunner  # noqa: E402
+from tests.engine.network.test_llama import WRITTEN  # noqa: E402
+from tests.engine.network.test_runner import CONFIGS, network  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
+DEVICE, DTYPE, NEAR = ("cuda", torch.bfloat16, 0.06) if CUDA else ("cpu", torch.float16, 0.01)
+FEEDS = ((20, 3), (1, 2), (0, 3)) if not CUDA else ((20, 3), (1, 1), (2, 4), (1, 0), (0, 3), (60, 1), (1, 1))
+"""Ids that each of two rows gets, one forward after the other."""
+
+
+class Rows:
+    """Two rows in pages, fed through a written-out forward."""
+
+    def __init__(self, name: str) -> None:
+        runner = HeadRunner(network(CONFIGS[name]).to(DEVICE, DTYPE))
+        self.forward = GpuLlamaForward(runner.model, runner.layers)
+        pages = Pages(4, 2, 128)
+        self._cache = PagedCache(runner.layers, pages, DTYPE, torch.device(DEVICE))
+        for row in (0, 1):
+            pages.reserve(row, 128)
+        self._cache.sync()
+        self._lengths = [0, 0]
+
+    @torch.inference_mode()
+    def feed(self, chunks: list[list[int]]) -> Tensor:
+        """Return the logits at the ends of what two rows got, and of a token of padding's row before."""
+        counts = [len(chunk) for chunk in chunks]
+        rows, positions = flat_places((0, 1), self._lengths, counts)
+        self._lengths = [length + count for length, count in zip(self._lengths, counts, strict=True)]
+        ids = torch.tensor([*chunks[0], *chunks[1], 0], device=DEVICE)
+        rows, positions = (
+            torch.cat((one, torch.tensor([end]))).to(DEVICE) for one, end in ((rows, -1), (positions, 0))
+        )
+        wanted = torch.tensor(counts, device=DEVICE).cumsum(0) - 1
+        states = self.forward.states(ids, positions, wanted.clamp_min(0), self._cache.at(rows, positions, 2))
+        return self.forward.logits(states).float()
+
+
+@pytest.mark.parametrize("most_step_tokens", [64, 0], ids=["step", "prompt"])
+@pytest.mark.parametrize("name", WRITTEN)
+def test_rows_give_transformers_own_logits(name: str, most_step_tokens: int) -> None:
+    """Prompts, several tokens of a row at once, rows that get nothing, and a token of padding."""
+    generator = torch.Generator().manual_seed(1)
+    rows, reference = Rows(name), RowSession(network(CONFIGS[name]))
+    rows.forward.most_step_tokens = most_step_tokens
+    for index, counts in enumerate(FEEDS):
+        chunks = [torch.randint(0, 300, (count,), generator=generator).tolist() for count in counts]
+        if index:
+            reference.feed(dict(enumerate(chunks)))
+        else:
+            reference.add(chunks)
+        got, expected = rows.feed(chunks).cpu(), reference.logits([0, 1])
+        for row, count in enumerate(counts):
+            if count:
+                assert (got[row] - expected[row]).norm() <= NEAR * expected[row].norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not CUDA, reason="no CUDA device")
+@pytest.mark.parametrize("name", WRITTEN)
+def test_bfloat16_on_a_gpu_is_written_out_and_float32_is_not(name: str) -> None:
+    own = network(CONFIGS[name])
+    assert isinstance(HeadRunner(copy.deepcopy(own).to("cuda", torch.bfloat16))._written, GpuLlamaForward)
+    assert HeadRunner(own.to("cuda"))._written is None
