@@ -21,7 +21,7 @@ from flowinfer.engine.loops.choice import Engine
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.scheduler import Caching, Scheduler
 from flowinfer.engine.work import Asked, trace_of
-from flowinfer.errors import DeviceLost, FlowInferError
+from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.planning.merge import SharedStep
 from flowinfer.results import StepResult, Trace
 from flowinfer.runs.experiment import majority
@@ -182,7 +182,11 @@ class Service:
             self.loading.state = "ready"
         except FlowInferError as error:
             self._give_up(error)
-        self.changed.set()
+        except BaseException:  # a bug of ours: whoever waits for the models must hear of it
+            traceback.print_exc()
+            self._give_up(RunError(_OURS))
+        finally:
+            self.changed.set()
         try:
             while not self._is_closing:
                 try:
