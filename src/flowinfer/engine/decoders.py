@@ -155,8 +155,8 @@ class Decoders:
         return made
 
     def _wanted(self, plan: Plan, step: Step) -> list[str]:
-        """Return the models of a step, and then those of the steps that run beside it."""
-        steps = [step, *(self._together[1] if self._together else ())]
+        """Return the models of a step, and then those of its plan's steps that run beside it."""
+        steps = [step, *(self._together[1] if self._together and self._together[0] is plan else ())]
         return list(dict.fromkeys(name for one in steps for name in held_models(plan, one)))
 
     def _is_nearly_full(self, loop: DecodingLoop) -> bool:
