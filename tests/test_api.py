@@ -174,6 +174,10 @@ def test_a_question_that_fails_is_raised(flow: flowinfer.Flow) -> None:
 def test_a_question_that_is_no_text_is_a_type_error(flow: flowinfer.Flow) -> None:
     with pytest.raises(TypeError, match="question must be a text, not int"):
         flow.run(3)  # type: ignore[arg-type]  # the mistake
+    with pytest.raises(TypeError, match="question 1 must be a text, not int"):
+        flow.run(["1 + 1", 3])  # type: ignore[list-item]  # the mistake
+    with pytest.raises(TypeError, match="question must be a text, not list"):
+        asyncio.run(flow.arun(["1 + 1"]))  # type: ignore[arg-type]  # the mistake
     with pytest.raises(TypeError, match="text must be a text, not int"):
         flowinfer.parse(3)  # type: ignore[arg-type]  # the mistake
 

@@ -56,6 +56,8 @@ class Calls:
 
     async def _told(self, question: str, *, streams: bool) -> AsyncIterator[tuple[Trace | None, str]]:
         """Yield what is new of an answer, and in the end its trace; one who stops reading takes the question back."""
+        if not isinstance(question, str):
+            raise TypeError(f"question must be a text, not {type(question).__name__}")
         if not question.strip():
             raise UsageError("the question is empty")
         loop, heard = asyncio.get_running_loop(), asyncio.Queue[Happening]()
