@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowinfer.cli.plan import show_plan
-from flowinfer.errors import LoadError, MemoryShort
+from flowinfer.errors import LoadError, MemoryShort, UsageError
 from flowinfer.language.check import check
 from flowinfer.machine import Card, Device, Limit, Machine, container_limit, has_weights, hub_cache, with_free_memory
 from flowinfer.planning import plan as plans
@@ -268,6 +268,10 @@ def test_devices_that_are_given_are_all_that_count() -> None:
     from flowinfer.cli.plan import _machine
 
     assert [device.name for device in _machine("cuda:0=24GB").devices] == ["cuda:0"]
+    with pytest.raises(UsageError, match="--devices names cuda:0 twice"):
+        _machine("cuda:0=24GB,CUDA:0=24GB")
+    with pytest.raises(UsageError, match="--devices 'cuda:00=24GB'"):
+        _machine("cuda:0=24GB,cuda:00=24GB")
 
 
 def test_a_host_that_is_too_small_is_told_that_others_can_be_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
