@@ -55,9 +55,8 @@ def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices:
         said = to_json(plan) | {"reads": device_reads(plan), "zoo": flow.zoo, "zoo_why": flow.zoo_why}
         print(json.dumps(said, ensure_ascii=False, indent=1))
         return
-    print(
-        f"flow {flow.name}: {len(plan.steps)} step{'s' * (len(plan.steps) > 1)}, prompts '{plan.prompts}', zoo {flow.zoo} ({flow.zoo_why})"
-    )
+    count = f"{len(plan.steps)} step{'s' * (len(plan.steps) > 1)}"
+    print(f"flow {flow.name}: {count}, prompts '{plan.prompts}', zoo {flow.zoo} ({flow.zoo_why})")
     if flow.zoo_note:
         print(f"note: {flow.zoo_note}")
     for step in plan.steps:
