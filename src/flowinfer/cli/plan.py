@@ -152,7 +152,7 @@ def _count(number: int) -> str:
 def _machine(text: str) -> Machine:
     from flowinfer.machine import Device, Machine
 
-    found = []
+    found: list[Device] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(cpu|cuda:(?:0|[1-9]\d*))\s*=\s*(\d+(?:\.\d+)?)\s*(GB|GiB|MB)\s*", part, re.I)
         if not match:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import weakref
 from collections.abc import AsyncIterator, Callable
 
 from flowinfer.engine.models import ModelPool
@@ -30,6 +32,7 @@ class Calls:
         (self._flow,), steps = served({flow.name: flow}, this_machine())
         self._service = Service([self._flow], steps, _now, models=models, loads_at_once=False)
         self._service.start()
+        atexit.register(_close, weakref.ref(self._service))  # Python must not end below a thread that runs a model
 
     async def answer(self, question: str) -> Trace:
         """Answer one question.
@@ -82,3 +85,8 @@ class Calls:
 
 def _now(tell: Callable[[], None]) -> None:
     tell()
+
+
+def _close(service: weakref.ref[Service]) -> None:
+    if (left := service()) is not None:
+        left.close()
