@@ -84,6 +84,10 @@ def test_a_file_that_is_not_there_and_options_that_exclude_each_other_are_told(t
     assert (both.returncode, both.stderr.splitlines()[0]) == (2, "error: --input asks the lines of a file")
     unused = flowinfer(*COMMAND, "--prompt", "x", "-o", "out.jsonl", cwd=tmp_path)
     assert (unused.returncode, unused.stderr.splitlines()[0]) == (2, "error: -o is the file of answers of --input")
+    for option in (("--dry-run",), ("--engine", "packed")):
+        refused = flowinfer(*COMMAND, "--input", "-", *option, cwd=tmp_path)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr.startswith("error: --dry-run and --engine are not for --input")
     limited = flowinfer(*COMMAND, "--input", "-", "--limit", "1", cwd=tmp_path)
     assert (limited.returncode, limited.stderr.splitlines()[0]) == (2, "error: --limit without --dataset")
 
@@ -101,3 +105,9 @@ def test_models_are_not_loaded_where_no_line_is_left(tmp_path: Path) -> None:
         done = flowinfer(*COMMAND[:-1], "--input", "-", *output, cwd=tmp_path, stdin=stdin)
         assert (done.returncode, done.stdout) == (0, "")
         assert done.stderr == f"{told} lines are answered" + (" in out.jsonl\n" if stdin else "\n")
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[half", "http://host:port", "http://host:99999", "host:8000"])
+def test_what_is_no_address_of_a_server_is_refused(url: str, tmp_path: Path) -> None:
+    done = flowinfer(*COMMAND, "--dataset", "ceval", "--url", url, cwd=tmp_path)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"error: --url '{url}': no address of a server")

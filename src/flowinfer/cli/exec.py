@@ -137,6 +137,8 @@ def command(
             cure = "leave --dataset, --prompt, --trace, --resume and --url out, and read the flow from a file"
             raise UsageError("--input asks the lines of a file", help=cure)
         _refuse_data_options(data, limit, sample, ids, fail_under, None)
+        if dry_run or engine is not None:
+            raise UsageError("--dry-run and --engine are not for --input", help="`flowinfer plan` prints the plan")
         answer(read_checked(file, expression, zoo, given["sets"]), input_, output, given["batch"], quiet=quiet)
         return
     if output is not None:
