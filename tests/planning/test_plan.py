@@ -234,6 +234,12 @@ def test_downloads_that_stopped_half_way_are_not_taken_for_weights(tmp_path: Pat
     assert has_weights(tmp_path)
 
 
+def test_a_folder_without_weights_is_no_download(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_70B))
+    need = need_of(ModelSpec(name="A", ref=str(tmp_path)))
+    assert need.weight_bytes and need.download_bytes == 0
+
+
 def test_gpus_are_matched_by_id_not_by_number() -> None:
     found = [Card("GPU-b", "B", 80 << 30), Card("GPU-a", "A", 24 << 30), Card("GPU-x", "X", 8 << 30)]
     devices = with_free_memory(found, "GPU-a, 1000\nGPU-b, 2000\nGPU-c, 3000\n")
