@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -171,9 +172,35 @@ def test_a_question_that_fails_is_raised(flow: flowinfer.Flow) -> None:
         list(flow.stream("1 \ud800 + 1"))
 
 
+def test_who_stops_reading_ends_the_answer(flow: flowinfer.Flow) -> None:
+    before = set(threading.enumerate())
+    for _ in flow.stream("Tell me of 苹果."):
+        break
+    assert set(threading.enumerate()) <= before
+    assert "".join(flow.stream("Tell me of 苹果.")) == flow.run("Tell me of 苹果.").text
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        "for _ in flow.stream(question): break",
+        "pieces = flow.stream(question); next(pieces)",
+        "pieces = flow.astream(question); asyncio.run(anext(pieces))",
+    ],
+)
+def test_python_ends_while_an_answer_is_written(left: str) -> None:
+    begun = "import asyncio, flowinfer; flow = flowinfer.parse('(Qwen | Ds)', zoo='lab')\nquestion = '3*x + 5 = 20'\n"
+    ended = subprocess.run([sys.executable, "-c", begun + left], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0 and "terminate" not in ended.stderr, ended.stderr
+
+
 def test_a_question_that_is_no_text_is_a_type_error(flow: flowinfer.Flow) -> None:
     with pytest.raises(TypeError, match="question must be a text, not int"):
-        flow.run(3)  # type: ignore[arg-type]  # the mistake
+        flow.run(3)  # type: ignore[call-overload]  # the mistake
+    with pytest.raises(TypeError, match="question 1 must be a text, not int"):
+        flow.run(["1 + 1", 3])  # type: ignore[list-item]  # the mistake
+    with pytest.raises(TypeError, match="question must be a text, not list"):
+        asyncio.run(flow.arun(["1 + 1"]))  # type: ignore[arg-type]  # the mistake
     with pytest.raises(TypeError, match="text must be a text, not int"):
         flowinfer.parse(3)  # type: ignore[arg-type]  # the mistake
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -113,26 +114,46 @@ class Flow:
     def stream(self, question: str) -> Iterator[str]:
         """Yield the answer to one question in pieces, as it is written; pieces join to the whole answer.
 
+        Who stops reading ends the answer.
+
         Raises: as `run`.
         """
         pieces: queue.Queue[str | BaseException | None] = queue.Queue()
         self._pool()  # made here, as two threads may stream
 
+        is_left = threading.Event()
+
+        def tell(text: str) -> None:
+            if is_left.is_set():
+                raise _Left
+            pieces.put(text)
+
+        def leave() -> None:
+            is_left.set()
+            if thread is not threading.current_thread():  # which may be the one that collects this generator
+                thread.join()
+
         def work() -> None:
             try:
                 with in_python_words():
-                    self._answer(question, pieces.put)
+                    self._answer(question, tell)
             except BaseException as error:  # handed to the reader, who sees it raised
                 pieces.put(error)
             else:
                 pieces.put(None)
 
-        threading.Thread(target=work, daemon=True).start()
-        while (piece := pieces.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            if piece:
-                yield piece
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        atexit.register(leave)  # Python must not end below a thread that runs a model
+        try:
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                if piece:
+                    yield piece
+        finally:
+            leave()
+            atexit.unregister(leave)
 
     @in_python_words()
     def evaluate(
@@ -238,6 +259,10 @@ class Flow:
         if self._models is None:
             self._models = ModelPool()
         return self._models
+
+
+class _Left(BaseException):
+    """Nobody reads the answer any more."""
 
 
 Pipeline = Flow

@@ -45,6 +45,8 @@ THOUGHTS = (
 its model write it, and it is text, be it a control token or not."""
 
 
+_GPU = "cuda:(0|[1-9][0-9]*)"
+"""A GPU in the one way in which its name is written."""
 DEVICES = "auto, cpu, cuda or cuda:N"
 SPLIT_DEVICES = 'one device, or a list of two or more different GPUs, as in ["cuda:0", "cuda:1"]'
 """What the option `device` can be, in words."""
@@ -88,13 +90,13 @@ class ModelSpec(BaseModel):
     def _check_device(cls, device: object) -> object:
         """Refuse what names no device, and lists that split nothing."""
         if isinstance(device, list | tuple):
-            numbered = [one for one in device if isinstance(one, str) and re.fullmatch(r"cuda:\d+", one)]
+            numbered = [one for one in device if isinstance(one, str) and re.fullmatch(_GPU, one)]
             if len(numbered) < len(device) or len(set(numbered)) < max(2, len(device)):
                 raise ValueError(SPLIT_DEVICES)
             return tuple(device)
         if not isinstance(device, str):
             raise ValueError(SPLIT_DEVICES)
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        if not re.fullmatch(f"auto|cpu|cuda|{_GPU}", device):
             raise ValueError(DEVICES)
         return device
 

@@ -23,6 +23,8 @@ REFUSED = {
     '["cuda:0", "auto"]': LIST,
     '["cuda:0", "tpu:1"]': LIST,
     '["cuda", "cuda:1"]': LIST,
+    '["cuda:00", "cuda:0"]': LIST,
+    '"cuda:00"': "auto, cpu, cuda or cuda:N",
     '"tpu"': "auto, cpu, cuda or cuda:N",
 }
 

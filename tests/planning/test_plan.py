@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowinfer.cli.plan import show_plan
-from flowinfer.errors import LoadError, MemoryShort
+from flowinfer.errors import LoadError, MemoryShort, UsageError
 from flowinfer.language.check import check
 from flowinfer.machine import Card, Device, Limit, Machine, container_limit, has_weights, hub_cache, with_free_memory
 from flowinfer.planning import plan as plans
@@ -234,6 +234,12 @@ def test_downloads_that_stopped_half_way_are_not_taken_for_weights(tmp_path: Pat
     assert has_weights(tmp_path)
 
 
+def test_a_folder_without_weights_is_no_download(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_70B))
+    need = need_of(ModelSpec(name="A", ref=str(tmp_path)))
+    assert need.weight_bytes and need.download_bytes == 0
+
+
 def test_gpus_are_matched_by_id_not_by_number() -> None:
     found = [Card("GPU-b", "B", 80 << 30), Card("GPU-a", "A", 24 << 30), Card("GPU-x", "X", 8 << 30)]
     devices = with_free_memory(found, "GPU-a, 1000\nGPU-b, 2000\nGPU-c, 3000\n")
@@ -268,6 +274,10 @@ def test_devices_that_are_given_are_all_that_count() -> None:
     from flowinfer.cli.plan import _machine
 
     assert [device.name for device in _machine("cuda:0=24GB").devices] == ["cuda:0"]
+    with pytest.raises(UsageError, match="--devices names cuda:0 twice"):
+        _machine("cuda:0=24GB,CUDA:0=24GB")
+    with pytest.raises(UsageError, match="--devices 'cuda:00=24GB'"):
+        _machine("cuda:0=24GB,cuda:00=24GB")
 
 
 def test_a_host_that_is_too_small_is_told_that_others_can_be_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,8 @@ def test_lines_come_from_standard_input_and_go_to_standard_output(tmp_path: Path
         ('{"messages": "x"}', "in.jsonl:1: messages must be a list"),
         ('{"messages": []}', "in.jsonl:1: the last message must be the user's"),
         ('{"prompt": 5}', "in.jsonl:1: messages[0].content must be a text or a list of text parts"),
+        ('{"id": [1], "prompt": "x"}', "in.jsonl:1: id must be a text or a whole number"),
+        ('{"id": "\\ud800", "prompt": "x"}', "in.jsonl:1: id must be a text or a whole number"),
         ('{"id": 1, "prompt": "x"}\n{"id": "1", "prompt": "y"}', "in.jsonl: two lines have the id '1'"),
     ],
 )
@@ -65,7 +67,9 @@ def test_a_line_that_is_no_question_is_told_by_its_number(text: str, message: st
     assert (done.returncode, done.stderr.splitlines()[0][: len(message) + 7]) == (1, f"error: {message}")
 
 
-@pytest.mark.parametrize("held", ['{"id": "other", "text": ""}\n', "a text\n"])
+@pytest.mark.parametrize(
+    "held", ['{"id": "other", "text": ""}\n', "a text\n", "a text", "a text\nmore", '{"id": "1", "prompt": "x"}\n']
+)
 def test_a_file_that_holds_something_else_is_left_alone(held: str, tmp_path: Path) -> None:
     (tmp_path / "out.jsonl").write_text(held, "utf-8")
     done = flowinfer(*COMMAND, "--input", "-", "-o", "out.jsonl", cwd=tmp_path, stdin="3 + 4 = ?\n")
@@ -78,3 +82,32 @@ def test_a_file_that_is_not_there_and_options_that_exclude_each_other_are_told(t
     assert "none.txt: cannot be read: no such file" in flowinfer(*COMMAND, "--input", "none.txt", cwd=tmp_path).stderr
     both = flowinfer(*COMMAND, "--input", "-", "--prompt", "x", cwd=tmp_path)
     assert (both.returncode, both.stderr.splitlines()[0]) == (2, "error: --input asks the lines of a file")
+    unused = flowinfer(*COMMAND, "--prompt", "x", "-o", "out.jsonl", cwd=tmp_path)
+    assert (unused.returncode, unused.stderr.splitlines()[0]) == (2, "error: -o is the file of answers of --input")
+    for option in (("--dry-run",), ("--engine", "packed")):
+        refused = flowinfer(*COMMAND, "--input", "-", *option, cwd=tmp_path)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr.startswith("error: --dry-run and --engine are not for --input")
+    limited = flowinfer(*COMMAND, "--input", "-", "--limit", "1", cwd=tmp_path)
+    assert (limited.returncode, limited.stderr.splitlines()[0]) == (2, "error: --limit without --dataset")
+
+
+def test_answers_that_cannot_be_written_are_told_before_models_are_loaded(tmp_path: Path) -> None:
+    for output, why in (("none/out.jsonl", "no such file or directory"), (".", "is a directory")):
+        done = flowinfer(*COMMAND, "--input", "-", "-o", output, cwd=tmp_path, stdin="3 + 4 = ?\n")
+        assert (done.returncode, done.stderr) == (2, f"error: {output}: cannot be written: {why}\n")
+
+
+def test_models_are_not_loaded_where_no_line_is_left(tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl").write_text('{"id": "1", "text": "7"}\n', "utf-8")
+    for stdin, told in (("3 + 4 = ?\n", "1 of 1"), ("", "0 of 0")):
+        output = ("-o", "out.jsonl") if stdin else ()
+        done = flowinfer(*COMMAND[:-1], "--input", "-", *output, cwd=tmp_path, stdin=stdin)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert done.stderr == f"{told} lines are answered" + (" in out.jsonl\n" if stdin else "\n")
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[half", "http://host:port", "http://host:99999", "host:8000"])
+def test_what_is_no_address_of_a_server_is_refused(url: str, tmp_path: Path) -> None:
+    done = flowinfer(*COMMAND, "--dataset", "ceval", "--url", url, cwd=tmp_path)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"error: --url '{url}': no address of a server")

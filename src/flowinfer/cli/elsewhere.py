@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 import typer
 
@@ -40,7 +41,7 @@ def server_of(url: str | None, model: str | None, variable: str | None, *, has_d
         return None
     if not has_data:
         raise UsageError("--url asks a server a data set's questions", help="--dataset gsm8k|ceval|mathematics|FILE")
-    if not url.startswith(("http://", "https://")):
+    if not _is_address(url):
         raise UsageError(f"--url '{url}': no address of a server", help="--url http://host:8000")
     from flowinfer.runs.remote import Server
 
@@ -51,3 +52,11 @@ def server_of(url: str | None, model: str | None, variable: str | None, *, has_d
         if not re.fullmatch(r"[!-~]+", key):
             raise UsageError(f"the environment variable {variable} holds no key", help=f"export {variable}=...")
     return Server(url.rstrip("/").removesuffix("/v1"), key, model)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # no port, or half an address of IPv6
+        return False

@@ -136,8 +136,13 @@ def command(
         if any(other is not None for other in others):
             cure = "leave --dataset, --prompt, --trace, --resume and --url out, and read the flow from a file"
             raise UsageError("--input asks the lines of a file", help=cure)
+        _refuse_data_options(data, limit, sample, ids, fail_under, None)
+        if dry_run or engine is not None:
+            raise UsageError("--dry-run and --engine are not for --input", help="`flowinfer plan` prints the plan")
         answer(read_checked(file, expression, zoo, given["sets"]), input_, output, given["batch"], quiet=quiet)
         return
+    if output is not None:
+        raise UsageError("-o is the file of answers of --input", help="--input FILE|-; --out names the folder of runs")
     server = server_of(url, model, api_key_env, has_data=dataset is not None or resume is not None)
     options = given
     if resume is None:

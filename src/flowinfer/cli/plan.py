@@ -55,7 +55,8 @@ def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices:
         said = to_json(plan) | {"reads": device_reads(plan), "zoo": flow.zoo, "zoo_why": flow.zoo_why}
         print(json.dumps(said, ensure_ascii=False, indent=1))
         return
-    print(f"flow {flow.name}: {len(plan.steps)} steps, prompts '{plan.prompts}', zoo {flow.zoo} ({flow.zoo_why})")
+    count = f"{len(plan.steps)} step{'s' * (len(plan.steps) > 1)}"
+    print(f"flow {flow.name}: {count}, prompts '{plan.prompts}', zoo {flow.zoo} ({flow.zoo_why})")
     if flow.zoo_note:
         print(f"note: {flow.zoo_note}")
     for step in plan.steps:
@@ -151,11 +152,15 @@ def _count(number: int) -> str:
 def _machine(text: str) -> Machine:
     from flowinfer.machine import Device, Machine
 
-    found = []
+    found: list[Device] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(cpu|cuda:\d+)\s*=\s*(\d+(?:\.\d+)?)\s*(GB|GiB|MB)\s*", part, re.I)
+        match = re.fullmatch(r"\s*(cpu|cuda:(?:0|[1-9]\d*))\s*=\s*(\d+(?:\.\d+)?)\s*(GB|GiB|MB)\s*", part, re.I)
         if not match:
             raise UsageError(f"--devices '{part.strip()}'", help="for example cuda:0=24GB,cpu=64GB")
+        if match[1].lower() in (device.name for device in found):
+            raise UsageError(
+                f"--devices names {match[1].lower()} twice", help="each device once, with what is free on it"
+            )
         size = int(float(match[2]) * {"gb": 1e9, "gib": 2**30, "mb": 1e6}[match[3].lower()])
         found.append(Device(match[1].lower(), "as given", size, size))
     return Machine(tuple(found))

@@ -159,7 +159,11 @@ def unexpected(error: UnexpectedInput, tokens: Sequence[Token], report: Reporter
         report.error("E0017", f"the statement ends too early: expected {listed}", last)
         return
     span = token_span(found, report.file)
-    if "_NL" in accepted and (found.type in STAGES or found.type in KEYWORDS):
+    before = [token for token in tokens if (token.start_pos or 0) < (found.start_pos or 0)]
+    is_inside = sum((token.type in OPENING) - (token.type in CLOSING) for token in before) > 0
+    if is_inside and {"COMMA", "_NL"} & set(accepted) and found.type in (*STAGES, *KEYWORDS, "NUMBER", "LSQB"):
+        report.error("E0014", f"missing ',' before '{found}'", span)
+    elif "_NL" in accepted and (found.type in STAGES or found.type in KEYWORDS):
         report.error("E0014", f"'{found}' stands behind a whole statement", span, OWN_LINE)
     elif found.type in KEYWORDS:
         report.error("E0016", f"'{found}' is a reserved word", span, f'quote it: "{found}"')

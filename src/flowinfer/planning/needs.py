@@ -74,7 +74,8 @@ def _from_config(spec: ModelSpec, config: Config, folder: Path, held: Held, devi
         weight = held.num_bytes
     else:
         weight = _quantized(spec, parameters * width) if parameters else None
-    download = 0 if held.files else parameters * _BYTES.get(stored, 4) if parameters else None
+    is_here = held.files or os.path.isdir(spec.ref)
+    download = 0 if is_here else parameters * _BYTES.get(stored, 4) if parameters else None
     layers, embedding = _layers(config), _embedding_values(config) * width if counted else 0
     return Need(parameters, weight, _kv_bytes(config, width), download, f"config in {folder}", layers, embedding)
 

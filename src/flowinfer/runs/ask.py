@@ -164,6 +164,9 @@ def ask_all(flow: Flow, questions: Sequence[str], *, models: ModelPool | None = 
     Raises:
         UsageError: a question is empty.
     """
+    for number, text in enumerate(questions):
+        if not isinstance(text, str):
+            raise TypeError(f"question {number} must be a text, not {type(text).__name__}")
     items = [Question(id=str(number), question=text, reference="") for number, text in enumerate(questions)]
     for item in items:
         if not item.question.strip():

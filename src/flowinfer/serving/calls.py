@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import weakref
 from collections.abc import AsyncIterator, Callable
 
 from flowinfer.engine.models import ModelPool
@@ -30,6 +32,7 @@ class Calls:
         (self._flow,), steps = served({flow.name: flow}, this_machine())
         self._service = Service([self._flow], steps, _now, models=models, loads_at_once=False)
         self._service.start()
+        atexit.register(_close, weakref.ref(self._service))  # Python must not end below a thread that runs a model
 
     async def answer(self, question: str) -> Trace:
         """Answer one question.
@@ -56,6 +59,8 @@ class Calls:
 
     async def _told(self, question: str, *, streams: bool) -> AsyncIterator[tuple[Trace | None, str]]:
         """Yield what is new of an answer, and in the end its trace; one who stops reading takes the question back."""
+        if not isinstance(question, str):
+            raise TypeError(f"question must be a text, not {type(question).__name__}")
         if not question.strip():
             raise UsageError("the question is empty")
         loop, heard = asyncio.get_running_loop(), asyncio.Queue[Happening]()
@@ -80,3 +85,8 @@ class Calls:
 
 def _now(tell: Callable[[], None]) -> None:
     tell()
+
+
+def _close(service: weakref.ref[Service]) -> None:
+    if (left := service()) is not None:
+        left.close()

@@ -71,12 +71,14 @@ def answer_lines(
         batch: most rows of a decoding loop.
         say: tells the user something.
     Raises:
-        UsageError: the file holds answers to other questions.
+        UsageError: the file of answers cannot be written, or holds answers to other questions.
         RunError: models cannot be loaded or do not fit.
     """
-    num_done = _num_done(output, lines) if output is not None else 0
-    if num_done:
-        say(f"{num_done} of {len(lines)} lines are answered in {output}")
+    num_done = _opened(output, lines) if output is not None else 0
+    if num_done or not lines:
+        say(f"{num_done} of {len(lines)} lines are answered" + (f" in {output}" if output is not None else ""))
+    if num_done == len(lines):
+        return 0
     provide(flow.models.values())
     (one,), steps = served({flow.name: flow}, this_machine())
     service = Service([one], steps, lambda tell: tell(), batch=batch, on_notice=say)
@@ -134,30 +136,56 @@ def _line(text: str, number: int, name: str) -> Line:
         messages = data.get("messages", [{"role": "user", "content": data.get("prompt")}])
         if not isinstance(messages, list):
             raise Problem(400, "messages must be a list")
-        return Line(str(data.get("id", number)), tuple(turns_of(messages)))
+        named = data.get("id", number)
+        if not isinstance(named, str | int) or isinstance(named, bool) or not str(named).isprintable():
+            raise Problem(400, "id must be a text or a whole number")
+        return Line(str(named), tuple(turns_of(messages)))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name}:{number}: not JSON: {error}") from None
     except Problem as problem:
         raise DataError(f"{name}:{number}: {problem.message}") from None
 
 
+def _opened(output: Path, lines: Sequence[Line]) -> int:
+    """Return how many lines are answered in a file, which is made if it is not there.
+
+    Raises:
+        UsageError: it cannot be written, or holds something else.
+    """
+    try:
+        num_done = _num_done(output, lines)
+        with output.open("a", encoding="utf-8"):
+            return num_done
+    except OSError as error:
+        raise UsageError(f"{output}: cannot be written: {(error.strerror or str(error)).lower()}") from None
+
+
 def _num_done(output: Path, lines: Sequence[Line]) -> int:
-    """Return how many lines are answered in a file; a torn last line is cut off.
+    """Return how many lines are answered in a file; a torn last answer is cut off, nothing else.
 
     Raises:
         UsageError: it holds something else.
     """
-    if not output.exists():
+    if not output.is_file():  # not there, or a pipe
         return 0
     data = output.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(output, len(whole))
-    written = whole.split(b"\n")[:-1]
+    torn = data[len(whole) :]
     try:
-        ids = [str(json.loads(line)["id"]) for line in written]
-    except (ValueError, KeyError, TypeError):
+        answers = [json.loads(line) for line in whole.split(b"\n")[:-1]]
+        ids = [answer["id"] for answer in answers if isinstance(answer["text"], str)]
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(f"'{output}' holds no answers", help="another file with -o") from None
     if ids != [line.id for line in lines[: len(ids)]]:
         raise UsageError(f"'{output}' holds answers to other questions", help="another file with -o")
+    if torn:
+        awaited = [_beginning(line) for line in lines[len(ids) : len(ids) + 1]]
+        if not any(torn.startswith(begins) or begins.startswith(torn) for begins in awaited):
+            raise UsageError(f"'{output}' holds no answers", help="another file with -o")
+        os.truncate(output, len(whole))
     return len(ids)
+
+
+def _beginning(line: Line) -> bytes:
+    """Return the bytes with which every answer to a line begins."""
+    return json.dumps({"id": line.id, "text": ""}, ensure_ascii=False).encode("utf-8", "replace")[:-2]
