@@ -253,7 +253,7 @@ def test_every_wanted_step_ends_once_and_equal_steps_are_decoded_once(seed: int)
     run.check()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @seeds
 def test_what_breaks_loops_loses_nothing_but_the_row_whose_fault_it_is(seed: int) -> None:
     run = Run(seed, is_ill=True, faults=3, num_plans=1)
@@ -261,7 +261,7 @@ def test_what_breaks_loops_loses_nothing_but_the_row_whose_fault_it_is(seed: int
     run.check()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @seeds
 def test_a_question_that_is_withdrawn_leaves_all_others_as_they_are(seed: int) -> None:
     run = Run(seed, faults=1)
