@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from importlib.metadata import version
-
 import pytest
 import torch
-from packaging.version import Version
 from torch import Tensor
 
-CUDA = torch.cuda.is_available()
-if not CUDA:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported
-tl = pytest.importorskip("triton.language", reason="Triton is not installed")
-if not CUDA and type(tl.max).__name__ != "InterpretedFunction":
-    pytest.skip("no CUDA device, and Triton was imported before without its interpreter", allow_module_level=True)
-if not CUDA and Version(version("numpy")) >= Version("2.4"):
-    pytest.skip("no CUDA device, and Triton's interpreter needs numpy < 2.4", allow_module_level=True)
+from tests.engine.interpreting import CUDA
 
-from flowinfer.engine.caches import kernels, triton_attention  # noqa: E402
-from flowinfer.engine.network import triton_gemm  # noqa: E402
+# isort: split
+from flowinfer.engine.caches import kernels, triton_attention
+from flowinfer.engine.network import triton_gemm
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
 DEVICE = "cuda" if CUDA else "cpu"

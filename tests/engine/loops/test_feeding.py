@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from copy import deepcopy
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any
 
 import pytest
 import torch
-from packaging.version import Version
 from torch import Tensor
 
-CUDA = torch.cuda.is_available()
-if not CUDA:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported
-tl = pytest.importorskip("triton.language", reason="Triton is not installed")
-if not CUDA and type(tl.max).__name__ != "InterpretedFunction":
-    pytest.skip("no CUDA device, and Triton was imported before without its interpreter", allow_module_level=True)
-if not CUDA and Version(version("numpy")) >= Version("2.4"):
-    pytest.skip("no CUDA device, and Triton's interpreter needs numpy < 2.4", allow_module_level=True)
+from tests.engine.interpreting import CUDA
 
-from flowinfer.engine.loops import feeding, triton_feeding  # noqa: E402
-from flowinfer.engine.loops.choosing import Choice  # noqa: E402
-from flowinfer.engine.loops.outcome import Ring  # noqa: E402
-from flowinfer.engine.loops.states import HeadStates, RowStates  # noqa: E402
-from flowinfer.engine.loops.tables import IdTables  # noqa: E402
+# isort: split
+from flowinfer.engine.loops import feeding, triton_feeding
+from flowinfer.engine.loops.choosing import Choice
+from flowinfer.engine.loops.outcome import Ring
+from flowinfer.engine.loops.states import HeadStates, RowStates
+from flowinfer.engine.loops.tables import IdTables
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
 DEVICE = torch.device("cuda" if CUDA else "cpu")

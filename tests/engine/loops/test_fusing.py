@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Literal
 
 import pytest
 import torch
-from packaging.version import Version
 from torch import Tensor
 
-CUDA = torch.cuda.is_available()
-if not CUDA:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported
-tl = pytest.importorskip("triton.language", reason="Triton is not installed")
-if not CUDA and type(tl.max).__name__ != "InterpretedFunction":
-    pytest.skip("no CUDA device, and Triton was imported before without its interpreter", allow_module_level=True)
-if not CUDA and Version(version("numpy")) >= Version("2.4"):
-    pytest.skip("no CUDA device, and Triton's interpreter needs numpy < 2.4", allow_module_level=True)
+from tests.engine.interpreting import CUDA
 
-from flowinfer.engine.loops import triton_fusing  # noqa: E402
-from flowinfer.engine.loops.fusing import Choice, FusedChoice  # noqa: E402
-from flowinfer.engine.loops.sampling import Chosen, Draws, choose_slots, draws_of, row_key  # noqa: E402
-from flowinfer.fusion.fusers import mean  # noqa: E402
-from flowinfer.fusion.shared import SharedVocabulary  # noqa: E402
-from flowinfer.fusion.vocab import HeadVocabulary, from_json  # noqa: E402
-from flowinfer.spec import Decoding  # noqa: E402
-from tests.fusion import toys  # noqa: E402
+# isort: split
+from flowinfer.engine.loops import triton_fusing
+from flowinfer.engine.loops.fusing import Choice, FusedChoice
+from flowinfer.engine.loops.sampling import Chosen, Draws, choose_slots, draws_of, row_key
+from flowinfer.fusion.fusers import mean
+from flowinfer.fusion.shared import SharedVocabulary
+from flowinfer.fusion.vocab import HeadVocabulary, from_json
+from flowinfer.spec import Decoding
+from tests.fusion import toys
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),  # Triton's interpreter

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import copy
-import os
-from importlib.metadata import version
 
 import pytest
 import torch
-from packaging.version import Version
 from torch import Tensor
 
-CUDA = torch.cuda.is_available()
-if not CUDA:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported
-tl = pytest.importorskip("triton.language", reason="Triton is not installed")
-if not CUDA and type(tl.max).__name__ != "InterpretedFunction":
-    pytest.skip("no CUDA device, and Triton was imported before without its interpreter", allow_module_level=True)
-if not CUDA and Version(version("numpy")) >= Version("2.4"):
-    pytest.skip("no CUDA device, and Triton's interpreter needs numpy < 2.4", allow_module_level=True)
+from tests.engine.interpreting import CUDA
 
-from flowinfer.backends.row_session import RowSession  # noqa: E402
-from flowinfer.engine.caches.pages import PagedCache, Pages  # noqa: E402
-from flowinfer.engine.caches.tiles import flat_places  # noqa: E402
-from flowinfer.engine.network.llama_gpu import GpuLlamaForward  # noqa: E402
-from flowinfer.engine.network.runner import HeadRunner  # noqa: E402
-from tests.engine.network.test_llama import WRITTEN  # noqa: E402
-from tests.engine.network.test_runner import CONFIGS, network  # noqa: E402
+# isort: split
+from flowinfer.backends.row_session import RowSession
+from flowinfer.engine.caches.pages import PagedCache, Pages
+from flowinfer.engine.caches.tiles import flat_places
+from flowinfer.engine.network.llama_gpu import GpuLlamaForward
+from flowinfer.engine.network.runner import HeadRunner
+from tests.engine.network.test_llama import WRITTEN
+from tests.engine.network.test_runner import CONFIGS, network
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
 DEVICE, DTYPE, NEAR = ("cuda", torch.bfloat16, 0.06) if CUDA else ("cpu", torch.float16, 0.01)
