@@ -129,21 +129,20 @@ def _answered(
 
         at_once = None if batch == "auto" else batch
         traces = remote.traces(request.server, plan, questions, question_text, at_once=at_once)
-        yield from (judged(asked[trace.question_id], trace) for trace in traces)
-        return
-    traces = execute(
-        plan,
-        questions,
-        batch=batch,
-        engine=request.engine,
-        observer=observer,
-        cache=DiskStepCache(default_folder(), run.path.name if run else "") if request.use_cache else None,
-        step_key=step_key,
-        member_order=member_order,
-        vote=majority,
-        question_text=question_text,
-        models=models,
-    )
+    else:
+        traces = execute(
+            plan,
+            questions,
+            batch=batch,
+            engine=request.engine,
+            observer=observer,
+            cache=DiskStepCache(default_folder(), run.path.name if run else "") if request.use_cache else None,
+            step_key=step_key,
+            member_order=member_order,
+            vote=majority,
+            question_text=question_text,
+            models=models,
+        )
     yield from (judged(asked[trace.question_id], trace) for trace in traces)
 
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 from flowinfer.tasks.answers.anchors import anchored, ends_in_box, hedged, is_broken_off, last_boxed
 from flowinfer.tasks.answers.corrections import corrected
+from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
 from flowinfer.tasks.answers.options import last_conclusion, named_option
 from flowinfer.tasks.answers.polarity import Polarity, asks_wrong, masked, polarity, tokens
+from flowinfer.tasks.answers.quantities import find_number
 from flowinfer.tasks.answers.text import Found, Text
 
 _ITEM = (
@@ -198,9 +200,6 @@ def _says_none(choices: Mapping[str, str]) -> bool:
 
 def _by_number(text: Text, choices: Mapping[str, str], question: str) -> str | None:
     """Return the option that equals the number which a text settles on; a number that it only mentions is none."""
-    from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
-    from flowinfer.tasks.answers.quantities import find_number
-
     found = find_number(text, question)
     if found.value is None or found.rule == "last_number":
         return None
