@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -90,10 +90,11 @@ def serve(pool: ModelPool) -> Iterator[Serve]:
         cors_origins: Sequence[str] = (),
         models: ModelPool | None = None,
         zoo: Any = "lab",
+        sets: Mapping[str, str] = SETS,
         **options: Any,
     ) -> Served:
         checked = {
-            name: check(text, file=f"{name}.flow", zoo=zoo, overrides=dict(SETS))
+            name: check(text, file=f"{name}.flow", zoo=zoo, overrides=dict(sets))
             for name, text in (flows or FLOWS).items()
         }
         ready, steps = served(checked, this_machine())

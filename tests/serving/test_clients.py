@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +16,12 @@ from typing import Any
 import httpx
 import pytest
 
+from flowinfer.cli.serve import checked_flows
+from flowinfer.errors import LoadError, MemoryShort
+from flowinfer.language.check import check
+from flowinfer.machine import Device, Machine, this_machine
+from flowinfer.planning.needs import need_of
+from flowinfer.serving.flows import served
 from tests.command import flowinfer, hear_signals
 from tests.conftest import ROOT
 
@@ -65,13 +73,38 @@ def server() -> Iterator[Process]:
     assert process.ended() == 0
 
 
-def test_the_command_says_where_it_is_and_what_to_try(server: Process) -> None:
-    ready, curl, python = server.said[-1:] + [server.process.stderr.readline() for _ in range(2)]  # type: ignore[union-attr]
-    assert ready == f"ready: {server.address}"
-    assert f"curl {server.address}/v1/chat/completions" in curl
-    assert "OpenAI(base_url=" in python
-    names = [model["id"] for model in httpx.get(f"{server.address}/v1/models").json()["data"]]
-    assert names == ["s2p", "fast"]
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [None, "one-of-the-keys, another-of-the-keys"], ids=["no key", "keys"])
+def test_the_lines_to_try_work_when_they_are_pasted(keys: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    pytest.importorskip("openai", reason="openai is not installed: pip install 'flowinfer[clients]'")
+    if keys:
+        monkeypatch.setenv("KEYS_OF_THE_TEST", keys)
+    process = Process("fast=pi", *(["--api-key-env", "KEYS_OF_THE_TEST"] if keys else []))
+    assert process.process.stderr
+    curl, python = (process.process.stderr.readline() for _ in range(2))
+    pasted = subprocess.run(curl, shell=True, capture_output=True, text=True, check=True)
+    answer = json.loads(pasted.stdout)["choices"][0]["message"]["content"]
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    pasted = subprocess.run(python, shell=True, capture_output=True, text=True, check=True)
+    assert pasted.stdout == answer + "\n"
+    process.signal(signal.SIGTERM)
+    assert process.ended() == 0
+
+
+def test_flows_that_cannot_run_here_are_left_out_of_a_folder_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "shared.flow").write_text('prompt words = "{question}"')
+    (tmp_path / "here.flow").write_text('import "shared.flow"\ndefaults { name="org/here" }\nQwen[prompt=words]')
+    (tmp_path / "far.flow").write_text('model Far = "org/far" { device="cuda:7" }\nFar')
+    heard: list[str] = []
+    flows = checked_flows([str(tmp_path)], "lab", None)
+    here, _ = served(flows, this_machine(), heard.append)
+    assert [flow.name for flow in here] == ["org/here"]
+    why = "model 'Far' is declared on cuda:7, which this machine does not have"
+    assert heard == [f"warning: 'far' is not served: {why}"]
+    with pytest.raises(LoadError, match=why):
+        served({"far": flows["far"]}, this_machine(), heard.append)
 
 
 def test_an_answer_over_a_socket_is_that_of_exec(server: Process, tmp_path: Path) -> None:
@@ -236,6 +269,7 @@ def test_a_second_signal_stops_a_server_at_once_with_an_error_for_who_still_wait
             "error: the environment variable NO_SUCH_VARIABLE holds no key",
         ),
         (["s2p", "--api-key-file", "none.txt"], 2, "error: --api-key-file none.txt: cannot be read"),
+        (["./=s2p"], 2, "error: s2p cannot be served as './'"),
         (["s2p", "--host", "256.0.0.1"], 3, "error: cannot listen at 256.0.0.1:8000"),
     ],
 )
@@ -259,12 +293,6 @@ def test_a_flow_that_asks_for_what_only_a_data_set_has_cannot_be_served(tmp_path
 
 
 def test_models_that_do_not_fit_together_are_refused_with_the_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flowinfer.errors import MemoryShort
-    from flowinfer.language.check import check
-    from flowinfer.machine import Device, Machine
-    from flowinfer.planning.needs import need_of
-    from flowinfer.serving.flows import served
-
     flows = {name: check(name, zoo="lab") for name in ("Qwen", "Ds")}
     sizes = [need_of(flow.models[name]).weight_bytes or 0 for name, flow in flows.items()]
     small = Machine((Device("cpu", "a small one", int(max(sizes) * 1.2), 10**9),))

@@ -103,6 +103,26 @@ def test_system_and_history_fill_the_fields_that_templates_have_for_them(server:
     assert places == sorted(places)
 
 
+def test_messages_are_handed_through_as_they_are_where_a_flow_has_no_words(serve: Serve) -> None:
+    """By the chat template, turn by turn; elsewhere turns of one role are joined."""
+    server = serve({"bare": "defaults { prompts=none }\nQwen"}, sets={"max_tokens": "4"})
+    said = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "One."},
+        {"role": "user", "content": "Two."},
+        {"role": "system", "content": "Be long."},
+        *ASK,
+    ]
+    heard: list[Any] = []
+    server.desk.service._ears.finished = lambda question, result: heard.append(result)  # type: ignore[method-assign]
+    assert chat(server, model="bare", messages=said).status == 200
+    (prompt,) = heard[0].prompts.values()
+    turns = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in said)
+    assert prompt == turns + "<|im_start|>assistant\n"
+    last = [{"role": "user", "content": "One."}, {"role": "system", "content": "Two."}]
+    assert chat(server, model="bare", messages=last).error["message"] == "the last message must be the user's"
+
+
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_both_names_of_max_tokens_count_for_the_last_step_only(server: Served, name: str) -> None:
     reply = chat(server, **{"max_tokens": None, name: 3})

@@ -131,7 +131,7 @@ def read_chat(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
     """
     asked = _validated(ChatBody, body)
     flow = flow_named(asked.model, flows)
-    said = turns_of(asked.messages)
+    said = turns_of(asked.messages, as_they_are=flow.takes_messages)
     if asked.top_logprobs and not asked.logprobs:
         raise Problem(400, "'top_logprobs' is given without 'logprobs'", param="top_logprobs")
     tokens = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
@@ -260,9 +260,12 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def turns_of(messages: list[Any]) -> list[Turn]:
+def turns_of(messages: list[Any], *, as_they_are: bool = False) -> list[Turn]:
     """Return what was said: the system's words first, then turn by turn; the last one asks.
 
+    Args:
+        messages: as the client sent them.
+        as_they_are: leave their order, and those of one role that follow one another.
     Raises:
         Problem: a message is none, or the last one does not ask.
     """
@@ -271,6 +274,11 @@ def turns_of(messages: list[Any]) -> list[Turn]:
     spoken = [turn for turn in said if turn.role != "system"]
     if not spoken or spoken[-1].role != "user":
         raise Problem(400, "the last message must be the user's", param="messages")
+    if as_they_are:
+        if said[-1].role != "user":
+            raise Problem(400, "the last message must be the user's", param="messages")
+        _question(said[-1].content, "messages")
+        return said
     joined = [
         Turn(role, "\n\n".join(turn.content for turn in turns))
         for role, turns in groupby(spoken, key=lambda turn: turn.role)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flowinfer.backends.base import Turn
 from flowinfer.engine.work import Asked
 from flowinfer.errors import MemoryShort, UsageError
-from flowinfer.language.prompts import field_names
+from flowinfer.language.prompts import AS_THEY_ARE, field_names
 from flowinfer.machine import Machine
 from flowinfer.planning.merge import SharedStep, Use, beside
 from flowinfer.planning.placement import ready
@@ -37,6 +37,11 @@ class ServedFlow:
     def final(self) -> Step | None:
         """Return the step that writes the answer; None where members vote."""
         return self.plan.step(self.plan.answer.steps[0]) if self.plan.answer.kind == "text" else None
+
+    @property
+    def takes_messages(self) -> bool:
+        """Return whether a chat's messages are handed to its first stage as they are."""
+        return self.flow.prompts == AS_THEY_ARE
 
     def keeps_thinking(self, step: Step) -> bool:
         """Return whether a step's thoughts are part of its text."""
@@ -83,12 +88,16 @@ class Asking:
         return tuple(turn for turn in self.turns if roles[turn.role] not in shown)
 
 
-def served(flows: Mapping[str, Flow], machine: Machine) -> tuple[list[ServedFlow], list[SharedStep]]:
+def served(
+    flows: Mapping[str, Flow], machine: Machine, on_left_out: Callable[[str], None] | None = None
+) -> tuple[list[ServedFlow], list[SharedStep]]:
     """Place flows on a machine so that all their models are in memory together.
 
     Args:
         flows: by the name of the model that each is to be.
         machine: its devices.
+        on_left_out: hears of a flow that this machine cannot run, where another can be served; if nobody does, that
+            is raised.
     Raises:
         UsageError: a flow asks for what only a data set has.
         MemoryShort: the models do not fit together; with the arithmetic.
@@ -101,16 +110,18 @@ def served(flows: Mapping[str, Flow], machine: Machine) -> tuple[list[ServedFlow
                 help=f"fields of a chat: question, {', '.join(_CHAT_FIELDS)}",
             )
     placed = place_all(list(flows.values()), machine)
-    for flow, plan in zip(flows.values(), placed.plans, strict=True):
-        if plan is None:
+    for (name, flow), plan, problem in zip(flows.items(), placed.plans, placed.problems, strict=True):
+        if plan is None and (on_left_out is None or placed.whole is None):
             ready(flow, machine)  # raises what the problem is
+        elif plan is None and on_left_out is not None:
+            on_left_out(f"warning: '{name}' is not served: {problem}")
     plans = [plan for plan in placed.plans if plan is not None]
     if not placed.fits or any(len(plan.waves) > 1 for plan in plans):
         raise _too_large(plans, machine)
     merged = beside(plans)
+    here = [item for item, plan in zip(flows.items(), placed.plans, strict=True) if plan is not None]
     ready_flows = [
-        ServedFlow(name, flow, plan, uses)
-        for (name, flow), plan, uses in zip(flows.items(), plans, merged.uses, strict=True)
+        ServedFlow(name, flow, plan, uses) for (name, flow), plan, uses in zip(here, plans, merged.uses, strict=True)
     ]
     return ready_flows, list(merged.steps)
 

@@ -51,7 +51,7 @@ def serve(
     settings: Settings,
     *,
     say: Callable[[str], None],
-    on_ready: Callable[[str], None] = lambda address: None,
+    on_ready: Callable[[str, str], None] = lambda address, name: None,
 ) -> None:
     """Serve flows until a signal ends it.
 
@@ -59,12 +59,12 @@ def serve(
         flows: by the names of the models that they are to be.
         settings: how.
         say: tells the user something.
-        on_ready: hears the address once questions are answered.
+        on_ready: hears the address, and the name of a model there, once questions are answered.
     Raises:
         RunError: the address cannot be taken, or a model cannot be loaded.
     """
     provide(spec for flow in flows.values() for spec in flow.models.values())
-    ready_flows, steps = served(flows, this_machine())
+    ready_flows, steps = served(flows, this_machine(), say)
     door = _door(settings.host, settings.port)
     sys.setswitchinterval(_SWITCH_SECONDS)
 
@@ -137,7 +137,7 @@ class _Serving:
         self._stop = asyncio.Event()
         self._now = asyncio.Event()
 
-    async def run(self, on_ready: Callable[[str], None]) -> None:
+    async def run(self, on_ready: Callable[[str, str], None]) -> None:
         """Serve until a signal comes; then let go of what is under way."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -152,7 +152,9 @@ class _Serving:
             await asyncio.wait({serving, loaded, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if loaded.done() and service.loading.problem is None:
                 host, port = self._door.getsockname()[:2]
-                on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+                on_ready(
+                    f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", next(iter(service.flows))
+                )
                 await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
             await self._drain()
         finally:
