@@ -17,10 +17,8 @@ import httpx
 import pytest
 
 from flowinfer.cli.serve import checked_flows
-from flowinfer.errors import LoadError, MemoryShort
-from flowinfer.language.check import check
-from flowinfer.machine import Device, Machine, this_machine
-from flowinfer.planning.needs import need_of
+from flowinfer.errors import LoadError
+from flowinfer.machine import this_machine
 from flowinfer.serving.flows import served
 from tests.command import flowinfer, hear_signals
 from tests.conftest import ROOT
@@ -290,13 +288,3 @@ def test_a_flow_that_asks_for_what_only_a_data_set_has_cannot_be_served(tmp_path
     done = flowinfer("serve", "odd.flow", "--zoo", "lab", cwd=tmp_path)
     assert done.returncode == 2
     assert "'odd' cannot be served: its prompts show {subject}, which only a data set has" in done.stderr
-
-
-def test_models_that_do_not_fit_together_are_refused_with_the_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    flows = {name: check(name, zoo="lab") for name in ("Qwen", "Ds")}
-    sizes = [need_of(flow.models[name]).weight_bytes or 0 for name, flow in flows.items()]
-    small = Machine((Device("cpu", "a small one", int(max(sizes) * 1.2), 10**9),))
-    with pytest.raises(
-        MemoryShort, match=r"the models of these flows do not fit together: Qwen .* in all; cpu .* free"
-    ):
-        served(flows, small)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import math
 import re
+import threading
 from typing import Any
 
 import pytest
 from starlette.types import ASGIApp
 
+from flowinfer.engine.models import ModelPool
 from flowinfer.serving.desk import Limits
 from tests.engine.plans import Ready
 from tests.serving.asgi import Reply, ask, call
@@ -475,6 +479,8 @@ def test_metrics_count_requests_tokens_and_seconds_of_heads(server: Served) -> N
         'flowinfer_time_to_first_token_seconds_count{flow="s2p"}',
         'flowinfer_head_forward_seconds_total{flow="s2p",model="Ds",step="s2"}',
         "flowinfer_questions_waiting 0.0",
+        'flowinfer_rows{loop="(Qwen | Ds)"} 0.0',
+        "flowinfer_swaps_total 0.0",
     ):
         assert line in text, line
 
@@ -596,6 +602,77 @@ def test_a_model_that_cannot_be_loaded_is_told_by_health_and_to_everybody(serve:
     assert lazy.ask("GET", "/ready").status == 200
     reply = lazy.chat("one", "3 + 4 = ?")
     assert (reply.status, reply.error["message"]) == (500, "the weights are gone")
+
+
+def test_who_waits_for_the_models_is_told_which_and_how_many_of_their_bytes_are_read(serve: Serve) -> None:
+    class Held(ModelPool):
+        may_go_on = threading.Event()
+
+        def get(self, plan: Any, name: str, observer: Any) -> Any:
+            if self.peek(plan, name) is None:
+                observer.model_loading(name, "cpu")
+                self.may_go_on.wait()
+            return super().get(plan, name, observer)
+
+    pool = Held()
+    server = serve({"s": "Yi -> Qwen"}, models=pool, waits=False)
+
+    async def listen() -> tuple[Reply, list[Any]]:
+        listener = call(server.app, "GET", "/flowinfer/events")
+        task = listener.start()
+        while not server.desk.service.loading.now:
+            await asyncio.sleep(0.001)
+        early = await ask(server.app, "GET", "/ready")
+        pool.may_go_on.set()
+        await asyncio.to_thread(server.desk.service.changed.wait)
+        while server.desk.service.loading.state != "ready":
+            await asyncio.sleep(0.001)
+        listener.gone.set()
+        await task
+        heard = [message["body"] async for message in listener.messages() if "body" in message]
+        return early, Reply(200, {}, b"".join(heard)).events
+
+    early, heard = server.run(listen())
+    assert early.status == 503
+    assert (early.data["status"], early.data["loading"]) == ("loading", "Yi")
+    assert early.data["waiting_for"][0] == "model Yi"
+    sizes = {name: one["bytes"] for name, one in early.data["models"].items()}
+    assert all(size > 10_000 for size in sizes.values())
+    assert {name: (one["state"], one["bytes_read"]) for name, one in early.data["models"].items()} == {
+        "Yi": ("loading", 0),
+        "Qwen": ("waiting", 0),
+    }
+    assert {event["event"] for event in heard} == {"models"}
+    assert [heard[0]["status"], heard[-1]["status"]] == ["loading", "ready"]
+    late = server.ask("GET", "/ready")
+    assert late.status == 200
+    assert {name: one["bytes_read"] for name, one in late.data["models"].items()} == sizes
+    assert all(one["state"] == "loaded" and one["seconds"] > 0 for one in late.data["models"].values())
+
+
+def test_what_is_asked_and_answered_is_logged_only_where_it_was_wished(
+    serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = "the colour of my cat"
+    logged: list[str] = []
+    for log in (None, logged.append):
+        server = serve({"one": "Qwen"}, log=log)
+        asked = [{"role": "system", "content": "s-" + secret}, {"role": "user", "content": secret}]
+        told = chat(server, model="one", messages=asked).data["choices"][0]["message"]["content"]
+        streamed(server, model="one", messages=asked)
+        for changes in ({"messages": [{"role": "user", "content": secret * 3000}]}, {"n": 2}, {"temperature": secret}):
+            assert chat(server, model="one", **changes).status == 400
+        server.ask("POST", "/v1/chat/completions", secret.encode())
+        assert server.complete("one", [secret, "x"], max_tokens=2).status == 200
+        said = capfd.readouterr()
+        assert secret not in said.out + said.err
+        assert secret not in str(server.desk.service.loading.notices)
+        assert secret not in server.ask("GET", "/metrics").body.decode()
+        assert bool(logged) == (log is not None)
+    first, second = (json.loads(line) for line in logged[:2])
+    assert first["request"] == second["request"]
+    assert (first["model"], first["asked"]) == ("one", [asked])
+    assert (second["status"], second["answered"]) == ("200", [told])
 
 
 def test_an_error_in_mid_stream_is_an_event(serve: Serve) -> None:

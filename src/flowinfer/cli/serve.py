@@ -38,6 +38,10 @@ def command(
     load: Annotated[
         Literal["all", "lazy"], typer.Option(help="Load models at the start, or each when it is first asked.")
     ] = "all",
+    swap: Annotated[
+        bool,
+        typer.Option("--swap", help="Serve flows in turn whose models do not fit together; a change takes seconds."),
+    ] = False,
     batch: Annotated[str, typer.Option(metavar="auto|N", help="Rows at once of each decoding loop.")] = "auto",
     max_queue: Annotated[
         int, typer.Option(min=1, metavar="N", help="Most questions that wait or are being answered; more get 429.")
@@ -55,6 +59,9 @@ def command(
     cors_origins: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="A page's origin that may use the server in browsers.")
     ] = None,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Write what is asked and answered to standard error.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
 ) -> None:
     """Serve flows as models for every OpenAI client."""
@@ -73,12 +80,12 @@ def command(
     if not keys and host not in _LOOPBACK:
         _say(f"warning: anybody who reaches {host}:{port} can use this server; --api-key-env asks for a key")
 
-    def ready(address: str, name: str) -> None:
+    def ready(address: str, name: str | None) -> None:
         if not quiet:
             _say(_greeting(address, name, _shown_key(api_key_env, api_key_file)))
 
     limits = Limits(questions=max_queue, tokens=max_queue_tokens, seconds=timeout, body_bytes=size)
-    chosen = Settings(host, port, load, rows, "auto", limits, drain, keys, tuple(cors_origins or ()))
+    chosen = Settings(host, port, load, rows, "auto", limits, drain, keys, tuple(cors_origins or ()), swap, log_prompts)
 
     def say(message: str) -> None:
         if not quiet or message.startswith("warning: "):
@@ -171,14 +178,16 @@ def _bytes(text: str) -> int:
     return int(digits) * units[text[len(digits) :]]
 
 
-def _greeting(address: str, model: str, key: str) -> str:
+def _greeting(address: str, model: str | None, key: str) -> str:
     """Return what to try first, to be pasted into a shell.
 
     Args:
         address: of the server.
-        model: a name that it serves.
+        model: a name that it serves, if it serves any.
         key: a shell's word for a key; an empty one = none is asked for.
     """
+    if model is None:
+        return f"ready: {address}"
     header = f' -H "Authorization: Bearer {key}"' if key else ""
     name = json.dumps(model, ensure_ascii=False)
     messages = '[{"role": "user", "content": "3 + 4 = ?"}]'

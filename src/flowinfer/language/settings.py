@@ -132,7 +132,7 @@ class Said:
             return None
         name = scope.data(option.value)
         if name is None or is_model_name(name):
-            return name
+            return None if name is None else str(name)
         self._report.error("E0202", f"option 'name' must be {MODEL_NAMES}, found {option.value.raw}", option.value.span)
         return None
 

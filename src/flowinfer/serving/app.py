@@ -105,10 +105,8 @@ class _Views:
 
     async def ready(self, request: Request) -> Response:
         """Say whether questions are answered now, and how far the models are."""
-        loading = self._service.loading
-        state = "draining" if self._desk.is_draining else loading.state
-        said = {"status": state, "loading": loading.now or None, "loaded": loading.loaded}
-        return JSONResponse(said, 200 if state == "ready" else 503)
+        said = self._desk.state()
+        return JSONResponse(said, 200 if said["status"] == "ready" else 503)
 
     async def metrics(self, request: Request) -> Response:
         """Show what was counted."""
@@ -178,7 +176,7 @@ class _Listening:
     """Send events to one listener; an ASGI application."""
 
     def __init__(self, desk: Desk, request_id: str | None) -> None:
-        self._events, self._listener = desk.events, Listener(request_id)
+        self._desk, self._events, self._listener = desk, desk.events, Listener(request_id)
         self._stream_id = request_id or "all"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -189,6 +187,8 @@ class _Listening:
         try:
             await stream.begin()
             await stream.comment("listening")
+            if self._desk.service.loading.state == "loading":
+                await stream.data({"event": "models", **self._desk.state()})
             while True:
                 try:
                     async with asyncio.timeout(_HEARTBEAT_SECONDS):

@@ -56,6 +56,11 @@ class Events:
         for listener in self._listeners:
             listener.put(None)
 
+    def tell_all(self, event: Event) -> None:
+        """Tell everybody something that is no request's."""
+        for listener in self._listeners:
+            listener.put(event)
+
     def wanted(self, request_id: str) -> bool:
         """Return whether somebody wants a request's tokens."""
         return any(listener.request_id == request_id for listener in self._listeners)
