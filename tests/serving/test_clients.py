@@ -181,7 +181,7 @@ def test_a_client_whose_connection_breaks_leaves_nothing(server: Process) -> Non
 def test_a_thousand_idle_connections_and_slow_readers_hold_up_nobody(server: Process) -> None:
     body = json.dumps({"model": "s2p", "messages": ASK, "stream": True, "max_tokens": 64}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(900)]
+    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(1000)]
     slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(50)]
     try:
         for one in slow:

@@ -13,6 +13,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from flowinfer.engine.models import ModelPool
+from flowinfer.serving import answers
 from flowinfer.serving.desk import Limits
 from tests.engine.plans import Ready
 from tests.serving.asgi import Reply, ask, call
@@ -420,8 +421,9 @@ def test_logprobs_of_completions_have_the_older_form(server: Served) -> None:
 
 def test_echo_is_refused_and_not_dropped(server: Served) -> None:
     """llama.cpp 27174: silently missing, it made an evaluation score chance."""
-    reply = server.complete("one", "x", echo=True, logprobs=1)
+    reply = server.complete("one", "x", echo=True, logprobs=1, max_tokens=0)
     assert (reply.status, reply.error["param"]) == (400, "echo")
+    assert reply.error["message"].endswith("gives the prompt no likelihood")
 
 
 @pytest.mark.parametrize("prompt", [[1, 2], [[1, 2]], [], None, 5, [""], "", ["a", 5]])
@@ -445,6 +447,9 @@ def test_what_completions_do_not_do_is_refused_by_name(server: Served, name: str
         ("POST", "/v1/models", 405),
         ("GET", "/v1/chat/completions", 405),
         ("GET", "/x", 404),
+        ("POST", "/v1/responses", 404),
+        ("POST", "/v1/chat/completions/", 404),
+        ("DELETE", "/v1/models/one", 405),
     ],
 )
 def test_what_is_not_there_is_told_in_openais_form(server: Served, method: str, path: str, status: int) -> None:
@@ -470,10 +475,12 @@ def test_health_ready_metrics_page_drawing_and_description_are_there(server: Ser
 def test_metrics_count_requests_tokens_and_seconds_of_heads(server: Served) -> None:
     chat(server)
     chat(server, messages=[{"role": "user", "content": "seven " * 3000}])
+    chat(server, model="nobody")
     text = server.ask("GET", "/metrics").body.decode()
     for line in (
         'flowinfer_requests_total{flow="s2p",status="200"}',
         'flowinfer_requests_total{flow="s2p",status="400"}',
+        'flowinfer_requests_total{flow="",status="404"}',
         'flowinfer_prompt_tokens_total{flow="s2p"}',
         'flowinfer_completion_tokens_total{flow="s2p"}',
         'flowinfer_time_to_first_token_seconds_count{flow="s2p"}',
@@ -572,6 +579,23 @@ def test_a_request_that_takes_too_long_is_ended(serve: Serve, streams: bool) -> 
 def test_a_body_that_is_too_large_is_a_413(serve: Serve) -> None:
     server = serve({"one": "Qwen"}, limits=Limits(body_bytes=1000))
     assert server.chat("one", "x" * 2000).status == 413
+
+
+def test_a_packed_body_is_a_415(server: Served) -> None:
+    reply = server.ask("POST", "/v1/chat/completions", b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert reply.status == 415
+    assert reply.error["message"] == "a body with Content-Encoding 'gzip' is not read; send it as it is"
+
+
+def test_a_stream_gives_signs_of_life_while_there_is_nothing_to_tell(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In comments, which every client ignores, and not before the head of the answer."""
+    monkeypatch.setattr(answers, "_SIGN_OF_LIFE_SECONDS", 0.0)
+    reply = chat(server, stream=True)
+    assert b": still at work\n\n" in reply.body
+    assert reply.body.startswith(b"data: ")
+    assert text_of(reply.events) == chat(server).data["choices"][0]["message"]["content"]
 
 
 def test_a_body_that_does_not_come_is_a_408(serve: Serve) -> None:

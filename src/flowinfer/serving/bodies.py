@@ -30,11 +30,13 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "store": (False,),
     "service_tier": ("auto", "default"),
     "suffix": ("",),
+    "echo": (False,),
     "top_k": (0, -1),
     "min_p": (0, 0.0),
     "repetition_penalty": (1, 1.0),
 }
 """What is not served, and the values, besides null, that ask for nothing."""
+_WHY = {"echo": ": a flow writes an answer to a prompt and gives the prompt no likelihood"}
 _UNHEEDED = (
     *("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "parallel_tool_calls"),
 )
@@ -94,7 +96,6 @@ class CompletionBody(_Options):
 
     prompt: Any
     logprobs: int | None = Field(None, ge=0, le=5)
-    echo: bool | None = None
 
 
 Body = TypeVar("Body", bound=_Options)
@@ -149,9 +150,6 @@ def read_completion(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
     """
     asked = _validated(CompletionBody, body)
     flow = flow_named(asked.model, flows)
-    if asked.echo:
-        message = "'echo' is not supported: a flow writes an answer to a prompt and gives the prompt no likelihood"
-        raise unsupported("echo", message)
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     if not isinstance(prompts, list) or not prompts or not all(isinstance(one, str) for one in prompts):
         raise Problem(400, "'prompt' must be a text or a list of texts; token ids are not supported", param="prompt")
@@ -196,7 +194,7 @@ def _validated(form: type[Body], body: bytes) -> Body:
     data = _json(body)
     for name, values in _NEUTRAL.items():
         if name in data and not _is_neutral(data.pop(name), values):
-            raise unsupported(name, f"'{name}' is not supported")
+            raise unsupported(name, f"'{name}' is not supported{_WHY.get(name, '')}")
     for name in _UNHEEDED:
         data.pop(name, None)
     try:

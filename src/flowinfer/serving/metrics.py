@@ -30,7 +30,10 @@ class Metrics:
         by_flow = ("flow",)
         by_head = ("flow", "step", "model")
         self.requests = Counter(
-            "flowinfer_requests", "Requests by flow and status.", ("flow", "status"), registry=registry
+            "flowinfer_requests",
+            "Requests by flow and status; those that reached no flow have none.",
+            ("flow", "status"),
+            registry=registry,
         )
         self.prompt_tokens = Counter(
             "flowinfer_prompt_tokens", "Tokens read, summed over calls of models.", by_flow, registry=registry
@@ -63,6 +66,10 @@ class Metrics:
         rows = Gauge("flowinfer_questions_under_way", "Questions that are being answered.", registry=registry)
         rows.set_function(lambda: len(service.under_way))
         registry.register(_Loops(service))
+
+    def refused(self, status: int) -> None:
+        """Count a request that reached no flow."""
+        self.requests.labels("", str(status)).inc()
 
     def answered(self, flow: ServedFlow, trace: Trace) -> None:
         """Count what an answer has cost."""

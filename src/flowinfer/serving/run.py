@@ -31,6 +31,7 @@ _TELLING_SECONDS = 0.5
 """Between two times that those who listen are told how far the models are."""
 _LAST_SECONDS = 5
 """For clients to be told that there is no answer, and for connections to close."""
+_MOST_FILES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def serve(
     _tell_of_shifts(ready_flows, say)
     door = _door(settings.host, settings.port)
     sys.setswitchinterval(_SWITCH_SECONDS)
+    _allow_connections()
 
     async def main() -> None:
         service = Service(
@@ -138,6 +140,17 @@ def _door(host: str, port: int) -> socket.socket:
             door.close()
         reason = (error.strerror or str(error)).lower()
         raise RunError(f"cannot listen at {host}:{port}: {reason}", help="another --port, or --host") from error
+
+
+def _allow_connections() -> None:
+    """Let this process have as many connections as it may: 1,024 is a common limit that anybody can raise."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # it is no Unix
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MOST_FILES)), hard))
 
 
 class _Server(uvicorn.Server):

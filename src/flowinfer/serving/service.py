@@ -29,7 +29,7 @@ from flowinfer.planning.merge import SharedStep
 from flowinfer.results import StepResult, Trace
 from flowinfer.runs.experiment import majority
 from flowinfer.serving.flows import Asking, ServedFlow
-from flowinfer.serving.happenings import Admitted, Answered, Failed, Happening, StepEnded, Wrote
+from flowinfer.serving.happenings import STOPPED, Admitted, Answered, Failed, Happening, StepEnded, Wrote
 from flowinfer.serving.loading import Loading, State
 from flowinfer.serving.shifts import Shifts
 from flowinfer.spec import Decoding
@@ -129,7 +129,7 @@ class Service:
             self._number += 1
             ticket = Ticket(asking.flow, asking.asked(f"r{self._number}"), hear, wants_tokens, num_tops)
             if self._is_closing or self.loading.problem is not None:
-                problem = self.loading.problem.message if self.loading.problem else "the server is closed"
+                problem = self.loading.problem.message if self.loading.problem else STOPPED
                 self.deliver(lambda: _tell(ticket, _failed(ticket, problem)))
             else:
                 self._waiting[asking.flow.name].append(ticket)
@@ -206,7 +206,7 @@ class Service:
                     self._fail_all(_OURS)
                     self._scheduler = self._new_scheduler()
         finally:
-            self._fail_all("the server was stopped")
+            self._fail_all(STOPPED)
             self._is_now("closed")
             if self._owns_pool:
                 self._pool.close()
