@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,6 +83,28 @@ def test_a_library_is_served(server: Process, module: str, script: str) -> None:
         check=False,
     )
     assert done.stdout.rstrip().endswith("well"), done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with npm's clients of the pinned versions."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        pytest.skip("node and npm are not installed")
+    folder = tmp_path_factory.mktemp("npm") / "clients"
+    shutil.copytree(Path(__file__).parent / "npm", folder)
+    command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"npm cannot get the packages: {done.stderr.strip().splitlines()[:1]}")
+    return folder
+
+
+@pytest.mark.parametrize("script", ["openai.mjs", "ai-sdk.mjs"])
+def test_a_client_from_npm_is_served(server: Process, packages: Path, script: str) -> None:
+    command = ["node", script, f"{server.address}/v1"]
+    done = subprocess.run(command, cwd=packages, capture_output=True, text=True, check=False)
+    assert done.stdout == "well\n", done.stdout + done.stderr
 
 
 def test_llm_is_served(server: Process, tmp_path: Path) -> None:
