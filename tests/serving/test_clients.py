@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -175,6 +176,73 @@ def test_a_client_whose_connection_breaks_leaves_nothing(server: Process) -> Non
     metrics = httpx.get(f"{server.address}/metrics").text
     while "flowinfer_questions_under_way 0.0" not in metrics:
         metrics = httpx.get(f"{server.address}/metrics").text
+
+
+KILLED = """
+import socket, sys
+connection = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+connection.sendall(bytes.fromhex(sys.argv[2]))
+if sys.argv[3] == "reads":
+    connection.recv(1)
+print("there", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_clients_that_are_killed_in_any_state_leave_nothing(server: Process) -> None:
+    """By SIGKILL: before a word, in the head, in the body, before the answer, in it, and while they listen."""
+
+    def raw(**changes: Any) -> bytes:
+        body = json.dumps({"model": "fast", "messages": ASK, "max_tokens": 900, "temperature": 2} | changes).encode()
+        return f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+    listens = b"GET /flowinfer/events HTTP/1.1\r\nHost: x\r\n\r\n"
+    sent = [
+        (b"", ""),
+        (raw()[:30], ""),
+        (raw()[:-20], ""),
+        (raw(), ""),
+        (raw(stream=True), "reads"),
+        (listens, "reads"),
+    ]
+    before = server.chat().json()["choices"]
+    clients = []
+    for data, how in sent * 2:
+        command = [sys.executable, "-c", KILLED, str(server.port), data.hex(), how]
+        clients.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    for one in clients:
+        assert one.stdout
+        assert one.stdout.readline() == "there\n"
+        one.kill()
+        with one:
+            pass
+    while "flowinfer_questions_under_way 0.0" not in httpx.get(f"{server.address}/metrics").text:
+        pass
+    assert server.chat().json()["choices"] == before
+
+
+@pytest.mark.slow
+def test_memory_after_many_requests_is_that_after_a_few(server: Process) -> None:
+    """`benchmarks/serve.py --memory 1000,10000` and `benchmarks/soak.py` ask more of it.
+
+    Torch's own memory on a CPU comes and goes by some percent.
+    """
+
+    def resident() -> int:
+        return int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1])
+
+    async def ask(count: int) -> None:
+        async with httpx.AsyncClient(timeout=None) as client:
+            body = {"model": "fast", "messages": ASK, "max_tokens": 1}
+            for _ in range(count // 16):
+                replies = (client.post(f"{server.address}/v1/chat/completions", json=body) for _ in range(16))
+                assert {reply.status_code for reply in await asyncio.gather(*replies)} == {200}
+
+    asyncio.run(ask(320))
+    few = resident()
+    asyncio.run(ask(1600))
+    assert resident() < 1.1 * few
 
 
 @pytest.mark.slow
