@@ -88,6 +88,8 @@ class SweepRequest(BaseModel):
     limit: int | None = None
     seed: int = 42
     answer_index: Literal[0, 1, "none"] | None = None
+    few_shot: Annotated[int, Field(ge=0)] = 0
+    """Worked examples above each question."""
     zoo: str | None = None
     independent: bool = False
     """Every path alone, in batch 1, sharing nothing: the paper's protocol."""
