@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from flowinfer.tasks.answers.numerals import spelled
 from flowinfer.tasks.answers.polarity import is_asked
@@ -95,8 +96,23 @@ def last_anchor(text: Text) -> Text | None:
     return last
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """A place that says that an answer follows, and what follows it."""
+
+    tail: Text
+    """Up to the end of its sentence."""
+    passed: str | None = None
+    """Why it does not count, in words; None where it does."""
+
+
 def anchored(text: Text, question: str = "") -> Iterator[Text]:
-    """Yield what follows each anchor, in order; negated, hedged, hypothetical and questioned ones left out.
+    """Yield what follows each anchor that counts, in order."""
+    return (anchor.tail for anchor in anchors(text, question) if anchor.passed is None)
+
+
+def anchors(text: Text, question: str = "") -> Iterator[Anchor]:
+    """Read every anchor, in order; negated, hedged, hypothetical and questioned ones do not count.
 
     Of "the wrong one is" only what the question asks for counts.
     """
@@ -104,31 +120,42 @@ def anchored(text: Text, question: str = "") -> Iterator[Text]:
     for match in list(_ANCHOR.finditer(string))[-_MAX_ANCHORS:]:
         begin = _begin(string, match)
         tail = string[begin : begin + _REACH]
-        if not tail.strip() or _NEGATION.match(tail) or _HEDGE.match(tail):
-            continue
-        if (match["hash"] and _TITLE.match(tail)) or _LIST.match(tail):
-            continue
-        if match["which"]:
-            reach = 2 if match[0][0] in "正成符最" else 30
-            before = string[max(0, match.start() - reach) : match.start()]
-            described = re.split(r"[\n,。!?;]|所以|因此|故", before)[-1] + match[0]
-            if (not is_asked(described, question) and "题意" not in described) or _DISTRACTS.search(described):
-                continue
-        elif _NEGATED_BEFORE.search(string[max(0, match.start() - 12) : match.start()]):
-            continue
-        sentence = re.split(r"[\n。!?]|\.\s", string[max(0, begin - 120) : match.start()])[-1] + _END.split(tail)[0]
-        if "would be" in match[0] and _CONDITION.search(sentence):
-            continue
-        if match["correction"] is None and _HYPOTHETICAL.search(_before(string, match.start())):
+        if not tail.strip():
             continue
         end = _END.search(tail)
-        if end and end[0] == "?" and end.start():
-            continue
-        quoted = re.match(r"[\"“]([^\"”\n]+)[\"”]", tail)
+        passed = _passed(string, match, begin, end, question)
+        quoted = re.match(r"[\"“]([^\"”\n]+)[\"”]", tail) if passed is None else None
         if quoted:
-            yield text.part(begin + 1, begin + quoted.end(1))
+            yield Anchor(text.part(begin + 1, begin + quoted.end(1)))
             continue
-        yield text.part(begin, begin + (end.start() if end and end.start() else len(tail)))
+        yield Anchor(text.part(begin, begin + (end.start() if end and end.start() else len(tail))), passed)
+
+
+def _passed(string: str, match: re.Match[str], begin: int, end: re.Match[str] | None, question: str) -> str | None:
+    """Return why an anchor does not count, or None."""
+    tail = string[begin : begin + _REACH]
+    if _NEGATION.match(tail):
+        return "denied"
+    if _HEDGE.match(tail):
+        return "left open"
+    if match["hash"] and _TITLE.match(tail):
+        return "a heading"
+    if _LIST.match(tail):
+        return "a list"
+    if match["which"]:
+        reach = 2 if match[0][0] in "正成符最" else 30
+        before = string[max(0, match.start() - reach) : match.start()]
+        described = re.split(r"[\n,。!?;]|所以|因此|故", before)[-1] + match[0]
+        if (not is_asked(described, question) and "题意" not in described) or _DISTRACTS.search(described):
+            return "not what is asked for"
+    elif _NEGATED_BEFORE.search(string[max(0, match.start() - 12) : match.start()]):
+        return "denied"
+    sentence = re.split(r"[\n。!?]|\.\s", string[max(0, begin - 120) : match.start()])[-1] + _END.split(tail)[0]
+    if "would be" in match[0] and _CONDITION.search(sentence):
+        return "under a condition"
+    if match["correction"] is None and _HYPOTHETICAL.search(_before(string, match.start())):
+        return "only supposed"
+    return "a question" if end and end[0] == "?" and end.start() else None
 
 
 def hedged(text: Text) -> Iterator[Text]:
