@@ -19,10 +19,10 @@ from flowinfer.tasks.answers.quantities import find_number
 from flowinfer.tasks.answers.text import Found, Text, prepare
 from flowinfer.tasks.answers.turns import own_turn
 
-__all__ = ["Found", "Passed", "Why", "explain", "extract", "judge", "vote"]
+__all__ = ["MARKED", "Found", "Passed", "Why", "explain", "extract", "judge", "vote"]
 
 _LETTERS = ("A", "B", "C", "D")
-_MARKED = ("boxed", "anchor", "only_letter", "whole")
+MARKED = ("boxed", "anchor", "only_letter", "whole")
 """Rules that read an answer which its writer has marked as one."""
 
 
@@ -53,7 +53,7 @@ def judge(
     own = own_turn(text, question or "")
     score = _scored(task, own, reference, question or "", choices)
     is_cut = finish_reason in ("length", "context") and own.places[-1:] == text.places[-1:]
-    if is_cut and score.status == "ok" and not score.rule.startswith(_MARKED):
+    if is_cut and score.status == "ok" and not score.rule.startswith(MARKED):
         return Score(correct=False, extracted=None, status="truncated", rule="finish_reason", span=None)
     return score
 
