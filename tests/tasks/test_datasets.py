@@ -34,6 +34,8 @@ GAOKAO = {
         {"question": "2. 下列五项中最大的是\nA．1 B．2 C．3 D．4 E．5", "answer": ["E"]},
         {"question": "3. 多选题 A. 1 B. 2 C. 3", "answer": ["AB"]},
         {"question": "4. 阅读", "answer": ["A", "B"]},
+        {"question": "5. 三角形A、B、C中\nA．点A、B B．点C", "answer": ["B"]},
+        {"question": "6. 图中", "answer": ["F"]},
     ],
 }
 AGIEVAL = {"passage": None, "question": "谁？", "options": ["(A)甲", "(B)乙", "(C)丙"], "label": "C"}
@@ -108,8 +110,9 @@ def test_an_empty_option_at_the_end_is_none(tmp_path: Path) -> None:
 
 def test_items_with_several_answers_are_left_out_and_counted(tmp_path: Path) -> None:
     found = loaded("gaokao", tmp_path / "2010-2022_Math_I_MCQs.json", GAOKAO)
-    assert [question.reference for question in found.questions] == ["A", "E"]
-    assert found.note is not None and found.note.startswith("2 of 4 items are left out: ")
+    assert [question.reference for question in found.questions] == ["A", "E", "B"]
+    assert found.questions[2].choices == {"A": "点A、B", "B": "点C"}
+    assert found.note is not None and found.note.startswith("3 of 6 items are left out: ")
     assert found.note.endswith("Math_I_MCQs.json:3 has several answers")
 
 

@@ -23,7 +23,7 @@ from flowinfer.results import Question
 from flowinfer.spec import Flow, nodes
 from flowinfer.tasks import fewshot, generic
 from flowinfer.tasks.references import AnswerIndex, check, judges_note, settle
-from flowinfer.tasks.sources import Item, placed, task_named
+from flowinfer.tasks.sources import Item, draw, placed, task_named
 
 _LAB = Path(__file__).parent.parent / "zoos" / "lab"
 """The lab's zoo, with its items beside the weights: `ceval.jsonl` and the like, test items of seed 42."""
@@ -105,15 +105,12 @@ def load_questions(
     label = loaded.label
     if few_shot:
         pool = fewshot.pool_of(name, data or {}, label, is_lab=label.endswith(_LAB_MARK))
+        pool = replace(pool, items=settle(pool.items, answer_index).items)
+        in_column = fewshot.COLUMN in (columns or {})
         questions, note = fewshot.with_examples(
-            questions,
-            replace(pool, items=settle(pool.items, answer_index).items),
-            few_shot,
-            draw=lambda identifier: _draw(seed, identifier),
-            in_column=fewshot.COLUMN in (columns or {}),
-            header=_intro,
+            questions, pool, few_shot, seed=seed, in_column=in_column, header=_intro
         )
-        notes.append(f"{note}{'' if pool.by_subject else f', drawn with seed {seed}'}")
+        notes.append(note)
         label = f"{label.removesuffix(_LAB_MARK)} {few_shot}-shot" + _LAB_MARK * label.endswith(_LAB_MARK)
     refuse_missing(columns or {}, questions, loaded.source)
     told = "; ".join(filter(None, notes)) or None
@@ -251,7 +248,7 @@ def _choose(
     if ids is not None:
         return _by_ids(source, questions, ids)
     if sample is not None:
-        return sorted(questions, key=lambda question: _draw(seed, question.id))[:sample]
+        return sorted(questions, key=lambda question: draw(seed, question.id))[:sample]
     return questions[:limit]
 
 
@@ -263,11 +260,6 @@ def _refuse_bad_choice(*, limit: int | None, sample: int | None, ids: Sequence[s
             raise UsageError(f"{option} must be at least 1, not {value}")
     if few_shot < 0:
         raise UsageError(f"few_shot must be at least 0, not {few_shot}")
-
-
-def _draw(seed: int, identifier: str) -> bytes:
-    """Return a question's place in the random order of a seed: the same on every machine and Python version."""
-    return hashlib.sha256(f"{seed}\n{identifier}".encode("utf-8", "surrogatepass")).digest()
 
 
 def _by_ids(source: str, questions: Sequence[Question], ids: Sequence[str]) -> Sequence[Question]:

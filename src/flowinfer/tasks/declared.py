@@ -182,9 +182,10 @@ class _Reader:
         for config in (configs,) if configs is None or isinstance(configs, str) else configs:
             place = Path(hub.repository if config is None else f"{hub.repository} ({config}, {split})")
             subject = str(config) if hub.config == "subjects" else ""
+            prefix = str(config) if isinstance(hub.config, tuple) else ""
             loaded = fetch_split(hub.repository, config, split, cure=self._cure, revision=hub.revision)
             for number, fields in enumerate(loaded, start=1):
-                found.append(self._item(Row(place, number, fields), subject, counts, self._names(None)))
+                found.append(self._item(Row(place, number, fields), subject, counts, self._names(None), prefix))
         return found
 
     def _items(self, files: Sequence[Path], path: Path) -> Sequence[Item]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from flowinfer.errors import DataError, UsageError
 from flowinfer.results import Question
 from flowinfer.tasks import generic
-from flowinfer.tasks.sources import Item, placed, task_named
+from flowinfer.tasks.sources import Item, draw, placed, task_named
 from flowinfer.tasks.splits import EXAMPLES
 
 COLUMN = "examples"
@@ -73,7 +73,7 @@ def with_examples(
     pool: Pool,
     number: int,
     *,
-    draw: Callable[[str], bytes],
+    seed: int,
     in_column: bool,
     header: Callable[[Question], str],
 ) -> tuple[tuple[Question, ...], str]:
@@ -81,7 +81,7 @@ def with_examples(
 
     Args:
         pool: items that are asked themselves are passed over.
-        draw: an item's place by its id, in the order in which examples for all are taken.
+        seed: what examples for all are drawn by.
         in_column: put them into the column `COLUMN`, not above the question.
         header: what stands above a question without examples.
     Raises:
@@ -91,7 +91,7 @@ def with_examples(
     left = [item for item in pool.items if item.question.whole not in asked]
     is_chinese = 2 * sum(bool(_CHINESE.search(item.question.question)) for item in left) > len(left)
     if not pool.by_subject:
-        left.sort(key=lambda item: draw(item.question.id))
+        left.sort(key=lambda item: draw(seed, item.question.id))
     texts: dict[str | None, str] = {}
     found = []
     for question in questions:
@@ -106,7 +106,7 @@ def with_examples(
                 )
             texts[subject] = "\n\n".join(_written(item, is_chinese=is_chinese) for item in chosen)
         found.append(_with(question, texts[subject], header(question), in_column=in_column))
-    which = "the first of its subject" if pool.by_subject else "the same for all"
+    which = "the first of its subject" if pool.by_subject else f"the same for all, drawn with seed {seed}"
     return tuple(found), f"{number} examples of {pool.source} stand above each question: {which}"
 
 

@@ -10,8 +10,10 @@ from flowinfer.tasks.sources import Row
 
 _LETTERS = "ABCD"
 """What is chosen from where a question comes without options."""
-_MARK = re.compile(r"(?<![A-Za-z0-9])([A-Z])\s*[.．、:：]\s*")
+_MARKS = [re.compile(rf"(?<![A-Za-z0-9])([A-Z])\s*[{marks}]\s*") for marks in (".．", "、", ":：")]
+"""Letters before options, by what stands behind them: "A. Rome"."""
 _SEVERAL = "has several answers"
+_HIDDEN = "has options that cannot be told apart"
 
 
 def asked(row: Row, question: Sequence[str], names: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -73,17 +75,18 @@ def _bare(texts: Sequence[str]) -> list[str]:
 
 def split(text: str) -> tuple[str, dict[str, str]]:
     """Cut options out of a question's text that ends in them, "... A. Rome B. Bonn"; none where it does not."""
-    marks = list(_MARK.finditer(text))
-    starts = [index for index, mark in enumerate(marks) if mark[1] == "A"]
-    if not starts:
-        return text, {}
-    chosen = marks[starts[-1] :]
-    if len(chosen) < 2 or [mark[1] for mark in chosen] != list(ascii_uppercase[: len(chosen)]):
-        return text, {}
-    ends = [mark.start() for mark in chosen[1:]] + [len(text)]
-    found = {mark[1]: text[mark.end() : end].strip() for mark, end in zip(chosen, ends, strict=True)}
-    stem = text[: chosen[0].start()].rstrip()
-    return (stem, found) if stem and all(found.values()) else (text, {})
+    for pattern in _MARKS:
+        marks = list(pattern.finditer(text))
+        starts = [index for index, mark in enumerate(marks) if mark[1] == "A"]
+        chosen = marks[starts[-1] :] if starts else []
+        if len(chosen) < 2 or [mark[1] for mark in chosen] != list(ascii_uppercase[: len(chosen)]):
+            continue
+        ends = [mark.start() for mark in chosen[1:]] + [len(text)]
+        found = {mark[1]: text[mark.end() : end].strip() for mark, end in zip(chosen, ends, strict=True)}
+        stem = text[: chosen[0].start()].rstrip()
+        if stem and all(found.values()):
+            return stem, found
+    return text, {}
 
 
 def letter(
@@ -117,6 +120,8 @@ def letter(
             return bare, None
         if len(bare) > 1 and len(set(bare)) == len(bare) and set(bare) <= set(known):
             return "", _SEVERAL
+        if not choices and re.fullmatch("[A-Z]", bare):
+            return "", _HIDDEN
     if value is None:
         row.text(*names)
     listed = ", ".join(known) + (f", or an index from {answer_index}" if answer_index is not None else "")

@@ -5,6 +5,7 @@ Lines are split on "\\n" only: model texts and web texts hold U+2028 and other c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,6 +95,11 @@ def task_named(name: str) -> Task | None:
 def placed(found: Sequence[Question | Item], source: str) -> tuple[Item, ...]:
     """Give questions that do not say where they stand a place by their id."""
     return tuple(one if isinstance(one, Item) else Item(one, f"{source}, question '{one.id}'") for one in found)
+
+
+def draw(seed: int, identifier: str) -> bytes:
+    """Return a question's place in the random order of a seed: the same on every machine and Python version."""
+    return hashlib.sha256(f"{seed}\n{identifier}".encode("utf-8", "surrogatepass")).digest()
 
 
 @dataclass(frozen=True)

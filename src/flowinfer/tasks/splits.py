@@ -71,7 +71,10 @@ def split_of(path: Path) -> str | None:
 
 
 def topic(path: Path) -> str:
-    """Return what a file's name says beside its split and part; its folder's name where it says nothing else."""
-    stem = re.sub(r"-\d+-of-\d+$", "", path.stem)
-    rest = re.sub(rf"(?:^|[_-])(?:{'|'.join(_WORDS)})$", "", stem, flags=re.I)
-    return rest or path.parent.name
+    """Return what a file's name says beside its split and part; where it says nothing else, what its folder's says."""
+    for part in (path.stem, *reversed(path.parts[:-1])):
+        bare = re.sub(r"-\d+-of-\d+$", "", part)
+        rest = re.sub(rf"(?:^|[_-])(?:{'|'.join(_WORDS)})$", "", bare, flags=re.I)
+        if rest and not rest.isdecimal():
+            return rest
+    return path.stem
