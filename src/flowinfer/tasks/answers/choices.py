@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from flowinfer.tasks.answers.anchors import anchored, ends_in_box, hedged, is_broken_off, last_boxed
+from flowinfer.tasks.answers.anchors import anchored, hedged, is_broken_off
+from flowinfer.tasks.answers.boxes import ends_in_box, last_boxed
 from flowinfer.tasks.answers.corrections import corrected
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
 from flowinfer.tasks.answers.options import last_conclusion, named_option
