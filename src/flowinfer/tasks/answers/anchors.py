@@ -46,7 +46,7 @@ _WHICH = (
     r"的(?:那?一?[项个句组]|选项|说法|叙述|表述|答案|词语?|句子)?(?:应该|应当|应|就|只有)?(?:是|为|:)"
     r"(?=[\s:]*[*(\[【\"“]*(?:(?:选项|第)?[A-H](?![A-Za-z])|(?<=[\"“])))"
     r"|\b(?:incorrect|false|wrong|untrue)\s+(?:option|choice|statement|one|answer)[*_]*\s*(?:is|would be|:)"
-    r"|\bexception[*_]*\s*(?:is|:)"
+    r"|\b(?:is|are) (?:not (?:true|correct)|false|incorrect|wrong) is\b|\bexception[*_]*\s*(?:is|:)"
 )
 _DISTRACTS = re.compile(r"混淆|干扰|迷惑|争议|易错|误选|错选|容易|(?:同学|学生|人|考生)[^,。]{0,4}选$")
 _HEADER = r"(?:^|\n)[#*\s]*(?:(?:the )?final |the )?answer[*\s]*(?=\n)|(?:^|\n)[#*\s]*(?:最终)?答案[*\s]*(?=\n)"

@@ -6,14 +6,18 @@ import re
 
 from flowinfer.tasks.answers.boxes import closing
 
-_NAMES = dict(
-    pair.split("=", 1)
-    for pair in "rightarrow=→ Rightarrow=→ implies=→ to=→ dfrac=\\frac tfrac=\\frac cdot=* times=* div=/ pi=pi infty=oo "
-    "pm=± approx=≈ leq=<= le=<= leqslant=<= geq=>= ge=>= geqslant=>= lt=< gt=> neq=!= ne=!= cup=∪ in=∈ %=% $=$ {={ }=} "
-    "lbrace={ rbrace=}".split()
-)
-_NAMES |= dict.fromkeys("left right big Big bigl bigr displaystyle ! , ( ) [ ]".split(), "")
-_NAMES |= dict.fromkeys((*"; :", "quad", "qquad"), " ")
+_NAMES = {
+    **dict.fromkeys(("dfrac", "tfrac"), "\\frac"),
+    **dict.fromkeys(("cdot", "times"), "*"),
+    **{"div": "/", "pi": "pi", "infty": "oo", "pm": "±", "approx": "≈", "lt": "<", "gt": ">"},
+    **{"neq": "!=", "ne": "!=", "cup": "∪", "in": "∈", "lbrace": "{", "rbrace": "}"},
+    **dict.fromkeys(("rightarrow", "Rightarrow", "implies", "to"), "→"),
+    **dict.fromkeys(("leq", "le", "leqslant"), "<="),
+    **dict.fromkeys(("geq", "ge", "geqslant"), ">="),
+    **dict.fromkeys(("left", "right", "big", "Big", "bigl", "bigr", "displaystyle", *"!,()[]"), ""),
+    **dict.fromkeys(("quad", "qquad", *"; :"), " "),
+    **{sign: sign for sign in "%${}"},
+}
 _NAME = re.compile(r"\\([a-zA-Z]+|[^\w\s]|[ ])")
 """Commands, and what plain text has for them; others stay."""
 _SIGNS = (("≤", "<="), ("≥", ">="), ("{,}", ","), ("{:}", ":"), ("π", "pi"), ("∞", "oo"), ("**", "^"), ("~", " "))
