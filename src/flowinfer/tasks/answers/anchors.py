@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from flowinfer.tasks.answers.boxes import ends_in_box
 from flowinfer.tasks.answers.numerals import spelled
 from flowinfer.tasks.answers.polarity import is_asked
 from flowinfer.tasks.answers.text import Text
@@ -45,7 +46,7 @@ _WHICH = (
     r"的(?:那?一?[项个句组]|选项|说法|叙述|表述|答案|词语?|句子)?(?:应该|应当|应|就|只有)?(?:是|为|:)"
     r"(?=[\s:]*[*(\[【\"“]*(?:(?:选项|第)?[A-H](?![A-Za-z])|(?<=[\"“])))"
     r"|\b(?:incorrect|false|wrong|untrue)\s+(?:option|choice|statement|one|answer)[*_]*\s*(?:is|would be|:)"
-    r"|\bexception[*_]*\s*(?:is|:)"
+    r"|\b(?:is|are) (?:not (?:true|correct)|false|incorrect|wrong) is\b|\bexception[*_]*\s*(?:is|:)"
 )
 _DISTRACTS = re.compile(r"混淆|干扰|迷惑|争议|易错|误选|错选|容易|(?:同学|学生|人|考生)[^,。]{0,4}选$")
 _HEADER = r"(?:^|\n)[#*\s]*(?:(?:the )?final |the )?answer[*\s]*(?=\n)|(?:^|\n)[#*\s]*(?:最终)?答案[*\s]*(?=\n)"
@@ -178,59 +179,6 @@ def _before(string: str, at: int) -> str:
     """Return what stands before a place in its clause."""
     before = string[max(0, at - 60) : at]
     return re.split(r"[\n。!?;]|\.\s|,\s*but\b|,\s*(?:but|so|then|and)\b|但|其实|正确", before)[-1]
-
-
-_NOT = re.compile(r"(?:\bnot|\bthan|≠|\\neq?|不是|并非|而非)[\s$(]*$")
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?=\{)|\\boxed\s+(?=\S)")
-
-
-def boxed(text: Text) -> list[Text]:
-    """List the contents of the balanced, non-empty \\boxed{}, in order."""
-    found = []
-    for match in _BOX.finditer(text.string):
-        begin = match.end()
-        if _NOT.search(text.string[max(0, match.start() - 16) : match.start()]):
-            continue
-        if text.string[begin : begin + 1] != "{":
-            word = re.match(r"[^\s$,.;]+", text.string[begin:])
-            if word:
-                found.append(text.part(begin, begin + word.end()))
-            continue
-        end = closing(text.string, begin)
-        if end is not None and text.string[begin + 1 : end].strip():
-            found.append(text.part(begin + 1, end))
-    return found
-
-
-def last_boxed(text: Text) -> Text | None:
-    """Return the content of the last balanced, non-empty \\boxed{}."""
-    found = boxed(text)
-    return found[-1] if found else None
-
-
-def is_boxed(string: str) -> bool:
-    """Return whether a text has a box, closed or not."""
-    return bool(_BOX.search(string))
-
-
-def ends_in_box(text: Text) -> bool:
-    """Return whether the text breaks off inside a \\boxed{."""
-    last = [match.end() for match in _BOX.finditer(text.string) if text.string[match.end()] == "{"][-1:]
-    return bool(last) and closing(text.string, last[0]) is None
-
-
-def closing(string: str, opening: int) -> int | None:
-    """Return the index of the brace that closes the one at `opening`, or None."""
-    depth = 0
-    for index in range(opening, min(len(string), opening + 4000)):
-        character = string[index]
-        if character == "{" and string[index - 1 : index] != "\\":
-            depth += 1
-        elif character == "}" and string[index - 1 : index] != "\\":
-            depth -= 1
-            if not depth:
-                return index
-    return None
 
 
 _CODE_LAST = re.compile(r"```(?:python|py|sympy|cpp|java)[^\n]*\n(?:(?!```)\D)*(?:```\s*)?$", re.S | re.I)
