@@ -51,6 +51,11 @@ class Question(_Border):
     """What stands above it in a prompt: a header, examples; None: what its judge's questions have (tasks/base.py)."""
 
     @property
+    def bare(self) -> Question:
+        """Return it without what a run puts around it: the same question, asked with examples or without."""
+        return self.model_copy(update={"intro": None, "columns": {}})
+
+    @property
     def options(self) -> str:
         """Return its choices as lines "A. text", or nothing."""
         return "\n".join(f"{letter}. {text}" for letter, text in self.choices.items())

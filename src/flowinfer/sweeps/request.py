@@ -121,7 +121,7 @@ def going_on(before: SweepRequest, name: str, given: Mapping[str, Any]) -> Sweep
     request = _read({**before.model_dump(), **given})
     for field in given.keys() - {"latency", "batch", "max_paths"}:
         if getattr(before, field) != getattr(request, field):
-            option = {"params": "--set", "use_cache": "--no-cache"}.get(field, f"--{field}")
+            option = {"params": "--set", "use_cache": "--no-cache"}.get(field, f"--{field.replace('_', '-')}")
             raise UsageError(
                 f"{option} differs from what sweep '{name}' was started with",
                 help="leave it out: --resume alone goes on as before; or start a new sweep without --resume",

@@ -101,13 +101,14 @@ def with_examples(
             if len(chosen) < number:
                 of = f" of '{subject}'" if pool.by_subject else ""
                 raise DataError(
-                    f"{pool.source} has {len(chosen)} examples{of} that are not asked, not {number}",
+                    f"{pool.source} has {len(chosen)} examples{of} that are not asked themselves, not {number}",
                     help=f"--few-shot {len(chosen)}" if chosen else "leave out --few-shot",
                 )
             texts[subject] = "\n\n".join(_written(item, is_chinese=is_chinese) for item in chosen)
         found.append(_with(question, texts[subject], header(question), in_column=in_column))
     which = "the first of its subject" if pool.by_subject else f"the same for all, drawn with seed {seed}"
-    return tuple(found), f"{number} examples of {pool.source} stand above each question: {which}"
+    amount = "1 example" if number == 1 else f"{number} examples"
+    return tuple(found), f"above each question: {amount} of {pool.source}, {which}"
 
 
 def _with(question: Question, text: str, header: str, *, in_column: bool) -> Question:
