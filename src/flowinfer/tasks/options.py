@@ -122,10 +122,10 @@ def letter(
             return "", _SEVERAL
         if not choices and re.fullmatch("[A-Z]", bare):
             return "", _HIDDEN
+    cure = "what has no answers cannot be judged: give the split that has them"
     if value is None:
-        row.text(*names)
+        raise row.complain(f"missing field '{names[0]}'", cure)
     listed = ", ".join(known) + (f", or an index from {answer_index}" if answer_index is not None else "")
-    cure = "splits without answers cannot be asked: give one that has them"
     raise row.complain(f"the answer is '{str(value)[:40]}', not one of {listed}", cure)
 
 
