@@ -184,6 +184,7 @@ def test_questions_stand_below_their_set_s_own_header(tmp_path: Path) -> None:
     assert first("cmmlu", "agronomy.csv", CMMLU) == "以下是关于农学的单项选择题，请逐步分析并选出正确答案。"
     assert first("ceval", "law_val.csv", CEVAL) == "以下是中国关于法学考试的单项选择题，请选出其中的正确答案。"
     assert first("arc-easy", "x.parquet", [ARC | {"answerKey": "B"}]) == "What melts ice?"
+    assert first("gaokao", "2010年数学.json", GAOKAO) == "1. 集合 {1}∩{2}="
     english = {"id": "1", "question": "Which?", "reference": "A", "kind": "ceval", "choices": {"A": "x"}}
     assert question_text(Question(**english, subject="law")) == "Which?\nA. x"
 

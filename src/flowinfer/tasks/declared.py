@@ -247,6 +247,8 @@ class _Reader:
         reference, unasked = self._reference(row, choices)
         shown = None if said is None else names.get(said, said.replace("_", " ") if declared.header else said)
         header = declared.header.format(subject=shown) if declared.header and shown else None
+        if header is None and not declared.own_items:
+            header = ""  # none, whatever its subject is called
         question = Question(
             id=identifier,
             question=text,
