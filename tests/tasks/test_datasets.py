@@ -264,6 +264,11 @@ def test_a_set_without_examples_says_so_unless_a_file_of_them_is_named(tmp_path:
     data = {"math500": tmp_path / "test.jsonl", "math500:dev": tmp_path / "more.jsonl"}
     (question,) = load_questions("math500", data=data, few_shot=1).questions
     assert question_text(question) == "What is $3$?\nAnswer: It is $\\boxed{3}$.\n\nWhat is $1+1$?"
+    for number, subject in enumerate(("algebra", "geometry")):
+        (tmp_path / "train" / subject).mkdir(parents=True)
+        write(tmp_path / "train" / subject / "1.json", MATH | {"problem": f"What is ${number}$?"})
+    data |= {"math500:dev": tmp_path / "train"}
+    assert question_text(load_questions("math500", data=data, few_shot=2).questions[0]).count("Answer: It is") == 2
     with pytest.raises(UsageError, match=r"'ceval \(lab\)' has no split"):
         load_questions("ceval", use_items=True, few_shot=1)
     with pytest.raises(DataError, match="no files of the split 'train' beside it"):

@@ -20,8 +20,8 @@ def files_of(
 ) -> list[Path]:
     """Return a folder's files of one split, in the order of their names; none where it has none.
 
-    Those that say so count, in it or up to three folders deep; else those in it that name no split; else, where all
-    of the folder's files are of one other split, these.
+    Those that say so count, in it or up to two folders below; else those in it that name no split; else, where all
+    are of one other split, these.
 
     Args:
         patterns: what their names look like.
@@ -39,8 +39,8 @@ def files_of(
     if not chosen and not is_strict:
         here = [path for path in found if path.parent == folder]
         chosen = [path for path in here if named[path] is None]
-        if not chosen and len({named[path] for path in here}) == 1:
-            chosen = here
+        if not chosen and len({named[path] for path in found}) == 1:
+            chosen = found
     endings = sorted({path.suffix for path in chosen})
     if len(endings) > 1:
         raise DataError(f"{folder}: holds {' and '.join(endings)} files", help="give one file, or a folder of one form")
