@@ -125,7 +125,7 @@ def test_one_answer_is_joined_as_it_is_and_several_are_numbered() -> None:
 
 @pytest.mark.parametrize(
     "info",
-    [*registry.BUILT_IN_FUSERS, *registry.BUILT_IN_BACKENDS, *registry.BUILT_IN_TASKS, *registry.BUILT_IN_ZOOS],
+    [*registry.BUILT_IN_FUSERS, *registry.BUILT_IN_BACKENDS, *registry.tasks().values(), *registry.BUILT_IN_ZOOS],
     ids=lambda i: i.name,
 )
 def test_every_built_in_loads_by_its_own_door(info: registry.Info) -> None:

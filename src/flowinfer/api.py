@@ -160,12 +160,13 @@ class Flow:
         self,
         dataset: str | Path,
         *,
-        data: str | Path | None = None,
+        data: str | Path | Mapping[str, str | Path] | None = None,
         limit: int | None = None,
         sample: int | None = None,
         seed: int = 42,
         ids: Sequence[str] | None = None,
         answer_index: Literal[0, 1, "none"] | None = None,
+        few_shot: int = 0,
         batch: int | Literal["auto"] = "auto",
         engine: Literal["auto", "packed", "reference"] = "auto",
         out: str | Path | None = None,
@@ -176,10 +177,11 @@ class Flow:
         """Run the flow over a data set.
 
         Args:
-            dataset: gsm8k, ceval, mathematics, or the path of a .jsonl file.
-            data: local file or folder of that data set.
+            dataset: a name that `flowinfer datasets` lists, or the path of a .jsonl file.
+            data: local file or folder of that data set; or by name, `NAME:dev` of its examples.
             limit, sample, seed, ids: which questions; see `flowinfer exec --help`.
             answer_index: what answers count from that are indices of options; told from the data if not given.
+            few_shot: worked examples above each question, of the data set's dev split.
             batch: most rows at once; 1 is the paper's protocol.
             engine: which decoding loops may serve; see `flowinfer exec --help`.
             out: where the run folder goes ("runs" on the command line); None keeps nothing.
@@ -195,7 +197,7 @@ class Flow:
         from flowinfer.runs.experiment import Request, evaluate
         from flowinfer.tasks.base import language_note, load_for
 
-        _refuse_odd(limit=limit, sample=sample, seed=seed, ids=ids, batch=batch, engine=engine)
+        _refuse_odd(limit=limit, sample=sample, seed=seed, few_shot=few_shot, ids=ids, batch=batch, engine=engine)
         kept: Sequence[Record] = ()
 
         def started(plan: object, run: object, records: Sequence[Record]) -> None:
@@ -210,7 +212,9 @@ class Flow:
             use_cache=use_cache,
         )
         chosen = {"limit": limit, "sample": sample, "seed": seed, "ids": ids, "answer_index": answer_index}
-        named = {str(dataset): Path(data)} if data is not None else {}
+        chosen["few_shot"] = few_shot
+        given = data if isinstance(data, Mapping) else {} if data is None else {str(dataset): data}
+        named = {name: Path(path) for name, path in given.items()}
         questions = load_for([self.flow], str(dataset), data=named, **chosen)
         results = evaluate(self.flow, questions, request, on_record=on_record, on_start=started, models=self._pool())
         note = language_note(self.flow, questions.questions, questions.label)

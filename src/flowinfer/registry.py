@@ -7,11 +7,13 @@ parameters as an attribute `parameters`, a backend `text_only`, `options` and `s
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Literal
 
 from flowinfer.errors import UsageError
@@ -162,19 +164,8 @@ BUILT_IN_BACKENDS = (
     ),
 )
 
-BUILT_IN_TASKS = (
-    TaskInfo("gsm8k", "flowinfer.tasks.gsm8k:TASK", "grade-school word problems, numeric answers (MIT)"),
-    TaskInfo(
-        "ceval",
-        "flowinfer.tasks.ceval:TASK",
-        "Chinese four-option questions in 52 subjects (CC BY-NC-SA 4.0)",
-    ),
-    TaskInfo(
-        "mathematics",
-        "flowinfer.tasks.mathematics:TASK",
-        "DeepMind mathematics (Apache-2.0) or MATH-style items (MIT)",
-    ),
-)
+_DATASETS = Path(__file__).parent / "tasks" / "datasets.toml"
+"""Where the data sets are declared."""
 
 BUILT_IN_ZOOS = (
     ZooInfo("lab", "flowinfer.zoo:lab_zoo", "three small trained models that ship with the package"),
@@ -203,7 +194,9 @@ def backends() -> Mapping[str, BackendInfo]:
 @cache
 def tasks() -> Mapping[str, TaskInfo]:
     """Return all tasks by name."""
-    return {info.name: info for info in BUILT_IN_TASKS} | {
+    declared = tomllib.loads(_DATASETS.read_text(encoding="utf-8"))
+    known = (TaskInfo(name, f"flowinfer.tasks.declared:TASKS.{name}", one["doc"]) for name, one in declared.items())
+    return {info.name: info for info in known} | {
         point.name: TaskInfo(point.name, point.value, _origin(point)) for point in entry_points(group="flowinfer.tasks")
     }
 

@@ -47,6 +47,13 @@ class Question(_Border):
     """Subject or module, for tables."""
     columns: Mapping[str, str] = Field(default_factory=dict)
     """Further fields of the item that a prompt of the flow shows."""
+    intro: str | None = None
+    """What stands above it in a prompt: a header, examples; None: what its judge's questions have (tasks/base.py)."""
+
+    @property
+    def bare(self) -> Question:
+        """Return it without what a run puts around it: the same question, asked with examples or without."""
+        return self.model_copy(update={"intro": None, "columns": {}})
 
     @property
     def options(self) -> str:

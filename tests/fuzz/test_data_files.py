@@ -82,7 +82,26 @@ def module(rng: random.Random) -> bytes:
     return "\n".join(f"What is {k}?\n{rng.choice(answers)}" for k in range(rng.randint(0, 5))).encode()
 
 
+def exam(rng: random.Random) -> bytes:
+    made = items(rng)
+    for item in made:
+        item["example"] = item["answerKey"] = item["standard_answer"] = item.get("answer")
+        if rng.random() < 0.5:
+            texts = item.get("choices", VALUES)
+            item["choices"] = {"text": texts, "label": rng.choice([["1", "2", "3", "4"], "ABCD", None, [1]])}
+    return json.dumps(rng.choice([made, {"example": made}, made[0]])).encode()
+
+
+def headless(rng: random.Random) -> bytes:
+    return sheet(rng).partition(b"\n")[2]
+
+
 FORMS = {
+    "arc.json": ("arc-easy", exam),
+    "2010.json": ("gaokao", exam),
+    "mmlu.jsonl": ("mmlu", jsonl),
+    "law_test.csv": ("mmlu", headless),
+    "aime.jsonl": ("aime24", jsonl),
     "own.jsonl": ("", jsonl),
     "test.jsonl": ("gsm8k", jsonl),
     "items.jsonl": ("mathematics", jsonl),

@@ -1,6 +1,6 @@
 """Make docs/example again: a small sweep over the lab zoo, and its report. `make report` runs this.
 
-Questions, greedy decoding and the names of folders are fixed, so that everything but seconds stays as it is.
+Questions, seed, greedy decoding and the names of folders are fixed, so that everything but seconds stays as it is.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ def run(work: Path, num: int, num_timed: int) -> Path:
     """Run the paper's 27 paths over three lab data sets; return the sweep's folder.
 
     Args:
-        num: questions of each set, the first ones.
+        num: questions of each set.
         num_timed: of them, timed alone.
     """
     shutil.rmtree(work, ignore_errors=True)
     found = flowinfer.sweep(
         "Qwen,Yi,Ds",
         datasets="gsm8k,ceval,mathematics",
-        limit=num,
+        sample=num,
+        seed=42,
         zoo="lab",
         latency=num_timed,
         use_cache=False,

@@ -66,6 +66,11 @@ def test_runs_on_other_questions_are_refused(runs: dict[str, Path], tmp_path: Pa
         versus(runs["Yi"], elsewhere)
 
 
+def test_a_run_is_compared_with_one_that_was_shown_examples(runs: dict[str, Path], tmp_path: Path) -> None:
+    shown = [question.model_copy(update={"intro": "E?\nAnswer: 3\n"}) for question in questions("ceval", 20)]
+    assert versus(runs["Yi"], write_run(tmp_path, "Yi", shown)).n == 20
+
+
 def test_the_most_accurate_path_wins_and_of_equals_the_faster(runs: dict[str, Path]) -> None:
     choice = choose(gather([str(run) for run in runs.values()]))
     shares = {flow: sum(right(run).values()) / 20 for flow, run in runs.items()}

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowinfer.spec import THOUGHTS, Thought
-from flowinfer.tasks.answers import extract, judge, vote
+from flowinfer.tasks.answers import explain, extract, judge, vote
 from tests.conftest import shared_path
 
 CASES = [
@@ -200,6 +200,16 @@ def test_the_span_points_at_the_answer() -> None:
     output = "Ｆirst １２. The answer is 42."
     score = judge("gsm8k", output, "42")
     assert score.span is not None and "42" in output[score.span[0] : score.span[1]]
+
+
+def test_a_verdict_tells_what_was_passed_over() -> None:
+    output = "The answer is not 4. \\boxed{5}? No: \\boxed{6}.\n\nQuestion: What is 1+1?\nThe answer is 2."
+    why = explain("gsm8k", output, "6")
+    assert (why.score.rule, why.text) == ("boxed", "6")
+    told = [(one.rule, one.text, one.reason) for one in why.passed_over]
+    assert told[:2] == [("anchor", "not 4", "denied"), ("boxed", "5", "another follows")]
+    assert (told[2][0], told[2][2]) == ("run_on", "another question")
+    assert all(output[slice(*one.span)].strip() == one.text for one in why.passed_over)
 
 
 def test_the_majority_wins_and_the_first_breaks_ties() -> None:

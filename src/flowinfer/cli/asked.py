@@ -34,6 +34,7 @@ class Asked(BaseModel):
     seed: int
     ids: tuple[str, ...] | None
     answer_index: Literal["0", "1", "none"] | None = None
+    few_shot: int = 0
     batch: int | Literal["auto"]
     engine: Literal["auto", "packed", "reference"]
     use_cache: bool

@@ -53,7 +53,8 @@ def command(
 
 
 def _print(found: Versus, console: PlainConsole, limit: int | None) -> None:
-    console.print(f"{found.first.dataset}: {found.n} questions")
+    datasets = dict.fromkeys((found.first.dataset, found.second.dataset))
+    console.print(f"{' and '.join(datasets)}: {found.n} questions")
     for letter, side in (("A", found.first), ("B", found.second)):
         low, high = (100 * end for end in side.interval)
         console.print(

@@ -42,7 +42,7 @@ def server_of(url: str | None, model: str | None, variable: str | None, *, has_d
             raise UsageError("--model and --api-key-env say how to reach a server", help="--url http://host:8000")
         return None
     if not has_data:
-        raise UsageError("--url asks a server a data set's questions", help="--dataset gsm8k|ceval|mathematics|FILE")
+        raise UsageError("--url asks a server a data set's questions", help="--dataset NAME|FILE.jsonl")
     if not _is_address(url):
         raise UsageError(f"--url '{url}': no address of a server", help="--url http://host:8000")
     from flowinfer.runs.remote import Server

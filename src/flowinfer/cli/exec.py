@@ -45,15 +45,23 @@ AnswerIndexOption = Annotated[
 ]
 
 
+DataOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=PATH", help="Local file or folder of a data set; NAME:dev=PATH of its examples."),
+]
+FewShotOption = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="N worked examples above each question, of the set's dev split.")
+]
+
+
 def command(
     file: FlowFile = None,
     expression: Expression = None,
     dataset: Annotated[
-        str | None, typer.Option(help="gsm8k, ceval, mathematics, or the path of a .jsonl file.")
+        str | None, typer.Option(help="A name (`flowinfer datasets` lists them), or the path of a .jsonl file.")
     ] = None,
-    data: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=PATH", help="Local file or folder of a data set.")
-    ] = None,
+    data: DataOption = None,
+    few_shot: FewShotOption = None,
     prompt: Annotated[str | None, typer.Option(help="Ask one question; without it, standard input is read.")] = None,
     input_: Annotated[
         str | None,
@@ -120,6 +128,7 @@ def command(
         "seed": seed,
         "ids": None if ids is None else tuple(part.strip() for part in ids.split(",") if part.strip()),
         "answer_index": answer_index,
+        "few_shot": few_shot,
         "batch": None if batch is None else batch_size(batch),
         "engine": engine,
         "use_cache": False if no_cache else None,
@@ -136,7 +145,7 @@ def command(
         if any(other is not None for other in others):
             cure = "leave --dataset, --prompt, --trace, --resume and --url out, and read the flow from a file"
             raise UsageError("--input asks the lines of a file", help=cure)
-        _refuse_data_options(data, limit, sample, ids, fail_under, None)
+        _refuse_data_options(data, few_shot, limit, sample, ids, fail_under, None)
         if dry_run or engine is not None:
             raise UsageError("--dry-run and --engine are not for --input", help="`flowinfer plan` prints the plan")
         answer(read_checked(file, expression, zoo, given["sets"]), input_, output, given["batch"], quiet=quiet)
@@ -150,7 +159,7 @@ def command(
     else:
         resume, flow, options = _begun(resume, out, file, expression, given)
     if options["dataset"] is None:
-        _refuse_data_options(data, limit, sample, ids, fail_under, resume)
+        _refuse_data_options(data, few_shot, limit, sample, ids, fail_under, resume)
         if dry_run:
             _show_plan(flow, as_json=json_)
         else:
@@ -160,6 +169,8 @@ def command(
     asked = _asked(flow, file, options)
     questions = _load(flow, asked)
     if dry_run:
+        for note in filter(None, (questions.note,)):
+            print(f"note: {note}", file=sys.stderr)
         _show_plan(flow, as_json=json_)
         return
     if server is None:
@@ -181,7 +192,7 @@ def _read_ahead(flow: Flow) -> None:
 def _load(flow: Flow, asked: Asked) -> Dataset:
     from flowinfer.tasks.base import load_for
 
-    chosen = {name: getattr(asked, name) for name in ("limit", "sample", "seed", "ids")}
+    chosen = {name: getattr(asked, name) for name in ("limit", "sample", "seed", "ids", "few_shot")}
     chosen |= {"data": {name: Path(path) for name, path in asked.data.items()}}
     return load_for([flow], asked.dataset, answer_index=index_base(asked.answer_index), **chosen)
 
@@ -200,7 +211,7 @@ def _request(
         allow_cached_latency=allow_cached_latency,
         server=server,
         settings={
-            **{name: getattr(asked, name) for name in ("sample", "seed", "limit", "answer_index")},
+            **{name: getattr(asked, name) for name in ("sample", "seed", "limit", "answer_index", "few_shot")},
             "zoo_why": flow.zoo_why,
             "asked": asked.model_dump(mode="json"),
         },
@@ -258,7 +269,7 @@ def _asked(flow: Flow, file: str | None, options: dict[str, Any]) -> Asked:
     from flowinfer.cli.asked import Asked, zoo_of
 
     base = str((Path(file).parent if file is not None and file != "-" else Path()).resolve())
-    defaults = {"sets": {}, "data": {}, "seed": 42, "batch": "auto", "engine": "auto", "use_cache": True}
+    defaults = {"sets": {}, "data": {}, "few_shot": 0, "seed": 42, "batch": "auto", "engine": "auto", "use_cache": True}
     found = {name: defaults.get(name) if value is None else value for name, value in options.items()}
     named = Path(str(found["dataset"]))
     found["dataset"] = str(named.resolve()) if named.exists() else found["dataset"]
@@ -344,7 +355,7 @@ def data_paths(given: list[str] | None) -> dict[str, Path]:
 
     paths = {name: Path(path).expanduser() for name, path in pairs("--data", given).items()}
     for name in paths:
-        if name not in tasks():
+        if name.removesuffix(":dev") not in tasks():
             raise UsageError(f"--data {name}=...: no data set of that name", help=f"known: {', '.join(tasks())}")
     return paths
 
@@ -366,10 +377,10 @@ def batch_size(text: str) -> int | Literal["auto"]:
 
 
 def _refuse_data_options(*given: object) -> None:
-    names = ("--data", "--limit", "--sample", "--ids", "--fail-under", "--resume")
+    names = ("--data", "--few-shot", "--limit", "--sample", "--ids", "--fail-under", "--resume")
     named = [name for name, value in zip(names, given, strict=True) if value is not None]
     if named:
-        raise UsageError(f"{', '.join(named)} without --dataset", help="--dataset gsm8k|ceval|mathematics|FILE.jsonl")
+        raise UsageError(f"{', '.join(named)} without --dataset", help="--dataset NAME|FILE.jsonl")
 
 
 def _plain(results: Results) -> dict[str, object]:

@@ -59,7 +59,7 @@ def command(
         if path is not None:
             _refuse_unwritable(name, path)
     if data and dataset is None:
-        raise UsageError("--data without --dataset", help="--dataset gsm8k|ceval|mathematics|FILE.jsonl")
+        raise UsageError("--data without --dataset", help="--dataset NAME|FILE.jsonl")
     flow = read_checked(file, expression, zoo, settings(set_, prompts))
     if start:
         _show_start(flow, as_json=json_)

@@ -8,6 +8,11 @@ from typing import Annotated
 
 import typer
 
+from flowinfer.cli.inputs import SetOption, settings
+from flowinfer.cli.why import plain_why, print_why
+from flowinfer.errors import UsageError
+from flowinfer.output.console import PlainConsole
+
 
 def command(
     run: Annotated[
@@ -16,6 +21,19 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, write nothing.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Tell how each verdict that changes came about.")] = False,
+    opinion: Annotated[
+        str | None,
+        typer.Option(
+            "--second-opinion",
+            metavar="MODEL",
+            help="Ask a zoo's model about answers of weak rules instead, and list where it differs; changes no score.",
+        ),
+    ] = None,
+    zoo: Annotated[
+        str | None, typer.Option("--zoo", metavar="NAME|FILE", help="Of that model; the run's if not given.")
+    ] = None,
+    set_: SetOption = None,
 ) -> None:
     """Score a run again with the present rules, and say which verdicts changed."""
     from flowinfer.runs.experiment import rescore, write_rescored
@@ -23,6 +41,13 @@ def command(
     from flowinfer.runs.summary import summarize_run
 
     path = find_run(run, out)
+    if opinion is not None:
+        from flowinfer.cli.opinion import second_opinion
+
+        second_opinion(path, opinion, zoo, settings(set_), dry_run=dry_run, as_json=json_)
+        return
+    if zoo is not None or set_:
+        raise UsageError("--zoo and --set are of a model that is asked", help="--second-opinion MODEL")
     pairs = rescore(path)
     changed = [(record, verdict) for record, verdict in pairs if record.score != verdict]
     results = summarize_run(path, [record.model_copy(update={"score": verdict}) for record, verdict in pairs])
@@ -30,7 +55,9 @@ def command(
         write_rescored(path, pairs, results)
     if json_:
         data = results.model_dump(mode="json", exclude={"steps", "subjects"})
-        print(json.dumps(data | {"changed": [record.question.id for record, _ in changed]}, ensure_ascii=False))
+        data |= {"changed": [record.question.id for record, _ in changed]}
+        data |= {"why": {record.question.id: plain_why(record) for record, _ in changed}} if why else {}
+        print(json.dumps(data, ensure_ascii=False))
         return
     from flowinfer.runs.tables import print_results
 
@@ -38,6 +65,8 @@ def command(
         before = "-" if record.score is None else f"{record.score.extracted!r} {_mark(record.score.correct)}"
         after = "-" if verdict is None else f"{verdict.extracted!r} {_mark(verdict.correct)} ({verdict.rule})"
         print(f"{record.question.id}: {before} -> {after}")
+    for record, _ in changed if why else ():
+        print_why(record, PlainConsole())
     print(f"{len(pairs)} answers scored, {len(changed)} verdicts changed" + (" (not written)" if dry_run else ""))
     print_results(results)
 

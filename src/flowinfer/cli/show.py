@@ -11,6 +11,7 @@ from rich.box import SIMPLE
 from rich.panel import Panel
 from rich.table import Table
 
+from flowinfer.cli.why import plain_why, print_why
 from flowinfer.errors import UsageError
 from flowinfer.output.console import PlainConsole, plain
 from flowinfer.output.shell import command as command_line
@@ -32,6 +33,9 @@ def command(
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="List only the first N of them.")] = None,
     prompts: Annotated[bool, typer.Option("--prompts", help="Show each head's prompt too.")] = False,
+    why: Annotated[
+        bool, typer.Option("--why", help="Judge again and tell how: the rule, where, and what was passed over.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a run's results and answers, or one question stage by stage."""
@@ -47,9 +51,11 @@ def command(
             known = ", ".join(record.question.id for record in records[:5])
             raise UsageError(f"run '{path.name}' has no question '{question}'", help=f"ids look like {known}")
         if json_:
-            print(json.dumps(record.model_dump(mode="json"), ensure_ascii=False, indent=1))
+            print(json.dumps(_plain(record, with_why=why), ensure_ascii=False, indent=1))
         else:
             _show_question(record, console, prompts)
+            if why:
+                print_why(record, console)
         return
     chosen = [
         record
@@ -59,9 +65,15 @@ def command(
         or (failed and record.trace.error is not None)
     ][:limit]
     if json_:
-        print(json.dumps([record.model_dump(mode="json") for record in chosen], ensure_ascii=False))
+        print(json.dumps([_plain(record, with_why=why) for record in chosen], ensure_ascii=False))
         return
     _show_run(path, records, chosen, console)
+    for record in chosen if why else ():
+        print_why(record, console)
+
+
+def _plain(record: Record, *, with_why: bool) -> dict[str, object]:
+    return record.model_dump(mode="json") | ({"why": plain_why(record)} if with_why else {})
 
 
 def _show_run(path: Path, records: list[Record], chosen: list[Record], console: PlainConsole) -> None:

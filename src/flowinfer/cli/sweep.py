@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowinfer.cli.exec import AnswerIndexOption, batch_size, data_paths, index_base
+from flowinfer.cli.exec import AnswerIndexOption, DataOption, FewShotOption, batch_size, data_paths, index_base
 from flowinfer.cli.inputs import PromptsOption, SetOption, ZooOption, pairs, settings, warn, whole_number
 from flowinfer.errors import UsageError
 from flowinfer.output import shell
@@ -29,7 +29,8 @@ def command(
         str | None, typer.Option(metavar="NAME,NAME", help="Of single, si, pi, s2p, p2s; all if not given.")
     ] = None,
     datasets: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="gsm8k, ceval, mathematics, or paths of .jsonl files.")
+        str | None,
+        typer.Option(metavar="NAME,NAME", help="Names that `flowinfer datasets` lists, or paths of .jsonl files."),
     ] = None,
     flows: Annotated[
         list[str] | None, typer.Option(metavar="DIR|FILE", help="Flow files, or a folder of them; may be repeated.")
@@ -43,9 +44,8 @@ def command(
     ] = None,
     set_: SetOption = None,
     prompts: PromptsOption = None,
-    data: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=PATH", help="Local file or folder of a data set.")
-    ] = None,
+    data: DataOption = None,
+    few_shot: FewShotOption = None,
     sample: Annotated[int | None, typer.Option(help="N questions at random (the paper's protocol).")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N questions.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of --sample; 42 if not given.")] = None,

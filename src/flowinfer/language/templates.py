@@ -124,7 +124,7 @@ class TemplateCheck:
         if hint:
             self._report.error("E0400", f"unknown field '{{{name}}}'", span, hint)
             return
-        hint = f"fields that are always there: {listed}"
+        hint = "--few-shot N fills it" if name == "examples" else f"fields that are always there: {listed}"
         self._report.warning("W0302", f"'{{{name}}}' must be a column of the data set", span, hint)
 
 

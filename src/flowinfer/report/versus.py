@@ -79,7 +79,7 @@ def versus(first: Path, second: Path) -> Versus:
     """
     one, two = _judged(first), _judged(second)
     common = [question_id for question_id in one if question_id in two]
-    other = next((i for i in common if one[i].question != two[i].question), None)
+    other = next((i for i in common if one[i].question.bare != two[i].question.bare), None)
     if not common or other is not None:
         said = f"'{first.name}' and '{second.name}' have no judged question in common"
         if other is not None:

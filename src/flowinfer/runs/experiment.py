@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flowinfer.engine.models import ModelPool
     from flowinfer.engine.patience import Patience
     from flowinfer.runs.remote import Server
+    from flowinfer.tasks.answers import Why
     from flowinfer.tasks.base import Dataset
 
 
@@ -192,18 +193,32 @@ def _hear(patience: Patience, error: str | None, run: Run | None) -> None:
 
 def score(question: Question, trace: Trace) -> Score | None:
     """Judge a trace; None where the question failed or has no reference."""
-    if trace.error is not None or not question.reference:
-        return None
     from flowinfer.tasks.answers import judge
 
-    return judge(
-        question.kind,
-        trace.answer,
-        question.reference,
-        question=question.question,
-        choices=question.choices or None,
-        finish_reason=trace.finish_reason,
-    )
+    return judge(**_judged_by(question, trace)) if _is_judged(question, trace) else None
+
+
+def why(question: Question, trace: Trace) -> Why | None:
+    """Judge a trace and tell how the verdict came about; None where there is none."""
+    from flowinfer.tasks.answers import explain
+
+    return explain(**_judged_by(question, trace)) if _is_judged(question, trace) else None
+
+
+def _is_judged(question: Question, trace: Trace) -> bool:
+    return trace.error is None and bool(question.reference)
+
+
+def _judged_by(question: Question, trace: Trace) -> dict[str, Any]:
+    """Return what a judge is told."""
+    return {
+        "task": question.kind,
+        "output": trace.answer,
+        "reference": question.reference,
+        "question": question.question,
+        "choices": question.choices or None,
+        "finish_reason": trace.finish_reason,
+    }
 
 
 def majority(question: Question, outputs: Sequence[str]) -> Ballot:

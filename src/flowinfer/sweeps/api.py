@@ -22,6 +22,7 @@ def sweep(
     limit: int | None = None,
     seed: int = 42,
     answer_index: Literal[0, 1, "none"] | None = None,
+    few_shot: int = 0,
     zoo: str | None = None,
     depth: int | Sequence[int] = (),
     params: Mapping[str, object] | None = None,
@@ -41,14 +42,15 @@ def sweep(
     Args:
         models: names of the zoo, as a list or as in `Qwen,Yi`, to be wired in the paper's ways.
         strategies: which of the ways.
-        datasets: gsm8k, ceval, mathematics, or paths of .jsonl files.
+        datasets: names that `flowinfer datasets` lists, or paths of .jsonl files.
         flows: flow files, or folders of them, beside or instead of models.
         sample, limit, seed: which questions; see `flowinfer sweep --help`.
         answer_index: what answers count from that are indices of options; told from the data if not given.
+        few_shot: worked examples above each question, of the data set's dev split.
         zoo: name or path of a zoo.
         depth: how many of the models a path wires.
         params, grid: options for all paths; lists of values of which every combination is run.
-        data: local files of data sets by name.
+        data: local files of data sets by name; `NAME:dev` of their examples.
         independent: every path alone in batch 1, as in the paper.
         latency: how many questions of each path to time alone.
         batch: most rows at once.

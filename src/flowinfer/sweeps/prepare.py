@@ -26,7 +26,7 @@ def prepare(request: SweepRequest) -> Prepared:
         FlowError, DataError, UsageError: where, what and the cure.
     """
     found = wirings(request)
-    chosen = {name: getattr(request, name) for name in ("limit", "sample", "seed", "answer_index")}
+    chosen = {name: getattr(request, name) for name in ("limit", "sample", "seed", "answer_index", "few_shot")}
     chosen["data"] = {key: Path(path) for key, path in request.data.items()}
     flows = [wiring.checked for wiring in found]
     return Prepared(request, tuple(found), tuple(load_for(flows, name, **chosen) for name in request.datasets))

@@ -88,6 +88,8 @@ class SweepRequest(BaseModel):
     limit: int | None = None
     seed: int = 42
     answer_index: Literal[0, 1, "none"] | None = None
+    few_shot: Annotated[int, Field(ge=0)] = 0
+    """Worked examples above each question."""
     zoo: str | None = None
     independent: bool = False
     """Every path alone, in batch 1, sharing nothing: the paper's protocol."""
@@ -119,7 +121,7 @@ def going_on(before: SweepRequest, name: str, given: Mapping[str, Any]) -> Sweep
     request = _read({**before.model_dump(), **given})
     for field in given.keys() - {"latency", "batch", "max_paths"}:
         if getattr(before, field) != getattr(request, field):
-            option = {"params": "--set", "use_cache": "--no-cache"}.get(field, f"--{field}")
+            option = {"params": "--set", "use_cache": "--no-cache"}.get(field, f"--{field.replace('_', '-')}")
             raise UsageError(
                 f"{option} differs from what sweep '{name}' was started with",
                 help="leave it out: --resume alone goes on as before; or start a new sweep without --resume",

@@ -141,7 +141,7 @@ class _Run:
 
     def _settings(self, index: int, number: int) -> dict[str, Any]:
         wiring, request = self._wirings[index], self._request
-        more = {name: getattr(request, name) for name in ("sample", "seed", "limit")}
+        more = {name: getattr(request, name) for name in ("sample", "seed", "limit", "few_shot")}
         more |= {"zoo_why": wiring.checked.zoo_why, "sweep": self._folder.path.name, "sweep_path": wiring.key}
         batch = 1 if request.independent else request.batch
         asked = Request(batch=batch, use_cache=request.use_cache and not request.independent, settings=more)

@@ -10,7 +10,7 @@ from unicodedata import normalize
 
 from flowinfer.results import Question
 from flowinfer.tasks.answers.kinds import TRUTHS
-from flowinfer.tasks.sources import Item, JsonLine, json_lines
+from flowinfer.tasks.sources import Item, Row, json_lines
 
 KINDS = ("gsm8k", "ceval", "mathematics", "exact")
 """The judges an item may name."""
@@ -38,7 +38,7 @@ def read(path: Path, *, kind: str | None = None, columns: Iterable[str] = ()) ->
     ]
 
 
-def question_of(item: JsonLine, *, kind: str | None, number: int, columns: Mapping[str, str] | None = None) -> Item:
+def question_of(item: Row, *, kind: str | None, number: int, columns: Mapping[str, str] | None = None) -> Item:
     """Turn one object into a question; items without an id are numbered from 0."""
     choices = _choices(item)
     reference = item.text("answer")
@@ -61,7 +61,8 @@ def question_of(item: JsonLine, *, kind: str | None, number: int, columns: Mappi
         subject=item.optional("subject"),
         columns=columns or {},
     )
-    return item.item(question, is_open=bool(choices), is_inferred=not (choices or named or kind))
+    worked = reference.strip() if "####" in reference else ""
+    return Item(question, item.place, bool(choices), not (choices or named or kind), worked)
 
 
 def infer_kind(question: str, reference: str, choices: Mapping[str, str]) -> str:
@@ -83,7 +84,7 @@ def infer_kind(question: str, reference: str, choices: Mapping[str, str]) -> str
     return "mathematics" if has_operator and _FORMULA.fullmatch(answer) else "exact"
 
 
-def _columns(item: JsonLine, wanted: Iterable[str]) -> Mapping[str, str]:
+def _columns(item: Row, wanted: Iterable[str]) -> Mapping[str, str]:
     return {name: item.text(name) for name in wanted if item.fields.get(name) is not None}
 
 
@@ -92,7 +93,7 @@ def _short(reference: str) -> str:
     return reference.rpartition("####")[2].strip() if "####" in reference else reference.strip()
 
 
-def _choices(item: JsonLine) -> Mapping[str, str]:
+def _choices(item: Row) -> Mapping[str, str]:
     value = item.fields.get("choices")
     if value is None:
         return {}

@@ -5,14 +5,15 @@ Lines are split on "\\n" only: model texts and web texts hold U+2028 and other c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flowinfer import files
-from flowinfer.errors import DataError
+from flowinfer import files, registry
+from flowinfer.errors import DataError, UsageError
 from flowinfer.machine import hub_problem
 from flowinfer.results import Question
 
@@ -28,10 +29,31 @@ class Item:
     """Whether its answer may be an option's letter, text or index."""
     is_inferred: bool = False
     """Whether nobody named its judge: what the answer looks like did."""
+    worked: str = ""
+    """The way to its answer and the answer, where the data set shows one."""
+    unasked: str | None = None
+    """Why no judge of ours reads its answer, so that it is left out."""
 
     def answered(self, reference: str) -> Item:
         """Return it with another reference."""
         return replace(self, question=self.question.model_copy(update={"reference": reference}), is_open=False)
+
+
+@dataclass(frozen=True)
+class About:
+    """What a data set is, for people."""
+
+    language: str
+    kind: str
+    """What its answers are, in words."""
+    licence: str
+    origin: str
+    splits: Mapping[str, int]
+    """Questions by split."""
+    asks: str
+    """The split whose questions are asked."""
+    examples: str | None
+    """The split that `--few-shot` takes examples from."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +69,52 @@ class Task:
     """What `fetch` loads, for people."""
     local_forms: str
     """What `read` accepts, for people."""
+    examples: Callable[[Path | None], Sequence[Question | Item]] | None = None
+    """Reads the split of examples, beside the questions' file or folder, or from the hub; None: has none."""
+    by_subject: bool = False
+    """Whether a question's examples are the first of its own subject, not some of all."""
+    about: About | None = None
+    """What `flowinfer datasets` tells of it."""
+
+
+def task_named(name: str) -> Task | None:
+    """Return a data set that is known by name.
+
+    Raises:
+        UsageError: a package registered something else by it.
+    """
+    known = registry.tasks()
+    if name not in known:
+        return None
+    task = registry.load(known[name])
+    if not isinstance(task, Task):
+        raise UsageError(f"task '{name}' is not a flowinfer.tasks.sources.Task", help="update its package")
+    return task
+
+
+def placed(found: Sequence[Question | Item], source: str) -> tuple[Item, ...]:
+    """Give questions that do not say where they stand a place by their id."""
+    return tuple(one if isinstance(one, Item) else Item(one, f"{source}, question '{one.id}'") for one in found)
+
+
+def draw(seed: int, identifier: str) -> bytes:
+    """Return a question's place in the random order of a seed: the same on every machine and Python version."""
+    return hashlib.sha256(f"{seed}\n{identifier}".encode("utf-8", "surrogatepass")).digest()
 
 
 @dataclass(frozen=True)
-class JsonLine:
-    """One JSON object of a file."""
+class Row:
+    """One item of a file, as it stands there."""
 
     path: Path
     line: int
-    """1-based line (an item's number in a JSON array)."""
+    """1-based line (an item's number in a JSON array or a table without lines)."""
     fields: Mapping[str, object]
 
-    def item(self, question: Question, *, is_open: bool = False, is_inferred: bool = False) -> Item:
-        """Return a question that was made of it, with its place."""
-        return Item(question, f"{self.path}:{self.line}", is_open, is_inferred)
+    @property
+    def place(self) -> str:
+        """Return where it stands, for messages."""
+        return f"{self.path}:{self.line}"
 
     def complain(self, what: str, cure: str) -> DataError:
         """Build the error that tells where the item stands."""
@@ -105,7 +159,7 @@ def read_text(path: Path) -> str:
     return files.read_text(path).replace("\r\n", "\n")
 
 
-def json_lines(path: Path) -> Iterator[JsonLine]:
+def json_lines(path: Path) -> Iterator[Row]:
     """Yield the objects of a JSON-lines file; blank lines are skipped.
 
     Raises:
@@ -116,13 +170,13 @@ def json_lines(path: Path) -> Iterator[JsonLine]:
             yield _object(path, number, line)
 
 
-def _object(path: Path, number: int, line: str) -> JsonLine:
+def _object(path: Path, number: int, line: str) -> Row:
     value = _json(path, number, line, "write one JSON object per line")
     if not isinstance(value, dict):
         raise malformed(
             path, number, "not a JSON object", 'write one object per line: {"question": ..., "answer": ...}'
         )
-    return JsonLine(path, number, value)
+    return Row(path, number, value)
 
 
 def _json(path: Path, number: int | None, text: str, cure: str) -> object:
@@ -148,22 +202,39 @@ def _json(path: Path, number: int | None, text: str, cure: str) -> object:
     raise malformed(path, number or line, f"not JSON: {reason}", cure)
 
 
-def json_array(path: Path) -> Iterator[JsonLine]:
-    """Yield the objects of a file that holds one JSON array.
+def json_items(path: Path, within: Sequence[str] = ()) -> Iterator[Row]:
+    """Yield the objects of a JSON file: of an array, of an array in a field, of lines, or the one that it holds.
 
+    Args:
+        within: names of the field whose array is meant, where the file is one object.
     Raises:
-        DataError: the file is not a JSON array of objects.
+        DataError: it is no such file.
     """
-    values = _json(path, None, read_text(path), "give a JSON array of objects, or JSON lines as .jsonl")
-    if not isinstance(values, list):
-        raise malformed(path, 1, "not a JSON array", "give a JSON array of objects, or JSON lines as .jsonl")
-    for number, value in enumerate(values, start=1):
-        if not isinstance(value, dict):
+    text = read_text(path)
+    cure = "give a JSON array of objects, or JSON lines as .jsonl"
+    if _is_lines(text):
+        yield from json_lines(path)
+        return
+    value = _json(path, None, text, cure)
+    if isinstance(value, dict):
+        value = next((value[name] for name in within if name in value), [value])
+    if not isinstance(value, list):
+        raise malformed(path, 1, "not a JSON array", cure)
+    for number, item in enumerate(value, start=1):
+        if not isinstance(item, dict):
             raise malformed(path, number, f"item {number} is not an object", "every item must be an object")
-        yield JsonLine(path, number, value)
+        yield Row(path, number, item)
 
 
-def fetch_split(repository: str, config: str | None, split: str, *, cure: str) -> list[Mapping[str, object]]:
+def _is_lines(text: str) -> bool:
+    """Return whether a text is several objects, one a line."""
+    first, _, rest = text.strip().partition("\n")
+    return first.startswith("{") and first.rstrip().endswith("}") and rest.lstrip().startswith("{")
+
+
+def fetch_split(
+    repository: str, config: str | None, split: str, *, cure: str, revision: str | None = None
+) -> list[Mapping[str, object]]:
     """Load one split of a hub data set through `datasets`.
 
     Raises:
@@ -174,7 +245,7 @@ def fetch_split(repository: str, config: str | None, split: str, *, cure: str) -
     import datasets  # late: takes seconds
 
     try:
-        rows = datasets.load_dataset(repository, config, split=split)
+        rows = datasets.load_dataset(repository, config, split=split, revision=revision)
         return [dict(row) for row in rows]
     except Exception as error:  # the hub, the network and the cache fail in dozens of ways; all mean: not there
         name = repository if config is None else f"{repository} ({config})"

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from flowinfer.results import Ballot, Score
+from flowinfer.tasks.answers.anchors import Anchor, anchors
+from flowinfer.tasks.answers.boxes import boxed
 from flowinfer.tasks.answers.choices import find_choice
 from flowinfer.tasks.answers.maths import judge_maths
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
@@ -17,10 +20,10 @@ from flowinfer.tasks.answers.quantities import find_number
 from flowinfer.tasks.answers.text import Found, Text, prepare
 from flowinfer.tasks.answers.turns import own_turn
 
-__all__ = ["Found", "extract", "judge", "vote"]
+__all__ = ["MARKED", "Found", "Passed", "Why", "explain", "extract", "judge", "vote"]
 
 _LETTERS = ("A", "B", "C", "D")
-_MARKED = ("boxed", "anchor", "only_letter", "whole")
+MARKED = ("boxed", "anchor", "only_letter", "whole")
 """Rules that read an answer which its writer has marked as one."""
 
 
@@ -51,9 +54,63 @@ def judge(
     own = own_turn(text, question or "")
     score = _scored(task, own, reference, question or "", choices)
     is_cut = finish_reason in ("length", "context") and own.places[-1:] == text.places[-1:]
-    if is_cut and score.status == "ok" and not score.rule.startswith(_MARKED):
+    if is_cut and score.status == "ok" and not score.rule.startswith(MARKED):
         return Score(correct=False, extracted=None, status="truncated", rule="finish_reason", span=None)
     return score
+
+
+class Passed(NamedTuple):
+    """A stretch that looked like an answer and was not taken for one."""
+
+    rule: str
+    """boxed, anchor, run_on (another question that the model asked itself) or thinking."""
+    text: str
+    span: tuple[int, int]
+    """Where in the output it stands: start, end in code points."""
+    reason: str
+    """Why it was passed over, in words."""
+
+
+class Why(NamedTuple):
+    """A verdict and how it came about."""
+
+    score: Score
+    text: str | None
+    """What the output says at the score's span."""
+    passed_over: tuple[Passed, ...]
+    """In the order of the output."""
+
+
+def explain(
+    task: str,
+    output: str,
+    reference: str,
+    *,
+    question: str | None = None,
+    choices: Mapping[str, str] | None = None,
+    finish_reason: str | None = None,
+) -> Why:
+    """Score one output as `judge` does, and tell what was passed over on the way."""
+    score = judge(task, output, reference, question=question, choices=choices, finish_reason=finish_reason)
+    text = prepare(output)
+    own = own_turn(text, question or "")
+    found = [("boxed", Anchor(box)) for box in boxed(own)]
+    found += [("anchor", anchor) for anchor in anchors(own, question or "")]
+    passed = []
+    for rule, anchor in found:
+        span = anchor.tail.span()
+        if span is not None and not (score.span and span[0] <= score.span[0] and score.span[1] <= span[1]):
+            is_before = score.span is not None and span[0] < score.span[0]
+            reason = anchor.passed or ("another follows" if is_before else "not of the kind that is asked for")
+            passed.append(Passed(rule, output[slice(*span)].strip(), span, reason))
+    begin, end = (text.places[0], text.places[-1]) if text.places else (len(output), len(output))
+    if output[:begin].strip():
+        passed.append(Passed("thinking", output[:begin].strip(), (0, begin), "thinking, or too far from the end"))
+    if own.places and own.places[-1] < end:
+        span = (own.places[-1] + 1, end + 1)
+        passed.append(Passed("run_on", output[slice(*span)].strip(), span, "another question"))
+    told = output[slice(*score.span)] if score.span else None
+    return Why(score, told, tuple(sorted(passed, key=lambda one: one.span)))
 
 
 def _scored(task: str, text: Text, reference: str, question: str, choices: Mapping[str, str] | None) -> Score:

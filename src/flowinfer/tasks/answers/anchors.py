@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+from flowinfer.tasks.answers.boxes import ends_in_box
 from flowinfer.tasks.answers.numerals import spelled
 from flowinfer.tasks.answers.polarity import is_asked
 from flowinfer.tasks.answers.text import Text
@@ -44,7 +46,7 @@ _WHICH = (
     r"的(?:那?一?[项个句组]|选项|说法|叙述|表述|答案|词语?|句子)?(?:应该|应当|应|就|只有)?(?:是|为|:)"
     r"(?=[\s:]*[*(\[【\"“]*(?:(?:选项|第)?[A-H](?![A-Za-z])|(?<=[\"“])))"
     r"|\b(?:incorrect|false|wrong|untrue)\s+(?:option|choice|statement|one|answer)[*_]*\s*(?:is|would be|:)"
-    r"|\bexception[*_]*\s*(?:is|:)"
+    r"|\b(?:is|are) (?:not (?:true|correct)|false|incorrect|wrong) is\b|\bexception[*_]*\s*(?:is|:)"
 )
 _DISTRACTS = re.compile(r"混淆|干扰|迷惑|争议|易错|误选|错选|容易|(?:同学|学生|人|考生)[^,。]{0,4}选$")
 _HEADER = r"(?:^|\n)[#*\s]*(?:(?:the )?final |the )?answer[*\s]*(?=\n)|(?:^|\n)[#*\s]*(?:最终)?答案[*\s]*(?=\n)"
@@ -95,8 +97,23 @@ def last_anchor(text: Text) -> Text | None:
     return last
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """A place that says that an answer follows, and what follows it."""
+
+    tail: Text
+    """Up to the end of its sentence."""
+    passed: str | None = None
+    """Why it does not count, in words; None where it does."""
+
+
 def anchored(text: Text, question: str = "") -> Iterator[Text]:
-    """Yield what follows each anchor, in order; negated, hedged, hypothetical and questioned ones left out.
+    """Yield what follows each anchor that counts, in order."""
+    return (anchor.tail for anchor in anchors(text, question) if anchor.passed is None)
+
+
+def anchors(text: Text, question: str = "") -> Iterator[Anchor]:
+    """Read every anchor, in order; negated, hedged, hypothetical and questioned ones do not count.
 
     Of "the wrong one is" only what the question asks for counts.
     """
@@ -104,31 +121,42 @@ def anchored(text: Text, question: str = "") -> Iterator[Text]:
     for match in list(_ANCHOR.finditer(string))[-_MAX_ANCHORS:]:
         begin = _begin(string, match)
         tail = string[begin : begin + _REACH]
-        if not tail.strip() or _NEGATION.match(tail) or _HEDGE.match(tail):
-            continue
-        if (match["hash"] and _TITLE.match(tail)) or _LIST.match(tail):
-            continue
-        if match["which"]:
-            reach = 2 if match[0][0] in "正成符最" else 30
-            before = string[max(0, match.start() - reach) : match.start()]
-            described = re.split(r"[\n,。!?;]|所以|因此|故", before)[-1] + match[0]
-            if (not is_asked(described, question) and "题意" not in described) or _DISTRACTS.search(described):
-                continue
-        elif _NEGATED_BEFORE.search(string[max(0, match.start() - 12) : match.start()]):
-            continue
-        sentence = re.split(r"[\n。!?]|\.\s", string[max(0, begin - 120) : match.start()])[-1] + _END.split(tail)[0]
-        if "would be" in match[0] and _CONDITION.search(sentence):
-            continue
-        if match["correction"] is None and _HYPOTHETICAL.search(_before(string, match.start())):
+        if not tail.strip():
             continue
         end = _END.search(tail)
-        if end and end[0] == "?" and end.start():
-            continue
-        quoted = re.match(r"[\"“]([^\"”\n]+)[\"”]", tail)
+        passed = _passed(string, match, begin, end, question)
+        quoted = re.match(r"[\"“]([^\"”\n]+)[\"”]", tail) if passed is None else None
         if quoted:
-            yield text.part(begin + 1, begin + quoted.end(1))
+            yield Anchor(text.part(begin + 1, begin + quoted.end(1)))
             continue
-        yield text.part(begin, begin + (end.start() if end and end.start() else len(tail)))
+        yield Anchor(text.part(begin, begin + (end.start() if end and end.start() else len(tail))), passed)
+
+
+def _passed(string: str, match: re.Match[str], begin: int, end: re.Match[str] | None, question: str) -> str | None:
+    """Return why an anchor does not count, or None."""
+    tail = string[begin : begin + _REACH]
+    if _NEGATION.match(tail):
+        return "denied"
+    if _HEDGE.match(tail):
+        return "left open"
+    if match["hash"] and _TITLE.match(tail):
+        return "a heading"
+    if _LIST.match(tail):
+        return "a list"
+    if match["which"]:
+        reach = 2 if match[0][0] in "正成符最" else 30
+        before = string[max(0, match.start() - reach) : match.start()]
+        described = re.split(r"[\n,。!?;]|所以|因此|故", before)[-1] + match[0]
+        if (not is_asked(described, question) and "题意" not in described) or _DISTRACTS.search(described):
+            return "not what is asked for"
+    elif _NEGATED_BEFORE.search(string[max(0, match.start() - 12) : match.start()]):
+        return "denied"
+    sentence = re.split(r"[\n。!?]|\.\s", string[max(0, begin - 120) : match.start()])[-1] + _END.split(tail)[0]
+    if "would be" in match[0] and _CONDITION.search(sentence):
+        return "under a condition"
+    if match["correction"] is None and _HYPOTHETICAL.search(_before(string, match.start())):
+        return "only supposed"
+    return "a question" if end and end[0] == "?" and end.start() else None
 
 
 def hedged(text: Text) -> Iterator[Text]:
@@ -151,59 +179,6 @@ def _before(string: str, at: int) -> str:
     """Return what stands before a place in its clause."""
     before = string[max(0, at - 60) : at]
     return re.split(r"[\n。!?;]|\.\s|,\s*but\b|,\s*(?:but|so|then|and)\b|但|其实|正确", before)[-1]
-
-
-_NOT = re.compile(r"(?:\bnot|\bthan|≠|\\neq?|不是|并非|而非)[\s$(]*$")
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?=\{)|\\boxed\s+(?=\S)")
-
-
-def boxed(text: Text) -> list[Text]:
-    """List the contents of the balanced, non-empty \\boxed{}, in order."""
-    found = []
-    for match in _BOX.finditer(text.string):
-        begin = match.end()
-        if _NOT.search(text.string[max(0, match.start() - 16) : match.start()]):
-            continue
-        if text.string[begin : begin + 1] != "{":
-            word = re.match(r"[^\s$,.;]+", text.string[begin:])
-            if word:
-                found.append(text.part(begin, begin + word.end()))
-            continue
-        end = closing(text.string, begin)
-        if end is not None and text.string[begin + 1 : end].strip():
-            found.append(text.part(begin + 1, end))
-    return found
-
-
-def last_boxed(text: Text) -> Text | None:
-    """Return the content of the last balanced, non-empty \\boxed{}."""
-    found = boxed(text)
-    return found[-1] if found else None
-
-
-def is_boxed(string: str) -> bool:
-    """Return whether a text has a box, closed or not."""
-    return bool(_BOX.search(string))
-
-
-def ends_in_box(text: Text) -> bool:
-    """Return whether the text breaks off inside a \\boxed{."""
-    last = [match.end() for match in _BOX.finditer(text.string) if text.string[match.end()] == "{"][-1:]
-    return bool(last) and closing(text.string, last[0]) is None
-
-
-def closing(string: str, opening: int) -> int | None:
-    """Return the index of the brace that closes the one at `opening`, or None."""
-    depth = 0
-    for index in range(opening, min(len(string), opening + 4000)):
-        character = string[index]
-        if character == "{" and string[index - 1 : index] != "\\":
-            depth += 1
-        elif character == "}" and string[index - 1 : index] != "\\":
-            depth -= 1
-            if not depth:
-                return index
-    return None
 
 
 _CODE_LAST = re.compile(r"```(?:python|py|sympy|cpp|java)[^\n]*\n(?:(?!```)\D)*(?:```\s*)?$", re.S | re.I)

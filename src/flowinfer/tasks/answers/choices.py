@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from flowinfer.tasks.answers.anchors import anchored, ends_in_box, hedged, is_broken_off, last_boxed
+from flowinfer.tasks.answers.anchors import anchored, hedged, is_broken_off
+from flowinfer.tasks.answers.boxes import boxed, ends_in_box
 from flowinfer.tasks.answers.corrections import corrected
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
 from flowinfer.tasks.answers.options import last_conclusion, named_option
@@ -15,42 +16,38 @@ from flowinfer.tasks.answers.text import Found, Text
 
 _ITEM = (
     r"(?:both\s+|either\s+)?(?:选项|项|option|choice)?\s*[(\[【<{*\"'“‘$]*\s*([A-Z])\s*[)\]】>}*\"'”’$]*"
-    r"(?:项|选项)?(?![A-Za-z])"
+    r"(?:项|选项)?(?![a-z])"
 )
-_LOOSE = (
-    r"\s*(?:[,;，；.。]\s*)?(?:[、/&+·|]|\band/or\b|\band\b|\bor\b|\bas well as\b|\bplus\b|以及|和|与|及|或者?|还是)\s*"
+_TIGHT = re.compile(
+    r"\s*(?:[,;，；.。]\s*)?(?:[、/&+·|]|\band/or\b|\b(?:and|or|as well as|plus)\b|以及|[和与及]|或者?|还是)\s*"
+    rf"(?:also\s+|maybe\s+|perhaps\s+|possibly\s+|可能是?|选)?{_ITEM}",
+    re.I,
 )
-_TIGHT = re.compile(rf"{_LOOSE}(?:also\s+|maybe\s+|perhaps\s+|possibly\s+|可能是?)?{_ITEM}", re.I)
 """A further letter of a list, behind what can only join."""
 _COMMA = re.compile(rf"\s*[,;，；]\s*{_ITEM}")
 """One behind a comma, after which something else may begin."""
 _PLAIN = re.compile(rf"\s*{_ITEM}")
 _GOES_ON = re.compile(
-    r"\s*(?:$|[.。!！?？,;，；\n<、]|(?:because|since|as|for|both|all|are|together|too|also)\b|都|均|皆|全|因为|是正确|正确|对)",
+    r"\s*(?:$|[.。!！?？,;，；\n<、]|(?:because|since|as|for|both|all|are|together|too|also)\b|[都均皆全对]|因为|是?正确)",
     re.I,
 )
-_LIST_DENIED = re.compile(
-    r"[^\n。.;；,，]{0,12}?(?:错|不对|不正确|不符|不成立|排除|\bwrong\b|\bincorrect\b|\bfalse\b|\bnot\b|n't\b)", re.I
-)
+_WRONG = r"错|不(?:对|正确|符|成立|行|合)|排除|\b(?:wrong|incorrect|false|not)\b|n't\b"
+_LIST_DENIED = re.compile(rf"[^\n。.;；,，]{{0,12}}?(?:{_WRONG})", re.I)
 _DENIED = re.compile(
-    r"[\s)\]】*项选]*[\"'”’]?\s*(?:(?:是|都|也|并)?(?:错|不对|不正确|不成立|不行|不合)|(?:is |was "
-    r"|are )?(?:wrong|incorrect|false|not\b)|的(?:同学|人|学生|考生)|的?(?:说法|答案|观点)?是?(?:错误|不对))",
+    rf"[\s)\]】*项选]*[\"'”’]?\s*(?:[是都也并]?(?:is |was |are )?(?:{_WRONG})|的(?:同学|人|学生|考生)"
+    r"|的?(?:说法|答案|观点)?是?(?:错误|不对|干扰))",
     re.I,
 )
 _CONTRAST = re.compile(
-    r"改|后来|而|但|不|应|其实|更|最终|还是|wait|actually|\bno\b|\bbut\b|rather|instead|final|so\b|therefore"
-    r"|所以|因此|故|综上",
+    r"改|后来|而|但|不|应|其实|更|最终|还是|所以|因此|故|综上"
+    r"|\b(?:wait|actually|no|but|rather|instead|final|so|therefore)\b",
     re.I,
 )
-_OPEN = re.compile(
-    r"无法|不能确定|难以(?:判断|确定)|不确定|cannot (?:determine|decide)|can't (?:determine|decide)|unsure|not sure",
-    re.I,
-)
-
+_OPEN = re.compile(r"无法|不能?确定|难以|(?:cannot|can't) (?:determine|decide)|unsure|not sure", re.I)
 _REACH = 80
 _NONE_RIGHT = re.compile(
     r"(?:无|没有?|不存在)(?:一个|任何)?(?:正确|符合题意|合适)的?(?:答案|选项)"
-    r"|(?:以上|上述|四个选项|所有选项|各选?项)[^,，。A-H\n]{0,6}(?:都|均|皆)(?:不对|不正确|错误?)"
+    r"|(?:以上|上述|四个选项|所有选项|各选?项)[^,，。A-H\n]{0,6}[都均皆](?:不对|不正确|错误?)"
     r"|\bno (?:correct|right|valid) (?:answer|option|choice)"
     r"|\bnone of (?:the|these) (?:\w+ )?(?:options|choices|answers)",
     re.I,
@@ -60,7 +57,8 @@ _DENIES = re.compile(r"[不没非]|可能|或许|\b(?:not|may|might|could)\b|n't
 
 def find_choice(text: Text, choices: Mapping[str, str], question: str) -> Found:
     """Find the one option: boxed > anchored > judged right > alone > its text; after a correction first."""
-    if (refusal := _NONE_RIGHT.search(text.string)) and not _says_none(choices):
+    says_none = any(re.search(r"[都均皆]|none|neither|no correct|没有|无", option, re.I) for option in choices.values())
+    if not says_none and (refusal := _NONE_RIGHT.search(text.string)):
         text = text.part(0, refusal.start())
     for part in corrected(text, hears_denials=False):
         found = _find(part, choices, question)
@@ -71,26 +69,30 @@ def find_choice(text: Text, choices: Mapping[str, str], question: str) -> Found:
 
 def _find(text: Text, choices: Mapping[str, str], question: str) -> Found:
     letters = "".join(choices)
-    box = last_boxed(text)
-    if box is not None:
-        boxed = _boxed(box, letters, choices, question)
-        if boxed is not None:
-            rest = text.part(text.places.index(box.places[-1]), len(text.string))
-            later = _anchored(rest, letters, choices, question)
-            return later if later is not None and later.value else boxed
+    boxes = boxed(text)
+    if boxes and (found := _boxed(boxes, text, letters, choices, question)) is not None:
+        later = _anchored(
+            text.part(text.places.index(boxes[-1].places[-1]), len(text.string)), letters, choices, question
+        )
+        return later if later is not None and later.value else found
     if ends_in_box(text):
         return Found(None, "truncated", "boxed", None)
     return _anchored(text, letters, choices, question) or _unanchored(text, letters, choices, question)
 
 
-def _boxed(box: Text, letters: str, choices: Mapping[str, str], question: str) -> Found | None:
-    bare = re.sub(r"\\(?:text|mathrm|textbf|mathbf|bf|rm)\s*", "", box.string)
-    found = sorted(set(re.findall(rf"(?<![A-Za-z])[{letters}](?![A-Za-z])", bare)))
-    joined = re.fullmatch(rf"[\s{{}}]*([{letters}]{{2,}})[\s{{}}]*", bare)
-    if len(found) > 1 or joined:
+def _boxed(boxes: list[Text], text: Text, letters: str, choices: Mapping[str, str], question: str) -> Found | None:
+    """Read the last box, with the one right before it that it is listed with."""
+    box = boxes[-1]
+    held = [re.sub(r"\\[a-zA-Z]+\s*(?=\{)|[{}]", "", one.string).strip() for one in boxes]
+    if len(held) > 1:
+        between = text.string[text.places.index(boxes[-2].places[-1]) : text.places.index(box.places[0])]
+        if re.fullmatch(r"[^\n.。]{0,12}(?:and|or|[,、和或及])[^\n.。]{0,24}", between):
+            held[-1] = f"{held[-2]} {held[-1]}"
+    found = set(re.findall(rf"(?<![A-Za-z])[{letters}](?![A-Za-z])", held[-1]))
+    if len(found) > 1 or re.fullmatch(rf"[{letters}]{{2,}}", held[-1]):
         return Found(None, "ambiguous", "boxed", box.span())
     if found:
-        return Found(found[0], "ok", "boxed", box.span())
+        return Found(found.pop(), "ok", "boxed", box.span())
     option = named_option(box, choices, question)
     return Found(option, "ok", "boxed_text", box.span()) if option else None
 
@@ -100,33 +102,28 @@ def _anchored(text: Text, letters: str, choices: Mapping[str, str], question: st
     last: Found | None = None
     last_end = 0
     head = re.compile(
-        rf"^[\s*_$\"'“”‘’(\[【「\\{{]*(?:text|选项|选择|选|option|choice|letter"
-        rf"|第)?[\s*(\[【{{<]*([{letters}{letters.lower()}])"
-        rf"(?:(?![A-Za-z0-9_'’])|(?=(?-i:[{letters}]+)(?![A-Za-z0-9_'’])))",
+        r"^[\s*_$\"'“”‘’(\[【「\\{]*(?:text|选项|选择|选|option|choice|letter|第)?[\s*(\[【{<]*"
+        rf"([{letters}{letters.lower()}])(?:(?![A-Za-z0-9_'’])|(?=(?-i:[{letters}]+)(?![A-Za-z0-9_'’])))",
         re.I,
     )
     for tail in anchored(text, question):
         match = head.match(tail.string)
         begin = text.places.index(tail.places[0])
-        if match and not _is_article(tail.string, match.start(1)):
-            rest = tail.string[match.end() :]
-            if _DENIED.match(rest) or _OPEN.search(
-                re.split(r"[\n。!?;]|\.\s", text.string[max(0, begin - 24) : begin])[-1]
-            ):
-                continue
-            behind = text.string[begin + match.end() : begin + match.end() + _REACH]
-            found = _one_of({match[1].upper()} | _joined(behind, letters), tail.part(match.start(1), match.end(1)))
-            between = text.string[last_end:begin]
-            if last is not None and last.value and found.value not in (None, last.value) and _is_list(between):
-                found = Found(None, "ambiguous", "anchor", found.span)
-            last, last_end = found, begin + match.end()
+        if match is None or _is_article(tail.string, match.start(1)):
+            option = named_option(tail, choices, question)
+            if option is not None:
+                last, last_end = Found(option, "ok", "anchor_text", tail.span()), begin
             continue
-        option = named_option(tail, choices, question)
-        if option is not None:
-            last, last_end = Found(option, "ok", "anchor_text", tail.span()), begin
-    if last is None:
-        return _hedged(text, letters)
-    return last
+        clause = re.split(r"[\n。!?;]|\.\s", text.string[max(0, begin - 24) : begin])[-1]
+        if _DENIED.match(text.string, begin + match.end()) or _OPEN.search(clause):
+            continue
+        behind = text.string[begin + match.end() : begin + match.end() + _REACH]
+        found = _one_of({match[1].upper()} | _joined(behind, letters), tail.part(match.start(1), match.end(1)))
+        is_other = last is not None and last.value and found.value not in (None, last.value)
+        if is_other and _is_list(text.string[last_end:begin]):
+            found = Found(None, "ambiguous", "anchor", found.span)
+        last, last_end = found, begin + match.end()
+    return last or _hedged(text, letters)
 
 
 def _one_of(found: set[str], place: Text) -> Found:
@@ -137,16 +134,17 @@ def _one_of(found: set[str], place: Text) -> Found:
 
 def _is_list(between: str) -> bool:
     """Return whether two anchored letters answer two blanks, not one after the other: 第一空选A，第二空选B."""
-    return not re.search(r"[\n。.!?]", between) and not _CONTRAST.search(between)
+    is_one_line = not re.search(r"[\n。.!?]", between) or re.fullmatch(r"\s*(?:答案|answer)\W*", between, re.I)
+    return bool(is_one_line) and not _CONTRAST.search(between)
 
 
 def _hedged(text: Text, letters: str) -> Found | None:
     """Return that the answer is left open: "the answer is either A or B"."""
+    alone = re.compile(rf"(?<![A-Za-z])[{letters}](?![A-Za-z])")
     for tail in hedged(text):
-        if len(set(re.findall(rf"(?<![A-Za-z])[{letters}](?![A-Za-z])", tail.string))) > 1:
-            rest = text.string[text.places.index(tail.places[-1]) + 1 :]
-            if not re.search(rf"(?<![A-Za-z])[{letters}](?![A-Za-z])", rest):
-                return Found(None, "ambiguous", "anchor", tail.span())
+        rest = text.string[text.places.index(tail.places[-1]) + 1 :]
+        if len(set(alone.findall(tail.string))) > 1 and not alone.search(rest):
+            return Found(None, "ambiguous", "anchor", tail.span())
     return None
 
 
@@ -181,21 +179,13 @@ def _unanchored(text: Text, letters: str, choices: Mapping[str, str], question: 
     if _leading(text, letters) is None and is_broken_off(text):
         return Found(None, "truncated", "none", None)
     if not places:
-        option = _by_number(text, choices, question) if _are_numbers(choices) else named_option(text, choices, question)
+        are_numbers = all(re.fullmatch(r"-?[\d.,]+", option.strip()) for option in choices.values())
+        option = _by_number(text, choices, question) if are_numbers else named_option(text, choices, question)
         if option is not None:
             return Found(option, "ok", "option_text", text.span())
         return Found(None, "no_answer", "none", None)
     found = _judged(text, string, places, letters, asks_wrong(question))
     return found if found.value is not None else _told_last(text, places, choices, question) or found
-
-
-def _are_numbers(choices: Mapping[str, str]) -> bool:
-    return all(re.fullmatch(r"-?[\d.,]+", option.strip()) for option in choices.values())
-
-
-def _says_none(choices: Mapping[str, str]) -> bool:
-    """Return whether an option says that none is right."""
-    return any(re.search(r"[都均皆]|none|neither|no correct|没有|无", option, re.I) for option in choices.values())
 
 
 def _by_number(text: Text, choices: Mapping[str, str], question: str) -> str | None:
@@ -214,9 +204,7 @@ def _told_last(text: Text, places: list[int], choices: Mapping[str, str], questi
     if begins is None or "\n" not in text.string[places[-1] : begins]:
         return None
     told = text.part(begins, len(text.string))
-    if _DENIES.search(told.string):
-        return None
-    option = named_option(told, choices, question)
+    option = None if _DENIES.search(told.string) else named_option(told, choices, question)
     return Found(option, "ok", "option_text", told.span()) if option else None
 
 
@@ -242,33 +230,15 @@ def _judged(text: Text, string: str, places: list[int], letters: str, is_wrong_a
         return Found(None, "ambiguous", "judged_right", None)
     if len(said.bare) == 1 and not said.bare & said.wrong:
         return found(next(iter(said.bare)), "only_letter")
-    if (placed := _placed(text, string, said, letters)) is not None:
-        return found(*placed)
-    if said.bare:
-        return Found(None, "ambiguous", "letters", None)
-    return Found(None, "no_answer", "negated", None)
-
-
-def _placed(text: Text, string: str, said: Polarity, letters: str) -> tuple[str, str] | None:
-    """Return the letter that stands where answers do, and the rule: last line, first line, end of the last sentence."""
-    lines = text.string.strip().split("\n")
-    last_line = re.fullmatch(rf"[\W_]*([{letters}])[\W_]*", lines[-1])
+    last_line = re.fullmatch(rf"[\W_]*([{letters}])[\W_]*", text.string.strip().rsplit("\n", 1)[-1])
     if last_line:
-        return last_line[1], "last_line"
-    last_sentence = re.split(r"[。!?\n]|\.\s", string.rstrip().rstrip("。.!*"))[-1]
-    closing = re.search(rf"(?:\w|→|⇒|=>|^)[^A-H]*(?<![A-Za-z])([{letters}])[\s*)\]】了]*$", last_sentence)
-    if (
-        closing
-        and closing[1] in said.bare
-        and len(tokens(last_sentence, letters)) == 1
-        and not _OPEN.search(last_sentence)
-    ):
-        return closing[1], "last_sentence"
-    return None
+        return found(last_line[1], "last_line")
+    return Found(None, "ambiguous", "letters", None) if said.bare else Found(None, "no_answer", "negated", None)
 
 
 _OPENS = re.compile(
-    r"[\s*_(\[【\"“]*(?:选项\s*)?([A-Z])[\s*_)\]】\"”]*(?P<after>$|\n|[.。:)、,;](?=[^A-Za-z]|[A-Za-z]{2}|$)|[(（]?(?:解析|理由|因为|分析|原因)|[-–—])"
+    r"[\s*_(\[【\"“]*(?:选项\s*)?([A-Z])[\s*_)\]】\"”]*"
+    r"(?P<after>$|\n|[.。:)、,;](?=[^A-Za-z]|[A-Za-z]{2}|$)|[(（]?(?:解析|理由|因为|分析|原因)|[-–—])"
 )
 
 

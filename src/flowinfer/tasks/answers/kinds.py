@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from flowinfer.tasks.answers.anchors import last_boxed
+from flowinfer.tasks.answers.boxes import last_boxed
 from flowinfer.tasks.answers.expressions import parse_expression
 from flowinfer.tasks.answers.intervals import read_intervals
 from flowinfer.tasks.answers.latex import plain, split_top

@@ -4,60 +4,26 @@ from __future__ import annotations
 
 import re
 
-from flowinfer.tasks.answers.anchors import closing
+from flowinfer.tasks.answers.boxes import closing
 
-_REPLACED = (
-    ("\\rightarrow", "→"),
-    ("\\Rightarrow", "→"),
-    ("\\implies", "→"),
-    ("\\left", ""),
-    ("\\right", ""),
-    ("\\big", ""),
-    ("\\Big", ""),
-    ("\\!", ""),
-    ("\\,", ""),
-    ("\\;", " "),
-    ("\\:", " "),
-    ("\\ ", " "),
-    ("\\qquad", " "),
-    ("\\quad", " "),
-    ("~", " "),
-    ("\\displaystyle", ""),
-    ("\\dfrac", "\\frac"),
-    ("\\tfrac", "\\frac"),
-    ("\\cdot", "*"),
-    ("\\times", "*"),
-    ("\\div", "/"),
-    ("\\pi", "pi"),
-    ("\\infty", "oo"),
-    ("\\pm", "±"),
-    ("\\approx", "≈"),
-    ("\\to", "→"),
-    ("≤", "<="),
-    ("≥", ">="),
-    ("\\leq", "<="),
-    ("\\le", "<="),
-    ("\\geq", ">="),
-    ("\\ge", ">="),
-    ("\\neq", "!="),
-    ("\\cup", "∪"),
-    ("\\%", "%"),
-    ("\\$", "$"),
-    ("\\{", "{"),
-    ("\\}", "}"),
-    ("{,}", ","),
-    ("{:}", ":"),
-    ("\\(", ""),
-    ("\\)", ""),
-    ("\\[", ""),
-    ("\\]", ""),
-    ("π", "pi"),
-    ("∞", "oo"),
-    ("**", "^"),
-)
+_NAMES = {
+    **dict.fromkeys(("dfrac", "tfrac"), "\\frac"),
+    **dict.fromkeys(("cdot", "times"), "*"),
+    **{"div": "/", "pi": "pi", "infty": "oo", "pm": "±", "approx": "≈", "lt": "<", "gt": ">"},
+    **{"neq": "!=", "ne": "!=", "cup": "∪", "in": "∈", "lbrace": "{", "rbrace": "}"},
+    **dict.fromkeys(("rightarrow", "Rightarrow", "implies", "to"), "→"),
+    **dict.fromkeys(("leq", "le", "leqslant"), "<="),
+    **dict.fromkeys(("geq", "ge", "geqslant"), ">="),
+    **dict.fromkeys(("left", "right", "big", "Big", "bigl", "bigr", "displaystyle", *"!,()[]"), ""),
+    **dict.fromkeys(("quad", "qquad", *"; :"), " "),
+    **{sign: sign for sign in "%${}"},
+}
+_NAME = re.compile(r"\\([a-zA-Z]+|[^\w\s]|[ ])")
+"""Commands, and what plain text has for them; others stay."""
+_SIGNS = (("≤", "<="), ("≥", ">="), ("{,}", ","), ("{:}", ":"), ("π", "pi"), ("∞", "oo"), ("**", "^"), ("~", " "))
 _DROPPED = re.compile(r"\^\s*\{?\s*(?:\\circ|°)\s*\}?|\\circ|°")
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|boxed|operatorname)\s*(?=\{)")
-_MEMBER = re.compile(r"^\(?[a-zA-Z](?:,\s*[a-zA-Z])*\)?\s*(?:\\in(?![a-z])|∈|in\s)\s*")
+_MEMBER = re.compile(r"^\(?[a-zA-Z](?:,\s*[a-zA-Z])*\)?\s*(?:∈|in\s)\s*")
 
 
 def plain(text: str) -> str:
@@ -67,14 +33,15 @@ def plain(text: str) -> str:
     text = re.sub(r",\s*\\[!,;:]\s*(?=\d{3})", ",", _DROPPED.sub("", text))
     text = re.sub(r"\\(?:pmod|bmod|mod)\b\s*\{?", " mod ", text)
     text = _unwrap(text)
-    for old, new in _REPLACED:
+    text = _NAME.sub(lambda match: _NAMES.get(match[1], match[0]), text)
+    for old, new in _SIGNS:
         text = text.replace(old, new)
     text = re.sub(r"(?<=[\w)}\]])\s?[·⋅∙]\s?(?=[\w(\\])", "*", text)
     text = re.sub(r"√\s*(\d+|[a-z]|\([^()]*\))", r"sqrt(\1)", _arguments(text))
     text = re.sub(r"\\(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-z])", r" \1 ", text)
     text = re.sub(r"\^\s*\{([^{}]*)\}", r"^(\1)", text)
     text = re.sub(r"_\s*\{([^{}]*)\}", r"_\1", text)
-    text = _MEMBER.sub("", re.sub(r"\\in\b", "∈", text).strip())
+    text = _MEMBER.sub("", text.strip())
     text = re.sub(r"^\$(?=[\d.])", "", text)
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text) if not re.search(r",\s|\d,\d{1,2}(?!\d)", text) else text
     return re.sub(r"\s+", " ", text).strip().rstrip(".。").strip()

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from flowinfer.results import Score
-from flowinfer.tasks.answers.anchors import anchored, boxed, ends_in_box, is_broken_off
+from flowinfer.tasks.answers.anchors import anchored, is_broken_off
+from flowinfer.tasks.answers.boxes import boxed, ends_in_box
 from flowinfer.tasks.answers.compare import is_same
 from flowinfer.tasks.answers.corrections import corrected, revised
 from flowinfer.tasks.answers.kinds import Gold, read_gold

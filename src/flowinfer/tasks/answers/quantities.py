@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from flowinfer.tasks.answers.anchors import anchored, ends_in_box, hedged, last_boxed
+from flowinfer.tasks.answers.anchors import anchored, hedged
 from flowinfer.tasks.answers.asked import asked_value
+from flowinfer.tasks.answers.boxes import ends_in_box, last_boxed
 from flowinfer.tasks.answers.conclusions import unanchored
 from flowinfer.tasks.answers.corrections import corrected, is_taken_back, revised
 from flowinfer.tasks.answers.numbers import clean, values

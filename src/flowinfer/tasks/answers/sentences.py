@@ -8,17 +8,16 @@ from collections.abc import Iterator
 from flowinfer.tasks.answers.text import Text, joined
 
 _COMMENT = re.compile(
-    r"^[\s*_#(\[>-]*(?:check|verif|let me (?:check|verify|double)|to (?:check|verify)|note\b|explanation|hint"
-    r"|reason|that is\b|i\.e\."
-    r"|(?:this|that|it|which)(?:'s| is| was| can| means| matches| makes sense| equals| also)\b[^=]*\b(?:more|less|fewer"
-    r"|than|verified|half|twice|times)\b"
-    r"|because\b[^,]*\Z|if you|feel free|i hope|验算|检验|检查|注|解释|说明|解析|提示|理由"
-    r"|(?:do not|don't|not to be) (?:confuse|forget|mix)|be careful|remember\b|by the way|incidentally|for (?:example"
-    r"|instance|comparison|reference)\b|(?:in|by) (?:contrast|comparison)\b|had \w+ "
-    r"|(?<=\()(?:若|如果|即使|if\b)|(?:若|如果|if\b)[^\n]*(?:错|不对|不是|\bbut\b|wrong|incorrect|mistake)"
-    r"|顺便|如需|若需|若要|如果需要|如要|别忘|不要|切勿|例如|比如|举例|相比之下|作为对比|对比)"
-    r"|(?!so\b|thus\b|therefore\b|hence\b|所以|因此)[^\n]*?(?:\b(?:this|that|it|which)(?: also| indeed)?"
-    r" (?:confirms|agrees|matches|coincides|is consistent)\b|(?:与|和)[^,，]{1,12}(?:相符|吻合|一致))",
+    r"^[\s*_#(\[>-]*(?:check|verif|(?:let me|to) (?:check|verify|double)|note\b|explanation|reason|that is\b|i\.e\."
+    r"|(?:this|that|it|which)(?:'s| is| was| can| means| matches| makes sense| equals| also)\b[^=]*"
+    r"\b(?:more|less|fewer|than|half|twice|times)\b"
+    r"|because\b[^,]*\Z|if you|i hope|验算|检验|检查|注|解释|说明|解析|提示|理由"
+    r"|(?:do not|don't) (?:confuse|forget|mix)|be careful|remember\b|by the way"
+    r"|for (?:example|instance|comparison|reference)\b|(?:in|by) (?:contrast|comparison)\b|had \w+ "
+    r"|(?:若|如果|即使|if\b)[^\n]*(?:错|不对|不是|\bbut\b|wrong|incorrect|mistake)|(?<=\()(?:若|如果|if\b)"
+    r"|顺便|[如若]需|若要|别忘|不要|例如|比如|举例|相比之下|作为对比|对比)"
+    r"|(?!so\b|thus\b|therefore\b|hence\b|所以|因此)[^\n]*?(?:\b(?:this|that|it|which)(?: also)? "
+    r"(?:confirms|agrees|matches|is consistent)\b|[与和][^,，]{1,12}(?:相符|吻合|一致))",
     re.I,
 )
 _CHECK = re.compile(
@@ -28,15 +27,11 @@ _CHECK = re.compile(
 )
 _END = re.compile(
     r"\n+|(?<=[^\s\d])(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!\bSt)(?<!e\.g)(?<!i\.e)\.\s+"
-    r"|(?<=[^\n]{2}\d)\.\s+(?!\d)|(?<=[^\n]{4}\d)\.\s+"
-    r"|(?<!\\)[。!?;]|\Z"
+    r"|(?<=[^\n]{2}\d)\.\s+(?!\d)|(?<=[^\n]{4}\d)\.\s+|(?<!\\)[。!?;]|\Z"
 )
-
-
 _MAX_SENTENCE = 1_500
 _CONCLUDING = re.compile(
-    r"\n[ *_#]{0,8}(?:(?:so|thus|therefore|hence|finally|in conclusion|conclusion)\b"
-    r"|所以|因此|综上|最终|最后|结论)[^\n]*\d",
+    r"\n[ *_#]{0,8}(?:(?:so|thus|therefore|hence|finally|(?:in )?conclusion)\b|所以|因此|综上|最终|最后|结论)[^\n]*\d",
     re.I,
 )
 _VERIFIES = re.compile(r"check|verif|substit|plug|验|检", re.I)
@@ -44,14 +39,16 @@ _ANSWERS = re.compile(
     r"\n\s*[*_]*(?!\s*(?:note|check|verif|so far|if\b|this\b|that\b|it\b|both|注|这|验|检))[^\n=:]*\d[^\n=]*\Z", re.I
 )
 _REFUSAL = re.compile(
-    r"(?:cannot|can't|can not|could not|unable to|impossible to|not possible to|no way to"
-    r"|hard to) (?:be )?(?:solve|determine|answer|find|tell|know|say|calculate|compute|give)"
-    r"|\bno (?:solution|answer|way)\b|(?:\bnot|n't|\bno|\black(?:s|ing)?)\b[^.\n]{0,30}"
-    r"(?:enough|sufficient) (?:information|data|details?)|insufficient|\bnot (?:given|provided"
-    r"|stated)\b|don't know|not sure"
-    r"|无法(?:确定|计算|回答|求|得知|判断|解答|得出)"
-    r"|不能确定|(?:信息|条件|数据)(?:不足|不够|不完整)|缺[少乏].{0,6}(?:条件|信息|数据)|不知道",
+    r"(?:can't|(?:can|could) ?not|(?:unable|impossible|not possible|no way|hard) to) (?:be )?"
+    r"(?:solved?|determined?|answer|find|tell|know|say|calculated?|computed?|give)"
+    r"|\bno (?:solution|answer)\b|(?:\bnot|n't|\bno|\black(?:s|ing)?)\b[^.\n]{0,30}(?:enough|sufficient) "
+    r"(?:information|data|detail)|insufficient|\bnot (?:given|provided|stated)\b|don't know|not sure"
+    r"|无法(?:确定|计算|回答|求|得知|判断|解答|得出)|不能确定|不知道"
+    r"|(?:信息|条件|数据)(?:不足|不够|不完整)|缺[少乏].{0,6}(?:条件|信息|数据)",
     re.I,
+)
+_EXAMPLE = re.compile(
+    r"for (?:example|instance)|e\.g\.|\b(?:if|suppose|assum\w+|say)\b|[例比]如|假[设如]|如果|若", re.I
 )
 
 
@@ -63,11 +60,6 @@ def is_example(sentence: str) -> bool:
 def is_refusal(sentence: str) -> bool:
     """Return whether a sentence says that there is no answer, or none that its writer knows."""
     return bool(_REFUSAL.search(sentence))
-
-
-_EXAMPLE = re.compile(
-    r"for (?:example|instance)|e\.g\.|\b(?:if|suppose|assum\w+|say)\b|例如|比如|假设|假如|如果|若", re.I
-)
 
 
 def without_checks(text: Text) -> Text:

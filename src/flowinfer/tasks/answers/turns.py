@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from flowinfer.tasks.answers.anchors import anchored, boxed, is_boxed
+from flowinfer.tasks.answers.anchors import anchored
+from flowinfer.tasks.answers.boxes import boxed, is_boxed
 from flowinfer.tasks.answers.text import Text
 
 _LINE_MARK = re.compile(r"</?(?:br|p|div|li|ul|ol|h[1-6]|tr|table|center)\s*/?>", re.I)
