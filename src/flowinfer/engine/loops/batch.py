@@ -11,6 +11,9 @@ from flowinfer.engine.loops.lockstep import LockStep
 from flowinfer.engine.loops.outcome import Outcome
 from flowinfer.engine.loops.rows import LiveRow
 
+_AS_FEW = 64
+"""Rows up to which a step takes about as long as with a quarter of them: it waits for the weights."""
+
 
 @dataclass(eq=False)
 class BatchRow:
@@ -55,7 +58,7 @@ class Batch:
 
     @property
     def width(self) -> int:
-        """Return how many indices take part in a step: all, a quarter, a sixteenth, ..., so that graphs stay few."""
+        """Return how many indices take part in a step: all or one of few numbers, so that graphs are few."""
         return self._width(self.live[-1].index + 1)
 
     def ids(self, k: int, live: LiveRow) -> list[int]:
@@ -130,6 +133,6 @@ class Batch:
 
     def _width(self, used: int) -> int:
         rows = len(self.rows)
-        while rows > 1 and used <= rows // 4:
-            rows //= 4
+        while rows > 1 and used <= (fewer := rows // (2 if rows > _AS_FEW else 4)):
+            rows = fewer
         return rows
