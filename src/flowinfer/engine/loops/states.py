@@ -101,7 +101,7 @@ def exchange(tensors: Sequence[Tensor], one: int, other: int) -> None:
     """Exchange two rows in tensors whose last axis is the row's index."""
     if not tensors:
         return
-    both = torch.tensor([one, other], device=tensors[0].device)
+    both = _sent(torch.tensor([one, other]), tensors[0].device)
     for states in tensors:
         states[..., both] = states[..., both.flip(0)]
 
