@@ -11,8 +11,9 @@ from flowinfer.engine.loops.lockstep import LockStep
 from flowinfer.engine.loops.outcome import Outcome
 from flowinfer.engine.loops.rows import LiveRow
 
-_AS_FEW = 64
-"""Rows up to which a step takes about as long as with a quarter of them: it waits for the weights."""
+_WIDTHS = (60, 120, 180, 240)
+"""Rows that take part in steps of a batch of more than the first: these fill a tile but for some room. Up to the first
+a step takes about as long as with a quarter of its rows: it waits for the weights."""
 
 
 @dataclass(eq=False)
@@ -132,7 +133,7 @@ class Batch:
         return min(length + steps * self._lock.tables.most[k], self._models[k].max_positions)
 
     def _width(self, used: int) -> int:
-        rows = len(self.rows)
-        while rows > 1 and used <= (fewer := rows // (2 if rows > _AS_FEW else 4)):
-            rows = fewer
+        rows = min(len(self.rows), next((width for width in _WIDTHS if used <= width), used + len(self.rows)))
+        while rows > 1 and used <= rows // 4:
+            rows //= 4
         return rows

@@ -85,11 +85,11 @@ class RowStates:
         self.utf8[index], self.count[index], self.limit[index], self.key[index] = values
         options = torch.tensor([decoding.temperature, decoding.top_p], dtype=torch.float64)
         self.options[:, index] = _sent(options, device)
-        self.live[index] = True
+        self.live[index].fill_(True)  # assigned, a number would be waited for, and with it all that is queued
 
     def stop(self, index: int) -> None:
         """End a row."""
-        self.live[index] = False
+        self.live[index].fill_(False)
 
     def draws(self, rows: int, *, has_nucleus: bool) -> Draws:
         """Return how the first rows draw."""
