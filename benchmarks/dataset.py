@@ -5,7 +5,8 @@
 320 questions, prompts of 150-450 ids, answers of 32-384 tokens from fixed seeds; no answer ends by itself. Ours runs
 whole, prefill included. The per-question loop is extrapolated: its step (batch 1, mean context) and its prefill (mean
 prompt) are measured in this run and multiplied by the tokens and questions. Roofline sum = prefill FLOPs / measured
-matrix rate + tokens / rows steps, each at the larger of memory floor and FLOPs.
+matrix rate + decoding at the larger of memory floor and FLOPs, in tokens / rows steps, or in as many as the longest
+answer has tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.planning.plan import Step, members
 from flowinfer.results import StepResult
-from loops import Tables, eager_step, floor_bytes
+from loops import Tables, eager_step
 from measure import Ceilings, Deadline, Missed, ceilings, release, synchronize, wall_seconds
 from ours import packed_decoder
 from reporting import Report, options, ratio, setup_of
@@ -51,6 +52,11 @@ class Load:
     def mean_context(self) -> int:
         """Mean context of a decoding step."""
         return self.mean_prompt + round(self.tokens / len(self.answers) / 2)
+
+    @property
+    def read_again(self) -> float:
+        """Ids whose keys and values are read, over all tokens."""
+        return sum(answer * (prompt + answer / 2) for prompt, answer in zip(self.prompts, self.answers, strict=True))
 
     def rows(self, step: Step) -> list[Row]:
         """Return the questions as rows, each with its own limit; see `shapes` for what a prompt's text means."""
@@ -194,16 +200,18 @@ def _loop_seconds(report: Report, models: Sequence[ShapeModel], load: Load) -> f
 
 
 def roofline(models: Sequence[ShapeModel], load: Load, rows: int, limits: Ceilings) -> tuple[float, float]:
-    """Return the least seconds of prefill and of decoding."""
+    """Return the least seconds of prefill and of decoding, where no step has more rows."""
     body = sum((m.weight_bytes - _head_bytes(m)) / m.transformers_model.dtype.itemsize for m in models)
     head = sum(_head_bytes(m) / m.transformers_model.dtype.itemsize for m in models)
     per_pair = sum(4 * m.shape.layers * m.shape.heads * m.shape.head_dim for m in models)
     pairs = sum(length * length / 2 for length in load.prompts)
     flops = 2 * body * sum(load.prompts) + 2 * head * len(load.prompts) + per_pair * pairs
-    rows = min(rows, len(load.prompts))
-    memory = floor_bytes(models, rows, load.mean_context) / limits.copy_bytes_per_second
-    compute = rows * (2 * (body + head) + per_pair * load.mean_context) / limits.matmul_flops_per_second
-    return flops / limits.matmul_flops_per_second, load.tokens / rows * max(memory, compute)
+    steps = max(load.tokens / min(rows, len(load.prompts)), *load.answers)
+    weights = sum(m.bytes_read(round(load.tokens / steps)) for m in models)
+    read = steps * weights + load.read_again * sum(m.kv_bytes for m in models)
+    computed = 2 * (body + head) * load.tokens + per_pair * load.read_again
+    decode = max(read / limits.copy_bytes_per_second, computed / limits.matmul_flops_per_second)
+    return flops / limits.matmul_flops_per_second, decode
 
 
 def _head_bytes(model: ShapeModel) -> int:

@@ -56,6 +56,14 @@ class Shape:
         """Numbers kept per token of context."""
         return 2 * self.layers * self.kv_heads * self.head_dim
 
+    @property
+    def weight_values(self) -> int:
+        """Numbers read for every step of a model without experts: all weights but the input embedding."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = self.hidden * (2 * queries + 2 * keys) + (queries + 2 * keys if self.kind == "qwen2" else 0)
+        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        return self.layers * layer + self.hidden + self.vocab * self.hidden
+
 
 _QWEN = Shape("Qwen", "qwen2", 28, 3584, 18944, 28, 4, 152064)
 _YI = Shape("Yi", "llama", 48, 4096, 11008, 32, 4, 64000)

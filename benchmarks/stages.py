@@ -1,15 +1,15 @@
 """Stages side by side: serial and parallel plans over a data set, on as many GPUs as there are, beside their limits.
 
-    python benchmarks/stages.py [--questions 320] [--rows 120] [--devices cuda:0,cuda:1] [--plans "Qwen -> Yi"]
+    python benchmarks/stages.py [--questions 320] [--rows 64] [--devices cuda:0,cuda:1] [--plans "Qwen -> Yi"]
 
 Prompts of 150-450 ids and answers of 32-384 tokens for each step, from fixed seeds; no answer ends by itself. The
-placement is that of `flowinfer plan`. First all steps run side by side, as `exec` does; then the same rows go through
-each step alone, with nothing beside it.
+placement is that of `flowinfer plan`, and so are the rows that a step decodes at once, unless they are given. First all
+steps run side by side, as `exec` does; then the same rows go through each step alone, with nothing beside it.
 
-Roofline of a step on a device: prefill FLOPs / measured matrix rate + tokens / rows steps at the larger of memory floor
-and FLOPs, summed over its heads there; of a plan: the sum over its steps on the device that has most to do. "Alone" is
-what the busiest device would take if each of its steps ran as fast as alone: alone / this = 1 where nothing is lost,
-more where steps fill one another's gaps.
+Roofline of a step on a device: prefill FLOPs / measured matrix rate + decoding at the larger of memory floor and FLOPs,
+in tokens / rows steps, or as many as the longest answer has tokens, summed over its heads there; of a plan: the sum
+over its steps on the device that has most to do. "Alone" is what the busiest device would take if each of its steps ran
+as fast as alone: alone / this = 1 where nothing is lost, more where steps fill one another's gaps.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch
 
 from dataset import Load, make_load, roofline
 from flowinfer.engine.base import Completion, NoCache, Observer, Row, decode
+from flowinfer.engine.budget import Budget, auto_batch, budgets
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.decoding import DecodingLoop
 from flowinfer.engine.loops.decoder import PackedDecoder
@@ -46,7 +47,7 @@ from reporting import Report, options, ratio, setup_of
 from shapes import ShapeModel, build, shapes
 
 _COLUMNS = [
-    *("plan", "what", "on", "prompt ids", "tokens", "device steps", "seconds", "tokens/s", "first answer"),
+    *("plan", "what", "on", "rows", "prompt ids", "tokens", "device steps", "seconds", "tokens/s", "first answer"),
     *("roofline, s", "x roofline", "alone / this"),
 ]
 _PLANS = ("Qwen -> Yi", "(Qwen & Yi)", "Qwen -> (Ds | Yi)", "(Ds | Yi) -> Qwen")
@@ -95,14 +96,14 @@ class LimitedHeads(Heads):
 class MadeDecoders(Decoders):
     """Decoders that are made already, by step."""
 
-    def __init__(self, made: Mapping[str, PackedDecoder], rows: int) -> None:
-        super().__init__(ModelPool(), Observer(), rows)
+    def __init__(self, made: Mapping[str, PackedDecoder], rows: Mapping[str, int]) -> None:
+        super().__init__(ModelPool(), Observer(), "auto")
         self._ready, self._rows = made, rows
 
     def loop(self, name: str, plan: Plan, step: Step) -> DecodingLoop:
         """Return a loop whose decoder is made."""
         loop = super().loop(name, plan, step)
-        loop.decoder, loop.batch = self._ready[step.id], self._rows
+        loop.decoder, loop.batch = self._ready[step.id], self._rows[step.id]
         return loop
 
 
@@ -112,10 +113,15 @@ class Bench:
     def __init__(
         self, plan: Plan, models: Mapping[str, ShapeModel], loads: Sequence[Load], arguments: argparse.Namespace
     ) -> None:
-        self.plan, self._models, self._rows, self._window = plan, models, arguments.rows, arguments.window
-        self._load = loads[0]
+        self.plan, self._models, self._load = plan, models, loads[0]
+        shares = budgets(plan, plan.steps, lambda name: True)
+        self.rows = {
+            step.id: arguments.rows or auto_batch(plan, step, self._heads(step), is_packed=True, budget=shares[step.id])
+            for step in plan.steps
+        }
+        self._window = arguments.window or (4 * arguments.rows if arguments.rows else 512)
         self._decoders = {
-            step.id: _decoder(step, self._heads(step), load, arguments.rows)
+            step.id: _decoder(LimitedHeads(step, self._heads(step), load), self.rows[step.id], shares[step.id])
             for step, load in zip(plan.steps, loads, strict=False)
         }
 
@@ -125,7 +131,7 @@ class Bench:
         caching = Caching(lambda *_: NoCache(), lambda *_: "", lambda *_: "", lambda plan, step, prompts: list(prompts))
         merged = merge([self.plan])
         (uses,) = merged.uses
-        scheduler = Scheduler(merged.steps, MadeDecoders(self._decoders, self._rows), caching, Observer())
+        scheduler = Scheduler(merged.steps, MadeDecoders(self._decoders, self.rows), caching, Observer())
         asked = (
             Asked(Question(id=f"q{k}", question=f"{k} {length}", reference=""), lambda one: one.question).of(uses)
             for k, length in enumerate(self._load.prompts)
@@ -163,7 +169,7 @@ class Bench:
         floors = dict.fromkeys(self.devices(step), 0.0)
         for k, model in enumerate(self._heads(step)):
             load = Load(tuple(one.heads[k].prompt_tokens for one in results), tuple(one.tokens for one in results))
-            floors[str(model.device)] += sum(roofline([model], load, self._rows, limits[str(model.device)]))
+            floors[str(model.device)] += sum(roofline([model], load, self.rows[step.id], limits[str(model.device)]))
         return floors
 
     def _heads(self, step: Step) -> list[ShapeModel]:
@@ -178,15 +184,14 @@ def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__.split("\n")[0])
     parser.add_argument("--questions", type=int)
-    parser.add_argument("--rows", type=int, default=120, help="most rows of a step at once")
-    parser.add_argument("--window", type=int, help="questions on their way at once; 4 x rows if not given")
+    parser.add_argument("--rows", type=int, help="most rows of a step at once; what memory allows if not given")
+    parser.add_argument("--window", type=int, help="questions on their way at once; as exec takes them if not given")
     parser.add_argument("--devices", help="e.g. cuda:0,cuda:1; all GPUs if not given")
     parser.add_argument("--plans", default=";".join(_PLANS), help="of Qwen, Ds and Yi, separated by ;")
     parser.add_argument("--layers", type=int, help="fewer layers, to try things")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     arguments.questions = arguments.questions or (320 if arguments.size == "full" else 24)
-    arguments.window = arguments.window or 4 * arguments.rows
     deadline = Deadline(arguments.seconds)
     loads = [make_load(arguments.questions, arguments.size, arguments.seed + index) for index in range(2)]
     names = _devices(arguments)
@@ -196,7 +201,7 @@ def main() -> None:
     for title in arguments.plans.split(";"):
         outcome = deadline.attempt(partial(_measure, report, title, loads, limits, built, arguments))
         if isinstance(outcome, Missed):
-            report.add(title, "side by side", "", None, None, None, outcome, *[None] * 5)
+            report.add(title, "side by side", *[None] * 5, outcome, *[None] * 5)
         release()
     report.note(f"whole run: {deadline.elapsed:.0f} s")
     report.finish(arguments)
@@ -271,9 +276,10 @@ def _measure(
         for device in on:
             floors[device] += own[device]
             lone[device] += seconds
-        figures = (*_counts(run, [step]), alone[step.id][-1].num_steps, seconds)
+        figures = (bench.rows[step.id], *_counts(run, [step]), alone[step.id][-1].num_steps, seconds)
         _add(report, title, f"{step.title} alone", on, figures, None, max(own.values()), None)
-    figures = (*_counts(run, plan.steps), sum(run.num_steps.values()), run.seconds)
+    rows = " + ".join(str(bench.rows[step.id]) for step in plan.steps)
+    figures = (rows, *_counts(run, plan.steps), sum(run.num_steps.values()), run.seconds)
     on = [device for device in floors if floors[device]]
     bound = max(lone.values()) / run.seconds
     _add(report, title, "side by side", on, figures, run.first_seconds, max(floors.values()), bound)
@@ -291,18 +297,18 @@ def _add(
     title: str,
     what: str,
     on: Sequence[str],
-    figures: tuple[int, int, int, float],
+    figures: tuple[int | str, int, int, int, float],
     first: float | None,
     floor: float,
     bound: float | None,
 ) -> None:
-    ids, tokens, steps, seconds = figures
+    rows, ids, tokens, steps, seconds = figures
     rest = (seconds, tokens / seconds, first, floor, ratio(seconds, floor), bound)
-    report.add(title, what, " ".join(on), ids, tokens, steps, *rest)
+    report.add(title, what, " ".join(on), rows, ids, tokens, steps, *rest)
 
 
-def _decoder(step: Step, models: Sequence[ShapeModel], load: Load, rows: int) -> PackedDecoder:
-    made = packed_decoder(LimitedHeads(step, models, load), rows)
+def _decoder(heads: Heads, rows: int, budget: Budget) -> PackedDecoder:
+    made = packed_decoder(heads, rows, budget)
     if isinstance(made, str):
         raise RuntimeError(made)
     return made
@@ -343,8 +349,7 @@ def _setup(arguments: argparse.Namespace, loads: Sequence[Load], devices: Sequen
         devices=len(devices),
         questions=len(loads[0].prompts),
         tokens=" + ".join(str(load.tokens) for load in loads),
-        rows=arguments.rows,
-        window=arguments.window,
+        rows=arguments.rows or "auto",
         repeats=arguments.repeats,
         seed=arguments.seed,
     )

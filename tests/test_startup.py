@@ -69,8 +69,9 @@ def test_exec_json_says_where_the_seconds_went(tmp_path: Path) -> None:
     assert all(set(part) == {"part", "of", "begin", "seconds"} for part in start["parts"])
 
 
-def test_a_commands_imports_find_needless_packages_absent_and_only_they() -> None:
+def test_a_commands_imports_find_needless_packages_absent_and_only_they(monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers asks `find_spec`, and imports what that finds."""
+    monkeypatch.delitem(sys.modules, "transformers", raising=False)
     clock = Startup()
     name = "wave"  # of the standard library, and imported by nothing here
     sys.modules.pop(name, None)
@@ -83,3 +84,11 @@ def test_a_commands_imports_find_needless_packages_absent_and_only_they() -> Non
             import_module(name)
         assert import_module("json") is json, "what is there stays"
     assert import_module(name).__name__ == name
+    sys.modules.pop(name)
+    monkeypatch.setitem(sys.modules, "transformers", import_module("json"))
+    with clock.without(name):
+        assert find_spec(name) is None, "it was imported without"
+    late = Startup()
+    late.is_command = True
+    with late.without(name):
+        assert find_spec(name) is not None, "a plug-in has imported transformers, which has found it"

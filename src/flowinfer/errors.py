@@ -27,6 +27,8 @@ from enum import StrEnum
 from flowinfer.output.secrets import shown
 from flowinfer.output.terminal import visible
 
+_SHORT = ("not enough memory", "out of memory", "can't allocate memory", "cublas_status_alloc_failed")
+"""What torch and its libraries say where memory is short."""
 _MOST_SHOWN = 900
 """Characters of a message."""
 
@@ -171,3 +173,11 @@ class ReaderGone(OutputLost):
 
 class DeviceLost(RunError):
     """A device has failed for good."""
+
+
+def is_memory_short(error: BaseException) -> bool:
+    """Return whether an error tells of short memory."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return any(mark in text for mark in _SHORT)

@@ -18,6 +18,9 @@ from urllib.request import Request, urlopen
 from flowinfer.checkpoint import weight_files
 from flowinfer.errors import LoadError
 
+_MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH = 36, 37
+"""Attributes of a device, as CUDA's driver numbers them."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -28,13 +31,21 @@ class Device:
     title: str
     free_bytes: int
     total_bytes: int
+    bytes_per_second: int = 0
+    """What a GPU's memory moves at best, by its clock and width; 0 = not known."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The devices that a plan may use, fastest first; the CPU is last."""
+    """The devices that a plan may use, GPUs first; the CPU is last."""
 
     devices: tuple[Device, ...]
+
+    @property
+    def slowness(self) -> dict[str, float]:
+        """Return by name how many times as long as on the fastest GPU a byte takes; 1 where it is not known."""
+        fastest = max((device.bytes_per_second for device in self.devices), default=0)
+        return {device.name: fastest / (device.bytes_per_second or fastest or 1) or 1.0 for device in self.devices}
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,8 @@ class Card:
     uuid: str
     title: str
     total_bytes: int
+    bytes_per_second: int = 0
+    """Of its memory, at best."""
 
 
 @cache
@@ -90,6 +103,7 @@ def with_free_memory(found: Sequence[Card], listing: str) -> tuple[Device, ...]:
             card.title,
             int(free[card.uuid]) << 20 if card.uuid in free else card.total_bytes,
             card.total_bytes,
+            card.bytes_per_second,
         )
         for index, card in enumerate(found)
     )
@@ -200,7 +214,11 @@ def _card(cuda: ctypes.CDLL, index: int) -> Card:
     cuda.cuDeviceGetName(name, len(name), device)
     cuda.cuDeviceGetUuid(ctypes.byref(raw), device)
     cuda.cuDeviceTotalMem_v2(ctypes.byref(total), device)
-    return Card(f"GPU-{uuid.UUID(bytes=bytes(raw))}", name.value.decode(errors="replace"), total.value)
+    clock, width = ctypes.c_int(0), ctypes.c_int(0)
+    cuda.cuDeviceGetAttribute(ctypes.byref(clock), _MEMORY_CLOCK_RATE, device)  # kHz; memory moves data twice a beat
+    cuda.cuDeviceGetAttribute(ctypes.byref(width), _MEMORY_BUS_WIDTH, device)  # bits
+    speed = 2 * 1000 * clock.value * width.value // 8
+    return Card(f"GPU-{uuid.UUID(bytes=bytes(raw))}", name.value.decode(errors="replace"), total.value, speed)
 
 
 def _ask_nvidia_smi() -> str:

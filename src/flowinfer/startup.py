@@ -47,6 +47,8 @@ class Startup:
         """Until the first token; None before it."""
         self.is_command = False
         """Whether the process is the command line's own, so that nobody else's imports matter."""
+        self._has_hidden = False
+        """Whether transformers was imported, or will be, without packages that are hidden from it."""
 
     @contextmanager
     def waiting_for(self, part: str, of: str = "") -> Iterator[None]:
@@ -66,8 +68,13 @@ class Startup:
 
     @contextmanager
     def without(self, *packages: str) -> Iterator[None]:
-        """Let what is imported inside find packages absent that nothing has imported yet; in a command's process."""
-        hidden = [name for name in packages if name not in sys.modules] if self.is_command else []
+        """Let what is imported inside find packages absent that nothing has imported yet; in a command's process.
+
+        Not where transformers was imported before, as by a plug-in: it has noted what there is, and relies on it.
+        """
+        is_first = not self._has_hidden and "transformers" not in sys.modules
+        self._has_hidden = self.is_command and (self._has_hidden or is_first)
+        hidden = [name for name in packages if name not in sys.modules] if self._has_hidden else []
         sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None = absent, for import and find_spec
         try:
             yield

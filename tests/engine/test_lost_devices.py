@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from flowinfer.engine import models
-from flowinfer.engine.faults import is_device_lost, is_memory_short
+from flowinfer.engine.faults import is_device_lost
+from flowinfer.errors import is_memory_short
 from tests.command import flowinfer
 
 ECC = "CUDA error: uncorrectable ECC error encountered"

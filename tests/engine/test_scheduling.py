@@ -308,11 +308,11 @@ def test_a_loop_that_breaks_ends_its_steps_and_no_others_where_there_is_patience
     assert asked.errors == {"u2": "OSError: no such file", "u3": "OSError: no such file"}
 
 
-def stages_over(first: str, second: str) -> list[tuple[str, int]]:
-    """Run `A -> B`, placed so, over sixty questions with batches of three; return step and rows by turn."""
+def stages_over(first: str, second: str, *, batch: int = 3) -> list[tuple[str, int]]:
+    """Run `A -> B`, placed so, over sixty questions; return step and rows by turn."""
     plan = chain((member("A"), ()), (member("B", "{f}", f=("s1",)), ("s1",)))
     plan = replace(plan, placements={"A": Placement(first, "auto", ""), "B": Placement(second, "auto", "")})
-    merged, world = merge([plan]), World(random.Random(1), busy=0)
+    merged, world = merge([plan]), World(random.Random(1), batch=batch, busy=0)
     caching = Caching(lambda *_: Shelf(), lambda *_: "", step_key, member_order)
     asked = [Asked(Question(id=f"q{k}", question=str(k), reference=""), lambda one: one.question) for k in range(60)]
     for one in asked:
@@ -325,6 +325,18 @@ def test_a_later_stage_on_the_gpu_of_an_earlier_one_waits_until_its_rows_fill_a_
     turns = stages_over("cuda:0", "cuda:0")
     full = [index for index, turn in enumerate(turns) if turn == ("s1", 3)]
     assert {rows for step, rows in turns[: full[-1]] if step == "s2"} == {3}
+
+
+def test_a_later_stage_on_the_gpu_of_an_earlier_one_waits_until_that_has_half_as_many_rows() -> None:
+    """Where all questions fit into one batch: its steps would read all weights for a few of them."""
+
+    def left(turns: list[tuple[str, int]]) -> list[float]:
+        """Return the rows that the earlier stage still had at each turn of the later one, for each of its own."""
+        of_first = [next((rows for step, rows in turns[k:] if step == "s1"), 0) for k in range(len(turns))]
+        return [first / rows for first, (step, rows) in zip(of_first, turns, strict=True) if step == "s2"]
+
+    assert 0 < max(left(stages_over("cuda:0", "cuda:0", batch=64))) <= 0.5
+    assert max(left(stages_over("cuda:0", "cuda:1", batch=64))) > 0.5
 
 
 def test_a_later_stage_on_a_gpu_of_its_own_waits_for_nothing() -> None:

@@ -17,7 +17,7 @@ from flowinfer.machine import Card, Device, Limit, Machine, container_limit, has
 from flowinfer.planning import plan as plans
 from flowinfer.planning.graph import build
 from flowinfer.planning.needs import count_parameters, need_of
-from flowinfer.planning.placement import place, ready
+from flowinfer.planning.placement import device_reads, place, ready
 from flowinfer.planning.plain import fingerprint, to_json
 from flowinfer.planning.plan import Member, Mixture, Plan, members
 from flowinfer.spec import ModelSpec
@@ -238,6 +238,22 @@ def test_a_folder_without_weights_is_no_download(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_70B))
     need = need_of(ModelSpec(name="A", ref=str(tmp_path)))
     assert need.weight_bytes and need.download_bytes == 0
+
+
+def test_a_slower_gpu_gets_less_to_read() -> None:
+    def with_speeds(*speeds: int) -> Machine:
+        names = [f"cuda:{index}" for index in range(len(speeds))]
+        found = [Device(name, "", int(80 * GB), int(80 * GB), speed) for name, speed in zip(names, speeds, strict=True)]
+        return Machine((*found, Device("cpu", "cores", int(64 * GB), int(64 * GB))))
+
+    def sizes(*speeds: int) -> list[int]:
+        placed = place(paper("(Qwen | Ds | Yi)"), with_speeds(*speeds))
+        (reads,) = device_reads(placed).values()
+        return [round(reads.get(f"cuda:{index}", 0) / 1e9) for index in range(len(speeds))]
+
+    assert sorted(sizes(10, 10)) == sorted(sizes(0, 0)) == [20, 32]
+    assert sizes(30, 10) == [36, 16] and sizes(10, 30) == [16, 36]
+    assert sizes(90, 10)[1] == 0, "all on the fast one"
 
 
 def test_gpus_are_matched_by_id_not_by_number() -> None:

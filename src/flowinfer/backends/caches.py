@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, LlamaConfig, MistralConfig
 
 from flowinfer.backends.base import Session
+from flowinfer.errors import is_memory_short
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1, torch.float16: 0.05}
 """Largest relative difference of logits from a model's own in checks at load: rounding, not another function."""
@@ -100,11 +101,11 @@ def why_not(open_: Callable[[Any], Session], model: Any, slack: float = 1.0) -> 
     """
     try:
         difference = _difference(open_(model), model)
-    except torch.OutOfMemoryError:
-        raise
     except NotCached as error:
         return str(error)
     except FOREIGN as error:
+        if is_memory_short(error):
+            raise
         return f"cannot go on from its cache: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
     if not math.isfinite(difference):
         return "gives logits that are no numbers: its weights are damaged"

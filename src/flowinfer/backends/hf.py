@@ -33,7 +33,7 @@ from flowinfer.backends.tokenizers import load_tokenizer
 from flowinfer.backends.versions import untried
 from flowinfer.backends.weights import Reading, network_around, take
 from flowinfer.checkpoint import Held, read_folder, refuse_incomplete, refuse_larger
-from flowinfer.errors import FlowInferError, LoadError, MemoryShort
+from flowinfer.errors import FlowInferError, LoadError, MemoryShort, is_memory_short
 from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
 from flowinfer.machine import hub_folder, hub_problem, is_hub_offline, model_folder
@@ -223,14 +223,14 @@ def _load(spec: ModelSpec, device: str, dtype: str, split: Sequence[Share]) -> H
             f"model '{spec.name}' ({spec.ref}, {type(network).__name__}) {error}",
             help="flowinfer decodes what can go on from a key-value cache; others can be reached over backend=openai",
         ) from error
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        where = " and ".join(share.device for share in split) or device
-        raise MemoryShort(
-            f"model '{spec.name}' ({spec.ref}) does not fit on {where}",
-            help='`flowinfer plan` shows what fits; another device, several (device=["cuda:0", "cuda:1"]),'
-            " dtype=bfloat16 or quantization may help",
-        ) from error
     except BaseException as error:  # a damaged file breaks any library that reads it; Rust panics are no Exception
+        if is_memory_short(error):
+            where = " and ".join(share.device for share in split) or device
+            raise MemoryShort(
+                f"model '{spec.name}' ({spec.ref}) does not fit on {where}",
+                help='`flowinfer plan` shows what fits; another device, several (device=["cuda:0", "cuda:1"]),'
+                " dtype=bfloat16 or quantization may help",
+            ) from error
         raise LoadError(
             f"model '{spec.name}' cannot be loaded from '{spec.ref}': {_first_line(error)}",
             help=_cure(spec, error),

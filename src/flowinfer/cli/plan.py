@@ -115,10 +115,10 @@ def _show_models(plan: Plan, machine: Machine) -> None:
             print(f"    {number}. steps {', '.join(wave.steps)} with {', '.join(wave.models)}")
     free = ", ".join(f"{device.name} {shown_bytes(device.free_bytes)} free" for device in machine.devices)
     print(f"\ndevices: {free}")
-    _show_reads(plan)
+    _show_reads(plan, machine.slowness)
 
 
-def _show_reads(plan: Plan) -> None:
+def _show_reads(plan: Plan, slowness: Mapping[str, float]) -> None:
     """Print what each device reads, where heads or steps are on several."""
     from flowinfer.planning.needs import TYPICAL_CONTEXT, TYPICAL_ROWS
     from flowinfer.planning.placement import device_reads
@@ -129,18 +129,18 @@ def _show_reads(plan: Plan) -> None:
     print(f"\nread for one token of each of {TYPICAL_ROWS} rows of {TYPICAL_CONTEXT} ids; the slowest device decides")
     together: Counter[str] = Counter()
     for step_id, own in reads.items():
-        print(f"    {step_id}  {_slowest(own)}")
+        print(f"    {step_id}  {_slowest(own, slowness)}")
         together.update(own)
     if len(reads) > 1:
         steps = "all steps at once" if len(plan.waves) == 1 else "all steps"
-        print(f"    {steps}: {_slowest(together)}")
+        print(f"    {steps}: {_slowest(together, slowness)}")
 
 
-def _slowest(reads: Mapping[str, int]) -> str:
+def _slowest(reads: Mapping[str, int], slowness: Mapping[str, float]) -> str:
     """Return what devices read, the slowest marked."""
     from flowinfer.planning.placement import shown_bytes
 
-    most = max(reads, key=lambda device: reads[device])
+    most = max(reads, key=lambda device: reads[device] * slowness.get(device, 1.0))
     marked = {most: " (slowest)"} if len(reads) > 1 else {}
     return ", ".join(f"{name} {shown_bytes(count)}{marked.get(name, '')}" for name, count in sorted(reads.items()))
 

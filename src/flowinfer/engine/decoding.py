@@ -14,8 +14,8 @@ import torch
 
 from flowinfer.engine.base import Completion, Decoder, Row, RowStream
 from flowinfer.engine.budget import gpus_of
-from flowinfer.engine.faults import device_lost, is_device_lost, is_memory_short, reason, unless_lost
-from flowinfer.errors import DeviceLost, MemoryShort, RunError
+from flowinfer.engine.faults import device_lost, is_device_lost, reason, unless_lost
+from flowinfer.errors import DeviceLost, MemoryShort, RunError, is_memory_short
 from flowinfer.planning.plan import Plan, Step, held_models, placement_of
 
 _MOST_ALONE = 4

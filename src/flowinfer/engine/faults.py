@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flowinfer.errors import DeviceLost, FlowInferError, MemoryShort, OutputLost
+from flowinfer.errors import DeviceLost, FlowInferError, MemoryShort, OutputLost, is_memory_short
 
 _PACKAGE = Path(__file__).parents[1]
-_SHORT = ("not enough memory", "out of memory", "can't allocate memory", "cublas_status_alloc_failed")
 _LOST = ("CUDA error", "Triton Error [CUDA]", "cuDNN error", "NCCL Error", "ECC error", "unspecified launch failure")
 """What torch and its libraries say where a device has failed."""
 _OF_THE_RUN = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryShort, DeviceLost, OutputLost)
@@ -53,14 +52,6 @@ def is_too_long(reason: str) -> bool:
     return re.match(r"the prompt has \d+ tokens for '.*', which reads at most", reason, re.DOTALL) is not None
 
 
-def is_memory_short(error: BaseException) -> bool:
-    """Return whether an error tells of short memory."""
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error).lower() if isinstance(error, RuntimeError) else ""
-    return any(mark in text for mark in _SHORT)
-
-
 def is_device_lost(error: BaseException) -> bool:
     """Return whether an error tells that a device can do nothing more in this process, whatever is asked of it."""
     if isinstance(error, DeviceLost):
@@ -85,11 +76,11 @@ def device_lost(where: str, error: BaseException) -> DeviceLost:
 
 @contextmanager
 def unless_lost() -> Iterator[None]:
-    """Give something back to a device; one that is lost takes nothing, and what it says then is no news."""
+    """Give something back to a device; one that is lost or full takes nothing, and what it says then is no news."""
     try:
         yield
     except RuntimeError as error:
-        if not is_device_lost(error):
+        if not (is_device_lost(error) or is_memory_short(error)):
             raise
 
 

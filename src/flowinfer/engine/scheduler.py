@@ -7,7 +7,7 @@ question to the first tensor there are three owners: the `Scheduler` knows which
 its `RowStream` decodes them, a turn at a time.
 
 One thread and no locks. Loops that leave the host free (a device's, an endpoint's) are brought on as often as can be,
-but for a later stage whose rows fill no batch while an earlier one's on the same GPU do: a step reads all weights for
+but for a later stage that has few rows yet where earlier ones on the same GPU have more: a step reads all weights for
 however few rows. Of loops that keep the host busy one is brought on, until it is empty, or its rows no longer fill a
 batch and another's do.
 """
@@ -36,6 +36,8 @@ _PAUSE_SECONDS = 1e-4
 _LONG_PAUSE_SECONDS = 1e-3
 _TURNS_ON_END = 8
 """Turns of one loop that keeps the host busy before a server gives another its turn."""
+_GATHERED = 1 / 2
+"""Rows in earlier stages, of those in a later one, from which on it decodes beside them."""
 _IDLE_SECONDS = 1e-2
 """Between looks at a source that has no question now."""
 
@@ -260,14 +262,19 @@ class Scheduler:
             self._pause = _PAUSE_SECONDS
 
     def _gathers(self, name: str, going: Sequence[str]) -> bool:
-        """Return whether a loop waits until its rows fill a batch: those of an earlier one on one of its GPUs do.
+        """Return whether a loop waits for more rows: earlier ones on one of its GPUs will bring enough.
 
-        A loop whose own rows do is never held up, so that one of them always goes on.
+        Not once its rows fill a batch. Loops that feed each other wait only for full ones, and so does a server's,
+        where earlier ones may never be empty: one of those that could wait for one another always goes on.
         """
         loop = self._loops[name]
-        can_begin = loop.is_full or loop.batch is None  # before it is made, nobody knows how many rows fill it
-        earlier = [] if can_begin else [self._loops[other] for other in going if other in self._fed_by[name]]
-        return any(other.is_full and other.gpus & loop.gpus for other in earlier)
+        if loop.is_full or loop.batch is None:  # before it is made, nobody knows how many rows fill it
+            return False
+        earlier = [other for other in going if other in self._fed_by[name] and self._loops[other].gpus & loop.gpus]
+        coming = (
+            0 if self._serves else sum(self._loops[one].num_rows for one in earlier if name not in self._fed_by[one])
+        )
+        return coming > loop.num_rows * _GATHERED or any(self._loops[other].is_full for other in earlier)
 
     def _chosen(self, busy: Sequence[str]) -> str:
         """Return the loop to go on with: the one before, unless its rows fill no batch and another's do.

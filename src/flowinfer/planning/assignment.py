@@ -57,13 +57,18 @@ class _Cost:
     """What an assignment costs; the first of two that differ counts."""
 
     busiest: int
-    """Bytes that the busiest device reads while every step that runs at once makes one, summed over waves."""
+    """Bytes that the busiest device reads while every step that runs at once makes one, summed over waves; of a slower
+    device, as many as the fastest would read in the same time."""
     steps: int
     """Sum over steps of what the busiest device of each reads."""
 
 
 def assign(
-    units: Sequence[Unit], groups: Sequence[Sequence[str]], held: Sequence[Sequence[Unit]], free: Mapping[str, int]
+    units: Sequence[Unit],
+    groups: Sequence[Sequence[str]],
+    held: Sequence[Sequence[Unit]],
+    free: Mapping[str, int],
+    slowness: Mapping[str, float] | None = None,
 ) -> dict[str, Lie] | None:
     """Return where each unit lies, by its key, or None where they do not fit.
 
@@ -72,8 +77,9 @@ def assign(
         groups: the steps that run at once, for each set of steps that does.
         held: the units that must be in memory together, for each of these sets.
         free: bytes by device, in the order of preference.
+        slowness: how many times as long as on the fastest a byte takes, by device; 1 where it is missing.
     """
-    search = _Search(sorted(units, key=_order), groups, held, free)
+    search = _Search(sorted(units, key=_order), groups, held, free, slowness or {})
     search.run(0)
     return search.best
 
@@ -127,13 +133,14 @@ class _Search:
         groups: Sequence[Sequence[str]],
         held: Sequence[Sequence[Unit]],
         free: Mapping[str, int],
+        slowness: Mapping[str, float],
     ) -> None:
-        self._units, self._groups, self._free = units, groups, free
+        self._units, self._groups, self._free, self._slowness = units, groups, free, slowness
         self._held = [{unit.key for unit in group} for group in held]
         self._used: list[dict[str, int]] = [{} for _ in held]
         """By group: bytes by device."""
         self._reads: dict[str, dict[str, int]] = {step: {} for group in groups for step in group}
-        """By step: bytes by device."""
+        """By step: bytes by device, as the fastest would read in the same time."""
         self._tries = 0
         self._chosen: dict[str, Lie] = {}
         self._best_cost: _Cost | None = None
@@ -164,7 +171,8 @@ class _Search:
             for step, count in unit.reads.items():
                 if step in self._reads:
                     reads = self._reads[step]
-                    reads[share.device] = reads.get(share.device, 0) + sign * int(share.part * count)
+                    spent = int(share.part * count * self._slowness.get(share.device, 1.0))
+                    reads[share.device] = reads.get(share.device, 0) + sign * spent
 
     def _candidates(self, unit: Unit) -> Iterator[Lie]:
         """Yield where a unit may lie: the device with least to do first, then that with most room."""

@@ -104,7 +104,7 @@ class _Packer:
         """Return how each model lies on devices so that the models of each of some sets of steps fit together."""
         held = [self._units_of(self.models_of(steps)) for steps in groups]
         units = [unit for unit in self._units if any(unit in group for group in held)]
-        found = assign(units, groups, held, self._free)
+        found = assign(units, groups, held, self._free, self._machine.slowness)
         return None if found is None else {name: found[unit.key] for unit in units for name in unit.names}
 
     def waves(self, lies: Mapping[str, Lie]) -> tuple[Wave, ...]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from flowinfer.engine.loops import ways
+from flowinfer.engine.loops import decoder, ways
+from flowinfer.engine.loops.lockstep import LockStep
 from flowinfer.language.check import check
 from flowinfer.results import Record
 from flowinfer.runs.experiment import Request, evaluate
+from flowinfer.spec import Decoding
 from flowinfer.tasks.base import load_questions
 from tests.engine.test_cuda import ONE, SEVERAL, TWO, texts, zoo
 
@@ -91,3 +94,26 @@ def test_rows_that_begin_alike_are_read_once(tmp_path: Path) -> None:
     here = zoo(tmp_path / "one", ONE)
     flow = "(Qwen | Ds | Yi)"
     assert texts(records(flow, here, "auto", 64)) == texts(records(flow, here, "reference", 1))
+
+
+def test_rows_begin_and_end_while_the_device_is_at_work(tmp_path: Path) -> None:
+    """The host waits for nothing: a number that is assigned to a place on the device would be waited for."""
+    made: list[LockStep] = []
+
+    class Watched(LockStep):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoder, "LockStep", Watched)
+        records(S2P, zoo(tmp_path / "one", ONE), "auto", 4, speculate="off")
+    (_, lock) = made
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        lock.start(1, [5, 6], [1, 2], Decoding(temperature=0.5), key=3)
+        lock.exchange(1, 2)
+        lock.stop(2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not lock.states.live.any()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 MOST_PROMPT_TOKENS = 4096
 """Flat tokens of prompts that are read in one forward, about."""
-TILES = (4, 8, 16, 32, 64, 128, 256)
+TILES = (4, 8, 16, 32, 64, 128, 192, 256)
 """Numbers of flat tokens that matrix units take as they are."""
 
 

@@ -11,6 +11,10 @@ from flowinfer.engine.loops.lockstep import LockStep
 from flowinfer.engine.loops.outcome import Outcome
 from flowinfer.engine.loops.rows import LiveRow
 
+_WIDTHS = (60, 120, 180, 240)
+"""Rows that take part in steps of a batch of more than the first: these fill a tile but for some room. Up to the first
+a step takes about as long as with a quarter of its rows: it waits for the weights."""
+
 
 @dataclass(eq=False)
 class BatchRow:
@@ -55,7 +59,7 @@ class Batch:
 
     @property
     def width(self) -> int:
-        """Return how many indices take part in a step: all, a quarter, a sixteenth, ..., so that graphs stay few."""
+        """Return how many indices take part in a step: all or one of few numbers, so that graphs are few."""
         return self._width(self.live[-1].index + 1)
 
     def ids(self, k: int, live: LiveRow) -> list[int]:
@@ -129,7 +133,7 @@ class Batch:
         return min(length + steps * self._lock.tables.most[k], self._models[k].max_positions)
 
     def _width(self, used: int) -> int:
-        rows = len(self.rows)
+        rows = min(len(self.rows), next((width for width in _WIDTHS if used <= width), used + len(self.rows)))
         while rows > 1 and used <= rows // 4:
             rows //= 4
         return rows

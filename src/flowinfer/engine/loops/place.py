@@ -91,12 +91,12 @@ class Place:
         """
         firsts = [single + last for single, last in zip(self.tables.singles, last_ids, strict=True)]
         self.states.start(index, lengths, firsts)
-        self.inbox[index] = -1
+        self.inbox[index].fill_(-1)
 
     def stop(self, index: int) -> None:
         """Feed nothing more of a row."""
         self.states.stop(index)
-        self.inbox[index] = -1
+        self.inbox[index].fill_(-1)
 
     def exchange(self, one: int, other: int) -> None:
         """Exchange two rows."""

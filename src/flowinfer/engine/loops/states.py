@@ -85,11 +85,11 @@ class RowStates:
         self.utf8[index], self.count[index], self.limit[index], self.key[index] = values
         options = torch.tensor([decoding.temperature, decoding.top_p], dtype=torch.float64)
         self.options[:, index] = _sent(options, device)
-        self.live[index] = True
+        self.live[index].fill_(True)  # assigned, a number would be waited for, and with it all that is queued
 
     def stop(self, index: int) -> None:
         """End a row."""
-        self.live[index] = False
+        self.live[index].fill_(False)
 
     def draws(self, rows: int, *, has_nucleus: bool) -> Draws:
         """Return how the first rows draw."""
@@ -101,7 +101,7 @@ def exchange(tensors: Sequence[Tensor], one: int, other: int) -> None:
     """Exchange two rows in tensors whose last axis is the row's index."""
     if not tensors:
         return
-    both = torch.tensor([one, other], device=tensors[0].device)
+    both = _sent(torch.tensor([one, other]), tensors[0].device)
     for states in tensors:
         states[..., both] = states[..., both.flip(0)]
 
