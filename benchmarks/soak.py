@@ -6,8 +6,8 @@
 whole answer is compared with what the server said to the same question before any other client came. Told in the end,
 with exit 1 where one is not as it should be: answers that differ, requests that got neither answer nor error, statuses
 that nobody should have seen, what is still under way when all have gone, open files and threads that are left, and
-growth: the most resident memory of the last third of the time against that of the third before. (Memory of tensors on
-a CPU comes and goes; the first third is the time in which it finds its size.)
+growth: the median of resident memory over the last third of the time against that over the third before. (Memory of
+tensors on a CPU comes and goes; the first third is the time in which it finds its size.)
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 KINDS = {"whole": 8, "stream": 6, "list": 2, "leave": 5, "half": 2, "rubbish": 4, "dawdle": 1, "idle": 1, "look": 1}
 """What clients do, and how often."""
 MOST_GROWTH = 0.05
-"""Of the most resident memory from the second third of the time to the last."""
+"""Of resident memory from the second third of the time to the last, in the median."""
 SAMPLES = 120
 """Looks at the server's memory."""
 QUESTIONS = [f"{7 * k % 90} + {11 * k % 80} = ?" for k in range(16)]
@@ -253,15 +254,15 @@ async def soak(process: subprocess.Popen[str], port: int, arguments: argparse.Na
     await crowd
     left = await clients.wait_until_idle()
     last = State.of(process.pid)
-    middle, most = (max(seen[len(seen) * k // 3 : len(seen) * (k + 1) // 3]) for k in (1, 2))
-    print(f"end: {last}, {clients.tally.done.total()} clients; most: {middle:.1f} MB, then {most:.1f} MB")
+    middle, late = (median(seen[len(seen) * k // 3 : len(seen) * (k + 1) // 3]) for k in (1, 2))
+    print(f"end: {last}, {clients.tally.done.total()} clients; medians: {middle:.1f} MB, then {late:.1f} MB")
     print("clients:", dict(clients.tally.done))
     print("statuses:", dict(clients.tally.statuses))
     problems = clients.tally.problems
     problems += [f"status {status}" for status in clients.tally.statuses if status not in EXPECTED]
     problems += [f"still under way: {left}"] if left else []
-    if most > middle * (1 + MOST_GROWTH):
-        problems.append(f"memory grew from {middle:.1f} to {most:.1f} MB")
+    if late > middle * (1 + MOST_GROWTH):
+        problems.append(f"memory grew from {middle:.1f} to {late:.1f} MB")
     if last.files > first.files + 2 or last.threads > first.threads + 2:
         problems.append(f"it holds more than before: {first}; {last}")
     return problems
