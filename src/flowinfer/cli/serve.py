@@ -85,13 +85,13 @@ def command(
             _say(_greeting(address, name, _shown_key(api_key_env, api_key_file)))
 
     limits = Limits(questions=max_queue, tokens=max_queue_tokens, seconds=timeout, body_bytes=size)
-    chosen = Settings(host, port, load, rows, "auto", limits, drain, keys, tuple(cors_origins or ()), swap, log_prompts)
+    chosen = Settings(host, port, load, rows, "auto", limits, drain, keys, tuple(cors_origins or ()), swap)
 
     def say(message: str) -> None:
         if not quiet or message.startswith("warning: "):
             _say(message)
 
-    serve(flows, chosen, say=say, on_ready=ready)
+    serve(flows, chosen, say=say, on_ready=ready, log=_say if log_prompts else None)
 
 
 def _say(message: str) -> None:

@@ -19,8 +19,8 @@ from flowinfer.serving.desk import Desk
 from flowinfer.serving.flows import Asking
 from flowinfer.serving.happenings import Ended, Happening
 from flowinfer.serving.problems import Problem
-from flowinfer.serving.service import Ticket
 from flowinfer.serving.telling import Piece, Telling
+from flowinfer.serving.tickets import Ticket
 
 _SIGN_OF_LIFE_SECONDS = 10.0
 """Between comments in a stream that has nothing to say yet."""
