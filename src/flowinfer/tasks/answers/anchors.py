@@ -55,14 +55,16 @@ _DENIED = re.compile(
     re.I,
 )
 _DENIED_BEFORE = re.compile(
-    r"(?:\bno[tn]?(?: the)?|n't(?: be)?(?: the)?|不是|并非|没有|不存在|误以为|(?:无法|不能)(?:判断|确定)|不知道|错误的?|wrong|incorrect)\s*$",
+    r"(?:\bno[tn]?(?: the)?|n't(?: be)?(?: the)?|不是|并非|没有|不存在|误以为"
+    r"|(?:无法|不能)(?:判断|确定)|不知道|错误的?|wrong|incorrect)\s*$",
     re.I,
 )
 _SUPPOSED = re.compile(
     r"tempt|(?:might|may|could) (?:think|say|guess|assume|seem)|common (?:mistake|error)|would have|\bsuppose|\bassum"
-    r"|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|\b(?:some|many|most) (?:people|students)\b|如果|假[设如]|干扰|易错"
+    r"|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|\b(?:some|many|most) (?:people|students)\b"
+    r"|如果|假[设如]"
     r"|(?<!\bi )(?<!\bwe )\b(?:thinks|claims|believes|guesse[sd])\b"
-    r"|(?:初看|看似|误以为|误选|可能会|有人|容易|同学)[^,]*$",
+    r"|(?:初看|看似|干扰|易错|误以为|误选|可能会|有人|容易|同学)[^,]*$",
     re.I,
 )
 _TITLE = re.compile(
@@ -142,16 +144,6 @@ def _passed(string: str, match: re.Match[str], begin: int, end: re.Match[str] | 
     if match["correction"] is None and _SUPPOSED.search(clause):
         return "only supposed"
     return "a question" if end and end[0] == "?" and end.start() else None
-
-
-def hedged(text: Text) -> Iterator[Text]:
-    """Yield what follows anchors that leave the answer open, such as "the answer is either"."""
-    for match in _ANCHOR.finditer(text.string):
-        begin = _begin(text.string, match)
-        tail = text.string[begin : begin + _REACH]
-        if _HEDGE.match(tail):
-            end = _END.search(tail)
-            yield text.part(begin, begin + (end.start() if end and end.start() else len(tail)))
 
 
 def _begin(string: str, match: re.Match[str]) -> int:

@@ -14,7 +14,8 @@ _VERBS = ("is", "are", "was", "were", "do", "does", "did", "will", "can", "have"
 _PREFIXES = "千平立厘毫分公小"
 """First characters that different Chinese units share: 千米 and 千克."""
 _CONDITION = re.compile(
-    r"\b(?:of|out|from|per|at|by|to|than|not|every|each|over|on)(?: the| all| these)?[\s*$]*$|(?:每[^\d,，]{0,4}|不是)$",
+    r"(?:(?:^|[,;.]\s*|\b(?:so|therefore|thus|hence|out),?\s*)of(?: the| all| these| those)?"
+    r"|\b(?:from|per|at|by|to|than|not|every|each|over|on|(?<=\d )of)(?: the)?|每[^\d,，]{0,4}|不是|而非)[\s*$]*$",
     re.I,
 )
 _RESULT = re.compile(r"[=≈][\s(]*$")
@@ -39,7 +40,7 @@ def asked_value(stretch: str, question: str, value: str) -> str:
     if len(told) < 2 or value not in [shown for shown, _, _ in told]:
         return value
     fitting = [(shown, before) for shown, before, unit in told if _is_asked(unit, question)]
-    subject = next(iter(reversed(_HAN.findall(question))), ("",))[0][-2:]
+    subject = next(iter(reversed(_HAN.findall(question))), ("",))[0][-4:]
     named = [shown for shown, before in fitting if len(subject) > 1 and before.rstrip(" *$¥").endswith(subject)]
     if len(named) == 1:
         return named[0]

@@ -17,7 +17,6 @@ _CONNECTED = re.compile(
 _PROSE = re.compile(
     r"is|of|in|to|so|or|we|it|at|by|on|if|as|be|he|me|my|no|up|us|an|am|do|go|cm|mm|km|kg|pm|ok|hi", re.I
 )
-_ARTICLE = re.compile(r"\s*[aAiI]\s+[a-zA-Z]{2,}")
 COPULA = re.compile(
     r"\b(?:is|are|was|were|be|equals?|becomes?|gives?|get|obtain|yields?|have|has|as|to|into|contains?|exactly"
     r"|by|simplifies to|simply|it's|that's)\b\s*:?"
@@ -51,9 +50,7 @@ def _is_prose(string: str, match: re.Match[str]) -> bool:
     letters = match["letters"]
     if letters is None:
         return False
-    if _PROSE.fullmatch(letters):
-        return True
-    return bool(_ARTICLE.match(string, match.start())) and not re.search(r"[-+*/^=(]\s*$", string[: match.end() - 1])
+    return bool(_PROSE.fullmatch(letters))
 
 
 def _trimmed(run: str, *, is_last: bool) -> str:
@@ -129,7 +126,6 @@ def stripped(part: str) -> str:
 
 
 _RESTATED = re.compile(r"[,，]\s*(?:\(?i\.\s?e\.,?|that is,|也就是说?|即)\s*(?=[-(\\\d]|[a-zA-Z]\b)")
-_UNIT_AFTER = re.compile(r"\d\s*(?:[a-z]{3,}|[\u4e00-\u9fff]+)[.。\s]*$")
 
 
 def main_part(string: str) -> str:
@@ -137,8 +133,7 @@ def main_part(string: str) -> str:
     string = re.sub(r"\s\([a-zA-Z][a-zA-Z\s,'-]{2,}\)", " ", string)
     restated = _RESTATED.search(string)
     if restated and re.search(r"\d", string[: restated.start()]):
-        first, second = string[: restated.start()], string[restated.end() :]
-        return first if _UNIT_AFTER.search(first) and _UNIT_AFTER.search(second) else second
+        return string[restated.end() :]
     for aside in _ASIDE.finditer(string):
         if string[: aside.start()].strip():
             return string[: aside.start()]
