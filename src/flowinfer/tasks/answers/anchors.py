@@ -12,68 +12,61 @@ from flowinfer.tasks.answers.polarity import is_asked
 from flowinfer.tasks.answers.text import Text
 
 _ENGLISH = (
-    r"(?:final|correct|right|best|numerical|actual|my)?\s*(?:answer|result|solution|ans|final(?=\"))s?\b"
-    r"(?:\s+(?:to|for|of)\s+[^.:\n=]{1,60}?)?"
-    r"(?:\s+(?:here|therefore|thus|then))?(?:\s*\([^()\n]{1,40}\))?"
-    r"[*_\"']*\s*(?:is|are|would be|should be|must be|will be|has to be|equals"
-    r"|=|:|to be)"
-    r"|(?:correct|right|best)\s+(?:option|choice|statement|one)[*_]*\s*(?:is|would be|should be|must be|:)"
-    r"|(?:correct|right|corrected|actual)\s+(?:total|number|amount|value|sum|figure|count|price|cost"
-    r"|time)[*_]*\s*(?:is|was|:)"
-    r"|(?:i\s+(?:choose|pick|select)|so\s+choose|choose\s+option|(?:i(?:'d| would|'ll| will)?|so) (?:go with"
-    r"|choose|pick)"
-    r"|i(?:'m| am)? lean(?:ing)? towards?)"
+    r"(?:(?:final|correct|right|best|numerical|actual|my)\s*)?(?:answer|result|solution|ans|final(?=\"))s?\b"
+    r"(?:\s+(?:to|for|of)\s+[^.:\n=]{1,60}?)?(?:\s+(?:here|therefore|thus|then))?(?:\s*\([^()\n]{1,40}\))?"
+    r"[*_\"']*\s*(?:is|are|(?:would|should|must|will|has to|to) be|equals|=|:)"
+    r"|(?:correct|right|best)\s+(?:option|choice|statement|one)[*_]*\s*(?:is|(?:would|should|must) be|:)"
+    r"|(?:correct(?:ed)?|right|actual)\s+(?:total|number|amount|value|sum|figure|count|price|cost|time)[*_]*"
+    r"\s*(?:is|was|:)|(?:i(?:'d| would|'ll| will)?|so)\s+(?:go with|choose|pick|select)|choose\s+option"
+    r"|i(?:'m| am)? lean(?:ing)? towards?"
 )
 _CHINESE = (
-    r"(?:最终|正确|最后|标准|参考)?的?(?:答案|结果)(?:选项)?(?:其实|实际上|确实|只能|一定|必定|显然|当然|自然"
-    r"|最终|大约)?(?:应该|应当|应|就|选择|选)?(?:是|为|选|等于|[\"”]?:|=|】|\])"
-    r"|(?:正确|最终|最佳)的?选项(?:应该|应|就)?(?:是|为|:)|我?的?选择(?:是|为|:)"
+    r"(?:最终|正确|最后|标准|参考)?的?(?:答案|结果)(?:选项)?(?:其实|实际上|确实|[只可]能|[一必]定|显然|当然|自然|最终)?"
+    r"(?:应[该当]?|就|选择|选)?(?:是|为|选|等于|[\"”]?:|=|】|\])"
+    r"|(?:正确|最终|最佳)的?选项(?:应该?|就)?(?:是|为|:)|我?的?选择(?:是|为|:)"
     r"|答(?:案)?\s*[:】]|(?:正确|最终)(?:选项|答案)(?=\s*[(\[【*\"“]*[A-H]{1,8}(?![A-Za-z]))"
-    r"|(?<![可不以未供所挑备任者错误别会若果设如甲乙丙丁])(?:故|应|因此|所以|综上|本题|应该|我|只能"
-    r"|则)?,?\s*选择?(?:的是|:|了)?"
-    r"(?=\s*[(\[【*\"“]*\s*(?:选项)?\s*(?:[A-H]{1,8}|[a-h])(?![A-Za-z]))|(?:故|应|因此|所以|综上),?选(?=\d)"
+    r"|(?<![可不以未供所挑备任者错误别会若果设如甲乙丙丁])(?:故|应该?|因此|所以|综上|本题|我|只能|则)?,?"
+    r"\s*选择?(?:的是|:|了)?(?=\s*[(\[【*\"“]*\s*(?:选项)?\s*(?:[A-H]{1,8}|[a-h])(?![A-Za-z]))"
+    r"|(?:故|应|因此|所以|综上),?选(?=\d)"
 )
 _CORRECTION = (
-    r"(?:更正|纠正|修正|改正|订正)(?:为|如下|一下)?\s*[:,]?\s*(?:应(?:该|当)?(?:为|是))?"
-    r"|(?<!不)应(?:该|当)?(?:为|是)(?!否|不|由)|而是|改(?:成|为|选)|correction\s*:|(?:it|this"
-    r"|that)\s+should\s+(?:be|have been)"
+    r"(?:更正|纠正|修正|改正|订正)(?:为|如下|一下)?\s*[:,]?\s*(?:应[该当]?(?:为|是))?"
+    r"|(?<!不)应[该当]?(?:为|是)(?!否|不|由)|而是|改[成为选]|correction\s*:"
+    r"|(?:it|this|that)\s+should\s+(?:be|have been)"
     r"|(?:actually|rather),?\s+(?:it(?:'s| is)|the answer is)"
     r"|(?<=[.!?\n] )(?:(?:actually|no|wait|sorry|oops|rather|make that|i mean)[,:.…]*\s+){1,3}(?:it(?:'s| is)\s+)?"
     r"(?=[(*$]*(?:-?\d|[A-H]\b))"
 )
 _WHICH = (
-    r"(?:正确|成立|符合题意|最准确)的(?:一项|选项|一个|说法|叙述|表述)?(?:应该|应当|应|就)?(?:是|为|:)|"
-    r"的(?:那?一?[项个句组]|选项|说法|叙述|表述|答案|词语?|句子)?(?:应该|应当|应|就|只有)?(?:是|为|:)"
+    r"(?:正确|成立|符合题意|最准确)的(?:一项|选项|一个|说法|叙述|表述)?(?:应[该当]?|就)?(?:是|为|:)"
+    r"|的(?:那?一?[项个句组]|选项|说法|叙述|表述|答案|词语?|句子)?(?:应[该当]?|就|只有)?(?:是|为|:)"
     r"(?=[\s:]*[*(\[【\"“]*(?:(?:选项|第)?[A-H](?![A-Za-z])|(?<=[\"“])))"
     r"|\b(?:incorrect|false|wrong|untrue)\s+(?:option|choice|statement|one|answer)[*_]*\s*(?:is|would be|:)"
     r"|\b(?:is|are) (?:not (?:true|correct)|false|incorrect|wrong) is\b|\bexception[*_]*\s*(?:is|:)"
 )
-_DISTRACTS = re.compile(r"混淆|干扰|迷惑|争议|易错|误选|错选|容易|(?:同学|学生|人|考生)[^,。]{0,4}选$")
-_HEADER = r"(?:^|\n)[#*\s]*(?:(?:the )?final |the )?answer[*\s]*(?=\n)|(?:^|\n)[#*\s]*(?:最终)?答案[*\s]*(?=\n)"
+_HEADER = r"(?:^|\n)[#*\s]*(?:(?:(?:the )?final |the )?answer|(?:最终)?答案)[*\s]*(?=\n)"
 _ANCHOR = re.compile(
-    rf"(?P<which>(?i:{_WHICH}))|(?P<hash>####|<answer>|<\|begin_of_box\|>)|(?P<header>(?i:{_HEADER}))|(?P<mark>(?:^|\n)\s*[*_]*A\s*:)"
-    rf"|(?P<english>(?i:\b(?:{_ENGLISH})))|(?P<chinese>{_CHINESE})|(?P<correction>(?i:{_CORRECTION}))"
+    rf"(?P<which>(?i:{_WHICH}))|(?P<hash>####|<answer>|<\|begin_of_box\|>)|(?i:{_HEADER})|(?:^|\n)\s*[*_]*A\s*:"
+    rf"|(?i:\b(?:{_ENGLISH}))|{_CHINESE}|(?P<correction>(?i:{_CORRECTION}))"
 )
-_NEGATION = re.compile(
-    r"^[\s*_:\"']*(?:definitely |certainly |clearly |obviously )?"
+_DENIED = re.compile(
+    r"^[\s*_:\"']*(?:definitely |certainly |clearly )?"
     r"(?:not\b|n't|never\b|neither\b|isn't|不是|并非|不为|非|不|wrong|incorrect)(?!\s*only)",
     re.I,
 )
-_NEGATED_BEFORE = re.compile(
-    r"(?:not the|isn't the|不是|并非|没有|不存在|no|n't be the|误以为|无法判断|无法确定|不能确定|不知道|错误的?"
-    r"|wrong|incorrect)\s*(?:正确|correct)?\s*$",
+_DENIED_BEFORE = re.compile(
+    r"(?:\bno[tn]?(?: the)?|n't(?: be)?(?: the)?|不是|并非|没有|不存在|误以为"
+    r"|(?:无法|不能)(?:判断|确定)|不知道|错误的?|wrong|incorrect)\s*$",
     re.I,
 )
-_HYPOTHETICAL = re.compile(
-    r"tempt|some (?:people )?(?:might|may|would|could)|(?:might|may|could) (?:think|say|guess|assume|seem)|at first"
-    r"|common (?:mistake|error)|would have|if (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|(?:incorrect"
-    r"|wrong) *$|如果|假设|假如|\bsuppose|\bassum|\btold\b|many (?:people|students)"
-    r"|(?<!\bi )(?<!\bwe )\b(?:thinks|claims|believes|guesses|guessed|claimed)\b|(?:初看|乍一?看|表面上?看?"
-    r"|一开始|起初|看起来|看似|貌似|易错|误选|错选|误以为|可能会|有人|容易)[^,]*$",
+_SUPPOSED = re.compile(
+    r"tempt|(?:might|may|could) (?:think|say|guess|assume|seem)|common (?:mistake|error)|would have|\bsuppose|\bassum"
+    r"|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|\b(?:some|many|most) (?:people|students)\b"
+    r"|如果|假[设如]|干扰|易错"
+    r"|(?<!\bi )(?<!\bwe )\b(?:thinks|claims|believes|guesse[sd])\b"
+    r"|(?:初看|看似|误以为|误选|可能会|有人|容易|同学)[^,]*$",
     re.I,
 )
-_CONDITION = re.compile(r"\b(?:if|without|had|unless)\b", re.I)
-_LIST = re.compile(r"(?:[-*•] [^\n]+\n\s*){2}")
 _TITLE = re.compile(
     r"\s*(?:step|part|case|conclusion|solution|explanation|calculat|analysis|summary|problem|verif|check|note"
     r"|步骤|第|解|分析|总结|结论|验)",
@@ -81,8 +74,7 @@ _TITLE = re.compile(
 )
 _END = re.compile(r"\n|(?<=\S)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!i\.e)\.\s|(?<!\\)[。!?;]|<\||</")
 _HEDGE = re.compile(
-    r"^\s*(?:either|between|maybe|perhaps|unclear|unknown|somewhere|可能|也许|不确定|无法|在[^,。]{1,12}之间)|^大约?在",
-    re.I,
+    r"^\s*(?:either|between|maybe|perhaps|unclear|unknown|可能|也许|不确定|无法|大?约?在[^,。]{1,12}之间)", re.I
 )
 _BLANKS = re.compile(r"[ \t*_:`]*(?:\r?\n[\s*_:`]*)?(?:(?:\\\[|\$\$)\s*)?")
 _REACH = 400
@@ -135,26 +127,21 @@ def anchors(text: Text, question: str = "") -> Iterator[Anchor]:
 def _passed(string: str, match: re.Match[str], begin: int, end: re.Match[str] | None, question: str) -> str | None:
     """Return why an anchor does not count, or None."""
     tail = string[begin : begin + _REACH]
-    if _NEGATION.match(tail):
+    before = string[max(0, match.start() - 60) : match.start()]
+    if _DENIED.match(tail):
         return "denied"
     if _HEDGE.match(tail):
         return "left open"
     if match["hash"] and _TITLE.match(tail):
         return "a heading"
-    if _LIST.match(tail):
-        return "a list"
     if match["which"]:
-        reach = 2 if match[0][0] in "正成符最" else 30
-        before = string[max(0, match.start() - reach) : match.start()]
-        described = re.split(r"[\n,。!?;]|所以|因此|故", before)[-1] + match[0]
-        if (not is_asked(described, question) and "题意" not in described) or _DISTRACTS.search(described):
-            return "not what is asked for"
-    elif _NEGATED_BEFORE.search(string[max(0, match.start() - 12) : match.start()]):
+        near = before[-2 if match[0][0] in "正成符最" else -30 :]
+        described = re.split(r"[\n,。!?;]|所以|因此|故", near)[-1] + match[0]
+        return None if is_asked(described, question) or "题意" in described else "not what is asked for"
+    if _DENIED_BEFORE.search(before[-12:]):
         return "denied"
-    sentence = re.split(r"[\n。!?]|\.\s", string[max(0, begin - 120) : match.start()])[-1] + _END.split(tail)[0]
-    if "would be" in match[0] and _CONDITION.search(sentence):
-        return "under a condition"
-    if match["correction"] is None and _HYPOTHETICAL.search(_before(string, match.start())):
+    clause = re.split(r"[\n。!?;]|\.\s|,\s*(?:but|so|then|and)\b|但|其实|正确", before)[-1]
+    if match["correction"] is None and _SUPPOSED.search(clause):
         return "only supposed"
     return "a question" if end and end[0] == "?" and end.start() else None
 
@@ -175,21 +162,12 @@ def _begin(string: str, match: re.Match[str]) -> int:
     return blanks.end() if blanks else match.end()
 
 
-def _before(string: str, at: int) -> str:
-    """Return what stands before a place in its clause."""
-    before = string[max(0, at - 60) : at]
-    return re.split(r"[\n。!?;]|\.\s|,\s*but\b|,\s*(?:but|so|then|and)\b|但|其实|正确", before)[-1]
-
-
 _CODE_LAST = re.compile(r"```(?:python|py|sympy|cpp|java)[^\n]*\n(?:(?!```)\D)*(?:```\s*)?$", re.S | re.I)
 _BROKEN_OFF = re.compile(
-    r"(?:[-=+/×÷≈(,，、]|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from"
-    r"|have|has|equals"
-    r"|that|then|so|thus|hence|therefore|at|than|because)|(?:所以|因此|为|是|得|等于|(?<![对确误])的|和|与|得到"
-    r"|=)\s*[:：]?)$"
+    r"(?:[-=+/×÷≈(,，、]|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from|ha[sv]e?"
+    r"|equals|that|then|so|thus|hence|therefore|at|than|because)"
+    r"|(?:所以|因此|[为是得和与]|等于|(?<![对确误])的|得到)\s*[:：]?)$"
 )
-
-
 _PAIRS = ((r"\(", r"\)"), (r"\[", r"\]"), (r"\begin{", r"\end{"), ("<<", ">>"), ("\\left", "\\right"))
 _SENTENCE_ENDS = re.compile(r"[.。!?！？;；:：)\]}】」”\"'|$>]$")
 _SAYS = re.compile(r"[A-Za-z]{2,}|[\u4e00-\u9fff]{2}")
@@ -200,7 +178,7 @@ _NEAR_END = 30
 def is_broken_off(text: Text) -> bool:
     """Return whether a text stops inside a sentence, so that its last number is none that it settled on."""
     string = text.string.rstrip()
-    if re.search(r"[a-z]\s\$$", string) or ends_in_box(text) or ends_in_code(text.string):
+    if re.search(r"[a-z]\s\$$", string) or ends_in_box(text) or _CODE_LAST.search(text.string):
         return True
     string = string.rstrip("*_`$").rstrip()
     if _BROKEN_OFF.search(" " + string) or any(string.count(one) > string.count(other) for one, other in _PAIRS):
@@ -214,8 +192,3 @@ def is_broken_off(text: Text) -> bool:
     return goes_before and not re.search(
         r"\d", last if len(sentences) == 1 and "." not in before else last[-_NEAR_END:]
     )
-
-
-def ends_in_code(string: str) -> bool:
-    """Return whether nothing follows the last block of code: neither what it prints nor what it means."""
-    return bool(_CODE_LAST.search(string))

@@ -15,13 +15,10 @@ _PREFIXES = "千平立厘毫分公小"
 """First characters that different Chinese units share: 千米 and 千克."""
 _CONDITION = re.compile(
     r"(?:(?:^|[,;.]\s*|\b(?:so|therefore|thus|hence|out),?\s*)of(?: the| all| these| those)?"
-    r"|\b(?:from|per|at|by|to|than|not|every|each|over|on|(?<=\d )of)(?: the)?"
-    r"|每[^\d,，]{0,4}|不是|而非)[\s*$]*$",
+    r"|\b(?:from|per|at|by|to|than|not|every|each|over|on|(?<=\d )of)(?: the)?|每[^\d,，]{0,4}|不是|而非)[\s*$]*$",
     re.I,
 )
 _RESULT = re.compile(r"[=≈][\s(]*$")
-_MIN_SHARED = 3
-"""Characters before a Chinese number that must be the question's own where several have its unit, or all it has."""
 
 
 def asked_value(stretch: str, question: str, value: str) -> str:
@@ -43,12 +40,12 @@ def asked_value(stretch: str, question: str, value: str) -> str:
     if len(told) < 2 or value not in [shown for shown, _, _ in told]:
         return value
     fitting = [(shown, before) for shown, before, unit in told if _is_asked(unit, question)]
-    if (longest := _longest(fitting, question)) is not None:
-        return longest
-    if any(shown == value for shown, _ in fitting):
-        return value
+    subject = next(iter(reversed(_HAN.findall(question))), ("",))[0][-4:]
+    named = [shown for shown, before in fitting if len(subject) > 1 and before.rstrip(" *$¥").endswith(subject)]
+    if len(named) == 1:
+        return named[0]
     free = [shown for shown, before in fitting if not _CONDITION.search(before)]
-    return free[0] if len(free) == 1 else value
+    return free[0] if len(free) == 1 and all(shown != value for shown, _ in fitting) else value
 
 
 def _is_asked(unit: str, question: str) -> bool:
@@ -60,19 +57,3 @@ def _is_asked(unit: str, question: str) -> bool:
     han = _HAN.findall(question)
     asked, unit = han[-1][1] if han else "", unit.removeprefix("个")
     return asked[:1] == unit[:1] and (unit[:1] not in _PREFIXES or asked[:2] == unit[:2])
-
-
-def _longest(fitting: list[tuple[str, str]], question: str) -> str | None:
-    """Return the number before which most of the words before 多少 stand, where it is one."""
-    han = _HAN.findall(question)
-    if not han or len(fitting) < 2:
-        return None
-    shared = [_shared(before.rstrip(" *$¥"), han[-1][0]) for _, before in fitting]
-    longest = max(shared)
-    is_enough = longest >= max(2, min(_MIN_SHARED, len(han[-1][0])))
-    return fitting[shared.index(longest)][0] if is_enough and shared.count(longest) == 1 else None
-
-
-def _shared(before: str, asked: str) -> int:
-    """Return how many characters before a number are those before 多少."""
-    return next((n for n in range(len(asked), 0, -1) if before.endswith(asked[-n:])), 0)
