@@ -184,6 +184,15 @@ def test_adversarial_outputs_are_judged(task: str, output: str) -> None:
     assert not judge(task, output, "7" if task != "ceval" else "B").correct
 
 
+@pytest.mark.parametrize("task", ["gsm8k", "ceval", "mathematics"])
+@pytest.mark.parametrize(
+    "piece", ["So it is 3 + 4 = 7, or B. ", "因此选B，不选C；共7元。", "\\\\boxed{7} and x < 7, ", "#### 7\n"]
+)
+def test_a_megabyte_is_judged_by_its_end(task: str, piece: str) -> None:
+    before = piece * (1_000_000 // len(piece))
+    assert judge(task, f"{before}\n\nThe answer is (B) 8.", "B" if task == "ceval" else "8").status == "ok"
+
+
 def test_thinking_that_is_longer_than_what_is_judged_stays_thinking() -> None:
     assert judge("gsm8k", "<think>" + "so the answer is 7. " * 3000, "7").status == "truncated"
 

@@ -62,9 +62,9 @@ _DENIED_BEFORE = re.compile(
 _SUPPOSED = re.compile(
     r"tempt|(?:might|may|could) (?:think|say|guess|assume|seem)|common (?:mistake|error)|would have|\bsuppose|\bassum"
     r"|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|\b(?:some|many|most) (?:people|students)\b"
-    r"|如果|假[设如]|干扰|易错"
+    r"|如果|假[设如]"
     r"|(?<!\bi )(?<!\bwe )\b(?:thinks|claims|believes|guesse[sd])\b"
-    r"|(?:初看|看似|误以为|误选|可能会|有人|容易|同学)[^,]*$",
+    r"|(?:初看|看似|干扰|易错|误以为|误选|可能会|有人|容易|同学)[^,]*$",
     re.I,
 )
 _TITLE = re.compile(

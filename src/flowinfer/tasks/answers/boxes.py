@@ -30,6 +30,12 @@ def boxed(text: Text) -> list[Text]:
     return found
 
 
+def are_listed(text: Text, one: Text, other: Text) -> bool:
+    """Return whether two boxes stand side by side as answers, as in "2 and 3"."""
+    between = text.string[text.places.index(one.places[-1]) : text.places.index(other.places[0])]
+    return bool(re.fullmatch(r"[^\n.。]{0,12}(?:\band\b|\bor\b|[,、和或及])[^\n.。]{0,24}", between))
+
+
 def last_boxed(text: Text) -> Text | None:
     r"""Return the content of the last closed, non-empty \boxed{}."""
     return next(reversed(boxed(text)), None)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from flowinfer.tasks.answers.anchors import anchored, hedged, is_broken_off
-from flowinfer.tasks.answers.boxes import boxed, ends_in_box
+from flowinfer.tasks.answers.boxes import are_listed, boxed, ends_in_box
 from flowinfer.tasks.answers.corrections import corrected
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
 from flowinfer.tasks.answers.options import last_conclusion, named_option
@@ -84,10 +84,8 @@ def _boxed(boxes: list[Text], text: Text, letters: str, choices: Mapping[str, st
     """Read the last box, with the one right before it that it is listed with."""
     box = boxes[-1]
     held = [re.sub(r"\\[a-zA-Z]+\s*(?=\{)|[{}]", "", one.string).strip() for one in boxes]
-    if len(held) > 1:
-        between = text.string[text.places.index(boxes[-2].places[-1]) : text.places.index(box.places[0])]
-        if re.fullmatch(r"[^\n.。]{0,12}(?:and|or|[,、和或及])[^\n.。]{0,24}", between):
-            held[-1] = f"{held[-2]} {held[-1]}"
+    if len(held) > 1 and are_listed(text, *boxes[-2:]):
+        held[-1] = f"{held[-2]} {held[-1]}"
     found = set(re.findall(rf"(?<![A-Za-z])[{letters}](?![A-Za-z])", held[-1]))
     if len(found) > 1 or re.fullmatch(rf"[{letters}]{{2,}}", held[-1]):
         return Found(None, "ambiguous", "boxed", box.span())

@@ -9,7 +9,7 @@ from fractions import Fraction
 from flowinfer.tasks.answers.anchors import is_broken_off
 from flowinfer.tasks.answers.asked import asked_value
 from flowinfer.tasks.answers.numbers import clean, show, values
-from flowinfer.tasks.answers.numerals import ENGLISH, spelled
+from flowinfer.tasks.answers.numerals import spelled
 from flowinfer.tasks.answers.readings import (
     Reading,
     after_last_equals,
@@ -19,7 +19,7 @@ from flowinfer.tasks.answers.readings import (
     in_units,
     main_clause,
 )
-from flowinfer.tasks.answers.sentences import is_example, is_refusal, sentences, without_checks
+from flowinfer.tasks.answers.sentences import is_refusal, sentences, without_checks
 from flowinfer.tasks.answers.text import Found, Text
 
 _CUE = re.compile(
@@ -34,30 +34,15 @@ _PASSED_OVER = re.compile(
     re.I,
 )
 _VERB = re.compile(
-    r"(?:(?<!to )(?<!after )(?<!before )(?<!by )\b(?:is|are|was|were|be|has|have|had|gets?|got|makes?|made"
-    r"|earn(?:s|ed)?|sav(?:es?|ed)"
-    r"|spen[dt]s?|costs?|takes?|took|needs?|pays?|paid"
-    r"|owes?|receives?|weighs?|equals?|totals?|total of|total:|left with|ends? up with|(?:comes?|came|amounts?"
-    r"|adds? up|averages out|works out) to|holds?|contains?|keeps?|kept|sold|sells|bought|buys|collect(?:s|ed)?"
-    r"|paying|earning|saving|having|making|spending|costing|leaving|getting|giving|read|reads|drives?|drove"
-    r"|travel(?:s|ed)?|walk(?:s|ed)?)\b[*\s:]*(?:(?!in\b|at\b|on\b|by\b|from\b|for\b"
-    r"|after\b|per\b|with\b|than\b|to\b|every\b|if\b)"
-    r"[a-zA-Z']+\s+){0,5}?|(?:是|为|有|需要?|得到?|剩下?|花费?了?|卖出?了?|付|赚|等于|应|用了?"
-    r"|共)[^\d,。;\n]{0,6}?)[*\s]*(?=-?[$€£¥￥]?\s?\d)",
+    r"(?:(?<!to )(?<!after )(?<!before )(?<!by )\b(?:is|are|was|were|be|ha[sd]|have|gets?|got|ma[kd]es?|earn(?:s|ed)?"
+    r"|sav(?:es?|ed)|spen[dt]s?|costs?|takes?|took|needs?|pays?|paid|owes?|receives?|weighs?|equals?|totals?|total of"
+    r"|total:|left with|(?:comes?|came|amounts?|adds? up|works out) to|holds?|contains?|keeps?|kept|sold|sells|bought|buys"
+    r"|collect(?:s|ed)?|(?:pay|earn|sav|hav|mak|spend|cost|leav|gett|giv)ing|reads?|dr[io]ves?|travel(?:s|ed)?"
+    r"|walk(?:s|ed)?)\b[*\s:]*(?:(?!(?:in|at|on|by|from|for|after|per|with|than|to|every|if)\b)[a-zA-Z']+\s+){0,5}?"
+    r"|(?:[是为有付赚应共]|需要?|得到?|剩下?|花费?了?|卖出?了?|等于|用了?)[^\d,。;\n]{0,6}?)[*\s]*(?=-?[$€£¥￥]?\s?\d)",
     re.I,
-)
-_SPELLED_SUBJECT = re.compile(
-    rf"\s*(?!one\b)(?:{ENGLISH.pattern})\s+\w+\s+(?:is|are|was|were|will|remain)\b[^=]*$", re.I
 )
 _STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?\s*[a-zA-Z]*\W*$")
-_REPORTED = re.compile(r"(?<!\bI )(?<!\bwe )\b(?:thinks|claims|believes|guesses|guessed)\b", re.I)
-_WEAK_BEFORE = re.compile(
-    r"(?:\b(?:in|for|from|of|per|at|by|to|than|after|with|every|over|on)\s+(?:the|a|an|all|each|his|her|their"
-    r"|its|my|our)?\s*[$]?|第|每)$",
-    re.I,
-)
-
-
 _BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
 
 _WEAK_RULES = ("last_number", "statement")
@@ -85,7 +70,7 @@ def unanchored(text: Text, question: str = "") -> Found:
             and part.string.strip(" \n.。*") == closing
         ):
             found = replace(found, rule="conclusion")
-        if found is None or (is_refused and (found.rule in _WEAK_RULES or is_example(part.string))):
+        if found is None or (is_refused and found.rule in _WEAK_RULES):
             continue
         if found.rule != "last_number" or last is None or last.value is None or last.rule in _WEAK_RULES:
             last = found
@@ -105,11 +90,11 @@ def _stated(sentence: Text) -> Found | None:
         or re.search(r":[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$", string)
         or re.fullmatch(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*", sentence.string)
     )
-    if _REPORTED.search(string):
-        return None
+    if "±" in string:
+        return Found(None, "ambiguous", "conclusion", sentence.span())
     if re.search(r"\bwould (?:be|have)\b", string) and re.search(r"\b(?:if|without|had|unless)\b", string, re.I):
         return None
-    if not found or _SPELLED_SUBJECT.match(string):
+    if not found:
         last = string[_last_clause(string) :]
         numeral = spelled(last)
         last = last if numeral else string
@@ -173,11 +158,7 @@ def _concluded(
         if chosen is not None:
             break
     else:
-        free = [
-            item
-            for item in inside
-            if not _is_enclosed(string, item[1]) and not _WEAK_BEFORE.search(string[: item[1]] + " ")
-        ]
+        free = [item for item in inside if not _is_enclosed(string, item[1])]
         begins = re.fullmatch(r"[\s*$€£¥]*", string[min(begin, inside[0][1]) : inside[0][1] + 1].strip("-,， "))
         chosen = inside[0] if begins and begin == 0 else (free or inside)[-1]
     earlier = [item for item in inside if item[1] < chosen[1]]

@@ -44,7 +44,7 @@ def clean(part: str) -> str:
     part = re.sub(r"\b(?:negative|minus)\s+(?=[$\d])|负(?=[$\d])", "-", part, flags=re.I)
     part = re.sub(r"(?<=\d)\s*又\s*(?=\d+\s?/\s?\d)", " ", part)
     part = re.sub(r"(?<=\d) and (?:a|one)[- ]half\b", " 1/2", part)
-    part = re.sub(r"<<[^<>]*>>", "", part)
+    part = re.sub(r"<<[^<>]*>>", "", re.sub(r"(?<!half )\ba dozen\b", "12", part)).replace("\\pm", "±")
     return part.replace("**", " ").replace("`", "").replace("\\(", " ").replace("\\)", " ")
 
 

@@ -6,7 +6,7 @@ import re
 
 from flowinfer.tasks.answers.anchors import anchored, hedged
 from flowinfer.tasks.answers.asked import asked_value
-from flowinfer.tasks.answers.boxes import ends_in_box, last_boxed
+from flowinfer.tasks.answers.boxes import are_listed, boxed, ends_in_box
 from flowinfer.tasks.answers.conclusions import unanchored
 from flowinfer.tasks.answers.corrections import corrected, is_taken_back, revised
 from flowinfer.tasks.answers.numbers import clean, values
@@ -31,16 +31,19 @@ def find_number(text: Text, question: str = "") -> Found:
 def _find(text: Text, question: str) -> Found:
     if ends_in_box(text):
         return Found(None, "truncated", "boxed", None)
-    box = last_boxed(text)
+    boxes = boxed(text)
+    box = boxes[-1] if boxes else None
+    if len(boxes) > 1 and are_listed(text, *boxes[-2:]) and boxes[-1].string != boxes[-2].string:
+        return Found(None, "ambiguous", "boxed", boxes[-1].span())
     if box is not None and re.search(r"\d\s*,\s+-?\$?\d", clean(box.string)):
         return Found(None, "ambiguous", "boxed", box.span())
-    boxed = answer_in(box.string).value if box is not None else None
-    if box is not None and boxed is not None:
+    held = answer_in(box.string).value if box is not None else None
+    if box is not None and held is not None:
         end = text.places.index(box.places[-1])
         later = _anchored(text.part(end, len(text.string)), question)
         rest = revised(text, end + 1)
         later = later if later is not None or rest is None else _find(rest, question)
-        return later if later is not None and later.value else Found(boxed, "ok", "boxed", box.span())
+        return later if later is not None and later.value else Found(held, "ok", "boxed", box.span())
     open_answer = next(hedged(text), None)
     if (found := _anchored(text, question)) is not None:
         return found

@@ -39,11 +39,9 @@ _RANGE = re.compile(
     re.I,
 )
 _RATIO = re.compile(r"^\s?(?::|比|点|时|月)\s?\d")
-_CENTS = re.compile(
-    r"^\s*(?P<unit>dollars?|元|块)\s*(?:and\s*)?(?P<small>\d{1,2})\s*(?P<kind>cents?|角|毛|分)(?:\s*(?P<fen>\d)\s*分)?",
-    re.I,
-)
 _UNITS = (
+    ("dollars?", "cents?", 100),
+    ("[元块]", "角", 10),
     ("(?:hours?|hrs?|h|个?小时)", "(?:minutes?|mins?|分钟?)", 60),
     ("(?:minutes?|mins?|分钟?)", "(?:seconds?|secs?|秒)", 60),
     ("(?:feet|foot|ft)", "(?:inch(?:es)?|in\\b)", 12),
@@ -113,10 +111,6 @@ def first_value(string: str, found: list[tuple[Fraction, int, int]]) -> Reading:
         return Reading(None)
     if (paired := in_two_units(value, rest)) is not None:
         return Reading(paired)
-    if cents := _CENTS.match(rest):
-        value += Fraction(int(cents["small"]), 10 if cents["kind"] in "角毛" else 100) + Fraction(
-            int(cents["fen"] or 0), 100
-        )
     return Reading(in_units(value, rest))
 
 

@@ -17,7 +17,6 @@ _CONNECTED = re.compile(
 _PROSE = re.compile(
     r"is|of|in|to|so|or|we|it|at|by|on|if|as|be|he|me|my|no|up|us|an|am|do|go|cm|mm|km|kg|pm|ok|hi", re.I
 )
-_ARTICLE = re.compile(r"\s*[aAiI]\s+[a-zA-Z]{2,}")
 COPULA = re.compile(
     r"\b(?:is|are|was|were|be|equals?|becomes?|gives?|get|obtain|yields?|have|has|as|to|into|contains?|exactly"
     r"|by|simplifies to|simply|it's|that's)\b\s*:?"
@@ -51,9 +50,7 @@ def _is_prose(string: str, match: re.Match[str]) -> bool:
     letters = match["letters"]
     if letters is None:
         return False
-    if _PROSE.fullmatch(letters):
-        return True
-    return bool(_ARTICLE.match(string, match.start())) and not re.search(r"[-+*/^=(]\s*$", string[: match.end() - 1])
+    return bool(_PROSE.fullmatch(letters))
 
 
 def _trimmed(run: str, *, is_last: bool) -> str:

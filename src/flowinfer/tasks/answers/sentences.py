@@ -30,10 +30,6 @@ _END = re.compile(
     r"|(?<=[^\n]{2}\d)\.\s+(?!\d)|(?<=[^\n]{4}\d)\.\s+|(?<!\\)[。!?;]|\Z"
 )
 _MAX_SENTENCE = 1_500
-_CONCLUDING = re.compile(
-    r"\n[ *_#]{0,8}(?:(?:so|thus|therefore|hence|finally|(?:in )?conclusion)\b|所以|因此|综上|最终|最后|结论)[^\n]*\d",
-    re.I,
-)
 _VERIFIES = re.compile(r"check|verif|substit|plug|验|检", re.I)
 _ANSWERS = re.compile(
     r"\n\s*[*_]*(?!\s*(?:note|check|verif|so far|if\b|this\b|that\b|it\b|both|注|这|验|检))[^\n=:]*\d[^\n=]*\Z", re.I
@@ -47,14 +43,6 @@ _REFUSAL = re.compile(
     r"|(?:信息|条件|数据)(?:不足|不够|不完整)|缺[少乏].{0,6}(?:条件|信息|数据)",
     re.I,
 )
-_EXAMPLE = re.compile(
-    r"for (?:example|instance)|e\.g\.|\b(?:if|suppose|assum\w+|say)\b|[例比]如|假[设如]|如果|若", re.I
-)
-
-
-def is_example(sentence: str) -> bool:
-    """Return whether a sentence only supposes something, as a text does that cannot answer."""
-    return bool(_EXAMPLE.search(sentence))
 
 
 def is_refusal(sentence: str) -> bool:
@@ -63,19 +51,16 @@ def is_refusal(sentence: str) -> bool:
 
 
 def without_checks(text: Text) -> Text:
-    """Leave out what checks or explains an answer, up to a later paragraph that concludes.
+    """Leave out what checks or explains an answer, but for a last paragraph that tells it.
 
     The whole is returned where no number stands before.
     """
     cut = _CHECK.search(text.string)
     if not cut or not re.search(r"\d", text.string[: cut.start()]):
         return text
-    concluding = _CONCLUDING.search(text.string, cut.end())
     kept = [text.part(0, cut.start())]
     last = text.string.rstrip().rfind("\n\n")
-    if concluding:
-        kept.append(text.part(concluding.start(), len(text.string)))
-    elif last > cut.end() and _VERIFIES.search(cut[0]) and _ANSWERS.match(text.string, last):
+    if last > cut.end() and _VERIFIES.search(cut[0]) and _ANSWERS.match(text.string, last):
         kept.append(text.part(last, len(text.string)))
     return joined(kept)
 

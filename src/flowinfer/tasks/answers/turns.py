@@ -86,7 +86,7 @@ def _is_answered(text: Text, match: re.Match[str]) -> bool:
     before, string = text.part(0, match.start()), text.string[: match.start()].strip()
     if not re.search(r"\w", string):
         return False
-    is_anchored = "####" in string or any(re.search(r"\w", tail.string) for tail in anchored(before))
+    is_anchored = any(re.search(r"\w", tail.string) for tail in anchored(before))
     has_box = bool(boxed(before))
     if is_boxed(text.string[match.start() :]) and not (has_box or (is_anchored and not match["bare"])):
         return False
