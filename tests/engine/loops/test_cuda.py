@@ -96,6 +96,7 @@ def test_rows_that_begin_alike_are_read_once(tmp_path: Path) -> None:
     assert texts(records(flow, here, "auto", 64)) == texts(records(flow, here, "reference", 1))
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 def test_rows_begin_and_end_while_the_device_is_at_work(tmp_path: Path) -> None:
     """The host waits for nothing: a number that is assigned to a place on the device would be waited for."""
     made: list[LockStep] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -214,3 +215,25 @@ def test_nobody_who_listens_costs_nothing(models: Models) -> None:
     stream.turn()
     assert stream._pending[0].outcome.told is None
     stream.close()
+
+
+@pytest.mark.parametrize(
+    ("batch", "used", "width"),
+    [
+        *((240, 200, 240), (240, 180, 180), (240, 121, 180), (240, 61, 120), (240, 60, 60), (240, 16, 60)),
+        *(
+            (240, 15, 15),
+            (300, 250, 300),
+            (100, 70, 100),
+            (100, 60, 60),
+            (64, 17, 64),
+            (64, 16, 16),
+            (7, 2, 7),
+            (7, 1, 1),
+        ),
+    ],
+)
+def test_steps_shrink_as_a_batch_empties(batch: int, used: int, width: int) -> None:
+    """By tiles where a step's time goes by its rows, else by quarters, so that graphs are few."""
+    nobody: Any = SimpleNamespace(models=(), rows=batch)
+    assert Batch(nobody, [], nobody)._width(used) == width

@@ -11,9 +11,10 @@ from flowinfer.engine.loops.lockstep import LockStep
 from flowinfer.engine.loops.outcome import Outcome
 from flowinfer.engine.loops.rows import LiveRow
 
+_FEW = 64
+"""Rows up to which a step takes about as long as with a quarter of them: it waits for the weights."""
 _WIDTHS = (60, 120, 180, 240)
-"""Rows that take part in steps of a batch of more than the first: these fill a tile but for some room. Up to the first
-a step takes about as long as with a quarter of its rows: it waits for the weights."""
+"""Rows that take part in steps of larger batches: these fill a tile but for some room."""
 
 
 @dataclass(eq=False)
@@ -133,7 +134,9 @@ class Batch:
         return min(length + steps * self._lock.tables.most[k], self._models[k].max_positions)
 
     def _width(self, used: int) -> int:
-        rows = min(len(self.rows), next((width for width in _WIDTHS if used <= width), used + len(self.rows)))
+        rows = len(self.rows)
+        if rows > _FEW:
+            rows = min(rows, next((width for width in _WIDTHS if used <= width), rows))
         while rows > 1 and used <= rows // 4:
             rows //= 4
         return rows

@@ -41,7 +41,7 @@ class HeadStates:
             lengths: ids in keys and values, by head.
             firsts: where the waiting id stands in the head's list of ids, by head.
         """
-        values = _sent(torch.tensor([*lengths, *firsts]), self.length.device)
+        values = sent(torch.tensor([*lengths, *firsts]), self.length.device)
         self.length[:, index], self.first[:, index] = values[: len(lengths)], values[len(lengths) :]
         self.waiting[:, index] = 1
 
@@ -81,10 +81,10 @@ class RowStates:
             utf8: state of its text.
         """
         device = self.live.device
-        values = _sent(torch.tensor([utf8, count, decoding.max_tokens, key]), device)
+        values = sent(torch.tensor([utf8, count, decoding.max_tokens, key]), device)
         self.utf8[index], self.count[index], self.limit[index], self.key[index] = values
         options = torch.tensor([decoding.temperature, decoding.top_p], dtype=torch.float64)
-        self.options[:, index] = _sent(options, device)
+        self.options[:, index] = sent(options, device)
         self.live[index].fill_(True)  # assigned, a number would be waited for, and with it all that is queued
 
     def stop(self, index: int) -> None:
@@ -101,12 +101,12 @@ def exchange(tensors: Sequence[Tensor], one: int, other: int) -> None:
     """Exchange two rows in tensors whose last axis is the row's index."""
     if not tensors:
         return
-    both = _sent(torch.tensor([one, other]), tensors[0].device)
+    both = sent(torch.tensor([one, other]), tensors[0].device)
     for states in tensors:
         states[..., both] = states[..., both.flip(0)]
 
 
-def _sent(values: Tensor, device: torch.device) -> Tensor:
+def sent(values: Tensor, device: torch.device) -> Tensor:
     """Return values on a device; the host goes on meanwhile, as it would not from memory that is not page-locked."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
