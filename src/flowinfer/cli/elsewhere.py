@@ -40,7 +40,17 @@ def server_of(url: str | None, model: str | None, variable: str | None, *, has_d
             raise UsageError("--model and --api-key-env say how to reach a server", help="--url http://host:8000")
         return None
     if not has_data:
-        raise UsageError("--url asks a server a data set's questions", help="--dataset gsm8k|ceval|mathematics|FILE")
+        cure = "--dataset gsm8k|ceval|mathematics|FILE; `flowinfer chat --url` asks one question after the other"
+        raise UsageError("--url asks a server a data set's questions", help=cure)
+    return server_at(url, model, variable)
+
+
+def server_at(url: str, model: str | None, variable: str | None) -> Server:
+    """Return the server at an address.
+
+    Raises:
+        UsageError: it is none, or the variable holds no key.
+    """
     if not _is_address(url):
         raise UsageError(f"--url '{url}': no address of a server", help="--url http://host:8000")
     from flowinfer.runs.remote import Server

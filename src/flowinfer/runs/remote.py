@@ -6,13 +6,15 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from pydantic import ValidationError
 
-from flowinfer.errors import RunError, UsageError
+from flowinfer.errors import FlowInferError, RunError, UsageError
 from flowinfer.planning.plain import fingerprint
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Question, Trace
@@ -22,6 +24,7 @@ _RETRIES = 8
 _CONNECT_SECONDS = 20.0
 _MOST_PAUSE_SECONDS = 60.0
 _PASSING = (429, 503)
+DIFFERENT = "its steps, options or models differ"
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,8 @@ def traces(
         UsageError: the server has no such flow, or another of its name; or it wants another key.
         RunError: it cannot be reached.
     """
-    headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
-    timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
     asking: dict[str, Any] = {"model": server.model or plan.flow, "fingerprint": fingerprint(plan)}
-    with httpx.Client(base_url=server.url.rstrip("/"), headers=headers, timeout=timeout) as client:
+    with open_client(server) as client:
 
         def ask(question: Question) -> Trace:
             item = question.model_dump(mode="json")
@@ -75,16 +76,78 @@ def traces(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def check(server: Server, plan: Plan) -> None:
+    """Ask whether a server would answer by a plan.
+
+    Raises:
+        UsageError: it has no such flow, or another of its name; or it wants another key.
+        RunError: it cannot be reached.
+    """
+    with open_client(server) as client:
+        name = server.model or plan.flow
+        said = asked(client, "GET", f"/v1/models/{quote(name, safe='')}")
+        there = said.get("flowinfer") if isinstance(said, dict) else None
+        if not isinstance(there, dict) or "fingerprint" not in there:
+            raise RunError(f"the server at {client.base_url} is no flowinfer of this version")
+        if there["fingerprint"] != fingerprint(plan):
+            raise refusal(client, 409, f"the flow that is served as '{name}' is another: {DIFFERENT}")
+
+
+def open_client(server: Server) -> httpx.Client:
+    """Return a client that shows the server's key and waits for answers as long as they take."""
+    headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
+    timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
+    return httpx.Client(base_url=server.url.rstrip("/"), headers=headers, timeout=timeout)
+
+
+@contextmanager
+def reaching(client: httpx.Client) -> Iterator[None]:
+    """Tell of a server that cannot be reached, or breaks off, in the user's words.
+
+    Raises:
+        RunError: it is so.
+    """
+    try:
+        yield
+    except httpx.HTTPError as error:
+        cause = str(error) or type(error).__name__
+        raise RunError(f"the server at {client.base_url} cannot be reached: {cause}", help="is it running?") from None
+
+
+def asked(client: httpx.Client, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:  # JSON
+    """Return what a server answers.
+
+    Raises:
+        UsageError: it refuses what was asked, or who asks.
+        RunError: it cannot be reached, or fails.
+    """
+    with reaching(client):
+        reply = client.request(method, path, json=body)
+    if reply.status_code != 200:
+        raise refusal(client, reply.status_code, message_of(reply))
+    try:
+        return reply.json()
+    except ValueError:
+        raise RunError(f"the server at {client.base_url} answers no JSON", help="is it flowinfer's?") from None
+
+
+def refusal(client: httpx.Client, status: int, message: str) -> FlowInferError:
+    """Return the error that tells of a server's refusal."""
+    cures = {
+        401: "--api-key-env",
+        404: "--model NAME names a flow there",
+        409: "serve the same flow with the same zoo and settings",
+    }
+    if status < 500:
+        return UsageError(f"the server at {client.base_url} refuses: {message}", help=cures.get(status))
+    return RunError(f"the server at {client.base_url} fails: {message}")
+
+
 def _ask(client: httpx.Client, question_id: str, body: Mapping[str, Any]) -> Trace:
     """Put one question; try again where the server says that it is busy."""
     for attempt in range(_RETRIES + 1):
-        try:
+        with reaching(client):
             reply = client.post("/flowinfer/traces", json=body)
-        except httpx.HTTPError as error:
-            cause = str(error) or type(error).__name__
-            raise RunError(
-                f"the server at {client.base_url} cannot be reached: {cause}", help="is it running?"
-            ) from None
         if reply.status_code not in _PASSING or attempt == _RETRIES:
             break
         time.sleep(_pause(reply.headers.get("retry-after", "")))
@@ -95,13 +158,9 @@ def _ask(client: httpx.Client, question_id: str, body: Mapping[str, Any]) -> Tra
             cure = "are both of one version of flowinfer?"
             raise RunError(f"the server's answer is no trace: {error.errors()[0]['msg']}", help=cure) from None
         return trace.model_copy(update={"question_id": question_id})
-    message = _message(reply)
+    message = message_of(reply)
     if reply.status_code in (401, 404, 409):
-        cures = {401: "--api-key-env", 404: "--model NAME names a flow there"}
-        raise UsageError(
-            f"the server at {client.base_url} refuses: {message}",
-            help=cures.get(reply.status_code, "serve the same flow with the same zoo and settings"),
-        )
+        raise refusal(client, reply.status_code, message)
     return Trace(question_id=question_id, answer="", finish_reason="error", seconds=0.0, steps=(), error=message)
 
 
@@ -110,7 +169,8 @@ def _pause(asked: str) -> float:
     return min(float(asked), _MOST_PAUSE_SECONDS) if asked.isascii() and asked.isdigit() else 1.0
 
 
-def _message(reply: httpx.Response) -> str:
+def message_of(reply: httpx.Response) -> str:
+    """Return why a server has refused or failed."""
     try:
         return str(reply.json()["error"]["message"])
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):

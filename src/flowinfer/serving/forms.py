@@ -170,6 +170,7 @@ def model(flow: ServedFlow, created: int, context_length: int | None) -> dict[st
         "owned_by": "flowinfer",
         "flowinfer": {
             "flow": flow.flow.source.strip(),
+            "fingerprint": fingerprint(flow.plan),
             "heads": list(dict.fromkeys(heads)),
             "context_length": context_length,
             "supported_parameters": list(SUPPORTED),
