@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from flowinfer.cli.elsewhere import server_at
+from flowinfer.cli.elsewhere import server_of
 from flowinfer.cli.inputs import Expression, FlowFile, PromptsOption, SetOption, ZooOption, read_checked, settings
 from flowinfer.errors import UsageError
 
@@ -44,7 +44,8 @@ def command(
         if not quiet:
             print(message, file=sys.stderr, flush=True)
 
-    if url is None:
+    server = server_of(url, file, api_key_env)
+    if server is None:
         if api_key_env is not None:
             raise UsageError("--api-key-env says how to reach a server", help="--url http://host:8000")
         partner, notes = _here(file, expression, zoo, settings(set_, prompts), say, quiet=quiet)
@@ -54,7 +55,7 @@ def command(
             raise UsageError("-e, --zoo, --set and --prompts are the server's own with --url", help=cure)
         from flowinfer.serving.there import There
 
-        partner, notes = There(server_at(url, file, api_key_env)), ()
+        partner, notes = There(server), ()
     is_typed = sys.stdin.isatty()
     chat = Chat(partner, {} if system is None else {"system": system}, is_typed=is_typed)
     if is_typed and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,7 +16,7 @@ import httpx
 from pydantic import ValidationError
 
 from flowinfer.errors import FlowInferError, RunError, UsageError
-from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plain import fingerprint, placed_as
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Question, Trace
 
@@ -63,34 +64,47 @@ def traces(
     """
     asking: dict[str, Any] = {"model": server.model or plan.flow, "fingerprint": fingerprint(plan)}
     with open_client(server) as client:
+        is_over = threading.Event()
 
-        def ask(question: Question) -> Trace:
+        def ask(question: Question) -> Trace | None:
+            if is_over.is_set():
+                return None
             item = question.model_dump(mode="json")
             return _ask(client, question.id, asking | {"question": item, "text": question_text(question)})
 
         pool = ThreadPoolExecutor(at_once or _MOST_AT_ONCE)
+        failure: BaseException | None = None
         try:
             for done in as_completed([pool.submit(ask, question) for question in questions]):
-                yield done.result()
+                if (error := done.exception()) is not None:
+                    is_over.set()  # what was answered meanwhile still counts
+                    failure = failure or error
+                elif (trace := done.result()) is not None:
+                    yield trace
         finally:
+            is_over.set()
             pool.shutdown(wait=True, cancel_futures=True)
+    if failure is not None:
+        raise failure
 
 
-def check(server: Server, plan: Plan) -> None:
-    """Ask whether a server would answer by a plan.
+def placed(server: Server, plan: Plan) -> Plan:
+    """Return a plan as a server has placed it, if it would answer by it.
 
     Raises:
         UsageError: it has no such flow, or another of its name; or it wants another key.
-        RunError: it cannot be reached.
+        RunError: it cannot be reached, or does not say.
     """
     with open_client(server) as client:
         name = server.model or plan.flow
         said = asked(client, "GET", f"/v1/models/{quote(name, safe='')}")
-        there = said.get("flowinfer") if isinstance(said, dict) else None
-        if not isinstance(there, dict) or "fingerprint" not in there:
-            raise RunError(f"the server at {client.base_url} is no flowinfer of this version")
-        if there["fingerprint"] != fingerprint(plan):
-            raise refusal(client, 409, f"the flow that is served as '{name}' is another: {DIFFERENT}")
+        try:
+            there = said["flowinfer"]["plan"]
+            if there["fingerprint"] != fingerprint(plan):
+                raise refusal(client, 409, f"the flow that is served as '{name}' is another: {DIFFERENT}")
+            return placed_as(plan, there)
+        except (KeyError, TypeError, AttributeError, ValidationError):
+            raise RunError(f"the server at {client.base_url} is no flowinfer of this version") from None
 
 
 def open_client(server: Server) -> httpx.Client:
@@ -101,7 +115,7 @@ def open_client(server: Server) -> httpx.Client:
 
 
 @contextmanager
-def reaching(client: httpx.Client) -> Iterator[None]:
+def reaching(client: httpx.Client, cure: str | None = "is it running?") -> Iterator[None]:
     """Tell of a server that cannot be reached, or breaks off, in the user's words.
 
     Raises:
@@ -111,7 +125,7 @@ def reaching(client: httpx.Client) -> Iterator[None]:
         yield
     except httpx.HTTPError as error:
         cause = str(error) or type(error).__name__
-        raise RunError(f"the server at {client.base_url} cannot be reached: {cause}", help="is it running?") from None
+        raise RunError(f"the server at {client.base_url} cannot be reached: {cause}", help=cure) from None
 
 
 def asked(client: httpx.Client, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:  # JSON
@@ -146,7 +160,7 @@ def refusal(client: httpx.Client, status: int, message: str) -> FlowInferError:
 def _ask(client: httpx.Client, question_id: str, body: Mapping[str, Any]) -> Trace:
     """Put one question; try again where the server says that it is busy."""
     for attempt in range(_RETRIES + 1):
-        with reaching(client):
+        with reaching(client, cure=None):  # the run says how to go on
             reply = client.post("/flowinfer/traces", json=body)
         if reply.status_code not in _PASSING or attempt == _RETRIES:
             break
