@@ -16,6 +16,8 @@ from flowinfer.errors import UsageError
 if TYPE_CHECKING:
     from flowinfer.spec import Flow
 
+_QUESTION = "Solve 3*x + 5 = 20 for x."
+"""To try: the lab's models can answer it."""
 _LEAST_KEY = 8
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -151,10 +153,10 @@ def _bytes(text: str) -> int:
 def _greeting(address: str, model: str, *, has_keys: bool) -> str:
     """Return what to try first."""
     key, header = ("KEY", " -H 'Authorization: Bearer KEY'") if has_keys else ("NONE", "")
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "3 + 4 = ?"}}]}}'
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{_QUESTION}"}}]}}'
     return (
         f"ready: {address}\n"
         f"  curl {address}/v1/chat/completions -H 'Content-Type: application/json'{header} -d '{body}'\n"
         f'  python: OpenAI(base_url="{address}/v1", api_key="{key}").chat.completions.create(model="{model}", '
-        'messages=[{"role": "user", "content": "3 + 4 = ?"}])'
+        f'messages=[{{"role": "user", "content": "{_QUESTION}"}}])'
     )
