@@ -10,6 +10,7 @@ from typing import Any
 from flowinfer.engine.models import ModelPool
 from flowinfer.errors import UsageError
 from flowinfer.machine import this_machine
+from flowinfer.results import Question
 from flowinfer.serving.bodies import read_chat
 from flowinfer.serving.events import Event, event_of
 from flowinfer.serving.flows import served
@@ -20,6 +21,7 @@ from flowinfer.serving.problems import Problem
 from flowinfer.serving.service import Service
 from flowinfer.serving.telling import Telling
 from flowinfer.spec import Flow
+from flowinfer.tasks.base import language_note
 from flowinfer.zoos.toy import provide
 
 
@@ -40,6 +42,7 @@ class Here:
         self._named = {flow.name: flow}
         """Flows by the names by which they were asked for, and by their own."""
         self._service: Service | None = None
+        self._warned: set[str] = set()
         self.flow = ""
         try:
             self._begin(flow)
@@ -69,6 +72,7 @@ class Here:
             (asking,) = read_chat(json.dumps({**body, "model": self.flow}).encode(), self._service.flows).askings
         except Problem as problem:
             raise UsageError(problem.message) from None
+        self._warn(asking.question)
         happened: queue.Queue[Happening] = queue.Queue()
         ticket = self._service.submit(asking, happened.put, wants_tokens=True)
         telling = Telling(asking.flow, ticket.decodings)
@@ -91,6 +95,14 @@ class Here:
         if self._service is not None:
             self._service.close()
         self._pool.close()
+
+    def _warn(self, question: str) -> None:
+        """Tell once of each flow that it asks in another language."""
+        asked = Question(id="chat", question=question, reference="")
+        note = None if self.flow in self._warned else language_note(self._named[self.flow], [asked])
+        if note is not None:
+            self._warned.add(self.flow)
+            self._say(f"note: {note}")
 
     def _begin(self, flow: Flow) -> None:
         provide(flow.models.values())
