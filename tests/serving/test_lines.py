@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import signal
@@ -196,6 +197,14 @@ def test_answers_that_cannot_be_written_are_told_before_models_are_loaded(tmp_pa
     for output, why in (("none/out.jsonl", "no such file or directory"), (".", "is a directory")):
         done = flowinfer(*COMMAND, "--input", "-", "-o", output, cwd=tmp_path, stdin="3 + 4 = ?\n")
         assert (done.returncode, done.stderr) == (2, f"error: {output}: cannot be written: {why}\n")
+
+
+def test_a_file_that_another_process_writes_is_left_to_it(tmp_path: Path) -> None:
+    with (tmp_path / "out.jsonl").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = flowinfer(*COMMAND, "--input", "-", "-o", "out.jsonl", cwd=tmp_path, stdin="3 + 4 = ?\n")
+    told = "error: another process writes 'out.jsonl' now\n  = help: another file with -o\n"
+    assert (done.returncode, done.stderr) == (2, told)
 
 
 def test_models_are_not_loaded_where_no_line_is_left(tmp_path: Path) -> None:

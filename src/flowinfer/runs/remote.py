@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,27 +63,41 @@ def traces(
         RunError: it cannot be reached.
     """
     asking: dict[str, Any] = {"model": server.model or plan.flow, "fingerprint": fingerprint(plan)}
-    with open_client(server) as client:
-        is_over = threading.Event()
+    is_over, heard = threading.Event(), queue.SimpleQueue[Trace | BaseException | None]()
+    left = queue.SimpleQueue[Question]()
+    for question in questions:
+        left.put(question)
 
-        def ask(question: Question) -> Trace | None:
-            if is_over.is_set():
-                return None
-            item = question.model_dump(mode="json")
-            return _ask(client, question.id, asking | {"question": item, "text": question_text(question)})
-
-        pool = ThreadPoolExecutor(at_once or _MOST_AT_ONCE)
-        failure: BaseException | None = None
+    def ask_on(client: httpx.Client) -> None:
+        """Ask one question after the other, as one of several threads that an interrupt need not wait for."""
         try:
-            for done in as_completed([pool.submit(ask, question) for question in questions]):
-                if (error := done.exception()) is not None:
-                    is_over.set()  # what was answered meanwhile still counts
-                    failure = failure or error
-                elif (trace := done.result()) is not None:
-                    yield trace
+            while not is_over.is_set():
+                question = left.get_nowait()
+                item = question.model_dump(mode="json")
+                heard.put(_ask(client, question.id, asking | {"question": item, "text": question_text(question)}))
+        except queue.Empty:
+            pass
+        except BaseException as error:  # handed to who waits for traces
+            heard.put(error)
+        heard.put(None)
+
+    num_asking = min(at_once or _MOST_AT_ONCE, len(questions))
+    failure: BaseException | None = None
+    with open_client(server) as client:
+        for _ in range(num_asking):
+            threading.Thread(target=ask_on, args=(client,), daemon=True).start()
+        try:
+            while num_asking:
+                match heard.get():
+                    case None:
+                        num_asking -= 1
+                    case Trace() as trace:
+                        yield trace
+                    case error:
+                        is_over.set()  # what was answered meanwhile still counts
+                        failure = failure or error
         finally:
             is_over.set()
-            pool.shutdown(wait=True, cancel_futures=True)
     if failure is not None:
         raise failure
 

@@ -7,6 +7,7 @@ in `FILE.ahead`, so that a kill at any moment loses only what is under way.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,11 +40,15 @@ class AnswerFile:
         self._torn = b""
         self._ahead: dict[str, dict[str, Any]] = {}
         """Answers that came before their turn, by id."""
-        self._file: IO[bytes] | None = None
         self._ahead_file: IO[bytes] | None = None
         try:
-            self._read()
-            path.open("ab").close()
+            self._file = path.open("ab", buffering=0)
+            try:
+                self._become_only_writer()
+                self._read()
+            except BaseException:
+                self._file.close()
+                raise
         except OSError as error:
             raise UsageError(f"{path}: cannot be written: {(error.strerror or str(error)).lower()}") from None
 
@@ -92,8 +97,6 @@ class AnswerFile:
             RunError: the disk is full or cannot be written.
         """
         try:
-            if self._file is None:
-                self._file = self._path.open("ab", buffering=0)
             self._file.write(_line(answer))
         except OSError as error:
             raise self._lost(error) from None
@@ -118,8 +121,17 @@ class AnswerFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for file in filter(None, (self._file, self._ahead_file)):
-            file.close()
+        self._file.close()
+        if self._ahead_file is not None:
+            self._ahead_file.close()
+
+    def _become_only_writer(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another process writes '{self._path}' now", help="another file with -o") from None
+        except OSError:  # a pipe, or a disk that knows no locks
+            return
 
     def _read(self) -> None:
         if not self._path.is_file():  # not there, or a pipe
