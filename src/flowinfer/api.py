@@ -6,12 +6,13 @@ import atexit
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 import networkx as nx
 
-from flowinfer.errors import RunError, UsageError, in_python_words
+from flowinfer.errors import RunError, UsageError, in_python_words, of_arguments
 from flowinfer.language.check import check, check_file
 from flowinfer.language.examples import located
 from flowinfer.language.options import option_text
@@ -218,7 +219,7 @@ class Flow:
         questions = load_for([self.flow], str(dataset), data=named, **chosen)
         results = evaluate(self.flow, questions, request, on_record=on_record, on_start=started, models=self._pool())
         note = language_note(self.flow, questions.questions, questions.label)
-        return Evaluation(results, tuple(kept), tuple(filter(None, (self.flow.zoo_note, note))))
+        return Evaluation(results, tuple(kept), _python_notes(self.flow.zoo_note, note))
 
     def close(self) -> None:
         """Free the models."""
@@ -291,11 +292,15 @@ def _refuse_odd(*, batch: object, engine: object, ids: object, **numbers: object
 
 
 def _whole(answer: Answer) -> Answer:
-    """Return an answer, unless its question failed.
+    """Return an answer with its notes in Python's words, unless its question failed.
 
     Raises:
         RunError: it did.
     """
     if answer.trace.error is not None:
         raise RunError(answer.trace.error)
-    return answer
+    return replace(answer, notes=_python_notes(*answer.notes))
+
+
+def _python_notes(*notes: str | None) -> tuple[str, ...]:
+    return tuple(of_arguments(note) for note in notes if note)

@@ -29,6 +29,10 @@ from flowinfer.output.terminal import visible
 
 _SHORT = ("not enough memory", "out of memory", "can't allocate memory", "cublas_status_alloc_failed")
 """What torch and its libraries say where memory is short."""
+_OPTION = re.compile(
+    r"--(?:(?P<set>prompts|zoo) (?P<value>[a-z][\w-]*|FILE\.toml)|(?P<name>[a-z][a-z-]*)(?P<takes> (?=[A-Z]))?)"
+)
+"""An option in a message, two of them with a value that could be meant."""
 _MOST_SHOWN = 900
 """Characters of a message."""
 
@@ -90,24 +94,24 @@ def in_python_words() -> Iterator[None]:
     try:
         yield
     except FlowInferError as error:
-        error.message = _of_arguments(error.message)
-        error.help = error.help and _of_arguments(error.help)
+        error.message = of_arguments(error.message)
+        error.help = error.help and of_arguments(error.help)
         error.args = (error.message,)
         raise
 
 
-def _of_arguments(text: str) -> str:
+def of_arguments(text: str) -> str:
     """Write options as arguments; commands in `...` stay as they are."""
 
     def argument(match: re.Match[str]) -> str:
-        name = match[1].replace("-", "_")
-        return ("params" if name == "set" else name) + ("=" if match[2] else "")
+        if match["set"]:
+            value = f'"{match["value"]}"'
+            return f'params={{"prompts": {value}}}' if match["set"] == "prompts" else f"zoo={value}"
+        name = match["name"].replace("-", "_")
+        return ("params" if name == "set" else name) + ("=" if match["takes"] else "")
 
     parts = text.split("`")
-    return "`".join(
-        part if index % 2 else re.sub(r"--([a-z][a-z-]*)( (?=[A-Z]))?", argument, part)
-        for index, part in enumerate(parts)
-    )
+    return "`".join(part if index % 2 else _OPTION.sub(argument, part) for index, part in enumerate(parts))
 
 
 class FlowError(FlowInferError):

@@ -544,6 +544,8 @@ def test_no_text_is_shown_of_a_file_that_is_no_flow(tmp_path: Path) -> None:
         ("Qwen[fuse=gated]", "write it behind the group: (A | B)[fuse=mean]"),
         ("Qwen[temperature=70%]", "an option is a plain number: write 0.7 for 70%"),
         ("(Qwen:70% | Ds:30%)", "weights are plain numbers, made to sum to 1: write 70 or 0.7 for 70%"),
+        ("Qwen[device=[cuda:0, cuda:1]]", 'quote it: "cuda:0"'),
+        ('model A = "a" { base_url=http://host:1/v1 }', 'an address stands in quotes: "http://..."'),
     ],
 )
 def test_the_help_is_what_one_can_write(text: str, help: str) -> None:

@@ -193,6 +193,19 @@ def test_runs_are_found_by_beginning_and_latest(tmp_path: Path) -> None:
         find_run("zzz", tmp_path)
 
 
+def test_a_run_is_proposed_where_its_name_is_near_and_not_where_only_a_date_is(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    run.close()
+    date, flow, digest = run.path.name.split("-")
+    meant = (flow, digest, f"{date}-{flow}x", run.path.name.replace("T", "t"), f"{run.path.name[:-1]}_")
+    other = (f"{date}-other-00112233", "20250102T030405Z-pi-0a1b2c3d", "x", "zzz")
+    for names, is_near in ((meant, True), (other, False)):
+        for named in names:
+            with pytest.raises(UsageError) as caught:
+                find_run(named, tmp_path)
+            assert (caught.value.help == f"did you mean '{run.path.name}'?") is is_near
+
+
 def test_a_beginning_that_means_two_runs_is_refused(tmp_path: Path) -> None:
     for _ in range(2):
         new_run(tmp_path).close()

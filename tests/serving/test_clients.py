@@ -128,9 +128,22 @@ def test_a_data_set_run_against_a_server_has_the_folder_that_it_has_here(server:
             key: (record["score"], [(step["prompts"], step["text"]) for step in record["trace"]["steps"]])
             for key, record in records.items()
         }
+        plan = json.loads((folder / "plan.json").read_text("utf-8"))
+        placed = {name: one.pop("why") and one for name, one in plan["placements"].items()}  # free memory changes
+        texts[name] |= {"plan": plan | {"placements": placed}, "flow": (folder / "pipeline.flow").read_text("utf-8")}
     assert texts["there"] == texts["here"]
-    assert len(texts["here"]) == 4
+    assert len(texts["here"]) == 4 + 2
     assert json.loads(there.stdout)["accuracy"] == json.loads(here.stdout)["accuracy"]
+
+
+def test_a_conversation_with_a_server_has_its_traces(server: Process, tmp_path: Path) -> None:
+    lines = "/set max_tokens=6\n3 + 4 = ?\n/trace\n/flow\n/flow s3p\n"
+    done = flowinfer("chat", "s2p", "--url", server.address, cwd=tmp_path, stdin=lines)
+    answer, *traced = done.stdout.split("\n")
+    assert answer == server.chat(max_tokens=6).json()["choices"][0]["message"]["content"]
+    assert [line.split()[1] for line in traced if line.startswith("==")] == ["s1", "s2"]
+    assert traced[-3:] == ["* s2p", "  fast", ""]
+    assert done.stderr == "error: the server has no flow 's3p'\n  = help: did you mean 's2p'?\n"
 
 
 @pytest.mark.parametrize(
@@ -148,6 +161,7 @@ def test_a_server_that_cannot_answer_a_data_set_is_told(
     done = flowinfer(*asked, *options, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

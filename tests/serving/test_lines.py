@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
+import io
 import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
+from flowinfer.backends.base import Turn
+from flowinfer.language.check import check
+from flowinfer.serving.lines import Line, answer_lines
 from tests.command import flowinfer
 
 LINES = [
@@ -41,6 +53,95 @@ def test_lines_are_answered_in_their_order_and_not_twice(tmp_path: Path) -> None
     assert (tmp_path / "out.jsonl").read_text("utf-8") == whole
 
 
+def test_lines_that_failed_are_asked_again_and_what_came_before_its_turn_is_not(tmp_path: Path) -> None:
+    asked = (*COMMAND, "--input", "in.jsonl", "-o", "out.jsonl")
+    (tmp_path / "in.jsonl").write_text("3 + 4 = ?\n5 + 6 = ?\n7 + 8 = ?\n", "utf-8")
+    flowinfer(*asked, cwd=tmp_path)
+    whole = answers((tmp_path / "out.jsonl").read_text("utf-8"))
+    held = [whole[0] | {"text": "", "error": "the endpoint was down"}, whole[1] | {"text": "from before"}]
+    early = [whole[2] | {"text": "early"}, whole[0] | {"asked": "something else"}]
+    for name, lines, torn in (("out.jsonl", held, ""), ("out.jsonl.ahead", early, '{"id')):
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines) + torn, "utf-8")
+    assert flowinfer(*asked, cwd=tmp_path).returncode == 0
+    found = answers((tmp_path / "out.jsonl").read_text("utf-8"))
+    assert [one["text"] for one in found] == [whole[0]["text"], "from before", "early"]
+    assert not (tmp_path / "out.jsonl.ahead").exists()
+
+
+def test_answers_of_another_flow_other_settings_or_other_questions_are_not_gone_on_with(tmp_path: Path) -> None:
+    asked = (*COMMAND, "--input", "-", "-o", "out.jsonl")
+    flowinfer(*asked, cwd=tmp_path, stdin="3 + 4 = ?\n")
+    held = (tmp_path / "out.jsonl").read_bytes()
+    made = "another flow, or other settings, have made its answers"
+    for options, stdin, why in (
+        (("--set", "temperature=1"), "3 + 4 = ?\n", made),
+        (("--set", "max_tokens=7"), "3 + 4 = ?\n", made),
+        (("--json",), "3 + 4 = ?\n", "its answers tell of every step (--json), or these would"),
+        ((), "3 + 5 = ?\n5 + 6 = ?\n", "line 1 answers another question than '1' here"),
+        ((), '{"id": "1", "messages": [{"role": "user", "content": "3 + 4 = ?"}]}\n', ""),
+        ((), "", "it has 1 answers, and there are 0 questions"),
+    ):
+        done = flowinfer(*asked, *options, cwd=tmp_path, stdin=stdin)
+        cure = "another file with -o, or remove this one"
+        told = f"error: cannot go on with 'out.jsonl': {why}\n  = help: {cure}\n" if why else ""
+        assert (done.returncode, done.stderr) == (2 if why else 0, told)
+        assert (tmp_path / "out.jsonl").read_bytes() == held
+
+
+def test_with_json_each_line_tells_of_every_step(tmp_path: Path) -> None:
+    done = flowinfer(*COMMAND, "--input", "-", "--json", cwd=tmp_path, stdin="3 + 4 = ?\n")
+    one = flowinfer(*COMMAND, "--prompt", "3 + 4 = ?", "--json", cwd=tmp_path)
+    (line,), told = answers(done.stdout), json.loads(one.stdout)
+    assert set(line) == {*told, "id", "tokens", "asked", "system_fingerprint"} - {"start"}
+    assert [step["text"] for step in line["steps"]] == [step["text"] for step in told["steps"]]  # type: ignore[attr-defined]
+
+
+def test_answers_come_out_while_lines_still_come_in() -> None:
+    first_is_out = threading.Event()
+
+    class Out(io.StringIO):
+        def write(self, text: str) -> int:
+            first_is_out.set()
+            return super().write(text)
+
+    def lines() -> Iterator[Line]:
+        yield Line("1", (Turn("user", "3 + 4 = ?"),))
+        assert first_is_out.wait(60)
+        yield Line("2", (Turn("user", "5 + 6 = ?"),))
+
+    flow = check("Qwen", zoo="lab", overrides={"max_tokens": "4", "prompts": "plain"})
+    with redirect_stdout(Out()) as out:
+        num_failed = answer_lines(flow, lines(), None, batch="auto", says_steps=False, say=lambda message: None)
+    assert (num_failed, [one["id"] for one in answers(out.getvalue())]) == (0, ["1", "2"])
+
+
+def test_lines_before_one_that_is_no_question_are_answered(tmp_path: Path) -> None:
+    done = flowinfer(*COMMAND, "--input", "-", cwd=tmp_path, stdin='3 + 4 = ?\n{"question": 1}\n5 + 6 = ?\n')
+    assert (done.returncode, len(answers(done.stdout))) == (1, 1)
+    assert done.stderr.startswith("error: <stdin>:2: expected id")
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_lose_nothing(tmp_path: Path) -> None:
+    lines = [json.dumps({"id": str(n), "prompt": f"{n} + {n % 7} = ?" * (1 + n % 5)}) for n in range(300)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines), "utf-8")
+    whole = flowinfer(*COMMAND, "--input", "in.jsonl", cwd=tmp_path).stdout
+    command = [sys.executable, "-m", "flowinfer", *COMMAND, "--input", "in.jsonl", "-o", "out.jsonl"]
+    out, sizes = tmp_path / "out.jsonl", [0]
+    for delay in (0.0, 0.05, 0.2, 0.4):
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+        while process.poll() is None and (not out.exists() or out.stat().st_size <= sizes[-1]):
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        sizes.append(out.stat().st_size)
+    assert sizes == sorted(sizes)
+    assert sizes[1] < len(whole.encode())
+    assert subprocess.run(command, cwd=tmp_path, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    assert out.read_text("utf-8") == whole
+
+
 def test_lines_come_from_standard_input_and_go_to_standard_output(tmp_path: Path) -> None:
     done = flowinfer(*COMMAND, "--input", "-", cwd=tmp_path, stdin="3 + 4 = ?\n5 + 6 = ?\n")
     assert done.returncode == 0
@@ -58,7 +159,7 @@ def test_lines_come_from_standard_input_and_go_to_standard_output(tmp_path: Path
         ('{"prompt": 5}', "in.jsonl:1: messages[0].content must be a text or a list of text parts"),
         ('{"id": [1], "prompt": "x"}', "in.jsonl:1: id must be a text or a whole number"),
         ('{"id": "\\ud800", "prompt": "x"}', "in.jsonl:1: id must be a text or a whole number"),
-        ('{"id": 1, "prompt": "x"}\n{"id": "1", "prompt": "y"}', "in.jsonl: two lines have the id '1'"),
+        ('{"id": 1, "prompt": "x"}\n{"id": "1", "prompt": "y"}', "in.jsonl:2: the id '1' is that of line 1"),
     ],
 )
 def test_a_line_that_is_no_question_is_told_by_its_number(text: str, message: str, tmp_path: Path) -> None:
@@ -74,7 +175,7 @@ def test_a_file_that_holds_something_else_is_left_alone(held: str, tmp_path: Pat
     (tmp_path / "out.jsonl").write_text(held, "utf-8")
     done = flowinfer(*COMMAND, "--input", "-", "-o", "out.jsonl", cwd=tmp_path, stdin="3 + 4 = ?\n")
     assert done.returncode == 2
-    assert "another file with -o" in done.stderr
+    assert "another file with -o, or remove this one" in done.stderr
     assert (tmp_path / "out.jsonl").read_text("utf-8") == held
 
 
@@ -98,13 +199,22 @@ def test_answers_that_cannot_be_written_are_told_before_models_are_loaded(tmp_pa
         assert (done.returncode, done.stderr) == (2, f"error: {output}: cannot be written: {why}\n")
 
 
+def test_a_file_that_another_process_writes_is_left_to_it(tmp_path: Path) -> None:
+    with (tmp_path / "out.jsonl").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = flowinfer(*COMMAND, "--input", "-", "-o", "out.jsonl", cwd=tmp_path, stdin="3 + 4 = ?\n")
+    told = "error: another process writes 'out.jsonl' now\n  = help: another file with -o\n"
+    assert (done.returncode, done.stderr) == (2, told)
+
+
 def test_models_are_not_loaded_where_no_line_is_left(tmp_path: Path) -> None:
-    (tmp_path / "out.jsonl").write_text('{"id": "1", "text": "7"}\n', "utf-8")
-    for stdin, told in (("3 + 4 = ?\n", "1 of 1"), ("", "0 of 0")):
-        output = ("-o", "out.jsonl") if stdin else ()
-        done = flowinfer(*COMMAND[:-1], "--input", "-", *output, cwd=tmp_path, stdin=stdin)
-        assert (done.returncode, done.stdout) == (0, "")
-        assert done.stderr == f"{told} lines are answered" + (" in out.jsonl\n" if stdin else "\n")
+    asked = (*COMMAND[:-1], "--input", "-")
+    flowinfer(*asked, "-o", "out.jsonl", cwd=tmp_path, stdin="3 + 4 = ?\n")
+    done = flowinfer(*asked, "-o", "out.jsonl", cwd=tmp_path, stdin="3 + 4 = ?\n")
+    told = "1 lines are answered already\nno line is left to answer\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", told)
+    empty = flowinfer(*asked, cwd=tmp_path)
+    assert (empty.returncode, empty.stdout, empty.stderr) == (0, "", "no line is left to answer\n")
 
 
 @pytest.mark.parametrize("url", ["http://", "http://[half", "http://host:port", "http://host:99999", "host:8000"])

@@ -15,15 +15,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from torch import Tensor
-
-from flowinfer.fusion.vocab import HeadVocabulary
 from flowinfer.results import FinishReason
 from flowinfer.spec import Decoding, ModelSpec
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
+    from torch import Tensor
+
+    from flowinfer.fusion.vocab import HeadVocabulary
 
 
 class Loader(Protocol):

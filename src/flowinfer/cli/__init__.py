@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from flowinfer.cli import (
+    chat,
     check,
     compare,
     datasets,
@@ -60,7 +61,7 @@ class _Command(TyperCommand):
 
 
 _COMMANDS = (
-    *(init, check, fmt, explain, graph, plan, exec, serve, profile, score, runs, show),
+    *(init, check, fmt, explain, graph, plan, exec, chat, serve, profile, score, runs, show),
     *(sweep, report, compare, recommend, models, datasets, doctor),
 )
 for module in _COMMANDS:

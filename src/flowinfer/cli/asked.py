@@ -38,6 +38,10 @@ class Asked(BaseModel):
     batch: int | Literal["auto"]
     engine: Literal["auto", "packed", "reference"]
     use_cache: bool
+    url: str | None = None
+    """Of the server that answers."""
+    model: str | None = None
+    api_key_env: str | None = None
 
 
 def zoo_of(flow: Flow, base: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from flowinfer.cli.elsewhere import answer, server_of
+from flowinfer.cli.elsewhere import answer, check_server, server_of
 from flowinfer.cli.inputs import (
     Expression,
     FlowFile,
@@ -92,7 +92,10 @@ def command(
         ),
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="Let a running server (flowinfer serve) answer the data set's questions.")
+        str | None,
+        typer.Option(
+            help="Let a running server (flowinfer serve) answer the data set's questions; with --resume also 'here'."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="With --url: the flow's name there, if not its file's.")] = None,
     api_key_env: Annotated[
@@ -132,6 +135,9 @@ def command(
         "batch": None if batch is None else batch_size(batch),
         "engine": engine,
         "use_cache": False if no_cache else None,
+        "url": url,
+        "model": model,
+        "api_key_env": api_key_env,
     }
     if dataset is not None or resume is not None:
         if prompt is not None or trace:
@@ -148,11 +154,12 @@ def command(
         _refuse_data_options(data, few_shot, limit, sample, ids, fail_under, None)
         if dry_run or engine is not None:
             raise UsageError("--dry-run and --engine are not for --input", help="`flowinfer plan` prints the plan")
-        answer(read_checked(file, expression, zoo, given["sets"]), input_, output, given["batch"], quiet=quiet)
+        flow = read_checked(file, expression, zoo, given["sets"])
+        answer(flow, input_, output, given["batch"], says_steps=json_, quiet=quiet)
         return
     if output is not None:
         raise UsageError("-o is the file of answers of --input", help="--input FILE|-; --out names the folder of runs")
-    server = server_of(url, model, api_key_env, has_data=dataset is not None or resume is not None)
+    check_server(url, model, api_key_env, has_data=dataset is not None, resumes=resume is not None)
     options = given
     if resume is None:
         flow = read_checked(file, expression, zoo, given["sets"])
@@ -173,6 +180,7 @@ def command(
             print(f"note: {note}", file=sys.stderr)
         _show_plan(flow, as_json=json_)
         return
+    server = server_of(asked.url, asked.model, asked.api_key_env)
     if server is None:
         _read_ahead(flow)
     request = _request(flow, asked, out, resume, server, allow_cached_latency=allow_cached_latency)

@@ -18,6 +18,8 @@ from flowinfer.errors import FlowError, UsageError
 if TYPE_CHECKING:
     from flowinfer.spec import Flow
 
+_QUESTION = "Solve 3*x + 5 = 20 for x."
+"""To try: the lab's models can answer it."""
 _LEAST_KEY = 8
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -190,7 +192,7 @@ def _greeting(address: str, model: str | None, key: str) -> str:
         return f"ready: {address}"
     header = f' -H "Authorization: Bearer {key}"' if key else ""
     name = json.dumps(model, ensure_ascii=False)
-    messages = '[{"role": "user", "content": "3 + 4 = ?"}]'
+    messages = f'[{{"role": "user", "content": "{_QUESTION}"}}]'
     body = f'{{"model": {name}, "messages": {messages}}}'
     said = (
         f'import openai; client = openai.OpenAI(base_url="{address}/v1"); '

@@ -168,6 +168,8 @@ def _unexpected(found: str, start: int, report: Reporter) -> None:
             hint = f"an option is a plain number: write {float(share[1]) / 100:g} for {share[1]}%"
     elif found.startswith(("//", "/*")):
         message, hint = f"unexpected characters '{shown(found)}'", "a comment begins with '#'"
+        if re.search(r"=\s*\w+:$", report.before(span)):
+            hint = 'an address stands in quotes: "http://..."'
     elif found[0] in ";；":
         message, hint = f"unexpected character '{shown(found)}'", "a statement ends with its line; remove it"
     else:

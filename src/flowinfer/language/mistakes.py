@@ -123,6 +123,7 @@ def _flow_region(tokens: Sequence[Token]) -> Sequence[Token]:
     return tokens
 
 
+_PLAIN = ("NAME", "NUMBER", "COLON")
 _WORDS = {
     "NAME": "a name",
     "STRING": "a text in quotes",
@@ -168,5 +169,21 @@ def unexpected(error: UnexpectedInput, tokens: Sequence[Token], report: Reporter
     elif found.type in KEYWORDS:
         report.error("E0016", f"'{found}' is a reserved word", span, f'quote it: "{found}"')
     else:
-        hint = f'quote it: "{found}"' if wanted == ["a text in quotes"] and found.type == "NAME" else None
-        report.error("E0014", f"expected {listed}, found '{found}'", span, hint)
+        unquoted = str(found) if wanted == ["a text in quotes"] and found.type == "NAME" else None
+        if found.type == "COLON" and {"COMMA", "RSQB", "RBRACE"} & set(accepted):
+            unquoted = _written_together(tokens, found)
+        report.error("E0014", f"expected {listed}, found '{found}'", span, unquoted and f'quote it: "{unquoted}"')
+
+
+def _written_together(tokens: Sequence[Token], found: Token) -> str | None:
+    """Return the text without spaces that a token stands in: a device or an address whose quotes were left out."""
+    first = last = next(index for index, token in enumerate(tokens) if token is found)
+    while first and tokens[first - 1].end_pos == tokens[first].start_pos and tokens[first - 1].type in _PLAIN:
+        first -= 1
+    while (
+        last + 1 < len(tokens)
+        and tokens[last].end_pos == tokens[last + 1].start_pos
+        and tokens[last + 1].type in _PLAIN
+    ):
+        last += 1
+    return "".join(map(str, tokens[first : last + 1])) if first < last else None

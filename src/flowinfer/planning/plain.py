@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
-from flowinfer.planning.plan import Member, Plan, Source, Step, members
+from pydantic import TypeAdapter
+
+from flowinfer.planning.plan import Member, Need, Placement, Plan, Source, Step, Wave, members
 from flowinfer.spec import ModelSpec
 
 _FORMAT = 1
 """Version of the plan's form and of the code's meaning of it; part of every fingerprint."""
+PLACED = ("fingerprint", "needs", "placements", "waves")
+"""What a plan says of the machine that it is for, and of which plan that is true."""
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -28,6 +33,18 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "placements": {name: asdict(placement) for name, placement in plan.placements.items()},
         "waves": [asdict(wave) for wave in plan.waves],
     }
+
+
+def placed_as(plan: Plan, said: Mapping[str, Any]) -> Plan:
+    """Return a plan with its models where another machine's, as plain data, has them.
+
+    Raises:
+        ValidationError: the data say no such thing.
+    """
+    needs = TypeAdapter(dict[str, Need]).validate_python(said.get("needs"))
+    placements = TypeAdapter(dict[str, Placement]).validate_python(said.get("placements"))
+    waves = TypeAdapter(tuple[Wave, ...]).validate_python(said.get("waves"))
+    return replace(plan, needs=needs, placements=placements, waves=waves)
 
 
 def _step_json(step: Step) -> dict[str, Any]:
@@ -70,3 +87,8 @@ def fingerprint(plan: Plan) -> str:
     }
     text = json.dumps(decisive, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def system_fingerprint(plan: Plan) -> str:
+    """Return a plan's fingerprint as an answer of OpenAI's form says it."""
+    return f"fp_{fingerprint(plan)[:12]}"

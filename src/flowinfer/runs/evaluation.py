@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 
+from flowinfer.errors import of_arguments
 from flowinfer.results import Record
 from flowinfer.runs.summary import Results
 from flowinfer.runs.tables import notes, summary_lines
@@ -49,7 +50,7 @@ class Evaluation:
     def __repr__(self) -> str:
         lines = [f"{self.results.flow} on {self.results.dataset}, zoo {self.results.zoo}"]
         lines += [f"  {name:<20} {value}" for name, value in summary_lines(self.results)]
-        return "\n".join([*lines, *(f"  {note}" for note in (*notes(self.results), *self.notes))])
+        return "\n".join([*lines, *(f"  {note}" for note in self._remarks())])
 
     def _repr_html_(self) -> str:
         title = escape(f"{self.results.flow} on {self.results.dataset}, zoo {self.results.zoo}")
@@ -57,5 +58,8 @@ class Evaluation:
             f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
             for name, value in summary_lines(self.results)
         )
-        remarks = "".join(f"<p><small>{escape(note)}</small></p>" for note in (*notes(self.results), *self.notes))
+        remarks = "".join(f"<p><small>{escape(note)}</small></p>" for note in self._remarks())
         return f"<table><caption>{title}</caption>{rows}</table>{remarks}"
+
+    def _remarks(self) -> tuple[str, ...]:
+        return (*map(of_arguments, notes(self.results)), *self.notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,6 @@ from flowinfer.startup import STARTUP
 if TYPE_CHECKING:
     from flowinfer.engine.base import Observer
     from flowinfer.engine.models import ModelPool
-    from flowinfer.engine.patience import Patience
     from flowinfer.runs.remote import Server
     from flowinfer.tasks.answers import Why
     from flowinfer.tasks.base import Dataset
@@ -81,7 +80,7 @@ def evaluate(
 
     provide(flow.models.values())
     with STARTUP.waiting_for("devices"):
-        plan = ready(flow, this_machine()) if request.server is None else compile(flow)
+        plan = ready(flow, this_machine()) if request.server is None else _served(flow, request.server)
     run = _open(flow, plan, dataset, request)
     start = time.perf_counter()
     with closing(run) if run else nullcontext():
@@ -91,9 +90,10 @@ def evaluate(
         done = {record.question.id for record in records}
         patience = Patience(has_answer=bool(records))
         left = [question for question in dataset.questions if question.id not in done]
-        for record in _answered(plan, left, request, run, observer, models):
-            records.append(_kept(record, run, on_record))
-            _hear(patience, records[-1].trace.error, run)
+        with _resumable(run):
+            for record in _answered(plan, left, request, run, observer, models):
+                records.append(_kept(record, run, on_record))
+                patience.hear(records[-1].trace.error)
         results = summarize(
             flow,
             plan,
@@ -109,6 +109,12 @@ def evaluate(
         if run:
             run.finish(results.model_dump(mode="json"))
         return results
+
+
+def _served(flow: Flow, server: Server) -> Plan:
+    from flowinfer.runs import remote
+
+    return remote.placed(server, compile(flow))
 
 
 def _answered(
@@ -182,12 +188,14 @@ def _kept(record: Record, run: Run | None, on_record: Callable[[Record], None] |
     return record
 
 
-def _hear(patience: Patience, error: str | None, run: Run | None) -> None:
-    """Let a run's patience end with words on how to go on."""
+@contextmanager
+def _resumable(run: Run | None) -> Iterator[None]:
+    """Let what ends a run in the middle say how to go on."""
     try:
-        patience.hear(error)
+        yield
     except RunError as stopped:
-        stopped.help = f"mend it, and go on with --resume {run.path.name}" if run else "mend it, and run again"
+        again = f"go on with --resume {run.path.name}" if run else "run again"
+        stopped.help = stopped.help or f"mend it, and {again}"
         raise
 
 

@@ -7,11 +7,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rapidfuzz import process
+from rapidfuzz.distance import OSA
 
 from flowinfer.errors import DataError, UsageError
 from flowinfer.output.shell import command, option
 from flowinfer.runs.store import RunInfo, info
+
+_LEAST_PART = 2
+"""Characters that a part of a name has at least."""
+_LETTERS_A_SLIP = 12
+"""Characters in which one may be wrong."""
 
 
 def list_runs(root: Path) -> list[RunInfo]:
@@ -77,5 +82,19 @@ def named_folder(named: str, known: Sequence[Path], *, kinds: str, missing: str,
     if matching:
         listed = ", ".join(one.name for one in matching[:4])
         raise UsageError(f"'{named}' means {len(matching)} {kinds}: {listed}", help="give more of the name")
-    near = process.extractOne(named, [one.name for one in known], score_cutoff=60)
-    raise UsageError(missing, help=f"did you mean '{near[0]}'?" if near else cure)
+    near = _near(named, [one.name for one in known])
+    raise UsageError(missing, help=f"did you mean '{near}'?" if near else cure)
+
+
+def _near(named: str, known: Sequence[str]) -> str | None:
+    """Return the folder's name that a name may have meant: one that it is a part of, or begins with a slip of it.
+
+    Names of unrelated runs have most of a date in common, so that being alike says nothing.
+    """
+    if len(named) < _LEAST_PART:
+        return None
+    if part := next((name for name in known if named in name), None):
+        return part
+    slips = {name: OSA.distance(named, name[: len(named)]) for name in known}
+    nearest = min(slips, key=slips.__getitem__, default=None)
+    return nearest if nearest is not None and slips[nearest] <= max(1, len(named) // _LETTERS_A_SLIP) else None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from pydantic import ValidationError
 
-from flowinfer.errors import RunError, UsageError
-from flowinfer.planning.plain import fingerprint
+from flowinfer.errors import FlowInferError, RunError, UsageError
+from flowinfer.planning.plain import fingerprint, placed_as
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Question, Trace
 
@@ -22,6 +25,7 @@ _RETRIES = 8
 _CONNECT_SECONDS = 20.0
 _MOST_PAUSE_SECONDS = 60.0
 _PASSING = (429, 503)
+DIFFERENT = "its steps, options or models differ"
 
 
 @dataclass(frozen=True)
@@ -58,33 +62,120 @@ def traces(
         UsageError: the server has no such flow, or another of its name; or it wants another key.
         RunError: it cannot be reached.
     """
+    asking: dict[str, Any] = {"model": server.model or plan.flow, "fingerprint": fingerprint(plan)}
+    is_over, heard = threading.Event(), queue.SimpleQueue[Trace | BaseException | None]()
+    left = queue.SimpleQueue[Question]()
+    for question in questions:
+        left.put(question)
+
+    def ask_on(client: httpx.Client) -> None:
+        """Ask one question after the other, as one of several threads that an interrupt need not wait for."""
+        try:
+            while not is_over.is_set():
+                question = left.get_nowait()
+                item = question.model_dump(mode="json")
+                heard.put(_ask(client, question.id, asking | {"question": item, "text": question_text(question)}))
+        except queue.Empty:
+            pass
+        except BaseException as error:  # handed to who waits for traces
+            heard.put(error)
+        heard.put(None)
+
+    num_asking = min(at_once or _MOST_AT_ONCE, len(questions))
+    failure: BaseException | None = None
+    with open_client(server) as client:
+        for _ in range(num_asking):
+            threading.Thread(target=ask_on, args=(client,), daemon=True).start()
+        try:
+            while num_asking:
+                match heard.get():
+                    case None:
+                        num_asking -= 1
+                    case Trace() as trace:
+                        yield trace
+                    case error:
+                        is_over.set()  # what was answered meanwhile still counts
+                        failure = failure or error
+        finally:
+            is_over.set()
+    if failure is not None:
+        raise failure
+
+
+def placed(server: Server, plan: Plan) -> Plan:
+    """Return a plan as a server has placed it, if it would answer by it.
+
+    Raises:
+        UsageError: it has no such flow, or another of its name; or it wants another key.
+        RunError: it cannot be reached, or does not say.
+    """
+    with open_client(server) as client:
+        name = server.model or plan.flow
+        said = asked(client, "GET", f"/v1/models/{quote(name, safe='')}")
+        try:
+            there = said["flowinfer"]["plan"]
+            if there["fingerprint"] != fingerprint(plan):
+                raise refusal(client, 409, f"the flow that is served as '{name}' is another: {DIFFERENT}")
+            return placed_as(plan, there)
+        except (KeyError, TypeError, AttributeError, ValidationError):
+            raise RunError(f"the server at {client.base_url} is no flowinfer of this version") from None
+
+
+def open_client(server: Server) -> httpx.Client:
+    """Return a client that shows the server's key and waits for answers as long as they take."""
     headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
     timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
-    asking: dict[str, Any] = {"model": server.model or plan.flow, "fingerprint": fingerprint(plan)}
-    with httpx.Client(base_url=server.url.rstrip("/"), headers=headers, timeout=timeout) as client:
+    return httpx.Client(base_url=server.url.rstrip("/"), headers=headers, timeout=timeout)
 
-        def ask(question: Question) -> Trace:
-            item = question.model_dump(mode="json")
-            return _ask(client, question.id, asking | {"question": item, "text": question_text(question)})
 
-        pool = ThreadPoolExecutor(at_once or _MOST_AT_ONCE)
-        try:
-            for done in as_completed([pool.submit(ask, question) for question in questions]):
-                yield done.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+@contextmanager
+def reaching(client: httpx.Client, cure: str | None = "is it running?") -> Iterator[None]:
+    """Tell of a server that cannot be reached, or breaks off, in the user's words.
+
+    Raises:
+        RunError: it is so.
+    """
+    try:
+        yield
+    except httpx.HTTPError as error:
+        cause = str(error) or type(error).__name__
+        raise RunError(f"the server at {client.base_url} cannot be reached: {cause}", help=cure) from None
+
+
+def asked(client: httpx.Client, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:  # JSON
+    """Return what a server answers.
+
+    Raises:
+        UsageError: it refuses what was asked, or who asks.
+        RunError: it cannot be reached, or fails.
+    """
+    with reaching(client):
+        reply = client.request(method, path, json=body)
+    if reply.status_code != 200:
+        raise refusal(client, reply.status_code, message_of(reply))
+    try:
+        return reply.json()
+    except ValueError:
+        raise RunError(f"the server at {client.base_url} answers no JSON", help="is it flowinfer's?") from None
+
+
+def refusal(client: httpx.Client, status: int, message: str) -> FlowInferError:
+    """Return the error that tells of a server's refusal."""
+    cures = {
+        401: "--api-key-env",
+        404: "--model NAME names a flow there",
+        409: "serve the same flow with the same zoo and settings",
+    }
+    if status < 500:
+        return UsageError(f"the server at {client.base_url} refuses: {message}", help=cures.get(status))
+    return RunError(f"the server at {client.base_url} fails: {message}")
 
 
 def _ask(client: httpx.Client, question_id: str, body: Mapping[str, Any]) -> Trace:
     """Put one question; try again where the server says that it is busy."""
     for attempt in range(_RETRIES + 1):
-        try:
+        with reaching(client, cure=None):  # the run says how to go on
             reply = client.post("/flowinfer/traces", json=body)
-        except httpx.HTTPError as error:
-            cause = str(error) or type(error).__name__
-            raise RunError(
-                f"the server at {client.base_url} cannot be reached: {cause}", help="is it running?"
-            ) from None
         if reply.status_code not in _PASSING or attempt == _RETRIES:
             break
         time.sleep(_pause(reply.headers.get("retry-after", "")))
@@ -95,13 +186,9 @@ def _ask(client: httpx.Client, question_id: str, body: Mapping[str, Any]) -> Tra
             cure = "are both of one version of flowinfer?"
             raise RunError(f"the server's answer is no trace: {error.errors()[0]['msg']}", help=cure) from None
         return trace.model_copy(update={"question_id": question_id})
-    message = _message(reply)
+    message = message_of(reply)
     if reply.status_code in (401, 404, 409):
-        cures = {401: "--api-key-env", 404: "--model NAME names a flow there"}
-        raise UsageError(
-            f"the server at {client.base_url} refuses: {message}",
-            help=cures.get(reply.status_code, "serve the same flow with the same zoo and settings"),
-        )
+        raise refusal(client, reply.status_code, message)
     return Trace(question_id=question_id, answer="", finish_reason="error", seconds=0.0, steps=(), error=message)
 
 
@@ -110,7 +197,8 @@ def _pause(asked: str) -> float:
     return min(float(asked), _MOST_PAUSE_SECONDS) if asked.isascii() and asked.isdigit() else 1.0
 
 
-def _message(reply: httpx.Response) -> str:
+def message_of(reply: httpx.Response) -> str:
+    """Return why a server has refused or failed."""
     try:
         return str(reply.json()["error"]["message"])
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):

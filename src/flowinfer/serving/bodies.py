@@ -14,6 +14,7 @@ from flowinfer.backends.base import Turn
 from flowinfer.language.nearness import did_you_mean
 from flowinfer.planning.plain import fingerprint
 from flowinfer.results import Question
+from flowinfer.runs.remote import DIFFERENT
 from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.problems import Problem, unsupported
 
@@ -172,10 +173,19 @@ def read_trace(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
         raise _of_pydantic(error, TraceBody.model_fields) from None
     flow = flow_named(asked.model, flows)
     if asked.fingerprint != fingerprint(flow.plan):
-        message = f"the flow that is served as '{flow.name}' is another: its steps, options or models differ"
+        message = f"the flow that is served as '{flow.name}' is another: {DIFFERENT}"
         raise Problem(409, message, code="another_flow", param="fingerprint")
     asking = Asking(flow, _question(asked.text, "question"), item=asked.question)
     return Wish((asking,), "trace", streams=False, includes_usage=False, top_logprobs=None)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that no request for a chat's next turn may have.
+
+    Raises:
+        Problem: see `read_chat`.
+    """
+    _validated(ChatBody, json.dumps({"model": "", "messages": [{}], **options}).encode())
 
 
 def flow_named(name: str, flows: Mapping[str, ServedFlow]) -> ServedFlow:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from flowinfer.engine.base import TokenEvent
+from flowinfer.engine.base import HeadWish, TokenEvent
 from flowinfer.serving.flows import ServedFlow
 from flowinfer.serving.happenings import Admitted, Answered, Failed, Happening, StepEnded, Wrote
 
@@ -69,12 +69,13 @@ class Events:
         """Tell of what has happened to a request's question."""
         for listener in self._listeners:
             if listener.request_id in (None, request_id):
-                event = _event(happening, is_whole=listener.request_id is not None)
+                event = event_of(happening, is_whole=listener.request_id is not None)
                 if event is not None:
                     listener.put({"request": request_id, "flow": flow.name, "index": index, **event})
 
 
-def _event(happening: Happening, *, is_whole: bool) -> Event | None:
+def event_of(happening: Happening, *, is_whole: bool) -> Event | None:
+    """Return what a page is told of a happening, if of it at all; texts and tokens only where it is whole."""
     match happening:
         case Admitted(step):
             return {"event": "step_began", "step": step}
@@ -115,3 +116,18 @@ def _token(token: TokenEvent) -> Event:
             for head in token.heads
         ],
     }
+
+
+def token_of(event: Event) -> TokenEvent:
+    """Return the token that an event tells of."""
+    heads = [
+        HeadWish(
+            head["node"], head["model"], _piece(head["bytes"]), head["probability"], head["probability_of_emitted"]
+        )
+        for head in event["heads"]
+    ]
+    return TokenEvent(event["index"], _piece(event["bytes"]), event["probability"], tuple(heads))
+
+
+def _piece(numbers: list[int] | None) -> bytes | None:
+    return None if numbers is None else bytes(numbers)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from flowinfer.engine.base import Alternative, TokenEvent
-from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plain import PLACED, system_fingerprint, to_json
 from flowinfer.planning.plan import members
 from flowinfer.results import FinishReason, Trace
 from flowinfer.serving.flows import ServedFlow
@@ -38,7 +38,7 @@ class Form:
             "object": "chat.completion" if self._is_chat else "text_completion",
             "created": created,
             "model": flow.name,
-            "system_fingerprint": f"fp_{fingerprint(flow.plan)[:12]}",
+            "system_fingerprint": system_fingerprint(flow.plan),
         }
         self._chunk_head = self._head | ({"object": "chat.completion.chunk"} if self._is_chat else {})
         self._offsets: dict[int, int] = {}
@@ -170,6 +170,7 @@ def model(flow: ServedFlow, created: int, context_length: int | None) -> dict[st
         "owned_by": "flowinfer",
         "flowinfer": {
             "flow": flow.flow.source.strip(),
+            "plan": {name: part for name, part in to_json(flow.plan).items() if name in PLACED},
             "heads": list(dict.fromkeys(heads)),
             "context_length": context_length,
             "supported_parameters": list(SUPPORTED),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from flowinfer.errors import of_arguments
 from flowinfer.output.console import PlainConsole
 from flowinfer.runs.live import clock
 
@@ -35,10 +36,10 @@ def print_sweep(sweep: Sweep, console: PlainConsole | None = None) -> None:
 
 
 def as_text(sweep: Sweep) -> str:
-    """Return what `print_sweep` prints, without colour."""
+    """Return what `print_sweep` prints, without colour and in Python's words."""
     text = io.StringIO()
     print_sweep(sweep, PlainConsole(file=text))
-    return text.getvalue() + "".join(f"failed: {line}\n" for line in sweep.failures)
+    return of_arguments(text.getvalue()) + "".join(f"failed: {line}\n" for line in sweep.failures)
 
 
 def as_html(sweep: Sweep) -> str:
@@ -46,7 +47,8 @@ def as_html(sweep: Sweep) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in _head(sweep))
     body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in _cells(row)) + "</tr>" for row in sweep.rows)
     remarks = "".join(
-        f"<p><small>{escape(line)}</small></p>" for line in [*notes(sweep), *closing(sweep), *sweep.failures]
+        f"<p><small>{escape(line)}</small></p>"
+        for line in [*map(of_arguments, (*notes(sweep), *closing(sweep))), *sweep.failures]
     )
     return f"<table><tr>{head}</tr>{body}</table>{remarks}"
 

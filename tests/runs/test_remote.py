@@ -1,0 +1,106 @@
+"""A data set asked of a server that goes in the middle, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowinfer.language.check import check
+from flowinfer.machine import this_machine
+from flowinfer.planning.placement import ready
+from flowinfer.planning.plain import to_json
+from flowinfer.results import StepResult, Trace
+from tests.command import flowinfer
+
+ASK = ("exec", "-e", "Qwen", "--zoo", "lab", "--dataset", "gsm8k", "--limit", "5", "--batch", "1", "-q")
+
+
+class Server(ThreadingHTTPServer):
+    """Answers so many questions with 7, then breaks every connection off."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.left = 2
+        self.keys: list[str | None] = []
+        plan = ready(check("Qwen", zoo="lab"), this_machine())
+        self.said = {"flowinfer": {"plan": to_json(plan)}}
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self._answer(self.server.said)
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.keys.append(self.headers["Authorization"])
+        self.server.left -= 1
+        if self.server.left < 0:
+            self.connection.close()
+            return
+        told = {"text": "7", "passed_on": "7", "prompts": {"n1": "?"}, "tokens": 1, "seconds": 0.1}
+        step = StepResult(step="s1", finish_reason="eos", **told)
+        trace = Trace(question_id=asked["question"]["id"], answer="7", finish_reason="eos", seconds=0.1, steps=(step,))
+        self._answer(trace.model_dump(mode="json"))
+
+    def _answer(self, data: Any) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(data).encode())
+
+    def log_message(self, *arguments: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_run_whose_server_goes_is_gone_on_with_there(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-abcdefgh")
+    url = f"http://127.0.0.1:{server.server_port}"
+    done = flowinfer(*ASK, "--url", url, "--api-key-env", "MY_KEY", cwd=tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"error: the server at {url} cannot be reached")
+    (run,) = (tmp_path / "runs").iterdir()
+    assert f"= help: mend it, and go on with --resume {run.name}\n" in done.stderr
+    assert len((run / "samples.jsonl").read_text("utf-8").splitlines()) == 2
+    server.left = 9
+    done = flowinfer("exec", "--resume", "latest", "-q", "--json", cwd=tmp_path)
+    assert (done.returncode, json.loads(done.stdout)["n"]) == (0, 5)
+    assert server.left == 9 - 3
+    assert set(server.keys) == {"Bearer sk-abcdefgh"}
+
+
+def test_a_password_in_a_servers_address_is_not_kept_and_asked_for_again(server: Server, tmp_path: Path) -> None:
+    url = f"http://me:secret-word@127.0.0.1:{server.server_port}"
+    done = flowinfer(*ASK, "--url", url, cwd=tmp_path)
+    assert done.returncode == 3
+    (run,) = (tmp_path / "runs").iterdir()
+    assert "secret-word" not in done.stderr + "".join(path.read_text("utf-8") for path in run.iterdir())
+    done = flowinfer("exec", "--resume", run.name, cwd=tmp_path)
+    assert (done.returncode, done.stderr.split("\n")[0]) == (
+        2,
+        "error: the server's address was kept without its password",
+    )
