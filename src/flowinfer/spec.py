@@ -45,6 +45,9 @@ THOUGHTS = (
 its model write it, and it is text, be it a control token or not."""
 
 
+COSTS = ("input_cost", "output_cost", "cached_cost")
+"""Options of a model that say what its endpoint costs."""
+
 _GPU = "cuda:(0|[1-9][0-9]*)"
 """A GPU in the one way in which its name is written."""
 DEVICES = "auto, cpu, cuda or cuda:N"
@@ -83,6 +86,18 @@ class ModelSpec(BaseModel):
     """Endpoint of a text-only backend; user, password and keys in it are masked, see `address`."""
     api_key_env: str | None = None
     """Environment variable that holds the endpoint's key."""
+    parallel: int = Field(default=8, ge=1, le=1024)
+    """Most requests to the endpoint at once."""
+    headers: Mapping[str, str] = Field(default_factory=dict)
+    """What the endpoint is sent with every request; `$NAME` in a value stands for a variable of the environment."""
+    extra_body: Mapping[str, Any] = Field(default_factory=dict)
+    """What the endpoint is asked with besides a step's own options."""
+    input_cost: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Cost of a million tokens that the endpoint reads, in whatever money."""
+    output_cost: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """The same of those that it writes."""
+    cached_cost: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """The same of those that it reads and has read before; None = as all others."""
     _address: str | None = PrivateAttr(None)
 
     @field_validator("device", mode="before")
@@ -110,6 +125,14 @@ class ModelSpec(BaseModel):
     def address(self) -> str | None:
         """Return base_url as it was written, to connect with and for nothing else."""
         return self._address
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what of it decides its texts, as plain data: not its name or device, nor how it is reached or paid.
+
+        What is newer than the first stored results stands in it only where it is given, so that these stay valid.
+        """
+        newer = {name for name in ("headers", "extra_body") if not getattr(self, name)}
+        return self.model_dump(exclude={"name", "device", "api_key_env", "parallel", *COSTS, *newer})
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ from flowinfer.registry import FuserInfo, Parameter, backends, fusers
 from flowinfer.spec import DEVICES, DRAFTS, SPLIT_DEVICES, Decoding, ModelSpec
 
 DECODING_KEYS = tuple(name for name in Decoding.model_fields if name != "fuse_options")
-MODEL_KEYS = tuple(name for name in ModelSpec.model_fields if name not in ("name", "ref"))
+TABLES = ("headers", "extra_body")
+"""Options of a model that are tables, which only a zoo file can hold."""
+MODEL_KEYS = tuple(name for name in ModelSpec.model_fields if name not in ("name", "ref", *TABLES))
 FUSER_KEYS = tuple(dict.fromkeys(key for info in fusers().values() for key in info.parameters))
 
 _LARGEST = 2**31 - 1
@@ -84,6 +86,8 @@ def unknown_option(key: str, own: Sequence[str]) -> str:
         "prompts": "the file: defaults {{ prompts=... }}",
         "zoo": "the file: defaults {{ zoo=... }}",
     }
+    if key in TABLES:
+        return f"'{key}' is a table of a zoo file, below [models.NAME]: --zoo FILE"
     word = _ALIASES.get(key, key)
     if word not in own and word in places:
         known = f"'{word}' is an option of " if word == key else f"did you mean '{word}', an option of "

@@ -77,6 +77,10 @@ class Results(_Summary):
     failed: int
     ties: int = 0
     """Votes at the end of the flow that the order of the members decided, for no answer had more than another."""
+    filtered: int = 0
+    """Answers with a step that an endpoint refused or filtered."""
+    cost: float | None = None
+    """What endpoints took for all steps, those from the cache included; None where no model says a price."""
     seconds_per_question: float | None
     """Mean along the longest chain of steps, over questions without cached steps; None if there are none."""
     median_seconds: float | None
@@ -163,6 +167,8 @@ class Tally:
     failed: int
     ties: int
     """Votes that the order of the members decided, for no answer had more than another."""
+    filtered: int
+    """Answers with a step that an endpoint refused or filtered."""
 
 
 def tally(records: Sequence[Record]) -> Tally:
@@ -174,7 +180,15 @@ def tally(records: Sequence[Record]) -> Tally:
         truncated=_count(records, _is_truncated),
         failed=_count(records, lambda record: record.trace.error is not None),
         ties=_count(records, is_tied),
+        filtered=_count(records, lambda record: any(s.finish_reason == "content_filter" for s in record.trace.steps)),
     )
+
+
+def cost_of(records: Sequence[Record]) -> float | None:
+    """Return what endpoints took for all steps of these; None where none of them says a cost."""
+    costs = [step.usage.cost for record in records for step in record.trace.steps if step.usage]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if known else None
 
 
 def is_tied(record: Record) -> bool:
@@ -207,6 +221,7 @@ def _sum(
         accuracy=correct / len(judged) if judged else None,
         interval=(interval.low, interval.high),
         **asdict(tally(records)),
+        cost=cost_of(records),
         seconds_per_question=statistics.fmean(seconds) if seconds else None,
         median_seconds=statistics.median(seconds) if seconds else None,
         cached=_count(records, _is_cached),

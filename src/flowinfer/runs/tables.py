@@ -41,15 +41,23 @@ def summary_lines(results: Results) -> list[tuple[str, str]]:
     if results.median_seconds is not None:
         seconds += f" (median {results.median_seconds:.2f}, batch {results.batch})"
     rate = "-" if results.tokens_per_second is None else f"{results.tokens_per_second:.0f}"
+    num = results.n + results.failed
+    cost = [] if results.cost is None else [("cost", _cost(results.cost, num))]
     return [
         ("accuracy", accuracy),
         ("no answer", f"{results.no_answer}{ambiguous}"),
         ("truncated", str(results.truncated)),
         *([("tied votes", f"{results.ties}, decided by the order of the members")] if results.ties else []),
+        *([("filtered", f"{results.filtered} by an endpoint")] if results.filtered else []),
         *([("failed", f"{results.failed}, not counted")] if results.failed else []),
         ("seconds / question", seconds),
         ("tokens", f"{results.tokens}, {rate} per second"),
+        *cost,
     ]
+
+
+def _cost(cost: float, num: int) -> str:
+    return f"{cost:.4g}" + (f", {cost / num:.3g} a question" if num else "")
 
 
 def notes(results: Results) -> list[str]:
