@@ -56,6 +56,22 @@ class SubjectSummary(_Summary):
     correct: int
 
 
+class RunOn(_Summary):
+    """Answers that go on with questions of the model's own behind the one that it was asked."""
+
+    num: int
+    of: int
+    """Answers that are there."""
+    first: tuple[str, ...]
+    """Ids of the first of their questions."""
+    needless: float
+    """Share of all that was answered that stands behind the answers."""
+    stops: tuple[str, ...]
+    """Texts that would end them there, and no answer before."""
+    step: str
+    """What writes the answers."""
+
+
 class Results(_Summary):
     """What a flow gained and cost on a data set."""
 
@@ -98,6 +114,8 @@ class Results(_Summary):
     """Folder of the run."""
     data_note: str | None = None
     """What a user must know of how references were read."""
+    run_on: RunOn | None = None
+    """What ran on; None where hardly anything did."""
 
 
 def summarize(
@@ -110,6 +128,7 @@ def summarize(
     batch: str,
     run: str | None,
     data_note: str | None = None,
+    run_on: RunOn | None = None,
     resumed: int = 0,
     allow_cached_latency: bool = False,
 ) -> Results:
@@ -132,6 +151,7 @@ def summarize(
         batch=batch,
         run=run,
         data_note=data_note,
+        run_on=run_on,
         tokens_per_second=sum(fresh) / wall_seconds if any(fresh) and wall_seconds > 0 else None,
     )
 
@@ -151,6 +171,7 @@ def summarize_run(path: Path, records: Sequence[Record]) -> Results:
         wall_seconds=float(before.get("wall_seconds", 0.0)),
         run=str(path),
         data_note=run.data.get("data_note"),
+        run_on=before.get("run_on"),
         tokens_per_second=before.get("tokens_per_second"),
     )
 
