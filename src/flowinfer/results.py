@@ -115,6 +115,8 @@ class StepResult(_Border):
     heads: tuple[HeadTimes, ...] = _listed(())
     near_ties: Count = 0
     """Emitted tokens whose lead over the runner-up was within rounding."""
+    lstripped: Count | None = None
+    """Heads whose first token counted without a space before it; None where nobody looked whether it should."""
     rounds: Count | None = None
     """Forwards of each head after the prompt's, where drafts let one emit several tokens; None: one a token."""
     drafted_tokens: Count = 0

@@ -173,9 +173,9 @@ class Decoding(BaseModel):
     """How a head's several end tokens are pooled."""
     utf8: Literal["strict", "off"] = "strict"
     """Refuse tokens that would make the text invalid UTF-8."""
-    lstrip_first: bool = False
-    """In a group where only some heads begin an answer with a space that is not text (the dummy prefix of Llama-2 and
-    Mistral behind a chat template), count their first token as the one without that space."""
+    lstrip_first: Literal["auto", True, False] = "auto"
+    """In a group where only some heads begin an answer with a space, count their first token as the one without it:
+    auto = where the rendered prompts show it; true = heads with a dummy prefix (Llama-2, Mistral) beside others."""
     thinking: Literal["together", "free"] = "together"
     """How heads of a group begin where only some chat templates open <think>: together = those thoughts are closed at
     once, so that all heads write the answer; free = each begins where its template ends."""
@@ -191,8 +191,13 @@ class Decoding(BaseModel):
     """What guesses tokens ahead, to be verified together: one of `DRAFTS` or a model. It never decides the text."""
 
     def decisive(self) -> dict[str, Any]:
-        """Return what of it decides the text, as plain data."""
-        return self.model_dump(mode="json", exclude={"speculate"})
+        """Return what of it decides the text, as plain data.
+
+        `lstrip_first` stands in it as it did when false was the default, so that stored results stay valid where
+        nothing has changed: auto as false, and false as never. See `adoption.renamed` for where something has.
+        """
+        of_old = {"auto": False, True: True, False: "never"}
+        return self.model_dump(mode="json", exclude={"speculate"}) | {"lstrip_first": of_old[self.lstrip_first]}
 
     def of_loop(self) -> dict[str, Any]:
         """Return what all rows of one decoding loop have in common, as plain data; in the rest each has its own."""

@@ -149,7 +149,7 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
     annotation = model.model_fields[option.key].annotation
     choices = _choices(option.key, annotation)
     if choices and data not in choices:
-        hint = near_or_all(str(data), choices, "one of")
+        hint = near_or_all(option_text(data), [option_text(one) for one in choices], "one of")
         code = "E0102" if option.key == "fuse" else "E0206"
         what = "unknown fuser" if option.key == "fuse" else f"option '{option.word}' cannot be"
         report.error(code, f"{what} '{data}'", span, hint)
@@ -157,7 +157,7 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
     wanted = _kind(annotation)
     if isinstance(data, str) and wanted == "texts":
         data = (data,)
-    if not _fits(data, wanted):
+    if not choices and not _fits(data, wanted):
         written = option.value.raw
         report.error("E0201", f"option '{option.word}' must be {_SAID[wanted]}, found {_said(data, written)}", span)
         return None
@@ -277,7 +277,7 @@ def _said(data: Any, written: str) -> str:
     return f"the text {written}" if isinstance(data, str) else f"'{written}'"
 
 
-def _choices(key: str, annotation: Any) -> tuple[str, ...]:
+def _choices(key: str, annotation: Any) -> tuple[str | bool, ...]:
     if key == "fuse":
         return tuple(fusers())
     if key == "backend":
