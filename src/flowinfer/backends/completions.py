@@ -34,6 +34,10 @@ class Unusable(Exception):
         self.status = status
 
 
+class BrokenOff(Unusable):
+    """A stream ended before its answer had."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """An endpoint's answer to one prompt."""
@@ -111,12 +115,13 @@ class Answering:
         """Return what came in a stream that has ended.
 
         Raises:
-            Unusable: it broke off, or holds no answer.
+            BrokenOff: the rest is missing.
+            Unusable: it holds no answer.
         """
         if self._line:
             self.feed(b"\n")
         if not self.is_over and self._reason is None:
-            raise Unusable(f"the endpoint's stream broke off after {self.num_told} characters")
+            raise BrokenOff(f"the endpoint's stream broke off after {self.num_told} characters")
         return self._answer()
 
     def _event(self, value: str) -> None:

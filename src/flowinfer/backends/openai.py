@@ -15,7 +15,7 @@ from typing import Literal
 from rapidfuzz import process
 
 from flowinfer.backends.base import Hearing, TextCompletion, Turn
-from flowinfer.backends.completions import Answer, Answering, Unusable
+from flowinfer.backends.completions import Answer, Answering, BrokenOff, Unusable
 from flowinfer.backends.exchange import Broken, Exchange, Reply, Unreached
 from flowinfer.backends.keys import Key, read_headers, read_key
 from flowinfer.backends.wording import Wording
@@ -134,20 +134,20 @@ class OpenAIModel:
         self, turns: Sequence[Turn], decoding: Decoding, seed: int, hearing: Hearing, answering: Answering
     ) -> Answer | _Trouble:
         """Ask once, without what the endpoint turns out not to take."""
+        is_there = f"is the server at {_place(self._exchange)} still running?"
         while True:
             body = self._wording.body(turns, decoding, seed, streams=hearing.wrote is not None)
             try:
                 reply = self._exchange.ask("chat/completions", body, hearing=hearing, feed=answering.feed)
                 if reply.status == 200:
                     return answering.streamed() if reply.is_stream else answering.whole(reply.text)
+            except BrokenOff as error:
+                return _Trouble(str(error), is_there, may_pass=True)
             except Unusable as error:
                 return _Trouble(str(error), may_pass=error.status in _PASSING)
-            except Broken as error:
-                if answering.num_told:
-                    return _Trouble(f"the endpoint's stream broke off after {answering.num_told} characters: {error}")
-                return _Trouble(str(error), f"is the server at {_place(self._exchange)} still running?", may_pass=True)
             except Unreached as error:
-                return _Trouble(str(error), f"is the server at {_place(self._exchange)} still running?", may_pass=True)
+                told = f"the endpoint's stream broke off after {answering.num_told} characters: "
+                return _Trouble((told if answering.num_told else "") + str(error), is_there, may_pass=True)
             except RunError as error:
                 return _Trouble(error.message, error.help)
             named = _field(reply, "param")

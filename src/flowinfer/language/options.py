@@ -148,7 +148,7 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
     report, span = scope.report, option.value.span
     annotation = model.model_fields[option.key].annotation
     choices = _choices(option.key, annotation)
-    if choices and data not in choices:
+    if choices and not any(one == data and type(one) is type(data) for one in choices):
         hint = near_or_all(option_text(data), [option_text(one) for one in choices], "one of")
         code = "E0102" if option.key == "fuse" else "E0206"
         what = "unknown fuser" if option.key == "fuse" else f"option '{option.word}' cannot be"
