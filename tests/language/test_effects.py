@@ -15,7 +15,7 @@ from flowinfer.errors import FlowError, UsageError
 from flowinfer.language.check import check
 from flowinfer.language.options import TABLES
 from flowinfer.registry import backends
-from flowinfer.spec import Decoding, ModelSpec
+from flowinfer.spec import Decoding, ModelSpec, Parallel
 from tests.zoos import NAMES
 
 MODEL_OPTIONS = {
@@ -177,3 +177,11 @@ def test_a_plug_in_that_heeds_an_unknown_option_is_named(monkeypatch: pytest.Mon
     backends.cache_clear()
     with pytest.raises(UsageError, match="'picky' of another package heeds an option that there is not: 'max_tokns'"):
         backends()
+
+
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("true", True), ("false", False)])
+def test_an_option_may_be_a_word_or_a_truth_value(text: str, value: object) -> None:
+    for flow, sets in (("(Qwen | Ds)", {"lstrip_first": text}), (f"(Qwen | Ds)[lstrip_first={text}]", {})):
+        root = check(flow, zoo=NAMES, overrides=sets).root
+        assert isinstance(root, Parallel) and root.decoding.lstrip_first is value
+    assert said("(Qwen | Ds)[lstrip_first=1]") == [("E0206", "lstrip_first")]

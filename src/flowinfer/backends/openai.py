@@ -6,7 +6,6 @@ Text only: it cannot be a head of a `|` group.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,15 +15,14 @@ from rapidfuzz import process
 
 from flowinfer.backends.base import Hearing, TextCompletion, Turn
 from flowinfer.backends.completions import Answer, Answering, BrokenOff, Unusable
-from flowinfer.backends.exchange import Broken, Exchange, Reply, Unreached
-from flowinfer.backends.keys import Key, read_headers, read_key
+from flowinfer.backends.exchange import Exchange, Reply, Unreached
+from flowinfer.backends.keys import Key
+from flowinfer.backends.reaching import KNOCK_SECONDS, answers, connect, listed, place
 from flowinfer.backends.wording import Wording
 from flowinfer.errors import LoadError, RunError
-from flowinfer.output.secrets import MASK
 from flowinfer.spec import Decoding, ModelSpec
 
 _RETRIES = 4
-_KNOCK_SECONDS = 10.0
 _PASSING = {408, 409, 429, 500, 502, 503, 504}
 _SHOWN_MODELS = 5
 _CURE = "check base_url, model id and key"
@@ -134,7 +132,7 @@ class OpenAIModel:
         self, turns: Sequence[Turn], decoding: Decoding, seed: int, hearing: Hearing, answering: Answering
     ) -> Answer | _Trouble:
         """Ask once, without what the endpoint turns out not to take."""
-        is_there = f"is the server at {_place(self._exchange)} still running?"
+        is_there = f"is the server at {place(self._exchange)} still running?"
         while True:
             body = self._wording.body(turns, decoding, seed, streams=hearing.wrote is not None)
             try:
@@ -188,36 +186,10 @@ class OpenAIModel:
         """Return the models that the endpoint lists, asked for once."""
         if self._listed is None:
             try:
-                self._listed = _listed(self._exchange, _KNOCK_SECONDS).ids
+                self._listed = listed(self._exchange, KNOCK_SECONDS).ids
             except Unreached:
                 self._listed = ()
         return self._listed
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """What came of asking for the models of an endpoint."""
-
-    status: int
-    """0 where nothing came that could be read."""
-    ids: tuple[str, ...] = ()
-
-
-def knock(spec: ModelSpec, seconds: float) -> str:
-    """Return whether an endpoint answers: 'yes', or why not. Nothing is asked of its model."""
-    try:
-        exchange, _ = _connect(spec)
-    except LoadError as error:
-        return error.message.removeprefix(f"model '{spec.name}': ")
-    try:
-        status = _listed(exchange, seconds).status
-        return {0: f"answers strangely at {_place(exchange)}", 401: "refuses the key", 403: "refuses the key"}.get(
-            status, "yes"
-        )
-    except Unreached as error:
-        return f"nothing answers at {_place(exchange)}: {error}"
-    finally:
-        exchange.close()
 
 
 def load(spec: ModelSpec, device: str, dtype: str = "auto") -> OpenAIModel:
@@ -229,72 +201,24 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> OpenAIModel:
         LoadError: no base_url or nothing there, or the key's environment variable is not set or holds no key.
     """
     del device, dtype
-    exchange, key = _connect(spec)
+    exchange, key = connect(spec)
     notes = (key.note,) if key.note else ()
     try:
-        status = _listed(exchange, _KNOCK_SECONDS).status
+        status = listed(exchange, KNOCK_SECONDS).status
     except Unreached as error:
         exchange.close()
         raise LoadError(
             f"model '{spec.name}': the endpoint {spec.base_url} cannot be reached: {error}",
-            help=f"is the server running at {_place(exchange)}? check base_url",
+            help=f"is the server running at {place(exchange)}? check base_url",
         ) from error
     if status == 404 and not exchange.url.path.endswith("/v1"):
-        below = _connect(spec, "/v1")[0]
-        if _answers(below):
+        below = connect(spec, "/v1")[0]
+        if answers(below):
             exchange.close()
             note = f"'{spec.name}': base_url lacks /v1, going on with {below.url}"
             return OpenAIModel(spec, below, key=key, notes=(*notes, note))
         below.close()
     return OpenAIModel(spec, exchange, key=key, notes=notes)
-
-
-def _connect(spec: ModelSpec, below: str = "") -> tuple[Exchange, Key]:
-    if not spec.address:
-        raise LoadError(f"model '{spec.name}': backend openai needs base_url", help='base_url="http://host:8000/v1"')
-    if f"//{MASK}@" in spec.address or f"={MASK}" in spec.address:
-        raise LoadError(
-            f"model '{spec.name}': base_url '{spec.address}' has lost its secrets, as texts in run folders do",
-            help="write them in again, or name a variable that holds the key: api_key_env",
-        )
-    key, headers = read_key(spec, os.environ), read_headers(spec, os.environ)
-    try:
-        exchange = Exchange(spec.address, key.value, below=below, headers=headers)
-    except ValueError as error:
-        raise LoadError(
-            f"model '{spec.name}': base_url '{spec.base_url}' is no address: {error}",
-            help='base_url="http://host:8000/v1"',
-        ) from error
-    return exchange, key
-
-
-def _answers(exchange: Exchange) -> bool:
-    try:
-        return _listed(exchange, _KNOCK_SECONDS).status in (200, 401, 403)
-    except Unreached:
-        return False
-
-
-def _listed(exchange: Exchange, seconds: float) -> _Listed:
-    """Ask for an endpoint's models; not every endpoint lists them.
-
-    Raises:
-        Unreached: nothing is there.
-    """
-    try:
-        reply = exchange.ask("models", seconds=seconds)
-    except (Broken, RunError):
-        return _Listed(0)  # it is there; whether it answers is seen at the first question
-    try:
-        data = json.loads(reply.text)["data"]
-        return _Listed(reply.status, tuple(str(model["id"]) for model in data))
-    except (ValueError, RecursionError, KeyError, TypeError):
-        return _Listed(reply.status)
-
-
-def _place(exchange: Exchange) -> str:
-    url = exchange.url
-    return f"{url.host}:{url.port or {'http': 80, 'https': 443}[url.scheme]}"
 
 
 def _problem(reply: Reply) -> str:
