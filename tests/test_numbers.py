@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flowinfer.backends.openai import _tokens
+from flowinfer.backends.completions import _count
 from flowinfer.errors import DataError, FlowError, UsageError
 from flowinfer.language.check import check
 from flowinfer.results import Record
@@ -75,6 +75,7 @@ def test_a_fusers_number_beyond_all_sense_is_refused() -> None:
     ("name", "text"),
     [
         *(("strict", text) for text in ("yes", "1", "True", "on")),
+        *(("lstrip_first", text) for text in ("yes", "1", "True", "on")),
         *(("temperature", text) for text in ("nan", "inf", "-1", "1e308")),
         *(("max_tokens", text) for text in ("nan", "1e3", "true", "9" * 5000)),
         *(("t", text) for text in ("nan", "inf", "1e999", "true")),
@@ -99,7 +100,7 @@ def test_a_zoo_turns_no_value_into_another(tmp_path: Path, line: str) -> None:
     [(7, 7), (0, 0), (-(10**23), 0), (10**23, 0), (True, 0), (7.5, 0), ("7", 0), (None, 0), (float("nan"), 0)],
 )
 def test_a_count_of_tokens_that_is_none_is_unknown(count: Any, expected: int) -> None:
-    assert _tokens({"usage": {"completion_tokens": count}}) == expected
+    assert _count(count) == expected
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flowinfer import registry
-from flowinfer.errors import DataError, UsageError
+from flowinfer.errors import DataError, FlowError, UsageError
 from flowinfer.language import prompts
 from flowinfer.language.check import check
 from flowinfer.registry import FuserInfo
@@ -47,6 +47,46 @@ def test_a_malformed_zoo_says_where_what_and_the_cure(
         read_zoo(write(tmp_path, text))
     assert "zoo.toml" in str(caught.value)
     assert cure is None or cure in str(caught.value.help)
+
+
+FAR = '[models.A]\nref="x"\nbackend="openai"\nbase_url="http://h/v1"\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('headers = { "X-Api-Key" = "k3y" }', "option 'headers' would hold a secret, 'X-Api-Key'"),
+        ('headers = { "X-Org" = "sk-ABCDEFGHIJKLMNOP123" }', "option 'headers' would hold a secret in 'X-Org'"),
+        ('headers = { "X Y" = "z" }', "option 'headers' has no header of HTTP: 'X Y'"),
+        ('headers = { "X" = "a\\nb" }', "option 'headers' has no header of HTTP: 'X'"),
+        ('headers = { "Host" = "z" }', "option 'headers' cannot have 'Host', which every request has"),
+        ("headers = { X = 3 }", "'headers.X': input should be a valid string"),
+        ("extra_body = { temperature = 1 }", "option 'extra_body' cannot have 'temperature', which every request has"),
+        ('extra_body = { a = [{ api_key = "k3y" }] }', "option 'extra_body' would hold a secret, 'api_key'"),
+        ("extra_body = { day = 2020-01-01 }", "option 'extra_body' holds what JSON has no form for"),
+        ("parallel = 0", "'parallel': input should be greater than or equal to 1"),
+        ("input_cost = -1", "'input_cost': input should be greater than or equal to 0"),
+    ],
+)
+def test_what_an_endpoint_cannot_be_sent_is_refused_and_no_secret_repeated(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        read_zoo(write(tmp_path, FAR + line))
+    assert message in caught.value.message
+    assert not any(secret in f"{caught.value} {caught.value.help}" for secret in ("k3y", "ABCDEFGH"))
+
+
+def test_a_local_model_has_no_use_for_what_endpoints_are_sent(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="option 'parallel' does nothing: backend 'hf' takes no notice of it"):
+        read_zoo(write(tmp_path, '[models.A]\nref="org/x"\nparallel=3\n'))
+
+
+def test_tables_of_a_model_belong_into_a_zoo_file() -> None:
+    with pytest.raises(FlowError) as caught:
+        check('model A = "x" { backend=openai, base_url="http://h/v1", headers="X" }\nA')
+    (problem,) = caught.value.diagnostics
+    assert problem.help == "'headers' is a table of a zoo file, below [models.NAME]: --zoo FILE"
 
 
 def test_the_order_of_choice_is_option_environment_file_then_default(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from flowinfer.errors import UsageError
-from flowinfer.spec import RENAMED, Decoding, ModelSpec
+from flowinfer.spec import COSTS, RENAMED, Decoding, ModelSpec
 
 ParameterType = Literal["float", "int", "str", "model"]
 
@@ -92,7 +92,8 @@ TEXT_OPTIONS = frozenset({"max_tokens", "temperature", "top_p", "seed", "stop"})
 _ALWAYS_HEEDED = ("name", "ref", "backend", "think")
 """What names a model, and what the engine does itself."""
 
-_LOCAL_OPTIONS = frozenset([*Decoding.model_fields, *ModelSpec.model_fields]) - {"base_url", "api_key_env"}
+_ENDPOINT_OPTIONS = ("base_url", "api_key_env", "parallel", "headers", "extra_body", *COSTS)
+_LOCAL_OPTIONS = frozenset([*Decoding.model_fields, *ModelSpec.model_fields]) - {*_ENDPOINT_OPTIONS}
 
 Info = FuserInfo | BackendInfo | TaskInfo | ZooInfo
 
@@ -160,7 +161,7 @@ BUILT_IN_BACKENDS = (
         "flowinfer.backends.openai:load",
         "any OpenAI-compatible endpoint: text only",
         text_only=True,
-        options=TEXT_OPTIONS | {"base_url", "api_key_env", "system"},
+        options=TEXT_OPTIONS | {*_ENDPOINT_OPTIONS, "system"},
     ),
 )
 

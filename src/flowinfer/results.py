@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FinishReason = Literal["eos", "stop", "length", "context", "vote", "error"]
-"""eos: voted to end; stop: a stop text; length: max_tokens; context: a head's position limit; vote: no decoding."""
+FinishReason = Literal["eos", "stop", "length", "context", "content_filter", "vote", "error"]
+"""eos: voted to end; stop: a stop text; length: max_tokens; context: a head's position limit; content_filter: an
+endpoint refused or filtered it; vote: no decoding."""
 
 Status = Literal["ok", "no_answer", "ambiguous", "truncated"]
 
@@ -88,6 +89,17 @@ class HeadTimes(_Border):
     """Share of emitted tokens that were this head's own argmax."""
 
 
+class Usage(_Border):
+    """What an endpoint says that it has read for one question, and what it cost."""
+
+    input_tokens: Count = 0
+    """0 = not told."""
+    cached_tokens: Count = 0
+    """Those of them that it had read before."""
+    cost: Annotated[float, Field(ge=0)] | None = None
+    """In the money of the model's options; None where these say no price, or the endpoint tells no tokens."""
+
+
 class StepResult(_Border):
     """One decoding loop for one question."""
 
@@ -110,12 +122,16 @@ class StepResult(_Border):
     heads: tuple[HeadTimes, ...] = _listed(())
     near_ties: Count = 0
     """Emitted tokens whose lead over the runner-up was within rounding."""
+    lstripped: Count | None = None
+    """Heads whose first token counted without a space before it; None where nobody looked whether it should."""
     rounds: Count | None = None
     """Forwards of each head after the prompt's, where drafts let one emit several tokens; None: one a token."""
     drafted_tokens: Count = 0
     """Tokens that were guessed ahead and verified."""
     accepted_tokens: Count = 0
     """Those of them that were emitted."""
+    usage: Usage | None = None
+    """What an endpoint read and cost; None where no endpoint was asked."""
     cached_from: str | None = None
     """Run whose result this is a copy of; its seconds are that run's."""
 

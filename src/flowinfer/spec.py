@@ -45,6 +45,9 @@ THOUGHTS = (
 its model write it, and it is text, be it a control token or not."""
 
 
+COSTS = ("input_cost", "output_cost", "cached_cost")
+"""Options of a model that say what its endpoint costs."""
+
 _GPU = "cuda:(0|[1-9][0-9]*)"
 """A GPU in the one way in which its name is written."""
 DEVICES = "auto, cpu, cuda or cuda:N"
@@ -83,6 +86,18 @@ class ModelSpec(BaseModel):
     """Endpoint of a text-only backend; user, password and keys in it are masked, see `address`."""
     api_key_env: str | None = None
     """Environment variable that holds the endpoint's key."""
+    parallel: int = Field(default=8, ge=1, le=1024)
+    """Most requests to the endpoint at once."""
+    headers: Mapping[str, str] = Field(default_factory=dict)
+    """What the endpoint is sent with every request; `$NAME` in a value stands for a variable of the environment."""
+    extra_body: Mapping[str, Any] = Field(default_factory=dict)
+    """What the endpoint is asked with besides a step's own options."""
+    input_cost: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Cost of a million tokens that the endpoint reads, in whatever money."""
+    output_cost: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """The same of those that it writes."""
+    cached_cost: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """The same of those that it reads and has read before; None = as all others."""
     _address: str | None = PrivateAttr(None)
 
     @field_validator("device", mode="before")
@@ -110,6 +125,14 @@ class ModelSpec(BaseModel):
     def address(self) -> str | None:
         """Return base_url as it was written, to connect with and for nothing else."""
         return self._address
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what of it decides its texts, as plain data: not its name or device, nor how it is reached or paid.
+
+        What is newer than the first stored results stands in it only where it is given, so that these stay valid.
+        """
+        newer = {name for name in ("headers", "extra_body") if not getattr(self, name)}
+        return self.model_dump(exclude={"name", "device", "api_key_env", "parallel", *COSTS, *newer})
 
 
 @dataclass(frozen=True)
@@ -150,9 +173,9 @@ class Decoding(BaseModel):
     """How a head's several end tokens are pooled."""
     utf8: Literal["strict", "off"] = "strict"
     """Refuse tokens that would make the text invalid UTF-8."""
-    lstrip_first: bool = False
-    """In a group where only some heads begin an answer with a space that is not text (the dummy prefix of Llama-2 and
-    Mistral behind a chat template), count their first token as the one without that space."""
+    lstrip_first: Literal["auto", True, False] = "auto"
+    """In a group where only some heads begin an answer with a space, count their first token as the one without it:
+    auto = where the rendered prompts show it; true = heads with a dummy prefix (Llama-2, Mistral) beside others."""
     thinking: Literal["together", "free"] = "together"
     """How heads of a group begin where only some chat templates open <think>: together = those thoughts are closed at
     once, so that all heads write the answer; free = each begins where its template ends."""
@@ -168,8 +191,13 @@ class Decoding(BaseModel):
     """What guesses tokens ahead, to be verified together: one of `DRAFTS` or a model. It never decides the text."""
 
     def decisive(self) -> dict[str, Any]:
-        """Return what of it decides the text, as plain data."""
-        return self.model_dump(mode="json", exclude={"speculate"})
+        """Return what of it decides the text, as plain data.
+
+        `lstrip_first` stands in it as it did when false was the default, so that stored results stay valid where
+        nothing has changed: auto as false, and false as never. See `adoption.renamed` for where something has.
+        """
+        of_old = {"auto": False, True: True, False: "never"}
+        return self.model_dump(mode="json", exclude={"speculate"}) | {"lstrip_first": of_old[self.lstrip_first]}
 
     def of_loop(self) -> dict[str, Any]:
         """Return what all rows of one decoding loop have in common, as plain data; in the rest each has its own."""

@@ -7,6 +7,7 @@ there, and last `lab`, the small trained models that ship with the package.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -20,14 +21,22 @@ from rapidfuzz import process
 from flowinfer.checkpoint import read_folder, refuse_incomplete
 from flowinfer.errors import DataError, LoadError, UsageError
 from flowinfer.files import MOST_FLOW_BYTES, read_text
-from flowinfer.output.secrets import MASK
+from flowinfer.output.secrets import MASK, is_secret_name, shown
 from flowinfer.registry import backends, load, zoos
-from flowinfer.spec import QUANTIZATIONS, ModelSpec
+from flowinfer.spec import QUANTIZATIONS, Decoding, ModelSpec
 
 _LAB_NOTE = (
     "lab zoo: three models of about 4 M parameters that know only the lab's own kinds of items; for real models"
     " --zoo paper or --zoo FILE.toml (docs/language.md, Zoos)"
 )
+
+
+_OWN_HEADERS = ("host", "content-length", "content-type", "connection", "transfer-encoding", "accept-encoding")
+_OWN_FIELDS = (
+    *("model", "messages", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens"),
+    *("temperature", "top_p", "seed", "stop"),
+)
+"""What a request to an endpoint says by itself."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +218,8 @@ def _unserved(spec: ModelSpec) -> Iterator[Unfit]:
     if not isinstance(spec.device, str) and not backend.splits and backend.heeds("device"):
         hint = 'name one device: device="cuda:0"'
         yield Unfit("E0207", "device", f"backend '{spec.backend}' keeps a model on one device", hint)
+    yield from _misused_headers(spec.headers)
+    yield from _misused_body(spec.extra_body)
     if spec.backend != "hf":
         return
     if spec.quantization and not isinstance(spec.device, str):
@@ -232,12 +243,62 @@ def _unheeded(spec: ModelSpec) -> Iterator[Unfit]:
     """Yield the options that ask for something of which the backend takes no notice."""
     backend = backends()[spec.backend]
     for option in sorted(spec.model_fields_set):
-        if backend.heeds(option) or getattr(spec, option) == ModelSpec.model_fields[option].default:
+        if backend.heeds(option) or getattr(spec, option) == _default(option):
             continue
         owners = [name for name, other in backends().items() if other.heeds(option)]
         cure = f", or write backend={' or '.join(owners)}" if owners else ""
         message = f"option '{option}' does nothing: backend '{spec.backend}' takes no notice of it"
         yield Unfit("E0208", option, message, f"leave it out{cure}")
+
+
+def _default(option: str) -> object:
+    return ModelSpec.model_fields[option].get_default(call_default_factory=True)
+
+
+def _misused_headers(headers: Mapping[str, str]) -> Iterator[Unfit]:
+    for name, value in headers.items():
+        if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) or not re.fullmatch(r"[ -~]*", value):
+            message = f"option 'headers' has no header of HTTP: '{name[:40]}'"
+            yield Unfit("E0207", "headers", message, "names and values of printable ASCII characters")
+        elif name.lower() in _OWN_HEADERS:
+            yield Unfit(
+                "E0207", "headers", f"option 'headers' cannot have '{name}', which every request has", "leave it out"
+            )
+        elif "$" not in value and is_secret_name(name):
+            hint = f'name the variable of the environment that holds it: headers = {{ "{name}" = "$NAME" }}'
+            yield Unfit("E0207", "headers", f"option 'headers' would hold a secret, '{name}'", hint)
+        elif shown(value) != value:
+            hint = "name the variable of the environment that holds it: $NAME"
+            yield Unfit("E0207", "headers", f"option 'headers' would hold a secret in '{name}'", hint)
+
+
+def _misused_body(body: Mapping[str, object]) -> Iterator[Unfit]:
+    own = [key for key in body if key in _OWN_FIELDS]
+    if own:
+        hint = "it is an option of the stage or of the model" if own[0] in Decoding.model_fields else "leave it out"
+        message = f"option 'extra_body' cannot have '{own[0]}', which every request has"
+        yield Unfit("E0207", "extra_body", message, hint)
+    try:
+        json.dumps(body, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        hint = "texts, numbers, true and false, lists and tables of these"
+        yield Unfit("E0207", "extra_body", "option 'extra_body' holds what JSON has no form for", hint)
+        return
+    if (name := _secret_in(body)) is not None:
+        hint = "api_key_env, or headers with $NAME, name the variable of the environment that holds it"
+        yield Unfit("E0207", "extra_body", f"option 'extra_body' would hold a secret, '{name}'", hint)
+
+
+def _secret_in(data: object, name: str = "") -> str | None:
+    """Return the name of something in plain data that is, or looks like, a secret."""
+    match data:
+        case str():
+            return name if is_secret_name(name) or shown(data) != data else None
+        case Mapping():
+            return next(filter(None, (_secret_in(value, str(key)) for key, value in data.items())), None)
+        case list() | tuple():
+            return next(filter(None, (_secret_in(value, name) for value in data)), None)
+    return None
 
 
 def paper_zoo() -> Zoo:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -18,73 +16,9 @@ from flowinfer.backends.keys import read_key
 from flowinfer.backends.openai import OpenAIModel
 from flowinfer.errors import LoadError, RunError
 from flowinfer.spec import Decoding, ModelSpec
+from tests.endpoint import Stub, connected, said, stub
 
-Reply = tuple[int, str]
-
-
-class Stub(ThreadingHTTPServer):
-    """Answer requests with prepared replies, the last one again and again, and keep what was asked."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.replies: list[Reply] = []
-        self.asked: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.paths: list[str] = []
-        self.pauses: list[float] = []
-        self.listed: dict[str, Reply] = {}
-        """What GET answers, by path; anything else is not there."""
-        self.extra: dict[str, str] = {}
-        """Further headers of replies."""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Stub
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.asked.append(json.loads(body))
-        self.server.headers.append(dict(self.headers))
-        self.server.paths.append(self.path)
-        replies = self.server.replies
-        self.answer(*(replies.pop(0) if len(replies) > 1 else replies[0]))
-
-    def do_GET(self) -> None:
-        self.server.paths.append(self.path)
-        self.answer(*self.server.listed.get(self.path, (404, "not found")))
-
-    def answer(self, status: int, text: str) -> None:
-        data = text.encode()
-        self.send_response(status)
-        for name, value in self.server.extra.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet."""
-
-
-def said(text: str | None, *, reason: str = "stop", tokens: int | None = 7) -> Reply:
-    usage = {} if tokens is None else {"usage": {"completion_tokens": tokens}}
-    return 200, json.dumps({"choices": [{"message": {"content": text}, "finish_reason": reason}], **usage})
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    with Stub() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+__all__ = ["stub"]
 
 
 @pytest.fixture
@@ -92,11 +26,6 @@ def model(stub: Stub) -> Iterator[OpenAIModel]:
     made = connected(stub)
     yield made
     made.close()
-
-
-def connected(stub: Stub, **options: Any) -> OpenAIModel:
-    spec = ModelSpec(name="Far", ref="org/far-7b", backend="openai", base_url=stub.url, **options)
-    return OpenAIModel(spec, Exchange(stub.url), pause_seconds=0.0, sleep=stub.pauses.append)
 
 
 def test_text_tokens_and_reason_are_the_endpoints(stub: Stub, model: OpenAIModel) -> None:
@@ -131,16 +60,18 @@ def test_system_message_is_sent_first(stub: Stub) -> None:
     assert stub.asked[0]["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
-@pytest.mark.parametrize(("reason", "known"), [("stop", "eos"), ("length", "length"), ("content_filter", "eos")])
+@pytest.mark.parametrize(
+    ("reason", "known"), [("stop", "eos"), ("length", "length"), ("content_filter", "content_filter")]
+)
 def test_finish_reasons_are_translated(stub: Stub, model: OpenAIModel, reason: str, known: str) -> None:
     stub.replies = [said("x", reason=reason)]
     assert model.complete("hello", Decoding(), seed=1).finish_reason == known
 
 
-def test_absent_content_and_usage_are_empty(stub: Stub, model: OpenAIModel) -> None:
-    stub.replies = [said(None, tokens=None)]
+def test_absent_usage_is_no_count(stub: Stub, model: OpenAIModel) -> None:
+    stub.replies = [said("", tokens=None)]
     done = model.complete("hello", Decoding(), seed=1)
-    assert (done.text, done.tokens) == ("", 0)
+    assert (done.text, done.tokens, done.input_tokens) == ("", 0, 0)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
@@ -202,7 +133,7 @@ def test_content_in_parts_is_joined(stub: Stub, model: OpenAIModel) -> None:
 
 def test_answers_that_are_not_json_are_run_errors(stub: Stub, model: OpenAIModel) -> None:
     stub.replies = [(200, "<html>")]
-    with pytest.raises(RunError, match=r"'Far' at .*: the endpoint's answer is not JSON: <html>"):
+    with pytest.raises(RunError, match=r"'Far' at .*: the endpoint's answer is a page of HTML, not JSON: <html>"):
         model.complete("hello", Decoding(), seed=1)
 
 
@@ -372,6 +303,22 @@ def test_an_unknown_model_is_told_with_those_that_are_there(stub: Stub, model: O
 def test_a_wanted_pause_is_kept_within_bounds(stub: Stub, model: OpenAIModel, asked: str, pause: float) -> None:
     stub.replies, stub.extra = [(429, "busy"), said("x")], {"Retry-After": asked}
     model.complete("hello", Decoding(), seed=1)
+    assert stub.pauses == [pause]
+
+
+@pytest.mark.parametrize(
+    ("asked", "pause"),
+    [
+        ("Thu, 01 Jan 1970 00:00:12 GMT", 12.0),
+        ("Thu, 01 Jan 1970 01:00:00 GMT", 60.0),
+        ("Wed, 31 Dec 1969 23:00:00 GMT", 0.0),
+    ],
+)
+def test_a_pause_may_be_asked_for_by_a_date(stub: Stub, asked: str, pause: float) -> None:
+    stub.replies, stub.extra = [(503, "busy"), said("x")], {"Retry-After": asked}
+    made = connected(stub, clock=lambda: 0.0)
+    made.complete("hello", Decoding(), seed=1)
+    made.close()
     assert stub.pauses == [pause]
 
 

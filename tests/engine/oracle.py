@@ -16,6 +16,7 @@ from flowinfer.backends.base import Prompt
 from flowinfer.engine.base import Row
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.engine.loops.sampling import draws_of, row_key, sample
+from flowinfer.engine.loops.spaces import joined_heads
 from flowinfer.fusion.advance import Context, new_context
 from flowinfer.fusion.utf8 import BOUNDARY, trim
 from flowinfer.planning.plan import Step
@@ -30,6 +31,7 @@ class Text:
     row: Row
     decoding: Decoding
     prompts: list[Prompt]
+    joined: tuple[bool, ...]
     contexts: list[Context]
     fed: list[int]
     agreed: list[int]
@@ -73,16 +75,19 @@ def decode_plainly(step: Step, models: Sequence[Any], rows: Sequence[Row]) -> li
 
 def _begin(mixer: Mixer, step: Step, models: Sequence[Any], row: Row) -> Text:
     decoding = row.decoding or step.decoding
+    prompts = [
+        model.prompt(row.prompts[one.node], decoding.prefill) for model, one in zip(models, mixer.members, strict=True)
+    ]
+    tokens = [model.vocabulary().tokens for model in models]
+    joined = joined_heads(step.decoding, prompts, tokens)
     return Text(
         row,
         decoding,
+        prompts,
+        joined,
         [
-            model.prompt(row.prompts[one.node], decoding.prefill)
-            for model, one in zip(models, mixer.members, strict=True)
-        ],
-        [
-            new_context(decoding.context, model.tokenizer, model.vocabulary().tokens, lstrip_first=mixer.joins_first)
-            for model in models
+            new_context(decoding.context, model.tokenizer, own, lstrip_first=is_joined)
+            for model, own, is_joined in zip(models, tokens, joined, strict=True)
         ],
         *([0] * len(models), [0] * len(models)),
     )
@@ -92,7 +97,7 @@ def _choose(
     mixer: Mixer, step: Step, models: Sequence[Any], texts: Sequence[Text], logits: Sequence[Tensor]
 ) -> list[int]:
     """Return each text's next slot; where a near tie is to be decided alone, from a forward over its whole context."""
-    probs = mixer.lift(logits, [not text.written for text in texts])
+    probs = mixer.lift(logits, [text.joined if not text.tokens else (False,) * len(models) for text in texts])
     fused = mixer.fuse(probs)
     allowed = mixer.vocabulary.guard.mask(torch.tensor([text.state for text in texts]))
     best = fused.masked_fill(~allowed, -1.0).sort(descending=True, stable=True)

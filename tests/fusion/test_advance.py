@@ -278,7 +278,12 @@ def test_joined_contexts_begin_with_the_heads_own_space(name: str, kind: str) ->
         assert context.ids == tokenizer.encode("hello world and more", add_special_tokens=False).ids
 
 
-def test_heads_without_a_dummy_prefix_are_never_joined() -> None:
+@pytest.mark.parametrize("kind", ["native", "canonical"])
+def test_heads_without_a_dummy_prefix_read_their_own_token_with_the_space(kind: str) -> None:
     tokenizer, tokens = known("gpt2")
-    context = new_context("native", tokenizer, tokens, lstrip_first=True)
-    assert context.append(b"hello", tokens.cover(b"hello")).ids == tokens.cover(b"hello")
+    for key, read in ((b"the", b" the"), ("的".encode(), "的".encode())):
+        context = new_context(kind, tokenizer, tokens, lstrip_first=True)
+        context.append(key, tokens.cover(key))
+        assert written(tokens, context.ids) == read
+        context.append(b" end", tokens.cover(b" end"))
+        assert written(tokens, context.ids) == read + b" end"

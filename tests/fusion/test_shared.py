@@ -355,7 +355,7 @@ def test_a_dummy_prefix_is_taken_off_the_first_token_of_rows_that_begin() -> Non
     joined = replace(toys.hand_made([b" a", b"a", b" b", b"c", b"  a", b" ", b"b"]), has_dummy_prefix=True)
     vocabulary = SharedVocabulary([toys.head(joined), toys.head([b"a", b"b", b"c", b" "])])
     probs = vocabulary.lift(0, torch.tensor([[3.0, 1.0, 2.0, 0.5, 0.2, 0.1, -9.0]] * 2, dtype=torch.float64))
-    first = vocabulary.lift_first(0, probs, torch.tensor([True, False]))
+    first = vocabulary.lift_first(probs, torch.tensor([True, False]))
     a, spaced_a = slot(vocabulary, b"a"), slot(vocabulary, b" a")
     assert first[0, a] == pytest.approx(float(probs[0, a] + probs[0, spaced_a]))
     b, spaced_b = slot(vocabulary, b"b"), slot(vocabulary, b" b")
@@ -365,4 +365,3 @@ def test_a_dummy_prefix_is_taken_off_the_first_token_of_rows_that_begin() -> Non
         assert first[0, slot(vocabulary, kept)] == probs[0, slot(vocabulary, kept)]
     assert first[0].sum() == pytest.approx(1)
     assert torch.equal(first[1], probs[1])
-    assert vocabulary.lift_first(1, probs, torch.tensor([True, True])) is probs

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from flowinfer.backends.base import Hearing
 from flowinfer.backends.exchange import Exchange, Limits
 from flowinfer.backends.openai import OpenAIModel
 from flowinfer.errors import RunError
@@ -56,6 +57,8 @@ def body(rng: random.Random) -> bytes:
             b"9" * 10_000,
             b"\xff\xfe\x00",
             b"data: " + answer + b"\n\ndata: [DONE]\n\n",
+            b"data: " + answer.replace(b'"message"', b'"delta"') + b"\n\ndata: [DONE]\n\n",
+            b"data: " + answer.replace(b'"message"', b'"delta"') + b"\n\n",
             b"<html><body>no</body></html>",
             b" " * (1 << 17),
         )
@@ -125,8 +128,11 @@ def test_whatever_an_endpoint_does_a_question_is_answered_or_fails(hostile: Host
         hostile.rng = rng
         model = OpenAIModel(spec, Exchange(hostile.url, "sk-secret-key", LIMITS), sleep=lambda seconds: None)
         try:
-            done = model.complete("hello", Decoding(), seed=1)
+            heard: list[str] = []
+            hearing = Hearing(heard.append) if rng.random() < 0.5 else Hearing()
+            done = model.complete("hello", Decoding(), seed=1, hearing=hearing)
             assert done.text.encode("utf-8") is not None and done.tokens >= 0
+            assert "".join(heard) == (done.text if hearing.wrote else "")
         except RunError as error:
             assert "sk-secret-key" not in f"{error.message} {error.help}", f"seed {seed}"
         except Exception as error:

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-import httpx
 import pytest
 
 from flowinfer import registry
 from flowinfer.backends.base import Turn
-from flowinfer.backends.openai import OpenAIModel
+from flowinfer.backends.wording import Wording
 from flowinfer.errors import FlowError, UsageError
 from flowinfer.language.check import check
+from flowinfer.language.options import TABLES
 from flowinfer.registry import backends
-from flowinfer.spec import Decoding, ModelSpec
+from flowinfer.spec import Decoding, ModelSpec, Parallel
 from tests.zoos import NAMES
 
 MODEL_OPTIONS = {
@@ -29,6 +29,10 @@ MODEL_OPTIONS = {
     "trust_remote_code": "true",
     "base_url": '"http://localhost:1/v1"',
     "api_key_env": '"KEY"',
+    "parallel": "3",
+    "input_cost": "1",
+    "output_cost": "1.5",
+    "cached_cost": "0.5",
 }
 STEP_OPTIONS = {
     "max_tokens": "7",
@@ -66,9 +70,10 @@ picky.text_only = True  # type: ignore[attr-defined]
 picky.options = ("max_tokens", "prefill", "device")  # type: ignore[attr-defined]
 ALWAYS = {"think"}
 TEXTS = {"max_tokens", "temperature", "top_p", "seed", "stop"}
+REMOTE = {"base_url", "api_key_env", "parallel", "input_cost", "output_cost", "cached_cost"}
 HEEDED = {
-    "hf": {*MODEL_OPTIONS, *STEP_OPTIONS} - {"base_url", "api_key_env"},
-    "openai": ALWAYS | TEXTS | {"base_url", "api_key_env", "system"},
+    "hf": {*MODEL_OPTIONS, *STEP_OPTIONS} - REMOTE,
+    "openai": ALWAYS | TEXTS | REMOTE | {"system"},
     "bare": {*MODEL_OPTIONS, *STEP_OPTIONS},
     "texts": {*MODEL_OPTIONS} | TEXTS,
     "picky": ALWAYS | {"max_tokens", "prefill", "device"},
@@ -105,19 +110,20 @@ def test_every_backend_refuses_the_options_that_it_does_not_heed(backend: str, o
 
 
 def test_the_matrix_knows_every_option() -> None:
-    assert {*MODEL_OPTIONS, "name", "ref", "backend"} == {*ModelSpec.model_fields}
+    assert {*MODEL_OPTIONS, *TABLES, "name", "ref", "backend"} == {*ModelSpec.model_fields}
     assert {*STEP_OPTIONS, *GROUP_OPTIONS, "fuse_options"} == {*Decoding.model_fields}
 
 
 @pytest.mark.parametrize("option", [*STEP_OPTIONS, *GROUP_OPTIONS])
 def test_the_endpoint_is_asked_with_just_the_options_that_its_backend_declares(option: str) -> None:
     spec = ModelSpec(name="M", ref="m", backend="openai", base_url="http://localhost:1/v1")
-    model = OpenAIModel(spec, httpx.Client())
+    wording = Wording(spec)
     plain = Decoding()
     values = {"max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "stop": ("x",), "stop_tokens": ("x",)}
     other = plain.model_copy(update={option: values.get(option, "other")})
     turns = [Turn("user", "p")]
-    is_sent = model._body(turns, plain, seed=1) != model._body(turns, other, seed=2 if option == "seed" else 1)
+    seed = 2 if option == "seed" else 1
+    is_sent = wording.body(turns, plain, 1, streams=False) != wording.body(turns, other, seed, streams=False)
     assert is_sent == backends()["openai"].heeds(option)
 
 
@@ -171,3 +177,11 @@ def test_a_plug_in_that_heeds_an_unknown_option_is_named(monkeypatch: pytest.Mon
     backends.cache_clear()
     with pytest.raises(UsageError, match="'picky' of another package heeds an option that there is not: 'max_tokns'"):
         backends()
+
+
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("true", True), ("false", False)])
+def test_an_option_may_be_a_word_or_a_truth_value(text: str, value: object) -> None:
+    for flow, sets in (("(Qwen | Ds)", {"lstrip_first": text}), (f"(Qwen | Ds)[lstrip_first={text}]", {})):
+        root = check(flow, zoo=NAMES, overrides=sets).root
+        assert isinstance(root, Parallel) and root.decoding.lstrip_first is value
+    assert said("(Qwen | Ds)[lstrip_first=1]") == [("E0206", "lstrip_first")]

@@ -20,7 +20,7 @@ from flowinfer.profiling.run import Profiled, Request, built_in_questions, profi
 from flowinfer.profiling.show import lines
 from flowinfer.profiling.spans import write_trace
 from flowinfer.profiling.whole import Ticks, token_rate
-from tests.backends.test_openai import Stub, said
+from tests.endpoint import Stub, said
 
 STEPS = 4
 

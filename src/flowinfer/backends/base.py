@@ -11,7 +11,8 @@ question at which it was raised; short memory (MemoryError, torch.OutOfMemoryErr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -170,8 +171,52 @@ class TextCompletion:
     tokens: int
     """Tokens that were written; 0 = not known."""
     finish_reason: FinishReason
-    """eos, stop or length."""
+    """eos, stop, length or content_filter."""
     seconds: float
+    input_tokens: int = 0
+    """Tokens that were read; 0 = not known."""
+    cached_tokens: int = 0
+    """Those of them that were read before, where a model keeps prompts."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of how it was come by; each is told once."""
+
+
+class Hearing:
+    """Who waits for a text: hears it as it is written, and may want it no more. Any thread may call.
+
+    Args:
+        wrote: hears the pieces, in order; None = nobody wants them.
+    """
+
+    def __init__(self, wrote: Callable[[str], None] | None = None) -> None:
+        self.wrote = wrote
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._stop: Callable[[], object] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether the text is wanted no more."""
+        return self._over.is_set()
+
+    def end(self) -> None:
+        """Want the text no more: what it costs is to be broken off."""
+        with self._lock:
+            self._over.set()
+            stop = self._stop
+        if stop is not None:
+            stop()
+
+    def when_over(self, stop: Callable[[], object]) -> None:
+        """Say how to break off what is under way now."""
+        with self._lock:
+            self._stop = stop
+        if self.is_over:
+            stop()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, no longer than the text is wanted."""
+        self._over.wait(seconds)
 
 
 @runtime_checkable
@@ -196,6 +241,29 @@ class TextModel(Protocol):
 
     def close(self) -> None:
         """Close its connections; nothing is asked of it afterwards."""
+
+
+@runtime_checkable
+class StreamingModel(TextModel, Protocol):
+    """A text model that tells of its text while it writes it, and stops when nobody wants it any more."""
+
+    streams: bool
+    """True: `complete` takes one more argument."""
+
+    def complete(
+        self,
+        prompt: str,
+        decoding: Decoding,
+        *,
+        seed: int,
+        turns: Sequence[Turn] = (),
+        hearing: Hearing | None = None,
+    ) -> TextCompletion:
+        """Complete one prompt; see `TextModel.complete`.
+
+        Args:
+            hearing: is told of the text as it is written, where it wants to be; ends it, where it is wanted no more.
+        """
 
 
 def lacks(model: object, kind: type) -> list[str]:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import zlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import aclosing
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import unquote
 
 import httpx
 
+from flowinfer.backends.base import Hearing
 from flowinfer.errors import RunError
 from flowinfer.output.secrets import redacted, shown
 
+Feed = Callable[[bytes], bool]
+"""Takes a part of a stream; returns whether the rest is of no interest."""
+MOST_PAUSE_SECONDS = 60.0
+"""Longest wait that an endpoint may ask for."""
+_ANY_NUMBER = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+"""Connections at once; who asks says how many."""
 _TROUBLE_BYTES = 64 << 10
 """What is read of an answer that is none: a refusal, an error page."""
 
@@ -40,6 +49,24 @@ class Reply:
     text: str
     """The body, without secrets; of anything but a 200 only the beginning."""
     headers: Mapping[str, str]
+    is_stream: bool = False
+    """Whether it came as a stream of events, which were fed to who asked."""
+
+    def pause(self, now: float) -> float:
+        """Return how many seconds it asks to wait, within reason: as a number, or as a date of HTTP.
+
+        Args:
+            now: seconds since 1970.
+        """
+        asked = self.headers.get("retry-after", "")
+        try:
+            seconds = float(asked)
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(asked).timestamp() - now
+            except (ValueError, TypeError, OverflowError):
+                return 0.0
+        return min(max(seconds, 0.0), MOST_PAUSE_SECONDS) if math.isfinite(seconds) else 0.0
 
 
 class Unreached(Exception):
@@ -60,13 +87,24 @@ class Exchange:
         address: with user and password, and with parameters that go with every request, where it has some.
         key: sent as a bearer token.
         below: what to add to the address's path.
+        headers: what else every request has.
     Raises:
         ValueError: it is no address.
     """
 
-    def __init__(self, address: str, key: str | None = None, limits: Limits | None = None, *, below: str = "") -> None:
+    def __init__(
+        self,
+        address: str,
+        key: str | None = None,
+        limits: Limits | None = None,
+        *,
+        below: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self._limits = limits or Limits()
-        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        bearer = {"Authorization": f"Bearer {key}"} if key else {}
+        sent = httpx.Headers({"Accept-Encoding": "identity", **bearer})
+        sent.update(headers or {})
         try:
             url = httpx.URL(address)
         except (httpx.InvalidURL, ValueError) as error:
@@ -78,32 +116,49 @@ class Exchange:
         auth = (unquote(url.username), unquote(url.password)) if url.userinfo else None
         timeout = httpx.Timeout(None, connect=self._limits.connect_seconds)
         try:
-            self._client = httpx.AsyncClient(params=url.params, headers=headers, auth=auth, timeout=timeout)
+            self._client = httpx.AsyncClient(
+                params=url.params, headers=sent, auth=auth, timeout=timeout, limits=_ANY_NUMBER
+            )
         except (httpx.InvalidURL, ValueError, ImportError, OSError) as error:
             raise ValueError(f"a proxy or certificate of the environment cannot be used: {shown(str(error))}") from None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
-    def ask(self, path: str, body: Mapping[str, Any] | None = None, *, seconds: float | None = None) -> Reply:
+    def ask(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        seconds: float | None = None,
+        hearing: Hearing | None = None,
+        feed: Feed | None = None,
+    ) -> Reply:
         """Post a body, or get where there is none.
 
         Args:
             seconds: a shorter time than usual.
+            hearing: who may want the answer no more; then the request is broken off.
+            feed: takes a stream of events as it comes.
         Raises:
             Unreached: nothing there, or the connection broke (`Broken`).
-            RunError: too large, too slow, or packed in a way that was not asked for.
+            RunError: too large, too slow, wanted no more, or packed in a way that was not asked for.
+            Exception: what `feed` raises.
         """
         if self._loop.is_closed():
             raise RunError("the connection has been closed")
         limit = min(seconds or self._limits.seconds, self._limits.seconds)
-        bounded = asyncio.wait_for(self._ask(path, body), limit)
+        bounded = asyncio.wait_for(self._ask(path, body, feed), limit)
         try:
-            return asyncio.run_coroutine_threadsafe(bounded, self._loop).result()
+            coming = asyncio.run_coroutine_threadsafe(bounded, self._loop)
+            if hearing is not None:
+                hearing.when_over(coming.cancel)
+            return coming.result()
         except TimeoutError:
             raise RunError(f"no whole answer within {limit:g} s", help="is the server busy? lower max_tokens") from None
         except CancelledError:
-            raise RunError("the connection has been closed") from None
+            is_over = hearing is not None and hearing.is_over
+            raise RunError("wanted no more" if is_over else "the connection has been closed") from None
         except (httpx.ConnectError, httpx.ConnectTimeout, UnicodeError) as error:  # the last: no host has such a name
             raise Unreached(shown(str(error)) or type(error).__name__) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -125,10 +180,11 @@ class Exchange:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.aclose()
 
-    async def _ask(self, path: str, body: Mapping[str, Any] | None) -> Reply:
+    async def _ask(self, path: str, body: Mapping[str, Any] | None, feed: Feed | None) -> Reply:
         method = "GET" if body is None else "POST"
         async with self._client.stream(method, f"{self.url}/{path}", json=body) as response:
             is_answer = response.status_code == 200
+            is_stream = response.headers.get("content-type", "").lower().startswith("text/event-stream")
             data = bytearray()
             async with aclosing(self._unpacked(response)) as chunks:
                 async for chunk in chunks:
@@ -138,9 +194,11 @@ class Exchange:
                         raise RunError(f"the endpoint's answer is larger than {most}")
                     if len(data) > _TROUBLE_BYTES and not is_answer:
                         break
+                    if is_stream and is_answer and feed is not None and feed(chunk):
+                        break
             text = bytes(data if is_answer else data[:_TROUBLE_BYTES]).decode("utf-8", errors="replace")
             headers = {name.lower(): redacted(value) for name, value in response.headers.items()}
-            return Reply(response.status_code, redacted(text), headers)
+            return Reply(response.status_code, redacted(text), headers, is_stream=is_stream and is_answer)
 
     async def _unpacked(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         """Yield a body in pieces, none larger than the limit by much; it was asked for unpacked, but who knows."""

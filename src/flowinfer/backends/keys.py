@@ -57,6 +57,25 @@ def read_key(spec: ModelSpec, environment: Mapping[str, str]) -> Key:
     return Key(f"the key was read from {variable}", value, note)
 
 
+def read_headers(spec: ModelSpec, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return a model's headers with the values of the variables that they name; what these hold is a secret.
+
+    Raises:
+        LoadError: a variable is not set, or holds what no header can.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        given = environment.get(match[1], "").strip()
+        if not re.fullmatch(r"[ -~]+", given):
+            fault = "holds what no header can" if given else "is not set, or empty"
+            message = f"model '{spec.name}': the environment variable {match[1]} {fault}"
+            raise LoadError(message, help=f"its headers name it: export {match[1]}=...")
+        learn(given)
+        return given
+
+    return {name: re.sub(r"\$([A-Za-z_]\w*)", value, text) for name, text in spec.headers.items()}
+
+
 def _is_openai(address: str) -> bool:
     """Return whether an address is one of OpenAI's own hosts, encrypted."""
     try:

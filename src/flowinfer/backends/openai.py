@@ -6,37 +6,53 @@ Text only: it cannot be a head of a `|` group.
 from __future__ import annotations
 
 import json
-import math
-import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 from rapidfuzz import process
 
-from flowinfer.backends.base import TextCompletion, Turn
-from flowinfer.backends.exchange import Broken, Exchange, Reply, Unreached
-from flowinfer.backends.keys import Key, read_key
+from flowinfer.backends.base import Hearing, TextCompletion, Turn
+from flowinfer.backends.completions import Answer, Answering, BrokenOff, Unusable
+from flowinfer.backends.exchange import Exchange, Reply, Unreached
+from flowinfer.backends.keys import Key
+from flowinfer.backends.reaching import KNOCK_SECONDS, answers, connect, listed, place
+from flowinfer.backends.wording import Wording
 from flowinfer.errors import LoadError, RunError
-from flowinfer.output.secrets import MASK, redacted
-from flowinfer.results import FinishReason
 from flowinfer.spec import Decoding, ModelSpec
 
 _RETRIES = 4
-_KNOCK_SECONDS = 10.0
-_MOST_PAUSE_SECONDS = 60.0
-"""Longest wait that an endpoint may ask for."""
-_MOST_TOKENS = 10**9
 _PASSING = {408, 409, 429, 500, 502, 503, 504}
 _SHOWN_MODELS = 5
 _CURE = "check base_url, model id and key"
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """Why there is no answer."""
+
+    message: str
+    help: str | None = None
+    may_pass: bool = False
+    pause: float = 0.0
+    """Seconds that the endpoint asks to wait."""
 
 
 class OpenAIModel:
-    """A model behind an endpoint; a `TextModel`."""
+    """A model behind an endpoint; a `StreamingModel`.
+
+    Args:
+        spec: what the zoo or flow says of it.
+        exchange: its connections.
+        key: what is said where it refuses the key.
+        notes: what the user should know about how it is reached.
+        pause_seconds: before the second try; doubled before each further one.
+        sleep: waits so long; if not given, no longer than somebody waits for the answer.
+        clock: seconds since 1970.
+    """
+
+    streams = True
 
     def __init__(
         self,
@@ -46,7 +62,8 @@ class OpenAIModel:
         key: Key | None = None,
         notes: tuple[str, ...] = (),
         pause_seconds: float = 0.5,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = spec.name
         self.notes = notes
@@ -55,72 +72,96 @@ class OpenAIModel:
         self._exchange = exchange
         self._key = key or Key(_CURE)
         self._pause_seconds = pause_seconds
-        self._sleep = sleep
+        self._sleep, self._clock = sleep, clock
+        self._wording = Wording(spec)
         self._listed: tuple[str, ...] | None = None
 
-    def complete(self, prompt: str, decoding: Decoding, *, seed: int, turns: Sequence[Turn] = ()) -> TextCompletion:
+    def complete(
+        self,
+        prompt: str,
+        decoding: Decoding,
+        *,
+        seed: int,
+        turns: Sequence[Turn] = (),
+        hearing: Hearing | None = None,
+    ) -> TextCompletion:
         """Complete one prompt, trying again where the endpoint says that it may pass.
 
-        Half surrogates, which JSON can write and no text holds, become U+FFFD.
+        Half surrogates, which JSON can write and no text holds, become U+FFFD. A stop text that the endpoint has not
+        heeded ends the text all the same.
 
         Raises:
-            RunError: it failed for good.
+            RunError: it failed for good, or is wanted no more.
         """
         start = time.perf_counter()
-        body = self._post(self._body([*turns, Turn("user", prompt)], decoding, seed))
-        try:
-            answer = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            what = "nested too deep" if isinstance(error, RecursionError) else "not JSON"
-            raise self._error(f"the endpoint's answer is {what}: {body[:200]}") from None
-        try:
-            choice = answer["choices"][0]
-            text = _text(choice["message"]["content"])
-            reason: FinishReason = "length" if choice.get("finish_reason") == "length" else "eos"
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise self._error(f"the endpoint's answer has no choices: {body[:200]}") from error
-        return TextCompletion(redacted(text), _tokens(answer), reason, time.perf_counter() - start)
+        answer = self._answer([*turns, Turn("user", prompt)], decoding, seed, hearing or Hearing())
+        found = [answer.text.find(stop, _end_of_thought(answer.text)) for stop in decoding.stop if stop]
+        cut = min((at for at in found if at >= 0), default=None)
+        return TextCompletion(
+            answer.text[:cut],
+            answer.tokens,
+            answer.why if cut is None else "stop",
+            time.perf_counter() - start,
+            answer.input_tokens,
+            answer.cached_tokens,
+            self._wording.notes,
+        )
 
     def close(self) -> None:
         """Close the connections."""
         self._exchange.close()
 
-    def _body(self, turns: Sequence[Turn], decoding: Decoding, seed: int) -> dict[str, Any]:  # JSON
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-        if self._spec.system is not None:
-            messages.insert(0, {"role": "system", "content": self._spec.system})
-        body: dict[str, Any] = {
-            "model": self._spec.ref,
-            "messages": messages,
-            "max_tokens": decoding.max_tokens,
-            "temperature": decoding.temperature,
-            "top_p": decoding.top_p,
-            "seed": seed,
-        }
-        return body | ({"stop": list(decoding.stop)} if decoding.stop else {})
-
-    def _post(self, body: dict[str, Any]) -> str:  # JSON
-        problem, help, asked_pause = "", _CURE, 0.0
+    def _answer(self, turns: Sequence[Turn], decoding: Decoding, seed: int, hearing: Hearing) -> Answer:
+        """Ask until there is an answer, or no hope of one."""
+        trouble = _Trouble("")
         for attempt in range(_RETRIES + 1):
             if attempt:
-                self._sleep(max(self._pause_seconds * 2 ** (attempt - 1), asked_pause))
-            try:
-                reply = self._exchange.ask("chat/completions", body)
-            except Unreached as error:
-                problem, help, asked_pause = (
-                    str(error),
-                    f"is the server at {_place(self._exchange)} still running?",
-                    0.0,
-                )
-                continue
-            except RunError as error:
-                raise self._error(error.message, error.help) from error
-            if reply.status == 200:
-                return reply.text
-            problem, help, asked_pause = _problem(reply), self._cure(reply), _pause(reply)
-            if reply.status not in _PASSING:
+                self._pause(max(self._pause_seconds * 2 ** (attempt - 1), trouble.pause), hearing)
+            if hearing.is_over:
+                raise self._error("wanted no more")
+            answering = Answering(hearing.wrote)
+            came = self._ask(turns, decoding, seed, hearing, answering)
+            if isinstance(came, Answer):
+                return came
+            trouble = came
+            if not trouble.may_pass or answering.num_told:  # who has heard a part can hear no other answer
                 break
-        raise self._error(problem, help)
+        raise self._error(trouble.message, trouble.help)
+
+    def _ask(
+        self, turns: Sequence[Turn], decoding: Decoding, seed: int, hearing: Hearing, answering: Answering
+    ) -> Answer | _Trouble:
+        """Ask once, without what the endpoint turns out not to take."""
+        is_there = f"is the server at {place(self._exchange)} still running?"
+        while True:
+            body = self._wording.body(turns, decoding, seed, streams=hearing.wrote is not None)
+            try:
+                reply = self._exchange.ask("chat/completions", body, hearing=hearing, feed=answering.feed)
+                if reply.status == 200:
+                    return answering.streamed() if reply.is_stream else answering.whole(reply.text)
+            except BrokenOff as error:
+                return _Trouble(str(error), is_there, may_pass=True)
+            except Unusable as error:
+                return _Trouble(str(error), may_pass=error.status in _PASSING)
+            except Unreached as error:
+                told = f"the endpoint's stream broke off after {answering.num_told} characters: "
+                return _Trouble((told if answering.num_told else "") + str(error), is_there, may_pass=True)
+            except RunError as error:
+                return _Trouble(error.message, error.help)
+            named = _field(reply, "param")
+            if reply.status not in (400, 422) or not self._wording.learn(body, reply.text, named):
+                return _Trouble(
+                    _problem(reply),
+                    self._cure(reply),
+                    may_pass=reply.status in _PASSING,
+                    pause=reply.pause(self._clock()),
+                )
+
+    def _pause(self, seconds: float, hearing: Hearing) -> None:
+        if self._sleep is not None:
+            self._sleep(seconds)
+        else:
+            hearing.pause(seconds)
 
     def _error(self, problem: str, help: str | None = None) -> RunError:
         return RunError(f"'{self.name}' at {self._exchange.url}: {problem}", help=help or _CURE)
@@ -145,36 +186,10 @@ class OpenAIModel:
         """Return the models that the endpoint lists, asked for once."""
         if self._listed is None:
             try:
-                self._listed = _listed(self._exchange, _KNOCK_SECONDS).ids
+                self._listed = listed(self._exchange, KNOCK_SECONDS).ids
             except Unreached:
                 self._listed = ()
         return self._listed
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """What came of asking for the models of an endpoint."""
-
-    status: int
-    """0 where nothing came that could be read."""
-    ids: tuple[str, ...] = ()
-
-
-def knock(spec: ModelSpec, seconds: float) -> str:
-    """Return whether an endpoint answers: 'yes', or why not. Nothing is asked of its model."""
-    try:
-        exchange, _ = _connect(spec)
-    except LoadError as error:
-        return error.message.removeprefix(f"model '{spec.name}': ")
-    try:
-        status = _listed(exchange, seconds).status
-        return {0: f"answers strangely at {_place(exchange)}", 401: "refuses the key", 403: "refuses the key"}.get(
-            status, "yes"
-        )
-    except Unreached as error:
-        return f"nothing answers at {_place(exchange)}: {error}"
-    finally:
-        exchange.close()
 
 
 def load(spec: ModelSpec, device: str, dtype: str = "auto") -> OpenAIModel:
@@ -186,19 +201,19 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> OpenAIModel:
         LoadError: no base_url or nothing there, or the key's environment variable is not set or holds no key.
     """
     del device, dtype
-    exchange, key = _connect(spec)
+    exchange, key = connect(spec)
     notes = (key.note,) if key.note else ()
     try:
-        status = _listed(exchange, _KNOCK_SECONDS).status
+        status = listed(exchange, KNOCK_SECONDS).status
     except Unreached as error:
         exchange.close()
         raise LoadError(
             f"model '{spec.name}': the endpoint {spec.base_url} cannot be reached: {error}",
-            help=f"is the server running at {_place(exchange)}? check base_url",
+            help=f"is the server running at {place(exchange)}? check base_url",
         ) from error
     if status == 404 and not exchange.url.path.endswith("/v1"):
-        below = _connect(spec, "/v1")[0]
-        if _answers(below):
+        below = connect(spec, "/v1")[0]
+        if answers(below):
             exchange.close()
             note = f"'{spec.name}': base_url lacks /v1, going on with {below.url}"
             return OpenAIModel(spec, below, key=key, notes=(*notes, note))
@@ -206,88 +221,22 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> OpenAIModel:
     return OpenAIModel(spec, exchange, key=key, notes=notes)
 
 
-def _connect(spec: ModelSpec, below: str = "") -> tuple[Exchange, Key]:
-    if not spec.address:
-        raise LoadError(f"model '{spec.name}': backend openai needs base_url", help='base_url="http://host:8000/v1"')
-    if f"//{MASK}@" in spec.address or f"={MASK}" in spec.address:
-        raise LoadError(
-            f"model '{spec.name}': base_url '{spec.address}' has lost its secrets, as texts in run folders do",
-            help="write them in again, or name a variable that holds the key: api_key_env",
-        )
-    key = read_key(spec, os.environ)
-    try:
-        exchange = Exchange(spec.address, key.value, below=below)
-    except ValueError as error:
-        raise LoadError(
-            f"model '{spec.name}': base_url '{spec.base_url}' is no address: {error}",
-            help='base_url="http://host:8000/v1"',
-        ) from error
-    return exchange, key
-
-
-def _answers(exchange: Exchange) -> bool:
-    try:
-        return _listed(exchange, _KNOCK_SECONDS).status in (200, 401, 403)
-    except Unreached:
-        return False
-
-
-def _listed(exchange: Exchange, seconds: float) -> _Listed:
-    """Ask for an endpoint's models; not every endpoint lists them.
-
-    Raises:
-        Unreached: nothing is there.
-    """
-    try:
-        reply = exchange.ask("models", seconds=seconds)
-    except (Broken, RunError):
-        return _Listed(0)  # it is there; whether it answers is seen at the first question
-    try:
-        data = json.loads(reply.text)["data"]
-        return _Listed(reply.status, tuple(str(model["id"]) for model in data))
-    except (ValueError, RecursionError, KeyError, TypeError):
-        return _Listed(reply.status)
-
-
-def _place(exchange: Exchange) -> str:
-    url = exchange.url
-    return f"{url.host}:{url.port or {'http': 80, 'https': 443}[url.scheme]}"
-
-
 def _problem(reply: Reply) -> str:
-    """Return a refusal's status with the endpoint's own words, if it says any."""
-    try:
-        said = json.loads(reply.text)["error"]
-        text = str(said["message"] if isinstance(said, dict) else said)
-    except (ValueError, RecursionError, KeyError, TypeError):
-        text = reply.text
+    """Return a refusal's status with the endpoint's own words, if it says any, in one line."""
+    text = " ".join((_field(reply, "message") or reply.text[:1000]).split())
     return f"HTTP {reply.status}: {text[:200]}".rstrip(": ")
 
 
-def _pause(reply: Reply) -> float:
-    """Return how many seconds an endpoint asks to wait, within reason; a date counts as none."""
+def _field(reply: Reply, name: Literal["message", "param"]) -> str | None:
+    """Return what an error says in a field of OpenAI's form; an error that is a text is its message."""
     try:
-        seconds = float(reply.headers.get("retry-after", 0))
-    except ValueError:
-        return 0.0
-    return min(max(seconds, 0.0), _MOST_PAUSE_SECONDS) if math.isfinite(seconds) else 0.0
+        said = json.loads(reply.text)["error"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
+    found = said.get(name) if isinstance(said, dict) else said if name == "message" else None
+    return None if found is None else str(found)
 
 
-def _text(content: Any) -> str:  # JSON
-    """Return a message's text: a string, null, or a list of parts of which those with text count.
-
-    Raises:
-        TypeError: it is none of these.
-    """
-    if isinstance(content, list):
-        content = "".join(part["text"] for part in content if "text" in part)
-    if content is not None and not isinstance(content, str):
-        raise TypeError("neither a text nor parts")
-    return _HALF_CHARACTER.sub("\ufffd", content or "")
-
-
-def _tokens(answer: Any) -> int:  # JSON
-    """Return how many tokens an endpoint says it wrote; 0 where it says nothing usable."""
-    usage = answer.get("usage")
-    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return count if type(count) is int and 0 <= count <= _MOST_TOKENS else 0
+def _end_of_thought(text: str) -> int:
+    """Return where an answer begins that may have a thought before it: a stop text in that ends nothing."""
+    return max(0, text.find("</think>")) if text.startswith("<think>") else 0

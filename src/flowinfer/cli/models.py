@@ -60,7 +60,7 @@ def _knocked(specs: Iterable[ModelSpec]) -> dict[str, str]:
     remote = [spec for spec in specs if spec.backend == "openai"]
     if not remote:
         return {}
-    from flowinfer.backends.openai import knock
+    from flowinfer.backends.reaching import knock
 
     first = {(spec.address, spec.api_key_env): spec for spec in remote}
     with ThreadPoolExecutor(len(first)) as threads:

@@ -127,8 +127,10 @@ def _show_question(record: Record, console: PlainConsole, with_prompts: bool) ->
             for head in step.heads
         )
         cached = f", cached from {step.cached_from}" if step.cached_from else ""
+        cost = f", cost {step.usage.cost:.4g}" if step.usage and step.usage.cost is not None else ""
         rounds = f" in {step.rounds} rounds" if step.drafted_tokens else ""
-        title = f"{step.step} {heads}: {step.tokens} tokens{rounds}, {step.seconds:.2f} s, {step.finish_reason}{cached}"
+        took = f"{step.tokens} tokens{rounds}, {step.seconds:.2f} s, {step.finish_reason}{cost}{cached}"
+        title = f"{step.step} {heads}: {took}"
         shown = plain(step.text)
         if step is trace.steps[-1] and score and score.span and step.text == trace.answer:
             start, end = score.span

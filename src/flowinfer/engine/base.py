@@ -103,6 +103,13 @@ class Observer:
     def emitted(self, question_id: str, step: str, event: TokenEvent) -> None:
         """Hear one token of one row."""
 
+    def wants_text(self, question_id: str, step: str) -> bool:
+        """Return whether `wrote` is to be called while an endpoint writes a row's text."""
+        return False
+
+    def wrote(self, question_id: str, step: str, text: str) -> None:
+        """Hear a part of a row's text from an endpoint, which tells of no tokens and no probabilities."""
+
     def finished(self, question_id: str, result: StepResult) -> None:
         """Hear that a row's step is done."""
 

@@ -15,7 +15,7 @@ from flowinfer.engine.base import Completion, Decoder, Observer, Row
 from flowinfer.engine.budget import Budget, auto_batch, budgets, free_after_loading
 from flowinfer.engine.decoding import DecodingLoop, free_cached
 from flowinfer.engine.loops.choice import Engine, Loop, is_on_gpu, make_decoder
-from flowinfer.engine.loops.text_only import TextDecoder
+from flowinfer.engine.loops.text_only import Lanes, TextDecoder
 from flowinfer.engine.loops.watch import Watch
 from flowinfer.engine.models import ModelPool
 from flowinfer.fusion.shared import SharedVocabularyWarning
@@ -53,6 +53,8 @@ class Decoders:
         self._together: tuple[Plan, Sequence[Step]] | None = None
         self._budgets: dict[str, Budget] = {}
         """By name of the loop."""
+        self._lanes: dict[str, Lanes] = {}
+        """By endpoint: steps that ask the same one share them."""
         self._looked: dict[DecodingLoop, tuple[Sequence[DecodingLoop], bool]] = {}
         """For a loop that is to begin: which ones were busy when it was last looked for room, and whether it was."""
 
@@ -153,7 +155,9 @@ class Decoders:
         heads = [self.pool.get(plan, member.model, self._observer) for member in members(step.source)]
         keeps = all(plan.models[member.model].think == "keep" for member in members(step.source))
         if isinstance(heads[0], TextModel):
-            return TextDecoder(step, heads[0], observer=self._observer, keeps_thinking=keeps)
+            spec = plan.models[next(members(step.source)).model]
+            lanes = self._lanes.setdefault(spec.model_dump_json(exclude={"name", "think"}), Lanes(spec.parallel))
+            return TextDecoder(step, heads[0], spec, lanes, observer=self._observer, keeps_thinking=keeps)
         tokens = [head for head in heads if not isinstance(head, TextModel)]
         assert len(tokens) == len(heads), "check refuses text-only models in groups"
         draft = step.decoding.speculate

@@ -51,7 +51,7 @@ class NativeContext:
     """Append native ids, never look back.
 
     Args:
-        joined: token bytes of a head whose first id carries a dummy prefix (see `new_context`), else None.
+        joined: token bytes of a head whose first id carries a space (see `new_context`), else None.
     """
 
     __slots__ = ("_joined", "ids")
@@ -63,7 +63,7 @@ class NativeContext:
     def append(self, key: bytes, native: Sequence[int]) -> Advance:
         """Append the key's native ids."""
         if self._joined and not self.ids:
-            native = self._joined.try_cover(b" " + key) or native
+            native = _spaced(self._joined, key, native)
         self.ids.extend(native)
         return Advance(0, tuple(native))
 
@@ -84,7 +84,7 @@ class CanonicalContext:
     Args:
         tokenizer: the head's `tokenizers` object.
         tokens: its bytes.
-        is_joined: whether the text begins with the head's dummy prefix (see `new_context`).
+        is_joined: whether the ids begin with a space that is not in the text (see `new_context`).
     """
 
     __slots__ = ("_anchor", "_anchor_ids", "_is_joined", "_tokenizer", "_tokens", "ids", "text")
@@ -101,7 +101,7 @@ class CanonicalContext:
     def append(self, key: bytes, native: Sequence[int]) -> Advance:
         """Append a key and tokenize the tail again; fall back to native ids where that is impossible."""
         if self._is_joined and not self.ids:
-            native = self._tokens.try_cover(b" " + key) or native
+            native = _spaced(self._tokens, key, native)
         before = self.ids
         self.text += key
         self.ids = self._retokenized(before, native)
@@ -217,13 +217,23 @@ def new_context(
         kind: native or canonical.
         tokenizer: the head's `tokenizers` object; without one the context is native.
         tokens: the head's token bytes.
-        lstrip_first: whether a head with a dummy prefix (Llama-2, Mistral) begins its answer with that space, which is
-            not in the text: its ids then write one space more than was emitted (see `SharedVocabulary.lift_first`).
+        lstrip_first: whether the head begins its answer with a space that is not in the text: its ids then write one
+            space more than was emitted (see `SharedVocabulary.lift_first`), where it has such ids.
     """
-    is_joined = lstrip_first and tokens.has_dummy_prefix
     if kind == "native" or tokenizer is None:
-        return NativeContext(tokens if is_joined else None)
-    return CanonicalContext(tokenizer, tokens, is_joined=is_joined)
+        return NativeContext(tokens if lstrip_first else None)
+    return CanonicalContext(tokenizer, tokens, is_joined=lstrip_first)
+
+
+def _spaced(tokens: TokenBytes, key: bytes, native: Sequence[int]) -> Sequence[int]:
+    """Return a key's ids with a space before it, as a head would have written them.
+
+    A head without a dummy prefix writes so what is one token of its own; other keys (digits, Chinese) it begins alone.
+    """
+    if tokens.has_dummy_prefix:
+        return tokens.try_cover(b" " + key) or native
+    own = tokens.id_of.get(b" " + key)
+    return native if own is None else (own,)
 
 
 def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

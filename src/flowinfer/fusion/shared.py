@@ -112,19 +112,16 @@ class SharedVocabulary:
             lifted[:, self.eos_slot] = ends.sum(-1) if self.eos == "sum" else ends.amax(-1)
         return lifted
 
-    def lift_first(self, head: int, probs: Tensor, is_first: Tensor) -> Tensor:
-        """Count a key after a space as the key itself in rows whose answer begins, for a head with a dummy prefix.
+    def lift_first(self, probs: Tensor, is_joined: Tensor) -> Tensor:
+        """Count a key after a space as the key itself, in rows whose answer a head begins with a space.
 
         Args:
-            head: index of the head; a head without a dummy prefix is returned as it is.
             probs: shape (B, V), what `lift` returned.
-            is_first: shape (B,), bool, rows that have emitted nothing yet.
+            is_joined: shape (B,), bool, such rows that have emitted nothing yet.
         """
-        if not self.heads[head].tokens.has_dummy_prefix:
-            return probs
         spaced, bare = self._spaced_slots
         joined = probs.index_add(1, bare, probs.index_select(1, spaced)).index_fill_(1, spaced, 0.0)
-        return torch.where(is_first[:, None], joined, probs)
+        return torch.where(is_joined[:, None], joined, probs)
 
     def ids(self, head: int, slot: int) -> tuple[int, ...]:
         """Return a key in a head's own ids: its token for it, else the greedy longest cover of the bytes."""

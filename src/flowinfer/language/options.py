@@ -19,7 +19,9 @@ from flowinfer.registry import FuserInfo, Parameter, backends, fusers
 from flowinfer.spec import DEVICES, DRAFTS, SPLIT_DEVICES, Decoding, ModelSpec
 
 DECODING_KEYS = tuple(name for name in Decoding.model_fields if name != "fuse_options")
-MODEL_KEYS = tuple(name for name in ModelSpec.model_fields if name not in ("name", "ref"))
+TABLES = ("headers", "extra_body")
+"""Options of a model that are tables, which only a zoo file can hold."""
+MODEL_KEYS = tuple(name for name in ModelSpec.model_fields if name not in ("name", "ref", *TABLES))
 FUSER_KEYS = tuple(dict.fromkeys(key for info in fusers().values() for key in info.parameters))
 
 _LARGEST = 2**31 - 1
@@ -85,6 +87,8 @@ def unknown_option(key: str, own: Sequence[str]) -> str:
         "zoo": "the file: defaults {{ zoo=... }}",
         "name": "the file: defaults {{ name=... }}",
     }
+    if key in TABLES:
+        return f"'{key}' is a table of a zoo file, below [models.NAME]: --zoo FILE"
     word = _ALIASES.get(key, key)
     if word not in own and word in places:
         known = f"'{word}' is an option of " if word == key else f"did you mean '{word}', an option of "
@@ -145,8 +149,8 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
     report, span = scope.report, option.value.span
     annotation = model.model_fields[option.key].annotation
     choices = _choices(option.key, annotation)
-    if choices and data not in choices:
-        hint = near_or_all(str(data), choices, "one of")
+    if choices and not any(one == data and type(one) is type(data) for one in choices):
+        hint = near_or_all(option_text(data), [option_text(one) for one in choices], "one of")
         code = "E0102" if option.key == "fuse" else "E0206"
         what = "unknown fuser" if option.key == "fuse" else f"option '{option.word}' cannot be"
         report.error(code, f"{what} '{data}'", span, hint)
@@ -154,7 +158,7 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
     wanted = _kind(annotation)
     if isinstance(data, str) and wanted == "texts":
         data = (data,)
-    if not _fits(data, wanted):
+    if not choices and not _fits(data, wanted):
         written = option.value.raw
         report.error("E0201", f"option '{option.word}' must be {_SAID[wanted]}, found {_said(data, written)}", span)
         return None
@@ -274,7 +278,7 @@ def _said(data: Any, written: str) -> str:
     return f"the text {written}" if isinstance(data, str) else f"'{written}'"
 
 
-def _choices(key: str, annotation: Any) -> tuple[str, ...]:
+def _choices(key: str, annotation: Any) -> tuple[str | bool, ...]:
     if key == "fuse":
         return tuple(fusers())
     if key == "backend":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -150,10 +150,14 @@ class Said:
         key = RENAMED.get(name, name)
         if Decoding.model_fields[key].annotation in (bool, "bool") and text not in ("true", "false"):
             raise UsageError(f"--set {name}={text}: not a value of that option", help="expected true or false")
+        given: Any = (text,) if name.startswith("stop") else text
+        if True in get_args(Decoding.model_fields[key].annotation):  # a word beside true and false
+            given = {"true": True, "false": False}.get(text, text)
         try:
-            checked = Decoding.model_validate({key: (text,) if name.startswith("stop") else text})
+            checked = Decoding.model_validate({key: given})
         except ValidationError as error:
             reason = error.errors()[0]["msg"].replace("Input should be", "expected")
+            reason = reason.replace("True", "true").replace("False", "false")
             raise UsageError(f"--set {name}={text}: not a value of that option", help=reason) from error
         settings.decoding[key] = Given(getattr(checked, key), None, "set")
 

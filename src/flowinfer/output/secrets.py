@@ -112,6 +112,17 @@ def shown(text: str, *, keeps_length: bool = False) -> str:
     return redacted(text)
 
 
+def is_secret_name(name: str) -> bool:
+    """Return whether what has this name is a secret: a header, or a field of a request."""
+    return re.fullmatch(r"(?i)(proxy-)?authorization|cookie|" + _SECRET_PARAMETER, name) is not None
+
+
+def begun_secret(text: str) -> int:
+    """Return how many characters at the end of a text may be the beginning of a secret that is known."""
+    most = min(len(text), max(map(len, _known), default=1) - 1)
+    return next((size for size in range(most, 0, -1) if any(one.startswith(text[-size:]) for one in _known)), 0)
+
+
 def public_address(address: str) -> str:
     """Return an address with a mask for user and password and for the values of key parameters."""
     userinfo, parameters = _secrets_of(address)

@@ -13,7 +13,6 @@ from itertools import groupby
 from typing import Any
 
 from flowinfer.planning.identity import Canonical, as_text, canonical
-from flowinfer.planning.plain import text_options
 from flowinfer.planning.plan import Member, Plan, Step, members
 from flowinfer.registry import backends
 
@@ -196,7 +195,7 @@ def _loop_name(loop: Canonical, step: Step) -> str:
 
 
 def _model(plan: Plan, member: Member) -> dict[str, Any]:
-    return {"name": member.model, "model": text_options(plan.models[member.model])}
+    return {"name": member.model, "model": plan.models[member.model].decisive()}
 
 
 def _digest(data: Mapping[str, Any]) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from flowinfer.planning.plan import Member, Need, Placement, Plan, Source, Step, Wave, members
-from flowinfer.spec import ModelSpec
 
 _FORMAT = 1
 """Version of the plan's form and of the code's meaning of it; part of every fingerprint."""
@@ -70,11 +69,6 @@ def _source_json(source: Source) -> dict[str, Any]:
     }
 
 
-def text_options(spec: ModelSpec) -> dict[str, Any]:
-    """Return what of a model decides its text: not its name, device or how it is reached."""
-    return spec.model_dump(exclude={"name", "device", "api_key_env"})
-
-
 def fingerprint(plan: Plan) -> str:
     """Return sha256 of all that decides the plan's texts; devices, drafts and the flow's name do not."""
     called = {member.model for step in plan.steps for member in members(step.source)}
@@ -83,7 +77,7 @@ def fingerprint(plan: Plan) -> str:
         "prompts": plan.prompts,
         "steps": [_step_json(step) | {"decoding": step.decoding.decisive()} for step in plan.steps],
         "answer": asdict(plan.answer),
-        "models": {name: text_options(spec) for name, spec in plan.models.items() if name in called},
+        "models": {name: spec.decisive() for name, spec in plan.models.items() if name in called},
     }
     text = json.dumps(decisive, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

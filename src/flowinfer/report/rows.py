@@ -14,6 +14,7 @@ from flowinfer.report.compare import ALL, Comparison
 from flowinfer.report.cost import token_costs
 from flowinfer.report.evidence import Cell, Wiring, best, deviation
 from flowinfer.report.table import Entry, Reached, Text, Value
+from flowinfer.runs.summary import cost_of
 
 Row = Mapping[str, Entry | Value]
 SHOWN = 3
@@ -166,6 +167,7 @@ def _changes(cells: Cells, layout: Layout) -> Iterator[Row]:
 
 def _endings(cells: Cells, layout: Layout) -> Iterator[Row]:
     """Yield how the outputs of each path and question set ended, beside its accuracy."""
+    is_filtered = any(cell.tally.filtered for cell in cells.evidence.cells.values())
     is_voted = any(record.trace.ballot for cell in cells.evidence.cells.values() for record in cell.records)
     for head, cell in _each_cell(cells):
         counts, num = cell.tally, len(cell.records) - cell.tally.failed
@@ -176,6 +178,8 @@ def _endings(cells: Cells, layout: Layout) -> Iterator[Row]:
             "truncated": counts.truncated / num if num else None,
             "failed": counts.failed,
             **({"ties": counts.ties} if is_voted else {}),
+            **({"filtered": counts.filtered} if is_filtered else {}),
+            **({} if (cost := cost_of(cell.records)) is None else {"cost": cost}),
             "answered": num,
             "asked": cell.num_asked,
         }

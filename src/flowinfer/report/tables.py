@@ -79,6 +79,8 @@ OWN = (
             Column("truncated", "truncated %", "percent"),
             Column("failed", "failed", "count"),
             Column("ties", "tied votes", "count"),
+            Column("filtered", "filtered", "count"),
+            Column("cost", "cost", "cost"),
             Column("answered", "answered", "count"),
             Column("asked", "asked", "count"),
         ),

@@ -69,6 +69,7 @@ def _preformatted(text: str) -> str:
 def _step_json(step: StepResult) -> dict[str, Any]:
     said = step.model_dump(mode="json", include={"step", "text", "tokens", "seconds", "finish_reason"})
     prompts = list(step.prompts.values())
+    said |= {"usage": step.usage.model_dump(mode="json")} if step.usage else {}
     return said | {"prompt": prompts[0] if len(prompts) == 1 else prompts}
 
 
@@ -120,6 +121,13 @@ class _Listener(Observer):
             text = self._gate.pass_on(self._decoder.decode(event.piece))
             if text:
                 self._on_text(text)
+
+    def wants_text(self, question_id: str, step: str) -> bool:
+        return step == self._final and self._on_text is not None
+
+    def wrote(self, question_id: str, step: str, text: str) -> None:
+        if self._on_text and (passed := self._gate.pass_on(text)):
+            self._on_text(passed)
 
     def rest_of(self, answer: str) -> str:
         """Return what of the final answer was not streamed yet."""

@@ -110,8 +110,7 @@ def _canonical(plan: Plan, step: Step, prompts: Mapping[str, str]) -> Canonical:
 def _model(plan: Plan, member: Member) -> dict[str, Any]:
     spec = plan.models[member.model]
     placed = plan.placements.get(member.model)
-    content = spec.model_dump(exclude={"name", "device", "api_key_env", "ref"})
-    return content | {"ref": _content(spec.ref, spec.revision), "dtype": placed.dtype if placed else spec.dtype}
+    return spec.decisive() | {"ref": _content(spec.ref, spec.revision), "dtype": placed.dtype if placed else spec.dtype}
 
 
 @cache

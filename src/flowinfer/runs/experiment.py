@@ -76,6 +76,7 @@ def evaluate(
     from flowinfer.engine.patience import Patience
     from flowinfer.machine import this_machine
     from flowinfer.planning.placement import ready
+    from flowinfer.runs.run_on import run_on
     from flowinfer.zoos.toy import provide
 
     provide(flow.models.values())
@@ -100,6 +101,7 @@ def evaluate(
             dataset.label,
             records,
             data_note=dataset.note,
+            run_on=run_on(records, plan.step(plan.answer.steps[0]).title),
             wall_seconds=time.perf_counter() - start,
             batch=str(request.batch),
             run=str(run.path) if run else None,

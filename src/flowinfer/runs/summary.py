@@ -56,6 +56,22 @@ class SubjectSummary(_Summary):
     correct: int
 
 
+class RunOn(_Summary):
+    """Answers that go on with questions of the model's own behind the one that it was asked."""
+
+    num: int
+    of: int
+    """Answers that are there."""
+    first: tuple[str, ...]
+    """Ids of the first of their questions."""
+    needless: float
+    """Share of all that was answered that stands behind the answers."""
+    stops: tuple[str, ...]
+    """Texts that would end them there, and no answer before."""
+    step: str
+    """What writes the answers."""
+
+
 class Results(_Summary):
     """What a flow gained and cost on a data set."""
 
@@ -77,6 +93,10 @@ class Results(_Summary):
     failed: int
     ties: int = 0
     """Votes at the end of the flow that the order of the members decided, for no answer had more than another."""
+    filtered: int = 0
+    """Answers with a step that an endpoint refused or filtered."""
+    cost: float | None = None
+    """What endpoints took for all steps, those from the cache included; None where no model says a price."""
     seconds_per_question: float | None
     """Mean along the longest chain of steps, over questions without cached steps; None if there are none."""
     median_seconds: float | None
@@ -94,6 +114,8 @@ class Results(_Summary):
     """Folder of the run."""
     data_note: str | None = None
     """What a user must know of how references were read."""
+    run_on: RunOn | None = None
+    """What ran on; None where hardly anything did."""
 
 
 def summarize(
@@ -106,6 +128,7 @@ def summarize(
     batch: str,
     run: str | None,
     data_note: str | None = None,
+    run_on: RunOn | None = None,
     resumed: int = 0,
     allow_cached_latency: bool = False,
 ) -> Results:
@@ -128,6 +151,7 @@ def summarize(
         batch=batch,
         run=run,
         data_note=data_note,
+        run_on=run_on,
         tokens_per_second=sum(fresh) / wall_seconds if any(fresh) and wall_seconds > 0 else None,
     )
 
@@ -147,6 +171,7 @@ def summarize_run(path: Path, records: Sequence[Record]) -> Results:
         wall_seconds=float(before.get("wall_seconds", 0.0)),
         run=str(path),
         data_note=run.data.get("data_note"),
+        run_on=before.get("run_on"),
         tokens_per_second=before.get("tokens_per_second"),
     )
 
@@ -163,6 +188,8 @@ class Tally:
     failed: int
     ties: int
     """Votes that the order of the members decided, for no answer had more than another."""
+    filtered: int
+    """Answers with a step that an endpoint refused or filtered."""
 
 
 def tally(records: Sequence[Record]) -> Tally:
@@ -174,7 +201,15 @@ def tally(records: Sequence[Record]) -> Tally:
         truncated=_count(records, _is_truncated),
         failed=_count(records, lambda record: record.trace.error is not None),
         ties=_count(records, is_tied),
+        filtered=_count(records, lambda record: any(s.finish_reason == "content_filter" for s in record.trace.steps)),
     )
+
+
+def cost_of(records: Sequence[Record]) -> float | None:
+    """Return what endpoints took for all steps of these; None where none of them says a cost."""
+    costs = [step.usage.cost for record in records for step in record.trace.steps if step.usage]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if known else None
 
 
 def is_tied(record: Record) -> bool:
@@ -207,6 +242,7 @@ def _sum(
         accuracy=correct / len(judged) if judged else None,
         interval=(interval.low, interval.high),
         **asdict(tally(records)),
+        cost=cost_of(records),
         seconds_per_question=statistics.fmean(seconds) if seconds else None,
         median_seconds=statistics.median(seconds) if seconds else None,
         cached=_count(records, _is_cached),

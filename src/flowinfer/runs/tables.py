@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from rich.table import Table
 
 from flowinfer.output.console import PlainConsole
 from flowinfer.output.shell import command
-from flowinfer.runs.summary import Results
+from flowinfer.runs.summary import Results, RunOn
 
 
 def print_results(results: Results, console: PlainConsole | None = None) -> None:
@@ -41,15 +42,23 @@ def summary_lines(results: Results) -> list[tuple[str, str]]:
     if results.median_seconds is not None:
         seconds += f" (median {results.median_seconds:.2f}, batch {results.batch})"
     rate = "-" if results.tokens_per_second is None else f"{results.tokens_per_second:.0f}"
+    num = results.n + results.failed
+    cost = [] if results.cost is None else [("cost", _cost(results.cost, num))]
     return [
         ("accuracy", accuracy),
         ("no answer", f"{results.no_answer}{ambiguous}"),
         ("truncated", str(results.truncated)),
         *([("tied votes", f"{results.ties}, decided by the order of the members")] if results.ties else []),
+        *([("filtered", f"{results.filtered} by an endpoint")] if results.filtered else []),
         *([("failed", f"{results.failed}, not counted")] if results.failed else []),
         ("seconds / question", seconds),
         ("tokens", f"{results.tokens}, {rate} per second"),
+        *cost,
     ]
+
+
+def _cost(cost: float, num: int) -> str:
+    return f"{cost:.4g}" + (f", {cost / num:.3g} a question" if num else "")
 
 
 def notes(results: Results) -> list[str]:
@@ -59,6 +68,8 @@ def notes(results: Results) -> list[str]:
         found.append(
             f"{results.cached} answers hold steps from the cache; their seconds are other runs' and not counted"
         )
+    if results.run_on is not None:
+        found.append(_run_on(results.run_on))
     if results.zoo == "toy":
         found.append("toy zoo: random weights, the answers are noise")
     if results.batch != "1":
@@ -66,6 +77,15 @@ def notes(results: Results) -> list[str]:
             f"seconds at batch {results.batch}, waiting for the batch included; --batch 1 is the paper's protocol"
         )
     return found
+
+
+def _run_on(found: RunOn) -> str:
+    stops = json.dumps(found.stops, ensure_ascii=False)
+    cure = f"; stop={stops} behind {found.step} ends them there" if found.stops else ""
+    which = ", ".join(f"'{one}'" for one in found.first) + (", ..." if found.num > len(found.first) else "")
+    share = f"{100 * found.needless:.0f} % of all that was written"
+    who = f"{found.num} of {found.of} answers ({which})"
+    return f"{who} run on into a question of the model's own, {share}; no verdict reads it{cure}"
 
 
 def _steps(results: Results) -> Table:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flowinfer.engine.base import HeadWish, TokenEvent
 from flowinfer.serving.flows import ServedFlow
-from flowinfer.serving.happenings import Admitted, Answered, Failed, Happening, StepEnded, Wrote
+from flowinfer.serving.happenings import Admitted, Answered, Failed, Happening, StepEnded, Wrote, WroteText
 
 _MOST_KEPT = 10_000
 """Events that a slow listener may be behind; then it is let go."""
@@ -81,6 +81,8 @@ def event_of(happening: Happening, *, is_whole: bool) -> Event | None:
             return {"event": "step_began", "step": step}
         case Wrote(step, token):
             return {"event": "token", "step": step, **_token(token)} if is_whole else None
+        case WroteText(step, written):
+            return {"event": "text", "step": step, "text": written} if is_whole else None
         case StepEnded(result):
             text = {"text": result.text, "prompts": dict(result.prompts)} if is_whole else {}
             return {

@@ -13,7 +13,10 @@ from flowinfer.results import FinishReason, Trace
 from flowinfer.serving.flows import ServedFlow
 from flowinfer.serving.telling import Piece
 
-_REASONS: Mapping[FinishReason, str] = {"eos": "stop", "stop": "stop", "vote": "stop"}
+_REASONS: Mapping[FinishReason, str] = {
+    **dict.fromkeys(("eos", "stop", "vote"), "stop"),
+    "content_filter": "content_filter",
+}
 _LEAST = -9999.0
 """Logarithm of a probability of 0, as OpenAI writes it."""
 
@@ -127,13 +130,15 @@ def finish_reason(trace: Trace) -> str:
 def usage(flow: ServedFlow, traces: Sequence[Trace]) -> dict[str, Any]:
     """Return what answers have cost: sums over all calls of models, and their parts.
 
-    Every head of a group has read a prompt of its own and is counted with all tokens that the group wrote. Of an
-    endpoint's prompt only the endpoint knows.
+    Every head of a group has read a prompt of its own and is counted with all tokens that the group wrote; of what an
+    endpoint has read and written stands here what it tells.
     """
     steps: list[dict[str, Any]] = []
     for trace in traces:
         for result in trace.steps:
             read = sum(head.prompt_tokens for head in result.heads)
+            cost = result.usage.cost if result.usage else None
+            read += result.usage.input_tokens if result.usage else 0
             steps.append(
                 {
                     "step": result.step,
@@ -142,6 +147,7 @@ def usage(flow: ServedFlow, traces: Sequence[Trace]) -> dict[str, Any]:
                     "prompt_tokens": read,
                     "completion_tokens": result.tokens * max(1, len(result.heads)),
                     "seconds": result.seconds,
+                    **({} if cost is None else {"cost": cost}),
                 }
             )
     prompt = sum(step["prompt_tokens"] for step in steps)

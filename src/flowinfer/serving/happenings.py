@@ -28,6 +28,14 @@ class Wrote:
 
 
 @dataclass(frozen=True)
+class WroteText:
+    """A step wrote a part of its text at an endpoint, which tells of no tokens."""
+
+    step: str
+    text: str
+
+
+@dataclass(frozen=True)
 class StepEnded:
     """A step's text is whole."""
 
@@ -50,6 +58,6 @@ class Failed:
     """Its steps up to the one that failed."""
 
 
-Happening = Admitted | Wrote | StepEnded | Answered | Failed
+Happening = Admitted | Wrote | WroteText | StepEnded | Answered | Failed
 Ended = (Answered, Failed)
 """What comes last, and once."""

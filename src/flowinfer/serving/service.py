@@ -28,7 +28,7 @@ from flowinfer.planning.merge import SharedStep
 from flowinfer.results import StepResult
 from flowinfer.runs.experiment import majority
 from flowinfer.serving.flows import Asking, ServedFlow
-from flowinfer.serving.happenings import STOPPED, Admitted, Answered, Failed, Happening, StepEnded, Wrote
+from flowinfer.serving.happenings import STOPPED, Admitted, Answered, Failed, Happening, StepEnded, Wrote, WroteText
 from flowinfer.serving.loading import Loading, State
 from flowinfer.serving.shifts import Shifts
 from flowinfer.serving.tickets import Hear, Ticket, failed, tell_all, tell_one
@@ -335,6 +335,14 @@ class _Ears(Observer):
         ticket = self._service.under_way.get(question_id)
         if ticket is not None and ticket.wants_tokens:
             self._service.note(ticket, Wrote(step, event))
+
+    def wants_text(self, question_id: str, step: str) -> bool:
+        ticket = self._service.under_way.get(question_id)
+        return ticket is not None and ticket.wants_tokens
+
+    def wrote(self, question_id: str, step: str, text: str) -> None:
+        if (ticket := self._service.under_way.get(question_id)) is not None:
+            self._service.note(ticket, WroteText(step, text))
 
     def tokens_emitted(self, count: int) -> None:
         self._service.flush()

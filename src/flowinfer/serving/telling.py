@@ -11,7 +11,7 @@ from flowinfer.planning.plan import Step
 from flowinfer.results import StepResult, Trace
 from flowinfer.runs.gate import Gate
 from flowinfer.serving.flows import ServedFlow
-from flowinfer.serving.happenings import Admitted, Answered, Failed, Happening, StepEnded, Wrote
+from flowinfer.serving.happenings import Admitted, Answered, Failed, Happening, StepEnded, Wrote, WroteText
 from flowinfer.spec import Decoding
 
 
@@ -58,6 +58,8 @@ class Telling:
                 self._by_id[step].begin(opens_thinking)
             case Wrote(step, token):
                 self._by_id[step].write(token)
+            case WroteText(step, text):
+                self._by_id[step].write_text(text)
             case StepEnded(result):
                 self._by_id[result.step].end(result)
             case Answered(trace):
@@ -112,9 +114,14 @@ class _Stage:
         if token.piece is None or self.is_over:
             return
         text, begin = self._bytes.decode(token.piece), self._read
-        self._read += len(text)
+        self.write_text(text)
         self._written.append(_Written(token, begin, self._read))
-        self._gate.pass_on(text)
+
+    def write_text(self, text: str) -> None:
+        """Take a part of the text."""
+        if not self.is_over:
+            self._read += len(text)
+            self._gate.pass_on(text)
 
     def end(self, result: StepResult) -> None:
         """Take the whole text."""

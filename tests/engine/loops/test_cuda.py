@@ -16,6 +16,7 @@ from flowinfer.results import Record
 from flowinfer.runs.experiment import Request, evaluate
 from flowinfer.spec import Decoding
 from flowinfer.tasks.base import load_questions
+from flowinfer.zoo import load_zoo
 from tests.engine.test_cuda import ONE, SEVERAL, TWO, texts, zoo
 
 pytestmark = [
@@ -79,6 +80,16 @@ def test_heads_on_several_devices_write_the_same(
     expected = texts(records(S2P, zoo(tmp_path / "one", ONE), "reference", "auto", **settings))
     for batch in (4, "auto"):
         assert texts(records(S2P, zoo(tmp_path / str(batch), where), "auto", batch, **settings)) == expected
+
+
+def test_heads_of_which_some_begin_with_a_space_write_the_same(tmp_path: Path) -> None:
+    """Their first token is put together by forwards over the prompts, the others in the device's loop."""
+    raw = f'model Raw = "{load_zoo("lab").models["Qwen"].ref}" {{ chat=off, dtype=float32, device="cuda:0" }}'
+    flow = f'{raw}\n(Raw[prompt="Question: {{question}}\\nAnswer:"] | Ds | Yi)'
+    here = zoo(tmp_path / "one", ONE)
+    found = records(flow, here, "auto", "auto", speculate="off")
+    assert texts(found) == texts(records(flow, here, "reference", "auto"))
+    assert {record.trace.steps[0].lstripped for record in found} == {1}
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")

@@ -14,9 +14,9 @@ from flowinfer.backends.base import TextCompletion
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine.base import Completion, Observer, Row, RowStream
 from flowinfer.engine.loops.rounds import RoundDecoder
-from flowinfer.engine.loops.text_only import TextDecoder
+from flowinfer.engine.loops.text_only import Lanes, TextDecoder
 from flowinfer.planning.plan import Step, members
-from flowinfer.spec import Decoding
+from flowinfer.spec import Decoding, ModelSpec
 from tests.engine import plans
 from tests.engine.oracle import decode_plainly
 from tests.engine.plans import member, mix, one_step
@@ -132,9 +132,14 @@ class Endpoint:
         """Nothing to close."""
 
 
+def text_decoder(step: Step, endpoint: Any, lanes: Lanes | None = None) -> TextDecoder:
+    spec = ModelSpec(name="E", ref="e")
+    return TextDecoder(step, endpoint, spec, lanes or Lanes(8), observer=Observer(), keeps_thinking=False)
+
+
 def endpoint_stream(endpoint: Any, rows: int = 2) -> tuple[RowStream, list[Row]]:
     step = one_step(member("E")).steps[0]
-    stream = TextDecoder(step, endpoint, observer=Observer(), keeps_thinking=False).stream()
+    stream = text_decoder(step, endpoint).stream()
     made = rows_of(step, [None] * rows)
     for row in made:
         stream.add(row)
@@ -165,8 +170,21 @@ def test_an_endpoint_is_asked_with_the_rows_own_options() -> None:
     endpoint, step = Endpoint(), one_step(member("E")).steps[0]
     endpoint.may_answer.set()
     own = step.decoding.model_copy(update={"max_tokens": 3})
-    stream = TextDecoder(step, endpoint, observer=Observer(), keeps_thinking=False).stream()
+    stream = text_decoder(step, endpoint).stream()
     for row in rows_of(step, [own]):
         stream.add(row)
     rest(stream)
     assert endpoint.asked == [own]
+
+
+def test_steps_that_ask_one_endpoint_share_its_lanes() -> None:
+    endpoint, lanes, step = Endpoint(), Lanes(3), one_step(member("E")).steps[0]
+    streams = [text_decoder(step, endpoint, lanes).stream() for _ in range(2)]
+    for stream in streams:
+        for row in rows_of(step, [None] * 2):
+            stream.add(row)
+        stream.turn()
+    assert not lanes.free.acquire(blocking=False)
+    endpoint.may_answer.set()
+    assert sum(len(rest(stream)) for stream in streams) == 4
+    assert [lanes.free.acquire(blocking=False) for _ in range(4)] == [True, True, True, False]

@@ -76,7 +76,7 @@ def choose(
     mixer: Mixer,
     logits: Sequence[Tensor],
     states: Tensor,
-    is_first: Sequence[bool],
+    joined: Sequence[Sequence[bool]],
     draws: Draws | None,
     *,
     is_told: bool = False,
@@ -89,7 +89,7 @@ def choose(
         mixer: how the heads are fused.
         logits: K tensors of shape (B, V_k), in the vocabulary's order of heads, each on its head's device.
         states: shape (B,), int64, UTF-8 states of the rows' texts.
-        is_first: for each row, whether its text is empty; nothing where no head joins its first token to a space.
+        joined: for each row, which heads begin its text with a space that is none; () = none does.
         draws: how the rows draw; None = all are greedy.
         is_told: whether somebody wants to know what each head gave.
         num_tops: how many of the most probable slots somebody wants to know.
@@ -98,7 +98,7 @@ def choose(
     tops = None
     device = mixer.device
     with clock.phase("fuse", name="lift"):
-        probs = mixer.lift(logits, is_first)  # K of (B, V_k) -> K of (B, V)
+        probs = mixer.lift(logits, joined)  # K of (B, V_k) -> K of (B, V)
     if mixer.is_certified and draws is None and not num_tops:
         with clock.phase("fuse", name="certified choice"):
             certified = mixer.certified(probs, states)
@@ -143,8 +143,8 @@ class Prefixes:
 
     states: list[int] = field(default_factory=list)
     """UTF-8 state of each."""
-    is_first: list[bool] = field(default_factory=list)
-    """Whether it is empty."""
+    joined: list[Sequence[bool]] = field(default_factory=list)
+    """Which heads begin it with a space that is none; none does once it has begun."""
     decodings: list[Decoding] = field(default_factory=list)
     """Its row's options."""
     keys: list[int] = field(default_factory=list)
@@ -155,7 +155,9 @@ class Prefixes:
     def add(self, row: LiveRow, states: Sequence[int]) -> None:
         """Add a row's text, and the same with each further key of a draft."""
         self.states += states
-        self.is_first += [not row.text and not ahead for ahead in range(len(states))]
+        self.joined += [
+            row.joined if not row.num_tokens and not ahead else row.unjoined for ahead in range(len(states))
+        ]
         self.decodings += [row.decoding] * len(states)
         self.keys += [row.key] * len(states)
         self.indices += range(row.num_tokens, row.num_tokens + len(states))
@@ -174,7 +176,8 @@ class Prefixes:
         """
         states = torch.tensor(self.states, device=mixer.device)
         draws = draws_of(self.decodings, self.keys, self.indices, mixer.device)
-        choice = choose(mixer, logits, states, self.is_first, draws, is_told=is_told, num_tops=num_tops, clock=clock)
+        joined = self.joined if any(map(any, self.joined)) else ()
+        choice = choose(mixer, logits, states, joined, draws, is_told=is_told, num_tops=num_tops, clock=clock)
         with clock.phase("fuse", name="read"):
             nothing: list[Sequence[float]] = [()] * len(self.states)
             of_favourites = choice.told.of_favourites.T.tolist() if choice.told else nothing  # (K, N) -> N of K

@@ -251,7 +251,7 @@ def fused_choice(mixer: Mixer, rows: int, dtype: torch.dtype) -> FusedChoice | T
     """
     flat = mixer.flat_mean
     on_gpu = mixer.device.type == "cuda" and dtype is not torch.float64 and find_spec("triton") is not None
-    if flat is None or mixer.joins_first or not on_gpu:
+    if flat is None or not on_gpu:
         return TorchChoice(mixer)
     return FusedChoice(mixer.vocabulary, flat.weights, flat.heads, rows, dtype)
 

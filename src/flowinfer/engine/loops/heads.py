@@ -7,19 +7,22 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from flowinfer.backends.base import Prompt, TokenModel
+from flowinfer.backends.base import Prompt, Session, TokenModel
 from flowinfer.engine.base import Alternative, Completion, HeadWish, Observer, Row, TokenEvent
 from flowinfer.engine.faults import reason, too_long
 from flowinfer.engine.loops.choosing import Decision, Prefixes
 from flowinfer.engine.loops.clock import UNTIMED, Clock
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.engine.loops.rows import LiveRow
+from flowinfer.engine.loops.spaces import joined_heads, told
 from flowinfer.fusion.advance import Advance, Context, new_context
 from flowinfer.planning.plan import Step
 from flowinfer.startup import STARTUP
 
 _LEAST_CHARACTERS = 8
 """For each token that a model reads: of texts that are shorter all tokens are counted."""
+_STARTED_AT_ONCE = 16
+"""Rows whose prompts are read beside a loop's pages, which have most of the memory."""
 
 
 class Heads:
@@ -44,6 +47,7 @@ class Heads:
         by_precision = 1e-6 if all(model.is_exact for model in models) else 1e-3
         self.tie_margin = step.decoding.near_tie_eps or by_precision
         self._keeps_thinking = keeps_thinking
+        self._has_told = False
         self._tokens = [model.vocabulary().tokens for model in models]
 
     def begin(self, row: Row, batch: int) -> LiveRow | Completion:
@@ -59,16 +63,68 @@ class Heads:
             prompts = self._prompts(row)
             if problem := self._misfit(prompts):
                 return Completion(row, None, problem)
-            contexts = [
-                new_context(self.step.decoding.context, model.tokenizer, tokens, lstrip_first=self.mixer.joins_first)
-                for model, tokens in zip(self.models, self._tokens, strict=True)
-            ]
-            live = LiveRow(row, self.step, prompts, contexts, batch)
+            joined = joined_heads(self.step.decoding, prompts, self._tokens)
+            self._tell_joined(prompts, joined)
+            contexts = [self._context(k, is_joined=is_joined) for k, is_joined in enumerate(joined)]
+            live = LiveRow(row, self.step, prompts, contexts, joined, batch)
             opened = any(prompt.opens_thinking for prompt in prompts)
             self.observer.admitted(row.question_id, row.step, opens_thinking=opened)
             return live
         except BaseException as error:  # what is not the row's is raised
             return Completion(row, None, reason(error))
+
+    def take_spaces(
+        self, rows: Sequence[LiveRow], sessions: Sequence[Session], handles: Sequence[Sequence[int]]
+    ) -> None:
+        """Let heads that would begin rows with a space alone, and then a digit, read that space: behind it they vote.
+
+        Args:
+            rows: begin jointly; their prompts have been read.
+            sessions: one of each head.
+            handles: of each head, its names of the rows.
+        """
+        space = self.vocabulary.slot_of_key.get(b" ")
+        for k, (session, own) in enumerate(zip(sessions, handles, strict=True)):
+            asked = [(row, handle) for row, handle in zip(rows, own, strict=True) if row.joined[k]]
+            if space is None or not asked:
+                continue
+            probs = self.mixer.lift_one(k, session.logits([handle for _, handle in asked]))
+            ids = self.vocabulary.ids(k, space)
+            for (row, handle), favourite in zip(asked, probs.argmax(-1).tolist(), strict=True):
+                if favourite == space and row.has_room(k, len(ids) + 1, self.models[k].max_positions):
+                    session.feed({handle: ids})
+                    row.take_space(k, ids, self._context(k, is_joined=False))
+
+    def start(self, rows: Sequence[LiveRow]) -> None:
+        """Emit the first token of rows that begin jointly, by forwards over their prompts.
+
+        So a device's loop need not know of spaces: it goes on behind that token, as behind a row that lost its pages.
+        """
+        width = 1 if self.step.decoding.strict else _STARTED_AT_ONCE
+        for begin in range(0, len(rows), width):
+            together = rows[begin : begin + width]
+            sessions = [model.open() for model in self.models]
+            handles = [session.add([row.prompts[k].ids for row in together]) for k, session in enumerate(sessions)]
+            self.take_spaces(together, sessions, handles)
+            prefixes = Prefixes()
+            for row in together:
+                prefixes.add(row, [row.utf8_state])
+            logits = [session.logits(own) for session, own in zip(sessions, handles, strict=True)]
+            for row, decision in zip(together, self.decide(logits, prefixes), strict=True):
+                try:
+                    self._begin_with(row, decision)
+                except BaseException as error:  # what is not the row's is raised
+                    row.fail(error)
+            for session, own in zip(sessions, handles, strict=True):
+                session.remove(own)
+        self.observer.tokens_emitted(len(rows))
+
+    def _begin_with(self, row: LiveRow, decision: Decision) -> None:
+        self.emit(row, decision)
+        if not row.finish_reason:
+            for k, advance in enumerate(self.advance(row.contexts, decision.slot)):
+                if not row.finish_reason:
+                    row.feed(k, len(advance.ids), self.models[k].max_positions)
 
     def decide(self, logits: Sequence[Tensor], prefixes: Prefixes, clock: Clock = UNTIMED) -> list[Decision]:
         """Choose a slot behind each of N prefixes: K logits of shape (N, V_k) -> N."""
@@ -127,6 +183,18 @@ class Heads:
             except BaseException as error:  # what is not the row's is raised
                 row.fail(error)
         return Completion(row.row, None, row.error)
+
+    def _context(self, k: int, *, is_joined: bool) -> Context:
+        return new_context(
+            self.step.decoding.context, self.models[k].tokenizer, self._tokens[k], lstrip_first=is_joined
+        )
+
+    def _tell_joined(self, prompts: Sequence[Prompt], joined: Sequence[bool]) -> None:
+        """Say once that heads disagree about white space."""
+        if any(joined) and self.step.decoding.lstrip_first == "auto" and not self._has_told:
+            self._has_told = True
+            names = [model.name for model in self.models]
+            self.observer.notice(f"step {self.step.id} {self.step.title}: {told(names, prompts, joined)}")
 
     def _event(self, row: LiveRow, decision: Decision) -> TokenEvent:
         """Return what each head wished where a row emits what it has decided."""

@@ -12,7 +12,6 @@ from flowinfer.backends.base import TokenModel, network_of
 from flowinfer.fusion.certified import Certified, certified_argmax
 from flowinfer.fusion.fusers import Fuser, FuserView, Mean, canonical_order, mean
 from flowinfer.fusion.shared import SharedVocabulary
-from flowinfer.fusion.vocab import HeadVocabulary
 from flowinfer.planning.plan import Member, Mixture, Source, Step, members
 from flowinfer.registry import fusers, load
 
@@ -55,29 +54,32 @@ class Mixer:
         self.members = tuple(members(step.source))
         self.device = fusing_device(models)
         self._decoding = decoding = step.decoding
-        heads = self._heads = [model.vocabulary(decoding.stop_tokens) for model in models]
+        self._heads = [model.vocabulary(decoding.stop_tokens) for model in models]
         self._vocabularies: dict[torch.device, SharedVocabulary] = {}
         self.vocabulary = self._on(self.device)
         self._devices = [model.device for model in models]
-        self.joins_first = decoding.lstrip_first and not decoding.prefill and _differ_at_first(heads)
-        """Whether heads with a dummy prefix begin their answers with it, though the text does not."""
         self._index = {id(member): k for k, member in enumerate(self.members)}
         self._tree = self._build(step.source)
         self.is_certified = self._wants_certified(decoding.topk)
         """Whether greedy rows choose without moving distributions."""
 
-    def lift(self, logits: Sequence[Tensor], is_first: Sequence[bool]) -> list[Tensor]:
+    def lift(self, logits: Sequence[Tensor], joined: Sequence[Sequence[bool]] = ()) -> list[Tensor]:
         """Turn each head's logits (B, V_k) into shared probabilities (B, V) on its own device.
 
         Args:
             logits: one tensor per head.
-            is_first: for each of the B rows, whether it has emitted nothing yet; none where `joins_first` is not.
+            joined: for each of the B rows, which of the heads begin its text with a space that is none; () = none does.
         """
         lifted = [self._on(one.device).lift(k, one) for k, one in enumerate(logits)]
-        if not self.joins_first or not any(is_first):
-            return lifted
-        begins = torch.tensor(is_first)
-        return [self._on(one.device).lift_first(k, one, begins.to(one.device)) for k, one in enumerate(lifted)]
+        for k, own in enumerate(zip(*joined, strict=True)):
+            if any(own):
+                device = lifted[k].device
+                lifted[k] = self._on(device).lift_first(lifted[k], torch.tensor(own, device=device))
+        return lifted
+
+    def lift_one(self, k: int, logits: Tensor) -> Tensor:
+        """Turn one head's logits (B, V_k) into shared probabilities (B, V) on its own device."""
+        return self._on(logits.device).lift(k, logits)
 
     def fuse(self, probs: Sequence[Tensor]) -> Tensor:
         """Mix heads that are on the fusing device: K of (B, V) -> (B, V)."""
@@ -152,10 +154,6 @@ def fusing_device(models: Sequence[TokenModel]) -> torch.device:
         network = network_of(model)
         sizes[model.device] += sum(weight.nbytes for weight in network.parameters()) if network is not None else 0
     return max(sizes, key=lambda device: sizes[device])
-
-
-def _differ_at_first(heads: Sequence[HeadVocabulary]) -> bool:
-    return len({head.tokens.has_dummy_prefix for head in heads}) > 1
 
 
 def _name(source: Source) -> str:

@@ -44,8 +44,6 @@ def reason_against(heads: Heads) -> str | None:
     fusers = [fuse for fuse in sorted(fusers_of(heads.step.source)) if runs_on_host(fuse)]
     if decoding.context != "native":
         return "canonical contexts are tokenized on the host"
-    if heads.mixer.joins_first:
-        return "lstrip_first changes what the first token means"
     if fusers:
         return f"fuse={fusers[0]} looks at keys on the host"
     return "strict decides near ties again on the host" if decoding.strict else None

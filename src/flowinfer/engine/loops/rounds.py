@@ -141,6 +141,10 @@ class RoundStream:
             handles[k] = self.sessions[k].add([row.prompts[k].ids for row in rows])
 
         self._workers.run("prefill", read)
+        joint = [index for index, row in enumerate(rows) if row.begins_jointly]
+        if joint:
+            names = [[of_head[index] for index in joint] for of_head in handles]
+            self._heads.take_spaces([rows[index] for index in joint], self.sessions, names)
         seconds = self._take_seconds("prefill")
         for row, *own in zip(rows, *handles, strict=True):
             row.rounds, row.batch = 0 if self._drafter else None, len(self.batch) + len(rows)

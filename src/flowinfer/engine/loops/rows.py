@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flowinfer.backends.base import Prompt
 from flowinfer.engine.base import Row
@@ -36,14 +36,23 @@ class LiveRow:
         step: the step it runs in.
         prompts: each head's prompt.
         contexts: each head's empty context.
+        joined: for each head, whether it begins its answer with a space that is none (see `spaces`).
         batch: rows that were live when it was admitted.
     """
 
     def __init__(
-        self, row: Row, step: Step, prompts: Sequence[Prompt], contexts: Sequence[Context], batch: int
+        self,
+        row: Row,
+        step: Step,
+        prompts: Sequence[Prompt],
+        contexts: Sequence[Context],
+        joined: Sequence[bool],
+        batch: int,
     ) -> None:
         self.row = row
         self.prompts = tuple(prompts)
+        self.joined, self.unjoined = tuple(joined), (False,) * len(prompts)
+        self.num_joined = sum(joined)
         self.contexts = tuple(contexts)
         self.heads = [HeadState() for _ in prompts]
         self.batch = batch
@@ -85,6 +94,24 @@ class LiveRow:
     def fail(self, error: BaseException) -> None:
         """End the row, and no other, by what was raised at work on it; what is the run's is raised again."""
         self.error, self.finish_reason = reason(error), "error"
+
+    @property
+    def begins_jointly(self) -> bool:
+        """Return whether its first token is still to be put together by heads that begin with a space and without."""
+        return self.num_joined > 0 and not self.num_tokens
+
+    def take_space(self, head: int, ids: Sequence[int], context: Context) -> None:
+        """Let a head's prompt end with the space that it would have begun with: behind it, it begins as the others.
+
+        Args:
+            ids: of the space.
+            context: an empty one that does not join its first token.
+        """
+        prompt = self.prompts[head]
+        longer = replace(prompt, text=prompt.text + " ", ids=(*prompt.ids, *ids))
+        self.prompts = (*self.prompts[:head], longer, *self.prompts[head + 1 :])
+        self.contexts = (*self.contexts[:head], context, *self.contexts[head + 1 :])
+        self.joined = (*self.joined[:head], False, *self.joined[head + 1 :])
 
     @property
     def tokens_left(self) -> int:
@@ -132,6 +159,7 @@ class LiveRow:
             batch=self.batch,
             heads=heads,
             near_ties=self.near_ties,
+            lstripped=self.num_joined if len(self.prompts) > 1 and step.decoding.lstrip_first == "auto" else None,
             rounds=self.rounds,
             drafted_tokens=self.drafted,
             accepted_tokens=self.accepted,

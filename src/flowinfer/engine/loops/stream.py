@@ -118,6 +118,9 @@ class PackedStream:
             return misfits
         while (self._again or self._waiting) and None in self._batch.rows:
             row = self._again.popleft() if self._again else self._take()
+            if isinstance(row, LiveRow) and row.begins_jointly:
+                misfits += self._start(row)
+                continue
             if isinstance(row, Completion):
                 misfits.append(row)
                 continue
@@ -144,6 +147,19 @@ class PackedStream:
         """Take the first of the rows that wait."""
         row = heapq.heappop(self._waiting)[-1]
         return self._heads.begin(row, len(self._batch.live) + 1)
+
+    def _start(self, first: LiveRow) -> list[Completion]:
+        """Let a row, and those that can be admitted with it, emit their first tokens where heads begin them jointly.
+
+        They go on like rows that lost their pages; return those that ended or cannot run.
+        """
+        room = self._batch.rows.count(None) - 1
+        taken = [first, *(self._take() for _ in range(min(room, len(self._waiting))))]
+        rows = [row for row in taken if isinstance(row, LiveRow)]
+        self._heads.start([row for row in rows if row.begins_jointly])
+        self._again += [row for row in rows if not row.finish_reason]
+        ended = [self._heads.complete(row) for row in rows if row.finish_reason]
+        return [*(row for row in taken if isinstance(row, Completion)), *ended]
 
     def _prefill(self, admitted: Sequence[BatchRow]) -> None:
         """Read the prompts of new rows, except for the last id of each, and make the rows live."""

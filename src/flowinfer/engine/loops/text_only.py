@@ -8,17 +8,40 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from flowinfer.backends.base import TextCompletion, TextModel
+from flowinfer.backends.base import Hearing, StreamingModel, TextCompletion, TextModel
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.faults import reason
 from flowinfer.engine.loops.sampling import row_key
 from flowinfer.engine.loops.thinking import strip_thinking
 from flowinfer.language.texts import whole_pairs
 from flowinfer.planning.plan import Step, members
-from flowinfer.results import StepResult
-from flowinfer.spec import Decoding
+from flowinfer.results import StepResult, Usage
+from flowinfer.spec import Decoding, ModelSpec
 
-_CONCURRENT = 8
+_MILLION = 1_000_000
+
+
+class Lanes:
+    """Room for requests to one endpoint, from all steps together.
+
+    Args:
+        most: requests on their way at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.free = threading.Semaphore(most)
+        """A request that nobody waits for any more takes room until it has ended."""
+        self.told: set[str] = set()
+        """Notes of the model that the user has heard."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a row's text."""
+
+    row: Row
+    text: str
 
 
 @dataclass(frozen=True)
@@ -31,6 +54,14 @@ class _Answer:
 
 
 @dataclass(frozen=True)
+class _Request:
+    """A row whose answer is awaited."""
+
+    row: Row
+    hearing: Hearing
+
+
+@dataclass(frozen=True)
 class TextDecoder:
     """Complete rows at an endpoint; a `Decoder`."""
 
@@ -38,6 +69,8 @@ class TextDecoder:
 
     step: Step
     model: TextModel
+    spec: ModelSpec
+    lanes: Lanes
     observer: Observer
     keeps_thinking: bool
 
@@ -60,11 +93,9 @@ class TextStream:
     def __init__(self, decoder: TextDecoder) -> None:
         self._decoder = decoder
         self._waiting: deque[Row] = deque()
-        self._asked: dict[int, Row] = {}
+        self._asked: dict[int, _Request] = {}
         """Rows that wait for their answers, by identity."""
-        self._num_requests = 0
-        """Requests on their way; those of rows that were ended from outside cannot be taken back."""
-        self._answers = queue.SimpleQueue[_Answer]()
+        self._came = queue.SimpleQueue[_Piece | _Answer]()
         self.is_waiting = False
 
     @property
@@ -77,68 +108,87 @@ class TextStream:
         self._waiting.append(row)
 
     def turn(self) -> list[Completion]:
-        """Send the requests that there is room for; return the rows whose answers have come."""
+        """Send the requests that there is room for; tell what has come; return the rows whose answers are whole."""
         ended: list[Completion | None] = []
-        while not self._answers.empty():
-            ended.append(self._take(self._answers.get()))
-        while self._waiting and self._num_requests < _CONCURRENT:
+        while not self._came.empty():
+            came = self._came.get()
+            if isinstance(came, _Piece):
+                self._tell(came)
+            else:
+                ended.append(self._take(came))
+        lanes = self._decoder.lanes
+        while self._waiting and len(self._asked) < lanes.most and lanes.free.acquire(blocking=False):
             ended.append(self._ask(self._waiting.popleft()))
         found = [completion for completion in ended if completion]
-        self.is_waiting = not found and bool(self._asked)
+        self.is_waiting = not found and bool(self._asked or self._waiting)
         return found
 
     def wait(self) -> None:
-        """Wait for an answer."""
-        self._answers.put(self._answers.get())
+        """Wait for an answer, or for a part of one."""
+        if self._asked:
+            self._came.put(self._came.get())
 
     def end(self, row: Row) -> None:
-        """Forget a row; what its request brings comes to nothing."""
+        """Forget a row, and break its request off."""
         self._waiting = deque(other for other in self._waiting if other is not row)
-        self._asked.pop(id(row), None)
+        if (request := self._asked.pop(id(row), None)) is not None:
+            request.hearing.end()
 
     def close(self) -> None:
         """Forget all rows."""
         self._waiting.clear()
+        for request in self._asked.values():
+            request.hearing.end()
         self._asked.clear()
 
     def _ask(self, row: Row) -> Completion | None:
-        """Send a row's request; return how the row ended where that fails."""
-        decoder = self._decoder
+        """Send a row's request, for which there is room; return how the row ended where that fails."""
+        decoder, observer = self._decoder, self._decoder.observer
         try:
             prompt = row.prompts[decoder.node]
-            decoder.observer.admitted(row.question_id, row.step)
+            observer.admitted(row.question_id, row.step)
+            is_heard = observer.wants_text(row.question_id, row.step)
         except BaseException as error:  # what is not the row's is raised
+            decoder.lanes.free.release()
             return Completion(row, None, reason(error))
-        self._asked[id(row)] = row
-        self._num_requests += 1
-        threading.Thread(target=self._complete, args=(row, prompt), daemon=True).start()
+        hearing = Hearing((lambda text: self._came.put(_Piece(row, text))) if is_heard else None)
+        self._asked[id(row)] = _Request(row, hearing)
+        threading.Thread(target=self._complete, args=(row, prompt, hearing), daemon=True).start()
         return None
 
-    def _complete(self, row: Row, prompt: str) -> None:
+    def _complete(self, row: Row, prompt: str, hearing: Hearing) -> None:
         decoding = row.decoding or self._decoder.step.decoding
         seed = row_key(decoding, row.noise_id or row.question_id, row.step) & 0xFFFFFFFF
         start = time.perf_counter()
         try:
-            came: TextCompletion | BaseException = self._completed(row, prompt, decoding, seed)
+            came: TextCompletion | BaseException = self._completed(row, prompt, decoding, seed, hearing)
         except BaseException as error:
             came = error
-        self._answers.put(_Answer(row, came, time.perf_counter() - start))
+        self._decoder.lanes.free.release()
+        self._came.put(_Answer(row, came, time.perf_counter() - start))
 
-    def _completed(self, row: Row, prompt: str, decoding: Decoding, seed: int) -> TextCompletion:
+    def _completed(self, row: Row, prompt: str, decoding: Decoding, seed: int, hearing: Hearing) -> TextCompletion:
+        """Ask the model; it need not know of turns where there were none, nor of who hears it."""
         model = self._decoder.model
-        if row.turns:  # a backend need not know of turns where there were none
+        if isinstance(model, StreamingModel):
+            return model.complete(prompt, decoding, seed=seed, turns=row.turns, hearing=hearing)
+        if row.turns:
             return model.complete(prompt, decoding, seed=seed, turns=row.turns)
         return model.complete(prompt, decoding, seed=seed)
 
+    def _tell(self, piece: _Piece) -> None:
+        if id(piece.row) in self._asked:
+            self._decoder.observer.wrote(piece.row.question_id, piece.row.step, piece.text)
+
     def _take(self, answer: _Answer) -> Completion | None:
         """Return how a row ended; None where it was ended from outside."""
-        self._num_requests -= 1
         row, decoder = answer.row, self._decoder
         if self._asked.pop(id(row), None) is None:
             return None
         try:
             if isinstance(answer.came, BaseException):
                 raise answer.came
+            self._tell_notes(answer.came)
             text = whole_pairs(answer.came.text)
             result = StepResult(
                 step=row.step,
@@ -148,8 +198,27 @@ class TextStream:
                 tokens=answer.came.tokens,
                 finish_reason=answer.came.finish_reason,
                 seconds=answer.seconds,
+                usage=_usage(answer.came, decoder.spec),
             )
             decoder.observer.finished(row.question_id, result)
             return Completion(row, result)
         except BaseException as error:  # what is not the row's is raised
             return Completion(row, None, reason(error))
+
+    def _tell_notes(self, came: TextCompletion) -> None:
+        for note in came.notes:
+            if note not in self._decoder.lanes.told:
+                self._decoder.lanes.told.add(note)
+                self._decoder.observer.notice(note)
+
+
+def _usage(came: TextCompletion, spec: ModelSpec) -> Usage:
+    """Return what a text has read and cost, by its model's prices of a million tokens."""
+    prices = (spec.input_cost, spec.output_cost)
+    cost = None
+    if any(price is not None for price in prices) and (came.tokens or came.input_tokens):
+        read, write = (price or 0.0 for price in prices)
+        cached = read if spec.cached_cost is None else spec.cached_cost
+        fresh = came.input_tokens - came.cached_tokens
+        cost = (fresh * read + came.cached_tokens * cached + came.tokens * write) / _MILLION
+    return Usage(input_tokens=came.input_tokens, cached_tokens=came.cached_tokens, cost=cost)

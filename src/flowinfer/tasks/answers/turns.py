@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from flowinfer.tasks.answers.anchors import anchored
 from flowinfer.tasks.answers.boxes import boxed, is_boxed
-from flowinfer.tasks.answers.text import Text
+from flowinfer.tasks.answers.text import Text, prepare
 
 _LINE_MARK = re.compile(r"</?(?:br|p|div|li|ul|ol|h[1-6]|tr|table|center)\s*/?>", re.I)
 _FONT_MARK = re.compile(r"</?(?:b|i|u|em|strong|span|font|mark|code|td|th|sup|sub)(?:\s[^<>\n]{0,80})?>", re.I)
@@ -41,18 +41,55 @@ _MAX_BEFORE = 120
 """Most characters of a heading before the question where a model repeats it."""
 
 
+@dataclass(frozen=True)
+class NextQuestion:
+    """Where an output goes on with a question of the model's own."""
+
+    at: int
+    """Index in the output."""
+    heading: str
+    """How it begins there, without a number, if it begins as others may; a text that could end an answer."""
+
+
+def next_question(output: str, question: str) -> NextQuestion | None:
+    """Return where an output runs on into another question, as `own_turn` finds it; None where it does not.
+
+    Args:
+        output: what the model wrote.
+        question: what it was asked.
+    """
+    text = prepare(output)
+    if text.status is not None:
+        return None
+    text = _first_turn(text, question)
+    match = _further_question(text)
+    if match is None:
+        return None
+    at = text.places[match.start()]
+    written = output[at : text.places[match.end() - 1] + 1] if match["numbered"] or match["plain"] else ""
+    heading = re.split(r"\s*\d", written.strip())[0]
+    return NextQuestion(at, ("\n" if "\n" in written else " ") + heading if heading else "")
+
+
 def own_turn(text: Text, question: str) -> Text:
     """Return what the model says by itself, up to where it asks itself another question."""
-    text = replace(text, string=_without_marks(text.string))
-    text = _without_question(text, question)
+    text = _first_turn(text, question)
+    match = _further_question(text)
+    return text if match is None else text.part(0, match.start())
+
+
+def _first_turn(text: Text, question: str) -> Text:
+    """Leave out marks, the question that is repeated, and what follows the end of a turn."""
+    text = _without_question(replace(text, string=_without_marks(text.string)), question)
     for match in _TURN_ENDS.finditer(text.string):
         if re.search(r"\w", text.string[: match.start()]):
-            text = text.part(0, match.start())
-            break
-    for match in _NEXT_QUESTION.finditer(text.string):
-        if _is_answered(text, match):
             return text.part(0, match.start())
     return text
+
+
+def _further_question(text: Text) -> re.Match[str] | None:
+    """Return where another question begins behind an answer."""
+    return next((match for match in _NEXT_QUESTION.finditer(text.string) if _is_answered(text, match)), None)
 
 
 def _without_marks(string: str) -> str:
