@@ -43,6 +43,9 @@ _VERB = re.compile(
     re.I,
 )
 _STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?\s*[a-zA-Z]*\W*$")
+_WEAK_BEFORE = re.compile(
+    r"(?:\b(?:in|for|from|of|per|at|by|to|than|after|with|every|over|on)\s+(?:the |a )?\$?|第|每)$"
+)
 _BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
 
 _WEAK_RULES = ("last_number", "statement")
@@ -158,7 +161,7 @@ def _concluded(
         if chosen is not None:
             break
     else:
-        free = [item for item in inside if not _is_enclosed(string, item[1])]
+        free = [i for i in inside if not (_is_enclosed(string, i[1]) or _WEAK_BEFORE.search(string[: i[1]] + " "))]
         begins = re.fullmatch(r"[\s*$€£¥]*", string[min(begin, inside[0][1]) : inside[0][1] + 1].strip("-,， "))
         chosen = inside[0] if begins and begin == 0 else (free or inside)[-1]
     earlier = [item for item in inside if item[1] < chosen[1]]
