@@ -9,7 +9,6 @@ model's own logits (probing.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,43 +19,24 @@ from flowinfer.engine.caches.attention import LayerShape, PackedCache
 from flowinfer.engine.caches.kernels import paged_attention
 from flowinfer.engine.caches.pages import PAGE, PagedForward
 from flowinfer.engine.network.gemm import MOST_STEP_TOKENS, MOST_TOKENS
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """One decoder layer's weights."""
-
-    before_attention: Tensor
-    qkv: Tensor
-    bias: Tensor | None
-    head_norms: tuple[Tensor, Tensor] | None
-    """Of queries and keys, per head (Qwen3)."""
-    out: Tensor
-    before_mlp: Tensor
-    gate_up: Tensor
-    down: Tensor
-    num_heads: int
-    num_kv_heads: int
-    scaling: float
-    window: int
+from flowinfer.engine.network.llama_weights import LayerWeights, LlamaWeights
 
 
 class GpuLlamaForward:
     """Run a model of Llama's kind over packed tokens on a GPU.
 
     Args:
-        model: a transformers model in bfloat16 whose linear layers are merged.
+        weights: of the whole decoder, in bfloat16.
         shapes: what its layers keep.
     """
 
-    def __init__(self, model: Any, shapes: Sequence[LayerShape]) -> None:  # transformers' models are untyped
-        inner = model.model
-        self._layers = [_layer(layer, shape) for layer, shape in zip(inner.layers, shapes, strict=True)]
-        self._norms = [*(layer.before_attention for layer in self._layers), inner.norm.weight]
-        self._eps: float = inner.norm.variance_epsilon
-        self._embedding: Tensor = inner.embed_tokens.weight
-        self._last: Tensor = model.lm_head.weight
-        self._rotary = inner.rotary_emb
+    def __init__(self, weights: LlamaWeights, shapes: Sequence[LayerShape]) -> None:
+        self._layers = list(zip(weights.layers, shapes, strict=True))
+        self._norms = [*(layer.before_attention for layer in weights.layers), weights.norm]
+        self.numbers = weights.numbers
+        self._eps = weights.numbers.eps
+        self._embedding = weights.embedding
+        self._last = weights.last
         self._tables: list[Tensor] = []
         """Cosines and sines of positions, each table longer than those before, which graphs may still read."""
         self.most_step_tokens = MOST_STEP_TOKENS
@@ -91,11 +71,11 @@ class GpuLlamaForward:
 
         tokens = len(ids)
         places = triton_step.Places(cache.rows, cache.positions, cache.table, self._turns(cache))
-        down = tiles_for(self._layers[0].down.shape, tokens)
-        counters = _Counters(sum(_num_counters(layer, tokens) for layer in self._layers), ids.device)
+        down = tiles_for(self._layers[0][0].down.shape, tokens)
+        counters = _Counters(sum(_num_counters(layer, shape, tokens) for layer, shape in self._layers), ids.device)
         parts = -(-self._embedding.shape[1] // down.block_n)
         total, half = triton_rows.embed(ids, self._embedding, self._norms[0], self._eps, parts)
-        for index, (layer, after) in enumerate(zip(self._layers, self._norms[1:], strict=True)):
+        for index, ((layer, shape), after) in enumerate(zip(self._layers, self._norms[1:], strict=True)):
             keys, values = cache.layers[index]
             qkv = triton_gemm.scaled_linear(
                 half, layer.qkv, layer.bias, tiles_for(layer.qkv.shape, tokens), counters.take(_blocks(layer.qkv))
@@ -103,11 +83,11 @@ class GpuLlamaForward:
             tiles = tiles_for(layer.out.shape, tokens)
             attended = triton_step.step_attention(
                 *(qkv, keys, values, places, self._head_norms(layer)),
-                num_heads=layer.num_heads,
-                scaling=layer.scaling,
-                window=layer.window,
+                num_heads=shape.num_heads,
+                scaling=self.numbers.scaling,
+                window=shape.window,
                 splits=cache.splits,
-                counters=counters.take(tokens * layer.num_kv_heads),
+                counters=counters.take(tokens * shape.num_kv_heads),
                 is_early=tiles.is_early and tokens <= MOST_TOKENS,  # many tokens' programs are in each other's way
             )
             residual = triton_gemm.Residual(total, layer.before_mlp, self._eps)
@@ -126,15 +106,15 @@ class GpuLlamaForward:
         places = triton_step.Places(cache.rows, cache.positions, cache.table, self._turns(cache))
         total = functional.embedding(ids, self._embedding)
         states = triton_rows.norm(total, self._norms[0], self._eps)
-        for index, (layer, after) in enumerate(zip(self._layers, self._norms[1:], strict=True)):
+        for index, ((layer, shape), after) in enumerate(zip(self._layers, self._norms[1:], strict=True)):
             keys, values = cache.layers[index]
             qkv = functional.linear(states, layer.qkv, layer.bias)
-            triton_rows.turn_and_write(qkv, keys, values, places, self._head_norms(layer), layer.num_heads)
+            triton_rows.turn_and_write(qkv, keys, values, places, self._head_norms(layer), shape.num_heads)
             attended = paged_attention(
-                qkv.view(len(qkv), -1, keys.shape[-1])[:, : layer.num_heads],
+                qkv.view(len(qkv), -1, keys.shape[-1])[:, : shape.num_heads],
                 *(keys, values, cache.rows, cache.positions, cache.table),
-                scaling=layer.scaling,
-                window=layer.window,
+                scaling=self.numbers.scaling,
+                window=shape.window,
                 softcap=0.0,
                 splits=cache.splits,
             )
@@ -144,7 +124,7 @@ class GpuLlamaForward:
             states = triton_rows.norm(total, after, self._eps, added=added)
         return states
 
-    def _head_norms(self, layer: _Layer) -> Any:
+    def _head_norms(self, layer: LayerWeights) -> Any:
         from flowinfer.engine.caches.triton_step import HeadNorms
 
         return HeadNorms(*layer.head_norms, self._eps) if layer.head_norms else None
@@ -161,10 +141,8 @@ class GpuLlamaForward:
     @torch.inference_mode(False)
     @torch.no_grad()
     def _table(self, length: int) -> Tensor:
-        device = self._embedding.device
-        cos, sin = self._rotary(self._embedding, torch.arange(length, device=device)[None])
-        half = cos.shape[-1] // 2
-        return torch.stack((cos[0, :, :half], sin[0, :, :half]), dim=1).contiguous()
+        turns = torch.stack(self.numbers.turns(length), dim=1)
+        return turns.to(self._embedding.device, self._embedding.dtype).contiguous()
 
 
 class _Counters:
@@ -179,28 +157,10 @@ class _Counters:
         return taken
 
 
-def _num_counters(layer: _Layer, tokens: int) -> int:
-    return sum(map(_blocks, (layer.qkv, layer.out, layer.gate_up, layer.down))) + tokens * layer.num_kv_heads
+def _num_counters(layer: LayerWeights, shape: LayerShape, tokens: int) -> int:
+    return sum(map(_blocks, (layer.qkv, layer.out, layer.gate_up, layer.down))) + tokens * shape.num_kv_heads
 
 
 def _blocks(weight: Tensor) -> int:
     """Return the most blocks that a matrix's outputs are cut into."""
     return -(-weight.shape[0] // 16)
-
-
-def _layer(layer: Any, shape: LayerShape) -> _Layer:
-    own, mlp = layer.self_attn, layer.mlp
-    return _Layer(
-        before_attention=layer.input_layernorm.weight,
-        qkv=own.q_proj.linear.weight,
-        bias=own.q_proj.linear.bias,
-        head_norms=(own.q_norm.weight, own.k_norm.weight) if hasattr(own, "q_norm") else None,
-        out=own.o_proj.weight,
-        before_mlp=layer.post_attention_layernorm.weight,
-        gate_up=mlp.gate_proj.linear.weight,
-        down=mlp.down_proj.weight,
-        num_heads=shape.num_heads,
-        num_kv_heads=shape.num_kv_heads,
-        scaling=own.scaling,
-        window=shape.window,
-    )

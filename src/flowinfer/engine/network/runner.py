@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flowinfer.backends.caches import FOREIGN
 from flowinfer.backends.int4 import Int4Linear
+from flowinfer.backends.known import KnownNetwork
 from flowinfer.backends.remembered import recall, remember
 from flowinfer.engine.caches.attention import LayerShape, PackedCache, attending, number_layers
 from flowinfer.engine.caches.pages import ChainedCache, ChainedForward, PagedCache, Pages, page_bytes
@@ -38,7 +39,7 @@ class HeadRunner:
     kind for all. On a CPU a forward that is written out takes the place of its modules where there is one.
 
     Args:
-        model: a decoder-only transformers model; its linear layers are merged in place.
+        model: a decoder-only transformers model, whose linear layers are merged in place, or a KnownNetwork.
         cuts: the first layer of each further link where it is to be a chain; see `segments_of`.
     Raises:
         NotPackable: with the reason.
@@ -48,8 +49,32 @@ class HeadRunner:
         self.model = model
         self.device: torch.device = model.device
         self._keep: Callable[[Tensor], Tensor] | None = None
-        refuse(model)
         self._routing: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._compiled: list[Any] = []
+        self._written: Written | None = None
+        self._cuts = tuple(cuts)
+        self.segments: Sequence[Segment] = ()
+        """Links of the chain that it is; none where it is whole."""
+        if isinstance(model, KnownNetwork):
+            self._take_known(model)
+        else:
+            self._take(model)
+        self.kv_bytes_per_token = sum(
+            shape.num_kv_heads * (shape.key_size + shape.value_size) * model.dtype.itemsize for shape in self.layers
+        )
+
+    def _take_known(self, model: KnownNetwork) -> None:
+        """Take a network that was written out before; its weights still give the logits that were kept."""
+        passed = model.passed
+        assert passed.logits is not None, "known networks have passed"
+        self.layers = tuple(LayerShape(*layer) for layer in passed.layers)
+        self._write_out(passed.logits.to(self.device))
+        if not self._written:
+            raise NotPackable("its logits are no longer those that it had")
+
+    def _take(self, model: Any) -> None:  # a transformers model
+        """Take transformers' network, with what can be made quicker in it."""
+        refuse(model)
         if self.device.type == "cuda":
             _refuse_on_gpu(model)
             if has_experts(model):
@@ -59,11 +84,6 @@ class HeadRunner:
         with STARTUP.waiting_for("check", "plain"):
             expected = plain_logits(model) if passed.logits is None else passed.logits.to(self.device)
         merge_linears(model)
-        self._compiled: list[Any] = []
-        self._written: Written | None = None
-        self._cuts = tuple(cuts)
-        self.segments: Sequence[Segment] = ()
-        """Links of the chain that it is; none where it is whole."""
         self._cut()
         try:
             with STARTUP.waiting_for("check", "packed"):
@@ -79,11 +99,11 @@ class HeadRunner:
         if self.device.type == "cuda" and not self._written:
             self._speed_up(expected)
         if not passed.layers:
-            remember(model, layers=tuple(map(astuple, self.layers)), logits=expected)
+            numbers = self._written.numbers if self._written else None
+            is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+            found = {"layers": tuple(map(astuple, self.layers)), "logits": expected}
+            remember(model, **found, numbers=numbers, is_tied=is_tied)
         model.get_output_embeddings().register_forward_pre_hook(self._before_last)
-        self.kv_bytes_per_token = sum(
-            shape.num_kv_heads * (shape.key_size + shape.value_size) * model.dtype.itemsize for shape in self.layers
-        )
 
     @torch.inference_mode()
     def logits(
@@ -292,14 +312,14 @@ class HeadRunner:
         return None if self._keep is None else (self._keep(arguments[0][0])[None],)
 
 
-def runner_of(model: Any) -> HeadRunner | str:  # a transformers model
+def runner_of(model: Any) -> HeadRunner | str:  # a transformers model, or a KnownNetwork
     """Return the model's runner, made once and kept with it, or the reason why there is none."""
     known: HeadRunner | str | None = getattr(model, "flow_runner", None)
     if known is None:
         try:
             known = HeadRunner(model)
         except NotPackable as error:
-            known = str(error)
+            known = runner_of(model.whole()) if isinstance(model, KnownNetwork) else str(error)
         object.__setattr__(model, "flow_runner", known)
     return known
 
