@@ -64,7 +64,8 @@ def weights_of(model: Any) -> LlamaWeights | None:  # a transformers model, or a
         assert model.passed.numbers, "known networks have been written out before"
         return _read(model.merged(), model.passed.numbers)
     is_family = type(model).__module__ in _FAMILY and type(model).__name__.endswith("ForCausalLM")
-    if not is_family or type(model.lm_head) is not nn.Linear or model.lm_head.bias is not None:
+    is_plain = is_family and type(model.lm_head) is nn.Linear and model.lm_head.bias is None
+    if not is_plain:
         return None
     layers, rotary = model.model.layers, model.model.rotary_emb
     scaling = layers[0].self_attn.scaling
