@@ -8,11 +8,12 @@ of the network, such as a session over transformers' own cache. The kept logits 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowinfer.backends.remembered import Passed
 
@@ -21,6 +22,19 @@ _TOGETHER = (
     ("mlp.gate_proj", "mlp.up_proj"),
 )
 """Layers that read the same input, as `merge_linears` computes them as one."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """An embedding or last layer, as far as it is asked for; torch's own modules import much when they are made."""
+
+    weight: Tensor
+    """(V_k, D)."""
+
+    @property
+    def num_embeddings(self) -> int:
+        """Return V_k."""
+        return self.weight.shape[0]
 
 
 class KnownNetwork:
@@ -47,20 +61,17 @@ class KnownNetwork:
         self._whole: Any = None
         embedding = self._tensors["model.embed_tokens.weight"]
         self.device, self.dtype = embedding.device, embedding.dtype
-        self._embedding: Any = nn.Embedding(*embedding.shape, device="meta")  # Any: parameters are set below
-        self._embedding.weight = nn.Parameter(embedding, requires_grad=False)
-        last = embedding if passed.is_tied else self._tensors["lm_head.weight"]
-        self._last: Any = nn.Linear(last.shape[1], last.shape[0], bias=False, device="meta")
-        self._last.weight = self._embedding.weight if passed.is_tied else nn.Parameter(last, requires_grad=False)
+        self._embedding = Table(embedding)
+        self._last = self._embedding if passed.is_tied else Table(self._tensors["lm_head.weight"])
         self._named: dict[str, Tensor] = {}
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> Table:
         """Return the embedding."""
-        return self._embedding  # type: ignore[no-any-return]
+        return self._embedding
 
-    def get_output_embeddings(self) -> nn.Linear:
+    def get_output_embeddings(self) -> Table:
         """Return the last layer."""
-        return self._last  # type: ignore[no-any-return]
+        return self._last
 
     def parameters(self) -> Iterator[Tensor]:
         """Yield all weights, the embedding and the last matrix as their layers have them."""
