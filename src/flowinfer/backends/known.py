@@ -7,7 +7,7 @@ of the network, such as a session over transformers' own cache. The kept logits 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -102,18 +102,21 @@ class KnownNetwork:
     def _merge(self) -> None:
         named = dict(self._tensors)
         for index in range(len(self.passed.layers)):
-            for layers in _TOGETHER:
-                names = [f"model.layers.{index}.{layer}" for layer in layers]
-                for kind in ("weight", "bias"):
-                    if f"{names[0]}.{kind}" not in named:
-                        continue
-                    owns = [named.pop(f"{name}.{kind}") for name in names]
-                    stacked = torch.cat(owns)
-                    named[f"{names[0]}.linear.{kind}"] = stacked
-                    parts: Any = torch.split(stacked, [len(own) for own in owns])  # no weight is there twice
-                    self._tensors |= {f"{name}.{kind}": part for name, part in zip(names, parts, strict=True)}
-        named["lm_head.weight"] = self._last.weight
-        self._named = named
+            for together, names in list(merged_names(named, index)):
+                owns = [named.pop(name) for name in names]
+                named[together] = stacked = torch.cat(owns)
+                parts: Any = torch.split(stacked, [len(own) for own in owns])  # so that no weight is there twice
+                self._tensors |= dict(zip(names, parts, strict=True))
+        self._named = named | {"lm_head.weight": self._last.weight}
+
+
+def merged_names(names: Container[str], index: int) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield what those weights of a layer are called together that are stacked, and what by themselves."""
+    for layers in _TOGETHER:
+        own = [f"model.layers.{index}.{layer}" for layer in layers]
+        for kind in ("weight", "bias"):
+            if f"{own[0]}.{kind}" in names:
+                yield f"{own[0]}.linear.{kind}", [f"{name}.{kind}" for name in own]
 
 
 def whole(network: Any) -> Any:  # a transformers model

@@ -37,7 +37,7 @@ class GpuLlamaForward:
         self._eps = weights.numbers.eps
         self._embedding = weights.embedding
         self._last = weights.last
-        self._tables: list[Tensor] = []
+        self.tables: list[Tensor] = []
         """Cosines and sines of positions, each table longer than those before, which graphs may still read."""
         self.most_step_tokens = MOST_STEP_TOKENS
 
@@ -49,7 +49,7 @@ class GpuLlamaForward:
         assert isinstance(cache, PagedForward), "keys and values on a GPU lie in pages"
         if len(ids) <= self.most_step_tokens:
             return triton_rows.finish(self._step(ids, cache), wanted)
-        return self._prompt(ids, cache)[wanted]
+        return _rows(self._prompt(ids, cache), wanted)
 
     def read(self, ids: Tensor, positions: Tensor, cache: PackedCache) -> None:
         """Run for keys and values alone."""
@@ -60,7 +60,7 @@ class GpuLlamaForward:
         from flowinfer.engine.network import triton_gemm
 
         if len(states) > self.most_step_tokens:
-            return functional.linear(states, self._last)
+            return _linear(states, self._last)
         return triton_gemm.skinny_linear(states, self._last, None)
 
     def _step(self, ids: Tensor, cache: PagedForward) -> Any:
@@ -104,11 +104,11 @@ class GpuLlamaForward:
         from flowinfer.engine.network import triton_rows
 
         places = triton_step.Places(cache.rows, cache.positions, cache.table, self._turns(cache))
-        total = functional.embedding(ids, self._embedding)
+        total = _rows(self._embedding, ids)
         states = triton_rows.norm(total, self._norms[0], self._eps)
         for index, ((layer, shape), after) in enumerate(zip(self._layers, self._norms[1:], strict=True)):
             keys, values = cache.layers[index]
-            qkv = functional.linear(states, layer.qkv, layer.bias)
+            qkv = _linear(states, layer.qkv, layer.bias)
             triton_rows.turn_and_write(qkv, keys, values, places, self._head_norms(layer), shape.num_heads)
             attended = paged_attention(
                 qkv.view(len(qkv), -1, keys.shape[-1])[:, : shape.num_heads],
@@ -118,9 +118,9 @@ class GpuLlamaForward:
                 softcap=0.0,
                 splits=cache.splits,
             )
-            added = functional.linear(attended.flatten(1), layer.out)
+            added = _linear(attended.flatten(1), layer.out)
             states = triton_rows.norm(total, layer.before_mlp, self._eps, added=added)
-            added = functional.linear(triton_rows.gate(functional.linear(states, layer.gate_up)), layer.down)
+            added = _linear(triton_rows.gate(_linear(states, layer.gate_up)), layer.down)
             states = triton_rows.norm(total, after, self._eps, added=added)
         return states
 
@@ -132,17 +132,31 @@ class GpuLlamaForward:
     def _turns(self, cache: PagedForward) -> Tensor:
         """Return cosines and sines of all positions that the cache has room for: (P, 2, D / 2)."""
         length = cache.table.shape[1] * PAGE
-        if not self._tables or len(self._tables[-1]) < length:
-            self._tables.append(self._table(max(length, 4096)))
+        if not self.tables or len(self.tables[-1]) < length:
+            self.tables.append(self._table(max(length, 4096)))
             if self._embedding.is_cuda:
                 torch.cuda.current_stream(self._embedding.device).synchronize()  # other loops' streams read it too
-        return self._tables[-1]
+        return self.tables[-1]
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def _table(self, length: int) -> Tensor:
         turns = torch.stack(self.numbers.turns(length), dim=1)
         return turns.to(self._embedding.device, self._embedding.dtype).contiguous()
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x W^T + b of many tokens: (T, K), (N, K) -> (T, N)."""
+    if x.is_meta:  # run ahead, where torch's own way would import its compiler
+        return x.new_empty(len(x), len(weight))
+    return functional.linear(x, weight, bias)
+
+
+def _rows(states: Tensor, wanted: Tensor) -> Tensor:
+    """Return some rows: (R, D), (W,) -> (W, D)."""
+    if states.is_meta:  # as above
+        return states.new_empty(len(wanted), states.shape[1])
+    return functional.embedding(wanted, states)
 
 
 class _Counters:

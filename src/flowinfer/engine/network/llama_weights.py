@@ -62,7 +62,7 @@ def weights_of(model: Any) -> LlamaWeights | None:  # a transformers model, or a
     """Return the weights of a model whose linear layers are merged, or None where it is of another kind."""
     if isinstance(model, KnownNetwork):
         assert model.passed.numbers, "known networks have been written out before"
-        return _read(model.merged(), model.passed.numbers)
+        return read_weights(model.merged(), model.passed.numbers)
     is_family = type(model).__module__ in _FAMILY and type(model).__name__.endswith("ForCausalLM")
     is_plain = is_family and type(model.lm_head) is nn.Linear and model.lm_head.bias is None
     if not is_plain:
@@ -74,10 +74,10 @@ def weights_of(model: Any) -> LlamaWeights | None:  # a transformers model, or a
     numbers = Numbers(
         rotary.inv_freq, float(rotary.attention_scaling), float(scaling), float(model.model.norm.variance_epsilon)
     )
-    return _read(dict(model.named_parameters(remove_duplicate=False)), numbers)
+    return read_weights(dict(model.named_parameters(remove_duplicate=False)), numbers)
 
 
-def _read(named: Mapping[str, Tensor], numbers: Numbers) -> LlamaWeights:
+def read_weights(named: Mapping[str, Tensor], numbers: Numbers) -> LlamaWeights:
     """Find the weights of merged layers by their names."""
     layers: list[LayerWeights] = []
     while (own := f"model.layers.{len(layers)}") + ".input_layernorm.weight" in named:

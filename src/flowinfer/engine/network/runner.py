@@ -20,6 +20,7 @@ from flowinfer.engine.caches.attention import LayerShape, PackedCache, attending
 from flowinfer.engine.caches.pages import ChainedCache, ChainedForward, PagedCache, Pages, page_bytes
 from flowinfer.engine.network.experts import has_experts, routing, unroutable
 from flowinfer.engine.network.llama import Written, llama_forward
+from flowinfer.engine.network.llama_ahead import settle
 from flowinfer.engine.network.merging import merge_linears, split_linears
 from flowinfer.engine.network.probing import NotPackable, check, gives, plain_logits, refuse
 from flowinfer.engine.network.segments import Segment, run_segment, segments_of
@@ -251,6 +252,8 @@ class HeadRunner:
 
     def _write_out(self, expected: Tensor) -> None:
         """Install the written-out forward where there is one and it gives the model's own logits."""
+        with STARTUP.waiting_for("compile", "kernels"):
+            settle(self.device)
         try:
             self._written = llama_forward(self.model, self.layers)
             is_right = not self._written or self._is_right(expected)

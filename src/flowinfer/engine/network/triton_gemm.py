@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from flowinfer.engine.caches.launching import device_of, launch
 from flowinfer.engine.caches.triton_step import can_be_early
 from flowinfer.engine.network.gemm import MOST_STEP_TOKENS, MOST_TOKENS
 
@@ -134,7 +135,7 @@ def added_linear(x: Tensor, weight: Tensor, total: Residual, tiles: Tiles, count
         counters: zeros, one for each block of outputs, where the inputs are split; made here if None.
     """
     squares = x.new_empty(len(x), triton.cdiv(weight.shape[0], tiles.block_n), dtype=torch.float32)
-    then = Norm(torch.empty_like(total.states), squares, total.eps)
+    then = Norm(total.states.new_empty(total.states.shape), squares, total.eps)
     _launch(x, weight, tiles, out=total.states, total=total, then=then, counters=counters)
     return then
 
@@ -162,11 +163,11 @@ def _launch(
         sums = x.new_empty(blocks, tiles.splits, tokens, tiles.block_n, dtype=torch.float32)
         if counters is None:
             counters = torch.zeros(blocks, dtype=torch.int32, device=x.device)
-    is_early = tiles.is_early and weight.stride(0) % 8 == 0 and can_be_early(x.device)  # 16 bytes, fetched in bulk
+    is_early = tiles.is_early and weight.stride(0) % 8 == 0 and can_be_early(device_of(x))  # 16 bytes, fetched in bulk
     pieces = max(1, 32 * tiles.num_warps // tiles.block_n)
     early = min(_EARLY, turns // tiles.splits * tiles.block_k)
     with torch.cuda.device(x.get_device()):
-        _linear_kernel[(blocks, tiles.splits)](
+        launch(_linear_kernel, (blocks, tiles.splits))(
             *(x, weight, weight if bias is None else bias, out),
             *(weight if scale is None else scale.squares, weight if total is None else total.weight),
             *((weight, weight) if then is None else (then.states, then.squares)),

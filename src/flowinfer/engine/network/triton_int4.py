@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from flowinfer.backends.int4 import BLOCK, ROW
+from flowinfer.engine.caches.launching import launch
 
 _MOST_ROWS = 64
 """Most tokens of one program."""
@@ -81,7 +82,7 @@ def int4_linear(
     with torch.cuda.device(x.get_device()):
         if tiles.is_few:
             warps = tiles.num_warps
-            _few_kernel[(columns, rows)](
+            launch(_few_kernel, (columns, rows))(
                 *(x, words, scales, zeros, offset, out, tokens, x.stride(0), outputs, inputs, blocks),
                 *(triton.cdiv(blocks, warps), scales.shape[1]),
                 SHARES=warps,
@@ -92,7 +93,7 @@ def int4_linear(
         turns = triton.cdiv(blocks, tiles.splits)
         splits = triton.cdiv(blocks, turns)
         sums = out if splits == 1 else x.new_empty(splits, tokens, outputs, dtype=torch.float32)
-        _many_kernel[(columns, splits, rows)](
+        launch(_many_kernel, (columns, splits, rows))(
             *(x, words, scales, zeros, offset, sums, tokens, x.stride(0), outputs, inputs, blocks),
             *(turns, scales.shape[1]),
             WHOLE_K=whole,
@@ -101,7 +102,7 @@ def int4_linear(
             **shared,
         )
         if splits > 1:
-            _join_kernel[(triton.cdiv(outputs, 256), tokens)](
+            launch(_join_kernel, (triton.cdiv(outputs, 256), tokens))(
                 *(sums, offset, out, tokens, outputs), SPLITS=splits, BIAS=bias is not None, BLOCK=256, num_warps=2
             )
     return out
@@ -308,7 +309,7 @@ def unpacked(words: Tensor, scales: Tensor, zeros: Tensor, inputs: int, group: i
     blocks = words.shape[1] // ROW
     out = torch.empty(outputs, inputs, dtype=dtype, device=words.device)
     with torch.cuda.device(words.get_device()):
-        _unpack_kernel[(triton.cdiv(outputs, 32), blocks)](
+        launch(_unpack_kernel, (triton.cdiv(outputs, 32), blocks))(
             *(words, scales, zeros, out, outputs, inputs, blocks, groups), GROUP=group, BLOCK_N=32, ROW=ROW
         )
     return out
