@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flowinfer.backends.int4 import Packed
 from flowinfer.backends.remembered import Numbers
 from flowinfer.engine.caches.attention import Attention, LayerShape, PackedCache
 from flowinfer.engine.network.llama_weights import LayerWeights, LlamaWeights, weights_of
@@ -71,7 +72,9 @@ class LlamaForward:
 
     def __init__(self, weights: LlamaWeights, shapes: Sequence[LayerShape]) -> None:
         self.most_step_tokens = _MOST_STEP_TOKENS
-        is_small = weights.num_bytes <= MOST_COPIED
+        layers = [one for layer in weights.layers for one in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        sizes = {one.data_ptr(): one.nbytes for one in (weights.embedding, weights.last, *map(_plain, layers))}
+        is_small = sum(sizes.values()) <= MOST_COPIED
         self.numbers = weights.numbers
         self._layers = [
             self._layer(layer, shape, k, is_small)
@@ -132,12 +135,12 @@ class LlamaForward:
         eps = self.numbers.eps
         return _Layer(
             before_attention=_Norm(own.before_attention, eps),
-            qkv=Matrix(own.qkv, own.bias, is_copied=is_copied),
+            qkv=Matrix(_plain(own.qkv), own.bias, is_copied=is_copied),
             head_norms=(_Norm(own.head_norms[0], eps), _Norm(own.head_norms[1], eps)) if own.head_norms else None,
-            out=Matrix(own.out, is_copied=is_copied),
+            out=Matrix(_plain(own.out), is_copied=is_copied),
             before_mlp=_Norm(own.before_mlp, eps),
-            gate_up=Matrix(own.gate_up, is_copied=is_copied),
-            down=Matrix(own.down, is_copied=is_copied),
+            gate_up=Matrix(_plain(own.gate_up), is_copied=is_copied),
+            down=Matrix(_plain(own.down), is_copied=is_copied),
             num_heads=shape.num_heads,
             num_kv_heads=shape.num_kv_heads,
             attention=Attention(index, self.numbers.scaling, shape.window, shape.softcap),
@@ -178,13 +181,18 @@ def llama_forward(model: Any, shapes: Sequence[LayerShape]) -> Written | None:  
     """Return the written-out forward of a model, or None where it is of another kind."""
     kinds = {"cpu": (torch.float32, torch.float64), "cuda": (torch.bfloat16,)}
     weights = weights_of(model) if model.dtype in kinds.get(model.device.type, ()) else None
-    if weights is None:
+    if weights is None or (weights.is_packed and model.device.type == "cpu"):
         return None
     if model.device.type == "cuda":
         from flowinfer.engine.network.llama_gpu import GpuLlamaForward
 
         return GpuLlamaForward(weights, shapes)
     return LlamaForward(weights, shapes)
+
+
+def _plain(matrix: Tensor | Packed) -> Tensor:
+    assert isinstance(matrix, Tensor), "on a CPU weights of four bits keep their modules"
+    return matrix
 
 
 def _unordered(layer: _Layer) -> _Layer:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flowinfer.backends.int4 import Packed
 from flowinfer.engine.caches.attention import LayerShape, PackedCache
 from flowinfer.engine.caches.kernels import paged_attention
 from flowinfer.engine.caches.pages import PAGE, PagedForward
-from flowinfer.engine.network.gemm import MOST_STEP_TOKENS, MOST_TOKENS
-from flowinfer.engine.network.llama_weights import LayerWeights, LlamaWeights
+from flowinfer.engine.network.gemm import MOST_STEP_TOKENS, MOST_TOKENS, int4_linear
+from flowinfer.engine.network.llama_weights import LayerWeights, LlamaWeights, Matrix
 
 
 class GpuLlamaForward:
@@ -39,7 +40,8 @@ class GpuLlamaForward:
         self._last = weights.last
         self.tables: list[Tensor] = []
         """Cosines and sines of positions, each table longer than those before, which graphs may still read."""
-        self.most_step_tokens = MOST_STEP_TOKENS
+        self._is_packed = weights.is_packed
+        self.most_step_tokens = MOST_TOKENS if weights.is_packed else MOST_STEP_TOKENS
 
     def states(self, ids: Tensor, positions: Tensor, wanted: Tensor, cache: PackedCache) -> Tensor:
         """Return wanted tokens' last hidden states: (T,), (T,), (W,) -> (W, D)."""
@@ -59,28 +61,27 @@ class GpuLlamaForward:
         """Return logits of last hidden states: (W, D) -> (W, V_k)."""
         from flowinfer.engine.network import triton_gemm
 
-        if len(states) > self.most_step_tokens:
+        if len(states) > MOST_STEP_TOKENS:
             return _linear(states, self._last)
         return triton_gemm.skinny_linear(states, self._last, None)
 
     def _step(self, ids: Tensor, cache: PagedForward) -> Any:
         """Run few tokens; return half the last norm: (T,) -> (T, D)."""
         from flowinfer.engine.caches import triton_step
-        from flowinfer.engine.network import triton_gemm, triton_rows
-        from flowinfer.engine.network.triton_gemm import tiles_for
+        from flowinfer.engine.network import triton_gemm, triton_int4, triton_rows
 
         tokens = len(ids)
         places = triton_step.Places(cache.rows, cache.positions, cache.table, self._turns(cache))
-        down = tiles_for(self._layers[0][0].down.shape, tokens)
+        maps: Any = triton_int4 if self._is_packed else triton_gemm  # of one set of functions
         counters = _Counters(sum(_num_counters(layer, shape, tokens) for layer, shape in self._layers), ids.device)
+        down = maps.tiles_for(self._layers[0][0].down.shape, tokens)
         parts = -(-self._embedding.shape[1] // down.block_n)
         total, half = triton_rows.embed(ids, self._embedding, self._norms[0], self._eps, parts)
         for index, ((layer, shape), after) in enumerate(zip(self._layers, self._norms[1:], strict=True)):
             keys, values = cache.layers[index]
-            qkv = triton_gemm.scaled_linear(
-                half, layer.qkv, layer.bias, tiles_for(layer.qkv.shape, tokens), counters.take(_blocks(layer.qkv))
-            )
-            tiles = tiles_for(layer.out.shape, tokens)
+            tiles = maps.tiles_for(layer.qkv.shape, tokens)
+            qkv = maps.scaled_linear(half, layer.qkv, layer.bias, tiles, counters.take(_blocks(layer.qkv)))
+            tiles = maps.tiles_for(layer.out.shape, tokens)
             attended = triton_step.step_attention(
                 *(qkv, keys, values, places, self._head_norms(layer)),
                 num_heads=shape.num_heads,
@@ -91,11 +92,12 @@ class GpuLlamaForward:
                 is_early=tiles.is_early and tokens <= MOST_TOKENS,  # many tokens' programs are in each other's way
             )
             residual = triton_gemm.Residual(total, layer.before_mlp, self._eps)
-            half = triton_gemm.added_linear(attended, layer.out, residual, tiles, counters.take(_blocks(layer.out)))
-            tiles = tiles_for(layer.gate_up.shape, tokens)
-            gated = triton_gemm.gated_linear(half, layer.gate_up, tiles, counters.take(_blocks(layer.gate_up)))
+            half = maps.added_linear(attended, layer.out, residual, tiles, counters.take(_blocks(layer.out)))
+            tiles = maps.tiles_for(layer.gate_up.shape, tokens)
+            gated = maps.gated_linear(half, layer.gate_up, tiles, counters.take(_blocks(layer.gate_up)))
             residual = triton_gemm.Residual(total, after, self._eps)
-            half = triton_gemm.added_linear(gated, layer.down, residual, down, counters.take(_blocks(layer.down)))
+            tiles = maps.tiles_for(layer.down.shape, tokens)
+            half = maps.added_linear(gated, layer.down, residual, tiles, counters.take(_blocks(layer.down)))
         return half
 
     def _prompt(self, ids: Tensor, cache: PagedForward) -> Tensor:
@@ -145,8 +147,10 @@ class GpuLlamaForward:
         return turns.to(self._embedding.device, self._embedding.dtype).contiguous()
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _linear(x: Tensor, weight: Matrix, bias: Tensor | None = None) -> Tensor:
     """Return x W^T + b of many tokens: (T, K), (N, K) -> (T, N)."""
+    if isinstance(weight, Packed):
+        return int4_linear(x, weight.words, weight.scales, weight.zeros, bias, weight.group)  # type: ignore[no-any-return]
     if x.is_meta:  # run ahead, where torch's own way would import its compiler
         return x.new_empty(len(x), len(weight))
     return functional.linear(x, weight, bias)
@@ -175,6 +179,6 @@ def _num_counters(layer: LayerWeights, shape: LayerShape, tokens: int) -> int:
     return sum(map(_blocks, (layer.qkv, layer.out, layer.gate_up, layer.down))) + tokens * shape.num_kv_heads
 
 
-def _blocks(weight: Tensor) -> int:
+def _blocks(weight: Matrix) -> int:
     """Return the most blocks that a matrix's outputs are cut into."""
     return -(-weight.shape[0] // 16)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flowinfer.backends.int4 import Int4Linear, Packed
 from flowinfer.backends.known import KnownNetwork
 from flowinfer.backends.remembered import Numbers
 from flowinfer.engine.network.merging import Lead
@@ -24,20 +25,24 @@ _FAMILY = tuple(
 )
 
 
+Matrix = Tensor | Packed
+"""(N, K)."""
+
+
 @dataclass(frozen=True)
 class LayerWeights:
-    """One decoder layer."""
+    """One decoder layer; its matrices are all of one kind."""
 
     before_attention: Tensor
-    qkv: Tensor
+    qkv: Matrix
     bias: Tensor | None
     """Of queries, keys and values."""
     head_norms: tuple[Tensor, Tensor] | None
     """Of queries and keys, per head (Qwen3)."""
-    out: Tensor
+    out: Matrix
     before_mlp: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Matrix
+    down: Matrix
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,9 @@ class LlamaWeights:
     numbers: Numbers
 
     @property
-    def num_bytes(self) -> int:
-        """Bytes of all matrices; the last one may be the embedding."""
-        layers = [one for layer in self.layers for one in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-        return sum({one.data_ptr(): one.nbytes for one in (self.embedding, self.last, *layers)}.values())
+    def is_packed(self) -> bool:
+        """Return whether the layers' matrices are of four bits."""
+        return any(isinstance(layer.qkv, Packed) for layer in self.layers)
 
 
 def weights_of(model: Any) -> LlamaWeights | None:  # a transformers model, or a KnownNetwork
@@ -74,10 +78,14 @@ def weights_of(model: Any) -> LlamaWeights | None:  # a transformers model, or a
     numbers = Numbers(
         rotary.inv_freq, float(rotary.attention_scaling), float(scaling), float(model.model.norm.variance_epsilon)
     )
-    return read_weights(dict(model.named_parameters(remove_duplicate=False)), numbers)
+    named = dict[str, Matrix](model.named_parameters(remove_duplicate=False))
+    for name, module in model.named_modules():
+        if isinstance(module, Int4Linear):
+            named[f"{name}.weight"] = module.packed()
+    return read_weights(named, numbers)
 
 
-def read_weights(named: Mapping[str, Tensor], numbers: Numbers) -> LlamaWeights:
+def read_weights(named: Mapping[str, Any], numbers: Numbers) -> LlamaWeights:
     """Find the weights of merged layers by their names."""
     layers: list[LayerWeights] = []
     while (own := f"model.layers.{len(layers)}") + ".input_layernorm.weight" in named:
@@ -100,15 +108,15 @@ def read_weights(named: Mapping[str, Tensor], numbers: Numbers) -> LlamaWeights:
 
 
 def _is_plain(layer: Any) -> bool:
-    """Return whether a layer's linear layers are merged, unquantized and without bias where none is expected."""
+    """Return whether a layer's linear layers are merged, of a kind that serves, and have no bias but the first."""
     own, mlp = layer.self_attn, layer.mlp
     leads, others = (own.q_proj, mlp.gate_proj), (own.o_proj, mlp.down_proj)
-    if not all(type(one) is Lead and type(one.linear) is nn.Linear for one in leads) or not all(
-        type(one) is nn.Linear for one in others
-    ):
+    if not all(type(one) is Lead for one in leads):
         return False
-    unbiased = (mlp.gate_proj.linear, own.o_proj, mlp.down_proj)
-    return all(one.bias is None for one in unbiased) and _is_silu(mlp.act_fn)
+    linears = (*(one.linear for one in leads), *others)
+    kinds = {type(one) for one in linears}
+    is_one = kinds in ({nn.Linear}, {Int4Linear}) and all(getattr(one, "order", None) is None for one in linears)
+    return is_one and all(one.bias is None for one in linears[1:]) and _is_silu(mlp.act_fn)
 
 
 def _is_silu(function: Any) -> bool:  # a module or a function
