@@ -119,34 +119,3 @@ def test_graphs_of_a_head_of_four_bits_give_its_own_logits(dtype: torch.dtype) -
         session.feed({rows[0]: [step], rows[1]: [6 + step]})
         reference.feed({others[0]: [step], others[1]: [6 + step]})
         torch.testing.assert_close(session.logits(rows), reference.logits(others), **tolerance)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not CUDA, reason="no CUDA device")
-@pytest.mark.parametrize("early", [0, 64])
-@pytest.mark.parametrize("tokens", [1, 5, 16])
-@pytest.mark.parametrize(("outputs", "inputs"), [(3584, 3584), (200, 320)])
-def test_a_steps_maps_do_what_stands_around_them(outputs: int, inputs: int, tokens: int, early: int) -> None:
-    """The scale of a norm, a bias, the gate, the residual and half the next norm; launches that begin early too."""
-    from flowinfer.engine.network import triton_gemm, triton_int4
-
-    made = {"device": "cuda", "dtype": torch.bfloat16}
-    own = layer(outputs, inputs, 64).cuda()
-    weight = own.unpacked(torch.float64)
-    x, bias, norm = torch.randn(tokens, inputs, **made), torch.randn(outputs, **made), torch.rand(outputs, **made)
-    squares = x.float().square().sum(1, keepdim=True)
-    half, tiles = triton_gemm.Norm(x, squares, 1e-6), triton_int4.Tiles(16, num_warps=8, is_few=True, early=early)
-    plain = x.double() @ weight.T
-    normed = plain * (squares.double() / inputs + 1e-6).rsqrt()
-
-    def near(found: torch.Tensor, exact: torch.Tensor) -> bool:
-        return bool((found.double() - exact).norm() <= 0.006 * exact.norm())
-
-    assert near(triton_int4.scaled_linear(half, own.packed(), bias, tiles), normed + bias.double())
-    gate, up = normed.chunk(2, dim=1)
-    assert near(triton_int4.gated_linear(half, own.packed(), tiles), torch.nn.functional.silu(gate) * up)
-    total = torch.randn(tokens, outputs, **made)
-    expected = total.double() + plain
-    then = triton_int4.added_linear(x, own.packed(), triton_gemm.Residual(total, norm, 1e-6), tiles)
-    assert near(total, expected) and near(then.states, expected * norm.double())
-    assert near(then.squares.sum(1), expected.square().sum(1))

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -63,7 +63,7 @@ class Ahead:
         self._pool.shutdown()
 
     def _compile(self, kernel: Any, arguments: tuple[object, ...], options: dict[str, object]) -> None:
-        with torch.cuda.device(self.device):
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
             compiled = kernel.warmup(*arguments, grid=(1,), **options)
             getattr(compiled, "run", None)  # which brings it to the device
 

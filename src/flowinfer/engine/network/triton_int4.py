@@ -31,6 +31,8 @@ class Tiles:
     num_stages: int = 3
     is_few: bool = False
     """Few tokens: the warps of a program share the inputs of its block, and join their sums on chip."""
+    depth: int = 4
+    """Blocks of inputs per loop turn where there is one token."""
     early: int = 0
     """Words of each output that a launch of few tokens fetches to L2 before the launch before it has ended, where a
     GPU can; 0 = it begins when that has ended."""
@@ -154,25 +156,29 @@ def _launch_few(
     blocks, warps = words.shape[1] // ROW, tiles.num_warps
     columns = tiles.block_n // 2 if is_gated else tiles.block_n
     is_early = tiles.early > 0 and can_be_early(device_of(x))
+    is_one = tokens == 1 and weight.group % BLOCK == 0 and inputs == blocks * BLOCK
     with torch.cuda.device(x.get_device()):
         launch(_few_kernel, (triton.cdiv(outputs, columns),))(
             *(x, words, scales, weight.zeros, scales if bias is None else bias, out),
             *(scales if scale is None else scale.squares, scales if total is None else total.weight),
             *((scales, scales) if then is None else (then.states, then.squares)),
-            *(tokens, x.stride(0), outputs, inputs, blocks, triton.cdiv(blocks, warps), scales.shape[1]),
+            *(tokens, x.stride(0), outputs, inputs, blocks),
+            *(triton.cdiv(blocks, tiles.depth if is_one else warps), scales.shape[1]),
             *(0 if scale is None else scale.squares.shape[1], 0.0 if scale is None else scale.eps),
             GROUP=weight.group,
             WHOLE_N=outputs % columns == 0,
-            WHOLE_K=inputs == blocks * BLOCK and blocks % warps == 0,
+            WHOLE_K=inputs == blocks * BLOCK and blocks % (tiles.depth if is_one else warps) == 0,
             BIAS=bias is not None,
             BLOCK_PARTS=0 if scale is None else triton.next_power_of_2(scale.squares.shape[1]),
             GATED=is_gated,
             ADDED=total is not None,
             IS_BF16=x.dtype is torch.bfloat16,
             BLOCK_N=tiles.block_n,
-            BLOCK_T=8 if tokens <= 8 else 16,
+            BLOCK_T=1 if is_one else 8 if tokens <= 8 else 16,
             ROW=ROW,
             SHARES=warps,
+            DEPTH=tiles.depth if is_one else 0,
+            STAGES=tiles.num_stages,
             EARLY=min(tiles.early, blocks * ROW) if is_early else 0,
             num_warps=warps,
             num_stages=tiles.num_stages,
@@ -298,6 +304,126 @@ def _many_kernel(
     tl.store(out + cells, total.to(out.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _few(
+    x: tl.tensor,
+    words: tl.tensor,
+    scales: tl.tensor,
+    zeros: tl.tensor,
+    weight_rows: tl.tensor,
+    tokens: tl.tensor,
+    x_stride: tl.tensor,
+    inputs: tl.tensor,
+    blocks: tl.tensor,
+    turns: tl.tensor,
+    groups: tl.tensor,
+    GROUP: tl.constexpr,
+    WHOLE_K: tl.constexpr,
+    IS_BF16: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    ROW: tl.constexpr,
+    SHARES: tl.constexpr,
+) -> tl.tensor:
+    """Return products of some weights' rows with all tokens, (BLOCK_T, BLOCK_N), by matrix units.
+
+    Each warp takes its share of the inputs, whose sums are then added. Zero points as in `_many_kernel`.
+    """
+    rows = tl.arange(0, BLOCK_T)
+    inner = tl.arange(0, ROW)
+    split = tl.arange(0, SHARES)
+    here = (rows < tokens)[None, None, :]
+    x_at = x + rows[None, None, :] * x_stride + inner[None, :, None]
+    words_at = words + weight_rows.to(tl.int64)[None, :, None] * (blocks * ROW) + inner[None, None, :]
+    ones = tl.full((SHARES, BLOCK_N, ROW), 1.0, tl.bfloat16 if IS_BF16 else tl.float16)
+    total = tl.zeros((SHARES, BLOCK_N, BLOCK_T), tl.float32)
+    group_at = (weight_rows * groups)[None, :]
+    for turn in range(turns):
+        own = turn * SHARES + split  # (SHARES,) blocks of inputs
+        if WHOLE_K:
+            packed = tl.load(words_at + (own * ROW)[:, None, None])
+        else:
+            packed = tl.load(words_at + (own * ROW)[:, None, None], mask=(own < blocks)[:, None, None], other=0)
+        for plane in tl.static_range(4):
+            start = own * (4 * ROW) + plane * ROW
+            if plane * ROW % GROUP == 0:
+                index = group_at + tl.minimum(start // GROUP, groups - 1)[:, None]  # (SHARES, BLOCK_N)
+                scale = tl.load(scales + index).to(tl.float32)
+                zero = tl.load(zeros + index).to(tl.float32)
+                if IS_BF16:
+                    zero += 128
+                part = tl.zeros((SHARES, BLOCK_N, BLOCK_T), tl.float32)
+                states_sum = tl.zeros((SHARES, BLOCK_N, BLOCK_T), tl.float32)
+            mask = here
+            if not WHOLE_K:
+                mask = here & (start[:, None] + inner[None, :] < inputs)[:, :, None]
+            states = tl.load(x_at + start[:, None, None], mask=mask, other=0.0)  # (SHARES, ROW, BLOCK_T)
+            if IS_BF16:
+                weight = tl.inline_asm_elementwise(_BF16[plane], "=r,r", [packed], tl.bfloat16, is_pure=True, pack=2)
+            else:
+                weight = tl.inline_asm_elementwise(_FP16[plane], "=r,r", [packed], tl.float16, is_pure=True, pack=2)
+            part = tl.dot(weight, states, part)
+            states_sum = tl.dot(ones, states, states_sum)
+            if (plane + 1) * ROW % GROUP == 0 or plane == 3:
+                total += (part - zero[:, :, None] * states_sum) * scale[:, :, None]
+    return tl.trans(tl.sum(total, 0))
+
+
+@triton.jit
+def _one(
+    x: tl.tensor,
+    words: tl.tensor,
+    scales: tl.tensor,
+    zeros: tl.tensor,
+    weight_rows: tl.tensor,
+    blocks: tl.tensor,
+    turns: tl.tensor,
+    groups: tl.tensor,
+    GROUP: tl.constexpr,
+    WHOLE_K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    ROW: tl.constexpr,
+    DEPTH: tl.constexpr,
+    STAGES: tl.constexpr,
+) -> tl.tensor:
+    """Return products of some weights' rows with one token, (1, BLOCK_N), without matrix units.
+
+    Two words are read as one number of 32 bits. A weight is put into the bits of 128 (float32) by a shift and a mask;
+    128 and the zero point are taken off by the sum of the inputs.
+    """
+    PAIRS: tl.constexpr = ROW // 2
+    pair, depth = tl.arange(0, PAIRS), tl.arange(0, DEPTH)
+    pairs = words.to(tl.pointer_type(tl.int32), bitcast=True)
+    inputs = x.to(tl.pointer_type(tl.int32), bitcast=True)
+    kind = x.dtype.element_ty
+    inside = (depth[:, None] * PAIRS + pair[None, :])[None, :, :]
+    pairs_at = pairs + weight_rows.to(tl.int64)[:, None, None] * (blocks * PAIRS) + inside
+    total = tl.zeros((BLOCK_N, DEPTH, PAIRS), tl.float32)
+    for turn in tl.range(0, turns, num_stages=STAGES):
+        own = turn * DEPTH + depth  # (DEPTH,) blocks of inputs
+        there = own < blocks
+        group = weight_rows[:, None] * groups + (tl.minimum(own, blocks - 1) * (4 * ROW) // GROUP)[None, :]
+        if WHOLE_K:
+            packed = tl.load(pairs_at + turn * (DEPTH * PAIRS))
+        else:
+            packed = tl.load(pairs_at + turn * (DEPTH * PAIRS), mask=there[None, :, None], other=0)
+        scale = tl.load(scales + group).to(tl.float32)  # (BLOCK_N, DEPTH)
+        zero = tl.load(zeros + group).to(tl.float32) + 128
+        part = tl.zeros((BLOCK_N, DEPTH, PAIRS), tl.float32)
+        states_sum = tl.zeros((DEPTH, PAIRS), tl.float32)
+        for plane in tl.static_range(4):
+            at = inputs + own[:, None] * (4 * PAIRS) + plane * PAIRS + pair[None, :]
+            both = tl.load(at) if WHOLE_K else tl.load(at, mask=there[:, None], other=0)
+            low = both.to(tl.int16).to(kind, bitcast=True).to(tl.float32)
+            high = (both >> 16).to(tl.int16).to(kind, bitcast=True).to(tl.float32)
+            first = (((packed << (16 - 4 * plane)) & 0x000F0000) | 0x43000000).to(tl.float32, bitcast=True)
+            second = (((packed >> (4 * plane)) & 0x000F0000) | 0x43000000).to(tl.float32, bitcast=True)
+            part += first * low[None, :, :] + second * high[None, :, :]
+            states_sum += low + high
+        total += (part - zero[:, :, None] * states_sum[None, :, :]) * scale[:, :, None]
+    return tl.sum(tl.sum(total, 2), 1)[None, :]
+
+
 @triton.jit(do_not_specialize=["tokens", "blocks", "turns", "groups", "num_parts"])
 def _few_kernel(
     x: tl.tensor,
@@ -331,11 +457,13 @@ def _few_kernel(
     BLOCK_T: tl.constexpr,
     ROW: tl.constexpr,
     SHARES: tl.constexpr,
+    DEPTH: tl.constexpr,
+    STAGES: tl.constexpr,
     EARLY: tl.constexpr,
 ) -> None:
-    """Compute one block of outputs for all tokens; each warp takes its share of the inputs, whose sums are then added.
+    """Compute one block of outputs for all tokens, by `_one`, or where DEPTH is 0 by `_few`.
 
-    Zero points as in `_many_kernel`, what stands around the product as in triton_gemm.py.
+    What stands around the product is as in triton_gemm.py.
     """
     block = tl.program_id(0)
     local = tl.arange(0, BLOCK_N)
@@ -378,45 +506,18 @@ def _few_kernel(
     if ADDED:
         before = tl.load(out + cells, mask=inside, other=0.0)
     # 3. the product
-    inner = tl.arange(0, ROW)
-    split = tl.arange(0, SHARES)
-    here = (rows < tokens)[None, None, :]
-    x_at = x + rows[None, None, :] * x_stride + inner[None, :, None]
-    words_at = words + weight_rows.to(tl.int64)[None, :, None] * (blocks * ROW) + inner[None, None, :]
-    ones = tl.full((SHARES, BLOCK_N, ROW), 1.0, tl.bfloat16 if IS_BF16 else tl.float16)
-    total = tl.zeros((SHARES, BLOCK_N, BLOCK_T), tl.float32)
-    group_at = (weight_rows * groups)[None, :]
-    for turn in range(turns):
-        own = turn * SHARES + split  # (SHARES,) blocks of inputs
-        if WHOLE_K:
-            packed = tl.load(words_at + (own * ROW)[:, None, None])
-        else:
-            packed = tl.load(words_at + (own * ROW)[:, None, None], mask=(own < blocks)[:, None, None], other=0)
-        for plane in tl.static_range(4):
-            start = own * (4 * ROW) + plane * ROW
-            if plane * ROW % GROUP == 0:
-                index = group_at + tl.minimum(start // GROUP, groups - 1)[:, None]  # (SHARES, BLOCK_N)
-                scale = tl.load(scales + index).to(tl.float32)
-                zero = tl.load(zeros + index).to(tl.float32)
-                if IS_BF16:
-                    zero += 128
-                part = tl.zeros((SHARES, BLOCK_N, BLOCK_T), tl.float32)
-                states_sum = tl.zeros((SHARES, BLOCK_N, BLOCK_T), tl.float32)
-            mask = here
-            if not WHOLE_K:
-                mask = here & (start[:, None] + inner[None, :] < inputs)[:, :, None]
-            states = tl.load(x_at + start[:, None, None], mask=mask, other=0.0)  # (SHARES, ROW, BLOCK_T)
-            if IS_BF16:
-                weight = tl.inline_asm_elementwise(_BF16[plane], "=r,r", [packed], tl.bfloat16, is_pure=True, pack=2)
-            else:
-                weight = tl.inline_asm_elementwise(_FP16[plane], "=r,r", [packed], tl.float16, is_pure=True, pack=2)
-            part = tl.dot(weight, states, part)
-            states_sum = tl.dot(ones, states, states_sum)
-            if (plane + 1) * ROW % GROUP == 0 or plane == 3:
-                total += (part - zero[:, :, None] * states_sum) * scale[:, :, None]
+    if DEPTH > 0:
+        sums = _one(
+            x, words, scales, zeros, weight_rows, blocks, turns, groups, GROUP, WHOLE_K, BLOCK_N, ROW, DEPTH, STAGES
+        )
+    else:
+        sums = _few(
+            *(x, words, scales, zeros, weight_rows, tokens, x_stride, inputs, blocks, turns, groups),
+            *(GROUP, WHOLE_K, IS_BF16, BLOCK_N, BLOCK_T, ROW, SHARES),
+        )
     if EARLY > 0:  # not before: programs that wait would crowd some multiprocessors
         tl.extra.cuda.gdc_launch_dependents()
-    joined = tl.trans(tl.sum(total, 0))  # (BLOCK_T, BLOCK_N)
+    joined = sums
     # 4. what stands around the product
     if BLOCK_PARTS > 0:
         joined *= tl.rsqrt(tl.sum(square, 1) / inputs + eps)[:, None]
