@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,19 @@ def test_a_model_that_has_passed_is_taken_without_transformers_network(folder: P
     assert again.layers == runner.layers
     logits = [PackedSession(one, 1, 64) for one in (runner, again)]
     assert torch.equal(*(session.logits(session.add([[5, 6, 7]])) for session in logits))
+
+
+def test_a_model_that_has_passed_answers_without_importing_transformers(folder: Path) -> None:
+    """Its classes and torch's compiler, which they import, take longer than the weights of 7 B."""
+    runner_of(_loaded(folder))
+    code = (
+        "import sys, flowinfer\n"
+        f"with flowinfer.parse('model A = \"{folder}\"\\nA[max_tokens=2]', zoo='lab') as flow:\n"
+        "    assert flow.run('one two').trace.error is None\n"
+        "print(*({'transformers', 'torch._dynamo', 'sympy', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("\n", 0), done.stderr
 
 
 def test_what_is_asked_of_transformers_own_network_is_asked_of_it(folder: Path) -> None:

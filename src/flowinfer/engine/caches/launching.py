@@ -24,7 +24,7 @@ _local = threading.local()
 def launch(kernel: Any, grid: tuple[int, ...]) -> Callable[..., object]:  # untyped in Triton
     """Return what launches a kernel with its arguments; while code is run ahead, what compiles it."""
     ahead: Ahead | None = getattr(_local, "ahead", None)
-    return kernel[grid] if ahead is None else partial(ahead.compile, kernel)  # type: ignore[no-any-return]
+    return kernel[grid] if ahead is None else partial(ahead.compile, kernel)
 
 
 def device_of(tensor: Tensor) -> torch.device:
@@ -73,3 +73,12 @@ def _kind(argument: object) -> object:
     if isinstance(argument, Tensor):
         return argument.dtype
     return (argument == 1, argument % 16 == 0) if isinstance(argument, int) else type(argument)
+
+
+@contextmanager
+def compiling_at_once(device: torch.device) -> Iterator[None]:
+    """Let launches in a block compile their kernels, all at once, and wait until they have."""
+    ahead = Ahead(device)
+    with ahead.compiling():
+        yield
+    ahead.wait()

@@ -48,11 +48,10 @@ _begun: dict[torch.device, tuple[threading.Thread, Ahead]] = {}
 
 def begin(models: Iterable[tuple[ModelSpec, str]]) -> None:
     """Begin to compile for models of Llama's kind in bfloat16, by the GPU that each goes to."""
-    by_device: dict[str, list[ModelSpec]] = {}
-    for spec, device in models:
-        by_device.setdefault(device, []).append(spec)
-    for name, specs in by_device.items():
-        device = torch.device(name)
+    by_device: dict[torch.device, list[ModelSpec]] = {}
+    for spec, name in models:
+        by_device.setdefault(torch.device(name), []).append(spec)
+    for device, specs in by_device.items():
         if device.type == "cuda" and device not in _begun and find_spec("triton") is not None:
             ahead = Ahead(device)
             thread = threading.Thread(target=_compile, args=(ahead, specs), daemon=True, name="kernels")
