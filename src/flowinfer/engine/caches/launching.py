@@ -19,6 +19,8 @@ from torch import Tensor
 
 _MOST_THREADS = 16
 _local = threading.local()
+_bringing = threading.Lock()
+"""Triton's launchers are modules of one name, which Python mixes up when threads import them at once."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...]) -> Callable[..., object]:  # untyped in Triton
@@ -65,7 +67,8 @@ class Ahead:
     def _compile(self, kernel: Any, arguments: tuple[object, ...], options: dict[str, object]) -> None:
         with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
             compiled = kernel.warmup(*arguments, grid=(1,), **options)
-            getattr(compiled, "run", None)  # which brings it to the device
+            with _bringing:
+                getattr(compiled, "run", None)  # which makes its launcher and brings it to the device
 
 
 def _kind(argument: object) -> object:

@@ -59,9 +59,9 @@ def begin(models: Iterable[tuple[ModelSpec, str]]) -> None:
             thread.start()
 
 
-def settle(device: torch.device) -> None:
-    """Wait until what was begun for a device is compiled."""
-    if device in _begun:
+def settle() -> None:
+    """Wait until what was begun is compiled, for all devices: no other kernel may be launched first meanwhile."""
+    for device in tuple(_begun):
         thread, ahead = _begun.pop(device)
         thread.join()
         ahead.wait()

@@ -19,7 +19,7 @@ from flowinfer.backends.int4 import Packed
 from flowinfer.engine.caches.attention import LayerShape, PackedCache
 from flowinfer.engine.caches.kernels import paged_attention
 from flowinfer.engine.caches.pages import PAGE, PagedForward
-from flowinfer.engine.network.gemm import MOST_STEP_TOKENS, MOST_TOKENS, int4_linear
+from flowinfer.engine.network.gemm import MOST_PACKED_STEP, MOST_STEP_TOKENS, MOST_TOKENS, int4_linear
 from flowinfer.engine.network.llama_weights import LayerWeights, LlamaWeights, Matrix
 
 
@@ -41,7 +41,7 @@ class GpuLlamaForward:
         self.tables: list[Tensor] = []
         """Cosines and sines of positions, each table longer than those before, which graphs may still read."""
         self._is_packed = weights.is_packed
-        self.most_step_tokens = MOST_TOKENS if weights.is_packed else MOST_STEP_TOKENS
+        self.most_step_tokens = MOST_PACKED_STEP if weights.is_packed else MOST_STEP_TOKENS
 
     def states(self, ids: Tensor, positions: Tensor, wanted: Tensor, cache: PackedCache) -> Tensor:
         """Return wanted tokens' last hidden states: (T,), (T,), (W,) -> (W, D)."""

@@ -56,6 +56,8 @@ class HeadRunner:
         self._cuts = tuple(cuts)
         self.segments: Sequence[Segment] = ()
         """Links of the chain that it is; none where it is whole."""
+        with STARTUP.waiting_for("compile", "kernels"):
+            settle()
         if isinstance(model, KnownNetwork):
             self._take_known(model)
         else:
@@ -252,8 +254,6 @@ class HeadRunner:
 
     def _write_out(self, expected: Tensor) -> None:
         """Install the written-out forward where there is one and it gives the model's own logits."""
-        with STARTUP.waiting_for("compile", "kernels"):
-            settle(self.device)
         try:
             self._written = llama_forward(self.model, self.layers)
             is_right = not self._written or self._is_right(expected)

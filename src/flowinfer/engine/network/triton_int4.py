@@ -13,6 +13,7 @@ from torch import Tensor
 from flowinfer.backends.int4 import BLOCK, ROW, Packed
 from flowinfer.engine.caches.launching import device_of, launch
 from flowinfer.engine.caches.triton_step import can_be_early
+from flowinfer.engine.network.gemm import MOST_PACKED_STEP
 from flowinfer.engine.network.triton_gemm import Norm, Residual, store_added, store_gated
 
 _MOST_ROWS = 64
@@ -48,9 +49,14 @@ class Tiles:
 def tiles_for(shape: Sequence[int], tokens: int) -> Tiles:
     """Return tiles for a weight of a shape (N, K): enough programs that all units have work."""
     outputs, _ = shape
+    is_wide = outputs > 8192
+    if tokens <= MOST_PACKED_STEP:
+        return Tiles(32, is_few=True) if is_wide else Tiles(16, num_warps=8, is_few=True)
     if tokens <= 16:
-        return Tiles(32, is_few=True) if outputs > 8192 else Tiles(16, num_warps=8, is_few=True)
-    return Tiles(64, 1 if outputs > 8192 else 4)
+        return Tiles(64) if is_wide else Tiles(64, 8)
+    if tokens <= 32:
+        return Tiles(128, ones=False) if is_wide else Tiles(64, 8)
+    return Tiles(128, num_warps=8, ones=False) if is_wide else Tiles(128, 8, num_warps=8, ones=False)
 
 
 def int4_linear(
@@ -104,7 +110,7 @@ def int4_linear(
             *(turns, scales.shape[1]),
             WHOLE_K=whole,
             IS_SPLIT=splits > 1,
-            ONES=block_t == 8 if tiles.ones is None else tiles.ones,
+            ONES=block_t <= 16 if tiles.ones is None else tiles.ones,
             **shared,
         )
         if splits > 1:
