@@ -74,7 +74,7 @@ class Ahead:
 def _kind(argument: object) -> object:
     """Return what Triton compiles other code for."""
     if isinstance(argument, Tensor):
-        return argument.dtype
+        return argument.dtype, argument.data_ptr() % 16 == 0
     return (argument == 1, argument % 16 == 0) if isinstance(argument, int) else type(argument)
 
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from flowinfer.engine.caches.launching import compiling_at_once, launch
+from flowinfer.engine.caches.launching import launch
 from flowinfer.engine.loops.choosing import Choice, Told, choose, tops_of
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.engine.loops.sampling import Draws, sample
@@ -83,9 +83,6 @@ class FusedChoice:
         self._favourites = torch.empty(len(heads), rows, dtype=torch.int64, device=device)
         self._values, self._leads = torch.empty(2, rows, device=device)
         self._told = torch.empty(2, len(heads), rows, device=device)
-        if device.type == "cuda":
-            with compiling_at_once(device):
-                self._choose(torch.empty(1, dtype=torch.int64, device=device), None, keeps=False)
 
     def buffer(self, head: int, logits: Tensor) -> Tensor:
         """Return where a head's logits (B, V_k) can be put that are elsewhere; the next call takes them there."""
