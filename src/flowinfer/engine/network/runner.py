@@ -71,6 +71,10 @@ class HeadRunner:
         passed = model.passed
         assert passed.logits is not None, "known networks have passed"
         self.layers = tuple(LayerShape(*layer) for layer in passed.layers)
+        try:
+            model.merged()
+        except KeyError as error:
+            raise NotPackable(f"its files lack {error}") from error
         self._write_out(passed.logits.to(self.device))
         if not self._written:
             raise NotPackable("its logits are no longer those that it had")
@@ -257,6 +261,8 @@ class HeadRunner:
         try:
             self._written = llama_forward(self.model, self.layers)
             is_right = not self._written or self._is_right(expected)
+        except torch.OutOfMemoryError:
+            raise
         except FOREIGN:  # a release of transformers whose modules have other parts: they serve as they are
             is_right = False
         if not is_right:
