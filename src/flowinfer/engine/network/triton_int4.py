@@ -16,6 +16,8 @@ from flowinfer.engine.caches.triton_step import can_be_early
 from flowinfer.engine.network.gemm import MOST_PACKED_STEP
 from flowinfer.engine.network.triton_gemm import Norm, Residual, store_added, store_gated
 
+_BITS_OF_128 = 0x43000000
+"""In float32. An argument: where it is a constant in code, the mask and it take two instructions instead of one."""
 _MOST_ROWS = 64
 """Most tokens of one program."""
 
@@ -170,7 +172,7 @@ def _launch_few(
             *((scales, scales) if then is None else (then.states, then.squares)),
             *(tokens, x.stride(0), outputs, inputs, blocks),
             *(triton.cdiv(blocks, tiles.depth if is_one else warps), scales.shape[1]),
-            *(0 if scale is None else scale.squares.shape[1], 0.0 if scale is None else scale.eps),
+            *(0 if scale is None else scale.squares.shape[1], _BITS_OF_128, 0.0 if scale is None else scale.eps),
             GROUP=weight.group,
             WHOLE_N=outputs % columns == 0,
             WHOLE_K=inputs == blocks * BLOCK and blocks % (tiles.depth if is_one else warps) == 0,
@@ -385,6 +387,7 @@ def _one(
     blocks: tl.tensor,
     turns: tl.tensor,
     groups: tl.tensor,
+    base: tl.tensor,
     GROUP: tl.constexpr,
     WHOLE_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -394,8 +397,8 @@ def _one(
 ) -> tl.tensor:
     """Return products of some weights' rows with one token, (1, BLOCK_N), without matrix units.
 
-    Two words are read as one number of 32 bits. A weight is put into the bits of 128 (float32) by a shift and a mask;
-    128 and the zero point are taken off by the sum of the inputs.
+    Two words are read as one number of 32 bits. A weight is put into the bits of 128 (`base`, float32) by a shift and a
+    mask; 128 and the zero point are taken off by the sum of the inputs.
     """
     PAIRS: tl.constexpr = ROW // 2
     pair, depth = tl.arange(0, PAIRS), tl.arange(0, DEPTH)
@@ -420,17 +423,22 @@ def _one(
         for plane in tl.static_range(4):
             at = inputs + own[:, None] * (4 * PAIRS) + plane * PAIRS + pair[None, :]
             both = tl.load(at) if WHOLE_K else tl.load(at, mask=there[:, None], other=0)
-            low = both.to(tl.int16).to(kind, bitcast=True).to(tl.float32)
-            high = (both >> 16).to(tl.int16).to(kind, bitcast=True).to(tl.float32)
-            first = (((packed << (16 - 4 * plane)) & 0x000F0000) | 0x43000000).to(tl.float32, bitcast=True)
-            second = (((packed >> (4 * plane)) & 0x000F0000) | 0x43000000).to(tl.float32, bitcast=True)
-            part += first * low[None, :, :] + second * high[None, :, :]
+            if kind == tl.bfloat16:
+                low = (both << 16).to(tl.float32, bitcast=True)
+                high = (both & -65536).to(tl.float32, bitcast=True)
+            else:
+                low = both.to(tl.int16).to(kind, bitcast=True).to(tl.float32)
+                high = (both >> 16).to(tl.int16).to(kind, bitcast=True).to(tl.float32)
+            first = (((packed << (16 - 4 * plane)) & 0x000F0000) | base).to(tl.float32, bitcast=True)
+            second = (((packed >> (4 * plane)) & 0x000F0000) | base).to(tl.float32, bitcast=True)
+            part += first * low[None, :, :]
+            part += second * high[None, :, :]
             states_sum += low + high
         total += (part - zero[:, :, None] * states_sum[None, :, :]) * scale[:, :, None]
     return tl.sum(tl.sum(total, 2), 1)[None, :]
 
 
-@triton.jit(do_not_specialize=["tokens", "blocks", "turns", "groups", "num_parts"])
+@triton.jit(do_not_specialize=["tokens", "blocks", "turns", "groups", "num_parts", "base"])
 def _few_kernel(
     x: tl.tensor,
     words: tl.tensor,
@@ -450,6 +458,7 @@ def _few_kernel(
     turns: tl.tensor,
     groups: tl.tensor,
     num_parts: tl.tensor,
+    base: tl.tensor,
     eps: tl.tensor,
     GROUP: tl.constexpr,
     WHOLE_N: tl.constexpr,
@@ -514,7 +523,8 @@ def _few_kernel(
     # 3. the product
     if DEPTH > 0:
         sums = _one(
-            x, words, scales, zeros, weight_rows, blocks, turns, groups, GROUP, WHOLE_K, BLOCK_N, ROW, DEPTH, STAGES
+            *(x, words, scales, zeros, weight_rows, blocks, turns, groups, base),
+            *(GROUP, WHOLE_K, BLOCK_N, ROW, DEPTH, STAGES),
         )
     else:
         sums = _few(
