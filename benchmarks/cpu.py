@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from flowinfer.backends.hf import HfModel
+from flowinfer.backends.known import whole
 from flowinfer.engine.base import Observer, Row, decode
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.execute import execute
@@ -164,7 +165,7 @@ def _generate(model: Loaded, rows: Sequence[Row], node: str, arguments: argparse
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
 
     def run() -> None:
-        model.transformers_model.generate(
+        whole(model.transformers_model).generate(
             ids,
             attention_mask=mask,
             min_new_tokens=arguments.tokens,

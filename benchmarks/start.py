@@ -78,7 +78,9 @@ def main() -> None:
         setup = setup_of(arguments.device, arguments.dtype, size=arguments.size, **{"folders made in": made})
         columns = ["flow", "version", "run", "first token, s", "first token / S", "whole command, s", "S, s"]
         table = Report("Start: command to first token", setup, columns)
-        parts = Report("Where a third start's seconds go", {}, ["flow", "part", "of", "begins at, s", "takes, s"])
+        parts = Report(
+            "Where a cold and a third start's seconds go", {}, ["flow", "run", "part", "of", "begins at, s", "takes, s"]
+        )
         deadline = Deadline(arguments.seconds)
         environment = os.environ | {"PYTHONPYCACHEPREFIX": f"{temporary}/pyc"}
         import_seconds = min(_bare(environment, _IMPORTS, str(time.time())) for _ in range(2))
@@ -91,7 +93,7 @@ def main() -> None:
             for version, source in sources.items():
                 cache = Path(temporary, f"cache-{name}-{version}")
                 for label in ("cold", "warm", "third"):
-                    more = ["--json"] if label == "third" and version == "this" else []
+                    more = ["--json"] if label != "warm" and version == "this" else []
                     run = _attempt(deadline, name, folder, source, environment | _caches(cache), more)
                     if isinstance(run, Missed):
                         table.add(name, version, label, run, None, None, limit)
@@ -101,7 +103,7 @@ def main() -> None:
                         told = json.loads(run.output)["start"]
                         first = told["seconds"]
                         for part in told["parts"]:
-                            parts.add(name, part["part"], part["of"], part["begin"], part["seconds"])
+                            parts.add(name, label, part["part"], part["of"], part["begin"], part["seconds"])
                     table.add(name, version, label, first, ratio(first, limit), run.whole_seconds, limit)
         table.finish(arguments, parts)
 
@@ -114,7 +116,10 @@ def models_of(flow: str) -> Sequence[str]:
 def make_models(folder: Path, arguments: Any) -> None:  # argparse's
     """Write the models' folders, and a zoo that names them; what is there already is taken."""
     zoo = []
+    wanted = {name for flow in arguments.flows.split(",") for name in models_of(flow)}
     for shape in shapes(arguments.size, layers=arguments.layers):
+        if shape.name not in wanted:
+            continue
         own = folder / shape.name
         if not (own / "config.json").is_file():
             _make_model(own, shape, arguments.tokenizers / shape.name.lower(), arguments)

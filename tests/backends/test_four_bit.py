@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import MixtralConfig
+from transformers import AutoConfig, AutoModelForCausalLM, MixtralConfig
 from typer.testing import CliRunner
 
 from flowinfer.backends import hf
 from flowinfer.backends.four_bit import load_packed
 from flowinfer.backends.int4 import Int4Linear, from_awq, from_gptq, joined, parts
+from flowinfer.backends.known import whole
 from flowinfer.checkpoint import read_folder
 from flowinfer.cli import app
 from flowinfer.errors import LoadError
@@ -76,7 +77,7 @@ def test_a_stored_layer_is_the_weight_that_it_stands_for(scheme: Scheme, outputs
 def test_a_folder_loads_as_the_model_that_it_stands_for(scheme: Scheme, tmp_path: Path) -> None:
     packed, plain = folders(tmp_path, scheme)
     models = [hf.load(spec(folder), "cpu") for folder in (packed, plain)]
-    assert torch.equal(*(logits(model.transformers_model) for model in models))
+    assert torch.equal(*(logits(whole(model.transformers_model)) for model in models))
     assert models[0].is_exact and models[0].vocabulary().eos_ids == models[1].vocabulary().eos_ids
 
 
@@ -84,23 +85,23 @@ def test_a_folder_loads_as_the_model_that_it_stands_for(scheme: Scheme, tmp_path
 def test_weights_stay_packed_where_they_are_not_unpacked_at_load(scheme: Scheme, tmp_path: Path) -> None:
     """What a GPU's memory holds, on another device than that of the flow."""
     packed, plain = folders(tmp_path, scheme)
-    config = hf.AutoConfig.from_pretrained(packed)
+    config = AutoConfig.from_pretrained(packed)
     packing = Packing(scheme.method, scheme.group, is_first_format=scheme.is_first_format)  # type: ignore[arg-type]
     model, told = load_packed(config, read_folder(packed).files, packing, "cpu", "float32", is_unpacked=False)
     layers = [module for module in model.modules() if isinstance(module, Int4Linear)]
     assert len(layers) == 14 and not told["missing_keys"]
     assert all(layer.words.nbytes == layer.out_features * 64 for layer in layers)
-    expected = logits(hf.load(spec(plain), "cpu").transformers_model)
+    expected = logits(whole(hf.load(spec(plain), "cpu").transformers_model))
     torch.testing.assert_close(logits(model.eval()), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_experts_are_unpacked(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = MixtralConfig(**tiny.config("llama", toys.byte_level().get_vocab_size()).to_diff_dict() | _MIXTRAL)
-    network = hf.AutoModelForCausalLM.from_config(config).eval()
+    network = AutoModelForCausalLM.from_config(config).eval()
     packed, plain = folders(tmp_path, SCHEMES[0], network=network, layers=r".*(_proj|w[123])\.weight")
     models = [hf.load(spec(folder), "cpu") for folder in (packed, plain)]
-    assert torch.equal(*(logits(model.transformers_model) for model in models))
+    assert torch.equal(*(logits(whole(model.transformers_model)) for model in models))
 
 
 _MIXTRAL = {"num_local_experts": 4, "model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}
@@ -115,8 +116,8 @@ def test_a_bias_that_only_the_quantizer_knows_counts(tmp_path: Path) -> None:
             weights["model.layers.0.mlp.down_proj.bias"] = torch.full((32,), value)
             save_file(weights, folder / "model.safetensors", {"format": "pt"})
         configure(plain)
-        changed = logits(hf.load(spec(packed), "cpu").transformers_model)
-        same = logits(hf.load(spec(plain), "cpu").transformers_model)
+        changed = logits(whole(hf.load(spec(packed), "cpu").transformers_model))
+        same = logits(whole(hf.load(spec(plain), "cpu").transformers_model))
         assert torch.equal(changed, same) == (value == 0.0)
 
 

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, MixtralConfig, Qwen2Config
 
 from flowinfer.backends import hf, weights
+from flowinfer.backends.known import whole
 from flowinfer.spec import ModelSpec
 from tests.backends import tiny
 from tests.fusion import toys
@@ -41,7 +42,7 @@ def _loaded(path: Path, *, ahead: bool, dtype: str = "auto") -> Any:
     if ahead:
         weights.begin({"A": (spec, "cpu")}, kind="cpu")
         assert weights.is_begun(spec, "cpu")
-    return hf.load(spec, "cpu", dtype).transformers_model
+    return whole(hf.load(spec, "cpu", dtype).transformers_model)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -159,6 +159,7 @@ class TransformersBacked(TokenModel, Protocol):
     def transformers_model(self) -> Any:  # untyped in transformers
         """Return the decoder-only transformers model whose logits the sessions give, or None.
 
+        Flowinfer's own backend may return a `KnownNetwork`, which becomes one when it is asked for its `whole()`.
         Whether it can be packed is tried, and said where it cannot; then sessions serve, as for every other model.
         """
 

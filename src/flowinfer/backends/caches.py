@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, LlamaConfig, MistralConfig
 
 from flowinfer.backends.base import Session
 from flowinfer.errors import is_memory_short
@@ -82,6 +81,8 @@ def run(
 
 def layer_windows(config: Any) -> tuple[int | None, ...]:  # a transformers config
     """Return how many last tokens' keys and values each layer keeps: 0 = all; None = it keeps something else."""
+    from transformers import DynamicCache
+
     whole, windowed = _kinds_of_layers()
     layers = DynamicCache(config=config).layers
     windows = [int(getattr(layer, "sliding_window", None) or 0) for layer in layers]
@@ -115,6 +116,8 @@ def why_not(open_: Callable[[Any], Session], model: Any, slack: float = 1.0) -> 
 
 @torch.inference_mode()
 def _ask(model: Any) -> Words:  # see words_of
+    from transformers import Cache
+
     ids = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
     arguments = {"position_ids": torch.arange(2, device=model.device)[None], "logits_to_keep": 1}
     output: Any = None
@@ -135,6 +138,8 @@ def _ask(model: Any) -> Words:  # see words_of
 @cache
 def _kinds_of_layers() -> tuple[type, type]:
     """Return what keeps everything, and what keeps a window: the layers that Llama's and Mistral's configs ask for."""
+    from transformers import DynamicCache, LlamaConfig, MistralConfig
+
     whole = DynamicCache(config=LlamaConfig(num_hidden_layers=1))
     windowed = DynamicCache(config=MistralConfig(num_hidden_layers=1, sliding_window=4))
     return type(whole.layers[0]), type(windowed.layers[0])

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from flowinfer.backends.int4 import Int4Linear, from_awq, from_gptq
 from flowinfer.errors import LoadError
@@ -65,6 +64,8 @@ def load_packed(
     Raises:
         LoadError: a layer lacks a part, or its parts do not fit.
     """
+    from flowinfer.backends.theirs import AutoModelForCausalLM
+
     config = copy.deepcopy(config)
     del config.quantization_config
     wanted = (config.dtype or torch.float16) if dtype == "auto" else getattr(torch, dtype)

@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import snapshot_download
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GenerationConfig,
-)
-from transformers.utils import logging as transformers_logging
+from torch import Tensor
 
 from flowinfer.backends.base import Prompt, Session, Turn
 from flowinfer.backends.caches import NotCached
 from flowinfer.backends.chat import ChatPrompts
 from flowinfer.backends.four_bit import load_packed
 from flowinfer.backends.kinds import session_kind
+from flowinfer.backends.known import KnownNetwork, whole
 from flowinfer.backends.layout import lay_out
-from flowinfer.backends.remembered import identify
+from flowinfer.backends.remembered import identify, recall, recall_files, remember
 from flowinfer.backends.rotary import most_positions
 from flowinfer.backends.session import BatchSession
 from flowinfer.backends.tokenizers import load_tokenizer
 from flowinfer.backends.versions import untried
-from flowinfer.backends.weights import Reading, network_around, take
-from flowinfer.checkpoint import Held, read_folder, refuse_incomplete, refuse_larger
+from flowinfer.backends.weights import Reading, mapped, network_around, take
+from flowinfer.checkpoint import Held, read_config, read_folder, refuse_incomplete, refuse_larger
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort, is_memory_short
 from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
@@ -53,7 +49,7 @@ _MOST_TOKENIZERS = 4
 class HfModel:
     """A loaded transformers model; a `TokenModel`."""
 
-    def __init__(self, spec: ModelSpec, model: Any, tokenizer: Any) -> None:  # both untyped in transformers
+    def __init__(self, spec: ModelSpec, model: Any, tokenizer: Any) -> None:  # transformers', or what is known of them
         self.name = spec.name
         self.device: torch.device = model.device
         self._model = model
@@ -69,9 +65,13 @@ class HfModel:
         self._beyond = every.pieces[len(tokens.pieces) :]
         """What the tokenizer's ids write for which the model has no embedding or no logit."""
         self.is_exact = model.dtype in (torch.float32, torch.float64)
-        self.max_positions = _max_positions(model.config)
+        known = recall(model)
+        self.max_positions = known.max_positions or _max_positions(model.config)
         with STARTUP.waiting_for("check", spec.name):
             self._kind = session_kind(model)
+        if not known.max_positions:
+            end_ids = getattr(model.generation_config, "eos_token_id", None)
+            remember(model, max_positions=self.max_positions, end_ids=end_ids)
         self.notes = tuple(_notes(spec.name, tokens.losses, is_batched=self._kind is BatchSession))
 
     @property
@@ -81,7 +81,7 @@ class HfModel:
 
     @property
     def transformers_model(self) -> Any:  # untyped in transformers
-        """Return the transformers model itself, for comparisons."""
+        """Return the transformers model itself, or what is known of it while nobody has needed that."""
         return self._model
 
     def vocabulary(self, stop_tokens: Sequence[str] = ()) -> HeadVocabulary:
@@ -113,7 +113,7 @@ class HfModel:
 
     def open(self) -> Session:
         """Return an empty session of the kind that this architecture allows."""
-        return self._kind(self._model)
+        return self._kind(whole(self._model))
 
     def close(self) -> None:
         """Free the weights."""
@@ -152,8 +152,6 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto", *, split: Sequence[S
         LoadError: missing, unsuitable or damaged, with the cure.
         MemoryShort: the weights do not fit.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     try:
         return _load(spec, device, dtype, split)
     except LoadError as error:
@@ -199,7 +197,9 @@ def _load(spec: ModelSpec, device: str, dtype: str, split: Sequence[Share]) -> H
         options |= _without_hub(spec)
     try:
         held = _held(spec)
-        config = AutoConfig.from_pretrained(spec.ref, **options)
+        if (known := _known(spec, held, device, dtype, split)) is not None:
+            return known
+        config = _config(spec.ref, options)
         _refuse_unsuitable(spec, config)
         empty = None
         if held.files and not spec.trust_remote_code:
@@ -207,15 +207,12 @@ def _load(spec: ModelSpec, device: str, dtype: str, split: Sequence[Share]) -> H
                 empty = _without_weights(config)
                 refuse_larger(_num_numbers(empty), held, config.to_dict())
         with _naming(spec), STARTUP.waiting_for("tokenizer", spec.name):
-            tokenizer = _begun.pop(_key(spec)).result() if _key(spec) in _begun else load_tokenizer(spec.ref, **options)
+            tokenizer = _tokenizer(spec, options)
         with STARTUP.waiting_for("network", spec.name):
             network = _load_weights(spec, config, empty, held, device, dtype, options, split)
         if held.files and not spec.trust_remote_code and not spec.quantization:
-            identify(network, held.files, config.to_dict())
-        model = HfModel(spec, network, tokenizer)
-        model.vocabulary()
-        model.prompt("x")
-        return model
+            identify(network, held)
+        return _served(spec, network, tokenizer)
     except (FlowInferError, KeyboardInterrupt, SystemExit):
         raise
     except NotCached as error:
@@ -235,6 +232,69 @@ def _load(spec: ModelSpec, device: str, dtype: str, split: Sequence[Share]) -> H
             f"model '{spec.name}' cannot be loaded from '{spec.ref}': {_first_line(error)}",
             help=_cure(spec, error),
         ) from error
+
+
+def _known(spec: ModelSpec, held: Held, device: str, dtype: str, split: Sequence[Share]) -> HfModel | None:
+    """Load a model that has passed its checks here, without transformers' classes; None where they are needed."""
+    is_local = os.path.isdir(spec.ref) or is_hub_offline()  # else the hub may have a newer one
+    if split or spec.quantization or spec.trust_remote_code or not held.files or not is_local:
+        return None
+    wanted = _wanted(spec, device, dtype)
+    config = read_config(held.files[0].parent) or {}
+    stated = str(config.get("dtype", config.get("torch_dtype"))) if wanted == "auto" else wanted
+    kind = getattr(torch, stated, None)
+    if "quantization_config" in config or not isinstance(kind, torch.dtype):
+        return None
+    if not (passed := recall_files(held, kind, torch.device(device))).is_whole:
+        return None
+    with _naming(spec), STARTUP.waiting_for("tokenizer", spec.name):
+        tokenizer = _tokenizer(spec, {"revision": spec.revision, "trust_remote_code": False})
+    with STARTUP.waiting_for("network", spec.name):
+        try:
+            reading = take(spec, device)
+            tensors = reading.tensors() if reading else mapped(held.files, kind) if device == "cpu" else {}
+            build = partial(_whole, spec, held, device, stated)
+            if {one.dtype for one in tensors.values()} != {kind}:
+                return None
+            network = KnownNetwork(tensors, passed, build)
+        except Exception:  # as in `_around_read_weights`
+            return None
+    return _served(spec, network, tokenizer)
+
+
+def _whole(spec: ModelSpec, held: Held, device: str, dtype: str, tensors: Mapping[str, Tensor]) -> Any:
+    """Build transformers' own network around weights that are there."""
+    config = _config(spec.ref, {"revision": spec.revision, "local_files_only": True})
+    made = _around(spec, config, _without_weights(config), tensors, held.files[0].parent, dtype)
+    if made is None:
+        made = _load_weights(spec, config, None, held, device, dtype, {"revision": spec.revision}, ())
+    identify(made, held)
+    return made
+
+
+def _config(ref: str, options: Mapping[str, Any]) -> Any:  # transformers'
+    from flowinfer.backends.theirs import AutoConfig, quiet
+
+    quiet()
+    return AutoConfig.from_pretrained(ref, **options)
+
+
+def _tokenizer(spec: ModelSpec, options: Mapping[str, Any]) -> Any:  # untyped in transformers
+    return _begun.pop(_key(spec)).result() if _key(spec) in _begun else load_tokenizer(spec.ref, **options)
+
+
+def _served(spec: ModelSpec, network: Any, tokenizer: Any) -> HfModel:
+    """Return a model that has written its vocabulary and a prompt."""
+    model = HfModel(spec, network, tokenizer)
+    model.vocabulary()
+    model.prompt("x")
+    return model
+
+
+def _wanted(spec: ModelSpec, device: str, dtype: str) -> str:
+    """Return the dtype that a model is to have; "auto" = the checkpoint's own."""
+    wanted = spec.dtype if dtype == "auto" else dtype
+    return "float32" if wanted == "auto" and device == "cpu" else wanted
 
 
 def _without_hub(spec: ModelSpec) -> dict[str, Any]:
@@ -266,6 +326,8 @@ def _held(spec: ModelSpec) -> Held:
 
 def _without_weights(config: Any) -> Any:  # both transformers'
     """Return the network that a config describes, without making room for it."""
+    from flowinfer.backends.theirs import AutoModelForCausalLM
+
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
 
@@ -285,9 +347,7 @@ def _load_weights(
     options: dict[str, Any],
     split: Sequence[Share],
 ) -> Any:  # untyped in transformers
-    wanted = spec.dtype if dtype == "auto" else dtype
-    if wanted == "auto" and device == "cpu":
-        wanted = "float32"
+    wanted = _wanted(spec, device, dtype)
     packing = packing_of(config.to_dict(), held.shapes)
     if packing:
         if spec.quantization:
@@ -307,6 +367,8 @@ def _load_weights(
     if spec.quantization:
         arguments["quantization_config"] = _quantization(spec)
         arguments["device_map"] = {"": device}
+    from flowinfer.backends.theirs import AutoModelForCausalLM
+
     loaded: Any = AutoModelForCausalLM.from_pretrained(spec.ref, output_loading_info=True, **arguments)
     model, told = loaded
     _refuse_holes(spec, told["missing_keys"])
@@ -324,6 +386,8 @@ def _placed(model: Any, spec: ModelSpec, device: str, split: Sequence[Share]) ->
 
 def _downloaded(spec: ModelSpec) -> Held:
     """Download a model's weights; return what they hold."""
+    from huggingface_hub import snapshot_download
+
     folder = snapshot_download(spec.ref, revision=spec.revision, allow_patterns=["*.json", "*.safetensors"])
     return read_folder(Path(folder))
 
@@ -334,6 +398,15 @@ def _around_read_weights(spec: ModelSpec, config: Any, empty: Any, reading: Read
         tensors = reading.tensors()
     except Exception:  # short memory, a file that cannot be read: the ordinary way finds it again and says so
         return None
+    return _around(spec, config, empty, tensors, reading.files[0].parent, wanted)
+
+
+def _around(
+    spec: ModelSpec, config: Any, empty: Any, tensors: Mapping[str, Tensor], folder: Path, wanted: str
+) -> Any | None:
+    """Return a network around weights; None where it would not take them as they are."""
+    from flowinfer.backends.theirs import GenerationConfig
+
     stated = getattr(config, "dtype", None) if wanted == "auto" else getattr(torch, wanted, None)
     if {one.dtype for one in tensors.values()} != {stated}:
         return None
@@ -344,10 +417,9 @@ def _around_read_weights(spec: ModelSpec, config: Any, empty: Any, reading: Read
         return None
     model, told = made
     _refuse_holes(spec, told["missing_keys"])
-    folder = reading.files[0].parent
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model.to(reading.device).eval()
+    return model.to(next(iter(tensors.values())).device).eval()
 
 
 def _refuse_holes(spec: ModelSpec, missing: Collection[str]) -> None:
@@ -360,7 +432,7 @@ def _refuse_holes(spec: ModelSpec, missing: Collection[str]) -> None:
 
 
 def _quantization(spec: ModelSpec) -> Any:  # untyped in transformers
-    from transformers import BitsAndBytesConfig
+    from flowinfer.backends.theirs import BitsAndBytesConfig
 
     if spec.quantization not in QUANTIZATIONS:
         raise LoadError(
@@ -373,6 +445,8 @@ def _quantization(spec: ModelSpec) -> Any:  # untyped in transformers
 
 
 def _refuse_unsuitable(spec: ModelSpec, config: Any) -> None:  # untyped in transformers
+    from flowinfer.backends.theirs import GenerationConfig
+
     if getattr(config, "is_encoder_decoder", False):
         raise LoadError(
             f"model '{spec.name}' ({spec.ref}) is an encoder-decoder model",

@@ -8,6 +8,7 @@ word far apart among the inputs: each of them belongs to another tile of a matri
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,18 @@ _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which of eight neighbours stands at each place of an AWQ word."""
 _ONES = 0x11111111
 """What GPTQ's first format takes off a word of eight zero points."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A weight of four bits without a layer around it; parts as of `Int4Linear`."""
+
+    words: Tensor
+    scales: Tensor
+    zeros: Tensor
+    group: int
+    shape: tuple[int, int]
+    """(N, K), K before padding."""
 
 
 class Int4Linear(nn.Module):
@@ -58,6 +71,10 @@ class Int4Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., K) to (..., N)."""
         return functional.linear(self.ordered(x), self.weight(x.dtype), self.bias)
+
+    def packed(self) -> Packed:
+        """Return W, whose columns are in their own order."""
+        return Packed(self.words, self.scales, self.zeros, self.group, (self.out_features, self.in_features))
 
     def ordered(self, x: Tensor) -> Tensor:
         """Return inputs in the order of W's columns, of the same shape."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from flowinfer.backends.caches import layer_windows, run
 from flowinfer.backends.rotary import Factors, factors_at, forget_lengths, is_rescaled
@@ -98,7 +97,9 @@ class RowSession:
     def _factors_at(self, length: int) -> Factors:
         return factors_at(self._model.config, length) if self._is_rescaled else ()
 
-    def _new_cache(self) -> DynamicCache:
+    def _new_cache(self) -> Any:  # a DynamicCache
+        from transformers import DynamicCache
+
         return DynamicCache() if self._can_crop else DynamicCache(config=self._model.config)
 
     @torch.inference_mode()

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from flowinfer.backends.caches import run
 
@@ -146,6 +145,8 @@ class BatchSession:
         return logits
 
     def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Tensor, Tensor]:
+        from transformers import DynamicCache
+
         width = max(len(prompt) for prompt in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.int64)
         live = torch.zeros(len(prompts), width, dtype=torch.bool)

@@ -20,6 +20,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from flowinfer.checkpoint import Entry, entries_of, read_config, weight_files
@@ -166,6 +167,15 @@ def network_around(kind: Any, config: Any, tensors: Mapping[str, Tensor], dtype:
             if (name := name_at.get(buffer.untyped_storage().data_ptr())) is not None:
                 setattr(module, own, tensors[name])
     return model, told
+
+
+def mapped(files: Sequence[Path], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return all tensors of some files on the CPU, cast; those that need no cast lie in the files."""
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            tensors |= {name: opened.get_tensor(name).to(dtype) for name in opened.keys()}  # noqa: SIM118  # no mapping
+    return tensors
 
 
 def _plain_files(spec: ModelSpec) -> tuple[Path, ...]:

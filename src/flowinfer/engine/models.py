@@ -54,6 +54,7 @@ class ModelPool:
         Memory may not be measured before `settle`.
         """
         from flowinfer.backends import weights
+        from flowinfer.engine.network import llama_ahead
 
         wanted = {name: (plan.models[name], placement_of(plan, name)) for name in names}
         missing = {
@@ -63,6 +64,7 @@ class ModelPool:
         }
         if missing:
             weights.begin(missing)
+            llama_ahead.begin(missing.values())
             _loader(backends()["hf"])
             from flowinfer.backends import hf
 

@@ -15,6 +15,7 @@ from flowinfer.backends.row_session import RowSession
 from flowinfer.engine.caches.pages import PagedCache, Pages
 from flowinfer.engine.caches.tiles import flat_places
 from flowinfer.engine.network.llama_gpu import GpuLlamaForward
+from flowinfer.engine.network.llama_weights import weights_of
 from flowinfer.engine.network.runner import HeadRunner
 from tests.engine.network.test_llama import WRITTEN
 from tests.engine.network.test_runner import CONFIGS, network
@@ -30,7 +31,9 @@ class Rows:
 
     def __init__(self, name: str) -> None:
         runner = HeadRunner(network(CONFIGS[name]).to(DEVICE, DTYPE))
-        self.forward = GpuLlamaForward(runner.model, runner.layers)
+        weights = weights_of(runner.model)
+        assert weights is not None
+        self.forward = GpuLlamaForward(weights, runner.layers)
         pages = Pages(4, 2, 128)
         self._cache = PagedCache(runner.layers, pages, DTYPE, torch.device(DEVICE))
         for row in (0, 1):

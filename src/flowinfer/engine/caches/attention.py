@@ -10,11 +10,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "flow_packed"
 _UNKNOWN = ("s_aux", "sinks", "position_bias", "head_mask", "block_mask")
@@ -75,6 +75,7 @@ def attending(cache: PackedCache, config: Any) -> Iterator[None]:  # config: a t
         cache: knows this forward's rows and positions.
         config: the model's; its attention implementation is switched and put back.
     """
+    _register()
     before, _local.cache = getattr(_local, "cache", None), cache
     implementation = config._attn_implementation
     config._attn_implementation = NAME
@@ -83,6 +84,14 @@ def attending(cache: PackedCache, config: Any) -> Iterator[None]:  # config: a t
     finally:
         _local.cache = before
         config._attn_implementation = implementation
+
+
+@cache
+def _register() -> None:
+    """Let transformers know this attention; only now, for importing it takes seconds."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(NAME, flow_packed)
 
 
 def flow_packed(
@@ -139,6 +148,3 @@ def _(
     query: Tensor, keys: Tensor, values: Tensor, layer: Tensor, scaling: float, window: int, softcap: float
 ) -> Tensor:
     return query.new_empty(query.shape[0], query.shape[1], values.shape[2])
-
-
-ALL_ATTENTION_FUNCTIONS.register(NAME, flow_packed)

@@ -74,7 +74,7 @@ def paged_attention(
     Returns:
         (T, H, D), contiguous.
     """
-    if not query.is_cuda:
+    if query.device.type == "cpu":
         return naive_attention(
             query, key_cache, value_cache, rows, positions, table, scaling=scaling, window=window, softcap=softcap
         )

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from flowinfer.engine.caches.launching import launch
+
 _LOG2E = math.log2(math.e)
 
 
@@ -56,7 +58,7 @@ def write_kv(
     if not tokens:
         return
     with _device(keys):
-        _write_kernel[(tokens,)](
+        launch(_write_kernel, (tokens,))(
             *(keys, values, key_cache, value_cache, rows, positions, table),
             *keys.stride()[:2],
             *values.stride()[:2],
@@ -95,7 +97,7 @@ def paged_attention(
         partial = query.new_empty(tokens, splits, query_heads, dim, dtype=torch.float32)
         lse = query.new_empty(tokens, splits, query_heads, dtype=torch.float32)
     with _device(query):
-        _attend_kernel[(tokens, heads, splits)](
+        launch(_attend_kernel, (tokens, heads, splits))(
             *(query, key_cache, value_cache, rows, positions, table, partial, lse),
             *query.stride()[:2],
             table.stride(0),
@@ -117,7 +119,7 @@ def paged_attention(
             num_stages=tiles.num_stages,
         )
         if splits > 1:
-            _join_kernel[(tokens, query_heads)](
+            launch(_join_kernel, (tokens, query_heads))(
                 *(partial, lse, out),
                 SPLITS=splits,
                 HEADS=query_heads,
@@ -134,7 +136,7 @@ def _device(tensor: Tensor) -> torch.cuda.device:
     return torch.cuda.device(tensor.get_device())
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def _write_kernel(
     keys: tl.tensor,
     values: tl.tensor,
@@ -170,7 +172,7 @@ def _write_kernel(
         tl.store(value_cache + target, value.to(value_cache.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride", "window"])
 def _attend_kernel(
     query: tl.tensor,
     key_cache: tl.tensor,

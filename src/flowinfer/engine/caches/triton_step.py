@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from flowinfer.engine.caches.launching import device_of, launch
+
 _LOG2E = math.log2(math.e)
 
 
@@ -91,9 +93,9 @@ def step_attention(
         if counters is None:
             counters = torch.zeros(tokens * heads, dtype=torch.int32, device=qkv.device)
     block = min(page, 64)
-    is_early = is_early and can_be_early(qkv.device)
+    is_early = is_early and can_be_early(device_of(qkv))
     with torch.cuda.device(qkv.get_device()):
-        _step_kernel[(tokens, heads, splits)](
+        launch(_step_kernel, (tokens, heads, splits))(
             *(qkv, key_cache, value_cache, places.rows, places.positions, places.table, places.turns),
             *((qkv, qkv) if norms is None else (norms.query, norms.key)),
             *(out, partial, lse, lse if counters is None else counters),
@@ -141,7 +143,7 @@ def _turned(
     return (low * cos - high * sin).to(kind), (high * cos + low * sin).to(kind)
 
 
-@triton.jit(do_not_specialize=["tokens", "window", "counters"])
+@triton.jit(do_not_specialize=["tokens", "table_stride", "window", "counters"])
 def _step_kernel(
     qkv: tl.tensor,
     key_cache: tl.tensor,

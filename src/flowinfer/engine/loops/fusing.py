@@ -12,6 +12,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from flowinfer.engine.caches.launching import launch
 from flowinfer.engine.loops.choosing import Choice, Told, choose, tops_of
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.engine.loops.sampling import Draws, sample
@@ -132,7 +133,7 @@ class FusedChoice:
         if draws is not None:
             of_rows = [own.contiguous() for own in (draws.keys, draws.indices, draws.temperatures)]
         best, second = self._best
-        kernels.sum_parts[(self._parts, rows, self._heads)](
+        launch(kernels.sum_parts, (self._parts, rows, self._heads))(
             *self._logits,
             self._widths,
             self._banned,
@@ -143,7 +144,7 @@ class FusedChoice:
             PART=self._part,
             num_warps=kernels.PART_WARPS,
         )
-        kernels.fuse_block[(self._blocks, rows)](
+        launch(kernels.fuse_block, (self._blocks, rows))(
             *self._logits,
             *self._parted,
             *self._columns,
@@ -165,7 +166,7 @@ class FusedChoice:
             num_warps=kernels.BLOCK_WARPS,
             enable_fp_fusion=False,  # products rounded before they are summed, so that equal sums stay ties
         )
-        kernels.join_blocks[(rows,)](
+        launch(kernels.join_blocks, (rows,))(
             best,
             second,
             self._scores,
@@ -191,7 +192,7 @@ class FusedChoice:
         from flowinfer.engine.loops import triton_fusing as kernels
 
         rows = slots.shape[0]
-        kernels.tell_heads[(rows, self._heads)](
+        launch(kernels.tell_heads, (rows, self._heads))(
             *self._logits,
             *self._parted,
             *self._columns,

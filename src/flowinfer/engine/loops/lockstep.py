@@ -21,8 +21,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from flowinfer.engine.caches.launching import compiling_at_once
 from flowinfer.engine.caches.pages import ChainedCache, PagedCache
-from flowinfer.engine.loops.feeding import Ends, commit
+from flowinfer.engine.loops.feeding import Ends, advance, commit, feed
 from flowinfer.engine.loops.fusing import FusedChoice, TorchChoice
 from flowinfer.engine.loops.graphs import Graphs
 from flowinfer.engine.loops.outcome import MOST_TOPS, Outcome, Ring
@@ -110,6 +111,9 @@ class LockStep:
         self._graphs = {place: Graphs(place.device, place.changed, place.rest) for place in self._others}
         changed = [*self._fusing.changed, *self.states.tensors, *self._ring.tensors, self._outbox]
         self._graphs[self._fusing] = Graphs(self.device, changed, self._rest)
+        if isinstance(choose, FusedChoice):
+            with compiling_at_once(self.device):
+                self._around_heads(choose)
 
     def start(
         self,
@@ -196,6 +200,16 @@ class LockStep:
     def _whole(self, form: StepForm) -> None:
         """Do a step in which all is on one device."""
         self._fuse(form, self._fusing.feed(form.rows, form.tile))
+
+    @torch.inference_mode()
+    def _around_heads(self, choose: FusedChoice) -> None:
+        """Launch what stands around the heads in a greedy step of one row."""
+        here, one = self._fusing, self.states.utf8[:1]
+        for link in here.links:
+            feed(here.states, here.tables, link.head, 1, 1)
+        advance(here.states, 1, 1)
+        choice = choose([choose.buffer(k, one) for k in range(len(here.states.length))], one, None)
+        commit(choice, here.states, here.tables, self.states, self._next_utf8, self._ends, self._ring, self._outbox)
 
     def _feed_all(self, form: StepForm, turn: int) -> dict[int, Tensor]:
         """Queue what all places run in a turn, then the ways of what is halfway; return the logits that are made."""

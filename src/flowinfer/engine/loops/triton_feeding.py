@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from flowinfer.engine.caches.launching import launch
 from flowinfer.engine.loops.choosing import Choice
 from flowinfer.engine.loops.outcome import RING, Ring
 from flowinfer.engine.loops.states import HeadStates, RowStates
@@ -29,7 +30,7 @@ def feed(states: HeadStates, table: Tensor, head: int, rows: int, tile: int) -> 
     wanted = torch.empty(rows, dtype=torch.int64, device=device)
     is_fed = torch.empty(rows, dtype=torch.bool, device=device)
     with torch.cuda.device(states.length.get_device()):
-        _feed_kernel[(1,)](
+        launch(_feed_kernel, (1,))(
             *(states.waiting[head], states.length[head], states.first[head], table),
             *(ids, row, positions, wanted, is_fed, rows, tile),
             CHUNK=_CHUNK,
@@ -42,7 +43,7 @@ def advance(states: HeadStates, rows: int, tile: int) -> None:
     """Let what was fed wait no more."""
     heads, most = states.length.shape
     with torch.cuda.device(states.length.get_device()):
-        _advance_kernel[(heads,)](
+        launch(_advance_kernel, (heads,))(
             *(states.waiting, states.length, states.first, rows, tile, most), BLOCK=triton.next_power_of_2(rows)
         )
 
@@ -60,7 +61,7 @@ def commit(
     """Commit a choice."""
     rows, (heads, most) = len(choice.slots), held.length.shape
     with torch.cuda.device(held.length.get_device()):
-        _commit_kernel[(1,)](
+        launch(_commit_kernel, (1,))(
             *(choice.slots, choice.leads, choice.favourites, choice.favourites.stride(0)),
             *(held.waiting, held.length, held.first),
             *(tables.firsts, tables.counts, next_utf8, end.max_positions),

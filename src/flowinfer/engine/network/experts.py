@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 NAME = "flow_experts"
 _COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
@@ -24,6 +24,7 @@ MOST_TOKENS = 512
 @contextmanager
 def routing(config: Any) -> Iterator[None]:  # a transformers config
     """Let a model's experts be computed by `flow_experts`; its own way is put back."""
+    _known_experts()
     own = config._experts_implementation
     config._experts_implementation = NAME
     try:
@@ -61,7 +62,7 @@ def flow_experts(module: Any, states: Tensor, chosen: Tensor, weights: Tensor) -
         (T, H).
     """
     if states.shape[0] > MOST_TOKENS:
-        own: Tensor = ALL_EXPERTS_FUNCTIONS["grouped_mm"](module, states, chosen, weights)
+        own: Tensor = _known_experts()["grouped_mm"](module, states, chosen, weights)
         return own
     experts = chosen.reshape(-1)  # (T, k) -> (T k,)
     hidden = module._apply_gate(expert_linear(states, module.gate_up_proj, experts))  # (T k, I)
@@ -94,4 +95,10 @@ def _(x: Tensor, weight: Tensor, experts: Tensor) -> Tensor:
     return x.new_empty(experts.shape[0], weight.shape[1])
 
 
-ALL_EXPERTS_FUNCTIONS.register(NAME, flow_experts)
+@cache
+def _known_experts() -> Any:  # untyped in transformers
+    """Let transformers know this way, and return all that it knows; only now, for importing it takes seconds."""
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    ALL_EXPERTS_FUNCTIONS.register(NAME, flow_experts)
+    return ALL_EXPERTS_FUNCTIONS

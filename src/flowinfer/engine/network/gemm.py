@@ -14,6 +14,8 @@ MOST_PACKED = 64
 """Up to how many tokens weights of four bits are best read as they are; for more they are unpacked first."""
 
 
+MOST_PACKED_STEP = 8
+"""Up to how many tokens a map of four bits does what stands around it too; more share the matrix units' tiles."""
 MOST_STEP_TOKENS = 64
 """Up to how many tokens our kernel serves in a written-out forward, where it also does what stands around."""
 

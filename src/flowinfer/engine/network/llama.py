@@ -12,17 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from flowinfer.backends.int4 import Packed
+from flowinfer.backends.remembered import Numbers
 from flowinfer.engine.caches.attention import Attention, LayerShape, PackedCache
+from flowinfer.engine.network.llama_weights import LayerWeights, LlamaWeights, weights_of
 from flowinfer.engine.network.matrices import MOST_COPIED, Matrix
-from flowinfer.engine.network.merging import Lead
 
-_FAMILY = tuple(
-    f"transformers.models.{kind}.modeling_{kind}"
-    for kind in ("llama", "mistral", "qwen2", "qwen3")  # others scale or mask what only long rows would show
-)
 _MOST_STEP_TOKENS, _ALWAYS_STEP = 64, 8
 """Most tokens that a step has, and so few that no prompt's number of them needs to be told apart."""
 
@@ -31,13 +29,14 @@ class _Norm:
     """An RMS norm in five operations, half of what torch's own makes on a CPU.
 
     Args:
-        module: transformers' own.
+        weight: (D,).
+        eps: what is added to the mean of squares.
     """
 
-    def __init__(self, module: Any) -> None:  # untyped in transformers
-        self._weight: Tensor = module.weight
-        self._eps = torch.full((1,), module.variance_epsilon, dtype=module.weight.dtype)
-        self._share = 1 / self._weight.shape[0]
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self._weight = weight
+        self._eps = torch.full((1,), eps, dtype=weight.dtype)
+        self._share = 1 / weight.shape[0]
 
     def __call__(self, states: Tensor) -> Tensor:
         """Return x w / sqrt(mean(x^2) + eps), of the same shape."""
@@ -67,23 +66,25 @@ class LlamaForward:
     """Run a model of Llama's kind over packed tokens.
 
     Args:
-        model: a transformers model whose linear layers are merged.
+        weights: of the whole decoder.
         shapes: what its layers keep.
     """
 
-    def __init__(self, model: Any, shapes: Sequence[LayerShape]) -> None:  # transformers' models are untyped
-        inner = model.model
+    def __init__(self, weights: LlamaWeights, shapes: Sequence[LayerShape]) -> None:
         self.most_step_tokens = _MOST_STEP_TOKENS
-        is_small = sum(parameter.nbytes for parameter in model.parameters()) <= MOST_COPIED
+        layers = [one for layer in weights.layers for one in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        sizes = {one.data_ptr(): one.nbytes for one in (weights.embedding, weights.last, *map(_plain, layers))}
+        is_small = sum(sizes.values()) <= MOST_COPIED
+        self.numbers = weights.numbers
         self._layers = [
-            _layer(layer, shape, k, is_small) for k, (layer, shape) in enumerate(zip(inner.layers, shapes, strict=True))
+            self._layer(layer, shape, k, is_small)
+            for k, (layer, shape) in enumerate(zip(weights.layers, shapes, strict=True))
         ]
         self._prompt_layers = [_unordered(layer) for layer in self._layers]
         """The same layers for prompts, whose lengths never end."""
-        self._embedding: Tensor = inner.embed_tokens.weight
-        self._norm = _Norm(inner.norm)
-        self._last = Matrix(model.lm_head.weight, is_copied=is_small)
-        self._rotary = inner.rotary_emb
+        self._embedding = weights.embedding
+        self._norm = _Norm(weights.norm, self.numbers.eps)
+        self._last = Matrix(weights.last, is_copied=is_small)
         self._table = torch.empty(0)
 
     def states(self, ids: Tensor, positions: Tensor, wanted: Tensor, cache: PackedCache) -> Tensor:
@@ -126,9 +127,24 @@ class LlamaForward:
     @torch.no_grad()
     def _rows_of_table(self, length: int) -> Tensor:
         """Return cosines and sines of the first positions, (length, 2, D): an ordinary tensor, which can be copied."""
-        cos, sin = self._rotary(self._embedding, torch.arange(length)[None])
-        half = sin.shape[-1] // 2
-        return torch.stack((cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)), dim=1)
+        halves = self.numbers.turns(length)
+        cos, sin = (half.to(self._embedding.dtype) for half in halves)
+        return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)), dim=1)
+
+    def _layer(self, own: LayerWeights, shape: LayerShape, index: int, is_copied: bool) -> _Layer:
+        eps = self.numbers.eps
+        return _Layer(
+            before_attention=_Norm(own.before_attention, eps),
+            qkv=Matrix(_plain(own.qkv), own.bias, is_copied=is_copied),
+            head_norms=(_Norm(own.head_norms[0], eps), _Norm(own.head_norms[1], eps)) if own.head_norms else None,
+            out=Matrix(_plain(own.out), is_copied=is_copied),
+            before_mlp=_Norm(own.before_mlp, eps),
+            gate_up=Matrix(_plain(own.gate_up), is_copied=is_copied),
+            down=Matrix(_plain(own.down), is_copied=is_copied),
+            num_heads=shape.num_heads,
+            num_kv_heads=shape.num_kv_heads,
+            attention=Attention(index, self.numbers.scaling, shape.window, shape.softcap),
+        )
 
 
 def _heads(layer: _Layer, states: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,6 +165,7 @@ class Written(Protocol):
 
     most_step_tokens: int
     """Tokens above which they are taken to be a prompt's."""
+    numbers: Numbers
 
     def states(self, ids: Tensor, positions: Tensor, wanted: Tensor, cache: PackedCache) -> Tensor:
         """Return wanted tokens' last hidden states, before the last matrix: (T,), (T,), (W,) -> (W, hidden)."""
@@ -160,53 +177,22 @@ class Written(Protocol):
         """Return logits of last hidden states: (W, hidden) -> (W, V_k)."""
 
 
-def llama_forward(model: Any, shapes: Sequence[LayerShape]) -> Written | None:  # see LlamaForward
+def llama_forward(model: Any, shapes: Sequence[LayerShape]) -> Written | None:  # as of `weights_of`
     """Return the written-out forward of a model, or None where it is of another kind."""
-    is_family = type(model).__module__ in _FAMILY and type(model).__name__.endswith("ForCausalLM")
     kinds = {"cpu": (torch.float32, torch.float64), "cuda": (torch.bfloat16,)}
-    if not is_family or model.dtype not in kinds.get(model.device.type, ()):
-        return None
-    is_plain = type(model.lm_head) is nn.Linear and model.lm_head.bias is None
-    if not is_plain or not all(map(_is_plain, model.model.layers)):
+    weights = weights_of(model) if model.dtype in kinds.get(model.device.type, ()) else None
+    if weights is None or (weights.is_packed and model.device.type == "cpu"):
         return None
     if model.device.type == "cuda":
         from flowinfer.engine.network.llama_gpu import GpuLlamaForward
 
-        return GpuLlamaForward(model, shapes)
-    return LlamaForward(model, shapes)
+        return GpuLlamaForward(weights, shapes)
+    return LlamaForward(weights, shapes)
 
 
-def _is_plain(layer: Any) -> bool:
-    """Return whether a layer's linear layers are merged, unquantized and without bias where none is expected."""
-    own, mlp = layer.self_attn, layer.mlp
-    leads, others = (own.q_proj, mlp.gate_proj), (own.o_proj, mlp.down_proj)
-    if not all(type(one) is Lead and type(one.linear) is nn.Linear for one in leads) or not all(
-        type(one) is nn.Linear for one in others
-    ):
-        return False
-    unbiased = (mlp.gate_proj.linear, own.o_proj, mlp.down_proj)
-    return all(one.bias is None for one in unbiased) and _is_silu(mlp.act_fn)
-
-
-def _is_silu(function: Any) -> bool:  # a module or a function
-    numbers = torch.linspace(-8, 8, 33)
-    return torch.allclose(function(numbers), functional.silu(numbers))
-
-
-def _layer(layer: Any, shape: LayerShape, index: int, is_copied: bool) -> _Layer:
-    own, mlp = layer.self_attn, layer.mlp
-    return _Layer(
-        before_attention=_Norm(layer.input_layernorm),
-        qkv=Matrix(own.q_proj.linear.weight, own.q_proj.linear.bias, is_copied=is_copied),
-        head_norms=(_Norm(own.q_norm), _Norm(own.k_norm)) if hasattr(own, "q_norm") else None,
-        out=Matrix(own.o_proj.weight, is_copied=is_copied),
-        before_mlp=_Norm(layer.post_attention_layernorm),
-        gate_up=Matrix(mlp.gate_proj.linear.weight, is_copied=is_copied),
-        down=Matrix(mlp.down_proj.weight, is_copied=is_copied),
-        num_heads=shape.num_heads,
-        num_kv_heads=shape.num_kv_heads,
-        attention=Attention(index, own.scaling, shape.window, shape.softcap),
-    )
+def _plain(matrix: Tensor | Packed) -> Tensor:
+    assert isinstance(matrix, Tensor), "on a CPU weights of four bits keep their modules"
+    return matrix
 
 
 def _unordered(layer: _Layer) -> _Layer:

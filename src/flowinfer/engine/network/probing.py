@@ -12,6 +12,7 @@ from flowinfer.backends.caches import FOREIGN, TOLERANCE, layer_windows
 from flowinfer.backends.rotary import is_rescaled
 from flowinfer.engine.caches.attention import Attention, LayerShape, PackedCache, UnsupportedAttention
 from flowinfer.engine.caches.dense import DenseCache
+from flowinfer.engine.caches.kernels import splits_for
 from flowinfer.engine.caches.pages import PagedCache, Pages
 from flowinfer.engine.caches.tiles import flat_places
 
@@ -122,7 +123,7 @@ class _PagedProbe:
     def begin(self, rows: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Say which tokens come next."""
         flat = [states.to(self._cache.table.device) for states in flat_places(rows, starts, lengths)]
-        self.placed = self._cache.at(flat[0], flat[1], splits=2)
+        self.placed = self._cache.at(flat[0], flat[1], splits=splits_for(len(flat[0])))
         return flat[0], flat[1]
 
 

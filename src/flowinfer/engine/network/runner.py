@@ -14,11 +14,13 @@ from torch import Tensor
 
 from flowinfer.backends.caches import FOREIGN
 from flowinfer.backends.int4 import Int4Linear
+from flowinfer.backends.known import KnownNetwork
 from flowinfer.backends.remembered import recall, remember
 from flowinfer.engine.caches.attention import LayerShape, PackedCache, attending, number_layers
 from flowinfer.engine.caches.pages import ChainedCache, ChainedForward, PagedCache, Pages, page_bytes
 from flowinfer.engine.network.experts import has_experts, routing, unroutable
 from flowinfer.engine.network.llama import Written, llama_forward
+from flowinfer.engine.network.llama_ahead import settle
 from flowinfer.engine.network.merging import merge_linears, split_linears
 from flowinfer.engine.network.probing import NotPackable, check, gives, plain_logits, refuse
 from flowinfer.engine.network.segments import Segment, run_segment, segments_of
@@ -38,7 +40,7 @@ class HeadRunner:
     kind for all. On a CPU a forward that is written out takes the place of its modules where there is one.
 
     Args:
-        model: a decoder-only transformers model; its linear layers are merged in place.
+        model: a decoder-only transformers model, whose linear layers are merged in place, or a KnownNetwork.
         cuts: the first layer of each further link where it is to be a chain; see `segments_of`.
     Raises:
         NotPackable: with the reason.
@@ -48,8 +50,38 @@ class HeadRunner:
         self.model = model
         self.device: torch.device = model.device
         self._keep: Callable[[Tensor], Tensor] | None = None
-        refuse(model)
         self._routing: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._compiled: list[Any] = []
+        self._written: Written | None = None
+        self._cuts = tuple(cuts)
+        self.segments: Sequence[Segment] = ()
+        """Links of the chain that it is; none where it is whole."""
+        with STARTUP.waiting_for("compile", "kernels"):
+            settle()
+        if isinstance(model, KnownNetwork):
+            self._take_known(model)
+        else:
+            self._take(model)
+        self.kv_bytes_per_token = sum(
+            shape.num_kv_heads * (shape.key_size + shape.value_size) * model.dtype.itemsize for shape in self.layers
+        )
+
+    def _take_known(self, model: KnownNetwork) -> None:
+        """Take a network that was written out before; its weights still give the logits that were kept."""
+        passed = model.passed
+        assert passed.logits is not None, "known networks have passed"
+        self.layers = tuple(LayerShape(*layer) for layer in passed.layers)
+        try:
+            model.merged()
+        except KeyError as error:
+            raise NotPackable(f"its files lack {error}") from error
+        self._write_out(passed.logits.to(self.device))
+        if not self._written:
+            raise NotPackable("its logits are no longer those that it had")
+
+    def _take(self, model: Any) -> None:  # a transformers model
+        """Take transformers' network, with what can be made quicker in it."""
+        refuse(model)
         if self.device.type == "cuda":
             _refuse_on_gpu(model)
             if has_experts(model):
@@ -59,11 +91,6 @@ class HeadRunner:
         with STARTUP.waiting_for("check", "plain"):
             expected = plain_logits(model) if passed.logits is None else passed.logits.to(self.device)
         merge_linears(model)
-        self._compiled: list[Any] = []
-        self._written: Written | None = None
-        self._cuts = tuple(cuts)
-        self.segments: Sequence[Segment] = ()
-        """Links of the chain that it is; none where it is whole."""
         self._cut()
         try:
             with STARTUP.waiting_for("check", "packed"):
@@ -79,11 +106,11 @@ class HeadRunner:
         if self.device.type == "cuda" and not self._written:
             self._speed_up(expected)
         if not passed.layers:
-            remember(model, layers=tuple(map(astuple, self.layers)), logits=expected)
+            numbers = self._written.numbers if self._written else None
+            is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+            found = {"layers": tuple(map(astuple, self.layers)), "logits": expected}
+            remember(model, **found, numbers=numbers, is_tied=is_tied)
         model.get_output_embeddings().register_forward_pre_hook(self._before_last)
-        self.kv_bytes_per_token = sum(
-            shape.num_kv_heads * (shape.key_size + shape.value_size) * model.dtype.itemsize for shape in self.layers
-        )
 
     @torch.inference_mode()
     def logits(
@@ -234,6 +261,8 @@ class HeadRunner:
         try:
             self._written = llama_forward(self.model, self.layers)
             is_right = not self._written or self._is_right(expected)
+        except torch.OutOfMemoryError:
+            raise
         except FOREIGN:  # a release of transformers whose modules have other parts: they serve as they are
             is_right = False
         if not is_right:
@@ -292,14 +321,14 @@ class HeadRunner:
         return None if self._keep is None else (self._keep(arguments[0][0])[None],)
 
 
-def runner_of(model: Any) -> HeadRunner | str:  # a transformers model
+def runner_of(model: Any) -> HeadRunner | str:  # a transformers model, or a KnownNetwork
     """Return the model's runner, made once and kept with it, or the reason why there is none."""
     known: HeadRunner | str | None = getattr(model, "flow_runner", None)
     if known is None:
         try:
             known = HeadRunner(model)
         except NotPackable as error:
-            known = str(error)
+            known = runner_of(model.whole()) if isinstance(model, KnownNetwork) else str(error)
         object.__setattr__(model, "flow_runner", known)
     return known
 

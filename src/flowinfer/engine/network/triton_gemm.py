@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from flowinfer.engine.caches.launching import device_of, launch
 from flowinfer.engine.caches.triton_step import can_be_early
 from flowinfer.engine.network.gemm import MOST_STEP_TOKENS, MOST_TOKENS
 
@@ -134,7 +135,7 @@ def added_linear(x: Tensor, weight: Tensor, total: Residual, tiles: Tiles, count
         counters: zeros, one for each block of outputs, where the inputs are split; made here if None.
     """
     squares = x.new_empty(len(x), triton.cdiv(weight.shape[0], tiles.block_n), dtype=torch.float32)
-    then = Norm(torch.empty_like(total.states), squares, total.eps)
+    then = Norm(total.states.new_empty(total.states.shape), squares, total.eps)
     _launch(x, weight, tiles, out=total.states, total=total, then=then, counters=counters)
     return then
 
@@ -162,11 +163,11 @@ def _launch(
         sums = x.new_empty(blocks, tiles.splits, tokens, tiles.block_n, dtype=torch.float32)
         if counters is None:
             counters = torch.zeros(blocks, dtype=torch.int32, device=x.device)
-    is_early = tiles.is_early and weight.stride(0) % 8 == 0 and can_be_early(x.device)  # 16 bytes, fetched in bulk
+    is_early = tiles.is_early and weight.stride(0) % 8 == 0 and can_be_early(device_of(x))  # 16 bytes, fetched in bulk
     pieces = max(1, 32 * tiles.num_warps // tiles.block_n)
     early = min(_EARLY, turns // tiles.splits * tiles.block_k)
     with torch.cuda.device(x.get_device()):
-        _linear_kernel[(blocks, tiles.splits)](
+        launch(_linear_kernel, (blocks, tiles.splits))(
             *(x, weight, weight if bias is None else bias, out),
             *(weight if scale is None else scale.squares, weight if total is None else total.weight),
             *((weight, weight) if then is None else (then.states, then.squares)),
@@ -315,20 +316,55 @@ def _linear_kernel(
     if BIAS:
         total += biases.to(tl.float32)[None, :]
     if GATED:
-        gate, up = tl.split(tl.permute(tl.reshape(total, (BLOCK_T, 2, HALF)), (0, 2, 1)))
-        gated = gate * tl.sigmoid(gate) * up
-        columns = block * HALF + tl.arange(0, HALF)
-        cells = rows[:, None].to(tl.int64) * outputs + columns[None, :]
-        tl.store(out + cells, gated.to(out.dtype.element_ty), mask=known & (columns < outputs)[None, :])
+        store_gated(total, out, block, tokens, outputs, BLOCK_N, BLOCK_T)
+    elif ADDED:
+        store_added(total, before, weights, out, next_states, next_squares, columns, block, tokens, outputs, BLOCK_T)
     else:
-        inside = known & inside_n[None, :]
-        if ADDED:
-            total += before.to(tl.float32)
-        rounded = total.to(out.dtype.element_ty)
-        tl.store(out + cells, rounded, mask=inside)
-        if ADDED:
-            states = rounded.to(tl.float32)
-            scaled = states * weights.to(tl.float32)[None, :]
-            tl.store(next_states + cells, scaled.to(out.dtype.element_ty), mask=inside)
-            square = tl.sum(tl.where(inside, states * states, 0.0), 1)
-            tl.store(next_squares + rows * tl.num_programs(0) + block, square, mask=rows < tokens)
+        tl.store(out + cells, total.to(out.dtype.element_ty), mask=known & inside_n[None, :])
+
+
+@triton.jit
+def store_gated(
+    total: tl.tensor,
+    out: tl.tensor,
+    block: tl.tensor,
+    tokens: tl.tensor,
+    outputs: tl.tensor,
+    BLOCK_N: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+) -> None:
+    """Store silu(g) u of (BLOCK_T, BLOCK_N) sums, half of them g."""
+    HALF: tl.constexpr = BLOCK_N // 2
+    rows = tl.arange(0, BLOCK_T)
+    gate, up = tl.split(tl.permute(tl.reshape(total, (BLOCK_T, 2, HALF)), (0, 2, 1)))
+    gated = gate * tl.sigmoid(gate) * up
+    columns = block * HALF + tl.arange(0, HALF)
+    cells = rows[:, None].to(tl.int64) * outputs + columns[None, :]
+    tl.store(out + cells, gated.to(out.dtype.element_ty), mask=(rows[:, None] < tokens) & (columns < outputs)[None, :])
+
+
+@triton.jit
+def store_added(
+    total: tl.tensor,
+    before: tl.tensor,
+    weights: tl.tensor,
+    out: tl.tensor,
+    next_states: tl.tensor,
+    next_squares: tl.tensor,
+    columns: tl.tensor,
+    block: tl.tensor,
+    tokens: tl.tensor,
+    outputs: tl.tensor,
+    BLOCK_T: tl.constexpr,
+) -> None:
+    """Store the residual with sums (BLOCK_T, BLOCK_N) added, and half the next norm."""
+    rows = tl.arange(0, BLOCK_T)
+    inside = (rows[:, None] < tokens) & (columns < outputs)[None, :]
+    cells = rows[:, None].to(tl.int64) * outputs + columns[None, :]
+    rounded = (total + before.to(tl.float32)).to(out.dtype.element_ty)
+    tl.store(out + cells, rounded, mask=inside)
+    states = rounded.to(tl.float32)
+    scaled = states * weights.to(tl.float32)[None, :]
+    tl.store(next_states + cells, scaled.to(out.dtype.element_ty), mask=inside)
+    square = tl.sum(tl.where(inside, states * states, 0.0), 1)
+    tl.store(next_squares + rows * tl.num_programs(0) + block, square, mask=rows < tokens)

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from flowinfer.engine.caches.launching import launch
 from flowinfer.engine.caches.triton_step import HeadNorms, Places, _turned
 from flowinfer.engine.network.triton_gemm import Norm
 
@@ -14,10 +15,10 @@ from flowinfer.engine.network.triton_gemm import Norm
 def embed(ids: Tensor, table: Tensor, weight: Tensor, eps: float, parts: int) -> tuple[Tensor, Norm]:
     """Return the rows of a table for ids (T,) int64, and half their norm, (T, D) each; squares come in `parts`."""
     states = table.new_empty(len(ids), table.shape[1])
-    normed = torch.empty_like(states)
+    normed = states.new_empty(states.shape)
     squares = table.new_empty(len(ids), parts, dtype=torch.float32)
     with torch.cuda.device(table.get_device()):
-        _embed_kernel[(len(ids),)](
+        launch(_embed_kernel, (len(ids),))(
             *(ids, table, weight, states, normed, squares),
             DIM=table.shape[1],
             BLOCK=triton.next_power_of_2(table.shape[1]),
@@ -30,10 +31,10 @@ def embed(ids: Tensor, table: Tensor, weight: Tensor, eps: float, parts: int) ->
 
 def norm(states: Tensor, weight: Tensor, eps: float, *, added: Tensor | None = None) -> Tensor:
     """Return the RMS norm of states (T, D), to which `added` is added in place before."""
-    out = torch.empty_like(states)
+    out = states.new_empty(states.shape)
     if len(states):
         with torch.cuda.device(states.get_device()):
-            _norm_kernel[(len(states),)](
+            launch(_norm_kernel, (len(states),))(
                 *(states, states if added is None else added, weight, out, eps),
                 DIM=states.shape[1],
                 BLOCK=triton.next_power_of_2(states.shape[1]),
@@ -49,7 +50,7 @@ def finish(half: Norm, wanted: Tensor) -> Tensor:
     parts = half.squares.shape[1]
     if len(wanted):
         with torch.cuda.device(out.get_device()):
-            _finish_kernel[(len(wanted),)](
+            launch(_finish_kernel, (len(wanted),))(
                 *(half.states, half.squares, wanted, out, half.eps),
                 DIM=out.shape[1],
                 BLOCK=triton.next_power_of_2(out.shape[1]),
@@ -68,7 +69,7 @@ def turn_and_write(
     if not len(qkv):
         return
     with torch.cuda.device(qkv.get_device()):
-        _turn_kernel[(len(qkv), num_heads // heads + 2)](
+        launch(_turn_kernel, (len(qkv), num_heads // heads + 2))(
             *(qkv, key_cache, value_cache, places.rows, places.positions, places.table, places.turns),
             *((qkv, qkv) if norms is None else (norms.query, norms.key)),
             places.table.stride(0),
@@ -90,7 +91,7 @@ def gate(states: Tensor) -> Tensor:
     out = states.new_empty(tokens, width)
     if tokens:
         with torch.cuda.device(states.get_device()):
-            _gate_kernel[(tokens, triton.cdiv(width, 2048))](states, out, WIDTH=width, BLOCK=2048, num_warps=4)
+            launch(_gate_kernel, (tokens, triton.cdiv(width, 2048)))(states, out, WIDTH=width, BLOCK=2048, num_warps=4)
     return out
 
 
@@ -168,7 +169,7 @@ def _finish_kernel(
     tl.store(out + index * DIM + dims, scaled.to(own.dtype), mask=dims < DIM)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def _turn_kernel(
     qkv: tl.tensor,
     key_cache: tl.tensor,
