@@ -22,13 +22,17 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 def command(
     files: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="[NAME=]FILE...",
             help="Flows to serve, files or folders of them; each is a model under its name, else its file's.",
             autocompletion=complete_flow,
         ),
-    ],
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Open a run in the page: path, name, or latest; FILE may be left out."),
+    ] = None,
     zoo: ZooOption = None,
     set_: SetOption = None,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
@@ -57,10 +61,14 @@ def command(
 ) -> None:
     """Serve flows as models for every OpenAI client."""
     from flowinfer.cli.exec import batch_size
+    from flowinfer.runs.finding import find_run
 
     size, rows = _bytes(max_body), batch_size(batch)
     keys = _keys(api_key_env, api_key_file)
-    flows = _flows(files, zoo, set_)
+    shown = None if run is None else find_run(run, Path("runs"))
+    if not files and shown is None:
+        raise UsageError("nothing to serve", help="name flow files, or a run with --run")
+    flows = _flows(files or (), zoo, set_)
     try:
         from flowinfer.serving.desk import Limits
         from flowinfer.serving.run import Settings, serve
@@ -73,10 +81,10 @@ def command(
 
     def ready(address: str) -> None:
         if not quiet:
-            _say(_greeting(address, next(iter(flows)), has_keys=bool(keys)))
+            _say(_greeting(address, next(iter(flows), None), has_keys=bool(keys)))
 
     limits = Limits(questions=max_queue, tokens=max_queue_tokens, seconds=timeout, body_bytes=size)
-    chosen = Settings(host, port, load, rows, "auto", limits, drain, keys, tuple(cors_origins or ()))
+    chosen = Settings(host, port, load, rows, "auto", limits, drain, keys, tuple(cors_origins or ()), run=shown)
     serve(flows, chosen, say=(lambda message: None) if quiet else _say, on_ready=ready)
 
 
@@ -148,8 +156,10 @@ def _bytes(text: str) -> int:
     return int(digits) * units[text[len(digits) :]]
 
 
-def _greeting(address: str, model: str, *, has_keys: bool) -> str:
-    """Return what to try first."""
+def _greeting(address: str, model: str | None, *, has_keys: bool) -> str:
+    """Return what to try first: the page, and a flow that is served."""
+    if model is None:
+        return f"ready: {address}"
     key, header = ("KEY", " -H 'Authorization: Bearer KEY'") if has_keys else ("NONE", "")
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "3 + 4 = ?"}}]}}'
     return (

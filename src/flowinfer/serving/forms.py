@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from flowinfer.engine.base import Alternative, TokenEvent
 from flowinfer.planning.plain import fingerprint
-from flowinfer.planning.plan import members
+from flowinfer.planning.plan import Member, Source, Step, members
 from flowinfer.results import FinishReason, Trace
 from flowinfer.serving.flows import ServedFlow
 from flowinfer.serving.telling import Piece
@@ -173,8 +173,22 @@ def model(flow: ServedFlow, created: int, context_length: int | None) -> dict[st
             "heads": list(dict.fromkeys(heads)),
             "context_length": context_length,
             "supported_parameters": list(SUPPORTED),
+            "steps": [_step(step) for step in flow.plan.steps],
+            "answer": {"kind": flow.plan.answer.kind, "steps": list(flow.plan.answer.steps)},
         },
     }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    """Return a step with the parts of the flow's drawing that it stands for."""
+    heads = [{"node": member.node, "model": member.model} for member in members(step.source)]
+    return {"id": step.id, "title": step.title, "label": step.label, "heads": heads, "groups": _groups(step.source)}
+
+
+def _groups(source: Source) -> list[str]:
+    if isinstance(source, Member):
+        return []
+    return [source.group, *(group for inner in source.sources for group in _groups(inner))]
 
 
 SUPPORTED = (
