@@ -62,6 +62,34 @@ def test_no_text_becomes_html_or_script(way: str) -> None:
     assert way not in page().html
 
 
+ON = {
+    "ink": "ground raised asked reading writing done failed l1 l2 l3 l4 track",
+    "soft": "ground raised track",
+    "good": "ground raised",
+    "bad": "ground raised",
+    "mark": "ground raised",
+    "on-mark": "mark",
+    "ground": "bad",
+}
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize("text", ON)
+def test_every_text_stands_out_from_its_ground(theme: int, text: str) -> None:
+    """WCAG's 4.5 to 1."""
+    found = dict(re.findall(r"--([\w-]+): (#\w+);", re.findall(r":root \{(.*?)\}", page().html, re.S)[theme]))
+    for ground in ON[text].split():
+        light, dark = sorted((_luminance(found[name]) for name in (text, ground)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, ground
+
+
+def _luminance(colour: str) -> float:
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 def test_the_page_comes_with_its_policy_and_without_a_key(server: Served) -> None:
     desk = Desk(server.desk.service, Limits(), ("key-of-the-tests",))
     reply = server.run(ask(application(desk), "GET", "/"))

@@ -44,6 +44,7 @@ const chat = {
       this.send();
     });
     addEventListener("keydown", (event) => { if (event.key === "Escape" && this.running.size) this.stop(); });
+    addEventListener("beforeunload", () => this.stop()); // who leaves has stopped; nothing has failed
     addEventListener("pagehide", () => this.save());
   },
   fit() {

@@ -6,7 +6,7 @@ const GRAPH_STYLE = `
   .waiting > rect { stroke-dasharray: 3 3; }
   .reading > rect { fill: var(--reading); stroke-width: 2.6; } .writing > rect { fill: var(--writing); stroke-width: 2.6; }
   .done > rect { fill: var(--done); } .failed > rect, .stopped > rect { fill: var(--failed); }
-  .stat { font-variant-numeric: tabular-nums; } .beside { text-anchor: start; }
+  [class] > .stat { fill: var(--ink); } .stat { font-variant-numeric: tabular-nums; } .beside { text-anchor: start; }
   .writing > rect { animation: beat 1s ease-in-out infinite alternate; }
   @keyframes beat { to { stroke-width: 4.5; } }
   @media (prefers-reduced-motion: reduce) { .writing > rect { animation: none; } }
@@ -14,7 +14,7 @@ const GRAPH_STYLE = `
 
 const graph = {
   answer: null,
-  colours: new Map(), // by node
+  colours: new Map(), // by model; a model has one colour in every drawing
   parts: new Map(),
   drawings: new Map(),
   start() {
@@ -40,7 +40,6 @@ const graph = {
   draw(text) {
     const style = make("style", {}, GRAPH_STYLE);
     this.parts.clear();
-    this.colours.clear();
     const svg = text ? document.importNode(new DOMParser().parseFromString(text, "image/svg+xml").documentElement, true) : "";
     this.root.replaceChildren(...(svg ? [svg, style] : [style]));
     if (!svg) return;
@@ -55,7 +54,7 @@ const graph = {
       }
       stat.classList.add("stat");
       this.parts.set(part.dataset.part, { part, stat, idle: stat.textContent });
-      if (box.getAttribute("stroke")) this.colours.set(part.dataset.part, box.getAttribute("stroke"));
+      if (role) this.colours.set(part.querySelector("text").textContent, box.getAttribute("stroke"));
     }
   },
   follow(answer) {

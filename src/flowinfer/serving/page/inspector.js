@@ -40,7 +40,7 @@ const inspector = {
     const fill = (name, share) => {
       const part = make("i", { class: name });
       part.style.width = `${100 * Math.min(1, share)}%`;
-      part.style.background = graph.colours.get(head.node) ?? "";
+      part.style.background = graph.colours.get(head.model) ?? "";
       return part;
     };
     bar.append(fill("wish", head.probability), fill("gave", head.probability_of_emitted));

@@ -8,9 +8,9 @@ const level = (token) => (token.lead === null || token.lead >= 0.8 ? 0 : token.l
 const isOutvoted = (token) => token.heads.some((head) => !agrees(head, token));
 
 class TokenText {
-  /* tokens: gives those to show now; whole: gives the whole text once it is known, else null. */
-  constructor(label, title, tokens, whole) {
-    Object.assign(this, { title, list: tokens, whole });
+  /* owner: the view that paints it; tokens: gives those to show now; whole: gives the whole text once it is known, else null. */
+  constructor(owner, label, title, tokens, whole) {
+    Object.assign(this, { owner, title, list: tokens, whole });
     this.element = make("div", { class: "text", dir: "auto", tabindex: "0", role: "group", "aria-label": label,
       "aria-description": "Arrow keys go from token to token.",
       onpointerover: (event) => this.point(event), onclick: (event) => this.point(event, true), onkeydown: (event) => this.key(event), oncopy: (event) => this.copy(event),
@@ -38,7 +38,7 @@ class TokenText {
       if (block.childElementCount >= BLOCK && span.textContent.endsWith("\n")) this.begin();
       else if (block.childElementCount >= MOST_IN_BLOCK) this.begin(this.lastLine());
     }
-    if (end < tokens.length) frames.ask(this);
+    if (end < tokens.length) frames.ask(this.owner);
     else this.fit();
     this.element.hidden = !this.text;
     this.hear?.();
@@ -91,8 +91,9 @@ class TokenText {
     });
   }
 
-  /* Index of the token that wrote a character. */
+  /* Index of the token that wrote a character; of the end, or of none, behind the last one. */
   tokenAt(character) {
+    if (character >= this.text.length && this.tokens.at(-1)?.bytes !== null) return this.spans.length;
     let low = 0, high = this.offsets.length - 1;
     while (low < high) {
       const middle = (low + high + 1) >> 1;

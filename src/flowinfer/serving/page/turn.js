@@ -3,7 +3,7 @@ class AnswerView {
   constructor(answer, onKeep) {
     this.answer = answer;
     this.agreement = new Agreement();
-    this.text = new TokenText(`Answer of ${answer.flow}`, "the answer", () => answer.tokens, () => answer.text);
+    this.text = new TokenText(this, `Answer of ${answer.flow}`, "the answer", () => answer.tokens, () => answer.text);
     this.state = make("span", { class: "chip" });
     this.doing = make("p", { class: "doing" });
     this.reason = make("p", { class: "reason", role: "alert", hidden: true });
@@ -100,7 +100,7 @@ class AnswerView {
     if (this.stages.hidden) return;
     for (const step of this.answer.steps.values()) {
       if (!this.stageViews.has(step.id)) {
-        this.stageViews.set(step.id, new StageView(step));
+        this.stageViews.set(step.id, new StageView(this, step));
         this.stages.append(this.stageViews.get(step.id).element);
       }
       this.stageViews.get(step.id).paint();
@@ -109,11 +109,11 @@ class AnswerView {
 }
 
 class StageView {
-  constructor(step) {
+  constructor(owner, step) {
     this.step = step;
     this.head = make("h4");
     this.prompts = make("div");
-    this.text = new TokenText(`Text of ${step.title}`, step.title, () => step.tokens, () => (step.tokens.length ? null : step.result?.text ?? null));
+    this.text = new TokenText(owner, `Text of ${step.title}`, step.title, () => step.tokens, () => (step.tokens.length ? null : step.result?.text ?? null));
     this.element = make("section", { class: "stage", "aria-label": `Stage ${step.title}` }, this.head, this.prompts, this.text.element);
   }
 
@@ -191,11 +191,11 @@ class Turn {
     if (this.same > least) this.same = 0; // one has begun again
     while (this.same < least && one.text[this.same] === two.text[this.same]) this.same += 1;
     const differ = this.same < least || (over && one.text.length !== two.text.length);
-    const marked = differ ? [one, two].map((text) => text.spans[text.tokenAt(Math.min(this.same, Math.max(0, text.text.length - 1)))]) : [];
+    const marked = differ ? [one, two].map((text) => text.spans[text.tokenAt(this.same)]) : [];
     for (const text of [one, two]) for (const span of text.element.querySelectorAll(".differs")) if (!marked.includes(span)) span.classList.remove("differs");
     for (const span of marked) span?.classList.add("differs");
     this.difference.hidden = !differ && !over;
     const words = !differ ? "Both answers are the same." : `First difference at tokens ${marked.map((span) => (span ? span.index + 1 : "?")).join(" and ")}: `;
-    this.difference.replaceChildren(words, ...marked.flatMap((span, at) => [at ? " here, there " : "", make("bdi", { class: "piece" }, span ? visible(span.textContent) : "nothing")]));
+    this.difference.replaceChildren(words, ...marked.flatMap((span, at) => [at ? " here, there " : "", make("bdi", { class: "piece" }, span ? visible([one, two][at].tokens[span.index].name) : "nothing")]));
   }
 }
