@@ -17,6 +17,7 @@ from flowinfer.serving.app import application
 from flowinfer.serving.desk import Desk, Limits
 from flowinfer.serving.page.render import page
 from flowinfer.serving.samples import Samples
+from flowinfer.serving.service import Service
 from tests.command import flowinfer
 from tests.report.sweeps import questions, write_run
 from tests.serving.asgi import ask, call, events_of
@@ -204,6 +205,14 @@ def test_a_sample_is_shown_whole(server: Served, shown: ASGIApp) -> None:
 def test_a_sample_that_is_not_there_is_a_404(server: Served, shown: ASGIApp) -> None:
     assert server.run(ask(shown, "GET", "/flowinfer/run/samples?id=nobody")).status == 404
     assert server.ask("GET", "/flowinfer/run").data is None
+
+
+def test_a_server_that_only_shows_a_run_is_ready_without_flows() -> None:
+    service = Service([], [], lambda tell: tell())
+    service.start()
+    service.changed.wait()
+    assert service.loading.problem is None and service.loading.state == "ready"
+    service.close()
 
 
 def test_serve_needs_a_flow_or_a_run(tmp_path: Path) -> None:
