@@ -71,11 +71,15 @@ const graph = {
     const steps = answer ? [...answer.steps.values()] : this.steps ?? [];
     for (const step of steps) {
       for (const group of step.groups) this.mark(group, answer ? step.state : "", answer ? this.stat(step, step.seconds) : "");
-      for (const head of step.heads) this.mark(head.node, answer ? step.state : "", answer ? this.stat(step, step.result?.heads.find((one) => one.node === head.node)?.seconds ?? step.seconds) : "");
+      for (const head of step.heads) this.mark(head.node, answer ? step.state : "", answer ? this.stat(step, this.secondsOf(step, head)) : "");
     }
     this.mark("question", answer ? "done" : "", "");
     this.mark("answer", answer?.isOver ? (answer.state === "answered" ? "done" : answer.state) : "", answer?.seconds ? seconds(answer.seconds) : "");
     this.table(steps, answer);
+  },
+  secondsOf(step, head) {
+    const told = step.result?.heads ?? [];
+    return (told.find((one) => one.node === head.node) ?? told.find((one) => one.model === head.model))?.seconds ?? step.seconds;
   },
   stat(step, time) {
     return step.state === "waiting" ? "" : `${step.written} tok · ${seconds(time)}`;

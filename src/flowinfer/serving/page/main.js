@@ -5,6 +5,7 @@ function show(name) {
   $("to-chat").setAttribute("aria-pressed", String(name === "chat"));
   $("to-run").setAttribute("aria-pressed", String(name === "run"));
   document.body.dataset.view = name;
+  scrollTo(0, name === "run" ? 0 : document.body.scrollHeight);
 }
 
 async function open() {
@@ -15,7 +16,7 @@ async function open() {
     if (error instanceof Refused && error.status === 401) askKey();
     return; // it is asked again once the server is there
   }
-  $("to-chat").hidden = !flows.all.length;
+  $("views").hidden = !run.data || !flows.all.length;
   if (!flows.all.length && run.data) show("run");
   if (!chat.turns.length) chat.restore();
   for (const turn of chat.turns) turn.offer();

@@ -8,7 +8,6 @@ const run = {
   async load() {
     this.data = await server.json("/flowinfer/run");
     if (!this.data) return;
-    $("views").hidden = false;
     $("run-name").textContent = this.data.name;
     $("run-says").textContent = this.data.says.join(" · ");
     const has = (kind) => kind === "all" || this.data.samples.some((sample) => this.is(sample, kind));
@@ -60,7 +59,8 @@ const run = {
     const stages = trace.steps.map((step) => {
       const heads = step.heads.map((head) => (head.agreement === null || step.heads.length < 2 ? head.model : `${head.model} ${percent(head.agreement)}`)).join(", ");
       const made = text([this.data.titles[step.step] ?? step.step, make("span", { class: "soft" }, ` ${heads} · ${count(step.tokens, "token")} · ${seconds(step.seconds)}`)], step.text);
-      made.querySelector("h4").after(...Object.values(step.prompts).map((prompt) => make("details", {}, make("summary", {}, "Prompt"), make("pre", { dir: "auto" }, prompt))));
+      const models = new Map(step.heads.map((head) => [head.node, head.model]));
+      made.querySelector("h4").after(...Object.entries(step.prompts).map(([node, prompt]) => make("details", {}, make("summary", {}, `Prompt of ${models.get(node) ?? node}`), make("pre", { dir: "auto" }, prompt))));
       return made;
     });
     const choices = Object.entries(question.choices).map(([letter, choice]) => `\n${letter}. ${choice}`).join("");

@@ -124,7 +124,7 @@ class StageView {
     this.text.paint();
     if (!told || this.shown === told) return;
     this.shown = told;
-    const nodes = new Map(step.heads.map((head) => [head.node, head.model]));
+    const nodes = new Map(told.heads.map((head) => [head.node, head.model])); // equal stages of a flow may share a loop, and its nodes
     this.prompts.replaceChildren(...Object.entries(told.prompts).map(([node, prompt]) => make("details", {},
       make("summary", {}, `Prompt of ${nodes.get(node) ?? node}`), make("pre", { dir: "auto" }, prompt))));
   }
