@@ -43,7 +43,11 @@ const chat = {
       event.preventDefault();
       this.send();
     });
-    addEventListener("keydown", (event) => { if (event.key === "Escape" && this.running.size) this.stop(); });
+    addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      if (this.running.size) this.stop();
+      else inspector.close();
+    });
     addEventListener("beforeunload", () => this.stop()); // who leaves has stopped; nothing has failed
     addEventListener("pagehide", () => this.save());
   },
@@ -53,8 +57,9 @@ const chat = {
     field.style.height = `${Math.min(field.scrollHeight + 2, innerHeight / 3)}px`;
   },
   send(question = $("question").value) {
-    if (!question.trim() || !flows.chosen || this.running.size) return;
-    $("question").value = "";
+    if (!question.trim() || !flows.chosen) return;
+    $("question").value = this.running.size ? question : ""; // one at a time: it waits to be sent
+    if (this.running.size) return;
     this.fit();
     const turn = new Turn(question, [...this.turns]);
     this.turns.push(turn);
@@ -115,6 +120,7 @@ const chat = {
     $("stop").hidden = !this.running.size;
     $("send").hidden = Boolean(this.running.size);
     $("new").hidden = !this.turns.length;
+    for (const turn of this.turns) turn.button.disabled = Boolean(this.running.size);
   },
   /* Stay at the end of an answer that is being written, unless its reader has gone elsewhere. */
   scroll() {

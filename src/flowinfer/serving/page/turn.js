@@ -137,7 +137,8 @@ class Turn {
     this.answers = [];
     this.kept = 0;
     this.other = make("select", { "aria-label": "Flow to ask the same" });
-    this.again = make("div", { class: "again" }, this.other, make("button", { type: "button", onclick: () => chat.askAgain(this, this.other.value) }, "Ask it too"));
+    this.button = make("button", { type: "button", onclick: () => chat.askAgain(this, this.other.value) }, "Ask it too");
+    this.again = make("div", { class: "again" }, this.other, this.button);
     this.difference = make("p", { class: "difference", hidden: true });
     this.pair = make("div", { class: "pair" });
     this.element = make("section", { class: "turn", "aria-label": "Question and answer" },
