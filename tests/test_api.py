@@ -15,6 +15,7 @@ import pytest
 import flowinfer
 from flowinfer.engine.loops.thinking import strip_thinking
 from flowinfer.errors import FlowError
+from flowinfer.runs.ask import ask
 from flowinfer.runs.gate import Gate
 
 
@@ -178,6 +179,25 @@ def test_who_stops_reading_ends_the_answer(flow: flowinfer.Flow) -> None:
         break
     assert set(threading.enumerate()) <= before
     assert "".join(flow.stream("Tell me of 苹果.")) == flow.run("Tell me of 苹果.").text
+
+
+def test_an_answer_can_be_left_before_its_first_piece(toy_zoo: Path) -> None:
+    """While models are loaded, or an earlier stage writes."""
+    heard: list[str] = []
+
+    class Left(BaseException):
+        pass
+
+    def hear(text: str) -> None:
+        heard.append(text)
+        if len(heard) == 5:
+            raise Left
+
+    with flowinfer.parse("Qwen -> Ds", zoo=str(toy_zoo), params={"max_tokens": 100}) as flow:
+        answer = ask(flow.flow, "Tell me of 苹果.", on_text=hear)
+    assert heard == [""] * 5
+    assert answer.trace.steps == ()
+    assert answer.trace.error is not None
 
 
 @pytest.mark.parametrize(

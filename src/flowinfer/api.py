@@ -126,7 +126,8 @@ class Flow:
         def tell(text: str) -> None:
             if is_left.is_set():
                 raise _Left
-            pieces.put(text)
+            if text:
+                pieces.put(text)
 
         def leave() -> None:
             is_left.set()
@@ -149,8 +150,7 @@ class Flow:
             while (piece := pieces.get()) is not None:
                 if isinstance(piece, BaseException):
                     raise piece
-                if piece:
-                    yield piece
+                yield piece
         finally:
             leave()
             atexit.unregister(leave)

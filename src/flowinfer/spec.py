@@ -249,6 +249,24 @@ class Flow:
     warnings: tuple[Diagnostic, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     """Values of its params after --set."""
+    served_as: str | None = None
+    """The name that clients of a server are to know it by, where its text says one."""
+
+    @property
+    def model_name(self) -> str:
+        """Return the name of the model that it is to clients of a server."""
+        return self.served_as or self.name
+
+
+MODEL_NAMES = "1 to 100 visible characters, with something between all '/' that is not . or .."
+"""What a flow's name as a model can be, in words: it stands in addresses, logs and metrics."""
+
+
+def is_model_name(name: object) -> bool:
+    """Return whether a flow can be served under a name."""
+    if not isinstance(name, str) or not name.isprintable() or len(name) > 100:
+        return False
+    return all(part == part.strip() and part not in ("", ".", "..") for part in name.split("/"))
 
 
 def nodes(part: Part) -> Iterator[Node]:

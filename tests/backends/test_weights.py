@@ -69,6 +69,7 @@ def test_weights_of_the_wanted_kind_are_taken_without_a_copy(tmp_path: Path) -> 
     reading = weights.take(spec, "cpu")
     assert reading is not None
     tensors = reading.tensors()
+    assert weights.num_read(spec, "cpu") == sum(one.numel() * one.element_size() for one in tensors.values())
     made = weights.network_around(type(tiny.network("qwen2", 300)), _config("qwen2"), tensors, "float32")
     assert made is not None
     pointers = {one.data_ptr() for one in tensors.values()}
@@ -110,7 +111,7 @@ def test_reading_that_nobody_wants_any_more_stops(tmp_path: Path) -> None:
     files = sorted(_folder(tmp_path, "qwen2").glob("*.safetensors"))
     reading = weights.Reading("A", files, torch.device("cpu"))
     threading.Timer(0, reading.give_up).start()
-    while not reading._given_up.is_set():
+    while not reading.given_up.is_set():
         pass
     with weights.ThreadPoolExecutor(1) as pool:
         reading.run(pool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from flowinfer.engine.models import ModelPool
 from flowinfer.language.check import check
-from flowinfer.machine import this_machine
+from flowinfer.machine import Machine, this_machine
 from flowinfer.serving.app import application
 from flowinfer.serving.desk import Desk, Limits
 from flowinfer.serving.flows import served
@@ -90,21 +90,27 @@ def serve(pool: ModelPool) -> Iterator[Serve]:
         cors_origins: Sequence[str] = (),
         models: ModelPool | None = None,
         zoo: Any = "lab",
+        sets: Mapping[str, str] = SETS,
+        machine: Machine | None = None,
+        swaps: bool = False,
+        log: Callable[[str], None] | None = None,
+        waits: bool = True,
         **options: Any,
     ) -> Served:
         checked = {
-            name: check(text, file=f"{name}.flow", zoo=zoo, overrides=dict(SETS))
+            name: check(text, file=f"{name}.flow", zoo=zoo, overrides=dict(sets))
             for name, text in (flows or FLOWS).items()
         }
-        ready, steps = served(checked, this_machine())
+        ready, steps = served(checked, machine or this_machine(), swaps=swaps)
 
         async def make() -> Desk:
             service = Service(ready, steps, loop.call_soon_threadsafe, models=models or pool, **options)
-            return Desk(service, limits or Limits(), keys)
+            return Desk(service, limits or Limits(), keys, log)
 
         desk = asyncio.run_coroutine_threadsafe(make(), loop).result()
         desk.service.start()
-        desk.service.changed.wait()
+        if waits:
+            desk.service.changed.wait()
         started.append(Served(application(desk, cors_origins), desk, loop))
         return started[-1]
 

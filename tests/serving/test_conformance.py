@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import math
 import re
+import threading
 from typing import Any
 
 import pytest
 from starlette.types import ASGIApp
 
+from flowinfer.engine.models import ModelPool
+from flowinfer.serving import answers
 from flowinfer.serving.desk import Limits
 from tests.engine.plans import Ready
 from tests.serving.asgi import Reply, ask, call
@@ -101,6 +106,26 @@ def test_system_and_history_fill_the_fields_that_templates_have_for_them(server:
     assert shown.count("Be brief.") == 1
     places = [turned.index(text) for text in ("Be brief.", "Hello", "Hi.", "3 + 4 = ?")]
     assert places == sorted(places)
+
+
+def test_messages_are_handed_through_as_they_are_where_a_flow_has_no_words(serve: Serve) -> None:
+    """By the chat template, turn by turn; elsewhere turns of one role are joined."""
+    server = serve({"bare": "defaults { prompts=none }\nQwen"}, sets={"max_tokens": "4"})
+    said = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "One."},
+        {"role": "user", "content": "Two."},
+        {"role": "system", "content": "Be long."},
+        *ASK,
+    ]
+    heard: list[Any] = []
+    server.desk.service._ears.finished = lambda question, result: heard.append(result)  # type: ignore[method-assign]
+    assert chat(server, model="bare", messages=said).status == 200
+    (prompt,) = heard[0].prompts.values()
+    turns = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in said)
+    assert prompt == turns + "<|im_start|>assistant\n"
+    last = [{"role": "user", "content": "One."}, {"role": "system", "content": "Two."}]
+    assert chat(server, model="bare", messages=last).error["message"] == "the last message must be the user's"
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
@@ -396,8 +421,9 @@ def test_logprobs_of_completions_have_the_older_form(server: Served) -> None:
 
 def test_echo_is_refused_and_not_dropped(server: Served) -> None:
     """llama.cpp 27174: silently missing, it made an evaluation score chance."""
-    reply = server.complete("one", "x", echo=True, logprobs=1)
+    reply = server.complete("one", "x", echo=True, logprobs=1, max_tokens=0)
     assert (reply.status, reply.error["param"]) == (400, "echo")
+    assert reply.error["message"].endswith("gives the prompt no likelihood")
 
 
 @pytest.mark.parametrize("prompt", [[1, 2], [[1, 2]], [], None, 5, [""], "", ["a", 5]])
@@ -421,6 +447,9 @@ def test_what_completions_do_not_do_is_refused_by_name(server: Served, name: str
         ("POST", "/v1/models", 405),
         ("GET", "/v1/chat/completions", 405),
         ("GET", "/x", 404),
+        ("POST", "/v1/responses", 404),
+        ("POST", "/v1/chat/completions/", 404),
+        ("DELETE", "/v1/models/one", 405),
     ],
 )
 def test_what_is_not_there_is_told_in_openais_form(server: Served, method: str, path: str, status: int) -> None:
@@ -446,15 +475,19 @@ def test_health_ready_metrics_page_drawing_and_description_are_there(server: Ser
 def test_metrics_count_requests_tokens_and_seconds_of_heads(server: Served) -> None:
     chat(server)
     chat(server, messages=[{"role": "user", "content": "seven " * 3000}])
+    chat(server, model="nobody")
     text = server.ask("GET", "/metrics").body.decode()
     for line in (
         'flowinfer_requests_total{flow="s2p",status="200"}',
         'flowinfer_requests_total{flow="s2p",status="400"}',
+        'flowinfer_requests_total{flow="",status="404"}',
         'flowinfer_prompt_tokens_total{flow="s2p"}',
         'flowinfer_completion_tokens_total{flow="s2p"}',
         'flowinfer_time_to_first_token_seconds_count{flow="s2p"}',
         'flowinfer_head_forward_seconds_total{flow="s2p",model="Ds",step="s2"}',
         "flowinfer_questions_waiting 0.0",
+        'flowinfer_rows{loop="(Qwen | Ds)"} 0.0',
+        "flowinfer_swaps_total 0.0",
     ):
         assert line in text, line
 
@@ -548,6 +581,23 @@ def test_a_body_that_is_too_large_is_a_413(serve: Serve) -> None:
     assert server.chat("one", "x" * 2000).status == 413
 
 
+def test_a_packed_body_is_a_415(server: Served) -> None:
+    reply = server.ask("POST", "/v1/chat/completions", b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert reply.status == 415
+    assert reply.error["message"] == "a body with Content-Encoding 'gzip' is not read; send it as it is"
+
+
+def test_a_stream_gives_signs_of_life_while_there_is_nothing_to_tell(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In comments, which every client ignores, and not before the head of the answer."""
+    monkeypatch.setattr(answers, "_SIGN_OF_LIFE_SECONDS", 0.0)
+    reply = chat(server, stream=True)
+    assert b": still at work\n\n" in reply.body
+    assert reply.body.startswith(b"data: ")
+    assert text_of(reply.events) == chat(server).data["choices"][0]["message"]["content"]
+
+
 def test_a_body_that_does_not_come_is_a_408(serve: Serve) -> None:
     server = serve({"one": "Qwen"}, limits=Limits(body_seconds=0.02))
     assert server.ask("POST", "/v1/chat/completions", b'{"model"', is_whole=False).status == 408
@@ -576,6 +626,77 @@ def test_a_model_that_cannot_be_loaded_is_told_by_health_and_to_everybody(serve:
     assert lazy.ask("GET", "/ready").status == 200
     reply = lazy.chat("one", "3 + 4 = ?")
     assert (reply.status, reply.error["message"]) == (500, "the weights are gone")
+
+
+def test_who_waits_for_the_models_is_told_which_and_how_many_of_their_bytes_are_read(serve: Serve) -> None:
+    class Held(ModelPool):
+        may_go_on = threading.Event()
+
+        def get(self, plan: Any, name: str, observer: Any) -> Any:
+            if self.peek(plan, name) is None:
+                observer.model_loading(name, "cpu")
+                self.may_go_on.wait()
+            return super().get(plan, name, observer)
+
+    pool = Held()
+    server = serve({"s": "Yi -> Qwen"}, models=pool, waits=False)
+
+    async def listen() -> tuple[Reply, list[Any]]:
+        listener = call(server.app, "GET", "/flowinfer/events")
+        task = listener.start()
+        while not server.desk.service.loading.now:
+            await asyncio.sleep(0.001)
+        early = await ask(server.app, "GET", "/ready")
+        pool.may_go_on.set()
+        await asyncio.to_thread(server.desk.service.changed.wait)
+        while server.desk.service.loading.state != "ready":
+            await asyncio.sleep(0.001)
+        listener.gone.set()
+        await task
+        heard = [message["body"] async for message in listener.messages() if "body" in message]
+        return early, Reply(200, {}, b"".join(heard)).events
+
+    early, heard = server.run(listen())
+    assert early.status == 503
+    assert (early.data["status"], early.data["loading"]) == ("loading", "Yi")
+    assert early.data["waiting_for"][0] == "model Yi"
+    sizes = {name: one["bytes"] for name, one in early.data["models"].items()}
+    assert all(size > 10_000 for size in sizes.values())
+    assert {name: (one["state"], one["bytes_read"]) for name, one in early.data["models"].items()} == {
+        "Yi": ("loading", 0),
+        "Qwen": ("waiting", 0),
+    }
+    assert {event["event"] for event in heard} == {"models"}
+    assert [heard[0]["status"], heard[-1]["status"]] == ["loading", "ready"]
+    late = server.ask("GET", "/ready")
+    assert late.status == 200
+    assert {name: one["bytes_read"] for name, one in late.data["models"].items()} == sizes
+    assert all(one["state"] == "loaded" and one["seconds"] > 0 for one in late.data["models"].values())
+
+
+def test_what_is_asked_and_answered_is_logged_only_where_it_was_wished(
+    serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = "the colour of my cat"
+    logged: list[str] = []
+    for log in (None, logged.append):
+        server = serve({"one": "Qwen"}, log=log)
+        asked = [{"role": "system", "content": "s-" + secret}, {"role": "user", "content": secret}]
+        told = chat(server, model="one", messages=asked).data["choices"][0]["message"]["content"]
+        streamed(server, model="one", messages=asked)
+        for changes in ({"messages": [{"role": "user", "content": secret * 3000}]}, {"n": 2}, {"temperature": secret}):
+            assert chat(server, model="one", **changes).status == 400
+        server.ask("POST", "/v1/chat/completions", secret.encode())
+        assert server.complete("one", [secret, "x"], max_tokens=2).status == 200
+        said = capfd.readouterr()
+        assert secret not in said.out + said.err
+        assert secret not in str(server.desk.service.loading.notices)
+        assert secret not in server.ask("GET", "/metrics").body.decode()
+        assert bool(logged) == (log is not None)
+    first, second = (json.loads(line) for line in logged[:2])
+    assert first["request"] == second["request"]
+    assert (first["model"], first["asked"]) == ("one", [asked])
+    assert (second["status"], second["answered"]) == ("200", [told])
 
 
 def test_an_error_in_mid_stream_is_an_event(serve: Serve) -> None:

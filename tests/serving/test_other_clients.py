@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from flowinfer.tasks.base import load_questions, question_text
+from tests.command import flowinfer
 from tests.conftest import ROOT
 from tests.serving.test_clients import ASK, Process
 
@@ -82,6 +86,74 @@ def test_a_library_is_served(server: Process, module: str, script: str) -> None:
         check=False,
     )
     assert done.stdout.rstrip().endswith("well"), done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with npm's clients of the pinned versions."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        pytest.skip("node and npm are not installed")
+    folder = tmp_path_factory.mktemp("npm") / "clients"
+    shutil.copytree(Path(__file__).parent / "npm", folder)
+    command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"npm cannot get the packages: {done.stderr.strip().splitlines()[:1]}")
+    return folder
+
+
+@pytest.mark.parametrize("script", ["openai.mjs", "ai-sdk.mjs"])
+def test_a_client_from_npm_is_served(server: Process, packages: Path, script: str) -> None:
+    command = ["node", script, f"{server.address}/v1"]
+    done = subprocess.run(command, cwd=packages, capture_output=True, text=True, check=False)
+    assert done.stdout == "well\n", done.stdout + done.stderr
+
+
+TASK = """
+task: items
+dataset_path: json
+dataset_kwargs: {data_files: {test: items.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["Question:"], max_gen_toks: 64, temperature: 0}
+metric_list: [{metric: exact_match}]
+"""
+
+
+def test_lm_eval_is_given_the_texts_of_exec(tmp_path: Path) -> None:
+    """Items of gsm8k's form, through a flow of two stages."""
+    lm_eval = shutil.which("lm_eval")
+    if lm_eval is None:
+        pytest.skip("lm_eval is not installed: pip install 'lm-eval[api]'")
+    items = load_questions("gsm8k", use_items=True, limit=6).questions
+    lines = [json.dumps({"question": question_text(item), "answer": item.reference}) for item in items]
+    (tmp_path / "items.jsonl").write_text("\n".join(lines), "utf-8")
+    (tmp_path / "items.yaml").write_text(TASK)
+    (tmp_path / "one.flow").write_text('defaults { max_tokens=64, prompts="plain" }\nYi -> (Qwen | Ds)')
+    asked = [json.dumps({"prompt": question_text(item)}) for item in items]
+    (tmp_path / "asked.jsonl").write_text("\n".join(asked), "utf-8")
+    told = flowinfer("exec", "one.flow", "--input", "asked.jsonl", "--zoo", "lab", cwd=tmp_path)
+    answers = [json.loads(line)["text"] for line in told.stdout.splitlines()]
+    here = {question_text(item): text for item, text in zip(items, answers, strict=True)}
+    process = Process(str(tmp_path / "one.flow"))
+    address = f"model=one,base_url={process.address}/v1/chat/completions,num_concurrent=4"
+    command = [lm_eval, "run", "--model", "local-chat-completions", "--model_args", address]
+    options = ["--include_path", ".", "--tasks", "items", "--apply_chat_template", "--log_samples"]
+    options += ["--output_path", "out"]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path), "OPENAI_API_KEY": "none"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | offline
+    done = subprocess.run(
+        [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    process.signal(15)
+    assert process.ended() == 0
+    assert done.returncode == 0, done.stderr
+    (samples,) = tmp_path.glob("out/*/samples_*.jsonl")
+    there = [json.loads(line) for line in samples.read_text("utf-8").splitlines()]
+    assert {one["doc"]["question"]: one["resps"][0][0] for one in there} == here
 
 
 def test_llm_is_served(server: Process, tmp_path: Path) -> None:

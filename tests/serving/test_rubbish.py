@@ -56,6 +56,65 @@ def test_no_json_is_a_fault_of_the_server(server: Served, body: dict[str, Any], 
         assert reply.error["message"]
 
 
+def of_schema(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Return values that a schema of ours allows."""
+    if "anyOf" in schema:
+        return st.one_of([of_schema(one) for one in schema["anyOf"]])
+    if "enum" in schema or "const" in schema:
+        return st.sampled_from(schema.get("enum", [schema.get("const")]))
+    low, high = schema.get("minimum", -(2**63)), schema.get("maximum", 2**63 - 1)
+    match schema.get("type"):
+        case "object":
+            known, needed = schema.get("properties", {}), schema.get("required", ())
+            fields = {name: of_schema(one) for name, one in known.items()}
+            wanted = {name: one for name, one in fields.items() if name in needed}
+            return st.fixed_dictionaries(wanted, optional={n: one for n, one in fields.items() if n not in wanted})
+        case "array":
+            return st.lists(of_schema(schema.get("items", {})), min_size=schema.get("minItems", 0), max_size=3)
+        case "string":
+            return st.text(max_size=20)
+        case "integer":
+            return st.integers(low, min(high, low + 40) if "minimum" in schema else high)
+        case "number":
+            return st.floats(low, high)
+        case "boolean":
+            return st.booleans()
+        case "null":
+            return st.none()
+    return JSON
+
+
+@pytest.mark.slow
+@given(data=st.data(), name=st.sampled_from(["ChatBody", "CompletionBody", "TraceBody"]))
+@settings(max_examples=300)
+def test_what_the_description_allows_is_answered_or_refused_with_a_reason(
+    server: Served, data: st.DataObject, name: str
+) -> None:
+    described = server.ask("GET", "/openapi.json").data["components"]["schemas"][name]
+    paths = {"ChatBody": "/v1/chat/completions", "CompletionBody": "/v1/completions", "TraceBody": "/flowinfer/traces"}
+    body = data.draw(of_schema(resolved(described, described.get("$defs", {}))))
+    for limit in ("max_tokens", "max_completion_tokens"):
+        if isinstance(body.get(limit), int):
+            body[limit] = min(body[limit], 3)
+    body.setdefault("max_tokens", 3) if name != "TraceBody" else None
+    reply = server.ask("POST", paths[name], body)
+    assert reply.status in (200, 400, 404, 409), reply.body
+    if reply.status != 200:
+        assert reply.error["message"]
+        assert reply.error["code"] != "unknown_parameter", reply.error
+
+
+def resolved(schema: Any, definitions: dict[str, Any]) -> Any:
+    """Return a schema with what it refers to in place."""
+    if isinstance(schema, list):
+        return [resolved(one, definitions) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return resolved(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {key: resolved(value, definitions) for key, value in schema.items() if key != "$defs"}
+
+
 @given(raw=st.binary(max_size=60), path=st.sampled_from(["/v1/chat/completions", "/v1/completions"]))
 @settings(max_examples=60)
 def test_no_bytes_are_a_fault_of_the_server(server: Served, raw: bytes, path: str) -> None:

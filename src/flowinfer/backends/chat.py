@@ -27,6 +27,8 @@ from flowinfer.spec import THOUGHTS
 
 _STAND_INS = range(0x100000, 0x10FF00, 0x100)
 """Blocks of private characters that can stand for the punctuation of marks."""
+TEMPLATE_FAILED = "the chat template failed"
+"""How a prompt's problem begins that its model's template has with it."""
 _CURE = 'set chat="off" on the model to send plain prompts'
 
 
@@ -105,15 +107,13 @@ class ChatPrompts:
         return _StandIns(hide, {stand_in: character for character, stand_in in hide.items()})
 
     def _apply(self, template: ChatTemplate, said: Sequence[Turn]) -> str:
-        system = [turn.content for turn in said if turn.role == "system"]
         if self._system is not None:
-            system.insert(0, self._system)
-        rest = [turn for turn in said if turn.role != "system"]
-        first = [Turn("system", "\n\n".join(system))] if system else []
+            system = [turn.content for turn in said[:1] if turn.role == "system"]
+            said = [Turn("system", "\n\n".join([self._system, *system])), *said[len(system) :]]
         try:
-            return template.render([turn._asdict() for turn in (*first, *rest)])
+            return template.render([turn._asdict() for turn in said])
         except Exception as error:  # a template is a program of the checkpoint's and may fail in any way
-            raise LoadError(f"the chat template failed: {error}", help=_CURE) from error
+            raise LoadError(f"{TEMPLATE_FAILED}: {error}", help=_CURE) from error
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,7 @@ class _Piece:
     offset: int
     target: Tensor
     """(n,) uint8."""
-    given_up: threading.Event
-    """Set once nobody wants it any more."""
+    of: Reading
 
 
 class Reading:
@@ -51,8 +51,10 @@ class Reading:
 
     def __init__(self, name: str, files: Sequence[Path], device: torch.device) -> None:
         self.name, self.files, self.device = name, tuple(files), device
+        self.num_read = 0
+        """Bytes that are at their device."""
         self._done: Future[dict[str, Tensor]] = Future()
-        self._given_up = threading.Event()
+        self.given_up = threading.Event()
 
     def tensors(self) -> dict[str, Tensor]:
         """Wait for the weights, by their names in the files; they are then the caller's.
@@ -68,20 +70,22 @@ class Reading:
 
     def give_up(self) -> None:
         """Stop reading, and wait until it has stopped."""
-        self._given_up.set()
+        self.given_up.set()
         self.settle()
 
     def run(self, pool: ThreadPoolExecutor) -> None:
         """Read, in this thread and those of a pool."""
         try:
             with STARTUP.waiting_for("weights", self.name):
-                self._done.set_result(_read(self.files, self.device, pool, self._given_up))
+                self._done.set_result(_read(self.files, self.device, pool, self))
         except BaseException as error:
             self._done.set_exception(error)
 
 
 _begun: dict[tuple[str, str | None, str], Reading] = {}
 """By ref, revision and device; until the loader takes them."""
+_known: WeakValueDictionary[tuple[str, str | None, str], Reading] = WeakValueDictionary()
+"""The same, as long as anybody has them."""
 
 
 def begin(models: Mapping[str, tuple[ModelSpec, str]], *, kind: str = "cuda") -> None:
@@ -98,6 +102,7 @@ def begin(models: Mapping[str, tuple[ModelSpec, str]], *, kind: str = "cuda") ->
         files = _plain_files(spec) if is_one and key not in _begun else ()
         if files:
             _begun[key] = Reading(name, files, torch.device(device))
+            _known[key] = _begun[key]
             readings.append(_begun[key])
     if readings:
         threading.Thread(target=_run, args=(readings,), daemon=True, name="weights").start()
@@ -106,6 +111,12 @@ def begin(models: Mapping[str, tuple[ModelSpec, str]], *, kind: str = "cuda") ->
 def take(spec: ModelSpec, device: str) -> Reading | None:
     """Return what is being read of a model; None where nothing is."""
     return _begun.pop((spec.ref, spec.revision, device), None)
+
+
+def num_read(spec: ModelSpec, device: str) -> int:
+    """Return how many bytes of a model are read so far; 0 where nothing is, or the loader reads them itself."""
+    reading = _known.get((spec.ref, spec.revision, device))
+    return 0 if reading is None else reading.num_read
 
 
 def is_begun(spec: ModelSpec, device: str) -> bool:
@@ -187,9 +198,7 @@ def _switching_often() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def _read(
-    files: Sequence[Path], device: torch.device, pool: ThreadPoolExecutor, given_up: threading.Event
-) -> dict[str, Tensor]:
+def _read(files: Sequence[Path], device: torch.device, pool: ThreadPoolExecutor, reading: Reading) -> dict[str, Tensor]:
     """Read all tensors of some files."""
     tensors: dict[str, Tensor] = {}
     opened: list[int] = []
@@ -200,7 +209,7 @@ def _read(
             for entry in entries_of(file):
                 made = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype], device=device)
                 tensors[entry.name] = made
-                pieces += _cut(opened[-1], entry, made, given_up)
+                pieces += _cut(opened[-1], entry, made, reading)
         if device.type == "cuda":
             torch.cuda.default_stream(device).synchronize()  # the memory may have been something else's
         list(pool.map(_copy, pieces))
@@ -210,10 +219,10 @@ def _read(
     return tensors
 
 
-def _cut(file: int, entry: Entry, tensor: Tensor, given_up: threading.Event) -> Iterator[_Piece]:
+def _cut(file: int, entry: Entry, tensor: Tensor, reading: Reading) -> Iterator[_Piece]:
     flat = tensor.reshape(-1).view(torch.uint8)
     for start in range(0, len(flat), _PIECE_BYTES):
-        yield _Piece(file, entry.begin + start, flat[start : start + _PIECE_BYTES], given_up)
+        yield _Piece(file, entry.begin + start, flat[start : start + _PIECE_BYTES], reading)
 
 
 class _Own(threading.local):
@@ -225,11 +234,12 @@ class _Own(threading.local):
 
 
 _own = _Own()
+_counting = threading.Lock()
 
 
 def _copy(piece: _Piece) -> None:
     """Bring one piece to its device; it is there when this returns."""
-    if piece.given_up.is_set():
+    if piece.of.given_up.is_set():
         raise CancelledError
     size, device = len(piece.target), piece.target.device
     view = _own.buffer.numpy().data[:size]
@@ -239,6 +249,8 @@ def _copy(piece: _Piece) -> None:
         if count == 0:
             raise OSError("a weight file ends too early")
         done += count
+    with _counting:
+        piece.of.num_read += size
     if device.type != "cuda":
         piece.target.copy_(_own.buffer[:size])
         return

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 def answer(flow: Flow, name: str, output: Path | None, batch: int | Literal["auto"] | None, *, quiet: bool) -> None:
     """Answer the lines of a file; exit 4 where some failed."""
+    from flowinfer.language.prompts import AS_THEY_ARE
     from flowinfer.serving.lines import answer_lines, read_lines
 
     say = (lambda message: None) if quiet else (lambda message: print(message, file=sys.stderr, flush=True))
-    if num_failed := answer_lines(flow, read_lines(name), output, batch=batch or "auto", say=say):
+    lines = read_lines(name, as_they_are=flow.prompts == AS_THEY_ARE)
+    if num_failed := answer_lines(flow, lines, output, batch=batch or "auto", say=say):
         print(f"{num_failed} questions failed; their lines say why", file=sys.stderr)
         raise typer.Exit(4)
 

@@ -48,7 +48,9 @@ SetOption = Annotated[
 
 PromptsOption = Annotated[
     str | None,
-    typer.Option("--prompts", metavar="SET", help="Words to ask with: paper (Chinese), paper-table2, en or plain."),
+    typer.Option(
+        "--prompts", metavar="SET", help="Words to ask with: paper (Chinese), paper-table2, en, plain or none."
+    ),
 ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from flowinfer.cli.inputs import SetOption, ZooOption, complete_flow, flow_files, read_checked, settings
-from flowinfer.errors import UsageError
+from flowinfer.errors import FlowError, UsageError
 
 if TYPE_CHECKING:
     from flowinfer.spec import Flow
@@ -40,6 +42,10 @@ def command(
     load: Annotated[
         Literal["all", "lazy"], typer.Option(help="Load models at the start, or each when it is first asked.")
     ] = "all",
+    swap: Annotated[
+        bool,
+        typer.Option("--swap", help="Serve flows in turn whose models do not fit together; a change takes seconds."),
+    ] = False,
     batch: Annotated[str, typer.Option(metavar="auto|N", help="Rows at once of each decoding loop.")] = "auto",
     max_queue: Annotated[
         int, typer.Option(min=1, metavar="N", help="Most questions that wait or are being answered; more get 429.")
@@ -57,6 +63,9 @@ def command(
     cors_origins: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="A page's origin that may use the server in browsers.")
     ] = None,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Write what is asked and answered to standard error.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
 ) -> None:
     """Serve flows as models for every OpenAI client."""
@@ -68,7 +77,7 @@ def command(
     shown = None if run is None else find_run(run, Path("runs"))
     if not files and shown is None:
         raise UsageError("nothing to serve", help="name flow files, or a run with --run")
-    flows = _flows(files or (), zoo, set_)
+    flows = checked_flows(files or (), zoo, set_)
     try:
         from flowinfer.serving.desk import Limits
         from flowinfer.serving.run import Settings, serve
@@ -79,37 +88,59 @@ def command(
     if not keys and host not in _LOOPBACK:
         _say(f"warning: anybody who reaches {host}:{port} can use this server; --api-key-env asks for a key")
 
-    def ready(address: str) -> None:
+    def ready(address: str, name: str | None) -> None:
         if not quiet:
-            _say(_greeting(address, next(iter(flows), None), has_keys=bool(keys)))
+            _say(_greeting(address, name, _shown_key(api_key_env, api_key_file)))
 
     limits = Limits(questions=max_queue, tokens=max_queue_tokens, seconds=timeout, body_bytes=size)
-    chosen = Settings(host, port, load, rows, "auto", limits, drain, keys, tuple(cors_origins or ()), run=shown)
-    serve(flows, chosen, say=(lambda message: None) if quiet else _say, on_ready=ready)
+    origins = tuple(cors_origins or ())
+    chosen = Settings(host, port, load, rows, "auto", limits, drain, keys, origins, swap, log_prompts, shown)
+
+    def say(message: str) -> None:
+        if not quiet or message.startswith("warning: "):
+            _say(message)
+
+    serve(flows, chosen, say=say, on_ready=ready)
 
 
 def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def _flows(files: Sequence[str], zoo: str | None, set_: Sequence[str] | None) -> dict[str, Flow]:
+def checked_flows(files: Sequence[str], zoo: str | None, set_: Sequence[str] | None) -> dict[str, Flow]:
     """Return the checked flows by the names of their models.
 
     Raises:
         UsageError: two have one name.
         FlowError: one is refused.
     """
+    from flowinfer.spec import MODEL_NAMES, is_model_name
+
     found: dict[str, Flow] = {}
     for file in files:
         name, equals, path = file.partition("=")
         named = equals and not os.path.exists(file)
-        for one in flow_files([path if named else file]):
-            flow = read_checked(one, None, zoo, settings(set_))
-            chosen = name if named else flow.name
+        for one, is_inside in flow_files([path if named else file]).items():
+            flow = _checked(one, zoo, set_, may_state_none=is_inside)
+            if flow is None:
+                continue
+            chosen = name if named else flow.model_name
+            if not is_model_name(chosen):
+                raise UsageError(f"{one} cannot be served as '{chosen}'", help=f"a model's name is {MODEL_NAMES}")
             if chosen in found:
                 raise UsageError(f"two flows are named '{chosen}'", help=f"name one of them: other={one}")
             found[chosen] = flow
     return found
+
+
+def _checked(file: str, zoo: str | None, set_: Sequence[str] | None, *, may_state_none: bool) -> Flow | None:
+    """Return a checked flow; None where a file of a folder states none and is there to be imported."""
+    try:
+        return read_checked(file, None, zoo, settings(set_))
+    except FlowError as error:
+        if may_state_none and {diagnostic.code for diagnostic in error.diagnostics} == {"E0020"}:
+            return None
+        raise
 
 
 def _keys(variable: str | None, file: Path | None) -> tuple[str, ...]:
@@ -156,15 +187,34 @@ def _bytes(text: str) -> int:
     return int(digits) * units[text[len(digits) :]]
 
 
-def _greeting(address: str, model: str | None, *, has_keys: bool) -> str:
-    """Return what to try first: the page, and a flow that is served."""
+def _greeting(address: str, model: str | None, key: str) -> str:
+    """Return what to try first, to be pasted into a shell.
+
+    Args:
+        address: of the server.
+        model: a name that it serves, if it serves any.
+        key: a shell's word for a key; an empty one = none is asked for.
+    """
     if model is None:
         return f"ready: {address}"
-    key, header = ("KEY", " -H 'Authorization: Bearer KEY'") if has_keys else ("NONE", "")
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "3 + 4 = ?"}}]}}'
-    return (
-        f"ready: {address}\n"
-        f"  curl {address}/v1/chat/completions -H 'Content-Type: application/json'{header} -d '{body}'\n"
-        f'  python: OpenAI(base_url="{address}/v1", api_key="{key}").chat.completions.create(model="{model}", '
-        'messages=[{"role": "user", "content": "3 + 4 = ?"}])'
+    header = f' -H "Authorization: Bearer {key}"' if key else ""
+    name = json.dumps(model, ensure_ascii=False)
+    messages = '[{"role": "user", "content": "3 + 4 = ?"}]'
+    body = f'{{"model": {name}, "messages": {messages}}}'
+    said = (
+        f'import openai; client = openai.OpenAI(base_url="{address}/v1"); '
+        f"answer = client.chat.completions.create(model={name}, messages={messages}); "
+        "print(answer.choices[0].message.content)"
     )
+    return (
+        f"ready: {address} (a page to ask on)\n"
+        f"curl {address}/v1/chat/completions -H 'Content-Type: application/json'{header} -d {shlex.quote(body)}\n"
+        f'OPENAI_API_KEY="{key or "none"}" python -c {shlex.quote(said)}'
+    )
+
+
+def _shown_key(variable: str | None, file: Path | None) -> str:
+    """Return a shell's word for the first of the keys, which is not shown itself."""
+    if variable is not None:
+        return f"${{{variable}%%,*}}"
+    return f"$(head -n 1 {shlex.quote(str(file))})" if file is not None else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -20,6 +20,16 @@ from flowinfer.engine.loops.watch import Watch
 from flowinfer.engine.models import ModelPool
 from flowinfer.fusion.shared import SharedVocabularyWarning
 from flowinfer.planning.plan import Plan, Step, held_models, members
+
+
+@dataclass(frozen=True)
+class LoopState:
+    """How full a loop is."""
+
+    title: str
+    num_rows: int
+    free_pages: Mapping[str, int]
+    """By model: its pages for keys and values that no row has; empty where there are none, as on a CPU."""
 
 
 class Decoders:
@@ -77,9 +87,21 @@ class Decoders:
 
     def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
         """Free all decoders, and every model that none of these names needs."""
+        self.let_go()
+        self.pool.keep_only(plan, names)
+
+    def let_go(self) -> None:
+        """Free all decoders."""
         for loop in self._loops.values():
             loop.let_go()
-        self.pool.keep_only(plan, names)
+
+    @property
+    def states(self) -> list[LoopState]:
+        """Return how full each loop is; for any thread."""
+        return [
+            LoopState(loop.step.title, loop.num_rows, getattr(loop.decoder, "free_pages", {}))
+            for loop in list(self._loops.values())
+        ]
 
     def run_together(self, steps: Mapping[str, tuple[Plan, Step]], *, are_resident: bool = False) -> None:
         """Say which loops run at once, by name: those of one plan share the memory of their devices from now on.

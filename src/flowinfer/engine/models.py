@@ -81,11 +81,27 @@ class ModelPool:
         spec, placement = plan.models[name], placement_of(plan, name)
         return _weights_key(spec, placement) in self._loaded or weights.is_begun(spec, placement.device)
 
+    def peek(self, plan: Plan, name: str) -> Loaded | None:
+        """Return the model of that name if it is loaded."""
+        placement = plan.placements.get(name)
+        return self._loaded.get(_weights_key(plan.models[name], placement)) if placement else None
+
+    def bytes_read(self, plan: Plan, name: str) -> int:
+        """Return how many bytes of a model's weights are in memory; where a library reads them, all or none."""
+        if self.peek(plan, name) is not None:
+            return plan.needs[name].weight_bytes or 0
+        weights = sys.modules.get("flowinfer.backends.weights")
+        return weights.num_read(plan.models[name], placement_of(plan, name).device) if weights else 0
+
     def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
         """Free every model that none of these names needs."""
-        specs = [(plan.models[name], plan.placements.get(name)) for name in names]
-        wanted = {_weights_key(spec, placement) for spec, placement in specs if placement}
-        for key in [key for key in self._loaded if key not in wanted]:
+        self.keep_all_of((plan, name) for name in names)
+
+    def keep_all_of(self, wanted: Iterable[tuple[Plan, str]]) -> None:
+        """Free every model that is none of these: names, each of a plan."""
+        specs = [(plan.models[name], plan.placements.get(name)) for plan, name in wanted]
+        kept = {_weights_key(spec, placement) for spec, placement in specs if placement}
+        for key in [key for key in self._loaded if key not in kept]:
             with unless_lost():
                 self._loaded.pop(key).close()
 

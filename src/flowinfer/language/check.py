@@ -150,6 +150,7 @@ class _Checker:
             zoo_note=None if called.keys() <= declared.models.keys() else zoo.note,
             warnings=warnings,
             params=scope.params,
+            served_as=settings.name,
         )
 
     def _select_zoo(self, settings: Settings) -> Zoo:

@@ -343,6 +343,13 @@ CODES: Mapping[str, Entry] = {
         'Qwen[prompt="a { b"]',
         'Qwen[prompt="a {{ b"]',
     ),
+    "E0405": Entry(
+        "stage without words",
+        "prompts=none hands a chat's messages to the first stage as they are. A stage that reads what others wrote must"
+        " be told what to do with it: by a prompt of its own, or by another prompt set.",
+        "defaults { prompts=none }\nQwen -> Ds",
+        'defaults { prompts=none }\nQwen -> Ds[prompt="{question} {prev}"]',
+    ),
     "W0100": Entry(
         "unused declaration",
         "Nothing in the flow uses it.",

@@ -83,6 +83,7 @@ def unknown_option(key: str, own: Sequence[str]) -> str:
         "prompt": "a stage: M[prompt=...]",
         "prompts": "the file: defaults {{ prompts=... }}",
         "zoo": "the file: defaults {{ zoo=... }}",
+        "name": "the file: defaults {{ name=... }}",
     }
     word = _ALIASES.get(key, key)
     if word not in own and word in places:

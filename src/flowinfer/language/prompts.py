@@ -68,6 +68,10 @@ class PromptSet:
         )
 
 
+AS_THEY_ARE = "none"
+"""Name of the set without words: a chat's messages reach the first stage as they are, through each head's own chat
+template; a stage that reads others needs a prompt of its own."""
+
 _CHINESE = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 
 _DRAFT = "你是一个专业的智能助手,请审慎思考并逐步推理,最后给出最准确的答案.问题:{question}."
@@ -124,6 +128,14 @@ PROMPT_SETS: Mapping[str, PromptSet] = {
         ),
         verify="{question}\n\nPrevious answer: {prev}\n\nGive the final answer to the question.",
         verify_two="{question}\n\nPrevious answer: {prev}\n\nGive the final answer to the question.",
+        answer_form="Answer {number}: {text}",
+    ),
+    AS_THEY_ARE: PromptSet(
+        name=AS_THEY_ARE,
+        draft="{question}",
+        review="",
+        verify="",
+        verify_two="",
         answer_form="Answer {number}: {text}",
     ),
 }

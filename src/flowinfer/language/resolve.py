@@ -233,6 +233,7 @@ class Resolver:
         template = template_for(self._prompts, role, len(place.earlier))
         option = next((option for option in call.options if option.key == "prompt"), None)
         if option is None:
+            self._refuse_wordless(template, call.span)
             return role, template, None
         data = self._scope.data(option.value)
         is_text = option.value.kind in ("string", "parameter") and data is not None
@@ -252,12 +253,21 @@ class Resolver:
                 hint = 'leave prompt= out, so that it drafts; or write the words: prompt="Check this: {question}"'
                 message = f"role '{data}' reads the stage before, and '{call.name.text}' is the first"
                 self._report.error("E0402", message, option.value.span, hint)
-            return data, template_for(self._prompts, data, max(len(place.earlier), 1)), None
+            template = template_for(self._prompts, data, max(len(place.earlier), 1))
+            self._refuse_wordless(template, option.value.span)
+            return data, template, None
         if data is not None:
             known = [*self._declared.prompts, *ROLES]
             near = None if self._report.is_full else near_or_all(str(data), known, "a text in quotes, or one of")
             self._report.error("E0101", f"unknown prompt '{data}'", option.value.span, near)
         return role, template, None
+
+    def _refuse_wordless(self, template: str, place: Span) -> None:
+        """Report a stage that reads others' texts and that the prompt set has no words for."""
+        if not template:
+            hint = 'write them: prompt="{question} {prev}", or choose a prompt set that has some: plain'
+            message = f"prompts={self._prompts} has no words for a stage that reads what others wrote"
+            self._report.error("E0405", message, place, hint)
 
     def _group(self, group: Group, place: _Place) -> Parallel | None:
         self._num_groups += 1

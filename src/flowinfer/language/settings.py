@@ -26,7 +26,7 @@ from flowinfer.language.prompts import PROMPT_SETS
 from flowinfer.language.reporter import Reporter
 from flowinfer.language.tree import Option, Param, Value
 from flowinfer.registry import fusers
-from flowinfer.spec import RENAMED, Decoding, ModelSpec
+from flowinfer.spec import MODEL_NAMES, RENAMED, Decoding, ModelSpec, is_model_name
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Settings:
     prompts: str = "paper"
     zoo: str | None = None
     zoo_option: Option | None = None
+    name: str | None = None
 
 
 _PARAM_TYPES: Mapping[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool}
@@ -111,6 +112,8 @@ class Said:
             settings.prompts = name
         elif option.key == "zoo":
             settings.zoo, settings.zoo_option = str(scope.data(option.value)), option
+        elif option.key == "name":
+            settings.name = self._name(option, scope)
         elif option.key in DECODING_KEYS:
             value = typed(option, Decoding, scope)
             if value is not None:
@@ -118,8 +121,20 @@ class Said:
         elif option.key in FUSER_KEYS:
             settings.fuse_options[option.key] = (option, scope.data(option.value))
         else:
-            hint = unknown_option(option.key, (*DECODING_KEYS, *FUSER_KEYS, "prompts", "zoo"))
+            hint = unknown_option(option.key, (*DECODING_KEYS, *FUSER_KEYS, "prompts", "zoo", "name"))
             self._report.error("E0200", f"unknown option '{option.word}' in defaults", option.span, hint)
+
+    def _name(self, option: Option, scope: Scope) -> str | None:
+        """Return the name that clients of a server know the flow by; None after reporting what is wrong with it."""
+        if option.span.file != self._report.file:
+            hint = "write it where the flow is, or leave it out: then the file's name counts"
+            self._report.error("E0205", "option 'name' belongs to the file that states the flow", option.span, hint)
+            return None
+        name = scope.data(option.value)
+        if name is None or is_model_name(name):
+            return None if name is None else str(name)
+        self._report.error("E0202", f"option 'name' must be {MODEL_NAMES}, found {option.value.raw}", option.value.span)
+        return None
 
     def _override(self, name: str, text: str, settings: Settings) -> None:
         """Apply --set to an option of `defaults`."""

@@ -94,6 +94,17 @@ class _Listener(Observer):
     def model_loading(self, name: str, device: str) -> None:
         self.notice(f"loading {name} on {device}")
 
+    def model_loaded(self, name: str, seconds: float) -> None:
+        self._pause()
+
+    def tokens_emitted(self, count: int) -> None:
+        self._pause()
+
+    def _pause(self) -> None:
+        """Let whoever hears the text stop the engine, also while there is none."""
+        if self._on_text:
+            self._on_text("")
+
     def notice(self, message: str) -> None:
         if self._on_notice:
             self._on_notice(message)
@@ -129,7 +140,8 @@ def ask(
     Args:
         flow: a checked flow.
         question: its text.
-        on_text: hears pieces of the answer as they are written.
+        on_text: hears pieces of the answer as they are written, and an empty one whenever the engine goes on; what it
+            raises ends the answer.
         shows_trace: print on standard error what each head wanted at each token.
         quiet: say nothing about loading.
         models: loaded models to share.

@@ -83,6 +83,7 @@ class Answering:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the questions in, tell of their answers, and take back what is wanted no more."""
         self._desk.admit(self._wish)
+        self._desk.write_down(self._id, model=self._wish.flow.name, asked=[one.said for one in self._wish.askings])
         status = "499"
         late = asyncio.get_running_loop().call_later(self._desk.limits.seconds, self._heard.put_nowait, "late")
         watch = asyncio.create_task(self._watch(receive))
@@ -99,6 +100,8 @@ class Answering:
             for ticket in self._tickets:
                 if not ticket.is_over:
                     self._desk.service.withdraw(ticket)
+            told = [answer.trace.answer for answer in self._answers if answer.is_over]
+            self._desk.write_down(self._id, status=status, answered=told)
             self._desk.leave(self._wish, status, time.perf_counter() - self._start)
 
     def _ask(self, index: int, asking: Asking) -> None:

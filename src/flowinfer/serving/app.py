@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -22,6 +22,7 @@ from flowinfer.serving import bodies, forms
 from flowinfer.serving.answers import Answering, EventStream
 from flowinfer.serving.desk import Desk
 from flowinfer.serving.events import Listener
+from flowinfer.serving.flows import ServedFlow
 from flowinfer.serving.openapi import document
 from flowinfer.serving.page.render import page
 from flowinfer.serving.problems import Problem
@@ -31,6 +32,8 @@ _OPEN = ("/", "/health", "/ready")
 """What is shown without a key."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{8,64}")
 _HEARTBEAT_SECONDS = 10.0
+
+Read = Callable[[bytes, Mapping[str, ServedFlow]], bodies.Wish]
 
 
 def application(desk: Desk, cors_origins: Sequence[str] = (), samples: Samples | None = None) -> ASGIApp:
@@ -66,11 +69,13 @@ def application(desk: Desk, cors_origins: Sequence[str] = (), samples: Samples |
         allow_headers=["*"],
         expose_headers=["X-Request-Id", "Retry-After"],
     )
-    return Starlette(
+    made = Starlette(
         routes=routes,
         middleware=[*([cors] if cors_origins else []), Middleware(_Keys, desk=desk)],
         exception_handlers={Problem: _problem, HTTPException: _http_problem, ClientDisconnect: _gone, Exception: _bug},
     )
+    made.router.redirect_slashes = False
+    return made
 
 
 class _Keys:
@@ -86,6 +91,7 @@ class _Keys:
             try:
                 self._desk.check_key(headers[0].decode("latin-1") if headers else "")
             except Problem as problem:
+                self._desk.metrics.refused(problem.status)
                 await _response(problem)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -127,10 +133,8 @@ class _Views:
 
     async def ready(self, request: Request) -> Response:
         """Say whether questions are answered now, and how far the models are."""
-        loading = self._service.loading
-        state = "draining" if self._desk.is_draining else loading.state
-        said = {"status": state, "loading": loading.now or None, "loaded": loading.loaded}
-        return JSONResponse(said, 200 if state == "ready" else 503)
+        said = self._desk.state()
+        return JSONResponse(said, 200 if said["status"] == "ready" else 503)
 
     async def metrics(self, request: Request) -> Response:
         """Show what was counted."""
@@ -156,19 +160,19 @@ class _Views:
 
     async def chat(self, request: Request) -> ASGIApp:
         """Answer a chat's next turn."""
-        return self._answering(bodies.read_chat(await self._body(request), self._service.flows), request)
+        return await self._answering(bodies.read_chat, request)
 
     async def completions(self, request: Request) -> ASGIApp:
         """Answer prompts."""
-        return self._answering(bodies.read_completion(await self._body(request), self._service.flows), request)
+        return await self._answering(bodies.read_completion, request)
 
     async def traces(self, request: Request) -> ASGIApp:
         """Answer an item of a data set; tell of all that was done for it."""
-        return self._answering(bodies.read_trace(await self._body(request), self._service.flows), request)
+        return await self._answering(bodies.read_trace, request)
 
     async def told(self, request: Request) -> ASGIApp:
         """Answer a chat's next turn; tell of all that happens meanwhile."""
-        return self._answering(bodies.read_told(await self._body(request), self._service.flows), request)
+        return await self._answering(bodies.read_told, request)
 
     async def events(self, request: Request) -> ASGIApp:
         """Tell what flows do, as they do it."""
@@ -178,7 +182,12 @@ class _Views:
         flow = bodies.flow_named(name, self._service.flows)
         return forms.model(flow, self._desk.created, self._service.context_length(flow))
 
-    def _answering(self, wish: bodies.Wish, request: Request) -> Answering:
+    async def _answering(self, read: Read, request: Request) -> Answering:
+        try:
+            wish = read(await self._body(request), self._service.flows)
+        except Problem as problem:
+            self._desk.metrics.refused(problem.status)
+            raise
         given = request.headers.get("x-request-id", "")
         return Answering(self._desk, wish, given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
 
@@ -189,6 +198,9 @@ class _Views:
             Problem: nothing can be answered now, or the body is too large or does not come.
         """
         self._desk.check_ready()
+        packing = request.headers.get("content-encoding", "identity")
+        if packing != "identity":
+            raise Problem(415, f"a body with Content-Encoding '{packing[:50]}' is not read; send it as it is")
         limits, body = self._desk.limits, bytearray()
         try:
             async with asyncio.timeout(limits.body_seconds):
@@ -205,7 +217,7 @@ class _Listening:
     """Send events to one listener; an ASGI application."""
 
     def __init__(self, desk: Desk) -> None:
-        self._events, self._listener = desk.events, Listener()
+        self._desk, self._events, self._listener = desk, desk.events, Listener()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the listener is gone or there are no more."""
@@ -215,6 +227,8 @@ class _Listening:
         try:
             await stream.begin()
             await stream.comment("listening")
+            if self._desk.service.loading.state == "loading":
+                await stream.data({"event": "models", **self._desk.state()})
             while True:
                 try:
                     async with asyncio.timeout(_HEARTBEAT_SECONDS):

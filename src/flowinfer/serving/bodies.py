@@ -30,11 +30,13 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "store": (False,),
     "service_tier": ("auto", "default"),
     "suffix": ("",),
+    "echo": (False,),
     "top_k": (0, -1),
     "min_p": (0, 0.0),
     "repetition_penalty": (1, 1.0),
 }
 """What is not served, and the values, besides null, that ask for nothing."""
+_WHY = {"echo": ": a flow writes an answer to a prompt and gives the prompt no likelihood"}
 _UNHEEDED = (
     *("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "parallel_tool_calls"),
 )
@@ -96,7 +98,6 @@ class CompletionBody(_Options):
 
     prompt: Any
     logprobs: int | None = Field(None, ge=0, le=5)
-    echo: bool | None = None
 
 
 Body = TypeVar("Body", bound=_Options)
@@ -134,7 +135,7 @@ def read_chat(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
     """
     asked = _validated(ChatBody, body)
     flow = flow_named(asked.model, flows)
-    said = turns_of(asked.messages)
+    said = turns_of(asked.messages, as_they_are=flow.takes_messages)
     if asked.top_logprobs and not asked.logprobs:
         raise Problem(400, "'top_logprobs' is given without 'logprobs'", param="top_logprobs")
     tokens = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
@@ -162,9 +163,6 @@ def read_completion(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
     """
     asked = _validated(CompletionBody, body)
     flow = flow_named(asked.model, flows)
-    if asked.echo:
-        message = "'echo' is not supported: a flow writes an answer to a prompt and gives the prompt no likelihood"
-        raise unsupported("echo", message)
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     if not isinstance(prompts, list) or not prompts or not all(isinstance(one, str) for one in prompts):
         raise Problem(400, "'prompt' must be a text or a list of texts; token ids are not supported", param="prompt")
@@ -209,7 +207,7 @@ def _validated(form: type[Body], body: bytes) -> Body:
     data = _json(body)
     for name, values in _NEUTRAL.items():
         if name in data and not _is_neutral(data.pop(name), values):
-            raise unsupported(name, f"'{name}' is not supported")
+            raise unsupported(name, f"'{name}' is not supported{_WHY.get(name, '')}")
     for name in _UNHEEDED:
         data.pop(name, None)
     try:
@@ -273,9 +271,12 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def turns_of(messages: list[Any]) -> list[Turn]:
+def turns_of(messages: list[Any], *, as_they_are: bool = False) -> list[Turn]:
     """Return what was said: the system's words first, then turn by turn; the last one asks.
 
+    Args:
+        messages: as the client sent them.
+        as_they_are: leave their order, and those of one role that follow one another.
     Raises:
         Problem: a message is none, or the last one does not ask.
     """
@@ -284,6 +285,11 @@ def turns_of(messages: list[Any]) -> list[Turn]:
     spoken = [turn for turn in said if turn.role != "system"]
     if not spoken or spoken[-1].role != "user":
         raise Problem(400, "the last message must be the user's", param="messages")
+    if as_they_are:
+        if said[-1].role != "user":
+            raise Problem(400, "the last message must be the user's", param="messages")
+        _question(said[-1].content, "messages")
+        return said
     joined = [
         Turn(role, "\n\n".join(turn.content for turn in turns))
         for role, turns in groupby(spoken, key=lambda turn: turn.role)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flowinfer.serving import problems
 from flowinfer.serving.bodies import Wish
@@ -42,13 +44,22 @@ class Desk:
         service: answers them.
         limits: see there.
         keys: those of which every request must show one; none = nobody is asked.
+        log: hears every request and its answer, with what they say; None = nobody does.
     """
 
-    def __init__(self, service: Service, limits: Limits, keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        service: Service,
+        limits: Limits,
+        keys: Sequence[str] = (),
+        log: Callable[[str], None] | None = None,
+    ) -> None:
         self.service, self.limits = service, limits
         self._keys = [key.encode() for key in keys]
         self.events = Events()
-        self.metrics = Metrics(lambda: service.num_waiting, lambda: len(service.under_way))
+        self.metrics = Metrics(service)
+        service.loading.on_change = self.tell_loading
+        self.log = log
         self.created = int(time.time())
         self.is_draining = False
         self._questions = self._tokens = 0
@@ -57,6 +68,20 @@ class Desk:
         """That a request takes, lately."""
         self._is_empty = asyncio.Event()
         self._is_empty.set()
+
+    def state(self) -> dict[str, Any]:
+        """Return how far the models are, and whether questions are answered."""
+        said = self.service.told()
+        return said | ({"status": "draining"} if self.is_draining else {})
+
+    def tell_loading(self) -> None:
+        """Tell all who listen how far the models are."""
+        self.events.tell_all({"event": "models", **self.state()})
+
+    def write_down(self, request_id: str, **said: Any) -> None:
+        """Log something that a request or its answer says, if prompts are to be logged."""
+        if self.log is not None:
+            self.log(json.dumps({"request": request_id, **said}, ensure_ascii=False))
 
     def check_key(self, authorization: str) -> None:
         """Refuse who shows no key.

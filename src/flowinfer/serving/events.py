@@ -53,6 +53,11 @@ class Events:
         for listener in self._listeners:
             listener.put(None)
 
+    def tell_all(self, event: Event) -> None:
+        """Tell everybody something that is no request's."""
+        for listener in self._listeners:
+            listener.put(event)
+
     def tell(self, request_id: str, flow: ServedFlow, index: int, happening: Happening) -> None:
         """Tell of what has happened to a request's question."""
         event = state_of(happening) if self._listeners else None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flowinfer.backends.base import Turn
 from flowinfer.engine.work import Asked
 from flowinfer.errors import MemoryShort, UsageError
-from flowinfer.language.prompts import field_names
+from flowinfer.language.prompts import AS_THEY_ARE, field_names
 from flowinfer.machine import Machine
 from flowinfer.planning.merge import SharedStep, Use, beside
 from flowinfer.planning.placement import ready
@@ -32,11 +32,18 @@ class ServedFlow:
     flow: Flow
     plan: Plan
     uses: Mapping[str, Use]
+    shift: int = 0
+    """The set of flows that its models are in memory with, where all are not."""
 
     @property
     def final(self) -> Step | None:
         """Return the step that writes the answer; None where members vote."""
         return self.plan.step(self.plan.answer.steps[0]) if self.plan.answer.kind == "text" else None
+
+    @property
+    def takes_messages(self) -> bool:
+        """Return whether a chat's messages are handed to its first stage as they are."""
+        return self.flow.prompts == AS_THEY_ARE
 
     def keeps_thinking(self, step: Step) -> bool:
         """Return whether a step's thoughts are part of its text."""
@@ -57,6 +64,11 @@ class Asking:
     """Options of the steps that answer: max_tokens, stop."""
     item: Question | None = None
     """The whole item of a data set, whose text `question` is; then noise goes by its id."""
+
+    @property
+    def said(self) -> list[dict[str, str]]:
+        """Return what it says, turn by turn, as plain data."""
+        return [turn._asdict() for turn in (*self.turns, Turn("user", self.question))]
 
     def asked(self, question_id: str) -> Asked:
         """Return the question as the engine takes it."""
@@ -83,12 +95,21 @@ class Asking:
         return tuple(turn for turn in self.turns if roles[turn.role] not in shown)
 
 
-def served(flows: Mapping[str, Flow], machine: Machine) -> tuple[list[ServedFlow], list[SharedStep]]:
-    """Place flows on a machine so that all their models are in memory together.
+def served(
+    flows: Mapping[str, Flow],
+    machine: Machine,
+    on_left_out: Callable[[str], None] | None = None,
+    *,
+    swaps: bool = False,
+) -> tuple[list[ServedFlow], list[SharedStep]]:
+    """Place flows on a machine so that all their models are in memory together, or those of some.
 
     Args:
         flows: by the name of the model that each is to be.
         machine: its devices.
+        on_left_out: hears of a flow that this machine cannot run, where another can be served; if nobody does, that
+            is raised.
+        swaps: whether flows may be served in turn whose models do not fit together.
     Raises:
         UsageError: a flow asks for what only a data set has.
         MemoryShort: the models do not fit together; with the arithmetic.
@@ -100,22 +121,54 @@ def served(flows: Mapping[str, Flow], machine: Machine) -> tuple[list[ServedFlow
                 f"'{name}' cannot be served: its prompts show {{{missing[0]}}}, which only a data set has",
                 help=f"fields of a chat: question, {', '.join(_CHAT_FIELDS)}",
             )
-    placed = place_all(list(flows.values()), machine)
-    for flow, plan in zip(flows.values(), placed.plans, strict=True):
-        if plan is None:
-            ready(flow, machine)  # raises what the problem is
-    plans = [plan for plan in placed.plans if plan is not None]
-    if not placed.fits or any(len(plan.waves) > 1 for plan in plans):
-        raise _too_large(plans, machine)
-    merged = beside(plans)
+    here = _that_run_here(flows, machine, on_left_out)
+    sets = [list(here)] if not swaps else []
+    for name in here if swaps else ():
+        for together in sets:
+            if _fit([here[one] for one in (*together, name)], machine):
+                together.append(name)
+                break
+        else:
+            sets.append([name])
+    plans: dict[str, Plan] = {}
+    for together in sets:
+        placed = place_all([here[name] for name in together], machine)
+        found = [plan for plan in placed.plans if plan is not None]
+        if not placed.fits or any(len(plan.waves) > 1 for plan in found):
+            raise _too_large(found, machine, can_swap=len(together) > 1)
+        plans |= dict(zip(together, found, strict=True))
+    shift_of = {name: shift for shift, together in enumerate(sets) for name in together}
+    merged = beside([plans[name] for name in here])
     ready_flows = [
-        ServedFlow(name, flow, plan, uses)
-        for (name, flow), plan, uses in zip(flows.items(), plans, merged.uses, strict=True)
+        ServedFlow(name, flow, plans[name], uses, shift_of[name])
+        for (name, flow), uses in zip(here.items(), merged.uses, strict=True)
     ]
     return ready_flows, list(merged.steps)
 
 
-def _too_large(plans: Sequence[Plan], machine: Machine) -> MemoryShort:
+def _that_run_here(
+    flows: Mapping[str, Flow], machine: Machine, on_left_out: Callable[[str], None] | None
+) -> dict[str, Flow]:
+    """Return the flows that the machine can run, and tell of the others."""
+    placed = place_all(list(flows.values()), machine)
+    here = {}
+    for (name, flow), plan, problem in zip(flows.items(), placed.plans, placed.problems, strict=True):
+        if plan is not None:
+            here[name] = flow
+        elif on_left_out is None or placed.whole is None:
+            ready(flow, machine)  # raises what the problem is
+        else:
+            on_left_out(f"warning: '{name}' is not served: {problem}")
+    return here
+
+
+def _fit(flows: Sequence[Flow], machine: Machine) -> bool:
+    """Return whether the models of some flows are in memory together."""
+    placed = place_all(flows, machine)
+    return placed.fits and all(plan is not None and len(plan.waves) == 1 for plan in placed.plans)
+
+
+def _too_large(plans: Sequence[Plan], machine: Machine, *, can_swap: bool) -> MemoryShort:
     """Return the error that says what all models need and what there is."""
     sizes = {
         spec.model_dump_json(exclude={"name", "think"}): (name, plan.needs[name].weight_bytes or 0)
@@ -125,7 +178,9 @@ def _too_large(plans: Sequence[Plan], machine: Machine) -> MemoryShort:
     needed = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in sizes.values())
     total = sum(size for _, size in sizes.values()) / 1e9
     free = ", ".join(f"{device.name} {device.free_bytes / 1e9:.1f} GB free" for device in machine.devices)
+    of = "these flows" if can_swap else "one flow"
     return MemoryShort(
-        f"the models of these flows do not fit together: {needed}, {total:.1f} GB in all; {free}",
-        help="serve fewer flows, smaller models, or dtype=bfloat16",
+        f"the models of {of} do not fit together: {needed}, {total:.1f} GB in all; {free}",
+        help=("--swap serves them in turn; or " if can_swap else "")
+        + "serve fewer flows, smaller models, or dtype=bfloat16",
     )

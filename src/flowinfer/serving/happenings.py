@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from flowinfer.engine.base import TokenEvent
 from flowinfer.results import StepResult, Trace
 
+STOPPED = "the server was stopped"
+"""Why a question failed that was on its way when its service was closed, or came later."""
+
 
 @dataclass(frozen=True)
 class Admitted:

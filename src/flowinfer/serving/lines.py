@@ -32,11 +32,12 @@ class Line:
     """The last one asks."""
 
 
-def read_lines(name: str) -> list[Line]:
+def read_lines(name: str, *, as_they_are: bool = False) -> list[Line]:
     """Read a file's questions, one a line; empty lines are left out.
 
     Args:
         name: of the file; '-' = standard input.
+        as_they_are: see `turns_of`.
     Raises:
         DataError: it cannot be read, or a line is no question.
     """
@@ -48,7 +49,7 @@ def read_lines(name: str) -> list[Line]:
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: not UTF-8 at byte {error.start}") from error
     found = [
-        _line(line, number, "<stdin>" if name == "-" else name)
+        _line(line, number, "<stdin>" if name == "-" else name, as_they_are=as_they_are)
         for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1)
         if line.strip()
     ]
@@ -125,7 +126,7 @@ def _answered(line: Line, happening: Answered | Failed) -> dict[str, Any]:
     return {"id": line.id, "text": trace.answer, "finish_reason": trace.finish_reason, "tokens": tokens, **said}
 
 
-def _line(text: str, number: int, name: str) -> Line:
+def _line(text: str, number: int, name: str, *, as_they_are: bool) -> Line:
     if not text.lstrip().startswith("{"):
         return Line(str(number), (Turn("user", text),))
     try:
@@ -139,7 +140,7 @@ def _line(text: str, number: int, name: str) -> Line:
         named = data.get("id", number)
         if not isinstance(named, str | int) or isinstance(named, bool) or not str(named).isprintable():
             raise Problem(400, "id must be a text or a whole number")
-        return Line(str(named), tuple(turns_of(messages)))
+        return Line(str(named), tuple(turns_of(messages, as_they_are=as_they_are)))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name}:{number}: not JSON: {error}") from None
     except Problem as problem:

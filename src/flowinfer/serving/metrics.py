@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from flowinfer.results import Trace
 from flowinfer.serving.flows import ServedFlow
+from flowinfer.serving.service import Service
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 _TOKEN_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -17,17 +20,20 @@ class Metrics:
     """Counters of one server.
 
     Args:
-        waiting, under_way: give how many questions wait, and how many are being answered.
+        service: its questions, loops and models are looked at when they are asked for.
     """
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
-    def __init__(self, waiting: Callable[[], float], under_way: Callable[[], float]) -> None:
+    def __init__(self, service: Service) -> None:
         self._registry = registry = CollectorRegistry()
         by_flow = ("flow",)
         by_head = ("flow", "step", "model")
         self.requests = Counter(
-            "flowinfer_requests", "Requests by flow and status.", ("flow", "status"), registry=registry
+            "flowinfer_requests",
+            "Requests by flow and status; those that reached no flow have none.",
+            ("flow", "status"),
+            registry=registry,
         )
         self.prompt_tokens = Counter(
             "flowinfer_prompt_tokens", "Tokens read, summed over calls of models.", by_flow, registry=registry
@@ -56,9 +62,14 @@ class Metrics:
         self.drafted = Counter("flowinfer_drafted_tokens", "Tokens guessed ahead.", by_flow, registry=registry)
         self.accepted = Counter("flowinfer_accepted_tokens", "Those that were right.", by_flow, registry=registry)
         queue = Gauge("flowinfer_questions_waiting", "Questions that the engine has not taken.", registry=registry)
-        queue.set_function(waiting)
+        queue.set_function(lambda: service.num_waiting)
         rows = Gauge("flowinfer_questions_under_way", "Questions that are being answered.", registry=registry)
-        rows.set_function(under_way)
+        rows.set_function(lambda: len(service.under_way))
+        registry.register(_Loops(service))
+
+    def refused(self, status: int) -> None:
+        """Count a request that reached no flow."""
+        self.requests.labels("", str(status)).inc()
 
     def answered(self, flow: ServedFlow, trace: Trace) -> None:
         """Count what an answer has cost."""
@@ -75,3 +86,31 @@ class Metrics:
     def text(self) -> bytes:
         """Return all of it."""
         return generate_latest(self._registry)
+
+
+class _Loops(Collector):
+    """What is read off the engine: rows and pages of its loops, and what swapping has cost."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what is so now."""
+        loops = self._service.loops
+        rows = GaugeMetricFamily("flowinfer_rows", "Rows of a decoding loop that have not ended.", labels=["loop"])
+        titles = dict.fromkeys(loop.title for loop in loops)
+        for title in titles:
+            rows.add_metric([title], sum(loop.num_rows for loop in loops if loop.title == title))
+        yield rows
+        pages = GaugeMetricFamily(
+            "flowinfer_free_kv_pages",
+            "Pages for keys and values that no row has, of loops whose whole steps run on GPUs.",
+            labels=["loop", "model"],
+        )
+        for title, model in dict.fromkeys((loop.title, model) for loop in loops for model in loop.free_pages):
+            own = [loop.free_pages.get(model, 0) for loop in loops if loop.title == title]
+            pages.add_metric([title, model], sum(own))
+        yield pages
+        seconds = self._service.loading.swap_seconds
+        yield CounterMetricFamily("flowinfer_swaps", "Changes of the models in memory.", value=len(seconds))
+        yield CounterMetricFamily("flowinfer_swap_seconds", "What these have taken.", value=sum(seconds))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flowinfer.backends.chat import TEMPLATE_FAILED
 from flowinfer.engine.faults import is_too_long
 from flowinfer.output.secrets import shown
+from flowinfer.serving.happenings import STOPPED
 
 
 class Problem(Exception):
@@ -46,6 +48,10 @@ def of_reason(reason: str, param: str) -> Problem:
     """
     if is_too_long(reason):
         return Problem(400, reason, code="context_length_exceeded", param=param)
+    if reason == STOPPED:
+        return not_ready(reason)
+    if reason.startswith(TEMPLATE_FAILED):  # it takes no system's words, or no two turns of one role
+        return Problem(400, reason, param=param)
     return Problem(500, reason, code="flow_failed")
 
 

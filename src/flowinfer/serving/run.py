@@ -19,7 +19,7 @@ from flowinfer.errors import RunError
 from flowinfer.machine import this_machine
 from flowinfer.serving.app import application
 from flowinfer.serving.desk import Desk, Limits
-from flowinfer.serving.flows import served
+from flowinfer.serving.flows import ServedFlow, served
 from flowinfer.serving.samples import Samples
 from flowinfer.serving.service import Deliver, Service
 from flowinfer.spec import Flow
@@ -29,8 +29,11 @@ _SWITCH_SECONDS = 1e-3
 """Longest that one thread keeps the others from running Python: the engine's must not wait for the server's, nor the
 other way round."""
 _IDLE_CONNECTION_SECONDS = 75
+_TELLING_SECONDS = 0.5
+"""Between two times that those who listen are told how far the models are."""
 _LAST_SECONDS = 5
 """For clients to be told that there is no answer, and for connections to close."""
+_MOST_FILES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Settings:
     drain_seconds: float = 30.0
     keys: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
+    swaps: bool = False
+    logs_prompts: bool = False
     run: Path | None = None
     """A run folder that the page shows."""
 
@@ -55,7 +60,7 @@ def serve(
     settings: Settings,
     *,
     say: Callable[[str], None],
-    on_ready: Callable[[str], None] = lambda address: None,
+    on_ready: Callable[[str, str | None], None] = lambda address, name: None,
 ) -> None:
     """Serve flows until a signal ends it.
 
@@ -63,16 +68,18 @@ def serve(
         flows: by the names of the models that they are to be.
         settings: how.
         say: tells the user something.
-        on_ready: hears the address once questions are answered.
+        on_ready: hears the address, and the name of a model there, once questions are answered.
     Raises:
         RunError: the address cannot be taken, or a model cannot be loaded.
         DataError: the run is damaged.
     """
     samples = None if settings.run is None else Samples(settings.run)
     provide(spec for flow in flows.values() for spec in flow.models.values())
-    ready_flows, steps = served(flows, this_machine())
+    ready_flows, steps = served(flows, this_machine(), say, swaps=settings.swaps)
+    _tell_of_shifts(ready_flows, say)
     door = _door(settings.host, settings.port)
     sys.setswitchinterval(_SWITCH_SECONDS)
+    _allow_connections()
 
     async def main() -> None:
         service = Service(
@@ -84,7 +91,7 @@ def serve(
             loads_at_once=settings.load == "all",
             on_notice=say,
         )
-        desk = Desk(service, settings.limits, settings.keys)
+        desk = Desk(service, settings.limits, settings.keys, say if settings.logs_prompts else None)
         config = uvicorn.Config(
             application(desk, settings.cors_origins, samples),
             log_config=None,
@@ -97,6 +104,24 @@ def serve(
         await _Serving(desk, config, door, settings.drain_seconds, say).run(on_ready)
 
     asyncio.run(main())
+
+
+def _tell_of_shifts(flows: Sequence[ServedFlow], say: Callable[[str], None]) -> None:
+    """Say which flows are served in turn, and what a change of turns has to load."""
+    shifts = [
+        [flow for flow in flows if flow.shift == shift]
+        for shift in range(1 + max((flow.shift for flow in flows), default=0))
+    ]
+    if len(shifts) == 1:
+        return
+    sizes = [
+        sum({name: flow.plan.needs[name].weight_bytes or 0 for flow in own for name in flow.plan.models}.values())
+        for own in shifts
+    ]
+    told = "; ".join(
+        f"{', '.join(flow.name for flow in own)} ({size / 1e9:.1f} GB)" for own, size in zip(shifts, sizes, strict=True)
+    )
+    say(f"note: the models of these flows do not fit together and are swapped, which takes seconds: {told}")
 
 
 def _deliverer(loop: asyncio.AbstractEventLoop) -> Deliver:
@@ -123,6 +148,17 @@ def _door(host: str, port: int) -> socket.socket:
         raise RunError(f"cannot listen at {host}:{port}: {reason}", help="another --port, or --host") from error
 
 
+def _allow_connections() -> None:
+    """Let this process have as many connections as it may: 1,024 is a common limit that anybody can raise."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # it is no Unix
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MOST_FILES)), hard))
+
+
 class _Server(uvicorn.Server):
     """Uvicorn's server without its own signals."""
 
@@ -143,7 +179,7 @@ class _Serving:
         self._stop = asyncio.Event()
         self._now = asyncio.Event()
 
-    async def run(self, on_ready: Callable[[str], None]) -> None:
+    async def run(self, on_ready: Callable[[str, str | None], None]) -> None:
         """Serve until a signal comes; then let go of what is under way."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -155,10 +191,17 @@ class _Serving:
         loaded = asyncio.create_task(asyncio.to_thread(service.changed.wait))
         stopped = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait({serving, loaded, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            waited_for = {serving, loaded, stopped}
+            while not (await asyncio.wait(waited_for, timeout=_TELLING_SECONDS, return_when=asyncio.FIRST_COMPLETED))[
+                0
+            ]:
+                self._desk.tell_loading()  # bytes are read
             if loaded.done() and service.loading.problem is None:
                 host, port = self._door.getsockname()[:2]
-                on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+                on_ready(
+                    f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
+                    next(iter(service.flows), None),
+                )
                 await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
             await self._drain()
         finally:

@@ -7,16 +7,19 @@ between two turns of its loops, and gives back what has happened since, in one g
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from flowinfer.backends.base import TokenModel
 from flowinfer.engine.base import NoCache, Observer, TokenEvent
-from flowinfer.engine.decoders import Decoders
+from flowinfer.engine.decoders import Decoders, LoopState
+from flowinfer.engine.decoding import free_cached
 from flowinfer.engine.loops.choice import Engine
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.scheduler import Caching, Scheduler
@@ -26,13 +29,14 @@ from flowinfer.planning.merge import SharedStep
 from flowinfer.results import StepResult, Trace
 from flowinfer.runs.experiment import majority
 from flowinfer.serving.flows import Asking, ServedFlow
-from flowinfer.serving.happenings import Admitted, Answered, Failed, Happening, StepEnded, Wrote
+from flowinfer.serving.happenings import STOPPED, Admitted, Answered, Failed, Happening, StepEnded, Wrote
+from flowinfer.serving.loading import Loading, State
+from flowinfer.serving.shifts import Shifts
 from flowinfer.spec import Decoding
 
 Hear = Callable[[Happening], None]
 Deliver = Callable[[Callable[[], None]], None]
 """Lets something be done in the thread of those who listen, in order."""
-State = Literal["loading", "ready", "failed", "closed"]
 
 _MOST_UNDER_WAY = 64
 """Questions of one flow that the engine has at once; the others wait, so that each flow gets its share."""
@@ -51,26 +55,13 @@ class Ticket:
     """How many alternatives each token is to be told with."""
     is_over: bool = False
     """Whether nothing more is told of it."""
+    since: float = field(default_factory=time.monotonic)
+    """When it came."""
 
     @property
     def decodings(self) -> dict[str, Decoding]:
         """Return its options by step of its flow's plan."""
         return {step: self.asked.decodings[use.shared] for step, use in self.flow.uses.items()}
-
-
-@dataclass
-class Loading:
-    """How far the models are."""
-
-    state: State = "loading"
-    now: str = ""
-    """What is being loaded."""
-    loaded: dict[str, float] = field(default_factory=dict)
-    """Seconds that each model took."""
-    notices: deque[str] = field(default_factory=lambda: deque(maxlen=100))
-    """The last ones."""
-    problem: FlowInferError | None = None
-    """Why it can do nothing any more."""
 
 
 class Service:
@@ -102,10 +93,11 @@ class Service:
         self.flows = {flow.name: flow for flow in flows}
         self.loading = Loading()
         self.on_notice = on_notice
-        self._steps, self._deliver, self._loads_at_once = tuple(steps), deliver, loads_at_once
+        self._steps, self.deliver, self._loads_at_once = tuple(steps), deliver, loads_at_once
         self._pool, self._owns_pool = models or ModelPool(), models is None
         self._ears = _Ears(self)
-        self._decoders = Decoders(self._pool, self._ears, batch, engine)
+        self._shifts = Shifts({flow.name: flow.shift for flow in flows})
+        self._new_decoders = partial(Decoders, self._pool, self._ears, batch, engine)
         self._lock = threading.Lock()
         """Guards what both threads change: the lists of questions that wait and of those that are wanted no more."""
         self._waiting: dict[str, deque[Ticket]] = {name: deque() for name in self.flows}
@@ -118,6 +110,7 @@ class Service:
         self._number = 0
         self.changed = threading.Event()
         """Set once the models are loaded, or cannot be."""
+        self._decoders = self._new_decoders()
         self._scheduler = self._new_scheduler()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -136,8 +129,8 @@ class Service:
             self._number += 1
             ticket = Ticket(asking.flow, asking.asked(f"r{self._number}"), hear, wants_tokens, num_tops)
             if self._is_closing or self.loading.problem is not None:
-                problem = self.loading.problem.message if self.loading.problem else "the server is closed"
-                self._deliver(lambda: _tell(ticket, _failed(ticket, problem)))
+                problem = self.loading.problem.message if self.loading.problem else STOPPED
+                self.deliver(lambda: _tell(ticket, _failed(ticket, problem)))
             else:
                 self._waiting[asking.flow.name].append(ticket)
         self._wake.set()
@@ -155,11 +148,19 @@ class Service:
 
     def context_length(self, flow: ServedFlow) -> int | None:
         """Return the most tokens that all models of a flow read, answer included; None before they are loaded."""
-        plan = flow.plan
-        if not all(self._pool.is_loaded(plan, name) for name in plan.models):
+        models = [self._pool.peek(flow.plan, name) for name in flow.plan.models]
+        if not all(models):
             return None
-        models = [self._pool.get(plan, name, self._ears) for name in plan.models]
         return min((model.max_positions for model in models if isinstance(model, TokenModel)), default=None)
+
+    @property
+    def loops(self) -> list[LoopState]:
+        """Return how full the decoding loops are."""
+        return self._decoders.states
+
+    def told(self) -> dict[str, Any]:
+        """Return how far the models are, as plain data."""
+        return self.loading.to_json(tuple(self.flows.values()), self._pool)
 
     def close(self) -> None:
         """End all that is under way with an error, and free the models."""
@@ -172,14 +173,20 @@ class Service:
     def _new_scheduler(self) -> Scheduler:
         nothing = NoCache()
         caching = Caching(lambda *_: nothing, lambda *_: "", lambda *_: "", lambda plan, step, prompts: list(prompts))
-        return Scheduler(self._steps, self._decoders, caching, self._ears, serves=True)
+        now = {use.shared for flow in self._on_shift() for use in flow.uses.values()}
+        steps = [step for step in self._steps if step.id in now]
+        return Scheduler(steps, self._decoders, caching, self._ears, serves=True)
+
+    def _on_shift(self) -> list[ServedFlow]:
+        """Return the flows whose models are in memory now, or may be."""
+        return [flow for flow in self.flows.values() if self._shifts.is_on(flow.name)]
 
     def _work(self) -> None:
         """Run the engine until the service is closed; what is a bug of ours ends what is under way and nothing else."""
         try:
             if self._loads_at_once:
                 self._scheduler.prepare()
-            self.loading.state = "ready"
+            self._is_now("ready")
         except FlowInferError as error:
             self._give_up(error)
         except BaseException:  # a bug of ours: whoever waits for the models must hear of it
@@ -191,6 +198,7 @@ class Service:
             while not self._is_closing:
                 try:
                     self._answer()
+                    self._change_shift()
                 except DeviceLost as error:
                     self._give_up(error)
                 except Exception:  # whatever it is, the next question is not to blame
@@ -198,10 +206,39 @@ class Service:
                     self._fail_all(_OURS)
                     self._scheduler = self._new_scheduler()
         finally:
-            self._fail_all("the server was stopped")
-            self.loading.state = "closed"
+            self._fail_all(STOPPED)
+            self._is_now("closed")
             if self._owns_pool:
                 self._pool.close()
+
+    def _is_now(self, state: State) -> None:
+        self.loading.state = state
+        self.deliver(self.loading.on_change)
+
+    def _change_shift(self) -> None:
+        """Load the models of those who have waited longest, where others are in memory; these have nothing to do."""
+        with self._lock:
+            shift = self._shifts.following(self._waiting)
+        if shift is None or self._is_closing:
+            return
+        start = time.perf_counter()
+        self._decoders.let_go()
+        self._shifts.begin(shift)
+        self._pool.keep_all_of((flow.plan, name) for flow in self._on_shift() for name in flow.plan.models)
+        free_cached()
+        self._decoders = self._new_decoders()
+        self._scheduler = self._new_scheduler()
+        names = ", ".join(flow.name for flow in self._on_shift())
+        try:
+            self._scheduler.prepare()
+        except DeviceLost:
+            raise
+        except FlowInferError as error:
+            self._fail_all(error.message, [flow.name for flow in self._on_shift()])
+        seconds = time.perf_counter() - start
+        self._shifts.has_begun(seconds)
+        self.loading.swap_seconds.append(seconds)
+        self._ears.notice(f"swapped: models of {names} are in memory now; that took {seconds:.1f} s")
 
     def _answer(self) -> None:
         for finished in self._scheduler.run(self._source()):
@@ -223,6 +260,8 @@ class Service:
                 yield ticket.asked
             elif self.under_way:
                 yield None
+            elif self._shifts.gives_way(self._waiting):
+                return
             else:
                 self._wake.wait()
                 self._wake.clear()
@@ -232,12 +271,16 @@ class Service:
     def _next(self) -> Ticket | None:
         """Return a question of the flow that has fewest under way."""
         with self._lock:
-            if not any(self._waiting.values()):
+            if not any(self._waiting.values()) or self._shifts.gives_way(self._waiting):
                 return None
             counts = dict.fromkeys(self.flows, 0)
             for ticket in self.under_way.values():
                 counts[ticket.flow.name] += 1
-            open_ = [name for name, waiting in self._waiting.items() if waiting and counts[name] < _MOST_UNDER_WAY]
+            open_ = [
+                name
+                for name, waiting in self._waiting.items()
+                if waiting and counts[name] < _MOST_UNDER_WAY and self._shifts.is_on(name)
+            ]
             if not open_:
                 return None
             return self._waiting[min(open_, key=counts.__getitem__)].popleft()
@@ -249,14 +292,17 @@ class Service:
                 self._scheduler.withdraw(ticket.asked)
 
     def _give_up(self, error: FlowInferError) -> None:
-        self.loading.state, self.loading.problem = "failed", error
+        self.loading.problem = error
+        self._is_now("failed")
         self._fail_all(error.message)
 
-    def _fail_all(self, reason: str) -> None:
+    def _fail_all(self, reason: str, names: Sequence[str] | None = None) -> None:
+        """End what is under way, and the questions that wait for some flows, or for any."""
         with self._lock:
-            left = [*self.under_way.values(), *(ticket for waiting in self._waiting.values() for ticket in waiting)]
+            queues = [waiting for name, waiting in self._waiting.items() if names is None or name in names]
+            left = [*self.under_way.values(), *(ticket for waiting in queues for ticket in waiting)]
             self.under_way.clear()
-            for waiting in self._waiting.values():
+            for waiting in queues:
                 waiting.clear()
         for ticket in left:
             self.note(ticket, _failed(ticket, reason))
@@ -271,7 +317,7 @@ class Service:
         """Bring what has happened to those who listen; for the engine's thread."""
         if self._happened:
             happened, self._happened = self._happened, []
-            self._deliver(lambda: _tell_all(happened))
+            self.deliver(lambda: _tell_all(happened))
 
 
 def _failed(ticket: Ticket, reason: str) -> Failed:
@@ -312,10 +358,12 @@ class _Ears(Observer):
     def model_loaded(self, name: str, seconds: float) -> None:
         self._service.loading.now = ""
         self._service.loading.loaded[name] = seconds
+        self._service.deliver(self._service.loading.on_change)
 
     def notice(self, message: str) -> None:
         self._service.loading.notices.append(message)
         self._service.on_notice(message)
+        self._service.deliver(self._service.loading.on_change)
 
     def batch_halved(self, batch: int) -> None:
         self.notice(f"memory was short: {batch} rows at once from now on")

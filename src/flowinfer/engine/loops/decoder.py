@@ -58,6 +58,14 @@ class PackedDecoder:
         """Return a new run; the one before must be closed."""
         return PackedStream(self._heads, self._readers, self._caches, self._lock, self._side)
 
+    @property
+    def free_pages(self) -> dict[str, int]:
+        """Return how many pages no row has, by the model whose keys and values are in them."""
+        found: dict[str, int] = {}
+        for model, cache in zip(self._heads.models, self._caches, strict=True):
+            found[model.name] = found.get(model.name, 0) + cache.pages.num_free
+        return found
+
     def watched(self) -> Watch:
         """Mark what its devices do from now on, and return where."""
         return self._lock.watched()
