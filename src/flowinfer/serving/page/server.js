@@ -93,7 +93,8 @@ const readiness = {
       case "gone": return before === "" ? "The server does not answer; trying again." : "The server is gone; trying again every second.";
       case "loading": {
         const loaded = Object.keys(said.loaded ?? {}), others = (said.waiting_for ?? []).filter((one) => one !== `loading ${said.loading}`);
-        return `Loading ${said.loading ?? (others.join(", ") || "models")}${loaded.length ? `; in memory: ${loaded.join(", ")}` : ""}.`;
+        const now = said.loading ? `Loading ${said.loading}` : others.length ? `Making ready (${others.join(", ")})` : "Loading models";
+        return `${now}${loaded.length ? `; in memory: ${loaded.join(", ")}` : ""}.`;
       }
       case "draining": return "The server is stopping and takes no questions.";
       case "failed": return "The server cannot answer any more; its log says why.";
