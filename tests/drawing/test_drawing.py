@@ -144,6 +144,18 @@ def test_svg_is_well_formed_selectable_and_follows_the_readers_theme() -> None:
     assert "prefers-color-scheme: dark" in document
 
 
+def test_a_tall_svg_has_the_parts_of_a_wide_one_from_top_to_bottom() -> None:
+    wide, tall = (
+        ET.fromstring(svg.render(flow("Qwen -> (Ds:2 | Yi:1)"), is_tall=is_tall)) for is_tall in (False, True)
+    )
+    for of in (wide, tall):
+        assert [part.get("data-part") for part in of.iter() if part.get("data-part")] == [
+            *("question", "n1", "n2", "n3", "g1", "answer")
+        ]
+    assert float(wide.get("width", 0)) > float(wide.get("height", 0))
+    assert float(tall.get("width", 0)) < float(tall.get("height", 0))
+
+
 def test_svg_with_a_theme_has_fixed_colours() -> None:
     assert "prefers-color-scheme" not in svg.render(flow("Qwen"), theme="dark")
 

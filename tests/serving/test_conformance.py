@@ -475,7 +475,7 @@ def test_health_ready_metrics_page_drawing_and_description_are_there(server: Ser
     chat(server)
     assert server.ask("GET", "/health").data == {"status": "ok"}
     assert server.ask("GET", "/ready").data["status"] == "ready"
-    assert b"<h2>s2p</h2>" in server.ask("GET", "/").body
+    assert server.ask("GET", "/").headers["content-type"].startswith("text/html")
     drawing = server.ask("GET", "/flowinfer/flows/s2p.svg")
     assert drawing.headers["content-type"] == "image/svg+xml"
     assert drawing.body.startswith(b"<svg")
@@ -727,24 +727,16 @@ def test_an_error_in_mid_stream_is_an_event(serve: Serve) -> None:
     assert text_of([*reply.events[:-1], None], "reasoning_content")
 
 
-def test_what_happens_to_a_request_is_told_to_who_knows_its_id(server: Served) -> None:
-    async def listen() -> tuple[bytes, bytes]:
-        calls = [call(server.app, "GET", f"/flowinfer/events{query}") for query in ("", "?request=id-of-the-page")]
-        tasks = [one.start() for one in calls]
-        for one in calls:
-            await one.sent.get()
-        await ask(server.app, "POST", "/v1/chat/completions", body(), headers={"X-Request-Id": "id-of-the-page"})
-        for one, task in zip(calls, tasks, strict=True):
-            one.gone.set()
-            await task
-        heard = []
-        for one in calls:
-            heard.append(b"".join([message["body"] async for message in one.messages() if "body" in message]))
-        return heard[0], heard[1]
+def test_everybody_hears_the_states_of_requests_and_none_of_their_texts(server: Served) -> None:
+    async def listen() -> bytes:
+        listening = call(server.app, "GET", "/flowinfer/events")
+        task = listening.start()
+        await listening.sent.get()
+        await ask(server.app, "POST", "/v1/chat/completions", body())
+        listening.gone.set()
+        await task
+        return b"".join([message["body"] async for message in listening.messages() if "body" in message])
 
-    everybody, mine = (Reply(200, {}, heard).events for heard in server.run(listen()))
-    assert [one["event"] for one in everybody] == ["step_began", "step_ended", "step_began", "step_ended", "answered"]
-    assert not any("text" in one or "bytes" in one for one in everybody)
-    tokens = [one for one in mine if one["event"] == "token"]
-    assert {head["model"] for one in tokens for head in one["heads"]} == {"Yi", "Qwen", "Ds"}
-    assert mine[-1]["text"] == chat(server).data["choices"][0]["message"]["content"]
+    heard = Reply(200, {}, server.run(listen())).events
+    assert [one["event"] for one in heard] == ["step_began", "step_ended", "step_began", "step_ended", "answered"]
+    assert not any("text" in one or "bytes" in one for one in heard)

@@ -26,13 +26,17 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 def command(
     files: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="[NAME=]FILE...",
             help="Flows to serve, files or folders of them; each is a model under its name, else its file's.",
             autocompletion=complete_flow,
         ),
-    ],
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Open a run in the page: path, name, or latest; FILE may be left out."),
+    ] = None,
     zoo: ZooOption = None,
     set_: SetOption = None,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
@@ -68,10 +72,14 @@ def command(
 ) -> None:
     """Serve flows as models for every OpenAI client."""
     from flowinfer.cli.exec import batch_size
+    from flowinfer.runs.finding import find_run
 
     size, rows = _bytes(max_body), batch_size(batch)
     keys = _keys(api_key_env, api_key_file)
-    flows = checked_flows(files, zoo, set_)
+    shown = None if run is None else find_run(run, Path("runs"))
+    if not files and shown is None:
+        raise UsageError("nothing to serve", help="name flow files, or a run with --run")
+    flows = checked_flows(files or (), zoo, set_)
     try:
         from flowinfer.serving.desk import Limits
         from flowinfer.serving.run import Settings, serve
@@ -87,7 +95,8 @@ def command(
             _say(_greeting(address, name, _shown_key(api_key_env, api_key_file)))
 
     limits = Limits(questions=max_queue, tokens=max_queue_tokens, seconds=timeout, body_bytes=size)
-    chosen = Settings(host, port, load, rows, "auto", limits, drain, keys, tuple(cors_origins or ()), swap)
+    origins = tuple(cors_origins or ())
+    chosen = Settings(host, port, load, rows, "auto", limits, drain, keys, origins, swap, shown)
 
     def say(message: str) -> None:
         if not quiet or message.startswith("warning: "):

@@ -40,10 +40,10 @@ def command(
 ) -> None:
     """Show a run's results and answers, or one question stage by stage."""
     from flowinfer.runs.finding import find_run
-    from flowinfer.runs.store import read_records
+    from flowinfer.runs.store import ordered_records
 
     path = find_run(run, out)
-    records = _in_order(path, list(read_records(path)))
+    records = ordered_records(path)
     console = PlainConsole()
     if question is not None:
         record = next((record for record in records if record.question.id == question), None)
@@ -105,14 +105,6 @@ def _show_run(path: Path, records: list[Record], chosen: list[Record], console: 
             _short(record.question.gold),
         )
     console.print(table)
-
-
-def _in_order(path: Path, records: list[Record]) -> list[Record]:
-    """Return records in the order of the run's data set."""
-    from flowinfer.runs.store import info
-
-    places = {name: place for place, name in enumerate(info(path).data.get("question_ids") or ())}
-    return sorted(records, key=lambda record: places.get(record.question.id, len(places)))
 
 
 def _show_question(record: Record, console: PlainConsole, with_prompts: bool) -> None:

@@ -13,8 +13,8 @@ T = TypeVar("T")
 class Painter(Protocol[T]):
     """Draws the parts of a flow."""
 
-    def box(self, title: str, detail: str = "") -> T:
-        """Return the question, the answer, or a model with its part in the flow."""
+    def box(self, title: str, detail: str = "", part: str = "") -> T:
+        """Return the question, the answer, or a model with its part in the flow; `part` is the id of its node."""
 
     def series(self, parts: Sequence[T]) -> T:
         """Return parts after one another."""
@@ -37,7 +37,7 @@ def _part(part: Part, painter: Painter[T], is_end: bool) -> T:
     match part:
         case Node():
             detail = part.prompt_name or part.role
-            return painter.box(part.model.name, f"{detail} as {part.label}" if part.label else detail)
+            return painter.box(part.model.name, f"{detail} as {part.label}" if part.label else detail, part.id)
         case Series():
             return painter.series(_stages(part, painter, is_end))
         case Parallel():

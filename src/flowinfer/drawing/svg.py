@@ -1,10 +1,14 @@
-"""SVG drawings by the same recursion as the terminal's: boxes in pixels that know the height of their line."""
+"""SVG drawings by the same recursion as the terminal's: boxes in pixels that know where their line runs.
+
+A drawing goes left to right, or top-down: then it is the same with both axes turned. Sizes and places are therefore
+given along the line and across it. What stands for a part of the flow has its id as `data-part`: pages look for it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from xml.sax.saxutils import escape
 
 from flowinfer.drawing.labels import draw, weight_text
@@ -23,7 +27,7 @@ _WIDTHS = {
     **dict.fromkeys("ABCDEFGHJKLNOPQRSTUVXYZ", 0.79),
 }
 """Widths of characters, in parts of their size, in the widest of the usual sans-serif fonts (DejaVu Sans)."""
-_GAP, _BRANCH_GAP, _BEND = 44.0, 18.0, 30.0
+_GAP, _TALL_GAP, _BRANCH_GAP, _BEND = 44.0, 34.0, 18.0, 30.0
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
 """Colours that colour-blind readers can tell apart. Source: Okabe and Ito, 2008, two added."""
 
@@ -33,26 +37,30 @@ DARK = {"ink": "#e6edf3", "soft": "#9da7b3", "line": "#6e7681", "paper": "#0d111
 
 @dataclass(frozen=True)
 class _Shape:
-    """A drawn part: its size, the height at which its line enters and leaves, and its elements around (0, 0)."""
+    """A drawn part: its size, the place across at which its line runs, and its elements around (0, 0)."""
 
-    width: float
-    height: float
+    length: float
+    """Along the line."""
+    breadth: float
+    """Across it."""
     axis: float
     elements: tuple[str, ...]
     forks: bool = False
     """Whether its line forks at once, so that no arrow points at its edge."""
 
 
-def render(flow: Flow, *, theme: str | None = None) -> str:
+def render(flow: Flow, *, theme: str | None = None, is_tall: bool = False) -> str:
     """Return an SVG document.
 
     Args:
         flow: a checked flow.
         theme: light or dark for fixed colours; None follows the reader's own.
+        is_tall: whether it goes top-down instead of left to right.
     """
-    shape = draw(flow, _Painter(_colours(flow)))
+    shape = draw(flow, _Painter(_colours(flow), is_tall=is_tall))
     pad = 16.0
-    width, height = shape.width + 2 * pad, shape.height + 2 * pad
+    length, breadth = shape.length + 2 * pad, shape.breadth + 2 * pad
+    width, height = (breadth, length) if is_tall else (length, breadth)
     title = _escaped(flow.name)
     body = "\n".join(shape.elements)
     return (
@@ -101,94 +109,121 @@ def _pixels(text: str, size: float) -> float:
     return size * sum(_WIDTHS.get(character, 0.65 if column < 2 else 1.05) for character, column in widths if column)
 
 
-def _framed(
-    kind: str, title: str, width: float, height: float, base: int, detail: str = "", stroke: str = ""
-) -> _Shape:
-    """Return a frame with a title whose letters stand on a height, and perhaps a line below."""
-    rx = 8 if detail else height / 2
-    elements = [
-        f'<rect class="{kind}" width="{width:.1f}" height="{height:.0f}" rx="{rx:.0f}"{stroke}/>',
-        f'<text x="{width / 2:.1f}" y="{base}">{_escaped(title)}</text>',
-    ]
-    if detail:
-        elements.append(f'<text class="soft" x="{width / 2:.1f}" y="39">{_escaped(detail)}</text>')
-    return _Shape(width, height, height / 2, tuple(elements))
-
-
-def _moved(shape: _Shape, x: float, y: float) -> str:
-    return f'<g transform="translate({x:.1f} {y:.1f})">' + "".join(shape.elements) + "</g>"
-
-
-def _arrow(path: str, kind: str, x: float, y: float) -> str:
-    return f'<path class="{kind}" d="{path}"/><path class="tip" d="M{x:.1f} {y:.1f}l-8 -4v8z"/>'
-
-
 class _Painter:
-    """Draws left to right, each model in its colour."""
+    """Draws along a line, each model in its colour.
 
-    def __init__(self, colours: Mapping[str, str]) -> None:
-        self._colours = colours
+    Args:
+        colours: by model.
+        is_tall: whether the line goes down instead of to the right.
+    """
 
-    def box(self, title: str, detail: str = "") -> _Shape:
+    def __init__(self, colours: Mapping[str, str], *, is_tall: bool) -> None:
+        self._colours, self._is_tall = colours, is_tall
+
+    def box(self, title: str, detail: str = "", part: str = "") -> _Shape:
         """Return the question, the answer, or a model with its part in the flow."""
         if not detail:
-            return _framed("end", title, _pixels(title, _SIZE) + 28, 32.0, 21)
+            return self._framed("end", title, _pixels(title, _SIZE) + 28, 32.0, 21, part=part or title)
         width = max(92.0, _pixels(title, _SIZE) + 28, _pixels(detail, _SMALL) + 24)
-        return _framed("box", title, width, 50.0, 21, detail, f' stroke="{self._colours[title]}"')
+        stroke = f' stroke="{self._colours[title]}"'
+        return self._framed("box", title, width, 50.0, 21, detail, stroke, part=part)
 
     def series(self, parts: Sequence[_Shape]) -> _Shape:
-        """Put parts side by side, their lines at one height, joined by arrows."""
+        """Put parts one after another, their lines at one place, joined by arrows."""
         axis = max(part.axis for part in parts)
-        height = axis + max(part.height - part.axis for part in parts)
+        breadth = axis + max(part.breadth - part.axis for part in parts)
+        gap = _TALL_GAP if self._is_tall else _GAP
         elements: list[str] = []
-        x = 0.0
+        at = 0.0
         for index, part in enumerate(parts):
             if index:
-                line = f"M{x - _GAP:.1f} {axis:.1f}H{x if part.forks else x - 6:.1f}"
-                elements.append(f'<path class="text" d="{line}"/>' if part.forks else _arrow(line, "text", x, axis))
-            elements.append(_moved(part, x, axis - part.axis))
-            x += part.width + _GAP
-        return _Shape(x - _GAP, height, axis, tuple(elements), parts[0].forks)
+                line = f"M{self._point(at - gap, axis)}L{self._point(at if part.forks else at - 6, axis)}"
+                elements.append(self._line("text", line) if part.forks else self._arrow(line, at, axis))
+            elements.append(self._moved(part, at, axis - part.axis))
+            at += part.length + gap
+        return _Shape(at - gap, breadth, axis, tuple(elements), parts[0].forks)
 
     def group(self, group: Parallel, parts: Sequence[_Shape], title: str) -> _Shape:
-        """Stack branches between a fork and a join; the group's line runs through the middle."""
-        inner = max(part.width for part in parts)
-        height = sum(part.height for part in parts) + _BRANCH_GAP * (len(parts) - 1)
-        tops = [sum(part.height + _BRANCH_GAP for part in parts[:index]) for index in range(len(parts))]
-        lines = [top + part.axis for top, part in zip(tops, parts, strict=True)]
+        """Put branches beside one another between a fork and a join; the group's line runs through the middle."""
+        inner = max(part.length for part in parts)
+        breadth = sum(part.breadth for part in parts) + _BRANCH_GAP * (len(parts) - 1)
+        sides = [sum(part.breadth + _BRANCH_GAP for part in parts[:index]) for index in range(len(parts))]
+        lines = [side + part.axis for side, part in zip(sides, parts, strict=True)]
         middle = (lines[0] + lines[-1]) / 2
-        is_fuse = group.kind == "fuse"
-        join = _framed("fuse" if is_fuse else "end", title, _pixels(title, _SIZE) + 26, 34.0, 22)
+        join_kind = "fuse" if group.kind == "fuse" else "end"
+        join = self._framed(join_kind, title, _pixels(title, _SIZE) + 26, 34.0, 22, part=group.id)
         weights = [weight_text(group, branch) for branch in group.branches]
-        note = max((_pixels(weight, _SMALL) + 12 for weight in weights if weight), default=0.0)
-        turn = max(_BEND, min(80.0, height * 0.07))  # many branches get gentler curves
+        note = self._note(weights)
+        turn = max(_BEND, min(80.0, breadth * 0.07))  # many branches get gentler curves
         out = turn + inner + note + turn
         elements: list[str] = []
-        for part, top, line, weight in zip(parts, tops, lines, weights, strict=True):
-            into = (
-                f"M0 {middle:.1f}C{turn * 0.6:.1f} {middle:.1f} {turn * 0.4:.1f} {line:.1f} {turn - 6:.1f} {line:.1f}"
+        for part, side, line, weight in zip(parts, sides, lines, weights, strict=True):
+            into = f"M{self._bend(0, middle, turn - 6, line, turn)}"
+            is_plain = part.forks
+            elements.append(
+                self._line("text", f"{into}L{self._point(turn, line)}") if is_plain else self._arrow(into, turn, line)
             )
-            forks = part.forks
-            elements.append(f'<path class="text" d="{into}h6"/>' if forks else _arrow(into, "text", turn, line))
-            elements.append(_moved(part, turn, top))
-            begin = turn + part.width
+            elements.append(self._moved(part, turn, side))
             bend = turn + inner + note
-            path = (
-                f"M{begin:.1f} {line:.1f}H{bend:.1f}"
-                f"C{bend + turn * 0.6:.1f} {line:.1f} {bend + turn * 0.4:.1f} {middle:.1f} {out:.1f} {middle:.1f}"
-            )
-            elements.append(f'<path class="{"tokens" if is_fuse else "text"}" d="{path}"/>')
+            path = f"M{self._point(turn + part.length, line)}L{self._bend(bend, line, out, middle, turn)}"
+            elements.append(self._line("tokens" if group.kind == "fuse" else "text", path))
             if weight:
-                elements.append(
-                    f'<text class="soft" x="{turn + inner + note / 2:.1f}" y="{line - 5:.1f}">{weight}</text>'
-                )
-        top = min(0.0, middle - join.axis)
-        elements.append(_moved(join, out, middle - join.axis))
-        shifted = tuple([f'<g transform="translate(0 {-top:.1f})">', *elements, "</g>"])
-        return _Shape(
-            out + join.width,
-            max(height, middle + join.height - join.axis) - top,
-            middle - top,
-            shifted,
-            forks=True,
-        )
+                elements.append(self._weight(weight, turn + inner + note / 2, line))
+        side = min(0.0, middle - join.axis)
+        elements.append(self._moved(join, out, middle - join.axis))
+        whole = max(breadth, middle + join.breadth - join.axis) - side
+        shape = _Shape(out + join.length, whole, middle - side, tuple(elements), forks=True)
+        return replace(shape, elements=(self._moved(shape, 0, -side),))
+
+    def _framed(
+        self,
+        kind: str,
+        title: str,
+        width: float,
+        height: float,
+        base: int,
+        detail: str = "",
+        stroke: str = "",
+        *,
+        part: str,
+    ) -> _Shape:
+        """Return a frame with a title whose letters stand on a height, and perhaps a line below."""
+        rx = 8 if detail else height / 2
+        elements = [
+            f'<g data-part="{_escaped(part)}">',
+            f'<rect class="{kind}" width="{width:.1f}" height="{height:.0f}" rx="{rx:.0f}"{stroke}/>',
+            f'<text x="{width / 2:.1f}" y="{base}">{_escaped(title)}</text>',
+        ]
+        if detail:
+            elements.append(f'<text class="soft" x="{width / 2:.1f}" y="39">{_escaped(detail)}</text>')
+        length, breadth = (height, width) if self._is_tall else (width, height)
+        return _Shape(length, breadth, breadth / 2, (*elements, "</g>"))
+
+    def _note(self, weights: Sequence[str]) -> float:
+        """Return the length of line that weights need."""
+        if self._is_tall:
+            return 16.0 if any(weights) else 0.0
+        return max((_pixels(weight, _SMALL) + 12 for weight in weights if weight), default=0.0)
+
+    def _weight(self, weight: str, along: float, line: float) -> str:
+        x, y = (line + 6, along + 4) if self._is_tall else (along, line - 5)
+        anchor = ' style="text-anchor:start"' if self._is_tall else ""
+        return f'<text class="soft" x="{x:.1f}" y="{y:.1f}"{anchor}>{weight}</text>'
+
+    def _point(self, along: float, across: float) -> str:
+        return f"{across:.1f} {along:.1f}" if self._is_tall else f"{along:.1f} {across:.1f}"
+
+    def _bend(self, begin: float, line: float, end: float, to: float, turn: float) -> str:
+        """Return a curve between two lines, without the command that leads to its first point."""
+        first, second = self._point(begin + turn * 0.6, line), self._point(begin + turn * 0.4, to)
+        return f"{self._point(begin, line)}C{first} {second} {self._point(end, to)}"
+
+    def _moved(self, shape: _Shape, along: float, across: float) -> str:
+        return f'<g transform="translate({self._point(along, across)})">' + "".join(shape.elements) + "</g>"
+
+    def _line(self, kind: str, path: str) -> str:
+        return f'<path class="{kind}" d="{path}"/>'
+
+    def _arrow(self, path: str, along: float, across: float) -> str:
+        tip = "l-4 -8h8z" if self._is_tall else "l-8 -4v8z"
+        return self._line("text", path) + self._line("tip", f"M{self._point(along, across)}{tip}")

@@ -74,7 +74,7 @@ def _rule(length: int, axes: Sequence[int], middle: int, marks: str) -> list[str
 class _Wide:
     """Draws left to right."""
 
-    def box(self, title: str, detail: str = "") -> Block:
+    def box(self, title: str, detail: str = "", part: str = "") -> Block:
         """Return a box; its line runs through the title."""
         rows = [title, detail] if detail else [title]
         inner = max(display_width(row) for row in rows) + 2
@@ -119,7 +119,7 @@ class _Wide:
 class _Tall:
     """Draws top-down."""
 
-    def box(self, title: str, detail: str = "") -> Block:
+    def box(self, title: str, detail: str = "", part: str = "") -> Block:
         """Return a box; its line runs through its middle column."""
         block = _Wide().box(title, detail)
         return replace(block, axis=block.width // 2)

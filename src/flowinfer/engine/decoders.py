@@ -114,7 +114,7 @@ class Decoders:
         plans = [plan for plan, _ in steps.values()]
         is_one = all(plan is plans[0] for plan in plans)
         self._together = None
-        if is_one or are_resident:
+        if plans and (is_one or are_resident):
             own = [replace(step, id=name) for name, (_, step) in steps.items()]
             self._together = (plans[0] if is_one else _joined(plans), own)
         self._budgets = {}

@@ -147,6 +147,16 @@ def read_records(path: Path) -> Iterator[Record]:
     yield from found.values()
 
 
+def ordered_records(path: Path) -> list[Record]:
+    """Return the records of a run folder in the order of its data set.
+
+    Raises:
+        DataError: a line other than a torn last one is damaged.
+    """
+    places = {name: place for place, name in enumerate(info(path).data.get("question_ids") or ())}
+    return sorted(read_records(path), key=lambda record: places.get(record.question.id, len(places)))
+
+
 def _record(row: Any) -> Record:  # whatever JSON holds
     return Record.model_validate({key: value for key, value in row.items() if key not in _LM_EVAL})
 

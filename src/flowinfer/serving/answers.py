@@ -16,6 +16,7 @@ from flowinfer.results import Trace
 from flowinfer.serving import forms, problems
 from flowinfer.serving.bodies import Wish
 from flowinfer.serving.desk import Desk
+from flowinfer.serving.events import whole_of
 from flowinfer.serving.flows import Asking
 from flowinfer.serving.happenings import Ended, Happening
 from flowinfer.serving.problems import Problem
@@ -54,6 +55,15 @@ class _Answer:
         """Return all that was told of it as one piece."""
         tokens = tuple(token for part in self.parts for token in part.tokens)
         return Piece(self.trace.answer, "".join(part.thought for part in self.parts).strip("\n"), tokens)
+
+
+@dataclass(frozen=True)
+class _New:
+    """What has happened to one of a request's questions, and what it has brought of the answer."""
+
+    index: int
+    happening: Happening
+    piece: Piece
 
 
 class Answering:
@@ -99,7 +109,7 @@ class Answering:
             self._desk.events.tell(self._id, asking.flow, index, happening)
             self._heard.put_nowait((index, happening))
 
-        wants_tokens = self._wish.streams or self._wish.top_logprobs is not None or self._desk.events.wanted(self._id)
+        wants_tokens = self._wish.streams or self._wish.top_logprobs is not None
         ticket = self._desk.service.submit(
             asking, hear, wants_tokens=wants_tokens, num_tops=self._wish.top_logprobs or 0
         )
@@ -111,7 +121,7 @@ class Answering:
             pass
         self._heard.put_nowait("gone")
 
-    def _take(self, heard: Heard) -> tuple[int, Piece] | None:
+    def _take(self, heard: Heard) -> _New | None:
         """Take what was heard; return what is new of an answer, None where nobody is there to be told.
 
         Raises:
@@ -131,7 +141,7 @@ class Answering:
             self._desk.metrics.first.labels(self._wish.flow.name).observe(time.perf_counter() - self._start)
         if isinstance(happening, Ended):
             self._desk.metrics.answered(self._wish.flow, self._answers[index].trace)
-        return index, piece
+        return _New(index, happening, piece)
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> str:
         """Send the answer when it is whole; return its status."""
@@ -139,8 +149,7 @@ class Answering:
             new = self._take(await self._heard.get())
             if new is None:
                 return "499"
-            index, piece = new
-            self._answers[index].parts.append(piece)
+            self._answers[new.index].parts.append(new.piece)
         traces = [answer.trace for answer in self._answers]
         if self._wish.form == "trace":
             body = traces[0].model_dump(mode="json")
@@ -173,8 +182,11 @@ class Answering:
             return str(problem.status)
         except TimeoutError:  # it does not read
             return "499"
-        if self._wish.includes_usage:
-            await stream.data(self._form.usage(self._usage([answer.trace for answer in self._answers])))
+        usage = self._usage([answer.trace for answer in self._answers])
+        if self._wish.form == "told":
+            await stream.data({"event": "usage", **usage})
+        elif self._wish.includes_usage:
+            await stream.data(self._form.usage(usage))
         await stream.done()
         return "200"
 
@@ -189,11 +201,14 @@ class Answering:
                 await stream.comment("still at work")
         return [self._heard.get_nowait() for _ in range(self._heard.qsize())]
 
-    async def _tell(self, stream: EventStream, new: Sequence[tuple[int, Piece]]) -> None:
-        """Send what is new, each answer's in one chunk."""
+    async def _tell(self, stream: EventStream, new: Sequence[_New]) -> None:
+        """Send what is new: all of it where it is to be told, else each answer's in one chunk."""
         await self._begin(stream)
+        if self._wish.form == "told":
+            await stream.data(*[whole_of(one.happening, one.piece) for one in new])
+            return
         for index, answer in enumerate(self._answers):
-            pieces = [piece for of, piece in new if of == index]
+            pieces = [one.piece for one in new if one.index == index]
             if not pieces:
                 continue
             joined = Piece(
@@ -210,7 +225,7 @@ class Answering:
         if stream.has_begun:
             return
         await stream.begin()
-        for index in range(len(self._answers)):
+        for index in range(len(self._answers) if self._wish.form != "told" else 0):
             if (first := self._form.first(index)) is not None:
                 await stream.data(first | self._null_usage)
 
@@ -238,9 +253,10 @@ class EventStream:
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": 200, "headers": raw})
 
-    async def data(self, data: Mapping[str, Any]) -> None:
-        """Send one event."""
-        await self._write(f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n")
+    async def data(self, *events: Mapping[str, Any]) -> None:
+        """Send events together."""
+        texts = [json.dumps(event, ensure_ascii=False, separators=(",", ":")) for event in events]
+        await self._write("".join(f"data: {text}\n\n" for text in texts))
 
     async def comment(self, text: str) -> None:
         """Send what every client ignores."""

@@ -24,8 +24,9 @@ from flowinfer.serving.desk import Desk
 from flowinfer.serving.events import Listener
 from flowinfer.serving.flows import ServedFlow
 from flowinfer.serving.openapi import document
-from flowinfer.serving.page import page
+from flowinfer.serving.page.render import page
 from flowinfer.serving.problems import Problem
+from flowinfer.serving.samples import Samples
 
 _OPEN = ("/", "/health", "/ready")
 """What is shown without a key."""
@@ -35,14 +36,15 @@ _HEARTBEAT_SECONDS = 10.0
 Read = Callable[[bytes, Mapping[str, ServedFlow]], bodies.Wish]
 
 
-def application(desk: Desk, cors_origins: Sequence[str] = ()) -> ASGIApp:
+def application(desk: Desk, cors_origins: Sequence[str] = (), samples: Samples | None = None) -> ASGIApp:
     """Return the server's application.
 
     Args:
         desk: its state.
         cors_origins: pages of other servers that may use it in a browser.
+        samples: a run that the page shows.
     """
-    views = _Views(desk)
+    views = _Views(desk, samples)
     routes = [
         Route("/", views.page),
         Route("/health", views.health),
@@ -53,8 +55,11 @@ def application(desk: Desk, cors_origins: Sequence[str] = ()) -> ASGIApp:
         Route("/v1/models/{name:path}", views.model),
         Route("/v1/chat/completions", views.chat, methods=["POST"]),
         Route("/v1/completions", views.completions, methods=["POST"]),
+        Route("/flowinfer/chat", views.told, methods=["POST"]),
         Route("/flowinfer/events", views.events),
         Route("/flowinfer/traces", views.traces, methods=["POST"]),
+        Route("/flowinfer/run", views.run),
+        Route("/flowinfer/run/samples", views.sample),
         Route("/flowinfer/flows/{name:path}.svg", views.drawing),
     ]
     cors = Middleware(
@@ -95,12 +100,29 @@ class _Keys:
 class _Views:
     """What is behind each address."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk, self._service = desk, desk.service
+    def __init__(self, desk: Desk, samples: Samples | None) -> None:
+        self._desk, self._service, self._samples = desk, desk.service, samples
 
     async def page(self, request: Request) -> Response:
         """Show the page."""
-        return HTMLResponse(page(list(self._service.flows.values())))
+        headers = {
+            "Content-Security-Policy": page().policy,
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "no-cache",
+        }
+        return HTMLResponse(page().html, headers=headers)
+
+    async def run(self, request: Request) -> Response:
+        """List the samples of the run that is shown; null where none is."""
+        return JSONResponse(None if self._samples is None else self._samples.listed())
+
+    async def sample(self, request: Request) -> Response:
+        """Show one of them whole."""
+        named = request.query_params.get("id", "")
+        record = None if self._samples is None else self._samples.record(named)
+        if record is None:
+            raise Problem(404, f"there is no sample '{named[:200]}'")
+        return JSONResponse(record.model_dump(mode="json"))
 
     async def health(self, request: Request) -> Response:
         """Say whether the engine is alive."""
@@ -133,7 +155,8 @@ class _Views:
     async def drawing(self, request: Request) -> Response:
         """Draw one flow."""
         served = bodies.flow_named(request.path_params["name"], self._service.flows)
-        return Response(render(served.flow), media_type="image/svg+xml")
+        is_tall = request.query_params.get("direction") == "down"
+        return Response(render(served.flow, is_tall=is_tall), media_type="image/svg+xml")
 
     async def chat(self, request: Request) -> ASGIApp:
         """Answer a chat's next turn."""
@@ -147,9 +170,13 @@ class _Views:
         """Answer an item of a data set; tell of all that was done for it."""
         return await self._answering(bodies.read_trace, request)
 
+    async def told(self, request: Request) -> ASGIApp:
+        """Answer a chat's next turn; tell of all that happens meanwhile."""
+        return await self._answering(bodies.read_told, request)
+
     async def events(self, request: Request) -> ASGIApp:
         """Tell what flows do, as they do it."""
-        return _Listening(self._desk, request.query_params.get("request"))
+        return _Listening(self._desk)
 
     def _model(self, name: str) -> dict[str, Any]:
         flow = bodies.flow_named(name, self._service.flows)
@@ -189,9 +216,8 @@ class _Views:
 class _Listening:
     """Send events to one listener; an ASGI application."""
 
-    def __init__(self, desk: Desk, request_id: str | None) -> None:
-        self._desk, self._events, self._listener = desk, desk.events, Listener(request_id)
-        self._stream_id = request_id or "all"
+    def __init__(self, desk: Desk) -> None:
+        self._desk, self._events, self._listener = desk, desk.events, Listener()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the listener is gone or there are no more."""

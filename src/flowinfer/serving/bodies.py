@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal, Never, TypeVar
 
@@ -43,6 +43,8 @@ _UNHEEDED = (
 )
 """What says something about a request that changes no answer."""
 _LEAST_TOP_P = 1e-9
+_TOLD_TOPS = 2
+"""A token's lead is that over the runner-up."""
 _MOST_LISTED_PROMPTS = 256
 
 
@@ -108,7 +110,8 @@ class Wish:
 
     askings: tuple[Asking, ...]
     """One, or one for each prompt of a list."""
-    form: Literal["chat", "text", "trace"]
+    form: Literal["chat", "text", "trace", "told"]
+    """How it is answered: in OpenAI's forms, as the whole trace, or as all that happens, one event after another."""
     streams: bool
     includes_usage: bool
     top_logprobs: int | None
@@ -122,7 +125,7 @@ class Wish:
     @property
     def param(self) -> str:
         """Return the name of what holds its questions."""
-        return {"chat": "messages", "text": "prompt", "trace": "question"}[self.form]
+        return {"chat": "messages", "text": "prompt", "trace": "question", "told": "messages"}[self.form]
 
 
 def read_chat(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
@@ -141,6 +144,16 @@ def read_chat(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
     asking = Asking(flow, said[-1].content, tuple(said[:-1]), everywhere, finally_)
     tops = (asked.top_logprobs or 0) if asked.logprobs else None
     return Wish((asking,), "chat", bool(asked.stream), _wants_usage(asked), tops)
+
+
+def read_told(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
+    """Read a request for a chat's next turn of which everything is to be told.
+
+    Raises:
+        Problem: it cannot be served, and why.
+    """
+    wish = read_chat(body, flows)
+    return replace(wish, form="told", streams=True, top_logprobs=_TOLD_TOPS)
 
 
 def read_completion(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:

@@ -1,4 +1,4 @@
-"""What pages hear while flows work: states of steps for everybody, texts and wishes for who knows a request's id."""
+"""What is told while flows work: states of steps to everybody who listens, all of it to who has asked."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowinfer.engine.base import HeadWish, TokenEvent
+from flowinfer.results import HeadTimes
 from flowinfer.serving.flows import ServedFlow
 from flowinfer.serving.happenings import Admitted, Answered, Failed, Happening, StepEnded, Wrote, WroteText
+from flowinfer.serving.telling import Piece
 
 _MOST_KEPT = 10_000
 """Events that a slow listener may be behind; then it is let go."""
@@ -17,14 +19,9 @@ Event = Mapping[str, Any]
 
 
 class Listener:
-    """Somebody who listens.
+    """Somebody who listens."""
 
-    Args:
-        request_id: of the request whose texts are wanted; None = only states, of all requests.
-    """
-
-    def __init__(self, request_id: str | None) -> None:
-        self.request_id = request_id
+    def __init__(self) -> None:
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
 
     def put(self, event: Event | None) -> None:
@@ -61,52 +58,77 @@ class Events:
         for listener in self._listeners:
             listener.put(event)
 
-    def wanted(self, request_id: str) -> bool:
-        """Return whether somebody wants a request's tokens."""
-        return any(listener.request_id == request_id for listener in self._listeners)
-
     def tell(self, request_id: str, flow: ServedFlow, index: int, happening: Happening) -> None:
         """Tell of what has happened to a request's question."""
-        for listener in self._listeners:
-            if listener.request_id in (None, request_id):
-                event = event_of(happening, is_whole=listener.request_id is not None)
-                if event is not None:
-                    listener.put({"request": request_id, "flow": flow.name, "index": index, **event})
+        event = state_of(happening) if self._listeners else None
+        if event is not None:
+            for listener in self._listeners:
+                listener.put({"request": request_id, "flow": flow.name, "index": index, **event})
 
 
-def event_of(happening: Happening, *, is_whole: bool) -> Event | None:
-    """Return what a page is told of a happening, if of it at all; texts and tokens only where it is whole."""
+def state_of(happening: Happening) -> Event | None:
+    """Return what everybody may know of what has happened; None of what is of no interest to them."""
     match happening:
         case Admitted(step):
             return {"event": "step_began", "step": step}
-        case Wrote(step, token):
-            return {"event": "token", "step": step, **_token(token)} if is_whole else None
-        case WroteText(step, written):
-            return {"event": "text", "step": step, "text": written} if is_whole else None
+        case Wrote() | WroteText():
+            return None
         case StepEnded(result):
-            text = {"text": result.text, "prompts": dict(result.prompts)} if is_whole else {}
             return {
                 "event": "step_ended",
                 "step": result.step,
                 "tokens": result.tokens,
                 "seconds": result.seconds,
                 "finish_reason": result.finish_reason,
-                "heads": [{"model": head.model, "agreement": head.agreement} for head in result.heads],
+                "heads": [_cost(head) for head in result.heads],
+                "drafted_tokens": result.drafted_tokens,
                 "accepted_tokens": result.accepted_tokens,
-                **text,
             }
         case Answered(trace):
-            text = {"text": trace.answer} if is_whole else {}
-            return {"event": "answered", "seconds": trace.seconds, "finish_reason": trace.finish_reason, **text}
-        case Failed(reason):
-            return {"event": "failed", **({"reason": reason} if is_whole else {})}
+            return {"event": "answered", "seconds": trace.seconds, "finish_reason": trace.finish_reason}
+        case Failed():
+            return {"event": "failed"}
+
+
+def whole_of(happening: Happening, new: Piece) -> Event:
+    """Return all that has happened.
+
+    Args:
+        new: what of the answer it has brought; its tokens are told by their indices, what can be read of it as text.
+    """
+    told = {"answer": [token.index for token in new.tokens], "content": new.text, "reasoning_content": new.thought}
+    answer = {name: value for name, value in told.items() if value}
+    text: Event = {}
+    match happening:
+        case Wrote(step, token):
+            return {"event": "token", "step": step, **_token(token), **answer}
+        case WroteText(step, written):
+            return {"event": "text", "step": step, "text": written, **answer}
+        case StepEnded(result):
+            text = {"text": result.text, "prompts": dict(result.prompts)}
+        case Answered(trace):
+            ballot = trace.ballot
+            text = {"text": trace.answer, "ballot": None if ballot is None else str(ballot)}
+    return {**(state_of(happening) or {}), **text, **answer}
+
+
+def _cost(head: HeadTimes) -> Event:
+    return {
+        "node": head.node,
+        "model": head.model,
+        "agreement": head.agreement,
+        "seconds": head.forward_seconds,
+        "prompt_tokens": head.prompt_tokens,
+    }
 
 
 def _token(token: TokenEvent) -> Event:
+    others = [top.probability for top in token.tops if top.piece != token.piece]
     return {
         "index": token.index,
         "bytes": None if token.piece is None else list(token.piece),
         "probability": token.probability,
+        "lead": token.probability - max(others) if others else None,
         "heads": [
             {
                 "node": head.node,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from flowinfer.engine.base import Alternative, TokenEvent
 from flowinfer.planning.plain import PLACED, system_fingerprint, to_json
-from flowinfer.planning.plan import members
+from flowinfer.planning.plan import Member, Source, Step, members
 from flowinfer.results import FinishReason, Trace
 from flowinfer.serving.flows import ServedFlow
 from flowinfer.serving.telling import Piece
@@ -73,7 +73,7 @@ class Form:
     def last(self, index: int, trace: Trace) -> dict[str, Any]:
         """Return what ends a streamed answer."""
         content: dict[str, Any] = {"delta": {}} if self._is_chat else {"text": ""}
-        return self._choice(index, content, None, finish_reason(trace))
+        return self._choice(index, content, None, finish_reason(trace.finish_reason))
 
     def usage(self, usage: Mapping[str, Any]) -> dict[str, Any]:
         """Return the chunk that says what a stream has cost."""
@@ -91,7 +91,7 @@ class Form:
             message = {"role": "assistant", "content": piece.text, "refusal": None}
             content = {"message": message | ({"reasoning_content": piece.thought} if piece.thought else {})}
         logprobs = self._logprobs(index, piece.tokens)
-        return {"index": index, **content, "logprobs": logprobs, "finish_reason": finish_reason(trace)}
+        return {"index": index, **content, "logprobs": logprobs, "finish_reason": finish_reason(trace.finish_reason)}
 
     def _logprobs(self, index: int, tokens: Sequence[TokenEvent]) -> dict[str, Any] | None:
         if self._tops is None:
@@ -122,9 +122,9 @@ class Form:
         return token.tops[: self._tops]
 
 
-def finish_reason(trace: Trace) -> str:
+def finish_reason(own: FinishReason) -> str:
     """Return why an answer ended, in OpenAI's words."""
-    return _REASONS.get(trace.finish_reason, "length")
+    return _REASONS.get(own, "length")
 
 
 def usage(flow: ServedFlow, traces: Sequence[Trace]) -> dict[str, Any]:
@@ -180,8 +180,22 @@ def model(flow: ServedFlow, created: int, context_length: int | None) -> dict[st
             "heads": list(dict.fromkeys(heads)),
             "context_length": context_length,
             "supported_parameters": list(SUPPORTED),
+            "steps": [_step(step) for step in flow.plan.steps],
+            "answer": {"kind": flow.plan.answer.kind, "steps": list(flow.plan.answer.steps)},
         },
     }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    """Return a step with the parts of the flow's drawing that it stands for."""
+    heads = [{"node": member.node, "model": member.model} for member in members(step.source)]
+    return {"id": step.id, "title": step.title, "label": step.label, "heads": heads, "groups": _groups(step.source)}
+
+
+def _groups(source: Source) -> list[str]:
+    if isinstance(source, Member):
+        return []
+    return [source.group, *(group for inner in source.sources for group in _groups(inner))]
 
 
 SUPPORTED = (

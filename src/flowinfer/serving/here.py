@@ -12,7 +12,7 @@ from flowinfer.errors import UsageError
 from flowinfer.machine import this_machine
 from flowinfer.results import Question
 from flowinfer.serving.bodies import read_chat
-from flowinfer.serving.events import Event, event_of
+from flowinfer.serving.events import Event, whole_of
 from flowinfer.serving.flows import served
 from flowinfer.serving.forms import finish_reason
 from flowinfer.serving.happenings import Happening
@@ -79,13 +79,13 @@ class Here:
         try:
             while telling.trace is None:
                 happening = happened.get()
-                if (event := event_of(happening, is_whole=True)) is not None:
-                    events.append(event)
-                if piece := telling.hear(happening):
+                piece = telling.hear(happening)
+                events.append(whole_of(happening, piece))
+                if piece:
                     hear(piece)
                 if telling.failure is not None:
                     raise failed(telling.failure)
-            return finish_reason(telling.trace)
+            return finish_reason(telling.trace.finish_reason)
         finally:
             if not ticket.is_over:
                 self._service.withdraw(ticket)

@@ -52,6 +52,9 @@ def document(names: Sequence[str]) -> dict[str, Any]:
         "/ready": _get("Whether questions are answered now"),
         "/metrics": _get("What was counted, for Prometheus"),
         "/flowinfer/traces": _post("All that a flow does for an item of a data set", "TraceBody"),
+        "/flowinfer/chat": _post("The next turn of a chat, all that happens told as server-sent events", "ChatBody"),
+        "/flowinfer/run": _get("The samples of the run that the page shows"),
+        "/flowinfer/run/samples": _get("One of them", "id", place="query"),
         "/flowinfer/events": _get("What flows do, as server-sent events"),
         "/flowinfer/flows/{id}.svg": _get("A flow's drawing", "id"),
     }
@@ -74,8 +77,8 @@ def _schema(form: type[ChatBody] | type[CompletionBody]) -> dict[str, Any]:
     return schema
 
 
-def _get(summary: str, parameter: str | None = None) -> dict[str, Any]:
-    named = [{"name": parameter, "in": "path", "required": True, "schema": {"type": "string"}}] if parameter else []
+def _get(summary: str, parameter: str | None = None, place: str = "path") -> dict[str, Any]:
+    named = [{"name": parameter, "in": place, "required": True, "schema": {"type": "string"}}] if parameter else []
     return {"get": {"summary": summary, "parameters": named, "responses": {"200": {"description": "it"}}}}
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import uvicorn
@@ -19,6 +20,7 @@ from flowinfer.machine import this_machine
 from flowinfer.serving.app import application
 from flowinfer.serving.desk import Desk, Limits
 from flowinfer.serving.flows import ServedFlow, served
+from flowinfer.serving.samples import Samples
 from flowinfer.serving.service import Deliver, Service
 from flowinfer.spec import Flow
 from flowinfer.zoos.toy import provide
@@ -48,6 +50,8 @@ class Settings:
     keys: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
     swaps: bool = False
+    run: Path | None = None
+    """A run folder that the page shows."""
 
 
 def serve(
@@ -68,7 +72,9 @@ def serve(
         on_ready: hears the address, and the name of a model there, once questions are answered.
     Raises:
         RunError: the address cannot be taken, or a model cannot be loaded.
+        DataError: the run is damaged.
     """
+    samples = None if settings.run is None else Samples(settings.run)
     provide(spec for flow in flows.values() for spec in flow.models.values())
     ready_flows, steps = served(flows, this_machine(), say, swaps=settings.swaps)
     _tell_of_shifts(ready_flows, say)
@@ -88,7 +94,7 @@ def serve(
         )
         desk = Desk(service, settings.limits, settings.keys, log)
         config = uvicorn.Config(
-            application(desk, settings.cors_origins),
+            application(desk, settings.cors_origins, samples),
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
@@ -16,11 +13,9 @@ from flowinfer.errors import RunError, UsageError
 from flowinfer.language.nearness import near_or_all
 from flowinfer.runs.remote import Server, asked, message_of, open_client, reaching, refusal
 from flowinfer.serving.events import Event
+from flowinfer.serving.forms import finish_reason
 from flowinfer.serving.partner import Hear, failed
 from flowinfer.serving.telling import Piece
-
-_LAST_EVENTS_SECONDS = 5.0
-"""Longest wait for the events of an answer that is whole."""
 
 
 class There:
@@ -59,42 +54,27 @@ class There:
 
     def ask(self, body: Mapping[str, Any], hear: Hear, events: list[Event]) -> str:
         """See `Partner.ask`."""
-        request_id = uuid.uuid4().hex
         whole = {**body, "model": self.flow, "stream": True}
-        with reaching(self._client), self._listening(request_id, events):
-            headers = {"X-Request-Id": request_id}
-            with self._client.stream("POST", "/v1/chat/completions", json=whole, headers=headers) as reply:
-                if reply.status_code != 200:
-                    reply.read()
-                    message = message_of(reply)
-                    raise failed(message) if is_too_long(message) else refusal(self._client, reply.status_code, message)
-                return _heard(reply, hear)
+        with reaching(self._client):
+            status = self._answered("/flowinfer/chat", whole, hear, events)
+            if status == 404:  # a server of another kind tells its answer alone
+                status = self._answered("/v1/chat/completions", whole, hear, events)
+            return str(status)
+
+    def _answered(self, path: str, whole: Mapping[str, Any], hear: Hear, events: list[Event]) -> str | Literal[404]:
+        """Hear an answer; return why it ended, 404 where there is no such address."""
+        with self._client.stream("POST", path, json=whole) as reply:
+            if reply.status_code == 404 and path.startswith("/flowinfer/"):
+                return 404
+            if reply.status_code != 200:
+                reply.read()
+                message = message_of(reply)
+                raise failed(message) if is_too_long(message) else refusal(self._client, reply.status_code, message)
+            return _heard(reply, hear, events)
 
     def close(self) -> None:
         """End."""
         self._client.close()
-
-    @contextmanager
-    def _listening(self, request_id: str, events: list[Event]) -> Iterator[None]:
-        """Take a request's events while it is answered; a server of another kind has none."""
-        with self._client.stream("GET", f"/flowinfer/events?request={request_id}") as reply:
-            if reply.status_code != 200:
-                yield
-                return
-
-            def listen() -> None:
-                try:
-                    for event in _data(reply):
-                        events.append(event)
-                        if event.get("event") in ("answered", "failed"):
-                            return
-                except (httpx.HTTPError, httpx.StreamError, ValueError):
-                    return  # it has gone, and the answer's own stream tells of that
-
-            listener = threading.Thread(target=listen, daemon=True)
-            listener.start()
-            yield
-            listener.join(_LAST_EVENTS_SECONDS)
 
 
 def _one_of(flow: str, known: Sequence[str]) -> str:
@@ -103,19 +83,26 @@ def _one_of(flow: str, known: Sequence[str]) -> str:
     return flow
 
 
-def _heard(reply: httpx.Response, hear: Hear) -> str:
+def _heard(reply: httpx.Response, hear: Hear, events: list[Event]) -> str:
     """Hear a streamed answer; return why it ended."""
     reason = None
     try:
         for data in _data(reply):
             if "error" in data:
                 raise failed(str(data["error"]["message"]))
-            for choice in data["choices"]:
-                delta = choice.get("delta") or {}
+            if "event" in data:
+                events.append(data)
+                told = [data]
+                reason = finish_reason(data["finish_reason"]) if data["event"] == "answered" else reason
+            else:
+                told = [choice.get("delta") or {} for choice in data["choices"]]
+                reason = next(
+                    (choice["finish_reason"] for choice in data["choices"] if choice.get("finish_reason")), reason
+                )
+            for delta in told:
                 piece = Piece(delta.get("content") or "", delta.get("reasoning_content") or "")
                 if piece:
                     hear(piece)
-                reason = choice.get("finish_reason") or reason
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RunError("the server's stream is none of OpenAI's form", help="is it flowinfer's?") from None
     if reason is None:
