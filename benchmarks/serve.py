@@ -34,6 +34,7 @@ from flowinfer.serving.app import application
 from flowinfer.serving.desk import Desk, Limits
 from flowinfer.serving.flows import Asking, ServedFlow, served
 from flowinfer.serving.happenings import Ended, Happening
+from flowinfer.serving.run import Server
 from flowinfer.serving.service import Service
 from flowinfer.spec import Flow
 from reporting import Report, options, setup_of
@@ -124,6 +125,8 @@ async def ask_all(port: int, clients: int, texts: list[str], max_tokens: int) ->
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
     out, _ = await process.communicate(arguments.encode())
+    if process.returncode:
+        raise SystemExit(f"the clients ended with {process.returncode}")
     return Heard(**json.loads(out))
 
 
@@ -168,7 +171,7 @@ def quantile(values: list[float], share: float) -> float | None:
 
 async def measure(arguments: argparse.Namespace, report: Report, pool: ModelPool) -> None:
     """Serve, and let clients ask."""
-    loop = asyncio.get_running_loop()
+    loop, begin = asyncio.get_running_loop(), time.perf_counter()
     flow, machine = flow_of(arguments.size, arguments.device, arguments.tokens)
     (one,), steps = served({"flow": flow}, machine)
     if arguments.size != "lab":
@@ -179,7 +182,7 @@ async def measure(arguments: argparse.Namespace, report: Report, pool: ModelPool
     service = Service([one], steps, loop.call_soon_threadsafe, batch=rows, models=pool)
     desk = Desk(service, Limits(questions=4096))
     config = uvicorn.Config(application(desk), port=0, log_config=None, access_log=False, lifespan="off")
-    server = uvicorn.Server(config)
+    server = Server(config)  # signals end this process as any other
     service.start()
     await asyncio.to_thread(service.changed.wait)
     serving = asyncio.create_task(server.serve())
@@ -187,8 +190,11 @@ async def measure(arguments: argparse.Namespace, report: Report, pool: ModelPool
         await asyncio.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     texts = prompts(arguments.size, arguments.questions)
-    await ask_all(port, rows, texts[: 2 * rows], arguments.tokens)  # graphs and caches
+    await ask_all(port, rows, texts[:rows], min(8, arguments.tokens))  # graphs and caches
     for clients in arguments.clients:
+        if time.perf_counter() - begin > arguments.seconds:
+            report.note(f"no time was left for {clients} clients and more")
+            break
         own = texts[: min(len(texts), clients * arguments.each)]
         bare = await engine_seconds(service, one, own, clients)
         before = time.thread_time()

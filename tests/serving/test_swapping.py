@@ -54,13 +54,13 @@ def test_flows_that_share_their_models_are_served_in_one_turn() -> None:
 def test_swapped_flows_answer_what_they_answer_alone_and_only_one_set_is_in_memory(
     swapping: Served, server: Served
 ) -> None:
-    """Forty at once, over both sets; each change is told with its seconds, and none waits for ever."""
+    """Eighteen at once, over both sets; each change is told with its seconds, and none waits for ever."""
     pool, seen = swapping.desk.service._pool, list[int]()
     swapping.desk.service.on_notice = lambda notice: seen.append(len(pool._loaded))
     flows = ("q", "d", "q2")
     bodies = [
         {"model": flows[n % 3], "messages": [{"role": "user", "content": f"{n} + 4 = ?"}], "max_tokens": 6}
-        for n in range(40)
+        for n in range(18)
     ]
 
     async def at_once() -> list[str]:

@@ -160,7 +160,7 @@ def _allow_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MOST_FILES)), hard))
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Uvicorn's server without its own signals."""
 
     @contextmanager
@@ -176,7 +176,7 @@ class _Serving:
         self, desk: Desk, config: uvicorn.Config, door: socket.socket, drain_seconds: float, say: Callable[[str], None]
     ) -> None:
         self._desk, self._door, self._drain_seconds, self._say = desk, door, drain_seconds, say
-        self._server = _Server(config)
+        self._server = Server(config)
         self._stop = asyncio.Event()
         self._now = asyncio.Event()
 
