@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
 from flowinfer.backends.hf import HfModel
 from flowinfer.backends.row_session import RowSession
 from flowinfer.engine.base import Observer
 from flowinfer.engine.budget import Budget
+from flowinfer.engine.caches.attention import PackedCache
 from flowinfer.engine.loops.choice import Engine, Loop, make_decoder
 from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.loops.session import PackedSession
 from flowinfer.engine.loops.threads import choose_threads
 from flowinfer.engine.network.matrices import Matrix
+from flowinfer.engine.network.probing import gives, plain_logits
 from flowinfer.engine.network.runner import HeadRunner, runner_of
 from tests.engine.network.test_runner import _COMMON, CONFIGS, network
 from tests.engine.plans import Listener, answers, member, mix, one_step
@@ -57,6 +60,22 @@ def test_modules_serve_where_nothing_is_written_out(name: str, monkeypatch: pyte
 def test_a_wrong_written_forward_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Matrix, "added", lambda self, states, total: total)
     assert HeadRunner(network(CONFIGS["Llama"]))._written is None
+
+
+def test_a_forward_that_is_wrong_for_one_token_alone_is_found_out() -> None:
+    """Kernels of one token are others than those of several."""
+    runner, counts = HeadRunner(network(CONFIGS["Llama"])), []
+    expected = plain_logits(runner.model)
+
+    def forward(ids: Tensor, positions: Tensor, wanted: Tensor, cache: PackedCache) -> Tensor:
+        counts.append(len(ids))
+        return runner.logits(ids, positions, wanted, cache)
+
+    def wrong(ids: Tensor, positions: Tensor, wanted: Tensor, cache: PackedCache) -> Tensor:
+        return forward(ids, positions, wanted, cache) * (0.9 if len(ids) == 1 else 1)
+
+    assert gives(runner.model, runner.layers, expected, forward) and counts == [4, 3, 1]
+    assert not gives(runner.model, runner.layers, expected, wrong)
 
 
 @pytest.mark.parametrize("config", [LlamaConfig, Qwen3Config])

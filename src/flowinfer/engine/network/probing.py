@@ -21,6 +21,8 @@ Forward = Callable[[Tensor, Tensor, Tensor, PackedCache], Tensor]
 
 _PROBE_LENGTHS = (5, 3)
 """Rows of the check at load: two, so that rows that see one another are found out."""
+_CHUNKS = ((3, 1), (1, 2), (1, 0))
+"""Tokens of each row in one forward after the other."""
 
 
 class NotPackable(Exception):
@@ -97,17 +99,21 @@ def gives(model: Any, shapes: Sequence[LayerShape], expected: Tensor, forward: F
 
 @torch.inference_mode()
 def _difference(model: Any, expected: Tensor, forward: Forward, cache: Any) -> float:
-    """Run the probe packed, in two chunks; return how far its last logits are from those expected, relatively."""
-    rows, firsts = _rows(_probe_ids(model)), (3, 1)
-    rests = tuple(length - first for length, first in zip(_PROBE_LENGTHS, firsts, strict=True))
-    heads = torch.cat([row[:first] for row, first in zip(rows, firsts, strict=True)])
-    tails = torch.cat([row[first:] for row, first in zip(rows, firsts, strict=True)])
-    logits = expected
-    for tokens, starts, lengths in ((heads, (0, 0), firsts), (tails, firsts, rests)):
-        _, positions = cache.begin((0, 1), starts, lengths)
-        wanted = torch.tensor(lengths, device=model.device).cumsum(0) - 1
-        logits = forward(tokens, positions.to(model.device), wanted, cache)
-    return float((logits.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30))
+    """Run the probe packed, in chunks; return how far its last logits are from those expected, relatively.
+
+    Several tokens of both rows, then more of one than of the other, which ends with them, then one token alone.
+    """
+    rows = _rows(_probe_ids(model))
+    starts, ends = [0] * len(rows), torch.zeros_like(expected)
+    for lengths in _CHUNKS:
+        own = [row for row, length in enumerate(lengths) if length]
+        counts = [lengths[row] for row in own]
+        tokens = torch.cat([rows[row][starts[row] : starts[row] + lengths[row]] for row in own])
+        _, positions = cache.begin(own, [starts[row] for row in own], counts)
+        wanted = torch.tensor(counts, device=model.device).cumsum(0) - 1
+        ends[own] = forward(tokens, positions.to(model.device), wanted, cache).to(ends.device)
+        starts = [start + length for start, length in zip(starts, lengths, strict=True)]
+    return float((ends.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30))
 
 
 class _PagedProbe:
