@@ -106,7 +106,7 @@ class GpuLlamaForward:
                 num_heads=layer.num_heads,
                 scaling=layer.scaling,
                 window=layer.window,
-                splits=cache.splits,
+                splits=max(1, cache.splits),
                 counters=counters.take(tokens * layer.num_kv_heads),
                 is_early=tiles.is_early and tokens <= MOST_TOKENS,  # many tokens' programs are in each other's way
             )
