@@ -60,9 +60,9 @@ def event_seconds(call: Callable[[], object], device: torch.device, *, warmups: 
     torch.cuda.synchronize(device)
     pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
     for start, end in pairs:
-        start.record()
+        start.record(torch.cuda.current_stream(device))
         call()
-        end.record()
+        end.record(torch.cuda.current_stream(device))
     torch.cuda.synchronize(device)
     return statistics.median(start.elapsed_time(end) / 1e3 for start, end in pairs)
 

@@ -32,7 +32,16 @@ def main() -> None:
         code = _run()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-    sys.exit(128 + came[0] if came and code == 130 else code)
+    code = 128 + came[0] if came and code == 130 else code
+    if _has_lost_a_device():
+        sys.stderr.flush()
+        os._exit(code)  # standard output has taken all; destructors would end the process with an abort
+    sys.exit(code)
+
+
+def _has_lost_a_device() -> bool:
+    errors = sys.modules.get("flowinfer.errors")
+    return errors is not None and bool(errors.DeviceLost.left)
 
 
 def _run() -> int:

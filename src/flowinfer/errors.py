@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 from flowinfer.output.secrets import shown
 from flowinfer.output.terminal import visible
@@ -177,6 +178,10 @@ class ReaderGone(OutputLost):
 
 class DeviceLost(RunError):
     """A device has failed for good."""
+
+    left: ClassVar[list[object]] = []
+    """What must stay until the process ends: torch ends it at once where page-locked memory that such a device has used
+    goes back. Whoever ends the process then runs no destructors."""
 
 
 def is_memory_short(error: BaseException) -> bool:

@@ -125,6 +125,9 @@ class DecodingLoop:
         """Break the stream off; its rows begin anew in the next one."""
         stream, self._stream = self._stream, None
         if stream is not None:
+            if any(_is_lost(str(device)) for device in self.gpus):
+                DeviceLost.left.append(stream)
+                return
             with unless_lost():
                 stream.close()
 
@@ -247,7 +250,7 @@ def devices_of(plan: Plan, step: Step) -> dict[str, tuple[str, ...]]:
 def _is_lost(device: str) -> bool:
     """Return whether a device fails whatever it is asked."""
     try:
-        if device.startswith("cuda"):
+        if device.startswith("cuda") and torch.cuda.is_available():
             torch.cuda.synchronize(device)
     except RuntimeError:
         return True

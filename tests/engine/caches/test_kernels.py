@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.engine.interpreting import CUDA
 
 # isort: split
-from flowinfer.engine.caches import kernels, triton_attention
+from flowinfer.engine.caches import kernels, triton_attention, triton_prompts
 from flowinfer.engine.network import triton_gemm
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
@@ -102,6 +102,26 @@ def test_softcap_comes_before_the_mask() -> None:
 
 def test_a_chunk_of_a_prompt_is_causal() -> None:
     check(Case((19, 4), new=19), 1)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "new", "heads", "group", "dim", "window", "softcap"),
+    [
+        ((19, 4, 70), 70, 1, 7, 32, 0, 0.0),  # rows end and begin within a program
+        ((100, 3, 3, 3), 60, 2, 1, 64, 33, 0.0),  # what was read before; keys before the window are not loaded
+        ((37, 20), 16, 1, 20, 48, 0, 1.5),
+    ],
+)
+def test_neighbours_of_a_prompt_share_keys(
+    lengths: tuple[int, ...], new: int, heads: int, group: int, dim: int, window: int, softcap: float
+) -> None:
+    dtype, tolerance = (torch.float16, HALF) if CUDA else (torch.float32, EXACT)
+    case = Case(lengths, new, heads=heads, group=group, dim=dim, dtype=dtype)
+    options = {"scaling": dim**-0.5, "window": window, "softcap": softcap}
+    expected = kernels.naive_attention(*case.state(), **options)
+    got = triton_prompts.prompt_attention(*case.state(), **options)
+    torch.testing.assert_close(got, expected, **tolerance)
+    assert not got[case.rows < 0].any()
 
 
 def test_half_precision_stays_near() -> None:

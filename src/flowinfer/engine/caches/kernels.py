@@ -70,7 +70,8 @@ def paged_attention(
         scaling: multiplies scores.
         window: number of last positions that a token sees, itself included; 0 = all.
         softcap: scores s become c tanh(s / c); 0 = not.
-        splits: how many programs share a token's keys; changes rounding only.
+        splits: how many programs share a token's keys, or 0 for prompts, where neighbours share a program; changes
+            rounding only.
     Returns:
         (T, H, D), contiguous.
     """
@@ -78,19 +79,13 @@ def paged_attention(
         return naive_attention(
             query, key_cache, value_cache, rows, positions, table, scaling=scaling, window=window, softcap=softcap
         )
-    from flowinfer.engine.caches import triton_attention
+    from flowinfer.engine.caches import triton_attention, triton_prompts
 
+    state = (query, key_cache, value_cache, rows, positions, table)
+    if not splits and triton_prompts.serves(query, key_cache):
+        return triton_prompts.prompt_attention(*state, scaling=scaling, window=window, softcap=softcap)
     return triton_attention.paged_attention(
-        query,
-        key_cache,
-        value_cache,
-        rows,
-        positions,
-        table,
-        scaling=scaling,
-        window=window,
-        softcap=softcap,
-        splits=splits,
+        *state, scaling=scaling, window=window, softcap=softcap, splits=max(1, splits)
     )
 
 

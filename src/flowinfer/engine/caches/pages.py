@@ -160,7 +160,7 @@ class PagedCache:
         Args:
             rows: (T,) the index of each token's row, -1 for padding.
             positions: (T,).
-            splits: into how many parts a row's keys are cut to be attended side by side.
+            splits: into how many parts a row's keys are cut to be attended side by side; 0 = tokens are prompts'.
         """
         return PagedForward(self._layers, self.table, rows.int(), positions.int(), splits)
 

@@ -2,7 +2,8 @@
 
 Launching a forward kernel by kernel takes the host longer than a GPU needs for a thousand ids, and meanwhile no other
 loop is looked after. So a loop that goes on admitting rows reads them in pieces of a few sizes, each of which is a CUDA
-graph; rows may be cut between pieces, since a piece attends to what those before it have written.
+graph; rows may be cut between pieces, since a piece attends to what those before it have written. In between, where a
+GPU takes longer than the host and padding would cost more than launching, a piece is launched as it is.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from torch import Tensor
 from flowinfer.engine.caches.pages import ChainedCache, PagedCache
 from flowinfer.engine.caches.tiles import MOST_PROMPT_TOKENS, flat_places
 from flowinfer.engine.loops.graphs import Graphs
+from flowinfer.engine.loops.states import sent
 from flowinfer.engine.network.runner import HeadRunner
 
-_PIECES = (2048, 1024, 512, 256)
+_PIECES = (MOST_PROMPT_TOKENS, 1024, 512, 256)
 """Ids that a graph reads; the last piece is padded."""
 _FULL_ENOUGH = 7 / 8
 """Share of a piece that must be ids, where a smaller one would do too."""
@@ -72,8 +74,7 @@ class PromptReader:
                 self._read_pieces(flat)
             else:
                 for start in range(0, flat.shape[1], MOST_PROMPT_TOKENS):
-                    chunk = flat[:, start : start + MOST_PROMPT_TOKENS]
-                    self._forward(chunk.to(self._runner.device, non_blocking=True))
+                    self._launch(flat[:, start : start + MOST_PROMPT_TOKENS])
         for index, ids in texts:
             self._cache.pages.name(index, ids)
 
@@ -83,28 +84,42 @@ class PromptReader:
         return self._runner.device.type == "cuda" and is_whole and self._num_reads > _FEW
 
     def _read_pieces(self, flat: Tensor) -> None:
-        """Read flat tokens (3, N) by graphs."""
+        """Read flat tokens (3, N), by graphs as far as can be."""
         start = 0
         for size in pieces(flat.shape[1]):
-            if size not in self._places:
-                self._places[size] = torch.zeros(3, size, dtype=torch.int64, device=self._runner.device)
-            places, piece = self._places[size], flat[:, start : start + size]
-            filled = torch.zeros(3, size, dtype=torch.int64, pin_memory=True)
-            filled[1] = -1  # padding is of no row
-            filled[:, : piece.shape[1]] = piece
-            places.copy_(filled, non_blocking=True)
-            self._graphs.run(size, lambda places=places: self._forward(places))  # type: ignore[misc]  # cannot infer
+            piece = flat[:, start : start + size]
+            if size in _PIECES:
+                self._replay(piece, size)
+            else:
+                self._launch(piece)
             start += size
+
+    def _replay(self, piece: Tensor, size: int) -> None:
+        """Read flat tokens, padded to so many, by the graph of that size."""
+        if size not in self._places:
+            self._places[size] = torch.zeros(3, size, dtype=torch.int64, device=self._runner.device)
+        places = self._places[size]
+        filled = torch.zeros(3, size, dtype=torch.int64, pin_memory=True)
+        filled[1] = -1  # padding is of no row
+        filled[:, : piece.shape[1]] = piece
+        places.copy_(filled, non_blocking=True)
+        self._graphs.run(size, lambda: self._forward(places))
+
+    def _launch(self, flat: Tensor) -> None:
+        """Read flat tokens kernel by kernel."""
+        self._forward(sent(flat.contiguous(), self._runner.device))
 
     def _forward(self, flat: Tensor) -> None:
         ids, rows, positions = flat
-        self._runner.read(ids, positions, self._cache.at(rows, positions, 1))
+        self._runner.read(ids, positions, self._cache.at(rows, positions, 0))
 
 
 def pieces(count: int) -> Iterator[int]:
-    """Yield the sizes of the pieces that so many ids are read in. Example: 2700 -> 2048, 512, 256."""
+    """Yield the sizes of the pieces that so many ids are read in. Examples: 4700 -> 4096, 512, 256; 2700 -> 2700."""
     while count > 0:
         size = next((size for size in _PIECES if count >= size * _FULL_ENOUGH), _PIECES[-1])
+        if _PIECES[1] < count < _PIECES[0] * _FULL_ENOUGH:
+            size = count
         yield size
         count -= size
 

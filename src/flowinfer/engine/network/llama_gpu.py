@@ -87,7 +87,7 @@ class GpuLlamaForward:
                 num_heads=shape.num_heads,
                 scaling=self.numbers.scaling,
                 window=shape.window,
-                splits=cache.splits,
+                splits=max(1, cache.splits),
                 counters=counters.take(tokens * shape.num_kv_heads),
                 is_early=tiles.is_early and tokens <= MOST_TOKENS,  # many tokens' programs are in each other's way
             )
