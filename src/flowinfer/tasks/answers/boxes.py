@@ -32,8 +32,9 @@ def boxed(text: Text) -> list[Text]:
 
 def are_listed(text: Text, one: Text, other: Text) -> bool:
     """Return whether two boxes stand side by side as answers, as in "2 and 3"."""
-    between = text.string[text.places.index(one.places[-1]) : text.places.index(other.places[0])]
-    return bool(re.fullmatch(r"[^\n.。]{0,12}(?:\band\b|\bor\b|[,、和或及])[^\n.。]{0,24}", between))
+    between = text.string[text.places.index(one.places[-1]) + 1 : text.places.index(other.places[0])]
+    bare = re.sub(r"\\(?:text|boxed|quad)|[a-zA-Z]\s*=", "", between)
+    return bool(re.fullmatch(r"[\s${}()\\]*(?:and|or|[,、和或及])+[\s${}()\\]*", bare))
 
 
 def last_boxed(text: Text) -> Text | None:

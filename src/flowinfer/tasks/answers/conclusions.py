@@ -43,6 +43,11 @@ _VERB = re.compile(
     re.I,
 )
 _STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?\s*[a-zA-Z]*\W*$")
+_REPORTED = re.compile(
+    r"(?<!\bI )(?<!\bwe )\b(?:thinks|claims|believes|guesse[sd])\b|\b(?:some|many|most) (?:people|students) (?:might"
+    r"|may|would|could|think|say)\b|^\W*suppose\b",
+    re.I,
+)
 _WEAK_BEFORE = re.compile(
     r"(?:\b(?:in|for|from|of|per|at|by|to|than|after|with|every|over|on)\s+(?:the |a )?\$?|第|每)$"
 )
@@ -93,6 +98,8 @@ def _stated(sentence: Text) -> Found | None:
         or re.search(r":[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$", string)
         or re.fullmatch(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*", sentence.string)
     )
+    if _REPORTED.search(string):
+        return None
     if "±" in string:
         return Found(None, "ambiguous", "conclusion", sentence.span())
     if re.search(r"\bwould (?:be|have)\b", string) and re.search(r"\b(?:if|without|had|unless)\b", string, re.I):

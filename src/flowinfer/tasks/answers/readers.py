@@ -164,7 +164,6 @@ def _number(run: str) -> str | None:
     if _several(run) or "!=" in run or (re.search(r"[<>]", run) and read_intervals(run)):
         return run
     string = re.sub(rf"(?<=[\d)])(?:\s+[a-zA-Z]{{1,2}}|\s?(?:{_UNIT_LETTERS}))$", "", _result(split_top(run)[-1]))
-    string = re.sub(r"(?<=\d)[eE]([+-]?\d{1,2})$", r"*10^(\1)", string)
     base = re.search(r"_\(?\d+\)?$", string)
     string = string[: base.start()] if base else string
     if re.fullmatch(r"\d+(?:\.\d+)?:\d+(?:\.\d+)?", string):
@@ -178,7 +177,6 @@ def _number(run: str) -> str | None:
 
 def _list(run: str, gold: Gold) -> str | None:
     string = re.sub(_NAMED, "", run).strip().rstrip(".。")
-    string = re.sub(r"^=|(?<=,)\s*=", "", string).strip()
     string = string[1:-1] if re.fullmatch(r"[{\[(][^()\[\]{}]*[)\]}]", string) else string
     items = [item.strip() for item in split_top(string) if item.strip()]
     if len(items) == 1 and re.fullmatch(r"-?[\d.]+(?:\s*[*]\s*[\d.]+)+", items[0]):

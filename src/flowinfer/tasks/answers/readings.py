@@ -65,8 +65,6 @@ _DOZEN = re.compile(r"^\s*dozens?\b", re.I)
 def answer_in(part: str) -> Reading:
     """Read the answer in a short stretch: a sum's value, else its first number."""
     string = main_clause(clean(part))
-    arrow = re.search(r"(?:→|⇒|->|=>)([^→⇒>]*\d[^→⇒>]*)$", string)
-    string = arrow[1] if arrow else string
     found = values(string)
     if not found:
         numeral = spelled(string)

@@ -83,11 +83,7 @@ def closing_runs(string: str) -> list[str]:
     is_all = bool(whole) and len(whole) >= len(string.strip().rstrip(".。")) - 2
     if whole:
         found.insert(0 if is_all else len(found), whole)
-    every = _all_runs(string)
-    named = [run for run in every if re.match(r"[a-zA-Z]\s*=", run)]
-    if named and "=" in whole and not is_all:
-        found.insert(len(found) - 1, named[-1])
-    return found + every[-1:]
+    return found + _all_runs(string)[-1:]
 
 
 def _all_runs(string: str) -> list[str]:
