@@ -20,6 +20,7 @@ import io
 import json
 import os
 import re
+import signal
 import sys
 import tokenize
 import types
@@ -34,6 +35,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "flowinfer.tasks.answers"
 FOLDER = ROOT / "src" / "flowinfer" / "tasks" / "answers"
+_MAX_SECONDS = 60
 WRITTEN = ("cases", "hard_cases", "phrasings", "blind_cases", "kinds")
 
 
@@ -342,6 +344,7 @@ def tried(mutant: Mutant, every: Sequence[Case], at: Sequence[int], verdicts: Se
     child = os.fork()
     if not child:
         os.close(reading)
+        signal.alarm(_MAX_SECONDS)  # a mutant may never end
         try:
             package = load(mutant)
             changed = [index for index in at if verdict(package, every[index]) != verdicts[index]]

@@ -146,16 +146,6 @@ def _passed(string: str, match: re.Match[str], begin: int, end: re.Match[str] | 
     return "a question" if end and end[0] == "?" and end.start() else None
 
 
-def hedged(text: Text) -> Iterator[Text]:
-    """Yield what follows anchors that leave the answer open, such as "the answer is either"."""
-    for match in _ANCHOR.finditer(text.string):
-        begin = _begin(text.string, match)
-        tail = text.string[begin : begin + _REACH]
-        if _HEDGE.match(tail):
-            end = _END.search(tail)
-            yield text.part(begin, begin + (end.start() if end and end.start() else len(tail)))
-
-
 def _begin(string: str, match: re.Match[str]) -> int:
     """Return where the answer begins: after blanks, and on the next line where the anchor ends its own."""
     blanks = _BLANKS.match(string, match.end())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from flowinfer.tasks.answers.anchors import anchored, hedged, is_broken_off
+from flowinfer.tasks.answers.anchors import anchored, is_broken_off
 from flowinfer.tasks.answers.boxes import are_listed, boxed, ends_in_box
 from flowinfer.tasks.answers.corrections import corrected
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
@@ -121,7 +121,7 @@ def _anchored(text: Text, letters: str, choices: Mapping[str, str], question: st
         if is_other and _is_list(text.string[last_end:begin]):
             found = Found(None, "ambiguous", "anchor", found.span)
         last, last_end = found, begin + match.end()
-    return last or _hedged(text, letters)
+    return last
 
 
 def _one_of(found: set[str], place: Text) -> Found:
@@ -134,16 +134,6 @@ def _is_list(between: str) -> bool:
     """Return whether two anchored letters answer two blanks, not one after the other: 第一空选A，第二空选B."""
     is_one_line = not re.search(r"[\n。.!?]", between) or re.fullmatch(r"\s*(?:答案|answer)\W*", between, re.I)
     return bool(is_one_line) and not _CONTRAST.search(between)
-
-
-def _hedged(text: Text, letters: str) -> Found | None:
-    """Return that the answer is left open: "the answer is either A or B"."""
-    alone = re.compile(rf"(?<![A-Za-z])[{letters}](?![A-Za-z])")
-    for tail in hedged(text):
-        rest = text.string[text.places.index(tail.places[-1]) + 1 :]
-        if len(set(alone.findall(tail.string))) > 1 and not alone.search(rest):
-            return Found(None, "ambiguous", "anchor", tail.span())
-    return None
 
 
 def _joined(rest: str, letters: str) -> set[str]:

@@ -36,13 +36,16 @@ _PASSED_OVER = re.compile(
 _VERB = re.compile(
     r"(?:(?<!to )(?<!after )(?<!before )(?<!by )\b(?:is|are|was|were|be|ha[sd]|have|gets?|got|ma[kd]es?|earn(?:s|ed)?"
     r"|sav(?:es?|ed)|spen[dt]s?|costs?|takes?|took|needs?|pays?|paid|owes?|receives?|weighs?|equals?|totals?|total of"
-    r"|total:|left with|(?:comes?|came|amounts?|adds? up|works out) to|holds?|contains?|keeps?|kept|sold|sells|bought|buys"
-    r"|collect(?:s|ed)?|(?:pay|earn|sav|hav|mak|spend|cost|leav|gett|giv)ing|reads?|dr[io]ves?|travel(?:s|ed)?"
+    r"|total:|left with|(?:comes?|came|amounts?|adds? up|works out) to|holds?|contains?|keeps?|kept|sold|sells|bought"
+    r"|buys|collect(?:s|ed)?|(?:pay|earn|sav|hav|mak|spend|cost|leav|gett|giv)ing|reads?|dr[io]ves?|travel(?:s|ed)?"
     r"|walk(?:s|ed)?)\b[*\s:]*(?:(?!(?:in|at|on|by|from|for|after|per|with|than|to|every|if)\b)[a-zA-Z']+\s+){0,5}?"
     r"|(?:[是为有付赚应共]|需要?|得到?|剩下?|花费?了?|卖出?了?|等于|用了?)[^\d,。;\n]{0,6}?)[*\s]*(?=-?[$€£¥￥]?\s?\d)",
     re.I,
 )
 _STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?\s*[a-zA-Z]*\W*$")
+_WEAK_BEFORE = re.compile(
+    r"(?:\b(?:in|for|from|of|per|at|by|to|than|after|with|every|over|on)\s+(?:the |a )?\$?|第|每)$"
+)
 _BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
 
 _WEAK_RULES = ("last_number", "statement")
@@ -158,7 +161,7 @@ def _concluded(
         if chosen is not None:
             break
     else:
-        free = [item for item in inside if not _is_enclosed(string, item[1])]
+        free = [i for i in inside if not (_is_enclosed(string, i[1]) or _WEAK_BEFORE.search(string[: i[1]] + " "))]
         begins = re.fullmatch(r"[\s*$€£¥]*", string[min(begin, inside[0][1]) : inside[0][1] + 1].strip("-,， "))
         chosen = inside[0] if begins and begin == 0 else (free or inside)[-1]
     earlier = [item for item in inside if item[1] < chosen[1]]

@@ -53,11 +53,6 @@ def parse_expression(text: str) -> Expression | None:
     text = _SCIENTIFIC.sub(r"*10^(\1)", text.strip())
     if not text or len(text) > _MAX_LENGTH:
         return None
-    rational = _rational(text)
-    if rational is not None:
-        import sympy
-
-        return Expression(text, sympy.Rational(rational.numerator, rational.denominator), frozenset(), rational)
     try:
         tokens = _tokens(text)
         reader = _Reader(tokens)
@@ -110,14 +105,6 @@ def _at(tree: Any, symbols: list[str], point: Fraction) -> Any:  # sympy express
     values = (sympy.Rational(one.numerator, one.denominator) for one in places)
     found = {sympy.Symbol(name): value for name, value in zip(symbols, values, strict=True)}
     return tree.subs(found)
-
-
-def _rational(text: str) -> Fraction | None:
-    match = re.fullmatch(r"([-+]?)\s*(\d{1,60}(?:\.\d{1,40})?|\.\d{1,40})(?:\s*/\s*(\d{1,60}))?", text)
-    if not match or (match[3] and not int(match[3])):
-        return None
-    value = Fraction(match[2]) / (int(match[3]) if match[3] else 1)
-    return -value if match[1] == "-" else value
 
 
 def _tokens(text: str) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from flowinfer.tasks.answers.anchors import anchored, hedged
+from flowinfer.tasks.answers.anchors import anchored
 from flowinfer.tasks.answers.asked import asked_value
 from flowinfer.tasks.answers.boxes import are_listed, boxed, ends_in_box
 from flowinfer.tasks.answers.conclusions import unanchored
 from flowinfer.tasks.answers.corrections import corrected, is_taken_back, revised
-from flowinfer.tasks.answers.numbers import clean, values
+from flowinfer.tasks.answers.numbers import clean
 from flowinfer.tasks.answers.readings import answer_in
 from flowinfer.tasks.answers.text import Found, Text
 
@@ -44,12 +44,7 @@ def _find(text: Text, question: str) -> Found:
         rest = revised(text, end + 1)
         later = later if later is not None or rest is None else _find(rest, question)
         return later if later is not None and later.value else Found(held, "ok", "boxed", box.span())
-    open_answer = next(hedged(text), None)
-    if (found := _anchored(text, question)) is not None:
-        return found
-    if open_answer is not None and len(values(clean(open_answer.string))) > 1:
-        return Found(None, "ambiguous", "anchor", open_answer.span())
-    return unanchored(text, question)
+    return _anchored(text, question) or unanchored(text, question)
 
 
 def _anchored(text: Text, question: str) -> Found | None:

@@ -94,8 +94,6 @@ def read_stretch(part: str, gold: Gold, *, is_anchored: bool) -> str | None:
         if (numeral := _closing_numeral(concluding, gold)) is not None:
             return numeral
         runs = closing_runs(concluding) + runs
-    if not is_anchored and gold.kind == "number" and runs and _is_formula(runs[0]):
-        return runs[0]
     for run in runs:
         read = _as_kind(run, gold)
         if read is not None:
@@ -119,15 +117,6 @@ def _closing_numeral(string: str, gold: Gold) -> str | None:
     string = string[string.rfind("=") + 1 :]
     numeral = None if re.search(r"\d", string) else spelled(string)
     return show(numeral[0]) if numeral else None
-
-
-def _is_formula(run: str) -> bool:
-    """Return whether a run gives an expression in letters, such as n**2 + 1, and no value."""
-    side = run.rsplit("=", 1)[-1]
-    parsed = parse_expression(side)
-    if parsed is None or not parsed.symbols or re.search(r"\d[eE][+-]?\d", side):
-        return False
-    return bool(re.search(r"\d", side) and re.search(r"[-+*/^]", side))
 
 
 def _as_kind(run: str, gold: Gold) -> str | None:

@@ -126,7 +126,6 @@ def stripped(part: str) -> str:
 
 
 _RESTATED = re.compile(r"[,，]\s*(?:\(?i\.\s?e\.,?|that is,|也就是说?|即)\s*(?=[-(\\\d]|[a-zA-Z]\b)")
-_UNIT_AFTER = re.compile(r"\d\s*(?:[a-z]{3,}|[\u4e00-\u9fff]+)[.。\s]*$")
 
 
 def main_part(string: str) -> str:
@@ -134,8 +133,7 @@ def main_part(string: str) -> str:
     string = re.sub(r"\s\([a-zA-Z][a-zA-Z\s,'-]{2,}\)", " ", string)
     restated = _RESTATED.search(string)
     if restated and re.search(r"\d", string[: restated.start()]):
-        first, second = string[: restated.start()], string[restated.end() :]
-        return first if _UNIT_AFTER.search(first) and _UNIT_AFTER.search(second) else second
+        return string[restated.end() :]
     for aside in _ASIDE.finditer(string):
         if string[: aside.start()].strip():
             return string[: aside.start()]
