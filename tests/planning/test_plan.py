@@ -363,3 +363,8 @@ def test_plan_says_what_each_device_reads_and_which_is_the_slowest(capsys: pytes
         "    s2  cuda:0 20.4 GB (slowest), cuda:1 16.0 GB\n"
         "    all steps at once: cuda:0 20.4 GB, cuda:1 32.0 GB (slowest)\n"
     )
+
+
+def test_a_plan_has_the_name_that_clients_know_its_flow_by() -> None:
+    for text, name in (("Qwen", "mine"), ('defaults { name="org/judge" }\nQwen', "org/judge")):
+        assert plans.compile(check(text, file="mine.flow", zoo=NAMES)).flow == name

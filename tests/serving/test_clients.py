@@ -337,6 +337,11 @@ def test_a_second_signal_stops_a_server_at_once_with_an_error_for_who_still_wait
         (["s2p", "--api-key-file", "none.txt"], 2, "error: --api-key-file none.txt: cannot be read"),
         (["./=s2p"], 2, "error: s2p cannot be served as './'"),
         (["s2p", "--host", "256.0.0.1"], 3, "error: cannot listen at 256.0.0.1:8000"),
+        (
+            ["s2p", "--host", "256.0.0.1"],
+            3,
+            "warning: anybody who reaches 256.0.0.1:8000 can use this server; --api-key",
+        ),
     ],
 )
 def test_what_cannot_be_served_is_told_in_a_line(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:

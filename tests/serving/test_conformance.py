@@ -384,11 +384,23 @@ def test_chinese_comes_in_whole_characters(server: Served) -> None:
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_prompt_that_is_too_long_is_never_cut_in_silence(server: Served, streams: bool) -> None:
     """TradingAgents 168."""
-    reply = chat(server, messages=[{"role": "user", "content": "seven " * 3000}], stream=streams)
+    reply = chat(server, messages=[{"role": "user", "content": "seven " * 1500}], stream=streams)
     assert reply.status == 400
     assert reply.error["code"] == "context_length_exceeded"
     assert reply.error["param"] == "messages"
     assert "which reads at most 1024 with its answer" in reply.error["message"]
+
+
+def test_a_prompt_of_megabytes_is_refused_without_being_read_whole(server: Served) -> None:
+    """Tokenized, it would hold up everybody for half a minute; what is long in few tokens is counted in full."""
+    for said in ("seven " * 600_000, "a" * 3_000_000, "苹果" * 300_000):
+        reply = chat(server, messages=[{"role": "user", "content": said}])
+        assert reply.error["code"] == "context_length_exceeded"
+        assert (least := re.search(r"has at least (\d+) tokens for '(Yi|Qwen)'", reply.error["message"]))
+        assert int(least[1]) < 40_000
+    turns = [{"role": role, "content": "seven " * 400} for role in ("user", "assistant") * 20]
+    reply = chat(server, messages=[*turns, *ASK])
+    assert "has at least" in reply.error["message"]
 
 
 def test_completions_answer_each_prompt_of_a_list(server: Served) -> None:
@@ -707,24 +719,32 @@ def test_an_error_in_mid_stream_is_an_event(serve: Serve) -> None:
         message = server.chat("twice", "seven " * words).error["message"]
         return int(re.search(r"has (\d+) tokens", message)[1])  # type: ignore[index]
 
-    per_word = (tokens(3000) - tokens(2000)) // 1000
-    words = 3000 - -(-(tokens(3000) - 1020) // per_word)
+    per_word = (tokens(1200) - tokens(700)) // 500
+    words = 1200 - -(-(tokens(1200) - 1020) // per_word)
     reply = server.chat("twice", "seven " * words, stream=True)
     assert reply.status == 200
     assert reply.events[-1]["error"]["code"] == "context_length_exceeded"
     assert text_of([*reply.events[:-1], None], "reasoning_content")
 
 
-def test_everybody_hears_the_states_of_requests_and_none_of_their_texts(server: Served) -> None:
-    async def listen() -> bytes:
-        listening = call(server.app, "GET", "/flowinfer/events")
-        task = listening.start()
-        await listening.sent.get()
-        await ask(server.app, "POST", "/v1/chat/completions", body())
-        listening.gone.set()
-        await task
-        return b"".join([message["body"] async for message in listening.messages() if "body" in message])
+def test_what_happens_to_a_request_is_told_to_who_knows_its_id(server: Served) -> None:
+    async def listen() -> tuple[bytes, bytes]:
+        calls = [call(server.app, "GET", f"/flowinfer/events{query}") for query in ("", "?request=id-of-the-page")]
+        tasks = [one.start() for one in calls]
+        for one in calls:
+            await one.sent.get()
+        await ask(server.app, "POST", "/v1/chat/completions", body(), headers={"X-Request-Id": "id-of-the-page"})
+        for one, task in zip(calls, tasks, strict=True):
+            one.gone.set()
+            await task
+        heard = []
+        for one in calls:
+            heard.append(b"".join([message["body"] async for message in one.messages() if "body" in message]))
+        return heard[0], heard[1]
 
-    heard = Reply(200, {}, server.run(listen())).events
-    assert [one["event"] for one in heard] == ["step_began", "step_ended", "step_began", "step_ended", "answered"]
-    assert not any("text" in one or "bytes" in one for one in heard)
+    everybody, mine = (Reply(200, {}, heard).events for heard in server.run(listen()))
+    assert [one["event"] for one in everybody] == ["step_began", "step_ended", "step_began", "step_ended", "answered"]
+    assert not any("text" in one or "bytes" in one for one in everybody)
+    tokens = [one for one in mine if one["event"] == "token"]
+    assert {head["model"] for one in tokens for head in one["heads"]} == {"Yi", "Qwen", "Ds"}
+    assert mine[-1]["text"] == chat(server).data["choices"][0]["message"]["content"]

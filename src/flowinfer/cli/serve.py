@@ -94,13 +94,13 @@ def command(
 
     limits = Limits(questions=max_queue, tokens=max_queue_tokens, seconds=timeout, body_bytes=size)
     origins = tuple(cors_origins or ())
-    chosen = Settings(host, port, load, rows, "auto", limits, drain, keys, origins, swap, log_prompts, shown)
+    chosen = Settings(host, port, load, rows, "auto", limits, drain, keys, origins, swap, shown)
 
     def say(message: str) -> None:
         if not quiet or message.startswith("warning: "):
             _say(message)
 
-    serve(flows, chosen, say=say, on_ready=ready)
+    serve(flows, chosen, say=say, on_ready=ready, log=_say if log_prompts else None)
 
 
 def _say(message: str) -> None:

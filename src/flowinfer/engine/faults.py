@@ -43,14 +43,16 @@ def reason(error: BaseException) -> str:
     return type(error).__name__ + (f": {told}" if told else "") + _place(error)
 
 
-def too_long(model: str, tokens: int, most: int) -> str:
-    """Return the reason why a prompt cannot be read."""
-    return f"the prompt has {tokens} tokens for '{model}', which reads at most {most} with its answer"
+def too_long(model: str, tokens: int, most: int, *, at_least: str = "") -> str:
+    """Return the reason why a prompt cannot be read; "at least " where only a part of it was counted."""
+    return f"the prompt has {at_least}{tokens} tokens for '{model}', which reads at most {most} with its answer"
 
 
 def is_too_long(reason: str) -> bool:
     """Return whether a question failed for that reason."""
-    return re.match(r"the prompt has \d+ tokens for '.*', which reads at most", reason, re.DOTALL) is not None
+    return (
+        re.match(r"the prompt has (at least )?\d+ tokens for '.*', which reads at most", reason, re.DOTALL) is not None
+    )
 
 
 def is_memory_short(error: BaseException) -> bool:

@@ -206,7 +206,7 @@ class _Compiler:
     def plan(self) -> Plan:
         ends = self._add(self._flow.root)
         answer = Answer("vote" if len(ends) > 1 else "text", tuple(self._step_of[end] for end in ends))
-        return Plan(self._flow.name, tuple(self._steps), answer, self._flow.models, self._flow.prompts)
+        return Plan(self._flow.model_name, tuple(self._steps), answer, self._flow.models, self._flow.prompts)
 
     def _add(self, part: Part) -> tuple[str, ...]:
         """Add the steps of a part that stands for itself; return the graph nodes of its texts."""

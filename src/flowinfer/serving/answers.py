@@ -16,12 +16,12 @@ from flowinfer.results import Trace
 from flowinfer.serving import forms, problems
 from flowinfer.serving.bodies import Wish
 from flowinfer.serving.desk import Desk
-from flowinfer.serving.events import whole_of
+from flowinfer.serving.events import event_of
 from flowinfer.serving.flows import Asking
 from flowinfer.serving.happenings import Ended, Happening
 from flowinfer.serving.problems import Problem
-from flowinfer.serving.service import Ticket
 from flowinfer.serving.telling import Piece, Telling
+from flowinfer.serving.tickets import Ticket
 
 _SIGN_OF_LIFE_SECONDS = 10.0
 """Between comments in a stream that has nothing to say yet."""
@@ -109,7 +109,7 @@ class Answering:
             self._desk.events.tell(self._id, asking.flow, index, happening)
             self._heard.put_nowait((index, happening))
 
-        wants_tokens = self._wish.streams or self._wish.top_logprobs is not None
+        wants_tokens = self._wish.streams or self._wish.top_logprobs is not None or self._desk.events.wanted(self._id)
         ticket = self._desk.service.submit(
             asking, hear, wants_tokens=wants_tokens, num_tops=self._wish.top_logprobs or 0
         )
@@ -205,7 +205,8 @@ class Answering:
         """Send what is new: all of it where it is to be told, else each answer's in one chunk."""
         await self._begin(stream)
         if self._wish.form == "told":
-            await stream.data(*[whole_of(one.happening, one.piece) for one in new])
+            told = [event_of(one.happening, is_whole=True, answer=one.piece.tokens) for one in new]
+            await stream.data(*[event for event in told if event is not None])
             return
         for index, answer in enumerate(self._answers):
             pieces = [one.piece for one in new if one.index == index]

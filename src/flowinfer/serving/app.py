@@ -176,7 +176,7 @@ class _Views:
 
     async def events(self, request: Request) -> ASGIApp:
         """Tell what flows do, as they do it."""
-        return _Listening(self._desk)
+        return _Listening(self._desk, request.query_params.get("request"))
 
     def _model(self, name: str) -> dict[str, Any]:
         flow = bodies.flow_named(name, self._service.flows)
@@ -216,8 +216,8 @@ class _Views:
 class _Listening:
     """Send events to one listener; an ASGI application."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk, self._events, self._listener = desk, desk.events, Listener()
+    def __init__(self, desk: Desk, request_id: str | None) -> None:
+        self._desk, self._events, self._listener = desk, desk.events, Listener(request_id)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the listener is gone or there are no more."""

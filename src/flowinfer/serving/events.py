@@ -1,16 +1,15 @@
-"""What is told while flows work: states of steps to everybody who listens, all of it to who has asked."""
+"""What is told while flows work: states of steps to everybody, all of it to who has asked or knows a request's id."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowinfer.engine.base import TokenEvent
 from flowinfer.results import HeadTimes
 from flowinfer.serving.flows import ServedFlow
 from flowinfer.serving.happenings import Admitted, Answered, Failed, Happening, StepEnded, Wrote
-from flowinfer.serving.telling import Piece
 
 _MOST_KEPT = 10_000
 """Events that a slow listener may be behind; then it is let go."""
@@ -19,9 +18,14 @@ Event = Mapping[str, Any]
 
 
 class Listener:
-    """Somebody who listens."""
+    """Somebody who listens.
 
-    def __init__(self) -> None:
+    Args:
+        request_id: of the request whose texts are wanted; None = only states, of all requests.
+    """
+
+    def __init__(self, request_id: str | None) -> None:
+        self.request_id = request_id
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
 
     def put(self, event: Event | None) -> None:
@@ -58,22 +62,33 @@ class Events:
         for listener in self._listeners:
             listener.put(event)
 
+    def wanted(self, request_id: str) -> bool:
+        """Return whether somebody wants a request's tokens."""
+        return any(listener.request_id == request_id for listener in self._listeners)
+
     def tell(self, request_id: str, flow: ServedFlow, index: int, happening: Happening) -> None:
         """Tell of what has happened to a request's question."""
-        event = state_of(happening) if self._listeners else None
-        if event is not None:
-            for listener in self._listeners:
-                listener.put({"request": request_id, "flow": flow.name, "index": index, **event})
+        for listener in self._listeners:
+            if listener.request_id in (None, request_id):
+                event = event_of(happening, is_whole=listener.request_id is not None)
+                if event is not None:
+                    listener.put({"request": request_id, "flow": flow.name, "index": index, **event})
 
 
-def state_of(happening: Happening) -> Event | None:
-    """Return what everybody may know of what has happened; None of what is of no interest to them."""
+def event_of(happening: Happening, *, is_whole: bool, answer: Sequence[TokenEvent] = ()) -> Event | None:
+    """Return what a page is told of a happening, if of it at all; texts and tokens only where it is whole.
+
+    Args:
+        answer: the tokens that are known to be the answer's since then; told by their indices.
+    """
+    told = {"answer": [token.index for token in answer]} if answer else {}
     match happening:
         case Admitted(step):
-            return {"event": "step_began", "step": step}
-        case Wrote():
-            return None
+            return {"event": "step_began", "step": step, **told}
+        case Wrote(step, token):
+            return {"event": "token", "step": step, **_token(token), **told} if is_whole else None
         case StepEnded(result):
+            text = {"text": result.text, "prompts": dict(result.prompts)} if is_whole else {}
             return {
                 "event": "step_ended",
                 "step": result.step,
@@ -83,30 +98,21 @@ def state_of(happening: Happening) -> Event | None:
                 "heads": [_cost(head) for head in result.heads],
                 "drafted_tokens": result.drafted_tokens,
                 "accepted_tokens": result.accepted_tokens,
+                **text,
+                **told,
             }
         case Answered(trace):
-            return {"event": "answered", "seconds": trace.seconds, "finish_reason": trace.finish_reason}
-        case Failed():
-            return {"event": "failed"}
-
-
-def whole_of(happening: Happening, new: Piece) -> Event:
-    """Return all that has happened.
-
-    Args:
-        new: what of the answer it has brought; its tokens are told by their indices.
-    """
-    answer = {"answer": [token.index for token in new.tokens]} if new.tokens else {}
-    text: Event = {}
-    match happening:
-        case Wrote(step, token):
-            return {"event": "token", "step": step, **_token(token), **answer}
-        case StepEnded(result):
-            text = {"text": result.text, "prompts": dict(result.prompts)}
-        case Answered(trace):
-            ballot = trace.ballot
-            text = {"text": trace.answer, "ballot": None if ballot is None else str(ballot)}
-    return {**(state_of(happening) or {}), **text, **answer}
+            ballot = None if trace.ballot is None else str(trace.ballot)
+            ended = {"text": trace.answer, "ballot": ballot} if is_whole else {}
+            return {
+                "event": "answered",
+                "seconds": trace.seconds,
+                "finish_reason": trace.finish_reason,
+                **ended,
+                **told,
+            }
+        case Failed(reason):
+            return {"event": "failed", **({"reason": reason} if is_whole else {})}
 
 
 def _cost(head: HeadTimes) -> Event:

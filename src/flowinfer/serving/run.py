@@ -50,7 +50,6 @@ class Settings:
     keys: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
     swaps: bool = False
-    logs_prompts: bool = False
     run: Path | None = None
     """A run folder that the page shows."""
 
@@ -61,6 +60,7 @@ def serve(
     *,
     say: Callable[[str], None],
     on_ready: Callable[[str, str | None], None] = lambda address, name: None,
+    log: Callable[[str], None] | None = None,
 ) -> None:
     """Serve flows until a signal ends it.
 
@@ -68,6 +68,7 @@ def serve(
         flows: by the names of the models that they are to be.
         settings: how.
         say: tells the user something.
+        log: see `Desk`.
         on_ready: hears the address, and the name of a model there, once questions are answered.
     Raises:
         RunError: the address cannot be taken, or a model cannot be loaded.
@@ -91,7 +92,7 @@ def serve(
             loads_at_once=settings.load == "all",
             on_notice=say,
         )
-        desk = Desk(service, settings.limits, settings.keys, say if settings.logs_prompts else None)
+        desk = Desk(service, settings.limits, settings.keys, log)
         config = uvicorn.Config(
             application(desk, settings.cors_origins, samples),
             log_config=None,

@@ -12,7 +12,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -26,42 +25,20 @@ from flowinfer.engine.scheduler import Caching, Scheduler
 from flowinfer.engine.work import Asked, trace_of
 from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.planning.merge import SharedStep
-from flowinfer.results import StepResult, Trace
+from flowinfer.results import StepResult
 from flowinfer.runs.experiment import majority
 from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.happenings import STOPPED, Admitted, Answered, Failed, Happening, StepEnded, Wrote
 from flowinfer.serving.loading import Loading, State
 from flowinfer.serving.shifts import Shifts
-from flowinfer.spec import Decoding
+from flowinfer.serving.tickets import Hear, Ticket, failed, tell_all, tell_one
 
-Hear = Callable[[Happening], None]
 Deliver = Callable[[Callable[[], None]], None]
 """Lets something be done in the thread of those who listen, in order."""
 
 _MOST_UNDER_WAY = 64
 """Questions of one flow that the engine has at once; the others wait, so that each flow gets its share."""
 _OURS = "an error of the server's own; its log says more"
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A question that was handed in."""
-
-    flow: ServedFlow
-    asked: Asked
-    hear: Hear
-    wants_tokens: bool
-    num_tops: int = 0
-    """How many alternatives each token is to be told with."""
-    is_over: bool = False
-    """Whether nothing more is told of it."""
-    since: float = field(default_factory=time.monotonic)
-    """When it came."""
-
-    @property
-    def decodings(self) -> dict[str, Decoding]:
-        """Return its options by step of its flow's plan."""
-        return {step: self.asked.decodings[use.shared] for step, use in self.flow.uses.items()}
 
 
 class Service:
@@ -130,7 +107,7 @@ class Service:
             ticket = Ticket(asking.flow, asking.asked(f"r{self._number}"), hear, wants_tokens, num_tops)
             if self._is_closing or self.loading.problem is not None:
                 problem = self.loading.problem.message if self.loading.problem else STOPPED
-                self.deliver(lambda: _tell(ticket, _failed(ticket, problem)))
+                self.deliver(lambda: tell_one(ticket, failed(ticket, problem)))
             else:
                 self._waiting[asking.flow.name].append(ticket)
         self._wake.set()
@@ -305,7 +282,7 @@ class Service:
             for waiting in queues:
                 waiting.clear()
         for ticket in left:
-            self.note(ticket, _failed(ticket, reason))
+            self.note(ticket, failed(ticket, reason))
         self.flush()
 
     def note(self, ticket: Ticket, happening: Happening) -> None:
@@ -317,25 +294,7 @@ class Service:
         """Bring what has happened to those who listen; for the engine's thread."""
         if self._happened:
             happened, self._happened = self._happened, []
-            self.deliver(lambda: _tell_all(happened))
-
-
-def _failed(ticket: Ticket, reason: str) -> Failed:
-    """Return the end of a question that was broken off."""
-    question_id = ticket.asked.question.id
-    trace = Trace(question_id=question_id, answer="", finish_reason="error", seconds=0.0, steps=(), error=reason)
-    return Failed(reason, trace)
-
-
-def _tell_all(happened: Sequence[tuple[Ticket, Happening]]) -> None:
-    for ticket, happening in happened:
-        _tell(ticket, happening)
-
-
-def _tell(ticket: Ticket, happening: Happening) -> None:
-    if not ticket.is_over:
-        ticket.is_over = isinstance(happening, Answered | Failed)
-        ticket.hear(happening)
+            self.deliver(lambda: tell_all(happened))
 
 
 class _Ears(Observer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from flowinfer.backends.base import Prompt, TokenModel
@@ -16,6 +17,9 @@ from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.fusion.advance import Advance, Context, new_context
 from flowinfer.planning.plan import Step
 from flowinfer.startup import STARTUP
+
+_LEAST_CHARACTERS = 8
+"""For each token that a model reads: of texts that are shorter all tokens are counted."""
 
 
 class Heads:
@@ -50,6 +54,8 @@ class Heads:
             batch: rows that are live then.
         """
         try:
+            if problem := self._far_too_long(row):
+                return Completion(row, None, problem)
             prompts = self._prompts(row)
             if problem := self._misfit(prompts):
                 return Completion(row, None, problem)
@@ -148,6 +154,15 @@ class Heads:
             for model, text, prompt, skip in zip(self.models, texts, prompts, skips, strict=True)
         ]
 
+    def _far_too_long(self, row: Row) -> str | None:
+        """Return the problem of a row whose texts are so long that to tokenize them would hold up all others."""
+        said = "\n".join(turn.content for turn in row.turns)
+        for member, model in zip(self.mixer.members, self.models, strict=True):
+            text = f"{said}\n{row.prompts[member.node]}"
+            if model.tokenizer is not None and (least := count_beyond(model.tokenizer, text, model.max_positions)):
+                return too_long(model.name, least, model.max_positions, at_least="at least ")
+        return None
+
     def _misfit(self, prompts: Sequence[Prompt]) -> str | None:
         for model, prompt in zip(self.models, prompts, strict=True):
             if len(prompt.ids) >= model.max_positions:
@@ -155,6 +170,21 @@ class Heads:
             if not prompt.ids:
                 return f"the prompt is empty for '{model.name}'"
         return None
+
+
+def count_beyond(tokenizer: Tokenizer, text: str, most: int) -> int | None:
+    """Return how many tokens the beginning of a text has, where these are far more than a model reads.
+
+    Looked at are pieces that grow, from the least that could have so many: what is refused costs about as much as the
+    longest prompt that is not. Twice the limit leaves room for what the rest of the text could join to one token.
+    """
+    size = _LEAST_CHARACTERS * most
+    while size < len(text):
+        count = len(tokenizer.encode(text[:size], add_special_tokens=False).ids)
+        if count > 2 * most:
+            return count
+        size *= 4
+    return None
 
 
 def _prompt(model: TokenModel, row: Row, text: str, prefill: str) -> Prompt:

@@ -22,6 +22,12 @@ class Step {
     this.tokens.push(token);
   }
 
+  /* Take text of an endpoint, which does not tell who wanted it. */
+  append(text) {
+    this.state = "writing";
+    this.tokens.push({ text, name: text, bytes: [], probability: null, lead: null, heads: [] });
+  }
+
   get written() {
     return this.result?.tokens ?? this.tokens.filter((token) => token.bytes !== null).length;
   }
@@ -75,6 +81,9 @@ class Answer {
     if (event.event === "step_began") {
       step.begin("reading");
       if (step === this.final) this.tokens = [];
+    } else if (event.event === "text") {
+      step.append(event.text);
+      if (step === this.final) this.tokens.push(step.tokens.at(-1));
     } else if (event.event === "token") {
       step.write(event);
       if (step === this.final && this.indices.has(event.index)) this.tokens.push(event); // told of before it began again
