@@ -12,7 +12,6 @@ class Step {
     this.tokens = [];
     this.since = performance.now();
     this.result = null;
-    this.said = ""; // of an endpoint, which tells no tokens
     this.decoder = new TextDecoder();
   }
 
@@ -21,6 +20,12 @@ class Step {
     token.text = token.bytes === null ? "" : this.decoder.decode(Uint8Array.from(token.bytes), { stream: true });
     token.name = token.bytes === null ? null : token.text;
     this.tokens.push(token);
+  }
+
+  /* Take text of an endpoint, which does not tell who wanted it. */
+  append(text) {
+    this.state = "writing";
+    this.tokens.push({ text, name: text, bytes: [], probability: null, lead: null, heads: [] });
   }
 
   get written() {
@@ -43,7 +48,6 @@ class Answer {
     this.final = flow.answer.kind === "text" ? this.steps.get(flow.answer.steps[0]) : null;
     this.indices = new Set(); // of the last step's tokens, those of the answer
     this.tokens = []; // those of the answer, as far as they are known
-    this.said = ""; // of an endpoint's answer, so far
     this.text = null; // once it is whole
     this.state = "waiting"; // waiting, answering, answered, stopped, failed
     this.reason = "";
@@ -76,11 +80,10 @@ class Answer {
     const step = this.steps.get(event.step);
     if (event.event === "step_began") {
       step.begin("reading");
-      if (step === this.final) Object.assign(this, { tokens: [], said: "" });
+      if (step === this.final) this.tokens = [];
     } else if (event.event === "text") {
-      step.state = "writing";
-      step.said += event.text;
-      if (step === this.final) this.said += event.content ?? "";
+      step.append(event.text);
+      if (step === this.final) this.tokens.push(step.tokens.at(-1));
     } else if (event.event === "token") {
       step.write(event);
       if (step === this.final && this.indices.has(event.index)) this.tokens.push(event); // told of before it began again
@@ -122,8 +125,8 @@ class Answer {
     for (const view of this.views) frames.ask(view);
   }
 
-  get soFar() {
-    return this.text ?? (this.said || this.tokens.map((token) => token.text).join(""));
+  get said() {
+    return this.text ?? this.tokens.map((token) => token.text).join("");
   }
 
   get writes() {

@@ -94,7 +94,7 @@ const chat = {
     const messages = [], system = $("system").value.trim();
     if (system) messages.push({ role: "system", content: system });
     for (const earlier of turn.before) {
-      const text = earlier.answer?.soFar;
+      const text = earlier.answer?.said;
       if (text?.trim()) messages.push({ role: "user", content: earlier.question }, { role: "assistant", content: text });
     }
     messages.push({ role: "user", content: turn.question });
@@ -129,7 +129,7 @@ const chat = {
   },
   save() {
     const kept = this.turns.map((turn) => ({ question: turn.question, kept: turn.kept,
-      answers: turn.answers.map(({ answer, shownFacts }) => ({ flow: answer.flow, text: answer.soFar, state: answer.isOver ? answer.state : "stopped", reason: answer.reason, facts: JSON.parse(shownFacts ?? "[]") })) }));
+      answers: turn.answers.map(({ answer, shownFacts }) => ({ flow: answer.flow, text: answer.said, state: answer.isOver ? answer.state : "stopped", reason: answer.reason, facts: JSON.parse(shownFacts ?? "[]") })) }));
     try {
       sessionStorage.setItem("chat", JSON.stringify(kept));
     } catch { /* more than a browser keeps: a reload begins anew */ }

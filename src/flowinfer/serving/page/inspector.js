@@ -27,7 +27,7 @@ const inspector = {
     if (!token) return;
     $("token-is").replaceChildren(make("bdi", { class: "piece" }, visible(token.name)), make("span", { class: "soft" }, ` ${view.at + 1} of ${view.tokens.length} of ${view.title}`));
     const lead = Math.round(100 * token.lead), drawn = token.lead < 0;
-    $("token-says").textContent = `fused ${percent(token.probability)}${token.lead === null ? "" : drawn ? `, drawn: ${-lead} points behind the first` : `, ${lead} points before the next`}`;
+    $("token-says").textContent = token.probability === null ? "told without probabilities" : `fused ${percent(token.probability)}${token.lead === null ? "" : drawn ? `, drawn: ${-lead} points behind the first` : `, ${lead} points before the next`}`;
     const range = $("token-at");
     range.max = view.tokens.length;
     range.value = view.at + 1;
@@ -51,6 +51,7 @@ const inspector = {
   words(token) {
     const heads = token.heads.map((head) => (agrees(head, token) ? `${head.model} agreed, ${percent(head.probability_of_emitted)}`
       : `${head.model} outvoted, gave ${percent(head.probability_of_emitted)}, wanted ${visible(nameOf(head.bytes))} ${percent(head.probability)}`));
-    return [`${visible(token.name)}, fused ${percent(token.probability)}`, ...heads].join("; ");
+    const fused = token.probability === null ? "told without probabilities" : `fused ${percent(token.probability)}`;
+    return [`${visible(token.name)}, ${fused}`, ...heads].join("; ");
   },
 };

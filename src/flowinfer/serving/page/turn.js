@@ -3,7 +3,7 @@ class AnswerView {
   constructor(answer, onKeep) {
     this.answer = answer;
     this.agreement = new Agreement();
-    this.text = new TokenText(this, `Answer of ${answer.flow}`, "the answer", () => answer.tokens, () => answer.text ?? (answer.said || null));
+    this.text = new TokenText(this, `Answer of ${answer.flow}`, "the answer", () => answer.tokens, () => answer.text);
     this.state = make("span", { class: "chip" });
     this.doing = make("p", { class: "doing" });
     this.reason = make("p", { class: "reason", role: "alert", hidden: true });
@@ -113,7 +113,7 @@ class StageView {
     this.step = step;
     this.head = make("h4");
     this.prompts = make("div");
-    this.text = new TokenText(owner, `Text of ${step.title}`, step.title, () => step.tokens, () => (step.tokens.length ? null : step.result?.text ?? (step.said || null)));
+    this.text = new TokenText(owner, `Text of ${step.title}`, step.title, () => step.tokens, () => (step.tokens.length ? null : step.result?.text ?? null));
     this.element = make("section", { class: "stage", "aria-label": `Stage ${step.title}` }, this.head, this.prompts, this.text.element);
   }
 
