@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from flowinfer.backends import hf
 from flowinfer.backends.four_bit import load_packed
-from flowinfer.backends.int4 import Int4Linear, from_awq, from_gptq, joined, parts
+from flowinfer.backends.int4 import Int4Linear, from_awq, from_gptq, joined, packed, parts
 from flowinfer.backends.known import whole
 from flowinfer.checkpoint import read_folder
 from flowinfer.cli import app
@@ -242,3 +242,12 @@ def test_four_bits_are_not_quantized_again(tmp_path: Path) -> None:
         hf.load(spec(packed, quantization="bnb-8bit"), "cpu")
     assert caught.value.message == "model 'M' is stored in four bits already (AWQ)"
     assert caught.value.help == "leave its quantization out"
+
+
+def test_a_last_group_may_be_cut_short() -> None:
+    numbers, zeros = torch.randint(0, 16, (8, 640), dtype=torch.int8), torch.randint(0, 16, (8, 3))
+    scales = torch.rand(8, 3)
+    weight = packed(numbers, zeros, scales, None, 256).unpacked(torch.float32)
+    assert torch.equal(
+        weight, (numbers - zeros.repeat_interleave(256, 1)[:, :640]) * scales.repeat_interleave(256, 1)[:, :640]
+    )

@@ -37,7 +37,13 @@ def models() -> dict[str, HfModel]:
 def test_bytes_of_every_heads_ids_are_the_text_at_every_step(models: dict[str, HfModel], context: str) -> None:
     watched: dict[str, Any] = {name: plans.Watched(model) for name, model in models.items()}
     listener = plans.Listener()
-    traces = run(one_step(mix(*models), context=context, max_tokens=12, lstrip_first=False), watched, TEXTS, batch=3, observer=listener)
+    traces = run(
+        one_step(mix(*models), context=context, max_tokens=12, lstrip_first=False),
+        watched,
+        TEXTS,
+        batch=3,
+        observer=listener,
+    )
     for head in watched.values():
         (session,) = head.sessions
         for row, texts in session.texts.items():

@@ -83,9 +83,11 @@ class Int4Linear(nn.Module):
     def weight(self, dtype: torch.dtype) -> Tensor:
         """Return W with its columns in their own order, (N, K)."""
         numbers = _numbers(self.words.view(self.out_features, -1, 1, ROW), 2, PLANES).flatten(1)  # (N, K)
-        groups = numbers.view(self.out_features, -1, self.group) - self.zeros[:, :, None].char()  # (N, G, group)
-        weight: Tensor = (groups * self.scales[:, :, None].float()).to(dtype).flatten(1)
-        return weight[:, : self.in_features]
+        scales, zeros = (
+            one.repeat_interleave(self.group, dim=1)[:, : self.in_features] for one in (self.scales, self.zeros)
+        )  # of each input; the last group may be cut short
+        weight: Tensor = ((numbers[:, : self.in_features] - zeros.char()) * scales.float()).to(dtype)
+        return weight
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
         """Return the weight of a plain layer that does the same, (N, K)."""
