@@ -59,7 +59,7 @@ _DENIED_BEFORE = re.compile(
     r"|(?:无法|不能)(?:判断|确定)|不知道|错误的?|wrong|incorrect)\s*$",
     re.I,
 )
-_SUPPOSED = re.compile(
+SUPPOSED = re.compile(
     r"tempt|(?:might|may|could) (?:think|say|guess|assume|seem)|common (?:mistake|error)|would have|\bsuppose|\bassum"
     r"|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|\b(?:some|many|most) (?:people|students)\b"
     r"|如果|假[设如]"
@@ -141,7 +141,7 @@ def _passed(string: str, match: re.Match[str], begin: int, end: re.Match[str] | 
     if _DENIED_BEFORE.search(before[-12:]):
         return "denied"
     clause = re.split(r"[\n。!?;]|\.\s|,\s*(?:but|so|then|and)\b|但|其实|正确", before)[-1]
-    if match["correction"] is None and _SUPPOSED.search(clause):
+    if match["correction"] is None and SUPPOSED.search(clause):
         return "only supposed"
     return "a question" if end and end[0] == "?" and end.start() else None
 

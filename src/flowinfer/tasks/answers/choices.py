@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from flowinfer.tasks.answers.anchors import anchored, is_broken_off
+from flowinfer.tasks.answers.anchors import SUPPOSED, anchored, is_broken_off
 from flowinfer.tasks.answers.boxes import are_listed, boxed, ends_in_box
 from flowinfer.tasks.answers.corrections import corrected
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
@@ -217,11 +217,19 @@ def _judged(text: Text, string: str, places: list[int], letters: str, is_wrong_a
     if len(said.right) > 1:
         return Found(None, "ambiguous", "judged_right", None)
     if len(said.bare) == 1 and not said.bare & said.wrong:
-        return found(next(iter(said.bare)), "only_letter")
+        (letter,) = said.bare
+        if not _is_reported(string, at_place[letter]):
+            return found(letter, "only_letter")
     last_line = re.fullmatch(rf"[\W_]*([{letters}])[\W_]*", text.string.strip().rsplit("\n", 1)[-1])
     if last_line:
         return found(last_line[1], "last_line")
     return Found(None, "ambiguous", "letters", None) if said.bare else Found(None, "no_answer", "negated", None)
+
+
+def _is_reported(string: str, at: int) -> bool:
+    """Return whether a letter is asked for, supposed, or what others think."""
+    begins = max(string.rfind(mark, 0, at) for mark in "\n。.;!?") + 1
+    return string[at + 1 : at + 2] == "?" or SUPPOSED.search(string[begins:at]) is not None
 
 
 _OPENS = re.compile(

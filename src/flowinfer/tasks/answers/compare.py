@@ -42,6 +42,8 @@ def is_same(shown: str, gold: Gold) -> bool:
                 return ours is not None and theirs is not None and same_intervals(ours, theirs)
             brackets = bool(shown) and shown[0] + shown[-1] == target[0] + target[-1]
             is_set = target[0] == "{"
+            if is_set and shown[:1] not in tuple("([{"):  # its members alone
+                return _same_items(split_top(shown), split_top(target[1:-1]), is_ordered=False)
             return brackets and _same_items(split_top(shown[1:-1]), split_top(target[1:-1]), is_ordered=not is_set)
         case "intervals":
             ours, theirs = read_intervals(shown), read_intervals(target)
