@@ -148,13 +148,13 @@ def test_unreachable_endpoint_is_a_run_error(stub: Stub) -> None:
 
 
 def test_key_is_read_from_the_named_variable(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAR_KEY", "far-k3y")
+    monkeypatch.setenv("FAR_KEY", "~k3y~")
     stub.replies = [said("x")]
     spec = ModelSpec(name="Far", ref="far", backend="openai", base_url=stub.url, api_key_env="FAR_KEY")
     made = openai.load(spec, "cpu")
     made.complete("hello", Decoding(), seed=1)
     made.close()
-    assert stub.headers[0]["Authorization"] == "Bearer far-k3y"
+    assert stub.headers[0]["Authorization"] == "Bearer ~k3y~"
 
 
 def test_unset_key_is_a_load_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,6 +263,7 @@ def test_a_column_that_the_data_has_is_no_matter_of_a_run(work: Path) -> None:
     assert done.returncode == 1 and "have no column 'context'" in done.stderr and "W0302" not in done.stderr
 
 
+@pytest.mark.slow
 def test_every_command_that_asks_says_when_it_asks_in_another_language(work: Path) -> None:
     note = "asks in Chinese, {} not; --prompts plain or en asks otherwise"
     short, profile = ("--set", "max_tokens=2", "--zoo", "toy"), ("profile", "s2p.flow", "--steps", "1")

@@ -253,7 +253,7 @@ def test_every_wanted_step_ends_once_and_equal_steps_are_decoded_once(seed: int)
     run.check()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @seeds
 def test_what_breaks_loops_loses_nothing_but_the_row_whose_fault_it_is(seed: int) -> None:
     run = Run(seed, is_ill=True, faults=3, num_plans=1)

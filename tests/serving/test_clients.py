@@ -322,6 +322,7 @@ def test_a_server_that_is_stopped_finishes_what_is_under_way() -> None:
     assert process.ended() == 0
 
 
+@pytest.mark.slow
 def test_a_second_signal_stops_a_server_at_once_with_an_error_for_who_still_waits() -> None:
     process = Process("one=" + str(ROOT / "pipelines" / "pi.flow"), "--drain", "600")
     body = {"model": "one", "messages": ASK, "stream": True, "max_tokens": 900, "temperature": 2}

@@ -114,6 +114,7 @@ def test_rows_of_clients_that_go_away_end_and_change_nobodys_text(server: Served
     assert server.run(with_deserters()) == alone
 
 
+@pytest.mark.slow
 def test_requests_leave_nothing_behind(server: Served) -> None:
     """Not one object each, whole or streamed, answered or refused."""
 

@@ -126,6 +126,7 @@ def test_a_second_sweep_takes_everything_from_the_cache_unless_told_not_to(work:
     assert again.calls_made == first.calls_made > 0 and not (again.folder / "steps").exists()
 
 
+@pytest.mark.slow
 def test_independent_runs_share_nothing_and_are_measured(work: Path, toy_zoo: Path) -> None:
     shared = sweep(work, toy_zoo, strategies=["SI", "P2S"], limit=2)
     alone = sweep(work, toy_zoo, strategies=["SI", "P2S"], limit=2, independent=True)
