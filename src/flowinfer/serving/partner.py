@@ -37,7 +37,7 @@ class Partner(Protocol):
         Args:
             body: of a request to /v1/chat/completions, without the name of a model.
             hear: takes pieces of the answer as they are written.
-            events: to which is added what happened: see `events.event_of`.
+            events: to which is added what happened: see `events.whole_of`.
         Raises:
             FlowInferError: there is no answer, and why.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 
@@ -16,6 +16,9 @@ from flowinfer.serving.events import Event
 from flowinfer.serving.forms import finish_reason
 from flowinfer.serving.partner import Hear, failed
 from flowinfer.serving.telling import Piece
+
+_TOLD_WHOLE = "/flowinfer/chat"
+"""Where steps and tokens are told too; servers of other kinds have it not, and tell their answers alone."""
 
 
 class There:
@@ -56,21 +59,15 @@ class There:
         """See `Partner.ask`."""
         whole = {**body, "model": self.flow, "stream": True}
         with reaching(self._client):
-            status = self._answered("/flowinfer/chat", whole, hear, events)
-            if status == 404:  # a server of another kind tells its answer alone
-                status = self._answered("/v1/chat/completions", whole, hear, events)
-            return str(status)
-
-    def _answered(self, path: str, whole: Mapping[str, Any], hear: Hear, events: list[Event]) -> str | Literal[404]:
-        """Hear an answer; return why it ended, 404 where there is no such address."""
-        with self._client.stream("POST", path, json=whole) as reply:
-            if reply.status_code == 404 and path.startswith("/flowinfer/"):
-                return 404
-            if reply.status_code != 200:
-                reply.read()
-                message = message_of(reply)
-                raise failed(message) if is_too_long(message) else refusal(self._client, reply.status_code, message)
-            return _heard(reply, hear, events)
+            for path in (_TOLD_WHOLE, "/v1/chat/completions"):
+                with self._client.stream("POST", path, json=whole) as reply:
+                    if reply.status_code == 200:
+                        return _heard(reply, hear, events)
+                    reply.read()
+                if reply.status_code != 404:
+                    break
+        message = message_of(reply)
+        raise failed(message) if is_too_long(message) else refusal(self._client, reply.status_code, message)
 
     def close(self) -> None:
         """End."""
