@@ -10,19 +10,38 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import traceback
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from http.server import HTTPServer
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from flowinfer import cli
+
+S = TypeVar("S", bound=HTTPServer)
 
 
 def hear_signals() -> None:
     """Let a child be ended by signals, also where the tests were begun in the background and it would not hear them."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def running(server: S) -> Iterator[S]:
+    """Let a server answer in a thread of its own."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def flowinfer(*arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ import pytest
 from flowinfer.backends.exchange import Exchange
 from flowinfer.backends.openai import OpenAIModel
 from flowinfer.spec import ModelSpec
+from tests.command import running
 
 Reply = tuple[int, str | list[str]]
 """Status and body; a list is what a stream of events brings, piece by piece, before its connection is closed."""
@@ -113,9 +114,5 @@ def connected(stub: Stub, *, clock: Callable[[], float] = lambda: 0.0, **options
 
 @pytest.fixture
 def stub() -> Iterator[Stub]:
-    with Stub() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with running(Stub()) as server:
         yield server
-        server.shutdown()
-        thread.join()

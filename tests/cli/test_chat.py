@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,15 @@ from typing import Any
 import pytest
 
 from tests.cli.terminal import Echo, Terminal
-from tests.command import flowinfer
+from tests.command import flowinfer, running
 
 LOCAL = ("chat", "-e", "(Qwen | Ds)", "--zoo", "lab", "--prompts", "plain", "--set", "max_tokens=6", "-q")
 
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[Echo]:
-    server = Echo()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running(Echo()) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

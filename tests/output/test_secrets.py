@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +18,7 @@ from flowinfer.errors import FlowError, RunError
 from flowinfer.language.diagnostics import full
 from flowinfer.output import secrets
 from flowinfer.output.secrets import learn, learn_address, public_address, redacted, redacted_data, shown
+from tests.command import running
 
 KEY = 'sk-TEST"\\key/0123456789'
 PASSWORD = "p@ss:w0rd/4711"
@@ -57,12 +57,8 @@ class Echo(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def echo() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), Echo)) as server:
         yield f"127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

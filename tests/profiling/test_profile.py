@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +19,7 @@ from flowinfer.profiling.run import Profiled, Request, built_in_questions, profi
 from flowinfer.profiling.show import lines
 from flowinfer.profiling.spans import write_trace
 from flowinfer.profiling.whole import Ticks, token_rate
+from tests.command import running
 from tests.endpoint import Stub, said
 
 STEPS = 4
@@ -193,13 +193,10 @@ def test_more_steps_than_a_model_has_positions_are_refused(toy_zoo: Path, capsys
 
 
 def test_an_endpoint_has_no_parts_but_passes_its_text_on(toy_zoo: Path, tmp_path: Path) -> None:
-    server = Stub()
-    server.replies = [said("seven apples", tokens=2)]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    text = f'model Far = "x" {{ backend=openai, base_url="{server.url}" }}\nFar -> Qwen\n'
-    found = profile(check(text, zoo=str(toy_zoo)), Request(built_in_questions(), steps=2)).profile
-    server.shutdown()
-    server.server_close()
+    with running(Stub()) as server:
+        server.replies = [said("seven apples", tokens=2)]
+        text = f'model Far = "x" {{ backend=openai, base_url="{server.url}" }}\nFar -> Qwen\n'
+        found = profile(check(text, zoo=str(toy_zoo)), Request(built_in_questions(), steps=2)).profile
     first, second = found.steps
     assert (first.heads, first.whole.engine, first.whole.tokens, first.floor_seconds) == ((), "text", 2, None)
     assert [head.model for head in second.heads] == ["Qwen"]

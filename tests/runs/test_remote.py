@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +15,7 @@ from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
 from flowinfer.planning.plain import to_json
 from flowinfer.results import StepResult, Trace
-from tests.command import flowinfer
+from tests.command import flowinfer, running
 
 ASK = ("exec", "-e", "Qwen", "--zoo", "lab", "--dataset", "gsm8k", "--limit", "5", "--batch", "1", "-q")
 
@@ -66,13 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running(Server()) as server:
+        yield server
 
 
 def test_a_run_whose_server_goes_is_gone_on_with_there(
