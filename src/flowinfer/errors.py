@@ -12,6 +12,7 @@ FlowInferError            exit code
     ├── LoadError    3    a model or tokenizer could not be loaded, or is unsuitable
     ├── MemoryShort  3    what was asked for does not fit into memory
     └── DeviceLost   3    a device can do nothing more in this process
+        └── HeadLost 3    a head elsewhere is not there any more
 
 Anything else that escapes is a bug of ours and shows its traceback.
 """
@@ -182,6 +183,10 @@ class DeviceLost(RunError):
     left: ClassVar[list[object]] = []
     """What must stay until the process ends: torch ends it at once where page-locked memory that such a device has used
     goes back. Whoever ends the process then runs no destructors."""
+
+
+class HeadLost(DeviceLost):
+    """A head in another process or on another host is not there any more."""
 
 
 def is_memory_short(error: BaseException) -> bool:

@@ -58,6 +58,13 @@ class BackendInfo:
     """Options of models and steps that it heeds; None: all that a backend of its kind is given."""
     splits: bool = False
     """Whether it can lay a model's layers over several GPUs."""
+    elsewhere: bool = False
+    """Whether its models lie in other processes, though they give distributions."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Return whether its models take no memory here; an endpoint's do not."""
+        return self.elsewhere or self.text_only
 
     def heeds(self, option: str) -> bool:
         """Return whether an option of a model or step does anything with it."""
@@ -162,6 +169,13 @@ BUILT_IN_BACKENDS = (
         "any OpenAI-compatible endpoint: text only",
         text_only=True,
         options=TEXT_OPTIONS | {*_ENDPOINT_OPTIONS, "system"},
+    ),
+    BackendInfo(
+        "remote",
+        "flowinfer.remote.client:load",
+        "a head in another process or on another host, started by `flowinfer head`",
+        options=frozenset([*Decoding.model_fields, "base_url", "api_key_env"]),
+        elsewhere=True,
     ),
 )
 

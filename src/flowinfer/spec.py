@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from flowinfer.errors import Diagnostic, Span
 from flowinfer.output.secrets import learn_address, public_address
@@ -50,7 +50,8 @@ COSTS = ("input_cost", "output_cost", "cached_cost")
 
 _GPU = "cuda:(0|[1-9][0-9]*)"
 """A GPU in the one way in which its name is written."""
-DEVICES = "auto, cpu, cuda or cuda:N"
+ELSEWHERE = r"(?!cpu:|cuda:|auto:)[\w.-]+:[1-9]\d{0,4}|\[[0-9a-fA-F:.]+\]:[1-9]\d{0,4}"
+DEVICES = "auto, cpu, cuda, cuda:N, or HOST:PORT of a head elsewhere"
 SPLIT_DEVICES = 'one device, or a list of two or more different GPUs, as in ["cuda:0", "cuda:1"]'
 """What the option `device` can be, in words."""
 
@@ -100,6 +101,12 @@ class ModelSpec(BaseModel):
     """The same of those that it reads and has read before; None = as all others."""
     _address: str | None = PrivateAttr(None)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _reach(cls, options: Any) -> Any:
+        """Read `device="HOST:PORT"` as what it is short for."""
+        return reached(options) if isinstance(options, dict) else options
+
     @field_validator("device", mode="before")
     @classmethod
     def _check_device(cls, device: object) -> object:
@@ -133,6 +140,14 @@ class ModelSpec(BaseModel):
         """
         newer = {name for name in ("headers", "extra_body") if not getattr(self, name)}
         return self.model_dump(exclude={"name", "device", "api_key_env", "parallel", *COSTS, *newer})
+
+
+def reached(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's options where `device="HOST:PORT"` is short for a head there: its backend and address."""
+    device = options.get("device")
+    if not isinstance(device, str) or not re.fullmatch(ELSEWHERE, device):
+        return dict(options)
+    return {**options, "device": "auto", "backend": options.get("backend", "remote"), "base_url": device}
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,8 @@ class Session(Protocol):
 class TokenModel(Protocol):
     """A loaded model whose next-token distributions can be read.
 
-    An ordinary object without a method `complete`, which would make it a text model. `flowinfer profile` makes a
+    An ordinary object without a method `complete`, which would make it a text model. One whose work another process
+    does may say so (`is_elsewhere = True`): then it is asked in a thread of its own. `flowinfer profile` makes a
     shallow copy of it and gives that another `vocabulary`.
     """
 
@@ -276,3 +277,8 @@ def lacks(model: object, kind: type) -> list[str]:
 def network_of(model: TokenModel) -> Any | None:  # untyped in transformers
     """Return the network that a model shows (see `TransformersBacked`), None where it shows none."""
     return getattr(model, "transformers_model", None)
+
+
+def is_elsewhere(model: TokenModel) -> bool:
+    """Return whether another process does a model's work, so that other heads can work meanwhile."""
+    return bool(getattr(model, "is_elsewhere", False))

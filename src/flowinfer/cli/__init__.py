@@ -20,6 +20,7 @@ from flowinfer.cli import (
     explain,
     fmt,
     graph,
+    head,
     init,
     lab,
     models,
@@ -61,7 +62,7 @@ class _Command(TyperCommand):
 
 
 _COMMANDS = (
-    *(init, check, fmt, explain, graph, plan, exec, chat, serve, profile, score, runs, show),
+    *(init, check, fmt, explain, graph, plan, exec, chat, serve, head, profile, score, runs, show),
     *(sweep, report, compare, recommend, models, datasets, doctor),
 )
 for module in _COMMANDS:

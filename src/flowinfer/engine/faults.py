@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flowinfer.errors import DeviceLost, FlowInferError, MemoryShort, OutputLost, is_memory_short
+from flowinfer.errors import DeviceLost, FlowInferError, HeadLost, MemoryShort, OutputLost, is_memory_short
 
 _PACKAGE = Path(__file__).parents[1]
 _LOST = ("CUDA error", "Triton Error [CUDA]", "cuDNN error", "NCCL Error", "ECC error", "unspecified launch failure")
@@ -69,6 +69,8 @@ def device_lost(where: str, error: BaseException) -> DeviceLost:
         where: the device and what it did, in words.
         error: what the device or its libraries said.
     """
+    if isinstance(error, HeadLost):
+        return error
     if isinstance(error, DeviceLost) and error.__cause__ is not None:
         error = error.__cause__
     line = next(iter(str(error).splitlines()), type(error).__name__)

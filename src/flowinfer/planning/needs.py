@@ -32,7 +32,7 @@ def need_of(spec: ModelSpec, *, device_kind: str = "cpu") -> Need:
     Raises:
         LoadError: its folder is damaged.
     """
-    if backends()[spec.backend].text_only:
+    if backends()[spec.backend].is_elsewhere:
         return Need(None, 0, None, 0, "served by an endpoint")
     folder = Path(spec.ref) if os.path.isdir(spec.ref) else hub_snapshot(spec.ref, revision=spec.revision)
     config = read_config(folder) if folder else None

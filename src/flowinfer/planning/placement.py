@@ -244,7 +244,7 @@ def _layers_of(need: Need) -> Layers | None:
 
 
 def _is_remote(spec: ModelSpec) -> bool:
-    return backends()[spec.backend].text_only
+    return backends()[spec.backend].is_elsewhere
 
 
 def _kind(spec: ModelSpec, machine: Machine) -> str:

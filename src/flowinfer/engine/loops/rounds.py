@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from flowinfer.backends.base import Session, TokenModel
+from flowinfer.backends.base import Session, TokenModel, is_elsewhere
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.loops.acceptance import DraftOdds, Payoff
 from flowinfer.engine.loops.choosing import Decision, Prefixes
@@ -66,7 +66,9 @@ class RoundDecoder:
     def __post_init__(self) -> None:
         self.heads = Heads(self.step, self.models, observer=self.observer, keeps_thinking=self.keeps_thinking)
         devices = [model.device for model in self.models]
-        self.workers = DeviceWorkers(devices, self.clock, is_queued=self.open_sessions is not None)
+        elsewhere = [is_elsewhere(model) for model in self.models]
+        is_queued = self.open_sessions is not None
+        self.workers = DeviceWorkers(devices, self.clock, is_queued=is_queued, elsewhere=elsewhere)
 
     def stream(self) -> RoundStream:
         """Return a new run; the one before must be closed."""

@@ -16,21 +16,31 @@ class DeviceWorkers:
 
     Args:
         devices: the device of each head.
+        elsewhere: which of them only wait for another process: each in a thread of its own.
         clock: times each head's work, its device's included.
         is_queued: whether the work of a head on a GPU is only queued there. Then one thread queues that of all heads,
             each on a stream of its own, and waits once; so graphs are never recorded in two threads at once. Each head
             then counts with the time of all. Else each device has a thread.
     """
 
-    def __init__(self, devices: Sequence[torch.device], clock: Clock = UNTIMED, *, is_queued: bool = False) -> None:
+    def __init__(
+        self,
+        devices: Sequence[torch.device],
+        clock: Clock = UNTIMED,
+        *,
+        is_queued: bool = False,
+        elsewhere: Sequence[bool] = (),
+    ) -> None:
         self._devices = tuple(devices)
         self._clock = clock
         self._streams: dict[int, torch.cuda.Stream] = {}
-        unique = dict.fromkeys(devices)
-        self._is_queued = is_queued and any(device.type == "cuda" for device in unique)
-        self._heads_of = tuple(tuple(k for k, device in enumerate(devices) if device == one) for one in unique)
-        has_threads = len(unique) > 1 and not self._is_queued
-        self._pool = ThreadPoolExecutor(len(unique)) if has_threads else None
+        self._is_queued = is_queued and any(device.type == "cuda" for device in devices)
+        together: dict[object, list[int]] = {}
+        for k, device in enumerate(devices):
+            together.setdefault(k if elsewhere and elsewhere[k] else device, []).append(k)
+        self._heads_of = tuple(map(tuple, together.values()))
+        has_threads = len(together) > 1 and not self._is_queued
+        self._pool = ThreadPoolExecutor(len(together)) if has_threads else None
 
     def run(self, part: Part, work: Callable[[int], None]) -> None:
         """Call `work` with the index of each head.
