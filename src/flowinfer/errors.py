@@ -11,6 +11,7 @@ FlowInferError            exit code
     │   └── ReaderGone 0  nobody reads it any more, which fails no pipeline
     ├── LoadError    3    a model or tokenizer could not be loaded, or is unsuitable
     ├── MemoryShort  3    what was asked for does not fit into memory
+    ├── HeadCut      3    a connection to a head elsewhere broke
     └── DeviceLost   3    a device can do nothing more in this process
         └── HeadLost 3    a head elsewhere is not there any more
 
@@ -183,6 +184,10 @@ class DeviceLost(RunError):
     left: ClassVar[list[object]] = []
     """What must stay until the process ends: torch ends it at once where page-locked memory that such a device has used
     goes back. Whoever ends the process then runs no destructors."""
+
+
+class HeadCut(RunError):
+    """The connection to a head elsewhere broke, and the head has forgotten what it held; another may be had."""
 
 
 class HeadLost(DeviceLost):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
+    from flowinfer.fusion.certified import Candidates
     from flowinfer.fusion.vocab import HeadVocabulary
 
 
@@ -107,6 +108,19 @@ class Session(Protocol):
 
     def length(self, row: int) -> int:
         """Return the number of ids in a row, prompt included."""
+
+
+class CandidateSession(Session, Protocol):
+    """A session of a model elsewhere (`is_elsewhere`): it can tell the most probable columns alone."""
+
+    def leave_out(self, banned: Tensor) -> None:
+        """Count no column that writes nothing: (V_k,) bool; before anything is asked."""
+
+    def best(self, rows: Sequence[int], count: int) -> Candidates:
+        """Return the candidates behind rows, as `logits` does all columns."""
+
+    def verify_best(self, segments: Mapping[int, Sequence[Sequence[int]]], count: int) -> Candidates:
+        """Append segments as `verify` does; return the candidates behind each."""
 
 
 @runtime_checkable

@@ -74,21 +74,43 @@ class Remove(_Asked):
     rows: list[_Row]
 
 
-class Logits(_Asked):
+class LeaveOut(_Asked):
+    """Count no column that writes nothing, in all candidates of the session."""
+
+    do: Literal["leave_out"] = "leave_out"
+    columns: list[_Row]
+
+
+class _Answered(_Asked):
+    best: Annotated[int, Field(ge=0)] = 0
+    """How many candidates of each distribution are wanted; 0 = its logits."""
+    number: Annotated[int, Field(ge=0)] = 0
+    """What `Fetch` calls the answer by; the last `KEPT` are kept."""
+
+
+class Logits(_Answered):
     """Answer with rows' logits, (R, V_k)."""
 
     do: Literal["logits"] = "logits"
     rows: list[_Row]
 
 
-class Verify(_Asked):
+class Verify(_Answered):
     """Append segments and answer with the logits behind each, (S, V_k)."""
 
     do: Literal["verify"] = "verify"
     segments: list[tuple[_Row, list[Annotated[_Ids, Field(min_length=1)]]]]
 
 
-Deed = Annotated[Add | Feed | Rollback | Remove | Logits | Verify, Field(discriminator="do")]
+class Fetch(_Asked):
+    """Answer with the logits behind some texts of an answer that gave candidates, (R, V_k)."""
+
+    do: Literal["fetch"] = "fetch"
+    number: Annotated[int, Field(ge=0)]
+    at: list[_Row]
+
+
+Deed = Annotated[Add | Feed | Rollback | Remove | LeaveOut | Logits | Verify | Fetch, Field(discriminator="do")]
 
 
 class Work(_Question):
@@ -100,6 +122,8 @@ class Work(_Question):
 
 
 Question = Annotated[Vocabulary | Tokenizer | Render | Work, Field(discriminator="ask")]
+KEPT = 2
+"""Answers of a session whose logits are kept: those behind old rows and behind new ones."""
 QUESTION: TypeAdapter[Question] = TypeAdapter(Question)
 
 

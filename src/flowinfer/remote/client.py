@@ -2,7 +2,7 @@
 
 What needs no answer (ids that were wrong, rows that have ended) waits for the next question, so that a round of a
 batch is one message there and one back. Where the connection breaks, the rows that it held are decoded again over a new
-one; where there is none to be had for `_PATIENCE_SECONDS`, the run ends and can go on later.
+one; where there is none to be had for `PATIENCE_SECONDS`, the run ends and can go on later.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from flowinfer.backends.base import Prompt, Session, TokenModel, Turn
-from flowinfer.errors import HeadLost, LoadError, MemoryShort, RunError
+from flowinfer.errors import HeadCut, HeadLost, LoadError, MemoryShort, RunError
+from flowinfer.fusion.certified import Candidates
 from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
 from flowinfer.remote import asked
 from flowinfer.remote.wire import MOST_BODY, KeyRefused, Wire, WireError, introduce, last_part, parted
 from flowinfer.spec import ModelSpec
 
 _CONNECT_SECONDS = 10.0
-_PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 20.0
 """How long a head that was there is waited for."""
 _ANSWER_SECONDS = 600.0
 """Longest that a head may take: it may be asked by others too."""
@@ -58,7 +59,7 @@ class RemoteModel(TokenModel):
             raise LoadError(f"model '{spec.name}': '{spec.base_url}' is no HOST:PORT", help='base_url="gpu2:7070"')
         self._host, self._port = place
         self._key = _key_of(spec)
-        self._where = f"head '{spec.name}' at {self._host}:{self._port}"
+        self.where = f"head '{spec.name}' at {self._host}:{self._port}"
         self._lock = threading.Lock()
         self._numbers = count()
         self._wire: Wire | None = None
@@ -69,7 +70,7 @@ class RemoteModel(TokenModel):
         try:
             about = self._connect()
         except WireError as error:
-            raise LoadError(f"{self._where}: {error}", help=_cure(error, self._host, self._port)) from error
+            raise LoadError(f"{self.where}: {error}", help=_cure(error, self._host, self._port)) from error
         self._fingerprint = str(about["vocabulary"])
         self._has_tokenizer = bool(about["has_tokenizer"])
         self.max_positions, self.is_exact = int(about["max_positions"]), bool(about["is_exact"])
@@ -78,7 +79,7 @@ class RemoteModel(TokenModel):
         if ours not in (theirs, about["name"]):
             self.close()
             raise LoadError(
-                f"{self._where} holds '{theirs}', the flow says '{ours}'",
+                f"{self.where} holds '{theirs}', the flow says '{ours}'",
                 help="name in the flow what the head serves, or another head",
             )
 
@@ -103,7 +104,7 @@ class RemoteModel(TokenModel):
             try:
                 self._vocabularies[key] = _vocabulary(about, bytes(body))
             except (KeyError, TypeError, ValueError) as error:
-                raise LoadError(f"{self._where} sends a vocabulary that cannot be read: {error}") from error
+                raise LoadError(f"{self.where} sends a vocabulary that cannot be read: {error}") from error
         return self._vocabularies[key]
 
     def prompt(self, text: str, prefill: str = "", turns: Sequence[Turn] = ()) -> Prompt:
@@ -117,18 +118,8 @@ class RemoteModel(TokenModel):
         Raises:
             HeadLost: there is none to be had.
         """
-        until = time.monotonic() + _PATIENCE_SECONDS
-        while self._wire is None:
-            try:
-                about = self._connect()
-            except WireError as error:
-                if time.monotonic() > until or isinstance(error, KeyRefused):
-                    cure = "what was answered is kept: --resume goes on once the head is there again"
-                    raise HeadLost(f"{self._where} is lost: {error}", help=cure) from error
-                time.sleep(0.5)
-                continue
-            if about.get("vocabulary") != self._fingerprint:
-                raise HeadLost(f"{self._where} is lost: it holds another model now", help="begin a new run")
+        with self._lock:
+            self._reconnect()
         return RemoteSession(self, next(self._numbers))
 
     def close(self) -> None:
@@ -136,6 +127,25 @@ class RemoteModel(TokenModel):
         if self._wire is not None:
             self._wire.close()
             self._wire = None
+
+    def _reconnect(self) -> None:
+        """Connect anew where the connection broke.
+
+        Raises:
+            HeadLost: there is none to be had.
+        """
+        until = time.monotonic() + PATIENCE_SECONDS
+        while self._wire is None:
+            try:
+                about = self._connect()
+            except WireError as error:
+                if time.monotonic() > until or isinstance(error, KeyRefused):
+                    cure = "what was answered is kept: --resume goes on once the head is there again"
+                    raise HeadLost(f"{self.where} is lost: {error}", help=cure) from error
+                time.sleep(0.5)
+                continue
+            if about.get("vocabulary") != self._fingerprint:
+                raise HeadLost(f"{self.where} is lost: it holds another model now", help="begin a new run")
 
     def _connect(self) -> dict[str, Any]:
         """Connect and show the key; return what the head says of itself."""
@@ -156,29 +166,42 @@ class RemoteModel(TokenModel):
         return about
 
     def _ask(self, question: asked.Question) -> tuple[dict[str, Any], bytearray]:
-        """Ask and wait for the answer.
+        """Ask and wait for the answer; what needs no session is asked again where the connection breaks.
 
         Raises:
-            RunError: the connection broke, or the head cannot do it.
+            HeadCut: the connection broke, and the session with it.
+            RunError: the head cannot do it.
             MemoryShort: it has not enough memory.
+            HeadLost: it is not there any more.
         """
         with self._lock:
-            if self._wire is None:
-                raise RunError(f"{self._where}: its connection broke")
+            if not isinstance(question, asked.Work):
+                self._reconnect()
             try:
-                ended, self.ended = self.ended, []
-                self._wire.send(question.model_dump() | {"ended": ended})
-                head, body = self._wire.receive()
-            except WireError as error:
-                self.close()
-                raise RunError(f"{self._where}: {error}") from error
-            except BaseException:  # an interrupt: an answer that nobody has read would be the next question's
-                self.close()
-                raise
+                head, body = self._exchanged(question)
+            except HeadCut:
+                if isinstance(question, asked.Work):
+                    raise
+                self._reconnect()
+                head, body = self._exchanged(question)
         if "failed" in head:
             kind = MemoryShort if head["failed"] == "memory" else RunError
-            raise kind(f"{self._where}: {head.get('why')}")
+            raise kind(f"{self.where}: {head.get('why')}")
         return head, body
+
+    def _exchanged(self, question: asked.Question) -> tuple[dict[str, Any], bytearray]:
+        if self._wire is None:
+            raise HeadCut(f"{self.where}: its connection broke")
+        ended, self.ended = self.ended, []
+        try:
+            self._wire.send(question.model_dump() | {"ended": ended})
+            return self._wire.receive()
+        except WireError as error:
+            self.close()
+            raise HeadCut(f"{self.where}: {error}") from error
+        except BaseException:  # an interrupt: an answer that nobody has read would be the next question's
+            self.close()
+            raise
 
 
 class RemoteSession(Session):
@@ -194,6 +217,9 @@ class RemoteSession(Session):
         self._made = 0
         self._lengths: dict[int, int] = {}
         self._queued: list[asked.Deed] = []
+        self._numbers = count()
+        self.num_answered = self.num_fetched = 0
+        """Texts behind which candidates came, and those whose logits had to be fetched."""
 
     def __del__(self) -> None:
         """Let the head forget the rows; nothing is sent from here, which may be anywhere."""
@@ -212,14 +238,27 @@ class RemoteSession(Session):
         self._queued.append(asked.Feed(chunks=[(row, list(ids)) for row, ids in chunks.items()]))
         self._grow({row: len(ids) for row, ids in chunks.items()})
 
+    def leave_out(self, banned: Tensor) -> None:
+        """Say which columns write nothing, with the next question."""
+        self._queued.append(asked.LeaveOut(columns=banned.nonzero()[:, 0].tolist()))
+
     def logits(self, rows: Sequence[int]) -> Tensor:
         """Return rows' logits, (R, V_k)."""
-        return self._logits(asked.Logits(rows=list(rows)))
+        return self._whole(asked.Logits(rows=list(rows)))
+
+    def best(self, rows: Sequence[int], count: int) -> Candidates:
+        """Return the candidates behind rows."""
+        return self._some(asked.Logits(rows=list(rows), best=count, number=next(self._numbers)))
 
     def verify(self, segments: Mapping[int, Sequence[Sequence[int]]]) -> Tensor:
         """Append segments and return the logits behind each, (S, V_k)."""
-        own = [(row, [list(segment) for segment in of_row]) for row, of_row in segments.items()]
-        found = self._logits(asked.Verify(segments=own))
+        found = self._whole(asked.Verify(segments=_plain(segments)))
+        self._grow({row: sum(map(len, of_row)) for row, of_row in segments.items()})
+        return found
+
+    def verify_best(self, segments: Mapping[int, Sequence[Sequence[int]]], count: int) -> Candidates:
+        """Append segments and return the candidates behind each."""
+        found = self._some(asked.Verify(segments=_plain(segments), best=count, number=next(self._numbers)))
         self._grow({row: sum(map(len, of_row)) for row, of_row in segments.items()})
         return found
 
@@ -243,19 +282,46 @@ class RemoteSession(Session):
         for row, more in by.items():
             self._lengths[row] += more
 
-    def _logits(self, deed: asked.Deed) -> Tensor:
+    def _whole(self, deed: asked.Deed) -> Tensor:
         head, body = self._do(deed)
-        dtype, shape = _DTYPES.get(str(head.get("dtype"))), head.get("shape")
-        if dtype is None or not isinstance(shape, list) or len(body) != dtype.itemsize * shape[0] * shape[1]:
-            raise RunError(f"{self._model._where}: what came are no logits")
-        return torch.frombuffer(body, dtype=dtype).view(shape)
+        dtype, shape = _DTYPES.get(str(head.get("dtype"))), _shape(head.get("shape"))
+        if dtype is None or shape is None or len(body) != dtype.itemsize * shape[0] * shape[1]:
+            raise RunError(f"{self._model.where}: what came are no logits")
+        return torch.frombuffer(body, dtype=dtype).view(shape) if body else torch.empty(shape, dtype=dtype)
+
+    def _some(self, deed: asked.Logits | asked.Verify) -> Candidates:
+        head, body = self._do(deed)
+        shape = _shape(head.get("best"))
+        if shape is None or len(body) != 8 * shape[0] * shape[1]:
+            raise RunError(f"{self._model.where}: what came are no candidates")
+        count = shape[0] * shape[1]
+        columns = torch.frombuffer(body, dtype=torch.int32, count=count).view(shape).long()
+        probs = torch.frombuffer(body, dtype=torch.float32, count=count, offset=4 * count).view(shape)
+
+        def fetch(at: Sequence[int]) -> Tensor:
+            self.num_fetched += len(at)
+            return self._whole(asked.Fetch(number=deed.number, at=list(at)))
+
+        self.num_answered += shape[0]
+        return Candidates(columns, probs, fetch)
 
     def _do(self, deed: asked.Deed) -> tuple[dict[str, Any], bytearray]:
         """Send what is queued and one thing more; wait for its answer."""
         if self._model._wire is not self._wire:
-            raise RunError(f"{self._model._where}: its connection broke")
+            raise HeadCut(f"{self._model.where}: its connection broke")
         deeds, self._queued = [*self._queued, deed], []
         return self._model._ask(asked.Work(session=self._number, deeds=deeds))
+
+
+def _plain(segments: Mapping[int, Sequence[Sequence[int]]]) -> list[tuple[int, list[list[int]]]]:
+    return [(row, [list(segment) for segment in of_row]) for row, of_row in segments.items()]
+
+
+def _shape(found: object) -> tuple[int, int] | None:
+    """Return the shape of a table that a message tells of, None where it is none."""
+    if not isinstance(found, list) or len(found) != 2 or not all(type(one) is int and one >= 0 for one in found):
+        return None
+    return found[0], found[1]
 
 
 def _key_of(spec: ModelSpec) -> bytes:

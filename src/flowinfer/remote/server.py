@@ -41,6 +41,10 @@ class _Open:
 
     session: Session
     rows: dict[int, int] = field(default_factory=dict)
+    banned: list[int] = field(default_factory=list)
+    """Columns that count in no candidates."""
+    kept: dict[int, Tensor] = field(default_factory=dict)
+    """Logits by the number of the answer that gave candidates of them."""
 
 
 class HeadServer:
@@ -207,24 +211,20 @@ class HeadServer:
             if len(sessions) >= MOST_SESSIONS:
                 raise ValueError(f"{MOST_SESSIONS} sessions are open")
             sessions[number] = _Open(self._open_session())
-        logits = None
+        answer: tuple[dict[str, Any], bytes | memoryview] = {}, b""
         try:
             for deed in deeds:
                 if isinstance(deed, asked.Add) and len(sessions[number].rows) + len(deed.rows) > self._most_rows:
                     raise ValueError(f"{self._most_rows} rows are most: --batch {self._most_rows}")
-                logits = _done(deed, sessions[number])
+                answer = _done(deed, sessions[number])
         except BaseException:
             del sessions[number]  # what its rows hold is not known any more
             raise
-        if logits is None:
-            return {}, b""
-        there = logits.to("cpu").contiguous()
-        head = {"shape": list(there.shape), "dtype": _DTYPES[there.dtype]}
-        return head, memoryview(there.view(torch.uint8).numpy()).cast("B")
+        return answer
 
 
-def _done(deed: asked.Deed, own: _Open) -> Tensor | None:
-    """Do one thing to a session; return logits where it is answered with some."""
+def _done(deed: asked.Deed, own: _Open) -> tuple[dict[str, Any], bytes | memoryview]:
+    """Do one thing to a session; return what it is answered with."""
     session, rows = own.session, own.rows
     match deed:
         case asked.Add(rows=names, prompts=prompts):
@@ -242,7 +242,35 @@ def _done(deed: asked.Deed, own: _Open) -> Tensor | None:
         case asked.Remove(rows=names):
             session.remove([rows.pop(row) for row in names])
         case asked.Logits(rows=names):
-            return session.logits([rows[row] for row in names])
+            return _answered(deed, session.logits([rows[row] for row in names]), own)
         case asked.Verify(segments=segments):
-            return session.verify({rows[row]: own for row, own in segments})
-    return None
+            return _answered(deed, session.verify({rows[row]: of_row for row, of_row in segments}), own)
+        case asked.LeaveOut(columns=columns):
+            own.banned = columns
+        case asked.Fetch(number=number, at=at):
+            return _sent(own.kept[number][at])
+    return {}, b""
+
+
+def _answered(
+    deed: asked.Logits | asked.Verify, logits: Tensor, own: _Open
+) -> tuple[dict[str, Any], bytes | memoryview]:
+    """Return logits (N, V_k), or candidates of them: columns (N, k) in 4 bytes each, then probabilities."""
+    if not deed.best:
+        return _sent(logits)
+    own.kept[deed.number] = logits
+    while len(own.kept) > asked.KEPT:
+        del own.kept[next(iter(own.kept))]
+    wide = logits.float()
+    if own.banned:
+        wide = wide.index_fill(1, torch.tensor(own.banned, device=wide.device), -torch.inf)
+    best = wide.softmax(-1).topk(min(deed.best, wide.shape[-1]), dim=-1)  # as SharedVocabulary.lift
+    _, columns = _sent(best.indices.int())
+    _, probs = _sent(best.values)
+    return {"best": list(best.values.shape)}, bytes(columns) + bytes(probs)
+
+
+def _sent(found: Tensor) -> tuple[dict[str, Any], memoryview]:
+    there = found.to("cpu").contiguous()
+    head = {"shape": list(there.shape), "dtype": _DTYPES.get(there.dtype, "")}
+    return head, memoryview(there.view(torch.uint8).numpy().data).cast("B")

@@ -98,7 +98,10 @@ class Wire:
     def trust(self, *, seconds: float | None, most_body: int = 0) -> None:
         """Take long messages from here on, and wait so long for each; None = as long as the connection stands."""
         self._most_head, self._most_body = MOST_HEAD, most_body
-        self._socket.settimeout(seconds)
+        try:
+            self._socket.settimeout(seconds)
+        except OSError as error:  # closed meanwhile
+            raise WireError(_told(error)) from error
 
     def close(self) -> None:
         """Close the connection; a thread that waits for it goes on with a `WireError`."""
