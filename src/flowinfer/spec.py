@@ -48,6 +48,10 @@ its model write it, and it is text, be it a control token or not."""
 COSTS = ("input_cost", "output_cost", "cached_cost")
 """Options of a model that say what its endpoint costs."""
 
+GGUF_OPTIONS = ("gpu_layers", "kv_type", "context_length", "threads", "mmap")
+"""Options of a model in a GGUF file."""
+_MEANS = ("gpu_layers", "threads", "mmap")
+"""Those of them that decide no text."""
 _GPU = "cuda:(0|[1-9][0-9]*)"
 """A GPU in the one way in which its name is written."""
 DEVICES = "auto, cpu, cuda or cuda:N"
@@ -82,6 +86,16 @@ class ModelSpec(BaseModel):
     """Quantization scheme handed to the backend, e.g. bnb-4bit."""
     trust_remote_code: bool = False
     """Run code that comes with the checkpoint."""
+    gpu_layers: int | None = Field(default=None, ge=-1)
+    """Layers of a GGUF file that a GPU computes, -1 = all; None = none where its device is `cpu`, else all."""
+    kv_type: Literal["auto", "float32", "float16", "q8_0"] = "auto"
+    """Type of keys and values of a GGUF file; auto = float32 where its weights are, else float16."""
+    context_length: int | None = Field(default=None, ge=1)
+    """Most ids of a row of a GGUF file, where fewer are wanted than its metadata says."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of a GGUF file's forward; None = its share of all."""
+    mmap: bool = True
+    """Map a GGUF file into memory instead of reading it."""
     base_url: str | None = None
     """Endpoint of a text-only backend; user, password and keys in it are masked, see `address`."""
     api_key_env: str | None = None
@@ -131,8 +145,9 @@ class ModelSpec(BaseModel):
 
         What is newer than the first stored results stands in it only where it is given, so that these stay valid.
         """
-        newer = {name for name in ("headers", "extra_body") if not getattr(self, name)}
-        return self.model_dump(exclude={"name", "device", "api_key_env", "parallel", *COSTS, *newer})
+        newer = {name for name in ("headers", "extra_body", "context_length") if not getattr(self, name)}
+        newer |= {"kv_type"} if self.kv_type == "auto" else set()
+        return self.model_dump(exclude={"name", "device", "api_key_env", "parallel", *COSTS, *_MEANS, *newer})
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,11 @@ MODEL_OPTIONS = {
     "system": '"Be brief."',
     "quantization": '"bnb-8bit"',
     "trust_remote_code": "true",
+    "gpu_layers": "4",
+    "kv_type": "float16",
+    "context_length": "512",
+    "threads": "2",
+    "mmap": "false",
     "base_url": '"http://localhost:1/v1"',
     "api_key_env": '"KEY"',
     "parallel": "3",
@@ -71,8 +76,10 @@ picky.options = ("max_tokens", "prefill", "device")  # type: ignore[attr-defined
 ALWAYS = {"think"}
 TEXTS = {"max_tokens", "temperature", "top_p", "seed", "stop"}
 REMOTE = {"base_url", "api_key_env", "parallel", "input_cost", "output_cost", "cached_cost"}
+FILES = {"gpu_layers", "kv_type", "context_length", "threads", "mmap"}
 HEEDED = {
-    "hf": {*MODEL_OPTIONS, *STEP_OPTIONS} - REMOTE,
+    "hf": {*MODEL_OPTIONS, *STEP_OPTIONS} - REMOTE - FILES,
+    "gguf": ALWAYS | FILES | {*STEP_OPTIONS} | {"revision", "device", "chat", "system"},
     "openai": ALWAYS | TEXTS | REMOTE | {"system"},
     "bare": {*MODEL_OPTIONS, *STEP_OPTIONS},
     "texts": {*MODEL_OPTIONS} | TEXTS,

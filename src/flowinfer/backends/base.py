@@ -21,9 +21,9 @@ from flowinfer.spec import Decoding, ModelSpec
 
 if TYPE_CHECKING:
     import torch
-    from tokenizers import Tokenizer
     from torch import Tensor
 
+    from flowinfer.fusion.encoder import Encoder
     from flowinfer.fusion.vocab import HeadVocabulary
 
 
@@ -129,8 +129,8 @@ class TokenModel(Protocol):
     """What the user should know of it; told once, when it is loaded."""
 
     @property
-    def tokenizer(self) -> Tokenizer | None:
-        """Return the `tokenizers` object that canonical contexts encode with; None: its contexts are native."""
+    def tokenizer(self) -> Encoder | None:
+        """Return what canonical contexts encode with, as `tokenizers.Tokenizer` does; None: its contexts are native."""
         return None
 
     def vocabulary(self, stop_tokens: Sequence[str] = ()) -> HeadVocabulary:

@@ -14,6 +14,7 @@ from platformdirs import user_cache_dir
 
 from flowinfer.errors import LoadError
 from flowinfer.files import write_whole
+from flowinfer.fusion.encoder import Encoder
 from flowinfer.fusion.vocab import BYTE_PIECE, TokenBytes
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def verify(tokenizer: Tokenizer, tokens: TokenBytes, *, cache_key: str) -> None:
 
 
 @contextmanager
-def ordinary_text(tokenizer: Tokenizer) -> Iterator[None]:
+def ordinary_text(tokenizer: Encoder) -> Iterator[None]:
     """Encode text that looks like a control token as the ordinary text it is."""
     before = tokenizer.encode_special_tokens
     tokenizer.encode_special_tokens = True
