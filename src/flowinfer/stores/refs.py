@@ -19,7 +19,7 @@ from typing import Any
 
 from flowinfer.errors import LoadError, UnreadableFile
 from flowinfer.files import read_text
-from flowinfer.gguf import SUFFIX, part_names
+from flowinfer.stores.gguf import SUFFIX, part_names
 from flowinfer.machine import hub_cache, hub_problem, hub_snapshot, is_hub_offline
 
 OLLAMA, HUB = "ollama:", "hf:"

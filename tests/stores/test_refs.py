@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flowinfer.errors import LoadError
-from flowinfer.stores import NotHere, fetch, gguf_files, locate
+from flowinfer.stores.refs import NotHere, fetch, gguf_files, locate
 from tests.ggufs import hub, ollama, split, write
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flowinfer.errors import LoadError
-from flowinfer.gguf import Array, read_gguf
+from flowinfer.stores.gguf import Array, read_gguf
 from tests.ggufs import META, TENSORS, split, write
 
 
