@@ -19,8 +19,8 @@ from typing import Any
 
 from flowinfer.errors import LoadError, UnreadableFile
 from flowinfer.files import read_text
-from flowinfer.stores.gguf import SUFFIX, part_names
 from flowinfer.machine import hub_cache, hub_problem, hub_snapshot, is_hub_offline
+from flowinfer.stores.gguf import SUFFIX, part_names
 
 OLLAMA, HUB = "ollama:", "hf:"
 _REGISTRY, _LIBRARY = "registry.ollama.ai", "library"

@@ -22,10 +22,10 @@ from flowinfer.backends.gguf.tokens import Apart, GgufTokenizer, read_tokens
 from flowinfer.errors import LoadError
 from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary
-from flowinfer.gguf import Gguf, read_gguf
 from flowinfer.spec import ModelSpec
 from flowinfer.startup import STARTUP
-from flowinfer.stores import Stored, fetch
+from flowinfer.stores.gguf import Gguf, read_gguf
+from flowinfer.stores.refs import Stored, fetch
 
 _KV_TYPES = {"float32": 0, "float16": 1, "q8_0": 8}
 """Types of keys and values, as ggml numbers them."""
@@ -137,7 +137,7 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> GgufModel:
     """Load a GGUF file.
 
     Args:
-        spec: what the zoo or flow says; `stores` says what `spec.ref` can be.
+        spec: what the zoo or flow says; `stores.refs` says what `spec.ref` can be.
         device: the plan's choice; on anything but `cpu` llama.cpp computes where it was built to.
         dtype: not heeded: weights are as they are stored.
     Raises:
