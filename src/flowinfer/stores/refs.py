@@ -30,6 +30,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _KIND = "application/vnd.ollama.image."
 _MOST_TEXT_BYTES = 10_000_000
 """Of a manifest or a template."""
+_RELATIVE = "paths are relative to the file that names them"
 _MOST_NAMED = 8
 """Names in a message."""
 
@@ -75,7 +76,10 @@ def locate(ref: str, revision: str | None = None) -> Stored:
     if os.path.isdir(path):
         return Stored(_only_one(path, path))
     if not os.path.exists(path):
-        raise NotHere(f"nothing at '{ref}'", help="paths are relative to the file that names them")
+        cure = (
+            f"{HUB}{ref}/FILE{SUFFIX} names a file of the hub" if re.fullmatch(r"[\w.-]+/[\w.-]+", ref) else _RELATIVE
+        )
+        raise NotHere(f"nothing at '{ref}'", help=cure)
     return Stored(path)
 
 
