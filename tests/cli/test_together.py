@@ -56,8 +56,8 @@ def test_models_in_the_place_of_a_file_are_planned_and_served(toys: Path) -> Non
         (("Qwen", "What", "is", "it?"), "a question of several words stands in quotes"),
         (("s2p.flow", "q?"), "  = help: it is a flow: flowinfer exec --prompt TEXT s2p.flow"),
         (("Qwen", ""), "the question is empty"),
-        (("ollama:nothing", "q?"), "Ollama"),
-        (("gone.gguf", "q?"), "nothing at"),
+        (("ollama:nothing", "q?"), "error: model 'nothing': 'ollama:nothing': no store of Ollama's at "),
+        (("gone.gguf", "q?"), "error: model 'gone': nothing at '"),
     ],
 )
 def test_what_cannot_be_run_is_told(

@@ -47,7 +47,7 @@ def test_a_model_that_is_here_or_may_come_is_said_nothing_of(ref: str, folder: P
         ("some/repo", "model 'M': nothing at 'some/repo'", "hf:some/repo/FILE.gguf names a file of the hub"),
         (
             "ollama:qwen3",
-            "model 'M': model 'ollama:qwen3' is not in {folder}/ollama: there are tiny:latest",
+            "model 'M': 'ollama:qwen3' is not in {folder}/ollama: there are tiny:latest",
             "ollama pull qwen3",
         ),
         ("ollama:", "model 'M': 'ollama:' names no model", "ollama:NAME[:TAG], as `ollama list` shows it"),

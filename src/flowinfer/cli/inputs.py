@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowinfer.errors import Diagnostic, FlowError, FlowInferError, UnreadableFlow, UsageError
+from flowinfer.errors import Diagnostic, FlowError, FlowInferError, LoadError, UnreadableFlow, UsageError
 from flowinfer.files import MOST_FLOW_BYTES
 
 if TYPE_CHECKING:
     from flowinfer.spec import Flow
+
+
+MODELS = "<models>"
+"""Name in messages of a flow that is made of models."""
 
 
 def complete_flow(incomplete: str) -> list[str]:
@@ -96,7 +100,7 @@ def read_input(file: str | None, expression: str | None) -> tuple[str, str, Path
     if file == "-":
         return read_stdin(), "<stdin>", Path()
     if models := models_in(file):
-        return flow_of(models), "<models>", Path()
+        return flow_of(models), MODELS, Path()
     path = located(file)
     return read_flow(path), str(path), path.parent
 
@@ -165,6 +169,8 @@ def checked_text(text: str, name: str, folder: Path, zoo: str | None, overrides:
     from flowinfer.language.check import check
 
     flow = check(text, file=name, zoo=zoo, overrides=overrides, base=folder)
+    if name == MODELS and (missing := [warning for warning in flow.warnings if warning.code == "W0101"]):
+        raise LoadError(missing[0].message, help=missing[0].help)  # nobody has written this text
     warn(flow.warnings)
     return flow
 

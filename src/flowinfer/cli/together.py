@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from flowinfer.cli.inputs import NiceOption, PromptsOption, SetOption, ThreadsOption, ZooOption, checked_text, settings
+from flowinfer.cli.inputs import (
+    MODELS,
+    NiceOption,
+    PromptsOption,
+    SetOption,
+    ThreadsOption,
+    ZooOption,
+    checked_text,
+    settings,
+)
 from flowinfer.errors import UsageError
 
 
@@ -37,7 +46,7 @@ def command(
 
     named = select_zoo(explicit=zoo).models
     models, question = _parted(words, named)
-    flow = checked_text(flow_of(models, named), "<models>", Path(), zoo, settings(set_, prompts))
+    flow = checked_text(flow_of(models, named), MODELS, Path(), zoo, settings(set_, prompts))
     read_ahead(flow)
     ask_one(flow, question, trace=trace, as_json=json_, quiet=quiet)
 
