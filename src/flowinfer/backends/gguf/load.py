@@ -75,6 +75,7 @@ class GgufModel(TokenModel):
 
     device = torch.device("cpu")
     """Where llama.cpp puts logits, wherever it computes them."""
+    runs_beside = True
 
     def __init__(self, spec: ModelSpec, stored: Stored, file: Gguf, weights: Weights) -> None:
         self.name = spec.name
