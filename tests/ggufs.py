@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,11 @@ def split(path: Path, count: int = 2) -> list[Path]:
 
 def ollama(store: Path, name: str = "tiny", tag: str = "latest", **layers: str) -> Path:
     """Put a model into a store as Ollama does, with further layers of text; return its weights' file."""
-    digest = f"sha256:{len(name):064x}"
+    digest = f"sha256:{sha256(name.encode()).hexdigest()}"
     blob = write(store / "blobs" / digest.replace(":", "-"))
     kinds = [{"mediaType": "application/vnd.ollama.image.model", "digest": digest}]
-    for number, (kind, body) in enumerate(layers.items(), start=1):
-        own = f"sha256:{number:032x}{len(name):032x}"
+    for kind, body in layers.items():
+        own = f"sha256:{sha256(body.encode()).hexdigest()}"
         (store / "blobs" / own.replace(":", "-")).write_text(body, encoding="utf-8")
         kinds.append({"mediaType": f"application/vnd.ollama.image.{kind}", "digest": own})
     folder = store.joinpath("manifests", "registry.ollama.ai", *(() if "/" in name else ("library",)), name)

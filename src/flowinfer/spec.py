@@ -55,8 +55,18 @@ _MEANS = ("gpu_layers", "threads", "mmap")
 _GPU = "cuda:(0|[1-9][0-9]*)"
 """A GPU in the one way in which its name is written."""
 DEVICES = "auto, cpu, cuda or cuda:N"
+_NOT_TRIED = (
+    f"{DEVICES} (transformers was never tried on Apple's GPUs here; a model's GGUF file computes there: backend=gguf)"
+)
 SPLIT_DEVICES = 'one device, or a list of two or more different GPUs, as in ["cuda:0", "cuda:1"]'
 """What the option `device` can be, in words."""
+
+
+def device_words(device: object) -> str:
+    """Return what the option `device` can be instead of what it is, in words."""
+    if not isinstance(device, str):
+        return SPLIT_DEVICES
+    return _NOT_TRIED if re.fullmatch(r"(mps|metal)(:\d+)?", device) else DEVICES
 
 
 class ModelSpec(BaseModel):
@@ -126,7 +136,7 @@ class ModelSpec(BaseModel):
         if not isinstance(device, str):
             raise ValueError(SPLIT_DEVICES)
         if not re.fullmatch(f"auto|cpu|cuda|{_GPU}", device):
-            raise ValueError(DEVICES)
+            raise ValueError(device_words(device))
         return device
 
     def model_post_init(self, context: Any, /) -> None:
@@ -289,11 +299,18 @@ class Flow:
     """Why that zoo."""
     zoo_note: str | None = None
     """What one must know before believing its answers."""
+    uses_zoo: bool = True
+    """Whether it calls a model that it does not declare itself."""
     warnings: tuple[Diagnostic, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     """Values of its params after --set."""
     served_as: str | None = None
     """The name that clients of a server are to know it by, where its text says one."""
+
+    @property
+    def words(self) -> str:
+        """Return in whose words it asks whose models, to be told before it runs."""
+        return f"prompts '{self.prompts}'" + (f", zoo {self.zoo} ({self.zoo_why})" if self.uses_zoo else "")
 
     @property
     def model_name(self) -> str:

@@ -39,14 +39,14 @@ def test_a_name_that_ollama_does_not_hold_is_told_with_those_that_it_holds(store
     ollama(store, "me/mine", "q8")
     with pytest.raises(NotHere) as caught:
         locate("ollama:qwen3:4b")
-    assert caught.value.message == f"model 'ollama:qwen3:4b' is not in {store}: there are tiny:latest, me/mine:q8"
+    assert caught.value.message == f"'ollama:qwen3:4b' is not in {store}: there are tiny:latest, me/mine:q8"
     assert caught.value.help == "ollama pull qwen3:4b"
 
 
 def test_without_a_store_of_ollamas_it_is_said_where_one_was_looked_for(store: Path) -> None:
     with pytest.raises(NotHere) as caught:
         locate("ollama:qwen3")
-    assert caught.value.message == f"model 'ollama:qwen3': no store of Ollama's at {store}"
+    assert caught.value.message == f"'ollama:qwen3': no store of Ollama's at {store}"
     assert caught.value.help == "OLLAMA_MODELS=FOLDER names it where it is elsewhere"
 
 

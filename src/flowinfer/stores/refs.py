@@ -30,6 +30,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _KIND = "application/vnd.ollama.image."
 _MOST_TEXT_BYTES = 10_000_000
 """Of a manifest or a template."""
+_RELATIVE = "paths are relative to the file that names them"
 _MOST_NAMED = 8
 """Names in a message."""
 
@@ -75,7 +76,10 @@ def locate(ref: str, revision: str | None = None) -> Stored:
     if os.path.isdir(path):
         return Stored(_only_one(path, path))
     if not os.path.exists(path):
-        raise NotHere(f"nothing at '{ref}'", help="paths are relative to the file that names them")
+        cure = (
+            f"{HUB}{ref}/FILE{SUFFIX} names a file of the hub" if re.fullmatch(r"[\w.-]+/[\w.-]+", ref) else _RELATIVE
+        )
+        raise NotHere(f"nothing at '{ref}'", help=cure)
     return Stored(path)
 
 
@@ -138,12 +142,12 @@ def _in_ollama(name: str) -> Stored:
             return _of_manifest(manifest, folder / "blobs", name)
     if not folders:
         raise NotHere(
-            f"model '{OLLAMA}{name}': no store of Ollama's at {' or '.join(map(str, tried))}",
+            f"'{OLLAMA}{name}': no store of Ollama's at {' or '.join(map(str, tried))}",
             help="OLLAMA_MODELS=FOLDER names it where it is elsewhere",
         )
     there = [one for folder in folders for one in ollama_names(folder)]
     raise NotHere(
-        f"model '{OLLAMA}{name}' is not in {' or '.join(map(str, folders))}: {_listed(there)}",
+        f"'{OLLAMA}{name}' is not in {' or '.join(map(str, folders))}: {_listed(there)}",
         help=f"ollama pull {name}",
     )
 
@@ -172,14 +176,12 @@ def _of_manifest(manifest: Path, blobs: Path, name: str) -> Stored:
     again = f"ollama pull {name}"
     if len(found.get("model", ())) != 1:
         has = "is kept in parts of another format" if "tensor" in found else "has no one file of weights"
-        raise LoadError(f"model '{OLLAMA}{name}' {has}: {manifest}", help=again)
+        raise LoadError(f"'{OLLAMA}{name}' {has}: {manifest}", help=again)
     if "adapter" in found:
-        raise LoadError(
-            f"model '{OLLAMA}{name}' has an adapter, which would not be applied", help="take its base model"
-        )
+        raise LoadError(f"'{OLLAMA}{name}' has an adapter, which would not be applied", help="take its base model")
     (path,) = found["model"]
     if not os.path.isfile(path):
-        raise NotHere(f"model '{OLLAMA}{name}': {path} is missing; its manifest names it", help=again)
+        raise NotHere(f"'{OLLAMA}{name}': {path} is missing; its manifest names it", help=again)
     template, system = (_text(found[key][0]) if key in found else None for key in ("template", "system"))
     stops = _json(found["params"][0]).get("stop", ()) if "params" in found else ()
     stops = [stops] if isinstance(stops, str) else stops
