@@ -54,8 +54,8 @@ def write(folder: Path, path: Path, kind: str = "F32", **changed: Any) -> Path:
         folder: config.json, model.safetensors and tokenizer.json of the Llama family.
         path: the file.
         kind: of matrices: F32, F16, Q8_0 or Q4_0; what no block fits in stays F32.
-        changed: what is to be otherwise: `architecture`, `add_bos`, `template`, `tokenizer` (its kind), `piece` (the
-            text of token 700).
+        changed: what is to be otherwise: `architecture`, `add_bos`, `template`, `tokenizer` (its kind), `prefix`
+            (of new texts of 300 tokens).
     """
     import gguf
 
@@ -101,7 +101,7 @@ def _add_tokens(writer: Any, folder: Path, config: Mapping[str, Any], changed: M
     added = {token["id"]: token for token in document["added_tokens"]}
     names = {i: piece for piece, i in document["model"]["vocab"].items()}
     names |= {i: token["content"] for i, token in added.items()}
-    names |= {700: changed["piece"]} if "piece" in changed else {}
+    names |= {i: f"{changed['prefix']}{i}" for i in range(700, 1000)} if "prefix" in changed else {}
     is_marked = config["model_type"] == "llama"  # the lab's only SentencePiece vocabulary
     kinds = [_kind(i, names.get(i), added, is_marked) for i in range(config["vocab_size"])]
     writer.add_token_list([names.get(i, f"[PAD{i}]") for i in range(config["vocab_size"])])

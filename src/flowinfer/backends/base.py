@@ -127,6 +127,9 @@ class TokenModel(Protocol):
     """Whether its arithmetic is float32 or wider, so that ties are real."""
     notes: tuple[str, ...] = ()
     """What the user should know of it; told once, when it is loaded."""
+    runs_beside: bool = False
+    """Whether its forwards leave Python to others: heads of a CPU then run side by side, each with a share of torch's
+    threads (`torch.get_num_threads` in their own thread)."""
 
     @property
     def tokenizer(self) -> Encoder | None:

@@ -49,6 +49,8 @@ _MOST_TOKENIZERS = 4
 class HfModel:
     """A loaded transformers model; a `TokenModel`."""
 
+    runs_beside = False
+
     def __init__(self, spec: ModelSpec, model: Any, tokenizer: Any) -> None:  # transformers', or what is known of them
         self.name = spec.name
         self.device: torch.device = model.device

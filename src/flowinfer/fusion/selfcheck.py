@@ -108,6 +108,12 @@ def verify(tokenizer: Tokenizer, tokens: TokenBytes, *, cache_key: str) -> None:
         return
     _check_ids(tokenizer, tokens)
     _check_probes(tokenizer, tokens)
+    keep(tokens, cache_key)
+
+
+def keep(tokens: TokenBytes, cache_key: str) -> None:
+    """Keep the bytes of a tokenizer's ids that have passed for the next time; see `verified`."""
+    passed = _path(cache_key)
     try:
         passed.parent.mkdir(parents=True, exist_ok=True)
         write_whole(passed, json.dumps(_plain(tokens)).encode())

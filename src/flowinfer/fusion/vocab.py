@@ -201,7 +201,7 @@ def _read(document: dict[str, Any]) -> TokenBytes:
             pieces[token_id] = bytes([int(byte[1], 16)])
             fallback.add(token_id)
         else:
-            pieces[token_id] = (byte_level_piece if is_byte_level else marked_piece)(piece, token_id) or None
+            pieces[token_id] = (_byte_level_piece if is_byte_level else _marked_piece)(piece, token_id) or None
     has_prefix = any(part["type"] == "Prepend" for part in normalizers) or any(
         part["type"] == "Metaspace" and part.get("prepend_scheme", "always") != "never" for part in pre
     )
@@ -279,12 +279,7 @@ def byte_alphabet() -> dict[str, int]:
 _ALPHABET = byte_alphabet()
 
 
-def byte_level_piece(piece: str, token_id: int) -> bytes:
-    """Return what a piece of a byte-level vocabulary writes.
-
-    Raises:
-        LoadError: it holds a character that stands for no byte.
-    """
+def _byte_level_piece(piece: str, token_id: int) -> bytes:
     try:
         return bytes([_ALPHABET[character] for character in piece])
     except KeyError as error:
@@ -294,7 +289,6 @@ def byte_level_piece(piece: str, token_id: int) -> bytes:
         ) from error
 
 
-def marked_piece(piece: str, token_id: int) -> bytes:
-    """Return what a piece of a SentencePiece vocabulary writes."""
+def _marked_piece(piece: str, token_id: int) -> bytes:
     del token_id  # every piece of this class can be read
     return piece.replace(_SPACE_MARK, " ").encode("utf-8", errors="surrogatepass")

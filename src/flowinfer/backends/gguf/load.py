@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,20 +17,25 @@ import torch
 
 from flowinfer.backends.base import Prompt, Session, TokenModel, Turn
 from flowinfer.backends.chat import ChatPrompts
+from flowinfer.backends.gguf import tokens
 from flowinfer.backends.gguf.context import Settings
 from flowinfer.backends.gguf.library import last_problem, library
 from flowinfer.backends.gguf.session import GgufSession
-from flowinfer.backends.gguf.tokens import Apart, GgufTokenizer, read_tokens
+from flowinfer.backends.gguf.tokens import Apart, GgufTokenizer
+from flowinfer.backends.versions import installed
 from flowinfer.errors import LoadError
 from flowinfer.fusion.ends import configured_ends, eos_ids
-from flowinfer.fusion.vocab import HeadVocabulary
+from flowinfer.fusion.selfcheck import keep, verified
+from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
 from flowinfer.spec import ModelSpec
 from flowinfer.startup import STARTUP
-from flowinfer.stores.gguf import Gguf, read_gguf
+from flowinfer.stores.gguf import Array, Gguf, read_gguf
 from flowinfer.stores.refs import Stored, fetch
 
 _KV_TYPES = {"float32": 0, "float16": 1, "q8_0": 8}
 """Types of keys and values, as ggml numbers them."""
+_CONTROL = 3
+"""The kind of control tokens in `tokenizer.ggml.token_type`."""
 _NO_LIMIT = 1 << 20
 
 
@@ -75,20 +82,21 @@ class GgufModel(TokenModel):
 
     device = torch.device("cpu")
     """Where llama.cpp puts logits, wherever it computes them."""
+    runs_beside = True
 
     def __init__(self, spec: ModelSpec, stored: Stored, file: Gguf, weights: Weights) -> None:
         self.name = spec.name
         self._spec = spec
         with _naming(spec):
             with STARTUP.waiting_for("vocabulary", spec.name):
-                tokens = read_tokens(weights.vocabulary)
-            self._told = _told(weights, GgufTokenizer(weights.vocabulary, tokens), file.chat_template)
+                known = _tokens(weights, file)
+            self._told = _told(weights, GgufTokenizer(weights.vocabulary, known), file.chat_template)
             _refuse_missing_template(spec, stored, file)
             system = stored.system if spec.system is None else spec.system
-            self._prompts = ChatPrompts(self._told, tokens, chat=spec.chat, system=system, disguise=Apart)
+            self._prompts = ChatPrompts(self._told, known, chat=spec.chat, system=system, disguise=Apart)
         self._stops = stored.stops
         ends = configured_ends(self._told, self._told.generation_config)
-        self._tokens = tokens.writing(name for name in self._prompts.written if tokens.specials[name] not in ends)
+        self._tokens = known.writing(name for name in self._prompts.written if known.specials[name] not in ends)
         trained = library().llama_model_n_ctx_train(weights.pointer)
         self.max_positions = min(trained or _NO_LIMIT, spec.context_length or _NO_LIMIT)
         is_float32 = all(tensor.type == "F32" for tensor in file.tensors)
@@ -97,13 +105,13 @@ class GgufModel(TokenModel):
         self._settings = Settings(
             name=spec.name,
             model=weights,
-            num_columns=len(tokens.pieces),
+            num_columns=len(known.pieces),
             kv_type=_KV_TYPES[kv_type],
             has_flash=not self.is_exact,
             threads=spec.threads,
             can_forget=not weights.is_("is_recurrent", "is_hybrid"),
         )
-        losses = "; ".join(tokens.losses)
+        losses = "; ".join(known.losses)
         self.notes = (f"'{spec.name}' reads no text exactly as it stands: {losses}",) if losses else ()
 
     @property
@@ -158,6 +166,20 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> GgufModel:
     model.vocabulary()
     model.prompt("x")
     return model
+
+
+def _tokens(weights: Weights, file: Gguf) -> TokenBytes:
+    """Read what a file's ids write; what has passed here before is not read again."""
+    stats = [(str(part), (stat := part.stat()).st_size, stat.st_mtime_ns) for part in file.parts]
+    code = Path(tokens.__file__).read_text("utf-8")
+    cache_key = hashlib.sha256(json.dumps([stats, code, installed("llama-cpp-python")]).encode()).hexdigest()
+    found = verified(cache_key)
+    if found is None:
+        kinds = file.metadata.get("tokenizer.ggml.token_type")
+        controls = {i for i, kind in enumerate(kinds.values()) if kind == _CONTROL} if isinstance(kinds, Array) else ()
+        found = tokens.read_tokens(weights.vocabulary, controls)
+        keep(found, cache_key)
+    return found
 
 
 def _refuse_missing_template(spec: ModelSpec, stored: Stored, file: Gguf) -> None:

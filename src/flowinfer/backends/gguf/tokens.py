@@ -5,22 +5,25 @@ from __future__ import annotations
 import ctypes
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowinfer.backends.gguf.library import library
 from flowinfer.errors import LoadError
 from flowinfer.fusion.selfcheck import PROBES
-from flowinfer.fusion.vocab import BYTE_PIECE, TokenBytes, byte_level_piece, is_mark, marked_piece
+from flowinfer.fusion.vocab import BYTE_PIECE, TokenBytes, byte_alphabet, is_mark
 
 _MOST_BYTES = 1 << 16
 """Of one piece."""
 _UNKNOWN, _NORMAL, _CONTROL, _USER_DEFINED, _BYTE = 1, 4, 8, 16, 32
 """Attributes of tokens, as llama.cpp numbers them."""
 _WRITTEN = _NORMAL | _BYTE
+_MOST_OUTSIDE = 0.02
+"""Share of ids whose texts may be outside the alphabet."""
+_ALPHABET = byte_alphabet()
 _CURE = "convert the model again with a newer llama.cpp, or use its safetensors"
 
 
@@ -58,6 +61,11 @@ class GgufTokenizer:
     def begin_id(self) -> int | None:
         """Return the id that llama.cpp puts before every prompt, if it does."""
         return self._before[0] if self._before else None
+
+    def finds(self, name: str) -> bool:
+        """Return whether llama.cpp finds a token in every text, also where control tokens are not looked for."""
+        token_id = {**self.tokens.specials, **self.tokens.marks}[name]
+        return bool(self._lib.llama_vocab_get_attr(self._vocabulary, token_id) & _USER_DEFINED)
 
     def get_added_tokens_decoder(self) -> Mapping[int, str]:
         """Return the tokens that are found in a text before it is cut: control tokens, and marks."""
@@ -114,7 +122,7 @@ class Apart:
         self._own = tokenizer
         self._id_of = {self.names[mark]: i for mark, i in marks.items()}
         self._secret = re.compile(f"(\ue000{nonce}\\.[0-9]+\ue001)")
-        typed = sorted(tokenizer.tokens.marks, key=len, reverse=True)
+        typed = sorted(filter(tokenizer.finds, marks), key=len, reverse=True)
         self._typed = re.compile("|".join(map(re.escape, typed))) if typed else None
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> Encoding:
@@ -141,13 +149,16 @@ class Apart:
     @cached_property
     def _unmarked(self) -> TokenBytes:
         tokens = self._own.tokens
-        marks = frozenset(tokens.marks.values())
+        marks = frozenset(self._id_of.values())
         return replace(tokens, pieces=tuple(None if i in marks else one for i, one in enumerate(tokens.pieces)))
 
 
-def read_tokens(vocabulary: Any) -> TokenBytes:  # a pointer
+def read_tokens(vocabulary: Any, controls: Container[int] = ()) -> TokenBytes:  # a pointer
     """Read what every id writes, and check it.
 
+    Args:
+        vocabulary: llama.cpp's own.
+        controls: ids that the file calls control tokens; llama.cpp may take some for text (those of gpt-oss).
     Raises:
         LoadError: the file has no vocabulary, one that loses text, or one that llama.cpp reads otherwise than it says.
     """
@@ -161,22 +172,28 @@ def read_tokens(vocabulary: Any) -> TokenBytes:  # a pointer
             help="use a model with a byte-level or SentencePiece vocabulary",
         )
     entries = list(_entries(vocabulary))
+    unreachable: Container[int] = ()
     if kind == lib.LLAMA_VOCAB_TYPE_BPE:
-        _refuse_other_bytes(entries, byte_level_piece, marked_piece)
+        unreachable = _unreachable(entries, (_byte_level, _marked))
     elif kind in (lib.LLAMA_VOCAB_TYPE_SPM, lib.LLAMA_VOCAB_TYPE_UGM):
-        _refuse_other_bytes(entries, marked_piece)
-    control = _CONTROL | _UNKNOWN
+        unreachable = _unreachable(entries, (_marked,))
+    specials = {one.text: i for i, one in enumerate(entries) if one.attributes & (_CONTROL | _UNKNOWN) or i in controls}
+    silent = {*specials.values()}
+    marks = {
+        one.text: i
+        for i, one in enumerate(entries)
+        if one.attributes & _USER_DEFINED and i not in silent and is_mark(one.text)
+    }
     tokens = TokenBytes(
-        tuple(None if one.attributes & control else one.piece or None for one in entries),
-        {one.text: i for i, one in enumerate(entries) if one.attributes & control},
+        tuple(None if i in silent or i in unreachable else one.piece or None for i, one in enumerate(entries)),
+        specials,
         byte_pieces=frozenset(i for i, one in enumerate(entries) if one.attributes & _BYTE),
-        marks={one.text: i for i, one in enumerate(entries) if one.attributes & _USER_DEFINED and is_mark(one.text)},
+        marks=marks,
     )
     return _probed(vocabulary, tokens)
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     text: str
     """As it stands in the file."""
     attributes: int
@@ -193,33 +210,45 @@ def _entries(vocabulary: Any) -> Iterator[_Entry]:
         yield _Entry(text, lib.llama_vocab_get_attr(vocabulary, i), ctypes.string_at(buffer, max(size, 0)))
 
 
-def _refuse_other_bytes(entries: Sequence[_Entry], *alphabets: Callable[[str, int], bytes]) -> None:
-    """Refuse a vocabulary whose ids llama.cpp writes otherwise than their texts say, in none of some alphabets.
+def _unreachable(entries: Sequence[_Entry], alphabets: Sequence[Callable[[str], bytes | None]]) -> set[int]:
+    """Return ids whose texts are outside the vocabulary's alphabet, so that no text becomes them (emoji of Command-R).
 
+    Args:
+        entries: all ids.
+        alphabets: what reads a text; that of the vocabulary is the one that can read most.
     Raises:
-        LoadError: with the first ids of that kind.
+        LoadError: llama.cpp writes other bytes than a text says, or most are outside; with the first ids of that kind.
     """
-    found = [
-        [
-            f"{i} ({one.text!r} writes {one.piece!r})"
-            for i, one in enumerate(entries)
-            if one.attributes & _WRITTEN and _said(one, i, alphabet) != one.piece
-        ]
-        for alphabet in alphabets
-    ]
-    if wrong := min(found, key=len):
-        raise LoadError(f"{len(wrong)} tokens write other bytes than they say: {', '.join(wrong[:5])}", help=_CURE)
+    plain = [i for i, one in enumerate(entries) if one.attributes & _WRITTEN]
+    said = min(
+        ([_said(entries[i], alphabet) for i in plain] for alphabet in alphabets),
+        key=lambda found: sum(own != entries[i].piece for i, own in zip(plain, found, strict=True)),
+    )
+    outside = {i for i, own in zip(plain, said, strict=True) if own is None}
+    wrong = [i for i, own in zip(plain, said, strict=True) if own not in (None, entries[i].piece)]
+    if len(outside) > _MOST_OUTSIDE * len(plain):
+        wrong = sorted([*wrong, *outside])
+    if wrong:
+        shown = ", ".join(f"{i} ({entries[i].text!r} writes {entries[i].piece!r})" for i in wrong[:5])
+        raise LoadError(f"{len(wrong)} tokens write other bytes than they say: {shown}", help=_CURE)
+    return outside
 
 
-def _said(entry: _Entry, token_id: int, alphabet: Callable[[str, int], bytes]) -> bytes | None:
+def _said(entry: _Entry, alphabet: Callable[[str], bytes | None]) -> bytes | None:
     """Return what an entry's text says that it writes, None where it is outside the alphabet."""
     if entry.attributes & _BYTE:
         byte = BYTE_PIECE.fullmatch(entry.text)
         return bytes([int(byte[1], 16)]) if byte else None
-    try:
-        return alphabet(entry.text, token_id)
-    except LoadError:
-        return None
+    return alphabet(entry.text)
+
+
+def _byte_level(text: str) -> bytes | None:
+    values = [_ALPHABET.get(character) for character in text]
+    return None if None in values else bytes(value for value in values if value is not None)
+
+
+def _marked(text: str) -> bytes:
+    return text.replace("\u2581", " ").encode()
 
 
 def _probed(vocabulary: Any, tokens: TokenBytes) -> TokenBytes:

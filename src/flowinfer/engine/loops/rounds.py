@@ -66,7 +66,8 @@ class RoundDecoder:
     def __post_init__(self) -> None:
         self.heads = Heads(self.step, self.models, observer=self.observer, keeps_thinking=self.keeps_thinking)
         devices = [model.device for model in self.models]
-        self.workers = DeviceWorkers(devices, self.clock, is_queued=self.open_sessions is not None)
+        beside = [model.runs_beside for model in self.models]
+        self.workers = DeviceWorkers(devices, self.clock, beside=beside, is_queued=self.open_sessions is not None)
 
     def stream(self) -> RoundStream:
         """Return a new run; the one before must be closed."""
