@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from flowinfer.errors import UsageError
-from flowinfer.spec import COSTS, RENAMED, Decoding, ModelSpec
+from flowinfer.spec import COSTS, GGUF_OPTIONS, RENAMED, Decoding, ModelSpec
 
 ParameterType = Literal["float", "int", "str", "model"]
 
@@ -100,7 +100,8 @@ _ALWAYS_HEEDED = ("name", "ref", "backend", "think")
 """What names a model, and what the engine does itself."""
 
 _ENDPOINT_OPTIONS = ("base_url", "api_key_env", "parallel", "headers", "extra_body", *COSTS)
-_LOCAL_OPTIONS = frozenset([*Decoding.model_fields, *ModelSpec.model_fields]) - {*_ENDPOINT_OPTIONS}
+_LOCAL_OPTIONS = frozenset([*Decoding.model_fields, *ModelSpec.model_fields]) - {*_ENDPOINT_OPTIONS, *GGUF_OPTIONS}
+_GGUF_OPTIONS = frozenset([*Decoding.model_fields, "revision", "device", "chat", "system", *GGUF_OPTIONS])
 
 Info = FuserInfo | BackendInfo | TaskInfo | ZooInfo
 
@@ -162,6 +163,12 @@ BUILT_IN_BACKENDS = (
         "any decoder-only transformers model, hub id or folder",
         options=_LOCAL_OPTIONS,
         splits=True,
+    ),
+    BackendInfo(
+        "gguf",
+        "flowinfer.backends.gguf.load:load",
+        "a GGUF file, computed by llama.cpp",
+        options=_GGUF_OPTIONS,
     ),
     BackendInfo(
         "openai",

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowinfer.cli.exec import AnswerIndexOption, DataOption, FewShotOption, batch_size, data_paths, index_base
-from flowinfer.cli.inputs import PromptsOption, SetOption, ZooOption, pairs, settings, warn, whole_number
+from flowinfer.cli.inputs import (
+    NiceOption,
+    PromptsOption,
+    SetOption,
+    ThreadsOption,
+    ZooOption,
+    pairs,
+    settings,
+    warn,
+    whole_number,
+)
 from flowinfer.errors import UsageError
 from flowinfer.output import shell
 
@@ -69,6 +79,8 @@ def command(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and stop.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    threads: ThreadsOption = None,
+    nice: NiceOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
 ) -> None:
     """Run every wiring of some models, or a set of flows, over data sets; steps that paths share run once."""

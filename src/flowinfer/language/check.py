@@ -138,7 +138,8 @@ class _Checker:
         found = self._report.diagnostics
         called |= {name: models[name] for name in speculations(root) if name in models and name not in DRAFTS}
         warnings: tuple[Diagnostic, ...] = FlowError(found).diagnostics if found else ()
-        name = Path(self._file).stem if not self._file.startswith("<") else "flow"
+        uses_zoo = not called.keys() <= declared.models.keys()
+        name = Path(self._file).stem if not self._file.startswith("<") else settings.name or "flow"
         return Flow(
             name=name,
             source=self._text,
@@ -147,7 +148,8 @@ class _Checker:
             prompts=settings.prompts,
             zoo=zoo.name,
             zoo_why=zoo.why,
-            zoo_note=None if called.keys() <= declared.models.keys() else zoo.note,
+            zoo_note=zoo.note if uses_zoo else None,
+            uses_zoo=uses_zoo,
             warnings=warnings,
             params=scope.params,
             served_as=settings.name,
@@ -189,8 +191,9 @@ class _Checker:
         is_remote = backend is not None and backend.is_elsewhere
         spec = ModelSpec(name=model.name.text, ref=ref if is_remote else resolve_ref(ref, folder), **options)
         for problem in unfit(spec):
-            written = next(option for option in model.options if option.key == problem.option)
-            span = written.span if problem.code == "E0208" else written.value.span
+            written = next((option for option in model.options if option.key == problem.option), None)
+            named = written.value if written else model.ref
+            span = written.span if written and problem.code == "E0208" else named.span
             self._report.error(problem.code, problem.message, span, problem.help)
         return spec
 

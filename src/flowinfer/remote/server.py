@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from flowinfer.backends.base import Session, TokenModel
@@ -150,7 +151,7 @@ class HeadServer:
             "is_exact": model.is_exact,
             "device": str(model.device),
             "vocabulary": found.tokens.fingerprint,
-            "has_tokenizer": model.tokenizer is not None,
+            "has_tokenizer": isinstance(model.tokenizer, Tokenizer),
             "notes": list(model.notes),
         }
 
@@ -181,7 +182,7 @@ class HeadServer:
                 return self._vocabulary(stop_tokens)
             case asked.Tokenizer():
                 own = self._model.tokenizer
-                return {}, own.to_str().encode() if own is not None else b""
+                return {}, own.to_str().encode() if isinstance(own, Tokenizer) else b""
             case asked.Render(text=text, prefill=prefill, turns=turns):
                 build = self._model.prompt
                 prompt = build(text, prefill, turns) if turns else build(text, prefill)

@@ -74,14 +74,9 @@ def evaluate(
         RunError: models cannot be loaded or do not fit, or the first questions fail, all of them.
     """
     from flowinfer.engine.patience import Patience
-    from flowinfer.machine import this_machine
-    from flowinfer.planning.placement import ready
     from flowinfer.runs.run_on import run_on
-    from flowinfer.zoos.toy import provide
 
-    provide(flow.models.values())
-    with STARTUP.waiting_for("devices"):
-        plan = ready(flow, this_machine()) if request.server is None else _served(flow, request.server)
+    plan = _placed(flow, request.server)
     run = _open(flow, plan, dataset, request)
     start = time.perf_counter()
     with closing(run) if run else nullcontext():
@@ -113,10 +108,19 @@ def evaluate(
         return results
 
 
-def _served(flow: Flow, server: Server) -> Plan:
-    from flowinfer.runs import remote
+def _placed(flow: Flow, server: Server | None) -> Plan:
+    """Return what runs, placed on this machine or as a server has placed it."""
+    from flowinfer.machine import this_machine
+    from flowinfer.planning.placement import ready
+    from flowinfer.zoos.toy import provide
 
-    return remote.placed(server, compile(flow))
+    provide(flow.models.values())
+    if server is not None:
+        from flowinfer.runs import remote
+
+        return remote.placed(server, compile(flow))
+    with STARTUP.waiting_for("devices"):
+        return ready(flow, this_machine())
 
 
 def _answered(

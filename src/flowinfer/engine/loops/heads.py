@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from flowinfer.backends.base import Prompt, Session, TokenModel
@@ -17,6 +16,7 @@ from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.spaces import joined_heads, told
 from flowinfer.fusion.advance import Advance, Context, new_context
 from flowinfer.fusion.certified import Candidates
+from flowinfer.fusion.encoder import Encoder
 from flowinfer.planning.plan import Step
 from flowinfer.startup import STARTUP
 
@@ -243,7 +243,7 @@ class Heads:
         return None
 
 
-def count_beyond(tokenizer: Tokenizer, text: str, most: int) -> int | None:
+def count_beyond(tokenizer: Encoder, text: str, most: int) -> int | None:
     """Return how many tokens the beginning of a text has, where these are far more than a model reads.
 
     Looked at are pieces that grow, from the least that could have so many: what is refused costs about as much as the

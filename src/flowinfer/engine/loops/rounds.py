@@ -22,7 +22,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from flowinfer.backends.base import CandidateSession, Session, TokenModel, is_elsewhere
+from flowinfer.backends.base import CandidateSession, Session, TokenModel, is_elsewhere, runs_beside
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.loops.acceptance import DraftOdds, Payoff
 from flowinfer.engine.loops.choosing import Decision, Prefixes
@@ -71,9 +71,10 @@ class RoundDecoder:
     def __post_init__(self) -> None:
         self.heads = Heads(self.step, self.models, observer=self.observer, keeps_thinking=self.keeps_thinking)
         devices = [model.device for model in self.models]
+        beside = [runs_beside(model) for model in self.models]
         elsewhere = [is_elsewhere(model) for model in self.models]
         is_queued = self.open_sessions is not None
-        self.workers = DeviceWorkers(devices, self.clock, is_queued=is_queued, elsewhere=elsewhere)
+        self.workers = DeviceWorkers(devices, self.clock, beside=beside, elsewhere=elsewhere, is_queued=is_queued)
 
     def stream(self) -> RoundStream:
         """Return a new run; the one before must be closed."""
