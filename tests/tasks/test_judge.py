@@ -19,7 +19,14 @@ from tests.conftest import shared_path
 
 CASES = [
     json.loads(line)
-    for name in ("cases.jsonl", "hard_cases.jsonl", "phrasings.jsonl", "blind_cases.jsonl", "kinds.jsonl")
+    for name in (
+        "cases.jsonl",
+        "hard_cases.jsonl",
+        "phrasings.jsonl",
+        "blind_cases.jsonl",
+        "kinds.jsonl",
+        "hostile.jsonl",
+    )
     for line in (Path(__file__).parent / name).read_text("utf-8").split("\n")
     if line
 ]
