@@ -90,11 +90,12 @@ def _arguments(text: str) -> str:
         for _ in range(count):
             value, end = _argument(text, end)
             values.append(value)
+        built = form.format(*values)
         if match[1] == "log_" and text[end : end + 1] == "{":
             value, end = _argument(text, end)
-            form += f"({value})"
+            built += f"({value})"
         before = "+" if match[1] == "frac" and re.search(r"\d\s*$", text[: match.start()]) else ""
-        text = text[: match.start()] + before + form.format(*values) + text[end:]
+        text = text[: match.start()] + before + built + text[end:]
     return text
 
 
