@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ from flowinfer.planning.plan import Plan, compile
 from flowinfer.results import Record
 from flowinfer.runs.cache import DiskStepCache, default_folder
 from flowinfer.runs.experiment import Request, evaluate, rows_at_once, run_settings
+from flowinfer.runs.replicas.pool import ReplicaPool, Setting, Site
+from flowinfer.runs.replicas.sharing import divided
 from flowinfer.runs.store import Run, read_json, read_records
 from flowinfer.runs.summary import summarize
 from flowinfer.sweeps.core import Ended, Job, Sharing
 from flowinfer.sweeps.folder import Entry, SweepFolder, find_sweep, read_latency
 from flowinfer.sweeps.latency import Stopwatch, turns
 from flowinfer.sweeps.outcome import Sweep, language_notes, read_sweep
-from flowinfer.sweeps.placing import Placed, place_all
+from flowinfer.sweeps.placing import place_all
 from flowinfer.sweeps.prepare import Prepared, prepare
 from flowinfer.sweeps.progress import SweepProgress
 from flowinfer.sweeps.request import SweepRequest
@@ -84,7 +87,14 @@ class _Run:
         self._request, self._folder, self._progress = prepared.request, folder, progress
         self._wirings, self._datasets = prepared.wirings, prepared.datasets
         provide(spec for wiring in self._wirings for spec in wiring.checked.models.values())
-        self._placed: Placed = place_all([wiring.checked for wiring in self._wirings], this_machine())
+        flows = [wiring.checked for wiring in self._wirings]
+        whole = place_all(flows, this_machine())
+        self._site, self._placed = divided(
+            self._request.replicas,
+            this_machine(),
+            lambda machine: place_all(flows, machine),
+            lambda placed: placed.fits and placed.num_unplaced == whole.num_unplaced,
+        )
         self._session = datetime.now(UTC).isoformat()
         self._started = self._written = time.monotonic()
         self._pool = ModelPool()
@@ -144,7 +154,10 @@ class _Run:
         more = {name: getattr(request, name) for name in ("sample", "seed", "limit", "few_shot")}
         more |= {"zoo_why": wiring.checked.zoo_why, "sweep": self._folder.path.name, "sweep_path": wiring.key}
         batch = 1 if request.independent else request.batch
-        asked = Request(batch=batch, use_cache=request.use_cache and not request.independent, settings=more)
+        replicas = self._site.num_replicas if self._site else 1
+        asked = Request(
+            batch=batch, replicas=replicas, use_cache=request.use_cache and not request.independent, settings=more
+        )
         return run_settings(wiring.checked, self._plan(index), self._datasets[number], asked)
 
     def _run_path(self, index: int, number: int) -> Path:
@@ -161,6 +174,7 @@ class _Run:
             decoders,
             self._progress,
             frees_models=not self._placed.fits,
+            elsewhere=partial(self._elsewhere, self._site, where) if self._site else None,
         )
         jobs = self._jobs()
         weight = sum(shared.num_calls for shared in sharing.wanted(jobs))
@@ -174,6 +188,12 @@ class _Run:
                 self._keep(ended)
         if self._request.latency:
             self._time(sharing)
+
+    def _elsewhere(
+        self, site: Site, cache: Path, plans: Sequence[Plan], runs: Mapping[tuple[int, int], str]
+    ) -> ReplicaPool:
+        setting = Setting(runs, self._request.batch, cache=cache, breaks_steps=True)
+        return ReplicaPool(site, plans, setting, self._progress)
 
     def _jobs(self) -> list[Job]:
         jobs = []
