@@ -29,7 +29,7 @@ from flowinfer.sweeps.core import Ended, Job, Sharing
 from flowinfer.sweeps.folder import Entry, SweepFolder, find_sweep, read_latency
 from flowinfer.sweeps.latency import Stopwatch, turns
 from flowinfer.sweeps.outcome import Sweep, language_notes, read_sweep
-from flowinfer.sweeps.placing import place_all
+from flowinfer.sweeps.placing import Placed, place_all
 from flowinfer.sweeps.prepare import Prepared, prepare
 from flowinfer.sweeps.progress import SweepProgress
 from flowinfer.sweeps.request import SweepRequest
@@ -64,6 +64,7 @@ def run_sweep(
     progress = progress or SweepProgress(is_quiet=True)
     path = find_sweep(resume, out) if resume is not None else None
     prepared = prepare(request)
+    site, placed = _place(prepared)
     if path is None:
         folder = SweepFolder.create(out, request, prepared.wirings, prepared.datasets, datetime.now(UTC))
     else:
@@ -75,26 +76,37 @@ def run_sweep(
     try:
         if path is not None:
             folder.check_same(prepared.wirings, prepared.datasets)
-        return _Run(prepared, folder, progress).run()
+        return _Run(prepared, site, placed, folder, progress).run()
     finally:
         folder.close()
+
+
+def _place(prepared: Prepared) -> tuple[Site | None, Placed]:
+    """Return where replicas run, if there are several, and the flows as they are placed on one's part of the machine.
+
+    Raises:
+        UsageError, MemoryShort: so many replicas have no room.
+    """
+    flows = [wiring.checked for wiring in prepared.wirings]
+    provide(spec for flow in flows for spec in flow.models.values())
+    whole = place_all(flows, this_machine())
+    return divided(
+        prepared.request.replicas,
+        this_machine(),
+        lambda machine: place_all(flows, machine),
+        lambda placed: placed.fits and placed.num_unplaced == whole.num_unplaced,
+    )
 
 
 class _Run:
     """One session of a sweep."""
 
-    def __init__(self, prepared: Prepared, folder: SweepFolder, progress: SweepProgress) -> None:
+    def __init__(
+        self, prepared: Prepared, site: Site | None, placed: Placed, folder: SweepFolder, progress: SweepProgress
+    ) -> None:
+        self._site, self._placed = site, placed
         self._request, self._folder, self._progress = prepared.request, folder, progress
         self._wirings, self._datasets = prepared.wirings, prepared.datasets
-        provide(spec for wiring in self._wirings for spec in wiring.checked.models.values())
-        flows = [wiring.checked for wiring in self._wirings]
-        whole = place_all(flows, this_machine())
-        self._site, self._placed = divided(
-            self._request.replicas,
-            this_machine(),
-            lambda machine: place_all(flows, machine),
-            lambda placed: placed.fits and placed.num_unplaced == whole.num_unplaced,
-        )
         self._session = datetime.now(UTC).isoformat()
         self._started = self._written = time.monotonic()
         self._pool = ModelPool()

@@ -39,7 +39,9 @@ class LocalSite:
         self._processes: dict[int, Process] = {}
 
     def start(self, index: int, hear: Hear) -> Process:
-        """Start a process."""
+        """Start a process, in the place of one that has ended."""
+        if index in self._processes:
+            self._processes[index].end()
         gpus = self._gpus[index]
         own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
         self._processes[index] = Process(hear, own, self._cores[index])
@@ -78,7 +80,8 @@ class Process:
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._errors = threading.Thread(target=self._read_errors, daemon=True)
         self._errors.start()
-        threading.Thread(target=self._read, args=(hear,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(hear,), daemon=True)
+        self._reader.start()
 
     @property
     def pid(self) -> int:
@@ -102,13 +105,14 @@ class Process:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+        self._reader.join()
 
     def _read(self, hear: Hear) -> None:
         """Pass on what it says until it has gone."""
-        for line in _of(self._process.stdout):
-            if line.endswith(b"\n"):  # a kill may cut one short
-                hear(said(line))
+        with _of(self._process.stdout) as stream:
+            for line in stream:
+                if line.endswith(b"\n"):  # a kill may cut one short
+                    hear(said(line))
         code = self._process.wait()
         self._errors.join()
         hear(Gone(self._how(code)))
@@ -122,8 +126,9 @@ class Process:
         return words + (f"; it said: {self._last[-1]}" if self._last and code > 0 else "")
 
     def _read_errors(self) -> None:
-        for line in _of(self._process.stderr):
-            self._last.append(line.decode(errors="replace").rstrip())
+        with _of(self._process.stderr) as stream:
+            for line in stream:
+                self._last.append(line.decode(errors="replace").rstrip())
 
 
 def _of(stream: IO[bytes] | None) -> IO[bytes]:
