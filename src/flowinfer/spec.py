@@ -221,6 +221,25 @@ class Node:
     """Name of the prompt declaration it uses, None for a role's own or an inline text."""
 
 
+Signal = Literal["answered", "confidence", "lead", "agreement", "votes", "judge", "unchanged", "agree", "enough"]
+"""What a text can be accepted by: see docs/control.md."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a text is accepted, so that those after it need not be written."""
+
+    signal: Signal
+    at: float = 1.0
+    """Least value of the signal; signals that say yes or no are 1 or 0."""
+    judge: str = ""
+    """Name of the model that says yes or no, where one is asked."""
+
+    def __str__(self) -> str:
+        named = f"judge({self.judge})" if self.judge else self.signal
+        return named if self.at == 1.0 else f"{named} >= {self.at:g}"
+
+
 @dataclass(frozen=True)
 class Series:
     """Stages that read one another's text, first to last."""
@@ -252,7 +271,30 @@ class Parallel:
     label: str | None = None
 
 
-Part = Node | Series | Parallel
+@dataclass(frozen=True)
+class Choice:
+    """Parts of which one gives the text, which is decided while a question runs: the first that the rule accepts."""
+
+    id: str
+    """Unique in the flow, as of groups."""
+    kind: Literal["choice", "repeat"]
+    """Members of `(A / B)`, or rounds of `(A)*3`, each of which reads the one before."""
+    tries: tuple[Part, ...]
+    """What is tried, in order; the last is taken as it comes."""
+    rule: Rule | None
+    """None: every round runs, and the last gives the text."""
+    span: Span
+    label: str | None = None
+    judges: tuple[Node, ...] = ()
+    """What says yes or no to each but the last, where the rule asks a model."""
+
+    @property
+    def taken_late(self) -> bool:
+        """Return whether it is decided while a question runs which part gives the text."""
+        return self.rule is not None and len(self.tries) > 1
+
+
+Part = Node | Series | Parallel | Choice
 
 
 @dataclass(frozen=True)
@@ -308,6 +350,26 @@ def nodes(part: Part) -> Iterator[Node]:
         case Parallel():
             for branch in part.branches:
                 yield from nodes(branch.part)
+        case Choice():
+            for one in (*part.tries, *part.judges):
+                yield from nodes(one)
+
+
+def written(part: Part) -> str:
+    """Return a part as a flow writes it, without its options."""
+    match part:
+        case Node():
+            return part.model.name
+        case Series(stages):
+            return " -> ".join(map(written, stages))
+        case Parallel():
+            mark = " | " if part.kind == "fuse" else " & "
+            return f"({mark.join(written(branch.part) for branch in part.branches)})"
+        case Choice(kind="choice"):
+            return f"({' / '.join(map(written, part.tries))})"
+    inner = written(part.tries[0])
+    is_group = isinstance(part.tries[0], Parallel | Choice) and inner.endswith(")")
+    return (inner if is_group else f"({inner})") + f"*{len(part.tries)}"
 
 
 def speculations(part: Part) -> Iterator[str]:
@@ -322,3 +384,6 @@ def speculations(part: Part) -> Iterator[str]:
             yield part.decoding.speculate
             for branch in part.branches:
                 yield from speculations(branch.part)
+        case Choice():
+            for one in (*part.tries, *part.judges):
+                yield from speculations(one)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from flowinfer.spec import Branch, Flow, Node, Parallel, Part, Series
+from flowinfer.planning.graph import condition
+from flowinfer.spec import Branch, Choice, Decoding, Flow, Node, Parallel, Part, Series
 
 T = TypeVar("T")
 
@@ -43,6 +44,17 @@ def _part(part: Part, painter: Painter[T], is_end: bool) -> T:
         case Parallel():
             parts = [painter.series(_stages(branch.part, painter, is_end)) for branch in part.branches]
             return painter.group(part, parts, _title(part, is_end))
+        case Choice(kind="repeat"):
+            label = f" as {part.label}" if part.label else ""
+            return painter.series(
+                [*_stages(part.tries[0], painter, is_end), painter.box(condition(part) + label, part=part.id)]
+            )
+        case Choice():
+            label = f" as {part.label}" if part.label else ""
+            branches = tuple(Branch(one, 1 / len(part.tries)) for one in part.tries)
+            group = Parallel(part.id, "answers", branches, Decoding.model_construct(), part.span)
+            parts = [painter.series(_stages(one, painter, is_end)) for one in part.tries]
+            return painter.group(group, parts, condition(part) + label)
 
 
 def _title(group: Parallel, is_end: bool) -> str:

@@ -15,7 +15,8 @@ batch and another's do.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -27,7 +28,7 @@ from flowinfer.engine.patience import Patience
 from flowinfer.engine.waiting import OnTheWay, Turn, Waiting
 from flowinfer.engine.work import Asked, render_prompts
 from flowinfer.errors import DeviceLost, FlowInferError, RunError
-from flowinfer.planning.merge import SharedStep
+from flowinfer.planning.merge import SharedSelection, SharedStep
 from flowinfer.planning.plan import Step, held_models
 from flowinfer.results import StepResult
 
@@ -95,10 +96,16 @@ class Scheduler:
         self._first: dict[str, SharedStep] = {}
         """By loop: the step whose nodes its rows have."""
         self._readers: dict[str, list[SharedStep]] = {shared.id: [] for shared in steps}
+        self._selections: dict[str, list[SharedSelection]] = {}
+        """Those that may be taken once a step, or another selection, has its text."""
         for shared in steps:
             self._first.setdefault(shared.loop, shared)
-            for read in dict.fromkeys(shared.reads.values()):
+            for read in shared.before:
                 self._readers[read].append(shared)
+            if shared.selection is not None:
+                texts = [text for candidate in shared.selection.candidates for text in candidate]
+                for text in (*texts, *shared.selection.judges):
+                    self._selections.setdefault(text, []).append(shared.selection)
         self._loops = {
             name: decoders.loop(name, first.plan, _widest([shared.step for shared in steps if shared.loop == name]))
             for name, first in self._first.items()
@@ -207,17 +214,20 @@ class Scheduler:
 
     def _begin(self, asked: Asked, steps: Iterable[SharedStep]) -> Iterator[Finished]:
         """Begin the steps of a question that can begin now; tell of those that ended at once."""
-        for shared in steps:
+        waiting = deque(steps)
+        while waiting:
+            shared = waiting.popleft()
             is_new = shared.id in asked.wanted and not self._rows.has(asked, shared.id)
-            if is_new and shared.id in self._now and all(read in asked.results for read in shared.reads.values()):
+            if is_new and shared.id in self._now and asked.may_begin(shared):
                 with question_fails(partial(asked.fail, shared.id)):
                     self._queue(shared, asked)
                 if shared.id not in asked.wanted:
-                    yield from self._ended(shared, asked, is_fresh=False)
+                    waiting += yield from self._told(shared, asked, is_fresh=False)
 
     def _queue(self, shared: SharedStep, asked: Asked) -> None:
         """Let a question's step wait for the row of its key, take it from the cache, or give its loop a row."""
-        passed_on = {own: asked.results[read].passed_on for own, read in shared.reads.items()}
+        read = {own: asked.texts(name) or () for own, name in shared.reads.items()}
+        passed_on = {own: [asked.results[step].passed_on for step in steps] for own, steps in read.items()}
         prompts = render_prompts(shared.plan, shared.step, asked.question, asked.text(asked.question), passed_on)
         key = self._caching.key(shared.plan, shared.step, prompts, asked.question.id)
         key += f"-{shared.draw}" if key and shared.draw else ""
@@ -226,7 +236,8 @@ class Scheduler:
             return
         stored = self._caching.cache_of(shared, asked).get(key)
         adopted = stored and self._adopted(stored, turn)
-        if adopted is not None:
+        is_measured = adopted is None or adopted.confidence is not None or not shared.step.is_measured
+        if adopted is not None and is_measured:
             self._observer.finished(asked.question.id, adopted)
             asked.accept(shared.id, adopted)
         elif shared.loop in self._lost:
@@ -239,7 +250,7 @@ class Scheduler:
                 asked.question.id,
                 shared.step.id,
                 texts,
-                tuple(passed_on.values()),
+                tuple(said for own in passed_on.values() for said in own),
                 asked.decodings.get(shared.id, shared.step.decoding),
                 asked.noise_id,
                 asked.turns.get(shared.id, ()),
@@ -372,16 +383,39 @@ class Scheduler:
         return self._caching.order(turn.shared.plan, turn.shared.step, turn.prompts)
 
     def _ended(self, shared: SharedStep, asked: Asked, *, is_fresh: bool) -> Iterator[Finished]:
-        """Tell of a step that ended, then begin those that read it; where it failed, end what is needless now."""
+        """Tell of a step that ended, then begin those that waited for it."""
+        yield from self._begin(asked, (yield from self._told(shared, asked, is_fresh=is_fresh)))
+        self._close(asked)
+
+    def _told(
+        self, shared: SharedStep, asked: Asked, *, is_fresh: bool
+    ) -> Generator[Finished, None, Sequence[SharedStep]]:
+        """Tell of a step that ended, and of those that need not run any more; return those that may begin."""
+        has_decided = False
+        with question_fails(partial(asked.fail, shared.id)):
+            has_decided = self._decide(shared.id, asked)
         needless = asked.needless() if shared.id in asked.errors else []
         yield Finished(shared, asked, is_fresh)
-        for other in needless:
-            if other in asked.wanted:
-                self._leave(asked, other)
-                asked.fail(other, asked.errors[shared.id])
-                yield Finished(self._steps[other], asked, False)
-        yield from self._begin(asked, self._readers[shared.id])
-        self._close(asked)
+        for name in needless:
+            if name in asked.wanted:
+                self._leave(asked, name)
+                asked.fail(name, asked.errors[shared.id])
+                yield Finished(self._steps[name], asked, False)
+        if not has_decided:
+            return self._readers[shared.id]
+        for name in [name for name in asked.wanted if asked.holds(self._steps[name].when) is False]:
+            asked.skip(name)
+            yield Finished(self._steps[name], asked, False)
+        return [self._steps[name] for name in asked.wanted]
+
+    def _decide(self, text: str, asked: Asked) -> bool:
+        """Go on with the selections that a text, which is there now, is a candidate of; return whether any went on."""
+        has_decided = False
+        for selection in self._selections.get(text, ()):
+            if asked.is_open(selection) and asked.decide(selection):
+                has_decided = True
+                self._decide(selection.id, asked)
+        return has_decided
 
     def _leave(self, asked: Asked, shared: str) -> None:
         """Let a step of a question wait for nothing; end its row where nobody else waits for it."""
@@ -400,7 +434,7 @@ def _fed_by(steps: Sequence[SharedStep]) -> dict[str, set[str]]:
     loop_of = {shared.id: shared.loop for shared in steps}
     fed_by: dict[str, set[str]] = {shared.loop: set() for shared in steps}
     for shared in steps:  # each after those that it reads
-        for read in shared.reads.values():
+        for read in shared.before:
             fed_by[shared.loop] |= {loop_of[read]} | fed_by[loop_of[read]]
     return {name: others - {name} for name, others in fed_by.items()}
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from flowinfer.backends.base import Turn
 from flowinfer.engine.adoption import moved
+from flowinfer.engine.deciding import Trial, by_text, judged
 from flowinfer.engine.faults import reason
 from flowinfer.language.prompts import prompt_set, render
-from flowinfer.planning.merge import Use
-from flowinfer.planning.plan import Plan, Step, members
-from flowinfer.results import Ballot, FinishReason, Question, StepResult, Trace
+from flowinfer.planning.merge import SharedSelection, SharedStep, Use
+from flowinfer.planning.plan import Plan, Step, When, members
+from flowinfer.results import Ballot, FinishReason, Question, StepResult, Taken, Trace
 from flowinfer.spec import Decoding
 
 Vote = Callable[[Question, Sequence[str]], Ballot]
@@ -41,6 +42,14 @@ class Asked:
     """See `Row.noise_id`."""
     errors: dict[str, str] = field(default_factory=dict)
     """Why a shared step could not run, or was not needed any more."""
+    vote: Vote | None = None
+    """Reads answers out of texts and lets them vote; if not given, texts are compared as they are."""
+    skipped: set[str] = field(default_factory=set)
+    """Shared steps that a selection has made needless."""
+    tried: dict[str, list[Trial]] = field(default_factory=dict)
+    """By shared selection: how each candidate was judged so far."""
+    taken: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By shared selection that is taken: the shared steps whose texts are its candidate's."""
 
     def of(self, uses: Mapping[str, Use]) -> Asked:
         """Ask the question of one more plan, whose steps are these; return it."""
@@ -64,6 +73,68 @@ class Asked:
         self.errors[shared] = reason
         self.wanted.pop(shared, None)
 
+    def skip(self, shared: str) -> None:
+        """Take note that a step need not run."""
+        self.skipped.add(shared)
+        self.wanted.pop(shared, None)
+
+    def texts(self, read: str) -> tuple[str, ...] | None:
+        """Return the ended steps whose texts a step or a selection stands for; None where that is not known yet."""
+        return (read,) if read in self.results else self.taken.get(read)
+
+    def may_begin(self, shared: SharedStep) -> bool:
+        """Return whether all that a step reads is there and its conditions hold."""
+        return all(self.texts(read) is not None for read in shared.reads.values()) and self.holds(shared.when) is True
+
+    def is_open(self, selection: SharedSelection) -> bool:
+        """Return whether a selection is one of its plans', and not taken yet."""
+        return selection.id not in self.taken and any(selection.gated in path for path in self.paths)
+
+    def holds(self, conditions: Sequence[When]) -> bool | None:
+        """Return whether all conditions hold, or one never will; None where that is not known yet."""
+        for one in conditions:
+            if one.selection in self.taken and len(self.tried[one.selection]) <= one.tried:
+                return False
+            if len(self.tried.get(one.selection, ())) < one.tried:
+                return None
+        return True
+
+    def decide(self, selection: SharedSelection) -> bool:
+        """Judge the candidates of a selection whose texts are there; return whether anything has been decided."""
+        tried = self.tried.setdefault(selection.id, [])
+        before, last = len(tried), len(selection.candidates) - 1
+        while selection.id not in self.taken:
+            index = len(tried)
+            former, texts = self._candidate(selection, index - 1), self._candidate(selection, index)
+            judge = selection.judges[index] if selection.judges and index < last else None
+            if texts is None or (judge is not None and judge not in self.results):
+                break
+            said = self.results[judge].passed_on if judge is not None else None
+            found = judged(
+                selection.selection.rule, self._results(former or ()), self._results(texts), said, self._read
+            )
+            tried.append(found)
+            if found.is_accepted or index == last:
+                self.taken[selection.id] = texts
+            else:
+                tried += [Trial(None)] * min(found.skips, last - len(tried))
+        return len(tried) > before
+
+    def _results(self, steps: Sequence[str]) -> list[StepResult]:
+        return [self.results[step] for step in steps]
+
+    def _candidate(self, selection: SharedSelection, index: int) -> tuple[str, ...] | None:
+        """Return the ended steps whose texts a candidate is; None where they are not all there, or there is none."""
+        if index < 0:
+            return None
+        first = 0 if selection.selection.gathers else index
+        found = [self.texts(text) for texts in selection.candidates[first : index + 1] for text in texts]
+        return None if None in found else tuple(step for steps in found if steps for step in steps)
+
+    def _read(self, texts: Sequence[str]) -> tuple[str | None, ...]:
+        """Return the answer that each text gives; None where it gives none."""
+        return self.vote(self.question, texts).answers if self.vote else by_text(texts)
+
     def needless(self) -> list[str]:
         """Return the wanted steps that stand behind a failed one in every plan: no trace shows them."""
         needed = set()
@@ -73,25 +144,20 @@ class Asked:
         return [one for one in self.wanted if one not in needed]
 
 
-def trace_of(
-    plan: Plan,
-    uses: Mapping[str, Use],
-    asked: Asked,
-    vote: Vote | None = None,
-    foreign: Mapping[str, str] | None = None,
-) -> Trace:
-    """Return a question's trace along a plan: its steps up to the first that failed.
+def trace_of(plan: Plan, uses: Mapping[str, Use], asked: Asked, foreign: Mapping[str, str] | None = None) -> Trace:
+    """Return a question's trace along a plan: the steps that ran, up to the first that failed.
 
     Args:
         uses: the plan's steps as shared ones.
         asked: holds the results; no step of the plan is wanted any more.
-        vote: chooses among the answers of a `&` group that ends the flow; its first one counts if not given.
         foreign: for the steps that another run made, its name.
     """
     ended: dict[str, StepResult] = {}
     error = None
     for step in plan.steps:
         use = uses[step.id]
+        if use.shared in asked.skipped:
+            continue
         error = asked.errors.get(use.shared)
         if error is not None:
             break
@@ -102,7 +168,7 @@ def trace_of(
     answer = _Answer("", FAILED)
     if error is None:
         try:
-            answer = _answer(plan, ended, asked.question, vote)
+            answer = _answer(plan, uses, ended, asked)
         except BaseException as fault:  # what is not the question's is raised
             error = reason(fault)
     return Trace(
@@ -113,6 +179,7 @@ def trace_of(
         steps=tuple(ended.values()),
         error=error,
         ballot=answer.ballot,
+        selections=_taken(plan, uses, asked),
     )
 
 
@@ -125,32 +192,60 @@ class _Answer:
     ballot: Ballot | None = None
 
 
-def _answer(plan: Plan, ended: Mapping[str, StepResult], question: Question, vote: Vote | None) -> _Answer:
-    finals = [ended[step_id] for step_id in plan.answer.steps]
-    if plan.answer.kind == "text" or len(finals) == 1:
+def _answer(plan: Plan, uses: Mapping[str, Use], ended: Mapping[str, StepResult], asked: Asked) -> _Answer:
+    own = {uses[step].shared: step for step in ended}
+    names = _selection_names(plan, uses) | {step.id: uses[step.id].shared for step in plan.steps}
+    finals = [ended[own[shared]] for text in plan.answer.texts for shared in asked.texts(names[text]) or ()]
+    if len(finals) == 1:
         return _Answer(finals[0].passed_on, finals[0].finish_reason)
-    ballot = vote(question, [final.passed_on for final in finals]) if vote else None
+    ballot = asked.vote(asked.question, [final.passed_on for final in finals]) if asked.vote else None
     return _Answer(finals[ballot.winner if ballot else 0].passed_on, "vote", ballot)
 
 
+def _selection_names(plan: Plan, uses: Mapping[str, Use]) -> dict[str, str]:
+    """Return the shared id of each selection of a plan."""
+    return {
+        own.selection: shared.selection
+        for step in plan.steps
+        for own, shared in zip(step.when, uses[step.id].when, strict=True)
+    }
+
+
+def _taken(plan: Plan, uses: Mapping[str, Use], asked: Asked) -> tuple[Taken, ...]:
+    """Return how the selections of a plan were taken, as far as they were."""
+    names = _selection_names(plan, uses)
+    return tuple(
+        Taken(
+            selection=one.id,
+            title=one.title,
+            rule=str(one.rule),
+            values=tuple(judged.value for judged in asked.tried[names[one.id]]),
+            taken=len(asked.tried[names[one.id]]) - 1,
+            most=len(one.candidates),
+        )
+        for one in plan.selections
+        if names[one.id] in asked.taken
+    )
+
+
 def _seconds(plan: Plan, ended: Mapping[str, StepResult]) -> float:
-    """Return the time along the longest chain of steps that read one another."""
+    """Return the time along the longest chain of steps that waited for one another."""
     ends: dict[str, float] = {}
     for step in plan.steps:
         if step.id in ended:
-            start = max((ends.get(read, 0.0) for read in step.reads), default=0.0)
+            start = max((ends.get(name, 0.0) for name in plan.before(step)), default=0.0)
             ends[step.id] = start + ended[step.id].seconds
     return max(ends.values(), default=0.0)
 
 
 def render_prompts(
-    plan: Plan, step: Step, question: Question, text: str, passed_on: Mapping[str, str]
+    plan: Plan, step: Step, question: Question, text: str, passed_on: Mapping[str, Sequence[str]]
 ) -> dict[str, str]:
     """Render a step's prompts by node.
 
     Args:
         text: what fills {question}.
-        passed_on: what each step that this one reads has handed on.
+        passed_on: what each step or selection that this one reads has handed on.
     Raises:
         UnicodeEncodeError: a prompt has half of a surrogate pair.
     """
@@ -159,7 +254,7 @@ def render_prompts(
     for member in members(step.source):
         values = {**question.columns, "question": text, "choices": question.options}
         for field_name, step_ids in member.fields.items():
-            values[field_name] = join([passed_on[step_id] for step_id in step_ids])
+            values[field_name] = join([said for step_id in step_ids for said in passed_on[step_id]])
         rendered[member.node] = render(member.template, values)
         rendered[member.node].encode()  # half of a surrogate pair is no text that a model could read
     return rendered

@@ -78,7 +78,8 @@ class Lets:
         self._num_groups += 1
         sizes = [self._chain(branch.chain) for branch in group.branches]
         self._num_groups -= 1
-        calls = sum(size.calls for size in sizes)
+        times = group.times.data if group.times and isinstance(group.times.data, int) else 1
+        calls = sum(size.calls for size in sizes) * min(max(times, 1), MOST_CALLS + 1)
         return _Size(calls, max(size.lets for size in sizes), 1 + max(size.groups for size in sizes))
 
     def _call(self, call: Call) -> _Size:

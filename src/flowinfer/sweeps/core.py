@@ -130,7 +130,7 @@ class Sharing:
         from flowinfer.engine.work import Asked
 
         asked = [
-            [Asked(question, question_text, index) for question in dataset.questions]
+            [Asked(question, question_text, index, vote=majority) for question in dataset.questions]
             for index, dataset in enumerate(self._datasets)
         ]
         for job in jobs:
@@ -150,6 +150,6 @@ class Sharing:
         for one in job.asked:
             makers = {name: run_of(steps[use.shared], one) for name, use in uses.items()}
             foreign = {name: maker for name, maker in makers.items() if maker != job.run}
-            trace = trace_of(self._plans[job.plan], uses, one, majority, foreign)
+            trace = trace_of(self._plans[job.plan], uses, one, foreign)
             records.append(judged(one.question, trace))
         return Ended(job, tuple(records))

@@ -1,0 +1,148 @@
+"""The options of choice groups and repeats: what an answer is accepted by, and how sure that has to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from flowinfer.errors import Span
+from flowinfer.language.nearness import near_or_all
+from flowinfer.language.options import Scope
+from flowinfer.language.tree import Call, Chain, Group, Option
+from flowinfer.language.tree import Name as WrittenName
+from flowinfer.registry import backends
+from flowinfer.spec import Choice, ModelSpec, Node, Parallel, Part, Rule, Series, Signal, nodes
+
+ACCEPT: tuple[Signal, ...] = ("answered", "confidence", "lead", "agreement", "votes", "judge")
+"""What a member of a choice group can be accepted by."""
+UNTIL: tuple[Signal, ...] = ("unchanged", "agree", *ACCEPT)
+"""What ends a repeat."""
+_GRADED = ("confidence", "lead", "agreement", "votes")
+"""Those that need a threshold."""
+MOST_ROUNDS = 64
+KEYS = ("accept", "until", "at")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What `accept` or `until` says."""
+
+    rule: Rule
+    judge: WrittenName | None
+    """The model that says yes or no."""
+    span: Span
+
+
+def rounds(group: Group, scope: Scope) -> int:
+    """Return how often a group runs; 1 after reporting what is wrong."""
+    times = group.times
+    if times is None:
+        return 1
+    if not isinstance(times.data, int) or not 1 <= times.data <= MOST_ROUNDS:
+        message = f"a part runs 1 to {MOST_ROUNDS} times, found *{times.raw}"
+        scope.report.error("E0024", message, times.span, "write a whole number: (A -> B)*3")
+        return 1
+    return times.data
+
+
+def condition(group: Group, key: Literal["accept", "until"], scope: Scope) -> Condition | None:
+    """Return what a choice or a repeat goes by; None where nothing is written, or something wrong, which is told."""
+    given = {option.key: option for option in group.options if option.key in KEYS}
+    option, at = given.get(key), given.get("at")
+    if option is None:
+        if at is not None:
+            hint = f"say what is compared with it: {key}=confidence, at={at.value.raw}"
+            scope.report.error("E0306", f"option 'at' without '{key}'", at.span, hint)
+        return None
+    data = scope.data(option.value)
+    word, judge = data if option.value.kind == "applied" else (data, None)
+    known = ACCEPT if key == "accept" else UNTIL
+    if word is None:
+        return None
+    if word not in known:
+        hint = near_or_all(str(word), [*known[:-1], "judge(MODEL)"], "one of")
+        hint = f"it ends a repeat: (A)*3[until={word}]" if word in UNTIL else hint
+        scope.report.error("E0206", f"option '{key}' cannot be '{option.value.raw}'", option.value.span, hint)
+        return None
+    if (word == "judge") != (judge is not None):
+        hint = "name the model that says yes or no: judge(Ds)" if word == "judge" else f"write {key}={word}"
+        message = f"'{key}={option.value.raw}' names {'no' if word == 'judge' else 'a'} model"
+        scope.report.error("E0306", message, option.value.span, hint)
+        return None
+    threshold = _threshold(word, option, at, scope)
+    if threshold is None:
+        return None
+    return Condition(Rule(word, threshold, judge.text if judge else ""), judge, option.value.span)
+
+
+def _threshold(word: Signal, option: Option, at: Option | None, scope: Scope) -> float | None:
+    if at is None:
+        if word not in _GRADED:
+            return 1.0
+        hint = f"say how much will do, from 0 to 1: {option.key}={word}, at=0.9"
+        scope.report.error("E0306", f"{option.key}={word} without a threshold", option.value.span, hint)
+        return None
+    if word not in _GRADED:
+        hint = "leave 'at' out"
+        scope.report.error("E0306", f"{option.key}={word} says yes or no and takes no threshold", at.span, hint)
+        return None
+    data = scope.data(at.value)
+    if data is None:
+        return None
+    if not isinstance(data, int | float) or isinstance(data, bool) or not 0 <= data <= 1:
+        scope.report.error("E0202", f"option 'at' must be a number from 0 to 1, found {at.value.raw}", at.value.span)
+        return None
+    return float(data)
+
+
+def check_signal(found: Condition, part: Part, scope: Scope) -> None:
+    """Report a signal that a part cannot give."""
+    signal, report = found.rule.signal, scope.report
+    ends = list(_ends(part))
+    if signal in ("confidence", "lead", "agreement"):
+        for model in (model for end in ends for model in _writers(end)):
+            if backends()[model.backend].text_only:
+                hint = "use answered, votes or judge(MODEL)"
+                message = f"model '{model.name}' gives texts only: nobody knows its {signal}"
+                report.error("E0307", message, found.span, hint)
+                return
+    if signal == "agreement" and (alone := next((end for end in ends if isinstance(end, Node)), None)):
+        message = f"agreement is of heads that write together, and '{alone.model.name}' writes alone"
+        report.error("E0307", message, found.span, "use it with '|' groups, or confidence or lead")
+    if signal in ("votes", "agree") and len(ends) < 2 and not any(isinstance(end, Choice) for end in ends):
+        message = f"{signal} is of several answers, and {_named(part)} gives one"
+        report.error("E0307", message, found.span, "use it with '&' groups, as in (A & B & C)")
+
+
+def gives_answers(stage: Call | Group) -> bool:
+    """Return whether what a stage passes on may be several answers."""
+    if isinstance(stage, Call):
+        return False
+    return stage.kind == "answers" or (
+        (stage.kind == "choice" or (stage.times is not None and len(stage.branches) == 1))
+        and any(_last_gives(branch.chain) for branch in stage.branches)
+    )
+
+
+def _last_gives(chain: Chain) -> bool:
+    return gives_answers(chain.stages[-1])
+
+
+def _ends(part: Part) -> list[Part]:
+    """Return what writes the texts of a part."""
+    match part:
+        case Series(stages):
+            return _ends(stages[-1])
+        case Parallel(kind="answers"):
+            return [end for branch in part.branches for end in _ends(branch.part)]
+        case Choice():
+            return [end for one in part.tries for end in _ends(one)]
+    return [part]
+
+
+def _writers(end: Part) -> list[ModelSpec]:
+    return [node.model for node in nodes(end)]
+
+
+def _named(part: Part) -> str:
+    return f"'{part.model.name}'" if isinstance(part, Node) else "this part"
