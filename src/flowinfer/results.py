@@ -185,8 +185,12 @@ class Taken(_Border):
     """Index of the candidate that was taken."""
     most: Count
     """Candidates that there are."""
+    gathers: bool = False
+    """Whether a candidate has the texts of those before it too: samples, the first of which are two."""
 
     def __str__(self) -> str:
+        if self.gathers:
+            return f"{self.title}: drew {self.taken + 2} of {self.most + 1} ({self.rule}: {self.values[-1]:.3g})"
         seen = ", ".join("-" if value is None else f"{value:.3g}" for value in self.values)
         return f"{self.title}: took {self.taken + 1} of {self.most} ({self.rule}: {seen})"
 

@@ -273,16 +273,17 @@ class Parallel:
 
 @dataclass(frozen=True)
 class Choice:
-    """Parts of which one gives the text, which is decided while a question runs: the first that the rule accepts."""
+    """Parts that are tried in order until the rule accepts what they gave, which is decided while a question runs."""
 
     id: str
     """Unique in the flow, as of groups."""
-    kind: Literal["choice", "repeat"]
-    """Members of `(A / B)`, or rounds of `(A)*3`, each of which reads the one before."""
+    kind: Literal["choice", "repeat", "samples"]
+    """Members of `(A / B)`, one of which gives the text; rounds of `(A)*3`, each of which reads the one before; samples
+    of `A[samples=16]`, all of which are answers."""
     tries: tuple[Part, ...]
-    """What is tried, in order; the last is taken as it comes."""
+    """What is tried, in order; the last is taken as it comes. Of samples two are drawn at least."""
     rule: Rule | None
-    """None: every round runs, and the last gives the text."""
+    """None: all are tried."""
     span: Span
     label: str | None = None
     judges: tuple[Node, ...] = ()
@@ -290,8 +291,8 @@ class Choice:
 
     @property
     def taken_late(self) -> bool:
-        """Return whether it is decided while a question runs which part gives the text."""
-        return self.rule is not None and len(self.tries) > 1
+        """Return whether it is decided while a question runs which part gives the text, or how many do."""
+        return self.rule is not None and len(self.tries) > (2 if self.kind == "samples" else 1)
 
 
 Part = Node | Series | Parallel | Choice
@@ -368,6 +369,8 @@ def written(part: Part) -> str:
         case Choice(kind="choice"):
             return f"({' / '.join(map(written, part.tries))})"
     inner = written(part.tries[0])
+    if part.kind == "samples":
+        return f"{inner}[samples={len(part.tries)}]"
     is_group = isinstance(part.tries[0], Parallel | Choice) and inner.endswith(")")
     return (inner if is_group else f"({inner})") + f"*{len(part.tries)}"
 

@@ -174,6 +174,27 @@ def test_a_plan_writes_beside_others_what_it_writes_alone_and_every_step_ends_on
             assert trace == seen.setdefault(id(plan), trace) and trace.error is None
 
 
+def test_no_more_samples_are_drawn_once_the_majority_is_certain() -> None:
+    """Four equal ones are 31/32 certain; one that differs asks for as many more as could make up for it."""
+    drawn = iter("aabaaaaaaa")
+    trace, script = run("Qwen[samples=16, temperature=1, enough=0.95]", lambda title, prompt: Said(next(drawn)))
+    assert len(script.calls) == 7 and trace.answer == "a" and trace.ballot and trace.ballot.votes == 6
+    assert [value for value in trace.selections[0].values if value is not None] == [7 / 8, 13 / 16, 1 - 9 / 2**8]
+    assert str(trace.selections[0]) == "Qwen[samples=16]: drew 7 of 16 (enough >= 0.95: 0.965)"
+
+
+def test_enough_of_1_draws_all_samples() -> None:
+    said = {"Qwen": "a"}
+    some = run("Qwen[samples=5, temperature=1, enough=1]", said)[0]
+    assert some == run("Qwen[samples=5, temperature=1]", said)[0] and len(some.steps) == 5
+
+
+def test_samples_that_never_agree_are_drawn_to_the_last() -> None:
+    drawn = iter("abcdef")
+    trace, _ = run("Qwen[samples=6, temperature=1, enough=0.9] -> Ds", lambda *_: Said(next(drawn, "z")))
+    assert len(trace.steps) == 7 and trace.answer == "z"
+
+
 SIGNALS = [
     (("a", "a", "a"), 15 / 16),
     (("a", "a", "?"), 7 / 8),

@@ -150,6 +150,12 @@ SLIPS = [
     ("((Qwen)*64 -> (Yi)*64)*64", "E0111", 1),
     ('Qwen -> (Yi[prompt="{prev} {result_2}"])*2', "E0401", 28),
     ("Qwen as own -> Ds", "E0109", 9),
+    ("Qwen[enough=0.9, temperature=1]", "E0308", 6),
+    ("Qwen[samples=1, temperature=1]", "E0202", 14),
+    ("Qwen[samples=16, temperature=1, enough=0.5]", "E0202", 40),
+    ("(Qwen & Ds)[samples=3, temperature=1]", "E0200", 13),
+    ("(Qwen[samples=3] | Ds)", "E0200", 7),
+    ("(Qwen[samples=900, temperature=1])*2", "E0111", 1),
 ]
 
 

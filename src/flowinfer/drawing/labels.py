@@ -44,7 +44,7 @@ def _part(part: Part, painter: Painter[T], is_end: bool) -> T:
         case Parallel():
             parts = [painter.series(_stages(branch.part, painter, is_end)) for branch in part.branches]
             return painter.group(part, parts, _title(part, is_end))
-        case Choice(kind="repeat"):
+        case Choice(kind="repeat" | "samples"):
             label = f" as {part.label}" if part.label else ""
             return painter.series(
                 [*_stages(part.tries[0], painter, is_end), painter.box(condition(part) + label, part=part.id)]

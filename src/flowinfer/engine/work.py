@@ -222,6 +222,7 @@ def _taken(plan: Plan, uses: Mapping[str, Use], asked: Asked) -> tuple[Taken, ..
             values=tuple(judged.value for judged in asked.tried[names[one.id]]),
             taken=len(asked.tried[names[one.id]]) - 1,
             most=len(one.candidates),
+            gathers=one.gathers,
         )
         for one in plan.selections
         if names[one.id] in asked.taken

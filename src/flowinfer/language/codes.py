@@ -343,6 +343,13 @@ CODES: Mapping[str, Entry] = {
         "(Qwen / Yi)[accept=agreement, at=0.9]",
         "((Qwen | Ds) / Yi)[accept=agreement, at=0.9]",
     ),
+    "E0308": Entry(
+        "samples that do not vote",
+        "samples=16 asks one model, or one | group, as often and lets the answers vote; at temperature 0 they would"
+        " all be the same. enough says how certain the majority has to be, so that the rest need not be drawn.",
+        "Qwen[samples=16]",
+        "Qwen[samples=16, temperature=0.8, enough=0.95]",
+    ),
     "E0400": Entry(
         "unknown field",
         "Templates know {question}, {choices}, {prev}, {answers}, {result_1}, {result_2}, ... and the labels of earlier"

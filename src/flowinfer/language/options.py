@@ -85,6 +85,7 @@ def unknown_option(key: str, own: Sequence[str]) -> str:
         "prompt": "a stage: M[prompt=...]",
         "accept": "a '/' group: (A / B)[accept=...]",
         "until": "a repeat: (A)*3[until=...]",
+        **dict.fromkeys(("samples", "enough"), "a model or a '|' group: M[samples=16, temperature=0.8]"),
         "at": "a '/' group or a repeat: (A / B)[accept=confidence, at=0.9]",
         "prompts": "the file: defaults {{ prompts=... }}",
         "zoo": "the file: defaults {{ zoo=... }}",

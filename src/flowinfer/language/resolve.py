@@ -177,10 +177,13 @@ class Resolver:
         if stage.label and (place.round is None or place.round.number == 1):
             self._check_label(stage.label.text, stage.label.span)
         check_unique(stage.options, self._report)
+        if isinstance(stage, Group) and stage.times is not None:
+            return self._repeat(stage, place)
+        is_drawn = any(option.key in signals.SAMPLE_KEYS for option in stage.options)
+        if is_drawn and place.position != "head" and (isinstance(stage, Call) or stage.kind == "fuse"):
+            return self._samples(stage, place)
         if isinstance(stage, Call):
             return self._node(stage, place)
-        if stage.times is not None:
-            return self._repeat(stage, place)
         return self._choice(stage, place) if stage.kind == "choice" else self._group(stage, place)
 
     def _check_label(self, label: str, span: Span) -> None:
@@ -394,6 +397,22 @@ class Resolver:
             signals.check_signal(found, rounds[0], self._scope)
         judges = self._judges(found, rounds, place) if found is not None else ()
         return Choice(name, "repeat", rounds, found.rule if found else None, group.span, label, judges)
+
+    def _samples(self, stage: Call | Group, place: _Place) -> Choice | None:
+        """Resolve what writes several answers to one prompt."""
+        self._num_repeats += 1
+        name, found = f"r{self._num_repeats}", signals.samples(stage, self._scope)
+        rest = tuple(option for option in stage.options if option.key not in signals.SAMPLE_KEYS)
+        plain = replace(stage, options=rest, label=None)
+        parts = [self._stage(plain, place) for _ in range(found.count if found else 1)]
+        tries = tuple(part for part in parts if part is not None)
+        if found is None or len(tries) < len(parts):
+            return None
+        if isinstance(tries[0], Node | Parallel) and tries[0].decoding.temperature == 0:
+            hint = "let them differ: temperature=0.8"
+            self._report.error("E0308", "samples at temperature 0 are all the same", found.span, hint)
+        label = stage.label.text if stage.label else None
+        return Choice(name, "samples", tries, found.rule, stage.span, label)
 
     def _refuse_head(self, group: Group, place: _Place, what: str) -> None:
         if place.position == "head":

@@ -21,6 +21,8 @@ _GRADED = ("confidence", "lead", "agreement", "votes")
 """Those that need a threshold."""
 MOST_ROUNDS = 64
 KEYS = ("accept", "until", "at")
+SAMPLE_KEYS = ("samples", "enough")
+MOST_SAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,38 @@ def rounds(group: Group, scope: Scope) -> int:
         scope.report.error("E0024", message, times.span, "write a whole number: (A -> B)*3")
         return 1
     return times.data
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What `samples` and `enough` say."""
+
+    count: int
+    rule: Rule | None
+    span: Span
+
+
+def samples(stage: Call | Group, scope: Scope) -> Samples | None:
+    """Return how many samples a stage draws; None after reporting what is wrong."""
+    given = {option.key: option for option in stage.options if option.key in SAMPLE_KEYS}
+    if "samples" not in given:
+        hint = "say how many there are at most: samples=16"
+        scope.report.error("E0308", "option 'enough' without 'samples'", given["enough"].span, hint)
+        return None
+    option, enough = given["samples"], given.get("enough")
+    count, rule = scope.data(option.value), None
+    if not isinstance(count, int) or isinstance(count, bool) or not 2 <= count <= MOST_SAMPLES:
+        message = f"option 'samples' must be a whole number from 2 to {MOST_SAMPLES}, found {option.value.raw}"
+        scope.report.error("E0202", message, option.value.span)
+        return None
+    if enough is not None:
+        share = scope.data(enough.value)
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0.5 < share <= 1:
+            message = f"option 'enough' must be a number above 0.5, up to 1, found {enough.value.raw}"
+            scope.report.error("E0202", message, enough.value.span)
+            return None
+        rule = Rule("enough", float(share)) if share < 1 else None
+    return Samples(count, rule, option.span)
 
 
 def condition(group: Group, key: Literal["accept", "until"], scope: Scope) -> Condition | None:
@@ -116,6 +150,8 @@ def check_signal(found: Condition, part: Part, scope: Scope) -> None:
 
 def gives_answers(stage: Call | Group) -> bool:
     """Return whether what a stage passes on may be several answers."""
+    if any(option.key == "samples" for option in stage.options):
+        return True
     if isinstance(stage, Call):
         return False
     return stage.kind == "answers" or (

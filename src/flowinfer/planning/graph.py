@@ -82,7 +82,10 @@ def outputs(part: Part) -> tuple[str, ...]:
     """Return the graph nodes that hold a part's text: one, or one per answer of a `&` group."""
     match part:
         case Choice():
-            return (part.id,) if part.taken_late else outputs(part.tries[-1])
+            if part.taken_late:
+                return (part.id,)
+            given = part.tries if part.kind == "samples" else part.tries[-1:]
+            return tuple(name for one in given for name in outputs(one))
         case Node():
             return (part.id,)
         case Series(stages):
@@ -127,6 +130,8 @@ def condition(part: Choice) -> str:
     rule = f"{part.rule}".replace(">=", "≥") if part.rule else ""
     if part.kind == "choice":
         return f"first: {rule}"
+    if part.kind == "samples":
+        return f"×{len(part.tries)} samples" + (f", {rule}" if rule else "")
     return f"×{len(part.tries)}" + (f" until {rule}" if rule else "")
 
 
@@ -144,5 +149,5 @@ def gives_answers(part: Part) -> bool:
         case Series(stages):
             return gives_answers(stages[-1])
         case Choice():
-            return any(map(gives_answers, part.tries))
+            return part.kind == "samples" or any(map(gives_answers, part.tries))
     return isinstance(part, Parallel) and part.kind == "answers"

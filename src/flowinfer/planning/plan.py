@@ -315,17 +315,23 @@ class _Compiler:
     def _select(self, part: Choice) -> tuple[str, ...]:
         """Add what a choice tries: each step but those of the first has a condition."""
         if part.rule is None or not part.taken_late:
-            return [self._add(one) for one in part.tries][-1]
+            ends = [self._add(one) for one in part.tries]
+            return tuple(end for own in (ends if part.kind == "samples" else ends[-1:]) for end in own)
         self._num_selections += 1
         name, outside = f"d{self._num_selections}", self._when
-        candidates, judges, first = [], [], len(self._steps)
+        candidates, judges, first = list[tuple[str, ...]](), list[str](), len(self._steps)
+        is_drawn = part.kind == "samples"
         for index, one in enumerate(part.tries):
-            self._when = (*outside, When(name, index)) if index else outside
+            tried = max(0, index - 1) if is_drawn else index  # two samples are drawn before any is judged
+            self._when = (*outside, When(name, tried)) if tried else outside
             candidates.append(tuple(self._step_of[end] for end in self._add(one)))
             if index < len(part.judges):
                 judges += [self._step_of[end] for end in self._add(part.judges[index])]
         self._when = outside
-        self._selections.append(Selection(name, written(part), part.rule, tuple(candidates), judges=tuple(judges)))
+        if is_drawn:
+            candidates[:2] = [candidates[0] + candidates[1]]
+        found = Selection(name, written(part), part.rule, tuple(candidates), gathers=is_drawn, judges=tuple(judges))
+        self._selections.append(found)
         self._step_of[part.id] = name
         if part.rule.signal in ("confidence", "lead", "agreement"):
             self._steps[first:] = [replace(step, is_measured=True) for step in self._steps[first:]]

@@ -56,6 +56,8 @@ class SelectionSummary(_Summary):
     rule: str
     taken: tuple[int, ...]
     """Of each candidate, how many questions took it."""
+    gathers: bool = False
+    """Whether a candidate has the texts of those before it too: samples, the first of which are two."""
 
 
 class SubjectSummary(_Summary):
@@ -281,6 +283,7 @@ def _selections(records: Sequence[Record]) -> tuple[SelectionSummary, ...]:
             title=one[0].title,
             rule=one[0].rule,
             taken=tuple(sum(taken.taken == index for taken in one) for index in range(one[0].most)),
+            gathers=one[0].gathers,
         )
         for name, one in sorted(found.items())
     )

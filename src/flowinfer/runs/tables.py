@@ -60,7 +60,7 @@ def summary_lines(results: Results) -> list[tuple[str, str]]:
 
 
 def _taken(one: SelectionSummary) -> str:
-    counts = ", ".join(f"{number}: {count}" for number, count in enumerate(one.taken, start=1) if count)
+    counts = ", ".join(f"{number}: {count}" for number, count in enumerate(one.taken, 1 + one.gathers) if count)
     return f"{counts} of {one.title}, by {one.rule}"
 
 
