@@ -188,7 +188,13 @@ class Taken(_Border):
     gathers: bool = False
     """Whether a candidate has the texts of those before it too: samples, the first of which are two."""
 
+    lost: Mapping[str, str] | None = None
+    """Of a quorum: the members that are not among the answers, by number, and why."""
+
     def __str__(self) -> str:
+        if self.lost is not None:
+            why = "".join(f"; {number} lost: {reason}" for number, reason in self.lost.items())
+            return f"{self.title}: {self.most - len(self.lost)} of {self.most} answered{why}"
         if self.gathers:
             return f"{self.title}: drew {self.taken + 2} of {self.most + 1} ({self.rule}: {self.values[-1]:.3g})"
         seen = ", ".join("-" if value is None else f"{value:.3g}" for value in self.values)

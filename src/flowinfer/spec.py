@@ -221,7 +221,9 @@ class Node:
     """Name of the prompt declaration it uses, None for a role's own or an inline text."""
 
 
-Signal = Literal["answered", "confidence", "lead", "agreement", "votes", "judge", "unchanged", "agree", "enough"]
+Signal = Literal[
+    "answered", "confidence", "lead", "agreement", "votes", "judge", "unchanged", "agree", "enough", "quorum"
+]
 """What a text can be accepted by: see docs/control.md."""
 
 
@@ -238,6 +240,18 @@ class Rule:
     def __str__(self) -> str:
         named = f"judge({self.judge})" if self.judge else self.signal
         return named if self.at == 1.0 else f"{named} >= {self.at:g}"
+
+
+@dataclass(frozen=True)
+class Quorum:
+    """How many answers of a `&` group will do, so that a dead or a slow member does not fail the question."""
+
+    least: int
+    """Answers that there have to be."""
+    timeout: float | None = None
+    """Seconds since the first member began, after which the group goes on with what is there."""
+    wait: float | None = None
+    """Seconds that it waits for the others once there are enough; None = for all, as long as they take."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +283,8 @@ class Parallel:
     is_weighted: bool = False
     """Whether the weights were written."""
     label: str | None = None
+    quorum: Quorum | None = None
+    """Of a `&` group: how many answers will do; None = all."""
 
 
 @dataclass(frozen=True)

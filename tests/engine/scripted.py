@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -54,6 +55,8 @@ class _Loop:
         self._rows = [one for one in self._rows if one is not row]
 
     def turn(self) -> list[Completion]:
+        if not self._script.is_ready(self._step.title):
+            return []
         rows, self._rows = self._rows, []
         return [self._script.complete(self._step, row) for row in rows]
 
@@ -79,6 +82,10 @@ class Script(Decoders):
         )
 
     def may_begin(self, loop: DecodingLoop) -> bool:
+        return True
+
+    def is_ready(self, title: str) -> bool:
+        """Return whether a step's loop ends its rows in this turn."""
         return True
 
     def complete(self, step: Step, row: Row) -> Completion:
@@ -120,11 +127,13 @@ def asked(text: str = "q", **more: str) -> Asked:
     return Asked(Question(id=text, question=text, reference=""), lambda one: one.question, vote=by_votes)
 
 
-def scheduler(merged: Merged, script: Script, shelf: StepCache | None = None) -> Scheduler:
+def scheduler(
+    merged: Merged, script: Script, shelf: StepCache | None = None, clock: Callable[[], float] = time.monotonic
+) -> Scheduler:
     kept = NoCache() if shelf is None else shelf
     key: StepKey = (lambda *_: "") if shelf is None else step_key
     caching = Caching(lambda *_: kept, lambda *_: "", key, member_order)
-    return Scheduler(merged.steps, script, caching, Observer())
+    return Scheduler(merged.steps, script, caching, Observer(), clock=clock)
 
 
 def run(text: str, write: Write | Mapping[str, Said | str], question: str = "q") -> tuple[Trace, Script]:

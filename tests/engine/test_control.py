@@ -145,6 +145,7 @@ def some_flow(rng: random.Random, depth: int = 3) -> str:
             f"({parts[0]})*{rng.randint(1, 3)}[until={rng.choice(['unchanged', signal])}]",
             f"({' & '.join(parts)})*2[until=agree]",
             f"({' & '.join(parts)})",
+            f"({' & '.join([*parts, 'Qwen'])})[min=2]",
         ]
     )
 
@@ -157,7 +158,7 @@ def test_a_plan_writes_beside_others_what_it_writes_alone_and_every_step_ends_on
 
     def write(title: str, prompt: str) -> Said:
         own = random.Random(f"{title}{prompt}")
-        return Said(own.choice(["a", "b", "?", "yes"]), own.random())
+        return Said(own.choice(["a", "b", "?", "yes", "yes", None]), own.random())
 
     seen: dict[int, Trace] = {}
     for merged in (merge(plans), beside(plans), *map(merge, ([plan] for plan in plans))):
@@ -171,7 +172,7 @@ def test_a_plan_writes_beside_others_what_it_writes_alone_and_every_step_ends_on
         assert ended == wanted and one.is_done
         for plan, uses in zip(of, merged.uses, strict=True):
             trace = trace_of(plan, uses, one)
-            assert trace == seen.setdefault(id(plan), trace) and trace.error is None
+            assert trace == seen.setdefault(id(plan), trace)
 
 
 def test_no_more_samples_are_drawn_once_the_majority_is_certain() -> None:
@@ -193,6 +194,55 @@ def test_samples_that_never_agree_are_drawn_to_the_last() -> None:
     drawn = iter("abcdef")
     trace, _ = run("Qwen[samples=6, temperature=1, enough=0.9] -> Ds", lambda *_: Said(next(drawn, "z")))
     assert len(trace.steps) == 7 and trace.answer == "z"
+
+
+def test_a_dead_member_does_not_fail_the_question_where_the_others_are_enough() -> None:
+    said = {"Qwen": Said(None), "Yi": "b", "Ds": "b"}
+    trace, script = run("(Qwen -> Ds & Yi & Ds)[min=2] -> Yi[prompt='{answers}']", said)
+    assert trace.error is None and script.prompts[-1] == "Answer 1: b\n\nAnswer 2: b"
+    assert [step.step for step in trace.steps] == ["s3", "s4", "s5"]
+    assert str(trace.selections[0]) == "(Qwen -> Ds & Yi & Ds): 2 of 3 answered; 1 lost: it cannot"
+    assert run("(Qwen & Yi)[min=2, timeout=9]", said)[0].error == "it cannot"
+
+
+def test_a_quorum_of_all_is_the_plain_group() -> None:
+    assert fingerprint(planned("(Qwen & Yi & Ds)[min=3]")) == fingerprint(planned("(Qwen & Yi & Ds)"))
+
+
+def timed(flow: str, slow: Counter[str]) -> tuple[Trace, Script]:
+    """Run a flow whose steps of some models take so many turns, of a second each."""
+    now = [0.0]
+    script, plan, one = Slow(slow, now), planned(flow), asked()
+    merged = merge([plan])
+    list(scheduler(merged, script, clock=lambda: now[0]).run([one.of(merged.uses[0])]))
+    return trace_of(plan, merged.uses[0], one), script
+
+
+class Slow(Script):
+    """Loops that take some turns, each of a second."""
+
+    def __init__(self, turns: Counter[str], now: list[float]) -> None:
+        super().__init__(lambda title, prompt: Said(title))
+        self._left, self._now = turns, now
+
+    def is_ready(self, title: str) -> bool:
+        self._now[0] += 1
+        self._left[title] -= 1
+        return self._left[title] < 0
+
+
+def test_a_group_waits_for_slow_members_as_long_as_it_says() -> None:
+    slow = {"Qwen": 2, "Yi": 1000, "Ds": 4}
+    for options, answers in (
+        ("min=2, wait=50", "Qwen Ds"),
+        ("min=1, wait=0", "Qwen"),
+        ("min=1, timeout=20", "Qwen Ds"),
+    ):
+        trace, _ = timed(f"(Qwen & Yi & Ds)[{options}]", Counter(slow))
+        assert [step.text for step in trace.steps] == answers.split() and trace.error is None
+        assert "after" in str(trace.selections[0]) and trace.seconds > 1
+    trace, _ = timed("(Qwen & Yi & Ds)[min=3, timeout=30]", Counter(slow))
+    assert trace.error and trace.error.startswith("fewer than 3 answers after 3")
 
 
 SIGNALS = [

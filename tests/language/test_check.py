@@ -155,6 +155,11 @@ SLIPS = [
     ("Qwen[samples=16, temperature=1, enough=0.5]", "E0202", 40),
     ("(Qwen & Ds)[samples=3, temperature=1]", "E0200", 13),
     ("(Qwen[samples=3] | Ds)", "E0200", 7),
+    ("(Qwen & Ds)[min=3]", "E0309", 17),
+    ("(Qwen & Ds)[min=1, wait=soon]", "E0202", 25),
+    ("(Qwen & Ds)[min=2, wait=3]", "E0309", 20),
+    ("(Qwen | Ds)[min=1]", "E0200", 13),
+    ("(Qwen & Ds)*2[min=1]", "E0309", 15),
     ("(Qwen[samples=900, temperature=1])*2", "E0111", 1),
 ]
 

@@ -92,6 +92,11 @@ def _show_selections(plan: Plan) -> None:
     print()
     for one in plan.selections:
         texts = [" & ".join(candidate) for candidate in one.candidates]
+        if one.quorum is not None:
+            waits = {"timeout": one.quorum.timeout, "wait": one.quorum.wait}
+            said = "".join(f", {name} {value:g} s" for name, value in waits.items() if value is not None)
+            print(f"{one.id}  {one.title}: {one.quorum.least} of {', '.join(texts)} will do{said}")
+            continue
         print(f"{one.id}  {one.title}: the first of {', '.join(texts)} that is accepted ({one.rule}), else the last")
     found = bounds(plan)
     least, most = found.least, found.most

@@ -61,7 +61,8 @@ def _title(group: Parallel, is_end: bool) -> str:
     """Return what gathers a group: what a `|` group does to its heads, the vote at the end, or answers."""
     label = f" as {group.label}" if group.label else ""
     if group.kind == "answers":
-        return "vote" if is_end else f"answers{label}"
+        least = f", {group.quorum.least} of {len(group.branches)}" if group.quorum else ""
+        return f"vote{least}" if is_end else f"answers{least}{label}"
     options = group.decoding.fuse_options
     shown = ", ".join(f"{key}={value}" for key, value in options.items() if value not in ("", None))
     return f"⊕ {group.decoding.fuse}" + (f" {shown}" if shown else "") + label

@@ -78,6 +78,7 @@ class Scheduler:
             steps and nothing else; where not, it is raised.
         serves: whether questions come without end: then what breaks a loop ends the rows that are in it, the next ones
             are tried anew, and loops that keep the host busy take turns.
+        clock: gives the seconds by which quorums go.
     """
 
     def __init__(
@@ -89,7 +90,9 @@ class Scheduler:
         *,
         patience: Callable[[SharedStep], Patience] | None = None,
         serves: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._decoders, self._caching, self._observer, self._new_patience = decoders, caching, observer, patience
         self._serves = serves
         self._steps = {shared.id: shared for shared in steps}
@@ -98,14 +101,18 @@ class Scheduler:
         self._readers: dict[str, list[SharedStep]] = {shared.id: [] for shared in steps}
         self._selections: dict[str, list[SharedSelection]] = {}
         """Those that may be taken once a step, or another selection, has its text."""
+        self._quorums: dict[str, SharedSelection] = {}
+        self._goes_by_clock = False
         for shared in steps:
             self._first.setdefault(shared.loop, shared)
             for read in shared.before:
                 self._readers[read].append(shared)
-            if shared.selection is not None:
-                texts = [text for candidate in shared.selection.candidates for text in candidate]
-                for text in (*texts, *shared.selection.judges):
-                    self._selections.setdefault(text, []).append(shared.selection)
+            for selection in shared.selections:
+                texts = [text for candidate in selection.candidates for text in candidate]
+                for text in (*texts, *selection.judges):
+                    self._selections.setdefault(text, []).append(selection)
+                if selection.selection.quorum is not None:
+                    self._quorums[selection.id] = selection
         self._loops = {
             name: decoders.loop(name, first.plan, _widest([shared.step for shared in steps if shared.loop == name]))
             for name, first in self._first.items()
@@ -141,6 +148,7 @@ class Scheduler:
             most: questions on their way at once; None = all.
             waves: steps whose models are in memory together, where not all are; each wave over all questions.
         """
+        self._goes_by_clock = bool(self._quorums) and len(waves) <= 1  # else members wait for one another's turn
         try:
             if len(waves) <= 1:
                 yield from self._run(tuple(self._steps.values()), iter(source), most)
@@ -219,6 +227,8 @@ class Scheduler:
             shared = waiting.popleft()
             is_new = shared.id in asked.wanted and not self._rows.has(asked, shared.id)
             if is_new and shared.id in self._now and asked.may_begin(shared):
+                for lane in shared.lanes:
+                    asked.begun.setdefault(lane.selection, self._clock())
                 with question_fails(partial(asked.fail, shared.id)):
                     self._queue(shared, asked)
                 if shared.id not in asked.wanted:
@@ -266,6 +276,8 @@ class Scheduler:
         turns = [name for name in going if (name == chosen if name in busy else not self._gathers(name, going))]
         for name in turns:
             yield from self._bring_on(name)
+        if self._goes_by_clock:
+            yield from self._look_at_clock()
         if all(self._loops[name].is_waiting for name in turns):
             time.sleep(self._pause)
             self._pause = min(2 * self._pause, _LONG_PAUSE_SECONDS)
@@ -382,18 +394,24 @@ class Scheduler:
     def _order(self, turn: Turn) -> Sequence[str]:
         return self._caching.order(turn.shared.plan, turn.shared.step, turn.prompts)
 
-    def _ended(self, shared: SharedStep, asked: Asked, *, is_fresh: bool) -> Iterator[Finished]:
-        """Tell of a step that ended, then begin those that waited for it."""
-        yield from self._begin(asked, (yield from self._told(shared, asked, is_fresh=is_fresh)))
+    def _ended(
+        self, shared: SharedStep, asked: Asked, *, is_fresh: bool, lost: Sequence[SharedSelection] = ()
+    ) -> Iterator[Finished]:
+        """Tell of a step that ended, then begin those that waited for it.
+
+        Args:
+            lost: quorums that have lost a member.
+        """
+        yield from self._begin(asked, (yield from self._told(shared, asked, is_fresh=is_fresh, lost=lost)))
         self._close(asked)
 
     def _told(
-        self, shared: SharedStep, asked: Asked, *, is_fresh: bool
+        self, shared: SharedStep, asked: Asked, *, is_fresh: bool, lost: Sequence[SharedSelection] = ()
     ) -> Generator[Finished, None, Sequence[SharedStep]]:
         """Tell of a step that ended, and of those that need not run any more; return those that may begin."""
-        has_decided = False
+        has_decided, lost = False, [*lost, *self._borne(shared, asked)]
         with question_fails(partial(asked.fail, shared.id)):
-            has_decided = self._decide(shared.id, asked)
+            has_decided = any([self._decide(shared.id, asked), *(self._take(one, asked) for one in lost)])
         needless = asked.needless() if shared.id in asked.errors else []
         yield Finished(shared, asked, is_fresh)
         for name in needless:
@@ -401,21 +419,59 @@ class Scheduler:
                 self._leave(asked, name)
                 asked.fail(name, asked.errors[shared.id])
                 yield Finished(self._steps[name], asked, False)
-        if not has_decided:
+        if not has_decided and not lost:
             return self._readers[shared.id]
-        for name in [name for name in asked.wanted if asked.holds(self._steps[name].when) is False]:
+        for name in [name for name in asked.wanted if self._is_idle(name, asked)]:
+            self._leave(asked, name)
             asked.skip(name)
             yield Finished(self._steps[name], asked, False)
         return [self._steps[name] for name in asked.wanted]
 
+    def _is_idle(self, name: str, asked: Asked) -> bool:
+        """Return whether a step need not run: a condition fails, or its member of a quorum is lost."""
+        lanes = self._steps[name].lanes
+        is_lost = any(lane.member in asked.lost.get(lane.selection, ()) for lane in lanes)
+        return is_lost or asked.holds(self._steps[name].when) is False
+
+    def _borne(self, shared: SharedStep, asked: Asked) -> list[SharedSelection]:
+        """Return the quorum that goes on without a step's member if the step has failed; the failure is then none."""
+        for lane in reversed(shared.lanes) if shared.id in asked.errors else ():
+            quorum = self._quorums[lane.selection]
+            if asked.can_lose(quorum, 1):
+                asked.lose(quorum, lane.member, asked.errors.pop(shared.id))
+                asked.skip(shared.id)
+                return [quorum]
+        return []
+
     def _decide(self, text: str, asked: Asked) -> bool:
         """Go on with the selections that a text, which is there now, is a candidate of; return whether any went on."""
-        has_decided = False
-        for selection in self._selections.get(text, ()):
-            if asked.is_open(selection) and asked.decide(selection):
-                has_decided = True
-                self._decide(selection.id, asked)
-        return has_decided
+        return any([self._take(selection, asked) for selection in self._selections.get(text, ())])
+
+    def _take(self, selection: SharedSelection, asked: Asked) -> bool:
+        """Go on with a selection, and with those that wait for it; return whether it went on."""
+        if not asked.is_open(selection) or not asked.decide(selection):
+            return False
+        self._decide(selection.id, asked)
+        return True
+
+    def _look_at_clock(self) -> Iterator[Finished]:
+        """Let quorums go on without the members that they have waited for long enough."""
+        for asked in [asked for asked in self._open.values() if asked.begun]:
+            for quorum in [self._quorums[name] for name in asked.begun if name not in asked.taken]:
+                late = asked.overdue(quorum, self._clock())
+                if late is None:
+                    continue
+                steps = [step for member in asked.missing(quorum) for step in quorum.lanes[member]]
+                running = next(step for step in steps if step in asked.wanted)
+                if asked.can_lose(quorum, len(asked.missing(quorum))):
+                    for member in asked.missing(quorum):
+                        asked.lose(quorum, member, f"no answer after {late:.3g} s", late)
+                    asked.skip(running)
+                else:
+                    asked.fail(running, f"fewer than {quorum.selection.rule.at:.0f} answers after {late:.3g} s")
+                self._leave(asked, running)
+                lost = [quorum] if running in asked.skipped else []
+                yield from self._ended(self._steps[running], asked, is_fresh=False, lost=lost)
 
     def _leave(self, asked: Asked, shared: str) -> None:
         """Let a step of a question wait for nothing; end its row where nobody else waits for it."""

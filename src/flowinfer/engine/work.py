@@ -11,12 +11,23 @@ from flowinfer.engine.deciding import Trial, by_text, judged
 from flowinfer.engine.faults import reason
 from flowinfer.language.prompts import prompt_set, render
 from flowinfer.planning.merge import SharedSelection, SharedStep, Use
-from flowinfer.planning.plan import Plan, Step, When, members
+from flowinfer.planning.plan import Plan, Selection, Step, When, members
 from flowinfer.results import Ballot, FinishReason, Question, StepResult, Taken, Trace
 from flowinfer.spec import Decoding
 
 Vote = Callable[[Question, Sequence[str]], Ballot]
 FAILED: FinishReason = "error"
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A member of a quorum whose answer is not there."""
+
+    why: str
+    steps: tuple[str, ...]
+    """Its shared steps that have no result."""
+    seconds: float
+    """How long it was waited for; 0 where it failed by itself."""
 
 
 @dataclass(eq=False)
@@ -50,6 +61,12 @@ class Asked:
     """By shared selection: how each candidate was judged so far."""
     taken: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """By shared selection that is taken: the shared steps whose texts are its candidate's."""
+    lost: dict[str, dict[int, Lost]] = field(default_factory=dict)
+    """By quorum: the members that failed or came too late."""
+    begun: dict[str, float] = field(default_factory=dict)
+    """By quorum that goes by the clock: when its first step began."""
+    enough: dict[str, float] = field(default_factory=dict)
+    """By such a quorum: when there were enough answers."""
 
     def of(self, uses: Mapping[str, Use]) -> Asked:
         """Ask the question of one more plan, whose steps are these; return it."""
@@ -101,6 +118,8 @@ class Asked:
 
     def decide(self, selection: SharedSelection) -> bool:
         """Judge the candidates of a selection whose texts are there; return whether anything has been decided."""
+        if selection.selection.quorum is not None:
+            return self._gather(selection)
         tried = self.tried.setdefault(selection.id, [])
         before, last = len(tried), len(selection.candidates) - 1
         while selection.id not in self.taken:
@@ -119,6 +138,42 @@ class Asked:
             else:
                 tried += [Trial(None)] * min(found.skips, last - len(tried))
         return len(tried) > before
+
+    def _gather(self, selection: SharedSelection) -> bool:
+        """Take what the members of a quorum have written, if it need not wait for any other."""
+        if self.missing(selection):
+            return False
+        found = (self._candidate(selection, index) for index in range(len(selection.candidates)))
+        self.taken[selection.id] = tuple(step for steps in found if steps for step in steps)
+        return True
+
+    def missing(self, quorum: SharedSelection) -> list[int]:
+        """Return the members that are neither there nor lost."""
+        members = range(len(quorum.candidates))
+        return [k for k in members if k not in self.lost.get(quorum.id, {}) and self._candidate(quorum, k) is None]
+
+    def can_lose(self, quorum: SharedSelection, count: int) -> bool:
+        """Return whether so many more members may be lost, and enough be left."""
+        left = len(quorum.candidates) - len(self.lost.get(quorum.id, ())) - count
+        return quorum.selection.quorum is not None and left >= quorum.selection.quorum.least
+
+    def overdue(self, quorum: SharedSelection, now: float) -> float | None:
+        """Return how many seconds a quorum has waited, if that is long enough for those that are missing."""
+        rule, missing = quorum.selection.quorum, self.missing(quorum)
+        if rule is None or not missing:
+            return None
+        if self.can_lose(quorum, len(missing)):
+            self.enough.setdefault(quorum.id, now)
+        waited = now - self.begun[quorum.id]
+        is_enough = rule.wait is not None and now - self.enough.get(quorum.id, now) >= rule.wait
+        is_enough = is_enough and quorum.id in self.enough
+        return waited if is_enough or (rule.timeout is not None and waited >= rule.timeout) else None
+
+    def lose(self, quorum: SharedSelection, member: int, why: str, seconds: float = 0.0) -> list[str]:
+        """Go on without a member; return its steps that have not ended, which nobody wants any more."""
+        steps = [step for step in quorum.lanes[member] if step not in self.results and step not in self.skipped]
+        self.lost.setdefault(quorum.id, {})[member] = Lost(why, tuple(steps), seconds)
+        return [step for step in steps if step in self.wanted]
 
     def _results(self, steps: Sequence[str]) -> list[StepResult]:
         return [self.results[step] for step in steps]
@@ -175,7 +230,7 @@ def trace_of(plan: Plan, uses: Mapping[str, Use], asked: Asked, foreign: Mapping
         question_id=asked.question.id,
         answer=answer.text,
         finish_reason=answer.why,
-        seconds=_seconds(plan, ended),
+        seconds=_seconds(plan, uses, ended, asked),
         steps=tuple(ended.values()),
         error=error,
         ballot=answer.ballot,
@@ -204,38 +259,41 @@ def _answer(plan: Plan, uses: Mapping[str, Use], ended: Mapping[str, StepResult]
 
 def _selection_names(plan: Plan, uses: Mapping[str, Use]) -> dict[str, str]:
     """Return the shared id of each selection of a plan."""
-    return {
-        own.selection: shared.selection
-        for step in plan.steps
-        for own, shared in zip(step.when, uses[step.id].when, strict=True)
-    }
+    return {own: shared for step in plan.steps for own, shared in uses[step.id].selections.items()}
 
 
 def _taken(plan: Plan, uses: Mapping[str, Use], asked: Asked) -> tuple[Taken, ...]:
     """Return how the selections of a plan were taken, as far as they were."""
     names = _selection_names(plan, uses)
-    return tuple(
-        Taken(
-            selection=one.id,
-            title=one.title,
-            rule=str(one.rule),
-            values=tuple(judged.value for judged in asked.tried[names[one.id]]),
-            taken=len(asked.tried[names[one.id]]) - 1,
-            most=len(one.candidates),
-            gathers=one.gathers,
-        )
-        for one in plan.selections
-        if names[one.id] in asked.taken
+    return tuple(_one_taken(one, names[one.id], asked) for one in plan.selections if names[one.id] in asked.taken)
+
+
+def _one_taken(one: Selection, shared: str, asked: Asked) -> Taken:
+    tried, lost = asked.tried.get(shared, ()), asked.lost.get(shared, {})
+    values: list[float | None] = [trial.value for trial in tried]
+    if one.quorum is not None:
+        values = [float(member not in lost) for member in range(len(one.candidates))]
+    return Taken(
+        selection=one.id,
+        title=one.title,
+        rule=str(one.rule),
+        values=tuple(values),
+        taken=max(0, len(tried) - 1),
+        most=len(one.candidates),
+        gathers=one.gathers,
+        lost={str(member + 1): of.why for member, of in sorted(lost.items())} if one.quorum else None,
     )
 
 
-def _seconds(plan: Plan, ended: Mapping[str, StepResult]) -> float:
-    """Return the time along the longest chain of steps that waited for one another."""
+def _seconds(plan: Plan, uses: Mapping[str, Use], ended: Mapping[str, StepResult], asked: Asked) -> float:
+    """Return the time along the longest chain of steps that waited for one another, be it in vain."""
+    waited = {step: of.seconds for lost in asked.lost.values() for of in lost.values() for step in of.steps[:1]}
     ends: dict[str, float] = {}
     for step in plan.steps:
-        if step.id in ended:
+        seconds = ended[step.id].seconds if step.id in ended else waited.get(uses[step.id].shared)
+        if seconds is not None:
             start = max((ends.get(name, 0.0) for name in plan.before(step)), default=0.0)
-            ends[step.id] = start + ended[step.id].seconds
+            ends[step.id] = start + seconds
     return max(ends.values(), default=0.0)
 
 

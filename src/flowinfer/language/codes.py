@@ -350,6 +350,13 @@ CODES: Mapping[str, Entry] = {
         "Qwen[samples=16]",
         "Qwen[samples=16, temperature=0.8, enough=0.95]",
     ),
+    "E0309": Entry(
+        "quorum that cannot be",
+        "min says how many members of a & group have to answer; timeout and wait, in seconds, say how long it waits for"
+        " the others. Members of a debate read one another, so none may be missing.",
+        "(Qwen & Ds)[timeout=20]",
+        "(Qwen & Ds)[min=1, timeout=20]",
+    ),
     "E0400": Entry(
         "unknown field",
         "Templates know {question}, {choices}, {prev}, {answers}, {result_1}, {result_2}, ... and the labels of earlier"

@@ -86,6 +86,7 @@ def unknown_option(key: str, own: Sequence[str]) -> str:
         "accept": "a '/' group: (A / B)[accept=...]",
         "until": "a repeat: (A)*3[until=...]",
         **dict.fromkeys(("samples", "enough"), "a model or a '|' group: M[samples=16, temperature=0.8]"),
+        **dict.fromkeys(("min", "timeout", "wait"), "a '&' group: (A & B & C)[min=2, timeout=20, wait=3]"),
         "at": "a '/' group or a repeat: (A / B)[accept=confidence, at=0.9]",
         "prompts": "the file: defaults {{ prompts=... }}",
         "zoo": "the file: defaults {{ zoo=... }}",

@@ -314,6 +314,10 @@ class Resolver:
         if group.kind == "answers" and place.position == "head":
             hint = "let a model read the answers: ((A & B) -> C | D)"
             self._report.error("E0303", "a '&' group gives texts and cannot be a head of a '|' group", group.span, hint)
+        quorum = None
+        if group.kind == "answers":
+            quorum = signals.quorum(group, self._scope)
+            group = replace(group, options=tuple(one for one in group.options if one.key not in signals.QUORUM_KEYS))
         options = self._group_options(group, place)
         decoding = self._group_decoding(group, options)
         flows_down = {key: given for key, given in options.items() if key != "fuse"}
@@ -346,7 +350,7 @@ class Resolver:
         is_weighted = any(branch.weight is not None for branch in group.branches)
         label = group.label.text if group.label else None
         kind: Literal["fuse", "answers"] = "fuse" if group.kind == "fuse" else "answers"
-        return Parallel(group_id, kind, branches, decoding, group.span, is_weighted, label)
+        return Parallel(group_id, kind, branches, decoding, group.span, is_weighted, label, quorum)
 
     def _choice(self, group: Group, place: _Place) -> Choice | None:
         """Resolve members of which one answers."""
@@ -377,6 +381,12 @@ class Resolver:
         found = signals.condition(group, "until", self._scope)
         options = tuple(option for option in group.options if option.key not in ("until", "at"))
         body = replace(group, times=None, label=None, options=options)
+        if times > 1 and group.kind == "answers":
+            for option in [option for option in options if option.key in signals.QUORUM_KEYS]:
+                hint = "put the group into the repeat with another stage, as in ((A & B & C)[min=2] -> D)*3"
+                self._report.error(
+                    "E0309", f"option '{option.key}' in a debate: each reads the others", option.span, hint
+                )
         label = group.label.text if group.label else None
         is_debate = group.kind == "answers"
         late = frozenset(("own", "answers") if is_debate else ()) | (frozenset() if place.earlier else {"prev"})

@@ -11,7 +11,7 @@ from flowinfer.language.options import Scope
 from flowinfer.language.tree import Call, Chain, Group, Option
 from flowinfer.language.tree import Name as WrittenName
 from flowinfer.registry import backends
-from flowinfer.spec import Choice, ModelSpec, Node, Parallel, Part, Rule, Series, Signal, nodes
+from flowinfer.spec import Choice, ModelSpec, Node, Parallel, Part, Quorum, Rule, Series, Signal, nodes
 
 ACCEPT: tuple[Signal, ...] = ("answered", "confidence", "lead", "agreement", "votes", "judge")
 """What a member of a choice group can be accepted by."""
@@ -21,6 +21,7 @@ _GRADED = ("confidence", "lead", "agreement", "votes")
 """Those that need a threshold."""
 MOST_ROUNDS = 64
 KEYS = ("accept", "until", "at")
+QUORUM_KEYS = ("min", "timeout", "wait")
 SAMPLE_KEYS = ("samples", "enough")
 MOST_SAMPLES = 1000
 
@@ -77,6 +78,39 @@ def samples(stage: Call | Group, scope: Scope) -> Samples | None:
             return None
         rule = Rule("enough", float(share)) if share < 1 else None
     return Samples(count, rule, option.span)
+
+
+def quorum(group: Group, scope: Scope) -> Quorum | None:
+    """Return how many answers of a `&` group will do; None where all are to, or something is wrong, which is told."""
+    given = {option.key: option for option in group.options if option.key in QUORUM_KEYS}
+    if not given:
+        return None
+    if "min" not in given:
+        option = next(iter(given.values()))
+        hint = f"say how many answers there have to be: min={max(1, len(group.branches) - 1)}, {option.key}=..."
+        scope.report.error("E0309", f"option '{option.key}' without 'min'", option.span, hint)
+        return None
+    least, most = scope.data(given["min"].value), len(group.branches)
+    if not isinstance(least, int) or isinstance(least, bool) or not 1 <= least <= most:
+        message = f"option 'min' must be a whole number from 1 to {most}, found {given['min'].value.raw}"
+        scope.report.error("E0309", message, given["min"].value.span, f"the group has {most} members")
+        return None
+    seconds = {}
+    for key in ("timeout", "wait"):
+        if key in given:
+            data = scope.data(given[key].value)
+            if not isinstance(data, int | float) or isinstance(data, bool) or not 0 <= data <= 1e6:
+                message = f"option '{key}' must be seconds from 0 to 1e6, found {given[key].value.raw}"
+                scope.report.error("E0202", message, given[key].value.span)
+                return None
+            seconds[key] = float(data)
+    if least == most and "wait" in seconds:
+        hint = "leave it out, or lower min"
+        scope.report.error(
+            "E0309", f"option 'wait' does nothing where all {most} have to answer", given["wait"].span, hint
+        )
+        return None
+    return Quorum(least, **seconds) if least < most or seconds else None
 
 
 def condition(group: Group, key: Literal["accept", "until"], scope: Scope) -> Condition | None:

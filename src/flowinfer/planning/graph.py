@@ -91,7 +91,7 @@ def outputs(part: Part) -> tuple[str, ...]:
         case Series(stages):
             return outputs(stages[-1])
         case Parallel():
-            if part.kind == "fuse":
+            if part.kind == "fuse" or part.quorum:
                 return (part.id,)
             return tuple(name for branch in part.branches for name in outputs(branch.part))
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 from flowinfer.planning.identity import Canonical, as_text, canonical
-from flowinfer.planning.plan import Member, Plan, Selection, Step, When, members
+from flowinfer.planning.plan import Lane, Member, Plan, Selection, Step, When, members
 from flowinfer.registry import backends
 
 
@@ -31,6 +31,8 @@ class SharedSelection:
     """Ids of shared steps."""
     gated: str
     """Id of the first shared step that may be skipped because of it."""
+    lanes: tuple[tuple[str, ...], ...] = ()
+    """Of a quorum: ids of each member's shared steps."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,10 @@ class SharedStep:
     """Shared ids of the steps that it waits for."""
     when: tuple[When, ...] = ()
     """Its conditions, over shared selections."""
-    selection: SharedSelection | None = None
-    """The selection whose first step it is that may be skipped."""
+    lanes: tuple[Lane, ...] = ()
+    """Its quorums, over shared selections."""
+    selections: tuple[SharedSelection, ...] = ()
+    """Those whose first step it is that may be skipped, or lost."""
 
     @property
     def num_calls(self) -> int:
@@ -75,8 +79,8 @@ class Use:
     shared: str
     nodes: Mapping[str, str]
     """Node of the shared step -> node of the plan."""
-    when: tuple[When, ...] = ()
-    """Its conditions, over shared selections."""
+    selections: Mapping[str, str] = field(default_factory=dict)
+    """Selections of the plan that its conditions and quorums name -> the shared ones."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ def beside(plans: Sequence[Plan]) -> Merged:
         names: dict[str, str] = {one.id: _selection_id(index, one) for one in plan.selections}
         for step in plan.steps:
             names[step.id] = f"{index}/{step.id}"
-            reads, when = _read(plan, step, names), _when(step, names)
+            reads, when, lanes = _read(plan, step, names), _when(step, names), _lanes(step, names)
             before = [own[name] for name in plan.before(step)]
             loop = _loop(plan, step)
             own[step.id] = SharedStep(
@@ -130,12 +134,18 @@ def beside(plans: Sequence[Plan]) -> Merged:
                 nodes=loop.nodes,
                 before=tuple(one.id for one in before),
                 when=when,
+                lanes=lanes,
             )
         for selection in _selections(plan, names):
             name = next(name for name, one in own.items() if one.id == selection.gated)
-            own[name] = replace(own[name], selection=selection)
+            own[name] = replace(own[name], selections=(*own[name].selections, selection))
         steps += own.values()
-        uses.append({name: Use(one.id, {node: node for node in one.nodes}, one.when) for name, one in own.items()})
+        uses.append(
+            {
+                name: Use(one.id, {node: node for node in one.nodes}, _named(one.step, names))
+                for name, one in own.items()
+            }
+        )
     return Merged(tuple(steps), tuple(uses))
 
 
@@ -161,9 +171,9 @@ class _Merger:
         names: dict[str, str] = {one.id: _selection_id(index, one) for one in plan.selections}
         signatures: dict[str, str] = {}
         for step in plan.steps:
-            reads, when = _read(plan, step, names), _when(step, names)
+            reads, when, lanes = _read(plan, step, names), _when(step, names), _lanes(step, names)
             described = _describe(plan, step, reads)
-            draw, decisive = 0, _decisive(plan, step, described, when)
+            draw, decisive = 0, _decisive(plan, step, described, when, lanes)
             while _is_text_only(plan, step) and self._is_used(uses, _digest(decisive | {"draw": draw})):
                 draw += 1
             signature = _digest(decisive | {"draw": draw})
@@ -182,14 +192,20 @@ class _Merger:
                     draw=draw,
                     before=tuple(one.id for one in before),
                     when=when,
+                    lanes=lanes,
                 )
                 self._nodes[signature] = described.nodes
             shared = self.steps[signature]
             nodes = dict(zip(self._nodes[signature], described.nodes, strict=True))
-            uses[step.id], names[step.id], signatures[step.id] = Use(shared.id, nodes, when), shared.id, signature
+            uses[step.id], names[step.id], signatures[step.id] = (
+                Use(shared.id, nodes, _named(step, names)),
+                shared.id,
+                signature,
+            )
         for selection in _selections(plan, names):
             gated = next(signature for signature in signatures.values() if self.steps[signature].id == selection.gated)
-            self.steps[gated] = replace(self.steps[gated], selection=selection)
+            first = self.steps[gated]
+            self.steps[gated] = replace(first, selections=(*first.selections, selection))
         return uses
 
     def _is_used(self, uses: Mapping[str, Use], signature: str) -> bool:
@@ -214,14 +230,28 @@ def _when(step: Step, names: Mapping[str, str]) -> tuple[When, ...]:
     return tuple(When(names[one.selection], one.tried) for one in step.when)
 
 
+def _lanes(step: Step, names: Mapping[str, str]) -> tuple[Lane, ...]:
+    return tuple(Lane(names[one.selection], one.member) for one in step.lanes)
+
+
+def _named(step: Step, names: Mapping[str, str]) -> dict[str, str]:
+    """Return the shared ids of the selections that a step's conditions and quorums name."""
+    used = [*(one.selection for one in step.when), *(one.selection for one in step.lanes)]
+    return {name: names[name] for name in used}
+
+
 def _selections(plan: Plan, names: Mapping[str, str]) -> list[SharedSelection]:
     """Return a plan's selections over shared steps."""
     found = []
     for one in plan.selections:
-        gated = next(step.id for step in plan.steps if any(when.selection == one.id for when in step.when))
+        gated = next(step.id for step in plan.steps if one.id in _named(step, names))
         candidates = tuple(tuple(names[text] for text in texts) for texts in one.candidates)
         judges = tuple(names[judge] for judge in one.judges)
-        found.append(SharedSelection(names[one.id], one, candidates, judges, names[gated]))
+        lanes = [
+            tuple(names[step.id] for step in plan.steps if Lane(one.id, index) in step.lanes)
+            for index in range(len(candidates) if one.quorum else 0)
+        ]
+        found.append(SharedSelection(names[one.id], one, candidates, judges, names[gated], tuple(lanes)))
     return found
 
 
@@ -233,9 +263,12 @@ def _describe(plan: Plan, step: Step, reads: Mapping[str, str]) -> Canonical:
     return canonical(step.source, describe)
 
 
-def _decisive(plan: Plan, step: Step, described: Canonical, when: tuple[When, ...]) -> dict[str, Any]:
+def _decisive(
+    plan: Plan, step: Step, described: Canonical, when: tuple[When, ...], lanes: tuple[Lane, ...]
+) -> dict[str, Any]:
     decisive: dict[str, Any] = {
         **({"when": [[one.selection, one.tried] for one in when]} if when else {}),
+        **({"lanes": [[one.selection, one.member] for one in lanes]} if lanes else {}),
         **({"is_measured": True} if step.is_measured else {}),
         "source": described.description,
         "decoding": step.decoding.decisive(),

@@ -59,6 +59,7 @@ def _decided_json(plan: Plan) -> dict[str, Any]:
 
 def _step_json(step: Step) -> dict[str, Any]:
     when = {"when": [asdict(one) for one in step.when]} if step.when else {}
+    when |= {"lanes": [asdict(one) for one in step.lanes]} if step.lanes else {}
     return when | {
         "id": step.id,
         "title": step.title,

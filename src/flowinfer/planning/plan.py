@@ -12,7 +12,21 @@ from typing import Any, Literal
 
 from flowinfer.language.prompts import field_names
 from flowinfer.planning.graph import build, earlier_stages
-from flowinfer.spec import Choice, Decoding, Flow, ModelSpec, Node, Parallel, Part, Role, Rule, Series, Share, written
+from flowinfer.spec import (
+    Choice,
+    Decoding,
+    Flow,
+    ModelSpec,
+    Node,
+    Parallel,
+    Part,
+    Quorum,
+    Role,
+    Rule,
+    Series,
+    Share,
+    written,
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,14 @@ class When:
 
 
 @dataclass(frozen=True)
+class Lane:
+    """The member of a quorum that a step belongs to: if it fails, or comes too late, the others may go on."""
+
+    selection: str
+    member: int
+
+
+@dataclass(frozen=True)
 class Selection:
     """A choice of one of several candidates while a question runs: the first that is accepted; the last always is."""
 
@@ -69,6 +91,8 @@ class Selection:
     """For each, ids of the steps or selections whose texts it is; two candidates at least."""
     gathers: bool = False
     """Whether each candidate has the texts of all before it too: samples, of which enough are to agree."""
+    quorum: Quorum | None = None
+    """Where it takes the candidates, one for each member, that are there in time, instead of the first accepted."""
     judges: tuple[str, ...] = ()
     """Ids of the steps that say yes or no to each candidate but the last, where the rule asks a model."""
 
@@ -88,6 +112,8 @@ class Step:
     label: str | None = None
     when: tuple[When, ...] = ()
     """Conditions, the outermost first; it runs where all hold and is skipped where one fails."""
+    lanes: tuple[Lane, ...] = ()
+    """The quorums that it belongs to, the outermost first."""
     is_measured: bool = False
     """Whether a selection goes by its tokens' probabilities."""
 
@@ -275,6 +301,8 @@ class _Compiler:
         self._num_selections = 0
         self._when: tuple[When, ...] = ()
         """Conditions of what is being added."""
+        self._lanes: tuple[Lane, ...] = ()
+        """Quorums that it belongs to."""
         self._step_of: dict[str, str] = {}
         """Graph node that holds a text -> id of the step that writes it, or of the selection that takes it."""
 
@@ -291,6 +319,8 @@ class _Compiler:
     def _is_several(self, text: str) -> bool:
         """Return whether a selection may give several texts."""
         found = next((one for one in self._selections if one.id == text), None)
+        if found is not None and found.quorum:
+            return True
         return found is not None and any(len(one) > 1 or self._is_several(one[0]) for one in found.candidates)
 
     def _add(self, part: Part) -> tuple[str, ...]:
@@ -305,6 +335,8 @@ class _Compiler:
                     ends = self._add(stage)
                 return ends
             case Parallel():
+                if part.quorum is not None:
+                    return self._gather(part, part.quorum)
                 if part.kind == "answers":
                     return tuple(end for branch in part.branches for end in self._add(branch.part))
                 self._step(part.id, self._source(part, 1.0), part.decoding, part.label)
@@ -335,6 +367,19 @@ class _Compiler:
         self._step_of[part.id] = name
         if part.rule.signal in ("confidence", "lead", "agreement"):
             self._steps[first:] = [replace(step, is_measured=True) for step in self._steps[first:]]
+        return (part.id,)
+
+    def _gather(self, part: Parallel, quorum: Quorum) -> tuple[str, ...]:
+        """Add members of which some may be lost."""
+        self._num_selections += 1
+        name, outside, candidates = f"d{self._num_selections}", self._lanes, list[tuple[str, ...]]()
+        for index, branch in enumerate(part.branches):
+            self._lanes = (*outside, Lane(name, index))
+            candidates.append(tuple(self._step_of[end] for end in self._add(branch.part)))
+        self._lanes = outside
+        rule = Rule("quorum", quorum.least)
+        self._selections.append(Selection(name, written(part), rule, tuple(candidates), quorum=quorum))
+        self._step_of[part.id] = name
         return (part.id,)
 
     def _source(self, part: Part, weight: float) -> Source:
@@ -380,7 +425,7 @@ class _Compiler:
         texts = {text for member in members(source) for field in member.fields.values() for text in field}
         read = {writer for text in texts for writer in writers(text, self._selections)}
         reads = tuple(step.id for step in self._steps if step.id in read)
-        self._steps.append(Step(step_id, _title(source), source, decoding, reads, label, self._when))
+        self._steps.append(Step(step_id, _title(source), source, decoding, reads, label, self._when, self._lanes))
         self._step_of[name] = step_id
 
 

@@ -58,6 +58,8 @@ class SelectionSummary(_Summary):
     """Of each candidate, how many questions took it."""
     gathers: bool = False
     """Whether a candidate has the texts of those before it too: samples, the first of which are two."""
+    lost: tuple[int, ...] = ()
+    """Of a quorum: of each member, how many questions went on without it."""
 
 
 class SubjectSummary(_Summary):
@@ -284,6 +286,9 @@ def _selections(records: Sequence[Record]) -> tuple[SelectionSummary, ...]:
             rule=one[0].rule,
             taken=tuple(sum(taken.taken == index for taken in one) for index in range(one[0].most)),
             gathers=one[0].gathers,
+            lost=()
+            if one[0].lost is None
+            else tuple(sum(str(number) in (taken.lost or ()) for taken in one) for number in range(1, one[0].most + 1)),
         )
         for name, one in sorted(found.items())
     )

@@ -143,7 +143,8 @@ class Sharing:
 
         uses, steps = self.uses(job.plan), {shared.id: shared for shared in self.merged.steps}
         broken = scheduler.broken
-        problem = next((broken[use.shared] for use in uses.values() if use.shared in broken), None)
+        needed = [use.shared for use in uses.values() if not steps[use.shared].lanes]
+        problem = next((broken[shared] for shared in needed if shared in broken), None)
         if problem is not None:
             return Ended(job, (), problem)
         records = []
