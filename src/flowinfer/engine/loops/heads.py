@@ -135,6 +135,11 @@ class Heads:
             self.mixer, logits, clock, is_told=self.observer.wants_tokens, num_tops=self.observer.num_tops
         )
 
+    @property
+    def is_measured(self) -> bool:
+        """Return whether somebody wants to know how probable what is emitted was."""
+        return self.observer.wants_tokens or self.step.is_measured
+
     def is_near_tie(self, lead: float) -> bool:
         """Return whether a lead is within rounding."""
         return lead < self.tie_margin
@@ -165,8 +170,7 @@ class Heads:
         """Count what a row has decided, tell the observer of it, and take it into the row's text."""
         STARTUP.first_token()
         row.near_ties += self.is_near_tie(decision.lead)
-        for head, favourite in zip(row.heads, decision.favourites, strict=True):
-            head.agreed += favourite == decision.slot
+        row.count(decision.slot, decision.value, decision.lead, decision.favourites)
         if self.observer.wants_tokens:
             self.observer.emitted(row.row.question_id, row.row.step, self._event(row, decision))
         row.emit(decision.slot, self.vocabulary)

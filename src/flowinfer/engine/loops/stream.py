@@ -216,7 +216,7 @@ class PackedStream:
         if any(decoding.top_p < 1 for decoding in drawing):
             draws = "nucleus"
         observer = self._heads.observer
-        return StepForm(width, tile_for(width), draws, observer.wants_tokens, observer.num_tops > 0)
+        return StepForm(width, tile_for(width), draws, self._heads.is_measured, observer.num_tops > 0)
 
     def _read(self) -> list[Completion]:
         """Take the outcome of the oldest steps; return the rows that ended in them."""
