@@ -9,7 +9,7 @@ from typing import Any, Literal
 from flowinfer.errors import Span
 from flowinfer.language.declarations import Declared
 from flowinfer.language.effects import Effects, Given, Step
-from flowinfer.language.groups import FuseOptions, check_certified, heads, weights
+from flowinfer.language.groups import FuseOptions, check_bytes, check_certified, heads, weights
 from flowinfer.language.lets import Lets
 from flowinfer.language.nearness import near_or_all
 from flowinfer.language.options import (
@@ -305,7 +305,10 @@ class Resolver:
             self._effects.step(Step(models, is_group=True, is_first=not place.earlier), own)
         is_weighted = any(branch.weight is not None for branch in group.branches)
         label = group.label.text if group.label else None
-        return Parallel(group_id, group.kind, branches, decoding, group.span, is_weighted, label)
+        resolved = Parallel(group_id, group.kind, branches, decoding, group.span, is_weighted, label)
+        if group.kind == "fuse" and place.position != "head":
+            check_bytes(resolved, self._report)
+        return resolved
 
     def _group_options(self, group: Group, place: _Place) -> dict[str, Given]:
         """Return what a group is decoded with, or its answers are; the fuser's own parameters apart."""
