@@ -33,6 +33,8 @@ class Parameter:
     """None = must be given."""
     minimum: float | None = None
     maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    """What a text may be; () = any."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,19 @@ BUILT_IN_FUSERS = (
         {
             "k": Parameter("int", "candidates looked at", 10, 1),
             "floor": Parameter("float", "least probability of a key that inherits", 0.1, 0.0, 1.0),
+        },
+    ),
+    FuserInfo(
+        "byte",
+        f"{_FUSERS}:Bytewise",
+        "mean or product over bytes: each head says how likely each next byte is, in whatever tokens it writes it",
+        {
+            "mix": Parameter(
+                "str", "how the heads' bytes become one: mean or product", "mean", choices=("mean", "product")
+            ),
+            "covers": Parameter(
+                "int", "ways to write the text that are followed in each head; 0 all, 1 the likeliest", 0, 0
+            ),
         },
     ),
 )

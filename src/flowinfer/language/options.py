@@ -220,6 +220,8 @@ def _parameter_problem(data: Any, parameter: Parameter, names: Sequence[str]) ->
     if parameter.type == "model":
         return None if data in names or not names else f"must name a branch of the group, found '{data}'"
     if parameter.type == "str":
+        if parameter.choices and data not in parameter.choices:
+            return f"must be {' or '.join(parameter.choices)}, found '{data}'"
         return None if isinstance(data, str) else f"must be a text, found '{data}'"
     is_number = isinstance(data, int | float) and not isinstance(data, bool)
     if not is_number or (parameter.type == "int" and not isinstance(data, int)):

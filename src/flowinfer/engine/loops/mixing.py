@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowinfer.backends.base import TokenModel, network_of
+from flowinfer.fusion.bytewise import BYTES
 from flowinfer.fusion.certified import Candidates, Certified, certified_argmax, sure
 from flowinfer.fusion.fusers import Fuser, FuserView, Mean, canonical_order, mean
 from flowinfer.fusion.shared import SharedVocabulary
@@ -45,6 +46,8 @@ class FlatMean:
 class Mixer:
     """Lift and fuse one step's heads.
 
+    Where a step is written byte by byte, every head is one over bytes (`fusion.bytewise.BYTES`).
+
     Args:
         step: its source gives the tree of mixtures.
         models: the loaded model of each member, in the order of `members(step.source)`.
@@ -52,9 +55,10 @@ class Mixer:
 
     def __init__(self, step: Step, models: Sequence[TokenModel]) -> None:
         self.members = tuple(members(step.source))
-        self.device = fusing_device(models)
+        is_bytewise = writes_bytes(step.source)
+        self.device = torch.device("cpu") if is_bytewise else fusing_device(models)
         self._decoding = decoding = step.decoding
-        self._heads = [model.vocabulary(decoding.stop_tokens) for model in models]
+        self._heads = [BYTES if is_bytewise else model.vocabulary(decoding.stop_tokens) for model in models]
         self._vocabularies: dict[torch.device, SharedVocabulary] = {}
         self.vocabulary = self._on(self.device)
         self._devices = [model.device for model in models]
@@ -215,6 +219,11 @@ def _tie(source: Source) -> str:
 def runs_on_host(fuse: str) -> bool:
     """Return whether a fuser asks the host at every step, as its class says, so that no graph can hold it."""
     return bool(getattr(load(fusers()[fuse]), "runs_on_host", False))
+
+
+def writes_bytes(source: Source) -> bool:
+    """Return whether heads write a source's text byte by byte, as its fuser's class says."""
+    return isinstance(source, Mixture) and bool(getattr(load(fusers()[source.fuse]), "writes_bytes", False))
 
 
 def _fuser(mixture: Mixture) -> Fuser:

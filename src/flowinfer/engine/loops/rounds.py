@@ -150,12 +150,7 @@ class RoundStream:
         return misfits
 
     def _prefill(self, rows: Sequence[LiveRow]) -> None:
-        handles: list[list[int]] = [[] for _ in self.sessions]
-
-        def read(k: int) -> None:
-            handles[k] = self.sessions[k].add([row.prompts[k].ids for row in rows])
-
-        self._workers.run("prefill", read)
+        handles = self._read_prompts(rows)
         joint = [index for index, row in enumerate(rows) if row.begins_jointly]
         if joint:
             names = [[of_head[index] for index in joint] for of_head in handles]
@@ -166,6 +161,16 @@ class RoundStream:
             for head, spent in zip(row.heads, seconds, strict=True):
                 head.forward_seconds += spent / len(rows)
             self.batch.append(SessionRow(row, own, [0] * len(own), [0] * len(own), self._payoff.new_length()))
+
+    def _read_prompts(self, rows: Sequence[LiveRow]) -> list[list[int]]:
+        """Let every head read the rows' prompts; return its handles of them."""
+        handles: list[list[int]] = [[] for _ in self.sessions]
+
+        def read(k: int) -> None:
+            handles[k] = self.sessions[k].add([row.prompts[k].ids for row in rows])
+
+        self._workers.run("prefill", read)
+        return handles
 
     @torch.inference_mode()
     def _round(self) -> None:
