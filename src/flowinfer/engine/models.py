@@ -10,8 +10,8 @@ from typing import cast
 
 from flowinfer.backends.base import Loader, TextModel, TokenModel, lacks
 from flowinfer.engine.base import Observer
-from flowinfer.engine.faults import device_lost, is_device_lost, unless_lost
-from flowinfer.errors import LoadError
+from flowinfer.engine.faults import device_lost, unless_lost
+from flowinfer.errors import LoadError, is_device_lost
 from flowinfer.fusion.selfcheck import cache_folder
 from flowinfer.output.secrets import learn_environment
 from flowinfer.planning.plan import Placement, Plan, placement_of
@@ -129,7 +129,7 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
     except LoadError as error:
         if error.__cause__ is None or not is_device_lost(error.__cause__):
             raise
-        raise device_lost(f"{placement.where}, with '{spec.name}' being loaded,", error.__cause__) from error
+        raise device_lost(placement.where, error.__cause__, when=f"while '{spec.name}' was loaded") from error
     except OSError as error:
         reason = error.strerror or error
         raise LoadError(

@@ -27,7 +27,7 @@ from flowinfer.fusion.utf8 import trim
 from flowinfer.fusion.vocab import NEVER_VALID, HeadVocabulary, TokenBytes
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from flowinfer.fusion.encoder import Encoder
 
 END = 256
 """The symbol behind the 256 bytes: the end of the text."""
@@ -50,7 +50,7 @@ class ByteIndex:
     """
 
     def __init__(
-        self, vocabulary: HeadVocabulary, tokenizer: Tokenizer | None, eos: Literal["sum", "max"], name: str
+        self, vocabulary: HeadVocabulary, tokenizer: Encoder | None, eos: Literal["sum", "max"], name: str
     ) -> None:
         self.tokens, self._eos = vocabulary.tokens, eos
         if not NEVER_VALID.issuperset(self.tokens.missing_bytes):

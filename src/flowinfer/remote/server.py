@@ -21,8 +21,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from flowinfer.backends.base import Session, TokenModel
-from flowinfer.engine.faults import is_device_lost
-from flowinfer.errors import FlowInferError, is_memory_short
+from flowinfer.errors import FlowInferError, is_device_lost, is_memory_short
 from flowinfer.remote import asked
 from flowinfer.remote.wire import Wire, WireError, last_part, welcome
 
