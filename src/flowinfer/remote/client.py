@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from itertools import count
 from typing import Any
 
@@ -149,15 +150,13 @@ class RemoteModel(TokenModel):
 
     def _connect(self) -> dict[str, Any]:
         """Connect and show the key; return what the head says of itself."""
-        from flowinfer import __version__
-
         try:
             connection = socket.create_connection((self._host, self._port), _CONNECT_SECONDS)
         except OSError as error:
             raise WireError((error.strerror or str(error)).lower()) from error
         wire = Wire(connection)
         try:
-            about = introduce(wire, self._key, {"version": __version__})
+            about = introduce(wire, self._key, {"version": version("flowinfer")})
         except WireError:
             wire.close()
             raise

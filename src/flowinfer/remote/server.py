@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -138,12 +139,10 @@ class HeadServer:
                 sessions.clear()
 
     def _about(self) -> dict[str, Any]:
-        from flowinfer import __version__
-
         model = self._model
         found = model.vocabulary()
         return {
-            "version": __version__,
+            "version": version("flowinfer"),
             "name": model.name,
             "ref": last_part(self._ref),
             "max_positions": model.max_positions,
