@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from flowinfer import errors
 from flowinfer.engine.base import Observer
 from flowinfer.engine.work import Asked, Finished
-from flowinfer.errors import DeviceLost, FlowInferError, RunError
+from flowinfer.errors import DeviceLost, FlowInferError, RunError, UsageError
 from flowinfer.planning.merge import SharedStep, merge
 from flowinfer.planning.plan import Plan
 from flowinfer.runs.replicas.wire import Ask, Ended, Failed, Loading, Notice, Ready, Said, Start, Tokens, plan_data
@@ -115,6 +115,10 @@ class ReplicaPool:
     """
 
     def __init__(self, site: Site, plans: Sequence[Plan], setting: Setting, observer: Observer) -> None:
+        if any(plan.selections for plan in plans):
+            raise UsageError(
+                "replicas do not share out flows that choose between steps yet", help="run this flow without --replicas"
+            )
         self.broken: dict[str, str] = {}
         self._site, self._observer = site, observer
         self._start = Start(
