@@ -64,6 +64,8 @@ class RemoteModel(TokenModel):
         self._lock = threading.Lock()
         self._numbers = count()
         self._wire: Wire | None = None
+        self.num_asked = 0
+        """Questions so far, each a message there and one back."""
         self.ended: list[int] = []
         """Sessions that the head may forget; it is told with the next question."""
         self._vocabularies: dict[tuple[str, ...], HeadVocabulary] = {}
@@ -192,6 +194,7 @@ class RemoteModel(TokenModel):
         if self._wire is None:
             raise HeadCut(f"{self.where}: its connection broke")
         ended, self.ended = self.ended, []
+        self.num_asked += 1
         try:
             self._wire.send(question.model_dump() | {"ended": ended})
             return self._wire.receive()

@@ -1,0 +1,94 @@
+"""`flowinfer head` as a user meets it: a head in a process of its own, and what is wrong told in a line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.command import flowinfer
+
+KEY = "pewter-lantern-2208-moss"
+DATA = ("--dataset", "ceval", "--limit", "4", "--set", "max_tokens=8", "--quiet", "--json")
+
+
+@pytest.mark.slow
+def test_a_flow_over_a_head_of_another_process_is_judged_as_one_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {**os.environ, "HEAD_KEY": KEY}
+    command = [sys.executable, "-m", "flowinfer", "head", "Qwen", "--zoo", "lab", "--listen", "127.0.0.1:0"]
+    monkeypatch.setenv("HEAD_KEY", KEY)
+    with subprocess.Popen(
+        [*command, "--key-env", "HEAD_KEY"], stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stderr is not None
+        ready = next(found for line in process.stderr if (found := re.match(r"ready: (\S+)", line)))
+        block = f'{{ device="{ready[1]}" api_key_env="HEAD_KEY" }}'
+        (tmp_path / "far.flow").write_text(f'model Qwen = "qwen" {block}\nYi -> (Qwen | Ds)\n', encoding="utf-8")
+        (tmp_path / "here.flow").write_text("Yi -> (Qwen | Ds)\n", encoding="utf-8")
+        found = {
+            name: flowinfer("exec", f"{name}.flow", "--zoo", "lab", "--out", name, *DATA, cwd=tmp_path)
+            for name in ("far", "here")
+        }
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.read()
+        assert process.wait() == 0 and "stopped" in told and "has come" in told
+    assert {done.returncode for done in found.values()} == {0}, found
+    far, here = (json.loads(found[name].stdout) for name in ("far", "here"))
+    assert (far["accuracy"], far["n"]) == (here["accuracy"], here["n"])
+    assert texts(tmp_path / "far") == texts(tmp_path / "here")
+    written = "".join(path.read_text("utf-8") for path in (tmp_path / "far").rglob("*") if path.is_file())
+    assert KEY not in written + told
+
+
+def texts(out: Path) -> dict[str, list[str]]:
+    (run,) = (path for path in out.iterdir() if path.is_dir())
+    traces = [json.loads(line)["trace"] for line in (run / "samples.jsonl").read_text("utf-8").splitlines()]
+    return {trace["question_id"]: [step["text"] for step in trace["steps"]] for trace in traces}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("Qwenn", "--zoo", "lab"), "no model 'Qwenn'"),
+        (("Qwen", "--zoo", "lab", "--listen", "7070"), "--listen 7070: expected HOST:PORT"),
+        (("Qwen", "--zoo", "lab", "--listen", "0.0.0.0:7070"), "nobody would have to show a key"),
+        (("Qwen", "--zoo", "lab", "--key-env", "NO_SUCH_KEY"), "holds no key of at least 16 characters"),
+        (("./nothing/here",), "nothing/here"),
+    ],
+)
+def test_wrong_input_is_told_before_anything_is_loaded(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    done = flowinfer("head", *arguments, cwd=tmp_path)
+    assert done.returncode in (2, 3) and words in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ('{ device="gpu2" }', "auto, cpu, cuda, cuda:N, or HOST:PORT of a head elsewhere"),
+        ("{ backend=remote }", "needs the HOST:PORT of a head"),
+        ('{ backend=remote base_url="http://gpu2:7070" }', "needs the HOST:PORT of a head"),
+        ('{ backend=remote base_url="gpu2:7070" dtype=float32 }', "dtype"),
+        ('{ device="gpu2:7070" backend=gguf }', "device"),
+    ],
+)
+def test_flows_that_name_heads_wrongly_are_refused(tmp_path: Path, block: str, words: str) -> None:
+    (tmp_path / "a.flow").write_text(f'model Far = "owner/name" {block}\n(Far | Qwen)\n', encoding="utf-8")
+    done = flowinfer("check", "a.flow", "--zoo", "lab", cwd=tmp_path)
+    assert done.returncode == 1 and words in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+def test_plan_and_graph_show_where_a_head_is(tmp_path: Path) -> None:
+    (tmp_path / "a.flow").write_text(
+        'model Far = "owner/name" { device="gpu2:7070" }\n(Far | Qwen)\n', encoding="utf-8"
+    )
+    done = flowinfer("plan", "a.flow", "--zoo", "lab", cwd=tmp_path)
+    assert done.returncode == 0 and "gpu2:7070" in done.stdout, done.stdout + done.stderr
+    assert flowinfer("graph", "a.flow", "--zoo", "lab", cwd=tmp_path).returncode == 0
