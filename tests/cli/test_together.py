@@ -57,6 +57,8 @@ def test_models_in_the_place_of_a_file_are_planned_and_served(toys: Path) -> Non
         (("s2p.flow", "q?"), "  = help: it is a flow: flowinfer exec --prompt TEXT s2p.flow"),
         (("Qwen", ""), "the question is empty"),
         (("ollama:nothing", "q?"), "error: model 'nothing': 'ollama:nothing': no store of Ollama's at "),
+        (("hf:", "q?"), "error: 'hf:' names no model of the hub"),
+        (("a\x1bb.gguf", "q?"), "holds characters that nobody can see\n  = help: give it another name"),
         (("gone.gguf", "q?"), "error: model 'gone': nothing at '"),
     ],
 )
