@@ -163,9 +163,9 @@ def test_doctor_says_what_gguf_files_need(tmp_path: Path, monkeypatch: pytest.Mo
         "pip install 'flowinfer[gguf]' builds llama.cpp from source"
     )
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "; missing for that: a C++ compiler and cmake (" in doctor._gguf()["cure"]
+    assert "; missing for that: a C++ compiler (" in doctor._gguf()["cure"]
     (tmp_path / "clang++").touch(mode=0o755)
-    assert "; missing for that: cmake (" in doctor._gguf()["cure"]
+    assert "missing" not in doctor._gguf()["cure"]
 
 
 def test_doctor_says_why_an_installed_llama_cpp_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

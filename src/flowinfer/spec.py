@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from flowinfer.errors import Diagnostic, Span
 from flowinfer.output.secrets import learn_address, public_address
@@ -54,7 +54,8 @@ _MEANS = ("gpu_layers", "threads", "mmap")
 """Those of them that decide no text."""
 _GPU = "cuda:(0|[1-9][0-9]*)"
 """A GPU in the one way in which its name is written."""
-DEVICES = "auto, cpu, cuda or cuda:N"
+ELSEWHERE = r"(?!cpu:|cuda:|auto:)[\w.-]+:[1-9]\d{0,4}|\[[0-9a-fA-F:.]+\]:[1-9]\d{0,4}"
+DEVICES = "auto, cpu, cuda, cuda:N, or HOST:PORT of a head elsewhere"
 _NOT_TRIED = (
     f"{DEVICES} (transformers was never tried on Apple's GPUs here; a model's GGUF file computes there: backend=gguf)"
 )
@@ -124,6 +125,12 @@ class ModelSpec(BaseModel):
     """The same of those that it reads and has read before; None = as all others."""
     _address: str | None = PrivateAttr(None)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _reach(cls, options: Any) -> Any:
+        """Read `device="HOST:PORT"` as what it is short for."""
+        return reached(options) if isinstance(options, dict) else options
+
     @field_validator("device", mode="before")
     @classmethod
     def _check_device(cls, device: object) -> object:
@@ -158,6 +165,14 @@ class ModelSpec(BaseModel):
         newer = {name for name in ("headers", "extra_body", "context_length") if not getattr(self, name)}
         newer |= {"kv_type"} if self.kv_type == "auto" else set()
         return self.model_dump(exclude={"name", "device", "api_key_env", "parallel", *COSTS, *_MEANS, *newer})
+
+
+def reached(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's options where `device="HOST:PORT"` is short for a head there: its backend and address."""
+    device = options.get("device")
+    if not isinstance(device, str) or not re.fullmatch(ELSEWHERE, device):
+        return dict(options)
+    return {**options, "device": "auto", "backend": options.get("backend", "remote"), "base_url": device}
 
 
 @dataclass(frozen=True)
@@ -246,6 +261,39 @@ class Node:
     """Name of the prompt declaration it uses, None for a role's own or an inline text."""
 
 
+Signal = Literal[
+    "answered", "confidence", "lead", "agreement", "votes", "judge", "unchanged", "agree", "enough", "quorum"
+]
+"""What a text can be accepted by: see docs/control.md."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a text is accepted, so that those after it need not be written."""
+
+    signal: Signal
+    at: float = 1.0
+    """Least value of the signal; signals that say yes or no are 1 or 0."""
+    judge: str = ""
+    """Name of the model that says yes or no, where one is asked."""
+
+    def __str__(self) -> str:
+        named = f"judge({self.judge})" if self.judge else self.signal
+        return named if self.at == 1.0 else f"{named} >= {self.at:g}"
+
+
+@dataclass(frozen=True)
+class Quorum:
+    """How many answers of a `&` group will do, so that a dead or a slow member does not fail the question."""
+
+    least: int
+    """Answers that there have to be."""
+    timeout: float | None = None
+    """Seconds since the first member began, after which the group goes on with what is there."""
+    wait: float | None = None
+    """Seconds that it waits for the others once there are enough; None = for all, as long as they take."""
+
+
 @dataclass(frozen=True)
 class Series:
     """Stages that read one another's text, first to last."""
@@ -275,9 +323,35 @@ class Parallel:
     is_weighted: bool = False
     """Whether the weights were written."""
     label: str | None = None
+    quorum: Quorum | None = None
+    """Of a `&` group: how many answers will do; None = all."""
 
 
-Part = Node | Series | Parallel
+@dataclass(frozen=True)
+class Choice:
+    """Parts that are tried in order until the rule accepts what they gave, which is decided while a question runs."""
+
+    id: str
+    """Unique in the flow, as of groups."""
+    kind: Literal["choice", "repeat", "samples"]
+    """Members of `(A / B)`, one of which gives the text; rounds of `(A)*3`, each of which reads the one before; samples
+    of `A[samples=16]`, all of which are answers."""
+    tries: tuple[Part, ...]
+    """What is tried, in order; the last is taken as it comes. Of samples two are drawn at least."""
+    rule: Rule | None
+    """None: all are tried."""
+    span: Span
+    label: str | None = None
+    judges: tuple[Node, ...] = ()
+    """What says yes or no to each but the last, where the rule asks a model."""
+
+    @property
+    def taken_late(self) -> bool:
+        """Return whether it is decided while a question runs which part gives the text, or how many do."""
+        return self.rule is not None and len(self.tries) > (2 if self.kind == "samples" else 1)
+
+
+Part = Node | Series | Parallel | Choice
 
 
 @dataclass(frozen=True)
@@ -340,6 +414,28 @@ def nodes(part: Part) -> Iterator[Node]:
         case Parallel():
             for branch in part.branches:
                 yield from nodes(branch.part)
+        case Choice():
+            for one in (*part.tries, *part.judges):
+                yield from nodes(one)
+
+
+def written(part: Part) -> str:
+    """Return a part as a flow writes it, without its options."""
+    match part:
+        case Node():
+            return part.model.name
+        case Series(stages):
+            return " -> ".join(map(written, stages))
+        case Parallel():
+            mark = " | " if part.kind == "fuse" else " & "
+            return f"({mark.join(written(branch.part) for branch in part.branches)})"
+        case Choice(kind="choice"):
+            return f"({' / '.join(map(written, part.tries))})"
+    inner = written(part.tries[0])
+    if part.kind == "samples":
+        return f"{inner}[samples={len(part.tries)}]"
+    is_group = isinstance(part.tries[0], Parallel | Choice) and inner.endswith(")")
+    return (inner if is_group else f"({inner})") + f"*{len(part.tries)}"
 
 
 def speculations(part: Part) -> Iterator[str]:
@@ -354,3 +450,6 @@ def speculations(part: Part) -> Iterator[str]:
             yield part.decoding.speculate
             for branch in part.branches:
                 yield from speculations(branch.part)
+        case Choice():
+            for one in (*part.tries, *part.judges):
+                yield from speculations(one)

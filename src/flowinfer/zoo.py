@@ -23,7 +23,7 @@ from flowinfer.errors import DataError, LoadError, UsageError
 from flowinfer.files import MOST_FLOW_BYTES, read_text
 from flowinfer.output.secrets import MASK, is_secret_name, shown
 from flowinfer.registry import backends, load, zoos
-from flowinfer.spec import QUANTIZATIONS, Decoding, ModelSpec
+from flowinfer.spec import ELSEWHERE, QUANTIZATIONS, Decoding, ModelSpec
 from flowinfer.stores.gguf import SUFFIX, read_gguf
 from flowinfer.stores.refs import HUB, OLLAMA, NotHere, is_stored, locate
 
@@ -142,7 +142,7 @@ def is_missing(spec: ModelSpec) -> bool:
     What is missing of a GGUF file, `damage` tells.
     """
     is_there = os.path.isdir if spec.backend == "hf" else os.path.exists
-    if backends()[spec.backend].text_only or spec.backend == "gguf" or is_there(spec.ref):
+    if backends()[spec.backend].is_elsewhere or spec.backend == "gguf" or is_there(spec.ref):
         return False
     return os.path.isabs(spec.ref) or spec.ref.count("/") > 1
 
@@ -218,6 +218,9 @@ def _unserved(spec: ModelSpec) -> Iterator[Unfit]:
     if spec.backend == "openai" and spec.base_url and not re.match(r"https?://[^/?#\s]", spec.base_url, re.I):
         message = f"base_url '{spec.base_url}' is no address: it begins with neither http:// nor https://"
         yield Unfit("E0207", "base_url", message, 'base_url="http://localhost:8000/v1"')
+    if spec.backend == "remote" and not re.fullmatch(ELSEWHERE, spec.base_url or ""):
+        place = "base_url" if spec.base_url else "backend"
+        yield Unfit("E0207", place, "backend 'remote' needs the HOST:PORT of a head as base_url", 'device="gpu2:7070"')
     if spec.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", spec.api_key_env):
         hint = 'export MY_KEY=... and api_key_env="MY_KEY"; a key itself never stands in a flow or zoo'
         yield Unfit("E0207", "api_key_env", "'api_key_env' must be the name of an environment variable", hint)

@@ -12,6 +12,7 @@ from flowinfer.machine import Device, Machine
 from flowinfer.planning.placement import place
 from flowinfer.planning.plan import compile
 from flowinfer.zoo import read_zoo
+from tests.conftest import ROOT
 from tests.ggufs import META, hub, ollama, split, write
 
 
@@ -121,3 +122,9 @@ def test_heads_that_map_one_file_need_its_memory_once(folder: Path) -> None:
     with pytest.raises(MemoryShort) as caught:
         place(apart, room)
     assert caught.value.help == "try smaller models"
+
+
+def test_the_flow_that_is_shown_to_laptops_is_one() -> None:
+    text = (ROOT / "docs" / "laptops.md").read_text("utf-8").split("```\n")[1]
+    flow = check(text)
+    assert [flow.models[name].backend for name in ("Small", "Large")] == ["gguf", "gguf"]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from flowinfer.fusion.certified import Candidates
     from flowinfer.fusion.encoder import Encoder
     from flowinfer.fusion.vocab import HeadVocabulary
 
@@ -109,11 +110,26 @@ class Session(Protocol):
         """Return the number of ids in a row, prompt included."""
 
 
+class CandidateSession(Session, Protocol):
+    """A session of a model elsewhere (`is_elsewhere`): it can tell the most probable columns alone."""
+
+    def leave_out(self, banned: Tensor) -> None:
+        """Count no column that writes nothing: (V_k,) bool; before anything is asked."""
+
+    def best(self, rows: Sequence[int], count: int) -> Candidates:
+        """Return the candidates behind rows, as `logits` does all columns."""
+
+    def verify_best(self, segments: Mapping[int, Sequence[Sequence[int]]], count: int) -> Candidates:
+        """Append segments as `verify` does; return the candidates behind each."""
+
+
 @runtime_checkable
 class TokenModel(Protocol):
     """A loaded model whose next-token distributions can be read.
 
-    An ordinary object without a method `complete`, which would make it a text model. `flowinfer profile` makes a
+    An ordinary object without a method `complete`, which would make it a text model. One whose work another process
+    does may say so (`is_elsewhere = True`), and one whose forwards leave its device to others meanwhile
+    (`runs_beside = True`): then it is asked in a thread of its own. `flowinfer profile` makes a
     shallow copy of it and gives that another `vocabulary`.
     """
 
@@ -127,9 +143,6 @@ class TokenModel(Protocol):
     """Whether its arithmetic is float32 or wider, so that ties are real."""
     notes: tuple[str, ...] = ()
     """What the user should know of it; told once, when it is loaded."""
-    runs_beside: bool = False
-    """Whether its forwards leave Python to others: heads of a CPU then run side by side, each with a share of torch's
-    threads (`torch.get_num_threads` in their own thread)."""
 
     @property
     def tokenizer(self) -> Encoder | None:
@@ -279,3 +292,13 @@ def lacks(model: object, kind: type) -> list[str]:
 def network_of(model: TokenModel) -> Any | None:  # untyped in transformers
     """Return the network that a model shows (see `TransformersBacked`), None where it shows none."""
     return getattr(model, "transformers_model", None)
+
+
+def is_elsewhere(model: TokenModel) -> bool:
+    """Return whether another process does a model's work, so that other heads can work meanwhile."""
+    return bool(getattr(model, "is_elsewhere", False))
+
+
+def runs_beside(model: TokenModel) -> bool:
+    """Return whether a model's forwards run in threads of their own library, so that other heads can work meanwhile."""
+    return bool(getattr(model, "runs_beside", False))

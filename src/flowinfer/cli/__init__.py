@@ -20,6 +20,7 @@ from flowinfer.cli import (
     explain,
     fmt,
     graph,
+    head,
     init,
     lab,
     models,
@@ -65,7 +66,7 @@ _NAMES = {"together": "run"}
 """Of commands that are not called as their modules."""
 _COMMANDS = (
     together,
-    *(init, check, fmt, explain, graph, plan, exec, chat, serve, profile, score, runs, show),
+    *(init, check, fmt, explain, graph, plan, exec, chat, serve, head, profile, score, runs, show),
     *(sweep, report, compare, recommend, models, datasets, doctor),
 )
 for module in _COMMANDS:

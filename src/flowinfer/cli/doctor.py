@@ -6,7 +6,6 @@ import importlib.util
 import json
 import platform
 import shutil
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -130,15 +129,13 @@ def _extras() -> list[dict[str, Any]]:
 
 
 def _gguf() -> dict[str, Any]:
-    """Return whether GGUF files can be read; where they cannot, also what is missing to build what reads them."""
+    """Return whether GGUF files can be loaded; where they cannot, also what is missing to build what loads them."""
     from flowinfer.backends.gguf.library import library
 
     name, version = "GGUF files", installed("llama-cpp-python")
     if version is None:
-        tools = {"a C++ compiler": ("c++", "g++", "clang++", "cl"), "cmake": ("cmake",)}
-        missing = [tool for tool, names in tools.items() if not any(map(shutil.which, names))]
         cure = "pip install 'flowinfer[gguf]' builds llama.cpp from source"
-        return _finding(name, "llama-cpp-python is not installed", "note", cure + _how_to_build(missing))
+        return _finding(name, "llama-cpp-python is not installed", "note", cure + _how_to_build())
     try:
         library()
     except LoadError as error:
@@ -146,11 +143,12 @@ def _gguf() -> dict[str, Any]:
     return _package("llama-cpp-python", version)
 
 
-def _how_to_build(missing: Sequence[str]) -> str:
-    if not missing:
+def _how_to_build() -> str:
+    """Return what is missing to build a package in C++, in words; cmake comes with pip where it is."""
+    if any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
         return ""
     system = {"Darwin": "xcode-select --install", "Windows": "Visual Studio's build tools"}.get(platform.system())
-    return f"; missing for that: {' and '.join(missing)} ({system or 'on Debian: apt install build-essential cmake'})"
+    return f"; missing for that: a C++ compiler ({system or 'on Debian: apt install build-essential'})"
 
 
 def _extra(name: str, is_there: bool, cure: str) -> dict[str, Any]:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowinfer.cli.exec import AnswerIndexOption, DataOption, FewShotOption, batch_size, data_paths, index_base
+from flowinfer.cli.exec import (
+    AnswerIndexOption,
+    DataOption,
+    FewShotOption,
+    ReplicasOption,
+    batch_size,
+    data_paths,
+    index_base,
+)
 from flowinfer.cli.inputs import (
     NiceOption,
     PromptsOption,
@@ -68,6 +76,7 @@ def command(
         int | None, typer.Option(metavar="N", help="Time N questions of every path alone, paths taking turns.")
     ] = None,
     batch: Annotated[str | None, typer.Option(metavar="auto|N", help="Rows at once.")] = None,
+    replicas: ReplicasOption = None,
     max_paths: Annotated[int | None, typer.Option(help="Refuse to run more paths; 200 if not given.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of sweep folders.")] = Path("sweeps"),
     resume: Annotated[
@@ -173,6 +182,7 @@ _READ: Mapping[str, Callable[[Any], object]] = {  # texts of the command line
     "data": data_paths,
     "answer_index": index_base,
     "batch": batch_size,
+    "replicas": lambda given: batch_size(given, "--replicas"),
 }
 """How options are read whose texts the request does not read itself."""
 

@@ -33,7 +33,7 @@ from flowinfer.language.settings import Said, Settings
 from flowinfer.language.tree import Let, Model, Param, Prompt, Value
 from flowinfer.output import shell
 from flowinfer.registry import backends, zoos
-from flowinfer.spec import DRAFTS, RENAMED, Flow, ModelSpec, Part, nodes, speculations
+from flowinfer.spec import DRAFTS, RENAMED, Flow, ModelSpec, Part, nodes, reached, speculations
 from flowinfer.zoo import Zoo, damage, is_missing, resolve_ref, select_zoo, unfit
 
 Read = Callable[[Path], str]
@@ -186,8 +186,9 @@ class _Checker:
                 options[option.key] = value[0]
         hint = 'a hub id or a folder in quotes, such as "Qwen/Qwen2.5-7B-Instruct"'
         ref = self._required(model.ref, f"model '{model.name.text}'", hint, scope) or "?"
+        options = reached(options)
         backend = backends().get(options.get("backend", "hf"))
-        is_remote = backend is not None and backend.text_only
+        is_remote = backend is not None and backend.is_elsewhere
         spec = ModelSpec(name=model.name.text, ref=ref if is_remote else resolve_ref(ref, folder), **options)
         for problem in unfit(spec):
             written = next((option for option in model.options if option.key == problem.option), None)

@@ -83,6 +83,11 @@ def unknown_option(key: str, own: Sequence[str]) -> str:
         **dict.fromkeys((*FUSER_KEYS, "fuse"), "a '|' group: (A | B)[fuse=..., {key}=...]"),
         "fuse": "a '|' group: (A | B)[fuse=...]",
         "prompt": "a stage: M[prompt=...]",
+        "accept": "a '/' group: (A / B)[accept=...]",
+        "until": "a repeat: (A)*3[until=...]",
+        **dict.fromkeys(("samples", "enough"), "a model or a '|' group: M[samples=16, temperature=0.8]"),
+        **dict.fromkeys(("min", "timeout", "wait"), "a '&' group: (A & B & C)[min=2, timeout=20, wait=3]"),
+        "at": "a '/' group or a repeat: (A / B)[accept=confidence, at=0.9]",
         "prompts": "the file: defaults {{ prompts=... }}",
         "zoo": "the file: defaults {{ zoo=... }}",
         "name": "the file: defaults {{ name=... }}",
@@ -215,6 +220,8 @@ def _parameter_problem(data: Any, parameter: Parameter, names: Sequence[str]) ->
     if parameter.type == "model":
         return None if data in names or not names else f"must name a branch of the group, found '{data}'"
     if parameter.type == "str":
+        if parameter.choices and data not in parameter.choices:
+            return f"must be {' or '.join(parameter.choices)}, found '{data}'"
         return None if isinstance(data, str) else f"must be a text, found '{data}'"
     is_number = isinstance(data, int | float) and not isinstance(data, bool)
     if not is_number or (parameter.type == "int" and not isinstance(data, int)):

@@ -36,7 +36,7 @@ def need_of(spec: ModelSpec, *, device_kind: str = "cpu") -> Need:
     Raises:
         LoadError: its folder is damaged.
     """
-    if backends()[spec.backend].text_only:
+    if backends()[spec.backend].is_elsewhere:
         return Need(None, 0, None, 0, "served by an endpoint")
     if spec.backend == "gguf":
         return _from_gguf(spec)

@@ -29,16 +29,17 @@ def ready(flow: Flow, machine: Machine) -> Plan:
         MemoryShort: see `place`.
         LoadError: a model is declared on a device that is not there.
     """
-    plan = place(compile(flow), machine)
+    plan = compile(flow)
     here = [device.name for device in machine.devices]
     for name, spec in plan.models.items():
-        missing = [device for device in plan.placements[name].parts if device not in (*here, "endpoint")]
-        if spec.device != "auto" and missing:
+        declared = [spec.device] if isinstance(spec.device, str) else spec.device
+        missing = [device for device in declared if device not in (*here, "auto")]
+        if missing and not _is_remote(spec):
             raise LoadError(
                 f"model '{name}' is declared on {', '.join(missing)}, which this machine does not have",
                 help=f"devices here: {', '.join(here)}; device=auto lets flowinfer choose",
             )
-    return plan
+    return place(plan, machine)
 
 
 def place(plan: Plan, machine: Machine, needs: Mapping[str, Need] | None = None) -> Plan:
@@ -253,7 +254,7 @@ def _layers_of(need: Need) -> Layers | None:
 
 
 def _is_remote(spec: ModelSpec) -> bool:
-    return backends()[spec.backend].text_only
+    return backends()[spec.backend].is_elsewhere
 
 
 def _kind(spec: ModelSpec, machine: Machine) -> str:

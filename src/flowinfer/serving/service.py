@@ -26,7 +26,6 @@ from flowinfer.engine.work import Asked, trace_of
 from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.planning.merge import SharedStep
 from flowinfer.results import StepResult
-from flowinfer.runs.experiment import majority
 from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.happenings import STOPPED, Admitted, Answered, Failed, Happening, StepEnded, Wrote, WroteText
 from flowinfer.serving.loading import Loading, State
@@ -235,7 +234,7 @@ class Service:
             if ticket is None or not finished.asked.is_done:
                 continue
             del self.under_way[finished.asked.question.id]
-            trace = trace_of(ticket.flow.plan, ticket.flow.uses, ticket.asked, majority)
+            trace = trace_of(ticket.flow.plan, ticket.flow.uses, ticket.asked)
             self.note(ticket, Answered(trace) if trace.error is None else Failed(trace.error, trace))
 
     def _source(self) -> Iterator[Asked | None]:

@@ -28,7 +28,7 @@ def library() -> Any:  # a module of functions without types
     except ModuleNotFoundError as error:
         raise LoadError(
             f"backend 'gguf' needs the package llama-cpp-python: {error}",
-            help="pip install 'flowinfer[gguf]'; it is built from source: that needs a C++ compiler and cmake",
+            help="pip install 'flowinfer[gguf]'; it is built from source: that needs a C++ compiler",
         ) from error
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         raise LoadError(

@@ -19,8 +19,9 @@ class DeviceWorkers:
 
     Args:
         devices: the device of each head.
+        elsewhere: which of them only wait for another process: each in a thread of its own.
         clock: times each head's work, its device's included.
-        beside: whether each head runs beside others of its device, see `TokenModel.runs_beside`; none if not given.
+        beside: whether each head runs beside others of its device, see `backends.base.runs_beside`; none if not given.
         is_queued: whether the work of a head on a GPU is only queued there. Then one thread queues that of all heads,
             each on a stream of its own, and waits once; so graphs are never recorded in two threads at once. Each head
             then counts with the time of all. Else each device has a thread.
@@ -32,19 +33,22 @@ class DeviceWorkers:
         clock: Clock = UNTIMED,
         *,
         beside: Sequence[bool] = (),
+        elsewhere: Sequence[bool] = (),
         is_queued: bool = False,
     ) -> None:
         self._devices = tuple(devices)
         self._clock = clock
         self._streams: dict[int, torch.cuda.Stream] = {}
-        unique = dict.fromkeys(devices)
-        self._is_queued = is_queued and any(device.type == "cuda" for device in unique)
-        cores = torch.get_num_threads()
-        places = [
-            (device, k if k < len(beside) and beside[k] and cores > 1 else None) for k, device in enumerate(devices)
-        ]
+        self._is_queued = is_queued and any(device.type == "cuda" for device in devices)
+        cores, apart = torch.get_num_threads(), [k for k, is_so in enumerate(elsewhere) if is_so]
+        if cores > 1:
+            apart += [k for k, is_so in enumerate(beside) if is_so]
+        places = [(device, k if k in apart else None) for k, device in enumerate(devices)]
         self._heads_of = [tuple(k for k, own in enumerate(places) if own == one) for one in dict.fromkeys(places)]
-        share = max(1, cores // max(1, sum(device.type == "cpu" for device, _ in dict.fromkeys(places))))
+        on_cpu = {
+            place for k, place in enumerate(places) if place[0].type == "cpu" and not (elsewhere and elsewhere[k])
+        }
+        share = max(1, cores // max(1, len(on_cpu)))
         has_threads = len(self._heads_of) > 1 and not self._is_queued
         self._pool = (
             ThreadPoolExecutor(len(self._heads_of), initializer=torch.set_num_threads, initargs=(share,))
