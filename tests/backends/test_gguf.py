@@ -107,19 +107,20 @@ def test_verifying_segments_gives_what_feeding_them_would() -> None:
 
 
 def test_rows_come_and_go_as_a_context_grows() -> None:
-    """Sequences and cells are fixed in a context, so rows move: 24 rows of up to 52 ids outgrow the first ones."""
+    """Sequences and cells are fixed in a context, so rows move: as 24 come, and as one outgrows the 256 first cells."""
     ours, _ = both("qwen")
     session, rows = ours.open(), {}
     for seed in range(24):
         ids = ids_of(6 + 2 * seed, seed)
-        rows[session.add([ids])[0]] = ids
+        handle = session.add([ids])[0]
+        rows[handle] = ids
         if seed % 3 == 2:
             gone = next(iter(rows))
             session.remove([gone])
             del rows[gone]
-    session.feed({row: [5, 6] for row in rows})
-    alone = wanted(ours.open(), [[*ids, 5, 6] for ids in list(rows.values())[::5]])
-    assert (session.logits(list(rows)[::5]) - alone).abs().max() < 5e-5
+    session.feed({row: [5, 6] for row in rows} | {handle: ids_of(250)})
+    fed = [[*ids, 5, 6] for ids in list(rows.values())[:-1:5]] + [[*rows[handle], *ids_of(250)]]
+    assert (session.logits([*list(rows)[:-1:5], handle]) - wanted(ours.open(), fed)).abs().max() < 5e-5
 
 
 def test_prompts_that_begin_alike_share_what_is_read_and_nothing_else() -> None:

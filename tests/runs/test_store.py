@@ -14,10 +14,11 @@ from flowinfer.errors import DataError, RunError, UsageError
 from flowinfer.language.check import check
 from flowinfer.planning.plan import Plan, compile, members
 from flowinfer.results import Question, Record, Score, StepResult, Trace
-from flowinfer.runs.cache import DiskStepCache, member_order, step_key
+from flowinfer.runs.cache import DiskStepCache, _content, member_order, step_key
 from flowinfer.runs.finding import find_run, list_runs
 from flowinfer.runs.store import Run, read_records
 from flowinfer.runs.summary import summarize_run
+from tests.ggufs import META, ollama, split, write
 from tests.zoos import NAMES
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -274,3 +275,22 @@ def test_permuted_groups_share_their_cached_steps() -> None:
     assert keyed("(Qwen | (Ds | Yi))", said)[0] != keyed("(Ds | (Qwen | Yi))", said)[0]
     assert keyed("(Qwen:2 | Ds:1)", said)[0] != keyed("(Qwen:1 | Ds:2)", said)[0]
     assert keyed("(Qwen | Ds)", said)[0] != keyed("(Qwen | Ds)", {"Qwen": "b", "Ds": "a"})[0]
+
+
+def test_the_key_of_a_step_is_by_the_weights_of_a_gguf_file_wherever_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keyed(ref: object, options: str = "") -> str:
+        return key(f'model M = "{ref}" {{ backend=gguf{options} }}\nM')
+
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    blob = ollama(tmp_path / "ollama")
+    assert keyed("ollama:tiny") == keyed(blob) == keyed(blob, ", threads=3, mmap=false")
+    assert keyed(blob) != keyed(write(tmp_path / "m.gguf", {**META, "general.name": "other"}))
+    assert keyed(blob) != keyed(blob, ", kv_type=q8_0")
+    first, second = split(tmp_path / "big.gguf")
+    before = keyed(first)
+    second.write_bytes(second.read_bytes()[:-1] + b"x")
+    _content.cache_clear()
+    assert keyed(first) != before
+    assert keyed("hf:not/here/m.gguf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,22 @@ def test_without_a_store_of_ollamas_it_is_said_where_one_was_looked_for(store: P
         locate("ollama:qwen3")
     assert caught.value.message == f"'ollama:qwen3': no store of Ollama's at {store}"
     assert caught.value.help == "OLLAMA_MODELS=FOLDER names it where it is elsewhere"
+
+
+def test_a_store_that_another_user_keeps_to_himself_is_told(store: Path) -> None:
+    ollama(store)
+    (store / "manifests").chmod(0)
+    is_root = os.geteuid() == 0
+    try:
+        if is_root:
+            os.seteuid(65534)
+        with pytest.raises(LoadError) as caught:
+            locate("ollama:tiny")
+    finally:
+        if is_root:
+            os.seteuid(0)
+        (store / "manifests").chmod(0o755)
+    assert caught.value.message == f"'ollama:tiny': {store} is another user's, and cannot be read"
 
 
 @pytest.mark.parametrize("name", ["", "..", "../../etc/passwd", "a/b/c/d", "x:", "/etc/passwd", "a b"])

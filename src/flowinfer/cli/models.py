@@ -81,7 +81,7 @@ def _show_local(local: Sequence[LocalModel]) -> None:
     PlainConsole().print(table)
     print("to ask them: flowinfer run MODEL... QUESTION")
     for one in (one for one in local if one.problem):
-        print(f"note: {_short(one.ref)}: {one.problem}")
+        print(f"note: {one.problem}" if one.ref in (one.problem or "") else f"note: {one.ref}: {one.problem}")
 
 
 def _knocked(specs: Iterable[ModelSpec]) -> dict[str, str]:

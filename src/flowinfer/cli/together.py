@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +47,8 @@ def command(
 
     named = select_zoo(explicit=zoo).models
     models, question = _parted(words, named)
+    if question is None and sys.stdin.isatty():
+        raise UsageError("no question", help="say it last, in quotes, or on standard input")
     flow = checked_text(flow_of(models, named), MODELS, Path(), zoo, settings(set_, prompts))
     read_ahead(flow)
     ask_one(flow, question, trace=trace, as_json=json_, quiet=quiet)

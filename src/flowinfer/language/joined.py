@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Collection, Container, Sequence
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def flow_of(models: Sequence[str], zoo: Container[str] = ()) -> str:
     Args:
         models: at least one; one that is named twice is two heads.
         zoo: names that need no declaration.
+    Raises:
+        UsageError: one cannot be named in a flow, or is no name of the hub's.
     """
     names = {model: model for model in models if model in zoo}
     for model in dict.fromkeys(models):
@@ -62,6 +65,8 @@ def flow_of(models: Sequence[str], zoo: Container[str] = ()) -> str:
 
 def _declared(name: str, model: str) -> str:
     ref, is_gguf = _meant(model)
+    if not ref.isprintable():
+        raise UsageError(f"'{ref}' holds characters that nobody can see", help="give it another name")
     return f"model {quote(name)} = {quote(ref)}" + (" { backend=gguf }" if is_gguf else "")
 
 
@@ -69,6 +74,8 @@ def _meant(model: str) -> tuple[str, bool]:
     """Return a model's reference, and whether it is a GGUF file; else it is a folder or hub id for transformers."""
     if model.startswith(HUB) and not model.endswith(SUFFIX):
         repository = model.removeprefix(HUB)
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+            raise UsageError(f"'{model}' names no model of the hub", help=FORMS)
         snapshot = hub_snapshot(repository)
         is_gguf = snapshot is not None and not has_weights(snapshot) and bool(gguf_files(snapshot))
         return (model, True) if is_gguf else (repository, False)
@@ -89,7 +96,8 @@ def _is_folder(word: str) -> bool:
 def _short(model: str) -> str:
     """Return what to call a model."""
     name = model.removeprefix(OLLAMA).removeprefix(HUB).rstrip("/").rpartition("/")[2]
-    return name.removesuffix(SUFFIX) or Path(model).resolve().name
+    name = name.removesuffix(SUFFIX) or Path(model).resolve().name
+    return "".join(one for one in name if one.isprintable()) or "model"
 
 
 def _unlike(name: str, others: Collection[str]) -> str:

@@ -23,8 +23,8 @@ from flowinfer.planning.identity import Canonical, as_text, canonical
 from flowinfer.planning.plan import Member, Plan, Step
 from flowinfer.results import StepResult
 from flowinfer.runs.jsonlog import decoded, encoded
-from flowinfer.stores.gguf import SUFFIX
-from flowinfer.stores.refs import is_stored, locate
+from flowinfer.stores.gguf import SUFFIX, part_names
+from flowinfer.stores.refs import NotHere, is_stored, locate
 
 _FORMAT = 2
 """Version of the engine's meaning of a step; raise it when texts would differ."""
@@ -118,9 +118,14 @@ def _model(plan: Plan, member: Member) -> dict[str, Any]:
 @cache
 def _content(ref: str, revision: str | None) -> str:
     """Return what a reference's weights are: a hub id with its commit, or a fingerprint of a folder's files."""
-    folder = locate(ref, revision).path if is_stored(ref) else Path(ref)
+    try:
+        folder = locate(ref, revision).path if is_stored(ref) else Path(ref)
+    except NotHere:  # it is downloaded when it is loaded
+        return f"{ref}@{revision}"
     if folder.is_file():  # of a backend whose models are files
-        return hashlib.sha256(_sampled(folder)).hexdigest()
+        return hashlib.sha256(
+            b"".join(_sampled(folder.with_name(name)) for name in part_names(folder.name))
+        ).hexdigest()
     if not folder.is_dir():
         snapshot = hub_folder(ref, revision=revision)
         return f"{ref}@{snapshot.name if snapshot else revision}"

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from flowinfer.errors import LoadError
@@ -196,7 +196,17 @@ def _parts(path: Path, count: int) -> tuple[Path, ...]:
     return parts
 
 
-def _header(path: Path) -> tuple[dict[str, Value], tuple[Tensor, ...]]:
+def _header(path: Path) -> tuple[Mapping[str, Value], tuple[Tensor, ...]]:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise LoadError(f"{path} cannot be read: {error.strerror or error}", help="see who may read it") from error
+    return _header_of(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=64)
+def _header_of(path: Path, changed: int, size: int) -> tuple[Mapping[str, Value], tuple[Tensor, ...]]:
+    """Read a header once, however many ask: checking, planning and loading do, and vocabularies are long."""
     with _reading(path) as reader:
         num_tensors, num_keys = reader.begin()
         metadata: dict[str, Value] = {}

@@ -140,6 +140,10 @@ def _in_ollama(name: str) -> Stored:
         manifest = folder.joinpath("manifests", *parts)
         if os.path.isfile(manifest):
             return _of_manifest(manifest, folder / "blobs", name)
+    for folder in tried:
+        if _is_barred(folder / "manifests"):
+            cure = f"let its owner say: chmod -R a+rX {folder}"
+            raise LoadError(f"'{OLLAMA}{name}': {folder} is another user's, and cannot be read", help=cure)
     if not folders:
         raise NotHere(
             f"'{OLLAMA}{name}': no store of Ollama's at {' or '.join(map(str, tried))}",
@@ -150,6 +154,14 @@ def _in_ollama(name: str) -> Stored:
         f"'{OLLAMA}{name}' is not in {' or '.join(map(str, folders))}: {_listed(there)}",
         help=f"ollama pull {name}",
     )
+
+
+def _is_barred(path: Path) -> bool:
+    try:
+        os.listdir(path)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return False
 
 
 def _ollama_parts(name: str) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""One context of llama.cpp: a fixed number of sequences and of cells for keys and values."""
+"""One context of llama.cpp: a fixed number of sequences, each with as many cells for keys and values.
+
+Each sequence has cells of its own. In one cache for all (`kv_unified`) every row would look at the cells of all others.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from flowinfer.errors import MemoryShort, RunError
 
 _MOST_TOKENS = 512
 """Ids that one call of llama.cpp reads."""
+_CELLS = 256
+"""llama.cpp makes so many at a time."""
 _LEAST_OUTPUTS = 32
 """Rows of logits that one call gives; room for them is kept."""
 
@@ -36,6 +41,8 @@ class Settings:
     """Whether llama.cpp may compute attention in one kernel, where that serves."""
     threads: int | None
     """None = as many as torch uses where it is asked."""
+    max_positions: int
+    """Most cells of a sequence: llama.cpp chooses some models' frequencies of positions by them."""
     can_forget: bool
     """Whether a row's last ids can be removed alone: not where layers keep one state of all."""
 
@@ -56,7 +63,7 @@ class Context:
     Args:
         settings: its model and how it computes.
         sequences: at least.
-        cells: at least.
+        cells: of each, at least.
     Raises:
         MemoryShort: there is no room for it.
     """
@@ -67,14 +74,15 @@ class Context:
         if sequences > most:
             raise MemoryShort(f"'{settings.name}' holds at most {most} rows at once", help="a smaller --batch")
         self._settings = settings
-        self.num_sequences = min(most, 1 << (sequences - 1).bit_length())
-        self.num_cells = -(-cells // 256) * 256
+        self.num_sequences = sequences
+        self.num_cells = -(-cells // _CELLS) * _CELLS
         self._num_outputs = max(_LEAST_OUTPUTS, self.num_sequences)
         self._threads = settings.threads or torch.get_num_threads()
         self._pointer = lib.llama_init_from_model(settings.model.pointer, self._parameters())
         if not self._pointer:
             raise MemoryShort(
-                f"'{settings.name}' has no room for the keys and values of {self.num_cells} tokens: {last_problem()}",
+                f"'{settings.name}' has no room for the keys and values of {sequences} x {self.num_cells} tokens:"
+                f" {last_problem()}",
                 help="a smaller --batch, kv_type=float16 or q8_0, or a smaller context_length",
             )
         weakref.finalize(self, lib.llama_free, self._pointer)
@@ -100,20 +108,22 @@ class Context:
         return bool(self._lib.llama_memory_seq_rm(self.memory, sequence, start, -1))
 
     def share(self, source: int, target: int, length: int) -> None:
-        """Let a sequence begin with the cells of another one's first ids."""
-        self._lib.llama_memory_seq_cp(self.memory, source, target, 0, length)
+        """Give an empty sequence what another one keeps of its first ids."""
+        self._lib.llama_memory_seq_cp(self.memory, source, target, -1, -1)
+        self.forget(target, length)
 
-    def move(self, sequence: int, other: Context, target: int) -> None:
-        """Copy a sequence's keys and values into another context."""
+    def move(self, sequence: int, other: Context) -> None:
+        """Copy a sequence's keys and values into another context of as many sequences."""
         size = self._lib.llama_state_seq_get_size(self._pointer, sequence)
         buffer = (ctypes.c_uint8 * size)()
         taken = self._lib.llama_state_seq_get_data(self._pointer, buffer, size, sequence)
-        if not taken or not self._lib.llama_state_seq_set_data(other._pointer, buffer, taken, target):
+        if not taken or not self._lib.llama_state_seq_set_data(other._pointer, buffer, taken, sequence):
             raise RunError(f"'{self._settings.name}': keys and values cannot be moved: {last_problem()}")
 
     def _parameters(self) -> Any:  # a struct
         made = self._lib.llama_context_default_params()
-        made.n_ctx, made.n_seq_max, made.kv_unified = self.num_cells, self.num_sequences, True
+        made.n_ctx, made.n_seq_max = self.num_cells * self.num_sequences, self.num_sequences
+        made.kv_unified = False
         made.n_batch = made.n_ubatch = _MOST_TOKENS
         made.n_outputs_max = self._num_outputs
         made.n_threads = made.n_threads_batch = self._threads

@@ -98,7 +98,8 @@ class GgufModel(TokenModel):
         ends = configured_ends(self._told, self._told.generation_config)
         self._tokens = known.writing(name for name in self._prompts.written if known.specials[name] not in ends)
         trained = library().llama_model_n_ctx_train(weights.pointer)
-        self.max_positions = min(trained or _NO_LIMIT, spec.context_length or _NO_LIMIT)
+        limits = (trained, spec.context_length, _short_texts(file))
+        self.max_positions = min((limit for limit in limits if limit), default=_NO_LIMIT)
         is_float32 = all(tensor.type == "F32" for tensor in file.tensors)
         kv_type = ("float32" if is_float32 else "float16") if spec.kv_type == "auto" else spec.kv_type
         self.is_exact = is_float32 and kv_type == "float32"
@@ -109,6 +110,7 @@ class GgufModel(TokenModel):
             kv_type=_KV_TYPES[kv_type],
             has_flash=not self.is_exact,
             threads=spec.threads,
+            max_positions=self.max_positions,
             can_forget=not weights.is_("is_recurrent", "is_hybrid"),
         )
         losses = "; ".join(known.losses)
@@ -180,6 +182,17 @@ def _tokens(weights: Weights, file: Gguf) -> TokenBytes:
         found = tokens.read_tokens(weights.vocabulary, controls)
         keep(found, cache_key)
     return found
+
+
+def _short_texts(file: Gguf) -> int | None:
+    """Return the longest text that a model reads by its frequencies for short texts, where it has others for long ones.
+
+    llama.cpp chooses by the size of a context and not by a text, so the others are never used.
+    """
+    if not any(tensor.name == "rope_factors_long.weight" for tensor in file.tensors):
+        return None
+    limit = file.metadata.get(f"{file.architecture}.rope.scaling.original_context_length")
+    return limit if isinstance(limit, int) else None
 
 
 def _refuse_missing_template(spec: ModelSpec, stored: Stored, file: Gguf) -> None:

@@ -1,8 +1,8 @@
 """The decoding state of a GGUF head: one llama.cpp context, whose sequences are the rows.
 
-All rows share the cells of one unified cache of keys and values. A row's last ids are forgotten by removing their
-cells; prompts that begin alike share cells. A context has a fixed number of sequences and cells: where it becomes too
-small, the rows move to a larger one, their keys and values as they are.
+A row's last ids are forgotten by removing their cells; what a prompt begins with as another row does is copied and not
+read again. A context has a fixed number of sequences and cells. Where rows are too long for it, they move to a larger
+one with their keys and values; where they are too many, the larger one reads them again.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from flowinfer.backends.base import Session
 from flowinfer.backends.gguf.context import Context, Entry, Settings
+from flowinfer.backends.gguf.library import library
 
-_LEAST_CELLS = 512
+_LEAST_CELLS = 256
 _LEAST_SHARED = 32
 """Ids that prompts must begin with alike to share them."""
 
@@ -41,7 +42,7 @@ class GgufSession(Session):
         """Read new prompts, what they share with each other or with a row only once."""
         handles = list(range(self._next_handle, self._next_handle + len(prompts)))
         self._next_handle += len(prompts)
-        self._make_room(len(prompts), sum(map(len, prompts)))
+        self._make_room(len(prompts), max(map(len, prompts)))
         taken = {row.sequence for row in self._rows.values()}
         free = (sequence for sequence in range(self._context.num_sequences) if sequence not in taken)
         self._rows |= {handle: _Row(sequence) for handle, sequence in zip(handles, free, strict=False)}
@@ -61,7 +62,7 @@ class GgufSession(Session):
 
     def verify(self, segments: Mapping[int, Sequence[Sequence[int]]]) -> Tensor:
         """Append segments; return the logits behind each, (S, V_k)."""
-        self._make_room(0, sum(len(segment) for own in segments.values() for segment in own))
+        self._make_room(0, max(self.length(row) + sum(map(len, own)) for row, own in segments.items()))
         logits = self._context.read([entry for row, own in segments.items() for entry in self._entries(row, own)])
         at = 0
         for row, own in segments.items():
@@ -106,7 +107,7 @@ class GgufSession(Session):
                 position += 1
 
     def _share(self, handles: Sequence[int], prompts: Sequence[Sequence[int]]) -> None:
-        """Give new rows the cells of a row whose ids begin like theirs; all but the last id."""
+        """Give new rows what a row keeps whose ids begin like theirs; all but the last id."""
         common = min(_common(prompts[0], prompt[:-1]) for prompt in prompts) if len(prompts) > 1 else 0
         if common >= _LEAST_SHARED and self._best(handles[0], prompts[0])[0] < common:
             self.feed({handles[0]: prompts[0][:common]})
@@ -122,17 +123,29 @@ class GgufSession(Session):
         others = (other for other, row in self._rows.items() if other != handle and row.ids)
         return max(((_common(prompt[:-1], self._rows[other].ids), other) for other in others), default=(0, handle))
 
-    def _make_room(self, rows: int, ids: int) -> None:
-        """See to a context that holds so many further rows and ids."""
+    def _make_room(self, rows: int, length: int) -> None:
+        """See to a context that holds so many further rows, and rows of that length."""
         before = self._context
-        sequences = rows + len(self._rows)
-        cells = ids + sum(len(row.ids) for row in self._rows.values())
-        if sequences <= before.num_sequences and cells <= before.num_cells:
+        rows += len(self._rows)
+        if rows <= before.num_sequences and length <= before.num_cells:
             return
-        self._context = Context(self._settings, max(sequences, before.num_sequences), max(2 * cells, before.num_cells))
+        cells, sequences = before.num_cells, before.num_sequences
+        if length > cells:
+            cells = max(length, min(2 * length, self._settings.max_positions))
+        if rows > sequences:
+            most = library().llama_max_parallel_sequences()
+            sequences = max(rows, min(2 * len(self._rows), most))
+        self._context = after = Context(self._settings, sequences, cells)
+        if sequences == before.num_sequences:
+            for row in self._rows.values():
+                before.move(row.sequence, after)
+            return
+        entries = []  # llama.cpp moves nothing between contexts of other numbers of sequences
         for sequence, row in enumerate(self._rows.values()):
-            before.move(row.sequence, self._context, sequence)
             row.sequence = sequence
+            entries += [Entry(sequence, position, token_id, False) for position, token_id in enumerate(row.ids)]
+        if entries:
+            after.read(entries)
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
