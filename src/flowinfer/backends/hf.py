@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,24 +17,23 @@ from torch import Tensor
 from flowinfer.backends.base import Prompt, Session, Turn
 from flowinfer.backends.caches import NotCached
 from flowinfer.backends.chat import ChatPrompts
-from flowinfer.backends.four_bit import load_packed
+from flowinfer.backends.hf_network import around, dtype_of, filled, num_numbers, without_weights
 from flowinfer.backends.kinds import session_kind
 from flowinfer.backends.known import WRITTEN, KnownNetwork, whole
-from flowinfer.backends.layout import lay_out
+from flowinfer.backends.naming import naming
 from flowinfer.backends.plain import described, own_logits
 from flowinfer.backends.remembered import identify, recall, recall_files, remember
 from flowinfer.backends.rotary import most_positions
 from flowinfer.backends.session import BatchSession
 from flowinfer.backends.tokenizers import load_tokenizer
 from flowinfer.backends.versions import untried
-from flowinfer.backends.weights import Reading, mapped, network_around, take
+from flowinfer.backends.weights import mapped, take
 from flowinfer.checkpoint import Held, read_config, read_folder, refuse_incomplete, refuse_larger
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort, is_memory_short
 from flowinfer.fusion.ends import configured_ends, eos_ids
 from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
 from flowinfer.machine import hub_folder, hub_problem, is_hub_offline, model_folder
-from flowinfer.packing import packing_of
-from flowinfer.spec import QUANTIZATIONS, ModelSpec, Share
+from flowinfer.spec import ModelSpec, Share
 from flowinfer.startup import NEEDLESS, STARTUP
 from flowinfer.zoo import is_missing
 
@@ -57,7 +55,7 @@ class HfModel:
         self._tokenizer = tokenizer
         self.num_columns = _num_columns(model)
         self._spec = spec
-        with _naming(spec), STARTUP.waiting_for("vocabulary", spec.name):
+        with naming(spec), STARTUP.waiting_for("vocabulary", spec.name):
             every = token_bytes(tokenizer)
             tokens = every.limited(min(self.num_columns, int(model.get_input_embeddings().weight.shape[0])))
             self._prompts = ChatPrompts(tokenizer, tokens, chat=spec.chat, system=spec.system)
@@ -93,7 +91,7 @@ class HfModel:
 
     def prompt(self, text: str, prefill: str = "", turns: Sequence[Turn] = ()) -> Prompt:
         """Apply the chat template, if any, and tokenize."""
-        with _naming(self._spec):
+        with naming(self._spec):
             prompt = self._prompts.build(text, prefill, turns)
             if not self._beyond or max(prompt.ids, default=0) < len(self._tokens.pieces):
                 return prompt
@@ -131,15 +129,6 @@ def _notes(name: str, losses: Sequence[str], *, is_batched: bool) -> Iterator[st
         yield f"'{name}' has layers that do not attend to every token: its rows run one by one"
     if losses:
         yield f"'{name}' reads no text exactly as it stands: {'; '.join(losses)}"
-
-
-@contextmanager
-def _naming(spec: ModelSpec) -> Iterator[None]:
-    """Say which model an error of its tokenizer or chat template is about."""
-    try:
-        yield
-    except LoadError as error:
-        raise LoadError(f"model '{spec.name}' ({spec.ref}): {error.message}", help=error.help) from error
 
 
 def load(spec: ModelSpec, device: str, dtype: str = "auto", *, split: Sequence[Share] = ()) -> HfModel:
@@ -206,12 +195,12 @@ def _load(spec: ModelSpec, device: str, dtype: str, split: Sequence[Share]) -> H
         empty = None
         if held.files and not spec.trust_remote_code:
             with STARTUP.waiting_for("config", spec.name), STARTUP.without(*NEEDLESS):
-                empty = _without_weights(config)
-                refuse_larger(_num_numbers(empty), held, config.to_dict())
-        with _naming(spec), STARTUP.waiting_for("tokenizer", spec.name):
+                empty = without_weights(config)
+                refuse_larger(num_numbers(empty), held, config.to_dict())
+        with naming(spec), STARTUP.waiting_for("tokenizer", spec.name):
             tokenizer = _tokenizer(spec, options)
         with STARTUP.waiting_for("network", spec.name):
-            network = _load_weights(spec, config, empty, held, device, dtype, options, split)
+            network = filled(spec, config, empty, held, device, dtype, options, split)
         if held.files and not spec.trust_remote_code and not spec.quantization:
             identify(network, held)
         return _served(spec, network, tokenizer)
@@ -244,7 +233,7 @@ def _known(spec: ModelSpec, held: Held, device: str, dtype: str, split: Sequence
     is_local = os.path.isdir(spec.ref) or is_hub_offline()  # else the hub may have a newer one
     if split or spec.quantization or spec.trust_remote_code or not held.files or not is_local:
         return None
-    wanted = _wanted(spec, device, dtype)
+    wanted = dtype_of(spec, device, dtype)
     config = read_config(held.files[0].parent) or {}
     stated = str(config.get("dtype", config.get("torch_dtype"))) if wanted == "auto" else wanted
     kind = getattr(torch, stated, None)
@@ -257,7 +246,7 @@ def _known(spec: ModelSpec, held: Held, device: str, dtype: str, split: Sequence
     if passed.numbers is None:
         return None
     refuse_incomplete(held.files[0].parent)
-    with _naming(spec), STARTUP.waiting_for("tokenizer", spec.name):
+    with naming(spec), STARTUP.waiting_for("tokenizer", spec.name):
         tokenizer = _tokenizer(spec, {"revision": spec.revision, "trust_remote_code": False})
     with STARTUP.waiting_for("network", spec.name):
         try:
@@ -269,7 +258,7 @@ def _known(spec: ModelSpec, held: Held, device: str, dtype: str, split: Sequence
             network = KnownNetwork(tensors, passed, build)
             if is_new and not _begins_record(network, held, tensors):
                 return None
-        except Exception:  # as in `_around_read_weights`
+        except Exception:  # short memory, a damaged file: the ordinary way says so
             return None
     return _served(spec, network, tokenizer)
 
@@ -289,9 +278,9 @@ def _begins_record(network: KnownNetwork, held: Held, tensors: Mapping[str, Tens
 def _whole(spec: ModelSpec, held: Held, device: str, dtype: str, tensors: Mapping[str, Tensor]) -> Any:
     """Build transformers' own network around weights that are there."""
     config = _config(spec.ref, {"revision": spec.revision, "local_files_only": True})
-    made = _around(spec, config, _without_weights(config), tensors, held.files[0].parent, dtype)
+    made = around(spec, config, without_weights(config), tensors, held.files[0].parent, dtype)
     if made is None:
-        made = _load_weights(spec, config, None, held, device, dtype, {"revision": spec.revision}, ())
+        made = filled(spec, config, None, held, device, dtype, {"revision": spec.revision}, ())
     identify(made, held)
     return made
 
@@ -313,12 +302,6 @@ def _served(spec: ModelSpec, network: Any, tokenizer: Any) -> HfModel:
     model.vocabulary()
     model.prompt("x")
     return model
-
-
-def _wanted(spec: ModelSpec, device: str, dtype: str) -> str:
-    """Return the dtype that a model is to have; "auto" = the checkpoint's own."""
-    wanted = spec.dtype if dtype == "auto" else dtype
-    return "float32" if wanted == "auto" and device == "cpu" else wanted
 
 
 def _without_hub(spec: ModelSpec) -> dict[str, Any]:
@@ -346,126 +329,6 @@ def _held(spec: ModelSpec) -> Held:
     """
     folder = model_folder(spec.ref, spec.revision)
     return read_folder(folder) if folder else Held((), {})
-
-
-def _without_weights(config: Any) -> Any:  # both transformers'
-    """Return the network that a config describes, without making room for it."""
-    from flowinfer.backends.theirs import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
-
-
-def _num_numbers(network: Any) -> int:  # a transformers model
-    """Count a network's parameters, and what else it makes tables of."""
-    return sum(part.numel() for part in (*network.parameters(), *network.buffers()))
-
-
-def _load_weights(
-    spec: ModelSpec,
-    config: Any,
-    empty: Any,
-    held: Held,
-    device: str,
-    dtype: str,
-    options: dict[str, Any],
-    split: Sequence[Share],
-) -> Any:  # untyped in transformers
-    wanted = _wanted(spec, device, dtype)
-    packing = packing_of(config.to_dict(), held.shapes)
-    if packing:
-        if spec.quantization:
-            raise LoadError(
-                f"model '{spec.name}' is stored in four bits already ({packing.method.upper()})",
-                help="leave its quantization out",
-            )
-        held = held if held.files else _downloaded(spec)
-        model, told = load_packed(config, held.files, packing, device, wanted, is_unpacked=device == "cpu")
-        _refuse_holes(spec, told["missing_keys"])
-        return _placed(model, spec, device, split)
-    reading = take(spec, device)
-    if reading and empty and (ready := _around_read_weights(spec, config, empty, reading, wanted)) is not None:
-        return ready
-    reading = None  # so that its weights make room for those that come the ordinary way
-    arguments = {**options, "config": config, "use_safetensors": True, "dtype": wanted}
-    if spec.quantization:
-        arguments["quantization_config"] = _quantization(spec)
-        arguments["device_map"] = {"": device}
-    from flowinfer.backends.theirs import AutoModelForCausalLM
-
-    loaded: Any = AutoModelForCausalLM.from_pretrained(spec.ref, output_loading_info=True, **arguments)
-    model, told = loaded
-    _refuse_holes(spec, told["missing_keys"])
-    return model.eval() if spec.quantization and not split else _placed(model, spec, device, split)
-
-
-def _placed(model: Any, spec: ModelSpec, device: str, split: Sequence[Share]) -> Any:  # untyped in transformers
-    """Move a network to its device, or its layers to their devices."""
-    if split:
-        with _naming(spec):
-            lay_out(model, split)
-        return model.eval()
-    return model.to(device).eval()
-
-
-def _downloaded(spec: ModelSpec) -> Held:
-    """Download a model's weights; return what they hold."""
-    from huggingface_hub import snapshot_download
-
-    folder = snapshot_download(spec.ref, revision=spec.revision, allow_patterns=["*.json", "*.safetensors"])
-    return read_folder(Path(folder))
-
-
-def _around_read_weights(spec: ModelSpec, config: Any, empty: Any, reading: Reading, wanted: str) -> Any | None:
-    """Return a network around weights that were read ahead; None where it would not take them as they are."""
-    try:
-        tensors = reading.tensors()
-    except Exception:  # short memory, a file that cannot be read: the ordinary way finds it again and says so
-        return None
-    return _around(spec, config, empty, tensors, reading.files[0].parent, wanted)
-
-
-def _around(
-    spec: ModelSpec, config: Any, empty: Any, tensors: Mapping[str, Tensor], folder: Path, wanted: str
-) -> Any | None:
-    """Return a network around weights; None where it would not take them as they are."""
-    from flowinfer.backends.theirs import GenerationConfig
-
-    stated = getattr(config, "dtype", None) if wanted == "auto" else getattr(torch, wanted, None)
-    if {one.dtype for one in tensors.values()} != {stated}:
-        return None
-    if not tensors.keys() <= empty.state_dict().keys():
-        return None
-    made = network_around(type(empty), config, tensors, wanted)
-    if made is None:
-        return None
-    model, told = made
-    _refuse_holes(spec, told["missing_keys"])
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model.to(next(iter(tensors.values())).device).eval()
-
-
-def _refuse_holes(spec: ModelSpec, missing: Collection[str]) -> None:
-    """Refuse weights that transformers would make up at random."""
-    if missing:
-        raise LoadError(
-            f"model '{spec.name}': {len(missing)} weights are missing in '{spec.ref}', such as {min(missing)}",
-            help="the download is incomplete, or config.json is another model's",
-        )
-
-
-def _quantization(spec: ModelSpec) -> Any:  # untyped in transformers
-    from flowinfer.backends.theirs import BitsAndBytesConfig
-
-    if spec.quantization not in QUANTIZATIONS:
-        raise LoadError(
-            f"model '{spec.name}': unknown quantization '{spec.quantization}'",
-            help=f"known: {', '.join(QUANTIZATIONS)}; a checkpoint that is stored quantized needs no option",
-        )
-    if spec.quantization == "bnb-8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16)
 
 
 def _refuse_unsuitable(spec: ModelSpec, config: Any) -> None:  # untyped in transformers
