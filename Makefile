@@ -11,7 +11,7 @@ TRIAL ?= $(wildcard ../shared/trial_zoo)
 VERSION_TESTS := tests/backends tests/engine tests/test_install.py
 OTHERS_newest := -c .venv-newest/others.txt
 
-.PHONY: demo test test-lab test-slow test-gpu test-versions test-oldest test-newest check lint types contracts bench bench-gpu report clean install
+.PHONY: demo test test-lab test-slow test-gpu test-ray test-versions test-oldest test-newest check lint types contracts bench bench-gpu report clean install
 
 install: $(STAMP)
 
@@ -37,6 +37,16 @@ test-slow: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+# Replicas on a real Ray cluster of two nodes, in an environment of its own: Ray is large, and nothing else needs it.
+test-ray: .venv-ray/.installed
+	.venv-ray/bin/python -m pytest -m slow tests/runs/test_cluster.py
+
+.venv-ray/.installed: pyproject.toml constraints.txt
+	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	.venv-ray/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
+	touch $@
 
 # The wheel with the oldest and the newest of what pyproject.toml allows, each in an environment of its own.
 test-versions: test-oldest test-newest

@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 from flowinfer.cli import (
     chat,
     check,
+    cluster,
     compare,
     datasets,
     doctor,
@@ -62,7 +63,7 @@ class _Command(TyperCommand):
 
 _COMMANDS = (
     *(init, check, fmt, explain, graph, plan, exec, chat, serve, profile, score, runs, show),
-    *(sweep, report, compare, recommend, models, datasets, doctor),
+    *(sweep, report, compare, recommend, models, datasets, cluster, doctor),
 )
 for module in _COMMANDS:
     app.command(name=module.__name__.rpartition(".")[2], cls=_Command)(module.command)

@@ -49,6 +49,8 @@ class Request:
     """What answers in the place of this process."""
     replicas: int | Literal["auto"] = 1
     """Copies of the plan, each in a process of its own where there are several."""
+    cluster: str | None = None
+    """Address of the Ray cluster that they run on; None for this machine."""
     settings: dict[str, Any] | None = None
     """Further settings for run.json."""
 
@@ -78,17 +80,20 @@ def evaluate(
         RunError: models cannot be loaded or do not fit, or the first questions fail, all of them.
     """
     from flowinfer.engine.patience import Patience
-    from flowinfer.machine import this_machine
     from flowinfer.planning.placement import ready
-    from flowinfer.runs.replicas.sharing import divided
+    from flowinfer.runs.replicas.sharing import sited
     from flowinfer.runs.run_on import run_on
     from flowinfer.zoos.toy import provide
 
     provide(flow.models.values())
     with STARTUP.waiting_for("devices"):
         if request.server is None:
-            site, plan = divided(
-                request.replicas, this_machine(), partial(ready, flow), lambda plan: len(plan.waves) == 1
+            site, plan = sited(
+                request.replicas,
+                request.cluster,
+                flow.models.values(),
+                partial(ready, flow),
+                lambda plan: len(plan.waves) == 1,
             )
         else:
             site, plan = None, _served(flow, request.server)
@@ -296,6 +301,7 @@ def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> 
         "engine": request.engine,
         "use_cache": request.use_cache,
         **({"replicas": request.replicas} if request.replicas != 1 else {}),
+        **({"cluster": request.cluster} if request.cluster else {}),
         **({"server": request.server.url} if request.server else {}),
         **(request.settings or {}),
     }
