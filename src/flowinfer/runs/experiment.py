@@ -108,7 +108,8 @@ def evaluate(
         left = [question for question in dataset.questions if question.id not in done]
         with _resumable(run):
             for record in _answered(plan, left, request, run, observer, models, site):
-                records.append(_kept(record, run, on_record))
+                keep = None if run is None else run.append if site is None else run.write
+                records.append(_kept(record, keep, on_record))
                 patience.hear(records[-1].trace.error)
         results = summarize(
             flow,
@@ -164,7 +165,8 @@ def _answered(
 
             folder = default_folder() if request.use_cache else None
             setting = Setting({(0, 0): name}, batch, request.engine, folder)
-            runner = ReplicaPool(site, [plan], setting, observer or Observer())
+            pause = run.sync if run else lambda: None
+            runner = ReplicaPool(site, [plan], setting, observer or Observer(), on_pause=pause)
         traces = execute(
             plan,
             questions,
@@ -201,19 +203,19 @@ def _failed(record: Record, error: BaseException) -> Record:
     return record.model_copy(update={"score": None, "trace": record.trace.model_copy(update=failure)})
 
 
-def _kept(record: Record, run: Run | None, on_record: Callable[[Record], None] | None) -> Record:
+def _kept(record: Record, keep: Callable[[Record], None] | None, on_record: Callable[[Record], None] | None) -> Record:
     """Tell of a record and write it; one that cannot be told of, or not be written, has failed and is written so."""
     try:
         if on_record:
             on_record(record)
-        if run:
-            run.append(record)
+        if keep:
+            keep(record)
     except RunError:  # the disk is the run's
         raise
     except BaseException as error:  # what is not the question's is raised
         record = _failed(record, error)
-        if run:
-            run.append(record)
+        if keep:
+            keep(record)
     return record
 
 

@@ -32,6 +32,7 @@ _ANSWER_CHARACTERS = 1000
 _MOST_STARTS, _MOST_STARTS_LATER = 2, 10
 """Starts of a replica on end without an answer until it is given up: before it was ever ready, and after."""
 _SHOW_SECONDS = 0.25
+_PAUSE_SECONDS = 0.1
 _MOST_ALONE = 3
 """Replicas that end with a single question under way until that one has failed."""
 
@@ -116,9 +117,19 @@ class ReplicaPool:
         plans: that are merged, in each replica as here.
         setting: how they run.
         observer: hears the replicas.
+        on_pause: called when all that was said so far is taken, and now and then where it never is.
     """
 
-    def __init__(self, site: Site, plans: Sequence[Plan], setting: Setting, observer: Observer) -> None:
+    def __init__(
+        self,
+        site: Site,
+        plans: Sequence[Plan],
+        setting: Setting,
+        observer: Observer,
+        *,
+        on_pause: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_pause, self._paused = on_pause, 0.0
         self.broken: dict[str, str] = {}
         self._site, self._observer = site, observer
         self._start = Start(
@@ -169,17 +180,21 @@ class ReplicaPool:
             self._num_here = len(self._replicas)
             for replica in self._replicas:
                 self._begin(replica)
+            self._show()
             while self._left or any(replica.asked for replica in self._replicas):
+                if self._heard.empty() or time.monotonic() - self._paused > _PAUSE_SECONDS:
+                    self._on_pause()
+                    self._paused = time.monotonic()
                 yield from self._take(*self._heard.get())
         finally:
             self._site.close()
+            self._on_pause()
 
     def _begin(self, replica: _Replica) -> None:
         """Start a replica, or start it again."""
         replica.is_ready = False
         replica.link = self._site.start(replica.index, lambda said: self._heard.put((replica, said)))
         replica.link.send(self._start)
-        self._show()
 
     def _take(self, replica: _Replica, said: Said | Gone) -> Iterator[Finished]:
         """Take what a replica has said."""
@@ -189,7 +204,9 @@ class ReplicaPool:
                 yield from self._end(replica, said)
             case Ready():
                 replica.is_ready = True
-                self._fill_all()
+                self._num_here += replica.num_starts > 1  # one that starts for the first time is counted
+                self._fill(replica)
+                self._show_now_and_then()
             case Tokens(count=count):
                 STARTUP.first_token()
                 self._observer.tokens_emitted(count)
@@ -228,8 +245,7 @@ class ReplicaPool:
             replica.num_starts = 1
             replica.limit = min(self._most, 2 * replica.limit)
             self._fill(replica)
-            if time.monotonic() - self._shown > _SHOW_SECONDS:
-                self._show()
+            self._show_now_and_then()
         yield Finished(shared, asked, ended.is_fresh)
 
     def _fill(self, replica: _Replica) -> None:
@@ -244,7 +260,7 @@ class ReplicaPool:
             self._ask(replica, self._left.popleft())
 
     def _fill_all(self) -> None:
-        """Do so for all, after one has come or gone."""
+        """Do so for all, after one has gone."""
         self._num_here = sum(replica.is_ready or replica.num_starts == 1 for replica in self._replicas)
         for replica in self._replicas:
             self._fill(replica)
@@ -297,6 +313,10 @@ class ReplicaPool:
         for shared in list(asked.wanted):
             asked.fail(shared, problem)
             yield Finished(self._steps[shared], asked, False)
+
+    def _show_now_and_then(self) -> None:
+        if time.monotonic() - self._shown > _SHOW_SECONDS:
+            self._show()
 
     def _show(self) -> None:
         self._shown = time.monotonic()
