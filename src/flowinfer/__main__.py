@@ -38,7 +38,7 @@ def main() -> None:
 
 def _has_lost_a_device() -> bool:
     errors = sys.modules.get("flowinfer.errors")
-    return errors is not None and bool(errors.DeviceLost.left)
+    return errors is not None and bool(errors.DeviceLost.kept)
 
 
 def _run() -> int:

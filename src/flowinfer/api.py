@@ -212,11 +212,10 @@ class Flow:
             engine=engine,
             replicas=replicas,
         )
-        kept: Sequence[Record] = ()
+        kept: list[Sequence[Record]] = []
 
         def started(plan: object, run: object, records: Sequence[Record]) -> None:
-            nonlocal kept
-            kept = records  # what is answered later comes to them
+            kept.append(records)  # what is answered later comes to them
 
         request = Request(
             out=Path(out) if out is not None else None,
@@ -227,14 +226,12 @@ class Flow:
             replicas=replicas,
             cluster=cluster,
         )
-        chosen = {"limit": limit, "sample": sample, "seed": seed, "ids": ids, "answer_index": answer_index}
-        chosen["few_shot"] = few_shot
-        given = data if isinstance(data, Mapping) else {} if data is None else {str(dataset): data}
-        named = {name: Path(path) for name, path in given.items()}
-        questions = load_for([self.flow], str(dataset), data=named, **chosen)
+        chosen = {"limit": limit, "sample": sample, "seed": seed, "ids": ids, "few_shot": few_shot}
+        named = _paths(str(dataset), data)
+        questions = load_for([self.flow], str(dataset), data=named, answer_index=answer_index, **chosen)
         results = evaluate(self.flow, questions, request, on_record=on_record, on_start=started, models=self._pool())
         note = language_note(self.flow, questions.questions, questions.label)
-        return Evaluation(results, tuple(kept), _python_notes(self.flow.zoo_note, note))
+        return Evaluation(results, tuple(*kept), _python_notes(self.flow.zoo_note, note))
 
     def close(self) -> None:
         """Free the models."""
@@ -291,6 +288,12 @@ Pipeline = Flow
 
 def _texts(params: Mapping[str, object] | None) -> dict[str, str]:
     return {name: option_text(value) for name, value in (params or {}).items()}
+
+
+def _paths(dataset: str, data: str | Path | Mapping[str, str | Path] | None) -> dict[str, Path]:
+    """Return local files and folders by data set, also where there is one only."""
+    given = data if isinstance(data, Mapping) else {} if data is None else {dataset: data}
+    return {name: Path(path) for name, path in given.items()}
 
 
 def _refuse_odd(*, batch: object, engine: object, ids: object, replicas: object, **numbers: object) -> None:

@@ -167,7 +167,10 @@ def expected(plan: Plan, question: Question, ill: str) -> list[str]:
     """Return the texts of a plan's steps, one after another, up to the first that cannot be written."""
     texts: dict[str, str] = {}
     for step in plan.steps:
-        text = text_of(step, render_prompts(plan, step, question, question.question, texts))
+        text = text_of(
+            step,
+            render_prompts(plan, step, question, question.question, {name: [said] for name, said in texts.items()}),
+        )
         if text == ill:
             break
         texts[step.id] = text

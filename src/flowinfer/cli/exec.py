@@ -13,8 +13,10 @@ from flowinfer.cli.elsewhere import answer, check_server, server_of
 from flowinfer.cli.inputs import (
     Expression,
     FlowFile,
+    NiceOption,
     PromptsOption,
     SetOption,
+    ThreadsOption,
     ZooOption,
     pairs,
     read_checked,
@@ -133,6 +135,8 @@ def command(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the data, print the plan and stop.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    threads: ThreadsOption = None,
+    nice: NiceOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
 ) -> None:
     """Run a flow: over a data set, or on one prompt whose answer is streamed."""
@@ -194,8 +198,8 @@ def command(
         if dry_run:
             _show_plan(flow, as_json=json_)
         else:
-            _read_ahead(flow)
-            _ask(flow, prompt, trace=trace, as_json=json_, quiet=quiet)
+            read_ahead(flow)
+            ask_one(flow, prompt, trace=trace, as_json=json_, quiet=quiet)
         return
     asked = _asked(flow, file, options)
     questions = _load(flow, asked)
@@ -206,19 +210,19 @@ def command(
         return
     server = server_of(asked.url, asked.model, asked.api_key_env)
     if server is None:
-        _read_ahead(flow)
+        read_ahead(flow)
     request = _request(flow, asked, out, resume, server, allow_cached_latency=allow_cached_latency)
     results = _evaluate(flow, questions, request, quiet=quiet or (json_ and not sys.stderr.isatty()))
     _show_results(results, fail_under, as_json=json_)
 
 
-def _read_ahead(flow: Flow) -> None:
+def read_ahead(flow: Flow) -> None:
     """Let files of models come into memory while Python imports what runs them."""
-    from flowinfer.checkpoint import read_ahead
+    from flowinfer import checkpoint
     from flowinfer.machine import model_folder
 
     found = [model_folder(spec.ref, spec.revision) for spec in flow.models.values() if spec.backend == "hf"]
-    read_ahead(filter(None, found))
+    checkpoint.read_ahead(filter(None, found))
 
 
 def _load(flow: Flow, asked: Asked) -> Dataset:
@@ -355,8 +359,8 @@ def _evaluate(flow: Flow, dataset: Dataset, request: Request, *, quiet: bool) ->
     return results
 
 
-def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: bool) -> None:
-    """Answer one question, streaming it."""
+def ask_one(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: bool) -> None:
+    """Answer one question, streaming it; None = read it from standard input."""
     if prompt is None:
         if sys.stdin.isatty():
             raise UsageError("no question", help="--prompt TEXT, --dataset NAME, or a question on standard input")
@@ -371,7 +375,7 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
     from flowinfer.tasks.base import language_note
 
     if not quiet and not (as_json and not sys.stderr.isatty()):
-        print(f"prompts '{flow.prompts}', zoo {flow.zoo} ({flow.zoo_why})", file=sys.stderr)
+        print(flow.words, file=sys.stderr)
         asked = Question(id="prompt", question=prompt, reference="")
         for note in filter(None, (flow.zoo_note, language_note(flow, [asked]))):
             print(f"note: {note}", file=sys.stderr)

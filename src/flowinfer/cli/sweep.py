@@ -21,7 +21,17 @@ from flowinfer.cli.exec import (
     data_paths,
     index_base,
 )
-from flowinfer.cli.inputs import PromptsOption, SetOption, ZooOption, pairs, settings, warn, whole_number
+from flowinfer.cli.inputs import (
+    NiceOption,
+    PromptsOption,
+    SetOption,
+    ThreadsOption,
+    ZooOption,
+    pairs,
+    settings,
+    warn,
+    whole_number,
+)
 from flowinfer.errors import UsageError
 from flowinfer.output import shell
 
@@ -80,6 +90,8 @@ def command(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and stop.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    threads: ThreadsOption = None,
+    nice: NiceOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
 ) -> None:
     """Run every wiring of some models, or a set of flows, over data sets; steps that paths share run once."""

@@ -74,12 +74,16 @@ def execute(
 
     def source() -> Iterator[Asked | None]:
         for question in questions:
-            yield None if question is None else Asked(question, question_text or _bare, noise_id=noise_id).of(uses)
+            yield (
+                None
+                if question is None
+                else Asked(question, question_text or _bare, noise_id=noise_id, vote=vote).of(uses)
+            )
 
     try:
         for finished in runner.run(source(), most=window(plan, batch), waves=waves):
             if finished.asked.is_done:
-                yield trace_of(plan, uses, finished.asked, vote)
+                yield trace_of(plan, uses, finished.asked)
     finally:
         if models is None:
             pool.close()

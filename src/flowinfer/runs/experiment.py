@@ -80,23 +80,9 @@ def evaluate(
         RunError: models cannot be loaded or do not fit, or the first questions fail, all of them.
     """
     from flowinfer.engine.patience import Patience
-    from flowinfer.planning.placement import ready
-    from flowinfer.runs.replicas.sharing import sited
     from flowinfer.runs.run_on import run_on
-    from flowinfer.zoos.toy import provide
 
-    provide(flow.models.values())
-    with STARTUP.waiting_for("devices"):
-        if request.server is None:
-            site, plan = sited(
-                request.replicas,
-                request.cluster,
-                flow.models.values(),
-                partial(ready, flow),
-                lambda plan: len(plan.waves) == 1,
-            )
-        else:
-            site, plan = None, _served(flow, request.server)
+    site, plan = _placed(flow, request)
     run = _open(flow, plan, dataset, replace(request, replicas=site.num_replicas if site else 1))
     start = time.perf_counter()
     with closing(run) if run else nullcontext():
@@ -129,10 +115,27 @@ def evaluate(
         return results
 
 
-def _served(flow: Flow, server: Server) -> Plan:
-    from flowinfer.runs import remote
+def _placed(flow: Flow, request: Request) -> tuple[Site | None, Plan]:
+    """Return what runs, placed on this machine, once or as several copies, or as a server has placed it."""
+    from flowinfer.planning.placement import ready
+    from flowinfer.runs.replicas.sharing import refuse_choosing, sited
+    from flowinfer.zoos.toy import provide
 
-    return remote.placed(server, compile(flow))
+    provide(flow.models.values())
+    if request.server is not None:
+        from flowinfer.runs import remote
+
+        return None, remote.placed(request.server, compile(flow))
+    with STARTUP.waiting_for("devices"):
+        site, plan = sited(
+            request.replicas,
+            request.cluster,
+            flow.models.values(),
+            partial(ready, flow),
+            lambda plan: len(plan.waves) == 1,
+        )
+    refuse_choosing(site, [plan])
+    return site, plan
 
 
 def _answered(

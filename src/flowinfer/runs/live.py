@@ -181,8 +181,7 @@ class LiveProgress(Live):
 
     def notice_start(self, flow: Flow, label: str, run: str, note: str | None = None) -> None:
         """Say what runs, with which words and zoo and why, and where it is kept."""
-        settings = f"prompts '{flow.prompts}', zoo {flow.zoo} ({flow.zoo_why})"
-        self.say(f"{flow.name} on {label}: {self.total} questions, {settings}")
+        self.say(f"{flow.name} on {label}: {self.total} questions, {flow.words}")
         for told in filter(None, (flow.zoo_note, note)):
             self.notice(told)
         if run:

@@ -137,7 +137,7 @@ class Sharing:
         from flowinfer.engine.work import Asked
 
         asked = [
-            [Asked(question, question_text, index) for question in dataset.questions]
+            [Asked(question, question_text, index, vote=majority) for question in dataset.questions]
             for index, dataset in enumerate(self._datasets)
         ]
         for job in jobs:
@@ -150,13 +150,14 @@ class Sharing:
 
         uses, steps = self.uses(job.plan), {shared.id: shared for shared in self.merged.steps}
         broken = runner.broken
-        problem = next((broken[use.shared] for use in uses.values() if use.shared in broken), None)
+        needed = [use.shared for use in uses.values() if not steps[use.shared].lanes]
+        problem = next((broken[shared] for shared in needed if shared in broken), None)
         if problem is not None:
             return Ended(job, (), problem)
         records = []
         for one in job.asked:
             makers = {name: run_of(steps[use.shared], one) for name, use in uses.items()}
             foreign = {name: maker for name, maker in makers.items() if maker != job.run}
-            trace = trace_of(self._plans[job.plan], uses, one, majority, foreign)
+            trace = trace_of(self._plans[job.plan], uses, one, foreign)
             records.append(judged(one.question, trace))
         return Ended(job, tuple(records))

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from flowinfer.errors import UsageError
 from flowinfer.machine import Machine
+from flowinfer.registry import backends
 from flowinfer.runs.replicas.hosts import Host, Spread, Wanted, spread
 from flowinfer.runs.replicas.local import Process, threads_for
 from flowinfer.runs.replicas.node import Look, differences, look
@@ -62,12 +63,12 @@ def nodes(address: str, models: Iterable[ModelSpec]) -> list[Node]:
 
     Args:
         address: `auto`, HOST:PORT or ray://HOST:PORT.
-        models: that replicas are to load; those of endpoints do not count.
+        models: that replicas are to load; those of endpoints and of heads elsewhere do not count.
     Raises:
         UsageError: Ray is not installed, or there is no such cluster.
     """
     ray = _connected(address)
-    specs = [spec.model_dump() for spec in models if spec.backend == "hf"]
+    specs = [spec.model_dump() for spec in models if not backends()[spec.backend].is_elsewhere]
     here = Look.model_validate(look(specs))
     alive = [one for one in ray.nodes() if one["Alive"]]
     asked = [(one, _looking(ray, one["NodeID"]).remote(specs)) for one in alive]

@@ -77,6 +77,8 @@ def differences(here: Look, there: Look) -> list[str]:
 
 
 def _files(spec: ModelSpec) -> Files:
+    if Path(spec.ref).is_file():  # of a backend whose models are files
+        return Files(name=spec.name, path=spec.ref, is_there=True, digests={})
     folder = model_folder(spec.ref, spec.revision)
     if folder is None:
         missing = spec.ref if Path(spec.ref).is_absolute() else hub_cache() / f"models--{spec.ref.replace('/', '--')}"
