@@ -64,7 +64,8 @@ ClusterOption = Annotated[
     str | None,
     typer.Option(
         metavar="auto|ADDRESS",
-        help="Run the copies on the hosts of a Ray cluster, as many as have room if --replicas does not say how many.",
+        help="Run the copies on the hosts of a Ray cluster, as many as have room if --replicas does not say;"
+        " with --resume also 'here'.",
     ),
 ]
 

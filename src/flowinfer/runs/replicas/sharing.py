@@ -71,10 +71,10 @@ def sited(
     """Find where replicas run: on the hosts of a cluster, or on parts of this machine; see `divided`.
 
     Args:
-        cluster: its address; None for this machine.
+        cluster: its address; None or `here` for this machine.
         models: that a replica loads.
     """
-    if cluster is None:
+    if cluster in (None, "here"):
         return divided(wanted, this_machine(), place, fits)
     from flowinfer.runs.replicas.cluster import clustered
 
