@@ -15,7 +15,7 @@ OTHERS_newest := -c .venv-newest/others.txt
 GGUF_TESTS := tests/backends/test_gguf.py tests/backends/test_gguf_vocabularies.py tests/engine/test_gguf_flows.py
 LLAMA := $(shell sed -n 's/.*"llama-cpp-python>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
-.PHONY: demo test test-lab test-slow test-gpu test-versions test-oldest test-newest test-gguf test-real check lint types contracts bench bench-gpu report clean install
+.PHONY: demo test test-lab test-slow test-gpu test-versions test-oldest test-newest test-gguf test-real test-ray check lint types contracts bench bench-gpu report clean install
 
 install: $(STAMP)
 
@@ -41,6 +41,16 @@ test-slow: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+# Replicas on a real Ray cluster of two nodes, in an environment of its own: Ray is large, and nothing else needs it.
+test-ray: .venv-ray/.installed
+	.venv-ray/bin/python -m pytest -m slow tests/runs/test_cluster.py
+
+.venv-ray/.installed: pyproject.toml constraints.txt
+	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	.venv-ray/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
+	touch $@
 
 # The wheel with the oldest and the newest of what pyproject.toml allows, each in an environment of its own.
 test-versions: test-oldest test-newest

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
         ("stages.py", "--questions", "6", "--rows", "3", "--repeats", "1"),
         ("numerics.py", "--prompts", "2", "--length", "8"),
         ("start.py", "--flows", "one 7B", "--seconds", "400"),
+        ("scale.py", "--replicas", "1", "--questions", "2", "--simulated", "20000"),
         ("cpu.py", "--batches", "1,2", "--tokens", "4", "--questions", "2", "--answer-tokens", "4"),
     ],
 )

@@ -174,6 +174,7 @@ class Flow:
         resume: str | Path | None = None,
         use_cache: bool = True,
         replicas: int | Literal["auto"] = 1,
+        cluster: str | None = None,
         on_record: Callable[[Record], None] | None = None,
     ) -> Evaluation:
         """Run the flow over a data set.
@@ -190,6 +191,7 @@ class Flow:
             resume: go on with a run under `out`, or "runs": its path, name or `latest`.
             use_cache: take finished steps of earlier runs.
             replicas: copies of the plan, each in a process with GPUs, or CPU cores, of its own where there are several.
+            cluster: address of a Ray cluster that they run on, or `auto`; None for this machine.
             on_record: hears each judged answer.
         Raises:
             UsageError: an argument is not what it can be.
@@ -222,6 +224,7 @@ class Flow:
             resume=None if resume is None else str(resume),
             use_cache=use_cache,
             replicas=replicas,
+            cluster=cluster,
         )
         chosen = {"limit": limit, "sample": sample, "seed": seed, "ids": ids, "few_shot": few_shot}
         named = _paths(str(dataset), data)

@@ -126,7 +126,11 @@ def test_lab_items_serve_the_toy_zoo_and_say_so(work: Path) -> None:
         ((*RUN, "--batch", "0"), 2, "--batch '0'"),
         ((*RUN, "--replicas", "some"), 2, "--replicas 'some': expected 'auto' or a whole number"),
         ((*RUN, "--replicas", "4096"), 2, "--replicas 4096: this machine has"),
-        ((*RUN, "--replicas", "2", "--url", "http://localhost:1"), 2, "--replicas answers a data set's questions here"),
+        (
+            (*RUN, "--replicas", "2", "--url", "http://localhost:1"),
+            2,
+            "--replicas and --cluster answer a data set's questions",
+        ),
         ((*RUN, "--limit", "0"), 2, "at least 1"),
         ((*RUN, "--limit", "2", "--sample", "2"), 2, "exclude each other"),
         ((*RUN, "--ids", "q99"), 1, "no question has the id 'q99'"),

@@ -19,12 +19,13 @@ from flowinfer.machine import Device, Machine
 from flowinfer.planning.merge import merge
 from flowinfer.planning.placement import ready
 from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import compile
 from flowinfer.results import StepResult, Trace
 from flowinfer.runs.replicas.pool import Gone, Hear, ReplicaLost, ReplicaPool, Setting
-from flowinfer.runs.replicas.sharing import divided, shares
+from flowinfer.runs.replicas.sharing import divided, refuse_choosing, shares
 from flowinfer.runs.replicas.wire import Ask, Ended, Failed, Ready, Start, plan_data, read_plans
 from flowinfer.spec import ModelSpec
-from tests.engine.plans import chain, member, questions
+from tests.engine.plans import QUESTIONS, chain, member, questions
 from tests.runs.threads import ThreadSite
 
 PLAN = chain((member("A"), ()), (member("B", "{question}: {prev}", prev=("s1",)), ("s1",)))
@@ -197,10 +198,10 @@ def test_questions_are_shared_out_so_that_all_have_as_much_to_do() -> None:
 
 def test_real_replicas_answer_as_one_process_does(tmp_path: Path) -> None:
     """Steps in series and in parallel, drafts and sampling; a second run takes all steps from the cache."""
-    text = "defaults { max_tokens = 6 }\nQwen -> (Yi | Ds)[temperature=0.8] -> Yi"
+    text = "defaults { max_tokens = 4 }\nQwen -> (Yi | Ds)[temperature=0.8]"
     flow = check(text, zoo="lab")
     machine = Machine((Device("cpu", "", 1 << 30, 1 << 30),))
-    plan, asked = ready(flow, machine), questions()
+    plan, asked = ready(flow, machine), questions(QUESTIONS[:4])
     alone = {trace.question_id: trace for trace in execute(plan, asked)}
     for cached_from in (None, "first"):
         setting = Setting({(0, 0): cached_from or "first"}, cache=tmp_path)
@@ -224,6 +225,14 @@ def test_a_plan_arrives_whole_with_the_address_that_nothing_else_shows() -> None
     assert fingerprint(there) == fingerprint(plan) and there.steps == plan.steps
     assert there.models["E"].address == "https://me:geheim99@host/v1" and there.models["E"].parallel == 2
     assert "geheim99" not in repr(there)
+
+
+def test_flows_that_choose_between_steps_are_refused() -> None:
+    chooses = compile(check("(Qwen / Yi)[accept=confidence, at=0.9]", zoo="lab"))
+    with pytest.raises(UsageError, match="do not share out flows that choose between steps yet"):
+        refuse_choosing(ThreadSite(2), [None, PLAN, chooses])
+    refuse_choosing(ThreadSite(2), [None, PLAN])
+    refuse_choosing(None, [chooses])
 
 
 def gpus(count: int, free: int = 10) -> tuple[Device, ...]:

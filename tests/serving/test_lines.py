@@ -188,7 +188,7 @@ def test_a_file_that_is_not_there_and_options_that_exclude_each_other_are_told(t
     for option in (("--dry-run",), ("--engine", "packed"), ("--replicas", "2")):
         refused = flowinfer(*COMMAND, "--input", "-", *option, cwd=tmp_path)
         assert (refused.returncode, refused.stdout) == (2, "")
-        assert refused.stderr.startswith("error: --dry-run, --engine and --replicas are not for --input")
+        assert refused.stderr.startswith("error: --dry-run, --engine, --replicas and --cluster are not for --input")
     limited = flowinfer(*COMMAND, "--input", "-", "--limit", "1", cwd=tmp_path)
     assert (limited.returncode, limited.stderr.splitlines()[0]) == (2, "error: --limit without --dataset")
 

@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 from flowinfer.cli import (
     chat,
     check,
+    cluster,
     compare,
     datasets,
     doctor,
@@ -67,7 +68,7 @@ _NAMES = {"together": "run"}
 _COMMANDS = (
     together,
     *(init, check, fmt, explain, graph, plan, exec, chat, serve, head, profile, score, runs, show),
-    *(sweep, report, compare, recommend, models, datasets, doctor),
+    *(sweep, report, compare, recommend, models, datasets, cluster, doctor),
 )
 for module in _COMMANDS:
     name = module.__name__.rpartition(".")[2]

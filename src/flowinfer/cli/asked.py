@@ -37,6 +37,7 @@ class Asked(BaseModel):
     few_shot: int = 0
     batch: int | Literal["auto"]
     replicas: int | Literal["auto"] = 1
+    cluster: str | None = None
     engine: Literal["auto", "packed", "reference"]
     use_cache: bool
     url: str | None = None

@@ -60,6 +60,15 @@ ReplicasOption = Annotated[
     typer.Option(metavar="N|auto", help="Copies of the plan, each a process with GPUs, or CPU cores, of its own."),
 ]
 
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|ADDRESS",
+        help="Run the copies on the hosts of a Ray cluster, as many as have room if --replicas does not say;"
+        " with --resume also 'here'.",
+    ),
+]
+
 
 def command(
     file: FlowFile = None,
@@ -92,6 +101,7 @@ def command(
         str | None, typer.Option(metavar="auto|N", help="Rows at once; 1 is the paper's protocol.")
     ] = None,
     replicas: ReplicasOption = None,
+    cluster: ClusterOption = None,
     engine: Annotated[
         Literal["auto", "packed", "reference"] | None,
         typer.Option(
@@ -143,7 +153,8 @@ def command(
         "answer_index": answer_index,
         "few_shot": few_shot,
         "batch": None if batch is None else batch_size(batch),
-        "replicas": None if replicas is None else batch_size(replicas, "--replicas"),
+        "replicas": ("auto" if cluster else None) if replicas is None else batch_size(replicas, "--replicas"),
+        "cluster": cluster,
         "engine": engine,
         "use_cache": False if no_cache else None,
         "url": url,
@@ -163,15 +174,18 @@ def command(
             cure = "leave --dataset, --prompt, --trace, --resume and --url out, and read the flow from a file"
             raise UsageError("--input asks the lines of a file", help=cure)
         _refuse_data_options(data, few_shot, limit, sample, ids, fail_under, None)
-        if dry_run or engine is not None or replicas is not None:
+        if dry_run or any(one is not None for one in (engine, replicas, cluster)):
             raise UsageError(
-                "--dry-run, --engine and --replicas are not for --input", help="`flowinfer plan` prints the plan"
+                "--dry-run, --engine, --replicas and --cluster are not for --input",
+                help="`flowinfer plan` prints the plan",
             )
         flow = read_checked(file, expression, zoo, given["sets"])
         answer(flow, input_, output, given["batch"], says_steps=json_, quiet=quiet)
         return
-    if replicas is not None and ((dataset is None and resume is None) or url not in (None, "here")):
-        raise UsageError("--replicas answers a data set's questions here", help="--dataset NAME, and no --url")
+    has_copies = replicas is not None or cluster is not None
+    if has_copies and ((dataset is None and resume is None) or url not in (None, "here")):
+        cure = "--dataset NAME, and no --url"
+        raise UsageError("--replicas and --cluster answer a data set's questions", help=cure)
     if output is not None:
         raise UsageError("-o is the file of answers of --input", help="--input FILE|-; --out names the folder of runs")
     check_server(url, model, api_key_env, has_data=dataset is not None, resumes=resume is not None)
@@ -229,6 +243,7 @@ def _request(
         out=out,
         batch=asked.batch,
         replicas=asked.replicas,
+        cluster=asked.cluster,
         engine=asked.engine,
         resume=resume,
         use_cache=asked.use_cache,

@@ -13,6 +13,7 @@ import typer
 
 from flowinfer.cli.exec import (
     AnswerIndexOption,
+    ClusterOption,
     DataOption,
     FewShotOption,
     ReplicasOption,
@@ -77,6 +78,7 @@ def command(
     ] = None,
     batch: Annotated[str | None, typer.Option(metavar="auto|N", help="Rows at once.")] = None,
     replicas: ReplicasOption = None,
+    cluster: ClusterOption = None,
     max_paths: Annotated[int | None, typer.Option(help="Refuse to run more paths; 200 if not given.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of sweep folders.")] = Path("sweeps"),
     resume: Annotated[
@@ -98,6 +100,7 @@ def command(
     said = {name: value for name, value in locals().items() if name in SweepRequest.model_fields}
     said |= {"params": settings(set_, prompts), "independent": independent or None}
     said |= {"use_cache": False if no_cache else None}
+    said |= {"replicas": said.get("replicas") or ("auto" if cluster else None)}
     given = {name: _READ.get(name, _same)(value) for name, value in said.items() if value is not None}
     request = _request(given, resume, out)
     if dry_run:

@@ -49,6 +49,8 @@ class Request:
     """What answers in the place of this process."""
     replicas: int | Literal["auto"] = 1
     """Copies of the plan, each in a process of its own where there are several."""
+    cluster: str | None = None
+    """Address of the Ray cluster that they run on; None for this machine."""
     settings: dict[str, Any] | None = None
     """Further settings for run.json."""
 
@@ -92,7 +94,8 @@ def evaluate(
         left = [question for question in dataset.questions if question.id not in done]
         with _resumable(run):
             for record in _answered(plan, left, request, run, observer, models, site):
-                records.append(_kept(record, run, on_record))
+                keep = None if run is None else run.append if site is None else run.write
+                records.append(_kept(record, keep, on_record))
                 patience.hear(records[-1].trace.error)
         results = summarize(
             flow,
@@ -114,9 +117,8 @@ def evaluate(
 
 def _placed(flow: Flow, request: Request) -> tuple[Site | None, Plan]:
     """Return what runs, placed on this machine, once or as several copies, or as a server has placed it."""
-    from flowinfer.machine import this_machine
     from flowinfer.planning.placement import ready
-    from flowinfer.runs.replicas.sharing import divided
+    from flowinfer.runs.replicas.sharing import refuse_choosing, sited
     from flowinfer.zoos.toy import provide
 
     provide(flow.models.values())
@@ -125,7 +127,15 @@ def _placed(flow: Flow, request: Request) -> tuple[Site | None, Plan]:
 
         return None, remote.placed(request.server, compile(flow))
     with STARTUP.waiting_for("devices"):
-        return divided(request.replicas, this_machine(), partial(ready, flow), lambda plan: len(plan.waves) == 1)
+        site, plan = sited(
+            request.replicas,
+            request.cluster,
+            flow.models.values(),
+            partial(ready, flow),
+            lambda plan: len(plan.waves) == 1,
+        )
+    refuse_choosing(site, [plan])
+    return site, plan
 
 
 def _answered(
@@ -158,7 +168,8 @@ def _answered(
 
             folder = default_folder() if request.use_cache else None
             setting = Setting({(0, 0): name}, batch, request.engine, folder)
-            runner = ReplicaPool(site, [plan], setting, observer or Observer())
+            pause = run.sync if run else lambda: None
+            runner = ReplicaPool(site, [plan], setting, observer or Observer(), on_pause=pause)
         traces = execute(
             plan,
             questions,
@@ -195,19 +206,19 @@ def _failed(record: Record, error: BaseException) -> Record:
     return record.model_copy(update={"score": None, "trace": record.trace.model_copy(update=failure)})
 
 
-def _kept(record: Record, run: Run | None, on_record: Callable[[Record], None] | None) -> Record:
+def _kept(record: Record, keep: Callable[[Record], None] | None, on_record: Callable[[Record], None] | None) -> Record:
     """Tell of a record and write it; one that cannot be told of, or not be written, has failed and is written so."""
     try:
         if on_record:
             on_record(record)
-        if run:
-            run.append(record)
+        if keep:
+            keep(record)
     except RunError:  # the disk is the run's
         raise
     except BaseException as error:  # what is not the question's is raised
         record = _failed(record, error)
-        if run:
-            run.append(record)
+        if keep:
+            keep(record)
     return record
 
 
@@ -295,6 +306,7 @@ def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> 
         "engine": request.engine,
         "use_cache": request.use_cache,
         **({"replicas": request.replicas} if request.replicas != 1 else {}),
+        **({"cluster": request.cluster} if request.cluster else {}),
         **({"server": request.server.url} if request.server else {}),
         **(request.settings or {}),
     }

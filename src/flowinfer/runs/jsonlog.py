@@ -26,18 +26,33 @@ class JsonLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
+        self._is_synced = True
 
     def append(self, *rows: Mapping[str, Any]) -> None:
-        """Write objects so that a kill cannot lose them.
+        """Write objects so that nothing can lose them.
 
         Raises:
             OSError: the disk is full or cannot be written; a torn line is cut when the log is opened again.
         """
+        self.write(*rows)
+        self.sync()
+
+    def write(self, *rows: Mapping[str, Any]) -> None:
+        """Write objects so that a kill cannot lose them; before `sync`, a machine that stops can.
+
+        Raises: as `append`.
+        """
         if self._file is None:
             _cut_torn_line(self._path)
             self._file = self._path.open("ab", buffering=0)  # a failed write leaves nothing behind
+        self._is_synced = False
         _write_all(self._file, b"".join(line_of(row) for row in rows))
-        os.fsync(self._file.fileno())
+
+    def sync(self) -> None:
+        """Let the disk have all that was written."""
+        if self._file is not None and not self._is_synced:
+            os.fsync(self._file.fileno())
+            self._is_synced = True
 
     def close(self) -> None:
         """Close the file; appending opens it again."""

@@ -117,6 +117,22 @@ class Run:
         with writing(self.path):
             self._log.append(*(_row(record) for record in records))
 
+    def write(self, *records: Record) -> None:
+        """Write answers so that a kill cannot lose them, and a machine that stops cannot after `sync`.
+
+        Raises: as `append`.
+        """
+        with writing(self.path):
+            self._log.write(*(_row(record) for record in records))
+
+    def sync(self) -> None:
+        """Let the disk have all answers.
+
+        Raises: as `append`.
+        """
+        with writing(self.path):
+            self._log.sync()
+
     def rewrite(self, records: Sequence[Record]) -> None:
         """Put these records in the place of the log's, whole or not at all."""
         with writing(self.path):

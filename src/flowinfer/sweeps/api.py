@@ -32,6 +32,7 @@ def sweep(
     latency: int = 0,
     batch: int | Literal["auto"] = "auto",
     replicas: int | Literal["auto"] = 1,
+    cluster: str | None = None,
     use_cache: bool = True,
     max_paths: int = 200,
     out: str | Path = "sweeps",
@@ -56,6 +57,7 @@ def sweep(
         latency: how many questions of each path to time alone.
         batch: most rows at once.
         replicas: copies of all plans, each in a process of its own where there are several.
+        cluster: address of a Ray cluster that they run on, or `auto`; None for this machine.
         use_cache: take finished steps of earlier runs.
         max_paths: refuse more.
         out: where the sweep's folder goes.

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO
 
@@ -44,7 +44,9 @@ class LocalSite:
             self._processes[index].end()
         gpus = self._gpus[index]
         own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
-        self._processes[index] = Process(hear, own, self._cores[index])
+        self._processes[index] = Process(
+            lambda line: hear(said(line)), lambda how: hear(Gone(how)), own, self._cores[index]
+        )
         return self._processes[index]
 
     def close(self) -> None:
@@ -59,14 +61,21 @@ class Process:
     """A replica's process; it ends when this one does, since its input then ends.
 
     Args:
-        hear: takes what it says.
+        hear: takes the lines that it says.
+        gone: hears how it has ended, last.
         environment: what it has besides this process's.
         cores: it may use; none = all.
     """
 
-    def __init__(self, hear: Hear, environment: Mapping[str, str], cores: Sequence[int]) -> None:
+    def __init__(
+        self,
+        hear: Callable[[bytes], None],
+        gone: Callable[[str], None],
+        environment: Mapping[str, str],
+        cores: Sequence[int],
+    ) -> None:
         path = os.pathsep.join(filter(None, sys.path))
-        threads = {"OMP_NUM_THREADS": str(_threads(len(cores)))} if cores else {}
+        threads = {"OMP_NUM_THREADS": threads_for(len(cores))} if cores else {}
         self._process = subprocess.Popen(
             _COMMAND,
             stdin=subprocess.PIPE,
@@ -80,7 +89,7 @@ class Process:
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._errors = threading.Thread(target=self._read_errors, daemon=True)
         self._errors.start()
-        self._reader = threading.Thread(target=self._read, args=(hear,), daemon=True)
+        self._reader = threading.Thread(target=self._read, args=(hear, gone), daemon=True)
         self._reader.start()
 
     @property
@@ -90,8 +99,12 @@ class Process:
 
     def send(self, message: BaseModel) -> None:
         """Say something to it; to one that has ended, nothing."""
+        self.write(line_of(message))
+
+    def write(self, line: bytes) -> None:
+        """Say a message that is a line already."""
         with suppress(OSError):  # that it has gone is heard
-            _of(self._process.stdin).write(line_of(message))
+            _of(self._process.stdin).write(line)
             _of(self._process.stdin).flush()
 
     def end(self) -> None:
@@ -107,15 +120,15 @@ class Process:
             self._process.kill()
         self._reader.join()
 
-    def _read(self, hear: Hear) -> None:
+    def _read(self, hear: Callable[[bytes], None], gone: Callable[[str], None]) -> None:
         """Pass on what it says until it has gone."""
         with _of(self._process.stdout) as stream:
             for line in stream:
                 if line.endswith(b"\n"):  # a kill may cut one short
-                    hear(said(line))
+                    hear(line)
         code = self._process.wait()
         self._errors.join()
-        hear(Gone(self._how(code)))
+        gone(self._how(code))
 
     def _how(self, code: int) -> str:
         """Return how it ended, in words."""
@@ -136,7 +149,7 @@ def _of(stream: IO[bytes] | None) -> IO[bytes]:
     return stream
 
 
-def _threads(cores: int) -> int:
+def threads_for(cores: int) -> str:
     """Return how many threads so many cores get: one each, or fewer where the user says so."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, int(asked)) if asked.isdecimal() and int(asked) > 0 else cores
+    return str(min(cores, int(asked)) if asked.isdecimal() and int(asked) > 0 else cores)

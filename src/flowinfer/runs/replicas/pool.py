@@ -7,6 +7,7 @@ said when it ends counts, the rest goes to another one. Who runs the replicas, a
 from __future__ import annotations
 
 import queue
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from pydantic import BaseModel
 from flowinfer import errors
 from flowinfer.engine.base import Observer
 from flowinfer.engine.work import Asked, Finished
-from flowinfer.errors import DeviceLost, FlowInferError, RunError, UsageError
+from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.planning.merge import SharedStep, merge
 from flowinfer.planning.plan import Plan
 from flowinfer.runs.replicas.wire import Ask, Ended, Failed, Loading, Notice, Ready, Said, Start, Tokens, plan_data
@@ -30,6 +31,8 @@ _ANSWER_CHARACTERS = 1000
 """What an answer counts beside its question's text in what a question is expected to cost."""
 _MOST_STARTS, _MOST_STARTS_LATER = 2, 10
 """Starts of a replica on end without an answer until it is given up: before it was ever ready, and after."""
+_SHOW_SECONDS = 0.25
+_PAUSE_SECONDS = 0.1
 _MOST_ALONE = 3
 """Replicas that end with a single question under way until that one has failed."""
 
@@ -79,6 +82,8 @@ class _Replica:
     link: Link = field(init=False)
     asked: dict[int, Asked] = field(default_factory=dict)
     """What is under way, by number."""
+    load: int = 0
+    """What that is expected to cost."""
     is_ready: bool = False
     num_starts: int = 1
     """Since its last answer."""
@@ -112,20 +117,26 @@ class ReplicaPool:
         plans: that are merged, in each replica as here.
         setting: how they run.
         observer: hears the replicas.
+        on_pause: called when all that was said so far is taken, and now and then where it never is.
     """
 
-    def __init__(self, site: Site, plans: Sequence[Plan], setting: Setting, observer: Observer) -> None:
-        if any(plan.selections for plan in plans):
-            raise UsageError(
-                "replicas do not share out flows that choose between steps yet", help="run this flow without --replicas"
-            )
+    def __init__(
+        self,
+        site: Site,
+        plans: Sequence[Plan],
+        setting: Setting,
+        observer: Observer,
+        *,
+        on_pause: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_pause, self._paused = on_pause, 0.0
         self.broken: dict[str, str] = {}
         self._site, self._observer = site, observer
         self._start = Start(
             plans=tuple(plan_data(plan, site.num_replicas) for plan in plans),
             batch=setting.batch,
             engine=setting.engine,
-            cache=None if setting.cache is None else str(setting.cache),
+            cache=None if setting.cache is None else str(setting.cache.absolute()),
             runs=tuple((plan, dataset, name) for (plan, dataset), name in setting.runs.items()),
             breaks_steps=setting.breaks_steps,
             cpu_bytes=site.cpu_bytes,
@@ -139,6 +150,11 @@ class ReplicaPool:
         self._number = 0
         self._noticed: set[str] = set()
         self._most = _MOST_EACH
+        self._open_cost = 0
+        """Of all questions that have not ended."""
+        self._num_here = 0
+        self._shown = 0.0
+        """When."""
 
     def run(
         self,
@@ -157,22 +173,28 @@ class ReplicaPool:
         questions = [asked for asked in source if asked is not None and asked.wanted]
         self._left = deque(sorted(questions, key=_cost, reverse=True))
         self._most = most or _MOST_EACH
+        self._open_cost = sum(map(_cost, questions))
         try:
             for index in range(min(self._site.num_replicas, len(questions))):
                 self._replicas.append(_Replica(index, self._most))
+            self._num_here = len(self._replicas)
             for replica in self._replicas:
                 self._begin(replica)
+            self._show()
             while self._left or any(replica.asked for replica in self._replicas):
+                if self._heard.empty() or time.monotonic() - self._paused > _PAUSE_SECONDS:
+                    self._on_pause()
+                    self._paused = time.monotonic()
                 yield from self._take(*self._heard.get())
         finally:
             self._site.close()
+            self._on_pause()
 
     def _begin(self, replica: _Replica) -> None:
         """Start a replica, or start it again."""
         replica.is_ready = False
         replica.link = self._site.start(replica.index, lambda said: self._heard.put((replica, said)))
         replica.link.send(self._start)
-        self._show()
 
     def _take(self, replica: _Replica, said: Said | Gone) -> Iterator[Finished]:
         """Take what a replica has said."""
@@ -182,8 +204,9 @@ class ReplicaPool:
                 yield from self._end(replica, said)
             case Ready():
                 replica.is_ready = True
-                self._share_out()
-                self._show()
+                self._num_here += replica.num_starts > 1  # one that starts for the first time is counted
+                self._fill(replica)
+                self._show_now_and_then()
             case Tokens(count=count):
                 STARTUP.first_token()
                 self._observer.tokens_emitted(count)
@@ -216,36 +239,37 @@ class ReplicaPool:
             self._observer.finished(asked.question.id, ended.result)
         if asked.is_done:
             del replica.asked[ended.number]
+            replica.load -= _cost(asked)
+            self._open_cost -= _cost(asked)
             replica.num_answered += 1
             replica.num_starts = 1
             replica.limit = min(self._most, 2 * replica.limit)
-            self._share_out()
-            self._show()
+            self._fill(replica)
+            self._show_now_and_then()
         yield Finished(shared, asked, ended.is_fresh)
 
-    def _share_out(self) -> None:
-        """Give what is left to those who have least to do, none more than its share of all that is open."""
-        here = self._replicas
-        loads = {replica.index: sum(map(_cost, replica.asked.values())) for replica in here}
-        share = (sum(loads.values()) + sum(map(_cost, self._left))) / max(1, len(here))
-        while self._left:
+    def _fill(self, replica: _Replica) -> None:
+        """Ask a replica what is left, the longest first, up to its part of all that is open.
+
+        Parts are of those who answer or start for the first time: whoever was lost may not come back.
+        """
+        while replica.is_ready and self._left and len(replica.asked) < replica.limit:
             cost = _cost(self._left[0])
-            free = [
-                replica
-                for replica in here
-                if replica.is_ready
-                and len(replica.asked) < replica.limit
-                and (not replica.asked or loads[replica.index] + cost / 2 <= share)
-            ]
-            if not free:
+            if replica.asked and (replica.load + cost / 2) * self._num_here > self._open_cost:
                 return
-            least = min(free, key=lambda replica: loads[replica.index])
-            self._ask(least, self._left.popleft())
-            loads[least.index] += cost
+            self._ask(replica, self._left.popleft())
+
+    def _fill_all(self) -> None:
+        """Do so for all, after one has gone."""
+        self._num_here = sum(replica.is_ready or replica.num_starts == 1 for replica in self._replicas)
+        for replica in self._replicas:
+            self._fill(replica)
+        self._show()
 
     def _ask(self, replica: _Replica, asked: Asked) -> None:
         self._number += 1
         replica.asked[self._number] = asked
+        replica.load += _cost(asked)
         replica.link.send(
             Ask(
                 number=self._number,
@@ -263,7 +287,7 @@ class ReplicaPool:
     def _lose(self, replica: _Replica, name: str, how: str) -> Iterator[Finished]:
         """Ask others what a replica that has ended was asked; start it again, or go on without it."""
         failure, replica.failure = replica.failure, None
-        back, replica.asked = list(replica.asked.values()), {}
+        back, replica.asked, replica.load = list(replica.asked.values()), {}, 0
         if failure is not None and failure.error != DeviceLost.__name__:
             raise _error(failure, name)
         if len(back) == 1:
@@ -281,22 +305,28 @@ class ReplicaPool:
             self._replicas.remove(replica)
             if not self._replicas:
                 raise _error(failure, name) if failure else RunError(f"no replica is left: the last has ended: {how}")
-        self._share_out()
-        self._show()
+        self._fill_all()
 
     def _fail(self, asked: Asked, problem: str) -> Iterator[Finished]:
         """Let a question fail, with all its steps that have not ended."""
+        self._open_cost -= _cost(asked)
         for shared in list(asked.wanted):
             asked.fail(shared, problem)
             yield Finished(self._steps[shared], asked, False)
 
+    def _show_now_and_then(self) -> None:
+        if time.monotonic() - self._shown > _SHOW_SECONDS:
+            self._show()
+
     def _show(self) -> None:
+        self._shown = time.monotonic()
         self._observer.replicas([str(replica) for replica in self._replicas])
 
 
 def _cost(asked: Asked) -> int:
     """Return what a question is expected to cost, in characters to read and write."""
-    return len(asked.question.whole) + _ANSWER_CHARACTERS
+    question = asked.question
+    return len(question.question) + sum(map(len, question.choices.values())) + _ANSWER_CHARACTERS
 
 
 def _error(failure: Failed, name: str) -> Exception:

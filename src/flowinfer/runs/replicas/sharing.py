@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from flowinfer.errors import MemoryShort, RunError, UsageError
-from flowinfer.machine import Device, Machine
+from flowinfer.machine import Machine, this_machine
+from flowinfer.planning.plan import Plan
+from flowinfer.runs.replicas.hosts import Wanted, smallest
 from flowinfer.runs.replicas.local import LocalSite
+from flowinfer.runs.replicas.pool import Site
+from flowinfer.spec import ModelSpec
 
-Wanted = int | Literal["auto"]
 P = TypeVar("P")
 
 
@@ -48,7 +51,7 @@ def shares(machine: Machine, count: int, environment: Mapping[str, str], cores: 
             raise UsageError(f"--replicas {count}: this machine has {there} {what}", help=f"at most {there}, or auto")
     size, width = len(gpus) // count, len(cores) // count
     groups = [gpus[index * size : (index + 1) * size] for index in range(count)]
-    own = tuple(_smallest(f"cuda:{index}", [group[index] for group in groups]) for index in range(size))
+    own = tuple(smallest(f"cuda:{index}", [group[index] for group in groups]) for index in range(size))
     part = replace(cpu, free_bytes=cpu.free_bytes // count, total_bytes=cpu.total_bytes // count)
     names = _visible(environment, len(gpus))
     return Shares(
@@ -56,6 +59,37 @@ def shares(machine: Machine, count: int, environment: Mapping[str, str], cores: 
         tuple(",".join(names[index * size : (index + 1) * size]) if size else None for index in range(count)),
         tuple(tuple(cores[index * width : (index + 1) * width]) for index in range(count)),
     )
+
+
+def sited(
+    wanted: Wanted,
+    cluster: str | None,
+    models: Iterable[ModelSpec],
+    place: Callable[[Machine], P],
+    fits: Callable[[P], bool],
+) -> tuple[Site | None, P]:
+    """Find where replicas run: on the hosts of a cluster, or on parts of this machine; see `divided`.
+
+    Args:
+        cluster: its address; None or `here` for this machine.
+        models: that a replica loads.
+    """
+    if cluster in (None, "here"):
+        return divided(wanted, this_machine(), place, fits)
+    from flowinfer.runs.replicas.cluster import clustered
+
+    return clustered(cluster, wanted, models, place, fits)
+
+
+def refuse_choosing(site: Site | None, plans: Iterable[Plan | None]) -> None:
+    """Refuse what replicas cannot run yet: the wire tells of steps, not of what was chosen between them.
+
+    Raises:
+        UsageError: there are replicas, and a plan chooses between steps.
+    """
+    if site is not None and any(plan is not None and plan.selections for plan in plans):
+        cure = "leave out --replicas and --cluster"
+        raise UsageError("replicas do not share out flows that choose between steps yet", help=cure)
 
 
 def divided(
@@ -98,17 +132,6 @@ def divided(
         cure = "fewer replicas, or auto"
         raise MemoryShort(f"--replicas {wanted}: a copy's models do not fit into its part of the memory", help=cure)
     return parts.site(), placed
-
-
-def _smallest(name: str, devices: Sequence[Device]) -> Device:
-    """Return a device that promises what all of some have."""
-    return Device(
-        name,
-        devices[0].title,
-        min(device.free_bytes for device in devices),
-        min(device.total_bytes for device in devices),
-        min(device.bytes_per_second for device in devices),
-    )
 
 
 def _visible(environment: Mapping[str, str], count: int) -> list[str]:

@@ -1,0 +1,268 @@
+"""Replicas on the hosts of a Ray cluster: Ray finds places and starts actors; all else is as on one host.
+
+An actor is a relay: it runs the same process as a replica of one host, and hands its lines on. So it has all heads of
+a copy on one host, its GPUs are what Ray gives the actor, and it ends with the actor, whoever ends that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from flowinfer.errors import UsageError
+from flowinfer.machine import Machine
+from flowinfer.registry import backends
+from flowinfer.runs.replicas.hosts import Host, Spread, Wanted, spread
+from flowinfer.runs.replicas.local import Process, threads_for
+from flowinfer.runs.replicas.node import Look, differences, look
+from flowinfer.runs.replicas.pool import Gone, Hear
+from flowinfer.runs.replicas.wire import line_of, said
+from flowinfer.spec import ModelSpec
+
+_LOOK_SECONDS = 60.0
+"""Until a host has said what it has."""
+_PLACE_SECONDS = 120.0
+"""Until an actor has found a place."""
+_POLL_SECONDS = 1.0
+_KNOCK_SECONDS = 10.0
+P = TypeVar("P")
+Ray = Any
+"""The module; it is an extra, and its types are not checked."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the cluster."""
+
+    id: str
+    name: str
+    cores: int
+    num_gpus: int
+    look: Look | None
+    problems: tuple[str, ...]
+    """Why no replica can run there."""
+
+    @property
+    def host(self) -> Host:
+        """Return it as a place for replicas."""
+        assert self.look is not None, "one without problems has been looked at"
+        *gpus, cpu = self.look.devices
+        return Host(self.id, self.name, (*gpus[: self.num_gpus], cpu), self.cores)
+
+
+def nodes(address: str, models: Iterable[ModelSpec]) -> list[Node]:
+    """Connect to a cluster, and return its nodes as far as they can answer as this host does.
+
+    Args:
+        address: `auto`, HOST:PORT or ray://HOST:PORT.
+        models: that replicas are to load; those of endpoints and of heads elsewhere do not count.
+    Raises:
+        UsageError: Ray is not installed, or there is no such cluster.
+    """
+    ray = _connected(address)
+    specs = [spec.model_dump() for spec in models if not backends()[spec.backend].is_elsewhere]
+    here = Look.model_validate(look(specs))
+    alive = [one for one in ray.nodes() if one["Alive"]]
+    asked = [(one, _looking(ray, one["NodeID"]).remote(specs)) for one in alive]
+    return [_node(ray, one, reply, here) for one, reply in asked]
+
+
+def clustered(
+    address: str,
+    wanted: Wanted,
+    models: Iterable[ModelSpec],
+    place: Callable[[Machine], P],
+    fits: Callable[[P], bool],
+) -> tuple[ClusterSite, P]:
+    """Spread replicas over a cluster; see `sharing.divided`.
+
+    Raises:
+        UsageError: there is no cluster, or a node has other versions or models; names node and difference.
+        MemoryShort: so many replicas have no room.
+    """
+    found = nodes(address, models)
+    told = [f"node {node.name}: {problem}" for node in found for problem in node.problems]
+    if told:
+        raise UsageError("; ".join(told), help="make it the same there, or take the node out of the cluster")
+    where, placed = spread([node.host for node in found], wanted, place, fits)
+    return ClusterSite(where), placed
+
+
+class ClusterSite:
+    """The hosts of a cluster that this process is connected to."""
+
+    def __init__(self, where: Spread) -> None:
+        self.num_replicas, self.cpu_bytes = len(where.hosts), where.machine.devices[-1].free_bytes
+        self._where = where
+        self._links: list[_Link] = []
+
+    def start(self, index: int, hear: Hear) -> _Link:
+        """Start an actor, on its own host or, where that has gone, on another with room."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        host, where = self._where.hosts[index], self._where
+        needs = f"{where.num_gpus} GPUs and {where.cores} CPU cores"
+        actor = (
+            ray.remote(_Relay)
+            .options(
+                num_gpus=where.num_gpus,
+                num_cpus=where.cores,
+                max_concurrency=4,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(host.id, soft=True),
+            )
+            .remote({"OMP_NUM_THREADS": threads_for(where.cores)})
+        )
+        self._links.append(_Link(ray, actor, hear, f"no node has {needs} free"))
+        return self._links[-1]
+
+    def close(self) -> None:
+        """End all actors, and let go of the cluster."""
+        import ray
+
+        for link in self._links:
+            link.end()
+        ray.shutdown()
+
+
+class _Relay:
+    """An actor: a replica's process beside it, and its lines."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._said: queue.SimpleQueue[bytes | str] = queue.SimpleQueue()
+        self._process = Process(self._said.put, self._said.put, environment, ())
+
+    def is_here(self) -> bool:
+        """Return True, once the actor has a place."""
+        return True
+
+    def write(self, line: bytes) -> None:
+        """Hand a line to the replica."""
+        self._process.write(line)
+
+    def read(self) -> list[bytes | str]:
+        """Return what the replica has said, as soon as there is something or a moment has passed; text: it has gone."""
+        found: list[bytes | str] = []
+        try:
+            found.append(self._said.get(timeout=_POLL_SECONDS))
+            while True:
+                found.append(self._said.get_nowait())
+        except queue.Empty:
+            return found
+
+
+class _Link:
+    """An actor as the pool sees it."""
+
+    def __init__(self, ray: Ray, actor: Any, hear: Hear, no_room: str) -> None:
+        self._ray, self._actor, self._hear, self._no_room = ray, actor, hear, no_room
+        self._is_over = False
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def send(self, message: BaseModel) -> None:
+        """Say something to it; to one that has ended, nothing."""
+        self._actor.write.remote(line_of(message))
+
+    def end(self) -> None:
+        """End the actor, and its process with it."""
+        self._is_over = True
+        self._ray.kill(self._actor)
+        self._thread.join()
+
+    def _read(self) -> None:
+        """Pass on what it says until it has gone."""
+        how = None
+        try:
+            self._ray.get(self._actor.is_here.remote(), timeout=_PLACE_SECONDS)
+            while how is None and not self._is_over:
+                for line in self._ray.get(self._actor.read.remote()):
+                    if isinstance(line, bytes):
+                        self._hear(said(line))
+                    else:
+                        how = line
+        except self._ray.exceptions.GetTimeoutError:
+            how = self._no_room
+        except self._ray.exceptions.RayError as error:  # the actor, or its node
+            how = f"its actor has ended: {_first_line(error)}"
+        self._hear(Gone(how or "it was not needed any more"))
+
+
+def _connected(address: str) -> Ray:
+    """Connect to a cluster, with nothing of Ray's own on the terminal.
+
+    Raises:
+        UsageError: Ray is not installed, or there is no such cluster.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of what it will change
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise UsageError("--cluster needs Ray, which is not installed", help="pip install 'flowinfer[ray]'") from None
+    if ray.is_initialized():
+        return ray
+    cure = "`ray start --head` on one host, `ray start --address HOST:6379` on the others; run this on one of them"
+    try:
+        _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(f"no Ray cluster at '{address}': {_first_line(error)}", help=cure) from None
+    return ray
+
+
+def _knock(address: str) -> None:
+    """See whether anybody listens at HOST:PORT: Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+        ValueError: there is no such port.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.rpartition("/")[2].strip("[]"), int(port)), _KNOCK_SECONDS).close()
+
+
+def _looking(ray: Ray, node: str) -> Any:
+    """Return a task that looks at a node."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def at_node(specs: Sequence[Mapping[str, Any]]) -> Any:  # sent as it is: flowinfer may be missing there
+        import os
+
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides GPUs from what asks for none
+        try:
+            from flowinfer.runs.replicas.node import look
+        except ImportError as error:
+            return f"flowinfer cannot be imported there: {error}"
+        return look(specs)
+
+    place = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(at_node).options(num_cpus=0, scheduling_strategy=place, max_retries=0)
+
+
+def _node(ray: Ray, said: Mapping[str, Any], reply: Any, here: Look) -> Node:
+    found: Look | None = None
+    try:
+        told = ray.get(reply, timeout=_LOOK_SECONDS)
+        found = None if isinstance(told, str) else Look.model_validate(told)
+        problems = [told] if found is None else differences(here, found)
+    except ValidationError:
+        problems = ["another version of flowinfer"]
+    except ray.exceptions.RayError as error:
+        problems = [f"it does not answer: {_first_line(error)}"]
+    resources = said["Resources"]
+    cores, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    return Node(said["NodeID"], said["NodeManagerAddress"], cores, gpus, found, tuple(problems))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,120 @@
+"""Replicas over hosts: how many each gets, with what, and why a host cannot answer."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from flowinfer.errors import MemoryShort, UsageError
+from flowinfer.machine import Device, Machine
+from flowinfer.runs.replicas.hosts import Host, spread
+from flowinfer.runs.replicas.node import Files, Look, differences, look
+from flowinfer.spec import ModelSpec
+from tests.command import flowinfer
+
+
+def host(name: str, gpus: int = 0, cores: int = 8, free: int = 80) -> Host:
+    cards = [Device(f"cuda:{index}", "H100", free - 2 * index, 80) for index in range(gpus)]
+    return Host(name, name, (*cards, Device("cpu", "", 64, 128)), cores)
+
+
+def needs(gpus: int, memory: int = 0) -> object:
+    """Return what places a copy that needs so many GPUs, or so much of a CPU's memory."""
+
+    def place(machine: Machine) -> Machine:
+        if len(machine.devices) - 1 < gpus or machine.devices[-1].free_bytes < memory:
+            raise MemoryShort("too small")
+        return machine
+
+    return place
+
+
+@pytest.mark.parametrize(
+    ("hosts", "wanted", "needed", "names", "gpus", "cores"),
+    [
+        ([host("a", 4), host("b", 2)], "auto", needs(1), "aaaabb", 1, 2),
+        ([host("a", 4), host("b", 2)], "auto", needs(2), "aab", 2, 4),
+        ([host("a", 4), host("b", 2)], "auto", needs(3), "a", 3, 8),
+        ([host("a", 4), host("b", 2)], 3, needs(1), "aab", 1, 4),
+        ([host("a", 4), host("b")], "auto", needs(1), "aaaa", 1, 2),
+        ([host("a", cores=2), host("b", cores=4)], "auto", needs(0), "aabbbb", 0, 1),
+        ([host("a", cores=2), host("b", cores=4)], "auto", needs(0, 32), "aabb", 0, 1),
+        ([host("a", cores=8), host("b", cores=8)], 2, needs(0), "ab", 0, 8),
+    ],
+)
+def test_replicas_are_spread_over_hosts_with_as_little_as_holds_a_copy(
+    hosts: list[Host], wanted: object, needed: object, names: str, gpus: int, cores: int
+) -> None:
+    found, placed = spread(hosts, wanted, needed, lambda machine: True)  # type: ignore[arg-type]  # as tables have it
+    assert "".join(one.name for one in found.hosts) == names
+    assert (found.num_gpus, found.cores) == (gpus, cores)
+    assert placed == found.machine and [one.name for one in placed.devices] == [
+        *(f"cuda:{index}" for index in range(gpus)),
+        "cpu",
+    ]
+
+
+def test_a_copy_is_placed_on_what_every_replica_has() -> None:
+    found, _ = spread([host("a", 2, free=80), host("b", 2, free=40)], "auto", needs(2), lambda machine: True)  # type: ignore[arg-type]
+    assert [one.free_bytes for one in found.machine.devices] == [40, 38, 64]
+
+
+def test_what_has_no_room_is_refused_with_the_reason() -> None:
+    with pytest.raises(UsageError, match="--replicas 7: the cluster has 6 GPUs for them"):
+        spread([host("a", 4), host("b", 2)], 7, needs(1), lambda machine: True)  # type: ignore[arg-type]
+    with pytest.raises(MemoryShort, match="no host has room for a copy of the plan: too small"):
+        spread([host("a", 4), host("b", 2)], "auto", needs(5), lambda machine: True)  # type: ignore[arg-type]
+    with pytest.raises(MemoryShort, match="a copy's models do not fit together"):
+        spread([host("a", cores=2)], "auto", needs(0), lambda machine: False)  # type: ignore[arg-type]
+
+
+def files(path: str, digests: Mapping[str, str] | None) -> Files:
+    return Files(name="Qwen", path=path, is_there=digests is not None, digests=digests or {})
+
+
+def seen(model: Files, **versions: str) -> Look:
+    said = {"flowinfer": "1", "torch": "2", "transformers": "5", "tokenizers": "0"} | versions
+    return Look(versions=said, devices=(), cores=1, models=(model,))
+
+
+HERE = seen(files("/models/qwen", {"tokenizer.json": "a", "config.json": "b"}))
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        (HERE, []),
+        (seen(files("/other/qwen", HERE.models[0].digests), python="3.12"), []),
+        (seen(HERE.models[0], torch="3"), ["torch 2 here, 3 there"]),
+        (seen(files("/models/qwen", None)), ["model 'Qwen' is missing there: nothing at /models/qwen"]),
+        (
+            seen(files("/models/qwen", {"tokenizer.json": "c", "config.json": "b"})),
+            ["model 'Qwen' is another there: tokenizer.json in /models/qwen"],
+        ),
+    ],
+)
+def test_a_host_that_would_answer_otherwise_is_told_with_the_difference(there: Look, told: list[str]) -> None:
+    assert differences(HERE, there) == told
+
+
+def test_a_host_says_what_it_has_as_plain_data(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    specs = [ModelSpec(name="A", ref=str(tmp_path)), ModelSpec(name="B", ref=str(tmp_path / "nothing"))]
+    found = Look.model_validate(look([spec.model_dump() for spec in specs]))
+    assert [(one.is_there, [*one.digests]) for one in found.models] == [(True, ["tokenizer.json"]), (False, [])]
+    assert found.devices[-1].name == "cpu" and found.versions["torch"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
+@pytest.mark.parametrize("command", [("cluster",), ("exec", "-e", "Qwen", "--zoo", "lab", "--dataset", "ceval")])
+def test_without_the_extra_the_cure_is_told(command: tuple[str, ...], tmp_path: Path) -> None:
+    done = flowinfer(*command, "--cluster", "auto", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "error: --cluster needs Ray, which is not installed",
+        "  = help: pip install 'flowinfer[ray]'",
+    ]
+    assert not list(tmp_path.iterdir())
