@@ -209,6 +209,25 @@ def test_a_quorum_of_all_is_the_plain_group() -> None:
     assert fingerprint(planned("(Qwen & Yi & Ds)[min=3]")) == fingerprint(planned("(Qwen & Yi & Ds)"))
 
 
+@pytest.mark.parametrize(
+    ("flow", "answer", "said"),
+    [
+        ("(Qwen:3 & Yi:1 & Ds:1)", "a", "1 of 3 votes, 1.8 of 3 by weight (a, b, b)"),
+        (
+            "(Qwen:2 & Yi:1 & Ds:1)",
+            "a",
+            "tie, 1 of 3 votes, 1.5 of 3 by weight: the first of the equals counts (a, b, b)",
+        ),
+        ("(Qwen:1 & Yi:1 & Ds:1)", "b", "2 of 3 votes (a, b, b)"),
+        ("(Qwen:3 & Yi:1 & Ds:1)*2[until=answered]", "a", "1 of 3 votes, 1.8 of 3 by weight (a, b, b)"),
+        ("(Qwen & (Yi:1 & Ds:3))", "b", "2 of 3 votes, 2 of 3 by weight (a, b, b)"),
+    ],
+)
+def test_votes_count_what_their_weights_say(flow: str, answer: str, said: str) -> None:
+    trace, _ = run(flow, {"Qwen": "a", "Yi": "b", "Ds": "b"})
+    assert (trace.answer, str(trace.ballot)) == (answer, said)
+
+
 def timed(flow: str, slow: Counter[str]) -> tuple[Trace, Script]:
     """Run a flow whose steps of some models take so many turns, of a second each."""
     now = [0.0]

@@ -317,10 +317,11 @@ CODES: Mapping[str, Entry] = {
         "((Qwen & Ds) -> Qwen | Yi)",
     ),
     "E0304": Entry(
-        "weight in a & or / group",
-        "Independent answers are not averaged, and of a / group one member answers.",
-        "(Qwen:0.7 & Ds:0.3)",
-        "(Qwen & Ds)",
+        "weight in a & or / group that does not vote",
+        "A & group votes at the end of a flow; weights say how much a vote counts. Answers that a stage reads are not"
+        " weighted, and of a / group one member answers.",
+        "(Qwen:2 & Ds:1) -> Yi",
+        "Yi -> (Qwen:2 & Ds:1 & Yi:1)",
     ),
     "E0305": Entry(
         "choice without a signal",

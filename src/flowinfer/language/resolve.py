@@ -330,7 +330,7 @@ class Resolver:
             self._report.warning("W0300", message, group.span, "add a branch, or drop the parentheses")
         if group.kind == "fuse" and place.position != "head":
             check_certified(group, decoding, self._report)
-        shares = weights(group, self._report)
+        shares = weights(group, self._report, votes=place.is_last)
         parts = []
         for branch, weight in zip(group.branches, shares, strict=True):
             whole = self._share if place.position == "head" else 1.0
