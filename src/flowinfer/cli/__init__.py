@@ -32,6 +32,7 @@ from flowinfer.cli import (
     serve,
     show,
     sweep,
+    tune,
 )
 from flowinfer.cli.inputs import show_error, show_flow_error
 from flowinfer.errors import FlowError, FlowInferError, ReaderGone
@@ -62,7 +63,7 @@ class _Command(TyperCommand):
 
 _COMMANDS = (
     *(init, check, fmt, explain, graph, plan, exec, chat, serve, profile, score, runs, show),
-    *(sweep, report, compare, recommend, models, datasets, doctor),
+    *(sweep, report, compare, recommend, tune, models, datasets, doctor),
 )
 for module in _COMMANDS:
     app.command(name=module.__name__.rpartition(".")[2], cls=_Command)(module.command)

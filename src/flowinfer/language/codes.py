@@ -450,4 +450,11 @@ CODES: Mapping[str, Entry] = {
         'Qwen[prompt="Answer the question."]',
         'Qwen[prompt="Answer the question: {question}"]',
     ),
+    "W0304": Entry(
+        "threshold that is not fitted yet",
+        "With at=auto every member is tried and the last one taken, so that a run shows what each threshold would have"
+        " given. flowinfer tune FLOW --on RUN fits it and writes the flow with the number in it.",
+        "(Qwen / Yi)[accept=confidence, at=auto]",
+        "(Qwen / Yi)[accept=confidence, at=0.9]",
+    ),
 }
