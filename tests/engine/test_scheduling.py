@@ -22,8 +22,8 @@ from flowinfer.engine.decoding import DecodingLoop
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.patience import Patience
-from flowinfer.engine.scheduler import Caching, Finished, Scheduler
-from flowinfer.engine.work import Asked, render_prompts, trace_of
+from flowinfer.engine.scheduler import Caching, Scheduler
+from flowinfer.engine.work import Asked, Finished, render_prompts, trace_of
 from flowinfer.planning.merge import Merged, beside, loops_in_turn, merge
 from flowinfer.planning.plan import Answer, Placement, Plan, Step, members
 from flowinfer.results import Question, StepResult, Trace

@@ -56,7 +56,7 @@ def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices:
         print(json.dumps(said, ensure_ascii=False, indent=1))
         return
     count = f"{len(plan.steps)} step{'s' * (len(plan.steps) > 1)}"
-    print(f"flow {flow.name}: {count}, prompts '{plan.prompts}', zoo {flow.zoo} ({flow.zoo_why})")
+    print(f"flow {flow.name}: {count}, {flow.words}")
     if flow.zoo_note:
         print(f"note: {flow.zoo_note}")
     for step in plan.steps:

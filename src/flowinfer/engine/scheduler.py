@@ -26,7 +26,7 @@ from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.faults import question_fails
 from flowinfer.engine.patience import Patience
 from flowinfer.engine.waiting import OnTheWay, Turn, Waiting
-from flowinfer.engine.work import Asked, render_prompts
+from flowinfer.engine.work import Asked, Finished, render_prompts
 from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.planning.merge import SharedSelection, SharedStep
 from flowinfer.planning.plan import Step, held_models
@@ -54,16 +54,6 @@ class Caching:
     key: StepKey
     """By it a step takes another's result; an empty one is nobody else's."""
     order: MemberOrder
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A shared step of a question has a result, or an error."""
-
-    shared: SharedStep
-    asked: Asked
-    is_fresh: bool
-    """Whether it was decoded just now."""
 
 
 class Scheduler:
@@ -141,13 +131,7 @@ class Scheduler:
         most: int | None = None,
         waves: Sequence[Sequence[SharedStep]] = (),
     ) -> Iterator[Finished]:
-        """Yield every wanted step of every question as it ends.
-
-        Args:
-            source: of questions, taken as others leave; None = it has none now, but may have later.
-            most: questions on their way at once; None = all.
-            waves: steps whose models are in memory together, where not all are; each wave over all questions.
-        """
+        """Yield every wanted step of every question as it ends; see `Runner`."""
         self._goes_by_clock = bool(self._quorums) and len(waves) <= 1  # else members wait for one another's turn
         try:
             if len(waves) <= 1:

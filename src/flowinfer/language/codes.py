@@ -279,7 +279,7 @@ CODES: Mapping[str, Entry] = {
     "E0207": Entry(
         "options of a model that do not go together",
         "An endpoint needs its base_url. A local model takes the quantizations that its backend knows, on a GPU; a"
-        " system message needs the chat template, a revision a hub id.",
+        " system message needs the chat template, a revision a hub id. A GGUF file is read by backend=gguf.",
         'model A = "org/a" { quantization="int3" }\nA',
         'model A = "org/a" { quantization="bnb-4bit" }\nA',
     ),

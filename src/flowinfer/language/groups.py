@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Any
 
@@ -65,6 +65,32 @@ def check_certified(group: Group, decoding: Decoding, report: Reporter) -> None:
         option.value.span if option else group.span,
         "certified candidates serve greedy groups of models with fuse=mean; use topk=auto",
     )
+
+
+def check_bytes(group: Parallel, report: Reporter) -> None:
+    """Report a group that writes bytes inside one that writes tokens: what decodes together shares one vocabulary."""
+    if writes_bytes(group.decoding):
+        return
+    for inner in _inner_groups(group):
+        if writes_bytes(inner.decoding):
+            message = f"fuse={inner.decoding.fuse} inside a group with fuse={group.decoding.fuse}"
+            report.error("E0206", message, inner.span, f"write it behind the outer group: [fuse={inner.decoding.fuse}]")
+
+
+def writes_bytes(decoding: Decoding) -> bool:
+    """Return whether a group with these options is written byte by byte."""
+    return fusers()[decoding.fuse].target == fusers()["byte"].target
+
+
+def _inner_groups(group: Parallel) -> Iterator[Parallel]:
+    """Yield the groups that write with others in a group."""
+    for branch in group.branches:
+        end = branch.part
+        while isinstance(end, Series):
+            end = end.stages[-1]
+        if isinstance(end, Parallel):
+            yield end
+            yield from _inner_groups(end)
 
 
 def weights(group: Group, report: Reporter, *, votes: bool = False) -> list[float]:

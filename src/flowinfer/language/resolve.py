@@ -10,7 +10,7 @@ from flowinfer.errors import Span
 from flowinfer.language import signals
 from flowinfer.language.declarations import Declared
 from flowinfer.language.effects import Effects, Given, Step
-from flowinfer.language.groups import FuseOptions, check_certified, heads, weights
+from flowinfer.language.groups import FuseOptions, check_bytes, check_certified, heads, weights
 from flowinfer.language.lets import Lets
 from flowinfer.language.nearness import near_or_all
 from flowinfer.language.options import (
@@ -350,7 +350,10 @@ class Resolver:
         is_weighted = any(branch.weight is not None for branch in group.branches)
         label = group.label.text if group.label else None
         kind: Literal["fuse", "answers"] = "fuse" if group.kind == "fuse" else "answers"
-        return Parallel(group_id, kind, branches, decoding, group.span, is_weighted, label, quorum)
+        resolved = Parallel(group_id, kind, branches, decoding, group.span, is_weighted, label, quorum)
+        if kind == "fuse" and place.position != "head":
+            check_bytes(resolved, self._report)
+        return resolved
 
     def _choice(self, group: Group, place: _Place) -> Choice | None:
         """Resolve members of which one answers."""

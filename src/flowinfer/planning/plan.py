@@ -156,6 +156,8 @@ class Need:
     layers: int | None = None
     embedding_bytes: int = 0
     """Of the input embedding where it is not the output matrix too: a step need not read it."""
+    stored: str = ""
+    """How its weights are quantized, where they stay in memory as they are in the file."""
 
 
 @dataclass(frozen=True)

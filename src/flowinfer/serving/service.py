@@ -94,6 +94,18 @@ class Service:
         """Begin to work."""
         self._thread.start()
 
+    def start_and_wait(self) -> None:
+        """Begin to work, and wait until the models are loaded.
+
+        Raises:
+            FlowInferError: they cannot be; the service is closed then.
+        """
+        self.start()
+        self.changed.wait()
+        if self.loading.problem is not None:
+            self.close()
+            raise self.loading.problem
+
     @property
     def num_waiting(self) -> int:
         """Return how many questions the engine has not taken yet."""
