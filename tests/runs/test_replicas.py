@@ -20,6 +20,7 @@ from flowinfer.planning.merge import merge
 from flowinfer.planning.placement import ready
 from flowinfer.planning.plain import fingerprint
 from flowinfer.results import StepResult, Trace
+from flowinfer.runs.experiment import majority
 from flowinfer.runs.replicas.pool import Gone, Hear, ReplicaLost, ReplicaPool, Setting
 from flowinfer.runs.replicas.sharing import divided, shares
 from flowinfer.runs.replicas.wire import Ask, Ended, Failed, Ready, Start, plan_data, read_plans
@@ -209,6 +210,28 @@ def test_real_replicas_answer_as_one_process_does(tmp_path: Path) -> None:
         assert {name: said(trace) for name, trace in found.items()} == {
             name: said(trace) for name, trace in alone.items()
         }
+
+
+def test_replicas_choose_as_one_process_does(toy_zoo: Path) -> None:
+    """A choice, a repeat in a quorum and samples: what was skipped, taken and voted on comes back whole."""
+    votes = "(Qwen & Yi[samples=3, temperature=1, enough=0.8] & Ds)[min=2]"
+    text = f"defaults {{ max_tokens=4 }}\n(Qwen / (Yi)*2[until=unchanged] / {votes})[accept=lead, at=0.9]"
+    plan = ready(check(text, zoo=str(toy_zoo)), Machine((Device("cpu", "", 1 << 30, 1 << 30),)))
+    asked = questions(["hello", "x + 1", "naïve café"])
+    alone, shared = (
+        {trace.question_id: trace for trace in execute(plan, asked, vote=majority, runner=runner)}
+        for runner in (None, ReplicaPool(ThreadSite(2), [plan], Setting({}), Observer()))
+    )
+    assert {name: said(trace) for name, trace in shared.items()} == {name: said(trace) for name, trace in alone.items()}
+    taken = {
+        name: [(one.selection, one.taken, one.lost, len(one.values)) for one in trace.selections]
+        for name, trace in shared.items()
+    }
+    assert taken == {
+        name: [(one.selection, one.taken, one.lost, len(one.values)) for one in trace.selections]
+        for name, trace in alone.items()
+    }
+    assert all(len(one) == 4 for one in taken.values()) and all(trace.ballot for trace in shared.values())
 
 
 def said(trace: Trace) -> object:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from flowinfer import errors
 from flowinfer.engine.base import Observer
 from flowinfer.engine.work import Asked, Finished
-from flowinfer.errors import DeviceLost, FlowInferError, RunError, UsageError
+from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.planning.merge import SharedStep, merge
 from flowinfer.planning.plan import Plan
 from flowinfer.runs.replicas.wire import Ask, Ended, Failed, Loading, Notice, Ready, Said, Start, Tokens, plan_data
@@ -115,10 +115,6 @@ class ReplicaPool:
     """
 
     def __init__(self, site: Site, plans: Sequence[Plan], setting: Setting, observer: Observer) -> None:
-        if any(plan.selections for plan in plans):
-            raise UsageError(
-                "replicas do not share out flows that choose between steps yet", help="run this flow without --replicas"
-            )
         self.broken: dict[str, str] = {}
         self._site, self._observer = site, observer
         self._start = Start(
@@ -209,11 +205,18 @@ class ReplicaPool:
         asked, shared = replica.asked[ended.number], self._steps[ended.shared]
         if ended.is_broken:
             self.broken[shared.id] = ended.error or ""
-        if ended.result is None:
-            asked.fail(shared.id, ended.error or "failed")
-        else:
+        if ended.result is not None:
             asked.accept(shared.id, ended.result)
             self._observer.finished(asked.question.id, ended.result)
+        elif ended.error is not None:
+            asked.fail(shared.id, ended.error)
+        else:
+            asked.skip(shared.id)
+        if ended.choices is not None:
+            asked.tried = {name: list(tried) for name, tried in ended.choices.tried.items()}
+            asked.taken = dict(ended.choices.taken)
+            for name, member, of in ended.choices.lost:
+                asked.lost.setdefault(name, {})[member] = of
         if asked.is_done:
             del replica.asked[ended.number]
             replica.num_answered += 1
