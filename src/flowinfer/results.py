@@ -5,7 +5,8 @@ Records are what `samples.jsonl` holds, one JSON object per line; pydantic becau
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -149,6 +150,22 @@ class Ballot(_Border):
     """What each member's answer was found to be, in the flow's order; None where none was found."""
     winner: Count
     """Index of the member whose text is the answer."""
+    weights: tuple[float, ...] | None = _listed(None)
+    """What each member's vote counts; None = all the same."""
+
+    def weighed(self, weights: Sequence[float]) -> Ballot:
+        """Return the same answers with votes that count differently; of equals the first wins."""
+        ballot = self.model_copy(update={"weights": tuple(weights)})
+        heaviest = max(map(ballot._weight, self.answers))
+        winner = next(index for index, answer in enumerate(self.answers) if ballot._weight(answer) == heaviest)
+        return ballot.model_copy(update={"winner": winner})
+
+    def _weight(self, answer: str | None) -> float:
+        """Return what the votes for an answer count together."""
+        if answer is None:
+            return 0.0
+        weights = self.weights or (1.0,) * len(self.answers)
+        return math.fsum(weight for one, weight in zip(self.answers, weights, strict=True) if one == answer)
 
     @property
     def votes(self) -> int:
@@ -159,14 +176,18 @@ class Ballot(_Border):
     @property
     def is_tie(self) -> bool:
         """Whether another answer has as many votes, or none has any: then the order of the members decided."""
-        others = set(self.answers) - {self.answers[self.winner], None}
-        return not self.votes or any(self.answers.count(one) == self.votes for one in others)
+        won = self.answers[self.winner]
+        others = set(self.answers) - {won, None}
+        return not self.votes or any(self._weight(one) == self._weight(won) for one in others)
 
     def __str__(self) -> str:
         said = ", ".join("-" if answer is None else answer for answer in self.answers)
         if not self.votes:
             return f"no member gave an answer, the first one's text counts ({said})"
         share = f"{self.votes} of {len(self.answers)} votes"
+        if self.weights:
+            won = self._weight(self.answers[self.winner])
+            share += f", {won:.3g} of {math.fsum(self.weights):.3g} by weight"
         return f"tie, {share}: the first of the equals counts ({said})" if self.is_tie else f"{share} ({said})"
 
 

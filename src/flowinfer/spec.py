@@ -267,6 +267,10 @@ Signal = Literal[
 """What a text can be accepted by: see docs/control.md."""
 
 
+AUTO = 2.0
+"""A threshold that is still to be fitted: nothing reaches it, so that everything is tried."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """When a text is accepted, so that those after it need not be written."""
@@ -279,7 +283,9 @@ class Rule:
 
     def __str__(self) -> str:
         named = f"judge({self.judge})" if self.judge else self.signal
-        return named if self.at == 1.0 else f"{named} >= {self.at:g}"
+        if self.signal not in ("confidence", "lead", "agreement", "votes", "enough", "quorum"):
+            return named
+        return f"{named} >= auto" if self.at == AUTO and self.signal != "quorum" else f"{named} >= {self.at:g}"
 
 
 @dataclass(frozen=True)

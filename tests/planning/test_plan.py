@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import astuple
 from pathlib import Path
 
 import networkx as nx
@@ -15,6 +16,7 @@ from flowinfer.errors import LoadError, MemoryShort, UsageError
 from flowinfer.language.check import check
 from flowinfer.machine import Card, Device, Limit, Machine, container_limit, has_weights, hub_cache, with_free_memory
 from flowinfer.planning import plan as plans
+from flowinfer.planning.bounds import bounds
 from flowinfer.planning.graph import build
 from flowinfer.planning.needs import count_parameters, need_of
 from flowinfer.planning.placement import device_reads, place, ready
@@ -386,3 +388,29 @@ def test_plan_says_what_each_device_reads_and_which_is_the_slowest(capsys: pytes
 def test_a_plan_has_the_name_that_clients_know_its_flow_by() -> None:
     for text, name in (("Qwen", "mine"), ('defaults { name="org/judge" }\nQwen', "org/judge")):
         assert plans.compile(check(text, file="mine.flow", zoo=NAMES)).flow == name
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        ("Qwen -> (Yi | Ds)", (3, 1024, 2), (3, 1024, 2)),
+        ("(Qwen / (Qwen | Yi) / Ds -> Yi)[accept=confidence, at=0.9]", (1, 512, 1), (5, 2048, 4)),
+        ("(Qwen / Yi)[accept=judge(Ds)]", (2, 1024, 2), (3, 1536, 3)),
+        ("Yi -> (Qwen)*3[until=unchanged]", (2, 1024, 2), (4, 2048, 4)),
+        ("Qwen[samples=8, temperature=1, enough=0.95]", (2, 1024, 1), (8, 4096, 7)),
+    ],
+)
+def test_bounds_are_the_least_and_the_most_calls_tokens_and_steps_in_turn(
+    text: str, least: tuple[int, ...], most: tuple[int, ...]
+) -> None:
+    found = bounds(compiled(text))
+    assert (astuple(found.least), astuple(found.most)) == (least, most)
+
+
+def test_a_plan_says_what_is_chosen_and_what_it_may_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    show_plan(check("((Qwen / Yi)[accept=answered] & Ds)[min=1, wait=3]", zoo="lab"))
+    said = capsys.readouterr().out
+    assert "s2  Yi  if d2 accepts none of 1" in said
+    assert "d2  (Qwen / Yi): the first of s1, s2 that is accepted (answered), else the last" in said
+    assert "d1  ((Qwen / Yi) & Ds): 1 of d2, s3 will do, wait 3 s" in said
+    assert "a question takes 2 to 3 model calls" in said

@@ -19,10 +19,10 @@ from flowinfer.machine import Device, Machine
 from flowinfer.planning.merge import merge
 from flowinfer.planning.placement import ready
 from flowinfer.planning.plain import fingerprint
-from flowinfer.planning.plan import compile
 from flowinfer.results import StepResult, Trace
+from flowinfer.runs.experiment import majority
 from flowinfer.runs.replicas.pool import Gone, Hear, ReplicaLost, ReplicaPool, Setting
-from flowinfer.runs.replicas.sharing import divided, refuse_choosing, shares
+from flowinfer.runs.replicas.sharing import divided, shares
 from flowinfer.runs.replicas.wire import Ask, Ended, Failed, Ready, Start, plan_data, read_plans
 from flowinfer.spec import ModelSpec
 from tests.engine.plans import QUESTIONS, chain, member, questions
@@ -212,6 +212,28 @@ def test_real_replicas_answer_as_one_process_does(tmp_path: Path) -> None:
         }
 
 
+def test_replicas_choose_as_one_process_does(toy_zoo: Path) -> None:
+    """A choice, a repeat in a quorum and samples: what was skipped, taken and voted on comes back whole."""
+    votes = "(Qwen & Yi[samples=3, temperature=1, enough=0.8] & Ds)[min=2]"
+    text = f"defaults {{ max_tokens=4 }}\n(Qwen / (Yi)*2[until=unchanged] / {votes})[accept=lead, at=0.9]"
+    plan = ready(check(text, zoo=str(toy_zoo)), Machine((Device("cpu", "", 1 << 30, 1 << 30),)))
+    asked = questions(["hello", "x + 1", "naïve café"])
+    alone, shared = (
+        {trace.question_id: trace for trace in execute(plan, asked, vote=majority, runner=runner)}
+        for runner in (None, ReplicaPool(ThreadSite(2), [plan], Setting({}), Observer()))
+    )
+    assert {name: said(trace) for name, trace in shared.items()} == {name: said(trace) for name, trace in alone.items()}
+    taken = {
+        name: [(one.selection, one.taken, one.lost, len(one.values)) for one in trace.selections]
+        for name, trace in shared.items()
+    }
+    assert taken == {
+        name: [(one.selection, one.taken, one.lost, len(one.values)) for one in trace.selections]
+        for name, trace in alone.items()
+    }
+    assert all(len(one) == 4 for one in taken.values()) and all(trace.ballot for trace in shared.values())
+
+
 def said(trace: Trace) -> object:
     """Return what of a trace does not depend on the clock or the batch."""
     steps = [(step.step, step.text, step.prompts, step.tokens, step.finish_reason) for step in trace.steps]
@@ -225,14 +247,6 @@ def test_a_plan_arrives_whole_with_the_address_that_nothing_else_shows() -> None
     assert fingerprint(there) == fingerprint(plan) and there.steps == plan.steps
     assert there.models["E"].address == "https://me:geheim99@host/v1" and there.models["E"].parallel == 2
     assert "geheim99" not in repr(there)
-
-
-def test_flows_that_choose_between_steps_are_refused() -> None:
-    chooses = compile(check("(Qwen / Yi)[accept=confidence, at=0.9]", zoo="lab"))
-    with pytest.raises(UsageError, match="do not share out flows that choose between steps yet"):
-        refuse_choosing(ThreadSite(2), [None, PLAN, chooses])
-    refuse_choosing(ThreadSite(2), [None, PLAN])
-    refuse_choosing(None, [chooses])
 
 
 def gpus(count: int, free: int = 10) -> tuple[Device, ...]:

@@ -35,6 +35,7 @@ from flowinfer.cli import (
     show,
     sweep,
     together,
+    tune,
 )
 from flowinfer.cli.inputs import show_error, show_flow_error
 from flowinfer.errors import FlowError, FlowInferError, ReaderGone
@@ -68,7 +69,7 @@ _NAMES = {"together": "run"}
 _COMMANDS = (
     together,
     *(init, check, fmt, explain, graph, plan, exec, chat, serve, head, profile, score, runs, show),
-    *(sweep, report, compare, recommend, models, datasets, cluster, doctor),
+    *(sweep, report, compare, recommend, tune, models, datasets, cluster, doctor),
 )
 for module in _COMMANDS:
     name = module.__name__.rpartition(".")[2]

@@ -132,7 +132,9 @@ class Scheduler:
         waves: Sequence[Sequence[SharedStep]] = (),
     ) -> Iterator[Finished]:
         """Yield every wanted step of every question as it ends; see `Runner`."""
-        self._goes_by_clock = bool(self._quorums) and len(waves) <= 1  # else members wait for one another's turn
+        rules = [one.selection.quorum for one in self._quorums.values()]
+        has_clock = any(rule and (rule.timeout is not None or rule.wait is not None) for rule in rules)
+        self._goes_by_clock = has_clock and len(waves) <= 1  # else members wait for one another's turn
         try:
             if len(waves) <= 1:
                 yield from self._run(tuple(self._steps.values()), iter(source), most)
@@ -211,7 +213,7 @@ class Scheduler:
             shared = waiting.popleft()
             is_new = shared.id in asked.wanted and not self._rows.has(asked, shared.id)
             if is_new and shared.id in self._now and asked.may_begin(shared):
-                for lane in shared.lanes:
+                for lane in shared.lanes if self._goes_by_clock else ():
                     asked.begun.setdefault(lane.selection, self._clock())
                 with question_fails(partial(asked.fail, shared.id)):
                     self._queue(shared, asked)

@@ -283,10 +283,13 @@ class _Answer:
 def _answer(plan: Plan, uses: Mapping[str, Use], ended: Mapping[str, StepResult], asked: Asked) -> _Answer:
     own = {uses[step].shared: step for step in ended}
     names = _selection_names(plan, uses) | {step.id: uses[step.id].shared for step in plan.steps}
-    finals = [ended[own[shared]] for text in plan.answer.texts for shared in asked.texts(names[text]) or ()]
+    steps = [own[shared] for text in plan.answer.texts for shared in asked.texts(names[text]) or ()]
+    finals = [ended[step] for step in steps]
     if len(finals) == 1:
         return _Answer(finals[0].passed_on, finals[0].finish_reason)
     ballot = asked.vote(asked.question, [final.passed_on for final in finals]) if asked.vote else None
+    if ballot is not None and plan.answer.weights:
+        ballot = ballot.weighed([plan.answer.weights.get(step, 1.0) for step in steps])
     return _Answer(finals[ballot.winner if ballot else 0].passed_on, "vote", ballot)
 
 

@@ -317,10 +317,11 @@ CODES: Mapping[str, Entry] = {
         "((Qwen & Ds) -> Qwen | Yi)",
     ),
     "E0304": Entry(
-        "weight in a & or / group",
-        "Independent answers are not averaged, and of a / group one member answers.",
-        "(Qwen:0.7 & Ds:0.3)",
-        "(Qwen & Ds)",
+        "weight in a & or / group that does not vote",
+        "A & group votes at the end of a flow; weights say how much a vote counts. Answers that a stage reads are not"
+        " weighted, and of a / group one member answers.",
+        "(Qwen:2 & Ds:1) -> Yi",
+        "Yi -> (Qwen:2 & Ds:1 & Yi:1)",
     ),
     "E0305": Entry(
         "choice without a signal",
@@ -448,5 +449,12 @@ CODES: Mapping[str, Entry] = {
         " the same words, and answered alike.",
         'Qwen[prompt="Answer the question."]',
         'Qwen[prompt="Answer the question: {question}"]',
+    ),
+    "W0304": Entry(
+        "threshold that is not fitted yet",
+        "With at=auto every member is tried and the last one taken, so that a run shows what each threshold would have"
+        " given. flowinfer tune FLOW --on RUN fits it and writes the flow with the number in it.",
+        "(Qwen / Yi)[accept=confidence, at=auto]",
+        "(Qwen / Yi)[accept=confidence, at=0.9]",
     ),
 }

@@ -93,8 +93,12 @@ def _inner_groups(group: Parallel) -> Iterator[Parallel]:
             yield from _inner_groups(end)
 
 
-def weights(group: Group, report: Reporter) -> list[float]:
-    """Return normalized shares, equal ones where none are written or some are wrong."""
+def weights(group: Group, report: Reporter, *, votes: bool = False) -> list[float]:
+    """Return normalized shares, equal ones where none are written or some are wrong.
+
+    Args:
+        votes: whether it is a `&` group that votes.
+    """
     equal = [1 / len(group.branches)] * len(group.branches)
     written = [branch for branch in group.branches if branch.weight is not None]
     if not written:
@@ -105,10 +109,10 @@ def weights(group: Group, report: Reporter) -> list[float]:
             "E0304", "a weight in a '/' group", span, "one member answers; order them, the first is tried first"
         )
         return equal
-    if group.kind == "answers":
+    if group.kind == "answers" and not votes:
         span = next(branch.weight_span for branch in written if branch.weight_span)
-        hint = "independent answers are not averaged; use '|', or drop the weights"
-        report.error("E0304", "a weight in a '&' group", span, hint)
+        hint = "votes are weighted, at the end of a flow; use '|', or drop the weights"
+        report.error("E0304", "a weight in a '&' group that does not vote", span, hint)
         return equal
     if len(written) < len(group.branches):
         bare = next(branch for branch in group.branches if branch.weight is None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from flowinfer.errors import Span
 from flowinfer.language import signals
+from flowinfer.language.choices import Choices, Place
 from flowinfer.language.declarations import Declared
 from flowinfer.language.effects import Effects, Given, Step
 from flowinfer.language.groups import FuseOptions, check_bytes, check_certified, heads, weights
@@ -28,7 +29,6 @@ from flowinfer.language.prompts import (
     ROLES,
     is_field,
     names_in,
-    prompt_set,
     role_for,
     template_for,
     with_values,
@@ -36,36 +36,12 @@ from flowinfer.language.prompts import (
 from flowinfer.language.templates import Earlier, TemplateCheck, earliest_read, shows_item
 from flowinfer.language.tree import Call, Chain, Group, Option, Stage, Value
 from flowinfer.registry import backends, fusers
-from flowinfer.spec import Branch, Choice, Decoding, ModelSpec, Node, Parallel, Part, Role, Series, nodes
+from flowinfer.spec import Branch, Decoding, ModelSpec, Node, Parallel, Part, Role, Series, nodes
 
 _NODE_KEYS = ("prompt", *(key for key in DECODING_KEYS if key != "fuse"))
 _FUSE_KEYS = ("fuse", *FUSER_KEYS)
 _LEAST_SHARE = 1e-9
 """Of the whole text, below which a branch's weight is refused: float32 keeps no more than seven digits."""
-
-
-@dataclass(frozen=True)
-class Round:
-    """One turn of a repeat."""
-
-    number: int
-    """From 1."""
-    late: frozenset[str]
-    """Fields that only later rounds have: a prompt that shows one of them is used from round 2 on."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a stage stands."""
-
-    earlier: tuple[Earlier, ...]
-    """The stages whose text it may read, first to last."""
-    is_last: bool
-    position: Literal["serial", "head", "answer"]
-    decoding: Mapping[str, Given]
-    """Options that flow down to it."""
-    round: Round | None = None
-    """Of the repeat around it, where there is one."""
 
 
 class Resolver:
@@ -89,11 +65,13 @@ class Resolver:
         fuse_options: Mapping[str, tuple[Option, Any]],
         prompts: str,
     ) -> None:
-        self._declared, self._models, self._scope = declared, models, scope
+        self._declared, self.models, self._scope = declared, models, scope
         self._report = scope.report
-        self._decoding, self._prompts = decoding, prompts
+        self._decoding, self.prompts = decoding, prompts
         self._fuse = FuseOptions(fuse_options, decoding, scope)
-        self._num_nodes = self._num_groups = self._num_repeats = 0
+        self._num_of = {"n": 0, "g": 0, "r": 0}
+        """By kind of id: nodes, groups, repeats."""
+        self._choices = Choices(self, scope)
         self._share = 1.0
         """Of what is being resolved, in the text of the outermost group around it."""
         self._templates = TemplateCheck(self._report, scope)
@@ -110,12 +88,17 @@ class Resolver:
         """Resolve the flow; problems go into the report."""
         if self._declared.flow is None or self._lets.is_too_large:
             return None
-        place = _Place((), True, "serial", self._decoding)
-        root = self._chain(self._declared.flow.chain, place)
+        place = Place((), True, "serial", self._decoding)
+        root = self.chain(self._declared.flow.chain, place)
         self._effects.report(self._declared.flow.span, self._fuse.written, self._fuse.used)
         if root is not None and not self._report.has_errors:
             self._check_question(root, self._declared.flow.span)
         return root
+
+    def new_id(self, kind: Literal["n", "g", "r"]) -> str:
+        """Return the next id of a node, a group or a repeat."""
+        self._num_of[kind] += 1
+        return f"{kind}{self._num_of[kind]}"
 
     def _check_question(self, root: Part, flow: Span) -> None:
         """Warn of a flow none of whose prompts shows anything of a question."""
@@ -141,20 +124,21 @@ class Resolver:
             stages[-1] = replace(stages[-1], label=call.label)
         return stages
 
-    def _chain(self, chain: Chain, place: _Place) -> Part | None:
+    def chain(self, chain: Chain, place: Place) -> Part | None:
+        """Resolve a chain at its place; None after a problem."""
         stages = self._flatten(chain)
         parts: list[Part] = []
         earlier = place.earlier
         for index, stage in enumerate(stages):
             is_end = index == len(stages) - 1
-            here = _Place(
+            here = Place(
                 earlier,
                 place.is_last and is_end,
                 place.position if is_end else "serial",
                 place.decoding if is_end or place.position != "head" else self._decoding,
                 place.round,
             )
-            part = self._stage(stage, here)
+            part = self.stage(stage, here)
             if part is not None:
                 if index:  # a branch's first stage is judged with its whole group
                     self._check_reads(part, stage.span, earlier)
@@ -173,18 +157,19 @@ class Resolver:
         hint = "put {prev} or {result_k} into a prompt, or write independent models as (A & B)"
         self._report.warning("W0301", f"{name} reads nothing of what the stages before it wrote", span, hint)
 
-    def _stage(self, stage: Stage, place: _Place) -> Part | None:
+    def stage(self, stage: Stage, place: Place) -> Part | None:
+        """Resolve a stage at its place; None after a problem."""
         if stage.label and (place.round is None or place.round.number == 1):
             self._check_label(stage.label.text, stage.label.span)
         check_unique(stage.options, self._report)
         if isinstance(stage, Group) and stage.times is not None:
-            return self._repeat(stage, place)
+            return self._choices.repeat(stage, place)
         is_drawn = any(option.key in signals.SAMPLE_KEYS for option in stage.options)
         if is_drawn and place.position != "head" and (isinstance(stage, Call) or stage.kind == "fuse"):
-            return self._samples(stage, place)
+            return self._choices.samples(stage, place)
         if isinstance(stage, Call):
             return self._node(stage, place)
-        return self._choice(stage, place) if stage.kind == "choice" else self._group(stage, place)
+        return self._choices.choice(stage, place) if stage.kind == "choice" else self._group(stage, place)
 
     def _check_label(self, label: str, span: Span) -> None:
         if label in (*BUILT_IN_FIELDS, *LOOP_FIELDS) or label.startswith("result_"):
@@ -198,14 +183,13 @@ class Resolver:
             self._report.error("E0109", f"label '{label}' is used twice", span, hint)
         self._labels.setdefault(label, span)
 
-    def _node(self, call: Call, place: _Place) -> Node | None:
-        self._num_nodes += 1
-        node_id = f"n{self._num_nodes}"
+    def _node(self, call: Call, place: Place) -> Node | None:
+        node_id = self.new_id("n")
         name = call.name.text
-        model = self._models.get(name)
+        model = self.models.get(name)
         self.used_models.add(name)
         if model is None:
-            known = [*self._models, *self._declared.lets]
+            known = [*self.models, *self._declared.lets]
             hint = None if self._report.is_full else near_or_all(name, known, "known models")
             self._report.error("E0100", f"unknown model '{name}'", call.name.span, hint)
         elif place.position == "head" and backends()[model.backend].text_only:
@@ -225,7 +209,7 @@ class Resolver:
             self._reads[node_id] = len(place.earlier) if read is None else read
         return Node(node_id, model, role, template, decoding, call.span, label, prompt_name)
 
-    def _node_options(self, call: Call, place: _Place) -> dict[str, Given]:
+    def _node_options(self, call: Call, place: Place) -> dict[str, Given]:
         values = dict(place.decoding)
         for option in call.options:
             if option.key == "prompt":
@@ -253,17 +237,17 @@ class Resolver:
         if value is None or option.key != "speculate":
             return value
         self.used_models.add(value[0])
-        problem = speculation_problem(option.word, value[0], self._models)
+        problem = speculation_problem(option.word, value[0], self.models)
         if problem:
             self._report.error(problem.code, problem.message, option.value.span, problem.help)
         return None if problem else value
 
-    def _prompt(self, call: Call, place: _Place) -> tuple[Role, str, str | None]:
+    def _prompt(self, call: Call, place: Place) -> tuple[Role, str, str | None]:
         role = role_for(len(place.earlier), is_last=place.is_last)
-        template = template_for(self._prompts, role, len(place.earlier))
+        template = template_for(self.prompts, role, len(place.earlier))
         option = next((option for option in call.options if option.key == "prompt"), None)
         if option is None:
-            self._refuse_wordless(template, call.span)
+            self.refuse_wordless(template, call.span)
             return role, template, None
         data = self._scope.data(option.value)
         is_text = option.value.kind in ("string", "parameter") and data is not None
@@ -284,8 +268,8 @@ class Resolver:
                 hint = 'leave prompt= out, so that it drafts; or write the words: prompt="Check this: {question}"'
                 message = f"role '{data}' reads the stage before, and '{call.name.text}' is the first"
                 self._report.error("E0402", message, option.value.span, hint)
-            template = template_for(self._prompts, data, max(len(place.earlier), 1))
-            self._refuse_wordless(template, option.value.span)
+            template = template_for(self.prompts, data, max(len(place.earlier), 1))
+            self.refuse_wordless(template, option.value.span)
             return data, template, None
         if data is not None:
             known = [*self._declared.prompts, *ROLES]
@@ -293,7 +277,7 @@ class Resolver:
             self._report.error("E0101", f"unknown prompt '{data}'", option.value.span, near)
         return role, template, None
 
-    def _own_template(self, text: str, written: Value, place: _Place, use: Span) -> str | None:
+    def _own_template(self, text: str, written: Value, place: Place, use: Span) -> str | None:
         """Return a prompt of the flow's own, checked; None where it is for later rounds than this one."""
         turn = place.round
         if turn is not None and turn.number == 1 and turn.late & names_in(text):
@@ -301,16 +285,15 @@ class Resolver:
         checked = self._templates.check(text, written, place.earlier, use, has_rounds=turn is not None)
         return checked if turn is None else with_values(checked, {"round": str(turn.number)})
 
-    def _refuse_wordless(self, template: str, place: Span) -> None:
+    def refuse_wordless(self, template: str, place: Span) -> None:
         """Report a stage that reads others' texts and that the prompt set has no words for."""
         if not template:
             hint = 'write them: prompt="{question} {prev}", or choose a prompt set that has some: plain'
-            message = f"prompts={self._prompts} has no words for a stage that reads what others wrote"
+            message = f"prompts={self.prompts} has no words for a stage that reads what others wrote"
             self._report.error("E0405", message, place, hint)
 
-    def _group(self, group: Group, place: _Place) -> Parallel | None:
-        self._num_groups += 1
-        group_id = f"g{self._num_groups}"
+    def _group(self, group: Group, place: Place) -> Parallel | None:
+        group_id = self.new_id("g")
         if group.kind == "answers" and place.position == "head":
             hint = "let a model read the answers: ((A & B) -> C | D)"
             self._report.error("E0303", "a '&' group gives texts and cannot be a head of a '|' group", group.span, hint)
@@ -318,19 +301,19 @@ class Resolver:
         if group.kind == "answers":
             quorum = signals.quorum(group, self._scope)
             group = replace(group, options=tuple(one for one in group.options if one.key not in signals.QUORUM_KEYS))
-        options = self._group_options(group, place)
+        options = self.group_options(group, place)
         decoding = self._group_decoding(group, options)
         flows_down = {key: given for key, given in options.items() if key != "fuse"}
         if "fuse" in place.decoding:
             flows_down["fuse"] = place.decoding["fuse"]
         position: Literal["head", "answer"] = "head" if group.kind == "fuse" else "answer"
-        inner = _Place(place.earlier, place.is_last, position, flows_down, place.round)
+        inner = Place(place.earlier, place.is_last, position, flows_down, place.round)
         if len(group.branches) == 1:
             message = "a group of one writes what its model alone would"
             self._report.warning("W0300", message, group.span, "add a branch, or drop the parentheses")
         if group.kind == "fuse" and place.position != "head":
             check_certified(group, decoding, self._report)
-        shares = weights(group, self._report)
+        shares = weights(group, self._report, votes=place.is_last)
         parts = []
         for branch, weight in zip(group.branches, shares, strict=True):
             whole = self._share if place.position == "head" else 1.0
@@ -338,7 +321,7 @@ class Resolver:
             if branch.weight_span and self._share < _LEAST_SHARE <= whole:
                 message = f"a share of {self._share:.0e} of the text: it cannot change a token"
                 self._report.error("E0301", message, branch.weight_span, "leave the branch out, or weigh it more")
-            parts.append(self._chain(branch.chain, inner))
+            parts.append(self.chain(branch.chain, inner))
             self._share = whole
         branches = tuple(Branch(part, weight) for part, weight in zip(parts, shares, strict=True) if part is not None)
         if len(branches) < len(parts):
@@ -355,109 +338,7 @@ class Resolver:
             check_bytes(resolved, self._report)
         return resolved
 
-    def _choice(self, group: Group, place: _Place) -> Choice | None:
-        """Resolve members of which one answers."""
-        self._num_groups += 1
-        name = f"g{self._num_groups}"
-        self._refuse_head(group, place, "a '/' group gives the text of one member")
-        found = signals.condition(group, "accept", self._scope)
-        if found is None and not any(option.key in signals.KEYS for option in group.options):
-            hint = "say by what an answer is accepted: (A / B)[accept=confidence, at=0.9]"
-            self._report.error("E0305", "a '/' group without accept", group.span, hint)
-        weights(group, self._report)
-        inner = self._inside(group, place, ("accept", "at"))
-        parts = [self._chain(branch.chain, inner) for branch in group.branches]
-        tries = tuple(part for part in parts if part is not None)
-        if found is None or len(tries) < len(parts):
-            return None
-        for part in tries[:-1]:
-            signals.check_signal(found, part, self._scope)
-        judges = self._judges(found, tries, place)
-        label = group.label.text if group.label else None
-        return Choice(name, "choice", tries, found.rule, group.span, label, judges)
-
-    def _repeat(self, group: Group, place: _Place) -> Choice | None:
-        """Resolve a part that runs several times: its rounds, one after another."""
-        self._num_repeats += 1
-        name, times = f"r{self._num_repeats}", signals.rounds(group, self._scope)
-        self._refuse_head(group, place, "a repeat gives texts")
-        found = signals.condition(group, "until", self._scope)
-        options = tuple(option for option in group.options if option.key not in ("until", "at"))
-        body = replace(group, times=None, label=None, options=options)
-        if times > 1 and group.kind == "answers":
-            for option in [option for option in options if option.key in signals.QUORUM_KEYS]:
-                hint = "put the group into the repeat with another stage, as in ((A & B & C)[min=2] -> D)*3"
-                self._report.error(
-                    "E0309", f"option '{option.key}' in a debate: each reads the others", option.span, hint
-                )
-        label = group.label.text if group.label else None
-        is_debate = group.kind == "answers"
-        late = frozenset(("own", "answers") if is_debate else ()) | (frozenset() if place.earlier else {"prev"})
-        last = Earlier(label, signals.gives_answers(group), is_round=True, is_debate=is_debate)
-        tries: list[Part | None] = []
-        for number in range(1, times + 1):
-            earlier = place.earlier if number == 1 else (*place.earlier, last)
-            turn = Round(number, late if times > 1 else frozenset())
-            here = replace(place, earlier=earlier, round=turn, position="serial")
-            if len(group.branches) > 1 or group.branches[0].weight is not None:
-                tries.append(self._stage(body, here))
-            else:
-                tries.append(self._chain(group.branches[0].chain, self._inside(body, here, ())))
-        rounds = tuple(part for part in tries if part is not None)
-        if len(rounds) < len(tries):
-            return None
-        if found is not None:
-            signals.check_signal(found, rounds[0], self._scope)
-        judges = self._judges(found, rounds, place) if found is not None else ()
-        return Choice(name, "repeat", rounds, found.rule if found else None, group.span, label, judges)
-
-    def _samples(self, stage: Call | Group, place: _Place) -> Choice | None:
-        """Resolve what writes several answers to one prompt."""
-        self._num_repeats += 1
-        name, found = f"r{self._num_repeats}", signals.samples(stage, self._scope)
-        rest = tuple(option for option in stage.options if option.key not in signals.SAMPLE_KEYS)
-        plain = replace(stage, options=rest, label=None)
-        parts = [self._stage(plain, place) for _ in range(found.count if found else 1)]
-        tries = tuple(part for part in parts if part is not None)
-        if found is None or len(tries) < len(parts):
-            return None
-        if isinstance(tries[0], Node | Parallel) and tries[0].decoding.temperature == 0:
-            hint = "let them differ: temperature=0.8"
-            self._report.error("E0308", "samples at temperature 0 are all the same", found.span, hint)
-        label = stage.label.text if stage.label else None
-        return Choice(name, "samples", tries, found.rule, stage.span, label)
-
-    def _refuse_head(self, group: Group, place: _Place, what: str) -> None:
-        if place.position == "head":
-            hint = "let a model read it: ((A / B) -> C | D)"
-            self._report.error("E0303", f"{what} and cannot be a head of a '|' group", group.span, hint)
-
-    def _inside(self, group: Group, place: _Place, own: Sequence[str]) -> _Place:
-        """Return the place of what stands in a group that passes its options on to it, save its own."""
-        plain = replace(group, options=tuple(option for option in group.options if option.key not in own))
-        return replace(place, position="serial", decoding=self._group_options(plain, place))
-
-    def _judges(self, found: signals.Condition, tries: Sequence[Part], place: _Place) -> tuple[Node, ...]:
-        """Return a call of the model that says yes or no to each part but the last."""
-        if found.judge is None:
-            return ()
-        name = found.judge.text
-        self.used_models.add(name)
-        if name not in self._models:
-            hint = near_or_all(name, list(self._models), "known models")
-            self._report.error("E0100", f"unknown model '{name}'", found.judge.span, hint)
-            return ()
-        template = prompt_set(self._prompts).judge
-        self._refuse_wordless(template, found.span)
-        taken = ("temperature", "top_p", "stop", "prefill", "fuse")
-        decoding = _decoding({key: given for key, given in place.decoding.items() if key not in taken})
-        judges = []
-        for _ in tries[:-1]:
-            self._num_nodes += 1
-            judges.append(Node(f"n{self._num_nodes}", self._models[name], "verify", template, decoding, found.span))
-        return tuple(judges)
-
-    def _group_options(self, group: Group, place: _Place) -> dict[str, Given]:
+    def group_options(self, group: Group, place: Place) -> dict[str, Given]:
         """Return what a group is decoded with, or its answers are; the fuser's own parameters apart."""
         values = dict(place.decoding)
         for option in group.options:

@@ -11,7 +11,7 @@ from flowinfer.language.options import Scope
 from flowinfer.language.tree import Call, Chain, Group, Option
 from flowinfer.language.tree import Name as WrittenName
 from flowinfer.registry import backends
-from flowinfer.spec import Choice, ModelSpec, Node, Parallel, Part, Quorum, Rule, Series, Signal, nodes
+from flowinfer.spec import AUTO, Choice, ModelSpec, Node, Parallel, Part, Quorum, Rule, Series, Signal, nodes
 
 ACCEPT: tuple[Signal, ...] = ("answered", "confidence", "lead", "agreement", "votes", "judge")
 """What a member of a choice group can be accepted by."""
@@ -157,6 +157,10 @@ def _threshold(word: Signal, option: Option, at: Option | None, scope: Scope) ->
     data = scope.data(at.value)
     if data is None:
         return None
+    if at.value.kind == "word" and data == "auto":
+        hint = "run it over questions, then fit it: flowinfer tune FLOW --on RUN"
+        scope.report.warning("W0304", "at=auto is not fitted yet: every member is tried", at.value.span, hint)
+        return AUTO
     if not isinstance(data, int | float) or isinstance(data, bool) or not 0 <= data <= 1:
         scope.report.error("E0202", f"option 'at' must be a number from 0 to 1, found {at.value.raw}", at.value.span)
         return None

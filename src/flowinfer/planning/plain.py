@@ -48,7 +48,8 @@ def placed_as(plan: Plan, said: Mapping[str, Any]) -> Plan:
 
 def _decided_json(plan: Plan) -> dict[str, Any]:
     """Return the answer, and the selections where there are any: plans of before have none."""
-    answer = {"kind": plan.answer.kind, "steps": plan.answer.steps}
+    answer: dict[str, Any] = {"kind": plan.answer.kind, "steps": plan.answer.steps}
+    answer |= {"weights": dict(plan.answer.weights)} if plan.answer.weights else {}
     if not plan.selections:
         return {"answer": answer}
     return {

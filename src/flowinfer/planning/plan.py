@@ -13,6 +13,7 @@ from typing import Any, Literal
 from flowinfer.language.prompts import field_names
 from flowinfer.planning.graph import build, earlier_stages
 from flowinfer.spec import (
+    Branch,
     Choice,
     Decoding,
     Flow,
@@ -125,6 +126,8 @@ class Answer:
     kind: Literal["text", "vote"]
     steps: tuple[str, ...]
     """Ids of all steps whose text may be it."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """By step: what its vote counts, where that is not 1."""
     decided: tuple[str, ...] = ()
     """Ids of the steps and selections whose texts it is, where a selection is among them."""
 
@@ -305,6 +308,9 @@ class _Compiler:
         """Conditions of what is being added."""
         self._lanes: tuple[Lane, ...] = ()
         """Quorums that it belongs to."""
+        self._weight = 1.0
+        """What its vote counts."""
+        self._weights: dict[str, float] = {}
         self._step_of: dict[str, str] = {}
         """Graph node that holds a text -> id of the step that writes it, or of the selection that takes it."""
 
@@ -316,7 +322,7 @@ class _Compiler:
         )
         steps = tuple(dict.fromkeys(writer for text in texts for writer in whole.writers(text)))
         kind: Literal["text", "vote"] = "vote" if len(texts) > 1 or any(map(self._is_several, texts)) else "text"
-        return replace(whole, answer=Answer(kind, steps, texts if steps != texts else ()))
+        return replace(whole, answer=Answer(kind, steps, self._weights, texts if steps != texts else ()))
 
     def _is_several(self, text: str) -> bool:
         """Return whether a selection may give several texts."""
@@ -340,7 +346,7 @@ class _Compiler:
                 if part.quorum is not None:
                     return self._gather(part, part.quorum)
                 if part.kind == "answers":
-                    return tuple(end for branch in part.branches for end in self._add(branch.part))
+                    return tuple(end for branch in part.branches for end in self._answer(part, branch))
                 self._step(part.id, self._source(part, 1.0), part.decoding, part.label)
                 return (part.id,)
             case Choice():
@@ -371,13 +377,21 @@ class _Compiler:
             self._steps[first:] = [replace(step, is_measured=True) for step in self._steps[first:]]
         return (part.id,)
 
+    def _answer(self, part: Parallel, branch: Branch) -> tuple[str, ...]:
+        """Add a member of a `&` group; where weights are written, its vote counts as much as its share says."""
+        outside = self._weight
+        self._weight *= branch.weight * len(part.branches) if part.is_weighted else 1.0
+        ends = self._add(branch.part)
+        self._weight = outside
+        return ends
+
     def _gather(self, part: Parallel, quorum: Quorum) -> tuple[str, ...]:
         """Add members of which some may be lost."""
         self._num_selections += 1
         name, outside, candidates = f"d{self._num_selections}", self._lanes, list[tuple[str, ...]]()
         for index, branch in enumerate(part.branches):
             self._lanes = (*outside, Lane(name, index))
-            candidates.append(tuple(self._step_of[end] for end in self._add(branch.part)))
+            candidates.append(tuple(self._step_of[end] for end in self._answer(part, branch)))
         self._lanes = outside
         rule = Rule("quorum", quorum.least)
         self._selections.append(Selection(name, written(part), rule, tuple(candidates), quorum=quorum))
@@ -424,6 +438,7 @@ class _Compiler:
 
     def _step(self, name: str, source: Source, decoding: Decoding, label: str | None) -> None:
         step_id = f"s{len(self._steps) + 1}"
+        self._weights |= {step_id: self._weight} if self._weight != 1.0 else {}
         texts = {text for member in members(source) for field in member.fields.values() for text in field}
         read = {writer for text in texts for writer in writers(text, self._selections)}
         reads = tuple(step.id for step in self._steps if step.id in read)

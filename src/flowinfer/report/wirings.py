@@ -64,13 +64,13 @@ def _strategy(plan: _Json) -> Strategy | None:
 
 
 def _is_chain(plan: _Json) -> bool:
-    """Whether every head of each step reads the step before, and one text is the answer."""
+    """Whether every head of each step reads the step before, and the last one's text is the answer, come what may."""
     steps: Sequence[_Json] = plan["steps"]
     for before, step in pairwise(steps):
         for member in _members(step["source"]):
             if not any(before["id"] in ids for ids in member["fields"].values()):
                 return False
-    return bool(plan["answer"]["kind"] == "text")
+    return bool(plan["answer"]["kind"] == "text") and not plan.get("selections")
 
 
 def _is_plain(source: _Json) -> bool:

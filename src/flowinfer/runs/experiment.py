@@ -118,7 +118,7 @@ def evaluate(
 def _placed(flow: Flow, request: Request) -> tuple[Site | None, Plan]:
     """Return what runs, placed on this machine, once or as several copies, or as a server has placed it."""
     from flowinfer.planning.placement import ready
-    from flowinfer.runs.replicas.sharing import refuse_choosing, sited
+    from flowinfer.runs.replicas.sharing import sited
     from flowinfer.zoos.toy import provide
 
     provide(flow.models.values())
@@ -127,15 +127,13 @@ def _placed(flow: Flow, request: Request) -> tuple[Site | None, Plan]:
 
         return None, remote.placed(request.server, compile(flow))
     with STARTUP.waiting_for("devices"):
-        site, plan = sited(
+        return sited(
             request.replicas,
             request.cluster,
             flow.models.values(),
             partial(ready, flow),
             lambda plan: len(plan.waves) == 1,
         )
-    refuse_choosing(site, [plan])
-    return site, plan
 
 
 def _answered(

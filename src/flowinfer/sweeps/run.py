@@ -22,7 +22,7 @@ from flowinfer.results import Record
 from flowinfer.runs.cache import DiskStepCache, default_folder
 from flowinfer.runs.experiment import Request, evaluate, rows_at_once, run_settings
 from flowinfer.runs.replicas.pool import ReplicaPool, Setting, Site
-from flowinfer.runs.replicas.sharing import refuse_choosing, sited
+from flowinfer.runs.replicas.sharing import sited
 from flowinfer.runs.store import Run, read_json, read_records
 from flowinfer.runs.summary import summarize
 from flowinfer.sweeps.core import Ended, Job, Sharing
@@ -90,15 +90,13 @@ def _place(prepared: Prepared) -> tuple[Site | None, Placed]:
     flows = [wiring.checked for wiring in prepared.wirings]
     provide(spec for flow in flows for spec in flow.models.values())
     whole = place_all(flows, this_machine())
-    site, placed = sited(
+    return sited(
         prepared.request.replicas,
         prepared.request.cluster,
         [spec for flow in flows for spec in flow.models.values()],
         lambda machine: place_all(flows, machine),
         lambda placed: placed.fits and placed.num_unplaced == whole.num_unplaced,
     )
-    refuse_choosing(site, placed.plans)
-    return site, placed
 
 
 class _Run:

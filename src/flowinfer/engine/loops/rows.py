@@ -106,12 +106,17 @@ class LiveRow:
             lead: over the second best.
             favourites: each head's most probable slot.
         """
-        known = None if probability <= 0 or self.log_probability is None else self.log_probability + log(probability)
-        self.log_probability = known
+        if probability <= 0:
+            self.log_probability = None
+        elif self.log_probability is not None:
+            self.log_probability += log(probability)
         self.lead += lead
-        self.num_agreed += all(favourite == slot for favourite in favourites)
+        agreed = True
         for head, favourite in zip(self.heads, favourites, strict=True):
-            head.agreed += favourite == slot
+            is_own = favourite == slot
+            head.agreed += is_own
+            agreed &= is_own
+        self.num_agreed += agreed
 
     def fail(self, error: BaseException) -> None:
         """End the row, and no other, by what was raised at work on it; what is the run's is raised again."""

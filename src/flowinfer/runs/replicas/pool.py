@@ -232,11 +232,18 @@ class ReplicaPool:
         asked, shared = replica.asked[ended.number], self._steps[ended.shared]
         if ended.is_broken:
             self.broken[shared.id] = ended.error or ""
-        if ended.result is None:
-            asked.fail(shared.id, ended.error or "failed")
-        else:
+        if ended.result is not None:
             asked.accept(shared.id, ended.result)
             self._observer.finished(asked.question.id, ended.result)
+        elif ended.error is not None:
+            asked.fail(shared.id, ended.error)
+        else:
+            asked.skip(shared.id)
+        if ended.choices is not None:
+            asked.tried = {name: list(tried) for name, tried in ended.choices.tried.items()}
+            asked.taken = dict(ended.choices.taken)
+            for name, member, of in ended.choices.lost:
+                asked.lost.setdefault(name, {})[member] = of
         if asked.is_done:
             del replica.asked[ended.number]
             replica.load -= _cost(asked)

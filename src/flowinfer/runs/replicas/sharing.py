@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from flowinfer.errors import MemoryShort, RunError, UsageError
 from flowinfer.machine import Machine, this_machine
-from flowinfer.planning.plan import Plan
 from flowinfer.runs.replicas.hosts import Wanted, smallest
 from flowinfer.runs.replicas.local import LocalSite
 from flowinfer.runs.replicas.pool import Site
@@ -79,17 +78,6 @@ def sited(
     from flowinfer.runs.replicas.cluster import clustered
 
     return clustered(cluster, wanted, models, place, fits)
-
-
-def refuse_choosing(site: Site | None, plans: Iterable[Plan | None]) -> None:
-    """Refuse what replicas cannot run yet: the wire tells of steps, not of what was chosen between them.
-
-    Raises:
-        UsageError: there are replicas, and a plan chooses between steps.
-    """
-    if site is not None and any(plan is not None and plan.selections for plan in plans):
-        cure = "leave out --replicas and --cluster"
-        raise UsageError("replicas do not share out flows that choose between steps yet", help=cure)
 
 
 def divided(

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from flowinfer.engine.deciding import Trial
+from flowinfer.engine.work import Lost
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Question, StepResult
 
@@ -57,8 +59,16 @@ class Ready(_Message):
     kind: Literal["ready"] = "ready"
 
 
+class Choices(_Message):
+    """What a replica has decided while a question ran; see `engine.work.Asked`."""
+
+    tried: Mapping[str, tuple[Trial, ...]]
+    taken: Mapping[str, tuple[str, ...]]
+    lost: tuple[tuple[str, int, Lost], ...]
+
+
 class Ended(_Message):
-    """From a replica: a step of a question has a result, or an error."""
+    """From a replica: a step of a question has a result, or an error, or need not run."""
 
     kind: Literal["ended"] = "ended"
     number: int
@@ -68,6 +78,8 @@ class Ended(_Message):
     error: str | None = None
     is_broken: bool = False
     """Whether the step can run for no question."""
+    choices: Choices | None = None
+    """With the last step of a question that has any."""
 
 
 class Tokens(_Message):

@@ -68,6 +68,8 @@ class Replica:
         self._came: queue.SimpleQueue[wire.Ask | None] = queue.SimpleQueue()
         self._numbers: dict[Asked, int] = {}
         """What is under way, with the number that it was asked by."""
+        self._chooses = False
+        """Whether steps may be skipped."""
 
     def tell(self, message: BaseModel) -> None:
         """Tell whoever asks."""
@@ -90,21 +92,26 @@ class Replica:
             return
         start = wire.asked(first)
         assert isinstance(start, wire.Start), "the first message"
+        self._chooses = any(plan.selections for plan in wire.read_plans(start.plans))
         threading.Thread(target=self._hear, daemon=True).start()
         scheduler = _scheduler(start, _Teller(self))
         self.tell(wire.Ready())
+        held: dict[Asked, list[wire.Ended]] = {}
         for finished in scheduler.run(self._source()):
             one, shared = finished.asked, finished.shared.id
-            self.tell(
-                wire.Ended(
-                    number=self._numbers[one],
-                    shared=shared,
-                    is_fresh=finished.is_fresh,
-                    result=one.results.get(shared),
-                    error=one.errors.get(shared),
-                    is_broken=shared in scheduler.broken,
-                )
+            ended = wire.Ended(
+                number=self._numbers[one],
+                shared=shared,
+                is_fresh=finished.is_fresh,
+                result=one.results.get(shared),
+                error=one.errors.get(shared),
+                is_broken=shared in scheduler.broken,
+                choices=_choices(one) if one.is_done else None,
             )
+            held.setdefault(one, []).append(ended)
+            if one.is_done or not self._chooses:  # what was chosen is told whole, so that it can be asked anew whole
+                for message in held.pop(one):
+                    self.tell(message)
             if one.is_done:
                 del self._numbers[one]
 
@@ -122,6 +129,7 @@ class Replica:
     def _source(self) -> Iterator[Asked | None]:
         """Yield questions as they come; None where there is none now and others are under way."""
         from flowinfer.engine.work import Asked
+        from flowinfer.runs.experiment import majority
 
         while True:
             try:
@@ -140,6 +148,7 @@ class Replica:
                 dict(ask.results),
                 errors=dict(ask.errors),
                 noise_id=ask.noise_id,
+                vote=majority,
             )
             self._numbers[one] = ask.number
             yield one
@@ -196,6 +205,17 @@ def _scheduler(start: wire.Start, observer: Observer) -> Scheduler:
         Caching(cache_of, run_of, key, member_order),
         observer,
         patience=(lambda shared: Patience(has_answer=False)) if start.breaks_steps else None,
+    )
+
+
+def _choices(asked: Asked) -> wire.Choices | None:
+    """Return what was decided while a question ran; None where nothing was."""
+    if not asked.tried and not asked.taken:
+        return None
+    return wire.Choices(
+        tried={name: tuple(tried) for name, tried in asked.tried.items()},
+        taken=asked.taken,
+        lost=tuple((name, member, of) for name, lost in asked.lost.items() for member, of in lost.items()),
     )
 
 
