@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 from flowinfer.engine.base import MemberOrder, NoCache, Observer, StepCache, StepKey
@@ -37,6 +37,7 @@ def execute(
     vote: Vote | None = None,
     question_text: QuestionText | None = None,
     noise_id: str | None = None,
+    candidates: Sequence[str] = (),
     models: ModelPool | None = None,
 ) -> Iterator[Trace]:
     """Yield one trace per question as questions finish.
@@ -53,6 +54,7 @@ def execute(
         vote: chooses among the answers of a `&` group that ends the flow; its first one counts if not given.
         question_text: what fills {question}; the bare question if not given.
         noise_id: what all questions draw their noise by, if not each by its own id.
+        candidates: what steps by likelihood choose from; the letters of a question's choices if not given.
         models: a pool to share between runs; else one is made and closed.
     Raises:
         LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
@@ -72,7 +74,11 @@ def execute(
 
     def source() -> Iterator[Asked | None]:
         for question in questions:
-            yield None if question is None else Asked(question, question_text or _bare, noise_id=noise_id).of(uses)
+            if question is None:
+                yield None
+                continue
+            asked = Asked(question, question_text or _bare, candidates=tuple(candidates), noise_id=noise_id)
+            yield asked.of(uses)
 
     try:
         for finished in scheduler.run(source(), most=_window(plan, batch), waves=waves):

@@ -70,6 +70,8 @@ class LiveRow:
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
         """Why it failed."""
+        self.likelihoods: dict[str, float] | None = None
+        """Logarithm of the probability of each candidate; None where it writes."""
         self.decoding = row.decoding or step.decoding
         """Its own options, or the step's."""
         self.key = row_key(self.decoding, row.noise_id or row.question_id, row.step)
@@ -90,6 +92,17 @@ class LiveRow:
             self.finish_reason = "stop"
         elif self.num_tokens >= self.decoding.max_tokens:
             self.finish_reason = "length"
+
+    def settle(self, text: str, num_tokens: int, likelihoods: dict[str, float]) -> None:
+        """End the row with one of its candidates.
+
+        Args:
+            text: the candidate.
+            num_tokens: of it.
+            likelihoods: logarithm of the probability of each.
+        """
+        self.text[:], self.num_tokens, self.likelihoods = text.encode(), num_tokens, likelihoods
+        self.finish_reason = "likelihood"
 
     def fail(self, error: BaseException) -> None:
         """End the row, and no other, by what was raised at work on it; what is the run's is raised again."""
@@ -163,6 +176,7 @@ class LiveRow:
             rounds=self.rounds,
             drafted_tokens=self.drafted,
             accepted_tokens=self.accepted,
+            likelihoods=self.likelihoods,
         )
 
     def _cut_at_stop(self, before: int) -> bool:
