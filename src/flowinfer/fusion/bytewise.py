@@ -29,7 +29,7 @@ from flowinfer.fusion.utf8 import trim
 from flowinfer.fusion.vocab import NEVER_VALID, HeadVocabulary, TokenBytes
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from flowinfer.fusion.encoder import Encoder
 
 END = 256
 """The symbol behind the 256 bytes: the end of the text."""
@@ -52,7 +52,7 @@ class ByteIndex:
     def __init__(
         self,
         vocabulary: HeadVocabulary,
-        tokenizer: Tokenizer | None,
+        tokenizer: Encoder | None,
         eos: Literal["sum", "max"] = "sum",
         left_out: Sequence[int] = (),
     ) -> None:

@@ -99,6 +99,12 @@ def weights(group: Group, report: Reporter) -> list[float]:
     written = [branch for branch in group.branches if branch.weight is not None]
     if not written:
         return equal
+    if group.kind == "choice":
+        span = next(branch.weight_span for branch in written if branch.weight_span)
+        report.error(
+            "E0304", "a weight in a '/' group", span, "one member answers; order them, the first is tried first"
+        )
+        return equal
     if group.kind == "answers":
         span = next(branch.weight_span for branch in written if branch.weight_span)
         hint = "independent answers are not averaged; use '|', or drop the weights"
@@ -132,6 +138,7 @@ def heads(part: Part) -> list[ModelSpec]:
             return heads(stages[-1])
         case Parallel():
             return [model for branch in part.branches for model in heads(branch.part)]
+    return []  # a choice gives texts and is no head
 
 
 def _end_name(branch: WrittenBranch) -> str:

@@ -132,6 +132,7 @@ def test_a_question_is_answered_by_the_letter_of_its_likeliest_choice(models: di
     assert result.likelihoods and set(result.likelihoods) == {"A", "B", "C"}
     assert trace.answer == max(result.likelihoods, key=result.likelihoods.__getitem__)
     assert (trace.finish_reason, result.tokens) == ("likelihood", 1)
+    assert result.confidence == pytest.approx(math.exp(max(result.likelihoods.values())))
 
 
 def test_a_question_without_choices_fails_with_the_reason(models: dict[str, HfModel]) -> None:

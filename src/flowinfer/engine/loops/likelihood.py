@@ -90,8 +90,7 @@ class LikelihoodStream(RoundStream):
     def _round(self) -> None:
         """Read every candidate of every row."""
         mixer = self._heads.mixer
-        logits = self._feed([], self.batch)
-        firsts = mixer.fused(logits, [row.live.joined for row in self.batch])  # (B, V)
+        firsts = mixer.fused(self._logits([], self.batch), [row.live.joined for row in self.batch])  # (B, V)
         before = {id(row): probs for row, probs in zip(self.batch, firsts, strict=True)}
 
         def read(readings: Sequence[_Reading]) -> None:
@@ -115,10 +114,17 @@ class LikelihoodStream(RoundStream):
         """Verify the next keys of some texts in one forward."""
         ahead = [reading.keys[reading.at : len(reading.keys) - 1][:_CHUNK] for reading in readings]
         proposals = [spell(reading.row, draft, self._heads) for reading, draft in zip(readings, ahead, strict=True)]
-        probs = self._heads.mixer.fused(self._feed(proposals, []))  # (N, V), N = the texts and their keys
+        probs = self._heads.mixer.fused(self._logits(proposals, []))  # (N, V), N = the texts and their keys
         for reading, proposal in zip(readings, proposals, strict=True):
             self._walk(reading, proposal, probs[: len(proposal.states)])
             probs = probs[len(proposal.states) :]
+
+    def _takes_candidates(self) -> bool:
+        """Return False: a given key may be none of a head's best."""
+        return False
+
+    def _logits(self, proposals: Sequence[Proposal], fresh: Sequence[SessionRow]) -> list[Tensor]:
+        return [one for one in self._feed(proposals, fresh) if isinstance(one, Tensor)]
 
     def _walk(self, reading: _Reading, proposal: Proposal, probs: Tensor) -> None:
         """Read along a proposal: (S, V), behind its row's text and each of its keys."""
