@@ -31,6 +31,7 @@ from reporting import Report, options, setup_of
 
 _FLOWS = (
     "(Qwen | Ds | Yi)[max_tokens=400]",
+    "(Qwen | Ds | Yi)[max_tokens=400, fuse=geometric]",
     "(Qwen | Ds | Yi)[max_tokens=400, fuse=byte]",
     "(Qwen | Ds | Yi)[max_tokens=400, fuse=byte, mix=product]",
     "(Qwen | Ds | Yi)[max_tokens=400, fuse=byte, covers=1]",
