@@ -132,6 +132,7 @@ def test_a_question_is_answered_by_the_letter_of_its_likeliest_choice(models: di
     assert result.likelihoods and set(result.likelihoods) == {"A", "B", "C"}
     assert trace.answer == max(result.likelihoods, key=result.likelihoods.__getitem__)
     assert (trace.finish_reason, result.tokens) == ("likelihood", 1)
+    assert {head.agreement for head in result.heads} == {None}  # nobody asked for favourites
     assert result.confidence == pytest.approx(math.exp(max(result.likelihoods.values())))
 
 

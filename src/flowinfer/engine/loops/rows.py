@@ -177,7 +177,7 @@ class LiveRow:
                 fed_tokens=state.fed,
                 forward_seconds=state.forward_seconds,
                 transfer_seconds=state.transfer_seconds,
-                agreement=state.agreed / steps,
+                agreement=None if self.likelihoods else state.agreed / steps,
             )
             for member, prompt, state in zip(members(step.source), self.prompts, self.heads, strict=True)
         )
