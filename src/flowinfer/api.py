@@ -96,6 +96,20 @@ class Flow:
             return [_whole(answer) for answer in ask_all(self.flow, question, models=self._pool())]
         return self._answer(question)
 
+    @in_python_words()
+    def likelihood(self, question: str, texts: Sequence[str]) -> dict[str, float]:
+        """Return how likely the flow is to answer with each of some texts: logarithms of probabilities.
+
+        Earlier stages write as ever; the last one, a model or a fused group, reads the texts and writes nothing.
+
+        Raises:
+            UsageError: there is nothing to ask, or the last stage gives no probabilities.
+            RunError: models cannot be loaded, or the question failed.
+        """
+        from flowinfer.runs.ask import likelihoods
+
+        return likelihoods(self.flow, question, texts, models=self._pool())
+
     async def arun(self, question: str) -> Answer:
         """Answer one question; what several tasks ask at once is decoded together.
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FinishReason = Literal["eos", "stop", "length", "context", "content_filter", "vote", "error"]
+FinishReason = Literal["eos", "stop", "length", "context", "content_filter", "vote", "likelihood", "error"]
 """eos: voted to end; stop: a stop text; length: max_tokens; context: a head's position limit; content_filter: an
-endpoint refused or filtered it; vote: no decoding."""
+endpoint refused or filtered it; vote: no decoding; likelihood: chosen among given texts."""
 
 Status = Literal["ok", "no_answer", "ambiguous", "truncated"]
 
@@ -137,6 +137,8 @@ class StepResult(_Border):
     """Tokens that were guessed ahead and verified."""
     accepted_tokens: Count = 0
     """Those of them that were emitted."""
+    likelihoods: Mapping[str, float] | None = None
+    """Where the step chose among texts (by=likelihood): logarithm of each one's probability."""
     usage: Usage | None = None
     """What an endpoint read and cost; None where no endpoint was asked."""
     cached_from: str | None = None

@@ -227,6 +227,8 @@ class Decoding(BaseModel):
     """Whether heads exchange whole distributions or certified top candidates."""
     prefill: str = ""
     """Text that every head's answer starts with."""
+    by: Literal["text", "likelihood"] = "text"
+    """How it answers: it writes a text, or gives the likeliest of a question's choices, by its letter."""
     speculate: str = Field("auto", validation_alias=AliasChoices("speculate", "draft"))
     """What guesses tokens ahead, to be verified together: one of `DRAFTS` or a model. It never decides the text."""
 
@@ -237,7 +239,9 @@ class Decoding(BaseModel):
         nothing has changed: auto as false, and false as never. See `adoption.renamed` for where something has.
         """
         of_old = {"auto": False, True: True, False: "never"}
-        return self.model_dump(mode="json", exclude={"speculate"}) | {"lstrip_first": of_old[self.lstrip_first]}
+        newer = {"by"} if self.by == "text" else set()  # stored results of before stay valid
+        whole = self.model_dump(mode="json", exclude={"speculate", *newer})
+        return whole | {"lstrip_first": of_old[self.lstrip_first]}
 
     def of_loop(self) -> dict[str, Any]:
         """Return what all rows of one decoding loop have in common, as plain data; in the rest each has its own."""

@@ -41,6 +41,27 @@ def test_exec_over_a_data_set_prints_one_json_object(work: Path) -> None:
     assert len(list(read_records(work / data["run"]))) == 3
 
 
+def test_exec_by_likelihood_keeps_what_each_letter_got_and_goes_on(work: Path) -> None:
+    choices = {"A": "four", "B": "five", "C": "six"}
+    items = [{"id": f"c{i}", "question": f"{i} + {i}?", "choices": choices, "answer": "A"} for i in range(4)]
+    (work / "choices.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    asked = ("exec", "s2p.flow", "--dataset", "choices.jsonl", "--zoo", "toy", "--quiet", "--by", "likelihood")
+    done = flowinfer(*asked, "--json", cwd=work)
+    assert done.returncode == 0, done.stderr
+    run = work / json.loads(done.stdout)["run"]
+    for record in read_records(run):
+        wrote, chose = record.trace.steps
+        assert wrote.likelihoods is None and wrote.finish_reason != "likelihood"
+        assert set(chose.likelihoods or {}) == set(choices)
+        assert record.score and record.score.extracted == record.trace.answer in choices
+    log = run / "samples.jsonl"
+    log.write_text("".join(log.read_text("utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
+    again = flowinfer("exec", "--resume", run.name, "--json", "--quiet", cwd=work)
+    assert json.loads(again.stdout)["n"] == 4
+    refused = flowinfer(*RUN, "--by", "likelihood", "--url", "http://127.0.0.1:1", cwd=work)
+    assert refused.returncode == 2 and "--by is not for --url" in refused.stderr
+
+
 def test_a_run_can_be_listed_shown_and_scored_again(work: Path) -> None:
     assert flowinfer(*RUN, "--limit", "2", cwd=work).returncode == 0
     (row,) = json.loads(flowinfer("runs", "--json", cwd=work).stdout)

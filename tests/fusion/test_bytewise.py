@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from flowinfer.errors import LoadError
-from flowinfer.fusion.bytewise import END, ByteIndex, Covers
+from flowinfer.fusion.bytewise import END, ByteIndex, Covers, bytes_left_out
 from flowinfer.fusion.fusers import Bytewise, FuserView, mean
-from flowinfer.fusion.shared import SharedVocabulary
+from flowinfer.fusion.shared import SharedVocabulary, SharedVocabularyWarning
 from flowinfer.fusion.vocab import HeadVocabulary, from_json
 from tests.fusion import toys
 
@@ -45,7 +44,7 @@ def model(num_columns: int) -> Logits:
 
 
 def index(head: HeadVocabulary, tokenizer: Tokenizer | None = None) -> ByteIndex:
-    return ByteIndex(head, tokenizer, "sum", "A")
+    return ByteIndex(head, tokenizer)
 
 
 def settle(covers: Covers, of: ByteIndex, logits: Logits) -> None:
@@ -207,10 +206,15 @@ def test_a_head_that_begins_with_a_space_says_what_follows_that_space() -> None:
     assert np.array_equal(covers.next_bytes(), followed(of, logits, b" ")[1])
 
 
-def test_a_head_that_cannot_write_every_byte_is_refused() -> None:
-    characters = toys.characters()
-    with pytest.raises(LoadError, match="'A' cannot write every byte, which fuse=byte needs"):
-        index(toys.head(from_json(characters.to_str()), [2]), characters)
+def test_bytes_that_a_head_cannot_write_are_left_out_with_a_warning() -> None:
+    head, tokenizer = kinds()["byte level"]
+    characters = from_json(toys.characters().to_str())
+    with pytest.warns(SharedVocabularyWarning, match=r"head 2 of the group has no token for some bytes: 213 of 256"):
+        left_out = bytes_left_out([head.tokens, characters])
+    covers = Covers(of := ByteIndex(head, tokenizer, left_out=left_out))
+    settle(covers, of, model(head.num_columns))
+    written = set(np.nonzero(covers.next_bytes())[0].tolist())
+    assert written <= {*b"abcdefghijklmnopqrstuvwxyz .,'", END}
 
 
 @pytest.mark.parametrize("mix", ["mean", "product"])

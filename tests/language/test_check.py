@@ -479,6 +479,20 @@ def test_certified_candidates_are_accepted_elsewhere(text: str) -> None:
     check(text, zoo=PAPER_NAMES)
 
 
+@pytest.mark.parametrize("text", ["defaults { by=likelihood }\nYi -> (Qwen -> Ds | Yi)", "Yi -> (Qwen -> Ds | Yi)"])
+def test_by_in_defaults_or_set_is_meant_for_the_stages_that_answer(text: str) -> None:
+    overrides = {} if "defaults" in text else {"by": "likelihood"}
+    steps = compile(check(text, zoo=PAPER_NAMES, overrides=overrides)).steps
+    assert [step.decoding.by for step in steps] == ["text", "text", "likelihood"]
+
+
+def test_options_that_nothing_is_written_with_are_told() -> None:
+    flow = check("Qwen[by=likelihood, temperature=0.7, max_tokens=5]", zoo=PAPER_NAMES)
+    assert [warning.message for warning in flow.warnings] == [
+        "option 'temperature' does nothing with by=likelihood: nothing is written"
+    ]
+
+
 def test_an_unknown_fuser_in_set_is_refused() -> None:
     with pytest.raises(UsageError, match="--set fuse=meen: unknown fuser"):
         check("(Qwen | Ds)", zoo=NAMES, overrides={"fuse": "meen"})

@@ -53,6 +53,7 @@ STEP_OPTIONS = {
     "near_tie_eps": "0.1",
     "prefill": '"So:"',
     "speculate": "ngram",
+    "by": "likelihood",
 }
 GROUP_OPTIONS = {"fuse": "vote", "topk": "dense", "thinking": "free", "lstrip_first": "true"}
 REFS = {"gguf": "hf:org/m/m.gguf"}

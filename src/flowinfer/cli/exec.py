@@ -122,6 +122,12 @@ def command(
     zoo: ZooOption = None,
     set_: SetOption = None,
     prompts: PromptsOption = None,
+    by: Annotated[
+        Literal["text", "likelihood"] | None,
+        typer.Option(
+            help="How the flow answers: it writes a text, or gives the likeliest letter of a question's choices."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
     resume: Annotated[
         str | None,
@@ -143,7 +149,7 @@ def command(
     """Run a flow: over a data set, or on one prompt whose answer is streamed."""
     given: dict[str, Any] = {
         "zoo": zoo,
-        "sets": settings(set_, prompts),
+        "sets": settings(set_ if by is None else [*(set_ or []), f"by={by}"], prompts),
         "dataset": dataset,
         "data": None if data is None else {name: str(path.resolve()) for name, path in data_paths(data).items()},
         "limit": limit,
@@ -166,6 +172,10 @@ def command(
             raise UsageError("--prompt and --trace ask one question; --dataset asks many", help="leave one of them out")
         if fail_under is not None and not 0 <= fail_under <= 1:
             raise UsageError(f"--fail-under {fail_under}: an accuracy is between 0 and 1")
+    if by == "likelihood" and url is not None:
+        raise UsageError(
+            "--by is not for --url: a server's flows decode as they say", help="serve it with by=likelihood"
+        )
     if file == "-" and prompt is None and dataset is None:
         raise UsageError("standard input cannot be both the flow and the question", help="give one with --prompt")
     if input_ is not None:

@@ -29,6 +29,10 @@ class Row:
     """What its noise is drawn by, where that is not its question's id: a server's requests have ids of their own."""
     turns: tuple[Turn, ...] = ()
     """What was said before its prompts; the first may be of the system."""
+    candidates: tuple[str, ...] = ()
+    """Texts of which it is to give the most likely one, where its step decodes by likelihood."""
+    are_letters: bool = False
+    """Whether these are the letters of its choices: words, which some prompts want behind a space."""
 
 
 @dataclass(frozen=True)

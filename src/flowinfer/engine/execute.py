@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 from flowinfer.engine.base import MemberOrder, NoCache, Observer, StepCache, StepKey
@@ -37,6 +37,7 @@ def execute(
     vote: Vote | None = None,
     question_text: QuestionText | None = None,
     noise_id: str | None = None,
+    candidates: Sequence[str] = (),
     models: ModelPool | None = None,
     runner: Runner | None = None,
 ) -> Iterator[Trace]:
@@ -54,6 +55,7 @@ def execute(
         vote: chooses among the answers of a `&` group that ends the flow; its first one counts if not given.
         question_text: what fills {question}; the bare question if not given.
         noise_id: what all questions draw their noise by, if not each by its own id.
+        candidates: what steps by likelihood choose from; the letters of a question's choices if not given.
         models: a pool to share between runs; else one is made and closed.
         runner: runs the plan's merged steps in the place of a scheduler here; batch, engine, cache and models are its.
     Raises:
@@ -74,11 +76,11 @@ def execute(
 
     def source() -> Iterator[Asked | None]:
         for question in questions:
-            yield (
-                None
-                if question is None
-                else Asked(question, question_text or _bare, noise_id=noise_id, vote=vote).of(uses)
-            )
+            if question is None:
+                yield None
+                continue
+            asked = Asked(question, question_text or _bare, candidates=tuple(candidates), noise_id=noise_id, vote=vote)
+            yield asked.of(uses)
 
     try:
         for finished in runner.run(source(), most=window(plan, batch), waves=waves):

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 
 from flowinfer.engine.adoption import moved, ordered, renamed
 from flowinfer.engine.base import Completion, MemberOrder, Observer, Row, StepCache, StepKey
@@ -227,6 +228,9 @@ class Scheduler:
         prompts = render_prompts(shared.plan, shared.step, asked.question, asked.text(asked.question), passed_on)
         key = self._caching.key(shared.plan, shared.step, prompts, asked.question.id)
         key += f"-{shared.draw}" if key and shared.draw else ""
+        chooses = shared.step.decoding.by == "likelihood"
+        candidates = (asked.candidates or tuple(asked.question.choices)) if chooses else ()
+        key += f"-{sha256(repr(candidates).encode()).hexdigest()[:16]}" if key and candidates else ""
         turn = Turn(shared, asked, prompts)
         if self._rows.joined(turn, key):
             return
@@ -250,6 +254,8 @@ class Scheduler:
                 asked.decodings.get(shared.id, shared.step.decoding),
                 asked.noise_id,
                 asked.turns.get(shared.id, ()),
+                candidates,
+                not asked.candidates,
             )
             self._rows.add(row, turn, key)
             self._loops[shared.loop].add(row)

@@ -50,6 +50,8 @@ class Asked:
     """Its own options by shared step, where they are not the step's."""
     turns: Mapping[str, tuple[Turn, ...]] = field(default_factory=dict)
     """What was said before it, by shared step."""
+    candidates: tuple[str, ...] = ()
+    """What steps by likelihood choose from; the letters of its choices if not given."""
     noise_id: str | None = None
     """See `Row.noise_id`."""
     errors: dict[str, str] = field(default_factory=dict)

@@ -12,7 +12,9 @@ Source: ByteSampler (arXiv 2506.14123), whose tree of covers this is; it decides
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -21,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowinfer.errors import LoadError
 from flowinfer.fusion.advance import CanonicalContext
+from flowinfer.fusion.shared import SharedVocabularyWarning
 from flowinfer.fusion.utf8 import trim
 from flowinfer.fusion.vocab import NEVER_VALID, HeadVocabulary, TokenBytes
 
@@ -44,19 +46,17 @@ class ByteIndex:
         vocabulary: of the head.
         tokenizer: which says what is canonical; without one every cover is.
         eos: how several end tokens are pooled.
-        name: of the head, for messages.
-    Raises:
-        LoadError: the head cannot write every text.
+        left_out: bytes that nothing may go on with, as some head cannot write them (`bytes_left_out`).
     """
 
     def __init__(
-        self, vocabulary: HeadVocabulary, tokenizer: Encoder | None, eos: Literal["sum", "max"], name: str
+        self,
+        vocabulary: HeadVocabulary,
+        tokenizer: Encoder | None,
+        eos: Literal["sum", "max"] = "sum",
+        left_out: Sequence[int] = (),
     ) -> None:
-        self.tokens, self._eos = vocabulary.tokens, eos
-        if not NEVER_VALID.issuperset(self.tokens.missing_bytes):
-            raise LoadError(
-                f"'{name}' cannot write every byte, which fuse=byte needs", help="use a model with byte fallback"
-            )
+        self.tokens, self._eos, self.left_out = vocabulary.tokens, eos, list(left_out)
         pieces = self.tokens.pieces
         ids = sorted(vocabulary.text_ids(), key=lambda i: (pieces[i] or b"", i))
         self.ids: NDArray[np.int64] = np.array(ids)
@@ -154,6 +154,12 @@ class Covers:
         self._text = bytearray()
         self._alive = [Cover((), 1.0)]
 
+    def fork(self) -> Covers:
+        """Return a copy that goes its own way; what has been read of a cover is never changed."""
+        forked = copy(self)
+        forked._text, forked._alive = self._text.copy(), self._alive.copy()
+        return forked
+
     @property
     def unread(self) -> list[Cover]:
         """Return the covers behind which the head is to be asked, before anything else."""
@@ -174,8 +180,9 @@ class Covers:
             values = self._index.bytes_at(cover.first, cover.last, cover.depth)
             found[:END] += cover.mass * np.bincount(values, weights=cover.probs, minlength=END)
             found[END] += cover.mass * cover.end
-        found /= found.sum()
-        return found
+        found[self._index.left_out] = 0.0
+        total = found.sum()
+        return found / total if total > 0 else np.full(END + 1, 1 / (END + 1))  # it wants nothing that all can write
 
     def append(self, byte: int) -> None:
         """Take a byte into the text: covers that do not write it are forgotten, tokens that it completes are whole."""
@@ -211,6 +218,19 @@ class Covers:
         if rest.any():
             found.append(Cover(cover.ids, cover.mass, first + whole, last, depth, rest.copy()))
         return found
+
+
+def bytes_left_out(tokens: Sequence[TokenBytes]) -> list[int]:
+    """Return the bytes that some head has no token for; warn of those that stand in texts."""
+    found = sorted({value for own in tokens for value in own.missing_bytes})
+    if lost := [value for value in found if value not in NEVER_VALID]:
+        whose = next(number for number, own in enumerate(tokens, 1) if set(lost) & set(own.missing_bytes))
+        warnings.warn(
+            f"head {whose} of the group has no token for some bytes: {len(lost)} of 256 are left out",
+            SharedVocabularyWarning,
+            stacklevel=2,
+        )
+    return found
 
 
 def _cuts_characters(piece: bytes) -> bool:

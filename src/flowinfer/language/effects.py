@@ -24,6 +24,8 @@ _NOT_FOR_BYTES = {
     "strict": "a near tie of bytes is not decided again",
 }
 """Options that a group that writes bytes has no use for, and why."""
+_FOR_WRITING = ("temperature", "top_p", "stop", "speculate", "strict")
+"""Options that a step which chooses among texts has no use for."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,9 @@ def _idle(key: str, step: Step, options: Mapping[str, Given]) -> _Idle | None:
         return _Idle("E0205", f"option '{key}' belongs to a '|' group", hint)
     if key in _NOT_FOR_BYTES and step.is_group and fusers()[value("fuse")].target == fusers()["byte"].target:
         return _Idle("W0200", f"option '{key}' does nothing with fuse=byte", f"leave it out: {_NOT_FOR_BYTES[key]}")
+    if key in _FOR_WRITING and value("by") == "likelihood":
+        hint = "leave it out, or leave by=likelihood out"
+        return _Idle("W0200", f"option '{key}' does nothing with by=likelihood: nothing is written", hint)
     if key == "speculate":
         return _idle_speculation(value("speculate"), step)
     if key == "top_p" and value("temperature") == 0:  # a seed may be named before anything samples

@@ -131,13 +131,11 @@ class Resolver:
         earlier = place.earlier
         for index, stage in enumerate(stages):
             is_end = index == len(stages) - 1
-            here = Place(
-                earlier,
-                place.is_last and is_end,
-                place.position if is_end else "serial",
-                place.decoding if is_end or place.position != "head" else self._decoding,
-                place.round,
-            )
+            is_last = place.is_last and is_end
+            decoding = place.decoding if is_end or place.position != "head" else self._decoding
+            if not is_last:  # what defaults or --set say of it is meant for the answer
+                decoding = {key: given for key, given in decoding.items() if key != "by" or given.origin == "stage"}
+            here = Place(earlier, is_last, place.position if is_end else "serial", decoding, place.round)
             part = self.stage(stage, here)
             if part is not None:
                 if index:  # a branch's first stage is judged with its whole group

@@ -13,7 +13,7 @@ from flowinfer.engine.base import Row
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.loops.mixing import fusing_device, runs_on_host
 from flowinfer.engine.work import render_prompts
-from flowinfer.errors import MemoryShort
+from flowinfer.errors import MemoryShort, UsageError
 from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
 from flowinfer.planning.plan import Plan, Step, fusers_of, members
@@ -67,11 +67,13 @@ def profile(flow: Flow, request: Request) -> Profiled:
     """Measure every step of a flow on this machine.
 
     Raises:
-        UsageError: too many steps for a model's positions.
+        UsageError: too many steps for a model's positions, or one that decodes nothing.
         RunError: models cannot be loaded or do not fit.
     """
     provide(flow.models.values())
     plan = ready(flow, this_machine())
+    if choosing := [step.title for step in plan.steps if step.decoding.by == "likelihood"]:
+        raise UsageError(f"{choosing[0]} chooses by likelihood: it decodes nothing to measure", help="--set by=text")
     pool = EndlessPool()
     try:
         return _Profiler(flow, plan, pool, request).run()

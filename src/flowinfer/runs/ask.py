@@ -5,17 +5,18 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
 from flowinfer.engine.base import Observer, TokenEvent
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
-from flowinfer.errors import UsageError
+from flowinfer.errors import RunError, UsageError
 from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
-from flowinfer.planning.plan import Plan, columns, members
+from flowinfer.planning.plan import Plan, Step, columns, members
+from flowinfer.registry import backends
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.runs.experiment import majority
 from flowinfer.runs.gate import Gate
@@ -177,6 +178,39 @@ def ask(
     if trace.error is None and on_text:
         on_text(listener.rest_of(trace.answer))
     return Answer(trace.answer, trace, tuple(filter(None, (flow.zoo_note, note))))
+
+
+def likelihoods(
+    flow: Flow, question: str, texts: Sequence[str], *, models: ModelPool | None = None
+) -> dict[str, float]:
+    """Return how likely a flow's last step is to answer with each of some texts, as logarithms of probabilities.
+
+    Raises:
+        UsageError: there is nothing to ask, or the last step gives no probabilities.
+        RunError: the question failed.
+    """
+    if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
+        raise UsageError("texts must be a list of texts", help="likelihood(question, ['yes', 'no'])")
+    if len(set(texts)) < len(texts):
+        raise UsageError("a text stands twice in texts")
+    if not question.strip():
+        raise UsageError("the question is empty")
+    refuse_missing(columns(flow), [item := Question(id=_PROMPT_ID, question=question, reference="")], "a single prompt")
+    provide(flow.models.values())
+    plan = ready(flow, this_machine())
+    last = plan.step(plan.answer.steps[0])
+    if len(plan.answer.steps) > 1 or any(backends()[plan.models[name].backend].text_only for name in _models(last)):
+        raise UsageError(f"{last.title} gives texts only, and no probabilities", help="end the flow in a local model")
+    reading = replace(last, decoding=last.decoding.model_copy(update={"by": "likelihood"}))
+    plan = replace(plan, steps=tuple(reading if step is last else step for step in plan.steps))
+    (trace,) = execute(plan, [item], batch=1, candidates=texts, models=models)
+    if trace.error is not None:
+        raise RunError(trace.error)
+    return dict(trace.steps[-1].likelihoods or {})
+
+
+def _models(step: Step) -> list[str]:
+    return [member.model for member in members(step.source)]
 
 
 def ask_all(flow: Flow, questions: Sequence[str], *, models: ModelPool | None = None) -> list[Answer]:

@@ -14,7 +14,7 @@ from flowinfer.serving.flows import ServedFlow
 from flowinfer.serving.telling import Piece
 
 _REASONS: Mapping[FinishReason, str] = {
-    **dict.fromkeys(("eos", "stop", "vote"), "stop"),
+    **dict.fromkeys(("eos", "stop", "vote", "likelihood"), "stop"),
     "content_filter": "content_filter",
 }
 _LEAST = -9999.0

@@ -1,1 +1,1 @@
-"""Data sets and scoring: questions in, verdicts out. Generative scoring only, never log-likelihood."""
+"""Data sets and scoring: questions in, verdicts out. What is judged is what a flow wrote or chose."""

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from flowinfer.engine.loops.choosing import Prefixes
-from flowinfer.engine.loops.mixing import writes_bytes
 from flowinfer.engine.loops.proposals import SessionRow
 from flowinfer.engine.loops.rounds import RoundDecoder, RoundStream
 from flowinfer.engine.loops.rows import LiveRow
-from flowinfer.fusion.bytewise import ByteIndex, Cover, Covers
+from flowinfer.fusion.bytewise import ByteIndex, Cover, Covers, bytes_left_out
 from flowinfer.planning.plan import Mixture, Source
 
 
@@ -43,9 +42,11 @@ class ByteDecoder(RoundDecoder):
     def __post_init__(self) -> None:
         super().__post_init__()
         decoding = self.step.decoding
+        vocabularies = [model.vocabulary(decoding.stop_tokens) for model in self.models]
+        left_out = bytes_left_out([vocabulary.tokens for vocabulary in vocabularies])
         self.indices = [
-            ByteIndex(model.vocabulary(decoding.stop_tokens), model.tokenizer, decoding.eos, model.name)
-            for model in self.models
+            ByteIndex(vocabulary, model.tokenizer, decoding.eos, left_out)
+            for vocabulary, model in zip(vocabularies, self.models, strict=True)
         ]
         self.most_covers = _most_covers(self.step.source)
 
@@ -158,11 +159,6 @@ class ByteStream(RoundStream):
         row.path[k] = cover.ids
         row.live.heads[k].fed += len(cover.ids) - kept
         return cover.ids[kept:]
-
-
-def host_decoder(source: Source) -> type[RoundDecoder]:
-    """Return the decoding loop that the host drives for a source."""
-    return ByteDecoder if writes_bytes(source) else RoundDecoder
 
 
 def _most_covers(source: Source) -> int:

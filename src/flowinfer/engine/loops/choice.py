@@ -11,9 +11,9 @@ from flowinfer.backends.base import TokenModel
 from flowinfer.engine.base import Decoder, Observer
 from flowinfer.engine.budget import Budget
 from flowinfer.engine.loops.acceptance import Payoff
-from flowinfer.engine.loops.bytewise import host_decoder
 from flowinfer.engine.loops.drafting import make_drafter
 from flowinfer.engine.loops.heads import Heads
+from flowinfer.engine.loops.likelihood import host_decoder
 from flowinfer.engine.loops.mixing import writes_bytes
 from flowinfer.planning.plan import Step
 
@@ -49,7 +49,7 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     """Return the decoding loop of some heads; say why where the packed engine is asked for and cannot serve."""
     step = loop.step
     on_host = partial(
-        host_decoder(step.source),
+        host_decoder(step),
         step,
         loop.models,
         batch=loop.batch,
@@ -59,7 +59,8 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     )
     if engine == "reference":
         return on_host()
-    drafter = None if writes_bytes(step.source) else make_drafter(step, loop.writer)
+    writes_tokens = step.decoding.by == "text" and not writes_bytes(step.source)
+    drafter = make_drafter(step, loop.writer) if writes_tokens else None
     on_gpu = is_on_gpu(loop.models, engine)
     on_cpu = all(model.device.type == "cpu" and model.is_exact for model in loop.models)
     if engine == "auto" and not on_gpu and not on_cpu:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from flowinfer.backends.base import TokenModel
 from flowinfer.engine.loops.drafts import Drafter, TextDrafter
 from flowinfer.engine.loops.heads import Heads
-from flowinfer.engine.loops.model_drafts import Alternate, ModelDrafter
+from flowinfer.engine.loops.model_drafts import Alternate, ModelDrafter, cover
+from flowinfer.errors import RunError
 from flowinfer.fusion.advance import CanonicalContext
 from flowinfer.planning.plan import Member, Source, Step
 
@@ -38,6 +39,22 @@ def make_drafter(step: Step, model: TokenModel | None) -> Callable[[Heads], Draf
         return TextDrafter(heads.vocabulary, _speller(heads), shares, upstream=upstream, ngram=ngram)
 
     return make
+
+
+def keys_of(heads: Heads, text: str) -> list[int]:
+    """Return a text in shared slots, as the head of most weight would tokenize it.
+
+    Raises:
+        RunError: the heads cannot write it.
+    """
+    vocabulary = heads.vocabulary
+    shares = list(_shares(heads.step.source, 1.0))
+    slots = _speller(heads)(shares.index(max(shares)), text)
+    if b"".join(vocabulary.keys[slot] for slot in slots) != text.encode():
+        slots = cover(text.encode(), vocabulary)
+    if not slots:
+        raise RunError(f"the heads cannot write {text!r}")
+    return slots
 
 
 def _shares(source: Source, share: float) -> Iterator[float]:

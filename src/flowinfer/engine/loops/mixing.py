@@ -131,6 +131,10 @@ class Mixer:
         """Mix heads that are on the fusing device: K of (B, V) -> (B, V)."""
         return self._mix(self._tree, probs)
 
+    def fused(self, logits: Sequence[Tensor], joined: Sequence[Sequence[bool]] = ()) -> Tensor:
+        """Return the fused distributions behind N texts: K of (N, V_k) -> (N, V); see `lift`."""
+        return self.fuse([probs.to(self.device) for probs in self.lift(logits, joined)])
+
     def certified(self, probs: Sequence[Tensor], states: Tensor) -> Certified:
         """Return the greedy choice without moving distributions."""
         assert isinstance(self._tree, _Inner), "certified choice is for groups"

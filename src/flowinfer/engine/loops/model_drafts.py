@@ -105,10 +105,10 @@ class ModelDrafter:
         if token in self._ends or piece is None:
             return []
         slot = self._vocabulary.slot_of_key.get(piece)
-        return [slot] if slot is not None else _cover(piece, self._vocabulary)
+        return [slot] if slot is not None else cover(piece, self._vocabulary)
 
 
-def _cover(piece: bytes, vocabulary: SharedVocabulary) -> list[int]:
+def cover(piece: bytes, vocabulary: SharedVocabulary) -> list[int]:
     """Cut bytes into the longest keys of a shared vocabulary; nothing where one byte has no key."""
     slots, at = [], 0
     while at < len(piece):

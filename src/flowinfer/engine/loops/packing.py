@@ -42,6 +42,8 @@ def reason_against(heads: Heads) -> str | None:
     """Return why a step cannot be decoded whole on devices, whatever its models are; None if it can."""
     decoding = heads.step.decoding
     fusers = [fuse for fuse in sorted(fusers_of(heads.step.source)) if runs_on_host(fuse)]
+    if decoding.by == "likelihood":
+        return "texts to choose from are read by the host"
     if decoding.context != "native":
         return "canonical contexts are tokenized on the host"
     if fusers:

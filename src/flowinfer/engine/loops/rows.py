@@ -77,6 +77,8 @@ class LiveRow:
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
         """Why it failed."""
+        self.likelihoods: dict[str, float] | None = None
+        """Logarithm of the probability of each candidate; None where it writes."""
         self.decoding = row.decoding or step.decoding
         """Its own options, or the step's."""
         self.key = row_key(self.decoding, row.noise_id or row.question_id, row.step)
@@ -97,6 +99,18 @@ class LiveRow:
             self.finish_reason = "stop"
         elif self.num_tokens >= self.decoding.max_tokens:
             self.finish_reason = "length"
+
+    def settle(self, text: str, num_tokens: int, likelihoods: dict[str, float]) -> None:
+        """End the row with one of its candidates.
+
+        Args:
+            text: the candidate.
+            num_tokens: of it.
+            likelihoods: logarithm of the probability of each.
+        """
+        self.text[:], self.num_tokens, self.likelihoods = text.encode(), num_tokens, likelihoods
+        self.log_probability = likelihoods[text]
+        self.finish_reason = "likelihood"
 
     def count(self, slot: int, probability: float, lead: float, favourites: Sequence[int]) -> None:
         """Count how sure of a slot the heads were that it emits.
@@ -168,7 +182,7 @@ class LiveRow:
                 fed_tokens=state.fed,
                 forward_seconds=state.forward_seconds,
                 transfer_seconds=state.transfer_seconds,
-                agreement=state.agreed / steps,
+                agreement=None if self.likelihoods else state.agreed / steps,
             )
             for member, prompt, state in zip(members(step.source), self.prompts, self.heads, strict=True)
         )
@@ -187,12 +201,13 @@ class LiveRow:
             heads=heads,
             near_ties=self.near_ties,
             confidence=None if self.log_probability is None else exp(self.log_probability / steps),
-            lead=self.lead / steps,
-            agreement=self.num_agreed / steps,
+            lead=None if self.likelihoods else self.lead / steps,
+            agreement=None if self.likelihoods else self.num_agreed / steps,
             lstripped=self.num_joined if len(self.prompts) > 1 and step.decoding.lstrip_first == "auto" else None,
             rounds=self.rounds,
             drafted_tokens=self.drafted,
             accepted_tokens=self.accepted,
+            likelihoods=self.likelihoods,
         )
 
     def _cut_at_stop(self, before: int) -> bool:

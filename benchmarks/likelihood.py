@@ -1,0 +1,167 @@
+"""Multiple choice by likelihood on real language: single models against fused groups of them, with intervals.
+
+    python benchmarks/likelihood.py --zoo ZOO.toml --models Smol,Gemma --data FOLDER --questions 300
+
+Every flow runs as `exec --by likelihood` does; what a model says behind a prompt is read once for all of them. A prompt
+is the question with its choices and `答案：`, without examples.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowinfer.engine.base import Observer
+from flowinfer.engine.models import ModelPool
+from flowinfer.language.check import check
+from flowinfer.planning.plan import Plan
+from flowinfer.results import Record
+from flowinfer.runs.experiment import Request, evaluate
+from flowinfer.runs.stats import paired, paired_interval, wilson
+from flowinfer.tasks.base import Dataset, load_questions
+from reporting import Report, options, setup_of
+
+_PROMPT = 'prompt asked = "{question}\\n答案："\n'
+
+
+class ReadOnce(ModelPool):
+    """Models that read each prompt once, whatever flow asks them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._models: dict[str, _ReadOnce] = {}
+
+    def get(self, plan: Plan, name: str, observer: Observer) -> Any:
+        """Return the model of that name."""
+        if name not in self._models:
+            self._models[name] = _ReadOnce(super().get(plan, name, observer))
+        return self._models[name]
+
+
+class _ReadOnce:
+    """A model whose sessions keep what stands behind prompts; letters ask for nothing else."""
+
+    transformers_model = None
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.seconds = 0.0
+        self._known: dict[tuple[int, ...], Tensor] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def open(self) -> _Session:
+        """Return a session."""
+        return _Session(self)
+
+    def read(self, prompt: Sequence[int]) -> Tensor:
+        """Return the logits behind a prompt: (V_k,)."""
+        key = tuple(prompt)
+        if key not in self._known:
+            start = time.perf_counter()
+            session = self._model.open()
+            self._known[key] = session.logits(session.add([prompt]))[0].clone()
+            self.seconds += time.perf_counter() - start
+        return self._known[key]
+
+
+class _Session:
+    def __init__(self, model: _ReadOnce) -> None:
+        self._model = model
+        self._rows: dict[int, Tensor] = {}
+        self._next = 0
+
+    def add(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+        handles = list(range(self._next, self._next + len(prompts)))
+        self._next += len(prompts)
+        self._rows |= {handle: self._model.read(prompt) for handle, prompt in zip(handles, prompts, strict=True)}
+        return handles
+
+    def logits(self, rows: Sequence[int]) -> Tensor:
+        return torch.stack([self._rows[row] for row in rows])
+
+    def remove(self, rows: Sequence[int]) -> None:
+        for row in rows:
+            del self._rows[row]
+
+
+def flows_of(first: str, second: str) -> list[str]:
+    """Return the singles, and groups of them."""
+    one, other = f"{first}[prompt=asked]", f"{second}[prompt=asked]"
+    return [
+        f"{first}[prompt=asked, by=likelihood]",
+        f"{second}[prompt=asked, by=likelihood]",
+        f"({one} | {other})[by=likelihood]",
+        f"({one}:0.3 | {other}:0.7)[by=likelihood]",
+        f"({one}:0.7 | {other}:0.3)[by=likelihood]",
+        f"({one} | {other})[fuse=geometric, by=likelihood]",
+        f"({one} | {other})[fuse=byte, by=likelihood]",
+    ]
+
+
+def run(text: str, zoo: str, dataset: Dataset, pool: ModelPool) -> dict[str, Record]:
+    """Answer all questions; return the records by question."""
+    found: dict[str, Record] = {}
+
+    def keep(record: Record) -> None:
+        found[record.question.id] = record
+
+    flow = check(_PROMPT + text, zoo=zoo)
+    evaluate(flow, dataset, Request(out=None, batch=8, use_cache=False), on_record=keep, models=pool)
+    return found
+
+
+def verdicts(records: Mapping[str, Record]) -> dict[str, bool]:
+    """Return which questions were answered right."""
+    return {name: bool(record.score and record.score.correct) for name, record in records.items()}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = options(__doc__ or "")
+    parser.add_argument("--zoo", default="lab")
+    parser.add_argument("--models", default="Qwen,Yi")
+    parser.add_argument("--data", type=Path, help="folder of C-Eval; the zoo's own items if not given")
+    parser.add_argument("--questions", type=int, default=300)
+    arguments = parser.parse_args()
+    first, second = arguments.models.split(",")
+    torch.manual_seed(arguments.seed)
+    data = {} if arguments.data is None else {"ceval": arguments.data}
+    chosen = {"sample": arguments.questions, "seed": arguments.seed, "use_items": arguments.data is None}
+    dataset = load_questions("ceval", data=data, **chosen)
+    pool = ReadOnce()
+    report = Report(
+        "Multiple choice by likelihood",
+        setup_of("cpu", "float32", data=dataset.label, questions=len(dataset.questions), seed=arguments.seed),
+        ["flow", "right", "accuracy", "interval", "against the better single", "seconds"],
+    )
+    singles: list[dict[str, bool]] = []
+    for text in flows_of(first, second):
+        start = time.perf_counter()
+        right = verdicts(run(text, arguments.zoo, dataset, pool))
+        seconds = time.perf_counter() - start
+        interval, against = wilson(sum(right.values()), len(right)), ""
+        if len(singles) < 2:
+            singles.append(right)
+        else:
+            best = max(singles, key=lambda one: sum(one.values()))
+            counts = paired(right, best)
+            spread = paired_interval(counts)
+            between = f"[{100 * spread.low:+.1f}, {100 * spread.high:+.1f}]"
+            against = f"{100 * counts.difference:+.1f} {between}, p = {counts.p_value:.2f}"
+        shown = f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+        share = 100 * sum(right.values()) / len(right)
+        name = text.replace("[prompt=asked]", "").replace("prompt=asked, ", "").replace("[by=likelihood]", "")
+        report.add(name.replace(", by=likelihood", ""), sum(right.values()), f"{share:.1f} %", shown, against, seconds)
+    report.note("a model's forward is counted where its prompt is read first: in its own row")
+    report.finish(arguments)
+
+
+if __name__ == "__main__":
+    main()
