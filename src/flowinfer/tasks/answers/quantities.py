@@ -32,7 +32,7 @@ _CUE = re.compile(
 )
 _PASSED_OVER = re.compile(
     r"(?:(?:\bnot|n't|不是|并非|而非)\s*\$?|\b(?:step|case|part|question|problem|example|figure|option|method"
-    r"|no\.)\s*#?|第|^[\s*]*(?=\d+[.)]\s))$",
+    r"|no\.)\s*#?|第)$",
     re.I,
 )
 _VERB = re.compile(
@@ -45,7 +45,6 @@ _VERB = re.compile(
     re.I,
 )
 _STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?\s*[a-zA-Z]*\W*$")
-_HOLDS = re.compile(r"共|是|\b(?:is|are|has|have)\b")
 _IMAGINED = re.compile(r"\bwould (?:be|have)\b", re.I), re.compile(r"\b(?:if|without|had|unless)\b", re.I)
 _WEAK_BEFORE = re.compile(
     r"(?:\b(?:in|for|from|of|per|at|by|to|than|after|with|every|over|on)\s+(?:the |a )?\$?|第|每)$"
@@ -54,7 +53,6 @@ _BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
 _BOLD_LINE = re.compile(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*")
 _BLANKED = re.compile(r"\((?:not|instead|rather)[^()]*\)|^[\s*]*\d{1,2}[.)]\s+(?=\D)")
 _ALONE = re.compile(r"[\s$€£¥￥*#>-]*[\d,.]+[\s*.]*")
-_RESTATED = re.compile(r",?\s*(?:which is|,\s*or|i\.e\.,?|that is,?|即|也就是)\s*(?=[-$\d])")
 _LAST_CLAUSE = re.compile(
     r",?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;]\s*(?:and\s+)?(?:so|thus|therefore|hence|which (?:leaves|gives"
     r"|makes|totals|equals))\b|,\s*(?:for|making|totall?ing|giving|leaving)\s+(?:a total of\s+)?(?=[$\d])"
@@ -129,7 +127,7 @@ def _stated(sentence: Text) -> Found | None:
         last = string[begin:] if spelled(string[begin:]) else string
         if (numeral := spelled(last)) is None:
             return None
-        rule = "conclusion" if has_cue or _HOLDS.search(string) else "last_number"
+        rule = "conclusion" if has_cue else "last_number"
         return Found(in_units(numeral[0], last[numeral[2] :]), "ok", rule, sentence.span())
     if (bold := _emphasized(sentence)) is not None:
         return bold
@@ -143,9 +141,7 @@ def _stated(sentence: Text) -> Found | None:
         return Found(show(equal[0]), "ok", "equals", span(equal))
     reading, place = _concluded(string, found, begin)
     if reading.is_ambiguous:
-        if (restated := _RESTATED.search(string, place[2])) is None:
-            return Found(None, "ambiguous", "conclusion", sentence.span())
-        reading = answer_in(string[restated.end() :])
+        return Found(None, "ambiguous", "conclusion", sentence.span())
     if reading.value is None:
         return None
     is_concluded = has_cue or _ALONE.fullmatch(string)
