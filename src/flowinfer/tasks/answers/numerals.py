@@ -15,10 +15,10 @@ _SMALL = (
 )
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _VALUES = {word: i for i, word in enumerate(_SMALL)} | {word: 10 * i for i, word in enumerate(_TENS, start=2)}
-_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-_WORD = "|".join(sorted((*_VALUES, *_SCALES), key=len, reverse=True))
+SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_WORD = "|".join(sorted((*_VALUES, *SCALES), key=len, reverse=True))
 ENGLISH = re.compile(
-    rf"\b(?:(?:negative|minus)\s+)?(?:a\s+(?={'|'.join(_SCALES)}))?(?:{_WORD})(?:(?:[-\s]|\s+and\s+)(?:{_WORD}))*"
+    rf"\b(?:(?:negative|minus)\s+)?(?:a\s+(?={'|'.join(SCALES)}))?(?:{_WORD})(?:(?:[-\s]|\s+and\s+)(?:{_WORD}))*"
     rf"(?:\s+point(?:\s+(?:{'|'.join(_SMALL[:10])}))+)?\b(?!(?<=\bone)\s+(?:of|by|can|another|more|who|that|and|must)\b)",
     re.I,
 )
@@ -69,8 +69,8 @@ def english_value(text: str) -> Fraction:
     for word in re.findall(r"[a-z]+", whole):
         if word == "hundred":
             section = (section or 1) * 100
-        elif word in _SCALES:
-            total += (section or 1) * _SCALES[word]
+        elif word in SCALES:
+            total += (section or 1) * SCALES[word]
             section = 0
         else:
             section += _VALUES.get(word, 0)

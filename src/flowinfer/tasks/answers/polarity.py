@@ -125,7 +125,8 @@ def polarity(string: str, places: list[int]) -> Polarity:
             said[judged] |= letters
     concluded = None
     for match in _CONCLUDED.finditer(string):
-        if match.start(1) in places and not OPEN.search(re.split(r"[\n。!?;]|\.\s", string[: match.start()])[-1]):
+        before = re.split(r"[\n。!?;]|\.\s", string[max(0, match.start() - 60) : match.start()])[-1]
+        if match.start(1) in places and not OPEN.search(before):
             concluded = match[1]
     return Polarity(**{name: frozenset(letters) for name, letters in said.items()}, concluded=concluded)
 

@@ -82,10 +82,8 @@ def own_turn(text: Text, question: str) -> Text:
 def _first_turn(text: Text, question: str) -> Text:
     """Leave out marks, the question that is repeated, and what follows the end of a turn."""
     text = _without_question(replace(text, string=_without_marks(text.string)), question)
-    for match in _TURN_ENDS.finditer(text.string):
-        if re.search(r"\w", text.string[: match.start()]):
-            return text.part(0, match.start())
-    return text
+    ends = (match.start() for match in _TURN_ENDS.finditer(text.string))
+    return text.part(0, next((end for end in ends if re.search(r"\w", text.string[:end])), len(text.string)))
 
 
 def _further_question(text: Text) -> re.Match[str] | None:
