@@ -131,6 +131,7 @@ def _passed(string: str, match: re.Match[str], begin: int, end: re.Match[str] | 
     if _DENIED_BEFORE.search(before[-12:]):
         return "denied"
     clause = re.split(r"[\n。!?;]|\.\s|,\s*(?:but|so|then|and)\b|但|其实|正确", before)[-1]
-    if match["correction"] is None and SUPPOSED.search(clause):
+    is_imagined = "would" in match[0] and re.search(r"\bif\b", clause, re.I)
+    if is_imagined or (match["correction"] is None and SUPPOSED.search(clause)):
         return "only supposed"
     return "a question" if end and end[0] == "?" and end.start() else None

@@ -21,6 +21,7 @@ OPEN = re.compile(
     re.I,
 )
 """What leaves open whether a letter is right."""
+_IMAGINED = re.compile(r"\bif\b[^.\n]*\bwould\b[^.\n]*[.\n]?\s*$", re.I)
 _POSITIVE = re.compile(
     r"正确|准确|恰当|合适|对的|成立|符合|才[是对]|最佳|当选|一致|吻合|无误|[✓√✔✅]"
     r"|correct|right|true|best|better|likely|the answer|is the one|\byes\b|\bfits?\b",
@@ -118,7 +119,11 @@ def polarity(string: str, places: list[int]) -> Polarity:
         if not letters and _VERDICT.fullmatch(clause):
             letters, said["bare"] = last, said["bare"] - last
         last = set() if re.search(r"[。;!\n]|\.\s", clause) else letters or last
-        if OPEN.search(clause) or (clause.endswith("?") and not NEGATIVE.search(clause)):
+        if (
+            OPEN.search(clause)
+            or _IMAGINED.search(string[max(0, begin - 80) : end])
+            or (clause.endswith("?") and not NEGATIVE.search(clause))
+        ):
             continue
         judged = "wrong" if NEGATIVE.search(clause) else "right" if _POSITIVE.search(clause) else "bare"
         if judged != "bare" or not _DISCUSSED.search(clause):

@@ -46,12 +46,14 @@ _VERB = re.compile(
 )
 _STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?\s*[a-zA-Z]*\W*$")
 _IMAGINED = re.compile(r"\bwould (?:be|have)\b", re.I), re.compile(r"\b(?:if|without|had|unless)\b", re.I)
+_HOLDS = re.compile(r"共|是|\b(?:is|are|has|have)\b")
 _WEAK_BEFORE = re.compile(
     r"(?:\b(?:in|for|from|of|per|at|by|to|than|after|with|every|over|on)\s+(?:the |a )?\$?|第|每)$"
 )
 _BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
 _BOLD_LINE = re.compile(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*")
 _BLANKED = re.compile(r"\((?:not|instead|rather)[^()]*\)|^[\s*]*\d{1,2}[.)]\s+(?=\D)")
+_NAMED_VALUES = re.compile(r"[\s$]*([a-z])\s*=[^=,a-z]+(?:,|;|\band\b)[\s$]*(?!\1)[a-z]\s*=[^=,a-z]+", re.I)
 _ALONE = re.compile(r"[\s$€£¥￥*#>-]*[\d,.]+[\s*.]*")
 _LAST_CLAUSE = re.compile(
     r",?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;]\s*(?:and\s+)?(?:so|thus|therefore|hence|which (?:leaves|gives"
@@ -119,7 +121,7 @@ def _stated(sentence: Text) -> Found | None:
     begin = _last_clause(string)
     if REPORTED.search(string) or all(pattern.search(string, begin) for pattern in _IMAGINED):
         return None
-    if "±" in string:
+    if "±" in string or _NAMED_VALUES.fullmatch(string):
         return Found(None, "ambiguous", "conclusion", sentence.span())
     has_cue = bool(_CUE.search(string) or _BOLD_LINE.fullmatch(sentence.string))
     found = [item for item in values(string) if not _PASSED_OVER.search(string[: item[1]])]
@@ -127,7 +129,7 @@ def _stated(sentence: Text) -> Found | None:
         last = string[begin:] if spelled(string[begin:]) else string
         if (numeral := spelled(last)) is None:
             return None
-        rule = "conclusion" if has_cue else "last_number"
+        rule = "conclusion" if has_cue or _HOLDS.search(string) else "last_number"
         return Found(in_units(numeral[0], last[numeral[2] :]), "ok", rule, sentence.span())
     if (bold := _emphasized(sentence)) is not None:
         return bold
