@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from flowinfer.tasks.answers.polarity import CLAUSE, NEGATIVE, asks_wrong
 from flowinfer.tasks.answers.text import Text, normalize
@@ -73,11 +73,12 @@ def _singled(string: str, kept: Spans) -> str | None:
     concluding = last_conclusion(string)
     last = len(string) if concluding is None else concluding
     after = string.rfind("=") + 1
-    for is_told in (
+    tests: tuple[Callable[[int], bool], ...] = (
         lambda start: start >= last,
         lambda start: 0 < after <= start and not string[after:start].strip(" $¥"),
         lambda start: bool(_ONLY.search(string[max(0, start - 30) : start])),
-    ):
+    )
+    for is_told in tests:
         results = [letter for letter, spans in kept.items() if any(is_told(start) for start, _ in spans)]
         if len(results) == 1:
             return results[0]
