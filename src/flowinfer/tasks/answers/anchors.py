@@ -75,7 +75,9 @@ _TITLE = re.compile(
 )
 _END = re.compile(r"\n|(?<=\S)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!i\.e)\.\s|(?<!\\)[。!?;]|<\||</")
 _HEDGE = re.compile(
-    r"^\s*(?:either|between|maybe|perhaps|unclear|unknown|可能|也许|不确定|无法|大?约?在[^,。]{1,12}之间)", re.I
+    r"^\s*(?:either|between|(?:less|more|greater|fewer) than|maybe|perhaps|unclear|unknown"
+    r"|可能|也许|不确定|无法|大?约?在[^,。]{1,12}之间)",
+    re.I,
 )
 _REACH = 400
 _MAX_ANCHORS = 100

@@ -35,7 +35,7 @@ _GOES_ON = re.compile(
 _LIST_DENIED = re.compile(rf"[^\n。.;；,，]{{0,12}}?(?:{WRONG})", re.I)
 _DENIED = re.compile(
     rf"[\s)\]】*项选]*[\"'”’]?\s*(?:[是都也并]?(?:is |was |are )?(?:{WRONG})|的(?:同学|人|学生|考生)"
-    r"|的?(?:说法|答案|观点)?是?(?:错误|不对|干扰))",
+    r"|的?(?:说法|答案|观点)?是?(?:错误|不对|干扰)|,?但是?[他她它这]们?(?:错|不对))",
     re.I,
 )
 _CONTRAST = re.compile(

@@ -47,6 +47,7 @@ class _Mathematics(Reader):
 
 def _closing(text: Text) -> Iterator[tuple[str, Text]]:
     """Yield sentences from the last to the first, then the whole text for answers over several lines."""
-    for part in reversed(list(sentences(without_checks(text)))):
-        yield "sentence", part
-    yield "whole", text.part(max(0, len(text.string) - _MAX_WHOLE), len(text.string))
+    told = list(sentences(without_checks(text)))
+    yield from (("sentence", part) for part in reversed(told))
+    if told:
+        yield "whole", text.part(max(0, len(text.string) - _MAX_WHOLE), len(text.string))

@@ -13,6 +13,8 @@ _COMMENT = re.compile(
     r"^[\s*_#(\[>-]*(?:check|verif|(?:let me|to) (?:check|verify|double)|note\b|explanation|reason|that is\b|i\.e\."
     r"|(?:this|that|it|which)(?:'s| is| was| can| means| matches| makes sense| equals| also)\b[^=]*"
     r"\b(?:more|less|fewer|than|half|twice|times)\b"
+    r"|(?:let\s+(?!me\b|us\b)|suppose\b|assume\b|(?:we )?try\b)"
+    r"(?![^\n]*\b(?:so|then|thus|hence|therefore|get|have|gives?)\b)"
     r"|because\b[^,]*\Z|if you|i hope|验算|检验|检查|注|解释|说明|解析|提示|理由"
     r"|(?:do not|don't) (?:confuse|forget|mix)|be careful|remember\b|by the way"
     r"|for (?:example|instance|comparison|reference)\b|(?:in|by) (?:contrast|comparison)\b|had \w+ "
@@ -32,7 +34,7 @@ _END = re.compile(
     r"|(?<=[^\n]{2}\d)\.\s+(?!\d)|(?<=[^\n]{4}\d)\.\s+|(?<!\\)[。!?;]|\Z"
 )
 _ASKS = re.compile(
-    r"[\W\d_]*(?:how|what|which|when|who|is (?:it|this|that))\b|[\W\d_]*\Z|.*(?:多少|[几哪]|什么|吗$)", re.I | re.S
+    r"[\W\d_]*(?:how|what|which|when|who|is|are|does)\b|[\W\d_]*\Z|.*(?:多少|[几哪]|什么|吗$)", re.I | re.S
 )
 _MAX_SENTENCE = 1_500
 _VERIFIES = re.compile(r"check|verif|substit|plug|验|检", re.I)
