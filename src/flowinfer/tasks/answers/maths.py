@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flowinfer.tasks.answers.finding import Reader, find
@@ -37,17 +36,13 @@ class _Mathematics(Reader):
     def closing(self, text: Text) -> Found:
         if self.gold.kind not in ("truth", "letter", "words") and is_broken_off(text):
             return Found(None, "truncated", "none", None)
-        for rule, part in _closing(text):
+        told = list(sentences(without_checks(text)))
+        whole = text.part(max(0, len(text.string) - _MAX_WHOLE), len(text.string))
+        is_read_whole = told or self.gold.kind in ("truth", "words")  # else it is all comments and suppositions
+        last = [("whole", whole)] if is_read_whole else []  # for answers over several lines
+        for rule, part in [*(("sentence", part) for part in reversed(told)), *last]:
             if self.gold.kind not in ("truth", "words") and is_refusal(part.string):
                 break
             if (shown := read_stretch(part.string, self.gold, is_anchored=False)) is not None:
                 return Found(shown, "ok", rule, part.span())
         return Found(None, "no_answer", "none", None)
-
-
-def _closing(text: Text) -> Iterator[tuple[str, Text]]:
-    """Yield sentences from the last to the first, then the whole text for answers over several lines."""
-    told = list(sentences(without_checks(text)))
-    yield from (("sentence", part) for part in reversed(told))
-    if told:
-        yield "whole", text.part(max(0, len(text.string) - _MAX_WHOLE), len(text.string))
