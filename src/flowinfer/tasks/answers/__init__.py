@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from flowinfer.results import Ballot, Score
-from flowinfer.tasks.answers.anchors import Anchor, anchors
+from flowinfer.tasks.answers.anchors import Anchor, anchored, anchors
 from flowinfer.tasks.answers.boxes import boxed
+from flowinfer.tasks.answers.compare import is_same
+from flowinfer.tasks.answers.kinds import read_gold
 from flowinfer.tasks.answers.letters import find_choice
-from flowinfer.tasks.answers.maths import judge_maths
+from flowinfer.tasks.answers.maths import find_maths
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
 from flowinfer.tasks.answers.quantities import find_number
 from flowinfer.tasks.answers.text import Found, Text, prepare
@@ -22,7 +24,6 @@ from flowinfer.tasks.answers.turns import own_turn
 
 __all__ = ["MARKED", "Found", "Passed", "Why", "explain", "extract", "judge", "vote"]
 
-_LETTERS = ("A", "B", "C", "D")
 MARKED = ("boxed", "anchor", "only_letter", "whole")
 """Rules that read an answer which its writer has marked as one."""
 
@@ -49,14 +50,20 @@ def judge(
         verdict, what was found, by which rule, and where.
     """
     text = prepare(output)
+    own = text if text.status else own_turn(text, question or "")
     if text.status is not None:
-        return Score(correct=False, extracted=None, status=text.status, rule="thinking", span=None)
-    own = own_turn(text, question or "")
-    score = _scored(task, own, reference, question or "", choices)
+        found, is_right = Found(None, text.status, "thinking", None), False
+    elif task == "mathematics":
+        gold = read_gold(reference, question or "")
+        found = find_maths(own, gold)
+        is_right = found.value is not None and is_same(found.value, gold)
+    else:
+        found = _find(task, own, choices, question or "")
+        is_right = found.value is not None and _is_right(task, found.value, reference, choices)
     is_cut = finish_reason in ("length", "context") and own.places[-1:] == text.places[-1:]
-    if is_cut and score.status == "ok" and not score.rule.startswith(MARKED):
-        return Score(correct=False, extracted=None, status="truncated", rule="finish_reason", span=None)
-    return score
+    if is_cut and found.status == "ok" and not found.rule.startswith(MARKED):
+        found, is_right = Found(None, "truncated", "finish_reason", None), False
+    return Score(correct=is_right, extracted=found.value, status=found.status, rule=found.rule, span=found.span)
 
 
 class Passed(NamedTuple):
@@ -113,21 +120,6 @@ def explain(
     return Why(score, told, tuple(sorted(passed, key=lambda one: one.span)))
 
 
-def _scored(task: str, text: Text, reference: str, question: str, choices: Mapping[str, str] | None) -> Score:
-    if task == "mathematics":
-        return judge_maths(text, reference, question)
-    found = _find(task, text, choices, question)
-    if found.value is None:
-        return Score(correct=False, extracted=None, status=found.status, rule=found.rule, span=found.span)
-    return Score(
-        correct=_is_right(task, found.value, reference, choices),
-        extracted=found.value,
-        status="ok",
-        rule=found.rule,
-        span=found.span,
-    )
-
-
 def extract(task: str, output: str, *, question: str | None = None, choices: Mapping[str, str] | None = None) -> Found:
     """Find the answer in an output without a reference, as majority votes need it."""
     text = prepare(output)
@@ -147,22 +139,14 @@ def vote(
 
 
 def _find(task: str, text: Text, choices: Mapping[str, str] | None, question: str) -> Found:
-    if task == "ceval":
-        return find_choice(text, choices or {letter: "" for letter in _LETTERS}, question)
-    if task == "exact":
-        return _find_exact(text, choices, question)
-    return find_number(text, question)
-
-
-def _find_exact(text: Text, choices: Mapping[str, str] | None, question: str) -> Found:
-    if choices:
-        return find_choice(text, choices, question)
-    from flowinfer.tasks.answers.anchors import last_anchor
-
-    anchored = last_anchor(text)
-    part = anchored or text
+    if task == "ceval" or (task == "exact" and choices):
+        return find_choice(text, choices or dict.fromkeys("ABCD", ""), question)
+    if task != "exact":
+        return find_number(text, question)
+    *_, part = (text, *anchored(text))
     content = part.string.strip().strip("*`\"'").rstrip("。.").strip()
-    return Found(content or None, "ok" if content else "no_answer", "anchor" if anchored else "whole", part.span())
+    rule = "whole" if part is text else "anchor"
+    return Found(content or None, "ok" if content else "no_answer", rule, part.span())
 
 
 def _is_right(task: str, value: str, reference: str, choices: Mapping[str, str] | None) -> bool:

@@ -43,9 +43,11 @@ _WHICH = (
     r"|\b(?:is|are) (?:not (?:true|correct)|false|incorrect|wrong) is\b|\bexception[*_]*\s*(?:is|:)"
 )
 _HEADER = r"(?:^|\n)[#*\s]*(?:(?:(?:the )?final |the )?answer|(?:最终)?答案)[*\s]*(?=\n)"
+_BLANKS = r"[ \t*_:`]*(?:\r?\n[\s*_:`]*)?(?:(?:\\\[|\$\$)\s*)?"
+"""To the next line, where the anchor ends its own."""
 _ANCHOR = re.compile(
-    rf"(?P<which>(?i:{_WHICH}))|(?P<hash>####|<answer>|<\|begin_of_box\|>)|(?i:{_HEADER})|(?:^|\n)\s*[*_]*A\s*:"
-    rf"|(?i:\b(?:{_ENGLISH}))|{_CHINESE}|(?P<correction>(?i:{_CORRECTION}))"
+    rf"(?:(?P<which>(?i:{_WHICH}))|(?P<hash>####|<answer>|<\|begin_of_box\|>)|(?i:{_HEADER})|(?:^|\n)\s*[*_]*A\s*:"
+    rf"|(?i:\b(?:{_ENGLISH}))|{_CHINESE}|(?P<correction>(?i:{_CORRECTION}))){_BLANKS}"
 )
 _DENIED = re.compile(
     r"^[\s*_:\"']*(?:definitely |certainly |clearly )?"
@@ -73,19 +75,12 @@ _TITLE = re.compile(
 )
 _END = re.compile(r"\n|(?<=\S)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!i\.e)\.\s|(?<!\\)[。!?;]|<\||</")
 _HEDGE = re.compile(
-    r"^\s*(?:either|between|maybe|perhaps|unclear|unknown|可能|也许|不确定|无法|大?约?在[^,。]{1,12}之间)", re.I
+    r"^\s*(?:either|between|(?:less|more|greater|fewer) than|maybe|perhaps|unclear|unknown"
+    r"|可能|也许|不确定|无法|大?约?在[^,。]{1,12}之间)",
+    re.I,
 )
-_BLANKS = re.compile(r"[ \t*_:`]*(?:\r?\n[\s*_:`]*)?(?:(?:\\\[|\$\$)\s*)?")
 _REACH = 400
 _MAX_ANCHORS = 100
-
-
-def last_anchor(text: Text) -> Text | None:
-    """Return what follows the last anchor that is not negated, to the end of its sentence."""
-    last = None
-    for tail in anchored(text):
-        last = tail
-    return last
 
 
 @dataclass(frozen=True)
@@ -110,17 +105,15 @@ def anchors(text: Text, question: str = "") -> Iterator[Anchor]:
     """
     string = text.string
     for match in list(_ANCHOR.finditer(string))[-_MAX_ANCHORS:]:
-        begin = _begin(string, match)
+        begin = match.end()
         tail = string[begin : begin + _REACH]
         if not tail.strip():
             continue
         end = _END.search(tail)
         passed = _passed(string, match, begin, end, question)
         quoted = re.match(r"[\"“]([^\"”\n]+)[\"”]", tail) if passed is None else None
-        if quoted:
-            yield Anchor(text.part(begin + 1, begin + quoted.end(1)))
-            continue
-        yield Anchor(text.part(begin, begin + (end.start() if end and end.start() else len(tail))), passed)
+        first, last = quoted.span(1) if quoted else (0, end.start() if end and end.start() else len(tail))
+        yield Anchor(text.part(begin + first, begin + last), passed)
 
 
 def _passed(string: str, match: re.Match[str], begin: int, end: re.Match[str] | None, question: str) -> str | None:
@@ -140,12 +133,7 @@ def _passed(string: str, match: re.Match[str], begin: int, end: re.Match[str] | 
     if _DENIED_BEFORE.search(before[-12:]):
         return "denied"
     clause = re.split(r"[\n。!?;]|\.\s|,\s*(?:but|so|then|and)\b|但|其实|正确", before)[-1]
-    if match["correction"] is None and SUPPOSED.search(clause):
+    is_imagined = "would" in match[0] and re.search(r"\bif\b", clause, re.I)
+    if is_imagined or (match["correction"] is None and SUPPOSED.search(clause)):
         return "only supposed"
     return "a question" if end and end[0] == "?" and end.start() else None
-
-
-def _begin(string: str, match: re.Match[str]) -> int:
-    """Return where the answer begins: after blanks, and on the next line where the anchor ends its own."""
-    blanks = _BLANKS.match(string, match.end())
-    return blanks.end() if blanks else match.end()

@@ -11,7 +11,7 @@ _DENIED = re.compile(r"(?:\bnot|\bthan|≠|\\neq?|不是|而非)[\s$(]*$")
 _WORD = re.compile(r"[^\s$,.;]+")
 _BRACE = re.compile(r"\\[{}\\]|[{}]")
 _NAME = re.compile(r"[a-zA-Z]\s*=(?=\s*\\?$)")
-_LISTS = re.compile(r"[\s${}()\\]*(?:and|or|[,、和或及与])+[\s${}()\\]*")
+_LISTS = re.compile(r"[\s${}()\\]*(?:and|or|[,、和或及与])+[\s${}()\\]*|[ }$\\]*")
 _MAX_BOX = 4000
 
 

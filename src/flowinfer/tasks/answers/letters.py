@@ -20,7 +20,7 @@ _ITEM = (
     r"(?:项|选项)?(?![a-z])"
 )
 _TIGHT = re.compile(
-    r"\s*(?:[,;，；.。]\s*)?(?:[、/&+·|]|\band/or\b|\b(?:and|or|as well as|plus)\b|以及|[和与及]|或者?|还是)\s*"
+    r"\s*(?:[,;(.。]\s*)?(?:[、/&+·|]|\band/or\b|\b(?:and|or|as well as|plus)\b|以及|[和与及]|或者?|还是)\s*"
     rf"(?:also\s+|maybe\s+|perhaps\s+|possibly\s+|可能是?|选)?{_ITEM}",
     re.I,
 )
@@ -35,7 +35,7 @@ _GOES_ON = re.compile(
 _LIST_DENIED = re.compile(rf"[^\n。.;；,，]{{0,12}}?(?:{WRONG})", re.I)
 _DENIED = re.compile(
     rf"[\s)\]】*项选]*[\"'”’]?\s*(?:[是都也并]?(?:is |was |are )?(?:{WRONG})|的(?:同学|人|学生|考生)"
-    r"|的?(?:说法|答案|观点)?是?(?:错误|不对|干扰))",
+    r"|的?(?:说法|答案|观点)?是?(?:错误|不对|干扰)|,?但是?[他她它这]们?(?:错|不对))",
     re.I,
 )
 _CONTRAST = re.compile(
@@ -93,7 +93,7 @@ class _Letters(Reader):
         last: Found | None = None
         last_end = 0
         for begin, end, found in self._announcements(text, tails):
-            is_other = last is not None and last.value and found.value not in (None, last.value)
+            is_other = last is not None and found.value not in (None, last.value)
             if is_other and found.rule == "anchor" and _is_list(text.string[last_end:begin]):
                 found = Found(None, "ambiguous", "anchor", found.span)
             last, last_end = found, end
@@ -227,7 +227,9 @@ def _is_article(string: str, at: int) -> bool:
 def _is_reported(string: str, at: int) -> bool:
     """Return whether a letter is asked for, supposed, or what others think."""
     begins = max(string.rfind(mark, 0, at) for mark in "\n。.;!?") + 1
-    return string[at + 1 : at + 2] == "?" or SUPPOSED.search(string[begins:at]) is not None
+    clause = re.split(r"[\n。.;!?]", string[begins:])[0]
+    is_supposed = SUPPOSED.search(string[begins:at]) or SUPPOSED.search(clause)
+    return string[at + 1 : at + 2] == "?" or is_supposed is not None
 
 
 def _leading(text: Text, letters: str) -> str | None:

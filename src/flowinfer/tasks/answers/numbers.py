@@ -6,6 +6,7 @@ import re
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
+from flowinfer.tasks.answers.numerals import SCALES
 from flowinfer.tasks.answers.text import normalize
 
 Number = tuple[Fraction, int, int]
@@ -23,18 +24,7 @@ _MIXED = re.compile(r"(?<![\d.,])(\d+)\s+(\d+)\s?/\s?(\d+)(?!\d)")
 _LATEX_FRACTION = re.compile(r"(\d*)\s*\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(-?\d+)\s*\}|(\d)(\d))")
 _FLOAT_DIGITS = 8
 """Decimals from which on a number is taken as a float's."""
-_SCALES = {
-    "百": 100,
-    "千": 1000,
-    "万": 10**4,
-    "亿": 10**8,
-    "k": 1000,
-    "K": 1000,
-    "hundred": 100,
-    "thousand": 10**3,
-    "million": 10**6,
-    "billion": 10**9,
-}
+_SCALES = {**SCALES, **dict.fromkeys("kK千", 1000), "百": 100, "万": 10**4, "亿": 10**8}
 
 
 def clean(part: str) -> str:

@@ -9,9 +9,10 @@ from itertools import pairwise
 
 WRONG = r"错|不(?:对|正确|符|成立|行|合)|排除|\b(?:wrong|incorrect|false|not)\b|n't\b"
 NEGATIVE = re.compile(
-    rf"{WRONG}|有(?:语病|歧义|误)|不(?:是|选|能|属于|准确|恰当|可能|一致)|并非|均非|无关|片面|矛盾"
+    rf"{WRONG}|有(?:语病|歧义|误)|不(?:是|选|能|属于|准确|恰当|可能|一致|[当应]选)|并非|均非|无关|片面|矛盾"
     r"|除了?[A-H\s]|无中生有|偷换|以偏概全|张冠李戴|[✗✘❌]|太绝对|过于绝对"
-    r"|eliminat|ruled? out|\bout\b|irrelevant|unrelated|\b(?:no|none|neither|nor)\b",
+    r"|eliminat|distract|\b(?:cannot|except|all but)\b|ruled? out|\bout\b"
+    r"|irrelevant|unrelated|\b(?:no|none|neither|nor)\b",
     re.I,
 )
 OPEN = re.compile(
@@ -21,13 +22,14 @@ OPEN = re.compile(
     re.I,
 )
 """What leaves open whether a letter is right."""
+_IMAGINED = re.compile(r"\bif\b[^.\n]*\bwould\b[^.\n]*[.\n]?\s*$", re.I)
 _POSITIVE = re.compile(
     r"正确|准确|恰当|合适|对的|成立|符合|才[是对]|最佳|当选|一致|吻合|无误|[✓√✔✅]"
     r"|correct|right|true|best|better|likely|the answer|is the one|\byes\b|\bfits?\b",
     re.I,
 )
 CLAUSE = re.compile(
-    r"[。，；,;!?！？\n]|\.\s|\b(?:but|while|whereas|because|since)\b|而(?!是|且)|但是?|因为|由于"
+    r"[。，；,;!?！？\n]|\.\s|(?<!\ball )\b(?:but|while|whereas|because|since)\b|而(?!是|且)|但是?|因为|由于"
     r"|(?<=[✗✘❌✓√✔✅])|(?<=[错对误确√]\))|(?<=错误)(?!的)|(?<=正确)(?!的)"
     r"|(?=其余|其[他它]|\bthe (?:other|rest|remaining)\b)|(?:→|⇒|=>)(?=\s*[A-H](?![A-Za-z]))",
     re.I,
@@ -52,7 +54,8 @@ _DISCUSSED = re.compile(
     re.I,
 )
 _VERDICT = re.compile(
-    r"\s*(?:所以|因此|故|是|so (?:it|this|that)(?:'s| is) |it(?:'s| is) |so )*(?:说法|表述)?(?:错误?|不正确|不对"
+    r"\s*(?:所以|因此|故|是|so (?:it|this|that)(?:'s| is) |which (?:is|was) |it(?:'s| is) |so )*"
+    r"(?:说法|表述|[他她它]们?)?(?:错[误了]?|不正确|不对"
     r"|不符合?.{0,4}|排除|正确|对|不选|[当应]选|符合题意?|wrong|incorrect|(?:not )?correct|right|out|no|yes)"
     r"(?:的|选项)?[。;；，,.!\s]*",
     re.I,
@@ -118,14 +121,19 @@ def polarity(string: str, places: list[int]) -> Polarity:
         if not letters and _VERDICT.fullmatch(clause):
             letters, said["bare"] = last, said["bare"] - last
         last = set() if re.search(r"[。;!\n]|\.\s", clause) else letters or last
-        if OPEN.search(clause) or (clause.endswith("?") and not NEGATIVE.search(clause)):
+        if (
+            OPEN.search(clause)
+            or _IMAGINED.search(string[max(0, begin - 80) : end])
+            or (clause.endswith("?") and not NEGATIVE.search(clause))
+        ):
             continue
         judged = "wrong" if NEGATIVE.search(clause) else "right" if _POSITIVE.search(clause) else "bare"
         if judged != "bare" or not _DISCUSSED.search(clause):
             said[judged] |= letters
     concluded = None
     for match in _CONCLUDED.finditer(string):
-        if match.start(1) in places and not OPEN.search(re.split(r"[\n。!?;]|\.\s", string[: match.start()])[-1]):
+        before = re.split(r"[\n。!?;]|\.\s", string[max(0, match.start() - 60) : match.start()])[-1]
+        if match.start(1) in places and not OPEN.search(before):
             concluded = match[1]
     return Polarity(**{name: frozenset(letters) for name, letters in said.items()}, concluded=concluded)
 

@@ -32,7 +32,7 @@ _CUE = re.compile(
 )
 _PASSED_OVER = re.compile(
     r"(?:(?:\bnot|n't|不是|并非|而非)\s*\$?|\b(?:step|case|part|question|problem|example|figure|option|method"
-    r"|no\.)\s*#?|第|^[\s*]*(?=\d+[.)]\s))$",
+    r"|no\.)\s*#?|第)$",
     re.I,
 )
 _VERB = re.compile(
@@ -45,16 +45,16 @@ _VERB = re.compile(
     re.I,
 )
 _STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?\s*[a-zA-Z]*\W*$")
-_HOLDS = re.compile(r"共|是|\b(?:is|are|has|have)\b")
 _IMAGINED = re.compile(r"\bwould (?:be|have)\b", re.I), re.compile(r"\b(?:if|without|had|unless)\b", re.I)
+_HOLDS = re.compile(r"共|是|\b(?:is|are|has|have)\b")
 _WEAK_BEFORE = re.compile(
     r"(?:\b(?:in|for|from|of|per|at|by|to|than|after|with|every|over|on)\s+(?:the |a )?\$?|第|每)$"
 )
 _BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
 _BOLD_LINE = re.compile(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*")
 _BLANKED = re.compile(r"\((?:not|instead|rather)[^()]*\)|^[\s*]*\d{1,2}[.)]\s+(?=\D)")
+_NAMED_VALUES = re.compile(r"[\s$]*([a-z])\s*=[^=,a-z]+(?:,|;|\band\b)[\s$]*(?!\1)[a-z]\s*=[^=,a-z]+", re.I)
 _ALONE = re.compile(r"[\s$€£¥￥*#>-]*[\d,.]+[\s*.]*")
-_RESTATED = re.compile(r",?\s*(?:which is|,\s*or|i\.e\.,?|that is,?|即|也就是)\s*(?=[-$\d])")
 _LAST_CLAUSE = re.compile(
     r",?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;]\s*(?:and\s+)?(?:so|thus|therefore|hence|which (?:leaves|gives"
     r"|makes|totals|equals))\b|,\s*(?:for|making|totall?ing|giving|leaving)\s+(?:a total of\s+)?(?=[$\d])"
@@ -121,7 +121,7 @@ def _stated(sentence: Text) -> Found | None:
     begin = _last_clause(string)
     if REPORTED.search(string) or all(pattern.search(string, begin) for pattern in _IMAGINED):
         return None
-    if "±" in string:
+    if "±" in string or _NAMED_VALUES.fullmatch(string):
         return Found(None, "ambiguous", "conclusion", sentence.span())
     has_cue = bool(_CUE.search(string) or _BOLD_LINE.fullmatch(sentence.string))
     found = [item for item in values(string) if not _PASSED_OVER.search(string[: item[1]])]
@@ -143,9 +143,7 @@ def _stated(sentence: Text) -> Found | None:
         return Found(show(equal[0]), "ok", "equals", span(equal))
     reading, place = _concluded(string, found, begin)
     if reading.is_ambiguous:
-        if (restated := _RESTATED.search(string, place[2])) is None:
-            return Found(None, "ambiguous", "conclusion", sentence.span())
-        reading = answer_in(string[restated.end() :])
+        return Found(None, "ambiguous", "conclusion", sentence.span())
     if reading.value is None:
         return None
     is_concluded = has_cue or _ALONE.fullmatch(string)

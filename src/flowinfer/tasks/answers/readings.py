@@ -38,6 +38,7 @@ _RANGE = re.compile(
     r"|也许|可能是?)?\s*[$¥]?\s*-?\d",
     re.I,
 )
+_LIST = re.compile(r"^(?:\s*(?:,|、|和|与|\band\b)\s*(?:and\s+)?[-$¥]?\d[\d.]*)+[\s.。$]*$")
 _RATIO = re.compile(r"^\s?(?::|比|点|时|月)\s?\d")
 _UNITS = (
     ("dollars?", "cents?", 100),
@@ -103,7 +104,7 @@ def first_value(string: str, found: list[Number]) -> Reading:
     if _RANGE.match(rest):
         is_same = index + 1 < len(found) and found[index + 1][0] == value
         return Reading(show(value) if is_same else None, not is_same)
-    if _RATIO.match(rest) or (re.search(r"\d:$", before) and string[found[0][1]].isdigit()):
+    if _LIST.match(rest) or _RATIO.match(rest) or (re.search(r"\d:$", before) and string[found[0][1]].isdigit()):
         return Reading(None, True)
     if re.fullmatch(r"\s*,\s*", rest):
         return Reading(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from flowinfer.tasks.answers.latex import FUNCTIONS, plain
+from flowinfer.tasks.answers.numerals import SCALES
 
 _PIECE = re.compile(
     rf"\s*(?:\d+(?:\.\d+)?|\.\d+|{FUNCTIONS}|xyz\b|abc\b"
@@ -38,18 +39,11 @@ def measured_run(string: str, at: int) -> tuple[str, int]:
             at = joined.end()
             continue
         match = _PIECE.match(string, at)
-        if not match or _is_prose(string, match):
+        if not match or _PROSE.fullmatch(match["letters"] or ""):
             break
         pieces.append(string[at : match.end()])
         at = match.end()
     return _trimmed("".join(pieces), is_last=not string[at:].strip(" .。$*\n")), at
-
-
-def _is_prose(string: str, match: re.Match[str]) -> bool:
-    letters = match["letters"]
-    if letters is None:
-        return False
-    return bool(_PROSE.fullmatch(letters))
 
 
 def _trimmed(run: str, *, is_last: bool) -> str:
@@ -100,7 +94,6 @@ def _starts(string: str, at: int) -> bool:
     return not (at and (string[at - 1].isalnum() or string[at - 1] in "._'\\")) and not string[at].isspace()
 
 
-_SCALES = {"hundred": "*10^2", "thousand": "*10^3", "million": "*10^6", "billion": "*10^9"}
 _ASIDE = re.compile(
     r",?\s*(?:\b(?:because|since|which(?! (?:is|are|equals|gives|simplifies to"
     r"|makes) [^a-z]*\d(?![^.]*\b(?:than|more|less|times|prime|even|odd|not|before|after|from|away|off)\b))"
@@ -115,7 +108,7 @@ def stripped(part: str) -> str:
     part = re.sub(r"(?<![\w)*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w(*])", r"\1", part)
     string = re.sub(r"\bnot\s+\S+\s+but\s+(?:rather\s+)?", "", plain(part).replace("$", ""))
     string = re.sub(r"\(?\b(?:in )?base[\s-]*\d+\)?", " ", string)
-    string = re.sub(r"(?<=\d) (hundred|thousand|million|billion)\b", lambda match: _SCALES[match[1]], string)
+    string = re.sub(rf"(?<=\d) ({'|'.join(SCALES)})\b", lambda match: f"*{SCALES[match[1]]}", string)
     string = re.sub(r"\b(?:negative|minus)\s+(?=\d)|负(?=\d)", "-", string, flags=re.I)
     return re.sub(r"(?<![\w.])(\d+)\s+(\d+)\s?/\s?(\d+)(?![\w/])", r"(\1+\2/\3)", string)
 

@@ -13,6 +13,8 @@ _COMMENT = re.compile(
     r"^[\s*_#(\[>-]*(?:check|verif|(?:let me|to) (?:check|verify|double)|note\b|explanation|reason|that is\b|i\.e\."
     r"|(?:this|that|it|which)(?:'s| is| was| can| means| matches| makes sense| equals| also)\b[^=]*"
     r"\b(?:more|less|fewer|than|half|twice|times)\b"
+    r"|(?:let\s+(?!me\b|us\b)|suppose\b|assume\b|(?:we )?try\b)"
+    r"(?![^\n]*\b(?:so|then|thus|hence|therefore|get|have|gives?)\b)"
     r"|because\b[^,]*\Z|if you|i hope|验算|检验|检查|注|解释|说明|解析|提示|理由"
     r"|(?:do not|don't) (?:confuse|forget|mix)|be careful|remember\b|by the way"
     r"|for (?:example|instance|comparison|reference)\b|(?:in|by) (?:contrast|comparison)\b|had \w+ "
@@ -31,7 +33,9 @@ _END = re.compile(
     r"\n+|(?<=[^\s\d])(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!\bSt)(?<!e\.g)(?<!i\.e)\.\s+"
     r"|(?<=[^\n]{2}\d)\.\s+(?!\d)|(?<=[^\n]{4}\d)\.\s+|(?<!\\)[。!?;]|\Z"
 )
-_ASKS = re.compile(r"[\W\d_]*(?:how|what|which|when|who)\b|.*(?:多少|[几哪]|什么|吗$)", re.I | re.S)
+_ASKS = re.compile(
+    r"[\W\d_]*(?:how|what|which|when|who|is|are|does)\b|[\W\d_]*\Z|.*(?:多少|[几哪]|什么|吗$)", re.I | re.S
+)
 _MAX_SENTENCE = 1_500
 _VERIFIES = re.compile(r"check|verif|substit|plug|验|检", re.I)
 _ANSWERS = re.compile(
@@ -41,12 +45,15 @@ _REFUSAL = re.compile(
     r"(?:can't|(?:can|could) ?not|(?:unable|impossible|not possible|no way|hard) to) (?:be )?"
     r"(?:solved?|determined?|answer|find|tell|know|say|calculated?|computed?|give)"
     r"|\bno (?:solution|answer)\b|(?:\bnot|n't|\bno|\black(?:s|ing)?)\b[^.\n]{0,30}(?:enough|sufficient) "
-    r"(?:information|data|detail)|insufficient|\bnot (?:given|provided|stated)\b|don't know|not sure"
+    r"(?:information|data|detail)|insufficient|\bnot (?:known|given|provided|stated)\b|don't know|not sure"
     r"|无法(?:确定|计算|回答|求|得知|判断|解答|得出)|不能确定|不知道"
     r"|(?:信息|条件|数据)(?:不足|不够|不完整)|缺[少乏].{0,6}(?:条件|信息|数据)",
     re.I,
 )
-_CODE_LAST = re.compile(r"```(?:python|py|sympy|cpp|java)[^\n]*\n(?:(?!```)\D)*(?:```\s*)?$", re.S | re.I)
+_CODE_LAST = re.compile(
+    r"```(?i:python|py|sympy|cpp|java)[^\n]*\n(?:(?!```)[\D\n])*(?:```\s*)?$"
+    r"|(?:^|\n) *(?:print ?\(|return |def \w+\().*\s*$"
+)
 _BROKEN_OFF = re.compile(
     r"(?:[-=+/×÷≈(,，、]|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from|ha[sv]e?"
     r"|equals|that|then|so|thus|hence|therefore|at|than|because)"

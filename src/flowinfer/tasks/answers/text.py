@@ -50,20 +50,14 @@ def joined(parts: Sequence[Text]) -> Text:
     return Text("".join(part.string for part in parts), [place for part in parts for place in part.places])
 
 
-_KEPT = {
-    "\u2212": "-",
-    "\u2010": "-",
-    "\u2011": "-",
-    "\ufe63": "-",
-    "\u00a0": " ",
-    "\u3000": " ",
-    "\u00d7": "*",
+_PLAIN = {
+    **dict.fromkeys("\u2212\u2010\u2011\ufe63", "-"),
+    **dict.fromkeys("\u00a0\u3000", " "),
+    **dict.fromkeys("\ufe0e\ufe0f", ""),  # how the character before is drawn
+    **{"\u00d7": "*", "\u00b2": "^2", "\u00b3": "^3", "\u00b0": "°"},
+    **{chr(begin + at): chr(65 + at) for begin in (0x1F150, 0x1F170) for at in range(26)},  # white letters, as 🅱
 }
-_SUPER = {"\u00b2": "^2", "\u00b3": "^3", "\u00b0": "°"}
-_LETTERS = {chr(begin + i): chr(65 + i) for begin in (0x1F150, 0x1F170) for i in range(26)}
-"""White letters in black circles and squares, as 🅱; NFKC knows the others."""
-_DRAWN = "\ufe0e\ufe0f"
-"""They say how the character before is drawn."""
+"""What NFKC does not know or would spoil."""
 
 
 def normalize(output: str) -> Text:
@@ -72,12 +66,9 @@ def normalize(output: str) -> Text:
     characters: list[str] = []
     places: list[int] = []
     for index, character in enumerate(output[start:], start=start):
-        plain = _KEPT.get(character) or _SUPER.get(character) or _LETTERS.get(character)
-        if character in _DRAWN:
-            continue
+        plain = character if character < "\x7f" else _PLAIN.get(character)
         if plain is None:
-            plain = character if character < "\x7f" else unicodedata.normalize("NFKC", character)
-            plain = plain.replace("\u2044", "/").replace("\u2212", "-")
+            plain = unicodedata.normalize("NFKC", character).replace("\u2044", "/").replace("\u2212", "-")
         characters.append(plain)
         places += [index] * len(plain)
     return Text("".join(characters), places)
@@ -99,13 +90,9 @@ _LONG_RUN = re.compile(r"([^\d?])\1{39,}")
 
 def _without_long_runs(text: Text) -> Text:
     """Shorten runs of one character, which hold no answer and make patterns slow."""
-    kept: list[Text] = []
-    begin = 0
-    for match in _LONG_RUN.finditer(text.string):
-        kept.append(text.part(begin, match.start() + 8))
-        begin = match.end()
-    kept.append(text.part(begin, len(text.string)))
-    return joined(kept) if len(kept) > 1 else text
+    runs = [match.span() for match in _LONG_RUN.finditer(text.string)]
+    begins, ends = [0, *(end for _, end in runs)], [*(start + 8 for start, _ in runs), len(text.string)]
+    return joined([text.part(*span) for span in zip(begins, ends, strict=True)]) if runs else text
 
 
 _MARKS = (

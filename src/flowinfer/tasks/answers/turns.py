@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from flowinfer.tasks.answers.anchors import anchored
 from flowinfer.tasks.answers.boxes import boxed, is_boxed
@@ -20,6 +21,7 @@ _TURN_ENDS = re.compile(
 )
 _NEXT_QUESTION = re.compile(
     r"(?P<numbered>\n\s*(?:\*\*|#+ )?(?:(?:Next |New |Another |Follow-?up )(?:Question|Problem)|User|Human|用户"
+    r"|下一[题道]"
     r"|(?:Question|Problem|Exercise|Example|Q|问题|题目|例题|问)\s*\d+)\s*(?:\*\*)?[:：.])"
     r"|(?P<plain>\n\s*(?:\*\*|#+ )?(?:Question|Problem|Exercise|Example|Instruction|Q|问题|题目|例题|问)"
     r"\s*(?:\*\*)?[:：]"
@@ -38,6 +40,8 @@ _VALUE = re.compile(
 _STEP = re.compile(r"^\W*(?:step|part|case|第|\d+[.)]\s)", re.I)
 _MIN_REPEATED = 16
 """Fewest characters, Chinese ones counted twice, by which a text is known to be the question's."""
+_MAX_QUESTIONS = 20
+"""Beginnings of questions that are looked at."""
 _MAX_BEFORE = 120
 """Most characters of a heading before the question where a model repeats it."""
 
@@ -82,15 +86,14 @@ def own_turn(text: Text, question: str) -> Text:
 def _first_turn(text: Text, question: str) -> Text:
     """Leave out marks, the question that is repeated, and what follows the end of a turn."""
     text = _without_question(replace(text, string=_without_marks(text.string)), question)
-    for match in _TURN_ENDS.finditer(text.string):
-        if re.search(r"\w", text.string[: match.start()]):
-            return text.part(0, match.start())
-    return text
+    ends = (match.start() for match in _TURN_ENDS.finditer(text.string))
+    return text.part(0, next((end for end in ends if re.search(r"\w", text.string[:end])), len(text.string)))
 
 
 def _further_question(text: Text) -> re.Match[str] | None:
     """Return where another question begins behind an answer."""
-    return next((match for match in _NEXT_QUESTION.finditer(text.string) if _is_answered(text, match)), None)
+    matches = islice(_NEXT_QUESTION.finditer(text.string), _MAX_QUESTIONS)
+    return next((match for match in matches if _is_answered(text, match)), None)
 
 
 def _without_marks(string: str) -> str:

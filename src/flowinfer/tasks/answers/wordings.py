@@ -39,7 +39,7 @@ def _digits(string: str) -> str | None:
 
 _SAID = re.compile(r"(\d{1,2}):(\d{2})\s*(?:in the|at) (morning|afternoon|evening|night)", re.I)
 _HAN = re.compile(
-    r"(凌晨|早上|早晨|上午|中午|下午|傍晚|晚上)?\s*(\d{1,2})(?:[点时](?:(\d{1,2})分?|(半)|整|钟)?|:(\d{2}))"
+    r"(?:(凌晨|早上|早晨|上午|中午|下午|傍晚|晚上)\s*)?(\d{1,2})(?:[点时](?:(\d{1,2})分?|(半)|整|钟)?|:(\d{2}))"
 )
 _LATE = ("afternoon", "evening", "night", "中午", "下午", "傍晚", "晚上")
 _GIVES_TIME = re.compile(r"\b(?:is|at|gives|becomes|get|reach(?:es)?)\b|=|是|为|到|得")
