@@ -74,3 +74,21 @@ def test_a_steps_maps_do_what_stands_around_them(
     then = added_linear(x, own.packed(), Residual(total, norm, 1e-6), tiles)
     assert near(total, expected) and near(then.states, expected * norm.double())
     assert near(then.squares.sum(1), expected.square().sum(1))
+
+
+@pytest.mark.parametrize("tokens", [3, 20, pytest.param(4, marks=gpu)])
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_padding_at_the_end_is_not_read(is_packed: bool, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not CUDA:
+        monkeypatch.setattr(triton_int4, "_numbers", _numbers)
+    own = layer(32, 256, 128).to(DEVICE)
+    weight = own.unpacked(HALF)
+    x = torch.randn(tokens, 256, generator=torch.Generator().manual_seed(1)).to(DEVICE, HALF)
+    x[-1] = torch.nan
+    squares = torch.full((tokens, 1), 256.0, device=DEVICE)  # of states whose norm is they themselves
+    rows = torch.arange(tokens, dtype=torch.int32, device=DEVICE)
+    rows[-1] = -1
+    tiles = Tiles(16, 256 if tokens <= 8 else 128, is_early=tokens == 4)
+    found = scaled_linear(Norm(x, squares, 1e-6, rows), own.packed() if is_packed else weight, None, tiles)
+    torch.testing.assert_close(found[:-1], x[:-1] @ weight.T, atol=2e-2, rtol=2e-2)
+    assert found[-1].isfinite().all()

@@ -74,7 +74,7 @@ class GpuLlamaForward:
         counters = _Counters(sum(_num_counters(layer, shape, tokens) for layer, shape in self._layers), ids.device)
         down = triton_gemm.tiles_for(self._layers[0][0].down, tokens)
         parts = -(-self._embedding.shape[1] // down.block_n)
-        total, half = triton_rows.embed(ids, self._embedding, self._norms[0], self._eps, parts)
+        total, half = triton_rows.embed(ids, self._embedding, self._norms[0], self._eps, parts, cache.rows)
         for index, ((layer, shape), after) in enumerate(zip(self._layers, self._norms[1:], strict=True)):
             tiles = triton_gemm.tiles_for(layer.qkv, tokens)
             qkv = triton_gemm.scaled_linear(half, layer.qkv, layer.bias, tiles, counters.take(_blocks(layer.qkv)))
@@ -88,11 +88,11 @@ class GpuLlamaForward:
                 counters=counters.take(tokens * shape.num_kv_heads),
                 is_early=tiles.is_early and tokens <= MOST_TOKENS,  # many tokens' programs are in each other's way
             )
-            residual = triton_gemm.Residual(total, layer.before_mlp, self._eps)
+            residual = triton_gemm.Residual(total, layer.before_mlp, self._eps, cache.rows)
             half = triton_gemm.added_linear(attended, layer.out, residual, tiles, counters.take(_blocks(layer.out)))
             tiles = triton_gemm.tiles_for(layer.gate_up, tokens)
             gated = triton_gemm.gated_linear(half, layer.gate_up, tiles, counters.take(_blocks(layer.gate_up)))
-            residual = triton_gemm.Residual(total, after, self._eps)
+            residual = triton_gemm.Residual(total, after, self._eps, cache.rows)
             tiles = triton_gemm.tiles_for(layer.down, tokens)
             half = triton_gemm.added_linear(gated, layer.down, residual, tiles, counters.take(_blocks(layer.down)))
         return half

@@ -41,6 +41,8 @@ class Tiles:
     is_early: bool = False
     """Start while the kernel before ends and fetch the first weights to L2, where a GPU can (programmatic dependent
     launch)."""
+    registers: int | None = None
+    """Most of a thread, where fewer let more programs run side by side; None = as many as it likes."""
 
 
 _NARROW = 8192
@@ -82,17 +84,17 @@ def tiles_for(weight: Matrix, tokens: int) -> Tiles:
 
 
 def _packed_tiles_for(outputs: int, inputs: int, tokens: int) -> Tiles:
-    """Return tiles for a weight of four bits, by the best of some hundred for a 7B's on an H200.
+    """Return tiles for a weight of four bits: the best of some hundred tried for a 7B on an H200, the last in steps.
 
     Warps share the inputs for few tokens, the outputs for more.
     """
-    is_wide = outputs > _NARROW
-    splits = 1 if is_wide else max(1, min(_MOST_SPLITS, inputs // 1024))
-    if tokens <= _FEWEST:
+    is_wide, few = outputs > _NARROW, tokens <= _FEWEST
+    splits = 1 if is_wide else max(1, min(_MOST_SPLITS, inputs // (1024 if few else 896)))
+    if few:
         return Tiles(64 if is_wide else 32, 2 * BLOCK, splits, 2, 3, is_early=True)
-    if tokens <= 2 * MOST_TOKENS:
-        return Tiles(128 if is_wide and tokens > MOST_TOKENS else 64, BLOCK, splits, num_stages=3)
-    return Tiles(128, BLOCK, splits, num_stages=3)
+    if tokens > 2 * MOST_TOKENS and (is_wide or splits == _MOST_SPLITS):
+        return Tiles(128, BLOCK, splits, 8, 3, registers=128)
+    return Tiles(128 if is_wide and tokens > MOST_TOKENS else 64, BLOCK, splits, num_stages=3)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Norm:
     squares: Tensor
     """(T, parts), float32: sums of squares of parts of the unweighted states."""
     eps: float
+    rows: Tensor | None = None
+    """(T,) int32, -1 = padding; what stands at the end of the tokens is not read."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ class Residual:
     weight: Tensor
     """(N,), the norm's."""
     eps: float
+    rows: Tensor | None = None
+    """As of `Norm`."""
 
 
 def skinny_linear(x: Tensor, weight: Matrix, bias: Tensor | None, tiles: Tiles | None = None) -> Tensor:
@@ -159,7 +165,7 @@ def added_linear(x: Tensor, weight: Matrix, total: Residual, tiles: Tiles, count
         counters: zeros, one for each block of outputs, where the inputs are split; made here if None.
     """
     squares = x.new_empty(len(x), triton.cdiv(weight.shape[0], tiles.block_n), dtype=torch.float32)
-    then = Norm(total.states.new_empty(total.states.shape), squares, total.eps)
+    then = Norm(total.states.new_empty(total.states.shape), squares, total.eps, total.rows)
     _launch(x, weight, tiles, out=total.states, total=total, then=then, counters=counters)
     return then
 
@@ -193,13 +199,14 @@ def _launch(
     pieces = max(1, 32 * tiles.num_warps // tiles.block_n)
     width = tiles.block_k if packed is None else tiles.block_k // PLANES  # numbers of 16 bits
     early = min(_EARLY, turns // tiles.splits * width)
+    rows = scale.rows if scale else total.rows if total else None
     with torch.cuda.device(x.get_device()):
         launch(_linear_kernel, (blocks, tiles.splits))(
             *(x, own, *((own, own) if packed is None else (packed.scales, packed.zeros))),
             *(own if bias is None else bias, out),
             *(own if scale is None else scale.squares, own if total is None else total.weight),
             *((own, own) if then is None else (then.states, then.squares)),
-            *(sums, own if counters is None else counters),
+            *(sums, own if counters is None else counters, own if rows is None else rows),
             *(tokens, x.stride(0), own.stride(0), outputs, inputs, turns),
             *(0 if packed is None else packed.scales.shape[1], 0 if scale is None else scale.squares.shape[1]),
             *(early // pieces // 8 * 8, 0.0 if scale is None else scale.eps),
@@ -207,6 +214,7 @@ def _launch(
             WHOLE_N=outputs % columns == 0,
             WHOLE_K=inputs % tiles.block_k == 0,
             SPLITS=tiles.splits,
+            PADDED=rows is not None,
             BIAS=bias is not None,
             BLOCK_PARTS=0 if scale is None else triton.next_power_of_2(scale.squares.shape[1]),
             GATED=is_gated,
@@ -218,6 +226,7 @@ def _launch(
             PIECES=pieces,
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
+            maxnreg=tiles.registers,
             launch_pdl=is_early,
         )
 
@@ -229,7 +238,7 @@ def _block_t(tokens: int, *, is_packed: bool) -> int:
     return MOST_TOKENS if tokens <= MOST_TOKENS else MOST_STEP_TOKENS
 
 
-@triton.jit(do_not_specialize=["tokens", "turns", "groups", "num_parts", "piece", "counters"])
+@triton.jit(do_not_specialize=["tokens", "turns", "groups", "num_parts", "piece", "counters", "token_rows"])
 def _linear_kernel(
     x: tl.tensor,
     weight: tl.tensor,
@@ -243,6 +252,7 @@ def _linear_kernel(
     next_squares: tl.tensor,
     sums: tl.tensor,
     counters: tl.tensor,
+    token_rows: tl.tensor,
     tokens: tl.tensor,
     x_stride: tl.tensor,
     weight_stride: tl.tensor,
@@ -257,6 +267,7 @@ def _linear_kernel(
     WHOLE_N: tl.constexpr,
     WHOLE_K: tl.constexpr,
     SPLITS: tl.constexpr,
+    PADDED: tl.constexpr,
     BIAS: tl.constexpr,
     BLOCK_PARTS: tl.constexpr,
     GATED: tl.constexpr,
@@ -285,7 +296,10 @@ def _linear_kernel(
     first, last = split * turns // SPLITS, (split + 1) * turns // SPLITS
     weight_base = weight + weight_rows.to(tl.int64) * weight_stride
     known = rows[:, None] < tokens
-    # 1. what nobody writes
+    used = tokens
+    # 1. what nobody writes, or long ago
+    if PADDED:
+        used = tl.max(tl.where(tl.load(token_rows + rows, mask=rows < tokens, other=-1) >= 0, rows + 1, 0), 0)
     if EARLY:
         width = inputs if GROUP == 0 else weight_stride  # of a row, in numbers of 16 bits
         starts = first * (BLOCK_K if GROUP == 0 else BLOCK_K // 4) + tl.arange(0, PIECES) * piece
@@ -311,27 +325,29 @@ def _linear_kernel(
         at = squares + rows[:, None] * num_parts + parts[None, :]
         square = tl.load(at, mask=known & (parts[None, :] < num_parts), other=0.0)
     cells = rows[:, None].to(tl.int64) * outputs + columns[None, :]
-    if ADDED:
+    LATE: tl.constexpr = GROUP > 0 and BLOCK_T > 16  # where it would take the registers of a second program
+    if ADDED and not LATE:
         before = tl.load(out + cells, mask=known & inside_n[None, :], other=0.0)
     # 3. the product
     if GROUP > 0:
         total = packed_sums(
-            *(x, weight_base, scales, zeros, weight_rows, tokens, x_stride, weight_stride, inputs),
+            *(x, weight_base, scales, zeros, weight_rows, used, x_stride, weight_stride, inputs),
             *(first, last, groups, GROUP, WHOLE_K, BLOCK_N, BLOCK_K, BLOCK_T),
         )
     else:
         offsets = tl.arange(0, BLOCK_K)
         x_at = x + rows[:, None] * x_stride + offsets[None, :]
         weight_at = weight_base[None, :] + offsets[:, None]
+        read = rows[:, None] < used
         total = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
         for turn in range(first, last):
             start = turn * BLOCK_K
             if WHOLE_K:
-                part = tl.load(x_at + start, mask=known, other=0.0)
+                part = tl.load(x_at + start, mask=read, other=0.0)
                 w = tl.load(weight_at + start)
             else:
                 there = start + offsets < inputs
-                part = tl.load(x_at + start, mask=known & there[None, :], other=0.0)
+                part = tl.load(x_at + start, mask=read & there[None, :], other=0.0)
                 w = tl.load(weight_at + start, mask=there[:, None], other=0.0)
             total = tl.dot(part, w, total)  # (BLOCK_T, BLOCK_N)
     if EARLY:  # not before: programs that wait would crowd some multiprocessors
@@ -357,6 +373,8 @@ def _linear_kernel(
     if GATED:
         _store_gated(total, out, block, tokens, outputs, BLOCK_N, BLOCK_T)
     elif ADDED:
+        if LATE:
+            before = tl.load(out + cells, mask=known & inside_n[None, :], other=0.0)
         _store_added(total, before, weights, out, next_states, next_squares, columns, block, tokens, outputs, BLOCK_T)
     else:
         tl.store(out + cells, total.to(out.dtype.element_ty), mask=known & inside_n[None, :])

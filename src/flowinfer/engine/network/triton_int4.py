@@ -132,8 +132,9 @@ def packed_sums(
                 next_scale, next_zero = tl.load(scales + at), tl.load(zeros + at)
                 part = tl.zeros_like(total)
                 states_sum = tl.zeros_like(total)
-                if not ONES:
-                    factor, offset = _spread(scale, zero, IS_BF16)
+                if not ONES:  # read where they are needed, in the layout of the numbers
+                    at = group_rows + tl.minimum((turn * 128 + plane * ROW) // GROUP, groups - 1)
+                    offset = tl.expand_dims(tl.load(zeros + at).to(tl.float32) + (128 if IS_BF16 else 0), -1)
             start = own * 128 + plane * ROW
             mask = here if WHOLE_K else here & (start + inner_x < inputs)
             states = tl.load(x_at + start, mask=mask, other=0.0)  # ([S,] ROW, BLOCK_T)
@@ -147,6 +148,8 @@ def packed_sums(
                 if ONES:
                     factor, offset = _spread(scale, zero, IS_BF16)
                     part -= offset * states_sum
+                else:
+                    factor = tl.expand_dims(scale.to(tl.float32), -1)
                 total += part * factor
                 scale, zero = next_scale, next_zero
     return tl.trans(tl.sum(total, 0) if SHARES > 1 else total)

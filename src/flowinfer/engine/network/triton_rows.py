@@ -13,8 +13,10 @@ from flowinfer.engine.caches.triton_step import HeadNorms, _turned
 from flowinfer.engine.network.triton_gemm import Norm
 
 
-def embed(ids: Tensor, table: Tensor, weight: Tensor, eps: float, parts: int) -> tuple[Tensor, Norm]:
-    """Return the rows of a table for ids (T,) int64, and half their norm, (T, D) each; squares come in `parts`."""
+def embed(
+    ids: Tensor, table: Tensor, weight: Tensor, eps: float, parts: int, rows: Tensor | None = None
+) -> tuple[Tensor, Norm]:
+    """Return a table's rows for ids (T,) int64, and half their norm, (T, D) each; squares come in `parts`."""
     states = table.new_empty(len(ids), table.shape[1])
     normed = states.new_empty(states.shape)
     squares = table.new_empty(len(ids), parts, dtype=torch.float32)
@@ -27,7 +29,7 @@ def embed(ids: Tensor, table: Tensor, weight: Tensor, eps: float, parts: int) ->
             BLOCK_PARTS=triton.next_power_of_2(parts),
             num_warps=8,
         )
-    return states, Norm(normed, squares, eps)
+    return states, Norm(normed, squares, eps, rows)
 
 
 def norm(states: Tensor, weight: Tensor, eps: float, *, added: Tensor | None = None) -> Tensor:
