@@ -33,6 +33,7 @@ from shapes import STD, Shape, config_of, shapes
 
 _ROOT = Path(__file__).resolve().parent.parent
 _FLOWS = {"one 7B": "Qwen", "three heads": "(Qwen | Ds | Yi)"}
+_RUNS = ("cold", "warm", "third")
 _QUESTION = "What is 17 * 23?"
 _SHARD_BYTES = 4 << 30
 _IMPORTS = "import sys, time, torch, transformers; print(time.time() - float(sys.argv[1]))"
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="another version's sources, measured beside these")
     parser.add_argument("--flows", default=",".join(_FLOWS), help="of: " + ", ".join(_FLOWS))
     parser.add_argument("--layers", type=int, help="fewer than the real shapes have")
+    parser.add_argument("--runs", default=",".join(_RUNS), help="the first of: " + ", ".join(_RUNS))
     arguments = parser.parse_args()
     sources = {"this": _ROOT / "src"} | ({"other": arguments.against} if arguments.against else {})
     with tempfile.TemporaryDirectory() as temporary:
@@ -92,7 +94,7 @@ def main() -> None:
             table.note(f"{name}: {len(files)} files read bare in {read_seconds:.1f} s; S = {limit:.1f} s")
             for version, source in sources.items():
                 cache = Path(temporary, f"cache-{name}-{version}")
-                for label in ("cold", "warm", "third"):
+                for label in arguments.runs.split(","):
                     more = ["--json"] if label != "warm" and version == "this" else []
                     run = _attempt(deadline, name, folder, source, environment | _caches(cache), more)
                     if isinstance(run, Missed):
@@ -155,7 +157,7 @@ def _make_model(folder: Path, shape: Shape, tokenizer: Path, arguments: Any) -> 
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {}, "weight_map": index}), encoding="utf-8"
     )
-    config.dtype = arguments.dtype
+    config.dtype, config.architectures = arguments.dtype, [type(network).__name__]
     config.save_pretrained(folder)
 
 

@@ -11,14 +11,19 @@ FlowInferError            exit code
     │   └── ReaderGone 0  nobody reads it any more, which fails no pipeline
     ├── LoadError    3    a model or tokenizer could not be loaded, or is unsuitable
     ├── MemoryShort  3    what was asked for does not fit into memory
+    ├── HeadCut      3    a connection to a head elsewhere broke
     └── DeviceLost   3    a device can do nothing more in this process
+        └── HeadLost 3    a head elsewhere is not there any more
 
 Anything else that escapes is a bug of ours and shows its traceback.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +35,8 @@ from flowinfer.output.terminal import visible
 
 _SHORT = ("not enough memory", "out of memory", "can't allocate memory", "cublas_status_alloc_failed")
 """What torch and its libraries say where memory is short."""
+_LOST = ("CUDA error", "Triton Error [CUDA]", "cuDNN error", "NCCL Error", "ECC error", "unspecified launch failure")
+"""What they say where a device has failed."""
 _OPTION = re.compile(
     r"--(?:(?P<set>prompts|zoo) (?P<value>[a-z][\w-]*|FILE\.toml)|(?P<name>[a-z][a-z-]*)(?P<takes> (?=[A-Z]))?)"
 )
@@ -179,9 +186,27 @@ class ReaderGone(OutputLost):
 class DeviceLost(RunError):
     """A device has failed for good."""
 
-    left: ClassVar[list[object]] = []
-    """What must stay until the process ends: torch ends it at once where page-locked memory that such a device has used
-    goes back. Whoever ends the process then runs no destructors."""
+    kept: ClassVar[list[object]] = []
+    """Tensors that stay as long as the process; whoever ends it then runs no destructors."""
+
+    @classmethod
+    def keep_tensors(cls) -> None:
+        """Let no tensor go any more, not even when Python ends.
+
+        torch aborts the process where memory goes back that a lost device has used: its destructors raise.
+        """
+        torch = sys.modules["torch"]
+        if not cls.kept:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(cls.kept))
+        cls.kept += [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+
+
+class HeadCut(RunError):
+    """The connection to a head elsewhere broke, and the head has forgotten what it held; another may be had."""
+
+
+class HeadLost(DeviceLost):
+    """A head in another process or on another host is not there any more."""
 
 
 def is_memory_short(error: BaseException) -> bool:
@@ -190,3 +215,11 @@ def is_memory_short(error: BaseException) -> bool:
         return True
     text = str(error).lower() if isinstance(error, RuntimeError) else ""
     return any(mark in text for mark in _SHORT)
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Return whether an error tells that a device can do nothing more in this process, whatever is asked of it."""
+    if isinstance(error, DeviceLost):
+        return True
+    text = str(error) if isinstance(error, RuntimeError) and not is_memory_short(error) else ""
+    return any(mark in text for mark in _LOST) and "captur" not in text  # a graph that cannot be recorded loses nothing

@@ -138,7 +138,7 @@ def test_what_is_the_runs_is_no_questions_fault(models: dict[str, HfModel], seam
 
 def test_a_device_that_is_lost_ends_the_run(models: dict[str, HfModel]) -> None:
     lost = RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA")
-    with pytest.raises(DeviceLost, match="has failed: CUDA error: device-side assert triggered") as caught:
+    with pytest.raises(DeviceLost, match="has failed in step s1 step 1: CUDA error: device-side assert") as caught:
         run(FORMS["chain"], models, plans.questions(), Fault(error=lost, seam="prompt"))
     assert str(caught.value.help).startswith("what was answered is kept: --resume goes on")
 

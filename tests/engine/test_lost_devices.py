@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,7 @@ from typing import Any
 import pytest
 
 from flowinfer.engine import models
-from flowinfer.engine.faults import is_device_lost
-from flowinfer.errors import is_memory_short
+from flowinfer.errors import is_device_lost, is_memory_short
 from tests.command import flowinfer
 
 ECC = "CUDA error: uncorrectable ECC error encountered"
@@ -98,7 +99,7 @@ def test_exec_ends_with_one_error_and_goes_on_where_it_stood(device: Device, tmp
     assert (
         sum(line.startswith("error:") for line in broken.stderr.split("\n")) == 1 and "Traceback" not in broken.stderr
     )
-    assert f"error: cpu, with 'Yi' of step s2 Yi, has failed: {ECC}\n" in broken.stderr
+    assert f"error: cpu with 'Yi' has failed in step s2 Yi: {ECC}\n" in broken.stderr
     assert "what was answered is kept: --resume goes on" in broken.stderr
     (run,) = (tmp_path / "runs").iterdir()
     kept = answers(run)
@@ -119,7 +120,7 @@ def test_a_sweep_ends_with_one_error_and_goes_on_where_it_stood(
     device.left = 20
     broken = flowinfer(*command, *options, *more, cwd=tmp_path)
     assert broken.returncode == 3, broken.stderr
-    assert "error: cpu, with 'Yi' of step s1 Yi, has failed: " + ECC in broken.stderr
+    assert "error: cpu with 'Yi' has failed in step s1 Yi: " + ECC in broken.stderr
     assert not any(error for run in (tmp_path / "sweeps").glob("*/runs/*") for _, error in answers(run).values())
     device.left = float("inf")
     resumed = flowinfer("sweep", "--resume", "--quiet", cwd=tmp_path)
@@ -127,6 +128,40 @@ def test_a_sweep_ends_with_one_error_and_goes_on_where_it_stood(
     found = [answers(run) for run in sorted((tmp_path / "sweeps").glob("*/runs/*"))]
     assert [len(one) for one in found] == [6, 6, 6, 6]
     assert not any(error for one in found for _, error in one.values())
+
+
+ABORTS = f"""
+import os, sys, torch
+from flowinfer import cli
+from flowinfer.__main__ import main
+from flowinfer.engine.faults import device_lost
+from flowinfer.errors import DeviceLost
+
+class Locked(torch.Tensor):
+    def __del__(self):
+        os.abort()  # as torch does where memory goes back that a lost device has used
+
+def run():
+    tensor = torch.ones(1).as_subclass(Locked)
+    circle = [tensor]
+    circle.append(circle)
+    try:
+        raise RuntimeError("{ECC}")
+    except RuntimeError as error:
+        raise device_lost("cuda:1", error) from error
+
+cli.run = run
+"""
+AS_COMMAND = "main()"
+AS_LIBRARY = "try:\n    run()\nexcept DeviceLost as error:\n    print('error:', error.message, file=sys.stderr)"
+
+
+@pytest.mark.parametrize(("end", "code"), [(AS_COMMAND, 3), (AS_LIBRARY, 0)], ids=["command", "library"])
+def test_a_process_that_has_lost_a_device_ends_as_it_would_whose_destructors_would_abort_it(
+    end: str, code: int
+) -> None:
+    done = subprocess.run([sys.executable, "-c", ABORTS + end], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, f"error: cuda:1 has failed: {ECC}\n")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import torch
 
 from flowinfer.backends import hf
 from flowinfer.backends.hf import HfModel
+from flowinfer.backends.known import whole
 from flowinfer.engine.execute import execute
 from flowinfer.fusion.shared import SharedVocabularyWarning
 from flowinfer.language import prompts
@@ -49,15 +50,19 @@ def test_a_story_model_alone_writes_what_generate_writes(writers: dict[str, HfMo
     vocabulary = model.vocabulary()
     ids = torch.tensor([model.prompt(BEGINNING).ids])
     writing = {*vocabulary.text_ids(), *vocabulary.eos_ids}
-    whole = model._model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=120,
-        do_sample=False,
-        suppress_tokens=[i for i in range(vocabulary.num_columns) if i not in writing],
-        pad_token_id=0,
-    )[0, ids.shape[1] :].tolist()
-    pieces = [vocabulary.tokens.pieces[i] or b"" for i in whole if i not in vocabulary.eos_ids]
+    found = (
+        whole(model._model)
+        .generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=120,
+            do_sample=False,
+            suppress_tokens=[i for i in range(vocabulary.num_columns) if i not in writing],
+            pad_token_id=0,
+        )[0, ids.shape[1] :]
+        .tolist()
+    )
+    pieces = [vocabulary.tokens.pieces[i] or b"" for i in found if i not in vocabulary.eos_ids]
     assert story(member(name), writers, max_tokens=120).answer == b"".join(pieces).decode()
 
 

@@ -349,11 +349,13 @@ def test_a_declared_split_is_kept_and_shown(tmp_path: Path, capsys: pytest.Captu
     assert "    s1  cuda:0 74.5 GB, cuda:1 75.3 GB (slowest)\n" in told
 
 
-def test_a_split_over_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gigabytes", [500, 5])
+def test_a_split_over_a_device_that_is_not_there_is_refused(gigabytes: int, tmp_path: Path) -> None:
+    """What is not there is told before what does not fit."""
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_70B))
     flow = check(f'model L = "{tmp_path}" {{ device=["cuda:0", "cuda:7"] }}\nL', zoo=NAMES)
     with pytest.raises(LoadError) as caught:
-        ready(flow, machine(500))
+        ready(flow, machine(gigabytes))
     assert caught.value.message == "model 'L' is declared on cuda:7, which this machine does not have"
 
 

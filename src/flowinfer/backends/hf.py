@@ -20,8 +20,9 @@ from flowinfer.backends.caches import NotCached
 from flowinfer.backends.chat import ChatPrompts
 from flowinfer.backends.four_bit import load_packed
 from flowinfer.backends.kinds import session_kind
-from flowinfer.backends.known import KnownNetwork, whole
+from flowinfer.backends.known import WRITTEN, KnownNetwork, whole
 from flowinfer.backends.layout import lay_out
+from flowinfer.backends.plain import described, own_logits
 from flowinfer.backends.remembered import identify, recall, recall_files, remember
 from flowinfer.backends.rotary import most_positions
 from flowinfer.backends.session import BatchSession
@@ -68,11 +69,11 @@ class HfModel:
         known = recall(model)
         self.max_positions = known.max_positions or _max_positions(model.config)
         with STARTUP.waiting_for("check", spec.name):
-            self._kind = session_kind(model)
+            kind = session_kind(model)
         if not known.max_positions:
             end_ids = getattr(model.generation_config, "eos_token_id", None)
             remember(model, max_positions=self.max_positions, end_ids=end_ids)
-        self.notes = tuple(_notes(spec.name, tokens.losses, is_batched=self._kind is BatchSession))
+        self.notes = tuple(_notes(spec.name, tokens.losses, is_batched=kind is BatchSession))
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -113,7 +114,8 @@ class HfModel:
 
     def open(self) -> Session:
         """Return an empty session of the kind that this architecture allows."""
-        return self._kind(whole(self._model))
+        network = whole(self._model)
+        return session_kind(network)(network)
 
     def close(self) -> None:
         """Free the weights."""
@@ -235,7 +237,10 @@ def _load(spec: ModelSpec, device: str, dtype: str, split: Sequence[Share]) -> H
 
 
 def _known(spec: ModelSpec, held: Held, device: str, dtype: str, split: Sequence[Share]) -> HfModel | None:
-    """Load a model that has passed its checks here, without transformers' classes; None where they are needed."""
+    """Load a model without transformers' classes; None where they are needed.
+
+    It has passed its checks here, or is one whose config is understood.
+    """
     is_local = os.path.isdir(spec.ref) or is_hub_offline()  # else the hub may have a newer one
     if split or spec.quantization or spec.trust_remote_code or not held.files or not is_local:
         return None
@@ -245,8 +250,13 @@ def _known(spec: ModelSpec, held: Held, device: str, dtype: str, split: Sequence
     kind = getattr(torch, stated, None)
     if "quantization_config" in config or not isinstance(kind, torch.dtype):
         return None
-    if not (passed := recall_files(held, kind, torch.device(device))).is_whole:
+    passed = recall_files(held, kind, torch.device(device))
+    is_new = passed.logits is None
+    if is_new and kind in WRITTEN.get(torch.device(device).type, ()):
+        passed = described(held) or passed
+    if passed.numbers is None:
         return None
+    refuse_incomplete(held.files[0].parent)
     with _naming(spec), STARTUP.waiting_for("tokenizer", spec.name):
         tokenizer = _tokenizer(spec, {"revision": spec.revision, "trust_remote_code": False})
     with STARTUP.waiting_for("network", spec.name):
@@ -257,9 +267,23 @@ def _known(spec: ModelSpec, held: Held, device: str, dtype: str, split: Sequence
             if {one.dtype for one in tensors.values()} != {kind}:
                 return None
             network = KnownNetwork(tensors, passed, build)
+            if is_new and not _begins_record(network, held, tensors):
+                return None
         except Exception:  # as in `_around_read_weights`
             return None
     return _served(spec, network, tokenizer)
+
+
+def _begins_record(network: KnownNetwork, held: Held, tensors: Mapping[str, Tensor]) -> bool:
+    """Note what a network's own logits are; return whether they are numbers."""
+    with STARTUP.waiting_for("check", "plain"):
+        logits = own_logits(tensors, network.passed)
+    if not logits.isfinite().all():
+        return False
+    identify(network, held)
+    remember(network, logits=logits)
+    network.passed = recall(network)
+    return True
 
 
 def _whole(spec: ModelSpec, held: Held, device: str, dtype: str, tensors: Mapping[str, Tensor]) -> Any:

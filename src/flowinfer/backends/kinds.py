@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flowinfer.backends.caches import NotCached, layer_windows, why_not
+from flowinfer.backends.known import KnownNetwork
 from flowinfer.backends.remembered import recall, remember
 from flowinfer.backends.rotary import is_rescaled
 from flowinfer.backends.row_session import RowSession
@@ -14,9 +15,13 @@ from flowinfer.backends.session import BatchSession
 def session_kind(model: Any) -> type[BatchSession] | type[RowSession]:  # a transformers model
     """Return the kind of session that serves a model, tried once and remembered.
 
+    Networks of Llama's kind attend to every token; theirs is tried when transformers' own is there.
+
     Raises:
         NotCached: none does, with the reason.
     """
+    if isinstance(model, KnownNetwork):
+        return BatchSession
     known: type[BatchSession] | type[RowSession] | None = getattr(model, "flow_session", None)
     if known is None:
         before = recall(model).session

@@ -1,8 +1,9 @@
-"""A network that has passed its checks here before: its weights by name, and what transformers made of its config.
+"""A network of Llama's kind without transformers' classes: its weights by name, and what is known of its config.
 
-Importing transformers' model classes takes longer than reading a model of 7 B. So what they are asked for at load is
-remembered (remembered.py), and where a written-out forward serves, they are imported only when something else is asked
-of the network, such as a session over transformers' own cache. The kept logits are compared with, each time.
+Importing transformers' model classes takes longer than reading a model of 7 B. So what they were asked for at load is
+remembered (remembered.py), or follows from a config of which every entry is understood (plain.py); and where a
+written-out forward serves, they are imported only when something else is asked of the network, such as a session over
+transformers' own cache. The forward is compared with kept logits each time, the first time with those of plain.py.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor
 
 from flowinfer.backends.remembered import Passed
+
+WRITTEN = {"cpu": (torch.float32, torch.float64), "cuda": (torch.bfloat16,)}
+"""Kind of device -> dtypes for which the forward of Llama's kind is written out."""
 
 _TOGETHER = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -38,7 +42,7 @@ class Table:
 
 
 class KnownNetwork:
-    """A decoder of Llama's kind that cannot run by itself.
+    """A decoder of Llama's kind that does not run by itself.
 
     It answers what is asked of a transformers model before that is run, and nothing else.
 

@@ -56,7 +56,7 @@ class Passed:
     """What a model's checks have found."""
 
     session: str = ""
-    """The kind of session that serves it."""
+    """The kind of session that serves it; "" = none was tried."""
     layers: tuple[tuple[Any, ...], ...] = ()
     """Its layers' shapes, where it can be packed."""
     logits: Tensor | None = None
@@ -68,11 +68,6 @@ class Passed:
     """What its generation config says."""
     is_tied: bool = False
     """Whether the last matrix is the embedding."""
-
-    @property
-    def is_whole(self) -> bool:
-        """Return whether enough is known to do without transformers' classes."""
-        return self.numbers is not None and self.logits is not None and bool(self.session and self.max_positions)
 
 
 def identify(model: Any, held: Held) -> None:  # a transformers model

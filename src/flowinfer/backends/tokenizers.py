@@ -95,7 +95,7 @@ def _keep(made: Any, path: Path) -> None:  # a tokenizer of transformers
 
 
 def _load(ref: str, options: dict[str, Any]) -> Any:  # untyped in transformers
-    from flowinfer.backends.theirs import AutoTokenizer, PreTrainedTokenizerFast
+    from flowinfer.backends.their_tokenizers import PreTrainedTokenizerFast
 
     if _find(ref, "tokenizer.json", options):
         # some configs name a class that would rebuild it wrongly
@@ -106,6 +106,8 @@ def _load(ref: str, options: dict[str, Any]) -> Any:  # untyped in transformers
     ranks = sorted(Path(ref).glob("*.tiktoken")) if Path(ref).is_dir() else []
     if ranks or _find(ref, "tiktoken.model", options):
         _refuse_ranks(ranks[0].name if ranks else "tiktoken.model")
+    from flowinfer.backends.theirs import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(ref, **options)
 
 
@@ -113,7 +115,7 @@ def _find(ref: str, name: str, options: dict[str, Any]) -> Path | None:
     folder = Path(ref)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
-    from flowinfer.backends.theirs import cached_file
+    from flowinfer.backends.their_tokenizers import cached_file
 
     found = cached_file(ref, name, revision=options.get("revision"), _raise_exceptions_for_missing_entries=False)
     return Path(found) if found else None
@@ -131,7 +133,7 @@ def _from_sentencepiece(ref: str, path: Path, options: dict[str, Any]) -> Any:  
     with path.open("rb") as file:
         if file.read(1) != b"\n":  # what every SentencePiece model begins with, and no base64
             _refuse_ranks(path.name)
-    from flowinfer.backends.theirs import PreTrainedTokenizerFast
+    from flowinfer.backends.their_tokenizers import PreTrainedTokenizerFast
 
     beside = {name: found for name in _BESIDE if (found := _find(ref, name, options))}
     config = json.loads(beside[_BESIDE[0]].read_text(encoding="utf-8")) if _BESIDE[0] in beside else {}

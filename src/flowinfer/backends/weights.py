@@ -24,7 +24,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from flowinfer.checkpoint import Entry, entries_of, read_config, weight_files
-from flowinfer.errors import LoadError
+from flowinfer.errors import DeviceLost, LoadError, is_device_lost
 from flowinfer.machine import model_folder
 from flowinfer.spec import ModelSpec
 from flowinfer.startup import STARTUP
@@ -80,6 +80,8 @@ class Reading:
             with STARTUP.waiting_for("weights", self.name):
                 self._done.set_result(_read(self.files, self.device, pool, self))
         except BaseException as error:
+            if is_device_lost(error):
+                DeviceLost.keep_tensors()  # the threads' own, before these end
             self._done.set_exception(error)
 
 

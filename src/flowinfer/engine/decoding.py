@@ -1,25 +1,27 @@
 """A decoding loop between the rows that are asked of it and its stream, whatever a row or the memory does to it.
 
-Where memory is short, the loop is made anew with half its batch. A device that is lost ends the run: it would fail
-whatever it is asked. What else breaks a loop is looked for in halves of its rows, until it is known whose fault it is;
-the others are decoded again without it.
+Where memory is short, the loop is made anew with half its batch; where a head elsewhere was cut off, as it was. A
+device that is lost ends the run: it would fail whatever it is asked. What else breaks a loop is looked for in halves
+of its rows, until it is known whose fault it is; the others are decoded again without it.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from flowinfer.engine.base import Completion, Decoder, Row, RowStream
 from flowinfer.engine.budget import gpus_of
-from flowinfer.engine.faults import device_lost, is_device_lost, reason, unless_lost
-from flowinfer.errors import DeviceLost, MemoryShort, RunError, is_memory_short
+from flowinfer.engine.faults import device_lost, reason, unless_lost
+from flowinfer.errors import DeviceLost, HeadCut, MemoryShort, RunError, is_device_lost, is_memory_short
 from flowinfer.planning.plan import Plan, Step, held_models, placement_of
 
 _MOST_ALONE = 4
 """Rows that fail alone, before any has ended well, until it is no question's fault but the step's."""
+_MOST_CUTS = 5
+"""Connections that break, with no row ended well in between, until it is looked for the row that breaks them."""
 _MAKE_ROOM = "lower max_tokens, use dtype=bfloat16, or place its models on other devices"
 
 
@@ -51,6 +53,8 @@ class DecodingLoop:
         """Groups of rows that are decoded after them, each by itself, while it is looked for what breaks the loop."""
         self._num_alone = 0
         """How many rows have failed alone; -1 once one has ended well."""
+        self._num_cuts = 0
+        """How many connections to heads elsewhere broke since a row ended well."""
         self._widest: int | None = None
         """The batch before memory was short."""
 
@@ -103,6 +107,8 @@ class DecodingLoop:
         try:
             ended = self._opened().turn()
         except BaseException as error:  # what is not a question's is raised
+            if is_device_lost(error):
+                raise self._lost(error) from error
             self.close()
             broken = self._after(error)
         if broken is not None:
@@ -111,7 +117,7 @@ class DecodingLoop:
         for completion in ended:
             del self._rows[id(completion.row)]
             if completion.result is not None:
-                self._num_alone = -1  # it does not fail as such
+                self._num_alone, self._num_cuts = -1, 0  # it does not fail as such
         if not self._rows:
             self._go_on()
         return ended
@@ -119,15 +125,13 @@ class DecodingLoop:
     def wait(self) -> None:
         """Wait until another turn can do something."""
         if self._stream is not None and self._stream.is_waiting:
-            self._stream.wait()
+            with unless_lost():  # the next turn meets it again
+                self._stream.wait()
 
     def close(self) -> None:
         """Break the stream off; its rows begin anew in the next one."""
         stream, self._stream = self._stream, None
         if stream is not None:
-            if any(_is_lost(str(device)) for device in self.gpus):
-                DeviceLost.left.append(stream)
-                return
             with unless_lost():
                 stream.close()
 
@@ -178,14 +182,16 @@ class DecodingLoop:
     def _after(self, error: BaseException) -> Sequence[Completion]:
         """Decide how rows go on whose stream an error broke; return those that have failed.
 
-        Short memory halves the batch. Else, and where one row at a time is too many, each half of the rows goes on
-        alone, those with the shorter prompts first; a single row has failed.
+        Short memory halves the batch; a cut connection begins all of them anew. Else, and where one row at a time is
+        too many, each half of the rows goes on alone, those with the shorter prompts first; a single row has failed.
         """
-        if is_device_lost(error):
-            raise self._lost(error) from error
         rows = list(self._rows.values())
         if not rows:
             raise error
+        if isinstance(error, HeadCut) and self._num_cuts < _MOST_CUTS:
+            self._num_cuts += 1
+            self.let_go()
+            return ()
         is_short = is_memory_short(error)
         if is_short and self.batch != 1:
             self._halve(error)
@@ -208,14 +214,17 @@ class DecodingLoop:
         return [Completion(rows[0], None, problem)]
 
     def _lost(self, error: BaseException) -> DeviceLost:
-        """Return the error that names the device that has failed, as far as one can tell, and the models on it."""
-        places = devices_of(self.plan, self.step)
-        devices = list(dict.fromkeys(device for own in places.values() for device in own))
-        failed = [device for device in devices if _is_lost(device)] or devices
-        models = [name for name, own in places.items() if set(own) & set(failed)]
-        where = " or ".join(failed) or "the device"
-        names = " and ".join(f"'{name}'" for name in models)
-        return device_lost(f"{where}, with {names} of step {self.step.id} {self.step.title},", error)
+        """Return the error that names the device that has failed, as far as one can tell, and the models on it.
+
+        Devices that exchange memory fail together, and any of their loops may be the first to meet it.
+        """
+        places = {name: tuple(placement_of(self.plan, name).parts) for name in self.plan.models}
+        own = devices_of(self.plan, self.step)
+        lost = [device for device in _every(places) if _is_lost(device)]
+        devices, places = (lost, places) if lost else (_every(own), own)
+        names = [f"'{name}'" for name, parts in places.items() if set(parts) & set(devices)]
+        where = f"{' or '.join(devices)} with {' and '.join(names)}"
+        return device_lost(where, error, when=f"in step {self.step.id} {self.step.title}")
 
     def _halve(self, error: BaseException) -> None:
         """Let go of the decoder; the next one gets half its batch.
@@ -245,6 +254,11 @@ def free_cached() -> None:
 def devices_of(plan: Plan, step: Step) -> dict[str, tuple[str, ...]]:
     """Return the devices of each model that a step holds, by the model's name."""
     return {name: tuple(placement_of(plan, name).parts) for name in held_models(plan, step)}
+
+
+def _every(places: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the devices of models, each once."""
+    return list(dict.fromkeys(device for parts in places.values() for device in parts))
 
 
 def _is_lost(device: str) -> bool:

@@ -13,11 +13,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flowinfer.errors import DeviceLost, FlowInferError, MemoryShort, OutputLost, is_memory_short
+from flowinfer.errors import (
+    DeviceLost,
+    FlowInferError,
+    HeadLost,
+    MemoryShort,
+    OutputLost,
+    is_device_lost,
+    is_memory_short,
+)
 
 _PACKAGE = Path(__file__).parents[1]
-_LOST = ("CUDA error", "Triton Error [CUDA]", "cuDNN error", "NCCL Error", "ECC error", "unspecified launch failure")
-"""What torch and its libraries say where a device has failed."""
 _OF_THE_RUN = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryShort, DeviceLost, OutputLost)
 
 
@@ -54,26 +60,22 @@ def is_too_long(reason: str) -> bool:
     )
 
 
-def is_device_lost(error: BaseException) -> bool:
-    """Return whether an error tells that a device can do nothing more in this process, whatever is asked of it."""
-    if isinstance(error, DeviceLost):
-        return True
-    text = str(error) if isinstance(error, RuntimeError) and not is_memory_short(error) else ""
-    return any(mark in text for mark in _LOST) and "captur" not in text  # a graph that cannot be recorded loses nothing
-
-
-def device_lost(where: str, error: BaseException) -> DeviceLost:
-    """Return the error that ends a run.
+def device_lost(where: str, error: BaseException, *, when: str = "") -> DeviceLost:
+    """Return the error that ends a run; tensors then stay as long as the process.
 
     Args:
-        where: the device and what it did, in words.
+        where: the device.
         error: what the device or its libraries said.
+        when: what it did, in words that follow on "has failed".
     """
+    if isinstance(error, HeadLost):
+        return error
     if isinstance(error, DeviceLost) and error.__cause__ is not None:
         error = error.__cause__
+    DeviceLost.keep_tensors()
     line = next(iter(str(error).splitlines()), type(error).__name__)
     cure = "what was answered is kept: --resume goes on; CUDA_VISIBLE_DEVICES can leave the device out"
-    return DeviceLost(f"{where} has failed: {line}", help=cure)
+    return DeviceLost(f"{where} has failed{when and ' '}{when}: {line}", help=cure)
 
 
 @contextmanager

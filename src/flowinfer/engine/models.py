@@ -10,8 +10,8 @@ from typing import cast
 
 from flowinfer.backends.base import Loader, TextModel, TokenModel, lacks
 from flowinfer.engine.base import Observer
-from flowinfer.engine.faults import device_lost, is_device_lost, unless_lost
-from flowinfer.errors import LoadError
+from flowinfer.engine.faults import device_lost, unless_lost
+from flowinfer.errors import LoadError, is_device_lost
 from flowinfer.fusion.selfcheck import cache_folder
 from flowinfer.output.secrets import learn_environment
 from flowinfer.planning.plan import Placement, Plan, placement_of
@@ -40,7 +40,7 @@ class ModelPool:
         spec, placement = plan.models[name], placement_of(plan, name)
         key = _weights_key(spec, placement)
         if key not in self._loaded:
-            observer.model_loading(name, placement.device)
+            observer.model_loading(name, str(spec.base_url) if spec.backend == "remote" else placement.device)
             start = time.perf_counter()
             self._loaded[key] = _load(spec, placement)
             observer.model_loaded(name, time.perf_counter() - start)
@@ -129,7 +129,7 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
     except LoadError as error:
         if error.__cause__ is None or not is_device_lost(error.__cause__):
             raise
-        raise device_lost(f"{placement.where}, with '{spec.name}' being loaded,", error.__cause__) from error
+        raise device_lost(placement.where, error.__cause__, when=f"while '{spec.name}' was loaded") from error
     except OSError as error:
         reason = error.strerror or error
         raise LoadError(

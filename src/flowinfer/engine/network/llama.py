@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flowinfer.backends.int4 import Packed
+from flowinfer.backends.known import WRITTEN
 from flowinfer.backends.remembered import Numbers
 from flowinfer.engine.caches.attention import Attention, LayerShape, PackedCache
 from flowinfer.engine.network.llama_weights import LayerWeights, LlamaWeights, weights_of
@@ -179,8 +180,7 @@ class Written(Protocol):
 
 def llama_forward(model: Any, shapes: Sequence[LayerShape]) -> Written | None:  # as of `weights_of`
     """Return the written-out forward of a model, or None where it is of another kind."""
-    kinds = {"cpu": (torch.float32, torch.float64), "cuda": (torch.bfloat16,)}
-    weights = weights_of(model) if model.dtype in kinds.get(model.device.type, ()) else None
+    weights = weights_of(model) if model.dtype in WRITTEN.get(model.device.type, ()) else None
     if weights is None or (weights.is_packed and model.device.type == "cpu"):
         return None
     if model.device.type == "cuda":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowinfer.backends.caches import FOREIGN, TOLERANCE, layer_windows
+from flowinfer.backends.plain import PROBE_LENGTHS, probe_rows
 from flowinfer.backends.rotary import is_rescaled
 from flowinfer.engine.caches.attention import Attention, LayerShape, PackedCache, UnsupportedAttention
 from flowinfer.engine.caches.dense import DenseCache
@@ -19,8 +20,6 @@ from flowinfer.engine.caches.tiles import flat_places
 Forward = Callable[[Tensor, Tensor, Tensor, PackedCache], Tensor]
 """(ids (T,), positions (T,), wanted (W,), cache) -> logits (W, V_k)."""
 
-_PROBE_LENGTHS = (5, 3)
-"""Rows of the check at load: two, so that rows that see one another are found out."""
 _CHUNKS = ((3, 1), (1, 2), (1, 0))
 """Tokens of each row in one forward after the other."""
 
@@ -42,21 +41,14 @@ def refuse(model: Any) -> None:
         raise NotPackable("its attention depends on distances that only a mask carries")
 
 
-def _probe_ids(model: Any) -> Tensor:
-    size = model.get_input_embeddings().num_embeddings
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, size, (sum(_PROBE_LENGTHS),), generator=generator).to(model.device)
-
-
-def _rows(ids: Tensor) -> list[Tensor]:
-    ends = torch.tensor(_PROBE_LENGTHS).cumsum(0).tolist()
-    return [ids[end - length : end] for length, end in zip(_PROBE_LENGTHS, ends, strict=True)]
+def _rows(model: Any) -> list[Tensor]:
+    return probe_rows(model.get_input_embeddings().num_embeddings, model.device)
 
 
 @torch.inference_mode()
 def plain_logits(model: Any) -> Tensor:
     """Return transformers' own logits at the ends of the probe's rows: (2, V_k)."""
-    rows = _rows(_probe_ids(model))
+    rows = _rows(model)
     return torch.cat([model(input_ids=row[None], use_cache=False).logits[:, -1] for row in rows])
 
 
@@ -70,7 +62,7 @@ def check(model: Any, expected: Tensor, forward: Forward) -> tuple[LayerShape, .
     Raises:
         NotPackable: it fails or differs.
     """
-    cache = _ProbeCache(len(_PROBE_LENGTHS))
+    cache = _ProbeCache(len(PROBE_LENGTHS))
     try:
         difference = _difference(model, expected, forward, cache)
     except UnsupportedAttention as error:
@@ -86,7 +78,7 @@ def check(model: Any, expected: Tensor, forward: Forward) -> tuple[LayerShape, .
 def gives(model: Any, shapes: Sequence[LayerShape], expected: Tensor, forward: Forward) -> bool:
     """Return whether another forward of a transformers model gives its own logits, rounding aside."""
     if model.device.type == "cpu":
-        cache = DenseCache(len(_PROBE_LENGTHS))
+        cache = DenseCache(len(PROBE_LENGTHS))
         return _difference(model, expected, forward, cache) <= TOLERANCE[model.dtype] / 10
     paged = _PagedProbe(shapes, model.dtype, model.device)
 
@@ -103,7 +95,7 @@ def _difference(model: Any, expected: Tensor, forward: Forward, cache: Any) -> f
 
     Several tokens of both rows, then more of one than of the other, which ends with them, then one token alone.
     """
-    rows = _rows(_probe_ids(model))
+    rows = _rows(model)
     starts, ends = [0] * len(rows), torch.zeros_like(expected)
     for lengths in _CHUNKS:
         own = [row for row, length in enumerate(lengths) if length]
@@ -120,8 +112,8 @@ class _PagedProbe:
     """A cache in pages, on the model's device."""
 
     def __init__(self, shapes: Sequence[LayerShape], dtype: torch.dtype, device: torch.device) -> None:
-        pages = Pages(len(_PROBE_LENGTHS), len(_PROBE_LENGTHS), max(_PROBE_LENGTHS))
-        for row, length in enumerate(_PROBE_LENGTHS):
+        pages = Pages(len(PROBE_LENGTHS), len(PROBE_LENGTHS), max(PROBE_LENGTHS))
+        for row, length in enumerate(PROBE_LENGTHS):
             pages.reserve(row, length)
         self._cache = PagedCache(shapes, pages, dtype, device)
         self._cache.sync()

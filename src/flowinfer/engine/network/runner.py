@@ -67,17 +67,20 @@ class HeadRunner:
         )
 
     def _take_known(self, model: KnownNetwork) -> None:
-        """Take a network that was written out before; its weights still give the logits that were kept."""
+        """Take a network that is written out; it gives the logits that were kept."""
         passed = model.passed
-        assert passed.logits is not None, "known networks have passed"
+        assert passed.logits is not None, "they are known"
         self.layers = tuple(LayerShape(*layer) for layer in passed.layers)
+        if self.device.type == "cuda":
+            _refuse_without_triton()
+            _refuse_heads(self.layers)
         try:
             model.merged()
         except KeyError as error:
             raise NotPackable(f"its files lack {error}") from error
         self._write_out(passed.logits.to(self.device))
         if not self._written:
-            raise NotPackable("its logits are no longer those that it had")
+            raise NotPackable("its logits are not those that it has")
 
     def _take(self, model: Any) -> None:  # a transformers model
         """Take transformers' network, with what can be made quicker in it."""
@@ -339,6 +342,10 @@ def _refuse_on_gpu(model: Any) -> None:
         raise NotPackable(f"its layers are of {getattr(method, 'value', method)}, which was never tried in a graph")
     if has_experts(model) and (reason := unroutable(model)):
         raise NotPackable(reason)
+    _refuse_without_triton()
+
+
+def _refuse_without_triton() -> None:
     if find_spec("triton") is None:
         raise NotPackable("Triton is not installed")
 

@@ -235,7 +235,7 @@ def _block_t(tokens: int, *, is_packed: bool) -> int:
     """Return how many tokens the kernel is compiled for."""
     if is_packed:
         return max(_FEWEST, 1 << (tokens - 1).bit_length())
-    return MOST_TOKENS if tokens <= MOST_TOKENS else MOST_STEP_TOKENS
+    return next(size for size in (MOST_TOKENS, MOST_STEP_TOKENS, 128, 256) if tokens <= size)
 
 
 @triton.jit(do_not_specialize=["tokens", "turns", "groups", "num_parts", "piece", "counters", "token_rows"])
