@@ -15,7 +15,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from cuda_timing import copies_for, seconds_per_call
-from flowinfer.engine.caches.kernels import splits_for, write_kv
+from flowinfer.engine.caches.attention import Attention
+from flowinfer.engine.caches.kernels import Paged, splits_for, write_kv
 from flowinfer.engine.caches.triton_attention import Tiles, paged_attention
 from measure import ceilings
 
@@ -45,9 +46,9 @@ class Layers:
         """Return seconds of writing and attending."""
 
         def call(cache: torch.Tensor) -> None:
-            flat = (*cache, self.rows, self.positions, self.table)
-            write_kv(self.keys, self.values, *flat)
-            paged_attention(self.query, *flat, scaling=DIM**-0.5, window=0, softcap=0.0, splits=splits, tiles=tiles)
+            paged = Paged(*cache, self.rows, self.positions, self.table)
+            write_kv(self.keys, self.values, paged)
+            paged_attention(self.query, paged, Attention(0, DIM**-0.5, 0, 0.0), splits, tiles)
 
         return seconds_per_call([lambda cache=cache: call(cache) for cache in self.caches])
 

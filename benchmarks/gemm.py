@@ -84,7 +84,8 @@ def main() -> None:
     for name, shape in SHAPES.items():
         weights = Weights(*shape, arguments.tokens)
         tried = {
-            tiles: weights.ours(tiles) for tiles in (tiles_for(shape, arguments.tokens), *_candidates(arguments.tune))
+            tiles: weights.ours(tiles)
+            for tiles in (tiles_for(weights.copies[0], arguments.tokens), *_candidates(arguments.tune))
         }
         tiles = min(tried, key=tried.__getitem__)
         floor, cublas, ours = weights.bytes / bandwidth, weights.cublas(), tried[tiles]

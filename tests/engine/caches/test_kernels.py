@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,8 @@ from tests.engine.interpreting import CUDA
 
 # isort: split
 from flowinfer.engine.caches import kernels, triton_attention, triton_prompts
+from flowinfer.engine.caches.attention import Attention
+from flowinfer.engine.caches.kernels import Paged
 from flowinfer.engine.network import triton_gemm
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
@@ -21,7 +25,7 @@ gpu = [
     pytest.mark.skipif(not CUDA, reason="no CUDA device"),
     pytest.mark.filterwarnings("default"),  # the compiler's, such as TF32 being off
 ]
-PLAIN = {"scaling": 0.3, "window": 0, "softcap": 0.0}
+PLAIN = Attention(0, 0.3, 0, 0.0)
 
 
 class Case:
@@ -60,18 +64,18 @@ class Case:
     def _write(self, tokens: list[tuple[int, int]], heads: int, dim: int) -> None:
         cache = self.key_cache
         keys, values = torch.randn(2, len(tokens), heads, dim, dtype=cache.dtype, device=cache.device)
-        kernels._naive_write(keys, values, cache, self.value_cache, *self._flat(tokens), self.table)
+        kernels.naive_write(keys, values, Paged(cache, self.value_cache, *self._flat(tokens), self.table))
 
-    def state(self) -> tuple[Tensor, ...]:
-        """Return the arguments of both attentions."""
-        return self.query, self.key_cache, self.value_cache, self.rows, self.positions, self.table
+    def paged(self) -> Paged:
+        """Return the rows' pages."""
+        return Paged(self.key_cache, self.value_cache, self.rows, self.positions, self.table)
 
 
 def check(case: Case, splits: int, tolerance: dict[str, float] = EXACT, **parameters: float) -> None:
     """Compare the kernels with the dense softmax."""
-    options = {**PLAIN, **parameters}
-    expected = kernels.naive_attention(*case.state(), **options)
-    got = triton_attention.paged_attention(*case.state(), **options, splits=splits)
+    attention = replace(PLAIN, **parameters)
+    expected = kernels.naive_attention(case.query, case.paged(), attention)
+    got = triton_attention.paged_attention(case.query, case.paged(), attention, splits)
     torch.testing.assert_close(got, expected, **tolerance)
     assert not got[case.rows < 0].any()
 
@@ -117,9 +121,9 @@ def test_neighbours_of_a_prompt_share_keys(
 ) -> None:
     dtype, tolerance = (torch.float16, HALF) if CUDA else (torch.float32, EXACT)
     case = Case(lengths, new, heads=heads, group=group, dim=dim, dtype=dtype)
-    options = {"scaling": dim**-0.5, "window": window, "softcap": softcap}
-    expected = kernels.naive_attention(*case.state(), **options)
-    got = triton_prompts.prompt_attention(*case.state(), **options)
+    attention = Attention(0, dim**-0.5, window, softcap)
+    expected = kernels.naive_attention(case.query, case.paged(), attention)
+    got = triton_prompts.prompt_attention(case.query, case.paged(), attention)
     torch.testing.assert_close(got, expected, **tolerance)
     assert not got[case.rows < 0].any()
 
@@ -133,9 +137,8 @@ def test_writing_fills_exactly_the_tokens_slots() -> None:
     fused = torch.randn(len(case.rows), 9, 96, device=DEVICE)
     keys, values = fused[:, 3:6], fused[:, 6:]
     mine = [case.key_cache.clone(), case.value_cache.clone()]
-    flat = (case.rows, case.positions, case.table)
-    triton_attention.write_kv(keys, values, *mine, *flat)
-    kernels._naive_write(keys, values, case.key_cache, case.value_cache, *flat)
+    triton_attention.write_kv(keys, values, Paged(*mine, case.rows, case.positions, case.table))
+    kernels.naive_write(keys, values, case.paged())
     torch.testing.assert_close(mine, [case.key_cache, case.value_cache], equal_nan=True, atol=0, rtol=0)
 
 
@@ -156,24 +159,9 @@ def test_few_tokens_linear(outputs: int, inputs: int, tiles: triton_gemm.Tiles, 
 
 def test_no_tokens_are_no_launch() -> None:
     case = Case()
-    none = [t[:0] for t in (case.query, case.rows, case.positions)]
-    caches = (case.key_cache, case.value_cache)
-    got = triton_attention.paged_attention(none[0], *caches, none[1], none[2], case.table, **PLAIN, splits=8)
-    assert got.shape == none[0].shape
-
-
-def test_the_operation_tells_the_compiler_the_truth() -> None:
-    """Schema, mutation and fake shapes, as torch checks them; on the CPU the plain torch path runs."""
-    case = Case((3, 20))
-    case.key_cache.nan_to_num_()
-    case.value_cache.nan_to_num_()
-    keys, values = torch.randn(2, len(case.rows), 2, 64, device=DEVICE)
-    query, *rest = case.state()
-    torch.library.opcheck(
-        kernels.write_and_attend,
-        (query, keys, values, *rest, 0.3, 0, 0.0, 2),
-        test_utils=("test_schema", "test_faketensor"),
-    )
+    paged = replace(case.paged(), rows=case.rows[:0], positions=case.positions[:0])
+    got = triton_attention.paged_attention(case.query[:0], paged, PLAIN, 8)
+    assert got.shape == case.query[:0].shape
 
 
 @pytest.mark.parametrize("splits", [1, 8])
@@ -191,21 +179,19 @@ class TestOnCuda:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not CUDA, reason="no CUDA device")
-@pytest.mark.filterwarnings("default")
-def test_a_graph_replays_and_a_compiled_function_matches() -> None:
+def test_a_graph_writes_and_attends() -> None:
     case = Case((1, 64, 700), heads=4, group=7, dim=128, page=64, dtype=torch.bfloat16)
     keys, values = torch.randn(2, len(case.rows), 4, 128, dtype=torch.bfloat16, device="cuda")
-    query, *rest = case.state()
 
-    def step(scaled: Tensor) -> Tensor:
-        return kernels.write_and_attend(scaled * 2, keys, values, *rest, 0.1, 0, 0.0, 8) + 1
+    def step(query: Tensor) -> Tensor:
+        kernels.write_kv(keys, values, case.paged())
+        return kernels.paged_attention(query, case.paged(), PLAIN, 8)
 
-    expected = step(query)
-    torch.testing.assert_close(torch.compile(step, fullgraph=True)(query), expected, **HALF)
-    graph, fed = torch.cuda.CUDAGraph(), torch.zeros_like(query)
+    expected = step(case.query)
+    graph, fed = torch.cuda.CUDAGraph(), torch.zeros_like(case.query)
     with torch.cuda.graph(graph):
         out = step(fed)
-    fed.copy_(query)
+    fed.copy_(case.query)
     graph.replay()
     torch.testing.assert_close(out, expected, **HALF)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from flowinfer.engine.caches.kernels import write_and_attend
+from flowinfer.engine.caches.attention import Attention
+from flowinfer.engine.caches.kernels import Paged, paged_attention, write_kv
 
 PAGE, HEADS, GROUP, DIM = 4, 2, 3, 8
 LENGTHS = (7, 1, 12)
@@ -24,9 +25,9 @@ def test_rows_written_in_two_pieces_attend_as_each_alone(window: int) -> None:
     early = torch.tensor([p < 5 for _, p in tokens])
     for piece in (early, ~early):
         rows, positions = torch.tensor(tokens, dtype=torch.int32)[piece].unbind(1)
-        out[piece] = write_and_attend(
-            query[piece], keys[piece], values[piece], *caches, rows, positions, table, 0.5, window, 0.0, 1
-        )
+        paged = Paged(*caches, rows, positions, table)
+        write_kv(keys[piece], values[piece], paged)
+        out[piece] = paged_attention(query[piece], paged, Attention(0, 0.5, window, 0.0), 1)
     for row, length in enumerate(LENGTHS):
         mine = torch.tensor([r == row for r, _ in tokens])
         q, k, v = (states[mine].transpose(0, 1) for states in (query, keys, values))  # (H, T, D)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,21 @@ def records(flow: str, zoo: str, engine: str, batch: int | str, **settings: str)
     return sorted(found, key=lambda record: int(record.question.id.rpartition("-")[2]))
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[list[str]]]:
+    """Return what tells the reference engine's texts on one device; it writes them once for all tests."""
+    here = zoo(tmp_path_factory.mktemp("zoo") / "one", ONE)
+    written: dict[tuple[tuple[str, str], ...], list[list[str]]] = {}
+
+    def tell(**settings: str) -> list[list[str]]:
+        key = tuple(sorted(item for item in settings.items() if item[0] != "speculate"))  # it takes no drafts
+        if key not in written:
+            written[key] = texts(records(S2P, here, "reference", "auto", **dict(key)))
+        return written[key]
+
+    return tell
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -51,11 +66,12 @@ def records(flow: str, zoo: str, engine: str, batch: int | str, **settings: str)
     ],
     ids=str,
 )
-def test_packed_steps_write_the_reference_engines_texts(settings: dict[str, str], tmp_path: Path) -> None:
+def test_packed_steps_write_the_reference_engines_texts(
+    settings: dict[str, str], expected: Callable[..., list[list[str]]], tmp_path: Path
+) -> None:
     here = zoo(tmp_path / "one", ONE)
-    expected = texts(records(S2P, here, "reference", "auto", **settings))
     for batch in (1, 5, "auto"):
-        assert texts(records(S2P, here, "auto", batch, **settings)) == expected
+        assert texts(records(S2P, here, "auto", batch, **settings)) == expected(**settings)
 
 
 @pytest.mark.parametrize("where", SEVERAL)
@@ -74,12 +90,12 @@ def test_packed_steps_write_the_reference_engines_texts(settings: dict[str, str]
     ids=str,
 )
 def test_heads_on_several_devices_write_the_same(
-    settings: dict[str, str], where: Mapping[str, str], tmp_path: Path
+    settings: dict[str, str], where: Mapping[str, str], expected: Callable[..., list[list[str]]], tmp_path: Path
 ) -> None:
     """Whole steps where they can be, else rounds over packed sessions of every device."""
-    expected = texts(records(S2P, zoo(tmp_path / "one", ONE), "reference", "auto", **settings))
     for batch in (4, "auto"):
-        assert texts(records(S2P, zoo(tmp_path / str(batch), where), "auto", batch, **settings)) == expected
+        found = records(S2P, zoo(tmp_path / str(batch), where), "auto", batch, **settings)
+        assert texts(found) == expected(**settings)
 
 
 def test_heads_of_which_some_begin_with_a_space_write_the_same(tmp_path: Path) -> None:
@@ -93,11 +109,12 @@ def test_heads_of_which_some_begin_with_a_space_write_the_same(tmp_path: Path) -
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
-def test_devices_that_cannot_reach_each_other_write_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_that_cannot_reach_each_other_write_the_same(
+    expected: Callable[..., list[list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What their heads exchange goes through the host's memory."""
-    expected = texts(records(S2P, zoo(tmp_path / "one", ONE), "auto", "auto", speculate="off"))
     monkeypatch.setattr(ways, "reach_each_other", lambda one, other: one == other)
-    assert texts(records(S2P, zoo(tmp_path / "two", TWO), "auto", "auto", speculate="off")) == expected
+    assert texts(records(S2P, zoo(tmp_path / "two", TWO), "auto", "auto", speculate="off")) == expected(speculate="off")
 
 
 def test_rows_that_begin_alike_are_read_once(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from flowinfer.backends.int4 import Int4Linear, packed
 from flowinfer.backends.row_session import RowSession
 from flowinfer.engine.loops.session import PackedSession
-from flowinfer.engine.network.gemm import MOST_PACKED, SkinnyInt4, int4_linear
+from flowinfer.engine.network.gemm import MOST_STEP_TOKENS, SkinnyInt4, int4_linear
 from flowinfer.engine.network.merging import Lead, merge_linears, split_linears
 from flowinfer.engine.network.runner import HeadRunner
 from tests.engine.network.test_runner import CONFIGS, network
@@ -100,7 +100,7 @@ def test_few_and_many_tokens_match_unpacked_weights_on_cuda(
         own.bias.data = own.bias.data.to(dtype)
     weight = own.unpacked(torch.float32).double()
     compiled = torch.compile(SkinnyInt4(own), fullgraph=True, dynamic=True)
-    for tokens in (1, 3, 16, 33, MOST_PACKED, MOST_PACKED + 1):
+    for tokens in (1, 3, 16, 33, MOST_STEP_TOKENS, MOST_STEP_TOKENS + 1):
         x = torch.randn(tokens, inputs, device="cuda", dtype=dtype)
         exact = x.double() @ weight.T + (0 if own.bias is None else own.bias.double())
         error = (compiled(x).double() - exact).norm() / exact.norm()

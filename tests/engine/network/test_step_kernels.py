@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,9 @@ from tests.engine.interpreting import CUDA
 
 # isort: split
 from flowinfer.engine.caches import kernels
-from flowinfer.engine.caches.triton_step import HeadNorms, Places, step_attention
+from flowinfer.engine.caches.attention import Attention
+from flowinfer.engine.caches.kernels import Paged
+from flowinfer.engine.caches.triton_step import HeadNorms, step_attention
 from flowinfer.engine.network import triton_rows
 from flowinfer.engine.network.triton_gemm import (
     Norm,
@@ -134,21 +138,15 @@ class Step:
         self.key_cache = torch.full(shape, float("nan"), dtype=torch.float16, device=DEVICE)
         self.value_cache = self.key_cache.clone()
         old = [(row, p) for row, length in enumerate(cached) for p in range(length)]
-        kernels._naive_write(
-            randn(len(old), heads, dim),
-            randn(len(old), heads, dim),
-            self.key_cache,
-            self.value_cache,
-            *self._flat(old),
-            self.table,
-        )
+        paged = Paged(self.key_cache, self.value_cache, *self._flat(old), self.table)
+        kernels.naive_write(randn(len(old), heads, dim), randn(len(old), heads, dim), paged)
         flat = [(r, b + p) for r, (b, now) in enumerate(zip(cached, new, strict=True)) for p in range(now)]
         self.rows, self.positions = self._flat([*flat, (-1, 0), (-1, 3)])
         self.qkv = randn(len(self.rows), (heads * group + 2 * heads) * dim)
         angles = torch.arange(most, device=DEVICE)[:, None] / 100 ** (torch.arange(dim // 2, device=DEVICE) * 2 / dim)
         self.turns = torch.stack((angles.cos(), angles.sin()), dim=1).half()
         self.norms = HeadNorms(randn(dim), randn(dim), EPS) if is_normed else None
-        self.places = Places(self.rows, self.positions, self.table, self.turns)
+        self.paged = Paged(self.key_cache, self.value_cache, self.rows, self.positions, self.table)
 
     def _flat(self, tokens: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         rows, positions = torch.tensor(tokens, dtype=torch.int32, device=DEVICE).unbind(1)
@@ -171,20 +169,18 @@ class Step:
     def expected(self, window: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return what is attended, and both caches."""
         query, keys, values = self.turned()
-        caches = [self.key_cache.clone(), self.value_cache.clone()]
-        flat = (self.rows, self.positions, self.table)
-        kernels._naive_write(keys, values, caches[0], caches[1], *flat)
-        out = kernels.naive_attention(query, *caches, *flat, scaling=0.3, window=window, softcap=0.0)
-        return out.flatten(1), caches[0], caches[1]
+        paged = replace(self.paged, keys=self.key_cache.clone(), values=self.value_cache.clone())
+        kernels.naive_write(keys, values, paged)
+        out = kernels.naive_attention(query, paged, Attention(0, 0.3, window, 0.0))
+        return out.flatten(1), paged.keys, paged.values
 
     def check(self, splits: int, window: int = 0, *, is_early: bool = False) -> None:
         """Compare one launch with turning, writing and attending one after the other."""
         expected = self.expected(window)
         out = step_attention(
             self.qkv,
-            self.key_cache,
-            self.value_cache,
-            self.places,
+            self.paged,
+            self.turns,
             self.norms,
             num_heads=self.heads * self.group,
             scaling=0.3,
@@ -222,7 +218,7 @@ def test_a_prompts_heads_are_turned_and_written(is_normed: bool) -> None:
     query, _, _ = step.turned()
     _, keys, values = step.expected(0)
     num_heads = step.heads * step.group
-    triton_rows.turn_and_write(step.qkv, step.key_cache, step.value_cache, step.places, step.norms, num_heads)
+    triton_rows.turn_and_write(step.qkv, step.paged, step.turns, step.norms, num_heads)
     torch.testing.assert_close(step.key_cache, keys, equal_nan=True, **HALF)
     torch.testing.assert_close(step.value_cache, values, equal_nan=True, **HALF)
     got = step.qkv.view(len(query), -1, step.dim)[:, :num_heads]

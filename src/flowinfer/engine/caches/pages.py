@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowinfer.engine.caches.attention import Attention, LayerShape, PackedCache
-from flowinfer.engine.caches.kernels import paged_attention, write_kv
+from flowinfer.engine.caches.kernels import Paged, paged_attention, write_kv
 
 PAGE = 64
 """Tokens in a page."""
@@ -238,20 +238,13 @@ class PagedForward:
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, attention: Attention) -> Tensor:
         """Store and attend; see `PackedCache`."""
-        own_keys, own_values = self.layers[attention.layer]
-        write_kv(keys, values, own_keys, own_values, self.rows, self.positions, self.table)
-        return paged_attention(
-            query,
-            own_keys,
-            own_values,
-            self.rows,
-            self.positions,
-            self.table,
-            scaling=attention.scaling,
-            window=attention.window,
-            softcap=attention.softcap,
-            splits=self.splits,
-        )
+        paged = self.of(attention.layer)
+        write_kv(keys, values, paged)
+        return paged_attention(query, paged, attention, self.splits)
+
+    def of(self, layer: int) -> Paged:
+        """Return a layer's pages with where the tokens are."""
+        return Paged(*self.layers[layer], self.rows, self.positions, self.table)
 
 
 def page_bytes(shapes: Sequence[LayerShape], dtype: torch.dtype) -> int:

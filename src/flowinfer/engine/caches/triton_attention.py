@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from flowinfer.engine.caches.attention import Attention
+from flowinfer.engine.caches.kernels import Paged
 from flowinfer.engine.caches.launching import launch
 
 _LOG2E = math.log2(math.e)
@@ -44,79 +47,49 @@ def tiles_for(dim: int, page: int, itemsize: int, programs: int) -> Tiles:
     return Tiles(min(page, most), num_warps=4, num_stages=5 if deep else 3)
 
 
-def write_kv(
-    keys: Tensor,
-    values: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    rows: Tensor,
-    positions: Tensor,
-    table: Tensor,
-) -> None:
+def write_kv(keys: Tensor, values: Tensor, paged: Paged) -> None:
     """Write flat tokens' keys and values to their pages; as kernels.write_kv."""
     tokens, heads, dim = keys.shape
     if not tokens:
         return
     with _device(keys):
         launch(_write_kernel, (tokens,))(
-            *(keys, values, key_cache, value_cache, rows, positions, table),
+            *(keys, values, paged.keys, paged.values, paged.rows, paged.positions, paged.table),
             *keys.stride()[:2],
             *values.stride()[:2],
-            table.stride(0),
+            paged.table.stride(0),
             HEADS=heads,
             DIM=dim,
-            PAGE=key_cache.shape[2],
+            PAGE=paged.keys.shape[2],
             BLOCK_HEADS=triton.next_power_of_2(heads),
             BLOCK_DIM=triton.next_power_of_2(dim),
         )
 
 
 def paged_attention(
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    rows: Tensor,
-    positions: Tensor,
-    table: Tensor,
-    *,
-    scaling: float,
-    window: int,
-    softcap: float,
-    splits: int,
-    tiles: Tiles | None = None,
+    query: Tensor, paged: Paged, attention: Attention, splits: int, tiles: Tiles | None = None
 ) -> Tensor:
     """Attend; as kernels.paged_attention, with tiles to try others than the usual."""
     tokens, query_heads, dim = query.shape
-    heads, page = key_cache.shape[1], key_cache.shape[2]
+    heads, page = paged.keys.shape[1], paged.keys.shape[2]
     out = query.new_empty(tokens, query_heads, dim)
     if not tokens:
         return out
-    tiles = tiles or tiles_for(dim, page, key_cache.element_size(), tokens * heads * splits)
+    tiles = tiles or tiles_for(dim, page, paged.keys.element_size(), tokens * heads * splits)
     partial, lse = out, out  # the splits' own outputs and their log-sum-exps, base 2
     if splits > 1:
         partial = query.new_empty(tokens, splits, query_heads, dim, dtype=torch.float32)
         lse = query.new_empty(tokens, splits, query_heads, dtype=torch.float32)
     with _device(query):
         launch(_attend_kernel, (tokens, heads, splits))(
-            *(query, key_cache, value_cache, rows, positions, table, partial, lse),
-            *query.stride()[:2],
-            table.stride(0),
-            scaling / softcap if softcap else scaling * _LOG2E,
-            window,
-            softcap * _LOG2E,
+            *launch_arguments(query, paged, attention, partial, lse),
             SPLITS=splits,
-            HEADS=heads,
-            GROUP=query_heads // heads,
-            DIM=dim,
-            PAGE=page,
             BLOCK=tiles.block,
             BLOCK_GROUP=max(16, triton.next_power_of_2(query_heads // heads)),  # tl.dot wants 16
-            BLOCK_DIM=max(16, triton.next_power_of_2(dim)),
-            WINDOW=window > 0,
-            SOFTCAP=softcap > 0,
             PRECISION="ieee" if query.dtype == torch.float32 else "tf32",  # of no effect in half precision
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
+            **launch_options(query, paged, attention),
         )
         if splits > 1:
             launch(_join_kernel, (tokens, query_heads))(
@@ -129,6 +102,31 @@ def paged_attention(
                 num_warps=2,
             )
     return out
+
+
+def launch_arguments(query: Tensor, paged: Paged, attention: Attention, *others: object) -> tuple[object, ...]:
+    """Return the arguments of a kernel that attends, its own `others` behind the tensors that all have."""
+    softcap = attention.softcap
+    return (
+        *(query, paged.keys, paged.values, paged.rows, paged.positions, paged.table, *others),
+        *(*query.stride()[:2], paged.table.stride(0)),
+        *(attention.scaling / softcap if softcap else attention.scaling * _LOG2E, attention.window, softcap * _LOG2E),
+    )
+
+
+def launch_options(query: Tensor, paged: Paged, attention: Attention) -> dict[str, Any]:
+    """Return what a kernel that attends is compiled for, beside tiles of its own."""
+    _, query_heads, dim = query.shape
+    heads, page = paged.keys.shape[1], paged.keys.shape[2]
+    return {
+        "HEADS": heads,
+        "GROUP": query_heads // heads,
+        "DIM": dim,
+        "PAGE": page,
+        "BLOCK_DIM": max(16, triton.next_power_of_2(dim)),
+        "WINDOW": attention.window > 0,
+        "SOFTCAP": attention.softcap > 0,
+    }
 
 
 def _device(tensor: Tensor) -> torch.cuda.device:

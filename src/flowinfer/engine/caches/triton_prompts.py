@@ -6,12 +6,14 @@ streams the keys of each row that these tokens are of, with an online softmax in
 
 from __future__ import annotations
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from flowinfer.engine.caches.attention import Attention
+from flowinfer.engine.caches.kernels import Paged
+from flowinfer.engine.caches.triton_attention import launch_arguments, launch_options
 
 _QUERIES = 128
 """Pairs of token and query head of a program."""
@@ -20,55 +22,33 @@ _LEAST_TOKENS = 128
 _MOST_DIM = 128
 
 
-def serves(query: Tensor, key_cache: Tensor) -> bool:
+def serves(query: Tensor, paged: Paged) -> bool:
     """Return whether the kernel fits these queries: (T, H, D), in half precision."""
     tokens, heads, dim = query.shape
     return (
         tokens >= _LEAST_TOKENS
         and dim <= _MOST_DIM
-        and key_cache.element_size() == 2
-        and heads // key_cache.shape[1] <= _QUERIES
+        and paged.keys.element_size() == 2
+        and heads // paged.keys.shape[1] <= _QUERIES
     )
 
 
-def prompt_attention(
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    rows: Tensor,
-    positions: Tensor,
-    table: Tensor,
-    *,
-    scaling: float,
-    window: int,
-    softcap: float,
-) -> Tensor:
+def prompt_attention(query: Tensor, paged: Paged, attention: Attention) -> Tensor:
     """Attend; as kernels.paged_attention, whatever the order of tokens, quickest where neighbours are of one row."""
     tokens, query_heads, dim = query.shape
-    heads, page = key_cache.shape[1], key_cache.shape[2]
+    heads, page = paged.keys.shape[1], paged.keys.shape[2]
     out = query.new_empty(tokens, query_heads, dim)
     group = triton.next_power_of_2(query_heads // heads)
     own = _QUERIES // group
     with torch.cuda.device(query.get_device()):
         _prompt_kernel[(triton.cdiv(tokens, own), heads)](
-            *(query, key_cache, value_cache, rows, positions, table, out, tokens),
-            *query.stride()[:2],
-            table.stride(0),
-            scaling / softcap if softcap else scaling * math.log2(math.e),
-            window,
-            softcap * math.log2(math.e),
-            HEADS=heads,
-            GROUP=query_heads // heads,
-            DIM=dim,
-            PAGE=page,
+            *launch_arguments(query, paged, attention, out, tokens),
             TOKENS=own,
             BLOCK=min(page, 64),
             BLOCK_GROUP=group,
-            BLOCK_DIM=max(16, triton.next_power_of_2(dim)),
-            WINDOW=window > 0,
-            SOFTCAP=softcap > 0,
             num_warps=8,
             num_stages=3,
+            **launch_options(query, paged, attention),
         )
     return out
 

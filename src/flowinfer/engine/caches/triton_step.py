@@ -16,23 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from flowinfer.engine.caches.kernels import Paged
 from flowinfer.engine.caches.launching import device_of, launch
 
 _LOG2E = math.log2(math.e)
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a step's flat tokens are; tokens of one row stand one behind the other."""
-
-    rows: Tensor
-    """(T,) int32, -1 = padding."""
-    positions: Tensor
-    """(T,) int32."""
-    table: Tensor
-    """(R, P) int32, pages of each row."""
-    turns: Tensor
-    """(positions, 2, D / 2), cosines and sines of every position."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +41,8 @@ def can_be_early(device: torch.device) -> bool:
 
 def step_attention(
     qkv: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    places: Places,
+    paged: Paged,
+    turns: Tensor,
     norms: HeadNorms | None,
     *,
     num_heads: int,
@@ -70,9 +56,8 @@ def step_attention(
 
     Args:
         qkv: (T, (H + 2 H_kv) D), contiguous.
-        key_cache: (pages, H_kv, page, D), contiguous; changed.
-        value_cache: likewise.
-        places: where the tokens are.
+        paged: the pages, which are changed, and where the tokens are; those of one row stand one behind the other.
+        turns: (positions, 2, D / 2), cosines and sines of every position.
         norms: of queries and keys, if any.
         num_heads: H.
         scaling: multiplies scores.
@@ -84,7 +69,7 @@ def step_attention(
         (T, H D); zeros for padding.
     """
     tokens = len(qkv)
-    _, heads, page, dim = key_cache.shape
+    _, heads, page, dim = paged.keys.shape
     out = qkv.new_empty(tokens, num_heads * dim)
     partial, lse = out, out
     if splits > 1:
@@ -96,10 +81,10 @@ def step_attention(
     is_early = is_early and can_be_early(device_of(qkv))
     with torch.cuda.device(qkv.get_device()):
         launch(_step_kernel, (tokens, heads, splits))(
-            *(qkv, key_cache, value_cache, places.rows, places.positions, places.table, places.turns),
+            *(qkv, paged.keys, paged.values, paged.rows, paged.positions, paged.table, turns),
             *((qkv, qkv) if norms is None else (norms.query, norms.key)),
             *(out, partial, lse, lse if counters is None else counters),
-            *(tokens, places.table.stride(0), scaling * _LOG2E, window),
+            *(tokens, paged.table.stride(0), scaling * _LOG2E, window),
             0.0 if norms is None else norms.eps,
             SPLITS=splits,
             HEADS=heads,

@@ -6,18 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowinfer.backends.int4 import Int4Linear
+from flowinfer.backends.int4 import Int4Linear, Packed
 
 MOST_TOKENS = 16
 """Up to how many tokens our kernel is faster than cuBLAS: the rows of one tensor-core tile."""
-MOST_PACKED = 64
-"""Up to how many tokens weights of four bits are best read as they are; for more they are unpacked first."""
-
-
-MOST_PACKED_STEP = 8
-"""Up to how many tokens a map of four bits does what stands around it too; more share the matrix units' tiles."""
 MOST_STEP_TOKENS = 64
-"""Up to how many tokens our kernel serves in a written-out forward, where it also does what stands around."""
+"""Up to how many tokens our kernel serves in a written-out forward, where it also does what stands around, and reads
+weights of four bits as they are; for more they are unpacked first."""
 
 
 @torch.library.custom_op("flowinfer::skinny_linear", mutates_args=())
@@ -80,10 +75,11 @@ def int4_linear(x: Tensor, words: Tensor, scales: Tensor, zeros: Tensor, bias: T
     Returns:
         (T, N).
     """
-    from flowinfer.engine.network import triton_int4
+    from flowinfer.engine.network import triton_gemm, triton_int4
 
-    if x.shape[0] <= MOST_PACKED and x.stride(1) == 1:
-        return triton_int4.int4_linear(x, words, scales, zeros, bias, group)
+    if x.shape[0] <= MOST_STEP_TOKENS and x.stride(1) == 1:
+        weight = Packed(words, scales, zeros, group, (words.shape[0], x.shape[1]))
+        return triton_gemm.skinny_linear(x, weight, bias)
     return F.linear(x, triton_int4.unpacked(words, scales, zeros, x.shape[1], group, x.dtype), bias)
 
 

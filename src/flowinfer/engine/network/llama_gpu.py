@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from flowinfer.backends.int4 import Packed
-from flowinfer.engine.caches.attention import LayerShape, PackedCache
+from flowinfer.engine.caches.attention import Attention, LayerShape, PackedCache
 from flowinfer.engine.caches.kernels import paged_attention
 from flowinfer.engine.caches.pages import PAGE, PagedForward
-from flowinfer.engine.network.gemm import MOST_PACKED_STEP, MOST_STEP_TOKENS, MOST_TOKENS, int4_linear
+from flowinfer.engine.network.gemm import MOST_STEP_TOKENS, MOST_TOKENS, int4_linear
 from flowinfer.engine.network.llama_weights import LayerWeights, LlamaWeights, Matrix
 
 
@@ -40,8 +40,7 @@ class GpuLlamaForward:
         self._last = weights.last
         self.tables: list[Tensor] = []
         """Cosines and sines of positions, each table longer than those before, which graphs may still read."""
-        self._is_packed = weights.is_packed
-        self.most_step_tokens = MOST_PACKED_STEP if weights.is_packed else MOST_STEP_TOKENS
+        self.most_step_tokens = MOST_STEP_TOKENS
 
     def states(self, ids: Tensor, positions: Tensor, wanted: Tensor, cache: PackedCache) -> Tensor:
         """Return wanted tokens' last hidden states: (T,), (T,), (W,) -> (W, D)."""
@@ -68,22 +67,20 @@ class GpuLlamaForward:
     def _step(self, ids: Tensor, cache: PagedForward) -> Any:
         """Run few tokens; return half the last norm: (T,) -> (T, D)."""
         from flowinfer.engine.caches import triton_step
-        from flowinfer.engine.network import triton_gemm, triton_int4, triton_rows
+        from flowinfer.engine.network import triton_gemm, triton_rows
 
         tokens = len(ids)
-        places = triton_step.Places(cache.rows, cache.positions, cache.table, self._turns(cache))
-        maps: Any = triton_int4 if self._is_packed else triton_gemm  # of one set of functions
+        turns = self._turns(cache)
         counters = _Counters(sum(_num_counters(layer, shape, tokens) for layer, shape in self._layers), ids.device)
-        down = maps.tiles_for(self._layers[0][0].down.shape, tokens)
+        down = triton_gemm.tiles_for(self._layers[0][0].down, tokens)
         parts = -(-self._embedding.shape[1] // down.block_n)
-        total, half = triton_rows.embed(ids, self._embedding, self._norms[0], self._eps, parts)
+        total, half = triton_rows.embed(ids, self._embedding, self._norms[0], self._eps, parts, cache.rows)
         for index, ((layer, shape), after) in enumerate(zip(self._layers, self._norms[1:], strict=True)):
-            keys, values = cache.layers[index]
-            tiles = maps.tiles_for(layer.qkv.shape, tokens)
-            qkv = maps.scaled_linear(half, layer.qkv, layer.bias, tiles, counters.take(_blocks(layer.qkv)))
-            tiles = maps.tiles_for(layer.out.shape, tokens)
+            tiles = triton_gemm.tiles_for(layer.qkv, tokens)
+            qkv = triton_gemm.scaled_linear(half, layer.qkv, layer.bias, tiles, counters.take(_blocks(layer.qkv)))
+            tiles = triton_gemm.tiles_for(layer.out, tokens)
             attended = triton_step.step_attention(
-                *(qkv, keys, values, places, self._head_norms(layer)),
+                *(qkv, cache.of(index), turns, self._head_norms(layer)),
                 num_heads=shape.num_heads,
                 scaling=self.numbers.scaling,
                 window=shape.window,
@@ -91,35 +88,29 @@ class GpuLlamaForward:
                 counters=counters.take(tokens * shape.num_kv_heads),
                 is_early=tiles.is_early and tokens <= MOST_TOKENS,  # many tokens' programs are in each other's way
             )
-            residual = triton_gemm.Residual(total, layer.before_mlp, self._eps)
-            half = maps.added_linear(attended, layer.out, residual, tiles, counters.take(_blocks(layer.out)))
-            tiles = maps.tiles_for(layer.gate_up.shape, tokens)
-            gated = maps.gated_linear(half, layer.gate_up, tiles, counters.take(_blocks(layer.gate_up)))
-            residual = triton_gemm.Residual(total, after, self._eps)
-            tiles = maps.tiles_for(layer.down.shape, tokens)
-            half = maps.added_linear(gated, layer.down, residual, tiles, counters.take(_blocks(layer.down)))
+            residual = triton_gemm.Residual(total, layer.before_mlp, self._eps, cache.rows)
+            half = triton_gemm.added_linear(attended, layer.out, residual, tiles, counters.take(_blocks(layer.out)))
+            tiles = triton_gemm.tiles_for(layer.gate_up, tokens)
+            gated = triton_gemm.gated_linear(half, layer.gate_up, tiles, counters.take(_blocks(layer.gate_up)))
+            residual = triton_gemm.Residual(total, after, self._eps, cache.rows)
+            tiles = triton_gemm.tiles_for(layer.down, tokens)
+            half = triton_gemm.added_linear(gated, layer.down, residual, tiles, counters.take(_blocks(layer.down)))
         return half
 
     def _prompt(self, ids: Tensor, cache: PagedForward) -> Tensor:
         """Run many tokens: (T,) -> (T, D)."""
-        from flowinfer.engine.caches import triton_step
         from flowinfer.engine.network import triton_rows
 
-        places = triton_step.Places(cache.rows, cache.positions, cache.table, self._turns(cache))
+        turns = self._turns(cache)
         total = _rows(self._embedding, ids)
         states = triton_rows.norm(total, self._norms[0], self._eps)
         for index, ((layer, shape), after) in enumerate(zip(self._layers, self._norms[1:], strict=True)):
-            keys, values = cache.layers[index]
             qkv = _linear(states, layer.qkv, layer.bias)
-            triton_rows.turn_and_write(qkv, keys, values, places, self._head_norms(layer), shape.num_heads)
-            attended = paged_attention(
-                qkv.view(len(qkv), -1, keys.shape[-1])[:, : shape.num_heads],
-                *(keys, values, cache.rows, cache.positions, cache.table),
-                scaling=self.numbers.scaling,
-                window=shape.window,
-                softcap=0.0,
-                splits=cache.splits,
-            )
+            paged = cache.of(index)
+            triton_rows.turn_and_write(qkv, paged, turns, self._head_norms(layer), shape.num_heads)
+            query = qkv.view(len(qkv), -1, shape.key_size)[:, : shape.num_heads]
+            attention = Attention(index, self.numbers.scaling, shape.window, 0.0)
+            attended = paged_attention(query, paged, attention, cache.splits)
             added = _linear(attended.flatten(1), layer.out)
             states = triton_rows.norm(total, layer.before_mlp, self._eps, added=added)
             added = _linear(triton_rows.gate(_linear(states, layer.gate_up)), layer.down)

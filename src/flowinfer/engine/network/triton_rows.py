@@ -7,13 +7,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from flowinfer.engine.caches.kernels import Paged
 from flowinfer.engine.caches.launching import launch
-from flowinfer.engine.caches.triton_step import HeadNorms, Places, _turned
+from flowinfer.engine.caches.triton_step import HeadNorms, _turned
 from flowinfer.engine.network.triton_gemm import Norm
 
 
-def embed(ids: Tensor, table: Tensor, weight: Tensor, eps: float, parts: int) -> tuple[Tensor, Norm]:
-    """Return the rows of a table for ids (T,) int64, and half their norm, (T, D) each; squares come in `parts`."""
+def embed(
+    ids: Tensor, table: Tensor, weight: Tensor, eps: float, parts: int, rows: Tensor | None = None
+) -> tuple[Tensor, Norm]:
+    """Return a table's rows for ids (T,) int64, and half their norm, (T, D) each; squares come in `parts`."""
     states = table.new_empty(len(ids), table.shape[1])
     normed = states.new_empty(states.shape)
     squares = table.new_empty(len(ids), parts, dtype=torch.float32)
@@ -26,7 +29,7 @@ def embed(ids: Tensor, table: Tensor, weight: Tensor, eps: float, parts: int) ->
             BLOCK_PARTS=triton.next_power_of_2(parts),
             num_warps=8,
         )
-    return states, Norm(normed, squares, eps)
+    return states, Norm(normed, squares, eps, rows)
 
 
 def norm(states: Tensor, weight: Tensor, eps: float, *, added: Tensor | None = None) -> Tensor:
@@ -61,18 +64,16 @@ def finish(half: Norm, wanted: Tensor) -> Tensor:
     return out
 
 
-def turn_and_write(
-    qkv: Tensor, key_cache: Tensor, value_cache: Tensor, places: Places, norms: HeadNorms | None, num_heads: int
-) -> None:
+def turn_and_write(qkv: Tensor, paged: Paged, turns: Tensor, norms: HeadNorms | None, num_heads: int) -> None:
     """Turn queries in place, and write turned keys and values to their pages; as `step_attention` before it attends."""
-    _, heads, page, dim = key_cache.shape
+    _, heads, page, dim = paged.keys.shape
     if not len(qkv):
         return
     with torch.cuda.device(qkv.get_device()):
         launch(_turn_kernel, (len(qkv), num_heads // heads + 2))(
-            *(qkv, key_cache, value_cache, places.rows, places.positions, places.table, places.turns),
+            *(qkv, paged.keys, paged.values, paged.rows, paged.positions, paged.table, turns),
             *((qkv, qkv) if norms is None else (norms.query, norms.key)),
-            places.table.stride(0),
+            paged.table.stride(0),
             0.0 if norms is None else norms.eps,
             HEADS=heads,
             GROUP=num_heads // heads,
