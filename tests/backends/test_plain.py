@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +148,15 @@ def test_a_generation_config_that_is_damaged_is_transformers_to_tell(understood:
     path.write_text(before)
 
 
-def test_a_model_never_seen_is_written_out_and_compared_with_its_formulas(folder: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_model_never_seen_is_written_out_and_compared_with_its_formulas(dtype: torch.dtype, folder: Path) -> None:
+    """Whatever dtype these are in, beside that of the model."""
     saved(CONFIGS[0], folder)
     network = hf.load(ModelSpec(name="A", ref=str(folder)), "cpu").transformers_model
+    assert isinstance(network, KnownNetwork) and network.passed.logits is not None and network.passed.session == ""
+    network.passed = replace(network.passed, logits=network.passed.logits.to(dtype))
     runner = runner_of(network)
-    assert isinstance(network, KnownNetwork) and isinstance(runner, HeadRunner) and runner.model is network
-    assert recall(network).logits is not None and recall(network).session == ""
+    assert isinstance(runner, HeadRunner) and runner.model is network
 
 
 def test_where_it_differs_from_its_formulas_transformers_network_serves(

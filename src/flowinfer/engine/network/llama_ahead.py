@@ -61,10 +61,12 @@ def begin(models: Iterable[tuple[ModelSpec, str]]) -> None:
 
 def settle() -> None:
     """Wait until what was begun is compiled, for all devices: no other kernel may be launched first meanwhile."""
-    for device in tuple(_begun):
-        thread, ahead = _begun.pop(device)
+    begun = [_begun.pop(device) for device in tuple(_begun)]
+    for thread, ahead in begun:
         thread.join()
         ahead.wait()
+    for _, ahead in begun:
+        ahead.bring()
 
 
 def _compile(ahead: Ahead, specs: Iterable[ModelSpec]) -> None:
