@@ -196,7 +196,7 @@ class DeviceLost(RunError):
         torch = sys.modules["torch"]
         if not cls.kept:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(cls.kept))
-        cls.kept += [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+        cls.kept[:] = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
 
 
 def is_memory_short(error: BaseException) -> bool:
