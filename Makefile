@@ -11,7 +11,11 @@ TRIAL ?= $(wildcard ../shared/trial_zoo)
 VERSION_TESTS := tests/backends tests/engine tests/test_install.py
 OTHERS_newest := -c .venv-newest/others.txt
 
-.PHONY: demo test test-lab test-slow test-gpu test-versions test-oldest test-newest check lint types contracts bench bench-gpu report clean install
+# Heads in GGUF files: llama.cpp is built from source, which takes a C++ compiler, cmake and some minutes. Its source has vocabularies.
+GGUF_TESTS := tests/backends/test_gguf.py tests/backends/test_gguf_vocabularies.py tests/engine/test_gguf_flows.py
+LLAMA := $(shell sed -n 's/.*"llama-cpp-python>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+
+.PHONY: demo test test-lab test-slow test-gpu test-versions test-oldest test-newest test-gguf check lint types contracts bench bench-gpu report clean install
 
 install: $(STAMP)
 
@@ -49,6 +53,17 @@ test-oldest test-newest: test-%: .venv-%/.installed
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
 	sed '/^torch==/d; /^transformers==/d' constraints.txt > .venv-$*/others.txt
 	.venv-$*/bin/python -m pip install -q --disable-pip-version-check -c constraints-$*.txt $(OTHERS_$*) '.[test]'
+	touch $@
+
+test-gguf: .venv-gguf/.installed
+	.venv-gguf/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	FLOWINFER_TEST_LLAMA=$(CURDIR)/.venv-gguf/source .venv-gguf/bin/python -m pytest -n 2 -m 'not gpu' $(GGUF_TESTS)
+
+.venv-gguf/.installed: pyproject.toml constraints.txt
+	test -x .venv-gguf/bin/python || $(PYTHON) -m venv .venv-gguf
+	.venv-gguf/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt '.[test,gguf]' llama-cpp-python==$(LLAMA) gguf
+	.venv-gguf/bin/python -m pip download -q --disable-pip-version-check --no-deps --no-binary llama-cpp-python -d .venv-gguf/source llama-cpp-python==$(LLAMA)
+	tar -C .venv-gguf/source -xzf .venv-gguf/source/llama_cpp_python-$(LLAMA).tar.gz
 	touch $@
 
 lint: $(STAMP)

@@ -190,12 +190,12 @@ async def measure(arguments: argparse.Namespace, report: Report, pool: ModelPool
         await asyncio.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     texts = prompts(arguments.size, arguments.questions)
-    await ask_all(port, rows, texts[:rows], min(8, arguments.tokens))  # graphs and caches
     for clients in arguments.clients:
         if time.perf_counter() - begin > arguments.seconds:
             report.note(f"no time was left for {clients} clients and more")
             break
         own = texts[: min(len(texts), clients * arguments.each)]
+        await ask_all(port, clients, texts[-clients:], min(8, arguments.tokens))  # graphs of so many rows, caches
         bare = await engine_seconds(service, one, own, clients)
         before = time.thread_time()
         heard = await ask_all(port, clients, own, arguments.tokens)

@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from flowinfer.backends import hf, versions
+from flowinfer.backends.gguf.library import library
+from flowinfer.cli import doctor
 from flowinfer.errors import LoadError
 from flowinfer.language.examples import known
 from flowinfer.runs.store import read_records
@@ -152,3 +154,25 @@ def test_doctor_says_what_was_tried(tmp_path: Path) -> None:
     told = {line.split(":")[0].split()[-1]: line for line in done.stdout.splitlines()}
     for name in versions.TRIED:
         assert told[name].startswith("ok") and f"tried: {versions.in_words(versions.required(name))}" in told[name]
+
+
+def test_doctor_says_what_gguf_files_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "installed", lambda name: None)
+    told = doctor._gguf()
+    assert told["state"] == "note" and told["cure"].startswith(
+        "pip install 'flowinfer[gguf]' builds llama.cpp from source"
+    )
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "; missing for that: a C++ compiler (" in doctor._gguf()["cure"]
+    (tmp_path / "clang++").touch(mode=0o755)
+    assert "missing" not in doctor._gguf()["cure"]
+
+
+def test_doctor_says_why_an_installed_llama_cpp_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "installed", lambda name: "0.3.36")
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    monkeypatch.delitem(sys.modules, "llama_cpp.llama_cpp", raising=False)
+    library.cache_clear()
+    told = doctor._gguf()
+    library.cache_clear()
+    assert told["state"] == "note" and told["found"].startswith("backend 'gguf' needs") and told["cure"]

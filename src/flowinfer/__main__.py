@@ -6,9 +6,6 @@ import gc
 import os
 import sys
 
-_GARBAGE_OBJECTS = 200_000
-"""Objects between looks for garbage: imports and tables make millions that stay, and Python's 700 costs a sixth."""
-
 
 def main() -> None:
     """Run the command line; an interrupt while it is being imported is one too."""
@@ -17,10 +14,10 @@ def main() -> None:
     came: list[int] = []
     code = 130
     try:
-        from flowinfer.startup import STARTUP
+        from flowinfer.startup import GARBAGE_OBJECTS, STARTUP
 
         STARTUP.is_command = True
-        gc.set_threshold(_GARBAGE_OBJECTS)
+        gc.set_threshold(GARBAGE_OBJECTS)
         from flowinfer.output.secrets import learn_environment
         from flowinfer.output.terminal import guard
         from flowinfer.streams import make_safe, take_signals

@@ -173,6 +173,7 @@ class Flow:
         out: str | Path | None = None,
         resume: str | Path | None = None,
         use_cache: bool = True,
+        replicas: int | Literal["auto"] = 1,
         on_record: Callable[[Record], None] | None = None,
     ) -> Evaluation:
         """Run the flow over a data set.
@@ -188,6 +189,7 @@ class Flow:
             out: where the run folder goes ("runs" on the command line); None keeps nothing.
             resume: go on with a run under `out`, or "runs": its path, name or `latest`.
             use_cache: take finished steps of earlier runs.
+            replicas: copies of the plan, each in a process with GPUs, or CPU cores, of its own where there are several.
             on_record: hears each judged answer.
         Raises:
             UsageError: an argument is not what it can be.
@@ -198,12 +200,20 @@ class Flow:
         from flowinfer.runs.experiment import Request, evaluate
         from flowinfer.tasks.base import language_note, load_for
 
-        _refuse_odd(limit=limit, sample=sample, seed=seed, few_shot=few_shot, ids=ids, batch=batch, engine=engine)
-        kept: Sequence[Record] = ()
+        _refuse_odd(
+            limit=limit,
+            sample=sample,
+            seed=seed,
+            few_shot=few_shot,
+            ids=ids,
+            batch=batch,
+            engine=engine,
+            replicas=replicas,
+        )
+        kept: list[Sequence[Record]] = []
 
         def started(plan: object, run: object, records: Sequence[Record]) -> None:
-            nonlocal kept
-            kept = records  # what is answered later comes to them
+            kept.append(records)  # what is answered later comes to them
 
         request = Request(
             out=Path(out) if out is not None else None,
@@ -211,15 +221,14 @@ class Flow:
             engine=engine,
             resume=None if resume is None else str(resume),
             use_cache=use_cache,
+            replicas=replicas,
         )
-        chosen = {"limit": limit, "sample": sample, "seed": seed, "ids": ids, "answer_index": answer_index}
-        chosen["few_shot"] = few_shot
-        given = data if isinstance(data, Mapping) else {} if data is None else {str(dataset): data}
-        named = {name: Path(path) for name, path in given.items()}
-        questions = load_for([self.flow], str(dataset), data=named, **chosen)
+        chosen = {"limit": limit, "sample": sample, "seed": seed, "ids": ids, "few_shot": few_shot}
+        named = _paths(str(dataset), data)
+        questions = load_for([self.flow], str(dataset), data=named, answer_index=answer_index, **chosen)
         results = evaluate(self.flow, questions, request, on_record=on_record, on_start=started, models=self._pool())
         note = language_note(self.flow, questions.questions, questions.label)
-        return Evaluation(results, tuple(kept), _python_notes(self.flow.zoo_note, note))
+        return Evaluation(results, tuple(*kept), _python_notes(self.flow.zoo_note, note))
 
     def close(self) -> None:
         """Free the models."""
@@ -278,15 +287,22 @@ def _texts(params: Mapping[str, object] | None) -> dict[str, str]:
     return {name: option_text(value) for name, value in (params or {}).items()}
 
 
-def _refuse_odd(*, batch: object, engine: object, ids: object, **numbers: object) -> None:
+def _paths(dataset: str, data: str | Path | Mapping[str, str | Path] | None) -> dict[str, Path]:
+    """Return local files and folders by data set, also where there is one only."""
+    given = data if isinstance(data, Mapping) else {} if data is None else {dataset: data}
+    return {name: Path(path) for name, path in given.items()}
+
+
+def _refuse_odd(*, batch: object, engine: object, ids: object, replicas: object, **numbers: object) -> None:
     """Refuse arguments of another kind at once, not when they are first used."""
     for name, value in numbers.items():
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise UsageError(f"{name} must be a whole number, not {value!r}")
     if isinstance(ids, str):
         raise UsageError(f"ids must be a list of ids, not the text {ids!r}", help=f"ids=[{ids!r}]")
-    if batch != "auto" and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
-        raise UsageError(f"batch must be 'auto' or a whole number of at least 1, not {batch!r}")
+    for name, value in (("batch", batch), ("replicas", replicas)):
+        if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise UsageError(f"{name} must be 'auto' or a whole number of at least 1, not {value!r}")
     if engine not in ("auto", "packed", "reference"):
         raise UsageError(f"engine must be 'auto', 'packed' or 'reference', not {engine!r}")
 

@@ -11,7 +11,9 @@ FlowInferError            exit code
     │   └── ReaderGone 0  nobody reads it any more, which fails no pipeline
     ├── LoadError    3    a model or tokenizer could not be loaded, or is unsuitable
     ├── MemoryShort  3    what was asked for does not fit into memory
+    ├── HeadCut      3    a connection to a head elsewhere broke
     └── DeviceLost   3    a device can do nothing more in this process
+        └── HeadLost 3    a head elsewhere is not there any more
 
 Anything else that escapes is a bug of ours and shows its traceback.
 """
@@ -197,6 +199,14 @@ class DeviceLost(RunError):
         if not cls.kept:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(cls.kept))
         cls.kept[:] = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+
+
+class HeadCut(RunError):
+    """The connection to a head elsewhere broke, and the head has forgotten what it held; another may be had."""
+
+
+class HeadLost(DeviceLost):
+    """A head in another process or on another host is not there any more."""
 
 
 def is_memory_short(error: BaseException) -> bool:

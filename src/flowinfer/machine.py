@@ -5,19 +5,19 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import ssl
 import subprocess
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 from flowinfer.checkpoint import weight_files
-from flowinfer.errors import LoadError
+from flowinfer.errors import LoadError, UsageError
 
+_NICE = 10
+"""Added to the process's niceness, which ends at 19."""
 _MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH = 36, 37
 """Attributes of a device, as CUDA's driver numbers them."""
 
@@ -152,6 +152,10 @@ def hub_problem() -> str | None:
     """
     if is_hub_offline():
         return None
+    import ssl  # these three take longer than all else here
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request, urlopen
+
     address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:
         urlopen(Request(address, method="HEAD"), timeout=10).close()
@@ -171,6 +175,33 @@ def has_weights(folder: Path) -> bool:
         return bool(weight_files(folder))
     except LoadError:
         return False
+
+
+def use_threads(count: int) -> None:
+    """Let this process compute with so many threads.
+
+    Raises:
+        UsageError: there are fewer processors.
+    """
+    available = os.cpu_count() or 1
+    if count > available:
+        raise UsageError(f"--threads {count}: this machine has {available} processors", help="leave it out for all")
+    os.environ["OMP_NUM_THREADS"] = str(count)  # read when torch is imported
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(count)
+
+
+def be_nice() -> None:
+    """Let all else on this machine go first, and use half of its processors, unless it was said how many.
+
+    Raises:
+        UsageError: its system has no such priorities.
+    """
+    if not hasattr(os, "nice"):
+        raise UsageError("--nice: this system has no such priorities", help="--threads N leaves processors alone")
+    os.nice(_NICE)
+    if "OMP_NUM_THREADS" not in os.environ:
+        use_threads(max(1, (os.cpu_count() or 1) // 2))
 
 
 def _cpu() -> Device:

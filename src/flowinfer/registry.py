@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from flowinfer.errors import UsageError
-from flowinfer.spec import COSTS, RENAMED, Decoding, ModelSpec
+from flowinfer.spec import COSTS, GGUF_OPTIONS, RENAMED, Decoding, ModelSpec
 
 ParameterType = Literal["float", "int", "str", "model"]
 
@@ -33,6 +33,8 @@ class Parameter:
     """None = must be given."""
     minimum: float | None = None
     maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    """What a text may be; () = any."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,13 @@ class BackendInfo:
     """Options of models and steps that it heeds; None: all that a backend of its kind is given."""
     splits: bool = False
     """Whether it can lay a model's layers over several GPUs."""
+    elsewhere: bool = False
+    """Whether its models lie in other processes, though they give distributions."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Return whether its models take no memory here; an endpoint's do not."""
+        return self.elsewhere or self.text_only
 
     def heeds(self, option: str) -> bool:
         """Return whether an option of a model or step does anything with it."""
@@ -93,7 +102,8 @@ _ALWAYS_HEEDED = ("name", "ref", "backend", "think")
 """What names a model, and what the engine does itself."""
 
 _ENDPOINT_OPTIONS = ("base_url", "api_key_env", "parallel", "headers", "extra_body", *COSTS)
-_LOCAL_OPTIONS = frozenset([*Decoding.model_fields, *ModelSpec.model_fields]) - {*_ENDPOINT_OPTIONS}
+_LOCAL_OPTIONS = frozenset([*Decoding.model_fields, *ModelSpec.model_fields]) - {*_ENDPOINT_OPTIONS, *GGUF_OPTIONS}
+_GGUF_OPTIONS = frozenset([*Decoding.model_fields, "revision", "device", "chat", "system", *GGUF_OPTIONS])
 
 Info = FuserInfo | BackendInfo | TaskInfo | ZooInfo
 
@@ -146,6 +156,19 @@ BUILT_IN_FUSERS = (
             "floor": Parameter("float", "least probability of a key that inherits", 0.1, 0.0, 1.0),
         },
     ),
+    FuserInfo(
+        "byte",
+        f"{_FUSERS}:Bytewise",
+        "mean or product over bytes: each head says how likely each next byte is, in whatever tokens it writes it",
+        {
+            "mix": Parameter(
+                "str", "how the heads' bytes become one: mean or product", "mean", choices=("mean", "product")
+            ),
+            "covers": Parameter(
+                "int", "ways to write the text that are followed in each head; 0 all, 1 the likeliest", 0, 0
+            ),
+        },
+    ),
 )
 
 BUILT_IN_BACKENDS = (
@@ -157,11 +180,24 @@ BUILT_IN_BACKENDS = (
         splits=True,
     ),
     BackendInfo(
+        "gguf",
+        "flowinfer.backends.gguf.load:load",
+        "a GGUF file, computed by llama.cpp",
+        options=_GGUF_OPTIONS,
+    ),
+    BackendInfo(
         "openai",
         "flowinfer.backends.openai:load",
         "any OpenAI-compatible endpoint: text only",
         text_only=True,
         options=TEXT_OPTIONS | {*_ENDPOINT_OPTIONS, "system"},
+    ),
+    BackendInfo(
+        "remote",
+        "flowinfer.remote.client:load",
+        "a head in another process or on another host, started by `flowinfer head`",
+        options=frozenset([*Decoding.model_fields, "base_url", "api_key_env"]),
+        elsewhere=True,
     ),
 )
 

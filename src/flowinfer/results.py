@@ -124,6 +124,12 @@ class StepResult(_Border):
     """Emitted tokens whose lead over the runner-up was within rounding."""
     lstripped: Count | None = None
     """Heads whose first token counted without a space before it; None where nobody looked whether it should."""
+    confidence: float | None = None
+    """Geometric mean of the fused probabilities of its emitted tokens; None where nobody recorded it."""
+    lead: float | None = None
+    """Mean lead of the best slot over the second; None where nobody recorded it."""
+    agreement: float | None = None
+    """Share of emitted tokens, the end included, that every head favoured; None where nobody recorded it."""
     rounds: Count | None = None
     """Forwards of each head after the prompt's, where drafts let one emit several tokens; None: one a token."""
     drafted_tokens: Count = 0
@@ -164,6 +170,37 @@ class Ballot(_Border):
         return f"tie, {share}: the first of the equals counts ({said})" if self.is_tie else f"{share} ({said})"
 
 
+class Taken(_Border):
+    """How one of several texts was taken, so that those after it need not be written."""
+
+    selection: str
+    """Id of the selection in the plan."""
+    title: str
+    """What is chosen from, as written in the flow."""
+    rule: str
+    """When a text is accepted, e.g. "confidence >= 0.9"."""
+    values: tuple[float | None, ...] = _listed()
+    """The signal of each candidate that was tried; None where it was not asked for, or could not be had."""
+    taken: Count
+    """Index of the candidate that was taken."""
+    most: Count
+    """Candidates that there are."""
+    gathers: bool = False
+    """Whether a candidate has the texts of those before it too: samples, the first of which are two."""
+
+    lost: Mapping[str, str] | None = None
+    """Of a quorum: the members that are not among the answers, by number, and why."""
+
+    def __str__(self) -> str:
+        if self.lost is not None:
+            why = "".join(f"; {number} lost: {reason}" for number, reason in self.lost.items())
+            return f"{self.title}: {self.most - len(self.lost)} of {self.most} answered{why}"
+        if self.gathers:
+            return f"{self.title}: drew {self.taken + 2} of {self.most + 1} ({self.rule}: {self.values[-1]:.3g})"
+        seen = ", ".join("-" if value is None else f"{value:.3g}" for value in self.values)
+        return f"{self.title}: took {self.taken + 1} of {self.most} ({self.rule}: {seen})"
+
+
 class Trace(_Border):
     """A plan's whole work on one question."""
 
@@ -174,10 +211,13 @@ class Trace(_Border):
     seconds: Seconds
     """Sum along the steps (concurrent steps: the longest)."""
     steps: tuple[StepResult, ...] = _listed()
+    """Those that ran, in the plan's order."""
     error: str | None = None
     """Why the question failed; its answer is then empty."""
     ballot: Ballot | None = None
     """How its final group voted; None where nothing was voted on, and in records of before."""
+    selections: tuple[Taken, ...] = _listed(())
+    """Which of several texts were taken, where steps may be skipped."""
 
 
 class Score(_Border):

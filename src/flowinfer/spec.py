@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from flowinfer.errors import Diagnostic, Span
 from flowinfer.output.secrets import learn_address, public_address
@@ -48,11 +48,26 @@ its model write it, and it is text, be it a control token or not."""
 COSTS = ("input_cost", "output_cost", "cached_cost")
 """Options of a model that say what its endpoint costs."""
 
+GGUF_OPTIONS = ("gpu_layers", "kv_type", "context_length", "threads", "mmap")
+"""Options of a model in a GGUF file."""
+_MEANS = ("gpu_layers", "threads", "mmap")
+"""Those of them that decide no text."""
 _GPU = "cuda:(0|[1-9][0-9]*)"
 """A GPU in the one way in which its name is written."""
-DEVICES = "auto, cpu, cuda or cuda:N"
+ELSEWHERE = r"(?!cpu:|cuda:|auto:)[\w.-]+:[1-9]\d{0,4}|\[[0-9a-fA-F:.]+\]:[1-9]\d{0,4}"
+DEVICES = "auto, cpu, cuda, cuda:N, or HOST:PORT of a head elsewhere"
+_NOT_TRIED = (
+    f"{DEVICES} (transformers was never tried on Apple's GPUs here; a model's GGUF file computes there: backend=gguf)"
+)
 SPLIT_DEVICES = 'one device, or a list of two or more different GPUs, as in ["cuda:0", "cuda:1"]'
 """What the option `device` can be, in words."""
+
+
+def device_words(device: object) -> str:
+    """Return what the option `device` can be instead of what it is, in words."""
+    if not isinstance(device, str):
+        return SPLIT_DEVICES
+    return _NOT_TRIED if re.fullmatch(r"(mps|metal)(:\d+)?", device) else DEVICES
 
 
 class ModelSpec(BaseModel):
@@ -82,6 +97,16 @@ class ModelSpec(BaseModel):
     """Quantization scheme handed to the backend, e.g. bnb-4bit."""
     trust_remote_code: bool = False
     """Run code that comes with the checkpoint."""
+    gpu_layers: int | None = Field(default=None, ge=-1)
+    """Layers of a GGUF file that a GPU computes, -1 = all; None = none where its device is `cpu`, else all."""
+    kv_type: Literal["auto", "float32", "float16", "q8_0"] = "auto"
+    """Type of keys and values of a GGUF file; auto = float32 where its weights are, else float16."""
+    context_length: int | None = Field(default=None, ge=1)
+    """Most ids of a row of a GGUF file, where fewer are wanted than its metadata says."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of a GGUF file's forward; None = its share of all."""
+    mmap: bool = True
+    """Map a GGUF file into memory instead of reading it."""
     base_url: str | None = None
     """Endpoint of a text-only backend; user, password and keys in it are masked, see `address`."""
     api_key_env: str | None = None
@@ -100,6 +125,12 @@ class ModelSpec(BaseModel):
     """The same of those that it reads and has read before; None = as all others."""
     _address: str | None = PrivateAttr(None)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _reach(cls, options: Any) -> Any:
+        """Read `device="HOST:PORT"` as what it is short for."""
+        return reached(options) if isinstance(options, dict) else options
+
     @field_validator("device", mode="before")
     @classmethod
     def _check_device(cls, device: object) -> object:
@@ -112,7 +143,7 @@ class ModelSpec(BaseModel):
         if not isinstance(device, str):
             raise ValueError(SPLIT_DEVICES)
         if not re.fullmatch(f"auto|cpu|cuda|{_GPU}", device):
-            raise ValueError(DEVICES)
+            raise ValueError(device_words(device))
         return device
 
     def model_post_init(self, context: Any, /) -> None:
@@ -131,8 +162,17 @@ class ModelSpec(BaseModel):
 
         What is newer than the first stored results stands in it only where it is given, so that these stay valid.
         """
-        newer = {name for name in ("headers", "extra_body") if not getattr(self, name)}
-        return self.model_dump(exclude={"name", "device", "api_key_env", "parallel", *COSTS, *newer})
+        newer = {name for name in ("headers", "extra_body", "context_length") if not getattr(self, name)}
+        newer |= {"kv_type"} if self.kv_type == "auto" else set()
+        return self.model_dump(exclude={"name", "device", "api_key_env", "parallel", *COSTS, *_MEANS, *newer})
+
+
+def reached(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's options where `device="HOST:PORT"` is short for a head there: its backend and address."""
+    device = options.get("device")
+    if not isinstance(device, str) or not re.fullmatch(ELSEWHERE, device):
+        return dict(options)
+    return {**options, "device": "auto", "backend": options.get("backend", "remote"), "base_url": device}
 
 
 @dataclass(frozen=True)
@@ -221,6 +261,39 @@ class Node:
     """Name of the prompt declaration it uses, None for a role's own or an inline text."""
 
 
+Signal = Literal[
+    "answered", "confidence", "lead", "agreement", "votes", "judge", "unchanged", "agree", "enough", "quorum"
+]
+"""What a text can be accepted by: see docs/control.md."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a text is accepted, so that those after it need not be written."""
+
+    signal: Signal
+    at: float = 1.0
+    """Least value of the signal; signals that say yes or no are 1 or 0."""
+    judge: str = ""
+    """Name of the model that says yes or no, where one is asked."""
+
+    def __str__(self) -> str:
+        named = f"judge({self.judge})" if self.judge else self.signal
+        return named if self.at == 1.0 else f"{named} >= {self.at:g}"
+
+
+@dataclass(frozen=True)
+class Quorum:
+    """How many answers of a `&` group will do, so that a dead or a slow member does not fail the question."""
+
+    least: int
+    """Answers that there have to be."""
+    timeout: float | None = None
+    """Seconds since the first member began, after which the group goes on with what is there."""
+    wait: float | None = None
+    """Seconds that it waits for the others once there are enough; None = for all, as long as they take."""
+
+
 @dataclass(frozen=True)
 class Series:
     """Stages that read one another's text, first to last."""
@@ -250,9 +323,35 @@ class Parallel:
     is_weighted: bool = False
     """Whether the weights were written."""
     label: str | None = None
+    quorum: Quorum | None = None
+    """Of a `&` group: how many answers will do; None = all."""
 
 
-Part = Node | Series | Parallel
+@dataclass(frozen=True)
+class Choice:
+    """Parts that are tried in order until the rule accepts what they gave, which is decided while a question runs."""
+
+    id: str
+    """Unique in the flow, as of groups."""
+    kind: Literal["choice", "repeat", "samples"]
+    """Members of `(A / B)`, one of which gives the text; rounds of `(A)*3`, each of which reads the one before; samples
+    of `A[samples=16]`, all of which are answers."""
+    tries: tuple[Part, ...]
+    """What is tried, in order; the last is taken as it comes. Of samples two are drawn at least."""
+    rule: Rule | None
+    """None: all are tried."""
+    span: Span
+    label: str | None = None
+    judges: tuple[Node, ...] = ()
+    """What says yes or no to each but the last, where the rule asks a model."""
+
+    @property
+    def taken_late(self) -> bool:
+        """Return whether it is decided while a question runs which part gives the text, or how many do."""
+        return self.rule is not None and len(self.tries) > (2 if self.kind == "samples" else 1)
+
+
+Part = Node | Series | Parallel | Choice
 
 
 @dataclass(frozen=True)
@@ -274,11 +373,18 @@ class Flow:
     """Why that zoo."""
     zoo_note: str | None = None
     """What one must know before believing its answers."""
+    uses_zoo: bool = True
+    """Whether it calls a model that it does not declare itself."""
     warnings: tuple[Diagnostic, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     """Values of its params after --set."""
     served_as: str | None = None
     """The name that clients of a server are to know it by, where its text says one."""
+
+    @property
+    def words(self) -> str:
+        """Return in whose words it asks whose models, to be told before it runs."""
+        return f"prompts '{self.prompts}'" + (f", zoo {self.zoo} ({self.zoo_why})" if self.uses_zoo else "")
 
     @property
     def model_name(self) -> str:
@@ -308,6 +414,28 @@ def nodes(part: Part) -> Iterator[Node]:
         case Parallel():
             for branch in part.branches:
                 yield from nodes(branch.part)
+        case Choice():
+            for one in (*part.tries, *part.judges):
+                yield from nodes(one)
+
+
+def written(part: Part) -> str:
+    """Return a part as a flow writes it, without its options."""
+    match part:
+        case Node():
+            return part.model.name
+        case Series(stages):
+            return " -> ".join(map(written, stages))
+        case Parallel():
+            mark = " | " if part.kind == "fuse" else " & "
+            return f"({mark.join(written(branch.part) for branch in part.branches)})"
+        case Choice(kind="choice"):
+            return f"({' / '.join(map(written, part.tries))})"
+    inner = written(part.tries[0])
+    if part.kind == "samples":
+        return f"{inner}[samples={len(part.tries)}]"
+    is_group = isinstance(part.tries[0], Parallel | Choice) and inner.endswith(")")
+    return (inner if is_group else f"({inner})") + f"*{len(part.tries)}"
 
 
 def speculations(part: Part) -> Iterator[str]:
@@ -322,3 +450,6 @@ def speculations(part: Part) -> Iterator[str]:
             yield part.decoding.speculate
             for branch in part.branches:
                 yield from speculations(branch.part)
+        case Choice():
+            for one in (*part.tries, *part.judges):
+                yield from speculations(one)

@@ -16,6 +16,8 @@ NEEDLESS = ("scipy", "sklearn", "pandas", "torchvision", "torchaudio")
 """What transformers imports where it is installed, for losses, drafts, pictures and sounds that no run asks for."""
 
 
+GARBAGE_OBJECTS = 200_000
+"""Objects between looks for garbage: imports and tables make millions that stay, and Python's 700 costs a sixth."""
 _LEAST_SECONDS = 1e-3
 """What takes less is not told."""
 

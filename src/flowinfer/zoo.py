@@ -23,7 +23,9 @@ from flowinfer.errors import DataError, LoadError, UsageError
 from flowinfer.files import MOST_FLOW_BYTES, read_text
 from flowinfer.output.secrets import MASK, is_secret_name, shown
 from flowinfer.registry import backends, load, zoos
-from flowinfer.spec import QUANTIZATIONS, Decoding, ModelSpec
+from flowinfer.spec import ELSEWHERE, QUANTIZATIONS, Decoding, ModelSpec
+from flowinfer.stores.gguf import SUFFIX, read_gguf
+from flowinfer.stores.refs import HUB, OLLAMA, NotHere, is_stored, locate
 
 _LAB_NOTE = (
     "lab zoo: three models of about 4 M parameters that know only the lab's own kinds of items; for real models"
@@ -122,20 +124,25 @@ def read_zoo(path: Path, *, name: str | None = None) -> Zoo:
 
 
 def resolve_ref(ref: str, base: Path) -> str:
-    """Make a reference to a local folder absolute; a hub id stays as it is."""
+    """Make a reference to a local folder or file absolute; a hub id, and a name of a store, stay as they are."""
+    if is_stored(ref):
+        return ref
     try:
         local = Path(ref).expanduser()
     except RuntimeError:  # "~nobody"
         return ref
     local = local if local.is_absolute() else base / local
-    is_path = ref.startswith((".", "/", "~")) or os.path.isdir(local)
+    is_path = ref.startswith((".", "/", "~")) or ref.endswith(SUFFIX) or os.path.isdir(local)
     return os.path.realpath(local) if is_path else ref
 
 
 def is_missing(spec: ModelSpec) -> bool:
-    """Return whether a local model's reference is a path that is not there, or can be neither path nor hub id."""
+    """Return whether a local model's reference is a path that is not there, or can be neither path nor hub id.
+
+    What is missing of a GGUF file, `damage` tells.
+    """
     is_there = os.path.isdir if spec.backend == "hf" else os.path.exists
-    if backends()[spec.backend].text_only or is_there(spec.ref):
+    if backends()[spec.backend].is_elsewhere or spec.backend == "gguf" or is_there(spec.ref):
         return False
     return os.path.isabs(spec.ref) or spec.ref.count("/") > 1
 
@@ -143,19 +150,22 @@ def is_missing(spec: ModelSpec) -> bool:
 def damage(spec: ModelSpec) -> LoadError | None:
     """Return what is wrong with a local model's files: names, config and headers are read, nothing is loaded.
 
-    None where nothing is, or where none of them is here.
+    None where nothing is, or where none of them is here and the hub may have them.
     """
     from flowinfer.machine import hub_folder
 
-    if spec.backend != "hf":
-        return None
     try:
+        if spec.backend == "gguf":
+            read_gguf(locate(spec.ref, spec.revision).path)
+        if spec.backend != "hf":
+            return None
         folder = Path(spec.ref) if os.path.isdir(spec.ref) else hub_folder(spec.ref, revision=spec.revision)
         if folder is not None:
             read_folder(folder)
             refuse_incomplete(folder)
     except LoadError as error:
-        return error
+        may_come = isinstance(error, NotHere) and spec.ref.startswith(HUB)
+        return None if may_come else error
     return None
 
 
@@ -208,6 +218,9 @@ def _unserved(spec: ModelSpec) -> Iterator[Unfit]:
     if spec.backend == "openai" and spec.base_url and not re.match(r"https?://[^/?#\s]", spec.base_url, re.I):
         message = f"base_url '{spec.base_url}' is no address: it begins with neither http:// nor https://"
         yield Unfit("E0207", "base_url", message, 'base_url="http://localhost:8000/v1"')
+    if spec.backend == "remote" and not re.fullmatch(ELSEWHERE, spec.base_url or ""):
+        place = "base_url" if spec.base_url else "backend"
+        yield Unfit("E0207", place, "backend 'remote' needs the HOST:PORT of a head as base_url", 'device="gpu2:7070"')
     if spec.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", spec.api_key_env):
         hint = 'export MY_KEY=... and api_key_env="MY_KEY"; a key itself never stands in a flow or zoo'
         yield Unfit("E0207", "api_key_env", "'api_key_env' must be the name of an environment variable", hint)
@@ -220,6 +233,10 @@ def _unserved(spec: ModelSpec) -> Iterator[Unfit]:
         yield Unfit("E0207", "device", f"backend '{spec.backend}' keeps a model on one device", hint)
     yield from _misused_headers(spec.headers)
     yield from _misused_body(spec.extra_body)
+    yield from _misused_names(spec)
+    if spec.system is not None and spec.chat == "off" and backend.heeds("chat"):
+        hint = "leave out chat=off, or write the message into the prompt"
+        yield Unfit("E0207", "system", "option 'system' needs the chat template that 'chat=off' switches off", hint)
     if spec.backend != "hf":
         return
     if spec.quantization and not isinstance(spec.device, str):
@@ -231,10 +248,16 @@ def _unserved(spec: ModelSpec) -> Iterator[Unfit]:
     elif spec.quantization and spec.device == "cpu":
         hint = "declare a CUDA device, or leave the quantization out"
         yield Unfit("E0207", "quantization", f"quantization '{spec.quantization}' needs a GPU, not device=cpu", hint)
-    if spec.system is not None and spec.chat == "off":
-        hint = "leave out chat=off, or write the message into the prompt"
-        yield Unfit("E0207", "system", "option 'system' needs the chat template that 'chat=off' switches off", hint)
-    if spec.revision and os.path.isdir(spec.ref):
+
+
+def _misused_names(spec: ModelSpec) -> Iterator[Unfit]:
+    """Yield what a local model's reference does not go with."""
+    is_stored_file = is_stored(spec.ref) or spec.ref.endswith(SUFFIX)
+    if spec.backend == "hf" and is_stored_file:
+        message = f"'{shown(spec.ref)}' is a GGUF file, which backend 'hf' does not read"
+        yield Unfit("E0207", "ref", message, "write backend=gguf")
+    is_local = spec.backend in ("hf", "gguf") and (os.path.exists(spec.ref) or spec.ref.startswith(OLLAMA))
+    if spec.revision and is_local:
         hint = "leave it out, or name the hub id"
         yield Unfit("E0207", "revision", f"a local folder has no revision '{spec.revision}'", hint)
 

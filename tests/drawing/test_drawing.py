@@ -124,6 +124,27 @@ def test_boxes_are_wide_enough_for_the_widest_letters(name: str) -> None:
     assert width >= needed + 12
 
 
+@pytest.mark.parametrize(
+    ("source", "condition"),
+    [
+        ("(Qwen / Ds)[accept=confidence, at=0.9]", "first: confidence ≥ 0.9"),
+        ("(Qwen / Ds)[accept=judge(Ds)]", "first: judge(Ds)"),
+        ("(Qwen -> Ds)*3[until=unchanged]", "×3 until unchanged"),
+        ("(Qwen & Ds)*2 -> Qwen", "×2"),
+    ],
+)
+def test_choices_and_repeats_are_drawn_once_with_their_condition(source: str, condition: str) -> None:
+    found = flow(source)
+    for drawing in (
+        text.render(found),
+        svg.render(found).split("</desc>")[1],
+        mermaid.render(found),
+        dot.render(found),
+    ):
+        assert condition in drawing
+        assert len(re.findall(r"\bDs\b", drawing.replace(condition, ""))) == 1
+
+
 def test_control_characters_of_a_flow_do_not_break_the_svg() -> None:
     ET.fromstring(svg.render(flow("# \x1b and \x00\nQwen")))
 

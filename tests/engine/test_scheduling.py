@@ -22,8 +22,8 @@ from flowinfer.engine.decoding import DecodingLoop
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.patience import Patience
-from flowinfer.engine.scheduler import Caching, Finished, Scheduler
-from flowinfer.engine.work import Asked, render_prompts, trace_of
+from flowinfer.engine.scheduler import Caching, Scheduler
+from flowinfer.engine.work import Asked, Finished, render_prompts, trace_of
 from flowinfer.planning.merge import Merged, beside, loops_in_turn, merge
 from flowinfer.planning.plan import Answer, Placement, Plan, Step, members
 from flowinfer.results import Question, StepResult, Trace
@@ -167,7 +167,10 @@ def expected(plan: Plan, question: Question, ill: str) -> list[str]:
     """Return the texts of a plan's steps, one after another, up to the first that cannot be written."""
     texts: dict[str, str] = {}
     for step in plan.steps:
-        text = text_of(step, render_prompts(plan, step, question, question.question, texts))
+        text = text_of(
+            step,
+            render_prompts(plan, step, question, question.question, {name: [said] for name, said in texts.items()}),
+        )
         if text == ill:
             break
         texts[step.id] = text

@@ -35,6 +35,23 @@ def test_heads_that_share_one_of_several_devices_run_in_turn_there() -> None:
     assert sorted(order) == [0, 1, 2] and order.index(0) < order.index(2)
 
 
+def test_heads_of_a_cpu_that_leave_python_to_others_share_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits for the other two; the third is an ordinary head, which has a thread of its own beside them."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    given: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    together = threading.Barrier(3)
+    DeviceWorkers([HERE] * 3, beside=[True, True, False]).run("forward", lambda k: together.wait(30) and None)
+    assert given == [2, 2, 2]
+
+
+def test_one_core_is_shared_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    seen: list[int] = []
+    DeviceWorkers([HERE, HERE], beside=[True, True]).run("forward", lambda k: seen.append(threading.get_ident()))
+    assert seen == [threading.get_ident()] * 2
+
+
 def test_what_a_head_raises_is_raised_after_all_have_come_to_rest() -> None:
     done: list[int] = []
 

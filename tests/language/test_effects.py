@@ -27,6 +27,11 @@ MODEL_OPTIONS = {
     "system": '"Be brief."',
     "quantization": '"bnb-8bit"',
     "trust_remote_code": "true",
+    "gpu_layers": "4",
+    "kv_type": "float16",
+    "context_length": "512",
+    "threads": "2",
+    "mmap": "false",
     "base_url": '"http://localhost:1/v1"',
     "api_key_env": '"KEY"',
     "parallel": "3",
@@ -50,6 +55,7 @@ STEP_OPTIONS = {
     "speculate": "ngram",
 }
 GROUP_OPTIONS = {"fuse": "vote", "topk": "dense", "thinking": "free", "lstrip_first": "true"}
+REFS = {"gguf": "hf:org/m/m.gguf"}
 NEEDED = {"openai": 'base_url="http://localhost:1/v1"'}
 
 
@@ -71,8 +77,10 @@ picky.options = ("max_tokens", "prefill", "device")  # type: ignore[attr-defined
 ALWAYS = {"think"}
 TEXTS = {"max_tokens", "temperature", "top_p", "seed", "stop"}
 REMOTE = {"base_url", "api_key_env", "parallel", "input_cost", "output_cost", "cached_cost"}
+FILES = {"gpu_layers", "kv_type", "context_length", "threads", "mmap"}
 HEEDED = {
-    "hf": {*MODEL_OPTIONS, *STEP_OPTIONS} - REMOTE,
+    "hf": {*MODEL_OPTIONS, *STEP_OPTIONS} - REMOTE - FILES,
+    "gguf": ALWAYS | FILES | {*STEP_OPTIONS} | {"revision", "device", "chat", "system"},
     "openai": ALWAYS | TEXTS | REMOTE | {"system"},
     "bare": {*MODEL_OPTIONS, *STEP_OPTIONS},
     "texts": {*MODEL_OPTIONS} | TEXTS,
@@ -104,7 +112,8 @@ def test_every_backend_refuses_the_options_that_it_does_not_heed(backend: str, o
     needed = [f"backend={backend}", *([NEEDED[backend]] if backend in NEEDED and option != "base_url" else [])]
     in_model = [f"{option}={MODEL_OPTIONS[option]}"] if option in MODEL_OPTIONS else []
     in_step = f"[{option}={STEP_OPTIONS[option]}]" if option in STEP_OPTIONS else ""
-    found = said(f'model M = "org/m" {{ {", ".join([*needed, *in_model])} }}\nM{in_step}')
+    ref = REFS.get(backend, "org/m")
+    found = said(f'model M = "{ref}" {{ {", ".join([*needed, *in_model])} }}\nM{in_step}')
     others = {"temperature"} if option == "top_p" and backend == "picky" else set()
     assert [one for one in found if one[1] not in others] == ([] if option in HEEDED[backend] else [("E0208", option)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,29 @@ def test_half_surrogates_anywhere_in_a_data_set_are_kept_and_fail_their_question
     kept = {record.question.id: record.question for record in read_records(run)}
     assert kept == {question.id: question for question in asked.questions}
     assert info(run).said("question_ids")[0] == "q\ud800" and read_json(run / "results.json")["failed"] == 1
+
+
+def test_a_resumed_run_takes_the_same_members_as_a_whole_one(toy_zoo: Path, tmp_path: Path) -> None:
+    flow = check(
+        "defaults { max_tokens=4 }\n((Qwen / Yi)[accept=confidence, at=0.5])*2[until=unchanged]", zoo=str(toy_zoo)
+    )
+
+    def interrupt(record: Record) -> None:
+        if record.question.id == "q1":
+            raise KeyboardInterrupt
+
+    request = Request(out=tmp_path / "cut", batch=1, use_cache=False)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(flow, dataset(*QUESTIONS), request, on_record=interrupt)
+    evaluate(flow, dataset(*QUESTIONS), replace(request, resume="latest"))
+    whole = evaluate(flow, dataset(*QUESTIONS), replace(request, out=tmp_path / "whole"))
+    cut, run = (next(folder.iterdir()) for folder in (tmp_path / "cut", tmp_path / "whole"))
+    assert taken(cut) == taken(run)
+    assert whole.calls and whole.selections[0].title == "(Qwen / Yi)*2"
+
+
+def taken(run: Path) -> dict[str, object]:
+    return {
+        record.question.id: (record.trace.selections, [step.text for step in record.trace.steps])
+        for record in read_records(run)
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +16,8 @@ from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
 from flowinfer.planning.plain import to_json
 from flowinfer.results import StepResult, Trace
+from flowinfer.runs import remote
+from flowinfer.runs.remote import open_client
 from tests.command import flowinfer, running
 
 ASK = ("exec", "-e", "Qwen", "--zoo", "lab", "--dataset", "gsm8k", "--limit", "5", "--batch", "1", "-q")
@@ -29,6 +32,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.left = 2
         self.keys: list[str | None] = []
+        self.busy: list[str] = []
+        """How long it says that it is, answer after answer."""
         plan = ready(check("Qwen", zoo="lab"), this_machine())
         self.said = {"flowinfer": {"plan": to_json(plan)}}
 
@@ -46,6 +51,11 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.keys.append(self.headers["Authorization"])
         self.server.left -= 1
+        if self.server.busy:
+            self.send_response(503)
+            self.send_header("Retry-After", self.server.busy.pop())
+            self.end_headers()
+            return
         if self.server.left < 0:
             self.connection.close()
             return
@@ -98,3 +108,20 @@ def test_a_password_in_a_servers_address_is_not_kept_and_asked_for_again(server:
         2,
         "error: the server's address was kept without its password",
     )
+
+
+def test_a_busy_server_is_asked_again_when_it_says_by_a_number_or_a_date(server: Server, tmp_path: Path) -> None:
+    server.left, server.busy = 99, ["0", "Wed, 31 Dec 1969 23:00:00 GMT"]
+    url = f"http://127.0.0.1:{server.server_port}"
+    done = flowinfer(*ASK, "--url", url, cwd=tmp_path)
+    assert (done.returncode, server.left, server.busy) == (0, 99 - 5 - 2, [])
+
+
+def test_a_connection_that_is_quiet_for_long_is_asked_after(server: Server) -> None:
+    """After a sleep of this machine the other side may be gone without a word."""
+    with (
+        open_client(remote.Server(f"http://127.0.0.1:{server.server_port}")) as client,
+        client.stream("GET", "/") as reply,
+    ):
+        connection = reply.extensions["network_stream"].get_extra_info("socket")
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

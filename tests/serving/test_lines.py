@@ -185,10 +185,10 @@ def test_a_file_that_is_not_there_and_options_that_exclude_each_other_are_told(t
     assert (both.returncode, both.stderr.splitlines()[0]) == (2, "error: --input asks the lines of a file")
     unused = flowinfer(*COMMAND, "--prompt", "x", "-o", "out.jsonl", cwd=tmp_path)
     assert (unused.returncode, unused.stderr.splitlines()[0]) == (2, "error: -o is the file of answers of --input")
-    for option in (("--dry-run",), ("--engine", "packed")):
+    for option in (("--dry-run",), ("--engine", "packed"), ("--replicas", "2")):
         refused = flowinfer(*COMMAND, "--input", "-", *option, cwd=tmp_path)
         assert (refused.returncode, refused.stdout) == (2, "")
-        assert refused.stderr.startswith("error: --dry-run and --engine are not for --input")
+        assert refused.stderr.startswith("error: --dry-run, --engine and --replicas are not for --input")
     limited = flowinfer(*COMMAND, "--input", "-", "--limit", "1", cwd=tmp_path)
     assert (limited.returncode, limited.stderr.splitlines()[0]) == (2, "error: --limit without --dataset")
 

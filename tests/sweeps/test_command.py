@@ -113,6 +113,8 @@ def test_failed_paths_and_questions_are_exit_4(work: Path) -> None:
         ((*SWEEP, "--latency", "1", "--independent"), 2, "leave out --latency"),
         ((*SWEEP, "--batch", "4", "--independent"), 2, "leave out --batch"),
         ((*SWEEP, "--batch", "x"), 2, "expected 'auto'"),
+        ((*SWEEP, "--replicas", "2", "--independent"), 2, "leave out --replicas"),
+        ((*SWEEP, "--replicas", "4096"), 2, "--replicas 4096: this machine has"),
         ((*FEW, "--sample", "0"), 2, "at least 1"),
         ((*FEW, "--sample", "2", "--limit", "2"), 2, "exclude each other"),
         ((*SWEEP, "--data", "gsm9k=x"), 2, "no data set of that name"),

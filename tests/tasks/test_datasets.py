@@ -189,6 +189,26 @@ def test_questions_stand_below_their_set_s_own_header(tmp_path: Path) -> None:
     assert question_text(Question(**english, subject="law")) == "Which?\nA. x"
 
 
+@pytest.mark.slow
+def test_a_repository_of_the_hub_s_layout_is_loaded_through_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`datasets` takes a folder by a repository's name as it takes the repository: the hub itself is not asked."""
+    splits = {"test": MMLU, "dev": MMLU | {"question": "What is 1 + 2?", "answer": 0}}
+    for split, row in splits.items():
+        path = tmp_path / "cais" / "mmlu" / "all" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, [row])
+    files = "".join(f"  - split: {split}\n    path: all/{split}-*\n" for split in splits)
+    card = f"---\nconfigs:\n- config_name: all\n  data_files:\n{files}---\n"
+    (tmp_path / "cais" / "mmlu" / "README.md").write_text(card, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (question,) = load_questions("mmlu", few_shot=1).questions
+    assert (question.id, question.reference) == ("abstract_algebra/0", "B")
+    assert "What is 1 + 2?" in question_text(question)
+
+
 def test_a_set_that_the_hub_has_not_says_what_to_give() -> None:
     with pytest.raises(DataError, match="'gaokao' is not on the hub") as refused:
         load_questions("gaokao")

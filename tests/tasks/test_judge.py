@@ -17,60 +17,48 @@ from flowinfer.spec import THOUGHTS, Thought
 from flowinfer.tasks.answers import explain, extract, judge, vote
 from tests.conftest import shared_path
 
-CASES = [
-    json.loads(line)
-    for name in ("cases.jsonl", "hard_cases.jsonl", "phrasings.jsonl", "blind_cases.jsonl", "kinds.jsonl")
-    for line in (Path(__file__).parent / name).read_text("utf-8").split("\n")
-    if line
-]
+TABLES = ("cases", "hard_cases", "phrasings", "blind_cases", "kinds", "hostile")
+
+all_or_some = pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 5])
+"""All of a record where slow tests run, else every fifth."""
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['task']}-{case['id']}")
-def test_a_hard_case_is_judged_as_a_person_would(case: Mapping[str, Any]) -> None:
-    score = judge(
-        case["task"],
-        case["output"],
-        case["reference"],
-        question=case.get("question"),
-        choices=case.get("choices"),
-    )
-    assert score.correct == case["correct"], score
+@pytest.mark.parametrize("table", TABLES)
+def test_hard_cases_are_judged_as_a_person_would(table: str) -> None:
+    lines = (Path(__file__).parent / f"{table}.jsonl").read_text("utf-8").splitlines()
+    assert _misjudged([json.loads(line) for line in lines]) == ([], [])
 
 
-def test_all_published_labels_of_gsm8k_outputs_are_reproduced() -> None:
-    path = shared_path("data", "gsm8k", "example_model_solutions_first600.jsonl")
-    wrong, count = [], 0
-    for line in path.read_text("utf-8").split("\n"):
-        if not line:
-            continue
-        row = json.loads(line)
-        for name, made in row.items():
-            if isinstance(made, dict):
-                count += 1
-                if judge("gsm8k", made["solution"], row["ground_truth"]).correct != made["is_correct"]:
-                    wrong.append((row["question"][:40], name))
-    assert count == 2400 and not wrong
+@all_or_some
+def test_published_labels_of_gsm8k_outputs_are_reproduced(every: int) -> None:
+    lines = shared_path("data", "gsm8k", "example_model_solutions_first600.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    cases = [
+        {"task": "gsm8k", "output": made["solution"], "reference": row["ground_truth"], "correct": made["is_correct"]}
+        for row in rows
+        for made in row.values()
+        if isinstance(made, dict)
+    ]
+    assert len(cases) == 2400 and _misjudged(cases[::every]) == ([], [])
 
 
-def test_published_scores_of_math_outputs_are_reproduced() -> None:
-    path = shared_path("data", "math500", "qwen25math_outputs_first50.jsonl")
-    wrong, count = [], 0
-    for line in path.read_text("utf-8").split("\n"):
-        if not line:
-            continue
-        row = json.loads(line)
-        for output, given_score in zip(row["code"], row["score"], strict=True):
-            count += 1
-            if judge("mathematics", output, row["gt"], question=row["question"]).correct != given_score:
-                wrong.append((row["idx"], output[-80:]))
-    assert count == 400 and not wrong
+@all_or_some
+def test_published_scores_of_math_outputs_are_reproduced(every: int) -> None:
+    lines = shared_path("data", "math500", "qwen25math_outputs_first50.jsonl").read_text("utf-8").splitlines()
+    cases = [
+        {"task": "mathematics", "output": output, "reference": row["gt"], "question": row["question"], "correct": score}
+        for row in map(json.loads, lines)
+        for output, score in zip(row["code"], row["score"], strict=True)
+    ]
+    assert len(cases) == 400 and _misjudged(cases[::every]) == ([], [])
 
 
-def test_outputs_of_real_models_are_judged_as_their_publishers_did() -> None:
+@all_or_some
+def test_outputs_of_real_models_are_judged_as_their_publishers_did(every: int) -> None:
     with gzip.open(shared_path("data", "outputs", "given.jsonl.gz"), "rt", encoding="utf-8") as file:
-        accepted, rejected = _misjudged([json.loads(line) for line in file])
+        accepted, rejected = _misjudged([json.loads(line) for line in file][::every])
     # an answer in two parts, v = 1 and f = 9, of which the first is asked for: its publisher calls it wrong
-    assert [case["question"][-6:] for case in accepted] == ["for v."] and not rejected
+    assert {case["question"][-6:] for case in accepted} <= {"for v."} and not rejected
 
 
 def test_written_cases_are_judged_as_their_writers_would() -> None:
@@ -82,11 +70,10 @@ def _misjudged(cases: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, An
     """List the cases that were accepted and the ones that were rejected wrongly."""
     wrong: tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]] = ([], [])
     for case in cases:
-        score = judge(
-            case["task"], case["output"], case["reference"], question=case["question"], choices=case["choices"]
-        )
-        if score.correct != case["expected_correct"]:
-            wrong[not score.correct].append(case)
+        more = {"question": case.get("question"), "choices": case.get("choices")}
+        score = judge(case["task"], case["output"], case["reference"], **more)
+        if score.correct != (case["correct"] if "correct" in case else case["expected_correct"]):
+            wrong[not score.correct].append({**case, "score": score})
     return wrong
 
 
@@ -113,8 +100,9 @@ def test_expressions_that_would_grow_without_end_are_compared(shown: str, gold: 
     assert not judge("mathematics", f"\\boxed{{{shown}}}", gold).correct
 
 
-def test_math_references_are_right_by_their_own_solutions() -> None:
-    items = json.loads(shared_path("data", "math500", "math500_first250.json").read_text("utf-8"))
+@all_or_some
+def test_math_references_are_right_by_their_own_solutions(every: int) -> None:
+    items = json.loads(shared_path("data", "math500", "math500_first250.json").read_text("utf-8"))[::every]
     for form in ("{solution}", "The answer is ${answer}$."):
         wrong = [
             item["answer"]
@@ -124,36 +112,56 @@ def test_math_references_are_right_by_their_own_solutions() -> None:
         assert not wrong
 
 
-@pytest.mark.parametrize("form", ["{}", "Answer: {}", "The answer is {}.", "so\n\\boxed{{{}}}"])
-def test_deepmind_answers_are_right_in_every_phrasing(form: str) -> None:
+FORMS = ("{}", "Answer: {}", "The answer is {}.", "so\n\\boxed{{{}}}")
+
+
+@all_or_some
+def test_deepmind_answers_are_right_in_every_phrasing(every: int) -> None:
+    """Where not all are judged, each question is in one of the phrasings in turn."""
     for path in sorted(shared_path("data", "mathematics", "interpolate").glob("*.txt")):
         lines = path.read_text("utf-8").split("\n")
-        for question, answer in zip(lines[::2], lines[1::2], strict=False):
-            assert judge("mathematics", form.format(answer), answer, question=question).correct, (path.name, answer)
+        for index, (question, answer) in enumerate(zip(lines[::2], lines[1::2], strict=False)):
+            for form in FORMS if every == 1 else FORMS[index % 4 : index % 4 + 1]:
+                assert judge("mathematics", form.format(answer), answer, question=question).correct, (path.name, answer)
 
 
-def test_answers_of_another_question_of_a_module_are_wrong() -> None:
+@all_or_some
+def test_answers_of_another_question_of_a_module_are_wrong(every: int) -> None:
     """A judge that says yes to everything would pass the test above."""
     accepted = total = 0
     for path in sorted(shared_path("data", "mathematics", "interpolate").glob("*.txt")):
-        lines = path.read_text("utf-8").split("\n")
-        answers = [answer for answer in lines[1::2] if answer]
-        for one, other in pairwise(answers):
+        answers = [answer for answer in path.read_text("utf-8").split("\n")[1::2] if answer]
+        for one, other in list(pairwise(answers))[::every]:
             if one != other:
                 total += 1
                 accepted += judge("mathematics", f"Answer: {other}", one).correct
-    assert total > 1500 and accepted <= 3
+    assert total > 1500 / every and accepted <= 3
 
 
-def test_gsm8k_solutions_are_right_by_themselves() -> None:
-    for line in shared_path("data", "gsm8k", "test_first700.jsonl").read_text("utf-8").split("\n"):
-        if line:
-            answer = json.loads(line)["answer"]
-            assert judge("gsm8k", answer, answer).correct
+PIECES = [
+    *"{}()[]^_=<≤±%$!,;/-3x三?&BA是选",
+    *(
+        r"\boxed{",
+        r"\frac{",
+        r"\log_",
+        r"\sqrt[",
+        r"\binom{",
+        r"\choose ",
+        "C_5^2",
+        "2.5",
+        "oo",
+        "答案",
+        "the answer is ",
+    ),
+    *("not ", "so ", "or ", r"\begin{pmatrix}", r"\end{pmatrix}", "\\\\", "12:30", "half", ". "),
+]
 
 
-@pytest.mark.parametrize("task", ["gsm8k", "ceval", "mathematics", "exact"])
-@given(output=st.text(max_size=200), reference=st.text(min_size=1, max_size=20))
+@given(
+    task=st.sampled_from(["gsm8k", "ceval", "mathematics", "exact"]),
+    output=st.text(max_size=200) | st.lists(st.sampled_from(PIECES), max_size=20).map("".join),
+    reference=st.text(min_size=1, max_size=20) | st.lists(st.sampled_from(PIECES), min_size=1, max_size=6).map("".join),
+)
 def test_judging_never_raises(task: str, output: str, reference: str) -> None:
     judge(task, output, reference)
 
@@ -184,9 +192,14 @@ def test_adversarial_outputs_are_judged(task: str, output: str) -> None:
     assert not judge(task, output, "7" if task != "ceval" else "B").correct
 
 
-@pytest.mark.parametrize("task", ["gsm8k", "ceval", "mathematics"])
 @pytest.mark.parametrize(
-    "piece", ["So it is 3 + 4 = 7, or B. ", "因此选B，不选C；共7元。", "\\\\boxed{7} and x < 7, ", "#### 7\n"]
+    ("task", "piece"),
+    [
+        ("gsm8k", "So it is 3 + 4 = 7, or B. "),
+        ("ceval", "因此选B，不选C；共7元。"),
+        ("mathematics", "\\\\boxed{7} and x < 7, "),
+        ("gsm8k", "#### 7\n"),
+    ],
 )
 def test_a_megabyte_is_judged_by_its_end(task: str, piece: str) -> None:
     before = piece * (1_000_000 // len(piece))

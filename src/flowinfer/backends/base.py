@@ -21,9 +21,10 @@ from flowinfer.spec import Decoding, ModelSpec
 
 if TYPE_CHECKING:
     import torch
-    from tokenizers import Tokenizer
     from torch import Tensor
 
+    from flowinfer.fusion.certified import Candidates
+    from flowinfer.fusion.encoder import Encoder
     from flowinfer.fusion.vocab import HeadVocabulary
 
 
@@ -109,11 +110,26 @@ class Session(Protocol):
         """Return the number of ids in a row, prompt included."""
 
 
+class CandidateSession(Session, Protocol):
+    """A session of a model elsewhere (`is_elsewhere`): it can tell the most probable columns alone."""
+
+    def leave_out(self, banned: Tensor) -> None:
+        """Count no column that writes nothing: (V_k,) bool; before anything is asked."""
+
+    def best(self, rows: Sequence[int], count: int) -> Candidates:
+        """Return the candidates behind rows, as `logits` does all columns."""
+
+    def verify_best(self, segments: Mapping[int, Sequence[Sequence[int]]], count: int) -> Candidates:
+        """Append segments as `verify` does; return the candidates behind each."""
+
+
 @runtime_checkable
 class TokenModel(Protocol):
     """A loaded model whose next-token distributions can be read.
 
-    An ordinary object without a method `complete`, which would make it a text model. `flowinfer profile` makes a
+    An ordinary object without a method `complete`, which would make it a text model. One whose work another process
+    does may say so (`is_elsewhere = True`), and one whose forwards leave its device to others meanwhile
+    (`runs_beside = True`): then it is asked in a thread of its own. `flowinfer profile` makes a
     shallow copy of it and gives that another `vocabulary`.
     """
 
@@ -129,8 +145,8 @@ class TokenModel(Protocol):
     """What the user should know of it; told once, when it is loaded."""
 
     @property
-    def tokenizer(self) -> Tokenizer | None:
-        """Return the `tokenizers` object that canonical contexts encode with; None: its contexts are native."""
+    def tokenizer(self) -> Encoder | None:
+        """Return what canonical contexts encode with, as `tokenizers.Tokenizer` does; None: its contexts are native."""
         return None
 
     def vocabulary(self, stop_tokens: Sequence[str] = ()) -> HeadVocabulary:
@@ -276,3 +292,13 @@ def lacks(model: object, kind: type) -> list[str]:
 def network_of(model: TokenModel) -> Any | None:  # untyped in transformers
     """Return the network that a model shows (see `TransformersBacked`), None where it shows none."""
     return getattr(model, "transformers_model", None)
+
+
+def is_elsewhere(model: TokenModel) -> bool:
+    """Return whether another process does a model's work, so that other heads can work meanwhile."""
+    return bool(getattr(model, "is_elsewhere", False))
+
+
+def runs_beside(model: TokenModel) -> bool:
+    """Return whether a model's forwards run in threads of their own library, so that other heads can work meanwhile."""
+    return bool(getattr(model, "runs_beside", False))

@@ -7,7 +7,7 @@ thought. Marks come from the chat template, the system text and the prefill, whi
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -47,6 +47,7 @@ class ChatPrompts:
         *,
         chat: Literal["auto", "off"] = "auto",
         system: str | None = None,
+        disguise: Callable[[Any, Mapping[str, int]], Any] = Disguise,  # of its own kind of tokenizer
     ) -> None:
         self._backend = tokenizer.backend_tokenizer
         self._template = _template(tokenizer) if chat == "auto" else None
@@ -62,6 +63,7 @@ class ChatPrompts:
         self._writable = _Marks(self._ids.keys() & {*tokens.marks, *self.written})
         """What an author may begin an answer with."""
         self._dangerous = _dangerous(self._ids)
+        self._make_disguise = disguise
 
     def build(self, content: str, prefill: str = "", turns: Sequence[Turn] = ()) -> Prompt:
         """Return the prompt of a user's turn, ending where the answer begins, and its ids.
@@ -96,8 +98,8 @@ class ChatPrompts:
         return list(self._disguise.tokenizer.encode(text, add_special_tokens=is_plain).ids)
 
     @cached_property
-    def _disguise(self) -> Disguise:
-        return Disguise(self._backend, self._ids)
+    def _disguise(self) -> Any:  # as Disguise
+        return self._make_disguise(self._backend, self._ids)
 
     def _stand_ins(self, content: str) -> _StandIns:
         """Return characters for those of marks, from a block that the content does not use."""

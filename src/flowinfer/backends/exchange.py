@@ -53,20 +53,25 @@ class Reply:
     """Whether it came as a stream of events, which were fed to who asked."""
 
     def pause(self, now: float) -> float:
-        """Return how many seconds it asks to wait, within reason: as a number, or as a date of HTTP.
+        """Return how many seconds it asks to wait, within reason; see `wanted_pause`."""
+        return wanted_pause(self.headers.get("retry-after", ""), now) or 0.0
 
-        Args:
-            now: seconds since 1970.
-        """
-        asked = self.headers.get("retry-after", "")
+
+def wanted_pause(asked: str, now: float) -> float | None:
+    """Return how many seconds a Retry-After asks to wait, within reason; None where it says nothing.
+
+    Args:
+        asked: a number, or a date of HTTP.
+        now: seconds since 1970.
+    """
+    try:
+        seconds = float(asked)
+    except ValueError:
         try:
-            seconds = float(asked)
-        except ValueError:
-            try:
-                seconds = parsedate_to_datetime(asked).timestamp() - now
-            except (ValueError, TypeError, OverflowError):
-                return 0.0
-        return min(max(seconds, 0.0), MOST_PAUSE_SECONDS) if math.isfinite(seconds) else 0.0
+            seconds = parsedate_to_datetime(asked).timestamp() - now
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), MOST_PAUSE_SECONDS) if math.isfinite(seconds) else None
 
 
 class Unreached(Exception):

@@ -21,13 +21,14 @@ def installed(name: str) -> str | None:
 
 
 def required(name: str) -> SpecifierSet:
-    """Return the versions of a package that flowinfer asks for; all, where nothing is known of them."""
+    """Return the versions of a package that flowinfer, or an extra of it, asks for; all, where nothing is known."""
     try:
         lines = metadata.requires("flowinfer") or []
     except metadata.PackageNotFoundError:  # sources that nobody installed
         lines = []
     found = [Requirement(line) for line in lines]
-    return next((one.specifier for one in found if one.name == name and one.marker is None), SpecifierSet())
+    named = (one for one in found if one.name == name)
+    return next((one.specifier for one in named if one.marker is None or "extra" in str(one.marker)), SpecifierSet())
 
 
 def untried() -> tuple[str, ...]:

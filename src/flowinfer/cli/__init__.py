@@ -20,6 +20,7 @@ from flowinfer.cli import (
     explain,
     fmt,
     graph,
+    head,
     init,
     lab,
     models,
@@ -32,6 +33,7 @@ from flowinfer.cli import (
     serve,
     show,
     sweep,
+    together,
 )
 from flowinfer.cli.inputs import show_error, show_flow_error
 from flowinfer.errors import FlowError, FlowInferError, ReaderGone
@@ -60,12 +62,16 @@ class _Command(TyperCommand):
         super().format_options(ctx, formatter)
 
 
+_NAMES = {"together": "run"}
+"""Of commands that are not called as their modules."""
 _COMMANDS = (
-    *(init, check, fmt, explain, graph, plan, exec, chat, serve, profile, score, runs, show),
+    together,
+    *(init, check, fmt, explain, graph, plan, exec, chat, serve, head, profile, score, runs, show),
     *(sweep, report, compare, recommend, models, datasets, doctor),
 )
 for module in _COMMANDS:
-    app.command(name=module.__name__.rpartition(".")[2], cls=_Command)(module.command)
+    name = module.__name__.rpartition(".")[2]
+    app.command(name=_NAMES.get(name, name), cls=_Command)(module.command)
 
 app.command(name="lab", hidden=True, context_settings={"ignore_unknown_options": True})(lab.command)
 

@@ -36,6 +36,7 @@ class Asked(BaseModel):
     answer_index: Literal["0", "1", "none"] | None = None
     few_shot: int = 0
     batch: int | Literal["auto"]
+    replicas: int | Literal["auto"] = 1
     engine: Literal["auto", "packed", "reference"]
     use_cache: bool
     url: str | None = None

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from flowinfer.cli.elsewhere import server_of
-from flowinfer.cli.inputs import Expression, FlowFile, PromptsOption, SetOption, ZooOption, read_checked, settings
+from flowinfer.cli.inputs import (
+    Expression,
+    FlowFile,
+    NiceOption,
+    PromptsOption,
+    SetOption,
+    ThreadsOption,
+    ZooOption,
+    read_checked,
+    settings,
+)
 from flowinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +45,8 @@ def command(
     zoo: ZooOption = None,
     set_: SetOption = None,
     prompts: PromptsOption = None,
+    threads: ThreadsOption = None,
+    nice: NiceOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only answers and what is wrong.")] = False,
 ) -> None:
     """Talk with a flow: /help tells how; piped, each line is a question."""
@@ -94,8 +106,7 @@ def _here(
 
     with nullcontext() if quiet else waiting_shown():
         partner = Here(flow, find, say)
-    note = f"prompts '{flow.prompts}', zoo {flow.zoo} ({flow.zoo_why})"
-    return partner, tuple(filter(None, (note, flow.zoo_note and f"note: {flow.zoo_note}")))
+    return partner, tuple(filter(None, (flow.words, flow.zoo_note and f"note: {flow.zoo_note}")))
 
 
 def _end_answer(number: int, frame: object) -> NoReturn:

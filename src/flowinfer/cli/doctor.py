@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import platform
+import shutil
 from typing import Annotated, Any
 
 import typer
 
 import flowinfer
 from flowinfer.backends.versions import TRIED, in_words, installed, required
-from flowinfer.errors import UsageError
+from flowinfer.errors import LoadError, UsageError
 
 
 def command(
@@ -51,7 +52,7 @@ def _packages() -> list[dict[str, Any]]:
 def _package(name: str, version: str) -> dict[str, Any]:
     """Return whether a package is within what flowinfer asks for, which is what it was tried with."""
     wanted = required(name)
-    if name not in TRIED or not wanted:
+    if name not in (*TRIED, "llama-cpp-python") or not wanted:
         return _finding(name, version)
     if wanted.contains(version, prereleases=True):
         return _finding(name, f"{version} (tried: {in_words(wanted)})")
@@ -121,9 +122,33 @@ def _extras() -> list[dict[str, Any]]:
     cjk = "install a CJK font, e.g. fonts-noto-cjk, to draw Chinese names in png"
     has_bits = importlib.util.find_spec("bitsandbytes") is not None
     return [
+        _gguf(),
         _extra("8- and 4-bit weights on a GPU", has_bits, "pip install bitsandbytes"),
         _extra("Chinese font for png", has_chinese_font(), cjk),
     ]
+
+
+def _gguf() -> dict[str, Any]:
+    """Return whether GGUF files can be loaded; where they cannot, also what is missing to build what loads them."""
+    from flowinfer.backends.gguf.library import library
+
+    name, version = "GGUF files", installed("llama-cpp-python")
+    if version is None:
+        cure = "pip install 'flowinfer[gguf]' builds llama.cpp from source"
+        return _finding(name, "llama-cpp-python is not installed", "note", cure + _how_to_build())
+    try:
+        library()
+    except LoadError as error:
+        return _finding(name, error.message, "note", error.help or "")
+    return _package("llama-cpp-python", version)
+
+
+def _how_to_build() -> str:
+    """Return what is missing to build a package in C++, in words; cmake comes with pip where it is."""
+    if any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+        return ""
+    system = {"Darwin": "xcode-select --install", "Windows": "Visual Studio's build tools"}.get(platform.system())
+    return f"; missing for that: a C++ compiler ({system or 'on Debian: apt install build-essential'})"
 
 
 def _extra(name: str, is_there: bool, cure: str) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from flowinfer.cli.elsewhere import answer, check_server, server_of
 from flowinfer.cli.inputs import (
     Expression,
     FlowFile,
+    NiceOption,
     PromptsOption,
     SetOption,
+    ThreadsOption,
     ZooOption,
     pairs,
     read_checked,
@@ -53,6 +55,11 @@ FewShotOption = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="N worked examples above each question, of the set's dev split.")
 ]
 
+ReplicasOption = Annotated[
+    str | None,
+    typer.Option(metavar="N|auto", help="Copies of the plan, each a process with GPUs, or CPU cores, of its own."),
+]
+
 
 def command(
     file: FlowFile = None,
@@ -84,6 +91,7 @@ def command(
     batch: Annotated[
         str | None, typer.Option(metavar="auto|N", help="Rows at once; 1 is the paper's protocol.")
     ] = None,
+    replicas: ReplicasOption = None,
     engine: Annotated[
         Literal["auto", "packed", "reference"] | None,
         typer.Option(
@@ -118,6 +126,8 @@ def command(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the data, print the plan and stop.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    threads: ThreadsOption = None,
+    nice: NiceOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
 ) -> None:
     """Run a flow: over a data set, or on one prompt whose answer is streamed."""
@@ -133,6 +143,7 @@ def command(
         "answer_index": answer_index,
         "few_shot": few_shot,
         "batch": None if batch is None else batch_size(batch),
+        "replicas": None if replicas is None else batch_size(replicas, "--replicas"),
         "engine": engine,
         "use_cache": False if no_cache else None,
         "url": url,
@@ -152,11 +163,15 @@ def command(
             cure = "leave --dataset, --prompt, --trace, --resume and --url out, and read the flow from a file"
             raise UsageError("--input asks the lines of a file", help=cure)
         _refuse_data_options(data, few_shot, limit, sample, ids, fail_under, None)
-        if dry_run or engine is not None:
-            raise UsageError("--dry-run and --engine are not for --input", help="`flowinfer plan` prints the plan")
+        if dry_run or engine is not None or replicas is not None:
+            raise UsageError(
+                "--dry-run, --engine and --replicas are not for --input", help="`flowinfer plan` prints the plan"
+            )
         flow = read_checked(file, expression, zoo, given["sets"])
         answer(flow, input_, output, given["batch"], says_steps=json_, quiet=quiet)
         return
+    if replicas is not None and ((dataset is None and resume is None) or url not in (None, "here")):
+        raise UsageError("--replicas answers a data set's questions here", help="--dataset NAME, and no --url")
     if output is not None:
         raise UsageError("-o is the file of answers of --input", help="--input FILE|-; --out names the folder of runs")
     check_server(url, model, api_key_env, has_data=dataset is not None, resumes=resume is not None)
@@ -170,8 +185,8 @@ def command(
         if dry_run:
             _show_plan(flow, as_json=json_)
         else:
-            _read_ahead(flow)
-            _ask(flow, prompt, trace=trace, as_json=json_, quiet=quiet)
+            read_ahead(flow)
+            ask_one(flow, prompt, trace=trace, as_json=json_, quiet=quiet)
         return
     asked = _asked(flow, file, options)
     questions = _load(flow, asked)
@@ -182,19 +197,19 @@ def command(
         return
     server = server_of(asked.url, asked.model, asked.api_key_env)
     if server is None:
-        _read_ahead(flow)
+        read_ahead(flow)
     request = _request(flow, asked, out, resume, server, allow_cached_latency=allow_cached_latency)
     results = _evaluate(flow, questions, request, quiet=quiet or (json_ and not sys.stderr.isatty()))
     _show_results(results, fail_under, as_json=json_)
 
 
-def _read_ahead(flow: Flow) -> None:
+def read_ahead(flow: Flow) -> None:
     """Let files of models come into memory while Python imports what runs them."""
-    from flowinfer.checkpoint import read_ahead
+    from flowinfer import checkpoint
     from flowinfer.machine import model_folder
 
     found = [model_folder(spec.ref, spec.revision) for spec in flow.models.values() if spec.backend == "hf"]
-    read_ahead(filter(None, found))
+    checkpoint.read_ahead(filter(None, found))
 
 
 def _load(flow: Flow, asked: Asked) -> Dataset:
@@ -213,6 +228,7 @@ def _request(
     return Request(
         out=out,
         batch=asked.batch,
+        replicas=asked.replicas,
         engine=asked.engine,
         resume=resume,
         use_cache=asked.use_cache,
@@ -277,7 +293,16 @@ def _asked(flow: Flow, file: str | None, options: dict[str, Any]) -> Asked:
     from flowinfer.cli.asked import Asked, zoo_of
 
     base = str((Path(file).parent if file is not None and file != "-" else Path()).resolve())
-    defaults = {"sets": {}, "data": {}, "few_shot": 0, "seed": 42, "batch": "auto", "engine": "auto", "use_cache": True}
+    defaults = {
+        "sets": {},
+        "data": {},
+        "few_shot": 0,
+        "seed": 42,
+        "batch": "auto",
+        "replicas": 1,
+        "engine": "auto",
+        "use_cache": True,
+    }
     found = {name: defaults.get(name) if value is None else value for name, value in options.items()}
     named = Path(str(found["dataset"]))
     found["dataset"] = str(named.resolve()) if named.exists() else found["dataset"]
@@ -320,8 +345,8 @@ def _evaluate(flow: Flow, dataset: Dataset, request: Request, *, quiet: bool) ->
     return results
 
 
-def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: bool) -> None:
-    """Answer one question, streaming it."""
+def ask_one(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: bool) -> None:
+    """Answer one question, streaming it; None = read it from standard input."""
     if prompt is None:
         if sys.stdin.isatty():
             raise UsageError("no question", help="--prompt TEXT, --dataset NAME, or a question on standard input")
@@ -336,7 +361,7 @@ def _ask(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet: b
     from flowinfer.tasks.base import language_note
 
     if not quiet and not (as_json and not sys.stderr.isatty()):
-        print(f"prompts '{flow.prompts}', zoo {flow.zoo} ({flow.zoo_why})", file=sys.stderr)
+        print(flow.words, file=sys.stderr)
         asked = Question(id="prompt", question=prompt, reference="")
         for note in filter(None, (flow.zoo_note, language_note(flow, [asked]))):
             print(f"note: {note}", file=sys.stderr)
@@ -373,15 +398,15 @@ def index_base(text: str | None) -> Literal[0, 1, "none"] | None:
     return None if text is None else "none" if text == "none" else 0 if text == "0" else 1
 
 
-def batch_size(text: str) -> int | Literal["auto"]:
-    """Return what `--batch` says.
+def batch_size(text: str, option: str = "--batch") -> int | Literal["auto"]:
+    """Return what `--batch` says, or another option that takes a number or `auto`.
 
     Raises:
-        UsageError: it is neither 'auto' nor such a number of rows as can be.
+        UsageError: it is neither 'auto' nor a number that can be.
     """
     if text == "auto":
         return "auto"
-    return whole_number("--batch", text, or_else="'auto' or ")
+    return whole_number(option, text, or_else="'auto' or ")
 
 
 def _refuse_data_options(*given: object) -> None:

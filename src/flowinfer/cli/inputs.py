@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowinfer.errors import Diagnostic, FlowError, FlowInferError, UnreadableFlow, UsageError
+from flowinfer.errors import Diagnostic, FlowError, FlowInferError, LoadError, UnreadableFlow, UsageError
 from flowinfer.files import MOST_FLOW_BYTES
 
 if TYPE_CHECKING:
     from flowinfer.spec import Flow
+
+
+MODELS = "<models>"
+"""Name in messages of a flow that is made of models."""
 
 
 def complete_flow(incomplete: str) -> list[str]:
@@ -32,7 +36,7 @@ FlowFile = Annotated[
     str | None,
     typer.Argument(
         metavar="[FILE]",
-        help="A .flow file, or a packaged pipeline's name; '-' reads standard input.",
+        help="A .flow file, a packaged pipeline's name, or MODEL+MODEL (see run); '-' reads standard input.",
         autocompletion=complete_flow,
     ),
 ]
@@ -46,6 +50,29 @@ SetOption = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="Set a param of the flow, or an option of its defaults."),
 ]
 
+
+def _use_threads(count: int | None) -> int | None:
+    if count is not None:
+        from flowinfer.machine import use_threads
+
+        use_threads(count)
+    return count
+
+
+def _be_nice(is_wanted: bool) -> bool:
+    if is_wanted:
+        from flowinfer.machine import be_nice
+
+        be_nice()
+    return is_wanted
+
+
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", callback=_use_threads, help="Processors to compute with; else all.")
+]
+NiceOption = Annotated[
+    bool, typer.Option("--nice", callback=_be_nice, help="Let other programs go first; use half of the processors.")
+]
 PromptsOption = Annotated[
     str | None,
     typer.Option(
@@ -62,6 +89,7 @@ def read_input(file: str | None, expression: str | None) -> tuple[str, str, Path
     """
     from flowinfer.language.check import read_flow
     from flowinfer.language.examples import located
+    from flowinfer.language.joined import flow_of, models_in
 
     if (file is None) == (expression is None):
         raise UsageError("give a .flow file, or the flow itself with -e", help="flowinfer check -e 'A -> (B | C)'")
@@ -71,21 +99,25 @@ def read_input(file: str | None, expression: str | None) -> tuple[str, str, Path
     assert file is not None, "one of the two was given"
     if file == "-":
         return read_stdin(), "<stdin>", Path()
+    if models := models_in(file):
+        return flow_of(models), MODELS, Path()
     path = located(file)
     return read_flow(path), str(path), path.parent
 
 
 def flow_files(named: Sequence[str]) -> dict[str, bool]:
-    """Return the files that some names mean, each once, a folder for all .flow files in and below it.
+    """Return the files that some names mean, each once, a folder for all .flow files in and below it; models stay.
 
     Returns:
         Name -> whether it was found in a folder.
     Raises:
         UsageError: a folder holds none.
     """
+    from flowinfer.language.joined import models_in
+
     found: dict[str, bool] = {}
     for name in named:
-        if not os.path.isdir(name):
+        if not os.path.isdir(name) or models_in(name):
             found[name] = False
             continue
         inside = sorted(str(path) for path in Path(name).rglob("*.flow") if os.path.isfile(path))
@@ -124,10 +156,21 @@ def read_checked(
         FlowError: with all errors.
         UsageError: see `read_input` and `check`.
     """
+    return checked_text(*read_input(file, expression), zoo, overrides)
+
+
+def checked_text(text: str, name: str, folder: Path, zoo: str | None, overrides: Mapping[str, str] | None) -> Flow:
+    """Return the checked flow of a text and print its warnings; see `read_checked`.
+
+    Args:
+        name: of the text in messages.
+        folder: that its imports are relative to.
+    """
     from flowinfer.language.check import check
 
-    text, name, folder = read_input(file, expression)
     flow = check(text, file=name, zoo=zoo, overrides=overrides, base=folder)
+    if name == MODELS and (missing := [warning for warning in flow.warnings if warning.code == "W0101"]):
+        raise LoadError(missing[0].message, help=missing[0].help)  # nobody has written this text
     warn(flow.warnings)
     return flow
 

@@ -56,13 +56,14 @@ def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices:
         print(json.dumps(said, ensure_ascii=False, indent=1))
         return
     count = f"{len(plan.steps)} step{'s' * (len(plan.steps) > 1)}"
-    print(f"flow {flow.name}: {count}, prompts '{plan.prompts}', zoo {flow.zoo} ({flow.zoo_why})")
+    print(f"flow {flow.name}: {count}, {flow.words}")
     if flow.zoo_note:
         print(f"note: {flow.zoo_note}")
     for step in plan.steps:
         _show_step(step, full)
+    _show_selections(plan)
     kind = "majority vote of" if plan.answer.kind == "vote" else "text of"
-    print(f"\nanswer: {kind} {', '.join(plan.answer.steps)}")
+    print(f"\nanswer: {kind} {', '.join(plan.answer.texts)}")
     _show_models(plan, machine)
 
 
@@ -70,6 +71,7 @@ def _show_step(step: Step, full: bool) -> None:
     from flowinfer.planning.plan import Mixture, members
 
     reads = f"  reads {', '.join(step.reads)}" if step.reads else ""
+    reads += "".join(f"  if {when.selection} accepts none of {when.tried}" for when in step.when[-1:])
     decoding = step.decoding
     how = "greedy" if decoding.temperature == 0 else f"temperature {decoding.temperature:g}, top_p {decoding.top_p:g}"
     how += "" if decoding.speculate == "auto" else f", speculate {decoding.speculate}"
@@ -79,6 +81,27 @@ def _show_step(step: Step, full: bool) -> None:
     for member in members(step.source):
         template = member.template if full else _short(member.template)
         print(f"    {member.node} {member.model}, {member.role}: {template}")
+
+
+def _show_selections(plan: Plan) -> None:
+    """Print what is chosen while a question runs, and what that makes of the least and the most that it may cost."""
+    from flowinfer.planning.bounds import bounds
+
+    if not plan.selections:
+        return
+    print()
+    for one in plan.selections:
+        texts = [" & ".join(candidate) for candidate in one.candidates]
+        if one.quorum is not None:
+            waits = {"timeout": one.quorum.timeout, "wait": one.quorum.wait}
+            said = "".join(f", {name} {value:g} s" for name, value in waits.items() if value is not None)
+            print(f"{one.id}  {one.title}: {one.quorum.least} of {', '.join(texts)} will do{said}")
+            continue
+        print(f"{one.id}  {one.title}: the first of {', '.join(texts)} that is accepted ({one.rule}), else the last")
+    found = bounds(plan)
+    least, most = found.least, found.most
+    print(f"\na question takes {least.calls} to {most.calls} model calls, and writes at most {least.tokens} to")
+    print(f"{most.tokens} tokens; its longest chain of steps has {least.depth} to {most.depth}")
 
 
 def _fuser(source: Source) -> str:

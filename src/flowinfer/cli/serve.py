@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from flowinfer.cli.inputs import SetOption, ZooOption, complete_flow, flow_files, read_checked, settings
+from flowinfer.cli.inputs import (
+    NiceOption,
+    SetOption,
+    ThreadsOption,
+    ZooOption,
+    complete_flow,
+    flow_files,
+    read_checked,
+    settings,
+)
 from flowinfer.errors import FlowError, UsageError
 
 if TYPE_CHECKING:
@@ -68,6 +77,8 @@ def command(
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Write what is asked and answered to standard error.")
     ] = False,
+    threads: ThreadsOption = None,
+    nice: NiceOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
 ) -> None:
     """Serve flows as models for every OpenAI client."""

@@ -129,6 +129,8 @@ def _show_question(record: Record, console: PlainConsole, with_prompts: bool) ->
             text = step.text
             shown = plain(text[:start]) + plain(text[start:end], "reverse") + plain(text[end:])
         console.print(Panel(shown, title=plain(title), title_align="left"))
+    for taken in trace.selections:
+        console.print(f"{taken.selection} {taken}", markup=False)
     if trace.ballot:
         console.print(f"vote: {trace.ballot}")
     if trace.error:

@@ -11,8 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowinfer.cli.exec import AnswerIndexOption, DataOption, FewShotOption, batch_size, data_paths, index_base
-from flowinfer.cli.inputs import PromptsOption, SetOption, ZooOption, pairs, settings, warn, whole_number
+from flowinfer.cli.exec import (
+    AnswerIndexOption,
+    DataOption,
+    FewShotOption,
+    ReplicasOption,
+    batch_size,
+    data_paths,
+    index_base,
+)
+from flowinfer.cli.inputs import (
+    NiceOption,
+    PromptsOption,
+    SetOption,
+    ThreadsOption,
+    ZooOption,
+    pairs,
+    settings,
+    warn,
+    whole_number,
+)
 from flowinfer.errors import UsageError
 from flowinfer.output import shell
 
@@ -58,6 +76,7 @@ def command(
         int | None, typer.Option(metavar="N", help="Time N questions of every path alone, paths taking turns.")
     ] = None,
     batch: Annotated[str | None, typer.Option(metavar="auto|N", help="Rows at once.")] = None,
+    replicas: ReplicasOption = None,
     max_paths: Annotated[int | None, typer.Option(help="Refuse to run more paths; 200 if not given.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of sweep folders.")] = Path("sweeps"),
     resume: Annotated[
@@ -69,6 +88,8 @@ def command(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and stop.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    threads: ThreadsOption = None,
+    nice: NiceOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
 ) -> None:
     """Run every wiring of some models, or a set of flows, over data sets; steps that paths share run once."""
@@ -161,6 +182,7 @@ _READ: Mapping[str, Callable[[Any], object]] = {  # texts of the command line
     "data": data_paths,
     "answer_index": index_base,
     "batch": batch_size,
+    "replicas": lambda given: batch_size(given, "--replicas"),
 }
 """How options are read whose texts the request does not read itself."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from flowinfer.spec import Branch, Flow, Node, Parallel, Part, Series
+from flowinfer.planning.graph import condition
+from flowinfer.spec import Branch, Choice, Decoding, Flow, Node, Parallel, Part, Series
 
 T = TypeVar("T")
 
@@ -43,13 +44,25 @@ def _part(part: Part, painter: Painter[T], is_end: bool) -> T:
         case Parallel():
             parts = [painter.series(_stages(branch.part, painter, is_end)) for branch in part.branches]
             return painter.group(part, parts, _title(part, is_end))
+        case Choice(kind="repeat" | "samples"):
+            label = f" as {part.label}" if part.label else ""
+            return painter.series(
+                [*_stages(part.tries[0], painter, is_end), painter.box(condition(part) + label, part=part.id)]
+            )
+        case Choice():
+            label = f" as {part.label}" if part.label else ""
+            branches = tuple(Branch(one, 1 / len(part.tries)) for one in part.tries)
+            group = Parallel(part.id, "answers", branches, Decoding.model_construct(), part.span)
+            parts = [painter.series(_stages(one, painter, is_end)) for one in part.tries]
+            return painter.group(group, parts, condition(part) + label)
 
 
 def _title(group: Parallel, is_end: bool) -> str:
     """Return what gathers a group: what a `|` group does to its heads, the vote at the end, or answers."""
     label = f" as {group.label}" if group.label else ""
     if group.kind == "answers":
-        return "vote" if is_end else f"answers{label}"
+        least = f", {group.quorum.least} of {len(group.branches)}" if group.quorum else ""
+        return f"vote{least}" if is_end else f"answers{least}{label}"
     options = group.decoding.fuse_options
     shown = ", ".join(f"{key}={value}" for key, value in options.items() if value not in ("", None))
     return f"⊕ {group.decoding.fuse}" + (f" {shown}" if shown else "") + label

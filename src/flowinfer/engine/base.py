@@ -116,6 +116,9 @@ class Observer:
     def batch_halved(self, batch: int) -> None:
         """Hear that memory was short and the batch is now smaller."""
 
+    def replicas(self, states: Sequence[str]) -> None:
+        """Hear what each copy of the plan is doing, in words."""
+
 
 StepKey = Callable[[Plan, Step, Mapping[str, str], str], str]
 """(plan, step, prompts by node, question id) -> what decides the step's text."""

@@ -40,12 +40,22 @@ class Decoders:
         observer: hears the engine.
         batch: most rows of a decoding loop; "auto" asks memory.
         engine: which loops may serve.
+        cpu_bytes: what a loop may count with of the CPU's free memory, where other processes have their share; None:
+            all.
     """
 
     def __init__(
-        self, pool: ModelPool, observer: Observer, batch: int | Literal["auto"], engine: Engine = "auto"
+        self,
+        pool: ModelPool,
+        observer: Observer,
+        batch: int | Literal["auto"],
+        engine: Engine = "auto",
+        *,
+        cpu_bytes: int | None = None,
     ) -> None:
         self.pool = pool
+        self._alone = Budget(None if cpu_bytes is None else {torch.device("cpu"): cpu_bytes})
+        """Of a loop that shares no device."""
         self._engine = engine
         self._observer = observer
         self._batch = batch
@@ -168,7 +178,7 @@ class Decoders:
             together, steps = self._together
             self._budgets = budgets(together, steps, partial(self.pool.is_loaded, together))
         name = next(name for name, one in self._loops.items() if one is loop)
-        budget = self._budgets.get(name, Budget())
+        budget = self._budgets.get(name, self._alone)
         if loop.batch is None:
             packs = is_on_gpu(tokens, self._engine)
             rows = auto_batch(plan, step, tokens, writer, is_packed=packs, budget=budget)

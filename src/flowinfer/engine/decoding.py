@@ -1,8 +1,8 @@
 """A decoding loop between the rows that are asked of it and its stream, whatever a row or the memory does to it.
 
-Where memory is short, the loop is made anew with half its batch. A device that is lost ends the run: it would fail
-whatever it is asked. What else breaks a loop is looked for in halves of its rows, until it is known whose fault it is;
-the others are decoded again without it.
+Where memory is short, the loop is made anew with half its batch; where a head elsewhere was cut off, as it was. A
+device that is lost ends the run: it would fail whatever it is asked. What else breaks a loop is looked for in halves
+of its rows, until it is known whose fault it is; the others are decoded again without it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import torch
 from flowinfer.engine.base import Completion, Decoder, Row, RowStream
 from flowinfer.engine.budget import gpus_of
 from flowinfer.engine.faults import device_lost, reason, unless_lost
-from flowinfer.errors import DeviceLost, MemoryShort, RunError, is_device_lost, is_memory_short
+from flowinfer.errors import DeviceLost, HeadCut, MemoryShort, RunError, is_device_lost, is_memory_short
 from flowinfer.planning.plan import Plan, Step, held_models, placement_of
 
 _MOST_ALONE = 4
 """Rows that fail alone, before any has ended well, until it is no question's fault but the step's."""
+_MOST_CUTS = 5
+"""Connections that break, with no row ended well in between, until it is looked for the row that breaks them."""
 _MAKE_ROOM = "lower max_tokens, use dtype=bfloat16, or place its models on other devices"
 
 
@@ -51,6 +53,8 @@ class DecodingLoop:
         """Groups of rows that are decoded after them, each by itself, while it is looked for what breaks the loop."""
         self._num_alone = 0
         """How many rows have failed alone; -1 once one has ended well."""
+        self._num_cuts = 0
+        """How many connections to heads elsewhere broke since a row ended well."""
         self._widest: int | None = None
         """The batch before memory was short."""
 
@@ -114,7 +118,7 @@ class DecodingLoop:
         for completion in ended:
             del self._rows[id(completion.row)]
             if completion.result is not None:
-                self._num_alone = -1  # it does not fail as such
+                self._num_alone, self._num_cuts = -1, 0  # it does not fail as such
         if not self._rows:
             self._go_on()
         return ended
@@ -179,12 +183,16 @@ class DecodingLoop:
     def _after(self, error: BaseException) -> Sequence[Completion]:
         """Decide how rows go on whose stream an error broke; return those that have failed.
 
-        Short memory halves the batch. Else, and where one row at a time is too many, each half of the rows goes on
-        alone, those with the shorter prompts first; a single row has failed.
+        Short memory halves the batch; a cut connection begins all of them anew. Else, and where one row at a time is
+        too many, each half of the rows goes on alone, those with the shorter prompts first; a single row has failed.
         """
         rows = list(self._rows.values())
         if not rows:
             raise error
+        if isinstance(error, HeadCut) and self._num_cuts < _MOST_CUTS:
+            self._num_cuts += 1
+            self.let_go()
+            return ()
         is_short = is_memory_short(error)
         if is_short and self.batch != 1:
             self._halve(error)

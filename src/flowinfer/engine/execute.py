@@ -10,7 +10,7 @@ from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.loops.choice import Engine
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.scheduler import Caching, Scheduler
-from flowinfer.engine.work import Asked, Vote, trace_of
+from flowinfer.engine.work import Asked, Runner, Vote, trace_of
 from flowinfer.planning.merge import merge
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Question, Trace
@@ -38,6 +38,7 @@ def execute(
     question_text: QuestionText | None = None,
     noise_id: str | None = None,
     models: ModelPool | None = None,
+    runner: Runner | None = None,
 ) -> Iterator[Trace]:
     """Yield one trace per question as questions finish.
 
@@ -54,6 +55,7 @@ def execute(
         question_text: what fills {question}; the bare question if not given.
         noise_id: what all questions draw their noise by, if not each by its own id.
         models: a pool to share between runs; else one is made and closed.
+        runner: runs the plan's merged steps in the place of a scheduler here; batch, engine, cache and models are its.
     Raises:
         LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
     """
@@ -68,16 +70,20 @@ def execute(
     pool, (uses,) = models or ModelPool(), merged.uses
     shared = {one.id: one for one in merged.steps}
     waves = [[shared[one] for one in dict.fromkeys(uses[step].shared for step in wave.steps)] for wave in plan.waves]
-    scheduler = Scheduler(merged.steps, Decoders(pool, observer, batch, engine), caching, observer)
+    runner = runner or Scheduler(merged.steps, Decoders(pool, observer, batch, engine), caching, observer)
 
     def source() -> Iterator[Asked | None]:
         for question in questions:
-            yield None if question is None else Asked(question, question_text or _bare, noise_id=noise_id).of(uses)
+            yield (
+                None
+                if question is None
+                else Asked(question, question_text or _bare, noise_id=noise_id, vote=vote).of(uses)
+            )
 
     try:
-        for finished in scheduler.run(source(), most=_window(plan, batch), waves=waves):
+        for finished in runner.run(source(), most=window(plan, batch), waves=waves):
             if finished.asked.is_done:
-                yield trace_of(plan, uses, finished.asked, vote)
+                yield trace_of(plan, uses, finished.asked)
     finally:
         if models is None:
             pool.close()
@@ -87,8 +93,8 @@ def _bare(question: Question) -> str:
     return question.question
 
 
-def _window(plan: Plan, batch: int | Literal["auto"]) -> int:
-    """Return how many questions are on their way at once."""
+def window(plan: Plan, batch: int | Literal["auto"]) -> int:
+    """Return how many questions are on their way at once, in one process."""
     if batch == "auto":
         on_gpu = any(placed.device.startswith("cuda") for placed in plan.placements.values())
         return _AUTO_WINDOW_ON_GPU if on_gpu else _AUTO_WINDOW

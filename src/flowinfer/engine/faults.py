@@ -13,7 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flowinfer.errors import DeviceLost, FlowInferError, MemoryShort, OutputLost, is_device_lost, is_memory_short
+from flowinfer.errors import (
+    DeviceLost,
+    FlowInferError,
+    HeadLost,
+    MemoryShort,
+    OutputLost,
+    is_device_lost,
+    is_memory_short,
+)
 
 _PACKAGE = Path(__file__).parents[1]
 _OF_THE_RUN = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryShort, DeviceLost, OutputLost)
@@ -60,6 +68,8 @@ def device_lost(where: str, error: BaseException, *, when: str = "") -> DeviceLo
         error: what the device or its libraries said.
         when: what it did, in words that follow on "has failed".
     """
+    if isinstance(error, HeadLost):
+        return error
     if isinstance(error, DeviceLost) and error.__cause__ is not None:
         error = error.__cause__
     DeviceLost.keep_tensors()

@@ -40,7 +40,7 @@ class ModelPool:
         spec, placement = plan.models[name], placement_of(plan, name)
         key = _weights_key(spec, placement)
         if key not in self._loaded:
-            observer.model_loading(name, placement.device)
+            observer.model_loading(name, str(spec.base_url) if spec.backend == "remote" else placement.device)
             start = time.perf_counter()
             self._loaded[key] = _load(spec, placement)
             observer.model_loaded(name, time.perf_counter() - start)

@@ -15,7 +15,8 @@ batch and another's do.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,9 +26,9 @@ from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.faults import question_fails
 from flowinfer.engine.patience import Patience
 from flowinfer.engine.waiting import OnTheWay, Turn, Waiting
-from flowinfer.engine.work import Asked, render_prompts
+from flowinfer.engine.work import Asked, Finished, render_prompts
 from flowinfer.errors import DeviceLost, FlowInferError, RunError
-from flowinfer.planning.merge import SharedStep
+from flowinfer.planning.merge import SharedSelection, SharedStep
 from flowinfer.planning.plan import Step, held_models
 from flowinfer.results import StepResult
 
@@ -55,16 +56,6 @@ class Caching:
     order: MemberOrder
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A shared step of a question has a result, or an error."""
-
-    shared: SharedStep
-    asked: Asked
-    is_fresh: bool
-    """Whether it was decoded just now."""
-
-
 class Scheduler:
     """Run shared steps.
 
@@ -77,6 +68,7 @@ class Scheduler:
             steps and nothing else; where not, it is raised.
         serves: whether questions come without end: then what breaks a loop ends the rows that are in it, the next ones
             are tried anew, and loops that keep the host busy take turns.
+        clock: gives the seconds by which quorums go.
     """
 
     def __init__(
@@ -88,17 +80,29 @@ class Scheduler:
         *,
         patience: Callable[[SharedStep], Patience] | None = None,
         serves: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._decoders, self._caching, self._observer, self._new_patience = decoders, caching, observer, patience
         self._serves = serves
         self._steps = {shared.id: shared for shared in steps}
         self._first: dict[str, SharedStep] = {}
         """By loop: the step whose nodes its rows have."""
         self._readers: dict[str, list[SharedStep]] = {shared.id: [] for shared in steps}
+        self._selections: dict[str, list[SharedSelection]] = {}
+        """Those that may be taken once a step, or another selection, has its text."""
+        self._quorums: dict[str, SharedSelection] = {}
+        self._goes_by_clock = False
         for shared in steps:
             self._first.setdefault(shared.loop, shared)
-            for read in dict.fromkeys(shared.reads.values()):
+            for read in shared.before:
                 self._readers[read].append(shared)
+            for selection in shared.selections:
+                texts = [text for candidate in selection.candidates for text in candidate]
+                for text in (*texts, *selection.judges):
+                    self._selections.setdefault(text, []).append(selection)
+                if selection.selection.quorum is not None:
+                    self._quorums[selection.id] = selection
         self._loops = {
             name: decoders.loop(name, first.plan, _widest([shared.step for shared in steps if shared.loop == name]))
             for name, first in self._first.items()
@@ -127,13 +131,8 @@ class Scheduler:
         most: int | None = None,
         waves: Sequence[Sequence[SharedStep]] = (),
     ) -> Iterator[Finished]:
-        """Yield every wanted step of every question as it ends.
-
-        Args:
-            source: of questions, taken as others leave; None = it has none now, but may have later.
-            most: questions on their way at once; None = all.
-            waves: steps whose models are in memory together, where not all are; each wave over all questions.
-        """
+        """Yield every wanted step of every question as it ends; see `Runner`."""
+        self._goes_by_clock = bool(self._quorums) and len(waves) <= 1  # else members wait for one another's turn
         try:
             if len(waves) <= 1:
                 yield from self._run(tuple(self._steps.values()), iter(source), most)
@@ -207,17 +206,22 @@ class Scheduler:
 
     def _begin(self, asked: Asked, steps: Iterable[SharedStep]) -> Iterator[Finished]:
         """Begin the steps of a question that can begin now; tell of those that ended at once."""
-        for shared in steps:
+        waiting = deque(steps)
+        while waiting:
+            shared = waiting.popleft()
             is_new = shared.id in asked.wanted and not self._rows.has(asked, shared.id)
-            if is_new and shared.id in self._now and all(read in asked.results for read in shared.reads.values()):
+            if is_new and shared.id in self._now and asked.may_begin(shared):
+                for lane in shared.lanes:
+                    asked.begun.setdefault(lane.selection, self._clock())
                 with question_fails(partial(asked.fail, shared.id)):
                     self._queue(shared, asked)
                 if shared.id not in asked.wanted:
-                    yield from self._ended(shared, asked, is_fresh=False)
+                    waiting += yield from self._told(shared, asked, is_fresh=False)
 
     def _queue(self, shared: SharedStep, asked: Asked) -> None:
         """Let a question's step wait for the row of its key, take it from the cache, or give its loop a row."""
-        passed_on = {own: asked.results[read].passed_on for own, read in shared.reads.items()}
+        read = {own: asked.texts(name) or () for own, name in shared.reads.items()}
+        passed_on = {own: [asked.results[step].passed_on for step in steps] for own, steps in read.items()}
         prompts = render_prompts(shared.plan, shared.step, asked.question, asked.text(asked.question), passed_on)
         key = self._caching.key(shared.plan, shared.step, prompts, asked.question.id)
         key += f"-{shared.draw}" if key and shared.draw else ""
@@ -226,7 +230,8 @@ class Scheduler:
             return
         stored = self._caching.cache_of(shared, asked).get(key)
         adopted = stored and self._adopted(stored, turn)
-        if adopted is not None:
+        is_measured = adopted is None or adopted.confidence is not None or not shared.step.is_measured
+        if adopted is not None and is_measured:
             self._observer.finished(asked.question.id, adopted)
             asked.accept(shared.id, adopted)
         elif shared.loop in self._lost:
@@ -239,7 +244,7 @@ class Scheduler:
                 asked.question.id,
                 shared.step.id,
                 texts,
-                tuple(passed_on.values()),
+                tuple(said for own in passed_on.values() for said in own),
                 asked.decodings.get(shared.id, shared.step.decoding),
                 asked.noise_id,
                 asked.turns.get(shared.id, ()),
@@ -255,6 +260,8 @@ class Scheduler:
         turns = [name for name in going if (name == chosen if name in busy else not self._gathers(name, going))]
         for name in turns:
             yield from self._bring_on(name)
+        if self._goes_by_clock:
+            yield from self._look_at_clock()
         if all(self._loops[name].is_waiting for name in turns):
             time.sleep(self._pause)
             self._pause = min(2 * self._pause, _LONG_PAUSE_SECONDS)
@@ -371,17 +378,84 @@ class Scheduler:
     def _order(self, turn: Turn) -> Sequence[str]:
         return self._caching.order(turn.shared.plan, turn.shared.step, turn.prompts)
 
-    def _ended(self, shared: SharedStep, asked: Asked, *, is_fresh: bool) -> Iterator[Finished]:
-        """Tell of a step that ended, then begin those that read it; where it failed, end what is needless now."""
+    def _ended(
+        self, shared: SharedStep, asked: Asked, *, is_fresh: bool, lost: Sequence[SharedSelection] = ()
+    ) -> Iterator[Finished]:
+        """Tell of a step that ended, then begin those that waited for it.
+
+        Args:
+            lost: quorums that have lost a member.
+        """
+        yield from self._begin(asked, (yield from self._told(shared, asked, is_fresh=is_fresh, lost=lost)))
+        self._close(asked)
+
+    def _told(
+        self, shared: SharedStep, asked: Asked, *, is_fresh: bool, lost: Sequence[SharedSelection] = ()
+    ) -> Generator[Finished, None, Sequence[SharedStep]]:
+        """Tell of a step that ended, and of those that need not run any more; return those that may begin."""
+        has_decided, lost = False, [*lost, *self._borne(shared, asked)]
+        with question_fails(partial(asked.fail, shared.id)):
+            has_decided = any([self._decide(shared.id, asked), *(self._take(one, asked) for one in lost)])
         needless = asked.needless() if shared.id in asked.errors else []
         yield Finished(shared, asked, is_fresh)
-        for other in needless:
-            if other in asked.wanted:
-                self._leave(asked, other)
-                asked.fail(other, asked.errors[shared.id])
-                yield Finished(self._steps[other], asked, False)
-        yield from self._begin(asked, self._readers[shared.id])
-        self._close(asked)
+        for name in needless:
+            if name in asked.wanted:
+                self._leave(asked, name)
+                asked.fail(name, asked.errors[shared.id])
+                yield Finished(self._steps[name], asked, False)
+        if not has_decided and not lost:
+            return self._readers[shared.id]
+        for name in [name for name in asked.wanted if self._is_idle(name, asked)]:
+            self._leave(asked, name)
+            asked.skip(name)
+            yield Finished(self._steps[name], asked, False)
+        return [self._steps[name] for name in asked.wanted]
+
+    def _is_idle(self, name: str, asked: Asked) -> bool:
+        """Return whether a step need not run: a condition fails, or its member of a quorum is lost."""
+        lanes = self._steps[name].lanes
+        is_lost = any(lane.member in asked.lost.get(lane.selection, ()) for lane in lanes)
+        return is_lost or asked.holds(self._steps[name].when) is False
+
+    def _borne(self, shared: SharedStep, asked: Asked) -> list[SharedSelection]:
+        """Return the quorum that goes on without a step's member if the step has failed; the failure is then none."""
+        for lane in reversed(shared.lanes) if shared.id in asked.errors else ():
+            quorum = self._quorums[lane.selection]
+            if asked.can_lose(quorum, 1):
+                asked.lose(quorum, lane.member, asked.errors.pop(shared.id))
+                asked.skip(shared.id)
+                return [quorum]
+        return []
+
+    def _decide(self, text: str, asked: Asked) -> bool:
+        """Go on with the selections that a text, which is there now, is a candidate of; return whether any went on."""
+        return any([self._take(selection, asked) for selection in self._selections.get(text, ())])
+
+    def _take(self, selection: SharedSelection, asked: Asked) -> bool:
+        """Go on with a selection, and with those that wait for it; return whether it went on."""
+        if not asked.is_open(selection) or not asked.decide(selection):
+            return False
+        self._decide(selection.id, asked)
+        return True
+
+    def _look_at_clock(self) -> Iterator[Finished]:
+        """Let quorums go on without the members that they have waited for long enough."""
+        for asked in [asked for asked in self._open.values() if asked.begun]:
+            for quorum in [self._quorums[name] for name in asked.begun if name not in asked.taken]:
+                late = asked.overdue(quorum, self._clock())
+                if late is None:
+                    continue
+                steps = [step for member in asked.missing(quorum) for step in quorum.lanes[member]]
+                running = next(step for step in steps if step in asked.wanted)
+                if asked.can_lose(quorum, len(asked.missing(quorum))):
+                    for member in asked.missing(quorum):
+                        asked.lose(quorum, member, f"no answer after {late:.3g} s", late)
+                    asked.skip(running)
+                else:
+                    asked.fail(running, f"fewer than {quorum.selection.rule.at:.0f} answers after {late:.3g} s")
+                self._leave(asked, running)
+                lost = [quorum] if running in asked.skipped else []
+                yield from self._ended(self._steps[running], asked, is_fresh=False, lost=lost)
 
     def _leave(self, asked: Asked, shared: str) -> None:
         """Let a step of a question wait for nothing; end its row where nobody else waits for it."""
@@ -400,7 +474,7 @@ def _fed_by(steps: Sequence[SharedStep]) -> dict[str, set[str]]:
     loop_of = {shared.id: shared.loop for shared in steps}
     fed_by: dict[str, set[str]] = {shared.loop: set() for shared in steps}
     for shared in steps:  # each after those that it reads
-        for read in shared.reads.values():
+        for read in shared.before:
             fed_by[shared.loop] |= {loop_of[read]} | fed_by[loop_of[read]]
     return {name: others - {name} for name, others in fed_by.items()}
 

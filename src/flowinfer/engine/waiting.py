@@ -53,8 +53,10 @@ class OnTheWay:
         return (id(asked), shared) in self._by_turn
 
     def joined(self, turn: Turn, key: str) -> bool:
-        """Let a turn wait for the row of that key; return whether there is one."""
+        """Let a turn wait for the row of that key; return whether there is one that tells all that the turn asks."""
         waiting = self._by_key.get(key) if key else None
+        if waiting is not None and waiting.made_for.shared.step.is_measured < turn.shared.step.is_measured:
+            return False
         if waiting is not None:
             waiting.turns.append(turn)
             self._by_turn[id(turn.asked), turn.shared.id] = waiting
@@ -75,7 +77,8 @@ class OnTheWay:
         """Take a row out with all that wait for it; None where nobody does any more."""
         waiting = self._by_row.pop(id(row), None)
         if waiting is not None:
-            self._by_key.pop(waiting.key, None)
+            if self._by_key.get(waiting.key) is waiting:
+                del self._by_key[waiting.key]
             for turn in waiting.turns:
                 del self._by_turn[id(turn.asked), turn.shared.id]
         return waiting

@@ -10,14 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
+from flowinfer.fusion.encoder import Encoder, Encoding
 from flowinfer.fusion.selfcheck import ordinary_text
 from flowinfer.fusion.utf8 import trim
 from flowinfer.fusion.vocab import TokenBytes
-
-if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
 
 _WINDOW = 16
 """Least number of ids of the text so far that are tokenized again."""
@@ -82,14 +80,14 @@ class CanonicalContext:
     control token. A character that is not complete yet is covered too.
 
     Args:
-        tokenizer: the head's `tokenizers` object.
+        tokenizer: what reads texts for the head.
         tokens: its bytes.
         is_joined: whether the ids begin with a space that is not in the text (see `new_context`).
     """
 
     __slots__ = ("_anchor", "_anchor_ids", "_is_joined", "_tokenizer", "_tokens", "ids", "text")
 
-    def __init__(self, tokenizer: Tokenizer, tokens: TokenBytes, *, is_joined: bool = False) -> None:
+    def __init__(self, tokenizer: Encoder, tokens: TokenBytes, *, is_joined: bool = False) -> None:
         self._tokenizer = tokenizer
         self._tokens = tokens
         self._is_joined = is_joined
@@ -206,7 +204,7 @@ class CanonicalContext:
 
 def new_context(
     kind: Literal["native", "canonical"],
-    tokenizer: Tokenizer | None,
+    tokenizer: Encoder | None,
     tokens: TokenBytes,
     *,
     lstrip_first: bool = False,
@@ -215,7 +213,7 @@ def new_context(
 
     Args:
         kind: native or canonical.
-        tokenizer: the head's `tokenizers` object; without one the context is native.
+        tokenizer: what reads texts for the head; without one the context is native.
         tokens: the head's token bytes.
         lstrip_first: whether the head begins its answer with a space that is not in the text: its ids then write one
             space more than was emitted (see `SharedVocabulary.lift_first`), where it has such ids.

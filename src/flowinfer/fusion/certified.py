@@ -1,8 +1,8 @@
-"""Certified top-k: the dense argmax from a few candidates of each head, for heads on different devices."""
+"""Certified top-k: the dense argmax from a few candidates of each head, for heads on different devices and hosts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,3 +54,57 @@ def certified_argmax(probs: Sequence[Tensor], weights: Sequence[float], *, k: in
             others = torch.zeros_like(bound) if k == size else bound
             return Certified(slots[:, 0], best, best - torch.maximum(second, others), moved)
         k *= 2
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The most probable columns of a head behind N texts, where its distributions lie elsewhere."""
+
+    columns: Tensor
+    """(N, k), int64."""
+    probs: Tensor
+    """(N, k), float32, falling; over the columns that write something."""
+    fetch: Callable[[Sequence[int]], Tensor]
+    """Returns the whole logits behind some of the N texts, given by index: (R, V_k)."""
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.columns)
+
+
+def together(parts: Sequence[Tensor | Candidates]) -> Tensor | Candidates:
+    """Put what a head says behind several lots of texts one behind the other; all are whole, or none is."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = [part for part in parts if isinstance(part, Tensor)]
+    some = [part for part in parts if isinstance(part, Candidates)]
+    if not some:
+        return torch.cat(whole)
+    assert not whole, "a head is asked in one way"
+
+    def fetch(wanted: Sequence[int]) -> Tensor:
+        found: dict[int, Tensor] = {}
+        begin = 0
+        for part in some:
+            own = [index for index in wanted if begin <= index < begin + len(part)]
+            if own:
+                found.update(zip(own, part.fetch([index - begin for index in own]), strict=True))
+            begin += len(part)
+        return torch.stack([found[index] for index in wanted])
+
+    return Candidates(torch.cat([part.columns for part in some]), torch.cat([part.probs for part in some]), fetch)
+
+
+def sure(fused: Tensor, slack: Tensor, margin: float) -> Tensor:
+    """Return in which rows the best slot is known: its value exactly, and no other within reach.
+
+    Args:
+        fused: (B, V), what the candidates give to each slot, -1 where it is not allowed.
+        slack: (B, V), what could come on top, at most.
+        margin: leads below this are told as near ties, so they must be known exactly.
+    Returns:
+        (B,), bool.
+    """
+    best, place = fused.max(-1, keepdim=True)  # (B, 1)
+    others = (fused + slack).scatter(-1, place, -1.0).amax(-1)
+    return (slack.gather(-1, place)[:, 0] == 0) & (best[:, 0] - others > margin)

@@ -209,3 +209,20 @@ class Sharpen:
                 longer = sum(m for k, _, m in named if k is not None and k != key and k.startswith(key))
                 sharpened[row, slot] += longer
         return _normalized(sharpened)
+
+
+class Bytewise:
+    """The weighted mean or geometric mean over bytes: heads are asked for the next byte, whatever their tokens are."""
+
+    runs_on_host = True
+    writes_bytes = True
+    """Whether its step is written byte by byte, and the vocabulary shared is that of bytes."""
+
+    def __init__(self, mix: str = "mean", covers: int = 0) -> None:
+        self.mix: Fuser = Geometric() if mix == "product" else Mean()
+        self.covers = covers
+        """Most covers of the text that are followed in each head; 0 = all."""
+
+    def __call__(self, probs: Tensor, weights: Tensor, view: FuserView) -> Tensor:
+        """Mix probabilities of the 256 bytes and the end."""
+        return self.mix(probs, weights, view)

@@ -14,6 +14,7 @@ from platformdirs import user_cache_dir
 
 from flowinfer.errors import LoadError
 from flowinfer.files import write_whole
+from flowinfer.fusion.encoder import Encoder
 from flowinfer.fusion.vocab import BYTE_PIECE, TokenBytes
 
 if TYPE_CHECKING:
@@ -107,6 +108,12 @@ def verify(tokenizer: Tokenizer, tokens: TokenBytes, *, cache_key: str) -> None:
         return
     _check_ids(tokenizer, tokens)
     _check_probes(tokenizer, tokens)
+    keep(tokens, cache_key)
+
+
+def keep(tokens: TokenBytes, cache_key: str) -> None:
+    """Keep the bytes of a tokenizer's ids that have passed for the next time; see `verified`."""
+    passed = _path(cache_key)
     try:
         passed.parent.mkdir(parents=True, exist_ok=True)
         write_whole(passed, json.dumps(_plain(tokens)).encode())
@@ -115,7 +122,7 @@ def verify(tokenizer: Tokenizer, tokens: TokenBytes, *, cache_key: str) -> None:
 
 
 @contextmanager
-def ordinary_text(tokenizer: Tokenizer) -> Iterator[None]:
+def ordinary_text(tokenizer: Encoder) -> Iterator[None]:
     """Encode text that looks like a control token as the ordinary text it is."""
     before = tokenizer.encode_special_tokens
     tokenizer.encode_special_tokens = True

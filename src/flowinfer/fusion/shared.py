@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowinfer.errors import LoadError
+from flowinfer.fusion.certified import Candidates
 from flowinfer.fusion.selfcheck import cache_folder
 from flowinfer.fusion.utf8 import Utf8Guard
 from flowinfer.fusion.vocab import NEVER_VALID, HeadVocabulary
@@ -112,6 +113,21 @@ class SharedVocabulary:
             lifted[:, self.eos_slot] = ends.sum(-1) if self.eos == "sum" else ends.amax(-1)
         return lifted
 
+    def lift_some(self, head: int, found: Candidates) -> tuple[Tensor, Tensor]:
+        """Turn the most probable columns of a head into what they give to each slot, and what is missing at most.
+
+        Returns:
+            twice shape (N, V), float32: a slot's probability lies between the first and the sum of both, and is the
+            first where nothing is missing.
+        """
+        slots = self._slots_of_columns(head)[found.columns]  # (N, k)
+        is_end = slots == self.eos_slot
+        given = found.probs.new_zeros(len(found), self.size).scatter_add_(1, slots, found.probs)
+        if self.eos == "max":
+            given[:, self.eos_slot] = found.probs.masked_fill(~is_end, 0.0).amax(-1)
+        seen = torch.zeros_like(given).scatter_add_(1, slots, torch.ones_like(found.probs))
+        return given, (self._columns_of_slots(head) - seen) * found.probs[:, -1:]
+
     def lift_first(self, probs: Tensor, is_joined: Tensor) -> Tensor:
         """Count a key after a space as the key itself, in rows whose answer a head begins with a space.
 
@@ -197,6 +213,25 @@ class SharedVocabulary:
     @cached_property
     def _identity_ids(self) -> NDArray[np.int64]:
         return np.array(self.heads[0].text_ids(), dtype=np.int64)
+
+    def _slots_of_columns(self, head: int) -> Tensor:
+        """Return for each column that writes something its slot: shape (V_k,), 0 for the others."""
+        if head not in self._column_slots:
+            plan = self.lifts[head]
+            slots = torch.zeros(len(plan.banned), dtype=torch.int64, device=self.device)
+            for own, ids in ((plan.primary_slots, plan.source[plan.primary_slots]), *plan.extras):
+                slots[ids] = own
+            slots[plan.eos_ids] = self.eos_slot
+            self._column_slots[head] = slots
+        return self._column_slots[head]
+
+    def _columns_of_slots(self, head: int) -> Tensor:
+        """Return how many columns write each slot: shape (V,), float32."""
+        return self._slots_of_columns(head)[~self.lifts[head].banned].bincount(minlength=self.size).float()
+
+    @cached_property
+    def _column_slots(self) -> dict[int, Tensor]:
+        return {}
 
     def _make_lift(self, head: int) -> Lift:
         vocabulary, slot_of = self.heads[head], self._slot_of_id[head]

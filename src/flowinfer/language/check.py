@@ -33,7 +33,7 @@ from flowinfer.language.settings import Said, Settings
 from flowinfer.language.tree import Let, Model, Param, Prompt, Value
 from flowinfer.output import shell
 from flowinfer.registry import backends, zoos
-from flowinfer.spec import DRAFTS, RENAMED, Flow, ModelSpec, Part, nodes, speculations
+from flowinfer.spec import DRAFTS, RENAMED, Flow, ModelSpec, Part, nodes, reached, speculations
 from flowinfer.zoo import Zoo, damage, is_missing, resolve_ref, select_zoo, unfit
 
 Read = Callable[[Path], str]
@@ -138,7 +138,8 @@ class _Checker:
         found = self._report.diagnostics
         called |= {name: models[name] for name in speculations(root) if name in models and name not in DRAFTS}
         warnings: tuple[Diagnostic, ...] = FlowError(found).diagnostics if found else ()
-        name = Path(self._file).stem if not self._file.startswith("<") else "flow"
+        uses_zoo = not called.keys() <= declared.models.keys()
+        name = Path(self._file).stem if not self._file.startswith("<") else settings.name or "flow"
         return Flow(
             name=name,
             source=self._text,
@@ -147,7 +148,8 @@ class _Checker:
             prompts=settings.prompts,
             zoo=zoo.name,
             zoo_why=zoo.why,
-            zoo_note=None if called.keys() <= declared.models.keys() else zoo.note,
+            zoo_note=zoo.note if uses_zoo else None,
+            uses_zoo=uses_zoo,
             warnings=warnings,
             params=scope.params,
             served_as=settings.name,
@@ -184,12 +186,14 @@ class _Checker:
                 options[option.key] = value[0]
         hint = 'a hub id or a folder in quotes, such as "Qwen/Qwen2.5-7B-Instruct"'
         ref = self._required(model.ref, f"model '{model.name.text}'", hint, scope) or "?"
+        options = reached(options)
         backend = backends().get(options.get("backend", "hf"))
-        is_remote = backend is not None and backend.text_only
+        is_remote = backend is not None and backend.is_elsewhere
         spec = ModelSpec(name=model.name.text, ref=ref if is_remote else resolve_ref(ref, folder), **options)
         for problem in unfit(spec):
-            written = next(option for option in model.options if option.key == problem.option)
-            span = written.span if problem.code == "E0208" else written.value.span
+            written = next((option for option in model.options if option.key == problem.option), None)
+            named = written.value if written else model.ref
+            span = written.span if written and problem.code == "E0208" else named.span
             self._report.error(problem.code, problem.message, span, problem.help)
         return spec
 

@@ -19,7 +19,7 @@ class Entry:
 CODES: Mapping[str, Entry] = {
     "E0001": Entry(
         "unexpected character",
-        "A flow is made of names, texts in quotes, numbers and the marks -> | & ( ) [ ] { } : , = $ #. Other characters"
+        "A flow is made of names, texts in quotes, numbers and the marks -> | & / * ( ) [ ] { } : , = $ #. Others"
         " may stand in comments and quoted texts only.",
         "Qwen -> Yi@latest",
         'model "Yi@latest" = "org/yi"\nQwen -> "Yi@latest"',
@@ -75,7 +75,7 @@ CODES: Mapping[str, Entry] = {
         "(Qwen | Ds & Yi)",
         "((Qwen | Ds) & Yi)",
     ),
-    "E0011": Entry("group without parentheses", "| and & live only inside parentheses.", "Qwen | Ds", "(Qwen | Ds)"),
+    "E0011": Entry("group without parentheses", "|, & and / live only inside parentheses.", "Qwen | Ds", "(Qwen | Ds)"),
     "E0012": Entry(
         "nothing where a model should be",
         "An operator needs a stage or group on both sides, a group at least one branch.",
@@ -149,6 +149,13 @@ CODES: Mapping[str, Entry] = {
         "Nothing of a longer text can be read: it is no flow. None of its lines is shown.",
         "#!/bin/sh\nset -e\ncd /tmp\nls *.txt\nrm -f a.txt",
         "Qwen -> Ds",
+    ),
+    "E0024": Entry(
+        "repeat that cannot be counted",
+        "A part in parentheses runs again where '*' and a whole number from 1 to 64 stand behind it. Its second round"
+        " reads the first one's text as {prev}.",
+        "Qwen -> (Yi)*0",
+        "Qwen -> (Yi)*3[until=unchanged]",
     ),
     "E0100": Entry(
         "unknown model",
@@ -272,7 +279,7 @@ CODES: Mapping[str, Entry] = {
     "E0207": Entry(
         "options of a model that do not go together",
         "An endpoint needs its base_url. A local model takes the quantizations that its backend knows, on a GPU; a"
-        " system message needs the chat template, a revision a hub id.",
+        " system message needs the chat template, a revision a hub id. A GGUF file is read by backend=gguf.",
         'model A = "org/a" { quantization="int3" }\nA',
         'model A = "org/a" { quantization="bnb-4bit" }\nA',
     ),
@@ -310,7 +317,45 @@ CODES: Mapping[str, Entry] = {
         "((Qwen & Ds) -> Qwen | Yi)",
     ),
     "E0304": Entry(
-        "weight in a & group", "Independent answers are not averaged.", "(Qwen:0.7 & Ds:0.3)", "(Qwen & Ds)"
+        "weight in a & or / group",
+        "Independent answers are not averaged, and of a / group one member answers.",
+        "(Qwen:0.7 & Ds:0.3)",
+        "(Qwen & Ds)",
+    ),
+    "E0305": Entry(
+        "choice without a signal",
+        "Members of a / group are tried in order, and the first answer that is accepted counts. accept says by what:"
+        " answered, confidence, lead, agreement, votes or judge(MODEL).",
+        "(Qwen / Yi)",
+        "(Qwen / Yi)[accept=confidence, at=0.9]",
+    ),
+    "E0306": Entry(
+        "signal and threshold that do not fit",
+        "confidence, lead, agreement and votes are numbers from 0 to 1 and need at=; answered, unchanged, agree and"
+        " judge(MODEL) say yes or no.",
+        "(Qwen / Yi)[accept=confidence]",
+        "(Qwen / Yi)[accept=confidence, at=0.9]",
+    ),
+    "E0307": Entry(
+        "signal that a part cannot give",
+        "agreement is of heads that write together, votes and agree are of several answers, and of an endpoint's text"
+        " nobody knows how probable it was.",
+        "(Qwen / Yi)[accept=agreement, at=0.9]",
+        "((Qwen | Ds) / Yi)[accept=agreement, at=0.9]",
+    ),
+    "E0308": Entry(
+        "samples that do not vote",
+        "samples=16 asks one model, or one | group, as often and lets the answers vote; at temperature 0 they would"
+        " all be the same. enough says how certain the majority has to be, so that the rest need not be drawn.",
+        "Qwen[samples=16]",
+        "Qwen[samples=16, temperature=0.8, enough=0.95]",
+    ),
+    "E0309": Entry(
+        "quorum that cannot be",
+        "min says how many members of a & group have to answer; timeout and wait, in seconds, say how long it waits for"
+        " the others. Members of a debate read one another, so none may be missing.",
+        "(Qwen & Ds)[timeout=20]",
+        "(Qwen & Ds)[min=1, timeout=20]",
     ),
     "E0400": Entry(
         "unknown field",

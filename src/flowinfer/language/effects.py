@@ -18,6 +18,12 @@ from flowinfer.spec import Decoding, ModelSpec
 
 _FOR_GROUPS = ("fuse", "topk", "thinking", "lstrip_first")
 """What says how heads work together: one head alone has no use for it."""
+_NOT_FOR_BYTES = {
+    "context": "heads read a text in every way in which they may have written it",
+    "speculate": "bytes are chosen one by one",
+    "strict": "a near tie of bytes is not decided again",
+}
+"""Options that a group that writes bytes has no use for, and why."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,8 @@ def _idle(key: str, step: Step, options: Mapping[str, Given]) -> _Idle | None:
     if not step.is_group and key in _FOR_GROUPS:
         hint = "it says how heads write together: (A | B)[...]"
         return _Idle("E0205", f"option '{key}' belongs to a '|' group", hint)
+    if key in _NOT_FOR_BYTES and step.is_group and fusers()[value("fuse")].target == fusers()["byte"].target:
+        return _Idle("W0200", f"option '{key}' does nothing with fuse=byte", f"leave it out: {_NOT_FOR_BYTES[key]}")
     if key == "speculate":
         return _idle_speculation(value("speculate"), step)
     if key == "top_p" and value("temperature") == 0:  # a seed may be named before anything samples

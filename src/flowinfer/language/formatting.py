@@ -35,6 +35,7 @@ from flowinfer.language.tree import (
 _WIDTH = 100
 _MENDED = frozenset({"E0002", "E0008"})
 """Slips that formatting itself puts right."""
+_MARKS = {"fuse": "|", "answers": "&", "choice": "/"}
 _RESERVED = frozenset({"model", "prompt", "param", "defaults", "let", "import", "as"})
 
 
@@ -132,7 +133,7 @@ def _broken(stage: Stage, indent: int) -> str:
     if isinstance(stage, Call) or (display_width(flat) + indent <= _WIDTH and "\n" not in flat):
         return flat
     inner = " " * (indent + 4)
-    mark = "|" if stage.kind == "fuse" else "&"
+    mark = _MARKS[stage.kind]
     branches = f"\n{inner}{mark} ".join(_branch(branch, _chain(branch.chain, indent + 6)) for branch in stage.branches)
     return f"(\n{inner}  {branches}\n{' ' * indent}){_suffix(stage)}"
 
@@ -140,7 +141,7 @@ def _broken(stage: Stage, indent: int) -> str:
 def _flat(stage: Stage) -> str:
     if isinstance(stage, Call):
         return _name(stage.name) + _suffix(stage)
-    mark = " | " if stage.kind == "fuse" else " & "
+    mark = f" {_MARKS[stage.kind]} "
     branches = (_branch(b, " -> ".join(_flat(s) for s in b.chain.stages)) for b in stage.branches)
     return f"({mark.join(branches)}){_suffix(stage)}"
 
@@ -157,7 +158,8 @@ def _weight(branch: Branch) -> str:
 
 def _suffix(stage: Call | Group) -> str:
     options = "[" + ", ".join(_option(option) for option in stage.options) + "]" if stage.options else ""
-    return options + (f" as {_name(stage.label)}" if stage.label else "")
+    times = f"*{stage.times.raw}" if isinstance(stage, Group) and stage.times else ""
+    return times + options + (f" as {_name(stage.label)}" if stage.label else "")
 
 
 def _settings(options: Sequence[Option], used: int) -> str:
@@ -176,6 +178,8 @@ def _option(option: Option) -> str:
 def _value(value: Value) -> str:
     if value.kind == "list":
         return "[" + ", ".join(_value(item) for item in value.data) + "]"
+    if value.kind == "applied":
+        return f"{value.data[0]}({_name(value.data[1])})"
     return requote(value.raw) if value.kind == "string" else value.raw
 
 

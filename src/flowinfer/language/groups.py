@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Any
 
@@ -67,11 +67,43 @@ def check_certified(group: Group, decoding: Decoding, report: Reporter) -> None:
     )
 
 
+def check_bytes(group: Parallel, report: Reporter) -> None:
+    """Report a group that writes bytes inside one that writes tokens: what decodes together shares one vocabulary."""
+    if writes_bytes(group.decoding):
+        return
+    for inner in _inner_groups(group):
+        if writes_bytes(inner.decoding):
+            message = f"fuse={inner.decoding.fuse} inside a group with fuse={group.decoding.fuse}"
+            report.error("E0206", message, inner.span, f"write it behind the outer group: [fuse={inner.decoding.fuse}]")
+
+
+def writes_bytes(decoding: Decoding) -> bool:
+    """Return whether a group with these options is written byte by byte."""
+    return fusers()[decoding.fuse].target == fusers()["byte"].target
+
+
+def _inner_groups(group: Parallel) -> Iterator[Parallel]:
+    """Yield the groups that write with others in a group."""
+    for branch in group.branches:
+        end = branch.part
+        while isinstance(end, Series):
+            end = end.stages[-1]
+        if isinstance(end, Parallel):
+            yield end
+            yield from _inner_groups(end)
+
+
 def weights(group: Group, report: Reporter) -> list[float]:
     """Return normalized shares, equal ones where none are written or some are wrong."""
     equal = [1 / len(group.branches)] * len(group.branches)
     written = [branch for branch in group.branches if branch.weight is not None]
     if not written:
+        return equal
+    if group.kind == "choice":
+        span = next(branch.weight_span for branch in written if branch.weight_span)
+        report.error(
+            "E0304", "a weight in a '/' group", span, "one member answers; order them, the first is tried first"
+        )
         return equal
     if group.kind == "answers":
         span = next(branch.weight_span for branch in written if branch.weight_span)
@@ -106,6 +138,7 @@ def heads(part: Part) -> list[ModelSpec]:
             return heads(stages[-1])
         case Parallel():
             return [model for branch in part.branches for model in heads(branch.part)]
+    return []  # a choice gives texts and is no head
 
 
 def _end_name(branch: WrittenBranch) -> str:

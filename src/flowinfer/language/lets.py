@@ -78,13 +78,14 @@ class Lets:
         self._num_groups += 1
         sizes = [self._chain(branch.chain) for branch in group.branches]
         self._num_groups -= 1
-        calls = sum(size.calls for size in sizes)
+        times = group.times.data if group.times and isinstance(group.times.data, int) else 1
+        calls = sum(size.calls for size in sizes) * min(max(times, 1), MOST_CALLS + 1) * _samples(group)
         return _Size(calls, max(size.lets for size in sizes), 1 + max(size.groups for size in sizes))
 
     def _call(self, call: Call) -> _Size:
         name, span = call.name.text, call.name.span
         if name not in self._declared.lets:
-            return _Size(calls=1)
+            return _Size(calls=_samples(call))
         self.used.add(name)
         if call.options:
             hint = "give options to the stages inside it"
@@ -117,3 +118,9 @@ class Lets:
         span = stage.name.span if isinstance(stage, Call) else stage.span
         hint = "use fewer lets inside lets, or split the flow"
         self._report.error("E0111", f"the flow has more than {MOST_CALLS} model calls", span, hint)
+
+
+def _samples(stage: Call | Group) -> int:
+    """Return how many samples a stage says that it draws."""
+    said = next((option.value.data for option in stage.options if option.key == "samples"), 1)
+    return min(said, MOST_CALLS + 1) if isinstance(said, int) and said > 0 else 1

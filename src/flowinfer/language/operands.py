@@ -81,8 +81,9 @@ class OperandWalk:
                 hint = f"put the group in parentheses: (A {token} B)"
                 self._error("E0011", f"'{token}' outside parentheses", token, hint)
         elif kind is not None and kind.type != token.type:
-            hint = "nest one kind in the other: ((A | B) & C)"
-            self._error("E0010", "'|' and '&' mixed in one group", token, hint)
+            first, second = (mark for mark in "|&/" if mark in (str(kind), str(token)))
+            hint = f"nest one kind in the other: ((A {first} B) {second} C)"
+            self._error("E0010", f"'{first}' and '{second}' mixed in one group", token, hint)
         return kind or token
 
     def _comma(self, token: Token) -> None:
@@ -128,7 +129,9 @@ class OperandWalk:
                 return
 
     def _suffixes(self) -> None:
-        """Skip options and label of an operand."""
+        """Skip how often an operand runs, its options and its label."""
+        if self._peek("_STAR"):
+            self._times(self._tokens[self._at], self._tokens[self._at - 1])
         if self._peek("LSQB"):
             self._skip_brackets()
         if not self._peek("AS"):
@@ -142,6 +145,16 @@ class OperandWalk:
             self._reserved(label)
         elif label.type not in ("NAME", "STRING"):
             self._error("E0017", "a label must follow 'as'", word, "for example: Qwen as draft")
+
+    def _times(self, star: Token, before: Token) -> None:
+        self._at += 1
+        if before.type != "RPAR":
+            self._error(
+                "E0024", f"'*' behind '{before}'", star, f"put what is to run again in parentheses: ({before})*3"
+            )
+        elif not self._peek("NUMBER"):
+            self._error("E0024", "'*' without a number", star, "write how often the part runs: (A -> B)*3")
+        self._at += self._peek("NUMBER") or self._peek("NAME") or self._peek("PARAMETER")
 
     def _reserved(self, token: Token) -> None:
         self._error("E0016", f"'{token}' is a reserved word", token, f'quote it: "{token}"')

@@ -16,7 +16,7 @@ from flowinfer.language.nearness import did_you_mean, near_miss, near_or_all
 from flowinfer.language.reporter import Reporter
 from flowinfer.language.tree import Option, Value
 from flowinfer.registry import FuserInfo, Parameter, backends, fusers
-from flowinfer.spec import DEVICES, DRAFTS, SPLIT_DEVICES, Decoding, ModelSpec
+from flowinfer.spec import DRAFTS, Decoding, ModelSpec, device_words
 
 DECODING_KEYS = tuple(name for name in Decoding.model_fields if name != "fuse_options")
 TABLES = ("headers", "extra_body")
@@ -83,6 +83,11 @@ def unknown_option(key: str, own: Sequence[str]) -> str:
         **dict.fromkeys((*FUSER_KEYS, "fuse"), "a '|' group: (A | B)[fuse=..., {key}=...]"),
         "fuse": "a '|' group: (A | B)[fuse=...]",
         "prompt": "a stage: M[prompt=...]",
+        "accept": "a '/' group: (A / B)[accept=...]",
+        "until": "a repeat: (A)*3[until=...]",
+        **dict.fromkeys(("samples", "enough"), "a model or a '|' group: M[samples=16, temperature=0.8]"),
+        **dict.fromkeys(("min", "timeout", "wait"), "a '&' group: (A & B & C)[min=2, timeout=20, wait=3]"),
+        "at": "a '/' group or a repeat: (A / B)[accept=confidence, at=0.9]",
         "prompts": "the file: defaults {{ prompts=... }}",
         "zoo": "the file: defaults {{ zoo=... }}",
         "name": "the file: defaults {{ name=... }}",
@@ -167,7 +172,7 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Input should be ")
         if option.key == "device":
-            message = DEVICES if isinstance(data, str) else SPLIT_DEVICES
+            message = device_words(data)
         report.error("E0202", f"option '{option.word}' must be {message}, found {option.value.raw}", span)
         return None
     return (data,)
@@ -215,6 +220,8 @@ def _parameter_problem(data: Any, parameter: Parameter, names: Sequence[str]) ->
     if parameter.type == "model":
         return None if data in names or not names else f"must name a branch of the group, found '{data}'"
     if parameter.type == "str":
+        if parameter.choices and data not in parameter.choices:
+            return f"must be {' or '.join(parameter.choices)}, found '{data}'"
         return None if isinstance(data, str) else f"must be a text, found '{data}'"
     is_number = isinstance(data, int | float) and not isinstance(data, bool)
     if not is_number or (parameter.type == "int" and not isinstance(data, int)):

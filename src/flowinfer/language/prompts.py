@@ -20,6 +20,10 @@ BUILT_IN_FIELDS = ("question", "choices", "prev", "answers")
 """Fields that exist without a declaration; besides them result_1, result_2, ..., labels, $params and columns."""
 
 
+LOOP_FIELDS = ("round", "own")
+"""Fields that exist inside a repeat only."""
+
+
 @dataclass(frozen=True)
 class FieldUse:
     """One {field} of a template."""
@@ -46,6 +50,8 @@ class PromptSet:
     review: str
     verify: str
     verify_two: str
+    judge: str
+    """Asks for yes or no to an answer, {prev}."""
     answer_form: str
     """How each of several answers is shown; fields: number, text."""
     answer_separator: str = "\n\n"
@@ -88,6 +94,7 @@ PROMPT_SETS: Mapping[str, PromptSet] = {
         review=_REVIEW + "问题:{question}.助手回答:{prev}.",
         verify=_VERIFY + "问题:{question}.审校专家分析:{prev}.",
         verify_two=_VERIFY + "问题:{question}.助手回答:{prev}.",
+        judge="问题:{question}.助手回答:{prev}.这个回答正确吗?只回答是或否.",
         answer_form="回答{number}:{text}",
     ),
     "paper-table2": PromptSet(
@@ -96,6 +103,7 @@ PROMPT_SETS: Mapping[str, PromptSet] = {
         review=_REVIEW + "助手回答:{prev}.",
         verify=_VERIFY + "审校专家分析:{prev}.",
         verify_two=_VERIFY + "助手回答:{prev}.",
+        judge="问题:{question}.助手回答:{prev}.这个回答正确吗?只回答是或否.",
         answer_form="回答{number}:{text}",
     ),
     "en": PromptSet(
@@ -117,6 +125,7 @@ PROMPT_SETS: Mapping[str, PromptSet] = {
             "You are an experienced verifier. Weigh the answer below as a whole and state the most accurate,"
             " clear final answer.\n\nQuestion: {question}\n\nPrevious answer: {prev}"
         ),
+        judge="Question: {question}\n\nAnswer: {prev}\n\nIs this answer right? Say only yes or no.",
         answer_form="Answer {number}: {text}",
     ),
     "plain": PromptSet(
@@ -128,6 +137,7 @@ PROMPT_SETS: Mapping[str, PromptSet] = {
         ),
         verify="{question}\n\nPrevious answer: {prev}\n\nGive the final answer to the question.",
         verify_two="{question}\n\nPrevious answer: {prev}\n\nGive the final answer to the question.",
+        judge="Question: {question}\n\nAnswer: {prev}\n\nIs this answer right? Say only yes or no.",
         answer_form="Answer {number}: {text}",
     ),
     AS_THEY_ARE: PromptSet(
@@ -136,6 +146,7 @@ PROMPT_SETS: Mapping[str, PromptSet] = {
         review="",
         verify="",
         verify_two="",
+        judge="",
         answer_form="Answer {number}: {text}",
     ),
 }
@@ -227,14 +238,20 @@ def render(template: str, values: Mapping[str, str]) -> str:
     return "".join(values[piece] if is_field else piece for is_field, piece, _ in _pieces(template))
 
 
-def with_params(template: str, texts: Mapping[str, str]) -> str:
-    """Put the texts of params where a template has {$name}; braces in them stay braces."""
+def with_values(template: str, texts: Mapping[str, str]) -> str:
+    """Put texts where a template has these fields; braces in them stay braces."""
     for use in reversed(fields_of(template)):
-        if use.name.startswith("$"):
+        if use.name in texts:
             end = template.index("}", use.offset) + 1
-            text = texts[use.name[1:]].replace("{", "{{").replace("}", "}}")
+            text = texts[use.name].replace("{", "{{").replace("}", "}}")
             template = template[: use.offset] + text + template[end:]
     return template
+
+
+def names_in(template: str) -> frozenset[str]:
+    """Return the names of a template's fields; none where it is malformed, which its check tells."""
+    names = _names_or_problem(template)
+    return frozenset() if isinstance(names, TemplateError) else names
 
 
 def is_field(name: str) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from flowinfer.errors import Span
+from flowinfer.language import signals
 from flowinfer.language.declarations import Declared
 from flowinfer.language.effects import Effects, Given, Step
-from flowinfer.language.groups import FuseOptions, check_certified, heads, weights
+from flowinfer.language.groups import FuseOptions, check_bytes, check_certified, heads, weights
 from flowinfer.language.lets import Lets
 from flowinfer.language.nearness import near_or_all
 from flowinfer.language.options import (
@@ -21,16 +22,36 @@ from flowinfer.language.options import (
     typed,
     unknown_option,
 )
-from flowinfer.language.prompts import BUILT_IN_FIELDS, ROLES, is_field, role_for, template_for
+from flowinfer.language.prompts import (
+    BUILT_IN_FIELDS,
+    LOOP_FIELDS,
+    ROLES,
+    is_field,
+    names_in,
+    prompt_set,
+    role_for,
+    template_for,
+    with_values,
+)
 from flowinfer.language.templates import Earlier, TemplateCheck, earliest_read, shows_item
-from flowinfer.language.tree import Call, Chain, Group, Option, Stage
+from flowinfer.language.tree import Call, Chain, Group, Option, Stage, Value
 from flowinfer.registry import backends, fusers
-from flowinfer.spec import Branch, Decoding, ModelSpec, Node, Parallel, Part, Role, Series, nodes
+from flowinfer.spec import Branch, Choice, Decoding, ModelSpec, Node, Parallel, Part, Role, Series, nodes
 
 _NODE_KEYS = ("prompt", *(key for key in DECODING_KEYS if key != "fuse"))
 _FUSE_KEYS = ("fuse", *FUSER_KEYS)
 _LEAST_SHARE = 1e-9
 """Of the whole text, below which a branch's weight is refused: float32 keeps no more than seven digits."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One turn of a repeat."""
+
+    number: int
+    """From 1."""
+    late: frozenset[str]
+    """Fields that only later rounds have: a prompt that shows one of them is used from round 2 on."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +64,8 @@ class _Place:
     position: Literal["serial", "head", "answer"]
     decoding: Mapping[str, Given]
     """Options that flow down to it."""
+    round: Round | None = None
+    """Of the repeat around it, where there is one."""
 
 
 class Resolver:
@@ -70,7 +93,7 @@ class Resolver:
         self._report = scope.report
         self._decoding, self._prompts = decoding, prompts
         self._fuse = FuseOptions(fuse_options, decoding, scope)
-        self._num_nodes = self._num_groups = 0
+        self._num_nodes = self._num_groups = self._num_repeats = 0
         self._share = 1.0
         """Of what is being resolved, in the text of the outermost group around it."""
         self._templates = TemplateCheck(self._report, scope)
@@ -129,6 +152,7 @@ class Resolver:
                 place.is_last and is_end,
                 place.position if is_end else "serial",
                 place.decoding if is_end or place.position != "head" else self._decoding,
+                place.round,
             )
             part = self._stage(stage, here)
             if part is not None:
@@ -136,8 +160,7 @@ class Resolver:
                     self._check_reads(part, stage.span, earlier)
                 parts += part.stages if isinstance(part, Series) else [part]
             label = stage.label.text if stage.label else None
-            is_answers = isinstance(stage, Group) and stage.kind == "answers"
-            earlier = (*earlier, Earlier(label, is_answers))
+            earlier = (*earlier, Earlier(label, signals.gives_answers(stage)))
         if not parts:
             return None
         return parts[0] if len(parts) == 1 else Series(tuple(parts))
@@ -151,13 +174,20 @@ class Resolver:
         self._report.warning("W0301", f"{name} reads nothing of what the stages before it wrote", span, hint)
 
     def _stage(self, stage: Stage, place: _Place) -> Part | None:
-        if stage.label:
+        if stage.label and (place.round is None or place.round.number == 1):
             self._check_label(stage.label.text, stage.label.span)
         check_unique(stage.options, self._report)
-        return self._node(stage, place) if isinstance(stage, Call) else self._group(stage, place)
+        if isinstance(stage, Group) and stage.times is not None:
+            return self._repeat(stage, place)
+        is_drawn = any(option.key in signals.SAMPLE_KEYS for option in stage.options)
+        if is_drawn and place.position != "head" and (isinstance(stage, Call) or stage.kind == "fuse"):
+            return self._samples(stage, place)
+        if isinstance(stage, Call):
+            return self._node(stage, place)
+        return self._choice(stage, place) if stage.kind == "choice" else self._group(stage, place)
 
     def _check_label(self, label: str, span: Span) -> None:
-        if label in BUILT_IN_FIELDS or label.startswith("result_"):
+        if label in (*BUILT_IN_FIELDS, *LOOP_FIELDS) or label.startswith("result_"):
             self._report.error("E0109", f"label '{label}' is the name of a field", span, "choose another label")
         elif not is_field(label):
             hint = "use letters, digits, '_', '.' and '-', so that {label} can stand in a prompt"
@@ -241,13 +271,14 @@ class Resolver:
             self._report.error("E0201", "option 'prompt' must say something", option.value.span, "such as {question}")
             return role, template, None
         if is_text and data not in self._declared.prompts and data not in ROLES:
-            return role, self._templates.check(str(data), option.value, place.earlier, option.value.span), None
+            own = self._own_template(str(data), option.value, place, option.value.span)
+            return (role, template, None) if own is None else (role, own, None)
         if data in self._declared.prompts:
             self.used_prompts.add(data)
             declared = self._declared.prompts[data]
             text = str(self._scope.data(declared.template))
-            text = self._templates.check(text, declared.template, place.earlier, option.value.span)
-            return role, text, str(data)
+            own = self._own_template(text, declared.template, place, option.value.span)
+            return (role, template, None) if own is None else (role, own, str(data))
         if data in ROLES:
             if data != "draft" and not place.earlier:
                 hint = 'leave prompt= out, so that it drafts; or write the words: prompt="Check this: {question}"'
@@ -262,6 +293,14 @@ class Resolver:
             self._report.error("E0101", f"unknown prompt '{data}'", option.value.span, near)
         return role, template, None
 
+    def _own_template(self, text: str, written: Value, place: _Place, use: Span) -> str | None:
+        """Return a prompt of the flow's own, checked; None where it is for later rounds than this one."""
+        turn = place.round
+        if turn is not None and turn.number == 1 and turn.late & names_in(text):
+            return None
+        checked = self._templates.check(text, written, place.earlier, use, has_rounds=turn is not None)
+        return checked if turn is None else with_values(checked, {"round": str(turn.number)})
+
     def _refuse_wordless(self, template: str, place: Span) -> None:
         """Report a stage that reads others' texts and that the prompt set has no words for."""
         if not template:
@@ -275,12 +314,17 @@ class Resolver:
         if group.kind == "answers" and place.position == "head":
             hint = "let a model read the answers: ((A & B) -> C | D)"
             self._report.error("E0303", "a '&' group gives texts and cannot be a head of a '|' group", group.span, hint)
+        quorum = None
+        if group.kind == "answers":
+            quorum = signals.quorum(group, self._scope)
+            group = replace(group, options=tuple(one for one in group.options if one.key not in signals.QUORUM_KEYS))
         options = self._group_options(group, place)
         decoding = self._group_decoding(group, options)
         flows_down = {key: given for key, given in options.items() if key != "fuse"}
         if "fuse" in place.decoding:
             flows_down["fuse"] = place.decoding["fuse"]
-        inner = _Place(place.earlier, place.is_last, "head" if group.kind == "fuse" else "answer", flows_down)
+        position: Literal["head", "answer"] = "head" if group.kind == "fuse" else "answer"
+        inner = _Place(place.earlier, place.is_last, position, flows_down, place.round)
         if len(group.branches) == 1:
             message = "a group of one writes what its model alone would"
             self._report.warning("W0300", message, group.span, "add a branch, or drop the parentheses")
@@ -305,7 +349,113 @@ class Resolver:
             self._effects.step(Step(models, is_group=True, is_first=not place.earlier), own)
         is_weighted = any(branch.weight is not None for branch in group.branches)
         label = group.label.text if group.label else None
-        return Parallel(group_id, group.kind, branches, decoding, group.span, is_weighted, label)
+        kind: Literal["fuse", "answers"] = "fuse" if group.kind == "fuse" else "answers"
+        resolved = Parallel(group_id, kind, branches, decoding, group.span, is_weighted, label, quorum)
+        if kind == "fuse" and place.position != "head":
+            check_bytes(resolved, self._report)
+        return resolved
+
+    def _choice(self, group: Group, place: _Place) -> Choice | None:
+        """Resolve members of which one answers."""
+        self._num_groups += 1
+        name = f"g{self._num_groups}"
+        self._refuse_head(group, place, "a '/' group gives the text of one member")
+        found = signals.condition(group, "accept", self._scope)
+        if found is None and not any(option.key in signals.KEYS for option in group.options):
+            hint = "say by what an answer is accepted: (A / B)[accept=confidence, at=0.9]"
+            self._report.error("E0305", "a '/' group without accept", group.span, hint)
+        weights(group, self._report)
+        inner = self._inside(group, place, ("accept", "at"))
+        parts = [self._chain(branch.chain, inner) for branch in group.branches]
+        tries = tuple(part for part in parts if part is not None)
+        if found is None or len(tries) < len(parts):
+            return None
+        for part in tries[:-1]:
+            signals.check_signal(found, part, self._scope)
+        judges = self._judges(found, tries, place)
+        label = group.label.text if group.label else None
+        return Choice(name, "choice", tries, found.rule, group.span, label, judges)
+
+    def _repeat(self, group: Group, place: _Place) -> Choice | None:
+        """Resolve a part that runs several times: its rounds, one after another."""
+        self._num_repeats += 1
+        name, times = f"r{self._num_repeats}", signals.rounds(group, self._scope)
+        self._refuse_head(group, place, "a repeat gives texts")
+        found = signals.condition(group, "until", self._scope)
+        options = tuple(option for option in group.options if option.key not in ("until", "at"))
+        body = replace(group, times=None, label=None, options=options)
+        if times > 1 and group.kind == "answers":
+            for option in [option for option in options if option.key in signals.QUORUM_KEYS]:
+                hint = "put the group into the repeat with another stage, as in ((A & B & C)[min=2] -> D)*3"
+                self._report.error(
+                    "E0309", f"option '{option.key}' in a debate: each reads the others", option.span, hint
+                )
+        label = group.label.text if group.label else None
+        is_debate = group.kind == "answers"
+        late = frozenset(("own", "answers") if is_debate else ()) | (frozenset() if place.earlier else {"prev"})
+        last = Earlier(label, signals.gives_answers(group), is_round=True, is_debate=is_debate)
+        tries: list[Part | None] = []
+        for number in range(1, times + 1):
+            earlier = place.earlier if number == 1 else (*place.earlier, last)
+            turn = Round(number, late if times > 1 else frozenset())
+            here = replace(place, earlier=earlier, round=turn, position="serial")
+            if len(group.branches) > 1 or group.branches[0].weight is not None:
+                tries.append(self._stage(body, here))
+            else:
+                tries.append(self._chain(group.branches[0].chain, self._inside(body, here, ())))
+        rounds = tuple(part for part in tries if part is not None)
+        if len(rounds) < len(tries):
+            return None
+        if found is not None:
+            signals.check_signal(found, rounds[0], self._scope)
+        judges = self._judges(found, rounds, place) if found is not None else ()
+        return Choice(name, "repeat", rounds, found.rule if found else None, group.span, label, judges)
+
+    def _samples(self, stage: Call | Group, place: _Place) -> Choice | None:
+        """Resolve what writes several answers to one prompt."""
+        self._num_repeats += 1
+        name, found = f"r{self._num_repeats}", signals.samples(stage, self._scope)
+        rest = tuple(option for option in stage.options if option.key not in signals.SAMPLE_KEYS)
+        plain = replace(stage, options=rest, label=None)
+        parts = [self._stage(plain, place) for _ in range(found.count if found else 1)]
+        tries = tuple(part for part in parts if part is not None)
+        if found is None or len(tries) < len(parts):
+            return None
+        if isinstance(tries[0], Node | Parallel) and tries[0].decoding.temperature == 0:
+            hint = "let them differ: temperature=0.8"
+            self._report.error("E0308", "samples at temperature 0 are all the same", found.span, hint)
+        label = stage.label.text if stage.label else None
+        return Choice(name, "samples", tries, found.rule, stage.span, label)
+
+    def _refuse_head(self, group: Group, place: _Place, what: str) -> None:
+        if place.position == "head":
+            hint = "let a model read it: ((A / B) -> C | D)"
+            self._report.error("E0303", f"{what} and cannot be a head of a '|' group", group.span, hint)
+
+    def _inside(self, group: Group, place: _Place, own: Sequence[str]) -> _Place:
+        """Return the place of what stands in a group that passes its options on to it, save its own."""
+        plain = replace(group, options=tuple(option for option in group.options if option.key not in own))
+        return replace(place, position="serial", decoding=self._group_options(plain, place))
+
+    def _judges(self, found: signals.Condition, tries: Sequence[Part], place: _Place) -> tuple[Node, ...]:
+        """Return a call of the model that says yes or no to each part but the last."""
+        if found.judge is None:
+            return ()
+        name = found.judge.text
+        self.used_models.add(name)
+        if name not in self._models:
+            hint = near_or_all(name, list(self._models), "known models")
+            self._report.error("E0100", f"unknown model '{name}'", found.judge.span, hint)
+            return ()
+        template = prompt_set(self._prompts).judge
+        self._refuse_wordless(template, found.span)
+        taken = ("temperature", "top_p", "stop", "prefill", "fuse")
+        decoding = _decoding({key: given for key, given in place.decoding.items() if key not in taken})
+        judges = []
+        for _ in tries[:-1]:
+            self._num_nodes += 1
+            judges.append(Node(f"n{self._num_nodes}", self._models[name], "verify", template, decoding, found.span))
+        return tuple(judges)
 
     def _group_options(self, group: Group, place: _Place) -> dict[str, Given]:
         """Return what a group is decoded with, or its answers are; the fuser's own parameters apart."""
@@ -316,8 +466,9 @@ class Resolver:
             elif option.key == "prompt":
                 hint = "each head has its own: (A[prompt=...] | B[prompt=...])"
                 self._report.error("E0205", "option 'prompt' belongs to a model", option.span, hint)
-            elif group.kind == "answers" and option.key in _FUSE_KEYS:
+            elif group.kind != "fuse" and option.key in _FUSE_KEYS:
                 hint = "a '&' group gives independent answers; only '|' groups fuse"
+                hint = hint if group.kind == "answers" else "one member of a '/' group answers; only '|' groups fuse"
                 self._report.error("E0205", f"option '{option.key}' belongs to a '|' group", option.span, hint)
             elif option.key not in DECODING_KEYS:
                 hint = unknown_option(option.key, (*DECODING_KEYS, *FUSER_KEYS))

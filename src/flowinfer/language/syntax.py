@@ -149,14 +149,20 @@ class _Builder:
         return Call(name, options or (), label, self._span(meta))
 
     def group(self, meta: Any, children: list[Any]) -> Group:
-        (kind, branches), options, label = children
-        return Group(kind, branches, options or (), label, self._span(meta))
+        (kind, branches), times, options, label = children
+        return Group(kind, branches, options or (), label, self._span(meta), times)
+
+    def times(self, meta: Any, children: list[Any]) -> Value:
+        return self.number(meta, children)
 
     def fused(self, meta: Any, children: list[Any]) -> tuple[str, tuple[Branch, ...]]:
         return "fuse", tuple(children)
 
     def answers(self, meta: Any, children: list[Any]) -> tuple[str, tuple[Branch, ...]]:
         return "answers", tuple(children)
+
+    def choice(self, meta: Any, children: list[Any]) -> tuple[str, tuple[Branch, ...]]:
+        return "choice", tuple(children)
 
     def branch(self, meta: Any, children: list[Any]) -> Branch:
         chain, weight = children
@@ -193,6 +199,10 @@ class _Builder:
 
     def word(self, meta: Any, children: list[Any]) -> Value:
         return self._value("word", str(children[0]), children[0])
+
+    def applied(self, meta: Any, children: list[Any]) -> Value:
+        word, name = children
+        return Value("applied", (str(word), name), f"{word}({name.text})", self._span(meta))
 
     def parameter(self, meta: Any, children: list[Any]) -> Value:
         return self._value("parameter", str(children[0])[1:], children[0])

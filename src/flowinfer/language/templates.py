@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from flowinfer.errors import Span
 from flowinfer.language.nearness import near_miss
 from flowinfer.language.options import Scope
-from flowinfer.language.prompts import BUILT_IN_FIELDS, TemplateError, field_names, fields_of, with_params
+from flowinfer.language.prompts import BUILT_IN_FIELDS, TemplateError, field_names, fields_of, with_values
 from flowinfer.language.reporter import Reporter
 from flowinfer.language.tree import Value
 
@@ -25,6 +25,10 @@ class Earlier:
 
     label: str | None
     is_answers: bool
+    is_round: bool = False
+    """Whether it is the round before of a repeat, which has no number."""
+    is_debate: bool = False
+    """Whether it is the round before of a debate, in which each has an answer of its own."""
 
 
 _MEANT = {
@@ -51,7 +55,9 @@ class TemplateCheck:
         self._filled: dict[int, str] = {}
         """Templates as written, by identity -> with their params filled in."""
 
-    def check(self, template: str, written: Value | None, earlier: Sequence[Earlier], use: Span) -> str:
+    def check(
+        self, template: str, written: Value | None, earlier: Sequence[Earlier], use: Span, *, has_rounds: bool = False
+    ) -> str:
         """Check one template; return it with its params filled in.
 
         Args:
@@ -59,6 +65,7 @@ class TemplateCheck:
             written: where it was written; None for a built-in one, whose problems are shown at its use.
             earlier: the stages before it.
             use: the place that uses it.
+            has_rounds: whether it stands in a repeat.
         """
         try:
             names = field_names(template)
@@ -66,12 +73,12 @@ class TemplateCheck:
             if self._is_news(written, frozenset()):
                 self._report.error("E0404", str(error), _place_of_problem(written) or use)
             return template
-        known = _known(earlier)
+        known = _known(earlier) | (dict.fromkeys(["round"]) if has_rounds else {})
         unknown = frozenset(name for name in names if name not in known and not name.startswith("$"))
         if unknown and self._is_news(written, unknown):
             for field, place in _placed(template, written, use):
                 if field in unknown and not self._report.is_full:
-                    self._field(field, place, known, len(earlier))
+                    self._field(field, place, known, len(_numbered(earlier)))
         return self._with_params(template, written, use) if any(name.startswith("$") for name in names) else template
 
     def _is_news(self, written: Value | None, unknown: frozenset[str]) -> bool:
@@ -90,7 +97,7 @@ class TemplateCheck:
                 if field.startswith("$") and field[1:] not in texts:
                     data = self._scope.data(Value("parameter", field[1:], field, place))
                     texts[field[1:]] = str(data).lower() if isinstance(data, bool) else str(data)
-            filled = with_params(template, texts)
+            filled = with_values(template, {f"${name}": text for name, text in texts.items()})
             if written is not None:
                 self._filled[id(written)] = filled
         return filled
@@ -131,9 +138,15 @@ class TemplateCheck:
 def _known(earlier: Sequence[Earlier]) -> dict[str, None]:
     """Return the fields that a template after some stages may have, in the order in which help lists them."""
     labels = [stage.label for stage in earlier if stage.label]
-    results = [f"result_{k}" for k in range(1, len(earlier) + 1)]
+    results = [f"result_{k}" for k in range(1, len(_numbered(earlier)) + 1)]
     places = (["prev"] if earlier else []) + (["answers"] if any(stage.is_answers for stage in earlier) else [])
+    places += ["own"] if any(stage.is_debate for stage in earlier) else []
     return dict.fromkeys(["question", "choices", *places, *labels, *results])
+
+
+def _numbered(earlier: Sequence[Earlier]) -> list[int]:
+    """Return the indices of the stages that {result_1}, {result_2}, ... are."""
+    return [index for index, stage in enumerate(earlier) if not stage.is_round]
 
 
 def _placed(template: str, written: Value | None, use: Span) -> list[tuple[str, Span]]:
@@ -149,18 +162,20 @@ def earliest_read(template: str, earlier: Sequence[Earlier]) -> int | None:
     for use in fields_of(template):
         result = _RESULT.fullmatch(use.name)
         if use.name == "prev" or (result and earlier):
-            read.append(int(result[1]) - 1 if result else len(earlier) - 1)
+            read.append(_numbered(earlier)[int(result[1]) - 1] if result else len(earlier) - 1)
         read += [
             index
             for index, stage in enumerate(earlier)
-            if (use.name == "answers" and stage.is_answers) or use.name == stage.label
+            if (use.name == "answers" and stage.is_answers)
+            or (use.name == "own" and stage.is_debate)
+            or use.name == stage.label
         ]
     return min(read, default=None)
 
 
 def shows_item(template: str, labels: Collection[str]) -> bool:
     """Return whether a checked template shows a field of the data set's items."""
-    names = {use.name for use in fields_of(template)} - {"prev", "answers"} - set(labels)
+    names = {use.name for use in fields_of(template)} - {"prev", "answers", "own"} - set(labels)
     return any(_RESULT.fullmatch(name) is None for name in names)
 
 

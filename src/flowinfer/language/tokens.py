@@ -12,7 +12,7 @@ from lark import Token
 
 from flowinfer.errors import Span
 
-OPERATORS = frozenset({"_ARROW", "_PIPE", "_AMP"})
+OPERATORS = frozenset({"_ARROW", "_PIPE", "_AMP", "_SLASH"})
 OPENING = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 CLOSING = {closing: opening for opening, closing in OPENING.items()}
 KEYWORDS = frozenset({"MODEL", "PROMPT", "PARAM", "DEFAULTS", "LET", "IMPORT", "AS"})

@@ -20,9 +20,9 @@ class Name:
 class Value:
     """What stands after a '='."""
 
-    kind: Literal["number", "string", "word", "parameter", "list"]
+    kind: Literal["number", "string", "word", "parameter", "list", "applied"]
     data: Any
-    """int or float; str; str; str without '$'; tuple of Values."""
+    """int or float; str; str; str without '$'; tuple of Values; tuple of the word and the name in its parentheses."""
     raw: str
     """As written."""
     span: Span
@@ -74,11 +74,13 @@ class Branch:
 class Group:
     """Branches in parentheses."""
 
-    kind: Literal["fuse", "answers"]
+    kind: Literal["fuse", "answers", "choice"]
     branches: tuple[Branch, ...]
     options: tuple[Option, ...]
     label: Name | None
     span: Span
+    times: Value | None = None
+    """How often it runs, a number."""
 
 
 Stage = Call | Group

@@ -14,10 +14,14 @@ from flowinfer.packing import loaded_bytes, num_weights, packing_of
 from flowinfer.planning.plan import Need
 from flowinfer.registry import backends
 from flowinfer.spec import ModelSpec
+from flowinfer.stores.gguf import read_gguf
+from flowinfer.stores.refs import NotHere, locate
 
 TYPICAL_ROWS, TYPICAL_CONTEXT = 64, 512
 """The batch, and the ids of each row, that steps are weighed by."""
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_KV_BYTES = {"float32": 4, "float16": 2, "q8_0": 34 / 32}
+"""Of a number among the keys and values of a GGUF file."""
 
 Config = Mapping[str, Any]
 """A parsed config.json, whose values may be of any JSON type."""
@@ -32,8 +36,10 @@ def need_of(spec: ModelSpec, *, device_kind: str = "cpu") -> Need:
     Raises:
         LoadError: its folder is damaged.
     """
-    if backends()[spec.backend].text_only:
+    if backends()[spec.backend].is_elsewhere:
         return Need(None, 0, None, 0, "served by an endpoint")
+    if spec.backend == "gguf":
+        return _from_gguf(spec)
     folder = Path(spec.ref) if os.path.isdir(spec.ref) else hub_snapshot(spec.ref, revision=spec.revision)
     config = read_config(folder) if folder else None
     if folder is not None and config is not None:
@@ -78,6 +84,22 @@ def _from_config(spec: ModelSpec, config: Config, folder: Path, held: Held, devi
     download = 0 if is_here else parameters * _BYTES.get(stored, 4) if parameters else None
     layers, embedding = _layers(config), _embedding_values(config) * width if counted else 0
     return Need(parameters, weight, _kv_bytes(config, width), download, f"config in {folder}", layers, embedding)
+
+
+def _from_gguf(spec: ModelSpec) -> Need:
+    try:
+        found = read_gguf(locate(spec.ref, spec.revision).path)
+    except NotHere:
+        return Need(None, None, None, None, "unknown: not on this machine yet")
+    layers, heads, width = (
+        found.whole(key) or 0 for key in ("block_count", "attention.head_count", "embedding_length")
+    )
+    keys = found.whole("attention.key_length") or width // max(1, heads)
+    values = found.whole("attention.value_length") or keys
+    kind = spec.kv_type if spec.kv_type != "auto" else "float32" if found.is_float32 else "float16"
+    per_token = int(layers * (found.whole("attention.head_count_kv") or heads) * (keys + values) * _KV_BYTES[kind])
+    source = f"header of {found.parts[0]}"
+    return Need(found.num_parameters, found.num_bytes, per_token, 0, source, stored=found.quantization)
 
 
 def count_parameters(config: Config) -> int | None:

@@ -128,8 +128,9 @@ class _Packer:
                 continue
             device = lies[name][0].device
             dtype = "float32" if spec.dtype == "auto" and device == "cpu" else spec.dtype
+            stored = self._needs[name].stored or dtype
             split = lies[name] if len(lies[name]) > 1 else ()
-            placements[name] = Placement(device, dtype, self._why(name, lies, waves), split)
+            placements[name] = Placement(device, stored, self._why(name, lies, waves), split)
         return placements
 
     def short(self) -> MemoryShort:
@@ -163,9 +164,12 @@ class _Packer:
     def _cure(self, step: Step, names: Sequence[str]) -> str:
         specs = [self._plan.models[name] for name in names]
         wide = [spec.name for spec in specs if spec.dtype == "float32" or (spec.dtype == "auto" and not self._gpus)]
+        wide = [name for name in wide if not self._needs[name].stored]
         cures = [self._freed(step, names)] if any(spec.device != "auto" for spec in specs) else []
         cures += [f"dtype=bfloat16 for {', '.join(wide)}"] if wide else []
-        cures += ['quantization="bnb-4bit"'] if self._gpus else []
+        cures += (
+            ['quantization="bnb-4bit"'] if self._gpus and not any(self._needs[name].stored for name in names) else []
+        )
         cures += ["smaller models"]
         cures += ["device=cpu for one of them"] if self._gpus else []
         return "try " + ", ".join(cures)
@@ -210,9 +214,14 @@ class _Packer:
         names: dict[str, list[str]] = {}
         for name, spec in self._plan.models.items():
             if not _is_remote(spec):
-                content = spec.model_copy(update={"name": "", "think": "strip"}).model_dump_json()
-                names.setdefault(content, []).append(name)
+                names.setdefault(self._weights(spec), []).append(name)
         return tuple(self._unit(content, tuple(same)) for content, same in names.items())
+
+    def _weights(self, spec: ModelSpec) -> str:
+        """Return what names with the same weights in memory have in common; heads that map one file share its pages."""
+        if self._needs[spec.name].stored and spec.mmap:
+            return f"{self._needs[spec.name].source} on {spec.device}"
+        return spec.model_copy(update={"name": "", "think": "strip"}).model_dump_json()
 
     def _unit(self, content: str, names: tuple[str, ...]) -> Unit:
         need, device = self._needs[names[0]], self._plan.models[names[0]].device
@@ -245,7 +254,7 @@ def _layers_of(need: Need) -> Layers | None:
 
 
 def _is_remote(spec: ModelSpec) -> bool:
-    return backends()[spec.backend].text_only
+    return backends()[spec.backend].is_elsewhere
 
 
 def _kind(spec: ModelSpec, machine: Machine) -> str:

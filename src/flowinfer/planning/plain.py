@@ -26,7 +26,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "fingerprint": fingerprint(plan),
         "prompts": plan.prompts,
         "steps": [_step_json(step) for step in plan.steps],
-        "answer": asdict(plan.answer),
+        **_decided_json(plan),
         "models": {name: spec.model_dump() for name, spec in plan.models.items()},
         "needs": {name: asdict(need) for name, need in plan.needs.items()},
         "placements": {name: asdict(placement) for name, placement in plan.placements.items()},
@@ -46,8 +46,21 @@ def placed_as(plan: Plan, said: Mapping[str, Any]) -> Plan:
     return replace(plan, needs=needs, placements=placements, waves=waves)
 
 
-def _step_json(step: Step) -> dict[str, Any]:
+def _decided_json(plan: Plan) -> dict[str, Any]:
+    """Return the answer, and the selections where there are any: plans of before have none."""
+    answer = {"kind": plan.answer.kind, "steps": plan.answer.steps}
+    if not plan.selections:
+        return {"answer": answer}
     return {
+        "answer": answer | {"texts": plan.answer.texts},
+        "selections": [asdict(selection) for selection in plan.selections],
+    }
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    when = {"when": [asdict(one) for one in step.when]} if step.when else {}
+    when |= {"lanes": [asdict(one) for one in step.lanes]} if step.lanes else {}
+    return when | {
         "id": step.id,
         "title": step.title,
         "label": step.label,
@@ -76,7 +89,7 @@ def fingerprint(plan: Plan) -> str:
         "version": _FORMAT,
         "prompts": plan.prompts,
         "steps": [_step_json(step) | {"decoding": step.decoding.decisive()} for step in plan.steps],
-        "answer": asdict(plan.answer),
+        **_decided_json(plan),
         "models": {name: spec.decisive() for name, spec in plan.models.items() if name in called},
     }
     text = json.dumps(decisive, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

@@ -6,13 +6,27 @@ stage is a mixture of one. The plan knows nothing about tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from flowinfer.language.prompts import field_names
 from flowinfer.planning.graph import build, earlier_stages
-from flowinfer.spec import Decoding, Flow, ModelSpec, Node, Parallel, Part, Role, Series, Share
+from flowinfer.spec import (
+    Choice,
+    Decoding,
+    Flow,
+    ModelSpec,
+    Node,
+    Parallel,
+    Part,
+    Quorum,
+    Role,
+    Rule,
+    Series,
+    Share,
+    written,
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,7 @@ class Member:
     template: str
     """Prompt template; its fields are question, choices and the keys of `fields`."""
     fields: Mapping[str, tuple[str, ...]]
-    """Field -> ids of the steps whose text fills it (several: the answers of a `&` group, joined)."""
+    """Field -> ids of the steps, or selections, whose text fills it (several: the answers of a `&` group, joined)."""
     weight: float = 1.0
     """Share among the sources of its mixture."""
 
@@ -49,6 +63,41 @@ Source = Member | Mixture
 
 
 @dataclass(frozen=True)
+class When:
+    """A condition: a selection has tried so many candidates and accepted none; once it accepts one, it fails."""
+
+    selection: str
+    tried: int
+
+
+@dataclass(frozen=True)
+class Lane:
+    """The member of a quorum that a step belongs to: if it fails, or comes too late, the others may go on."""
+
+    selection: str
+    member: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A choice of one of several candidates while a question runs: the first that is accepted; the last always is."""
+
+    id: str
+    """d1, d2, ..."""
+    title: str
+    """As written in the flow, e.g. "(Yi / Qwen)"."""
+    rule: Rule
+    candidates: tuple[tuple[str, ...], ...]
+    """For each, ids of the steps or selections whose texts it is; two candidates at least."""
+    gathers: bool = False
+    """Whether each candidate has the texts of all before it too: samples, of which enough are to agree."""
+    quorum: Quorum | None = None
+    """Where it takes the candidates, one for each member, that are there in time, instead of the first accepted."""
+    judges: tuple[str, ...] = ()
+    """Ids of the steps that say yes or no to each candidate but the last, where the rule asks a model."""
+
+
+@dataclass(frozen=True)
 class Step:
     """One decoding loop."""
 
@@ -59,8 +108,14 @@ class Step:
     source: Source
     decoding: Decoding
     reads: tuple[str, ...] = ()
-    """Ids of the steps whose text its prompts use."""
+    """Ids of the steps whose text its prompts use, or may use."""
     label: str | None = None
+    when: tuple[When, ...] = ()
+    """Conditions, the outermost first; it runs where all hold and is skipped where one fails."""
+    lanes: tuple[Lane, ...] = ()
+    """The quorums that it belongs to, the outermost first."""
+    is_measured: bool = False
+    """Whether a selection goes by its tokens' probabilities."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +124,19 @@ class Answer:
 
     kind: Literal["text", "vote"]
     steps: tuple[str, ...]
+    """Ids of all steps whose text may be it."""
+    decided: tuple[str, ...] = ()
+    """Ids of the steps and selections whose texts it is, where a selection is among them."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return the ids of the steps and selections whose texts it is."""
+        return self.decided or self.steps
+
+    @property
+    def streamed(self) -> str | None:
+        """Return the id of the step whose text is the answer, come what may; None where that is decided later."""
+        return self.steps[0] if self.kind == "text" and not self.decided else None
 
 
 @dataclass(frozen=True)
@@ -85,6 +153,8 @@ class Need:
     layers: int | None = None
     embedding_bytes: int = 0
     """Of the input embedding where it is not the output matrix too: a step need not read it."""
+    stored: str = ""
+    """How its weights are quantized, where they stay in memory as they are in the file."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +206,39 @@ class Plan:
     needs: Mapping[str, Need] = field(default_factory=dict)
     placements: Mapping[str, Placement] = field(default_factory=dict)
     waves: tuple[Wave, ...] = ()
+    selections: tuple[Selection, ...] = ()
+    """Each after those whose texts it chooses from."""
 
     def step(self, step_id: str) -> Step:
         """Return the step of that id."""
         return next(step for step in self.steps if step.id == step_id)
+
+    def selection(self, selection_id: str) -> Selection:
+        """Return the selection of that id."""
+        return next(selection for selection in self.selections if selection.id == selection_id)
+
+    def writers(self, text: str) -> tuple[str, ...]:
+        """Return the ids of the steps that may write a text: itself, or all that a selection chooses from."""
+        return writers(text, self.selections)
+
+    def before(self, step: Step) -> tuple[str, ...]:
+        """Return the ids of the steps that a step waits for: those that it reads, and those that its conditions try."""
+        tried: list[str] = []
+        for when in step.when:
+            selection = self.selection(when.selection)
+            texts = [text for candidate in selection.candidates[: when.tried] for text in candidate]
+            tried += [writer for text in texts for writer in self.writers(text)]
+            tried += selection.judges[: when.tried]
+        return tuple(dict.fromkeys([*step.reads, *tried]))
+
+
+def writers(text: str, selections: Sequence[Selection]) -> tuple[str, ...]:
+    """Return the ids of the steps that may write a text: itself, or all that a selection chooses from."""
+    found = next((one for one in selections if one.id == text), None)
+    if found is None:
+        return (text,)
+    texts = (part for candidate in found.candidates for part in candidate)
+    return tuple(dict.fromkeys(step for part in texts for step in writers(part, selections)))
 
 
 def members(source: Source) -> Iterator[Member]:
@@ -200,13 +299,31 @@ class _Compiler:
         self._graph = build(flow)
         self._earlier = earlier_stages(flow.root)
         self._steps: list[Step] = []
+        self._selections: list[Selection] = []
+        self._num_selections = 0
+        self._when: tuple[When, ...] = ()
+        """Conditions of what is being added."""
+        self._lanes: tuple[Lane, ...] = ()
+        """Quorums that it belongs to."""
         self._step_of: dict[str, str] = {}
-        """Graph node that holds a text -> id of the step that writes it."""
+        """Graph node that holds a text -> id of the step that writes it, or of the selection that takes it."""
 
     def plan(self) -> Plan:
-        ends = self._add(self._flow.root)
-        answer = Answer("vote" if len(ends) > 1 else "text", tuple(self._step_of[end] for end in ends))
-        return Plan(self._flow.model_name, tuple(self._steps), answer, self._flow.models, self._flow.prompts)
+        texts = tuple(self._step_of[end] for end in self._add(self._flow.root))
+        flow, choices = self._flow, tuple(self._selections)
+        whole = Plan(
+            flow.model_name, tuple(self._steps), Answer("text", ()), flow.models, flow.prompts, selections=choices
+        )
+        steps = tuple(dict.fromkeys(writer for text in texts for writer in whole.writers(text)))
+        kind: Literal["text", "vote"] = "vote" if len(texts) > 1 or any(map(self._is_several, texts)) else "text"
+        return replace(whole, answer=Answer(kind, steps, texts if steps != texts else ()))
+
+    def _is_several(self, text: str) -> bool:
+        """Return whether a selection may give several texts."""
+        found = next((one for one in self._selections if one.id == text), None)
+        if found is not None and found.quorum:
+            return True
+        return found is not None and any(len(one) > 1 or self._is_several(one[0]) for one in found.candidates)
 
     def _add(self, part: Part) -> tuple[str, ...]:
         """Add the steps of a part that stands for itself; return the graph nodes of its texts."""
@@ -220,10 +337,52 @@ class _Compiler:
                     ends = self._add(stage)
                 return ends
             case Parallel():
+                if part.quorum is not None:
+                    return self._gather(part, part.quorum)
                 if part.kind == "answers":
                     return tuple(end for branch in part.branches for end in self._add(branch.part))
                 self._step(part.id, self._source(part, 1.0), part.decoding, part.label)
                 return (part.id,)
+            case Choice():
+                return self._select(part)
+
+    def _select(self, part: Choice) -> tuple[str, ...]:
+        """Add what a choice tries: each step but those of the first has a condition."""
+        if part.rule is None or not part.taken_late:
+            ends = [self._add(one) for one in part.tries]
+            return tuple(end for own in (ends if part.kind == "samples" else ends[-1:]) for end in own)
+        self._num_selections += 1
+        name, outside = f"d{self._num_selections}", self._when
+        candidates, judges, first = list[tuple[str, ...]](), list[str](), len(self._steps)
+        is_drawn = part.kind == "samples"
+        for index, one in enumerate(part.tries):
+            tried = max(0, index - 1) if is_drawn else index  # two samples are drawn before any is judged
+            self._when = (*outside, When(name, tried)) if tried else outside
+            candidates.append(tuple(self._step_of[end] for end in self._add(one)))
+            if index < len(part.judges):
+                judges += [self._step_of[end] for end in self._add(part.judges[index])]
+        self._when = outside
+        if is_drawn:
+            candidates[:2] = [candidates[0] + candidates[1]]
+        found = Selection(name, written(part), part.rule, tuple(candidates), gathers=is_drawn, judges=tuple(judges))
+        self._selections.append(found)
+        self._step_of[part.id] = name
+        if part.rule.signal in ("confidence", "lead", "agreement"):
+            self._steps[first:] = [replace(step, is_measured=True) for step in self._steps[first:]]
+        return (part.id,)
+
+    def _gather(self, part: Parallel, quorum: Quorum) -> tuple[str, ...]:
+        """Add members of which some may be lost."""
+        self._num_selections += 1
+        name, outside, candidates = f"d{self._num_selections}", self._lanes, list[tuple[str, ...]]()
+        for index, branch in enumerate(part.branches):
+            self._lanes = (*outside, Lane(name, index))
+            candidates.append(tuple(self._step_of[end] for end in self._add(branch.part)))
+        self._lanes = outside
+        rule = Rule("quorum", quorum.least)
+        self._selections.append(Selection(name, written(part), rule, tuple(candidates), quorum=quorum))
+        self._step_of[part.id] = name
+        return (part.id,)
 
     def _source(self, part: Part, weight: float) -> Source:
         """Return a part as a source of a mixture, adding the steps that it needs first."""
@@ -237,6 +396,8 @@ class _Compiler:
             case Parallel():
                 sources = tuple(self._source(branch.part, branch.weight) for branch in part.branches)
                 return Mixture(part.id, part.decoding.fuse, part.decoding.fuse_options, sources, weight)
+            case Choice():
+                raise AssertionError("a choice gives texts and is no head")
 
     def _member(self, node: Node, weight: float) -> Member:
         used = field_names(node.template)
@@ -246,20 +407,27 @@ class _Compiler:
     def _readable(self, node: Node) -> dict[str, tuple[str, ...]]:
         """Return every field that a node's template may have, with the steps that fill it."""
         fields: dict[str, tuple[str, ...]] = {}
-        for number, stage in enumerate(self._earlier[node.id], start=1):
-            steps = tuple(self._step_of[name] for name in stage.outputs)
-            fields[f"result_{number}"] = fields["prev"] = steps
+        number = 0
+        for stage in self._earlier[node.id]:
+            texts = tuple(self._step_of[name] for name in stage.outputs)
+            fields["prev"] = texts
+            if not stage.is_round:
+                number += 1
+                fields[f"result_{number}"] = texts
             if stage.is_answers:
-                fields["answers"] = steps
+                own = tuple(self._step_of[name] for name in stage.own)
+                fields["answers"] = tuple(text for text in texts if text not in own)
+                fields |= {"own": own} if own else {}
             if stage.label:
-                fields[stage.label] = steps
+                fields[stage.label] = texts
         return fields
 
     def _step(self, name: str, source: Source, decoding: Decoding, label: str | None) -> None:
         step_id = f"s{len(self._steps) + 1}"
-        read = {step for member in members(source) for steps in member.fields.values() for step in steps}
+        texts = {text for member in members(source) for field in member.fields.values() for text in field}
+        read = {writer for text in texts for writer in writers(text, self._selections)}
         reads = tuple(step.id for step in self._steps if step.id in read)
-        self._steps.append(Step(step_id, _title(source), source, decoding, reads, label))
+        self._steps.append(Step(step_id, _title(source), source, decoding, reads, label, self._when, self._lanes))
         self._step_of[name] = step_id
 
 

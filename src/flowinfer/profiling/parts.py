@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from flowinfer.backends.base import TokenModel
 from flowinfer.engine.base import Observer, Row
-from flowinfer.engine.loops.rounds import RoundDecoder, RoundStream
+from flowinfer.engine.loops.bytewise import host_decoder
+from flowinfer.engine.loops.rounds import RoundStream
 from flowinfer.errors import RunError, UsageError
 from flowinfer.planning.plan import Step, members
 from flowinfer.profiling.spans import Recorder
@@ -42,7 +43,7 @@ def take_apart(step: Step, models: Sequence[TokenModel], rows: Sequence[Row], st
     lanes = _lane_names([member.model for member in members(step.source)])
     recorder = Recorder(step.id, lanes, [model.device for model in models])
     endless = step.decoding.model_copy(update={"max_tokens": WARM_UPS + steps + 1})
-    decoder = RoundDecoder(
+    decoder = host_decoder(step.source)(
         replace(step, decoding=endless), models, batch=len(rows), observer=Observer(), clock=recorder
     )
     stream, lengths = decoder.stream(), []

@@ -122,7 +122,8 @@ class _Profiler:
 
     def _row(self, question: Question, step: Step) -> Row:
         text = self._request.question_text(question) if self._request.question_text else question.question
-        prompts = render_prompts(self._plan, step, question, text, self._passed_on[question.id])
+        passed_on = {name: [said] for name, said in self._passed_on[question.id].items()}
+        prompts = render_prompts(self._plan, step, question, text, passed_on)
         return Row(question.id, step.id, prompts)
 
     def _step(self, step: Step) -> StepFigures:

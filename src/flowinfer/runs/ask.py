@@ -47,6 +47,7 @@ class Answer:
             "finish_reason": self.trace.finish_reason,
             "seconds": self.trace.seconds,
             **({"vote": str(self.trace.ballot), "is_tie": self.trace.ballot.is_tie} if self.trace.ballot else {}),
+            **({"selections": [str(taken) for taken in self.trace.selections]} if self.trace.selections else {}),
             "steps": [_step_json(step) for step in self.trace.steps],
         }
 
@@ -85,7 +86,7 @@ class _Listener(Observer):
         on_token: Callable[[str, TokenEvent], None] | None,
         on_notice: Callable[[str], None] | None,
     ) -> None:
-        self._final = plan.answer.steps[0] if plan.answer.kind == "text" else None
+        self._final = plan.answer.streamed
         self._on_text, self._on_token, self._on_notice = on_text, on_token, on_notice
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         step = plan.step(plan.answer.steps[0])

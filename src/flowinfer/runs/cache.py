@@ -23,6 +23,8 @@ from flowinfer.planning.identity import Canonical, as_text, canonical
 from flowinfer.planning.plan import Member, Plan, Step
 from flowinfer.results import StepResult
 from flowinfer.runs.jsonlog import decoded, encoded
+from flowinfer.stores.gguf import SUFFIX
+from flowinfer.stores.refs import is_stored, locate
 
 _FORMAT = 2
 """Version of the engine's meaning of a step; raise it when texts would differ."""
@@ -116,7 +118,7 @@ def _model(plan: Plan, member: Member) -> dict[str, Any]:
 @cache
 def _content(ref: str, revision: str | None) -> str:
     """Return what a reference's weights are: a hub id with its commit, or a fingerprint of a folder's files."""
-    folder = Path(ref)
+    folder = locate(ref, revision).path if is_stored(ref) else Path(ref)
     if folder.is_file():  # of a backend whose models are files
         return hashlib.sha256(_sampled(folder)).hexdigest()
     if not folder.is_dir():
@@ -124,7 +126,7 @@ def _content(ref: str, revision: str | None) -> str:
         return f"{ref}@{snapshot.name if snapshot else revision}"
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".jinja", ".safetensors", ".model"):
+        if path.suffix in (".json", ".jinja", ".safetensors", ".model", SUFFIX):
             digest.update(f"{path.name}:{path.stat().st_size}:".encode())
             digest.update(_sampled(path))
     return digest.hexdigest()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from flowinfer.engine.base import Observer
     from flowinfer.engine.models import ModelPool
     from flowinfer.runs.remote import Server
+    from flowinfer.runs.replicas.pool import Site
     from flowinfer.tasks.answers import Why
     from flowinfer.tasks.base import Dataset
 
@@ -45,6 +47,8 @@ class Request:
     allow_cached_latency: bool = False
     server: Server | None = None
     """What answers in the place of this process."""
+    replicas: int | Literal["auto"] = 1
+    """Copies of the plan, each in a process of its own where there are several."""
     settings: dict[str, Any] | None = None
     """Further settings for run.json."""
 
@@ -74,15 +78,10 @@ def evaluate(
         RunError: models cannot be loaded or do not fit, or the first questions fail, all of them.
     """
     from flowinfer.engine.patience import Patience
-    from flowinfer.machine import this_machine
-    from flowinfer.planning.placement import ready
     from flowinfer.runs.run_on import run_on
-    from flowinfer.zoos.toy import provide
 
-    provide(flow.models.values())
-    with STARTUP.waiting_for("devices"):
-        plan = ready(flow, this_machine()) if request.server is None else _served(flow, request.server)
-    run = _open(flow, plan, dataset, request)
+    site, plan = _placed(flow, request)
+    run = _open(flow, plan, dataset, replace(request, replicas=site.num_replicas if site else 1))
     start = time.perf_counter()
     with closing(run) if run else nullcontext():
         records = [record for record in run.records() if record.trace.error is None] if run else []
@@ -92,7 +91,7 @@ def evaluate(
         patience = Patience(has_answer=bool(records))
         left = [question for question in dataset.questions if question.id not in done]
         with _resumable(run):
-            for record in _answered(plan, left, request, run, observer, models):
+            for record in _answered(plan, left, request, run, observer, models, site):
                 records.append(_kept(record, run, on_record))
                 patience.hear(records[-1].trace.error)
         results = summarize(
@@ -113,10 +112,20 @@ def evaluate(
         return results
 
 
-def _served(flow: Flow, server: Server) -> Plan:
-    from flowinfer.runs import remote
+def _placed(flow: Flow, request: Request) -> tuple[Site | None, Plan]:
+    """Return what runs, placed on this machine, once or as several copies, or as a server has placed it."""
+    from flowinfer.machine import this_machine
+    from flowinfer.planning.placement import ready
+    from flowinfer.runs.replicas.sharing import divided
+    from flowinfer.zoos.toy import provide
 
-    return remote.placed(server, compile(flow))
+    provide(flow.models.values())
+    if request.server is not None:
+        from flowinfer.runs import remote
+
+        return None, remote.placed(request.server, compile(flow))
+    with STARTUP.waiting_for("devices"):
+        return divided(request.replicas, this_machine(), partial(ready, flow), lambda plan: len(plan.waves) == 1)
 
 
 def _answered(
@@ -126,8 +135,10 @@ def _answered(
     run: Run | None,
     observer: Observer | None,
     models: ModelPool | None,
+    site: Site | None,
 ) -> Iterator[Record]:
     """Yield the record of each question as it is answered."""
+    from flowinfer.engine.base import Observer
     from flowinfer.engine.execute import execute
     from flowinfer.tasks.base import question_text
 
@@ -139,18 +150,28 @@ def _answered(
         at_once = None if batch == "auto" else batch
         traces = remote.traces(request.server, plan, questions, question_text, at_once=at_once)
     else:
+        name = run.path.name if run else ""
+        cache = DiskStepCache(default_folder(), name) if request.use_cache else None
+        runner = None
+        if site is not None:
+            from flowinfer.runs.replicas.pool import ReplicaPool, Setting
+
+            folder = default_folder() if request.use_cache else None
+            setting = Setting({(0, 0): name}, batch, request.engine, folder)
+            runner = ReplicaPool(site, [plan], setting, observer or Observer())
         traces = execute(
             plan,
             questions,
             batch=batch,
             engine=request.engine,
             observer=observer,
-            cache=DiskStepCache(default_folder(), run.path.name if run else "") if request.use_cache else None,
+            cache=cache,
             step_key=step_key,
             member_order=member_order,
             vote=majority,
             question_text=question_text,
             models=models,
+            runner=runner,
         )
     yield from (judged(asked[trace.question_id], trace) for trace in traces)
 
@@ -273,6 +294,7 @@ def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> 
         "batch": str(request.batch),
         "engine": request.engine,
         "use_cache": request.use_cache,
+        **({"replicas": request.replicas} if request.replicas != 1 else {}),
         **({"server": request.server.url} if request.server else {}),
         **(request.settings or {}),
     }

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from flowinfer.spec import Flow
 
 _PLAIN_EVERY_SECONDS = 5.0
+_MOST_REPLICAS = 8
+"""That are shown one by one."""
 
 
 @contextmanager
@@ -62,6 +64,8 @@ class Live(Observer):
         self._is_quiet = is_quiet
         self._waits_for = ""
         """What the start waits for, until the first token."""
+        self._replicas: Sequence[str] = ()
+        """What each copy of the plan does, where there are several."""
         self.expect(1)
 
     def __enter__(self) -> Self:
@@ -113,10 +117,21 @@ class Live(Observer):
     def refresh(self) -> None:
         """Show how far it is, where that is due."""
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=self.done, line=self._waits_for or self.line())
+            line = "\n".join([self._waits_for or self.line(), *self._each_replica()])
+            self._bar.update(self._bar.task_ids[0], completed=self.done, line=line)
         elif time.monotonic() - self._spoken >= _PLAIN_EVERY_SECONDS or self.is_over:
             self._spoken = time.monotonic()
-            self.say(self._waits_for or self.line())
+            self.say("; ".join([self._waits_for or self.line(), *self._each_replica()]))
+
+    def replicas(self, states: Sequence[str]) -> None:
+        """Show what each copy of the plan does."""
+        self._replicas = tuple(states)
+        if self._bar:
+            self.refresh()
+
+    def _each_replica(self) -> list[str]:
+        more = len(self._replicas) - _MOST_REPLICAS
+        return [*self._replicas[:_MOST_REPLICAS], *([f"and {more} more"] if more > 0 else [])]
 
     def _wait_for(self, what: str) -> None:
         """Hear what the start waits for."""
@@ -166,8 +181,7 @@ class LiveProgress(Live):
 
     def notice_start(self, flow: Flow, label: str, run: str, note: str | None = None) -> None:
         """Say what runs, with which words and zoo and why, and where it is kept."""
-        settings = f"prompts '{flow.prompts}', zoo {flow.zoo} ({flow.zoo_why})"
-        self.say(f"{flow.name} on {label}: {self.total} questions, {settings}")
+        self.say(f"{flow.name} on {label}: {self.total} questions, {flow.words}")
         for told in filter(None, (flow.zoo_note, note)):
             self.notice(told)
         if run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import ValidationError
 
+from flowinfer.backends.exchange import wanted_pause
 from flowinfer.errors import FlowInferError, RunError, UsageError
 from flowinfer.planning.plain import fingerprint, placed_as
 from flowinfer.planning.plan import Plan
@@ -23,7 +25,18 @@ from flowinfer.results import Question, Trace
 _MOST_AT_ONCE = 32
 _RETRIES = 8
 _CONNECT_SECONDS = 20.0
-_MOST_PAUSE_SECONDS = 60.0
+_PAUSE_SECONDS = 1.0
+"""Where a server that is busy does not say how long."""
+_ALIVE: list[tuple[int, int, int]] = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+        if hasattr(socket, name)
+    ),
+]
+"""Options of a connection that may be quiet for long: the system asks after two minutes whether the other side is still
+there. After a sleep of either machine it may not be, and nothing would ever come."""
 _PASSING = (429, 503)
 DIFFERENT = "its steps, options or models differ"
 
@@ -125,7 +138,9 @@ def open_client(server: Server) -> httpx.Client:
     """Return a client that shows the server's key and waits for answers as long as they take."""
     headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
     timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
-    return httpx.Client(base_url=server.url.rstrip("/"), headers=headers, timeout=timeout)
+    connections = httpx.HTTPTransport(socket_options=_ALIVE)
+    mounts = {"all://": connections}  # proxies of the environment are more specific, and go before
+    return httpx.Client(base_url=server.url.rstrip("/"), headers=headers, timeout=timeout, mounts=mounts)
 
 
 @contextmanager
@@ -178,7 +193,8 @@ def _ask(client: httpx.Client, question_id: str, body: Mapping[str, Any]) -> Tra
             reply = client.post("/flowinfer/traces", json=body)
         if reply.status_code not in _PASSING or attempt == _RETRIES:
             break
-        time.sleep(_pause(reply.headers.get("retry-after", "")))
+        pause = wanted_pause(reply.headers.get("retry-after", ""), time.time())
+        time.sleep(_PAUSE_SECONDS if pause is None else pause)
     if reply.status_code == 200:
         try:
             trace = Trace.model_validate_json(reply.content)
@@ -190,11 +206,6 @@ def _ask(client: httpx.Client, question_id: str, body: Mapping[str, Any]) -> Tra
     if reply.status_code in (401, 404, 409):
         raise refusal(client, reply.status_code, message)
     return Trace(question_id=question_id, answer="", finish_reason="error", seconds=0.0, steps=(), error=message)
-
-
-def _pause(asked: str) -> float:
-    """Return the seconds that a server asks to wait."""
-    return min(float(asked), _MOST_PAUSE_SECONDS) if asked.isascii() and asked.isdigit() else 1.0
 
 
 def message_of(reply: httpx.Response) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from flowinfer.planning.plan import Plan
-from flowinfer.results import HeadTimes, Record
+from flowinfer.results import HeadTimes, Record, Taken
 from flowinfer.runs.stats import wilson
 from flowinfer.runs.store import info, read_json
 from flowinfer.spec import Flow
@@ -46,6 +46,20 @@ class StepSummary(_Summary):
     cached: int
     """Questions whose result was taken from the cache; not in the seconds."""
     heads: tuple[HeadSummary, ...]
+
+
+class SelectionSummary(_Summary):
+    """Which of several texts was taken, over all questions."""
+
+    selection: str
+    title: str
+    rule: str
+    taken: tuple[int, ...]
+    """Of each candidate, how many questions took it."""
+    gathers: bool = False
+    """Whether a candidate has the texts of those before it too: samples, the first of which are two."""
+    lost: tuple[int, ...] = ()
+    """Of a quorum: of each member, how many questions went on without it."""
 
 
 class SubjectSummary(_Summary):
@@ -116,6 +130,10 @@ class Results(_Summary):
     """What a user must know of how references were read."""
     run_on: RunOn | None = None
     """What ran on; None where hardly anything did."""
+    selections: tuple[SelectionSummary, ...] = ()
+    """Where steps may be skipped."""
+    calls: float | None = None
+    """Model calls of a question, mean; None where no step may be skipped, so that all have the same."""
 
 
 def summarize(
@@ -218,8 +236,9 @@ def is_tied(record: Record) -> bool:
 
 
 def _is_truncated(record: Record) -> bool:
-    finals = record.trace.steps[-1:] if record.trace.error is None else ()
-    return any(step.finish_reason in ("length", "context") for step in finals) or bool(
+    is_voted = record.trace.finish_reason == "vote"
+    ends = [step.finish_reason for step in record.trace.steps[-1:]] if is_voted else [record.trace.finish_reason]
+    return any(end in ("length", "context") for end in ends) or bool(
         record.score and record.score.status == "truncated"
     )
 
@@ -249,8 +268,37 @@ def _sum(
         tokens=sum(step.tokens for record in records for step in record.trace.steps),
         steps=tuple(_step_summary(step_id, title, records) for step_id, title in titles.items()),
         subjects=_subjects(judged),
+        selections=_selections(records),
+        calls=_calls(records),
         **said,
     )
+
+
+def _selections(records: Sequence[Record]) -> tuple[SelectionSummary, ...]:
+    found: dict[str, list[Taken]] = {}
+    for record in records:
+        for taken in record.trace.selections:
+            found.setdefault(taken.selection, []).append(taken)
+    return tuple(
+        SelectionSummary(
+            selection=name,
+            title=one[0].title,
+            rule=one[0].rule,
+            taken=tuple(sum(taken.taken == index for taken in one) for index in range(one[0].most)),
+            gathers=one[0].gathers,
+            lost=()
+            if one[0].lost is None
+            else tuple(sum(str(number) in (taken.lost or ()) for taken in one) for number in range(1, one[0].most + 1)),
+        )
+        for name, one in sorted(found.items())
+    )
+
+
+def _calls(records: Sequence[Record]) -> float | None:
+    answered = [record.trace for record in records if record.trace.error is None]
+    if not any(trace.selections for trace in answered):
+        return None
+    return statistics.fmean(sum(max(1, len(step.heads)) for step in trace.steps) for trace in answered)
 
 
 def _is_cached(record: Record) -> bool:

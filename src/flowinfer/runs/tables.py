@@ -9,7 +9,7 @@ from rich.table import Table
 
 from flowinfer.output.console import PlainConsole
 from flowinfer.output.shell import command
-from flowinfer.runs.summary import Results, RunOn
+from flowinfer.runs.summary import Results, RunOn, SelectionSummary
 
 
 def print_results(results: Results, console: PlainConsole | None = None) -> None:
@@ -53,8 +53,21 @@ def summary_lines(results: Results) -> list[tuple[str, str]]:
         *([("failed", f"{results.failed}, not counted")] if results.failed else []),
         ("seconds / question", seconds),
         ("tokens", f"{results.tokens}, {rate} per second"),
+        *([] if results.calls is None else [("model calls", f"{results.calls:.2f} a question")]),
+        *((f"taken in {one.selection}", _taken(one)) for one in results.selections if not one.lost),
+        *((f"lost in {one.selection}", _lost(one)) for one in results.selections if any(one.lost)),
         *cost,
     ]
+
+
+def _taken(one: SelectionSummary) -> str:
+    counts = ", ".join(f"{number}: {count}" for number, count in enumerate(one.taken, 1 + one.gathers) if count)
+    return f"{counts} of {one.title}, by {one.rule}"
+
+
+def _lost(one: SelectionSummary) -> str:
+    counts = ", ".join(f"member {number} in {count}" for number, count in enumerate(one.lost, start=1) if count)
+    return f"{counts} questions of {one.title}"
 
 
 def _cost(cost: float, num: int) -> str:

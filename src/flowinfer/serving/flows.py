@@ -15,6 +15,7 @@ from flowinfer.planning.merge import SharedStep, Use, beside
 from flowinfer.planning.placement import ready
 from flowinfer.planning.plan import Plan, Step, columns, members
 from flowinfer.results import Question
+from flowinfer.runs.experiment import majority
 from flowinfer.spec import Flow
 from flowinfer.sweeps.placing import place_all
 
@@ -37,8 +38,8 @@ class ServedFlow:
 
     @property
     def final(self) -> Step | None:
-        """Return the step that writes the answer; None where members vote."""
-        return self.plan.step(self.plan.answer.steps[0]) if self.plan.answer.kind == "text" else None
+        """Return the step that writes the answer; None where members vote, or it is decided later which step it is."""
+        return self.plan.step(self.plan.answer.streamed) if self.plan.answer.streamed else None
 
     @property
     def takes_messages(self) -> bool:
@@ -83,7 +84,9 @@ class Asking:
         item = self.item or Question(id=_NOISE_ID, question=self.question, reference="")
         columns = {"system": system, "history": history, **item.columns}
         question = item.model_copy(update={"id": question_id, "columns": columns})
-        asked = Asked(question, lambda _: self.question, decodings=decodings, turns=turns, noise_id=item.id)
+        asked = Asked(
+            question, lambda _: self.question, decodings=decodings, turns=turns, noise_id=item.id, vote=majority
+        )
         return asked.of(uses)
 
     def _turns_of(self, step: Step) -> tuple[Turn, ...]:

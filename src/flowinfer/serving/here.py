@@ -111,8 +111,5 @@ class Here:
             self._service.close()
             self._pool.keep_only(one.plan, one.plan.models)
         self._service = Service([one], steps, lambda tell: tell(), models=self._pool, on_notice=self._say)
-        self._service.start()
-        self._service.changed.wait()
         self.flow = flow.name
-        if self._service.loading.problem is not None:
-            raise self._service.loading.problem
+        self._service.start_and_wait()

@@ -131,11 +131,8 @@ def answer_lines(
         provide(flow.models.values())
         (one,), steps = served({flow.name: flow}, this_machine())
         service = Service([one], steps, lambda tell: tell(), batch=batch, on_notice=say)
-        service.start()
-        service.changed.wait()
+        service.start_and_wait()
         try:
-            if service.loading.problem is not None:
-                raise service.loading.problem
             return _Batch(service, one, file, made_by, says_steps=says_steps).answer(lines)
         finally:
             service.close()

@@ -26,7 +26,6 @@ from flowinfer.engine.work import Asked, trace_of
 from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.planning.merge import SharedStep
 from flowinfer.results import StepResult
-from flowinfer.runs.experiment import majority
 from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.happenings import STOPPED, Admitted, Answered, Failed, Happening, StepEnded, Wrote, WroteText
 from flowinfer.serving.loading import Loading, State
@@ -94,6 +93,18 @@ class Service:
     def start(self) -> None:
         """Begin to work."""
         self._thread.start()
+
+    def start_and_wait(self) -> None:
+        """Begin to work, and wait until the models are loaded.
+
+        Raises:
+            FlowInferError: they cannot be; the service is closed then.
+        """
+        self.start()
+        self.changed.wait()
+        if self.loading.problem is not None:
+            self.close()
+            raise self.loading.problem
 
     @property
     def num_waiting(self) -> int:
@@ -223,7 +234,7 @@ class Service:
             if ticket is None or not finished.asked.is_done:
                 continue
             del self.under_way[finished.asked.question.id]
-            trace = trace_of(ticket.flow.plan, ticket.flow.uses, ticket.asked, majority)
+            trace = trace_of(ticket.flow.plan, ticket.flow.uses, ticket.asked)
             self.note(ticket, Answered(trace) if trace.error is None else Failed(trace.error, trace))
 
     def _source(self) -> Iterator[Asked | None]:

@@ -31,6 +31,7 @@ def sweep(
     independent: bool = False,
     latency: int = 0,
     batch: int | Literal["auto"] = "auto",
+    replicas: int | Literal["auto"] = 1,
     use_cache: bool = True,
     max_paths: int = 200,
     out: str | Path = "sweeps",
@@ -54,6 +55,7 @@ def sweep(
         independent: every path alone in batch 1, as in the paper.
         latency: how many questions of each path to time alone.
         batch: most rows at once.
+        replicas: copies of all plans, each in a process of its own where there are several.
         use_cache: take finished steps of earlier runs.
         max_paths: refuse more.
         out: where the sweep's folder goes.

@@ -19,8 +19,7 @@ from flowinfer.tasks.base import Dataset, question_text
 if TYPE_CHECKING:
     from flowinfer.engine.base import Observer, StepCache
     from flowinfer.engine.decoders import Decoders
-    from flowinfer.engine.scheduler import Scheduler
-    from flowinfer.engine.work import Asked
+    from flowinfer.engine.work import Asked, Runner
 
 
 @dataclass(eq=False)
@@ -61,6 +60,8 @@ class Sharing:
         decoders: with the models.
         observer: hears the engine.
         frees_models: run one loop after another, with no other's models in memory, because not all fit together.
+        elsewhere: makes what runs the plans' merged steps in the place of a scheduler here; it is told the plans, and
+            by index of a plan there and of a data set the run that finished steps are kept for.
     """
 
     def __init__(
@@ -72,7 +73,9 @@ class Sharing:
         observer: Observer,
         *,
         frees_models: bool = False,
+        elsewhere: Callable[[Sequence[Plan], Mapping[tuple[int, int], str]], Runner] | None = None,
     ) -> None:
+        self._elsewhere = elsewhere
         self._datasets, self._cache_of, self._decoders, self._observer = datasets, cache_of, decoders, observer
         self._plans = {index: plan for index, plan in enumerate(plans) if plan is not None}
         self._index = tuple(self._plans)
@@ -104,7 +107,11 @@ class Sharing:
 
         resumed = {step.id for step in self.merged.steps if any(step.id not in one.wanted for one in everything)}
         caching = Caching(lambda shared, one: self._cache_of(run_of(shared, one)), run_of, step_key, member_order)
-        scheduler = Scheduler(self.merged.steps, self._decoders, caching, self._observer, patience=patience)
+        if self._elsewhere is None:
+            runner: Runner = Scheduler(self.merged.steps, self._decoders, caching, self._observer, patience=patience)
+        else:
+            runs = {(self._index.index(plan), dataset): run for (plan, dataset), run in owners.items()}
+            runner = self._elsewhere(list(self._plans.values()), runs)
         waiting: dict[tuple[int, str], list[Job]] = {}
         for job in jobs:
             shared_ids = {use.shared for use in self.uses(job.plan).values()}
@@ -112,13 +119,13 @@ class Sharing:
             for shared_id in shared_ids:
                 waiting.setdefault((job.dataset, shared_id), []).append(job)
         yield from (Ended(job, ()) for job in jobs if not job.left)
-        for finished in scheduler.run(everything, waves=self.waves):
+        for finished in runner.run(everything, waves=self.waves):
             if on_step:
                 on_step(finished.shared, finished.is_fresh)
             for job in waiting.get((finished.asked.dataset, finished.shared.id), ()):
                 job.open_steps -= finished.asked.question.id in job.left
                 if job.open_steps == 0 and job.left:
-                    yield self._end(job, scheduler, run_of)
+                    yield self._end(job, runner, run_of)
 
     def wanted(self, jobs: Sequence[Job]) -> Iterator[SharedStep]:
         """Yield each shared step once for every question that needs it."""
@@ -130,7 +137,7 @@ class Sharing:
         from flowinfer.engine.work import Asked
 
         asked = [
-            [Asked(question, question_text, index) for question in dataset.questions]
+            [Asked(question, question_text, index, vote=majority) for question in dataset.questions]
             for index, dataset in enumerate(self._datasets)
         ]
         for job in jobs:
@@ -138,18 +145,19 @@ class Sharing:
             job.asked = [one.of(uses) for one in asked[job.dataset] if one.question.id in job.left]
         return [one for group in asked for one in group]
 
-    def _end(self, job: Job, scheduler: Scheduler, run_of: Callable[[SharedStep, Asked], str]) -> Ended:
+    def _end(self, job: Job, runner: Runner, run_of: Callable[[SharedStep, Asked], str]) -> Ended:
         from flowinfer.engine.work import trace_of
 
         uses, steps = self.uses(job.plan), {shared.id: shared for shared in self.merged.steps}
-        broken = scheduler.broken
-        problem = next((broken[use.shared] for use in uses.values() if use.shared in broken), None)
+        broken = runner.broken
+        needed = [use.shared for use in uses.values() if not steps[use.shared].lanes]
+        problem = next((broken[shared] for shared in needed if shared in broken), None)
         if problem is not None:
             return Ended(job, (), problem)
         records = []
         for one in job.asked:
             makers = {name: run_of(steps[use.shared], one) for name, use in uses.items()}
             foreign = {name: maker for name, maker in makers.items() if maker != job.run}
-            trace = trace_of(self._plans[job.plan], uses, one, majority, foreign)
+            trace = trace_of(self._plans[job.plan], uses, one, foreign)
             records.append(judged(one.question, trace))
         return Ended(job, tuple(records))

@@ -72,7 +72,7 @@ class Stopwatch:
 
     def _record(self, plan: Plan, turn: Turn) -> Record:
         uses = self._sharing.uses(turn.plan)
-        asked = Asked(turn.question, question_text, turn.dataset).of(uses)
+        asked = Asked(turn.question, question_text, turn.dataset, vote=majority).of(uses)
         for _ in self._scheduler.run([asked], waves=self._sharing.waves):
             pass
-        return judged(turn.question, trace_of(plan, uses, asked, majority))
+        return judged(turn.question, trace_of(plan, uses, asked))

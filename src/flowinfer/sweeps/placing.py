@@ -25,6 +25,11 @@ class Placed:
     fits: bool
     """Whether all models can be resident at once."""
 
+    @property
+    def num_unplaced(self) -> int:
+        """Return how many flows cannot run."""
+        return sum(plan is None for plan in self.plans)
+
 
 def place_all(flows: Sequence[Flow], machine: Machine) -> Placed:
     """Compile and place a sweep's flows."""

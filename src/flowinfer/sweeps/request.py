@@ -96,6 +96,8 @@ class SweepRequest(BaseModel):
     latency: int = 0
     """Questions that are timed alone, of each path and data set."""
     batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    replicas: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    """Copies of all plans, each in a process of its own where there are several."""
     use_cache: bool = True
     """Take finished steps of earlier runs; without, the sweep shares its own steps only."""
     max_paths: int = 200
@@ -119,7 +121,7 @@ def going_on(before: SweepRequest, name: str, given: Mapping[str, Any]) -> Sweep
         UsageError: another option differs.
     """
     request = _read({**before.model_dump(), **given})
-    for field in given.keys() - {"latency", "batch", "max_paths"}:
+    for field in given.keys() - {"latency", "batch", "replicas", "max_paths"}:
         if getattr(before, field) != getattr(request, field):
             option = {"params": "--set", "use_cache": "--no-cache"}.get(field, f"--{field.replace('_', '-')}")
             raise UsageError(
@@ -161,5 +163,7 @@ def _check(request: SweepRequest) -> None:
         raise UsageError("--independent times every question already", help="leave out --latency")
     if request.independent and request.batch not in ("auto", 1):
         raise UsageError("--independent runs question by question", help="leave out --batch")
+    if request.independent and request.replicas != 1:
+        raise UsageError("--independent times every question with nothing beside it", help="leave out --replicas")
     if request.max_paths < 1:
         raise UsageError(f"--max-paths {request.max_paths}: expected at least 1")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from flowinfer.planning.plan import Plan, compile
 from flowinfer.results import Record
 from flowinfer.runs.cache import DiskStepCache, default_folder
 from flowinfer.runs.experiment import Request, evaluate, rows_at_once, run_settings
+from flowinfer.runs.replicas.pool import ReplicaPool, Setting, Site
+from flowinfer.runs.replicas.sharing import divided
 from flowinfer.runs.store import Run, read_json, read_records
 from flowinfer.runs.summary import summarize
 from flowinfer.sweeps.core import Ended, Job, Sharing
@@ -61,6 +64,7 @@ def run_sweep(
     progress = progress or SweepProgress(is_quiet=True)
     path = find_sweep(resume, out) if resume is not None else None
     prepared = prepare(request)
+    site, placed = _place(prepared)
     if path is None:
         folder = SweepFolder.create(out, request, prepared.wirings, prepared.datasets, datetime.now(UTC))
     else:
@@ -72,19 +76,37 @@ def run_sweep(
     try:
         if path is not None:
             folder.check_same(prepared.wirings, prepared.datasets)
-        return _Run(prepared, folder, progress).run()
+        return _Run(prepared, site, placed, folder, progress).run()
     finally:
         folder.close()
+
+
+def _place(prepared: Prepared) -> tuple[Site | None, Placed]:
+    """Return where replicas run, if there are several, and the flows as they are placed on one's part of the machine.
+
+    Raises:
+        UsageError, MemoryShort: so many replicas have no room.
+    """
+    flows = [wiring.checked for wiring in prepared.wirings]
+    provide(spec for flow in flows for spec in flow.models.values())
+    whole = place_all(flows, this_machine())
+    return divided(
+        prepared.request.replicas,
+        this_machine(),
+        lambda machine: place_all(flows, machine),
+        lambda placed: placed.fits and placed.num_unplaced == whole.num_unplaced,
+    )
 
 
 class _Run:
     """One session of a sweep."""
 
-    def __init__(self, prepared: Prepared, folder: SweepFolder, progress: SweepProgress) -> None:
+    def __init__(
+        self, prepared: Prepared, site: Site | None, placed: Placed, folder: SweepFolder, progress: SweepProgress
+    ) -> None:
+        self._site, self._placed = site, placed
         self._request, self._folder, self._progress = prepared.request, folder, progress
         self._wirings, self._datasets = prepared.wirings, prepared.datasets
-        provide(spec for wiring in self._wirings for spec in wiring.checked.models.values())
-        self._placed: Placed = place_all([wiring.checked for wiring in self._wirings], this_machine())
         self._session = datetime.now(UTC).isoformat()
         self._started = self._written = time.monotonic()
         self._pool = ModelPool()
@@ -144,7 +166,10 @@ class _Run:
         more = {name: getattr(request, name) for name in ("sample", "seed", "limit", "few_shot")}
         more |= {"zoo_why": wiring.checked.zoo_why, "sweep": self._folder.path.name, "sweep_path": wiring.key}
         batch = 1 if request.independent else request.batch
-        asked = Request(batch=batch, use_cache=request.use_cache and not request.independent, settings=more)
+        replicas = self._site.num_replicas if self._site else 1
+        asked = Request(
+            batch=batch, replicas=replicas, use_cache=request.use_cache and not request.independent, settings=more
+        )
         return run_settings(wiring.checked, self._plan(index), self._datasets[number], asked)
 
     def _run_path(self, index: int, number: int) -> Path:
@@ -161,6 +186,7 @@ class _Run:
             decoders,
             self._progress,
             frees_models=not self._placed.fits,
+            elsewhere=partial(self._elsewhere, self._site, where) if self._site else None,
         )
         jobs = self._jobs()
         weight = sum(shared.num_calls for shared in sharing.wanted(jobs))
@@ -174,6 +200,12 @@ class _Run:
                 self._keep(ended)
         if self._request.latency:
             self._time(sharing)
+
+    def _elsewhere(
+        self, site: Site, cache: Path, plans: Sequence[Plan], runs: Mapping[tuple[int, int], str]
+    ) -> ReplicaPool:
+        setting = Setting(runs, self._request.batch, cache=cache, breaks_steps=True)
+        return ReplicaPool(site, plans, setting, self._progress)
 
     def _jobs(self) -> list[Job]:
         jobs = []

@@ -16,7 +16,7 @@ from flowinfer.language.options import DECODING_KEYS
 from flowinfer.paper.paths import Strategy, paths, strategy_of
 from flowinfer.planning.plain import fingerprint
 from flowinfer.planning.plan import compile
-from flowinfer.spec import RENAMED, Flow, Node, Part, Series, nodes
+from flowinfer.spec import RENAMED, Flow, nodes, written
 from flowinfer.sweeps.request import SweepRequest
 from flowinfer.sweeps.weights import parse_weights, weighted
 from flowinfer.zoo import select_zoo
@@ -81,16 +81,6 @@ def wirings(request: SweepRequest) -> list[Wiring]:
         raise FlowError(found)
     digits = max(2, len(str(len(made))))
     return [replace(wiring, key=f"p{number:0{digits}}") for number, wiring in enumerate(made.values(), start=1)]
-
-
-def written(part: Part) -> str:
-    """Return a flow's wiring as one line, without its options."""
-    if isinstance(part, Node):
-        return part.model.name
-    if isinstance(part, Series):
-        return " -> ".join(written(stage) for stage in part.stages)
-    sign = " | " if part.kind == "fuse" else " & "
-    return f"({sign.join(written(branch.part) for branch in part.branches)})"
 
 
 def _generated(request: SweepRequest) -> list[_Source]:

@@ -123,6 +123,27 @@ def test_told_tokens_are_those_of_the_hosts_loop(models: Models, options: dict[s
             assert numbers(one) == pytest.approx(numbers(other), rel=1e-3, abs=1e-6)
 
 
+def test_where_few_rows_are_listened_to_each_token_is_told_by_itself(
+    models: Models, alone: dict[str, tuple[object, ...]]
+) -> None:
+    """Ten rows get several steps at once, the last eight of them single ones: the texts stay, in one order."""
+    listener, rows = Listener(), mixed_rows()
+    stream = packed_decoder(PLAN, models, batch=len(rows), observer=listener).stream()
+    for row in rows:
+        stream.add(row)
+    found: dict[str, StepResult] = {}
+    told: list[tuple[int, int]] = []
+    while stream.num_rows:
+        few, before = stream.num_rows <= 8, sum(map(len, listener.events.values()))
+        found |= results(stream.turn())
+        told.append((few, sum(map(len, listener.events.values())) - before))
+    assert written(found) == alone
+    assert max(count for few, count in told if not few) > len(rows)
+    assert max(count for few, count in told[-12:] if few) <= 8
+    for events in listener.events.values():
+        assert [event.index for event in events] == list(range(len(events)))
+
+
 def names(event: TokenEvent) -> tuple[object, ...]:
     return event.index, event.piece, event.tops[0].piece, [(own.node, own.model, own.piece) for own in event.heads]
 

@@ -11,9 +11,10 @@ from flowinfer.backends.base import TokenModel
 from flowinfer.engine.base import Decoder, Observer
 from flowinfer.engine.budget import Budget
 from flowinfer.engine.loops.acceptance import Payoff
+from flowinfer.engine.loops.bytewise import host_decoder
 from flowinfer.engine.loops.drafting import make_drafter
 from flowinfer.engine.loops.heads import Heads
-from flowinfer.engine.loops.rounds import RoundDecoder
+from flowinfer.engine.loops.mixing import writes_bytes
 from flowinfer.planning.plan import Step
 
 Engine = Literal["auto", "packed", "reference"]
@@ -48,7 +49,7 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     """Return the decoding loop of some heads; say why where the packed engine is asked for and cannot serve."""
     step = loop.step
     on_host = partial(
-        RoundDecoder,
+        host_decoder(step.source),
         step,
         loop.models,
         batch=loop.batch,
@@ -58,7 +59,7 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     )
     if engine == "reference":
         return on_host()
-    drafter = make_drafter(step, loop.writer)
+    drafter = None if writes_bytes(step.source) else make_drafter(step, loop.writer)
     on_gpu = is_on_gpu(loop.models, engine)
     on_cpu = all(model.device.type == "cpu" and model.is_exact for model in loop.models)
     if engine == "auto" and not on_gpu and not on_cpu:

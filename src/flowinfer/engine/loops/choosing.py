@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from flowinfer.engine.loops.clock import UNTIMED, Clock
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.sampling import Draws, choose_slots, draws_of
+from flowinfer.fusion.certified import Candidates
 from flowinfer.spec import Decoding
 
 
@@ -74,7 +75,7 @@ class Decision(NamedTuple):
 
 def choose(
     mixer: Mixer,
-    logits: Sequence[Tensor],
+    logits: Sequence[Tensor | Candidates],
     states: Tensor,
     joined: Sequence[Sequence[bool]],
     draws: Draws | None,
@@ -87,7 +88,8 @@ def choose(
 
     Args:
         mixer: how the heads are fused.
-        logits: K tensors of shape (B, V_k), in the vocabulary's order of heads, each on its head's device.
+        logits: K tensors of shape (B, V_k), in the vocabulary's order of heads, each on its head's device; candidates
+            of heads elsewhere, where all rows are greedy and `mixer.takes_candidates`.
         states: shape (B,), int64, UTF-8 states of the rows' texts.
         joined: for each row, which heads begin its text with a space that is none; () = none does.
         draws: how the rows draw; None = all are greedy.
@@ -98,7 +100,10 @@ def choose(
     tops = None
     device = mixer.device
     with clock.phase("fuse", name="lift"):
-        probs = mixer.lift(logits, joined)  # K of (B, V_k) -> K of (B, V)
+        if any(isinstance(one, Candidates) for one in logits):
+            probs = mixer.lift_certified(logits, states, joined)
+        else:
+            probs = mixer.lift(cast("Sequence[Tensor]", logits), joined)  # K of (B, V_k) -> K of (B, V)
     if mixer.is_certified and draws is None and not num_tops:
         with clock.phase("fuse", name="certified choice"):
             certified = mixer.certified(probs, states)
@@ -163,7 +168,7 @@ class Prefixes:
         self.indices += range(row.num_tokens, row.num_tokens + len(states))
 
     def decide(
-        self, mixer: Mixer, logits: Sequence[Tensor], clock: Clock, *, is_told: bool, num_tops: int = 0
+        self, mixer: Mixer, logits: Sequence[Tensor | Candidates], clock: Clock, *, is_told: bool, num_tops: int = 0
     ) -> list[Decision]:
         """Choose a slot behind each.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from flowinfer.backends.base import Prompt, Session, TokenModel
@@ -16,6 +15,8 @@ from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.spaces import joined_heads, told
 from flowinfer.fusion.advance import Advance, Context, new_context
+from flowinfer.fusion.certified import Candidates
+from flowinfer.fusion.encoder import Encoder
 from flowinfer.planning.plan import Step
 from flowinfer.startup import STARTUP
 
@@ -45,7 +46,7 @@ class Heads:
             self.vocabulary = self.mixer.vocabulary
         self.observer = observer
         by_precision = 1e-6 if all(model.is_exact for model in models) else 1e-3
-        self.tie_margin = step.decoding.near_tie_eps or by_precision
+        self.tie_margin = self.mixer.margin = step.decoding.near_tie_eps or by_precision
         self._keeps_thinking = keeps_thinking
         self._has_told = False
         self._tokens = [model.vocabulary().tokens for model in models]
@@ -126,11 +127,18 @@ class Heads:
                 if not row.finish_reason:
                     row.feed(k, len(advance.ids), self.models[k].max_positions)
 
-    def decide(self, logits: Sequence[Tensor], prefixes: Prefixes, clock: Clock = UNTIMED) -> list[Decision]:
+    def decide(
+        self, logits: Sequence[Tensor | Candidates], prefixes: Prefixes, clock: Clock = UNTIMED
+    ) -> list[Decision]:
         """Choose a slot behind each of N prefixes: K logits of shape (N, V_k) -> N."""
         return prefixes.decide(
             self.mixer, logits, clock, is_told=self.observer.wants_tokens, num_tops=self.observer.num_tops
         )
+
+    @property
+    def is_measured(self) -> bool:
+        """Return whether somebody wants to know how probable what is emitted was."""
+        return self.observer.wants_tokens or self.step.is_measured
 
     def is_near_tie(self, lead: float) -> bool:
         """Return whether a lead is within rounding."""
@@ -162,8 +170,7 @@ class Heads:
         """Count what a row has decided, tell the observer of it, and take it into the row's text."""
         STARTUP.first_token()
         row.near_ties += self.is_near_tie(decision.lead)
-        for head, favourite in zip(row.heads, decision.favourites, strict=True):
-            head.agreed += favourite == decision.slot
+        row.count(decision.slot, decision.value, decision.lead, decision.favourites)
         if self.observer.wants_tokens:
             self.observer.emitted(row.row.question_id, row.row.step, self._event(row, decision))
         row.emit(decision.slot, self.vocabulary)
@@ -240,7 +247,7 @@ class Heads:
         return None
 
 
-def count_beyond(tokenizer: Tokenizer, text: str, most: int) -> int | None:
+def count_beyond(tokenizer: Encoder, text: str, most: int) -> int | None:
     """Return how many tokens the beginning of a text has, where these are far more than a model reads.
 
     Looked at are pieces that grow, from the least that could have so many: what is refused costs about as much as the

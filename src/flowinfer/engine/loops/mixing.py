@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from flowinfer.backends.base import TokenModel, network_of
-from flowinfer.fusion.certified import Certified, certified_argmax
+from flowinfer.fusion.bytewise import BYTES
+from flowinfer.fusion.certified import Candidates, Certified, certified_argmax, sure
 from flowinfer.fusion.fusers import Fuser, FuserView, Mean, canonical_order, mean
 from flowinfer.fusion.shared import SharedVocabulary
 from flowinfer.planning.plan import Member, Mixture, Source, Step, members
@@ -45,6 +46,8 @@ class FlatMean:
 class Mixer:
     """Lift and fuse one step's heads.
 
+    Where a step is written byte by byte, every head is one over bytes (`fusion.bytewise.BYTES`).
+
     Args:
         step: its source gives the tree of mixtures.
         models: the loaded model of each member, in the order of `members(step.source)`.
@@ -52,9 +55,10 @@ class Mixer:
 
     def __init__(self, step: Step, models: Sequence[TokenModel]) -> None:
         self.members = tuple(members(step.source))
-        self.device = fusing_device(models)
+        is_bytewise = writes_bytes(step.source)
+        self.device = torch.device("cpu") if is_bytewise else fusing_device(models)
         self._decoding = decoding = step.decoding
-        self._heads = [model.vocabulary(decoding.stop_tokens) for model in models]
+        self._heads = [BYTES if is_bytewise else model.vocabulary(decoding.stop_tokens) for model in models]
         self._vocabularies: dict[torch.device, SharedVocabulary] = {}
         self.vocabulary = self._on(self.device)
         self._devices = [model.device for model in models]
@@ -62,6 +66,10 @@ class Mixer:
         self._tree = self._build(step.source)
         self.is_certified = self._wants_certified(decoding.topk)
         """Whether greedy rows choose without moving distributions."""
+        self.takes_candidates = self.flat_mean is not None and decoding.topk != "dense"
+        """Whether greedy rows choose by candidates of heads elsewhere, where those settle it."""
+        self.margin = 0.0
+        """Leads below this must be known exactly."""
 
     def lift(self, logits: Sequence[Tensor], joined: Sequence[Sequence[bool]] = ()) -> list[Tensor]:
         """Turn each head's logits (B, V_k) into shared probabilities (B, V) on its own device.
@@ -70,12 +78,50 @@ class Mixer:
             logits: one tensor per head.
             joined: for each of the B rows, which of the heads begin its text with a space that is none; () = none does.
         """
-        lifted = [self._on(one.device).lift(k, one) for k, one in enumerate(logits)]
+        return self._joined([self._on(one.device).lift(k, one) for k, one in enumerate(logits)], joined)
+
+    def _joined(self, lifted: list[Tensor], joined: Sequence[Sequence[bool]]) -> list[Tensor]:
+        """Count spaces that are none, see `lift`."""
         for k, own in enumerate(zip(*joined, strict=True)):
             if any(own):
                 device = lifted[k].device
                 lifted[k] = self._on(device).lift_first(lifted[k], torch.tensor(own, device=device))
         return lifted
+
+    def lift_certified(
+        self, logits: Sequence[Tensor | Candidates], states: Tensor, joined: Sequence[Sequence[bool]] = ()
+    ) -> list[Tensor]:
+        """Turn logits, and candidates of heads elsewhere, into probabilities by which greedy rows choose the same slot.
+
+        Rows whose candidates do not settle it, and rows that begin jointly, have those heads' whole logits fetched.
+
+        Args:
+            logits: of each head (B, V_k), or its candidates behind B texts.
+            states: (B,), UTF-8 states of the texts.
+            joined: see `lift`.
+        """
+        mean = self.flat_mean
+        assert mean is not None, "candidates are asked of weighted means"
+        shared, apart = self.vocabulary, {k: one for k, one in enumerate(logits) if isinstance(one, Candidates)}
+        given, weight = list[Tensor](), dict(zip(mean.heads, mean.weights, strict=True))
+        fused, slack = (torch.zeros(len(states), shared.size, device=self.device) for _ in range(2))
+        for k, one in enumerate(logits):
+            if isinstance(one, Candidates):
+                own, most = shared.lift_some(k, one)
+                slack += weight[k] * most
+            else:
+                own = self._on(one.device).lift(k, one)
+            fused += weight[k] * own.to(self.device)
+            given.append(own)
+        allowed = shared.guard.mask(states)
+        is_sure = sure(fused.masked_fill(~allowed, -1.0), slack.masked_fill(~allowed, 0.0), self.margin)
+        if joined:
+            is_sure &= ~torch.tensor([any(own) for own in joined], device=self.device)
+        doubtful = (~is_sure).nonzero()[:, 0].tolist()
+        if doubtful:
+            for k, one in apart.items():
+                given[k][doubtful] = shared.lift(k, one.fetch(doubtful).to(self.device))
+        return self._joined(given, joined)
 
     def lift_one(self, k: int, logits: Tensor) -> Tensor:
         """Turn one head's logits (B, V_k) into shared probabilities (B, V) on its own device."""
@@ -173,6 +219,11 @@ def _tie(source: Source) -> str:
 def runs_on_host(fuse: str) -> bool:
     """Return whether a fuser asks the host at every step, as its class says, so that no graph can hold it."""
     return bool(getattr(load(fusers()[fuse]), "runs_on_host", False))
+
+
+def writes_bytes(source: Source) -> bool:
+    """Return whether heads write a source's text byte by byte, as its fuser's class says."""
+    return isinstance(source, Mixture) and bool(getattr(load(fusers()[source.fuse]), "writes_bytes", False))
 
 
 def _fuser(mixture: Mixture) -> Fuser:

@@ -116,7 +116,7 @@ class Ring:
 
         Args:
             num_steps: all that were written.
-            count: the last ones to bring; `RING` is a multiple of it.
+            count: the last ones to bring, which lie together in the ring.
             is_told: whether somebody listens to each token.
             has_tops: whether somebody wants to know what else could have been emitted.
         """

@@ -17,11 +17,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from flowinfer.backends.base import Session, TokenModel
+from flowinfer.backends.base import CandidateSession, Session, TokenModel, is_elsewhere, runs_beside
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.loops.acceptance import DraftOdds, Payoff
 from flowinfer.engine.loops.choosing import Decision, Prefixes
@@ -31,7 +32,11 @@ from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.proposals import Proposal, SessionRow, spell
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.workers import DeviceWorkers
+from flowinfer.fusion.certified import Candidates, together
 from flowinfer.planning.plan import Step
+
+CANDIDATES = 64
+"""Columns that a head elsewhere names of each distribution: 512 bytes."""
 
 MakeDrafter = Callable[[Heads], Drafter]
 ChooseThreads = Callable[[int], AbstractContextManager[None]]
@@ -66,7 +71,10 @@ class RoundDecoder:
     def __post_init__(self) -> None:
         self.heads = Heads(self.step, self.models, observer=self.observer, keeps_thinking=self.keeps_thinking)
         devices = [model.device for model in self.models]
-        self.workers = DeviceWorkers(devices, self.clock, is_queued=self.open_sessions is not None)
+        beside = [runs_beside(model) for model in self.models]
+        elsewhere = [is_elsewhere(model) for model in self.models]
+        is_queued = self.open_sessions is not None
+        self.workers = DeviceWorkers(devices, self.clock, beside=beside, elsewhere=elsewhere, is_queued=is_queued)
 
     def stream(self) -> RoundStream:
         """Return a new run; the one before must be closed."""
@@ -86,6 +94,13 @@ class RoundStream:
         self._waiting: deque[Row] = deque()
         self.sessions = decoder.open_sessions() if decoder.open_sessions else [m.open() for m in decoder.models]
         """One of each head."""
+        self._apart = [
+            cast(CandidateSession, session) if is_elsewhere(model) else None
+            for session, model in zip(self.sessions, decoder.models, strict=True)
+        ]
+        for apart, lift in zip(self._apart, self._heads.vocabulary.lifts, strict=True):
+            if apart is not None:
+                apart.leave_out(lift.banned)
         self.batch: list[SessionRow] = []
         """Rows that are being decoded."""
 
@@ -135,12 +150,7 @@ class RoundStream:
         return misfits
 
     def _prefill(self, rows: Sequence[LiveRow]) -> None:
-        handles: list[list[int]] = [[] for _ in self.sessions]
-
-        def read(k: int) -> None:
-            handles[k] = self.sessions[k].add([row.prompts[k].ids for row in rows])
-
-        self._workers.run("prefill", read)
+        handles = self._read_prompts(rows)
         joint = [index for index, row in enumerate(rows) if row.begins_jointly]
         if joint:
             names = [[of_head[index] for index in joint] for of_head in handles]
@@ -151,6 +161,16 @@ class RoundStream:
             for head, spent in zip(row.heads, seconds, strict=True):
                 head.forward_seconds += spent / len(rows)
             self.batch.append(SessionRow(row, own, [0] * len(own), [0] * len(own), self._payoff.new_length()))
+
+    def _read_prompts(self, rows: Sequence[LiveRow]) -> list[list[int]]:
+        """Let every head read the rows' prompts; return its handles of them."""
+        handles: list[list[int]] = [[] for _ in self.sessions]
+
+        def read(k: int) -> None:
+            handles[k] = self.sessions[k].add([row.prompts[k].ids for row in rows])
+
+        self._workers.run("prefill", read)
+        return handles
 
     @torch.inference_mode()
     def _round(self) -> None:
@@ -193,18 +213,28 @@ class RoundStream:
                 row.live.fail(error)
         return proposals
 
-    def _feed(self, proposals: Sequence[Proposal], fresh: Sequence[SessionRow]) -> list[Tensor]:
+    def _takes_candidates(self) -> bool:
+        """Return whether heads elsewhere need not send whole distributions: no row draws, nobody wants to know more."""
+        is_greedy = all(row.live.decoding.temperature == 0 for row in self.batch)
+        return self._heads.mixer.takes_candidates and is_greedy and not self._heads.observer.num_tops
+
+    def _feed(self, proposals: Sequence[Proposal], fresh: Sequence[SessionRow]) -> list[Tensor | Candidates]:
         """Let every head read what is pending and proposed, in one forward.
 
         Returns:
             K tensors of shape (N, V_k): logits behind each proposal and each of its keys, then behind fresh prompts.
+            Heads elsewhere may give candidates.
         """
-        logits: list[Tensor] = [torch.empty(0)] * len(self.sessions)
+        logits: list[Tensor | Candidates] = [torch.empty(0)] * len(self.sessions)
+
+        takes_some = self._takes_candidates()
 
         def feed(k: int) -> None:
-            session, found = self.sessions[k], []
+            session, found = self.sessions[k], list[Tensor | Candidates]()
+            apart = self._apart[k] if takes_some else None
             if fresh:
-                found.append(session.logits([row.handles[k] for row in fresh]))
+                rows = [row.handles[k] for row in fresh]
+                found.append(apart.best(rows, CANDIDATES) if apart else session.logits(rows))
             segments = {}
             for proposal in proposals:
                 row = proposal.row
@@ -213,9 +243,9 @@ class RoundStream:
                 row.held[k] = row.valid[k] + sum(map(len, segments[row.handles[k]]))
                 row.valid[k] = len(proposal.contexts[0][k].ids)
             if segments:
-                found.insert(0, session.verify(segments))
+                found.insert(0, apart.verify_best(segments, CANDIDATES) if apart else session.verify(segments))
             if found:
-                logits[k] = torch.cat(found) if len(found) > 1 else found[0]
+                logits[k] = together(found)
 
         self._workers.run("forward", feed)
         seconds = self._take_seconds("forward")
@@ -227,7 +257,7 @@ class RoundStream:
                 head.forward_seconds += spent / len(proposals)
         return logits
 
-    def _choose(self, proposals: Sequence[Proposal], logits: Sequence[Tensor]) -> list[list[Decision]]:
+    def _choose(self, proposals: Sequence[Proposal], logits: Sequence[Tensor | Candidates]) -> list[list[Decision]]:
         """Choose a slot behind every key of every proposal, as if all before it in the proposal were right."""
         prefixes = Prefixes()
         for proposal in proposals:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import exp, log
 
 from flowinfer.backends.base import Prompt
 from flowinfer.engine.base import Row
@@ -62,6 +63,12 @@ class LiveRow:
         self.slots: list[int] = []
         """Emitted slots, the end slot excepted."""
         self.near_ties = 0
+        self.log_probability: float | None = 0.0
+        """Of all that it has emitted, the end included; None where nobody computed it."""
+        self.lead = 0.0
+        """Sum over all that it has emitted."""
+        self.num_agreed = 0
+        """How often all heads favoured what it emitted."""
         self.rounds: int | None = None
         """Verifying forwards; None where every token has its own."""
         self.drafted = 0
@@ -90,6 +97,21 @@ class LiveRow:
             self.finish_reason = "stop"
         elif self.num_tokens >= self.decoding.max_tokens:
             self.finish_reason = "length"
+
+    def count(self, slot: int, probability: float, lead: float, favourites: Sequence[int]) -> None:
+        """Count how sure of a slot the heads were that it emits.
+
+        Args:
+            probability: the slot's fused one; 0 where nobody computed it.
+            lead: over the second best.
+            favourites: each head's most probable slot.
+        """
+        known = None if probability <= 0 or self.log_probability is None else self.log_probability + log(probability)
+        self.log_probability = known
+        self.lead += lead
+        self.num_agreed += all(favourite == slot for favourite in favourites)
+        for head, favourite in zip(self.heads, favourites, strict=True):
+            head.agreed += favourite == slot
 
     def fail(self, error: BaseException) -> None:
         """End the row, and no other, by what was raised at work on it; what is the run's is raised again."""
@@ -159,6 +181,9 @@ class LiveRow:
             batch=self.batch,
             heads=heads,
             near_ties=self.near_ties,
+            confidence=None if self.log_probability is None else exp(self.log_probability / steps),
+            lead=self.lead / steps,
+            agreement=self.num_agreed / steps,
             lstripped=self.num_joined if len(self.prompts) > 1 and step.decoding.lstrip_first == "auto" else None,
             rounds=self.rounds,
             drafted_tokens=self.drafted,

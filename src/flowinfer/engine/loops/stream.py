@@ -1,8 +1,8 @@
 """The host's side of a loop on devices: who is admitted, what the device has emitted, who has ended.
 
 The devices run a few steps ahead; the host reads their outcome while the next ones run, so that it has to wait at most
-once per `_STEPS` steps, and not at all where it has other loops to look after. A row that the host ends (a stop text,
-nobody who wants it any more) is ignored from there on.
+once per `_STEPS` steps (or once per step, where few rows are listened to), and not at all where it has other loops to
+look after. A row that the host ends (a stop text, nobody who wants it any more) is ignored from there on.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from flowinfer.startup import STARTUP
 
 _STEPS = RING // 2
 """Steps that the device is given at once."""
+_FEW = 8
+"""Rows up to which somebody who listens hears every token as soon as it is there: the host has time for it."""
 _PATIENCE = 16
 """Most steps that a row waits for others to come in with it; before that, one in so many of the batch must come."""
 _MOST_PENDING = 2
-"""Times so many that it is ahead of the host."""
+"""Times that it is given steps before the host reads the first ones."""
 
 
 class PackedStream:
@@ -84,10 +86,11 @@ class PackedStream:
             if not (self._waiting or self._again):
                 self._batch.move_together()
             ended = self._admit()
-            is_queued = bool(self._batch.live) and len(self._pending) < _MOST_PENDING
+            most = 2 * _MOST_PENDING if self._is_told_at_once else _MOST_PENDING
+            is_queued = bool(self._batch.live) and len(self._pending) < most
             if is_queued:
                 self._queue_steps()
-            is_due = bool(self._pending) and (len(self._pending) == _MOST_PENDING or not self._batch.live)
+            is_due = bool(self._pending) and (len(self._pending) >= most or not self._batch.live)
             is_read = is_due and self._pending[0].outcome.is_there
             if is_read:
                 ended += self._read()
@@ -184,7 +187,12 @@ class PackedStream:
     @property
     def _steps_ahead(self) -> int:
         """Return how many steps the device may run until the host has read again."""
-        return (len(self._pending) + 2) * _STEPS
+        return sum(len(pending.outcome.slots) for pending in self._pending) + 2 * _STEPS
+
+    @property
+    def _is_told_at_once(self) -> bool:
+        """Return whether the device is given single steps."""
+        return self._heads.observer.wants_tokens and len(self._batch.live) <= _FEW
 
     def _queue_steps(self) -> None:
         """Give the device some steps, and the order to bring their outcome to the host."""
@@ -194,9 +202,10 @@ class PackedStream:
         form = self._form()
         for cache in self._caches:
             cache.sync()
-        for _ in range(_STEPS):
+        count = 1 if self._is_told_at_once else _STEPS - self._lock.num_steps % _STEPS
+        for _ in range(count):
             self._lock.run(form)
-        outcome = self._lock.last_outcome(_STEPS, form)
+        outcome = self._lock.last_outcome(count, form)
         self._pending.append(Pending(tuple(self._batch.rows), outcome))
 
     def _form(self) -> StepForm:
@@ -207,7 +216,7 @@ class PackedStream:
         if any(decoding.top_p < 1 for decoding in drawing):
             draws = "nucleus"
         observer = self._heads.observer
-        return StepForm(width, tile_for(width), draws, observer.wants_tokens, observer.num_tops > 0)
+        return StepForm(width, tile_for(width), draws, self._heads.is_measured, observer.num_tops > 0)
 
     def _read(self) -> list[Completion]:
         """Take the outcome of the oldest steps; return the rows that ended in them."""

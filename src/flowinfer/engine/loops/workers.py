@@ -1,4 +1,7 @@
-"""Heads side by side, so that a step takes as long as its slowest device: by streams, or by a thread per device."""
+"""Heads side by side, so that a step takes as long as its slowest device: by streams, or by threads.
+
+On a CPU heads run in turn, each with all of torch's threads, but for those that leave Python to others: these have a
+thread each, and the CPU's heads then share its cores evenly."""
 
 from __future__ import annotations
 
@@ -12,31 +15,52 @@ from flowinfer.engine.loops.clock import UNTIMED, Clock, Part
 
 
 class DeviceWorkers:
-    """Run the same work for every head: in turn on one device, at the same time on several.
+    """Run the same work for every head: in turn at one place, at the same time at several.
 
     Args:
         devices: the device of each head.
+        elsewhere: which of them only wait for another process: each in a thread of its own.
         clock: times each head's work, its device's included.
+        beside: whether each head runs beside others of its device, see `backends.base.runs_beside`; none if not given.
         is_queued: whether the work of a head on a GPU is only queued there. Then one thread queues that of all heads,
             each on a stream of its own, and waits once; so graphs are never recorded in two threads at once. Each head
             then counts with the time of all. Else each device has a thread.
     """
 
-    def __init__(self, devices: Sequence[torch.device], clock: Clock = UNTIMED, *, is_queued: bool = False) -> None:
+    def __init__(
+        self,
+        devices: Sequence[torch.device],
+        clock: Clock = UNTIMED,
+        *,
+        beside: Sequence[bool] = (),
+        elsewhere: Sequence[bool] = (),
+        is_queued: bool = False,
+    ) -> None:
         self._devices = tuple(devices)
         self._clock = clock
         self._streams: dict[int, torch.cuda.Stream] = {}
-        unique = dict.fromkeys(devices)
-        self._is_queued = is_queued and any(device.type == "cuda" for device in unique)
-        self._heads_of = tuple(tuple(k for k, device in enumerate(devices) if device == one) for one in unique)
-        has_threads = len(unique) > 1 and not self._is_queued
-        self._pool = ThreadPoolExecutor(len(unique)) if has_threads else None
+        self._is_queued = is_queued and any(device.type == "cuda" for device in devices)
+        cores, apart = torch.get_num_threads(), [k for k, is_so in enumerate(elsewhere) if is_so]
+        if cores > 1:
+            apart += [k for k, is_so in enumerate(beside) if is_so]
+        places = [(device, k if k in apart else None) for k, device in enumerate(devices)]
+        self._heads_of = [tuple(k for k, own in enumerate(places) if own == one) for one in dict.fromkeys(places)]
+        on_cpu = {
+            place for k, place in enumerate(places) if place[0].type == "cpu" and not (elsewhere and elsewhere[k])
+        }
+        share = max(1, cores // max(1, len(on_cpu)))
+        has_threads = len(self._heads_of) > 1 and not self._is_queued
+        self._pool = (
+            ThreadPoolExecutor(len(self._heads_of), initializer=torch.set_num_threads, initargs=(share,))
+            if has_threads
+            else None
+        )
 
     def run(self, part: Part, work: Callable[[int], None]) -> None:
         """Call `work` with the index of each head.
 
         Raises:
-            Whatever a head's work raised, after the other devices have come to rest.
+            Whatever a head's work raised, after the others have come to rest.
         """
         if self._is_queued:
             return self._side_by_side(part, work)

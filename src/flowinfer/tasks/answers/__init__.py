@@ -13,7 +13,7 @@ from typing import NamedTuple
 from flowinfer.results import Ballot, Score
 from flowinfer.tasks.answers.anchors import Anchor, anchors
 from flowinfer.tasks.answers.boxes import boxed
-from flowinfer.tasks.answers.choices import find_choice
+from flowinfer.tasks.answers.letters import find_choice
 from flowinfer.tasks.answers.maths import judge_maths
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
 from flowinfer.tasks.answers.quantities import find_number

@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flowinfer.tasks.answers.boxes import ends_in_box
-from flowinfer.tasks.answers.numerals import spelled
 from flowinfer.tasks.answers.polarity import is_asked
 from flowinfer.tasks.answers.text import Text
 
@@ -59,11 +57,12 @@ _DENIED_BEFORE = re.compile(
     r"|(?:无法|不能)(?:判断|确定)|不知道|错误的?|wrong|incorrect)\s*$",
     re.I,
 )
+_REPORTED = r"(?<!\bi )(?<!\bwe )\b(?:thinks|claims|believes|guesse[sd])\b|\b(?:some|many|most) (?:people|students)\b"
+REPORTED = re.compile(rf"{_REPORTED}|^\W*suppose\b", re.I)
 SUPPOSED = re.compile(
-    r"tempt|(?:might|may|could) (?:think|say|guess|assume|seem)|common (?:mistake|error)|would have|\bsuppose|\bassum"
-    r"|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|\b(?:some|many|most) (?:people|students)\b"
-    r"|如果|假[设如]"
-    r"|(?<!\bi )(?<!\bwe )\b(?:thinks|claims|believes|guesse[sd])\b"
+    rf"{_REPORTED}|tempt|(?:might|may|could) (?:think|say|guess|assume|seem)|common (?:mistake|error)|would have"
+    r"|\bsuppose|\bassum"
+    r"|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|如果|假[设如]"
     r"|(?:初看|看似|干扰|易错|误以为|误选|可能会|有人|容易|同学)[^,]*$",
     re.I,
 )
@@ -150,35 +149,3 @@ def _begin(string: str, match: re.Match[str]) -> int:
     """Return where the answer begins: after blanks, and on the next line where the anchor ends its own."""
     blanks = _BLANKS.match(string, match.end())
     return blanks.end() if blanks else match.end()
-
-
-_CODE_LAST = re.compile(r"```(?:python|py|sympy|cpp|java)[^\n]*\n(?:(?!```)\D)*(?:```\s*)?$", re.S | re.I)
-_BROKEN_OFF = re.compile(
-    r"(?:[-=+/×÷≈(,，、]|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from|ha[sv]e?"
-    r"|equals|that|then|so|thus|hence|therefore|at|than|because)"
-    r"|(?:所以|因此|[为是得和与]|等于|(?<![对确误])的|得到)\s*[:：]?)$"
-)
-_PAIRS = ((r"\(", r"\)"), (r"\[", r"\]"), (r"\begin{", r"\end{"), ("<<", ">>"), ("\\left", "\\right"))
-_SENTENCE_ENDS = re.compile(r"[.。!?！？;；:：)\]}】」”\"'|$>]$")
-_SAYS = re.compile(r"[A-Za-z]{2,}|[\u4e00-\u9fff]{2}")
-_NEAR_END = 30
-"""Characters before the end of a sentence without its full stop in which its number stands."""
-
-
-def is_broken_off(text: Text) -> bool:
-    """Return whether a text stops inside a sentence, so that its last number is none that it settled on."""
-    string = text.string.rstrip()
-    if re.search(r"[a-z]\s\$$", string) or ends_in_box(text) or _CODE_LAST.search(text.string):
-        return True
-    string = string.rstrip("*_`$").rstrip()
-    if _BROKEN_OFF.search(" " + string) or any(string.count(one) > string.count(other) for one, other in _PAIRS):
-        return True
-    before, _, last = string.rpartition("\n")
-    sentences = re.split(r"(?<=[^\d\s])\.\s+|(?<=\d)\.\s+(?=[A-Z])|[。!?！？]", last)
-    last = sentences[-1]
-    if _SENTENCE_ENDS.search(string) or len(_SAYS.findall(last)) < 2 or spelled(last[-_NEAR_END:]):
-        return False
-    goes_before = len(sentences) > 1 or bool(re.search(r"\d", before))
-    return goes_before and not re.search(
-        r"\d", last if len(sentences) == 1 and "." not in before else last[-_NEAR_END:]
-    )

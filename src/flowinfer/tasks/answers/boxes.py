@@ -10,6 +10,8 @@ _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?=\{)|\\boxed\s+(?=\S)")
 _DENIED = re.compile(r"(?:\bnot|\bthan|≠|\\neq?|不是|而非)[\s$(]*$")
 _WORD = re.compile(r"[^\s$,.;]+")
 _BRACE = re.compile(r"\\[{}\\]|[{}]")
+_NAME = re.compile(r"[a-zA-Z]\s*=(?=\s*\\?$)")
+_LISTS = re.compile(r"[\s${}()\\]*(?:and|or|[,、和或及与])+[\s${}()\\]*")
 _MAX_BOX = 4000
 
 
@@ -30,22 +32,38 @@ def boxed(text: Text) -> list[Text]:
     return found
 
 
-def are_listed(text: Text, one: Text, other: Text) -> bool:
-    """Return whether two boxes stand side by side as answers, as in "2 and 3"."""
-    between = text.string[text.places.index(one.places[-1]) + 1 : text.places.index(other.places[0])]
-    bare = re.sub(r"\\(?:text|boxed|quad)|[a-zA-Z]\s*=", "", between)
-    return bool(re.fullmatch(r"[\s${}()\\]*(?:and|or|[,、和或及])+[\s${}()\\]*", bare))
+def last_boxes(text: Text) -> Text | None:
+    r"""Return the last box, with those right before it that it is listed with.
 
-
-def last_boxed(text: Text) -> Text | None:
-    r"""Return the content of the last closed, non-empty \boxed{}."""
-    return next(reversed(boxed(text)), None)
+    Example: "x = \boxed{2} and y = \boxed{3}" gives "x = 2 , y = 3".
+    """
+    found = boxed(text)
+    if not found:
+        return None
+    last = first = found[-1]
+    listed: list[str] = [last.string]
+    names: list[str] = []
+    for earlier in reversed(found[:-1]):
+        between = text.string[text.places.index(earlier.places[-1]) + 1 : text.places.index(first.places[0])]
+        between = re.sub(r"\\(?:text|boxed|quad)", "", between).rstrip("{")
+        name = _NAME.search(between)
+        if earlier.string == first.string or not _LISTS.fullmatch(between[: name.start()] if name else between):
+            break
+        first = earlier
+        names.insert(0, name[0] if name else "")
+        listed.insert(0, earlier.string)
+    if first is last:
+        return last
+    before = text.string[: text.places.index(first.places[0])]
+    name = _NAME.search(re.sub(r"\\boxed\s*\{$", "", before)) if any(names) else None
+    named = zip([name[0] if name else "", *names], listed, strict=True)
+    joined = " , ".join(f"{name} {value}".strip() for name, value in named)
+    return Text(joined, [first.places[0]] * (len(joined) - 1) + [last.places[-1]])
 
 
 def last_box(text: str) -> str | None:
     """Return the content of the last closed box of a plain text, None where there is none."""
-    box = last_boxed(Text(text, range(len(text))))
-    return box.string if box is not None else None
+    return next((box.string for box in reversed(boxed(Text(text, range(len(text)))))), None)
 
 
 def is_boxed(string: str) -> bool:

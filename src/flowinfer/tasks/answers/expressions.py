@@ -8,22 +8,26 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from flowinfer.tasks.answers.latex import FUNCTIONS
 from flowinfer.tasks.answers.numbers import near
 
 _TOKEN = re.compile(
-    r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(sqrt|pi|log|ln|exp|sin|cos|tan|cot|sec|csc|oo)(?![a-z])|([a-zA-Z])(?:_\w+)?"
-    r"|(\*\*|[-+*/^()!±]))"
+    rf"\s*(?:(\d+(?:\.\d+)?|\.\d+)|({FUNCTIONS})|([a-zA-Z])(?:_\w+)?"
+    r"|(\*\*|[-+*/^()!,]))\s*"
 )
-_FUNCTIONS = ("sqrt", "log", "exp", "sin", "cos", "tan", "cot", "sec", "csc")
-_WORD = re.compile(r"[A-Za-z]{3,}")
+_PROSE = re.compile(rf"(?<![A-Za-z])(?!(?:xyz|abc)(?![A-Za-z])|{FUNCTIONS})[A-Za-z]{{3,}}")
+"""Long words, which are no product of single letters."""
 _SCIENTIFIC = re.compile(r"(?<=\d)[eE]([+-]?\d{1,2})(?![\w.])")
+_BINDING = {"+": 1, "-": 1, "*": 2, "/": 2, "": 2, "^": 4}
+"""How tightly operators bind; the empty one is a product without a sign."""
 _POINTS = (Fraction(1009, 613), Fraction(2029, 1031), Fraction(-739, 421))
-"""Where two rational functions are compared: they agree at all of them by chance as good as never."""
+"""Where two functions are compared: they agree at all of them by chance as good as never."""
 _MAX_LENGTH = 300
 _MAX_POWER = 5_000
 """Largest exponent, and most bits of a number's power."""
 _MAX_DIGITS = 60
 _MAX_FACTORIAL = 30
+_MAX_CHOICES = 1_000
 
 
 @dataclass(frozen=True)
@@ -46,19 +50,14 @@ class _Refused(Exception):
 def parse_expression(text: str) -> Expression | None:
     """Read an expression, or return None where the text is none.
 
-    Accepts numbers, single letters, + - * / ^ **, parentheses, implicit products, sqrt, pi, log, ln, exp,
-    sin, cos, tan, cot, sec, csc, factorials.
-    Powers and lengths are bounded, so that no text takes long.
+    Accepts numbers, single letters, + - * / ^ **, parentheses, products without a sign, roots, logarithms,
+    trigonometric functions, factorials, binom(n, k). Powers and lengths are bounded, so that no text takes long.
     """
     text = _SCIENTIFIC.sub(r"*10^(\1)", text.strip())
-    if not text or len(text) > _MAX_LENGTH:
+    if not text or len(text) > _MAX_LENGTH or _PROSE.search(text):
         return None
     try:
-        tokens = _tokens(text)
-        reader = _Reader(tokens)
-        tree = reader.sum()
-        if reader.at < len(tokens):
-            return None
+        tree = _Reader(text).whole()
     except (_Refused, RecursionError, ZeroDivisionError, OverflowError):
         return None
     value = Fraction(int(tree.p), int(tree.q)) if tree.is_Rational else None
@@ -71,156 +70,144 @@ def equal(left: Expression, right: Expression) -> bool:
         return near(left.value, right.value)
     if left.symbols != right.symbols:
         return False
-    if left.tree == right.tree:
-        return True
-    import sympy
-
-    try:
-        difference = left.tree - right.tree
-        is_exact = bool(left.symbols) and not difference.atoms(sympy.Function, sympy.NumberSymbol)
-        values = [_at(difference, sorted(left.symbols), point) for point in _POINTS]
-        if is_exact and all(value.is_Rational for value in values):
-            return all(value == 0 for value in values)
-        return all(abs(complex(value.evalf(30))) <= 1e-12 for value in values)
-    except (TypeError, ValueError, ArithmeticError, RecursionError, AttributeError):
-        return False
+    return left.tree == right.tree or all(abs(value) <= 1e-12 for value in _at_points(left, right, "-"))
 
 
 def proportional(left: Expression, right: Expression) -> bool:
     """Return whether one expression is the other times a number: whether they are zero at the same places."""
     if left.symbols != right.symbols or not left.symbols:
         return False
-    try:
-        pairs = [(_at(left.tree, sorted(left.symbols), p), _at(right.tree, sorted(left.symbols), p)) for p in _POINTS]
-        (one, other), *rest = [(complex(a.evalf(30)), complex(b.evalf(30))) for a, b in pairs]
-        return bool(one and other) and all(abs(a * other - b * one) <= 1e-12 * abs(a * other) for a, b in rest)
-    except (TypeError, ValueError, ArithmeticError, RecursionError, AttributeError):
-        return False
+    first, *others = _at_points(left, right, "/")
+    return first != 0 and all(abs(other - first) <= 1e-12 * abs(first) for other in others)
 
 
-def _at(tree: Any, symbols: list[str], point: Fraction) -> Any:  # sympy expressions
+def _at_points(left: Expression, right: Expression, operator: str) -> list[complex]:
+    """Return two expressions' difference or ratio at all points; nan where there is none."""
     import sympy
 
-    places = (point + index for index in range(len(symbols)))
-    values = (sympy.Rational(one.numerator, one.denominator) for one in places)
-    found = {sympy.Symbol(name): value for name, value in zip(symbols, values, strict=True)}
-    return tree.subs(found)
-
-
-def _tokens(text: str) -> list[str]:
-    if any(run not in _FUNCTIONS and run not in ("xyz", "abc") for run in _WORD.findall(text)):
-        raise _Refused  # prose, not a product of single letters
-    tokens: list[str] = []
-    at = 0
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if not match:
-            if not text[at:].strip():
-                break
-            raise _Refused
-        token = match[match.lastindex or 0]
-        if len(token) > _MAX_DIGITS or token == "±":
-            raise _Refused
-        tokens.append("^" if token == "**" else token)
-        at = match.end()
-    return tokens
+    found = []
+    try:
+        tree = left.tree - right.tree if operator == "-" else left.tree / right.tree
+        for point in _POINTS:
+            places = (sympy.Rational(point.numerator, point.denominator) + at for at in range(len(left.symbols)))
+            value = tree.subs(dict(zip(map(sympy.Symbol, sorted(left.symbols)), places, strict=True)))
+            found.append(complex(value.evalf(30)))
+    except (TypeError, ValueError, ArithmeticError, RecursionError, AttributeError):
+        return [complex("nan")]
+    return found
 
 
 class _Reader:
-    """Recursive descent over tokens; builds sympy objects without its parser."""
+    """Reads a text by how tightly operators bind; builds sympy objects without sympy's parser."""
 
-    def __init__(self, tokens: list[str]) -> None:
+    def __init__(self, text: str) -> None:
         import sympy
 
         self._sympy = sympy
-        self._tokens = tokens
-        self.at = 0
-
-    def sum(self) -> Any:  # sympy objects
-        total = self._product()
-        while self._peek() in ("+", "-"):
-            total = total + self._product() if self._next() == "+" else total - self._product()
-        return total
-
-    def _product(self) -> Any:  # sympy objects
-        sign = 1
-        while self._peek() in ("+", "-"):
-            sign = -sign if self._next() == "-" else sign
-        value = self._power()
-        while (token := self._peek()) is not None and token not in ("+", "-", ")"):
-            if token == "*":
-                self._next()
-                value = value * self._signed_power()
-            elif token == "/":
-                self._next()
-                divisor = self._signed_power()
-                if divisor == 0:
-                    raise _Refused
-                value = value / divisor
-            elif token == "^":
+        self._at = 0
+        self._tokens: list[str] = []
+        at = 0
+        while at < len(text):
+            match = _TOKEN.match(text, at)
+            token = match[match.lastindex or 0] if match else ""
+            if match is None or len(token) > _MAX_DIGITS:
                 raise _Refused
-            else:
-                value = value * self._power()  # implicit product
-        return sign * value
+            self._tokens.append("^" if token == "**" else token)
+            at = match.end()
 
-    def _signed_power(self) -> Any:  # sympy objects
+    def whole(self) -> Any:  # sympy objects, here and below
+        """Read everything."""
+        tree = self._expression(0)
+        if self._peek():
+            raise _Refused
+        return tree
+
+    def _expression(self, binding: int) -> Any:
+        """Read an atom and all operators behind it that bind more tightly."""
         if self._peek() in ("+", "-"):
-            return -self._signed_power() if self._next() == "-" else self._signed_power()
-        return self._power()
+            is_negative = self._next() == "-"
+            inner = self._expression(max(binding, 1))
+            left = -inner if is_negative else inner
+        else:
+            left = self._atom()
+        while (token := self._peek()) not in ("", ")", ","):
+            operator = token if token in _BINDING else ""
+            if _BINDING[operator] <= binding:
+                break
+            if operator:
+                self._next()
+            left = self._applied(operator, left, self._expression(_BINDING[operator] - (operator == "^")))
+        return left
 
-    def _power(self) -> Any:  # sympy objects
-        base = self._atom()
+    def _applied(self, operator: str, left: Any, right: Any) -> Any:
+        match operator:
+            case "+":
+                return left + right
+            case "-":
+                return left - right
+            case "/" if right == 0:
+                raise _Refused
+            case "/":
+                return left / right
+            case "^":
+                return self._power(left, right)
+        return left * right
+
+    def _power(self, base: Any, exponent: Any) -> Any:
+        if exponent.is_number:
+            bits = max(abs(int(base.p)), int(base.q)).bit_length() if base.is_Rational else 1
+            if max(bits, 1) * abs(exponent) > _MAX_POWER:
+                raise _Refused
+        elif base.is_number and abs(base) > 1000:
+            raise _Refused
+        return base**exponent
+
+    def _atom(self) -> Any:
+        token = self._next()
+        if token == "(":
+            value = self._expression(0)
+            self._expect(")")
+        elif token[:1].isdigit() or token[:1] == ".":
+            number = Fraction(token)
+            value = self._sympy.Rational(number.numerator, number.denominator)
+        elif token in ("pi", "oo"):
+            value = getattr(self._sympy, token)
+        elif len(token) == 1 and token.isalpha():
+            value = self._sympy.Symbol(token)
+        elif token.isalpha():
+            return self._function(token)
+        else:
+            raise _Refused
         while self._peek() == "!":
             self._next()
-            if not (base.is_Integer and 0 <= base <= _MAX_FACTORIAL):
+            if not (value.is_Integer and 0 <= value <= _MAX_FACTORIAL):
                 raise _Refused
-            base = self._sympy.factorial(base)
-        if self._peek() == "^":
-            self._next()
-            exponent = self._signed_power()
-            if exponent.is_number and abs(exponent) > _MAX_POWER:
-                raise _Refused
-            if base.is_Rational and exponent.is_number:
-                bits = max(abs(int(base.p)), int(base.q)).bit_length()
-                if bits * abs(exponent) > _MAX_POWER:
-                    raise _Refused
-            if not exponent.is_number and base.is_number and abs(base) > 1000:
-                raise _Refused
-            return base**exponent
-        return base
+            value = self._sympy.factorial(value)
+        return value
 
-    def _atom(self) -> Any:  # sympy objects
-        token = self._next()
-        if token is None:
-            raise _Refused
-        if token == "(":
-            inner = self.sum()
-            if self._next() != ")":
+    def _function(self, name: str) -> Any:
+        if name == "binom":
+            self._expect("(")
+            total = self._expression(0)
+            self._expect(",")
+            chosen = self._expression(0)
+            self._expect(")")
+            if any(one.is_number and not 0 <= one <= _MAX_CHOICES for one in (total, chosen)):
                 raise _Refused
-            return inner
-        if token[0].isdigit() or token[0] == ".":
-            value = Fraction(token)
-            return self._sympy.Rational(value.numerator, value.denominator)
-        if token == "pi":
-            return self._sympy.pi
-        if token == "oo":
-            return self._sympy.oo
-        if token in (*_FUNCTIONS, "ln"):
-            return self._function(token)
-        if len(token) == 1 and token.isalpha():
-            return self._sympy.Symbol(token)
-        raise _Refused
-
-    def _function(self, name: str) -> Any:  # sympy objects
+            return self._sympy.binomial(total, chosen)
         argument = self._atom()
         if name in ("exp", "log", "ln") and argument.is_number and abs(argument.evalf(5)) > 1e6:
             raise _Refused
         return getattr(self._sympy, "log" if name == "ln" else name)(argument)
 
-    def _peek(self) -> str | None:
-        return self._tokens[self.at] if self.at < len(self._tokens) else None
+    def _peek(self) -> str:
+        return self._tokens[self._at] if self._at < len(self._tokens) else ""
 
-    def _next(self) -> str | None:
+    def _next(self) -> str:
         token = self._peek()
-        self.at += 1
+        self._at += 1
         return token
+
+    def _expect(self, token: str) -> None:
+        if self._next() != token:
+            raise _Refused

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from flowinfer.tasks.answers.boxes import last_boxed
+from flowinfer.tasks.answers.boxes import last_box
 from flowinfer.tasks.answers.expressions import parse_expression
 from flowinfer.tasks.answers.intervals import read_intervals
-from flowinfer.tasks.answers.latex import plain, split_top
+from flowinfer.tasks.answers.latex import FUNCTIONS, plain, split_top
 from flowinfer.tasks.answers.text import normalize
 
 Kind = Literal[
@@ -28,7 +28,6 @@ Kind = Literal[
 ]
 TRUTHS = {"true": True, "false": False, "yes": True, "no": False}
 TIME = re.compile(r"(?<![\d:])(\d{1,2}):(\d{2})(?::\d{2})?(?:\s*([ap])\.?m\b\.?|(?![\d:]))", re.I)
-_FUNCTION = r"(?<![A-Za-z])(?:sqrt|pi|log|ln|sin|cos|tan|cot|sec|csc|exp|oo)(?![A-Za-z])"
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,7 @@ class Gold:
 def read_gold(reference: str, question: str) -> Gold:
     """Read a reference: what its last box holds, or what follows its last ####."""
     text = normalize(reference)
-    boxed = last_boxed(text)
-    string = boxed.string.strip() if boxed is not None else text.string.rsplit("####", 1)[-1].strip()
+    string = (last_box(text.string) or text.string.rsplit("####", 1)[-1]).strip()
     named = re.fullmatch(r"[a-zA-Z]\s*=\s*([^=]*,[^=]*)", plain(string))
     string = named[1] if named else string
     return Gold(string, plain(string), kind_of(string), question)
@@ -62,7 +60,7 @@ def kind_of(gold: str) -> Kind:
         return "time"
     if re.fullmatch(r"\(?[a-zA-Z]\)?", text):
         return "letter"
-    if "matrix}" in gold:
+    if "matrix}" in gold or "{array}" in gold:
         return "matrix"
     if is_number(text):
         return "number"
@@ -79,7 +77,7 @@ def kind_of(gold: str) -> Kind:
     if re.fullmatch(r"-?(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]+", text):
         parsed = parse_expression(text)
         return "digits" if re.search(r"[a-f]{2}|[a-f]\d|\d[a-f].*[a-f]", text) or parsed is None else "expression"
-    if re.search(r"[A-Za-z]{2,}", re.sub(_FUNCTION, "", text)):
+    if re.search(r"[A-Za-z]{2,}", re.sub(rf"(?<![A-Za-z]){FUNCTIONS}", "", text)):
         return "words"
     return "expression" if parse_expression(text) is not None else "words"
 

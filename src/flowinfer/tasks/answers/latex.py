@@ -6,11 +6,14 @@ import re
 
 from flowinfer.tasks.answers.boxes import closing
 
+FUNCTIONS = r"(?:sqrt|binom|pi|log|ln|exp|sin|cos|tan|cot|sec|csc|oo)(?![a-zA-Z])"
+"""Names that are mathematics and no product of letters."""
 _NAMES = {
-    **dict.fromkeys(("dfrac", "tfrac"), "\\frac"),
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "\\frac"),
+    **dict.fromkeys(("dbinom", "tbinom"), "\\binom"),
     **dict.fromkeys(("cdot", "times"), "*"),
     **{"div": "/", "pi": "pi", "infty": "oo", "pm": "±", "approx": "≈", "lt": "<", "gt": ">"},
-    **{"neq": "!=", "ne": "!=", "cup": "∪", "in": "∈", "lbrace": "{", "rbrace": "}"},
+    **{"neq": "!=", "ne": "!=", "cup": "∪", "in": "∈", "lbrace": "{", "rbrace": "}", "langle": "(", "rangle": ")"},
     **dict.fromkeys(("rightarrow", "Rightarrow", "implies", "to"), "→"),
     **dict.fromkeys(("leq", "le", "leqslant"), "<="),
     **dict.fromkeys(("geq", "ge", "geqslant"), ">="),
@@ -56,24 +59,43 @@ def _unwrap(text: str) -> str:
     return text
 
 
+_BUILT = {
+    "frac": (2, "(({0})/({1}))"),
+    "binom": (2, " binom({0},{1})"),
+    "log_": (1, "(1/ log({0}))* log "),
+    "sqrt": (1, " sqrt({0})"),
+    "root": (2, "(({1})^(1/{0}))"),
+}
+"""Commands with arguments: how many, and what plain text has for them."""
+_COMMAND = re.compile(r"\\(frac|binom|log_|sqrt|root)")
+_CHOSEN = (
+    (re.compile(r"\{\s*(\w+)\s*\\choose\s*(\w+)\s*\}|(?<![A-Za-z])C\s?\((\d+),\s*(\d+)\)"), r"\\binom{\1\3}{\2\4}"),
+    (re.compile(r"(?<![A-Za-z])C_\{?(\d+)\}?\^\{?(\d+)\}?"), r"\\binom{\1}{\2}"),
+    (re.compile(r"\\sqrt\s*\[(\w+)\]"), r"\\root{\1}"),
+    (re.compile(r"\\?(?<![a-z])log\s*_"), r"\\log_"),
+)
+"""Other ways to write some of them."""
+
+
 def _arguments(text: str) -> str:
-    """Rewrite \\frac and \\sqrt, innermost last."""
+    """Rewrite commands with arguments, innermost last."""
+    for pattern, instead in _CHOSEN:
+        text = pattern.sub(instead, text)
     for _ in range(40):
-        at = max(text.rfind("\\frac"), text.rfind("\\sqrt"))
-        if at < 0:
+        match = next(reversed(list(_COMMAND.finditer(text))), None)
+        if match is None:
             break
-        rest = at + 5
-        if text.startswith("\\sqrt", at):
-            root = re.match(r"\s*\[(\w+)\]", text[rest:])
-            rest += root.end() if root else 0
-            value, end = _argument(text, rest)
-            inner = f"(({value})^(1/{root[1]}))" if root else f" sqrt({value})"
-        else:
-            top, middle = _argument(text, rest)
-            bottom, end = _argument(text, middle)
-            before = "+" if re.search(r"\d\s*$", text[:at]) else ""
-            inner = f"{before}(({top})/({bottom}))"
-        text = text[:at] + inner + text[end:]
+        count, form = _BUILT[match[1]]
+        values, end = [], match.end()
+        for _ in range(count):
+            value, end = _argument(text, end)
+            values.append(value)
+        built = form.format(*values)
+        if match[1] == "log_" and text[end : end + 1] == "{":
+            value, end = _argument(text, end)
+            built += f"({value})"
+        before = "+" if match[1] == "frac" and re.search(r"\d\s*$", text[: match.start()]) else ""
+        text = text[: match.start()] + before + built + text[end:]
     return text
 
 
@@ -97,3 +119,11 @@ def split_top(text: str) -> list[str]:
             items.append(text[last:index].strip())
             last = index + 1
     return [*items, text[last:].strip()]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of a matrix, row by row, as plain text."""
+    if nested := re.fullmatch(r"\s*\[\s*(\[.*\])\s*\]\s*", text, re.S):
+        return [[plain(cell) for cell in row.strip("[] ").split(",")] for row in re.split(r"\]\s*,\s*\[", nested[1])]
+    inner = re.sub(r"^.*?\\begin\{(?:[a-zA-Z]*matrix|array)\}(?:\{[clr|]*\})?|\\end\{.*$", "", text, flags=re.S)
+    return [[plain(cell) for cell in row.split("&")] for row in re.split(r"\\\\(?:\[\d+\w*\])?", inner) if row.strip()]

@@ -8,6 +8,8 @@ from fractions import Fraction
 
 from flowinfer.tasks.answers.text import normalize
 
+Number = tuple[Fraction, int, int]
+"""A number, and where it begins and ends in its text."""
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?![\d,.]\d|\d)|\d+)(?:\.\d+)?|\.\d+"
 NUMBER = re.compile(
     rf"(?P<sign>(?<![A-Za-z0-9_)\].])[-+](?=\s?[$€£¥￥]?\d"
@@ -53,9 +55,9 @@ def _plain_fraction(match: re.Match[str]) -> str:
     return f"{whole + ' ' if whole else ''}{top or one}/{bottom or other}"
 
 
-def values(part: str) -> list[tuple[Fraction, int, int]]:
+def values(part: str) -> list[Number]:
     """List the numbers in a cleaned text with their places."""
-    found: list[tuple[Fraction, int, int]] = []
+    found: list[Number] = []
     taken = 0
     mixed = {match.start(): match for match in _MIXED.finditer(part)}
     for match in NUMBER.finditer(part):
@@ -117,6 +119,18 @@ def gold_number(reference: str) -> str | None:
     part = clean(text.rsplit("####", 1)[-1])
     found = values(re.sub(r"(?<=[a-z}])\s*\^\s*\{?\d\}?", "", part))  # of a unit
     return show(found[-1][0]) if found else None
+
+
+_ASKS_PERCENT = re.compile(
+    r"\b(?:what|how (?:many|much)|find|calculate|determine|express)\b[^.?]{0,60}?(?<!\d )\bpercent(?:age)?\b"
+    r"|百分之(?:几|多少)|百分[比率数]",
+    re.I,
+)
+
+
+def asks_percent(question: str) -> bool:
+    """Return whether a question asks for a number of percent."""
+    return bool(_ASKS_PERCENT.search(question))
 
 
 def near(left: Fraction, right: Fraction) -> bool:

@@ -7,12 +7,20 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 
+WRONG = r"错|不(?:对|正确|符|成立|行|合)|排除|\b(?:wrong|incorrect|false|not)\b|n't\b"
 NEGATIVE = re.compile(
-    r"错|有(?:语病|歧义|误)|不(?:对|正确|符|是|选|能|成立|属于|合|行|准确|恰当|可能|一致)|并非|均非|排除|无关|片面|矛盾"
+    rf"{WRONG}|有(?:语病|歧义|误)|不(?:是|选|能|属于|准确|恰当|可能|一致)|并非|均非|无关|片面|矛盾"
     r"|除了?[A-H\s]|无中生有|偷换|以偏概全|张冠李戴|[✗✘❌]|太绝对|过于绝对"
-    r"|incorrect|wrong|false|\bnot\b|n't|eliminat|ruled? out|\bout\b|irrelevant|unrelated|\b(?:no|none|neither|nor)\b",
+    r"|eliminat|ruled? out|\bout\b|irrelevant|unrelated|\b(?:no|none|neither|nor)\b",
     re.I,
 )
+OPEN = re.compile(
+    r"无法(?:判断|确定|得知|得出|选|回答)|(?:不能|难以)(?:判断|确定|得知)|不确定"
+    r"|(?:cannot|can't|could not) (?:determine|decide|tell|say)"
+    r"|unsure|not sure",
+    re.I,
+)
+"""What leaves open whether a letter is right."""
 _POSITIVE = re.compile(
     r"正确|准确|恰当|合适|对的|成立|符合|才[是对]|最佳|当选|一致|吻合|无误|[✓√✔✅]"
     r"|correct|right|true|best|better|likely|the answer|is the one|\byes\b|\bfits?\b",
@@ -100,26 +108,26 @@ def tokens(string: str, letters: str) -> list[int]:
 
 
 def polarity(string: str, places: list[int]) -> Polarity:
-    """Sort the letters at these places by what their clauses say of them."""
+    """Sort the letters at these places by what their clauses say of them; questions and doubts say nothing."""
     bounds = [0, *(match.end() for match in CLAUSE.finditer(string)), len(string)]
-    right: set[str] = set()
-    wrong: set[str] = set()
-    bare: set[str] = set()
+    said: dict[str, set[str]] = {"right": set(), "wrong": set(), "bare": set()}
     last: set[str] = set()
     for begin, end in pairwise(bounds):
         letters = {string[at] for at in places[bisect_left(places, begin) : bisect_left(places, end)]}
         clause = _FAULTLESS.sub("正确", string[begin:end])
         if not letters and _VERDICT.fullmatch(clause):
-            letters, bare = last, bare - last
+            letters, said["bare"] = last, said["bare"] - last
         last = set() if re.search(r"[。;!\n]|\.\s", clause) else letters or last
-        if NEGATIVE.search(clause):
-            wrong |= letters
-        elif _POSITIVE.search(clause):
-            right |= letters
-        elif not _DISCUSSED.search(clause) and not clause.endswith("?"):
-            bare |= letters
-    concluded = [match for match in _CONCLUDED.finditer(string) if match.start(1) in places]
-    return Polarity(frozenset(right), frozenset(wrong), frozenset(bare), concluded[-1][1] if concluded else None)
+        if OPEN.search(clause) or (clause.endswith("?") and not NEGATIVE.search(clause)):
+            continue
+        judged = "wrong" if NEGATIVE.search(clause) else "right" if _POSITIVE.search(clause) else "bare"
+        if judged != "bare" or not _DISCUSSED.search(clause):
+            said[judged] |= letters
+    concluded = None
+    for match in _CONCLUDED.finditer(string):
+        if match.start(1) in places and not OPEN.search(re.split(r"[\n。!?;]|\.\s", string[: match.start()])[-1]):
+            concluded = match[1]
+    return Polarity(**{name: frozenset(letters) for name, letters in said.items()}, concluded=concluded)
 
 
 def asks_wrong(question: str) -> bool:

@@ -3,56 +3,196 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from fractions import Fraction
 
-from flowinfer.tasks.answers.anchors import anchored
-from flowinfer.tasks.answers.asked import asked_value
-from flowinfer.tasks.answers.boxes import are_listed, boxed, ends_in_box
-from flowinfer.tasks.answers.conclusions import unanchored
-from flowinfer.tasks.answers.corrections import corrected, is_taken_back, revised
-from flowinfer.tasks.answers.numbers import clean
-from flowinfer.tasks.answers.readings import answer_in
+from flowinfer.tasks.answers.anchors import REPORTED
+from flowinfer.tasks.answers.finding import Reader, find
+from flowinfer.tasks.answers.numbers import Number, asks_percent, clean, show, values
+from flowinfer.tasks.answers.numerals import spelled
+from flowinfer.tasks.answers.readings import (
+    Reading,
+    after_last_equals,
+    answer_in,
+    asked_value,
+    first_value,
+    in_two_units,
+    in_units,
+    main_clause,
+)
+from flowinfer.tasks.answers.sentences import is_broken_off, is_refusal, sentences, without_checks
 from flowinfer.tasks.answers.text import Found, Text
+
+_CUE = re.compile(
+    r"\b(?:so|thus|therefore|hence|consequently|altogether|in total|in all|total|overall|finally|left"
+    r"|remain(?:s|ing)?|(?:i|we|which) (?:get|gets|gives?)|(?:amounts?|comes?|adds? up|works out) to)\b"
+    r"|\b(?:will|would|'ll) be\b|答|共|因此|所以|综上|最终|最后|总|剩|于是|故"
+    r"|:[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$",
+    re.I,
+)
+_PASSED_OVER = re.compile(
+    r"(?:(?:\bnot|n't|不是|并非|而非)\s*\$?|\b(?:step|case|part|question|problem|example|figure|option|method"
+    r"|no\.)\s*#?|第|^[\s*]*(?=\d+[.)]\s))$",
+    re.I,
+)
+_VERB = re.compile(
+    r"(?:(?<!to )(?<!after )(?<!before )(?<!by )\b(?:is|are|was|were|be|ha[sd]|have|gets?|got|ma[kd]es?|earn(?:s|ed)?"
+    r"|sav(?:es?|ed)|spen[dt]s?|costs?|takes?|took|needs?|pays?|paid|owes?|receives?|weighs?|equals?|totals?|total of"
+    r"|total:|left with|(?:comes?|came|amounts?|adds? up|works out) to|holds?|contains?|keeps?|kept|sold|sells|bought"
+    r"|buys|collect(?:s|ed)?|(?:pay|earn|sav|hav|mak|spend|cost|leav|gett|giv)ing|reads?|dr[io]ves?|travel(?:s|ed)?"
+    r"|walk(?:s|ed)?)\b[*\s:]*(?:(?!(?:in|at|on|by|from|for|after|per|with|than|to|every|if)\b)[a-zA-Z']+\s+){0,5}?"
+    r"|(?:[是为有付赚应共]|需要?|得到?|剩下?|花费?了?|卖出?了?|等于|用了?)[^\d,。;\n]{0,6}?)[*\s]*(?=-?[$€£¥￥]?\s?\d)",
+    re.I,
+)
+_STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?\s*[a-zA-Z]*\W*$")
+_HOLDS = re.compile(r"共|是|\b(?:is|are|has|have)\b")
+_IMAGINED = re.compile(r"\bwould (?:be|have)\b", re.I), re.compile(r"\b(?:if|without|had|unless)\b", re.I)
+_WEAK_BEFORE = re.compile(
+    r"(?:\b(?:in|for|from|of|per|at|by|to|than|after|with|every|over|on)\s+(?:the |a )?\$?|第|每)$"
+)
+_BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
+_BOLD_LINE = re.compile(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*")
+_BLANKED = re.compile(r"\((?:not|instead|rather)[^()]*\)|^[\s*]*\d{1,2}[.)]\s+(?=\D)")
+_ALONE = re.compile(r"[\s$€£¥￥*#>-]*[\d,.]+[\s*.]*")
+_RESTATED = re.compile(r",?\s*(?:which is|,\s*or|i\.e\.,?|that is,?|即|也就是)\s*(?=[-$\d])")
+_LAST_CLAUSE = re.compile(
+    r",?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;]\s*(?:and\s+)?(?:so|thus|therefore|hence|which (?:leaves|gives"
+    r"|makes|totals|equals))\b|,\s*(?:for|making|totall?ing|giving|leaving)\s+(?:a total of\s+)?(?=[$\d])"
+    r"|,?\s*(?:所以|因此|一共|总共|(?:即|也就是)(?=\s*[\d$¥]))"
+    r"|,(?!\s*(?:每|其中|因为|由于|比))(?=[^,。=\d]{0,12}(?:为|是|得到?|剩下?|还有|余)\s*[¥$]?-?\d)"
+    r"|,\s*(?:最终|最后|于是|故|结果|实际|也就是说|换句话说|换言之|that is(?: to say)?,|in other words,?)",
+    re.I,
+)
+_WEAK_RULES = ("last_number", "statement")
 
 
 def find_number(text: Text, question: str = "") -> Found:
-    """Find the number that a text gives as its answer; what follows a correction is heard first.
-
-    Of several numbers side by side, the question tells which is meant.
-    """
-    for part in corrected(text, hears_denials=True):
-        found = _find(part, question)
-        if found.value is not None or (found.status != "no_answer" and part is not text):
-            break
-    if found.value is not None and is_taken_back(text) and part is text:
-        return Found(None, "no_answer", "taken_back", found.span)
+    """Find the number that a text gives; of several side by side, the question tells which is meant."""
+    found = find(text, _Numbers(question=question))
+    part, _, whole = (found.value or "").partition(" of 1/")
+    if whole == "100" and abs(Fraction(part)) < 1 and not asks_percent(question):
+        return replace(found, value=show(Fraction(part) / 100))
     return found
 
 
-def _find(text: Text, question: str) -> Found:
-    if ends_in_box(text):
-        return Found(None, "truncated", "boxed", None)
-    boxes = boxed(text)
-    box = boxes[-1] if boxes else None
-    if len(boxes) > 1 and are_listed(text, *boxes[-2:]) and boxes[-1].string != boxes[-2].string:
-        return Found(None, "ambiguous", "boxed", boxes[-1].span())
-    if box is not None and re.search(r"\d\s*,\s+-?\$?\d", clean(box.string)):
-        return Found(None, "ambiguous", "boxed", box.span())
-    held = answer_in(box.string).value if box is not None else None
-    if box is not None and held is not None:
-        end = text.places.index(box.places[-1])
-        later = _anchored(text.part(end, len(text.string)), question)
-        rest = revised(text, end + 1)
-        later = later if later is not None or rest is None else _find(rest, question)
-        return later if later is not None and later.value else Found(held, "ok", "boxed", box.span())
-    return _anchored(text, question) or unanchored(text, question)
+class _Numbers(Reader):
+    def boxed(self, box: Text) -> Found | None:
+        if re.search(r"\d\s*,\s+-?\$?\d", clean(box.string)):
+            return Found(None, "ambiguous", "boxed", box.span())
+        held = answer_in(box.string).value
+        return Found(held, "ok", "boxed", box.span()) if held is not None else None
+
+    def announced(self, text: Text, tails: list[Text]) -> Found | None:
+        for tail in reversed(tails):
+            reading = answer_in(tail.string)
+            if reading.is_ambiguous:
+                return Found(None, "ambiguous", "anchor", tail.span())
+            if reading.value is not None:
+                return Found(asked_value(tail.string, self.question, reading.value), "ok", "anchor", tail.span())
+        return None
+
+    def closing(self, text: Text) -> Found:
+        """Read the last sentence that concludes or works out a value, else the last that mentions a number."""
+        body = without_checks(text)
+        if body is text and is_broken_off(text):
+            return Found(None, "truncated", "none", None)
+        last: Found | None = None
+        is_refused = False
+        final = body.string.rstrip().rsplit("\n\n", 1)[-1].strip(" .。*") if body is not text else None
+        for part in sentences(body):
+            if is_refusal(part.string):
+                last, is_refused = None, True
+                continue
+            found = _stated(part)
+            if found is None or (is_refused and found.rule in _WEAK_RULES):
+                continue
+            if found.value is not None:
+                found = replace(found, value=asked_value(part.string, self.question, found.value))
+            if found.rule == "last_number" and part.string.strip(" \n.。*") == final:
+                found = replace(found, rule="conclusion")
+            if found.rule != "last_number" or last is None or last.value is None or last.rule in _WEAK_RULES:
+                last = found
+        return last or Found(None, "no_answer", "none", None)
 
 
-def _anchored(text: Text, question: str) -> Found | None:
-    last: Found | None = None
-    for tail in anchored(text):
-        reading = answer_in(tail.string)
-        if reading.is_ambiguous:
-            last = Found(None, "ambiguous", "anchor", tail.span())
-        elif reading.value is not None:
-            last = Found(asked_value(tail.string, question, reading.value), "ok", "anchor", tail.span())
-    return last
+def _stated(sentence: Text) -> Found | None:
+    """Read a sentence that concludes, works out a value, or only mentions a number."""
+    string = _BLANKED.sub(lambda match: " " * len(match[0]), clean(sentence.string))
+    begin = _last_clause(string)
+    if REPORTED.search(string) or all(pattern.search(string, begin) for pattern in _IMAGINED):
+        return None
+    if "±" in string:
+        return Found(None, "ambiguous", "conclusion", sentence.span())
+    has_cue = bool(_CUE.search(string) or _BOLD_LINE.fullmatch(sentence.string))
+    found = [item for item in values(string) if not _PASSED_OVER.search(string[: item[1]])]
+    if not found:
+        last = string[begin:] if spelled(string[begin:]) else string
+        if (numeral := spelled(last)) is None:
+            return None
+        rule = "conclusion" if has_cue or _HOLDS.search(string) else "last_number"
+        return Found(in_units(numeral[0], last[numeral[2] :]), "ok", rule, sentence.span())
+    if (bold := _emphasized(sentence)) is not None:
+        return bold
+
+    def span(item: Number) -> tuple[int, int] | None:
+        is_same = len(string) == len(sentence.string)
+        return (sentence.part(item[1], item[2]) if is_same else sentence).span() or sentence.span()
+
+    equal = after_last_equals(string)
+    if equal is not None and not (begin >= equal[2] and any(item[1] >= begin for item in found)):
+        return Found(show(equal[0]), "ok", "equals", span(equal))
+    reading, place = _concluded(string, found, begin)
+    if reading.is_ambiguous:
+        if (restated := _RESTATED.search(string, place[2])) is None:
+            return Found(None, "ambiguous", "conclusion", sentence.span())
+        reading = answer_in(string[restated.end() :])
+    if reading.value is None:
+        return None
+    is_concluded = has_cue or _ALONE.fullmatch(string)
+    rule = "conclusion" if is_concluded else "statement" if _STATEMENT.search(string) else "last_number"
+    return Found(reading.value, "ok", rule, span(place))
+
+
+def _emphasized(sentence: Text) -> Found | None:
+    """Read the number that a sentence prints bold after its last '='."""
+    bold = list(_BOLD.finditer(sentence.string, sentence.string.rfind("=") + 1))
+    value = answer_in(bold[-1][1]).value if len(bold) == 1 and "=" in sentence.string else None
+    return Found(value, "ok", "conclusion", sentence.part(*bold[0].span(1)).span()) if value else None
+
+
+def _last_clause(string: str) -> int:
+    """Return where the last clause that draws a conclusion begins: ", so she has 12"."""
+    clauses = _LAST_CLAUSE.finditer(string)
+    return max((match.start() for match in clauses if not _is_enclosed(string, match.end())), default=0)
+
+
+def _concluded(string: str, found: list[Number], begin: int) -> tuple[Reading, Number]:
+    """Read the number that a sentence's main verb gives, else its last number that is no mere condition."""
+    inside = [item for item in found if item[1] >= begin] or found
+    begin = min(begin, inside[0][1])
+    end = begin + len(main_clause(string[begin:]))
+    inside = [item for item in inside if item[1] < end] or inside
+    for verb in reversed(list(_VERB.finditer(string, begin, end))):
+        at = verb.end()
+        chosen = next((item for item in inside if at - 2 <= item[1] + 1 and item[2] > at), None)
+        if chosen is not None:
+            break
+    else:
+        free = [i for i in inside if not (_is_enclosed(string, i[1]) or _WEAK_BEFORE.search(string[: i[1]] + " "))]
+        is_first = not begin and re.fullmatch(r"[\s*$€£¥]*", string[: inside[0][1] + 1].strip("-, "))
+        chosen = inside[0] if is_first else (free or inside)[-1]
+    before = next((item for item in reversed(inside) if item[1] < chosen[1]), None)
+    if before:
+        between = string[before[2] :]
+        if re.match(r"[^,.]{0,12}(?:\bor\b|或|还是|[到至].{0,12}之间)", between):
+            return Reading(None, True), chosen
+        if in_two_units(before[0], between):
+            chosen = before
+        elif re.fullmatch(r"\s*[~–—-]\s*", string[before[2] : chosen[1]]):
+            return Reading(None, True), chosen
+    return first_value(string, [item for item in found if item[1] >= chosen[1]]), chosen
+
+
+def _is_enclosed(string: str, at: int) -> bool:
+    opened = string.rfind("(", 0, at)
+    return opened >= 0 and ")" not in string[opened:at]

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import re
 
-from flowinfer.tasks.answers.expressions import parse_expression
+from flowinfer.tasks.answers.expressions import equal, parse_expression
 from flowinfer.tasks.answers.intervals import read_intervals
 from flowinfer.tasks.answers.kinds import Gold
-from flowinfer.tasks.answers.latex import split_top
+from flowinfer.tasks.answers.latex import rows, split_top
 from flowinfer.tasks.answers.numbers import show
 from flowinfer.tasks.answers.numerals import spelled
 from flowinfer.tasks.answers.runs import asked_clause, closing_runs, leading_run, main_part, measured_run, stripped
-from flowinfer.tasks.answers.wordings import read_words
+from flowinfer.tasks.answers.wordings import option_value, read_words
 
 _UNIT = re.compile(
     r"[\s.]*|[\s~]*(?!and\b|or\b|to\b)(?:per |square |cubic )?(?:[a-zA-Z]{2,}|[a-zA-Z](?=/))(?:[\s/]+(?!and\b"
     r"|or\b)[a-zA-Z]+)*(?:\^\(?\d\)?)?[\s.]*"
     r"|[\u4e00-\u9fff]{1,4}"
 )
-_UNIT_LETTERS = "mL|ml|cm|mm|km|kg|mg|ft|in|lb|oz|hr"
-_NAMED = r"[a-zA-Z](?:_?\w)?'*\s*(?:\(\s*[-\w]+\s*\))?\s*=\s*"
+_UNIT_BEHIND = re.compile(r"(?<=[\d)])(?:\s+[a-zA-Z]{1,2}|\s?(?:mL|ml|cm|mm|km|kg|mg|ft|in|lb|oz|hr))$")
+_BASE = re.compile(r"_\(?\d+\)?$")
+_NAMED = re.compile(r"[a-zA-Z](?:_?\w)?'*\s*(?:\(\s*[-\w]+\s*\))?\s*=\s*")
+_NAME = r"(?:\\?[a-zA-Z]+|[a-zA-Z]_?\w?)'*(?:\s*\([^()=]*\))?"
+_PART = re.compile(rf"(?:and\s+)?({_NAME})\s*(?:=|≡|\\equiv)\s*([^=]+)")
+_ASKS = r"\b(?:for|find|of|determine|is|compute|evaluate|calculate|what's)\b|[求为]"
+_MATRIX = re.compile(r"\\begin\{(?:[a-zA-Z]*matrix|array)\}.*?\\end\{(?:[a-zA-Z]*matrix|array)\}", re.S)
+_THEREFORE = re.compile(r",\s*(?:and )?(?:so|thus|therefore|hence)\b,?|所以|因此")
 
 
 def read_boxed(part: str, gold: Gold) -> str:
     """Read a box, which holds the answer and nothing else; what is of another kind is returned as it stands."""
-    found = read_words(part, gold)
+    found = read_words(part, gold) or _matrix(part, gold)
     if found is not None:
         return found
     string = re.sub(r"^\(?[A-H]\)\s*(?=\S)", "", stripped(part)) if len(gold.plain) > 1 else stripped(part)
@@ -43,9 +49,14 @@ def read_boxed(part: str, gold: Gold) -> str:
     return inside or _as_kind(string, gold) or string
 
 
-_NAME = r"(?:\\?[a-zA-Z]+|[a-zA-Z]_?\w?)'*(?:\s*\([^()=]*\))?"
-_PART = re.compile(rf"(?:and\s+)?({_NAME})\s*(?:=|≡|\\equiv)\s*([^=]+)")
-_ASKS = r"\b(?:for|find|of|determine|is|compute|evaluate|calculate|what's)\b|[求为]"
+def _matrix(part: str, gold: Gold) -> str | None:
+    """Return the last matrix, or the tuple that a vector is."""
+    found = _MATRIX.findall(part) if gold.kind in ("matrix", "bracketed") else []
+    if found and gold.kind == "bracketed":
+        cells = rows(found[-1])
+        is_vector = min(len(cells), max(map(len, cells), default=0)) == 1
+        return f"({', '.join(cell for row in cells for cell in row)})" if is_vector else None
+    return found[-1] if found else None
 
 
 def by_name(string: str, gold: Gold) -> str | None:
@@ -64,17 +75,10 @@ def by_name(string: str, gold: Gold) -> str | None:
     if gold.kind not in ("number", "expression"):
         return None
     question = re.sub(r"[\\$\s{}]", " ", gold.question)
-    asked = [
-        name
-        for name in parts
-        if re.search(rf"(?i:{_ASKS})(?:\s+\w+){{0,4}}?\s*{_loose(name)}\s*(?:$|[.?,;。？的值])", question)
-    ]
+    forms = {name: r"\s*".join(map(re.escape, name.replace("\\", ""))) for name in parts}
+    ends = r"\s*(?:$|[.?,;。的值])"
+    asked = [n for n, form in forms.items() if re.search(rf"(?i:{_ASKS})(?:\s+\w+){{0,4}}?\s*{form}{ends}", question)]
     return parts[asked[0]] if len(asked) == 1 else string
-
-
-def _loose(name: str) -> str:
-    """Return a pattern of a name as a question may write it."""
-    return r"\s*".join(re.escape(character) for character in name.replace("\\", ""))
 
 
 def read_stretch(part: str, gold: Gold, *, is_anchored: bool) -> str | None:
@@ -82,107 +86,89 @@ def read_stretch(part: str, gold: Gold, *, is_anchored: bool) -> str | None:
 
     Mathematics of another kind at once after an anchor is the answer too, and a wrong one.
     """
-    whole = asked_clause(stripped(part), gold.question) if gold.kind in ("number", "expression") else stripped(part)
-    string = main_part(whole)
-    found = read_words(part, gold)
+    found = read_words(part, gold) or _matrix(part, gold)
     if found is not None or gold.kind in ("truth", "time", "words"):
         return found
+    whole = asked_clause(stripped(part), gold.question) if gold.kind in ("number", "expression") else stripped(part)
+    string = main_part(whole)
     leading = leading_run(string) if is_anchored else ""
     runs = [leading] if leading else closing_runs(string)
-    concluding = main_part(re.split(r",\s*(?:and )?(?:so|thus|therefore|hence)\b,?|所以|因此", whole)[-1])
+    concluding = main_part(_THEREFORE.split(whole)[-1])
     if not is_anchored and concluding != string:
         if (numeral := _closing_numeral(concluding, gold)) is not None:
             return numeral
         runs = closing_runs(concluding) + runs
     for run in runs:
-        read = _as_kind(run, gold)
-        if read is not None:
+        if (read := _as_kind(run, gold)) is not None:
             return read
-    if leading:
-        return _option(leading, gold.question) or leading
-    return _closing_numeral(string, gold)
-
-
-def _option(run: str, question: str) -> str | None:
-    """Return the value of an option such as "(c)" that a question lists with its values."""
-    letter = re.fullmatch(r"\(?([a-z])\)?", run)
-    listed = dict(re.findall(r"\(([a-z])\)\s*([^()]+?)\s*(?=\([a-z]\)|$)", question)) if letter else {}
-    return listed.get(letter[1]) if letter else None
+    return (option_value(leading, gold.question) or leading) if leading else _closing_numeral(string, gold)
 
 
 def _closing_numeral(string: str, gold: Gold) -> str | None:
     """Return a number in words, where no digits follow it that a text gives as its value."""
-    if gold.kind not in ("number", "expression"):
-        return None
     string = string[string.rfind("=") + 1 :]
-    numeral = None if re.search(r"\d", string) else spelled(string)
+    is_sought = gold.kind in ("number", "expression") and not re.search(r"\d", string)
+    numeral = spelled(string) if is_sought else None
     return show(numeral[0]) if numeral else None
 
 
 def _as_kind(run: str, gold: Gold) -> str | None:
     """Return a stretch of mathematics as an answer of the kind, or None."""
+    is_interval = re.search(r"[<>]", run) and read_intervals(run) is not None
     match gold.kind:
         case "number":
-            return _number(run)
+            return run if is_interval else _value(run, gold)
+        case "expression":
+            return _value(run, gold)
         case "list":
-            return _list(run, gold)
+            return _list(run)
         case "intervals":
             return run if read_intervals(run) is not None else None
         case "bracketed":
-            return run if re.search(r"[<>]", run) and read_intervals(run) else _bracketed(run)
+            return run if is_interval else _bracketed(run)
         case "equation":
             return _equation(run, gold)
-        case "expression":
-            return _expression(run)
     return None
 
 
-def _result(run: str) -> str:
-    """Return what follows the last '=', and of a number and its rounding the number."""
-    parts = [part.strip() for part in run.split("=") if part.strip()] or [run]
+def _value(run: str, gold: Gold) -> str | None:
+    """Return a number or an expression: what follows the last '=', and of a number and its rounding the number."""
+    if _several(run) or "!=" in run:
+        return run
+    parts = [part.strip() for part in split_top(run)[-1].split("=") if part.strip()] or [run]
     if len(parts) > 1 and re.fullmatch(r"[a-zA-Z]", parts[-1]):
         parts.pop()
-    last = parts[-1].split("≈")
-    exact = last[0].strip() or last[-1].strip()
-    percent = re.fullmatch(r"([-\d./]+)\s*%", exact)
-    before = parse_expression(parts[-2]) if len(parts) > 1 else None
-    if percent and before is not None and before.value is not None:
-        hundredth = parse_expression(f"({percent[1]})/100")
-        if hundredth is not None and hundredth.value == before.value:
-            return f"({percent[1]})/100"
-    return exact
-
-
-def _several(run: str) -> bool:
-    """Return whether a run lists several values of one thing: "2, 3" or "x = 2, x = 3"."""
-    items = [item.strip() for item in split_top(run) if item.strip()]
-    names = {re.sub(r"_?\d+$", "", item.split("=")[0].strip()) for item in items if "=" in item}
-    return len(items) > 1 and len(names) <= 1 and all(parse_expression(item.split("=")[-1]) for item in items)
-
-
-def _number(run: str) -> str | None:
-    if _several(run) or "!=" in run or (re.search(r"[<>]", run) and read_intervals(run)):
-        return run
-    string = re.sub(rf"(?<=[\d)])(?:\s+[a-zA-Z]{{1,2}}|\s?(?:{_UNIT_LETTERS}))$", "", _result(split_top(run)[-1]))
-    base = re.search(r"_\(?\d+\)?$", string)
-    string = string[: base.start()] if base else string
-    if re.fullmatch(r"\d+(?:\.\d+)?:\d+(?:\.\d+)?", string):
-        string = string.replace(":", "/")
-    bare = string.removesuffix("%").strip()
+    exact, *rounded = (part.strip() for part in parts[-1].split("≈"))
+    string = exact or rounded[-1]
+    if gold.kind == "expression":
+        string = re.sub(r"^(\d+(?:\.\d+)?)\s*%$", r"\1/100", string)
+        string = re.sub(r"^(\d+):(\d+)$", r"\1/\2", string)
+        return string if parse_expression(string) is not None else None
+    string = re.sub(r"^(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)$", r"\1/\2", _UNIT_BEHIND.sub("", string))
+    bare = _BASE.sub("", string).removesuffix("%").strip()
     parsed = parse_expression(bare)
     if parsed is None or parsed.symbols or re.search(r"[\d)]\s*[-+]\s*[\d(](?![^(]*\))", bare):
         return None
-    return f"{bare}%" if string.endswith("%") else string + (base[0] if base else "")
+    return f"{bare}%" if string.endswith("%") else string
 
 
-def _list(run: str, gold: Gold) -> str | None:
-    string = re.sub(_NAMED, "", run).strip().rstrip(".。")
+def _several(run: str) -> bool:
+    """Return whether a run lists several values of one thing: "2, 3" or "x = 2, x = 3", but not "0.6 or 3/5"."""
+    items = [item.strip() for item in split_top(run) if item.strip()]
+    names = {re.sub(r"_?\d+$", "", item.split("=")[0].strip()) for item in items if "=" in item}
+    values = [parse_expression(item.split("=")[-1]) for item in items]
+    first, *others = values or [None]
+    if first is None or not others or len(names) > 1 or not all(others):
+        return False
+    return not all(equal(first, other) for other in others if other is not None)
+
+
+def _list(run: str) -> str | None:
+    string = _NAMED.sub("", run).strip().rstrip(".。")
     string = string[1:-1] if re.fullmatch(r"[{\[(][^()\[\]{}]*[)\]}]", string) else string
     items = [item.strip() for item in split_top(string) if item.strip()]
-    if len(items) == 1 and re.fullmatch(r"-?[\d.]+(?:\s*[*]\s*[\d.]+)+", items[0]):
-        items = [item.strip() for item in items[0].split("*")]
-    if len(items) == 1 and re.fullmatch(r"[^<>]+(?:[<>]=?[^<>]+)+", items[0]):
-        items = [item.strip() for item in re.split(r"[<>]=?", items[0])]
+    if len(items) == 1 and re.fullmatch(r"-?[\d.]+(?:\s*[*]\s*[\d.]+)+|[^<>]+(?:[<>]=?[^<>]+)+", items[0]):
+        items = [item.strip() for item in re.split(r"[<>]=?|[*]", items[0])]
     items = [sign for item in items for sign in signs(item)]
     return ", ".join(items) if items and all(_is_item(item) for item in items) else None
 
@@ -217,26 +203,8 @@ def _bracketed(run: str) -> str | None:
 
 def _equation(run: str, gold: Gold) -> str | None:
     """Return an equation; a lone right side counts where the reference solves for one letter."""
-    sides = run.split("=")
-    if len(sides) >= 2 and all(parse_expression(side) for side in (sides[0], sides[-1])):
-        return f"{sides[0].strip()}={sides[-1].strip()}"
+    first, *rest = (side.strip() for side in run.split("="))
     left = gold.plain.split("=")[0].strip()
-    if (
-        len(sides) == 1
-        and re.fullmatch(r"[a-zA-Z](?:\s*\([a-zA-Z](?:\s*,\s*[a-zA-Z])*\))?", left)
-        and parse_expression(sides[0])
-    ):
-        return f"{left}={sides[0].strip()}"
-    return None
-
-
-def _expression(run: str) -> str | None:
-    if _several(run) or "!=" in run:
-        return run
-    string = _result(split_top(run)[-1])
-    percent = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", string)
-    if percent:
-        return f"{percent[1]}/100"
-    if re.fullmatch(r"\d+:\d+", string):
-        string = string.replace(":", "/")
-    return string if parse_expression(string) is not None else None
+    if not rest and re.fullmatch(r"[a-zA-Z](?:\s*\([a-zA-Z](?:\s*,\s*[a-zA-Z])*\))?", left):
+        first, rest = left, [first]
+    return f"{first}={rest[-1]}" if rest and parse_expression(first) and parse_expression(rest[-1]) else None

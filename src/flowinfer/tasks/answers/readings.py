@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from flowinfer.tasks.answers.numbers import clean, show, values
+from flowinfer.tasks.answers.numbers import Number, clean, show, values
 from flowinfer.tasks.answers.numerals import spelled
 
 
@@ -34,7 +34,7 @@ _GAP = r"\s*[a-zA-Z$€£¥￥%\u4e00-\u9fff]{0,14}(?:\s[a-zA-Z]{1,12})?\s*"
 _NEXT = re.compile(rf"^{_GAP}(?:[-+*/÷×^]|\bx\b)\s*[($\s]*\d")
 _EQUAL = re.compile(rf"^{_GAP}[)\s]*[=≈]")
 _RANGE = re.compile(
-    r"^\s?[a-zA-Z$%\u4e00-\u9fff]{0,8}\s*(?:~|–|—|\bto\b|到|至|\bor\b|或者?|还是)\s*(?:maybe|perhaps|possibly"
+    r"^\s?[a-zA-Z$%\u4e00-\u9fff]{0,8}\s*(?:~|–|—|\bto\b|到|至|\bor\b|或者?|还是|,?\s*[也还又](?=可能))\s*(?:maybe|perhaps|possibly"
     r"|也许|可能是?)?\s*[$¥]?\s*-?\d",
     re.I,
 )
@@ -85,7 +85,7 @@ def main_clause(string: str) -> str:
     return string
 
 
-def first_value(string: str, found: list[tuple[Fraction, int, int]]) -> Reading:
+def first_value(string: str, found: list[Number]) -> Reading:
     """Read the first number, or the value of the sum that begins with it."""
     index = 0
     before = string[: found[0][1]]
@@ -113,9 +113,9 @@ def first_value(string: str, found: list[tuple[Fraction, int, int]]) -> Reading:
 
 
 def in_units(value: Fraction, rest: str) -> str:
-    """Return a number as it is shown: two dozen as "2 of 12", which is both 2 and 24; less than a percent as it is."""
+    """Return a number as it is shown: two dozen as "2 of 12", which is both 2 and 24."""
     if _PERCENT.match(rest):
-        return show(value / 100) if abs(value) < 1 else f"{show(value)} of 1/100"
+        return f"{show(value)} of 1/100"
     return show(value) + (" of 12" if _DOZEN.match(rest) else "")
 
 
@@ -127,7 +127,7 @@ def in_two_units(value: Fraction, rest: str) -> str | None:
     return None
 
 
-def after_last_equals(string: str) -> tuple[Fraction, int, int] | None:
+def after_last_equals(string: str) -> Number | None:
     """Return the number that follows the last '=' at once, or what it then leaves or makes, and its place."""
     at = max(string.rfind("="), string.rfind("≈"))
     if at < 0:
@@ -141,3 +141,55 @@ def after_last_equals(string: str) -> tuple[Fraction, int, int] | None:
             found = next(((one, then.end() + a, then.end() + b) for one, a, b in values(string[then.end() :])), found)
         return None if _RATIO.match(string[found[2] :]) else found
     return None
+
+
+_ASKED_ENGLISH = re.compile(r"\bhow many\s+(?:(?:more|full|whole|total|additional|extra|fewer)\s+)*([a-z]{2,})", re.I)
+_ASKED_HAN = re.compile(r"([\u4e00-\u9fff]{0,12})(?:多少|几)个?([\u4e00-\u9fff]{1,4})")
+_UNIT_AFTER = re.compile(r"\s*(?:[a-z]{1,20}(?:\s[a-z]{1,20}){0,2}|个?[\u4e00-\u9fff]{1,4})", re.I)
+_VERBS = ("is", "are", "was", "were", "do", "does", "did", "will", "can", "have", "has", "of", "in")
+_PREFIXES = "千平立厘毫分公小"
+"""First characters that different Chinese units share: 千米 and 千克."""
+_CONDITION = re.compile(
+    r"(?:(?:^|[,;.]\s*|\b(?:so|therefore|thus|hence|out),?\s*)of(?: the| all| these| those)?"
+    r"|\b(?:from|per|at|by|to|than|not|every|each|over|on|(?<=\d )of)(?: the)?|每[^\d,，]{0,4}|不是|而非)[\s*$]*$",
+    re.I,
+)
+_RESULT = re.compile(r"[=≈][\s(]*$")
+
+
+def asked_value(stretch: str, question: str, value: str) -> str:
+    """Return the number of a stretch that the question asks for, else the one that was read.
+
+    Example: "2.5 hours, which equals 150 minutes" is 2.5 where the question is how many hours.
+
+    Args:
+        stretch: what stands where the answer stands, one sentence at most.
+        question: its last "how many" or 多少 counts.
+        value: the number read without the question, as `show` writes it.
+    """
+    string = main_clause(clean(stretch))
+    told = []
+    for number, start, end in values(string):
+        unit = _UNIT_AFTER.match(string, end)
+        if unit and ("=" not in string or _RESULT.search(string[:start])):
+            told.append((show(number), string[:start], unit[0].strip()))
+    if len(told) < 2 or value not in [shown for shown, _, _ in told]:
+        return value
+    fitting = [(shown, before) for shown, before, unit in told if _is_asked(unit, question)]
+    subject = next(iter(reversed(_ASKED_HAN.findall(question))), ("",))[0][-4:]
+    named = [shown for shown, before in fitting if len(subject) > 1 and before.rstrip(" *$¥").endswith(subject)]
+    if len(named) == 1:
+        return named[0]
+    free = [shown for shown, before in fitting if not _CONDITION.search(before)]
+    return free[0] if len(free) == 1 and all(shown != value for shown, _ in fitting) else value
+
+
+def _is_asked(unit: str, question: str) -> bool:
+    """Return whether a unit is what the question counts: one of the words after a number, or its first characters."""
+    if unit.isascii():
+        english = [match[1].lower() for match in _ASKED_ENGLISH.finditer(question)]
+        words = [word.removesuffix("s") for word in unit.lower().split()]
+        return bool(english) and english[-1] not in _VERBS and english[-1].removesuffix("s") in words
+    han = _ASKED_HAN.findall(question)
+    asked, unit = han[-1][1] if han else "", unit.removeprefix("个")
+    return asked[:1] == unit[:1] and (unit[:1] not in _PREFIXES or asked[:2] == unit[:2])

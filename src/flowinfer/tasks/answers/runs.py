@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 
-from flowinfer.tasks.answers.latex import plain
+from flowinfer.tasks.answers.latex import FUNCTIONS, plain
 
-_FUNCTIONS = r"sqrt|pi|log|ln|exp|sin|cos|tan|cot|sec|csc|oo"
 _PIECE = re.compile(
-    rf"\s*(?:\d+(?:\.\d+)?|\.\d+|(?:{_FUNCTIONS})(?![a-z])|xyz\b|abc\b"
+    rf"\s*(?:\d+(?:\.\d+)?|\.\d+|{FUNCTIONS}|xyz\b|abc\b"
     r"|(?P<letters>[a-zA-Z]{1,2}(?:_\w+)?'*)(?![a-zA-Z])|\\[a-zA-Z]+|\\\\|\*\*|[-+*/^()\[\]{}=<>!≈±∪∈%_,;&]|:(?=\d))"
 )
 _CONNECTED = re.compile(

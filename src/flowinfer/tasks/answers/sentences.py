@@ -1,10 +1,12 @@
-"""Sentences of an output, without those that only comment on the answer or check it."""
+"""Sentences of an output, without those that only comment on the answer or check it, and whether the last is whole."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
+from flowinfer.tasks.answers.boxes import ends_in_box
+from flowinfer.tasks.answers.numerals import spelled
 from flowinfer.tasks.answers.text import Text, joined
 
 _COMMENT = re.compile(
@@ -29,6 +31,7 @@ _END = re.compile(
     r"\n+|(?<=[^\s\d])(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!\bSt)(?<!e\.g)(?<!i\.e)\.\s+"
     r"|(?<=[^\n]{2}\d)\.\s+(?!\d)|(?<=[^\n]{4}\d)\.\s+|(?<!\\)[。!?;]|\Z"
 )
+_ASKS = re.compile(r"[\W\d_]*(?:how|what|which|when|who)\b|.*(?:多少|[几哪]|什么|吗$)", re.I | re.S)
 _MAX_SENTENCE = 1_500
 _VERIFIES = re.compile(r"check|verif|substit|plug|验|检", re.I)
 _ANSWERS = re.compile(
@@ -43,6 +46,17 @@ _REFUSAL = re.compile(
     r"|(?:信息|条件|数据)(?:不足|不够|不完整)|缺[少乏].{0,6}(?:条件|信息|数据)",
     re.I,
 )
+_CODE_LAST = re.compile(r"```(?:python|py|sympy|cpp|java)[^\n]*\n(?:(?!```)\D)*(?:```\s*)?$", re.S | re.I)
+_BROKEN_OFF = re.compile(
+    r"(?:[-=+/×÷≈(,，、]|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from|ha[sv]e?"
+    r"|equals|that|then|so|thus|hence|therefore|at|than|because)"
+    r"|(?:所以|因此|[为是得和与]|等于|(?<![对确误])的|得到)\s*[:：]?)$"
+)
+_PAIRS = ((r"\(", r"\)"), (r"\[", r"\]"), (r"\begin{", r"\end{"), ("<<", ">>"), ("\\left", "\\right"))
+_SENTENCE_ENDS = re.compile(r"[.。!?！？;；:：)\]}】」”\"'|$>]$")
+_SAYS = re.compile(r"[A-Za-z]{2,}|[\u4e00-\u9fff]{2}")
+_NEAR_END = 30
+"""Characters before the end of a sentence without its full stop in which its number stands."""
 
 
 def is_refusal(sentence: str) -> bool:
@@ -66,10 +80,29 @@ def without_checks(text: Text) -> Text:
 
 
 def sentences(text: Text) -> Iterator[Text]:
-    """Yield the sentences that are no comments on others."""
+    """Yield the sentences that are no comments on others, and no questions."""
     begin = 0
     for match in _END.finditer(text.string):
         part = text.part(max(begin, match.start() - _MAX_SENTENCE), match.start())
         begin = match.end()
-        if part.string.strip() and not _COMMENT.match(part.string):
+        is_asked = match[0] == "?" and _ASKS.match(part.string)
+        if part.string.strip() and not is_asked and not _COMMENT.match(part.string):
             yield part
+
+
+def is_broken_off(text: Text) -> bool:
+    """Return whether a text stops inside a sentence, so that its last number is none that it settled on."""
+    string = text.string.rstrip()
+    if re.search(r"[a-z]\s\$$", string) or ends_in_box(text) or _CODE_LAST.search(text.string):
+        return True
+    string = string.rstrip("*_`$").rstrip()
+    if _BROKEN_OFF.search(" " + string) or any(string.count(one) > string.count(other) for one, other in _PAIRS):
+        return True
+    before, _, last = string.rpartition("\n")
+    parts = re.split(r"(?<=[^\d\s])\.\s+|(?<=\d)\.\s+(?=[A-Z])|[。!?！？]", last)
+    last = parts[-1]
+    if _SENTENCE_ENDS.search(string) or len(_SAYS.findall(last)) < 2 or spelled(last[-_NEAR_END:]):
+        return False
+    goes_before = len(parts) > 1 or bool(re.search(r"\d", before))
+    tail = last if len(parts) == 1 and "." not in before else last[-_NEAR_END:]
+    return goes_before and not re.search(r"\d", tail)

@@ -30,6 +30,7 @@ _NEXT_QUESTION = re.compile(
     r"|\n[^\n]{6,}[?？_)）]\s*\n\s*\(?A\)?[.、]\s?[^\n]+\n?\s*\(?B\)?[.、])"
 )
 _INTRODUCES = re.compile(r"restate|rephrase|reread|the (?:problem|question)|given|审题|题目|如下|^解\W*$", re.I)
+_ANNOUNCES = re.compile(r"\blet(?: me| us|'s)\b|\bi(?:'ll| will)\b|\bfollowing\b|\bbelow\b|下面|以下|我[们会来]", re.I)
 _VALUE = re.compile(
     r"\d|^\W*(?:[A-Za-z]|true|false|yes|no|对|错|是|否)\W*$|^\W*[(]?[A-H][).、:]|选\W{0,3}[A-H]|[零一二三四五六七八九十百千]{1,}\W*$",
     re.I,
@@ -132,11 +133,9 @@ def _is_answered(text: Text, match: re.Match[str]) -> bool:
     says_value = is_short and bool(_VALUE.search(string)) and not _STEP.match(string)
     if match["bare"]:
         return says_value
-    if has_box or is_anchored or match["numbered"]:
+    if has_box or is_anchored:
         return True
-    if match["listed"]:
-        return says_value or bool(
-            re.search(r"答案|选|boxed|\banswer", string, re.I) and re.search(r"[A-H](?![A-Za-z])", string)
-        )
-    concludes = bool(re.search(r"\d", last)) and last[-1] not in ":?" and not _STEP.match(last)
-    return not _INTRODUCES.search(string) and (says_value or concludes)
+    if _INTRODUCES.search(string) or (_ANNOUNCES.search(string) and "=" not in string):
+        return bool(match["numbered"]) and len(string) > _MAX_BEFORE
+    concludes = match["plain"] and bool(re.search(r"\d", last)) and last[-1] not in ":?" and not _STEP.match(last)
+    return bool(match["numbered"] or says_value or concludes)

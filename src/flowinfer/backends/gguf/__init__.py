@@ -1,0 +1,1 @@
+"""Backend `gguf`: models in GGUF files, computed by llama.cpp."""

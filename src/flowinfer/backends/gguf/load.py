@@ -1,0 +1,222 @@
+"""Backend `gguf`: a GGUF file as a head, computed by llama.cpp."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from flowinfer.backends.base import Prompt, Session, TokenModel, Turn
+from flowinfer.backends.chat import ChatPrompts
+from flowinfer.backends.gguf import tokens
+from flowinfer.backends.gguf.context import Settings
+from flowinfer.backends.gguf.library import last_problem, library
+from flowinfer.backends.gguf.session import GgufSession
+from flowinfer.backends.gguf.tokens import Apart, GgufTokenizer
+from flowinfer.backends.versions import installed
+from flowinfer.errors import LoadError
+from flowinfer.fusion.ends import configured_ends, eos_ids
+from flowinfer.fusion.selfcheck import keep, verified
+from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
+from flowinfer.spec import ModelSpec
+from flowinfer.startup import STARTUP
+from flowinfer.stores.gguf import Array, Gguf, read_gguf
+from flowinfer.stores.refs import Stored, fetch
+
+_KV_TYPES = {"float32": 0, "float16": 1, "q8_0": 8}
+"""Types of keys and values, as ggml numbers them."""
+_CONTROL = 3
+"""The kind of control tokens in `tokenizer.ggml.token_type`."""
+_NO_LIMIT = 1 << 20
+
+
+class Weights:
+    """A model of llama.cpp, freed when nobody holds it."""
+
+    def __init__(self, spec: ModelSpec, path: Path, device: str) -> None:
+        self._lib = lib = library()
+        wanted = lib.llama_model_default_params()
+        wanted.n_gpu_layers = (0 if device == "cpu" else -1) if spec.gpu_layers is None else spec.gpu_layers
+        wanted.load_mode = lib.LLAMA_LOAD_MODE_AUTO if spec.mmap else lib.LLAMA_LOAD_MODE_NONE
+        self.pointer = lib.llama_model_load_from_file(os.fsencode(path), wanted)
+        if not self.pointer:
+            raise LoadError(
+                f"model '{spec.name}' cannot be loaded from '{path}': {last_problem()}",
+                help="a newer llama-cpp-python may know what this file holds",
+            )
+        weakref.finalize(self, lib.llama_model_free, self.pointer)
+        self.vocabulary = lib.llama_model_get_vocab(self.pointer)
+
+    def is_(self, *kinds: str) -> bool:
+        """Return whether llama.cpp says that the model is of one of some kinds, such as `is_recurrent`."""
+        return any(getattr(self._lib, f"llama_model_{kind}")(self.pointer) for kind in kinds)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a file says of its tokens and turns, in transformers' words."""
+
+    backend_tokenizer: GgufTokenizer
+    chat_template: str | None
+    special_tokens_map: Mapping[str, str]
+    eos_token_id: int | None
+    generation_config: Any  # transformers', or what has its eos_token_id
+    """Its `eos_token_id` are all ids that end a generation."""
+
+    def get_chat_template(self) -> str | None:
+        """Return the template."""
+        return self.chat_template
+
+
+class GgufModel(TokenModel):
+    """A loaded GGUF file; a `TokenModel`."""
+
+    device = torch.device("cpu")
+    """Where llama.cpp puts logits, wherever it computes them."""
+    runs_beside = True
+
+    def __init__(self, spec: ModelSpec, stored: Stored, file: Gguf, weights: Weights) -> None:
+        self.name = spec.name
+        self._spec = spec
+        with _naming(spec):
+            with STARTUP.waiting_for("vocabulary", spec.name):
+                known = _tokens(weights, file)
+            self._told = _told(weights, GgufTokenizer(weights.vocabulary, known), file.chat_template)
+            _refuse_missing_template(spec, stored, file)
+            system = stored.system if spec.system is None else spec.system
+            self._prompts = ChatPrompts(self._told, known, chat=spec.chat, system=system, disguise=Apart)
+        self._stops = stored.stops
+        ends = configured_ends(self._told, self._told.generation_config)
+        self._tokens = known.writing(name for name in self._prompts.written if known.specials[name] not in ends)
+        trained = library().llama_model_n_ctx_train(weights.pointer)
+        self.max_positions = min(trained or _NO_LIMIT, spec.context_length or _NO_LIMIT)
+        is_float32 = all(tensor.type == "F32" for tensor in file.tensors)
+        kv_type = ("float32" if is_float32 else "float16") if spec.kv_type == "auto" else spec.kv_type
+        self.is_exact = is_float32 and kv_type == "float32"
+        self._settings = Settings(
+            name=spec.name,
+            model=weights,
+            num_columns=len(known.pieces),
+            kv_type=_KV_TYPES[kv_type],
+            has_flash=not self.is_exact,
+            threads=spec.threads,
+            can_forget=not weights.is_("is_recurrent", "is_hybrid"),
+        )
+        losses = "; ".join(known.losses)
+        self.notes = (f"'{spec.name}' reads no text exactly as it stands: {losses}",) if losses else ()
+
+    @property
+    def tokenizer(self) -> GgufTokenizer:
+        """Return what reads texts as llama.cpp does."""
+        return self._told.backend_tokenizer  # type: ignore[no-any-return]  # see _Told
+
+    def vocabulary(self, stop_tokens: Sequence[str] = ()) -> HeadVocabulary:
+        """Return token bytes, end ids and width of the logits."""
+        told, turn_end = self._told, self._prompts.turn.end
+        ends = eos_ids(told, told.generation_config, self._tokens, [*stop_tokens, *self._stops], turn_end)
+        return HeadVocabulary(self._tokens, ends, self._settings.num_columns)
+
+    def prompt(self, text: str, prefill: str = "", turns: Sequence[Turn] = ()) -> Prompt:
+        """Apply the chat template, if any, and tokenize; where llama.cpp begins every prompt with a token, so here."""
+        with _naming(self._spec):
+            prompt = self._prompts.build(text, prefill, turns)
+        begin = self.tokenizer.begin_id
+        return prompt if begin is None or prompt.ids[:1] == (begin,) else replace(prompt, ids=(begin, *prompt.ids))
+
+    def open(self) -> Session:
+        """Return an empty session."""
+        return GgufSession(self._settings)
+
+    def close(self) -> None:
+        """Let go of the weights: they are freed with the last session."""
+        del self._settings
+
+
+def load(spec: ModelSpec, device: str, dtype: str = "auto") -> GgufModel:
+    """Load a GGUF file.
+
+    Args:
+        spec: what the zoo or flow says; `stores.refs` says what `spec.ref` can be.
+        device: the plan's choice; on anything but `cpu` llama.cpp computes where it was built to.
+        dtype: not heeded: weights are as they are stored.
+    Raises:
+        LoadError: it is no such file, unsuitable or damaged, or llama.cpp is not installed, with the cure.
+    """
+    del dtype
+    library()
+    with STARTUP.waiting_for("network", spec.name):
+        with _naming(spec):
+            stored = fetch(spec.ref, spec.revision)
+            file = read_gguf(stored.path)
+        weights = Weights(spec, stored.path, device)
+    if weights.is_("has_encoder", "is_diffusion") or not weights.is_("has_decoder"):
+        raise LoadError(
+            f"model '{spec.name}' ({spec.ref}) is no decoder-only model", help="flowinfer runs decoder-only models"
+        )
+    model = GgufModel(spec, stored, file, weights)
+    model.vocabulary()
+    model.prompt("x")
+    return model
+
+
+def _tokens(weights: Weights, file: Gguf) -> TokenBytes:
+    """Read what a file's ids write; what has passed here before is not read again."""
+    stats = [(str(part), (stat := part.stat()).st_size, stat.st_mtime_ns) for part in file.parts]
+    code = Path(tokens.__file__).read_text("utf-8")
+    cache_key = hashlib.sha256(json.dumps([stats, code, installed("llama-cpp-python")]).encode()).hexdigest()
+    found = verified(cache_key)
+    if found is None:
+        kinds = file.metadata.get("tokenizer.ggml.token_type")
+        controls = {i for i, kind in enumerate(kinds.values()) if kind == _CONTROL} if isinstance(kinds, Array) else ()
+        found = tokens.read_tokens(weights.vocabulary, controls)
+        keep(found, cache_key)
+    return found
+
+
+def _refuse_missing_template(spec: ModelSpec, stored: Stored, file: Gguf) -> None:
+    """Refuse a file without a chat template where something needs one."""
+    if file.chat_template is not None or spec.chat == "off":
+        return
+    if stored.template is not None:
+        raise LoadError(
+            "the file has no chat template, only Ollama has one, in Go's language",
+            help='set chat="off" to send plain prompts, or take the model from elsewhere as a .gguf file',
+        )
+    if spec.system is not None:
+        raise LoadError(
+            "the file has no chat template, which the option 'system' needs",
+            help="leave it out, or write the message into the prompt",
+        )
+
+
+def _told(weights: Weights, tokenizer: GgufTokenizer, template: str | None) -> Any:  # `_Told`, as transformers'
+    """Read what a file says of its tokens and turns."""
+    lib = library()
+    named = {"bos_token": lib.llama_vocab_bos, "eos_token": lib.llama_vocab_eos, "pad_token": lib.llama_vocab_pad}
+    ids = {name: ask(weights.vocabulary) for name, ask in named.items()}
+    names = {
+        name: lib.llama_vocab_get_text(weights.vocabulary, i).decode(errors="replace")
+        for name, i in ids.items()
+        if i >= 0
+    }
+    ends = [i for i in range(len(tokenizer.tokens.pieces)) if lib.llama_vocab_is_eog(weights.vocabulary, i)]
+    end = ids["eos_token"] if ids["eos_token"] >= 0 else None
+    return _Told(tokenizer, template, names, end, SimpleNamespace(eos_token_id=ends))
+
+
+@contextmanager
+def _naming(spec: ModelSpec) -> Iterator[None]:
+    """Say which model an error of its vocabulary or chat template is about."""
+    try:
+        yield
+    except LoadError as error:
+        raise LoadError(f"model '{spec.name}' ({spec.ref}): {error.message}", help=error.help) from error

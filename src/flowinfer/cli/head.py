@@ -1,0 +1,134 @@
+"""flowinfer head: one model as a head for flows on other hosts."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from flowinfer.cli.inputs import ZooOption
+from flowinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowinfer.backends.base import Session, TokenModel
+    from flowinfer.planning.plan import Plan
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_LEAST_KEY = 16
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="Name of a model of the zoo, or a folder or hub id.")],
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address to listen at; port 0 = any that is free.")
+    ] = "127.0.0.1:7070",
+    key_env: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="Variable that holds the key which clients must know.")
+    ] = None,
+    zoo: ZooOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N, for a folder or hub id.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16, for a folder or hub id.")] = "auto",
+    rows: Annotated[int, typer.Option(min=1, max=4096, help="Most rows of a client's decoding loop.")] = 64,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
+) -> None:
+    """Load a model and let flows elsewhere use it as a head: device="HOST:PORT" in their model's block."""
+    from flowinfer.engine.base import Observer
+    from flowinfer.engine.models import ModelPool
+    from flowinfer.language.check import check
+    from flowinfer.language.nearness import near_or_all
+    from flowinfer.machine import this_machine
+    from flowinfer.planning.placement import ready
+    from flowinfer.registry import backends
+    from flowinfer.remote.server import HeadServer
+    from flowinfer.remote.wire import parted
+    from flowinfer.zoo import select_zoo
+
+    place = parted(listen)
+    if place is None:
+        raise UsageError(f"--listen {listen}: expected HOST:PORT", help="127.0.0.1:7070, for one")
+    host, port = place
+    key = _key(key_env)
+    if not key and host not in _LOOPBACK:
+        raise UsageError(
+            f"who reaches {host}:{port} could use this head, and nobody would have to show a key",
+            help="--key-env VARIABLE names the variable that holds one",
+        )
+    names = select_zoo(explicit=zoo).models
+    if model not in names and "/" not in model and not os.path.isdir(model):
+        hint = near_or_all(model, list(names), "the zoo has")
+        raise UsageError(f"no model '{model}': neither a name of the zoo nor a folder nor a hub id", help=hint)
+    plan = ready(check(model if model in names else _declared(model, device, dtype), zoo=zoo), this_machine())
+    (name,) = plan.models
+    if backends()[plan.models[name].backend].is_elsewhere:
+        raise UsageError(f"'{name}' lies elsewhere itself", help="serve it where its weights are")
+    say = _silent if quiet else _say
+    pool = ModelPool()
+    loaded = cast("TokenModel", pool.get(plan, name, Observer()))
+    server = HeadServer(
+        loaded, plan.models[name].ref, key, rows=rows, open_session=_packed(plan, loaded, rows), say=say
+    )
+    try:
+        host, port = server.listen(host, port)
+    except OSError as error:
+        raise UsageError(f"cannot listen at {listen}: {error.strerror or error}", help="another port, or 0") from None
+    shown = f"[{host}]" if ":" in host else host
+    _say(f"ready: {shown}:{port}")
+    say(f'a flow uses it so: model {name} = "{os.path.basename(plan.models[name].ref)}" {{ device="{shown}:{port}" }}')
+    try:
+        server.serve()
+    except KeyboardInterrupt:
+        say("stopped")
+    finally:
+        server.close()
+        pool.close()
+
+
+def _declared(ref: str, device: str, dtype: str) -> str:
+    """Return the text of a flow that is one model."""
+    return f"model Head = {json.dumps(ref)} {{ device={json.dumps(device)} dtype={dtype} }}\nHead"
+
+
+def _packed(plan: Plan, model: TokenModel, rows: int) -> Callable[[], Session] | None:
+    """Return what opens sessions over packed tokens, where the model has them; None = its own sessions serve."""
+    from flowinfer.engine.loops.packing import runners_of, session_maker
+
+    if model.device.type == "cpu" and not model.is_exact:
+        return None
+    runners = runners_of([model])
+    if isinstance(runners, str):
+        return None
+    make = session_maker(plan.steps[0], [model], runners, rows)
+    return lambda: make()[0]
+
+
+def _key(variable: str | None) -> bytes:
+    """Return the key, and know it as a secret.
+
+    Raises:
+        UsageError: the variable holds none, or a short one.
+    """
+    from flowinfer.output.secrets import learn
+
+    if variable is None:
+        return b""
+    key = os.environ.get(variable, "").strip()
+    if len(key) < _LEAST_KEY:
+        raise UsageError(
+            f"--key-env {variable}: the variable holds no key of at least {_LEAST_KEY} characters",
+            help=f"export {variable}=\"$(python -c 'import secrets; print(secrets.token_urlsafe(32))')\"",
+        )
+    learn(key)
+    return key.encode()
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _silent(message: str) -> None:
+    pass

@@ -1,0 +1,149 @@
+"""What a head may be asked, as data that is checked before anything is done."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from flowinfer.backends.base import Turn
+
+_Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=1 << 22)]
+_Row = Annotated[int, Field(ge=0)]
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Question(_Asked):
+    ended: list[Annotated[int, Field(ge=0)]] = []
+    """Sessions that nobody asks of any more."""
+
+
+class Vocabulary(_Question):
+    """The bytes of all tokens; answered in the body, see `packed_pieces`."""
+
+    ask: Literal["vocabulary"] = "vocabulary"
+    stop_tokens: list[str] = []
+
+
+class Tokenizer(_Question):
+    """The tokenizer as JSON, for contexts that are encoded anew; an empty body where there is none."""
+
+    ask: Literal["tokenizer"] = "tokenizer"
+
+
+class Render(_Question):
+    """A prompt as the model reads it."""
+
+    ask: Literal["render"] = "render"
+    text: str
+    prefill: str = ""
+    turns: list[Turn] = []
+
+
+class Add(_Asked):
+    """Read the prompts of new rows."""
+
+    do: Literal["add"] = "add"
+    rows: list[_Row]
+    """What the client calls them."""
+    prompts: list[_Ids]
+
+
+class Feed(_Asked):
+    """Append ids to rows."""
+
+    do: Literal["feed"] = "feed"
+    chunks: list[tuple[_Row, _Ids]]
+
+
+class Rollback(_Asked):
+    """Forget a row's last ids."""
+
+    do: Literal["rollback"] = "rollback"
+    row: _Row
+    count: Annotated[int, Field(ge=0)]
+
+
+class Remove(_Asked):
+    """End rows."""
+
+    do: Literal["remove"] = "remove"
+    rows: list[_Row]
+
+
+class LeaveOut(_Asked):
+    """Count no column that writes nothing, in all candidates of the session."""
+
+    do: Literal["leave_out"] = "leave_out"
+    columns: list[_Row]
+
+
+class _Answered(_Asked):
+    best: Annotated[int, Field(ge=0)] = 0
+    """How many candidates of each distribution are wanted; 0 = its logits."""
+    number: Annotated[int, Field(ge=0)] = 0
+    """What `Fetch` calls the answer by; the last `KEPT` are kept."""
+
+
+class Logits(_Answered):
+    """Answer with rows' logits, (R, V_k)."""
+
+    do: Literal["logits"] = "logits"
+    rows: list[_Row]
+
+
+class Verify(_Answered):
+    """Append segments and answer with the logits behind each, (S, V_k)."""
+
+    do: Literal["verify"] = "verify"
+    segments: list[tuple[_Row, list[Annotated[_Ids, Field(min_length=1)]]]]
+
+
+class Fetch(_Asked):
+    """Answer with the logits behind some texts of an answer that gave candidates, (R, V_k)."""
+
+    do: Literal["fetch"] = "fetch"
+    number: Annotated[int, Field(ge=0)]
+    at: list[_Row]
+
+
+Deed = Annotated[Add | Feed | Rollback | Remove | LeaveOut | Logits | Verify | Fetch, Field(discriminator="do")]
+
+
+class Work(_Question):
+    """Do some things to a session's rows, in order; at most the last of them is answered with logits."""
+
+    ask: Literal["work"] = "work"
+    session: Annotated[int, Field(ge=0)]
+    deeds: list[Deed]
+
+
+Question = Annotated[Vocabulary | Tokenizer | Render | Work, Field(discriminator="ask")]
+KEPT = 2
+"""Answers of a session whose logits are kept: those behind old rows and behind new ones."""
+QUESTION: TypeAdapter[Question] = TypeAdapter(Question)
+
+
+def packed_pieces(pieces: tuple[bytes | None, ...]) -> bytes:
+    """Return the bytes of all ids as one text: for each its length + 1 (0 = none) in 4 bytes, then all of them."""
+    lengths = b"".join((0 if piece is None else len(piece) + 1).to_bytes(4, "little") for piece in pieces)
+    return lengths + b"".join(piece for piece in pieces if piece)
+
+
+def unpacked_pieces(body: bytes, count: int) -> tuple[bytes | None, ...]:
+    """Read what `packed_pieces` wrote.
+
+    Raises:
+        ValueError: it has not.
+    """
+    at, found = 4 * count, list[bytes | None]()
+    for k in range(count):
+        length = int.from_bytes(body[4 * k : 4 * k + 4], "little") - 1
+        found.append(None if length < 0 else bytes(body[at : at + length]))
+        at += max(length, 0)
+    if at != len(body):
+        raise ValueError("the pieces do not fill their message")
+    return tuple(found)

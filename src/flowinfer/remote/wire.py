@@ -1,0 +1,200 @@
+"""What goes between a head and who asks it: framed messages over TCP, after both have shown that they know one key.
+
+A frame is two lengths (32 bits each, big-endian), a head in JSON and a body of plain bytes; nothing is ever unpickled.
+Who connects is sent a nonce and answers with its own and an HMAC-SHA256 of both; the server then shows its own. Until
+then no frame may be longer than `_STRANGERS`, and all of it must be there within `_PATIENCE_SECONDS`. What follows is
+neither hidden nor sealed: across networks that others share it belongs into a tunnel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import socket
+import struct
+from contextlib import suppress
+from typing import Any
+
+PROTOCOL = 1
+"""Goes up whenever what is said changes."""
+MOST_HEAD = 64 << 20
+"""Bytes of a head: prompts of many rows, or a tokenizer's control tokens."""
+MOST_BODY = 2 << 30
+"""Bytes of a body: logits of many rows."""
+_STRANGERS = 4096
+_PATIENCE_SECONDS = 10.0
+_LENGTHS = struct.Struct("!II")
+_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Seconds of silence, seconds between questions whether somebody is there, how many of them."""
+
+
+class WireError(Exception):
+    """The other side has gone, or says what cannot be understood; tells which in a few words."""
+
+
+class Wire:
+    """One connection, on either side; one thread at a time.
+
+    Args:
+        connection: open, over TCP.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._most_head, self._most_body = _STRANGERS, 0
+        self.num_sent = self.num_received = 0
+        """Bytes so far."""
+        connection.settimeout(_PATIENCE_SECONDS)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if hasattr(socket, name):  # macOS has another name for the first
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+    def send(self, head: dict[str, Any], body: bytes | memoryview = b"") -> None:
+        """Send a message.
+
+        Raises:
+            WireError: the other side has gone.
+        """
+        raw = json.dumps(head, separators=(",", ":")).encode()
+        try:
+            self._socket.sendall(_LENGTHS.pack(len(raw), len(body)) + raw)
+            if len(body):
+                self._socket.sendall(body)
+        except OSError as error:
+            raise WireError(_told(error)) from error
+        self.num_sent += _LENGTHS.size + len(raw) + len(body)
+
+    def receive(self) -> tuple[dict[str, Any], bytearray]:
+        """Wait for a message and return its head and body.
+
+        Raises:
+            WireError: the other side has gone, or what it says is none.
+        """
+        head, body = self.receive_text()
+        try:
+            found = json.loads(head)
+        except (ValueError, RecursionError) as error:
+            raise WireError("what came is no JSON") from error
+        if not isinstance(found, dict):
+            raise WireError("what came is no JSON object")
+        return found, body
+
+    def receive_text(self) -> tuple[bytearray, bytearray]:
+        """Wait for a message and return its head as it is, and its body.
+
+        Raises:
+            WireError: the other side has gone, or the message is too long.
+        """
+        head, body = _LENGTHS.unpack(self._bytes(_LENGTHS.size))
+        if head > self._most_head or body > self._most_body:
+            raise WireError(f"a message of {head} + {body} bytes, where {self._most_head} + {self._most_body} are most")
+        return self._bytes(head), self._bytes(body)
+
+    def trust(self, *, seconds: float | None, most_body: int = 0) -> None:
+        """Take long messages from here on, and wait so long for each; None = as long as the connection stands."""
+        self._most_head, self._most_body = MOST_HEAD, most_body
+        try:
+            self._socket.settimeout(seconds)
+        except OSError as error:  # closed meanwhile
+            raise WireError(_told(error)) from error
+
+    def close(self) -> None:
+        """Close the connection; a thread that waits for it goes on with a `WireError`."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _bytes(self, count: int) -> bytearray:
+        found = bytearray(count)
+        view, at = memoryview(found), 0
+        while at < count:
+            try:
+                here = self._socket.recv_into(view[at:])
+            except OSError as error:
+                raise WireError(_told(error)) from error
+            if not here:
+                raise WireError("the connection was closed")
+            at += here
+        self.num_received += count
+        return found
+
+
+def welcome(wire: Wire, key: bytes, about: dict[str, Any]) -> dict[str, Any]:
+    """Do the server's part of the handshake; return what the client said of itself.
+
+    Args:
+        key: both know it; b"" = anybody may come.
+        about: what the client is told when it has shown the key.
+
+    Raises:
+        WireError: it has not.
+    """
+    nonce = secrets.token_hex(16)
+    wire.send({"flowinfer": PROTOCOL, "nonce": nonce})
+    theirs, _ = wire.receive()
+    answer = theirs.get("nonce")
+    if not isinstance(answer, str) or not _is_shown(theirs.get("proof"), key, "client", nonce, answer):
+        wire.send({"refused": "key"})
+        raise WireError("it does not know the key")
+    wire.send({"proof": _proof(key, "server", nonce, answer), "about": about})
+    return theirs
+
+
+def introduce(wire: Wire, key: bytes, about: dict[str, Any]) -> dict[str, Any]:
+    """Do the client's part of the handshake; return what the server says of its head.
+
+    Raises:
+        WireError: it is no head of this protocol.
+        KeyRefused: one of the two does not know the key.
+    """
+    hello, _ = wire.receive()
+    nonce = hello.get("nonce")
+    if not isinstance(nonce, str) or "flowinfer" not in hello:
+        raise WireError("no head of flowinfer answers there")
+    if hello["flowinfer"] != PROTOCOL:
+        raise WireError(f"it speaks version {hello['flowinfer']} of the protocol, this flowinfer {PROTOCOL}")
+    own = secrets.token_hex(16)
+    wire.send({**about, "nonce": own, "proof": _proof(key, "client", nonce, own)})
+    answer, _ = wire.receive()
+    if "refused" in answer:
+        raise KeyRefused("it refuses the key")
+    if not _is_shown(answer.get("proof"), key, "server", nonce, own) or not isinstance(answer.get("about"), dict):
+        raise KeyRefused("it does not know the key")
+    found: dict[str, Any] = answer["about"]
+    return found
+
+
+def parted(address: str) -> tuple[str, int] | None:
+    """Return host and port of HOST:PORT, None where it is none; an IPv6 address stands in brackets."""
+    found = re.fullmatch(r"(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})", address)
+    if found is None or int(found["port"]) >= 1 << 16:
+        return None
+    return found["host"].strip("[]"), int(found["port"])
+
+
+def last_part(ref: str) -> str:
+    """Return what a folder or hub id is called, wherever it lies."""
+    return ref.replace("\\", "/").rstrip("/").rpartition("/")[-1]
+
+
+class KeyRefused(WireError):
+    """Two sides with two keys."""
+
+
+def _proof(key: bytes, side: str, *nonces: str) -> str:
+    return hmac.new(key, "\n".join((f"flowinfer head {PROTOCOL}", side, *nonces)).encode(), hashlib.sha256).hexdigest()
+
+
+def _is_shown(proof: object, key: bytes, side: str, *nonces: str) -> bool:
+    return isinstance(proof, str) and hmac.compare_digest(proof.encode(), _proof(key, side, *nonces).encode())
+
+
+def _told(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    return (error.strerror or str(error) or type(error).__name__).lower()

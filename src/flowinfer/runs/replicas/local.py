@@ -1,0 +1,142 @@
+"""Replicas as processes of this machine, each with GPUs or CPU cores of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import IO
+
+from pydantic import BaseModel
+
+from flowinfer.runs.replicas.pool import Gone, Hear
+from flowinfer.runs.replicas.wire import line_of, said
+
+_COMMAND = (sys.executable, "-P", "-m", "flowinfer.runs.replicas.worker")
+_LAST_LINES = 20
+"""Of what a process says on standard error."""
+_END_SECONDS = 5.0
+"""Until a process that does not end by itself is killed."""
+
+
+class LocalSite:
+    """Processes of this machine.
+
+    Args:
+        gpus: of each replica, what it sees as its GPUs (CUDA_VISIBLE_DEVICES); None: whatever there is.
+        cores: of each replica, its CPU cores; none = all.
+        cpu_bytes: of this machine's memory, what each may count with.
+    """
+
+    def __init__(self, gpus: Sequence[str | None], cores: Sequence[Sequence[int]], cpu_bytes: int) -> None:
+        self.num_replicas, self.cpu_bytes = len(cores), cpu_bytes
+        self._gpus, self._cores = gpus, cores
+        self._processes: dict[int, Process] = {}
+
+    def start(self, index: int, hear: Hear) -> Process:
+        """Start a process, in the place of one that has ended."""
+        if index in self._processes:
+            self._processes[index].end()
+        gpus = self._gpus[index]
+        own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
+        self._processes[index] = Process(hear, own, self._cores[index])
+        return self._processes[index]
+
+    def close(self) -> None:
+        """End all processes."""
+        for process in self._processes.values():
+            process.end()
+        for process in self._processes.values():
+            process.wait()
+
+
+class Process:
+    """A replica's process; it ends when this one does, since its input then ends.
+
+    Args:
+        hear: takes what it says.
+        environment: what it has besides this process's.
+        cores: it may use; none = all.
+    """
+
+    def __init__(self, hear: Hear, environment: Mapping[str, str], cores: Sequence[int]) -> None:
+        path = os.pathsep.join(filter(None, sys.path))
+        threads = {"OMP_NUM_THREADS": str(_threads(len(cores)))} if cores else {}
+        self._process = subprocess.Popen(
+            _COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(os.environ) | {"PYTHONPATH": path} | threads | dict(environment),
+            process_group=0,  # an interrupt at a terminal is for who asks
+        )
+        if cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(self._process.pid, cores)
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        self._errors = threading.Thread(target=self._read_errors, daemon=True)
+        self._errors.start()
+        self._reader = threading.Thread(target=self._read, args=(hear,), daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Return its number."""
+        return self._process.pid
+
+    def send(self, message: BaseModel) -> None:
+        """Say something to it; to one that has ended, nothing."""
+        with suppress(OSError):  # that it has gone is heard
+            _of(self._process.stdin).write(line_of(message))
+            _of(self._process.stdin).flush()
+
+    def end(self) -> None:
+        """Let it end."""
+        with suppress(OSError):  # it has gone with a part of a message unread
+            _of(self._process.stdin).close()
+
+    def wait(self) -> None:
+        """Wait until it has ended; kill it if it does not."""
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._reader.join()
+
+    def _read(self, hear: Hear) -> None:
+        """Pass on what it says until it has gone."""
+        with _of(self._process.stdout) as stream:
+            for line in stream:
+                if line.endswith(b"\n"):  # a kill may cut one short
+                    hear(said(line))
+        code = self._process.wait()
+        self._errors.join()
+        hear(Gone(self._how(code)))
+
+    def _how(self, code: int) -> str:
+        """Return how it ended, in words."""
+        words = f"exit code {code}"
+        if code < 0:
+            words = f"signal {signal.Signals(-code).name}"
+            words += ", as the system does where memory is short" if -code == signal.SIGKILL else ""
+        return words + (f"; it said: {self._last[-1]}" if self._last and code > 0 else "")
+
+    def _read_errors(self) -> None:
+        with _of(self._process.stderr) as stream:
+            for line in stream:
+                self._last.append(line.decode(errors="replace").rstrip())
+
+
+def _of(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None, "all three are pipes"
+    return stream
+
+
+def _threads(cores: int) -> int:
+    """Return how many threads so many cores get: one each, or fewer where the user says so."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(asked)) if asked.isdecimal() and int(asked) > 0 else cores

@@ -1,0 +1,307 @@
+"""The driver's side of replicas: questions go to whoever is free, and what a lost replica was asked is asked again.
+
+A question can be asked twice, since its text is decided by the plan and itself. So a replica keeps nothing: what it has
+said when it ends counts, the rest goes to another one. Who runs the replicas, and where, a `Site` knows.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import BaseModel
+
+from flowinfer import errors
+from flowinfer.engine.base import Observer
+from flowinfer.engine.work import Asked, Finished
+from flowinfer.errors import DeviceLost, FlowInferError, RunError, UsageError
+from flowinfer.planning.merge import SharedStep, merge
+from flowinfer.planning.plan import Plan
+from flowinfer.runs.replicas.wire import Ask, Ended, Failed, Loading, Notice, Ready, Said, Start, Tokens, plan_data
+from flowinfer.startup import STARTUP
+
+_MOST_EACH = 256
+"""Questions under way in a replica where nobody says how many."""
+_ANSWER_CHARACTERS = 1000
+"""What an answer counts beside its question's text in what a question is expected to cost."""
+_MOST_STARTS, _MOST_STARTS_LATER = 2, 10
+"""Starts of a replica on end without an answer until it is given up: before it was ever ready, and after."""
+_MOST_ALONE = 3
+"""Replicas that end with a single question under way until that one has failed."""
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A replica has ended."""
+
+    how: str
+    """In words."""
+
+
+Hear = Callable[[Said | Gone], None]
+"""Takes what one replica says, from any thread."""
+
+
+class Link(Protocol):
+    """A replica that was started."""
+
+    def send(self, message: BaseModel) -> None:
+        """Say something to it; to one that has ended, nothing."""
+
+
+class Site(Protocol):
+    """Where replicas run."""
+
+    num_replicas: int
+    cpu_bytes: int
+    """Of the host's memory, what each replica may count with for keys and values."""
+
+    def start(self, index: int, hear: Hear) -> Link:
+        """Start a replica; whatever it says is heard, and last that it has gone."""
+
+    def close(self) -> None:
+        """End all replicas, whatever they do, and give back what they ran on."""
+
+
+class ReplicaLost(RuntimeError):
+    """A replica has met a bug of ours; its traceback is the message."""
+
+
+@dataclass(eq=False)
+class _Replica:
+    index: int
+    limit: int
+    """Questions that it may have under way: fewer after a loss, until it has answered."""
+    link: Link = field(init=False)
+    asked: dict[int, Asked] = field(default_factory=dict)
+    """What is under way, by number."""
+    is_ready: bool = False
+    num_starts: int = 1
+    """Since its last answer."""
+    num_answered: int = 0
+    failure: Failed | None = None
+
+    def __str__(self) -> str:
+        does = f"{self.num_answered} answered, {len(self.asked)} under way" if self.is_ready else "starting"
+        return f"replica {self.index + 1}: {does}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How replicas run their steps."""
+
+    runs: Mapping[tuple[int, int], str]
+    """By index of a plan and of a data set: the run that finished steps are kept for."""
+    batch: int | Literal["auto"] = "auto"
+    engine: Literal["auto", "packed", "reference"] = "auto"
+    cache: Path | None = None
+    """Folder of finished steps."""
+    breaks_steps: bool = False
+    """Whether what breaks a loop breaks its steps and nothing else, as in a sweep."""
+
+
+class ReplicaPool:
+    """Run shared steps in replicas: a `Runner`.
+
+    Args:
+        site: starts replicas.
+        plans: that are merged, in each replica as here.
+        setting: how they run.
+        observer: hears the replicas.
+    """
+
+    def __init__(self, site: Site, plans: Sequence[Plan], setting: Setting, observer: Observer) -> None:
+        if any(plan.selections for plan in plans):
+            raise UsageError(
+                "replicas do not share out flows that choose between steps yet", help="run this flow without --replicas"
+            )
+        self.broken: dict[str, str] = {}
+        self._site, self._observer = site, observer
+        self._start = Start(
+            plans=tuple(plan_data(plan, site.num_replicas) for plan in plans),
+            batch=setting.batch,
+            engine=setting.engine,
+            cache=None if setting.cache is None else str(setting.cache),
+            runs=tuple((plan, dataset, name) for (plan, dataset), name in setting.runs.items()),
+            breaks_steps=setting.breaks_steps,
+            cpu_bytes=site.cpu_bytes,
+        )
+        self._steps = {shared.id: shared for shared in merge(plans).steps}
+        self._heard: queue.SimpleQueue[tuple[_Replica, Said | Gone]] = queue.SimpleQueue()
+        self._replicas: list[_Replica] = []
+        self._left: deque[Asked] = deque()
+        self._num_alone: dict[Asked, int] = {}
+        """Replicas that have ended with nothing but this question under way."""
+        self._number = 0
+        self._noticed: set[str] = set()
+        self._most = _MOST_EACH
+
+    def run(
+        self,
+        source: Iterable[Asked | None],
+        *,
+        most: int | None = None,
+        waves: Sequence[Sequence[SharedStep]] = (),
+    ) -> Iterator[Finished]:
+        """Yield every wanted step of every question as it ends; `most` is for each replica.
+
+        Raises:
+            LoadError, MemoryShort, RunError: a replica cannot run the plan, so none can.
+            DeviceLost, RunError: no replica is left.
+        """
+        assert len(waves) <= 1, "replicas hold all models at once"
+        questions = [asked for asked in source if asked is not None and asked.wanted]
+        self._left = deque(sorted(questions, key=_cost, reverse=True))
+        self._most = most or _MOST_EACH
+        try:
+            for index in range(min(self._site.num_replicas, len(questions))):
+                self._replicas.append(_Replica(index, self._most))
+            for replica in self._replicas:
+                self._begin(replica)
+            while self._left or any(replica.asked for replica in self._replicas):
+                yield from self._take(*self._heard.get())
+        finally:
+            self._site.close()
+
+    def _begin(self, replica: _Replica) -> None:
+        """Start a replica, or start it again."""
+        replica.is_ready = False
+        replica.link = self._site.start(replica.index, lambda said: self._heard.put((replica, said)))
+        replica.link.send(self._start)
+        self._show()
+
+    def _take(self, replica: _Replica, said: Said | Gone) -> Iterator[Finished]:
+        """Take what a replica has said."""
+        name = f"replica {replica.index + 1}"
+        match said:
+            case Ended():
+                yield from self._end(replica, said)
+            case Ready():
+                replica.is_ready = True
+                self._share_out()
+                self._show()
+            case Tokens(count=count):
+                STARTUP.first_token()
+                self._observer.tokens_emitted(count)
+            case Loading(seconds=None):
+                self._observer.model_loading(said.name, f"{said.device} of {name}")
+            case Loading(seconds=float() as seconds):
+                self._observer.model_loaded(f"{said.name} in {name}", seconds)
+            case Notice(text=text):
+                self._notice(text)
+            case Failed():
+                replica.failure = said
+            case Gone(how=how):
+                yield from self._lose(replica, name, how)
+
+    def _notice(self, text: str) -> None:
+        """Say once what several replicas say."""
+        if text not in self._noticed:
+            self._noticed.add(text)
+            self._observer.notice(text)
+
+    def _end(self, replica: _Replica, ended: Ended) -> Iterator[Finished]:
+        """Take how a step of a question ended."""
+        asked, shared = replica.asked[ended.number], self._steps[ended.shared]
+        if ended.is_broken:
+            self.broken[shared.id] = ended.error or ""
+        if ended.result is None:
+            asked.fail(shared.id, ended.error or "failed")
+        else:
+            asked.accept(shared.id, ended.result)
+            self._observer.finished(asked.question.id, ended.result)
+        if asked.is_done:
+            del replica.asked[ended.number]
+            replica.num_answered += 1
+            replica.num_starts = 1
+            replica.limit = min(self._most, 2 * replica.limit)
+            self._share_out()
+            self._show()
+        yield Finished(shared, asked, ended.is_fresh)
+
+    def _share_out(self) -> None:
+        """Give what is left to those who have least to do, none more than its share of all that is open."""
+        here = self._replicas
+        loads = {replica.index: sum(map(_cost, replica.asked.values())) for replica in here}
+        share = (sum(loads.values()) + sum(map(_cost, self._left))) / max(1, len(here))
+        while self._left:
+            cost = _cost(self._left[0])
+            free = [
+                replica
+                for replica in here
+                if replica.is_ready
+                and len(replica.asked) < replica.limit
+                and (not replica.asked or loads[replica.index] + cost / 2 <= share)
+            ]
+            if not free:
+                return
+            least = min(free, key=lambda replica: loads[replica.index])
+            self._ask(least, self._left.popleft())
+            loads[least.index] += cost
+
+    def _ask(self, replica: _Replica, asked: Asked) -> None:
+        self._number += 1
+        replica.asked[self._number] = asked
+        replica.link.send(
+            Ask(
+                number=self._number,
+                question=asked.question,
+                text=asked.text(asked.question),
+                dataset=asked.dataset,
+                paths=tuple(asked.paths),
+                wanted=tuple(asked.wanted),
+                results=asked.results,
+                errors=asked.errors,
+                noise_id=asked.noise_id,
+            )
+        )
+
+    def _lose(self, replica: _Replica, name: str, how: str) -> Iterator[Finished]:
+        """Ask others what a replica that has ended was asked; start it again, or go on without it."""
+        failure, replica.failure = replica.failure, None
+        back, replica.asked = list(replica.asked.values()), {}
+        if failure is not None and failure.error != DeviceLost.__name__:
+            raise _error(failure, name)
+        if len(back) == 1:
+            self._num_alone[back[0]] = self._num_alone.get(back[0], 0) + 1
+            if self._num_alone[back[0]] == _MOST_ALONE:
+                yield from self._fail(back.pop(), f"the process that was asked it has ended {_MOST_ALONE} times: {how}")
+        self._left.extendleft(reversed(back))
+        replica.limit = max(1, len(back) // 2)
+        if failure is None and replica.num_starts < (_MOST_STARTS_LATER if replica.is_ready else _MOST_STARTS):
+            replica.num_starts += 1
+            self._observer.notice(f"{name} has ended: {how}; it is started again, and nothing is lost")
+            self._begin(replica)
+        else:
+            self._observer.notice(f"{name} is given up: {failure.message if failure else how}")
+            self._replicas.remove(replica)
+            if not self._replicas:
+                raise _error(failure, name) if failure else RunError(f"no replica is left: the last has ended: {how}")
+        self._share_out()
+        self._show()
+
+    def _fail(self, asked: Asked, problem: str) -> Iterator[Finished]:
+        """Let a question fail, with all its steps that have not ended."""
+        for shared in list(asked.wanted):
+            asked.fail(shared, problem)
+            yield Finished(self._steps[shared], asked, False)
+
+    def _show(self) -> None:
+        self._observer.replicas([str(replica) for replica in self._replicas])
+
+
+def _cost(asked: Asked) -> int:
+    """Return what a question is expected to cost, in characters to read and write."""
+    return len(asked.question.whole) + _ANSWER_CHARACTERS
+
+
+def _error(failure: Failed, name: str) -> Exception:
+    """Return the error that a replica has ended with."""
+    kind = getattr(errors, failure.error, None) if failure.error else None
+    if isinstance(kind, type) and issubclass(kind, FlowInferError):
+        return kind(f"{name}: {failure.message}", help=failure.help)
+    return ReplicaLost(f"{name} has met a bug:\n{failure.message}")

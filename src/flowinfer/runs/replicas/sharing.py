@@ -1,0 +1,117 @@
+"""What each of several replicas has of this machine: GPUs by groups, CPU cores and memory by parts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+from flowinfer.errors import MemoryShort, RunError, UsageError
+from flowinfer.machine import Device, Machine
+from flowinfer.runs.replicas.local import LocalSite
+
+Wanted = int | Literal["auto"]
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Equal parts of a machine."""
+
+    machine: Machine
+    """What each has, its GPUs numbered from 0."""
+    gpus: tuple[str | None, ...]
+    """Of each, what CUDA_VISIBLE_DEVICES makes of them; None where there are none."""
+    cores: tuple[tuple[int, ...], ...]
+    """Of each, its CPU cores."""
+
+    def site(self) -> LocalSite:
+        """Return where replicas on these parts run."""
+        return LocalSite(self.gpus, self.cores, self.machine.devices[-1].free_bytes)
+
+
+def shares(machine: Machine, count: int, environment: Mapping[str, str], cores: Sequence[int]) -> Shares:
+    """Divide a machine into equal parts; GPUs and cores that are left over stay idle.
+
+    Args:
+        machine: GPUs first, the CPU last.
+        count: parts.
+        environment: says what its GPUs are called.
+        cores: that this process may use.
+    Raises:
+        UsageError: it has fewer GPUs, or cores, than parts.
+    """
+    *gpus, cpu = machine.devices
+    for what, there in (("GPUs", len(gpus)), ("CPU cores", len(cores))):
+        if 0 < there < count:
+            raise UsageError(f"--replicas {count}: this machine has {there} {what}", help=f"at most {there}, or auto")
+    size, width = len(gpus) // count, len(cores) // count
+    groups = [gpus[index * size : (index + 1) * size] for index in range(count)]
+    own = tuple(_smallest(f"cuda:{index}", [group[index] for group in groups]) for index in range(size))
+    part = replace(cpu, free_bytes=cpu.free_bytes // count, total_bytes=cpu.total_bytes // count)
+    names = _visible(environment, len(gpus))
+    return Shares(
+        Machine((*own, part)),
+        tuple(",".join(names[index * size : (index + 1) * size]) if size else None for index in range(count)),
+        tuple(tuple(cores[index * width : (index + 1) * width]) for index in range(count)),
+    )
+
+
+def divided(
+    wanted: Wanted, machine: Machine, place: Callable[[Machine], P], fits: Callable[[P], bool]
+) -> tuple[LocalSite | None, P]:
+    """Divide this machine among replicas, and place their plans on one part.
+
+    Args:
+        wanted: how many; "auto": as many as have room.
+        machine: this one.
+        place: places what a replica runs.
+        fits: whether all models are in memory at once as it is placed.
+    Returns:
+        Where they run, None for a single one, which runs here; and what was placed on one of them.
+    Raises:
+        UsageError, MemoryShort: so many have no room.
+        LoadError: a model is declared where a part has no device.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    if wanted == "auto":
+        for count in range(min(len(machine.devices) - 1 or len(cores), len(cores)), 1, -1):
+            parts = shares(machine, count, os.environ, cores)
+            try:
+                placed = place(parts.machine)
+            except RunError:
+                continue
+            if fits(placed):
+                return parts.site(), placed
+        return None, place(machine)
+    if wanted == 1:
+        return None, place(machine)
+    parts = shares(machine, wanted, os.environ, cores)
+    what = ", ".join(device.name for device in parts.machine.devices)
+    try:
+        placed = place(parts.machine)
+    except RunError as error:
+        told = f"--replicas {wanted}, each with {what}: {error.message}"
+        raise type(error)(told, help="fewer replicas, or auto") from error
+    if not fits(placed):
+        cure = "fewer replicas, or auto"
+        raise MemoryShort(f"--replicas {wanted}: a copy's models do not fit into its part of the memory", help=cure)
+    return parts.site(), placed
+
+
+def _smallest(name: str, devices: Sequence[Device]) -> Device:
+    """Return a device that promises what all of some have."""
+    return Device(
+        name,
+        devices[0].title,
+        min(device.free_bytes for device in devices),
+        min(device.total_bytes for device in devices),
+        min(device.bytes_per_second for device in devices),
+    )
+
+
+def _visible(environment: Mapping[str, str], count: int) -> list[str]:
+    """Return what the GPUs that this process sees are called, in its order."""
+    said = [name.strip() for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return said[:count] if len(said) >= count else [str(index) for index in range(count)]

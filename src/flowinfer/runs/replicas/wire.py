@@ -1,0 +1,153 @@
+"""What a run and its replicas say to each other: one JSON object a line, checked on arrival; nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from flowinfer.planning.plan import Plan
+from flowinfer.results import Question, StepResult
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Start(_Message):
+    """To a replica, first: what it is a copy of."""
+
+    kind: Literal["start"] = "start"
+    plans: tuple[dict[str, Any], ...]
+    """See `plan_data`."""
+    batch: int | Literal["auto"]
+    engine: Literal["auto", "packed", "reference"]
+    cache: str | None
+    """Folder of finished steps; None: none is kept."""
+    runs: tuple[tuple[int, int, str], ...]
+    """Of each plan and data set, the run that finished steps are kept for."""
+    breaks_steps: bool
+    """Whether what breaks a loop breaks its steps and nothing else, as in a sweep."""
+    cpu_bytes: int
+    """What of the host's memory its keys and values may count with."""
+
+
+class Ask(_Message):
+    """To a replica: a question, and what is known of its steps already."""
+
+    kind: Literal["ask"] = "ask"
+    number: int
+    question: Question
+    text: str
+    """What fills {question}."""
+    dataset: int
+    paths: tuple[tuple[str, ...], ...]
+    wanted: tuple[str, ...]
+    results: Mapping[str, StepResult]
+    errors: Mapping[str, str]
+    noise_id: str | None
+
+
+class Ready(_Message):
+    """From a replica, first: it takes questions."""
+
+    kind: Literal["ready"] = "ready"
+
+
+class Ended(_Message):
+    """From a replica: a step of a question has a result, or an error."""
+
+    kind: Literal["ended"] = "ended"
+    number: int
+    shared: str
+    is_fresh: bool
+    result: StepResult | None = None
+    error: str | None = None
+    is_broken: bool = False
+    """Whether the step can run for no question."""
+
+
+class Tokens(_Message):
+    """From a replica: so many tokens more."""
+
+    kind: Literal["tokens"] = "tokens"
+    count: int
+
+
+class Notice(_Message):
+    """From a replica: what its user should know."""
+
+    kind: Literal["notice"] = "notice"
+    text: str
+
+
+class Loading(_Message):
+    """From a replica: a model is about to be loaded, or is ready."""
+
+    kind: Literal["loading"] = "loading"
+    name: str
+    device: str = ""
+    seconds: float | None = None
+    """None: about to be."""
+
+
+class Failed(_Message):
+    """From a replica, last: why it can do nothing more."""
+
+    kind: Literal["failed"] = "failed"
+    error: str
+    """The error's class in `flowinfer.errors`; empty: a bug, with its traceback."""
+    message: str
+    help: str | None = None
+
+
+Said = Annotated[Ready | Ended | Tokens | Notice | Loading | Failed, Field(discriminator="kind")]
+"""From a replica."""
+_ASKED: TypeAdapter[Start | Ask] = TypeAdapter(Annotated[Start | Ask, Field(discriminator="kind")])
+_SAID: TypeAdapter[Said] = TypeAdapter(Said)
+_PLAN = TypeAdapter(Plan)
+
+
+def line_of(message: BaseModel) -> bytes:
+    """Return a message as a line; half of a surrogate pair, which a question may hold, is escaped."""
+    return json.dumps(message.model_dump(mode="json"), separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def asked(line: bytes) -> Start | Ask:
+    """Read what a run says.
+
+    Raises:
+        ValueError: it is none of the messages.
+    """
+    return _ASKED.validate_python(json.loads(line))
+
+
+def said(line: bytes) -> Said:
+    """Read what a replica says.
+
+    Raises:
+        ValueError: it is none of the messages.
+    """
+    return _SAID.validate_python(json.loads(line))
+
+
+def plan_data(plan: Plan, num_replicas: int) -> dict[str, Any]:
+    """Return a plan as plain data, whole, for one of so many replicas.
+
+    What `planning.plain.to_json` leaves out for readers is in it: addresses as they are connected to. The requests that
+    an endpoint takes at once are shared out.
+    """
+    models = {
+        name: spec.model_dump() | {"base_url": spec.address, "parallel": max(1, spec.parallel // num_replicas)}
+        for name, spec in plan.models.items()
+    }
+    steps = [asdict(replace(step, decoding=None)) | {"decoding": step.decoding.model_dump()} for step in plan.steps]  # type: ignore[arg-type]  # put in beside it
+    return asdict(replace(plan, models={}, steps=())) | {"models": models, "steps": steps}
+
+
+def read_plans(data: Sequence[Mapping[str, Any]]) -> list[Plan]:
+    """Return the plans that `plan_data` was given."""
+    return [_PLAN.validate_python(one) for one in data]

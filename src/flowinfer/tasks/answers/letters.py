@@ -1,0 +1,245 @@
+"""Which option of a single-choice question a text settles on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from flowinfer.tasks.answers.anchors import SUPPOSED
+from flowinfer.tasks.answers.finding import Reader, find
+from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
+from flowinfer.tasks.answers.options import last_conclusion, named_option
+from flowinfer.tasks.answers.polarity import OPEN, WRONG, Polarity, asks_wrong, masked, polarity, tokens
+from flowinfer.tasks.answers.quantities import find_number
+from flowinfer.tasks.answers.sentences import is_broken_off
+from flowinfer.tasks.answers.text import Found, Text
+
+_ITEM = (
+    r"(?:both\s+|either\s+)?(?:选项|项|option|choice)?\s*[(\[【<{*\"'“‘$]*\s*([A-Z])\s*[)\]】>}*\"'”’$]*"
+    r"(?:项|选项)?(?![a-z])"
+)
+_TIGHT = re.compile(
+    r"\s*(?:[,;，；.。]\s*)?(?:[、/&+·|]|\band/or\b|\b(?:and|or|as well as|plus)\b|以及|[和与及]|或者?|还是)\s*"
+    rf"(?:also\s+|maybe\s+|perhaps\s+|possibly\s+|可能是?|选)?{_ITEM}",
+    re.I,
+)
+"""A further letter of a list, behind what can only join."""
+_COMMA = re.compile(rf"\s*[,;，；]\s*{_ITEM}")
+"""One behind a comma, after which something else may begin."""
+_PLAIN = re.compile(rf"\s*{_ITEM}")
+_GOES_ON = re.compile(
+    r"\s*(?:$|[.。!！?？,;，；\n<、]|(?:because|since|as|for|both|all|are|together|too|also)\b|[都均皆全对]|因为|是?正确)",
+    re.I,
+)
+_LIST_DENIED = re.compile(rf"[^\n。.;；,，]{{0,12}}?(?:{WRONG})", re.I)
+_DENIED = re.compile(
+    rf"[\s)\]】*项选]*[\"'”’]?\s*(?:[是都也并]?(?:is |was |are )?(?:{WRONG})|的(?:同学|人|学生|考生)"
+    r"|的?(?:说法|答案|观点)?是?(?:错误|不对|干扰))",
+    re.I,
+)
+_CONTRAST = re.compile(
+    r"改|后来|而|但|不|应|其实|更|最终|还是|所以|因此|故|综上"
+    r"|\b(?:wait|actually|no|but|rather|instead|final|so|therefore)\b",
+    re.I,
+)
+_NONE_RIGHT = re.compile(
+    r"(?:无|没有?|不存在)(?:一个|任何)?(?:正确|符合题意|合适)的?(?:答案|选项)"
+    r"|(?:以上|上述|四个选项|所有选项|各选?项)[^,，。A-H\n]{0,6}[都均皆](?:不对|不正确|错误?)"
+    r"|\bno (?:correct|right|valid) (?:answer|option|choice)"
+    r"|\bnone of (?:the|these) (?:\w+ )?(?:options|choices|answers)",
+    re.I,
+)
+_SAYS_NONE = re.compile(r"[都均皆]|none|neither|no correct|没有|无", re.I)
+_DENIES = re.compile(r"[不没非]|可能|或许|\b(?:not|may|might|could)\b|n't", re.I)
+_REST = re.compile(
+    r"剩下|剩余|其余(?:的|那)?一|余下"
+    r"|\b(?:remaining|only (?:one )?(?:choice|option|answer)|last (?:one|option|choice)|one (?:is )?left)\b",
+    re.I,
+)
+"""That one option is left over when the others were sorted out."""
+_OPENS = re.compile(
+    r"[\s*_(\[【\"“]*(?:选项\s*)?([A-Z])[\s*_)\]】\"”]*"
+    r"(?P<after>$|\n|[.。:)、,;](?=[^A-Za-z]|[A-Za-z]{2}|[A-Z]\s?项|$)|[(（]?(?:解析|理由|因为|分析|原因)|[-–—])"
+)
+
+
+def find_choice(text: Text, choices: Mapping[str, str], question: str) -> Found:
+    """Find the one option: boxed > anchored > judged right > alone > its text."""
+    refusal = None if any(map(_SAYS_NONE.search, choices.values())) else _NONE_RIGHT.search(text.string)
+    return find(text.part(0, refusal.start()) if refusal else text, _Letters(choices=choices, question=question))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Letters(Reader):
+    choices: Mapping[str, str]
+    hears_denials: bool = False
+
+    @property
+    def letters(self) -> str:
+        return "".join(self.choices)
+
+    def boxed(self, box: Text) -> Found | None:
+        held = re.sub(r"\\[a-zA-Z]+\s*(?=\{)|[{}]", "", box.string).strip()
+        found = set(re.findall(rf"(?<![A-Za-z])[{self.letters}](?![A-Za-z])", held))
+        if len(found) > 1 or re.fullmatch(rf"[{self.letters}]{{2,}}", held):
+            return Found(None, "ambiguous", "boxed", box.span())
+        if found:
+            return Found(found.pop(), "ok", "boxed", box.span())
+        return self._by_text(box, "boxed_text")
+
+    def announced(self, text: Text, tails: list[Text]) -> Found | None:
+        """Return what the last anchor with a letter, or with an option's text, says."""
+        last: Found | None = None
+        last_end = 0
+        for begin, end, found in self._announcements(text, tails):
+            is_other = last is not None and last.value and found.value not in (None, last.value)
+            if is_other and found.rule == "anchor" and _is_list(text.string[last_end:begin]):
+                found = Found(None, "ambiguous", "anchor", found.span)
+            last, last_end = found, end
+        return last
+
+    def _announcements(self, text: Text, tails: list[Text]) -> Iterator[tuple[int, int, Found]]:
+        """Yield where each anchor's answer stands, and what it is."""
+        head = re.compile(
+            r"^[\s*_$\"'“”‘’(\[【「\\{]*(?:text|选项|选择|选|option|choice|letter|第)?[\s*(\[【{<]*"
+            rf"([{self.letters}])(?:(?![A-Za-z0-9_'’])|(?=(?-i:[{self.letters}]+)(?![A-Za-z0-9_'’])))",
+            re.I,
+        )
+        for tail in tails:
+            match, begin = head.match(tail.string), text.places.index(tail.places[0])
+            if match is None or _is_article(tail.string, match.start(1)):
+                if (option := self._by_text(tail, "anchor_text")) is not None:
+                    yield begin, begin, option
+                continue
+            end = begin + match.end()
+            clause = re.split(r"[\n。!?;]|\.\s", text.string[max(0, begin - 24) : begin])[-1]
+            if _DENIED.match(text.string, end) or OPEN.search(clause):
+                continue
+            found = {match[1].upper()} | _joined(text.string[end : end + 80], self.letters)
+            span = tail.part(match.start(1), match.end(1)).span()
+            one = Found(found.pop(), "ok", "anchor", span) if len(found) == 1 else None
+            yield begin, end, one or Found(None, "ambiguous", "anchor", span)
+
+    def closing(self, text: Text) -> Found:
+        alone = re.fullmatch(rf"[\W_]*([{self.letters}{self.letters.lower()}])[\W_]*", text.string)
+        if alone:
+            return Found(alone[1].upper(), "ok", "only_letter", text.span())
+        string = masked(text.string)
+        places = tokens(string, self.letters)
+        leading = _leading(text, self.letters)
+        if leading is None and is_broken_off(text):
+            return Found(None, "truncated", "none", None)
+        if not places:
+            return self._told(text) or Found(None, "no_answer", "none", None)
+        found = self._judged(text, string, places, leading)
+        return found if found.value is not None else self._told_last(text, places) or found
+
+    def _by_text(self, text: Text, rule: str) -> Found | None:
+        option = named_option(text, self.choices, self.question)
+        return Found(option, "ok", rule, text.span()) if option else None
+
+    def _told(self, text: Text) -> Found | None:
+        """Return the option that is told by its text; of numbers the one that equals what a text settles on."""
+        if not all(re.fullmatch(r"-?[\d.,]+", option.strip()) for option in self.choices.values()):
+            return self._by_text(text, "option_text")
+        found = find_number(text, self.question)
+        if found.value is None or found.rule == "last_number":  # it only mentions one
+            return None
+        golds = {letter: gold_number(option) for letter, option in self.choices.items()}
+        same = [letter for letter, gold in golds.items() if gold is not None and equal_numbers(found.value, gold)]
+        return Found(same[0], "ok", "option_text", text.span()) if len(same) == 1 else None
+
+    def _told_last(self, text: Text, places: list[int]) -> Found | None:
+        """Return the option whose text a conclusion gives after all letters, as after a list of the options."""
+        begins = last_conclusion(text.string)
+        if begins is None or "\n" not in text.string[places[-1] : begins]:
+            return None
+        told = text.part(begins, len(text.string))
+        return None if _DENIES.search(told.string) else self._by_text(told, "option_text")
+
+    def _judged(self, text: Text, string: str, places: list[int], leading: str | None) -> Found:
+        """Return the letter that its clauses single out."""
+        said = polarity(string, places)
+        at_place = {string[at]: at for at in places}
+        last_line = re.fullmatch(rf"[\W_]*([{self.letters}])[\W_]*", text.string.strip().rsplit("\n", 1)[-1])
+        right = said.right - said.wrong
+        alone = said.bare if not (said.bare & said.wrong or OPEN.search(string)) else frozenset()
+        for rule, letters in (
+            ("first_line", leading if said.concluded in (None, leading) else None),
+            ("odd_one", self._odd_one(said, string)),
+            ("concluded", said.concluded if said.concluded not in said.wrong - said.right else None),
+            ("judged_right", right if len(right) == 1 else said.right if len(said.right) > 1 else None),
+            ("only_letter", alone if len(alone) == 1 and not _is_reported(string, at_place[min(alone)]) else None),
+            ("last_line", last_line and last_line[1]),
+        ):
+            if letters and len(letters) > 1:
+                return Found(None, "ambiguous", rule, None)
+            if letters and (letter := next(iter(letters))) in at_place:
+                return Found(letter, "ok", rule, text.part(at_place[letter], at_place[letter] + 1).span())
+            if letters:  # the one that is left over stands nowhere
+                return Found(letter, "ok", rule, text.span())
+        return Found(None, "ambiguous", "letters", None) if said.bare else Found(None, "no_answer", "negated", None)
+
+    def _odd_one(self, said: Polarity, string: str) -> str | None:
+        """Return the one option that is judged otherwise than all others, or that is left over when these are."""
+        every = frozenset(self.letters)
+        odd = said.wrong - said.right
+        others = every - odd
+        if len(odd) == 1 and said.concluded in (None, *odd):
+            is_odd = others == said.right and len(others) > 1
+            if is_odd or (asks_wrong(self.question) and others == said.right | (said.bare - odd)):
+                return next(iter(odd))
+        sorted_out = said.right - said.wrong if asks_wrong(self.question) else odd
+        left = every - sorted_out
+        named = said.right | said.wrong | said.bare
+        return next(iter(left)) if len(left) == 1 and not left & named and _REST.search(string) else None
+
+
+def _is_list(between: str) -> bool:
+    """Return whether two anchored letters answer two blanks, not one after the other: 第一空选A，第二空选B."""
+    is_one_line = not re.search(r"[\n。.!?]", between) or re.fullmatch(r"\s*(?:答案|answer)\W*", between, re.I)
+    return bool(is_one_line) and not _CONTRAST.search(between)
+
+
+def _joined(rest: str, letters: str) -> set[str]:
+    """Return further letters that are listed with the first: AC, A、C, A or C, "A, B, C, or D", A；C."""
+    found: set[str] = set()
+    at = len(rest) - len(rest.lstrip(")]】* 项}$\"'”’>"))
+    while True:
+        tight, comma, plain = _TIGHT.match(rest, at), _COMMA.match(rest, at), _PLAIN.match(rest, at)
+        match = tight or comma or plain
+        if match is None or match[1].upper() not in letters or (match is plain and match[1].islower()):
+            return found
+        if match is comma and not (_GOES_ON.match(rest, match.end()) or _TIGHT.match(rest, match.end())):
+            return found
+        if _LIST_DENIED.match(rest, match.end()):
+            return found
+        found.add(match[1].upper())
+        at = match.end()
+
+
+def _is_article(string: str, at: int) -> bool:
+    is_word = string[at + 1 : at + 2].isupper()
+    return string[at] in "Aa" and not is_word and tokens(string[at : at + 40], string[at]) == []
+
+
+def _is_reported(string: str, at: int) -> bool:
+    """Return whether a letter is asked for, supposed, or what others think."""
+    begins = max(string.rfind(mark, 0, at) for mark in "\n。.;!?") + 1
+    return string[at + 1 : at + 2] == "?" or SUPPOSED.search(string[begins:at]) is not None
+
+
+def _leading(text: Text, letters: str) -> str | None:
+    """Return the letter that a text opens with and then explains; not where it goes through the options one by one."""
+    string = text.string.strip()
+    match = _OPENS.match(string)
+    if match is None or match[1] not in letters or _joined(string[match.end(1) :], letters):
+        return None
+    rest = string[match.end() :]
+    if match["after"] == ")" and not rest.strip():
+        return match[1]
+    others = letters.replace(match[1], "")
+    is_listing = re.search(rf"(?:^|[\n。.;,!?])[*(\[【]*(?:选项)?[{others}]\s*[)\]】*]*\s*[.、:)]\s*\S", rest)
+    is_judging = re.match(r"\s*(?:项|选项)?\s*(?:错|正确|不|对\b|[✗✘❌✓√✔✅])", rest)
+    return None if is_listing or is_judging else match[1]

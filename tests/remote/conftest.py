@@ -1,0 +1,47 @@
+"""Heads behind real sockets, served by threads of the test's own process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from flowinfer.backends.hf import HfModel
+from flowinfer.remote.client import RemoteModel
+from flowinfer.remote.server import HeadServer
+from flowinfer.spec import ModelSpec
+from tests.backends import tiny
+from tests.fusion import toys
+
+Serve = Callable[..., RemoteModel]
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, HfModel]:
+    return {
+        "A": tiny.model("qwen2", "A"),
+        "B": tiny.model("llama", "B", seed=1),
+        "C": tiny.model("gpt2", "C", seed=2, tokenizer=toys.byte_level(330)),
+    }
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Yield what serves a model and connects to it; all of it ends with the test."""
+    made: list[HeadServer | RemoteModel] = []
+
+    def make(model: HfModel, key: bytes = b"", **options: Any) -> RemoteModel:
+        server = HeadServer(model, model.name, key, **options)
+        made.append(server)
+        host, port = server.listen("127.0.0.1", 0)
+        threading.Thread(target=server.serve, daemon=True).start()
+        spec = ModelSpec(name=model.name, ref=model.name, backend="remote", base_url=f"{host}:{port}")
+        client = RemoteModel(spec)
+        made.append(client)
+        return client
+
+    yield make
+    for one in reversed(made):
+        one.close()

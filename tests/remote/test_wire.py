@@ -1,0 +1,216 @@
+"""What strangers, wrong keys, other models, cuts and ends do to a head and to a run."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from flowinfer.backends.hf import HfModel
+from flowinfer.errors import HeadLost, LoadError
+from flowinfer.remote import client
+from flowinfer.remote.client import RemoteModel
+from flowinfer.remote.server import HeadServer
+from flowinfer.remote.wire import parted
+from flowinfer.spec import ModelSpec
+from tests.engine import plans
+from tests.engine.plans import answers, mix, one_step, run
+
+KEY = b"fern-otter-quartz-71"
+
+
+class Served:
+    """A head at an address that stays, also where it is served anew."""
+
+    def __init__(self, model: HfModel, key: bytes = KEY) -> None:
+        self.model, self.key, self.heard = model, key, list[str]()
+        self.port = 0
+        self.begin()
+
+    def begin(self) -> None:
+        self.server = HeadServer(self.model, "/models/tiny", self.key, say=self.heard.append)
+        self.host, self.port = self.server.listen("127.0.0.1", self.port)
+        self.thread = threading.Thread(target=self.server.serve, daemon=True)
+        self.thread.start()
+
+    def end(self) -> None:
+        self.server.close()
+        self.thread.join()
+
+    def spec(self, **options: Any) -> ModelSpec:
+        options = {"ref": "owner/tiny", "api_key_env": "HEAD_KEY"} | options
+        return ModelSpec(name="A", backend="remote", base_url=f"{self.host}:{self.port}", **options)
+
+
+@pytest.fixture
+def served(models: dict[str, HfModel], monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    monkeypatch.setenv("HEAD_KEY", KEY.decode())
+    made = Served(models["A"])
+    yield made
+    made.end()
+
+
+def test_a_head_is_used_with_its_key_alone(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    RemoteModel(served.spec()).close()
+    for wrong, words in (("not-the-key-at-all", "it refuses the key"), ("", "HEAD_KEY is not set")):
+        monkeypatch.setenv("HEAD_KEY", wrong)
+        with pytest.raises(LoadError, match=words):
+            RemoteModel(served.spec())
+    with pytest.raises(LoadError, match="it refuses the key"):
+        RemoteModel(served.spec(api_key_env=None))
+    assert not any(KEY.decode() in line for line in served.heard)
+
+
+def test_a_head_that_does_not_know_the_key_is_not_trusted(models: dict[str, HfModel], served: Served) -> None:
+    other = Served(models["A"], b"another-key-entirely")
+    with pytest.raises(LoadError, match="refuses the key"):
+        RemoteModel(other.spec())
+    other.end()
+
+
+@pytest.mark.parametrize("refused", ["other/name", "/models/tiny2"])
+def test_another_model_than_the_flow_says_is_refused(served: Served, refused: str) -> None:
+    with pytest.raises(LoadError, match="holds 'tiny', the flow says '" + refused.rpartition("/")[-1]):
+        RemoteModel(served.spec(ref=refused))
+
+
+def test_nobody_there_is_told_with_the_cure(served: Served) -> None:
+    spec = served.spec()
+    served.end()
+    with pytest.raises(LoadError, match=f"at 127.0.0.1:{served.port}: connection refused") as told:
+        RemoteModel(spec)
+    assert f"flowinfer head MODEL --listen 127.0.0.1:{served.port}" in str(told.value.help)
+
+
+def test_what_is_no_head_is_told(monkeypatch: pytest.MonkeyPatch, served: Served) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+
+        def answer() -> None:
+            with other.accept()[0] as connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(LoadError, match="a message of"):
+            RemoteModel(ModelSpec(name="A", ref="tiny", backend="remote", base_url=f"127.0.0.1:{port}"))
+        thread.join()
+
+
+def framed(head: bytes, body: int = 0) -> bytes:
+    return struct.pack("!II", len(head), body) + head
+
+
+STRANGERS = {
+    "nothing": b"",
+    "a request of a browser": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "endless": struct.pack("!II", 1 << 31, 0),
+    "a body": framed(b"{}", 1 << 30),
+    "no JSON": framed(b"\xff\xfe"),
+    "no object": framed(b"[1]"),
+    "deep": framed(b"[" * 2000),
+    "no proof": framed(json.dumps({"nonce": "a"}).encode()),
+    "a proof that is none": framed(json.dumps({"nonce": "a", "proof": "\u00e9" * 64}).encode()),
+    "numbers": framed(json.dumps({"nonce": 1, "proof": 2}).encode()),
+}
+
+
+@pytest.mark.parametrize("bytes_", STRANGERS.values(), ids=STRANGERS)
+def test_strangers_are_sent_away_and_others_go_on(served: Served, bytes_: bytes) -> None:
+    with socket.create_connection((served.host, served.port)) as stranger:
+        stranger.sendall(bytes_)
+        stranger.shutdown(socket.SHUT_WR)
+        received = b""
+        while part := stranger.recv(1 << 16):
+            received += part
+    assert b"vocabulary" not in received
+    RemoteModel(served.spec()).close()
+
+
+QUESTIONS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "an unknown thing": {"ask": "shell"},
+    "a row that is not there": {"ask": "work", "session": 1, "deeds": [{"do": "logits", "rows": [7]}]},
+    "ids below zero": {"ask": "work", "session": 1, "deeds": [{"do": "add", "rows": [0], "prompts": [[-1]]}]},
+    "ids that are not there": {"ask": "work", "session": 1, "deeds": [{"do": "add", "rows": [0], "prompts": [[9999]]}]},
+    "an empty prompt": {"ask": "work", "session": 1, "deeds": [{"do": "add", "rows": [0], "prompts": [[]]}]},
+    "two prompts for a row": {"ask": "work", "session": 1, "deeds": [{"do": "add", "rows": [0], "prompts": []}]},
+    "an answer that is not kept": {"ask": "work", "session": 1, "deeds": [{"do": "fetch", "number": 3, "at": [0]}]},
+    "one thing more": {"ask": "tokenizer", "path": "/etc/passwd"},
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
+def test_what_cannot_be_done_is_answered_and_the_connection_goes_on(served: Served, question: dict[str, Any]) -> None:
+    model = RemoteModel(served.spec())
+    assert model._wire is not None
+    model._wire.send(question)
+    answer, _ = model._wire.receive()
+    assert answer["failed"] in ("asked", "model") and "Traceback" not in answer["why"]
+    session = model.open()
+    assert torch.isfinite(session.logits(session.add([[5, 6]]))).all()
+    model.close()
+
+
+def test_rows_go_on_over_a_new_connection_where_one_is_cut(models: dict[str, HfModel], served: Served) -> None:
+    """The connection breaks in the middle, three times; the texts are those of an unbroken run."""
+    plan = one_step(mix("A", "C"), max_tokens=12)
+    far, cuts = RemoteModel(served.spec()), [9, 9, 9]
+    ask = far._ask
+
+    def cut(question: Any) -> Any:
+        if cuts and question.ask == "work":
+            cuts[0] -= 1
+            if not cuts[0]:
+                cuts.pop(0)
+                for wire in list(served.server._wires):
+                    wire.close()
+        return ask(question)
+
+    far._ask = cut  # type: ignore[method-assign]
+    assert answers(plan, models | {"A": far}) == answers(plan, models)
+    assert not cuts
+    far.close()
+
+
+def test_a_head_that_is_gone_ends_a_run_that_can_go_on(
+    models: dict[str, HfModel], served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PATIENCE_SECONDS", 0.0)
+    far = RemoteModel(served.spec())
+    far.vocabulary()
+    served.end()
+    with pytest.raises(HeadLost, match=f"head 'A' at 127.0.0.1:{served.port} is lost: connection refused") as told:
+        run(one_step(mix("A", "C"), max_tokens=8), models | {"A": far}, plans.QUESTIONS[:2])
+    assert "--resume" in str(told.value.help)
+
+
+def test_another_model_at_the_same_address_is_not_taken_for_the_first(
+    models: dict[str, HfModel], served: Served
+) -> None:
+    far = RemoteModel(served.spec())
+    served.end()
+    served.model = models["C"]
+    served.begin()
+    with pytest.raises(HeadLost, match="it holds another model now"):
+        far.prompt("hello")
+    far.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("gpu2:7070", ("gpu2", 7070)),
+        ("10.0.0.7:1", ("10.0.0.7", 1)),
+        ("[::1]:7070", ("::1", 7070)),
+        *((wrong, None) for wrong in ("gpu2", "gpu2:", ":7070", "a:70707", "http://a:80", "::1:7070", "a b:1", "")),
+    ],
+)
+def test_addresses(address: str, place: tuple[str, int] | None) -> None:
+    assert parted(address) == place

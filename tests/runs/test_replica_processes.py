@@ -1,0 +1,155 @@
+"""Replicas as processes, as a user meets them: one process's answers, whoever is killed; each imports torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from flowinfer.runs.store import info, read_records
+from flowinfer.sweeps.folder import read_index
+from tests.command import flowinfer, hear_signals
+
+pytestmark = pytest.mark.slow
+FLOW = ("-e", "Yi -> (Qwen | Ds)", "--zoo", "lab", "--dataset", "ceval", "--limit", "20")
+RUN = ("exec", *FLOW, "--no-cache", "--replicas", "2")
+SWEEP = ("sweep", "--models", "Yi,Qwen", "--zoo", "lab", "--datasets", "ceval", "--limit", "12", "--replicas", "2")
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder whose cache of steps is its own."""
+    monkeypatch.setenv("FLOWINFER_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Return what one process answers."""
+    work = tmp_path_factory.mktemp("alone")
+    assert flowinfer("exec", *FLOW, "--no-cache", cwd=work).returncode == 0
+    return said(work)
+
+
+def said(work: Path) -> dict[str, object]:
+    """Return all of the only run's records that does not depend on the clock or the batch."""
+    (run,) = (work / "runs").iterdir()
+    found: dict[str, object] = {}
+    for record in read_records(run):
+        steps = [(step.step, step.text, step.prompts, step.tokens, step.finish_reason) for step in record.trace.steps]
+        found[record.question.id] = (steps, record.trace.answer, record.trace.error, record.score)
+    return found
+
+
+def begun(work: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Begin a command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "flowinfer", *arguments],
+        cwd=work,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_signals,
+    )
+
+
+def wait_for(what: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    """Wait until something is so; a process that ends before it is a failure."""
+    while not what():
+        assert process is None or process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+
+
+def replicas_of(process: subprocess.Popen[str]) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def num_answers(work: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in work.glob("*/*/samples.jsonl"))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_two_replicas_answer_as_one_process_and_the_folder_says_that_there_were_two(
+    work: Path, alone: dict[str, object]
+) -> None:
+    done = flowinfer(*RUN, cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert said(work) == alone
+    assert info(next((work / "runs").iterdir())).said("replicas") == 2
+    assert "replica 1: " in done.stderr and "loading Yi on cpu of replica 2" in done.stderr
+
+
+def test_a_replica_that_is_killed_is_started_again_and_nothing_is_lost(work: Path, alone: dict[str, object]) -> None:
+    process = begun(work, *RUN, "--batch", "2")
+    wait_for(lambda: num_answers(work) >= 3, process)
+    os.kill(replicas_of(process)[0], signal.SIGKILL)
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    assert said(work) == alone and num_answers(work) == len(alone)
+    assert "has ended: signal SIGKILL" in told and "it is started again, and nothing is lost" in told
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_run_that_is_ended_leaves_no_process_and_goes_on(
+    work: Path, alone: dict[str, object], how: signal.Signals, code: int
+) -> None:
+    process = begun(work, *RUN, "--batch", "2")
+    wait_for(lambda: num_answers(work) >= 3, process)
+    replicas = replicas_of(process)
+    process.send_signal(how)
+    process.communicate()
+    assert process.returncode == code and len(replicas) == 2
+    wait_for(lambda: not any(map(is_alive, replicas)))
+    assert 3 <= num_answers(work) < len(alone)
+    done = flowinfer("exec", "--resume", cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert said(work) == alone and num_answers(work) == len(alone)
+
+
+def test_what_no_replica_can_load_is_told_in_one_line(work: Path, toy_zoo: Path) -> None:
+    broken = shutil.copytree(toy_zoo.parent / "qwen", work / "broken")
+    (broken / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (work / "zoo.toml").write_text('[models.Broken]\nref = "broken"\n', encoding="utf-8")
+    items = [json.dumps({"id": f"q{number}", "question": "?", "answer": "4", "kind": "exact"}) for number in range(4)]
+    (work / "items.jsonl").write_text("\n".join(items), encoding="utf-8")
+    done = flowinfer(
+        *("exec", "-e", "Broken", "--zoo", "zoo.toml", "--dataset", "items.jsonl", "--replicas", "2"), cwd=work
+    )
+    assert done.returncode == 3
+    (told,) = [line for line in done.stderr.split("\n") if line.startswith("error: ")]
+    assert re.match("error: replica [12]: model 'Broken'", told)
+    assert "Traceback" not in done.stderr and "the folder needs config.json" in done.stderr
+
+
+def answers(folder: Path) -> dict[object, Sequence[object]]:
+    """Return each path's answers on each data set."""
+    return {
+        key: sorted((record.question.id, record.trace.answer) for record in read_records(folder / entry.run))
+        for key, entry in read_index(folder).items()
+    }
+
+
+def test_a_sweep_of_which_a_replica_is_killed_answers_as_one_process(work: Path) -> None:
+    whole = json.loads(flowinfer(*SWEEP[:-2], "--no-cache", "--json", cwd=work).stdout)
+    process = begun(work, *SWEEP, "--out", "killed")
+    wait_for(lambda: len(list((work / "cache" / "steps").rglob("*.json"))) >= 5, process)
+    os.kill(replicas_of(process)[1], signal.SIGKILL)
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    (folder,) = (work / "killed").iterdir()
+    assert answers(folder) == answers(work / whole["folder"])
