@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,34 +12,21 @@ from flowinfer.engine.caches.launching import Ahead, device_of, launch
 CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """A kernel that is brought to its device when it is first asked how it runs."""
-
-    of: Kernel
-
-    @property
-    def run(self) -> None:
-        self.of.brought.append(threading.current_thread())
-
-
 class Kernel:
     """Notes what is asked of it, as one of Triton's."""
 
     def __init__(self, *, is_broken: bool = False) -> None:
         self.launched: list[Any] = []
         self.compiled: list[Any] = []
-        self.brought: list[threading.Thread] = []
         self._is_broken = is_broken
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         return lambda *arguments, **options: self.launched.append((grid, arguments, options))
 
-    def warmup(self, *arguments: object, grid: tuple[int, ...], **options: object) -> Compiled:
+    def warmup(self, *arguments: object, grid: tuple[int, ...], **options: object) -> None:
         if self._is_broken:
             raise RuntimeError("no such instruction")
         self.compiled.append((threading.current_thread(), options["BLOCK"]))
-        return Compiled(self)
 
 
 def test_launches_that_are_run_ahead_compile_each_form_once_and_launch_nothing() -> None:
@@ -53,9 +39,6 @@ def test_launches_that_are_run_ahead_compile_each_form_once_and_launch_nothing()
     assert kernel.launched == []
     assert sorted(block for _, block in kernel.compiled) == [16, 16, 16, 64]
     assert all(thread is not threading.current_thread() for thread, _ in kernel.compiled)
-    assert kernel.brought == [], "threads would mix up their launchers"
-    ahead.bring()
-    assert kernel.brought == [threading.current_thread()] * 4
 
 
 def test_launches_afterwards_are_launches() -> None:
@@ -73,4 +56,3 @@ def test_what_does_not_compile_fails_where_it_is_launched_not_before() -> None:
     with ahead.compiling():
         launch(kernel, (1,))(torch.empty(1), BLOCK=1)
     ahead.wait()
-    ahead.bring()

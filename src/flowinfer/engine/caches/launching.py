@@ -10,17 +10,17 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowinfer.startup import STARTUP
-
 _MOST_THREADS = 16
 _local = threading.local()
+_bringing = threading.Lock()
+"""Triton's launchers are modules of one name, which Python mixes up when threads import them at once."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...]) -> Callable[..., object]:  # untyped in Triton
@@ -41,7 +41,7 @@ class Ahead:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._pool = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), "kernels")
-        self._begun: dict[object, Future[Any]] = {}
+        self._begun: dict[object, Future[None]] = {}
 
     @contextmanager
     def compiling(self) -> Iterator[None]:
@@ -64,28 +64,11 @@ class Ahead:
             one.exception()
         self._pool.shutdown()
 
-    def bring(self) -> None:
-        """Bring what is compiled to the device, one by one, when nothing is being compiled for any device.
-
-        Triton's launchers are modules of one name, which Python mixes up when threads import them at once.
-        """
-        with self._on_device():
-            for one in self._begun.values():
-                if one.exception() is None:
-                    getattr(one.result(), "run", None)
-
-    def _compile(self, kernel: Any, arguments: tuple[object, ...], options: dict[str, object]) -> Any:
-        """Return a compiled kernel, and leave in Triton's cache what its launcher is compiled to."""
-        with self._on_device(), STARTUP.waiting_for("compile", getattr(kernel, "__name__", "kernel")):
+    def _compile(self, kernel: Any, arguments: tuple[object, ...], options: dict[str, object]) -> None:
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
             compiled = kernel.warmup(*arguments, grid=(1,), **options)
-            with suppress(Exception):  # else it is made when it is brought
-                from triton.runtime import driver
-
-                driver.active.launcher_cls(compiled.src, compiled.metadata)
-            return compiled
-
-    def _on_device(self) -> AbstractContextManager[object]:
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+            with _bringing:
+                getattr(compiled, "run", None)  # which makes its launcher and brings it to the device
 
 
 def _kind(argument: object) -> object:
@@ -102,4 +85,3 @@ def compiling_at_once(device: torch.device) -> Iterator[None]:
     with ahead.compiling():
         yield
     ahead.wait()
-    ahead.bring()

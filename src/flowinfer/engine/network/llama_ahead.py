@@ -61,12 +61,10 @@ def begin(models: Iterable[tuple[ModelSpec, str]]) -> None:
 
 def settle() -> None:
     """Wait until what was begun is compiled, for all devices: no other kernel may be launched first meanwhile."""
-    begun = [_begun.pop(device) for device in tuple(_begun)]
-    for thread, ahead in begun:
+    for device in tuple(_begun):
+        thread, ahead = _begun.pop(device)
         thread.join()
         ahead.wait()
-    for _, ahead in begun:
-        ahead.bring()
 
 
 def _compile(ahead: Ahead, specs: Iterable[ModelSpec]) -> None:

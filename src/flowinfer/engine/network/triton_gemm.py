@@ -191,7 +191,7 @@ def _launch(
             ADDED=total is not None,
             BLOCK_N=tiles.block_n,
             BLOCK_K=tiles.block_k,
-            BLOCK_T=next(size for size in (MOST_TOKENS, MOST_STEP_TOKENS, 128, 256) if tokens <= size),
+            BLOCK_T=MOST_TOKENS if tokens <= MOST_TOKENS else MOST_STEP_TOKENS,
             EARLY=is_early,
             PIECES=pieces,
             num_warps=tiles.num_warps,
