@@ -12,15 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from flowinfer.backends import hf
+from flowinfer.backends import hf, plain
 from flowinfer.backends.known import KnownNetwork
 from flowinfer.backends.plain import described, last_logits, own_logits
 from flowinfer.backends.remembered import Passed, recall
-from flowinfer.checkpoint import read_folder
+from flowinfer.checkpoint import Held, read_folder
 from flowinfer.engine.network import probing
 from flowinfer.engine.network.runner import HeadRunner, runner_of
 from flowinfer.spec import ModelSpec
 from tests.backends import tiny
+from tests.conftest import shared_path
 from tests.fusion import toys
 
 SIZE: dict[str, Any] = {
@@ -133,6 +134,14 @@ def understood(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("understood")
     saved(CONFIGS[0], folder)
     return folder
+
+
+@pytest.mark.parametrize("name", ["Qwen2.5-7B-Instruct", "DeepSeek-R1-Distill-Qwen-7B", "Yi-1.5-9B"])
+def test_configs_of_the_papers_models_are_understood(name: str) -> None:
+    folder = shared_path("data", "configs", name)
+    config = json.loads((folder / "config.json").read_text())
+    known = described(Held((folder / "model.safetensors",), plain._shapes(config)))
+    assert known is not None and known.max_positions == config["max_position_embeddings"]
 
 
 def test_a_generation_config_that_is_damaged_is_transformers_to_tell(understood: Path) -> None:
