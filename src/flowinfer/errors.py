@@ -198,7 +198,7 @@ class DeviceLost(RunError):
         torch = sys.modules["torch"]
         if not cls.kept:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(cls.kept))
-        cls.kept += [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+        cls.kept[:] = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
 
 
 class HeadCut(RunError):

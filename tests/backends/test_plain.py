@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from flowinfer.backends import hf
+from flowinfer.backends import hf, plain
 from flowinfer.backends.known import KnownNetwork
 from flowinfer.backends.plain import described, last_logits, own_logits
 from flowinfer.backends.remembered import Passed, recall
-from flowinfer.checkpoint import read_folder
+from flowinfer.checkpoint import Held, read_folder
 from flowinfer.engine.network import probing
 from flowinfer.engine.network.runner import HeadRunner, runner_of
 from flowinfer.spec import ModelSpec
 from tests.backends import tiny
+from tests.conftest import shared_path
 from tests.fusion import toys
 
 SIZE: dict[str, Any] = {
@@ -135,6 +136,14 @@ def understood(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("name", ["Qwen2.5-7B-Instruct", "DeepSeek-R1-Distill-Qwen-7B", "Yi-1.5-9B"])
+def test_configs_of_the_papers_models_are_understood(name: str) -> None:
+    folder = shared_path("data", "configs", name)
+    config = json.loads((folder / "config.json").read_text())
+    known = described(Held((folder / "model.safetensors",), plain._shapes(config)))
+    assert known is not None and known.max_positions == config["max_position_embeddings"]
+
+
 def test_a_generation_config_that_is_damaged_is_transformers_to_tell(understood: Path) -> None:
     held, path = read_folder(understood), understood / "generation_config.json"
     before = path.read_text()
@@ -148,12 +157,15 @@ def test_a_generation_config_that_is_damaged_is_transformers_to_tell(understood:
     path.write_text(before)
 
 
-def test_a_model_never_seen_is_written_out_and_compared_with_its_formulas(folder: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_model_never_seen_is_written_out_and_compared_with_its_formulas(dtype: torch.dtype, folder: Path) -> None:
+    """Whatever dtype these are in, beside that of the model."""
     saved(CONFIGS[0], folder)
     network = hf.load(ModelSpec(name="A", ref=str(folder)), "cpu").transformers_model
+    assert isinstance(network, KnownNetwork) and network.passed.logits is not None and network.passed.session == ""
+    network.passed = replace(network.passed, logits=network.passed.logits.to(dtype))
     runner = runner_of(network)
-    assert isinstance(network, KnownNetwork) and isinstance(runner, HeadRunner) and runner.model is network
-    assert recall(network).logits is not None and recall(network).session == ""
+    assert isinstance(runner, HeadRunner) and runner.model is network
 
 
 def test_where_it_differs_from_its_formulas_transformers_network_serves(

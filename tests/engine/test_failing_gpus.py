@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 PLUGIN = '''
-"""Backend `failing`: as `hf`, but some time into the run its GPU is broken by a kernel that does wrong."""
+"""Backend `failing`: as `hf`, but at the tenth question its GPU is broken by a kernel that does wrong."""
 import os
 
 import torch
@@ -49,13 +49,12 @@ def fail(device, how):
 
 def load(spec, device, dtype="auto", **more):
     model = hf.load(spec, device, dtype, **more)
-    build, left = model.prompt, [int(os.environ.get("FAIL_AFTER", "1000"))]
+    build = model.prompt
 
-    def prompt(*given):
-        left[0] -= 1
-        if left[0] == 0:
+    def prompt(text, *given):
+        if "9 + 9" in text and "FAIL_BY" in os.environ:
             fail(device, os.environ["FAIL_BY"])
-        return build(*given)
+        return build(text, *given)
 
     model.prompt = prompt
     return model
@@ -76,7 +75,7 @@ sys.stdin.read()
 """
 EXEC = ("exec", "-e", "(Qwen | Ds) -> Yi", "--zoo", "zoo.toml", "--dataset", "items.jsonl", "--no-cache")
 OPTIONS = ("--batch", "2", "--set", "max_tokens=8", "--quiet")
-"""Eight questions are on their way at once, so the ninth begins when one has its answer."""
+"""Eight questions are on their way at once, so the tenth begins when two have their answers."""
 
 
 @pytest.fixture
@@ -126,7 +125,7 @@ def answers(out: Path) -> Mapping[str, tuple[str, str | None]]:
 def test_a_gpu_that_fails_in_the_middle_ends_a_run_that_goes_on_where_it_stood(work: Path) -> None:
     """Runs whose GPUs fail in two ways go on beside each other, for their starts take most of the time."""
     ways = ("assert", "access")
-    runs = [begun(*EXEC, *OPTIONS, "--out", how, cwd=work, FAIL_AFTER="9", FAIL_BY=how) for how in ways]
+    runs = [begun(*EXEC, *OPTIONS, "--out", how, cwd=work, FAIL_BY=how) for how in ways]
     for broken in map(ended, runs):
         assert broken.returncode == 3, broken.stderr
         (told,) = [line for line in broken.stderr.split("\n") if line.startswith("error:")]

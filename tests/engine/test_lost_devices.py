@@ -52,6 +52,8 @@ class Model:
         self.inner, self._own = inner, device
 
     def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # of a copy that is being made
+            raise AttributeError(name)
         return getattr(self.inner, name)
 
     def open(self) -> OnDevice:
@@ -128,6 +130,14 @@ def test_a_sweep_ends_with_one_error_and_goes_on_where_it_stood(
     found = [answers(run) for run in sorted((tmp_path / "sweeps").glob("*/runs/*"))]
     assert [len(one) for one in found] == [6, 6, 6, 6]
     assert not any(error for one in found for _, error in one.values())
+
+
+def test_a_profile_ends_with_one_error(device: Device, tmp_path: Path) -> None:
+    device.left = 4
+    done = flowinfer("profile", "-e", "Yi", "--zoo", "toy", "--steps", "2", cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert f"error: the device has failed while it was measured: {ECC}\n" in done.stderr
+    assert "Traceback" not in done.stderr and "--resume" not in done.stderr
 
 
 ABORTS = f"""

@@ -88,7 +88,8 @@ class DecodingLoop:
     def end(self, row: Row) -> None:
         """Let a row go that nobody wants any more: no completion comes for it."""
         if self._rows.pop(id(row), None) is not None and self._stream is not None:
-            self._stream.end(row)
+            with unless_lost():  # the next turn meets it
+                self._stream.end(row)
         self._apart = [left for group in self._apart if (left := [one for one in group if one is not row])]
 
     def turn(self) -> Sequence[Completion]:
@@ -125,7 +126,7 @@ class DecodingLoop:
     def wait(self) -> None:
         """Wait until another turn can do something."""
         if self._stream is not None and self._stream.is_waiting:
-            with unless_lost():  # the next turn meets it again
+            with unless_lost():  # as above
                 self._stream.wait()
 
     def close(self) -> None:

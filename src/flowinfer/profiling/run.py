@@ -11,9 +11,10 @@ import torch
 from flowinfer.backends.base import TextModel, TokenModel, network_of
 from flowinfer.engine.base import Row
 from flowinfer.engine.decoders import Decoders
+from flowinfer.engine.faults import device_lost
 from flowinfer.engine.loops.mixing import fusing_device, runs_on_host
 from flowinfer.engine.work import render_prompts
-from flowinfer.errors import MemoryShort, UsageError
+from flowinfer.errors import MemoryShort, UsageError, is_device_lost
 from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
 from flowinfer.planning.plan import Plan, Step, fusers_of, members
@@ -81,6 +82,12 @@ def profile(flow: Flow, request: Request) -> Profiled:
         raise MemoryShort(
             f"the batch of {request.batch} does not fit into memory", help="a smaller --batch or fewer --steps"
         ) from error
+    except RuntimeError as error:
+        if is_device_lost(error):
+            lost = device_lost("the device", error, when="while it was measured")
+            lost.help = "CUDA_VISIBLE_DEVICES can leave a device out"
+            raise lost from error
+        raise
     finally:
         pool.close()
 

@@ -103,7 +103,7 @@ def _difference(model: Any, expected: Tensor, forward: Forward, cache: Any) -> f
         tokens = torch.cat([rows[row][starts[row] : starts[row] + lengths[row]] for row in own])
         _, positions = cache.begin(own, [starts[row] for row in own], counts)
         wanted = torch.tensor(counts, device=model.device).cumsum(0) - 1
-        ends[own] = forward(tokens, positions.to(model.device), wanted, cache).to(ends.device)
+        ends[own] = forward(tokens, positions.to(model.device), wanted, cache).to(ends)
         starts = [start + length for start, length in zip(starts, lengths, strict=True)]
     return float((ends.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30))
 
