@@ -24,8 +24,8 @@ REFUSED = {
     '["cuda:0", "tpu:1"]': LIST,
     '["cuda", "cuda:1"]': LIST,
     '["cuda:00", "cuda:0"]': LIST,
-    '"cuda:00"': "auto, cpu, cuda or cuda:N",
-    '"tpu"': "auto, cpu, cuda or cuda:N",
+    '"cuda:00"': "auto, cpu, cuda, cuda:N, or HOST:PORT of a head elsewhere",
+    '"tpu"': "auto, cpu, cuda, cuda:N, or HOST:PORT of a head elsewhere",
 }
 
 
