@@ -64,13 +64,13 @@ def flow_of(models: Sequence[str], zoo: Container[str] = ()) -> str:
 
 
 def _declared(name: str, model: str) -> str:
-    ref, is_gguf = _meant(model)
+    ref, is_gguf = meant(model)
     if not ref.isprintable():
         raise UsageError(f"'{ref}' holds characters that nobody can see", help="give it another name")
     return f"model {quote(name)} = {quote(ref)}" + (" { backend=gguf }" if is_gguf else "")
 
 
-def _meant(model: str) -> tuple[str, bool]:
+def meant(model: str) -> tuple[str, bool]:
     """Return a model's reference, and whether it is a GGUF file; else it is a folder or hub id for transformers."""
     if model.startswith(HUB) and not model.endswith(SUFFIX):
         repository = model.removeprefix(HUB)
