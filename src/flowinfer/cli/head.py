@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from flowinfer.cli.inputs import ZooOption
+from flowinfer.cli.inputs import MODELS, ZooOption, checked_text
 from flowinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ def command(
     """Load a model and let flows elsewhere use it as a head: device="HOST:PORT" in their model's block."""
     from flowinfer.engine.base import Observer
     from flowinfer.engine.models import ModelPool
-    from flowinfer.language.check import check
     from flowinfer.language.joined import is_model
     from flowinfer.language.nearness import near_or_all
     from flowinfer.machine import this_machine
@@ -70,7 +70,8 @@ def command(
             f"--device and --dtype say how a folder or hub id is loaded, and '{model}' is a name of the zoo's",
             help="say it in the zoo: --zoo FILE.toml",
         )
-    plan = ready(check(model if model in names else _declared(model, device, dtype), zoo=zoo), this_machine())
+    text = model if model in names else _declared(model, device, dtype)
+    plan = ready(checked_text(text, MODELS, Path(), zoo, None), this_machine())
     (name,) = plan.models
     if backends()[plan.models[name].backend].is_elsewhere:
         raise UsageError(f"'{name}' lies elsewhere itself", help="serve it where its weights are")
