@@ -62,6 +62,9 @@ def texts(out: Path) -> dict[str, list[str]]:
         (("Qwen", "--zoo", "lab", "--listen", "0.0.0.0:7070"), "nobody would have to show a key"),
         (("Qwen", "--zoo", "lab", "--key-env", "NO_SUCH_KEY"), "holds no key of at least 16 characters"),
         (("./nothing/here",), "nothing/here"),
+        (("nothing.gguf",), "model 'Head': nothing at '"),
+        (("hf:nothing",), "names no model of the hub"),
+        (("Qwen", "--zoo", "lab", "--dtype", "float16"), "'Qwen' is a name of the zoo's"),
     ],
 )
 def test_wrong_input_is_told_before_anything_is_loaded(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from flowinfer.cli.inputs import ZooOption
+from flowinfer.cli.inputs import MODELS, ZooOption, checked_text
 from flowinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _LEAST_KEY = 16
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Name of a model of the zoo, or a folder or hub id.")],
+    model: Annotated[str, typer.Argument(help="Name of the zoo's, a folder, a hub id, a .gguf file or ollama:NAME.")],
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address to listen at; port 0 = any that is free.")
     ] = "127.0.0.1:7070",
@@ -31,15 +32,17 @@ def command(
         str | None, typer.Option(metavar="VARIABLE", help="Variable that holds the key which clients must know.")
     ] = None,
     zoo: ZooOption = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N, for a folder or hub id.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16, for a folder or hub id.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu or cuda:N, for a model that is no name of the zoo's.")
+    ] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; a GGUF file has its own.")] = "auto",
     rows: Annotated[int, typer.Option(min=1, max=4096, help="Most rows of a client's decoding loop.")] = 64,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
 ) -> None:
     """Load a model and let flows elsewhere use it as a head: device="HOST:PORT" in their model's block."""
     from flowinfer.engine.base import Observer
     from flowinfer.engine.models import ModelPool
-    from flowinfer.language.check import check
+    from flowinfer.language.joined import is_model
     from flowinfer.language.nearness import near_or_all
     from flowinfer.machine import this_machine
     from flowinfer.planning.placement import ready
@@ -59,10 +62,16 @@ def command(
             help="--key-env VARIABLE names the variable that holds one",
         )
     names = select_zoo(explicit=zoo).models
-    if model not in names and "/" not in model and not os.path.isdir(model):
+    if model not in names and "/" not in model and not is_model(model):
         hint = near_or_all(model, list(names), "the zoo has")
-        raise UsageError(f"no model '{model}': neither a name of the zoo nor a folder nor a hub id", help=hint)
-    plan = ready(check(model if model in names else _declared(model, device, dtype), zoo=zoo), this_machine())
+        raise UsageError(f"no model '{model}': neither a name of the zoo nor a folder, file or hub id", help=hint)
+    if model in names and (device, dtype) != ("auto", "auto"):
+        raise UsageError(
+            f"--device and --dtype say how a folder or hub id is loaded, and '{model}' is a name of the zoo's",
+            help="say it in the zoo: --zoo FILE.toml",
+        )
+    text = model if model in names else _declared(model, device, dtype)
+    plan = ready(checked_text(text, MODELS, Path(), zoo, None), this_machine())
     (name,) = plan.models
     if backends()[plan.models[name].backend].is_elsewhere:
         raise UsageError(f"'{name}' lies elsewhere itself", help="serve it where its weights are")
@@ -78,7 +87,9 @@ def command(
         raise UsageError(f"cannot listen at {listen}: {error.strerror or error}", help="another port, or 0") from None
     shown = f"[{host}]" if ":" in host else host
     _say(f"ready: {shown}:{port}")
-    say(f'a flow uses it so: model {name} = "{os.path.basename(plan.models[name].ref)}" {{ device="{shown}:{port}" }}')
+    held = f' api_key_env="{key_env}"' if key_env else ""
+    ref = os.path.basename(plan.models[name].ref)
+    say(f'a flow uses it so: model {name} = "{ref}" {{ device="{shown}:{port}"{held} }}')
     try:
         server.serve()
     except KeyboardInterrupt:
@@ -88,9 +99,14 @@ def command(
         pool.close()
 
 
-def _declared(ref: str, device: str, dtype: str) -> str:
-    """Return the text of a flow that is one model."""
-    return f"model Head = {json.dumps(ref)} {{ device={json.dumps(device)} dtype={dtype} }}\nHead"
+def _declared(model: str, device: str, dtype: str) -> str:
+    """Return the text of a flow that is one model, with what is said of it."""
+    from flowinfer.language.joined import is_model, meant
+
+    ref, is_gguf = meant(model) if is_model(model) else (model, False)
+    said = {"backend": "gguf" if is_gguf else "auto", "device": json.dumps(device), "dtype": dtype}
+    options = " ".join(f"{option}={value}" for option, value in said.items() if value.strip('"') != "auto")
+    return f"model Head = {json.dumps(ref)} {{ {options} }}\nHead"
 
 
 def _packed(plan: Plan, model: TokenModel, rows: int) -> Callable[[], Session] | None:

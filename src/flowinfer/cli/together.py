@@ -18,6 +18,7 @@ from flowinfer.cli.inputs import (
     ThreadsOption,
     ZooOption,
     checked_text,
+    read_stdin,
     settings,
 )
 from flowinfer.errors import UsageError
@@ -47,7 +48,9 @@ def command(
 
     named = select_zoo(explicit=zoo).models
     models, question = _parted(words, named)
-    if question is None and sys.stdin.isatty():
+    if question is None:
+        question = "" if sys.stdin.isatty() else read_stdin().strip()
+    if not question.strip():
         raise UsageError("no question", help="say it last, in quotes, or on standard input")
     flow = checked_text(flow_of(models, named), MODELS, Path(), zoo, settings(set_, prompts))
     read_ahead(flow)
@@ -62,11 +65,11 @@ def _parted(words: Sequence[str], named: Collection[str]) -> tuple[list[str], st
     """
     from flowinfer.language.joined import models_in
 
-    models = list(itertools.takewhile(lambda word: word in named or models_in(word), words))
+    models = list(itertools.takewhile(lambda word: models_in(word, named), words))
     rest = words[len(models) :]
     if not models or len(rest) > 1:
         raise UsageError(f"'{rest[0]}' is no model", help=_cure(rest[0], named))
-    return [one for word in models for one in ([word] if word in named else models_in(word))], next(iter(rest), None)
+    return [one for word in models for one in models_in(word, named)], next(iter(rest), None)
 
 
 def _cure(word: str, named: Collection[str]) -> str:

@@ -26,14 +26,17 @@ def is_model(word: str) -> bool:
     return is_stored(word) or word.endswith(SUFFIX) or _is_folder(word)
 
 
-def models_in(word: str) -> list[str]:
+def models_in(word: str, zoo: Container[str] = ()) -> list[str]:
     """Return the models that a word of a command joins; none where it names something else, such as a flow's file.
 
+    Args:
+        word: as it was typed.
+        zoo: names that are models too.
     Raises:
         UsageError: only some parts of it are models.
     """
-    parts = [word] if os.path.exists(word) else word.split(AND)
-    known = [part for part in parts if is_model(part)]
+    parts = [word] if word in zoo or os.path.exists(word) else word.split(AND)
+    known = [part for part in parts if part in zoo or is_model(part)]
     if known and len(known) < len(parts):
         wrong = next(part for part in parts if part not in known)
         raise UsageError(f"'{wrong}' in '{word}' is no model", help=FORMS)
@@ -64,13 +67,13 @@ def flow_of(models: Sequence[str], zoo: Container[str] = ()) -> str:
 
 
 def _declared(name: str, model: str) -> str:
-    ref, is_gguf = _meant(model)
+    ref, is_gguf = meant(model)
     if not ref.isprintable():
         raise UsageError(f"'{ref}' holds characters that nobody can see", help="give it another name")
     return f"model {quote(name)} = {quote(ref)}" + (" { backend=gguf }" if is_gguf else "")
 
 
-def _meant(model: str) -> tuple[str, bool]:
+def meant(model: str) -> tuple[str, bool]:
     """Return a model's reference, and whether it is a GGUF file; else it is a folder or hub id for transformers."""
     if model.startswith(HUB) and not model.endswith(SUFFIX):
         repository = model.removeprefix(HUB)

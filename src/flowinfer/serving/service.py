@@ -23,7 +23,7 @@ from flowinfer.engine.loops.choice import Engine
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.scheduler import Caching, Scheduler
 from flowinfer.engine.work import Asked, trace_of
-from flowinfer.errors import DeviceLost, FlowInferError, RunError
+from flowinfer.errors import DeviceLost, FlowInferError, HeadLost, RunError
 from flowinfer.planning.merge import SharedStep
 from flowinfer.results import StepResult
 from flowinfer.serving.flows import Asking, ServedFlow
@@ -165,6 +165,10 @@ class Service:
         steps = [step for step in self._steps if step.id in now]
         return Scheduler(steps, self._decoders, caching, self._ears, serves=True)
 
+    def _renew(self) -> None:
+        self._decoders = self._new_decoders()
+        self._scheduler = self._new_scheduler()
+
     def _on_shift(self) -> list[ServedFlow]:
         """Return the flows whose models are in memory now, or may be."""
         return [flow for flow in self.flows.values() if self._shifts.is_on(flow.name)]
@@ -187,6 +191,11 @@ class Service:
                 try:
                     self._answer()
                     self._change_shift()
+                except HeadLost as error:  # it may be there again when the next question comes
+                    self._ears.notice(f"error: {error.message}; the next question looks for it again")
+                    self._fail_all(error.message, [])
+                    self._decoders.let_go()
+                    self._renew()
                 except DeviceLost as error:
                     self._give_up(error)
                 except Exception:  # whatever it is, the next question is not to blame
@@ -214,8 +223,7 @@ class Service:
         self._shifts.begin(shift)
         self._pool.keep_all_of((flow.plan, name) for flow in self._on_shift() for name in flow.plan.models)
         free_cached()
-        self._decoders = self._new_decoders()
-        self._scheduler = self._new_scheduler()
+        self._renew()
         names = ", ".join(flow.name for flow in self._on_shift())
         try:
             self._scheduler.prepare()
