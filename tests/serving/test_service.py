@@ -46,6 +46,18 @@ def test_a_flow_answers_over_the_server_what_exec_answers(server: Served, pool: 
         assert text_of(server.chat(flow, question)) == exec_text(pool, flow, question)
 
 
+def test_a_stream_of_a_flow_that_skips_steps_tells_its_whole_answer(serve: Serve) -> None:
+    """Steps that never run were waited for, and the text was told of no stream."""
+    server = serve(
+        {"first": "(Qwen / Ds)[accept=confidence, at=0]", "then": "(Qwen / Ds)[accept=confidence, at=0] -> Yi"}
+    )
+    for flow in ("first", "then"):
+        deltas = [event["choices"][0]["delta"] for event in server.chat(flow, QUESTIONS[0], stream=True).events[:-1]]
+        told = "".join(delta.get("content") or "" for delta in deltas)
+        assert told == text_of(server.chat(flow, QUESTIONS[0])) != ""
+    assert sum(bool(delta.get("content")) for delta in deltas) > 1, "the last stage's text comes as it is written"
+
+
 @pytest.mark.parametrize("flow", ["pi", "vote"])
 def test_options_of_a_request_are_those_of_the_flow_set_otherwise(server: Served, pool: ModelPool, flow: str) -> None:
     options = {"temperature": 0.8, "top_p": 0.95, "seed": 11, "max_tokens": 9}
