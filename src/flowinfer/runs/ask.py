@@ -200,7 +200,12 @@ def likelihoods(
     provide(flow.models.values())
     plan = ready(flow, this_machine())
     last = plan.step(plan.answer.steps[0])
-    if len(plan.answer.steps) > 1 or any(backends()[plan.models[name].backend].text_only for name in _models(last)):
+    if plan.answer.streamed is None:
+        raise UsageError(
+            "the flow answers with one of several texts, and their probabilities are not those of its answer",
+            help="end the flow in a model or a '|' group",
+        )
+    if any(backends()[plan.models[name].backend].text_only for name in _models(last)):
         raise UsageError(f"{last.title} gives texts only, and no probabilities", help="end the flow in a local model")
     reading = replace(last, decoding=last.decoding.model_copy(update={"by": "likelihood"}))
     plan = replace(plan, steps=tuple(reading if step is last else step for step in plan.steps))
