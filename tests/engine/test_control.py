@@ -270,7 +270,7 @@ def test_a_group_waits_for_slow_members_as_long_as_it_says() -> None:
         assert [step.text for step in trace.steps] == answers.split() and trace.error is None
         assert "after" in str(trace.selections[0]) and trace.seconds > 1
     trace, _ = timed("(Qwen & Yi & Ds)[min=3, timeout=30]", Counter(slow))
-    assert trace.error and trace.error.startswith("fewer than 3 answers after 3")
+    assert trace.error and trace.error.startswith("fewer answers than min=3 after 3")
 
 
 SIGNALS = [

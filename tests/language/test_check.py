@@ -149,6 +149,8 @@ SLIPS = [
     ("(Qwen)*3[at=0.4]", "E0306", 10),
     ("((Qwen)*64 -> (Yi)*64)*64", "E0111", 1),
     ('Qwen -> (Yi[prompt="{prev} {result_2}"])*2', "E0401", 28),
+    ('(Qwen[prompt="question} {round}"])*2', "E0404", 23),
+    ('(Qwen & Ds[prompt="{own} {"])*2', "E0404", 26),
     ("Qwen as own -> Ds", "E0109", 9),
     ("Qwen[enough=0.9, temperature=1]", "E0308", 6),
     ("Qwen[samples=1, temperature=1]", "E0202", 14),
@@ -161,6 +163,11 @@ SLIPS = [
     ("(Qwen | Ds)[min=1]", "E0200", 13),
     ("(Qwen & Ds)*2[min=1]", "E0309", 15),
     ("(Qwen[samples=900, temperature=1])*2", "E0111", 1),
+    ("param n: int = 900\n(Qwen[samples=$n, temperature=1])*2", "E0111", 1),
+    ("Qwen[samples=1001, temperature=1]", "E0202", 14),
+    ("(Qwen)*99999999999999999999", "E0024", 8),
+    ("(Qwen & Ds)[min=1, timeout=0]", "E0202", 28),
+    ("(Qwen[by=likelihood] / Ds)[accept=lead, at=0.5]", "E0307", 35),
 ]
 
 

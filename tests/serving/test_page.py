@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp
 
+from flowinfer.cli.traced import traced
 from flowinfer.runs.store import Run, ordered_records
 from flowinfer.serving.app import application
 from flowinfer.serving.desk import Desk, Limits
@@ -21,7 +22,7 @@ from flowinfer.serving.service import Service
 from tests.command import flowinfer
 from tests.report.sweeps import questions, write_run
 from tests.serving.asgi import ask, call, events_of
-from tests.serving.conftest import Served
+from tests.serving.conftest import Serve, Served
 
 ASK = [{"role": "user", "content": "3 + 4 = ?"}]
 
@@ -134,6 +135,18 @@ def test_the_tokens_told_to_be_the_answers_join_to_it(server: Served, model: str
 def test_a_vote_is_told_with_its_ballot(server: Served) -> None:
     (answered,) = of_kind(told(server, "vote"), "answered")
     assert "votes" in answered["ballot"] or "member" in answered["ballot"]
+
+
+def test_what_was_taken_is_told_and_shown_in_a_trace(serve: Serve) -> None:
+    """The page took the first member's tokens for the answer's, whichever was taken."""
+    server = serve({"choice": "(Qwen / Ds / Yi)[accept=confidence, at=0]"})
+    events = told(server, "choice")
+    (answered,) = of_kind(events, "answered")
+    (taken,) = answered["selections"]
+    assert taken.startswith("(Qwen / Ds / Yi): took 1 of 3 (confidence >= 0: ")
+    assert f"== {taken}" in traced(events)
+    (model,) = server.ask("GET", "/v1/models").data["data"]
+    assert model["flowinfer"]["answer"] == {"kind": "text", "steps": ["s1", "s2", "s3"], "streamed": None}
 
 
 def test_an_answer_that_fails_is_a_problem_with_a_status(server: Served) -> None:

@@ -46,6 +46,28 @@ def test_a_flow_answers_over_the_server_what_exec_answers(server: Served, pool: 
         assert text_of(server.chat(flow, question)) == exec_text(pool, flow, question)
 
 
+def test_a_stream_of_a_flow_that_skips_steps_tells_its_whole_answer(serve: Serve) -> None:
+    """Steps that never run were waited for, and the text was told of no stream."""
+    server = serve(
+        {"first": "(Qwen / Ds)[accept=confidence, at=0]", "then": "(Qwen / Ds)[accept=confidence, at=0] -> Yi"}
+    )
+    for flow in ("first", "then"):
+        deltas = [event["choices"][0]["delta"] for event in server.chat(flow, QUESTIONS[0], stream=True).events[:-1]]
+        told = "".join(delta.get("content") or "" for delta in deltas)
+        assert told == text_of(server.chat(flow, QUESTIONS[0])) != ""
+    assert sum(bool(delta.get("content")) for delta in deltas) > 1, "the last stage's text comes as it is written"
+
+
+def test_a_question_without_choices_is_the_clients_mistake_where_a_flow_chooses(serve: Serve) -> None:
+    server = serve({"chooses": "Qwen[by=likelihood]", "falls": "(Qwen / Ds[by=likelihood])[accept=confidence, at=1]"})
+    for stream in (False, True):
+        reply = server.chat("chooses", QUESTIONS[0], stream=stream)
+        assert (reply.status, reply.error["code"], reply.error["param"]) == (400, "no_choices", "messages")
+    assert server.complete("chooses", [QUESTIONS[0]]).error["param"] == "prompt"
+    reply = server.chat("falls", QUESTIONS[0])
+    assert (reply.status, reply.error["code"]) == (400, "no_choices")
+
+
 @pytest.mark.parametrize("flow", ["pi", "vote"])
 def test_options_of_a_request_are_those_of_the_flow_set_otherwise(server: Served, pool: ModelPool, flow: str) -> None:
     options = {"temperature": 0.8, "top_p": 0.95, "seed": 11, "max_tokens": 9}

@@ -13,6 +13,7 @@ from pyarrow import parquet
 from flowinfer.errors import DataError, UsageError
 from flowinfer.language.check import check
 from flowinfer.results import Question
+from flowinfer.runs.ask import ask, ask_all
 from flowinfer.runs.store import info, read_records
 from flowinfer.tasks.base import Dataset, load_for, load_questions, question_text
 from flowinfer.tasks.declared import declarations
@@ -325,3 +326,15 @@ def test_a_run_keeps_its_examples_and_goes_on_with_no_others(tmp_path: Path, toy
     assert refused.returncode == 2 and "the questions differ" in refused.stderr
     swept = ("sweep", "--models", "Qwen,Yi", "--strategies", "si", "--datasets", "own.jsonl", "--zoo", "toy")
     assert "questions: own 1-shot 2" in flowinfer(*swept, "--few-shot", "1", "--dry-run", cwd=tmp_path).stdout
+
+
+def test_questions_without_choices_are_refused_early_where_a_flow_chooses_among_them() -> None:
+    flow = check("Yi -> Qwen[by=likelihood]", zoo="lab")
+    message = r"no question has choices, and 'Qwen' chooses among them \(by=likelihood\)$"
+    with pytest.raises(DataError, match=message):
+        load_for([check("Yi", zoo="lab"), flow], "gsm8k", limit=2)
+    with pytest.raises(DataError, match=f"a single prompt: {message}"):
+        ask(flow, "1 + 1?")
+    with pytest.raises(DataError, match=f"a list of prompts: {message}"):
+        ask_all(flow, ["1 + 1?"])
+    assert load_for([flow], "ceval", limit=1).questions[0].choices

@@ -24,6 +24,10 @@ def traced(events: Sequence[Event]) -> Iterator[str]:
                 tokens.setdefault(event["step"], []).append(token_of(event))
             case "step_ended":
                 yield from _stage(event, tokens.get(event["step"], []))
+            case "answered":
+                yield from (f"== {taken}" for taken in event.get("selections", ()))
+                if event.get("ballot"):
+                    yield f"== vote: {event['ballot']}"
 
 
 def _stage(event: Event, tokens: Sequence[TokenEvent]) -> Iterator[str]:

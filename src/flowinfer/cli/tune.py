@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowinfer.cli.inputs import PromptsOption, SetOption, ZooOption, read_checked, read_input, settings
+from flowinfer.cli.inputs import PromptsOption, SetOption, ZooOption, checked_text, read_input, settings
 from flowinfer.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -39,12 +39,15 @@ def command(
     from flowinfer.runs.store import ordered_records, read_json
     from flowinfer.runs.tuning import Limits, fit, tried
 
-    text, _, _ = read_input(file, None)
-    plan = compile(read_checked(file, None, zoo, settings(set_, prompts)))
+    text, name, folder = read_input(file, None)
+    plan = compile(checked_text(text, name, folder, zoo, settings(set_, prompts)))
     selection = _selection(plan, text)
     run = find_run(on, out)
     if read_json(run / "plan.json").get("fingerprint") != fingerprint(plan):
-        raise UsageError(f"run '{run.name}' is of another flow", help=f"flowinfer exec {file} --dataset ... makes one")
+        raise UsageError(
+            f"run '{run.name}' is of another flow, or of this one with other settings",
+            help=f"give the run's own --set, --prompts and --zoo, or make one: flowinfer exec {file} --dataset ...",
+        )
     found = [tried(plan, selection, record) for record in ordered_records(run)]
     fitted = fit([one for one in found if one is not None], Limits(max_tokens, max_seconds, min_accuracy))
     _tell(fitted, selection)

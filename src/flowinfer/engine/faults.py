@@ -53,6 +53,10 @@ def too_long(model: str, tokens: int, most: int, *, at_least: str = "") -> str:
     return f"the prompt has {at_least}{tokens} tokens for '{model}', which reads at most {most} with its answer"
 
 
+NO_CHOICES = "the question has no choices, so by=likelihood has nothing to choose from"
+"""Why a question fails that is put to a step which cannot answer it."""
+
+
 def is_too_long(reason: str) -> bool:
     """Return whether a question failed for that reason."""
     return (

@@ -460,7 +460,7 @@ class Scheduler:
                         asked.lose(quorum, member, f"no answer after {late:.3g} s", late)
                     asked.skip(running)
                 else:
-                    asked.fail(running, f"fewer than {quorum.selection.rule.at:.0f} answers after {late:.3g} s")
+                    asked.fail(running, f"fewer answers than min={quorum.selection.rule.at:.0f} after {late:.3g} s")
                 self._leave(asked, running)
                 lost = [quorum] if running in asked.skipped else []
                 yield from self._ended(self._steps[running], asked, is_fresh=False, lost=lost)

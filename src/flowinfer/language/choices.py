@@ -121,6 +121,9 @@ class Choices:
         if isinstance(tries[0], Node | Parallel) and tries[0].decoding.temperature == 0:
             hint = "let them differ: temperature=0.8"
             self._report.error("E0308", "samples at temperature 0 are all the same", found.span, hint)
+        elif isinstance(tries[0], Node | Parallel) and tries[0].decoding.by == "likelihood":
+            hint = "leave samples out: the likeliest letter is one"
+            self._report.error("E0308", "samples by likelihood are all the same", found.span, hint)
         label = stage.label.text if stage.label else None
         return Choice(name, "samples", tries, found.rule, stage.span, label)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from flowinfer.language.declarations import Declared
 from flowinfer.language.mistakes import MOST_LEVELS
-from flowinfer.language.reporter import Reporter
-from flowinfer.language.tree import Call, Chain, Group
+from flowinfer.language.options import Scope
+from flowinfer.language.signals import MOST_ROUNDS, MOST_SAMPLES
+from flowinfer.language.tree import Call, Chain, Group, Value
 
 MOST_CALLS = 1000
 """Most model calls of one flow: lets may double it with every line."""
@@ -35,10 +36,11 @@ class Lets:
     Args:
         declared: what the file and its imports declare.
         models: names of models, for the message about a let that hides the model it means to call.
+        scope: where params have values, and what is wrong is reported.
     """
 
-    def __init__(self, declared: Declared, models: Collection[str], report: Reporter) -> None:
-        self._declared, self._models, self._report = declared, models, report
+    def __init__(self, declared: Declared, models: Collection[str], scope: Scope) -> None:
+        self._declared, self._models, self._scope, self._report = declared, models, scope, scope.report
         self._sizes: dict[str, _Size] = {}
         self._open: list[str] = []
         self._num_groups = 0
@@ -78,14 +80,14 @@ class Lets:
         self._num_groups += 1
         sizes = [self._chain(branch.chain) for branch in group.branches]
         self._num_groups -= 1
-        times = group.times.data if group.times and isinstance(group.times.data, int) else 1
-        calls = sum(size.calls for size in sizes) * min(max(times, 1), MOST_CALLS + 1) * _samples(group)
+        times = self._number(group.times, MOST_ROUNDS) if group.times else 1
+        calls = sum(size.calls for size in sizes) * times * self._samples(group)
         return _Size(calls, max(size.lets for size in sizes), 1 + max(size.groups for size in sizes))
 
     def _call(self, call: Call) -> _Size:
         name, span = call.name.text, call.name.span
         if name not in self._declared.lets:
-            return _Size(calls=_samples(call))
+            return _Size(calls=self._samples(call))
         self.used.add(name)
         if call.options:
             hint = "give options to the stages inside it"
@@ -116,11 +118,15 @@ class Lets:
             return
         self._is_told = True
         span = stage.name.span if isinstance(stage, Call) else stage.span
-        hint = "use fewer lets inside lets, or split the flow"
+        hint = "use fewer lets inside lets, rounds or samples, or split the flow"
         self._report.error("E0111", f"the flow has more than {MOST_CALLS} model calls", span, hint)
 
+    def _samples(self, stage: Call | Group) -> int:
+        """Return how many samples a stage says that it draws."""
+        said = next((option.value for option in stage.options if option.key == "samples"), None)
+        return self._number(said, MOST_SAMPLES) if said else 1
 
-def _samples(stage: Call | Group) -> int:
-    """Return how many samples a stage says that it draws."""
-    said = next((option.value.data for option in stage.options if option.key == "samples"), 1)
-    return min(said, MOST_CALLS + 1) if isinstance(said, int) and said > 0 else 1
+    def _number(self, value: Value, most: int) -> int:
+        """Return a whole number up to a limit, also a param's; 1 where it is none, which is told elsewhere."""
+        data = self._scope.params.get(value.data) if value.kind == "parameter" else value.data
+        return data if isinstance(data, int) and 1 <= data <= most else 1

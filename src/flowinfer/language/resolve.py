@@ -79,7 +79,7 @@ class Resolver:
         self._reads: dict[str, int] = {}
         """Node whose prompt is its own -> index of the earliest stage that it reads; too high where it reads none."""
         self._labels: dict[str, Span] = {}
-        self._lets = Lets(declared, models, scope.report)
+        self._lets = Lets(declared, models, scope)
         self.used_lets = self._lets.used
         self.used_models: set[str] = set()
         self.used_prompts: set[str] = set()
@@ -281,7 +281,9 @@ class Resolver:
         if turn is not None and turn.number == 1 and turn.late & names_in(text):
             return None
         checked = self._templates.check(text, written, place.earlier, use, has_rounds=turn is not None)
-        return checked if turn is None else with_values(checked, {"round": str(turn.number)})
+        if turn is None or "round" not in names_in(checked):  # or its braces are not paired, which is told
+            return checked
+        return with_values(checked, {"round": str(turn.number)})
 
     def refuse_wordless(self, template: str, place: Span) -> None:
         """Report a stage that reads others' texts and that the prompt set has no words for."""

@@ -99,8 +99,10 @@ def quorum(group: Group, scope: Scope) -> Quorum | None:
     for key in ("timeout", "wait"):
         if key in given:
             data = scope.data(given[key].value)
-            if not isinstance(data, int | float) or isinstance(data, bool) or not 0 <= data <= 1e6:
-                message = f"option '{key}' must be seconds from 0 to 1e6, found {given[key].value.raw}"
+            is_number = isinstance(data, int | float) and not isinstance(data, bool) and 0 <= data <= 1e6
+            if not is_number or (data == 0 and key == "timeout"):  # before anything can have answered
+                span = "from 0 to 1e6" if key == "wait" else "above 0, up to 1e6"
+                message = f"option '{key}' must be seconds {span}, found {given[key].value.raw}"
                 scope.report.error("E0202", message, given[key].value.span)
                 return None
             seconds[key] = float(data)
@@ -178,6 +180,12 @@ def check_signal(found: Condition, part: Part, scope: Scope) -> None:
                 message = f"model '{model.name}' gives texts only: nobody knows its {signal}"
                 report.error("E0307", message, found.span, hint)
                 return
+    if signal in ("lead", "agreement") and any(
+        isinstance(end, Node | Parallel) and end.decoding.by == "likelihood" for end in ends
+    ):
+        message = f"a letter that is chosen by likelihood has no {signal}"
+        report.error("E0307", message, found.span, "use confidence, or leave by=likelihood out")
+        return
     if signal == "agreement" and (alone := next((end for end in ends if isinstance(end, Node)), None)):
         message = f"agreement is of heads that write together, and '{alone.model.name}' writes alone"
         report.error("E0307", message, found.span, "use it with '|' groups, or confidence or lead")

@@ -263,6 +263,11 @@ def columns(flow: Flow) -> dict[str, str]:
     return found
 
 
+def chooser(steps: Sequence[Step]) -> Step | None:
+    """Return a step that every question has and that chooses among its choices; None where there is none."""
+    return next((step for step in steps if step.decoding.by == "likelihood" and not step.when), None)
+
+
 def held_models(plan: Plan, step: Step) -> tuple[str, ...]:
     """Return the names of the models that a step needs, each once: its members' and the one that drafts for them."""
     names = [member.model for member in members(step.source)]

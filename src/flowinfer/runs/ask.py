@@ -22,7 +22,7 @@ from flowinfer.runs.experiment import majority
 from flowinfer.runs.gate import Gate
 from flowinfer.spec import Flow
 from flowinfer.startup import STARTUP
-from flowinfer.tasks.base import language_note, refuse_missing
+from flowinfer.tasks.base import language_note, refuse_missing, refuse_open
 from flowinfer.zoos.toy import provide
 
 _PROMPT_ID = "prompt"
@@ -166,6 +166,7 @@ def ask(
     if not question.strip():
         raise UsageError("the question is empty")
     refuse_missing(columns(flow), [item := Question(id=_PROMPT_ID, question=question, reference="")], "a single prompt")
+    refuse_open(flow, (), "a single prompt")
     note = language_note(flow, [item])
     provide(flow.models.values())
     with STARTUP.waiting_for("devices"):
@@ -199,7 +200,12 @@ def likelihoods(
     provide(flow.models.values())
     plan = ready(flow, this_machine())
     last = plan.step(plan.answer.steps[0])
-    if len(plan.answer.steps) > 1 or any(backends()[plan.models[name].backend].text_only for name in _models(last)):
+    if plan.answer.streamed is None:
+        raise UsageError(
+            "the flow answers with one of several texts, and their probabilities are not those of its answer",
+            help="end the flow in a model or a '|' group",
+        )
+    if any(backends()[plan.models[name].backend].text_only for name in _models(last)):
         raise UsageError(f"{last.title} gives texts only, and no probabilities", help="end the flow in a local model")
     reading = replace(last, decoding=last.decoding.model_copy(update={"by": "likelihood"}))
     plan = replace(plan, steps=tuple(reading if step is last else step for step in plan.steps))
@@ -227,6 +233,7 @@ def ask_all(flow: Flow, questions: Sequence[str], *, models: ModelPool | None = 
         if not item.question.strip():
             raise UsageError(f"question {item.id} is empty")
     refuse_missing(columns(flow), items, "a list of prompts")
+    refuse_open(flow, (), "a list of prompts")
     note = language_note(flow, items)
     provide(flow.models.values())
     plan = ready(flow, this_machine())

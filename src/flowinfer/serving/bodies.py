@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from flowinfer.backends.base import Turn
 from flowinfer.language.nearness import did_you_mean
 from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import chooser
 from flowinfer.results import Question
 from flowinfer.runs.remote import DIFFERENT
 from flowinfer.serving.flows import Asking, ServedFlow
-from flowinfer.serving.problems import Problem, unsupported
+from flowinfer.serving.problems import Problem, no_choices, unsupported
 
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -135,7 +136,7 @@ def read_chat(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
         Problem: it cannot be served, and why.
     """
     asked = _validated(ChatBody, body)
-    flow = flow_named(asked.model, flows)
+    flow = _writing(flow_named(asked.model, flows), "messages")
     said = turns_of(asked.messages, as_they_are=flow.takes_messages)
     if asked.top_logprobs and not asked.logprobs:
         raise Problem(400, "'top_logprobs' is given without 'logprobs'", param="top_logprobs")
@@ -163,7 +164,7 @@ def read_completion(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
         Problem: it cannot be served, and why.
     """
     asked = _validated(CompletionBody, body)
-    flow = flow_named(asked.model, flows)
+    flow = _writing(flow_named(asked.model, flows), "prompt")
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     if not isinstance(prompts, list) or not prompts or not all(isinstance(one, str) for one in prompts):
         raise Problem(400, "'prompt' must be a text or a list of texts; token ids are not supported", param="prompt")
@@ -211,6 +212,17 @@ def flow_named(name: str, flows: Mapping[str, ServedFlow]) -> ServedFlow:
         return flows[name]
     near = did_you_mean(name, flows) or f"models here: {', '.join(list(flows)[:20])}"
     raise Problem(404, f"the model '{name[:200]}' does not exist; {near}", code="model_not_found", param="model")
+
+
+def _writing(flow: ServedFlow, param: str) -> ServedFlow:
+    """Return a flow that can answer words alone.
+
+    Raises:
+        Problem: it chooses among choices, which words alone have not.
+    """
+    if chooser(flow.plan.steps):
+        raise no_choices(param)
+    return flow
 
 
 def _validated(form: type[Body], body: bytes) -> Body:

@@ -16,6 +16,7 @@ from flowinfer.serving.happenings import Ended, Happening
 from flowinfer.serving.service import Service
 from flowinfer.serving.telling import Telling
 from flowinfer.spec import Flow
+from flowinfer.tasks.base import refuse_open
 from flowinfer.zoos.toy import provide
 
 
@@ -63,6 +64,7 @@ class Calls:
             raise TypeError(f"question must be a text, not {type(question).__name__}")
         if not question.strip():
             raise UsageError("the question is empty")
+        refuse_open(self._flow.flow, (), "a single prompt")
         loop, heard = asyncio.get_running_loop(), asyncio.Queue[Happening]()
 
         def hear(happening: Happening) -> None:

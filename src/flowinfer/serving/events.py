@@ -108,7 +108,11 @@ def whole_of(happening: Happening, new: Piece) -> Event:
             text = {"text": result.text, "prompts": dict(result.prompts)}
         case Answered(trace):
             ballot = trace.ballot
-            text = {"text": trace.answer, "ballot": None if ballot is None else str(ballot)}
+            text = {
+                "text": trace.answer,
+                "ballot": None if ballot is None else str(ballot),
+                "selections": [str(taken) for taken in trace.selections],
+            }
     return {**(state_of(happening) or {}), **text, **answer}
 
 

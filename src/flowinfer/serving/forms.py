@@ -169,6 +169,7 @@ def model(flow: ServedFlow, created: int, context_length: int | None) -> dict[st
         context_length: most tokens of a prompt with its answer; None while that is not known.
     """
     heads = [member.model for step in flow.plan.steps for member in members(step.source)]
+    answer = flow.plan.answer
     return {
         "id": flow.name,
         "object": "model",
@@ -181,7 +182,7 @@ def model(flow: ServedFlow, created: int, context_length: int | None) -> dict[st
             "context_length": context_length,
             "supported_parameters": list(SUPPORTED),
             "steps": [_step(step) for step in flow.plan.steps],
-            "answer": {"kind": flow.plan.answer.kind, "steps": list(flow.plan.answer.steps)},
+            "answer": {"kind": answer.kind, "steps": list(answer.steps), "streamed": answer.streamed},
         },
     }
 

@@ -28,6 +28,7 @@ from flowinfer.serving.happenings import Answered, Ended, Failed, Happening
 from flowinfer.serving.problems import Problem
 from flowinfer.serving.service import Service
 from flowinfer.spec import Flow
+from flowinfer.tasks.base import refuse_open
 from flowinfer.zoos.toy import provide
 
 _MOST_AHEAD = 4096
@@ -116,8 +117,9 @@ def answer_lines(
     Raises:
         UsageError: the file of answers cannot be written, or holds answers to other questions or of another flow.
         RunError: models cannot be loaded or do not fit.
-        DataError: a line of standard input is no question; those before it are answered.
+        DataError: a line of standard input is no question; those before it are answered. The flow needs choices.
     """
+    refuse_open(flow, (), "a file of prompts")
     made_by = system_fingerprint(compile(flow))
     lines = iter(lines)
     with AnswerFile(output, made_by, says_steps=says_steps) if output else nullcontext() as file:

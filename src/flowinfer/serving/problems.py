@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowinfer.backends.chat import TEMPLATE_FAILED
-from flowinfer.engine.faults import is_too_long
+from flowinfer.engine.faults import NO_CHOICES, is_too_long
 from flowinfer.output.secrets import shown
 from flowinfer.serving.happenings import STOPPED
 
@@ -48,11 +48,19 @@ def of_reason(reason: str, param: str) -> Problem:
     """
     if is_too_long(reason):
         return Problem(400, reason, code="context_length_exceeded", param=param)
+    if reason == NO_CHOICES:
+        return no_choices(param)
     if reason == STOPPED:
         return not_ready(reason)
     if reason.startswith(TEMPLATE_FAILED):  # it takes no system's words, or no two turns of one role
         return Problem(400, reason, param=param)
     return Problem(500, reason, code="flow_failed")
+
+
+def no_choices(param: str) -> Problem:
+    """Return the problem of a question in words alone that is put to a flow by likelihood."""
+    cure = "ask a flow that writes, or the items of a data set: flowinfer exec --dataset NAME --url"
+    return Problem(400, f"{NO_CHOICES}; {cure}", code="no_choices", param=param)
 
 
 def busy(seconds: int) -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from flowinfer.engine.base import TokenEvent
@@ -56,6 +56,8 @@ class Telling:
         match happening:
             case Admitted(step, opens_thinking):
                 self._by_id[step].begin(opens_thinking)
+                if self._final is not None and step == self._final.id:  # what it could have read has run, or never will
+                    self._wait_no_more(stage for stage in self._stages if stage.step.when or stage.step.lanes)
             case Wrote(step, token):
                 self._by_id[step].write(token)
             case WroteText(step, text):
@@ -66,9 +68,16 @@ class Telling:
                 self.trace = trace
                 for result in trace.steps:
                     self._by_id[result.step].end(result)
+                self._wait_no_more(self._stages)
             case Failed(reason):
                 self.failure = reason
         return self._new()
+
+    def _wait_no_more(self, stages: Iterable[_Stage]) -> None:
+        """Tell what follows some stages: those that have not ended are skipped, or broken off."""
+        for stage in stages:
+            if stage.step is not self._final:
+                stage.is_over = True
 
     def _new(self) -> Piece:
         """Return what is new: thoughts of earlier stages in their order, then of the last one, then the answer."""

@@ -125,7 +125,10 @@ def load_for(flows: Sequence[Flow], name: str, **chosen: Any) -> Dataset:  # the
         raise UsageError(
             "some flows show {examples} in a prompt, others do not", help="put it into all of them or none"
         )
-    return load_questions(name, use_items=flows[0].zoo in ("toy", "lab"), columns=needed, **chosen)
+    loaded = load_questions(name, use_items=flows[0].zoo in ("toy", "lab"), columns=needed, **chosen)
+    for flow in flows:
+        refuse_open(flow, loaded.questions, loaded.source)
+    return loaded
 
 
 def refuse_missing(columns: Mapping[str, str], questions: Sequence[Question], source: str) -> None:
@@ -143,6 +146,20 @@ def refuse_missing(columns: Mapping[str, str], questions: Sequence[Question], so
                 help=f"the prompt of '{model}' has {{{name}}}: "
                 + ("--few-shot N fills it" if name == fewshot.COLUMN else "add it to every item of a .jsonl file"),
             )
+
+
+def refuse_open(flow: Flow, questions: Sequence[Question], source: str) -> None:
+    """Refuse questions none of which has choices, where a flow chooses among them.
+
+    Raises:
+        DataError: which stage does.
+    """
+    step = plans.chooser(plans.compile(flow).steps)
+    if step is not None and not any(question.choices for question in questions):
+        raise DataError(
+            f"{source}: no question has choices, and '{step.title}' chooses among them (by=likelihood)",
+            help="leave by=likelihood out, or ask a data set of choice questions",
+        )
 
 
 def language_note(flow: Flow, questions: Sequence[Question], label: str = "") -> str | None:

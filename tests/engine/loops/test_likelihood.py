@@ -161,3 +161,10 @@ def test_python_asks_the_last_stage_and_lets_earlier_ones_write() -> None:
         assert found[wrote] > found["x=7"]
         with pytest.raises(UsageError, match="a list of texts"):
             flow.likelihood("3*x + 5 = 20", "x=5")
+
+
+def test_a_flow_that_takes_one_of_several_texts_has_no_likelihood() -> None:
+    """It was told that its local model gives no probabilities."""
+    for text in ("(Qwen / Ds)[accept=confidence, at=0.5]", "Qwen[samples=3, temperature=1]", "(Qwen & Ds)"):
+        with pytest.raises(UsageError, match="the flow answers with one of several texts"):
+            flowinfer.parse(text, zoo="lab").likelihood("1 + 1?", ["1", "2"])

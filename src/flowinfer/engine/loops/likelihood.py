@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowinfer.engine.faults import NO_CHOICES
 from flowinfer.engine.loops.bytewise import ByteDecoder, ByteRow, ByteStream
 from flowinfer.engine.loops.drafting import keys_of
 from flowinfer.engine.loops.heads import Heads
@@ -184,7 +185,7 @@ def _readings(row: SessionRow, heads: Heads) -> list[_Reading]:
     live = row.live
     try:
         if not live.row.candidates:
-            raise RunError("the question has no choices, so by=likelihood has nothing to choose from")
+            raise RunError(NO_CHOICES)
         space = " " if live.row.are_letters and _begins_with_space(live, heads) else ""
         return [_Reading(row, text, keys_of(heads, space + text)) for text in live.row.candidates]
     except BaseException as error:  # what is not the row's is raised

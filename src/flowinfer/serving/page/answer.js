@@ -45,7 +45,7 @@ class Answer {
     this.body = body;
     this.steps = new Map(flow.steps.map((step) => [step.id, new Step(step)]));
     this.finals = flow.answer.steps;
-    this.final = flow.answer.kind === "text" ? this.steps.get(flow.answer.steps[0]) : null;
+    this.final = this.steps.get(flow.answer.streamed) ?? null; // null where it is decided later whose text is the answer
     this.indices = new Set(); // of the last step's tokens, those of the answer
     this.tokens = []; // those of the answer, as far as they are known
     this.text = null; // once it is whole
@@ -91,7 +91,7 @@ class Answer {
       step.result = event;
       step.state = "done";
     } else if (event.event === "answered") {
-      Object.assign(this, { text: event.text, seconds: event.seconds, finish: event.finish_reason, ballot: event.ballot, state: "answered" });
+      Object.assign(this, { text: event.text, seconds: event.seconds, finish: event.finish_reason, ballot: event.ballot, selections: event.selections, state: "answered" });
       const writer = this.final ?? this.winner;
       if (writer !== this.final) this.tokens = [...writer.tokens];
       else if (writer.tokens.at(-1)?.bytes === null) this.tokens.push(writer.tokens.at(-1));
@@ -105,10 +105,10 @@ class Answer {
     if (this.final.tokens[index]) this.tokens.push(this.final.tokens[index]);
   }
 
-  /* The member whose text won the vote. */
+  /* The step whose text was taken, its thoughts left out. */
   get winner() {
     const members = this.finals.map((id) => this.steps.get(id));
-    return members.find((step) => step.result?.text === this.text) ?? members[0];
+    return members.find((step) => step.result?.text === this.text) ?? members.find((step) => step.result?.text.endsWith(this.text)) ?? members[0];
   }
 
   end(error) {

@@ -62,6 +62,7 @@ class AnswerView {
       const { drafted, accepted } = answer.drafts();
       facts.push(["drafts accepted", drafted ? `${accepted} of ${drafted}` : "none made"], ["seconds", answer.seconds.toFixed(2)]);
       if (answer.finish === "length" || answer.finish === "context") facts.push(["ended", answer.finish === "length" ? "at most tokens" : "at the context's end"]);
+      for (const taken of answer.selections) facts.push(["taken", taken]);
       if (answer.ballot) facts.push(["vote", answer.ballot]);
     }
     return facts;
