@@ -10,7 +10,7 @@ from flowinfer.tasks.answers.anchors import SUPPOSED
 from flowinfer.tasks.answers.finding import Reader, find
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
 from flowinfer.tasks.answers.options import last_conclusion, named_option
-from flowinfer.tasks.answers.polarity import OPEN, WRONG, Polarity, asks_wrong, masked, polarity, tokens
+from flowinfer.tasks.answers.polarity import OPEN, WRONG, Polarity, asks_wrong, masked, polarity, singled_out, tokens
 from flowinfer.tasks.answers.quantities import find_number
 from flowinfer.tasks.answers.sentences import is_broken_off
 from flowinfer.tasks.answers.text import Found, Text
@@ -20,7 +20,8 @@ _ITEM = (
     r"(?:项|选项)?(?![a-z])"
 )
 _TIGHT = re.compile(
-    r"\s*(?:[,;(.。]\s*)?(?:[、/&+·|]|\band/or\b|\b(?:and|or|as well as|plus)\b|以及|[和与及]|或者?|还是)\s*"
+    r"\s*(?:[,;(.。]\s*)?(?:[、/&+·|]|\band/or\b|\b(?:and|or|as well as|plus)\b|(?<![,;.] )\bthen\b"
+    r"|以及|[和与及]|或者?|还是)\s*"
     rf"(?:also\s+|maybe\s+|perhaps\s+|possibly\s+|可能是?|选)?{_ITEM}",
     re.I,
 )
@@ -167,7 +168,7 @@ class _Letters(Reader):
         alone = said.bare if not (said.bare & said.wrong or OPEN.search(string)) else frozenset()
         for rule, letters in (
             ("first_line", leading if said.concluded in (None, leading) else None),
-            ("odd_one", self._odd_one(said, string)),
+            ("odd_one", self._odd_one(said, string) or singled_out(string, places, self.question)),
             ("concluded", said.concluded if said.concluded not in said.wrong - said.right else None),
             ("judged_right", right if len(right) == 1 else said.right if len(said.right) > 1 else None),
             ("only_letter", alone if len(alone) == 1 and not _is_reported(string, at_place[min(alone)]) else None),
