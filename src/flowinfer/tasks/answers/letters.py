@@ -243,6 +243,6 @@ def _leading(text: Text, letters: str) -> str | None:
     if match["after"] == ")" and not rest.strip():
         return match[1]
     others = letters.replace(match[1], "")
-    is_listing = re.search(rf"(?:^|[\n。.;,!?])[*(\[【]*(?:选项)?[{others}]\s*[)\]】*]*\s*[.、:)]\s*\S", rest)
+    is_listing = re.search(rf"(?:^|[\n。.;,!?]|[,;]\s)[*(\[【]*(?:选项)?[{others}]\s*[)\]】*]*\s*[.、:)]\s*\S", rest)
     is_judging = re.match(r"\s*(?:项|选项)?\s*(?:错|正确|不|对\b|[✗✘❌✓√✔✅])", rest)
     return None if is_listing or is_judging else match[1]

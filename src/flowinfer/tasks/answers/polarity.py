@@ -11,7 +11,7 @@ WRONG = r"错|不(?:对|正确|符|成立|行|合)|排除|\b(?:wrong|incorrect|f
 NEGATIVE = re.compile(
     rf"{WRONG}|有(?:语病|歧义|误)|不(?:是|选|能|属于|准确|恰当|可能|一致|[当应]选)|并非|均非|无关|片面|矛盾"
     r"|除了?[A-H\s]|无中生有|偷换|以偏概全|张冠李戴|[✗✘❌]|太绝对|过于绝对"
-    r"|eliminat|distract|\b(?:cannot|except|all but)\b|ruled? out|\bout\b"
+    r"|eliminat|distract|\b(?:cannot|except|(?:all|anything|everything) but)\b|ruled? out|\bout\b"
     r"|irrelevant|unrelated|\b(?:no|none|neither|nor)\b",
     re.I,
 )
@@ -29,7 +29,8 @@ _POSITIVE = re.compile(
     re.I,
 )
 CLAUSE = re.compile(
-    r"[。，；,;!?！？\n]|\.\s|(?<!\ball )\b(?:but|while|whereas|because|since)\b|而(?!是|且)|但是?|因为|由于"
+    r"[。，；,;!?！？\n]|\.\s|(?<!\ball )(?<!\banything )(?<!\beverything )"
+    r"\b(?:but|while|whereas|because|since)\b|而(?!是|且)|但是?|因为|由于"
     r"|(?<=[✗✘❌✓√✔✅])|(?<=[错对误确√]\))|(?<=错误)(?!的)|(?<=正确)(?!的)"
     r"|(?=其余|其[他它]|\bthe (?:other|rest|remaining)\b)|(?:→|⇒|=>)(?=\s*[A-H](?![A-Za-z]))",
     re.I,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from flowinfer.tasks.answers.anchors import REPORTED
-from flowinfer.tasks.answers.bounds import is_bound, opens_bound
+from flowinfer.tasks.answers.bounds import holds_bound, is_bound
 from flowinfer.tasks.answers.finding import Reader, find
 from flowinfer.tasks.answers.numbers import Number, asks_percent, clean, show, values
 from flowinfer.tasks.answers.numerals import spelled
@@ -55,8 +55,8 @@ _BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
 _BOLD_LINE = re.compile(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*")
 _BLANKED = re.compile(r"\((?:not|instead|rather)[^()]*\)|^[\s*]*\d{1,2}[.)]\s+(?=\D)")
 _NAMED_VALUES = re.compile(r"[\s$]*([a-z])\s*=[^=,a-z]+(?:,|;|\band\b)[\s$]*(?!\1)[a-z]\s*=[^=,a-z]+", re.I)
-_TERM = re.compile(r"=\s*-?[\d.]+\s?[nxyz][\s$.]*$")
-"""That a sentence ends with a term rather than a value: x = 12y."""
+_TERM = re.compile(r"(?:^|=)[\s$]*-?[\d.]+\s?[nyz][\s$.]*$|=\s*-?[\d.]+\s?x[\s$.]*$")
+"""That a stretch ends with a term rather than a value: x = 12y; 12x alone is also "12 times"."""
 _ALONE = re.compile(r"[\s$€£¥￥*#>-]*[\d,.]+[\s*.]*")
 _LAST_CLAUSE = re.compile(
     r",?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;]\s*(?:and\s+)?(?:so|thus|therefore|hence|which (?:leaves|gives"
@@ -82,12 +82,14 @@ class _Numbers(Reader):
     def boxed(self, box: Text) -> Found | None:
         if re.search(r"\d\s*,\s+-?\$?\d", clean(box.string)):
             return Found(None, "ambiguous", "boxed", box.span())
+        if holds_bound(clean(box.string), self.question):
+            return Found(None, "no_answer", "boxed", box.span())
         held = answer_in(box.string).value
         return Found(held, "ok", "boxed", box.span()) if held is not None else None
 
     def announced(self, text: Text, tails: list[Text]) -> Found | None:
         for tail in reversed(tails):
-            if opens_bound(tail.string, self.question):
+            if holds_bound(clean(tail.string), self.question) or _TERM.search(tail.string):
                 continue
             reading = answer_in(tail.string)
             if reading.is_ambiguous:
@@ -130,7 +132,7 @@ def _stated(sentence: Text, question: str) -> Found | None:
         return Found(None, "ambiguous", "conclusion", sentence.span())
     has_cue = bool(_CUE.search(string) or _BOLD_LINE.fullmatch(sentence.string))
     free = [item for item in values(string) if not _PASSED_OVER.search(string[: item[1]])]
-    found = [item for item in free if not is_bound(string[: item[1]], question)]
+    found = [item for item in free if not is_bound(string, item[1], item[2], question)]
     if _TERM.search(string) or (free and not found):
         return None
     if not found:
