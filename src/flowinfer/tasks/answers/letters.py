@@ -33,6 +33,14 @@ _GOES_ON = re.compile(
     r"\s*(?:$|[.。!！?？,;，；\n<、]|(?:because|since|as|for|both|all|are|together|too|also)\b|[都均皆全对]|因为|是?正确)",
     re.I,
 )
+_ALSO = re.compile(
+    rf"(?:{_ITEM}\s*(?:(?:is|would be|could be)\s+)?(?:also|too)\s+(?:correct|right|possible|acceptable|valid|works?)\b"
+    rf"|{_ITEM}\s*也(?:是?(?:正确|对)|可以?|行)|\((?:also|or)\s+{_ITEM}\s*\))(?![^.。\n]*(?:\b(?:but|though|less)\b|但))",
+    re.I,
+)
+"""That a further letter is as good as the one that was announced."""
+_REACH = 60
+"""Characters behind an announced letter in which such a one is looked for."""
 _LIST_DENIED = re.compile(rf"[^\n。.;；,，]{{0,12}}?(?:{WRONG})", re.I)
 _DENIED = re.compile(
     rf"[\s)\]】*项选]*[\"'”’]?\s*(?:[是都也并]?(?:is |was |are )?(?:{WRONG})|的(?:同学|人|学生|考生)"
@@ -98,7 +106,13 @@ class _Letters(Reader):
             if is_other and found.rule == "anchor" and _is_list(text.string[last_end:begin]):
                 found = Found(None, "ambiguous", "anchor", found.span)
             last, last_end = found, end
-        return last
+        if last is None or last.rule != "anchor" or asks_wrong(self.question):
+            return last
+        also = _ALSO.search(text.string, last_end)
+        if also is None or also.start() > last_end + _REACH:
+            return last
+        others = {*filter(None, also.groups())} & set(self.letters) - {last.value}
+        return Found(None, "ambiguous", "anchor", last.span) if others else last
 
     def _announcements(self, text: Text, tails: list[Text]) -> Iterator[tuple[int, int, Found]]:
         """Yield where each anchor's answer stands, and what it is."""
