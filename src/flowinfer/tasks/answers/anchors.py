@@ -16,11 +16,12 @@ _ENGLISH = (
     r"|(?:correct|right|best)\s+(?:option|choice|statement|one)[*_]*\s*(?:is|(?:would|should|must) be|:)"
     r"|(?:correct(?:ed)?|right|actual)\s+(?:total|number|amount|value|sum|figure|count|price|cost|time)[*_]*"
     r"\s*(?:is|was|:)|(?:i(?:'d| would|'ll| will)?|so)\s+(?:go with|choose|pick|select)|choose\s+option"
-    r"|i(?:'m| am)? lean(?:ing)? towards?"
+    r"|i(?:'m| am)? lean(?:ing)?(?: towards?)?"
 )
 _CHINESE = (
     r"(?:最终|正确|最后|标准|参考)?的?(?:答案|结果)(?:选项)?(?:其实|实际上|确实|[只可]能|[一必]定|显然|当然|自然|最终)?"
     r"(?:应[该当]?|就|选择|选)?(?:是|为|选|等于|[\"”]?:|=|】|\])"
+    r"|倾向于?(?=\s*[(\[【*\"“]*(?:选项?)?\s*[A-H](?![A-Za-z]))"
     r"|(?:正确|最终|最佳)的?选项(?:应该?|就)?(?:是|为|:)|我?的?选择(?:是|为|:)"
     r"|答(?:案)?\s*[:】]|(?:正确|最终)(?:选项|答案)(?=\s*[(\[【*\"“]*[A-H]{1,8}(?![A-Za-z]))"
     r"|(?<![可不以未供所挑备任者错误别会若果设如甲乙丙丁])(?:故|应该?|因此|所以|综上|本题|我|只能|则)?,?"
@@ -32,6 +33,8 @@ _CORRECTION = (
     r"|(?<!不)应[该当]?(?:为|是)(?!否|不|由)|而是|改[成为选]|correction\s*:"
     r"|(?:it|this|that)\s+should\s+(?:be|have been)"
     r"|(?:actually|rather),?\s+(?:it(?:'s| is)|the answer is)"
+    r"|it(?:'s| is) (?:actually|really)(?=\s+[(*$]*(?:-?\d|[A-H]\b))"
+    r"|(?<=[,;] )(?:sorry|oops|make that|i mean)[,:]*\s+(?=[(*$]*(?:-?\d|[A-H]\b))"
     r"|(?<=[.!?\n] )(?:(?:actually|no|wait|sorry|oops|rather|make that|i mean)[,:.…]*\s+){1,3}(?:it(?:'s| is)\s+)?"
     r"(?=[(*$]*(?:-?\d|[A-H]\b))"
 )

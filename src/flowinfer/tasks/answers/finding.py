@@ -42,7 +42,7 @@ def find(text: Text, reader: Reader) -> Found:
         if found.value is not None or (found.status != "no_answer" and part is not text):
             break
     is_whole = found.value is not None and part is text
-    if is_whole and reader.hears_denials and _is_taken_back(text):
+    if is_whole and (_RETRACTED.search(text.string) or (reader.hears_denials and _is_taken_back(text))):
         return Found(None, "no_answer", "taken_back", found.span)
     return found
 
@@ -78,10 +78,13 @@ _RETRACTION = re.compile(
 )
 _DENIED = re.compile(
     r"(?:that(?:'s| is| was| can't be| isn't|)|this (?:is|was)|\bit(?:'s| is)) (?:not |n't )?(?:quite )?"
-    r"(?:right|correct|wrong|incorrect)\b|(?<=[\d}$)]) (?:is|was) (?:wrong|incorrect|not (?:right|correct))\b",
+    r"(?:right|correct|wrong|incorrect)\b|(?<=[\d}$)]) (?:is|was) "
+    r"(?:wrong|incorrect|not (?:right|correct)|too (?:low|high|small|big|large))\b",
     re.I,
 )
-_FAULT = re.compile(r"not |n't|wrong|incorrect|can't", re.I)
+_RETRACTED = re.compile(rf"(?:{_RETRACTION.pattern})\W*$", re.I)
+"""That a text ends by taking back what it said."""
+_FAULT = re.compile(r"not |n't|wrong|incorrect|can't|too ", re.I)
 _REVISES = re.compile(
     r"\b(?:wait|hold on|hmm|actually|however|oops|but|instead|should)\b|但|不过|等等|其实|不对|应(?:该|当|为)|而是",
     re.I,

@@ -10,7 +10,7 @@ from flowinfer.tasks.answers.anchors import SUPPOSED
 from flowinfer.tasks.answers.finding import Reader, find
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
 from flowinfer.tasks.answers.options import last_conclusion, named_option
-from flowinfer.tasks.answers.polarity import OPEN, WRONG, Polarity, asks_wrong, masked, polarity, tokens
+from flowinfer.tasks.answers.polarity import OPEN, WRONG, Polarity, asks_wrong, masked, polarity, singled_out, tokens
 from flowinfer.tasks.answers.quantities import find_number
 from flowinfer.tasks.answers.sentences import is_broken_off
 from flowinfer.tasks.answers.text import Found, Text
@@ -20,7 +20,8 @@ _ITEM = (
     r"(?:项|选项)?(?![a-z])"
 )
 _TIGHT = re.compile(
-    r"\s*(?:[,;(.。]\s*)?(?:[、/&+·|]|\band/or\b|\b(?:and|or|as well as|plus)\b|以及|[和与及]|或者?|还是)\s*"
+    r"\s*(?:[,;(.。]\s*)?(?:[、/&+·|]|\band/or\b|\b(?:and|or|as well as|plus)\b|(?<![,;.] )\bthen\b"
+    r"|以及|[和与及]|或者?|还是)\s*"
     rf"(?:also\s+|maybe\s+|perhaps\s+|possibly\s+|可能是?|选)?{_ITEM}",
     re.I,
 )
@@ -32,6 +33,14 @@ _GOES_ON = re.compile(
     r"\s*(?:$|[.。!！?？,;，；\n<、]|(?:because|since|as|for|both|all|are|together|too|also)\b|[都均皆全对]|因为|是?正确)",
     re.I,
 )
+_ALSO = re.compile(
+    rf"(?:{_ITEM}\s*(?:(?:is|would be|could be)\s+)?(?:also|too)\s+(?:correct|right|possible|acceptable|valid|works?)\b"
+    rf"|{_ITEM}\s*也(?:是?(?:正确|对)|可以?|行)|\((?:also|or)\s+{_ITEM}\s*\))(?![^.。\n]*(?:\b(?:but|though|less)\b|但))",
+    re.I,
+)
+"""That a further letter is as good as the one that was announced."""
+_REACH = 60
+"""Characters behind an announced letter in which such a one is looked for."""
 _LIST_DENIED = re.compile(rf"[^\n。.;；,，]{{0,12}}?(?:{WRONG})", re.I)
 _DENIED = re.compile(
     rf"[\s)\]】*项选]*[\"'”’]?\s*(?:[是都也并]?(?:is |was |are )?(?:{WRONG})|的(?:同学|人|学生|考生)"
@@ -97,7 +106,13 @@ class _Letters(Reader):
             if is_other and found.rule == "anchor" and _is_list(text.string[last_end:begin]):
                 found = Found(None, "ambiguous", "anchor", found.span)
             last, last_end = found, end
-        return last
+        if last is None or last.rule != "anchor" or asks_wrong(self.question):
+            return last
+        also = _ALSO.search(text.string, last_end)
+        if also is None or also.start() > last_end + _REACH:
+            return last
+        others = {*filter(None, also.groups())} & set(self.letters) - {last.value}
+        return Found(None, "ambiguous", "anchor", last.span) if others else last
 
     def _announcements(self, text: Text, tails: list[Text]) -> Iterator[tuple[int, int, Found]]:
         """Yield where each anchor's answer stands, and what it is."""
@@ -167,7 +182,7 @@ class _Letters(Reader):
         alone = said.bare if not (said.bare & said.wrong or OPEN.search(string)) else frozenset()
         for rule, letters in (
             ("first_line", leading if said.concluded in (None, leading) else None),
-            ("odd_one", self._odd_one(said, string)),
+            ("odd_one", self._odd_one(said, string) or singled_out(string, places, self.question)),
             ("concluded", said.concluded if said.concluded not in said.wrong - said.right else None),
             ("judged_right", right if len(right) == 1 else said.right if len(said.right) > 1 else None),
             ("only_letter", alone if len(alone) == 1 and not _is_reported(string, at_place[min(alone)]) else None),
@@ -242,6 +257,6 @@ def _leading(text: Text, letters: str) -> str | None:
     if match["after"] == ")" and not rest.strip():
         return match[1]
     others = letters.replace(match[1], "")
-    is_listing = re.search(rf"(?:^|[\n。.;,!?])[*(\[【]*(?:选项)?[{others}]\s*[)\]】*]*\s*[.、:)]\s*\S", rest)
+    is_listing = re.search(rf"(?:^|[\n。.;,!?]|[,;]\s)[*(\[【]*(?:选项)?[{others}]\s*[)\]】*]*\s*[.、:)]\s*\S", rest)
     is_judging = re.match(r"\s*(?:项|选项)?\s*(?:错|正确|不|对\b|[✗✘❌✓√✔✅])", rest)
     return None if is_listing or is_judging else match[1]

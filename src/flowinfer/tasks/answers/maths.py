@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flowinfer.tasks.answers.bounds import has_only_bounds, holds_bound
 from flowinfer.tasks.answers.finding import Reader, find
 from flowinfer.tasks.answers.kinds import Gold
 from flowinfer.tasks.answers.readers import read_boxed, read_stretch
@@ -24,11 +25,17 @@ class _Mathematics(Reader):
     gold: Gold
     hears_after_box: bool = False
 
+    @property
+    def _takes_no_bound(self) -> bool:
+        return self.gold.kind in ("number", "expression")
+
     def boxed(self, box: Text) -> Found:
         return Found(read_boxed(box.string, self.gold), "ok", "boxed", box.span())
 
     def announced(self, text: Text, tails: list[Text]) -> Found | None:
         for tail in reversed(tails):
+            if self._takes_no_bound and holds_bound(tail.string, self.question):
+                continue
             if (shown := read_stretch(tail.string, self.gold, is_anchored=True)) is not None:
                 return Found(shown, "ok", "anchor", tail.span())
         return None
@@ -41,6 +48,8 @@ class _Mathematics(Reader):
         is_read_whole = told or self.gold.kind in ("truth", "words")  # else it is all comments and suppositions
         last = [("whole", whole)] if is_read_whole else []  # for answers over several lines
         for rule, part in [*(("sentence", part) for part in reversed(told)), *last]:
+            if self._takes_no_bound and has_only_bounds(part.string, self.question):
+                continue
             if self.gold.kind not in ("truth", "words") and is_refusal(part.string):
                 break
             if (shown := read_stretch(part.string, self.gold, is_anchored=False)) is not None:

@@ -11,7 +11,7 @@ WRONG = r"错|不(?:对|正确|符|成立|行|合)|排除|\b(?:wrong|incorrect|f
 NEGATIVE = re.compile(
     rf"{WRONG}|有(?:语病|歧义|误)|不(?:是|选|能|属于|准确|恰当|可能|一致|[当应]选)|并非|均非|无关|片面|矛盾"
     r"|除了?[A-H\s]|无中生有|偷换|以偏概全|张冠李戴|[✗✘❌]|太绝对|过于绝对"
-    r"|eliminat|distract|\b(?:cannot|except|all but)\b|ruled? out|\bout\b"
+    r"|eliminat|distract|\b(?:cannot|except|(?:all|anything|everything) but)\b|ruled? out|\bout\b"
     r"|irrelevant|unrelated|\b(?:no|none|neither|nor)\b",
     re.I,
 )
@@ -25,11 +25,12 @@ OPEN = re.compile(
 _IMAGINED = re.compile(r"\bif\b[^.\n]*\bwould\b[^.\n]*[.\n]?\s*$", re.I)
 _POSITIVE = re.compile(
     r"正确|准确|恰当|合适|对的|成立|符合|才[是对]|最佳|当选|一致|吻合|无误|[✓√✔✅]"
-    r"|correct|right|true|best|better|likely|the answer|is the one|\byes\b|\bfits?\b",
+    r"|correct|right|true|\baccurate|best|better|likely|the answer|is the one|\byes\b|\bfits?\b",
     re.I,
 )
 CLAUSE = re.compile(
-    r"[。，；,;!?！？\n]|\.\s|(?<!\ball )\b(?:but|while|whereas|because|since)\b|而(?!是|且)|但是?|因为|由于"
+    r"[。，；,;!?！？\n]|\.\s|(?<!\ball )(?<!\banything )(?<!\beverything )"
+    r"\b(?:but|while|whereas|because|since)\b|而(?!是|且)|但是?|因为|由于"
     r"|(?<=[✗✘❌✓√✔✅])|(?<=[错对误确√]\))|(?<=错误)(?!的)|(?<=正确)(?!的)"
     r"|(?=其余|其[他它]|\bthe (?:other|rest|remaining)\b)|(?:→|⇒|=>)(?=\s*[A-H](?![A-Za-z]))",
     re.I,
@@ -136,6 +137,38 @@ def polarity(string: str, places: list[int]) -> Polarity:
         if match.start(1) in places and not OPEN.search(before):
             concluded = match[1]
     return Polarity(**{name: frozenset(letters) for name, letters in said.items()}, concluded=concluded)
+
+
+_EXCEPTED = re.compile(
+    r"\b(?:all|every\w*|each)\b[^.\n]{0,40}\b(?:except|other than|apart from)\b|\bexcept\b[^.\n]{0,20}\b(?:all|every)\b"
+    r"|\b(?:all|every|each)(?: (?:of )?(?:the(?:m|se)?|those))?(?: (?:option|statement|choice|answer|one)s?)? but\b"
+    r"|(?<![排删去消])除",
+    re.I,
+)
+"""That what is said of all options does not hold for the one that is named: all but B, 除B外."""
+_ONLY = re.compile(
+    r"(?<!not )\bonly\s+(?:option |choice |statement |answer )?\W?$|(?<!不)(?:只有|唯有|仅)\W?(?:选项)?$", re.I
+)
+
+
+def singled_out(string: str, places: list[int], question: str) -> str | None:
+    """Return the only letter of a text where it says that all others, or it alone, are wrong or right, as asked.
+
+    Example: "All but B are correct" is B where the false one is asked for.
+    """
+    if len(places) != 1:
+        return None
+    before = re.split(r"[。\n!?;]|\.\s", string[: places[0]])[-1]
+    sentence = before + re.split(r"[。\n!?;]|\.\s", string[places[0] :])[0]
+    is_only = bool(_ONLY.search(before))
+    is_excepted = not is_only and bool(_EXCEPTED.search(sentence))
+    if not (is_only or is_excepted):
+        return None
+    is_judged_wrong = bool(re.search(WRONG, sentence, re.I))
+    is_judged = is_judged_wrong or re.search(r"[都均全]对", sentence) or _POSITIVE.search(sentence)
+    if not is_judged or OPEN.search(sentence):
+        return None
+    return string[places[0]] if (is_judged_wrong != is_excepted) == asks_wrong(question) else None
 
 
 def asks_wrong(question: str) -> bool:

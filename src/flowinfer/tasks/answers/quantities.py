@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from flowinfer.tasks.answers.anchors import REPORTED
+from flowinfer.tasks.answers.bounds import holds_bound, is_bound
 from flowinfer.tasks.answers.finding import Reader, find
 from flowinfer.tasks.answers.numbers import Number, asks_percent, clean, show, values
 from flowinfer.tasks.answers.numerals import spelled
@@ -32,7 +33,7 @@ _CUE = re.compile(
 )
 _PASSED_OVER = re.compile(
     r"(?:(?:\bnot|n't|不是|并非|而非)\s*\$?|\b(?:step|case|part|question|problem|example|figure|option|method"
-    r"|no\.)\s*#?|第)$",
+    r"|no\.)\s*#?|\b(?:equation|formula|eq\.|theorem|line|page|table)\s*\(?|第)$",
     re.I,
 )
 _VERB = re.compile(
@@ -54,6 +55,8 @@ _BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
 _BOLD_LINE = re.compile(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*")
 _BLANKED = re.compile(r"\((?:not|instead|rather)[^()]*\)|^[\s*]*\d{1,2}[.)]\s+(?=\D)")
 _NAMED_VALUES = re.compile(r"[\s$]*([a-z])\s*=[^=,a-z]+(?:,|;|\band\b)[\s$]*(?!\1)[a-z]\s*=[^=,a-z]+", re.I)
+_TERM = re.compile(r"(?:^|=)[\s$]*-?[\d.]+\s?[nyz][\s$.]*$|=\s*-?[\d.]+\s?x[\s$.]*$")
+"""That a stretch ends with a term rather than a value: x = 12y; 12x alone is also "12 times"."""
 _ALONE = re.compile(r"[\s$€£¥￥*#>-]*[\d,.]+[\s*.]*")
 _LAST_CLAUSE = re.compile(
     r",?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;]\s*(?:and\s+)?(?:so|thus|therefore|hence|which (?:leaves|gives"
@@ -79,11 +82,15 @@ class _Numbers(Reader):
     def boxed(self, box: Text) -> Found | None:
         if re.search(r"\d\s*,\s+-?\$?\d", clean(box.string)):
             return Found(None, "ambiguous", "boxed", box.span())
+        if holds_bound(clean(box.string), self.question):
+            return Found(None, "no_answer", "boxed", box.span())
         held = answer_in(box.string).value
         return Found(held, "ok", "boxed", box.span()) if held is not None else None
 
     def announced(self, text: Text, tails: list[Text]) -> Found | None:
         for tail in reversed(tails):
+            if holds_bound(clean(tail.string), self.question) or _TERM.search(tail.string):
+                continue
             reading = answer_in(tail.string)
             if reading.is_ambiguous:
                 return Found(None, "ambiguous", "anchor", tail.span())
@@ -103,7 +110,7 @@ class _Numbers(Reader):
             if is_refusal(part.string):
                 last, is_refused = None, True
                 continue
-            found = _stated(part)
+            found = _stated(part, self.question)
             if found is None or (is_refused and found.rule in _WEAK_RULES):
                 continue
             if found.value is not None:
@@ -115,7 +122,7 @@ class _Numbers(Reader):
         return last or Found(None, "no_answer", "none", None)
 
 
-def _stated(sentence: Text) -> Found | None:
+def _stated(sentence: Text, question: str) -> Found | None:
     """Read a sentence that concludes, works out a value, or only mentions a number."""
     string = _BLANKED.sub(lambda match: " " * len(match[0]), clean(sentence.string))
     begin = _last_clause(string)
@@ -124,7 +131,10 @@ def _stated(sentence: Text) -> Found | None:
     if "±" in string or _NAMED_VALUES.fullmatch(string):
         return Found(None, "ambiguous", "conclusion", sentence.span())
     has_cue = bool(_CUE.search(string) or _BOLD_LINE.fullmatch(sentence.string))
-    found = [item for item in values(string) if not _PASSED_OVER.search(string[: item[1]])]
+    free = [item for item in values(string) if not _PASSED_OVER.search(string[: item[1]])]
+    found = [item for item in free if not is_bound(string, item[1], item[2], question)]
+    if _TERM.search(string) or (free and not found):
+        return None
     if not found:
         last = string[begin:] if spelled(string[begin:]) else string
         if (numeral := spelled(last)) is None:

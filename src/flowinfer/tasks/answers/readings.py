@@ -155,6 +155,8 @@ _CONDITION = re.compile(
     r"|\b(?:from|per|at|by|to|than|not|every|each|over|on|(?<=\d )of)(?: the)?|每[^\d,，]{0,4}|不是|而非)[\s*$]*$",
     re.I,
 )
+_GLOSS = re.compile(r"\((?:=|or|i\.e\.,?|that is,?)?\s*(\d[\d.,]*\s?(?:[a-z]+|个?[\u4e00-\u9fff]{1,3}))\)", re.I)
+"""The same in another unit: 1.2 hours (72 minutes)."""
 _RESULT = re.compile(r"[=≈][\s(]*$")
 
 
@@ -168,7 +170,7 @@ def asked_value(stretch: str, question: str, value: str) -> str:
         question: its last "how many" or 多少 counts.
         value: the number read without the question, as `show` writes it.
     """
-    string = main_clause(clean(stretch))
+    string = main_clause(_GLOSS.sub(r", \1", clean(stretch)))
     told = []
     for number, start, end in values(string):
         unit = _UNIT_AFTER.match(string, end)
