@@ -176,11 +176,11 @@ def test_a_plan_writes_beside_others_what_it_writes_alone_and_every_step_ends_on
 
 
 def alike(one: Trace, other: Trace) -> bool:
-    """Return whether traces are equal, save for what lost members wrote, and questions that failed."""
+    """Return whether traces are equal, save for what lost members wrote and took, and questions that failed."""
     if one.error or other.error:
         return bool(one.error and other.error)
     is_whole = not any(taken.lost for taken in one.selections)
-    said = [(trace.answer, trace.ballot, trace.selections, is_whole and trace.steps) for trace in (one, other)]
+    said = [(trace.answer, trace.ballot, is_whole and (trace.selections, trace.steps)) for trace in (one, other)]
     return said[0] == said[1]
 
 
