@@ -196,6 +196,7 @@ def test_questions_are_shared_out_so_that_all_have_as_much_to_do() -> None:
     assert lengths == sorted(lengths, reverse=True)
 
 
+@pytest.mark.slow
 def test_real_replicas_answer_as_one_process_does(tmp_path: Path) -> None:
     """Steps in series and in parallel, drafts and sampling; a second run takes all steps from the cache."""
     text = "defaults { max_tokens = 4 }\nQwen -> (Yi | Ds)[temperature=0.8]"
