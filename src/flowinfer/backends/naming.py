@@ -11,7 +11,7 @@ from flowinfer.spec import ModelSpec
 
 @contextmanager
 def naming(spec: ModelSpec) -> Iterator[None]:
-    """Say which model an error of its tokenizer or chat template is about."""
+    """Say which model an error of its tokenizer, vocabulary or chat template is about."""
     try:
         yield
     except LoadError as error:

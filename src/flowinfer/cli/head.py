@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from flowinfer.cli.inputs import MODELS, ZooOption, checked_text
+from flowinfer.cli.serve import LOOPBACK
 from flowinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from flowinfer.backends.base import Session, TokenModel
     from flowinfer.planning.plan import Plan
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _LEAST_KEY = 16
 
 
@@ -56,7 +56,7 @@ def command(
         raise UsageError(f"--listen {listen}: expected HOST:PORT", help="127.0.0.1:7070, for one")
     host, port = place
     key = _key(key_env)
-    if not key and host not in _LOOPBACK:
+    if not key and host not in LOOPBACK:
         raise UsageError(
             f"who reaches {host}:{port} could use this head, and nobody would have to show a key",
             help="--key-env VARIABLE names the variable that holds one",

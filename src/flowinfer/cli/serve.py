@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _QUESTION = "Solve 3*x + 5 = 20 for x."
 """To try: the lab's models can answer it."""
 _LEAST_KEY = 8
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Addresses that no other machine reaches."""
 
 
 def command(
@@ -98,7 +99,7 @@ def command(
         if error.name not in ("starlette", "uvicorn", "prometheus_client"):
             raise
         raise UsageError("serve needs packages that are not installed", help="pip install 'flowinfer[serve]'") from None
-    if not keys and host not in _LOOPBACK:
+    if not keys and host not in LOOPBACK:
         _say(f"warning: anybody who reaches {host}:{port} can use this server; --api-key-env asks for a key")
 
     def ready(address: str, name: str | None) -> None:

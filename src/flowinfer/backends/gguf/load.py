@@ -6,8 +6,7 @@ import hashlib
 import json
 import os
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +21,7 @@ from flowinfer.backends.gguf.context import Settings
 from flowinfer.backends.gguf.library import last_problem, library
 from flowinfer.backends.gguf.session import GgufSession
 from flowinfer.backends.gguf.tokens import Apart, GgufTokenizer
+from flowinfer.backends.naming import naming
 from flowinfer.backends.versions import installed
 from flowinfer.errors import LoadError
 from flowinfer.fusion.ends import configured_ends, eos_ids
@@ -87,7 +87,7 @@ class GgufModel(TokenModel):
     def __init__(self, spec: ModelSpec, stored: Stored, file: Gguf, weights: Weights) -> None:
         self.name = spec.name
         self._spec = spec
-        with _naming(spec):
+        with naming(spec):
             with STARTUP.waiting_for("vocabulary", spec.name):
                 known = _tokens(weights, file)
             self._told = _told(weights, GgufTokenizer(weights.vocabulary, known), file.chat_template)
@@ -129,7 +129,7 @@ class GgufModel(TokenModel):
 
     def prompt(self, text: str, prefill: str = "", turns: Sequence[Turn] = ()) -> Prompt:
         """Apply the chat template, if any, and tokenize; where llama.cpp begins every prompt with a token, so here."""
-        with _naming(self._spec):
+        with naming(self._spec):
             prompt = self._prompts.build(text, prefill, turns)
         begin = self.tokenizer.begin_id
         return prompt if begin is None or prompt.ids[:1] == (begin,) else replace(prompt, ids=(begin, *prompt.ids))
@@ -156,7 +156,7 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> GgufModel:
     del dtype
     library()
     with STARTUP.waiting_for("network", spec.name):
-        with _naming(spec):
+        with naming(spec):
             stored = fetch(spec.ref, spec.revision)
             file = read_gguf(stored.path)
         weights = Weights(spec, stored.path, device)
@@ -224,12 +224,3 @@ def _told(weights: Weights, tokenizer: GgufTokenizer, template: str | None) -> A
     ends = [i for i in range(len(tokenizer.tokens.pieces)) if lib.llama_vocab_is_eog(weights.vocabulary, i)]
     end = ids["eos_token"] if ids["eos_token"] >= 0 else None
     return _Told(tokenizer, template, names, end, SimpleNamespace(eos_token_id=ends))
-
-
-@contextmanager
-def _naming(spec: ModelSpec) -> Iterator[None]:
-    """Say which model an error of its vocabulary or chat template is about."""
-    try:
-        yield
-    except LoadError as error:
-        raise LoadError(f"model '{spec.name}' ({spec.ref}): {error.message}", help=error.help) from error
