@@ -36,7 +36,7 @@ from flowinfer.runs.answering import Answered, Task
 from flowinfer.runs.live import LiveProgress
 from flowinfer.runs.replicas.cluster import PAUSE_SECONDS
 from flowinfer.runs.replicas.pool import Hear, ReplicaPool, Setting
-from flowinfer.runs.replicas.wire import Ask, Done, Ready, Start, line_of, said
+from flowinfer.runs.replicas.wire import Answer, Ask, Done, Ready, Start, line_of, said
 from flowinfer.runs.run_on import run_on
 from flowinfer.runs.store import Run, read_records, record_line
 from flowinfer.runs.summary import summarize
@@ -178,7 +178,7 @@ def driver_cost(records: Sequence[Record], num_replicas: int, questions: int, wo
     asked = [named(records[number % len(records)], f"q{number}") for number in range(questions)]
     steps = tuple((step.id, True) for step in merge([plan]).steps)
     told = {
-        one.question.id: line_of(Done(number=0, plan=0, steps=steps, broken={}, line=record_line(one).decode()))
+        one.question.id: line_of(Answer(Done(number=0, plan=0, steps=steps, broken={}), record_line(one)))
         for one in asked
     }
     kept = Run.create(work / "driver", flow, plan, {}, datetime.now(UTC))

@@ -25,11 +25,10 @@ from flowinfer.planning.plan import Plan
 from flowinfer.results import Question, Record, StepResult, Trace
 from flowinfer.runs.answering import Answered, Answerer, Answering, Owners, Stepped, Task
 from flowinfer.runs.cache import DiskStepCache
-from flowinfer.runs.jsonlog import decoded
 from flowinfer.runs.replicas import pool
 from flowinfer.runs.replicas.pool import Gone, Hear, ReplicaLost, ReplicaPool, Setting
 from flowinfer.runs.replicas.sharing import divided, shares
-from flowinfer.runs.replicas.wire import Ask, Done, Failed, Ready, Start, plan_data, read_plans
+from flowinfer.runs.replicas.wire import Answer, Ask, Done, Failed, Ready, Start, plan_data, read_plans
 from flowinfer.runs.store import record_line
 from flowinfer.spec import ModelSpec
 from tests.engine.plans import QUESTIONS, chain, member, questions
@@ -66,9 +65,9 @@ class Scripted:
             trace = Trace(
                 question_id=ask.question.id, answer=steps[-1].text, finish_reason="eos", seconds=0.0, steps=tuple(steps)
             )
-            line = decoded(record_line(Record(question=ask.question, trace=trace)))
             told = tuple((use.shared, True) for use in uses)
-            self.hear(Done(number=ask.number, plan=plan, steps=told, broken={}, line=line))
+            done = Done(number=ask.number, plan=plan, steps=told, broken={})
+            self.hear(Answer(done, record_line(Record(question=ask.question, trace=trace))))
 
     def kill(self) -> None:
         self.die()

@@ -20,13 +20,24 @@ from pydantic import BaseModel
 from flowinfer import errors
 from flowinfer.engine.base import Observer
 from flowinfer.errors import DeviceLost, FlowInferError, RunError
-from flowinfer.output.secrets import redacted
 from flowinfer.planning.merge import merge
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Record, Trace
 from flowinfer.runs.answering import Answered, Owners, Stepped, Task, needed
-from flowinfer.runs.jsonlog import encoded
-from flowinfer.runs.replicas.wire import Ask, Done, Failed, Loading, Notice, Ready, Said, Start, Tokens, plan_data
+from flowinfer.runs.jsonlog import is_clean
+from flowinfer.runs.replicas.wire import (
+    Answer,
+    Ask,
+    Done,
+    Failed,
+    Loading,
+    Notice,
+    Ready,
+    Said,
+    Start,
+    Tokens,
+    plan_data,
+)
 from flowinfer.runs.store import read_record
 from flowinfer.startup import STARTUP
 
@@ -242,9 +253,9 @@ class ReplicaPool:
         if not isinstance(said, Gone):
             replica.num_silent, replica.is_heard = 0, True
         match said:
-            case Done():
+            case Answer():
                 STARTUP.first_token()
-                yield from self._end(replica, said)
+                yield from self._end(replica, said.done, said.line)
             case Ready():
                 replica.is_ready = True
                 self._num_here += replica.num_starts > 1  # one that starts for the first time is counted
@@ -270,12 +281,11 @@ class ReplicaPool:
             self._noticed.add(text)
             self._observer.notice(text)
 
-    def _end(self, replica: _Replica, done: Done) -> Iterator[Stepped | Answered]:
+    def _end(self, replica: _Replica, done: Done, line: bytes) -> Iterator[Stepped | Answered]:
         """Take an answer."""
         one = replica.asked[done.number]
         self.broken |= done.broken
         yield from self._stepped(one, done.steps)
-        line = encoded(done.line)
         record = read_record(line)
         for result in record.trace.steps:
             self._observer.finished(record.question.id, result)
@@ -289,8 +299,7 @@ class ReplicaPool:
             replica.limit = min(self._most, 2 * replica.limit)
             self._fill(replica)
             self._show_now_and_then()
-        is_clean = redacted(done.line) == done.line  # it may know less than this process
-        yield Answered(one.task, done.plan, record, is_last=not one.left, line=line if is_clean else None)
+        yield Answered(one.task, done.plan, record, is_last=not one.left, line=line if is_clean(line) else None)
 
     def _stepped(self, one: _Open, steps: Iterable[tuple[str, bool]]) -> Iterator[Stepped]:
         """Tell of steps, once each: one that has lost its replica may run again."""
