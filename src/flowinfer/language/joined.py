@@ -16,7 +16,7 @@ from flowinfer.language.nearness import did_you_mean
 from flowinfer.language.texts import quote
 from flowinfer.machine import has_weights, hub_snapshot
 from flowinfer.stores.gguf import SUFFIX
-from flowinfer.stores.refs import HUB, OLLAMA, gguf_files, is_stored
+from flowinfer.stores.refs import HUB, OLLAMA, barred, gguf_files, is_barred, is_stored
 
 AND = "+"
 """Joins models into one word."""
@@ -91,14 +91,17 @@ def meant(model: str) -> tuple[str, bool]:
     if is_stored(model):
         return model, True
     if not os.path.exists(ref):
-        raise UsageError(f"no file or folder '{model}'", help=_cure(model, ref))
+        told = f"'{model}' is a link to nothing" if os.path.islink(ref) else f"no file or folder '{model}'"
+        raise UsageError(told, help=_cure(model, ref))
     return ref, not os.path.isfile(os.path.join(ref, "config.json"))
 
 
 def _cure(model: str, path: str) -> str:
     """Return what may have been meant by a path with nothing there: another file, or one of the hub's."""
     folder, name = os.path.split(path)
-    there = sorted(one.name for one in Path(folder).glob(f"*{SUFFIX}")) if os.path.isdir(folder) else []
+    if is_barred(Path(folder)):
+        return barred(Path(folder))
+    there = sorted(one.name for one in Path(folder).glob(f"*{SUFFIX}") if os.path.exists(one))
     if near := did_you_mean(name, there, prefix=model.removesuffix(name)):
         return near
     is_hub = re.fullmatch(rf"[\w-][\w.-]*/[\w.-]+/.+{re.escape(SUFFIX)}", model)
@@ -110,13 +113,13 @@ def _is_folder(word: str) -> bool:
     if not os.path.isdir(word):
         return False
     folder = Path(word)
-    return (folder / "config.json").is_file() or (any(folder.glob(f"*{SUFFIX}")) and not any(folder.glob("*.flow")))
+    return os.path.isfile(folder / "config.json") or (any(folder.glob(f"*{SUFFIX}")) and not any(folder.glob("*.flow")))
 
 
 def short_name(model: str) -> str:
     """Return what to call a model."""
     name = model.removeprefix(OLLAMA).removeprefix(HUB).rstrip("/").rpartition("/")[2]
-    name = name.removesuffix(SUFFIX) or Path(model).resolve().name
+    name = re.sub(r"-\d{5}-of-\d{5}$", "", name.removesuffix(SUFFIX)) or Path(model).resolve().name
     return "".join(one for one in name if one.isprintable()) or "model"
 
 
