@@ -57,7 +57,8 @@ _GPU = "cuda:(0|[1-9][0-9]*)"
 ELSEWHERE = r"(?!cpu:|cuda:|auto:)[\w.-]+:[1-9]\d{0,4}|\[[0-9a-fA-F:.]+\]:[1-9]\d{0,4}"
 DEVICES = "auto, cpu, cuda, cuda:N, or HOST:PORT of a head elsewhere"
 _NOT_TRIED = (
-    f"{DEVICES} (transformers was never tried on Apple's GPUs here; a model's GGUF file computes there: backend=gguf)"
+    f"{DEVICES} (transformers was never tried on Apple's GPUs here;"
+    " a model's GGUF file computes there: backend=gguf, gpu_layers=-1)"
 )
 SPLIT_DEVICES = 'one device, or a list of two or more different GPUs, as in ["cuda:0", "cuda:1"]'
 """What the option `device` can be, in words."""
