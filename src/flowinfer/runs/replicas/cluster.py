@@ -21,10 +21,10 @@ from flowinfer.errors import UsageError
 from flowinfer.machine import Machine
 from flowinfer.registry import backends
 from flowinfer.runs.replicas.hosts import Host, Spread, Wanted, spread
-from flowinfer.runs.replicas.local import Process, threads_for
+from flowinfer.runs.replicas.local import ANSWERS, HearLine, Process, reading, threads_for
 from flowinfer.runs.replicas.node import Look, differences, look
 from flowinfer.runs.replicas.pool import Gone, Hear
-from flowinfer.runs.replicas.wire import line_of, said
+from flowinfer.runs.replicas.wire import line_of
 from flowinfer.spec import ModelSpec
 
 _LOOK_SECONDS = 60.0
@@ -105,7 +105,11 @@ class ClusterSite:
         self._links: list[_Link] = []
 
     def start(self, index: int, hear: Hear) -> _Link:
-        """Start an actor, on its own host or, where that has gone, on another with room."""
+        """Start a replica of a run, on its own host or, where that has gone, on another with room."""
+        return self.begin(index, ANSWERS, reading(hear))
+
+    def begin(self, index: int, program: str, hear: HearLine) -> _Link:
+        """Start an actor; see `LocalSite.begin`."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -119,7 +123,7 @@ class ClusterSite:
                 max_concurrency=4,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(host.id, soft=True),
             )
-            .remote({"OMP_NUM_THREADS": threads_for(where.cores)})
+            .remote(program, {"OMP_NUM_THREADS": threads_for(where.cores)})
         )
         self._links.append(_Link(ray, actor, hear, f"no node has {needs} free"))
         return self._links[-1]
@@ -136,9 +140,9 @@ class ClusterSite:
 class _Relay:
     """An actor: a replica's process beside it, and its lines."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, program: str, environment: Mapping[str, str]) -> None:
         self._said: queue.SimpleQueue[bytes | str] = queue.SimpleQueue()
-        self._process = Process(self._said.put, self._said.put, environment, ())
+        self._process = Process(program, self._said.put, self._said.put, environment, ())
 
     def is_here(self) -> bool:
         """Return True, once the actor has a place."""
@@ -162,7 +166,7 @@ class _Relay:
 class _Link:
     """An actor as the pool sees it."""
 
-    def __init__(self, ray: Ray, actor: Any, hear: Hear, no_room: str) -> None:
+    def __init__(self, ray: Ray, actor: Any, hear: HearLine, no_room: str) -> None:
         self._ray, self._actor, self._hear, self._no_room = ray, actor, hear, no_room
         self._is_over = False
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -186,7 +190,7 @@ class _Link:
             while how is None and not self._is_over:
                 for line in self._ray.get(self._actor.read.remote()):
                     if isinstance(line, bytes):
-                        self._hear(said(line))
+                        self._hear(line)
                     else:
                         how = line
         except self._ray.exceptions.GetTimeoutError:
