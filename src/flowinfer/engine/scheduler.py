@@ -132,7 +132,13 @@ class Scheduler:
         most: int | None = None,
         waves: Sequence[Sequence[SharedStep]] = (),
     ) -> Iterator[Finished]:
-        """Yield every wanted step of every question as it ends; see `Runner`."""
+        """Yield every wanted step of every question as it ends.
+
+        Args:
+            source: of questions, taken as others leave; None = it has none now, but may have later.
+            most: questions on their way at once; None = all.
+            waves: steps whose models are in memory together, where not all are; each wave over all questions.
+        """
         rules = [one.selection.quorum for one in self._quorums.values()]
         has_clock = any(rule and (rule.timeout is not None or rule.wait is not None) for rule in rules)
         self._goes_by_clock = has_clock and len(waves) <= 1  # else members wait for one another's turn

@@ -15,7 +15,7 @@ from flowinfer.planning.merge import SharedStep, Use, beside
 from flowinfer.planning.placement import ready
 from flowinfer.planning.plan import Plan, Step, columns, members
 from flowinfer.results import Question
-from flowinfer.runs.experiment import majority
+from flowinfer.runs.judging import majority
 from flowinfer.spec import Flow
 from flowinfer.sweeps.placing import place_all
 
