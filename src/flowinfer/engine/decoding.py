@@ -197,7 +197,8 @@ class DecodingLoop:
         if is_short and self.batch != 1:
             self._halve(error)
             return ()
-        problem = _too_large(self.step) if is_short else reason(error)
+        told = error.message if isinstance(error, HeadCut) else reason(error)
+        problem = _too_large(self.step) if is_short else told
         self.let_go()
         if len(rows) > 1:
             rows.sort(key=lambda row: sum(map(len, row.prompts.values())))

@@ -369,7 +369,8 @@ class Scheduler:
         turn = waiting.made_for
         names = dict(zip(self._first[waiting.loop].nodes, turn.shared.nodes, strict=True))
         stored = ordered(moved(result, names, turn.shared.step), self._order(turn))
-        self._caching.cache_of(turn.shared, turn.asked).put(waiting.key, stored)
+        if all(head.lost_at is None for head in stored.heads):
+            self._caching.cache_of(turn.shared, turn.asked).put(waiting.key, stored)
         return stored
 
     def _share(self, stored: StepResult, waiting: Waiting, turn: Turn) -> StepResult:
