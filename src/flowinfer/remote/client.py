@@ -20,6 +20,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from flowinfer.backends.aside import waiting
 from flowinfer.backends.base import Prompt, Session, TokenModel, Turn
 from flowinfer.errors import HeadCut, HeadLost, LoadError, MemoryShort, RunError
 from flowinfer.fusion.certified import Candidates
@@ -122,7 +123,7 @@ class RemoteModel(TokenModel):
         Raises:
             HeadLost: there is none to be had.
         """
-        with self._lock:
+        with waiting(), self._lock:
             self._reconnect()
         return RemoteSession(self, next(self._numbers))
 
@@ -146,8 +147,7 @@ class RemoteModel(TokenModel):
             except WireError as error:
                 if time.monotonic() >= until or isinstance(error, KeyRefused):
                     self._is_lost = True
-                    cure = "what was answered is kept: --resume goes on once the head is there again"
-                    raise HeadLost(f"{self.where} is lost: {error}", help=cure) from error
+                    raise HeadLost(f"{self.where} is lost: {error}") from error
                 time.sleep(0.5)
                 continue
             if about.get("vocabulary") != self._fingerprint:
@@ -178,7 +178,7 @@ class RemoteModel(TokenModel):
             MemoryShort: it has not enough memory.
             HeadLost: it is not there any more.
         """
-        with self._lock:
+        with waiting(), self._lock:
             if not isinstance(question, asked.Work):
                 self._reconnect()
             try:

@@ -47,8 +47,6 @@ ChooseThreads = Callable[[int], AbstractContextManager[None]]
 class RoundDecoder:
     """Decode one step's rows in rounds; a `Decoder`."""
 
-    keeps_host_busy = True
-
     step: Step
     models: Sequence[TokenModel]
     """The loaded model of each member of the step."""
@@ -76,6 +74,13 @@ class RoundDecoder:
         elsewhere = [is_elsewhere(model) for model in self.models]
         is_queued = self.open_sessions is not None
         self.workers = DeviceWorkers(devices, self.clock, beside=beside, elsewhere=elsewhere, is_queued=is_queued)
+        self.waits_elsewhere = any(elsewhere)
+        """Whether its turns wait for other processes."""
+
+    @property
+    def keeps_host_busy(self) -> bool:
+        """Return whether nothing else can go on during its turns."""
+        return not self.waits_elsewhere
 
     def stream(self) -> RoundStream:
         """Return a new run; the one before must be closed."""
