@@ -85,8 +85,6 @@ class Aside(Generic[Found]):
                 self._error = error
             self._work = None
             self._back.release()
-            if self._is_over:
-                return
 
     def _leave(self) -> None:
         if self._is_over:

@@ -17,18 +17,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from flowinfer.backends.base import CandidateSession, Session, TokenModel, is_elsewhere, runs_beside
+from flowinfer.backends.base import Session, TokenModel, is_elsewhere, runs_beside
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.loops.acceptance import DraftOdds, Payoff
 from flowinfer.engine.loops.choosing import Decision, Prefixes
 from flowinfer.engine.loops.clock import Clock, Part
 from flowinfer.engine.loops.drafts import Drafter
 from flowinfer.engine.loops.heads import Heads
+from flowinfer.engine.loops.losses import HeadSessions
 from flowinfer.engine.loops.proposals import Proposal, SessionRow, spell
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.workers import DeviceWorkers
@@ -100,10 +100,8 @@ class RoundStream:
         self._waiting: deque[Row] = deque()
         self._misfits: list[Completion] = []
         """Rows that could not begin, and of which nobody has been told."""
-        self._apart: list[CandidateSession | None] = [None] * len(decoder.models)
-        self._heads.lose(frozenset())
-        heads = range(len(decoder.models))
-        self.sessions = decoder.open_sessions() if decoder.open_sessions else [self._open(k) for k in heads]
+        self._of_heads = HeadSessions(decoder.heads, decoder.open_sessions() if decoder.open_sessions else None)
+        self.sessions = self._of_heads.all
         """One of each head."""
         self.batch: list[SessionRow] = []
         """Rows that are being decoded."""
@@ -144,49 +142,14 @@ class RoundStream:
         self._waiting.clear()
         self.batch, self.sessions, self._drafter = [], [], None
 
-    def _open(self, k: int) -> Session:
-        """Return a new session of a head; one that reads nothing where the head is lost, and its group goes on."""
-        heads = self._heads
-        try:
-            session = heads.open(k)
-        except HeadLost as lost:
-            if not heads.lose(heads.lost | {k}):
-                raise
-            step = heads.step
-            heads.observer.notice(f"{lost.message}; step {step.id} {step.title} goes on without it")
-            session = heads.open(k)
-        is_apart = is_elsewhere(heads.models[k]) and k not in heads.lost
-        self._apart[k] = apart = cast(CandidateSession, session) if is_apart else None
-        if apart is not None:
-            apart.leave_out(heads.vocabulary.lifts[k].banned)
-        return session
-
     def _go_on_without(self, error: HeadCut | HeadLost) -> None:
-        """Let all rows go on from where they are without the heads that are lost.
-
-        Raises:
-            HeadCut: no head is lost, or one is there again: all rows begin anew over new connections.
-            HeadLost: the group may not go on.
-        """
-        cut = [k for k, apart in enumerate(self._apart) if apart is not None and apart.is_cut]
-        if not cut or not self._heads.may_lose(self._heads.lost.union(cut)):
-            raise error
-        for k in cut:
-            self.sessions[k] = self._open(k)
-        if not self._heads.lost.issuperset(cut):
-            raise error
+        """Let all rows go on from where they are without the heads that are lost; see `HeadSessions.go_without`."""
+        lost = self._of_heads.go_without(error)
         for row in self.batch:
-            row.live.lose(cut)
+            row.live.lose(lost)
             row.is_fresh = not row.live.num_tokens
             for k, context in enumerate(row.live.contexts):  # the round that broke may have read all of it
                 row.valid[k] = max(0, min(row.valid[k], len(context.ids) - 1))
-
-    def _look_again(self) -> None:
-        """Ask for the heads that are lost: no row is being decoded, so a head may join."""
-        lost = self._heads.lost
-        self._heads.lose(frozenset())
-        for k in lost:
-            self.sessions[k] = self._open(k)
 
     def _admit(self) -> None:
         """Let every head read the prompts of waiting rows that there is room for; note those that cannot run.
@@ -196,7 +159,7 @@ class RoundStream:
         if self._heads.lost and self._waiting:
             if self.batch:
                 return
-            self._look_again()
+            self._of_heads.look_again()
         room = min(self._decoder.batch - len(self.batch), len(self._waiting))
         taken = [self._waiting.popleft() for _ in range(room)]
         misfits, rows = list[Completion](), list[LiveRow]()
@@ -300,7 +263,7 @@ class RoundStream:
 
         def feed(k: int) -> None:
             session, found = self.sessions[k], list[Tensor | Candidates]()
-            apart = self._apart[k] if takes_some else None
+            apart = self._of_heads.apart[k] if takes_some else None
             if fresh:
                 rows = [row.handles[k] for row in fresh]
                 found.append(apart.best(rows, CANDIDATES) if apart else session.logits(rows))
