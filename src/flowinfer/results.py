@@ -88,6 +88,8 @@ class HeadTimes(_Border):
     """Moving distributions to the fusing device."""
     agreement: float | None = None
     """Share of emitted tokens that were this head's own argmax."""
+    lost_at: Count | None = None
+    """Tokens that there were when it was lost, from where the text goes on without it; None where it was not."""
 
 
 class Usage(_Border):

@@ -295,10 +295,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Quorum:
-    """How many answers of a `&` group will do, so that a dead or a slow member does not fail the question."""
+    """How many members of a group will do, so that a dead or a slow one does not fail the question."""
 
     least: int
-    """Answers that there have to be."""
+    """Answers, or heads of a `|` group, that there have to be."""
     timeout: float | None = None
     """Seconds since the first member began, after which the group goes on with what is there."""
     wait: float | None = None
@@ -335,7 +335,7 @@ class Parallel:
     """Whether the weights were written."""
     label: str | None = None
     quorum: Quorum | None = None
-    """Of a `&` group: how many answers will do; None = all."""
+    """How many members will do; None = all. In a `|` group only heads elsewhere can be lost."""
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,9 @@ def _show_question(record: Record, console: PlainConsole, with_prompts: bool) ->
             for node, prompt in step.prompts.items():
                 console.print(Panel(prompt, title=plain(f"{step.step} prompt of {node}"), title_align="left"))
         heads = ", ".join(
-            head.model + ("" if head.agreement is None or len(step.heads) == 1 else f" {100 * head.agreement:.0f} %")
+            head.model
+            + ("" if head.agreement is None or len(step.heads) == 1 else f" {100 * head.agreement:.0f} %")
+            + ("" if head.lost_at is None else f" (lost after {head.lost_at} tokens)")
             for head in step.heads
         )
         cached = f", cached from {step.cached_from}" if step.cached_from else ""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowinfer.errors import RunError
+from flowinfer.output import shell
 from flowinfer.planning.plain import fingerprint
 from flowinfer.planning.plan import Plan, compile
 from flowinfer.results import Question, Record, Score
@@ -227,7 +228,8 @@ def _resumable(run: Run | None) -> Iterator[None]:
     try:
         yield
     except RunError as stopped:
-        again = f"go on with --resume {run.path.name}" if run else "run again"
+        name = shell.options(run.path.parent, "runs", "--resume", run.path.name) if run else ""
+        again = f"go on with: {shell.command('exec', options=name)}" if run else "run again"
         stopped.help = stopped.help or f"mend it, and {again}"
         raise
 

@@ -117,7 +117,8 @@ def whole_of(happening: Happening, new: Piece) -> Event:
 
 
 def _cost(head: HeadTimes) -> Event:
-    return {
+    lost = {} if head.lost_at is None else {"lost_at": head.lost_at}
+    return lost | {
         "node": head.node,
         "model": head.model,
         "agreement": head.agreement,
