@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flowinfer.engine.faults import reason
 from flowinfer.errors import RunError
+from flowinfer.language.routing import identity
 from flowinfer.planning.plain import fingerprint
 from flowinfer.planning.plan import Plan, compile
 from flowinfer.results import Ballot, Question, Record, Score, Trace
@@ -20,7 +21,7 @@ from flowinfer.runs.cache import DiskStepCache, default_folder, member_order, st
 from flowinfer.runs.finding import find_run
 from flowinfer.runs.store import Run, info, read_records
 from flowinfer.runs.summary import Results, summarize
-from flowinfer.spec import Flow
+from flowinfer.spec import Flow, written
 from flowinfer.startup import STARTUP
 
 if TYPE_CHECKING:
@@ -290,6 +291,7 @@ def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> 
     return {
         "flow": flow.name,
         "plan_fingerprint": fingerprint(plan),
+        "wiring": {"flow": written(flow.root), "identity": identity(flow.root, flow.prompts)},
         "dataset": dataset.name,
         "dataset_label": dataset.label,
         "data_source": dataset.source,
