@@ -369,7 +369,7 @@ CODES: Mapping[str, Entry] = {
     "E0311": Entry(
         "routes of other flows",
         "A table of routes knows which flows it was learned from: each member of the group, put in the group's place,"
-        " has to be one of them, with the same models, prompts and options; and the group has to have them all.",
+        " has to be one of them, and the group has to have them all.",
         '(Qwen / Yi)[pick="qwen_or_ds.json"]',
         "(Qwen / Yi)[accept=answered]",
     ),
@@ -477,6 +477,13 @@ CODES: Mapping[str, Entry] = {
         "On questions that had no part in it the table is no more accurate than its best member alone, or that may be"
         " chance (McNemar's exact test, 5 %). The file says by how much.",
         '(Qwen / Yi)[pick="chance.json"]',
+        "Qwen",
+    ),
+    "W0306": Entry(
+        "routes that were learned otherwise",
+        "The table was learned from a flow of the same words with other models, prompts or options: a zoo, --set or"
+        " --prompts may make the difference. Who was right there need not be right here.",
+        '(Qwen[max_tokens=16] / Yi)[pick="routes.json"]',
         "Qwen",
     ),
 }

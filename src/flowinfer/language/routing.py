@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ def picking(option: Option, folder: Path, scope: Scope) -> Picking | None:
             scope.report.error("E0201", f"option 'pick' must be a path in quotes, found {option.value.raw}", span, hint)
         return None
     try:
-        return Picking(read(folder / Path(name).expanduser(), name), name, span)
+        return Picking(read(folder / name, name), name, span)
     except DataError as error:
         scope.report.error("E0310", error.message, span, error.help)
         return None
@@ -68,33 +68,43 @@ def matched(root: Part, prompts: str, tables: dict[Span, Picking], report: Repor
 
 def _columns(root: Part, prompts: str, group: Choice, picked: Picking, report: Reporter) -> Routes | None:
     """Return a table as one group picks by it; None after reporting that it is of other flows."""
-    table, order = picked.table, list[int]()
+    table, named = picked.table, f"'{picked.name}'"
+    members = [_changed(root, partial(_member_of, group.span, index)) for index in range(len(group.tries))]
+    order = _order(table, [(identity(member, prompts), written(member)) for member in members])
+    hint = f"learn it from runs of these members: flowinfer route RUNS -o {picked.name}"
     known = ", ".join(member.flow for member in table.members)
-    hint = f"learn it from runs of these members: flowinfer route RUNS -o {picked.name}; it is of {known}"
-    for index, _ in enumerate(group.tries):
-        alone = _changed(root, partial(_member_of, group.span, index))
-        wanted = identity(alone, prompts)
-        column = next(
-            (k for k, member in enumerate(table.members) if member.identity == wanted and k not in order), None
-        )
-        if column is None:
-            flow = written(alone)
-            is_known = any(member.flow == flow for member in table.members)
-            what = "with other models, prompts or options" if is_known else "without it"
-            report.error(
-                "E0311", f"member {index + 1}, '{flow}': '{picked.name}' was learned {what}", picked.span, hint
-            )
-            return None
-        order.append(column)
-    if len(order) < len(table.members):
-        message = f"'{picked.name}' chooses among {len(table.members)} flows, and this group has {len(order)}"
-        report.error("E0311", message, picked.span, hint)
+    missing = next((index for index, column in enumerate(order) if column is None), None)
+    if missing is not None or len(order) < len(table.members):
+        message = f"{named} chooses among {len(table.members)} flows, and this group has {len(order)} members"
+        if missing is not None:
+            message = f"member {missing + 1}, '{written(members[missing])}', is none of the flows of {named}"
+        report.error("E0311", message, picked.span, f"{hint}; it is of {known}")
         return None
+    columns = [column for column in order if column is not None]
+    for column, member in zip(columns, members, strict=True):
+        if table.members[column].identity != identity(member, prompts):
+            message = f"{named} knows '{written(member)}' with other models, prompts or options than here"
+            report.warning("W0306", message, picked.span, hint)
+            break
     if not table.held_out.pays:
         best = table.members[table.held_out.best].flow
-        message = f"'{picked.name}' is no better than '{best}' alone, by its own figures"
+        message = f"{named} is no better than '{best}' alone, by its own figures"
         report.warning("W0305", message, picked.span, f"use '{best}', or learn it from more questions")
-    return table.ordered(picked.name, order)
+    return table.ordered(picked.name, columns)
+
+
+def _order(table: Table, wanted: Sequence[tuple[str, str]]) -> list[int | None]:
+    """Return the column of each member, given by identity and text: its own, else that of the same words."""
+    left = dict(enumerate(table.members))
+    found: list[int | None] = [None] * len(wanted)
+    for kind in (0, 1):
+        for index, key in enumerate(wanted):
+            if found[index] is None:
+                same = (column for column, one in left.items() if (one.identity, one.flow)[kind] == key[kind])
+                if (column := next(same, None)) is not None:
+                    found[index] = column
+                    del left[column]
+    return found
 
 
 def _member_of(span: Span, index: int, group: Choice) -> Part:
