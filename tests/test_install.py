@@ -77,8 +77,8 @@ def test_a_name_that_no_file_can_have_is_refused(command: tuple[str, ...], tmp_p
 def test_init_writes_flows_that_can_be_used_and_leaves_what_is_there(tmp_path: Path) -> None:
     done = flowinfer("init", cwd=tmp_path)
     assert done.returncode == 0 and "flowinfer exec pipelines/s2p.flow" in done.stdout
-    files = sorted((tmp_path / "pipelines").iterdir())
-    assert [file.stem for file in files] == list(known())
+    files = sorted((tmp_path / "pipelines").glob("*.flow"))
+    assert [file.stem for file in files] == list(known()) and (tmp_path / "pipelines" / "routes.json").is_file()
     assert flowinfer("check", *map(str, files), cwd=tmp_path).returncode == 0
     files[0].write_text("Qwen", encoding="utf-8")
     assert f"kept {Path('pipelines', files[0].name)}" in flowinfer("init", cwd=tmp_path).stdout

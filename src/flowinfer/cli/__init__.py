@@ -29,6 +29,7 @@ from flowinfer.cli import (
     profile,
     recommend,
     report,
+    route,
     runs,
     score,
     serve,
@@ -71,7 +72,7 @@ _NAMES = {"together": "run"}
 _COMMANDS = (
     together,
     *(init, check, fmt, explain, graph, plan, exec, chat, serve, head, profile, score, runs, show),
-    *(sweep, report, compare, recommend, tune, models, datasets, cluster, doctor),
+    *(sweep, report, compare, recommend, tune, route, models, datasets, cluster, doctor),
 )
 for module in _COMMANDS:
     name = module.__name__.rpartition(".")[2]
