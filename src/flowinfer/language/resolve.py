@@ -12,7 +12,7 @@ from flowinfer.language import signals
 from flowinfer.language.choices import Choices, Place
 from flowinfer.language.declarations import Declared
 from flowinfer.language.effects import Effects, Given, Step
-from flowinfer.language.groups import FuseOptions, check_bytes, check_certified, check_losses, heads, weights
+from flowinfer.language.groups import FuseOptions, check_certified, check_losses, check_outermost, heads, weights
 from flowinfer.language.lets import Lets
 from flowinfer.language.nearness import near_or_all
 from flowinfer.language.options import (
@@ -341,7 +341,7 @@ class Resolver:
         kind: Literal["fuse", "answers"] = "fuse" if group.kind == "fuse" else "answers"
         resolved = Parallel(group_id, kind, branches, decoding, group.span, is_weighted, label, quorum)
         if kind == "fuse" and place.position != "head":
-            check_bytes(resolved, self._report)
+            check_outermost(resolved, self._report)
             check_losses(resolved, self._report)
         return resolved
 
