@@ -24,10 +24,10 @@ from flowinfer.machine import Machine
 from flowinfer.planning.placement import shown_bytes
 from flowinfer.registry import backends
 from flowinfer.runs.replicas.hosts import Host, Spread, Wanted, spread
-from flowinfer.runs.replicas.local import Outbox, Process, threads_for
+from flowinfer.runs.replicas.local import ANSWERS, HearLine, Outbox, Process, reading, threads_for
 from flowinfer.runs.replicas.node import Look, differences, look
 from flowinfer.runs.replicas.pool import Gone, Hear
-from flowinfer.runs.replicas.wire import line_of, said
+from flowinfer.runs.replicas.wire import line_of
 from flowinfer.spec import ModelSpec
 
 _LOOK_SECONDS = 60.0
@@ -113,7 +113,11 @@ class ClusterSite:
         self._links: list[_Link] = []
 
     def start(self, index: int, hear: Hear) -> _Link:
-        """Start an actor, on its own host or, where that has gone, on another with room."""
+        """Start a replica of a run, on its own host or, where that has gone, on another with room."""
+        return self.begin(index, ANSWERS, reading(hear))
+
+    def begin(self, index: int, program: str, hear: HearLine) -> _Link:
+        """Start an actor; see `LocalSite.begin`."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -128,7 +132,7 @@ class ClusterSite:
                 max_concurrency=4,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(host.id, soft=True),
             )
-            .remote({"OMP_NUM_THREADS": threads_for(where.cores)})
+            .remote(program, {"OMP_NUM_THREADS": threads_for(where.cores)})
         )
         pause = len(where.hosts) * PAUSE_SECONDS
         self._links.append(_Link(ray, actor, hear, f"no node has {needs} free", pause))
@@ -146,9 +150,9 @@ class ClusterSite:
 class _Relay:
     """An actor: a replica's process beside it, and its lines."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, program: str, environment: Mapping[str, str]) -> None:
         self._said: queue.SimpleQueue[bytes | str] = queue.SimpleQueue()
-        self._process = Process(self._said.put, self._said.put, environment, ())
+        self._process = Process(program, self._said.put, self._said.put, environment, ())
 
     def is_here(self) -> bool:
         """Return True, once the actor has a place."""
@@ -172,7 +176,7 @@ class _Relay:
 class _Link:
     """An actor as the pool sees it."""
 
-    def __init__(self, ray: Ray, actor: Any, hear: Hear, no_room: str, pause: float) -> None:
+    def __init__(self, ray: Ray, actor: Any, hear: HearLine, no_room: str, pause: float) -> None:
         self._ray, self._actor, self._hear, self._no_room, self._pause = ray, actor, hear, no_room, pause
         self._outbox = Outbox(self._write)
         self._is_over = False
@@ -208,7 +212,7 @@ class _Link:
             while how is None and not self._is_over:
                 for line in self._ray.get(self._actor.read.remote(self._pause)):
                     if isinstance(line, bytes):
-                        self._hear(said(line))
+                        self._hear(line)
                     else:
                         how = line
         except self._ray.exceptions.GetTimeoutError:

@@ -18,11 +18,21 @@ from pydantic import BaseModel
 from flowinfer.runs.replicas.pool import Gone, Hear
 from flowinfer.runs.replicas.wire import line_of, said
 
-_COMMAND = (sys.executable, "-P", "-m", "flowinfer.runs.replicas.worker")
+ANSWERS = "flowinfer.runs.replicas.worker"
+"""The program that a replica of a run is."""
 _LAST_LINES = 20
 """Of what a process says on standard error."""
 _END_SECONDS = 5.0
 """Until a process that does not end by itself is killed."""
+
+
+HearLine = Callable[[bytes | Gone], None]
+"""Takes the lines that one replica says, from any thread, and last that it has gone."""
+
+
+def reading(hear: Hear) -> HearLine:
+    """Return what reads a replica's lines before they are heard."""
+    return lambda line: hear(line if isinstance(line, Gone) else said(line))
 
 
 class LocalSite:
@@ -40,14 +50,21 @@ class LocalSite:
         self._processes: dict[int, Process] = {}
 
     def start(self, index: int, hear: Hear) -> Process:
-        """Start a process, in the place of one that has ended."""
+        """Start a replica of a run, in the place of one that has ended."""
+        return self.begin(index, ANSWERS, reading(hear))
+
+    def begin(self, index: int, program: str, hear: HearLine) -> Process:
+        """Start a process, in the place of one that has ended.
+
+        Args:
+            program: a module of this package, which speaks in lines.
+            hear: takes these lines as they are, and last that it has gone.
+        """
         if index in self._processes:
             self._processes[index].end()
         gpus = self._gpus[index]
         own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
-        self._processes[index] = Process(
-            lambda line: hear(said(line)), lambda how: hear(Gone(how)), own, self._cores[index]
-        )
+        self._processes[index] = Process(program, hear, lambda how: hear(Gone(how)), own, self._cores[index])
         return self._processes[index]
 
     def close(self) -> None:
@@ -62,6 +79,7 @@ class Process:
     """A replica's process; it ends when this one does, since its input then ends.
 
     Args:
+        program: see `LocalSite.begin`.
         hear: takes the lines that it says.
         gone: hears how it has ended, last.
         environment: what it has besides this process's.
@@ -70,6 +88,7 @@ class Process:
 
     def __init__(
         self,
+        program: str,
         hear: Callable[[bytes], None],
         gone: Callable[[str], None],
         environment: Mapping[str, str],
@@ -78,7 +97,7 @@ class Process:
         path = os.pathsep.join(filter(None, sys.path))
         threads = {"OMP_NUM_THREADS": threads_for(len(cores))} if cores else {}
         self._process = subprocess.Popen(
-            _COMMAND,
+            (sys.executable, "-P", "-m", program),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -45,7 +45,7 @@ _MOST_EACH = 256
 """Questions under way in a replica where nobody says how many."""
 _ANSWER_CHARACTERS = 1000
 """What an answer counts beside its question's text in what a question is expected to cost."""
-_MOST_STARTS, _MOST_STARTS_LATER = 2, 10
+MOST_STARTS, MOST_STARTS_LATER = 2, 10
 """Starts of a replica on end without an answer until it is given up: before it was ever ready, and after."""
 _SHOW_SECONDS = 0.25
 _PAUSE_SECONDS = 0.1
@@ -338,14 +338,14 @@ class ReplicaPool:
         failure, replica.failure = replica.failure, None
         back, replica.asked, replica.load = list(replica.asked.values()), {}, 0
         if failure is not None and failure.error != DeviceLost.__name__:
-            raise _error(failure, name)
+            raise error_of(failure, name)
         if len(back) == 1:
             back[0].num_alone += 1
             if back[0].num_alone == _MOST_ALONE:
                 yield from self._fail(back.pop(), f"the process that was asked it has ended {_MOST_ALONE} times: {how}")
         self._left.extendleft(reversed(back))
         replica.limit = max(1, len(back) // 2)
-        if failure is None and replica.num_starts < (_MOST_STARTS_LATER if replica.is_ready else _MOST_STARTS):
+        if failure is None and replica.num_starts < (MOST_STARTS_LATER if replica.is_ready else MOST_STARTS):
             replica.num_starts += 1
             self._observer.notice(f"{name} has ended: {how}; it is started again, and nothing is lost")
             self._begin(replica)
@@ -353,7 +353,7 @@ class ReplicaPool:
             self._observer.notice(f"{name} is given up: {failure.message if failure else how}")
             self._replicas.remove(replica)
             if not self._replicas:
-                raise _error(failure, name) if failure else RunError(f"no replica is left: the last has ended: {how}")
+                raise error_of(failure, name) if failure else RunError(f"no replica is left: the last has ended: {how}")
         self._fill_all()
 
     def _fail(self, one: _Open, problem: str) -> Iterator[Stepped | Answered]:
@@ -381,7 +381,7 @@ def _cost(task: Task) -> int:
     return len(question.question) + sum(map(len, question.choices.values())) + _ANSWER_CHARACTERS
 
 
-def _error(failure: Failed, name: str) -> Exception:
+def error_of(failure: Failed, name: str) -> Exception:
     """Return the error that a replica has ended with."""
     kind = getattr(errors, failure.error, None) if failure.error else None
     if isinstance(kind, type) and issubclass(kind, FlowInferError):

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from pydantic import BaseModel
 
@@ -31,15 +31,29 @@ _BEAT_SECONDS = 5.0
 """Between signs of life where there are no tokens."""
 
 
-def main() -> None:
-    """Be a replica until standard input ends."""
+class Program(Protocol):
+    """What a replica's process does."""
+
+    def run(self) -> None:
+        """Answer until nobody asks any more."""
+
+    def tell(self, message: BaseModel) -> None:
+        """Tell whoever asks."""
+
+
+def main(made: Callable[[IO[bytes], IO[bytes], Callable[[], None]], Program]) -> None:
+    """Be a replica until standard input ends.
+
+    Args:
+        made: makes it; see `Replica`.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     STARTUP.is_command = True
     gc.set_threshold(GARBAGE_OBJECTS)
     learn_environment(os.environ)
     tells = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what libraries print is no message
-    replica = Replica(sys.stdin.buffer, tells, leave=lambda: os._exit(0))
+    replica = made(sys.stdin.buffer, tells, lambda: os._exit(0))
     try:
         replica.run()
         code = 0
@@ -53,6 +67,24 @@ def main() -> None:
     os._exit(code)  # nothing is kept here that a destructor would save
 
 
+class Voice:
+    """Says lines, each whole, whichever thread says it; see `Replica`."""
+
+    def __init__(self, tells: IO[bytes], leave: Callable[[], None]) -> None:
+        self._tells, self._leave = tells, leave
+        self._lock = threading.Lock()
+
+    def say(self, line: bytes) -> None:
+        """Say a line."""
+        left = memoryview(line)
+        try:
+            with self._lock:
+                while left:
+                    left = left[self._tells.write(left) :]
+        except OSError:  # nobody hears it
+            self._leave()
+
+
 class Replica:
     """Answers the questions of one run.
 
@@ -63,22 +95,15 @@ class Replica:
     """
 
     def __init__(self, asks: IO[bytes], tells: IO[bytes], leave: Callable[[], None]) -> None:
-        self._asks, self._tells, self._leave = asks, tells, leave
-        self._lock = threading.Lock()
-        """Two threads tell; each line is written whole."""
+        self._asks, self._leave = asks, leave
+        self._voice = Voice(tells, leave)
         self._came: queue.SimpleQueue[wire.Ask | None] = queue.SimpleQueue()
         self._open: dict[Task, wire.Ask] = {}
         """What is under way, and how it was asked."""
 
     def tell(self, message: BaseModel | wire.Answer) -> None:
         """Tell whoever asks."""
-        line = memoryview(wire.line_of(message))
-        try:
-            with self._lock:
-                while line:
-                    line = line[self._tells.write(line) :]
-        except OSError:  # nobody hears it
-            self._leave()
+        self._voice.say(wire.line_of(message))
 
     def run(self) -> None:
         """Answer until nobody asks any more.
@@ -201,4 +226,4 @@ def _answering(start: wire.Start, observer: Observer) -> Answering:
 
 
 if __name__ == "__main__":
-    main()
+    main(Replica)
