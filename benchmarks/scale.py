@@ -35,7 +35,8 @@ from flowinfer.results import Record
 from flowinfer.runs.answering import Answered, Task
 from flowinfer.runs.live import LiveProgress
 from flowinfer.runs.replicas.cluster import PAUSE_SECONDS
-from flowinfer.runs.replicas.pool import Hear, ReplicaPool, Setting
+from flowinfer.runs.replicas.pool import ReplicaPool, Setting
+from flowinfer.runs.replicas.site import Hear
 from flowinfer.runs.replicas.wire import Answer, Ask, Done, Ready, Start, line_of, said
 from flowinfer.runs.run_on import run_on
 from flowinfer.runs.store import Run, read_records, record_line

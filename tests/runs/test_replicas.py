@@ -28,8 +28,9 @@ from flowinfer.runs.answering import Answered, Answerer, Answering, Owners, Step
 from flowinfer.runs.cache import DiskStepCache
 from flowinfer.runs.replicas import pool
 from flowinfer.runs.replicas.local import Outbox
-from flowinfer.runs.replicas.pool import Gone, Hear, ReplicaLost, ReplicaPool, Setting
+from flowinfer.runs.replicas.pool import ReplicaPool, Setting
 from flowinfer.runs.replicas.sharing import divided, shares
+from flowinfer.runs.replicas.site import Gone, Hear, ReplicaLost
 from flowinfer.runs.replicas.wire import Answer, Ask, Done, Failed, Ready, Start, plan_data, read_plans
 from flowinfer.runs.store import record_line
 from flowinfer.spec import ModelSpec
