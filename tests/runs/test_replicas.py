@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,11 +26,12 @@ from flowinfer.planning.plan import Plan
 from flowinfer.results import Question, Record, StepResult, Trace
 from flowinfer.runs.answering import Answered, Answerer, Answering, Owners, Stepped, Task
 from flowinfer.runs.cache import DiskStepCache
-from flowinfer.runs.jsonlog import decoded
 from flowinfer.runs.replicas import pool
-from flowinfer.runs.replicas.pool import Gone, Hear, ReplicaLost, ReplicaPool, Setting
+from flowinfer.runs.replicas.local import Outbox
+from flowinfer.runs.replicas.pool import ReplicaPool, Setting
 from flowinfer.runs.replicas.sharing import divided, shares
-from flowinfer.runs.replicas.wire import Ask, Done, Failed, Ready, Start, plan_data, read_plans
+from flowinfer.runs.replicas.site import Gone, Hear, ReplicaLost
+from flowinfer.runs.replicas.wire import Answer, Ask, Done, Failed, Ready, Start, plan_data, read_plans
 from flowinfer.runs.store import record_line
 from flowinfer.spec import ModelSpec
 from tests.engine.plans import QUESTIONS, chain, member, questions
@@ -66,9 +68,9 @@ class Scripted:
             trace = Trace(
                 question_id=ask.question.id, answer=steps[-1].text, finish_reason="eos", seconds=0.0, steps=tuple(steps)
             )
-            line = decoded(record_line(Record(question=ask.question, trace=trace)))
             told = tuple((use.shared, True) for use in uses)
-            self.hear(Done(number=ask.number, plan=plan, steps=told, broken={}, line=line))
+            done = Done(number=ask.number, plan=plan, steps=told, broken={})
+            self.hear(Answer(done, record_line(Record(question=ask.question, trace=trace))))
 
     def kill(self) -> None:
         self.die()
@@ -211,6 +213,23 @@ def test_a_replica_that_stands_still_is_ended_and_its_questions_are_asked_again(
     site, notes = ScriptedSite(2, lambda replica, ask: replica is site.started[0] or replica.answer(ask)), Notes()
     assert records(site, notes) == WHOLE
     assert "replica 1 has ended: it said nothing for 0 s; it is started again, and nothing is lost" in notes.told
+
+
+def test_lines_to_a_replica_that_reads_none_hold_nobody_up_and_go_together() -> None:
+    reads, sent = threading.Event(), []
+
+    def send(lines: bytes) -> None:
+        reads.wait()
+        sent.append(lines)
+
+    outbox = Outbox(send, lambda: sent.append(b"closed"))
+    for number in range(100):
+        outbox.put(b"%d\n" % number)
+    outbox.end()
+    reads.set()
+    outbox.join()
+    assert b"".join(sent) == b"".join(b"%d\n" % number for number in range(100)) + b"closed"
+    assert len(sent) <= 3
 
 
 def test_questions_are_shared_out_so_that_all_have_as_much_to_do() -> None:
