@@ -195,7 +195,10 @@ class _Reader:
             if any(one.is_number and not 0 <= one <= _MAX_CHOICES for one in (total, chosen)):
                 raise _Refused
             return self._sympy.binomial(total, chosen)
+        is_bare = self._peek() != "("
         argument = self._atom()
+        while is_bare and name != "sqrt" and re.match(r"\d|pi$|.$", self._peek()) and self._peek()[0].isalnum():
+            argument *= self._atom()  # sin 2x
         if name in ("exp", "log", "ln") and argument.is_number and abs(argument.evalf(5)) > 1e6:
             raise _Refused
         return getattr(self._sympy, "log" if name == "ln" else name)(argument)

@@ -48,6 +48,7 @@ def plain(text: str) -> str:
     text = _MEMBER.sub("", text.strip())
     text = re.sub(r"^\$(?=[\d.])", "", text)
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text) if not re.search(r",\s|\d,\d{1,2}(?!\d)", text) else text
+    text = re.sub(r"(?<=\d)\s*:\s*(?=\d)", ":", text)
     return re.sub(r"\s+", " ", text).strip().rstrip(".。").strip()
 
 

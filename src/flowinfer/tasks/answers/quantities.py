@@ -56,7 +56,7 @@ _TOTAL = re.compile(r"(?:\s*[a-z]+){0,2}?\s*\b(?:in all|in total|altogether)[\s.
 _BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
 _BOLD_LINE = re.compile(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*")
 _BLANKED = re.compile(
-    r"\((?:not|instead|rather)[^()]*\)|^[\s*]*\d{1,2}[.)]\s+(?=\D)"
+    r"\((?:not|instead|rather|=)[^()]*\)|^[\s*]*\d{1,2}[.)]\s+(?=\D)"
     r"|\d[\d.,]*\s+(?:more|fewer|less) than [^,.]*\d[^,.]*, which (?:is|was)(?=\s+\$?\d)"
     r"|\d[\d.,]*\s?(?:[a-z]+)?,? (?:which )?(?:rounds|rounded) (?:up |down )?to(?=\s+\$?\d)"
 )
@@ -73,6 +73,8 @@ _LAST_CLAUSE = re.compile(
     re.I,
 )
 _DOZEN = re.compile(r"\bdozen", re.I)
+_WORKING = re.compile(r"[^\n=]*\d[^\n=]*=[^\n]*\n\s*(?:[^\n=]*\d)?[^\n=]*=")
+"""Lines that work a value out, as they may stand under "The solution is:"."""
 _WEAK_RULES = ("last_number", "statement")
 
 
@@ -97,6 +99,9 @@ class _Numbers(Reader):
 
     def announced(self, text: Text, tails: list[Text]) -> Found | None:
         for tail in reversed(tails):
+            begin = text.places.index(tail.places[0])
+            if _WORKING.match(text.string, begin) and re.search(r"\n\W*$", text.string[:begin]):
+                return self.closing(text.part(begin, len(text.string)))
             if holds_bound(clean(tail.string), self.question) or _TERM.search(tail.string):
                 continue
             reading = answer_in(tail.string)

@@ -18,7 +18,9 @@ _UNIT = re.compile(
     r"|or\b)[a-zA-Z]+)*(?:\^\(?\d\)?)?[\s.]*"
     r"|[\u4e00-\u9fff]{1,4}"
 )
-_UNIT_BEHIND = re.compile(r"(?<=[\d)])(?:\s+[a-zA-Z]{1,2}|\s?(?:mL|ml|cm|mm|km|kg|mg|ft|in|lb|oz|hr))$")
+_UNIT_BEHIND = re.compile(
+    r"(?<=[\d)])(?:\s+[a-zA-Z]{1,2}(?:/[a-zA-Z]{1,2})?|\s?(?:mL|ml|cm|mm|km|kg|mg|ft|in|lb|oz|hr))$"
+)
 _BASE = re.compile(r"_\(?\d+\)?$")
 _NAMED = re.compile(r"[a-zA-Z](?:_?\w)?'*\s*(?:\(\s*[-\w]+\s*\))?\s*=\s*")
 _NAME = r"(?:\\?[a-zA-Z]+|[a-zA-Z]_?\w?)'*(?:\s*\([^()=]*\))?"

@@ -10,7 +10,8 @@ from flowinfer.tasks.answers.numerals import spelled
 from flowinfer.tasks.answers.text import Text, joined
 
 _COMMENT = re.compile(
-    r"^[\s*_#(\[>-]*(?:check|verif|(?:let me|to) (?:check|verify|double)|note\b|explanation|reason|that is\b|i\.e\."
+    r"^[\s*_#(\[>-]*(?:check|verif|(?:let me|to) (?:check|verify|double)|note\b|confidence\b|explanation|reason"
+    r"|that is\b|i\.e\."
     r"|(?:this|that|it|which)(?:'s| is| was| can| means| matches| makes sense| equals| also)\b[^=]*"
     r"\b(?:more|less|fewer|than|half|twice|times)\b"
     r"|(?:let\s+(?!me\b|us\b)|suppose\b|assume\b|(?:we )?try\b)"
