@@ -76,7 +76,9 @@ _TITLE = re.compile(
     r"|步骤|第|解|分析|总结|结论|验)",
     re.I,
 )
-_END = re.compile(r"\n|(?<=\S)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!i\.e)\.\s|(?<!\\)[。!?;]|<\||</")
+_END = re.compile(
+    r"\n|(?<=\S)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!i\.e)\.\s|(?<!\\)[。?;]|!(?![$\d\\(*/+-])|<\||</"
+)
 _HEDGE = re.compile(
     r"^\s*(?:either|between|(?:less|more|greater|fewer) than|maybe|perhaps|unclear|unknown"
     r"|可能|也许|不确定|无法|大?约?在[^,。]{1,12}之间)",

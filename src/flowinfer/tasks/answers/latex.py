@@ -26,7 +26,7 @@ _NAME = re.compile(r"\\([a-zA-Z]+|[^\w\s]|[ ])")
 _SIGNS = (("≤", "<="), ("≥", ">="), ("{,}", ","), ("{:}", ":"), ("π", "pi"), ("∞", "oo"), ("**", "^"), ("~", " "))
 _DROPPED = re.compile(r"\^\s*\{?\s*(?:\\circ|°)\s*\}?|\\circ|°")
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|boxed|operatorname)\s*(?=\{)")
-_MEMBER = re.compile(r"^\(?[a-zA-Z](?:,\s*[a-zA-Z])*\)?\s*(?:∈|in\s)\s*")
+_MEMBER = re.compile(r"^\(?[a-zA-Z](?:,\s*[a-zA-Z])*\)?(?:\s*∈|\s+in\s)\s*")
 
 
 def plain(text: str) -> str:

@@ -187,8 +187,10 @@ def signs(item: str) -> list[str]:
 
 
 def _bracketed(run: str) -> str | None:
-    """Return the last balanced bracket that holds several items, or x = 1, y = 2 as one."""
+    """Return the last balanced bracket that holds several items, or x = 1, y = 2 as one; brackets in a list whole."""
     found, opened, depth = None, 0, 0
+    if re.search(r"[)\]}]\s*,\s*[(\[{]", run) and split_top(run)[-1][:1] in tuple("([{"):
+        return run
     for index, character in enumerate(run):
         if character in "([{":
             opened = index if not depth else opened
