@@ -21,6 +21,7 @@ from flowinfer.tasks.answers.readings import (
     in_units,
     main_clause,
 )
+from flowinfer.tasks.answers.runs import asked_clause
 from flowinfer.tasks.answers.sentences import is_broken_off, is_refusal, sentences, without_checks
 from flowinfer.tasks.answers.text import Found, Text
 
@@ -123,7 +124,11 @@ class _Numbers(Reader):
             if is_refusal(part.string):
                 last, is_refused = None, True
                 continue
-            found = _stated(part, self.question)
+            clause = asked_clause(part.string, re.split(r"[.。]\s*(?=\S)", self.question)[-1])
+            begin = part.string.index(clause)
+            found = _stated(part.part(begin, begin + len(clause)), self.question)
+            if found is not None and found.rule in _WEAK_RULES and _CUE.search(part.string):
+                found = replace(found, rule="conclusion")
             if found is None or (is_refused and found.rule in _WEAK_RULES):
                 continue
             if found.value is not None:
