@@ -380,9 +380,8 @@ class _Compiler:
         self._when = outside
         if is_drawn:
             candidates[:2] = [candidates[0] + candidates[1]]
-        found = Selection(
-            name, written(part), part.rule, tuple(candidates), is_drawn, judges=tuple(judges), routes=part.routes
-        )
+        title = written(replace(part, rule=None, routes=None))  # the rule is told beside it
+        found = Selection(name, title, part.rule, tuple(candidates), is_drawn, judges=tuple(judges), routes=part.routes)
         self._selections.append(found)
         self._step_of[part.id] = name
         if part.rule.signal in ("confidence", "lead", "agreement"):
@@ -406,7 +405,9 @@ class _Compiler:
             candidates.append(tuple(self._step_of[end] for end in self._answer(part, branch)))
         self._lanes = outside
         rule = Rule("quorum", quorum.least)
-        self._selections.append(Selection(name, written(part), rule, tuple(candidates), quorum=quorum))
+        self._selections.append(
+            Selection(name, written(replace(part, quorum=None)), rule, tuple(candidates), quorum=quorum)
+        )
         self._step_of[part.id] = name
         return (part.id,)
 
