@@ -87,7 +87,11 @@ class HeadTimes(_Border):
     transfer_seconds: Seconds
     """Moving distributions to the fusing device."""
     agreement: float | None = None
-    """Share of emitted tokens that were this head's own argmax."""
+    """Share of emitted tokens that were this head's own argmax; one about which it was not asked is not."""
+    lost_at: Count | None = None
+    """Tokens that there were when it was lost, from where the text goes on without it; None where it was not."""
+    forwards: Count | None = None
+    """After the prompt's, where heads do not go in lock step (fuse=safe); None elsewhere."""
 
 
 class Usage(_Border):
@@ -132,11 +136,14 @@ class StepResult(_Border):
     agreement: float | None = None
     """Share of emitted tokens, the end included, that every head favoured; None where nobody recorded it."""
     rounds: Count | None = None
-    """Forwards of each head after the prompt's, where drafts let one emit several tokens; None: one a token."""
+    """Forwards of each head after the prompt's, where drafts let one emit several tokens; with fuse=safe, how often the
+    writer's tokens were verified; None: one a token."""
     drafted_tokens: Count = 0
     """Tokens that were guessed ahead and verified."""
     accepted_tokens: Count = 0
     """Those of them that were emitted."""
+    fused_tokens: Count | None = None
+    """Tokens, the end included, that all heads chose, where one writes and the others verify (fuse=safe)."""
     likelihoods: Mapping[str, float] | None = None
     """Where the step chose among texts (by=likelihood): logarithm of each one's probability."""
     usage: Usage | None = None

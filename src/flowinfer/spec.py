@@ -57,7 +57,8 @@ _GPU = "cuda:(0|[1-9][0-9]*)"
 ELSEWHERE = r"(?!cpu:|cuda:|auto:)[\w.-]+:[1-9]\d{0,4}|\[[0-9a-fA-F:.]+\]:[1-9]\d{0,4}"
 DEVICES = "auto, cpu, cuda, cuda:N, or HOST:PORT of a head elsewhere"
 _NOT_TRIED = (
-    f"{DEVICES} (transformers was never tried on Apple's GPUs here; a model's GGUF file computes there: backend=gguf)"
+    f"{DEVICES} (transformers was never tried on Apple's GPUs here;"
+    " a model's GGUF file computes there: backend=gguf, gpu_layers=-1)"
 )
 SPLIT_DEVICES = 'one device, or a list of two or more different GPUs, as in ["cuda:0", "cuda:1"]'
 """What the option `device` can be, in words."""
@@ -296,10 +297,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Quorum:
-    """How many answers of a `&` group will do, so that a dead or a slow member does not fail the question."""
+    """How many members of a group will do, so that a dead or a slow one does not fail the question."""
 
     least: int
-    """Answers that there have to be."""
+    """Answers, or heads of a `|` group, that there have to be."""
     timeout: float | None = None
     """Seconds since the first member began, after which the group goes on with what is there."""
     wait: float | None = None
@@ -336,7 +337,7 @@ class Parallel:
     """Whether the weights were written."""
     label: str | None = None
     quorum: Quorum | None = None
-    """Of a `&` group: how many answers will do; None = all."""
+    """How many members will do; None = all. In a `|` group only heads elsewhere can be lost."""
 
 
 @dataclass(frozen=True)

@@ -501,7 +501,8 @@ def test_by_in_defaults_or_set_is_meant_for_the_stages_that_answer(text: str) ->
 def test_options_that_nothing_is_written_with_are_told() -> None:
     flow = check("Qwen[by=likelihood, temperature=0.7, max_tokens=5]", zoo=PAPER_NAMES)
     assert [warning.message for warning in flow.warnings] == [
-        "option 'temperature' does nothing with by=likelihood: nothing is written"
+        "option 'temperature' does nothing with by=likelihood: nothing is written",
+        "option 'max_tokens' does nothing with by=likelihood: nothing is written",
     ]
 
 

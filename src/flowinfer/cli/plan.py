@@ -121,7 +121,8 @@ def _fuser(source: Source) -> str:
     if isinstance(source, Member):
         return f"{source.model}:{source.weight:.3g}"
     options = "".join(f" {key}={value}" for key, value in source.fuse_options.items() if value not in ("", None))
-    return f"{source.fuse}{options} (" + " | ".join(_fuser(inner) for inner in source.sources) + ")"
+    least = "" if source.least is None else f", {source.least} of {len(source.sources)} will do"
+    return f"{source.fuse}{options} (" + " | ".join(_fuser(inner) for inner in source.sources) + f"){least}"
 
 
 def _short(template: str, width: int = 70) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from flowinfer.backends.base import Turn
 from flowinfer.engine.adoption import moved
@@ -234,28 +233,6 @@ class Finished:
     asked: Asked
     is_fresh: bool
     """Whether it was decoded just now."""
-
-
-class Runner(Protocol):
-    """Runs shared steps for questions: the scheduler here, or many of them elsewhere."""
-
-    broken: dict[str, str]
-    """Shared steps that could not run at all, and why."""
-
-    def run(
-        self,
-        source: Iterable[Asked | None],
-        *,
-        most: int | None = None,
-        waves: Sequence[Sequence[SharedStep]] = (),
-    ) -> Iterator[Finished]:
-        """Yield every wanted step of every question as it ends.
-
-        Args:
-            source: of questions, taken as others leave; None = it has none now, but may have later.
-            most: questions on their way at once; None = all.
-            waves: steps whose models are in memory together, where not all are; each wave over all questions.
-        """
 
 
 def trace_of(plan: Plan, uses: Mapping[str, Use], asked: Asked, foreign: Mapping[str, str] | None = None) -> Trace:

@@ -355,7 +355,8 @@ CODES: Mapping[str, Entry] = {
     "E0309": Entry(
         "quorum that cannot be",
         "min says how many members of a & group have to answer; timeout and wait, in seconds, say how long it waits for"
-        " the others. Members of a debate read one another, so none may be missing.",
+        " the others. Members of a debate read one another, so none may be missing. In a | group min says with how many"
+        " heads the text goes on where heads of other hosts are lost.",
         "(Qwen & Ds)[timeout=20]",
         "(Qwen & Ds)[min=1, timeout=20]",
     ),

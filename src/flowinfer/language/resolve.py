@@ -12,7 +12,7 @@ from flowinfer.language import signals
 from flowinfer.language.choices import Choices, Place
 from flowinfer.language.declarations import Declared
 from flowinfer.language.effects import Effects, Given, Step
-from flowinfer.language.groups import FuseOptions, check_bytes, check_certified, heads, weights
+from flowinfer.language.groups import FuseOptions, check_certified, check_losses, check_outermost, heads, weights
 from flowinfer.language.lets import Lets
 from flowinfer.language.nearness import near_or_all
 from flowinfer.language.options import (
@@ -305,10 +305,8 @@ class Resolver:
         if group.kind == "answers" and place.position == "head":
             hint = "let a model read the answers: ((A & B) -> C | D)"
             self._report.error("E0303", "a '&' group gives texts and cannot be a head of a '|' group", group.span, hint)
-        quorum = None
-        if group.kind == "answers":
-            quorum = signals.quorum(group, self._scope)
-            group = replace(group, options=tuple(one for one in group.options if one.key not in signals.QUORUM_KEYS))
+        quorum = signals.quorum(group, self._scope)
+        group = replace(group, options=tuple(one for one in group.options if one.key not in signals.QUORUM_KEYS))
         options = self.group_options(group, place)
         decoding = self._group_decoding(group, options)
         flows_down = {key: given for key, given in options.items() if key != "fuse"}
@@ -343,7 +341,8 @@ class Resolver:
         kind: Literal["fuse", "answers"] = "fuse" if group.kind == "fuse" else "answers"
         resolved = Parallel(group_id, kind, branches, decoding, group.span, is_weighted, label, quorum)
         if kind == "fuse" and place.position != "head":
-            check_bytes(resolved, self._report)
+            check_outermost(resolved, self._report)
+            check_losses(resolved, self._report)
         return resolved
 
     def group_options(self, group: Group, place: Place) -> dict[str, Given]:

@@ -87,7 +87,8 @@ def _step_json(step: Step) -> dict[str, Any]:
 def _source_json(source: Source) -> dict[str, Any]:
     if isinstance(source, Member):
         return asdict(source)
-    return {
+    least = {} if source.least is None else {"least": source.least}
+    return least | {
         "group": source.group,
         "fuse": source.fuse,
         "fuse_options": dict(source.fuse_options),

@@ -59,6 +59,8 @@ class Mixture:
     sources: tuple[Source, ...]
     weight: float = 1.0
     """Share among the sources of the mixture around it."""
+    least: int | None = None
+    """How many of its sources will do where heads elsewhere are lost; None = all."""
 
 
 Source = Member | Mixture
@@ -353,7 +355,7 @@ class _Compiler:
                     ends = self._add(stage)
                 return ends
             case Parallel():
-                if part.quorum is not None:
+                if part.kind == "answers" and part.quorum is not None:
                     return self._gather(part, part.quorum)
                 if part.kind == "answers":
                     return tuple(end for branch in part.branches for end in self._answer(part, branch))
@@ -422,7 +424,8 @@ class _Compiler:
                 return self._source(stages[-1], weight)
             case Parallel():
                 sources = tuple(self._source(branch.part, branch.weight) for branch in part.branches)
-                return Mixture(part.id, part.decoding.fuse, part.decoding.fuse_options, sources, weight)
+                least = part.quorum.least if part.quorum is not None else None
+                return Mixture(part.id, part.decoding.fuse, part.decoding.fuse_options, sources, weight, least)
             case Choice():
                 raise AssertionError("a choice gives texts and is no head")
 

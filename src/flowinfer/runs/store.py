@@ -25,13 +25,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from flowinfer.errors import DataError, UnreadableFile, UsageError
 from flowinfer.files import read_text, write_whole
 from flowinfer.output.secrets import redacted_data, shown
 from flowinfer.planning.plain import fingerprint, to_json
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Record
-from flowinfer.runs.jsonlog import JsonLog, encoded, line_of, lock, read_each, writing
+from flowinfer.runs.jsonlog import JsonLog, encoded, line_of, lock, object_of, read_each, writing
 from flowinfer.spec import Flow
 
 FORMAT = 1
@@ -40,7 +42,6 @@ _REPAIR = {
     "run.json": "`flowinfer runs` lists runs",
     "plan.json": "the answers in samples.jsonl are whole; run the flow again for its plan",
 }
-_LM_EVAL = ("doc_id", "target", "resps", "filtered_resps", "acc")
 
 
 @dataclass(frozen=True)
@@ -116,16 +117,16 @@ class Run:
         Raises:
             RunError: the disk is full or cannot be written.
         """
-        with writing(self.path):
-            self._log.append(*(_row(record) for record in records))
+        self.write(*map(record_line, records))
+        self.sync()
 
-    def write(self, *records: Record) -> None:
-        """Write answers so that a kill cannot lose them, and a machine that stops cannot after `sync`.
+    def write(self, *lines: bytes) -> None:
+        """Write answers, as `record_line` has them: a kill cannot lose them, nor after `sync` a machine that stops.
 
         Raises: as `append`.
         """
         with writing(self.path):
-            self._log.write(*(_row(record) for record in records))
+            self._log.write(*lines)
 
     def sync(self) -> None:
         """Let the disk have all answers.
@@ -138,7 +139,7 @@ class Run:
     def rewrite(self, records: Sequence[Record]) -> None:
         """Put these records in the place of the log's, whole or not at all."""
         with writing(self.path):
-            write_whole(self.path / "samples.jsonl", b"".join(line_of(_row(record)) for record in records))
+            write_whole(self.path / "samples.jsonl", b"".join(map(record_line, records)))
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write the results of a complete run."""
@@ -167,7 +168,7 @@ def read_records(path: Path) -> Iterator[Record]:
     """
     cure = "remove the line; with --resume its question runs again"
     found: dict[str, Record] = {}
-    for record in read_each(path / "samples.jsonl", _record, cure, "record"):
+    for record in read_each(path / "samples.jsonl", read_record, cure, "record"):
         found.pop(record.question.id, None)
         found[record.question.id] = record
     yield from found.values()
@@ -183,8 +184,42 @@ def ordered_records(path: Path) -> list[Record]:
     return sorted(read_records(path), key=lambda record: places.get(record.question.id, len(places)))
 
 
-def _record(row: Any) -> Record:  # whatever JSON holds
-    return Record.model_validate({key: value for key, value in row.items() if key not in _LM_EVAL})
+class _Line(Record):
+    """A record with lm-eval's field names beside its own."""
+
+    doc_id: Any = None
+    target: Any = None
+    resps: Any = None
+    filtered_resps: Any = None
+    acc: Any = None
+
+
+def record_line(record: Record) -> bytes:
+    """Return a record as a run's folder keeps it, without secrets."""
+    score = record.score
+    return line_of(
+        {
+            "doc_id": record.question.id,
+            "target": record.question.reference,
+            "resps": [[record.trace.answer]],
+            "filtered_resps": [score.extracted if score else None],
+            "acc": float(score.correct) if score else None,
+            **record.model_dump(mode="json"),
+        }
+    )
+
+
+def read_record(line: bytes) -> Record:
+    """Return the record that `record_line` was given.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        found = _Line.model_validate_json(line)
+    except ValidationError:  # half of a surrogate pair, which is kept, is no JSON for pydantic
+        found = _Line.model_validate(object_of(line))
+    return Record(version=found.version, question=found.question, trace=found.trace, score=found.score)
 
 
 def info(path: Path) -> RunInfo:
@@ -227,19 +262,6 @@ def read_json(path: Path) -> Mapping[str, Any]:
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all, without secrets."""
     write_whole(path, encoded(json.dumps(redacted_data(data), ensure_ascii=False, indent=1) + "\n"))
-
-
-def _row(record: Record) -> dict[str, Any]:
-    """Return a record with lm-eval's field names beside its own."""
-    score = record.score
-    return {
-        "doc_id": record.question.id,
-        "target": record.question.reference,
-        "resps": [[record.trace.answer]],
-        "filtered_resps": [score.extracted if score else None],
-        "acc": float(score.correct) if score else None,
-        **record.model_dump(mode="json"),
-    }
 
 
 def new_folder(root: Path, stem: str, kind: str) -> Path:
