@@ -79,6 +79,12 @@ def test_routes_that_always_name_a_member_give_that_members_texts(flow: str, ind
     assert (picked.answer, picked.finish_reason) == (whole.answer, whole.finish_reason)
     assert [step.text for step in picked.steps] == [step.text for step in whole.steps]
     assert script.prompts == other.prompts
+    drawn = [plan.step(step.step).stream for step in picked.steps]
+    inside = [bool(plan.step(step.step).when) or flow.endswith("{}") for step in picked.steps]
+    alone_drawn = [step.step for step in whole.steps]
+    assert all(mine == theirs for mine, theirs, is_own in zip(drawn, alone_drawn, inside, strict=True) if is_own), (
+        "where it samples, it draws the same noise"
+    )
 
 
 def test_what_a_picked_member_cannot_answer_fails(tmp_path: Path) -> None:

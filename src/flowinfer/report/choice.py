@@ -114,9 +114,11 @@ def as_flow(choice: Choice) -> str:
         raise DataError(f"{file}: missing or damaged", help="run the flow again") from error
     try:
         text = pin(source, _outside(winner.run, source))
-    except FlowInferError:  # its imports or its zoo are elsewhere
+    except FlowInferError:  # its imports, its tables or its zoo are elsewhere
         text = source
-        lines.append("# Its imports or its zoo are not here: settings that `--set` gave are in its run's plan.json.")
+        lines.append(
+            "# Its imports, routes or zoo are not here; settings that `--set` gave are in its run's plan.json."
+        )
     return "\n".join(lines) + "\n" + text.rstrip("\n") + "\n"
 
 
