@@ -87,6 +87,14 @@ def test_routes_that_always_name_a_member_give_that_members_texts(flow: str, ind
     )
 
 
+@pytest.mark.parametrize("flow", ["((Qwen / Yi)[pick='r.json'])*2", "(Qwen / Yi)*2[pick='r.json']"])
+def test_every_round_of_a_repeat_picks_the_same_member(flow: str, tmp_path: Path) -> None:
+    write(tmp_path / "r.json", table(["(Qwen)*2", "(Yi)*2"], CAPITALS))
+    checked = check(PLAIN + flow, zoo=NAMES, base=tmp_path)
+    assert not checked.warnings
+    assert answer(compile(checked), "What is the capital of Peru?")[1].calls == ["Yi", "Yi"]
+
+
 def test_what_a_picked_member_cannot_answer_fails(tmp_path: Path) -> None:
     plan, one = routed(tmp_path, ["Qwen", "Yi"], SUMS), asked("What is 1 + 1?")
     merged, script = merge([plan]), Script(lambda title, prompt: Said(None))

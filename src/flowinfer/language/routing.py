@@ -109,7 +109,7 @@ def _order(table: Table, wanted: Sequence[tuple[str, str]]) -> list[int | None]:
 
 def _member_of(span: Span, index: int, group: Choice) -> Part:
     """Return a member of the group of that place, with the group's label; other groups as they are."""
-    if group.span != span:
+    if group.routes is None or group.span != span:
         return group
     member = group.tries[index]
     if group.label is None:
