@@ -35,6 +35,7 @@ from flowinfer.runs.replicas.wire import Answer, Ask, Done, Failed, Ready, Start
 from flowinfer.runs.store import record_line
 from flowinfer.spec import ModelSpec
 from tests.engine.plans import QUESTIONS, chain, member, questions
+from tests.routed import table, write
 from tests.runs.threads import ThreadSite
 
 PLAN = chain((member("A"), ()), (member("B", "{question}: {prev}", prev=("s1",)), ("s1",)))
@@ -287,16 +288,20 @@ def test_real_replicas_answer_as_one_process_does(tmp_path: Path) -> None:
 
 
 def test_replicas_choose_share_and_judge_as_one_process_does(tmp_path: Path, toy_zoo: Path) -> None:
-    """A choice, a repeat in a quorum and samples; a second plan that shares a step, and a question that fails."""
+    """A choice, a repeat in a quorum and samples; plans that share a step and pick a member, a question that fails."""
     votes = "(Qwen & Yi[samples=3, temperature=1, enough=0.8] & Ds)[min=2]"
     text = f"defaults {{ max_tokens=4 }}\n(Qwen / (Yi)*2[until=unchanged] / {votes})[accept=lead, at=0.9]"
-    plans = [placed(text, str(toy_zoo)), placed("defaults { max_tokens=4 }\nQwen -> Yi", str(toy_zoo))]
-    asked = [Task(question, (0, 1)) for question in questions(["hello", "x + 1", "naïve café"])]
+    short, right = "defaults { max_tokens=4 }\n", {"hello": "01", "naïve café": "01", "x + 1": "10", "x + 2": "10"}
+    picks = write(tmp_path / "routes.json", table(["Qwen", "Yi -> Ds"], right, before=short, zoo=str(toy_zoo)))
+    texts = [text, f"{short}Qwen -> Yi", f'{short}(Qwen / Yi -> Ds)[pick="{picks}"]']
+    plans = [placed(text, str(toy_zoo)) for text in texts]
+    asked = [Task(question, (0, 1, 2)) for question in questions(["hello", "x + 1", "naïve café"])]
     asked.append(Task(Question(id="half", question="half \ud800", reference="4"), (1,)))
-    owners = {(0, 0): "one", (1, 0): "two"}
+    owners = {(0, 0): "one", (1, 0): "two", (2, 0): "three"}
     alone = answered(here(plans, tmp_path / "here", owners), asked)
     assert answered(elsewhere(plans, tmp_path / "there", owners), asked) == alone
-    assert len(alone) == 7 and {"one"} <= {mark for record in alone.values() for mark in record[2]}  # type: ignore[index]  # a tuple
+    assert sorted(len(record[0]) for (_, plan), record in alone.items() if plan == 2) == [1, 2, 2]  # type: ignore[index]
+    assert len(alone) == 10 and {"one"} <= {mark for record in alone.values() for mark in record[2]}  # type: ignore[index]  # a tuple
 
 
 def test_a_plan_arrives_whole_with_the_address_that_nothing_else_shows() -> None:
