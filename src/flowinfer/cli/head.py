@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from flowinfer.cli.inputs import MODELS, ZooOption, checked_text
+from flowinfer.cli.keys import keys_of_variable
 from flowinfer.cli.serve import LOOPBACK
-from flowinfer.errors import UsageError
+from flowinfer.errors import LoadError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +56,7 @@ def command(
     if place is None:
         raise UsageError(f"--listen {listen}: expected HOST:PORT", help="127.0.0.1:7070, for one")
     host, port = place
-    key = _key(key_env)
+    key = b"" if key_env is None else _key(key_env)
     if not key and host not in LOOPBACK:
         raise UsageError(
             f"who reaches {host}:{port} could use this head, and nobody would have to show a key",
@@ -71,7 +72,12 @@ def command(
             help="say it in the zoo: --zoo FILE.toml",
         )
     text = model if model in names else _declared(model, device, dtype)
-    plan = ready(checked_text(text, MODELS, Path(), zoo, None), this_machine())
+    try:
+        plan = ready(checked_text(text, MODELS, Path(), zoo, None), this_machine())
+    except LoadError as error:
+        if model not in names:
+            error.help = "a path is relative to the folder that you are in; a hub id has the form owner/name"
+        raise
     (name,) = plan.models
     if backends()[plan.models[name].backend].is_elsewhere:
         raise UsageError(f"'{name}' lies elsewhere itself", help="serve it where its weights are")
@@ -84,7 +90,8 @@ def command(
     try:
         host, port = server.listen(host, port)
     except OSError as error:
-        raise UsageError(f"cannot listen at {listen}: {error.strerror or error}", help="another port, or 0") from None
+        told = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror or str(error)
+        raise UsageError(f"cannot listen at {listen}: {told.lower()}", help="another port, or 0") from None
     shown = f"[{host}]" if ":" in host else host
     _say(f"ready: {shown}:{port}")
     held = f' api_key_env="{key_env}"' if key_env else ""
@@ -122,23 +129,16 @@ def _packed(plan: Plan, model: TokenModel, rows: int) -> Callable[[], Session] |
     return lambda: make()[0]
 
 
-def _key(variable: str | None) -> bytes:
-    """Return the key, and know it as a secret.
+def _key(variable: str) -> bytes:
+    """Return the key that a variable holds.
 
     Raises:
-        UsageError: the variable holds none, or a short one.
+        UsageError: it holds none, a short one, or several.
     """
-    from flowinfer.output.secrets import learn
-
-    if variable is None:
-        return b""
-    key = os.environ.get(variable, "").strip()
-    if len(key) < _LEAST_KEY:
-        raise UsageError(
-            f"--key-env {variable}: the variable holds no key of at least {_LEAST_KEY} characters",
-            help=f"export {variable}=\"$(python -c 'import secrets; print(secrets.token_urlsafe(32))')\"",
-        )
-    learn(key)
+    cure = f"export {variable}=\"$(python -c 'import secrets; print(secrets.token_urlsafe(32))')\""
+    key, *more = keys_of_variable(variable, least=_LEAST_KEY, help=cure)
+    if more:
+        raise UsageError(f"the environment variable {variable} holds several keys, and a head has one", help=cure)
     return key.encode()
 
 

@@ -43,6 +43,13 @@ class Render(_Question):
     turns: list[Turn] = []
 
 
+class Echo(_Question):
+    """Answer with so many bytes at once: to measure the way."""
+
+    ask: Literal["echo"] = "echo"
+    size: Annotated[int, Field(ge=0, le=1 << 20)]
+
+
 class Add(_Asked):
     """Read the prompts of new rows."""
 
@@ -121,7 +128,7 @@ class Work(_Question):
     deeds: list[Deed]
 
 
-Question = Annotated[Vocabulary | Tokenizer | Render | Work, Field(discriminator="ask")]
+Question = Annotated[Vocabulary | Tokenizer | Render | Echo | Work, Field(discriminator="ask")]
 KEPT = 2
 """Answers of a session whose logits are kept: those behind old rows and behind new ones."""
 QUESTION: TypeAdapter[Question] = TypeAdapter(Question)

@@ -8,11 +8,9 @@ one; where there is none to be had for `PATIENCE_SECONDS`, the run ends and can 
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from itertools import count
 from typing import Any
 
@@ -21,15 +19,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from flowinfer.backends.aside import waiting
-from flowinfer.backends.base import Prompt, Session, TokenModel, Turn
+from flowinfer.backends.base import Prompt, Session, TokenModel, Traffic, Turn
 from flowinfer.errors import HeadCut, HeadLost, LoadError, MemoryShort, RunError
 from flowinfer.fusion.certified import Candidates
 from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
 from flowinfer.remote import asked
-from flowinfer.remote.wire import MOST_BODY, KeyRefused, Wire, WireError, introduce, last_part, parted
+from flowinfer.remote.wire import MOST_BODY, KeyRefused, Wire, WireError, call, last_part, parted
 from flowinfer.spec import ModelSpec
 
-_CONNECT_SECONDS = 10.0
 PATIENCE_SECONDS = 20.0
 """How long a head that was there is waited for."""
 _ANSWER_SECONDS = 600.0
@@ -65,8 +62,8 @@ class RemoteModel(TokenModel):
         self._lock = threading.Lock()
         self._numbers = count()
         self._wire: Wire | None = None
-        self.num_asked = 0
-        """Questions so far, each a message there and one back."""
+        self.traffic = Traffic()
+        """What has gone there and come back; counted on by a copy of the model too."""
         self._is_lost = False
         self.ended: list[int] = []
         """Sessions that the head may forget; it is told with the next question."""
@@ -87,11 +84,6 @@ class RemoteModel(TokenModel):
                 f"{self.where} holds '{theirs}', the flow says '{ours}'",
                 help="name in the flow what the head serves, or another head",
             )
-
-    @property
-    def num_bytes(self) -> tuple[int, int]:
-        """Return how many bytes have gone there and come back over the connection of now."""
-        return (self._wire.num_sent, self._wire.num_received) if self._wire else (0, 0)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -155,16 +147,7 @@ class RemoteModel(TokenModel):
 
     def _connect(self) -> dict[str, Any]:
         """Connect and show the key; return what the head says of itself."""
-        try:
-            connection = socket.create_connection((self._host, self._port), _CONNECT_SECONDS)
-        except OSError as error:
-            raise WireError((error.strerror or str(error)).lower()) from error
-        wire = Wire(connection)
-        try:
-            about = introduce(wire, self._key, {"version": version("flowinfer")})
-        except WireError:
-            wire.close()
-            raise
+        wire, about = call(self._host, self._port, self._key)
         wire.trust(seconds=_ANSWER_SECONDS, most_body=MOST_BODY)
         self._wire = wire
         return about
@@ -197,10 +180,17 @@ class RemoteModel(TokenModel):
         if self._wire is None:
             raise HeadCut(f"{self.where}: its connection broke")
         ended, self.ended = self.ended, []
-        self.num_asked += 1
+        sent, received, start = self._wire.num_sent, self._wire.num_received, time.perf_counter()
         try:
             self._wire.send(question.model_dump() | {"ended": ended})
-            return self._wire.receive()
+            head, body = self._wire.receive()
+            self.traffic.count(
+                self._wire.num_sent - sent,
+                self._wire.num_received - received,
+                time.perf_counter() - start,
+                head.pop("seconds", None),
+            )
+            return head, body
         except WireError as error:
             self.close()
             raise HeadCut(f"{self.where}: {error}") from error

@@ -76,6 +76,7 @@ class HeadServer:
         self._wires: set[Wire] = set()
         self._listener: socket.socket | None = None
         self._is_over = False
+        self._about = self._described()
 
     def listen(self, host: str, port: int) -> tuple[str, int]:
         """Take an address and return it; port 0 = any that is free.
@@ -124,12 +125,14 @@ class HeadServer:
         self._wires.add(wire)
         sessions: dict[int, _Open] = {}
         try:
-            theirs = welcome(wire, self._key, self._about())
+            theirs = welcome(wire, self._key, self._about)
             self._say(f"{who} has come, flowinfer {str(theirs.get('version', '?'))[:40]!a}")
             wire.trust(seconds=None)
             while True:
-                head, _ = wire.receive_text()
-                wire.send(*self._answer(head, sessions))
+                asked_for, _ = wire.receive_text()
+                start = time.perf_counter()
+                head, body = self._answer(asked_for, sessions)
+                wire.send(head | {"seconds": round(time.perf_counter() - start, 6)}, body)
         except WireError as error:
             self._say(f"{who} has gone: {error}")
         finally:
@@ -138,7 +141,7 @@ class HeadServer:
             with self._turn:
                 sessions.clear()
 
-    def _about(self) -> dict[str, Any]:
+    def _described(self) -> dict[str, Any]:
         model = self._model
         found = model.vocabulary()
         return {
@@ -149,6 +152,7 @@ class HeadServer:
             "is_exact": model.is_exact,
             "device": str(model.device),
             "vocabulary": found.tokens.fingerprint,
+            "columns": found.num_columns,
             "has_tokenizer": isinstance(model.tokenizer, Tokenizer),
             "notes": list(model.notes),
         }
@@ -157,6 +161,8 @@ class HeadServer:
         """Return what is answered, or why it cannot be."""
         try:
             question = asked.QUESTION.validate_json(head)
+            if isinstance(question, asked.Echo):
+                return {}, bytes(question.size)
             with self._turn, torch.inference_mode():
                 return self._do(question, sessions)
         except ValidationError as error:
@@ -185,6 +191,8 @@ class HeadServer:
                 build = self._model.prompt
                 prompt = build(text, prefill, turns) if turns else build(text, prefill)
                 return asdict(prompt), b""
+            case asked.Echo():
+                raise AssertionError("answered before")
             case asked.Work(session=number, deeds=deeds):
                 return self._work(number, deeds, sessions)
 

@@ -16,9 +16,10 @@ import secrets
 import socket
 import struct
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Any
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Goes up whenever what is said changes."""
 MOST_HEAD = 64 << 20
 """Bytes of a head: prompts of many rows, or a tokenizer's control tokens."""
@@ -122,6 +123,25 @@ class Wire:
             at += here
         self.num_received += count
         return found
+
+
+def call(host: str, port: int, key: bytes, *, seconds: float = 10.0) -> tuple[Wire, dict[str, Any]]:
+    """Connect to a head and show the key; return the connection and what the head says of itself.
+
+    Raises:
+        WireError: nobody is there, or it is no head of this protocol.
+        KeyRefused: one of the two does not know the key.
+    """
+    try:
+        connection = socket.create_connection((host, port), seconds)
+    except OSError as error:
+        raise WireError(_told(error)) from error
+    wire = Wire(connection)
+    try:
+        return wire, introduce(wire, key, {"version": version("flowinfer")})
+    except WireError:
+        wire.close()
+        raise
 
 
 def welcome(wire: Wire, key: bytes, about: dict[str, Any]) -> dict[str, Any]:
