@@ -90,7 +90,8 @@ def command(
     try:
         host, port = server.listen(host, port)
     except OSError as error:
-        told = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror or str(error)
+        is_of_system = error.errno is not None and error.errno > 0  # that of a name that nobody knows is not
+        told = os.strerror(error.errno or 0) if is_of_system else error.strerror or str(error)
         raise UsageError(f"cannot listen at {listen}: {told.lower()}", help="another port, or 0") from None
     shown = f"[{host}]" if ":" in host else host
     _say(f"ready: {shown}:{port}")

@@ -134,6 +134,34 @@ KEPT = 2
 QUESTION: TypeAdapter[Question] = TypeAdapter(Question)
 
 
+class _Told(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class About(_Told):
+    """What a head says of itself when the key has been shown."""
+
+    name: str
+    ref: str
+    max_positions: Annotated[int, Field(ge=1)]
+    is_exact: bool
+    vocabulary: str
+    """Fingerprint of its tokens' bytes."""
+    columns: Annotated[int, Field(ge=1, le=1 << 24)]
+    """V_k: of its logits."""
+    has_tokenizer: bool
+    notes: list[str]
+
+
+class Rendered(_Told):
+    """A prompt as the head reads it."""
+
+    text: str
+    ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=1 << 22)]
+    opens_thinking: bool = False
+    opener: str = ""
+
+
 def packed_pieces(pieces: tuple[bytes | None, ...]) -> bytes:
     """Return the bytes of all ids as one text: for each its length + 1 (0 = none) in 4 bytes, then all of them."""
     lengths = b"".join((0 if piece is None else len(piece) + 1).to_bytes(4, "little") for piece in pieces)
@@ -146,6 +174,8 @@ def unpacked_pieces(body: bytes, count: int) -> tuple[bytes | None, ...]:
     Raises:
         ValueError: it has not.
     """
+    if not 0 <= 4 * count <= len(body):
+        raise ValueError("there are fewer pieces than it says")
     at, found = 4 * count, list[bytes | None]()
     for k in range(count):
         length = int.from_bytes(body[4 * k : 4 * k + 4], "little") - 1
