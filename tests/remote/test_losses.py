@@ -125,7 +125,15 @@ def pieces_of(heard: Listener, question_id: str) -> list[bytes | None]:
     return [event.piece for event in heard.events[question_id]]
 
 
-@pytest.mark.parametrize("options", [{}, {"context": "canonical"}, {"speculate": "auto"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"context": "canonical"}, marks=pytest.mark.slow),
+        pytest.param({"speculate": "auto"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_the_text_goes_on_as_the_others_would_write_it_behind_what_all_wrote(
     models: dict[str, HfModel], leave: Leave, options: dict[str, Any]
 ) -> None:

@@ -44,12 +44,10 @@ def test_messages_in_pieces_of_a_few_bytes_are_whole_again(models: dict[str, HfM
     assert answers(plan, models | {"A": far(most=700)}, TEXTS[:2]) == answers(plan, models, TEXTS[:2])
 
 
-@pytest.mark.parametrize("after", [(9_000, 8_200, 8_400)], ids=str)
-def test_a_way_that_is_cut_inside_of_messages_changes_no_text(
-    models: dict[str, HfModel], far: Far, after: tuple[int, ...]
-) -> None:
+@pytest.mark.slow
+def test_a_way_that_is_cut_inside_of_messages_changes_no_text(models: dict[str, HfModel], far: Far) -> None:
     plan = one_step(mix("A", "C"), max_tokens=8)
-    model = far(cuts=after)
+    model = far(cuts=(9_000, 8_200, 8_400))
     assert answers(plan, models | {"A": model}, TEXTS) == answers(plan, models, TEXTS)
     (way,) = far.ways  # type: ignore[attr-defined]
     assert way.num_cut >= 2
