@@ -13,7 +13,7 @@ import typer
 from flowinfer.cli.inputs import MODELS, ZooOption, checked_text
 from flowinfer.cli.keys import keys_of_variable
 from flowinfer.cli.serve import LOOPBACK
-from flowinfer.errors import LoadError, UsageError
+from flowinfer.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +45,7 @@ def command(
     from flowinfer.engine.models import ModelPool
     from flowinfer.language.joined import is_model
     from flowinfer.language.nearness import near_or_all
+    from flowinfer.language.texts import quote
     from flowinfer.machine import this_machine
     from flowinfer.planning.placement import ready
     from flowinfer.registry import backends
@@ -72,12 +73,7 @@ def command(
             help="say it in the zoo: --zoo FILE.toml",
         )
     text = model if model in names else _declared(model, device, dtype)
-    try:
-        plan = ready(checked_text(text, MODELS, Path(), zoo, None), this_machine())
-    except LoadError as error:
-        if model not in names:
-            error.help = "a path is relative to the folder that you are in; a hub id has the form owner/name"
-        raise
+    plan = ready(checked_text(text, MODELS, Path(), zoo, None), this_machine())
     (name,) = plan.models
     if backends()[plan.models[name].backend].is_elsewhere:
         raise UsageError(f"'{name}' lies elsewhere itself", help="serve it where its weights are")
@@ -97,7 +93,8 @@ def command(
     _say(f"ready: {shown}:{port}")
     held = f' api_key_env="{key_env}"' if key_env else ""
     ref = os.path.basename(plan.models[name].ref)
-    say(f'a flow uses it so: model {name} = "{ref}" {{ device="{shown}:{port}"{held} }}')
+    shown_name = name if name.isidentifier() else quote(name)
+    say(f'a flow uses it so: model {shown_name} = "{ref}" {{ device="{shown}:{port}"{held} }}')
     try:
         server.serve()
     except KeyboardInterrupt:
@@ -109,12 +106,14 @@ def command(
 
 def _declared(model: str, device: str, dtype: str) -> str:
     """Return the text of a flow that is one model, with what is said of it."""
-    from flowinfer.language.joined import is_model, meant
+    from flowinfer.language.joined import is_model, meant, short_name
 
-    ref, is_gguf = meant(model) if is_model(model) else (model, False)
+    is_nowhere = model.startswith((".", "/", "~")) and not os.path.exists(os.path.expanduser(model))
+    ref, is_gguf = meant(model) if is_nowhere or is_model(model) else (model, False)
     said = {"backend": "gguf" if is_gguf else "auto", "device": json.dumps(device), "dtype": dtype}
     options = " ".join(f"{option}={value}" for option, value in said.items() if value.strip('"') != "auto")
-    return f"model Head = {json.dumps(ref)} {{ {options} }}\nHead"
+    name = json.dumps(short_name(model))
+    return f"model {name} = {json.dumps(ref)} {{ {options} }}\n{name}"
 
 
 def _packed(plan: Plan, model: TokenModel, rows: int) -> Callable[[], Session] | None:

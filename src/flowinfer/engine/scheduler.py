@@ -93,6 +93,7 @@ class Scheduler:
         self._selections: dict[str, list[SharedSelection]] = {}
         """Those that may be taken once a step, or another selection, has its text."""
         self._quorums: dict[str, SharedSelection] = {}
+        self._routed: list[SharedSelection] = []
         self._goes_by_clock = False
         for shared in steps:
             self._first.setdefault(shared.loop, shared)
@@ -104,6 +105,8 @@ class Scheduler:
                     self._selections.setdefault(text, []).append(selection)
                 if selection.selection.quorum is not None:
                     self._quorums[selection.id] = selection
+                if selection.selection.routes is not None:
+                    self._routed.append(selection)
         self._loops = {
             name: decoders.loop(name, first.plan, _widest([shared.step for shared in steps if shared.loop == name]))
             for name, first in self._first.items()
@@ -132,7 +135,13 @@ class Scheduler:
         most: int | None = None,
         waves: Sequence[Sequence[SharedStep]] = (),
     ) -> Iterator[Finished]:
-        """Yield every wanted step of every question as it ends; see `Runner`."""
+        """Yield every wanted step of every question as it ends.
+
+        Args:
+            source: of questions, taken as others leave; None = it has none now, but may have later.
+            most: questions on their way at once; None = all.
+            waves: steps whose models are in memory together, where not all are; each wave over all questions.
+        """
         rules = [one.selection.quorum for one in self._quorums.values()]
         has_clock = any(rule and (rule.timeout is not None or rule.wait is not None) for rule in rules)
         self._goes_by_clock = has_clock and len(waves) <= 1  # else members wait for one another's turn
@@ -194,6 +203,7 @@ class Scheduler:
                 if asked is None:
                     break
                 self._open[id(asked)] = asked
+                yield from self._pick(asked)
                 yield from self._begin(asked, steps)
                 self._close(asked)
             if self._rows:
@@ -206,6 +216,25 @@ class Scheduler:
                 return
             else:
                 time.sleep(_IDLE_SECONDS)
+
+    def _pick(self, asked: Asked) -> Iterator[Finished]:
+        """Let routes pick a question's members before any of them runs; tell of the steps that need not run."""
+        routed = [one for one in self._routed if asked.is_open(one) and one.id not in asked.tried]
+        if not routed:
+            return
+        from flowinfer.engine.routing import router_of  # with scipy, which few flows need
+
+        for selection in routed:
+            assert selection.selection.routes is not None, "it picks by routes"
+            asked.pick(selection, router_of(selection.selection.routes).pick(asked.question.whole))
+        yield from self._skip_idle(asked)
+
+    def _skip_idle(self, asked: Asked) -> Iterator[Finished]:
+        """Tell of a question's steps that need not run any more."""
+        for name in [name for name in asked.wanted if self._is_idle(name, asked)]:
+            self._leave(asked, name)
+            asked.skip(name)
+            yield Finished(self._steps[name], asked, False)
 
     def _begin(self, asked: Asked, steps: Iterable[SharedStep]) -> Iterator[Finished]:
         """Begin the steps of a question that can begin now; tell of those that ended at once."""
@@ -426,10 +455,7 @@ class Scheduler:
                 yield Finished(self._steps[name], asked, False)
         if not has_decided and not lost:
             return self._readers[shared.id]
-        for name in [name for name in asked.wanted if self._is_idle(name, asked)]:
-            self._leave(asked, name)
-            asked.skip(name)
-            yield Finished(self._steps[name], asked, False)
+        yield from self._skip_idle(asked)
         return [self._steps[name] for name in asked.wanted]
 
     def _is_idle(self, name: str, asked: Asked) -> bool:

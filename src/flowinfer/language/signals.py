@@ -20,7 +20,7 @@ UNTIL: tuple[Signal, ...] = ("unchanged", "agree", *ACCEPT)
 _GRADED = ("confidence", "lead", "agreement", "votes")
 """Those that need a threshold."""
 MOST_ROUNDS = 64
-KEYS = ("accept", "until", "at")
+KEYS = ("accept", "until", "at", "pick")
 QUORUM_KEYS = ("min", "timeout", "wait")
 SAMPLE_KEYS = ("samples", "enough")
 MOST_SAMPLES = 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from flowinfer.backends.base import Prompt, Session, TokenModel
 from flowinfer.engine.base import Alternative, Completion, HeadWish, Observer, Row, TokenEvent
 from flowinfer.engine.faults import reason, too_long
 from flowinfer.engine.loops.absent import AbsentSession
-from flowinfer.engine.loops.choosing import Decision, Prefixes
+from flowinfer.engine.loops.choosing import UNASKED, Decision, Prefixes
 from flowinfer.engine.loops.clock import UNTIMED, Clock
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.engine.loops.rows import LiveRow
@@ -48,6 +49,8 @@ class Heads:
         self.observer = observer
         by_precision = 1e-6 if all(model.is_exact for model in models) else 1e-3
         self.tie_margin = self.mixer.margin = step.decoding.near_tie_eps or by_precision
+        self.contexts: list[Literal["native", "canonical"]] = [step.decoding.context] * len(self.models)
+        """How each goes on from what was emitted."""
         self._keeps_thinking = keeps_thinking
         self._has_told = False
         self._tokens = [model.vocabulary().tokens for model in models]
@@ -189,6 +192,8 @@ class Heads:
         STARTUP.first_token()
         row.near_ties += self.is_near_tie(decision.lead)
         row.count(decision.slot, decision.value, decision.lead, decision.favourites)
+        if decision.is_fused is not None:
+            row.fused = (row.fused or 0) + decision.is_fused
         if self.observer.wants_tokens:
             self.observer.emitted(row.row.question_id, row.row.step, self._event(row, decision))
         row.emit(decision.slot, self.vocabulary)
@@ -210,7 +215,7 @@ class Heads:
         return Completion(row.row, None, row.error)
 
     def _context(self, k: int, *, is_joined: bool) -> Context:
-        kind = "native" if k in self.lost else self.step.decoding.context
+        kind = "native" if k in self.lost else self.contexts[k]
         tokenizer = None if k in self.lost else self.models[k].tokenizer
         return new_context(kind, tokenizer, self._tokens[k], lstrip_first=is_joined)
 
@@ -234,10 +239,12 @@ class Heads:
             for k, (member, (favourite, of_favourite, of_slot)) in enumerate(
                 zip(self.mixer.members, given, strict=True)
             )
-            if k not in row.lost
+            if k not in row.lost and favourite != UNASKED
         )
         tops = tuple(Alternative(self._key(slot), value) for slot, value in decision.tops if value >= 0)
-        return TokenEvent(row.num_tokens, self._key(decision.slot), decision.value, wishes, tops)
+        return TokenEvent(
+            row.num_tokens, self._key(decision.slot), decision.value, wishes, tops, is_fused=decision.is_fused
+        )
 
     def _key(self, slot: int) -> bytes | None:
         return None if slot == self.vocabulary.eos_slot else self.vocabulary.keys[slot]

@@ -103,10 +103,13 @@ class Mixer:
     def _joined(self, lifted: list[Tensor], joined: Sequence[Sequence[bool]]) -> list[Tensor]:
         """Count spaces that are none, see `lift`."""
         for k, own in enumerate(zip(*joined, strict=True)):
-            if any(own):
-                device = lifted[k].device
-                lifted[k] = self._on(device).lift_first(lifted[k], torch.tensor(own, device=device))
+            lifted[k] = self._first(lifted[k], own)
         return lifted
+
+    def _first(self, lifted: Tensor, joined: Sequence[bool]) -> Tensor:
+        if not any(joined):
+            return lifted
+        return self._on(lifted.device).lift_first(lifted, torch.tensor(joined, device=lifted.device))
 
     def lift_certified(
         self, logits: Sequence[Tensor | Candidates], states: Tensor, joined: Sequence[Sequence[bool]] = ()
@@ -143,9 +146,15 @@ class Mixer:
                 given[k][doubtful] = shared.lift(k, one.fetch(doubtful).to(self.device))
         return self._joined(given, joined)
 
-    def lift_one(self, k: int, logits: Tensor) -> Tensor:
-        """Turn one head's logits (B, V_k) into shared probabilities (B, V) on its own device."""
-        return self._on(logits.device).lift(k, logits)
+    def lift_one(self, k: int, logits: Tensor, joined: Sequence[bool] = ()) -> Tensor:
+        """Turn one head's logits (B, V_k) into shared probabilities (B, V) on its own device.
+
+        Args:
+            k: the head.
+            logits: of it.
+            joined: which of the rows it begins with a space that is none; () = none.
+        """
+        return self._first(self._on(logits.device).lift(k, logits), joined)
 
     def fuse(self, probs: Sequence[Tensor]) -> Tensor:
         """Mix heads that are on the fusing device: K of (B, V) -> (B, V)."""
@@ -208,7 +217,7 @@ class Mixer:
             return None
         left = [inner for inner, _ in built]
         names = [_name(inner) for inner in left]
-        order = canonical_order(names, [inner.weight for inner in left], [_tie(inner) for inner in left])
+        order = canonical_order(names, [inner.weight for inner in left], [tie(inner) for inner in left])
         sources = tuple(built[k][1] for k in order)
         weights = torch.tensor([left[k].weight for k in order], dtype=torch.float64)
         view = FuserView(
@@ -216,7 +225,7 @@ class Mixer:
             tuple(names[k] for k in order),
             tuple(inner.head if isinstance(inner, _Leaf) else None for inner in sources),
         )
-        return _Inner(_fuser(source), (weights / weights.sum()).to(self.device), sources, view)
+        return _Inner(fuser_of(source), (weights / weights.sum()).to(self.device), sources, view)
 
 
 def fusing_device(models: Sequence[TokenModel]) -> torch.device:
@@ -238,11 +247,11 @@ def _name(source: Source) -> str:
     return "(" + "|".join(sorted(_name(inner) for inner in source.sources)) + ")"
 
 
-def _tie(source: Source) -> str:
+def tie(source: Source) -> str:
     """Return what orders sources of one name and weight: their prompts, not their ids, which follow the text."""
     if isinstance(source, Member):
         return f"{source.template!r} {sorted(source.fields.items())}"
-    return f"{source.fuse} {source.fuse_options} {sorted((s.weight, _tie(s)) for s in source.sources)}"
+    return f"{source.fuse} {source.fuse_options} {sorted((s.weight, tie(s)) for s in source.sources)}"
 
 
 def runs_on_host(fuse: str) -> bool:
@@ -255,7 +264,13 @@ def writes_bytes(source: Source) -> bool:
     return isinstance(source, Mixture) and bool(getattr(load(fusers()[source.fuse]), "writes_bytes", False))
 
 
-def _fuser(mixture: Mixture) -> Fuser:
+def writes_ahead(source: Source) -> bool:
+    """Return whether one head writes a source's text and the others verify it, as its fuser's class says."""
+    return isinstance(source, Mixture) and bool(getattr(load(fusers()[source.fuse]), "writes_ahead", False))
+
+
+def fuser_of(mixture: Mixture) -> Fuser:
+    """Return a new fuser of a mixture."""
     options = dict(mixture.fuse_options)
     made: Fuser = load(fusers()[mixture.fuse])(**options)  # type: ignore[operator]  # a registered class
     return made

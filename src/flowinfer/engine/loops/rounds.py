@@ -194,7 +194,11 @@ class RoundStream:
             row.rounds, row.batch = 0 if self._drafter else None, len(self.batch) + len(rows)
             for head, spent in zip(row.heads, seconds, strict=True):
                 head.forward_seconds += spent / len(rows)
-            self.batch.append(SessionRow(row, own, [0] * len(own), [0] * len(own), self._payoff.new_length()))
+            self.batch.append(self._session_row(row, own))
+
+    def _session_row(self, row: LiveRow, handles: list[int]) -> SessionRow:
+        """Return a row whose prompt was read."""
+        return SessionRow(row, handles, [0] * len(handles), [0] * len(handles), self._payoff.new_length())
 
     def _read_prompts(self, rows: Sequence[LiveRow], handles: list[list[int]]) -> None:
         """Let every head read the rows' prompts; note its handles of them."""

@@ -27,6 +27,8 @@ class HeadState:
     transfer_seconds: float = 0.0
     fed: int = 0
     agreed: int = 0
+    forwards: int = 0
+    """Behind the prompt's; counted where heads do not go in lock step."""
 
 
 class LiveRow:
@@ -71,6 +73,8 @@ class LiveRow:
         """How often all heads favoured what it emitted."""
         self.rounds: int | None = None
         """Verifying forwards; None where every token has its own."""
+        self.fused: int | None = None
+        """Tokens that all heads chose, where one writes and the others verify."""
         self.drafted = 0
         self.accepted = 0
         self.fuse_seconds = 0.0
@@ -195,6 +199,7 @@ class LiveRow:
                 transfer_seconds=state.transfer_seconds,
                 agreement=None if self.likelihoods else state.agreed / (self.lost.get(k, steps) or 1),
                 lost_at=self.lost.get(k),
+                forwards=None if self.fused is None else state.forwards,
             )
             for k, (member, prompt, state) in enumerate(
                 zip(members(step.source), self.prompts, self.heads, strict=True)
@@ -221,6 +226,7 @@ class LiveRow:
             rounds=self.rounds,
             drafted_tokens=self.drafted,
             accepted_tokens=self.accepted,
+            fused_tokens=self.fused,
             likelihoods=self.likelihoods,
         )
 
