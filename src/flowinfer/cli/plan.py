@@ -14,6 +14,7 @@ from flowinfer.cli.inputs import Expression, FlowFile, PromptsOption, SetOption,
 from flowinfer.errors import MemoryShort, UsageError
 
 if TYPE_CHECKING:
+    from flowinfer.cli.afar import Afar
     from flowinfer.machine import Machine
     from flowinfer.planning.plan import Plan, Source, Step
     from flowinfer.spec import Flow
@@ -39,6 +40,7 @@ def command(
 
 def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices: str | None = None) -> None:
     """Print a flow's plan."""
+    from flowinfer.cli.afar import estimates, heads_afar
     from flowinfer.machine import this_machine
     from flowinfer.planning.placement import device_reads, place
     from flowinfer.planning.plain import to_json
@@ -51,8 +53,10 @@ def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices:
         if devices is None:
             error.help = f"{error.help}; --devices cuda:0=24GB,cpu=64GB plans for another machine"
         raise
+    afar = heads_afar(plan)
     if as_json:
         said = to_json(plan) | {"reads": device_reads(plan), "zoo": flow.zoo, "zoo_why": flow.zoo_why}
+        said |= {"elsewhere": {name: one.to_json() for name, one in afar.items()}} if afar else {}
         print(json.dumps(said, ensure_ascii=False, indent=1))
         return
     count = f"{len(plan.steps)} step{'s' * (len(plan.steps) > 1)}"
@@ -64,7 +68,11 @@ def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices:
     _show_selections(plan)
     kind = "majority vote of" if plan.answer.kind == "vote" else "text of"
     print(f"\nanswer: {kind} {', '.join(plan.answer.texts)}")
-    _show_models(plan, machine)
+    _show_models(plan, machine, afar)
+    if afar:
+        print("\nheads elsewhere")
+    for line in estimates(plan, afar):
+        print(f"    {line}")
 
 
 def _show_step(step: Step, full: bool) -> None:
@@ -130,12 +138,15 @@ def _short(template: str, width: int = 70) -> str:
     return text if len(text) <= width else text[: width // 2 - 2] + " ... " + text[-width // 2 :]
 
 
-def _show_models(plan: Plan, machine: Machine) -> None:
+def _show_models(plan: Plan, machine: Machine, afar: Mapping[str, Afar]) -> None:
     from flowinfer.planning.placement import shown_bytes
 
     print("\nmodels")
     for name, spec in plan.models.items():
         need, placement = plan.needs[name], plan.placements[name]
+        if name in afar:
+            print(f"    {name} = {spec.ref}: elsewhere\n        {afar[name]}")
+            continue
         parameters = "unknown size" if need.parameters is None else f"{_count(need.parameters)} parameters"
         memory = "" if not need.weight_bytes else f", {shown_bytes(need.weight_bytes)} as {placement.dtype}"
         per_token = "" if not need.kv_bytes_per_token else f", {need.kv_bytes_per_token / 1024:.1f} KiB/token of cache"
