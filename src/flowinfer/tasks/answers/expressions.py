@@ -107,7 +107,7 @@ NUMBER: /\d+(?:\.\d+)?|\.\d+/
 _BINOMIAL.2: "binom"
 CONSTANT.2: /(?:pi|oo)(?![a-zA-Z])/
 FUNCTION.2: /(?:sqrt|log|ln|exp|sin|cos|tan|cot|sec|csc)(?![a-zA-Z])/
-LETTER: /[a-zA-Z](?:_\w+)?/
+LETTER: /[a-zA-Z](?:_(?:\d+|[a-zA-Z]+))?/
 %ignore /\s+/
 """
 """Products need no sign; "sin 2x" is sin(2x), and -x^2 is -(x^2)."""

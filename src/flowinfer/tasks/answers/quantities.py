@@ -124,7 +124,8 @@ class _Numbers(Reader):
             if is_refusal(part.string):
                 last, is_refused = None, True
                 continue
-            clause = asked_clause(part.string, re.split(r"[.。]\s*(?=\S)", self.question)[-1])
+            asked = re.split(r"[.。]\s*(?=\S)", self.question)[-1]
+            clause = part.string if "=" in part.string else asked_clause(part.string, asked)
             begin = part.string.index(clause)
             found = _stated(part.part(begin, begin + len(clause)), self.question)
             if found is not None and found.rule in _WEAK_RULES and _CUE.search(part.string):
