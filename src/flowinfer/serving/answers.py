@@ -18,7 +18,7 @@ from flowinfer.serving.bodies import Wish
 from flowinfer.serving.desk import Desk
 from flowinfer.serving.events import whole_of
 from flowinfer.serving.flows import Asking
-from flowinfer.serving.happenings import Ended, Happening
+from flowinfer.serving.happenings import Answered, Ended, Happening
 from flowinfer.serving.problems import Problem
 from flowinfer.serving.telling import Piece, Telling
 from flowinfer.serving.tickets import Ticket
@@ -134,6 +134,8 @@ class Answering:
         index, happening = heard
         telling = self._answers[index].telling
         piece = telling.hear(happening)
+        if isinstance(happening, Answered) and happening.read:
+            piece = Piece(tokens=happening.read)
         if telling.failure is not None:
             raise problems.of_reason(telling.failure, self._wish.param)
         if piece.text and not self._has_first:
