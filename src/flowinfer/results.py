@@ -88,6 +88,8 @@ class HeadTimes(_Border):
     """Moving distributions to the fusing device."""
     agreement: float | None = None
     """Share of emitted tokens that were this head's own argmax; one about which it was not asked is not."""
+    lost_at: Count | None = None
+    """Tokens that there were when it was lost, from where the text goes on without it; None where it was not."""
     forwards: Count | None = None
     """After the prompt's, where heads do not go in lock step (fuse=safe); None elsewhere."""
 
@@ -215,7 +217,8 @@ class Taken(_Border):
     """Candidates that there are."""
     gathers: bool = False
     """Whether a candidate has the texts of those before it too: samples, the first of which are two."""
-
+    is_picked: bool = False
+    """Whether it was picked by routes before any was written; the values are how likely each was to be right."""
     lost: Mapping[str, str] | None = None
     """Of a quorum: the members that are not among the answers, by number, and why."""
 
@@ -225,6 +228,9 @@ class Taken(_Border):
             return f"{self.title}: {self.most - len(self.lost)} of {self.most} answered{why}"
         if self.gathers:
             return f"{self.title}: drew {self.taken + 2} of {self.most + 1} ({self.rule}: {self.values[-1]:.3g})"
+        if self.is_picked:
+            likely = ", ".join(f"{value or 0:.2f}" for value in self.values)
+            return f"{self.title}: picked {self.taken + 1} of {self.most} (by {self.rule}, likely right: {likely})"
         seen = ", ".join("-" if value is None else f"{value:.3g}" for value in self.values)
         return f"{self.title}: took {self.taken + 1} of {self.most} ({self.rule}: {seen})"
 

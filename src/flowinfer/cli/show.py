@@ -117,6 +117,7 @@ def _show_question(record: Record, console: PlainConsole, with_prompts: bool) ->
         heads = ", ".join(
             head.model
             + ("" if head.agreement is None or len(step.heads) == 1 else f" {100 * head.agreement:.0f} %")
+            + ("" if head.lost_at is None else f" (lost after {head.lost_at} tokens)")
             + ("" if head.forwards is None else f" ({head.forwards} forwards)")
             for head in step.heads
         )

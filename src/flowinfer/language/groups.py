@@ -11,7 +11,7 @@ from flowinfer.language.options import Scope, fuser_option
 from flowinfer.language.reporter import Reporter
 from flowinfer.language.tree import Branch as WrittenBranch
 from flowinfer.language.tree import Call, Group, Option, Stage
-from flowinfer.registry import fusers
+from flowinfer.registry import backends, fusers
 from flowinfer.spec import Decoding, ModelSpec, Node, Parallel, Part, Series
 
 
@@ -73,6 +73,20 @@ def check_outermost(group: Parallel, report: Reporter) -> None:
         if loop_of(inner.decoding) not in (None, loop_of(group.decoding)):
             message = f"fuse={inner.decoding.fuse} inside a group with fuse={group.decoding.fuse}"
             report.error("E0206", message, inner.span, f"write it behind the outer group: [fuse={inner.decoding.fuse}]")
+
+
+def check_losses(group: Parallel, report: Reporter) -> None:
+    """Report groups that are to go on without heads that are lost, where none can be, or nothing could go on."""
+    for one in [group, *_inner_groups(group)]:
+        if one.quorum is None:
+            continue
+        if not any(backends()[model.backend].is_elsewhere for branch in one.branches for model in heads(branch.part)):
+            hint = 'leave it out; a head that may be lost has device="HOST:PORT"'
+            report.error("E0309", "option 'min' in a '|' group whose heads are all in this process", one.span, hint)
+        elif group.decoding.by == "likelihood" or loop_of(group.decoding):
+            how = "by=likelihood" if group.decoding.by == "likelihood" else f"fuse={group.decoding.fuse}"
+            hint = "leave min out: the questions under way then fail where a head is lost"
+            report.error("E0309", f"option 'min' with {how}, which needs all heads to the end", one.span, hint)
 
 
 def loop_of(decoding: Decoding) -> str | None:

@@ -174,13 +174,7 @@ def read_completion(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
         raise Problem(400, f"at most {_MOST_LISTED_PROMPTS} prompts in one request", param="prompt")
     if asked.echo:
         askings = [
-            Asking(
-                flow,
-                _question(prompt, "prompt"),
-                finally_={"max_tokens": 1},
-                is_given=True,
-                writes=asked.max_tokens == 1,
-            )
+            Asking(flow, _question(prompt, "prompt"), finally_={"max_tokens": 1}, echoes=asked.max_tokens)
             for prompt in prompts
         ]
     else:
@@ -200,6 +194,7 @@ def read_trace(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
     except ValidationError as error:
         raise _of_pydantic(error, TraceBody.model_fields) from None
     flow = flow_named(asked.model, flows)
+    _text(json.dumps(asked.question.model_dump(), ensure_ascii=False), "question")
     if asked.fingerprint != fingerprint(flow.plan):
         message = f"the flow that is served as '{flow.name}' is another: {DIFFERENT}"
         raise Problem(409, message, code="another_flow", param="fingerprint")

@@ -16,7 +16,7 @@ from flowinfer.planning.placement import ready
 from flowinfer.planning.plan import Mixture, Plan, Step, columns, members
 from flowinfer.registry import backends
 from flowinfer.results import Question
-from flowinfer.runs.experiment import majority
+from flowinfer.runs.judging import majority
 from flowinfer.spec import Flow, draws_samples
 from flowinfer.sweeps.placing import place_all
 
@@ -31,7 +31,8 @@ class ServedFlow:
     """A flow as a model."""
 
     name: str
-    flow: Flow
+    flow: Flow | None
+    """As it was checked; None in a replica, which neither draws nor describes it."""
     plan: Plan
     uses: Mapping[str, Use]
     shift: int = 0
@@ -58,12 +59,12 @@ class ServedFlow:
     @property
     def draws_samples(self) -> bool:
         """Return whether it asks for several samples of one prompt."""
-        return draws_samples(self.flow.root)
+        return self.flow is not None and draws_samples(self.flow.root)
 
     @property
     def takes_messages(self) -> bool:
         """Return whether a chat's messages are handed to its first stage as they are."""
-        return self.flow.prompts == AS_THEY_ARE
+        return self.plan.prompts == AS_THEY_ARE
 
     def keeps_thinking(self, step: Step) -> bool:
         """Return whether a step's thoughts are part of its text."""
@@ -84,10 +85,8 @@ class Asking:
     """Options of the steps that answer: max_tokens, stop."""
     item: Question | None = None
     """The whole item of a data set, whose text `question` is; then noise goes by its id."""
-    is_given: bool = False
-    """Whether the question is a text that is only read."""
-    writes: bool = False
-    """Whether the likeliest token behind such a text is to be written too."""
+    echoes: int | None = None
+    """Where the question is a text that is only read: how many tokens are written behind it, 0 or 1."""
 
     @property
     def said(self) -> list[dict[str, str]]:

@@ -108,7 +108,7 @@ class Form:
             self._offsets[index] = offsets[-1] + len(decoder.decode(token.piece or b""))
         return {
             "tokens": texts,
-            "token_logprobs": [None if math.isnan(token.probability) else _log(token.probability) for token in tokens],
+            "token_logprobs": [None if token.probability < 0 else _log(token.probability) for token in tokens],
             "top_logprobs": [self._named_tops(token) for token in tokens] if self._tops else None,
             "text_offset": offsets,
         }
@@ -119,7 +119,7 @@ class Form:
 
     def _named_tops(self, token: TokenEvent) -> dict[str, float] | None:
         """Return alternatives by what they show as: of those that show alike (parts of characters) the likeliest."""
-        if math.isnan(token.probability):
+        if token.probability < 0:
             return None
         return {_shown(top.piece): _log(top.probability) for top in reversed(self._tops_of(token))}
 
@@ -173,6 +173,7 @@ def model(flow: ServedFlow, created: int, context_length: int | None) -> dict[st
         created: seconds since 1970.
         context_length: most tokens of a prompt with its answer; None while that is not known.
     """
+    assert flow.flow is not None, "a server knows its flows as they were checked"
     heads = [member.model for step in flow.plan.steps for member in members(step.source)]
     answer = flow.plan.answer
     return {

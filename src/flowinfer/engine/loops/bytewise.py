@@ -62,7 +62,8 @@ class ByteStream(RoundStream):
 
     @torch.inference_mode()
     def _prefill(self, rows: Sequence[LiveRow]) -> None:
-        handles = self._read_prompts(rows)
+        handles: list[list[int]] = [[] for _ in self.sessions]
+        self._read_prompts(rows, handles)
         seconds = self._take_seconds("prefill")
         fresh = []
         for live, *own in zip(rows, *handles, strict=True):

@@ -12,7 +12,7 @@ from torch import Tensor
 from flowinfer.engine.loops.clock import UNTIMED, Clock
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.engine.loops.rows import LiveRow
-from flowinfer.engine.loops.sampling import Draws, choose_slots, draws_of
+from flowinfer.engine.loops.sampling import Draws, choose_slots, draws_of, most_probable
 from flowinfer.fusion.certified import Candidates
 from flowinfer.spec import Decoding
 
@@ -127,7 +127,7 @@ def choose(
             values = fused.gather(-1, slots[:, None])[:, 0]
             tops = tops_of(fused, allowed, num_tops) if num_tops else None
     with clock.phase("fuse", name="favourites"):
-        favourites = [own.argmax(-1) for own in probs]
+        favourites = [most_probable(own) for own in probs]
         told = _told(probs, slots, favourites, device) if is_told else None
         return Choice(slots, values, leads, torch.stack([own.to(device) for own in favourites]), told, tops)
 

@@ -8,7 +8,6 @@ decoding loop is used, or disturbed.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +35,9 @@ from flowinfer.fusion.vocab import TokenBytes
 from flowinfer.planning.plan import Step
 from flowinfer.results import HeadTimes, StepResult
 
+UNKNOWN = -1.0
+"""Stands for the probability of a token that nobody could be asked about."""
+
 
 @dataclass(frozen=True)
 class Given:
@@ -54,7 +56,7 @@ class ReadText:
 
     result: StepResult
     tokens: tuple[TokenEvent, ...]
-    """Of the text, the first ones with a probability that is no number; then the one that was written."""
+    """Of the text, the first ones with an UNKNOWN probability; then the one that was written."""
 
 
 def read(step: Step, models: Sequence[TokenModel], given: Given) -> ReadText:
@@ -81,7 +83,7 @@ class _Reader:
         ]
         nobody = [False] * len(prompts)
         self._live = LiveRow(row, heads.step, [Prompt("", ids) for ids in prompts], contexts, nobody, 1)
-        self._tokens = [TokenEvent(at, piece, math.nan, ()) for at, piece in enumerate(first)]
+        self._tokens = [TokenEvent(at, piece, UNKNOWN, ()) for at, piece in enumerate(first)]
 
     @torch.inference_mode()
     def read(self) -> ReadText:
