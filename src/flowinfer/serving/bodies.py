@@ -245,8 +245,9 @@ def _reading(flow: ServedFlow, asked: CompletionBody) -> ServedFlow:
     if asked.max_tokens not in (0, 1):
         message = "'echo' needs 'max_tokens' 0, or 1 for the likeliest token behind the prompt"
         raise Problem(400, message, param="max_tokens")
-    if asked.stream:
-        raise Problem(400, "'echo' is not streamed", param="stream")
+    for name in ("stream", "stop"):
+        if getattr(asked, name):
+            raise Problem(400, f"'{name}' does nothing beside 'echo'; leave it out", param=name)
     return flow
 
 
