@@ -494,6 +494,18 @@ def _bracketed(options: Sequence[str]) -> str:
     return f"[{', '.join(options)}]" if options else ""
 
 
+def draws_samples(part: Part) -> bool:
+    """Return whether something in a part asks for several samples of one prompt."""
+    match part:
+        case Series(stages):
+            return any(map(draws_samples, stages))
+        case Parallel():
+            return any(draws_samples(branch.part) for branch in part.branches)
+        case Choice():
+            return part.kind == "samples" or any(map(draws_samples, part.tries))
+    return False
+
+
 def speculations(part: Part) -> Iterator[str]:
     """Yield the option `speculate` of everything in a part that decodes on its own."""
     match part:

@@ -431,11 +431,64 @@ def test_logprobs_of_completions_have_the_older_form(server: Served) -> None:
     assert logprobs["text_offset"][0] == 0
 
 
-def test_echo_is_refused_and_not_dropped(server: Served) -> None:
+@pytest.mark.parametrize("model", ["one", "pi"])
+def test_echo_tells_how_likely_each_token_of_the_prompt_is(server: Served, model: str) -> None:
+    """As lm-eval asks for likelihoods, which leaves the last token out and looks at what begins the text."""
+    texts = ["Question: 3 + 4 = ?\nAnswer: 7", "小明有3个苹果"]
+    asked = {"temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
+    reply = server.complete(model, texts, **asked)
+    for text, choice in zip(texts, reply.data["choices"], strict=True):
+        logprobs = choice["logprobs"]
+        tokens, told, tops = logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"]
+        assert choice["text"].startswith(text) and len(tokens) == len(told) == len(tops)
+        assert (told[0], tops[0]) == (None, None) and all(value <= 0 for value in told[1:])
+        assert all(max(top.values()) >= value for top, value in zip(tops[1:], told[1:], strict=True))
+        assert max(tops[-1].values()) == told[-1]  # it was written, as the likeliest
+        for token, at in zip(tokens, logprobs["text_offset"], strict=True):
+            assert "\ufffd" in token or choice["text"][at : at + len(token)] == token  # not of a half character
+    only = server.complete(model, texts[0], **asked | {"max_tokens": 0}).data
+    assert only["choices"][0]["text"] == texts[0]
+    assert only["choices"][0]["logprobs"]["token_logprobs"] == pytest.approx(told_of(reply, 0)[:-1], nan_ok=True)
+    assert only["usage"]["completion_tokens"] == 0 < only["usage"]["prompt_tokens"]
+
+
+def told_of(reply: Reply, index: int) -> list[float | None]:
+    told: list[float | None] = reply.data["choices"][index]["logprobs"]["token_logprobs"]
+    return told
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "param", "why"),
+    [
+        ("s2p", {}, "echo", "several steps write the answer"),
+        ("vote", {}, "echo", "several steps write the answer"),
+        ("one", {"max_tokens": 5}, "max_tokens", "'echo' needs 'max_tokens' 0, or 1"),
+        ("one", {"max_tokens": "absent"}, "max_tokens", "'echo' needs 'max_tokens' 0, or 1"),
+        ("one", {"stream": True}, "stream", "'stream' does nothing beside 'echo'"),
+        ("one", {"stop": "\n"}, "stop", "'stop' does nothing beside 'echo'"),
+        ("one", {"echo": False}, "max_tokens", "it is for 'echo'"),
+        ("one", {"prompt": [[1, 2]]}, "prompt", "token ids are not supported"),
+    ],
+)
+def test_an_echo_that_cannot_be_is_refused_and_not_dropped(
+    server: Served, model: str, changes: dict[str, Any], param: str, why: str
+) -> None:
     """llama.cpp 27174: silently missing, it made an evaluation score chance."""
-    reply = server.complete("one", "x", echo=True, logprobs=1, max_tokens=0)
-    assert (reply.status, reply.error["param"]) == (400, "echo")
-    assert reply.error["message"].endswith("gives the prompt no likelihood")
+    asked = {"model": model, "prompt": "x", "echo": True, "logprobs": 1, "max_tokens": 0} | changes
+    asked = {name: value for name, value in asked.items() if value != "absent"}
+    reply = server.ask("POST", "/v1/completions", asked)
+    assert (reply.status, reply.error["param"]) == (400, param)
+    assert why in reply.error["message"]
+
+
+def test_temperature_0_is_refused_where_samples_are_drawn(serve: Serve) -> None:
+    server = serve({"drawn": "Qwen[samples=3, temperature=0.8]"})
+    reply = server.chat("drawn", "3 + 4 = ?", temperature=0)
+    assert (reply.status, reply.error["param"]) == (400, "temperature")
+    assert reply.error["message"] == (
+        "'drawn' draws samples, which at temperature 0 are all the same; leave 'temperature' out, or give one above 0"
+    )
+    assert server.chat("drawn", "3 + 4 = ?", max_tokens=4).status == 200
 
 
 @pytest.mark.parametrize("prompt", [[1, 2], [[1, 2]], [], None, 5, [""], "", ["a", 5]])

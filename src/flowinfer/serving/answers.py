@@ -18,7 +18,7 @@ from flowinfer.serving.bodies import Wish
 from flowinfer.serving.desk import Desk
 from flowinfer.serving.events import whole_of
 from flowinfer.serving.flows import Asking
-from flowinfer.serving.happenings import Ended, Happening, Lost
+from flowinfer.serving.happenings import Answered, Ended, Happening, Lost
 from flowinfer.serving.problems import Problem
 from flowinfer.serving.telling import Piece, Telling
 from flowinfer.serving.tickets import Ticket
@@ -150,6 +150,8 @@ class Answering:
             return _New(index, happening, Piece())
         telling = answer.telling
         piece = telling.hear(happening)
+        if isinstance(happening, Answered) and happening.read:
+            piece = Piece(tokens=happening.read)
         answer.was_told |= self._wish.streams and (bool(piece) or self._wish.form == "told")
         if telling.failure is not None:
             raise problems.of_reason(telling.failure, self._wish.param)

@@ -32,13 +32,11 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "store": (False,),
     "service_tier": ("auto", "default"),
     "suffix": ("",),
-    "echo": (False,),
     "top_k": (0, -1),
     "min_p": (0, 0.0),
     "repetition_penalty": (1, 1.0),
 }
 """What is not served, and the values, besides null, that ask for nothing."""
-_WHY = {"echo": ": a flow writes an answer to a prompt and gives the prompt no likelihood"}
 _UNHEEDED = (
     *("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "parallel_tool_calls"),
 )
@@ -100,6 +98,9 @@ class CompletionBody(_Options):
 
     prompt: Any
     logprobs: int | None = Field(None, ge=0, le=5)
+    max_tokens: int | None = Field(None, ge=0, le=2**31 - 1)
+    echo: bool | None = None
+    """Whether the prompt is a text that is only read, and told with its tokens' probabilities."""
 
 
 Body = TypeVar("Body", bound=_Options)
@@ -141,7 +142,7 @@ def read_chat(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
     if asked.top_logprobs and not asked.logprobs:
         raise Problem(400, "'top_logprobs' is given without 'logprobs'", param="top_logprobs")
     tokens = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
-    everywhere, finally_ = _decoding(asked, tokens)
+    everywhere, finally_ = _decoding(asked, tokens, flow)
     asking = Asking(flow, said[-1].content, tuple(said[:-1]), everywhere, finally_)
     tops = (asked.top_logprobs or 0) if asked.logprobs else None
     return Wish((asking,), "chat", bool(asked.stream), _wants_usage(asked), tops)
@@ -164,14 +165,21 @@ def read_completion(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
         Problem: it cannot be served, and why.
     """
     asked = _validated(CompletionBody, body)
-    flow = _writing(flow_named(asked.model, flows), "prompt")
+    flow = flow_named(asked.model, flows)
+    flow = _reading(flow, asked) if asked.echo else _writing(flow, "prompt")
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     if not isinstance(prompts, list) or not prompts or not all(isinstance(one, str) for one in prompts):
         raise Problem(400, "'prompt' must be a text or a list of texts; token ids are not supported", param="prompt")
     if len(prompts) > _MOST_LISTED_PROMPTS:
         raise Problem(400, f"at most {_MOST_LISTED_PROMPTS} prompts in one request", param="prompt")
-    everywhere, finally_ = _decoding(asked, asked.max_tokens)
-    askings = [Asking(flow, _question(prompt, "prompt"), (), everywhere, finally_) for prompt in prompts]
+    if asked.echo:
+        askings = [
+            Asking(flow, _question(prompt, "prompt"), finally_={"max_tokens": 1}, echoes=asked.max_tokens)
+            for prompt in prompts
+        ]
+    else:
+        everywhere, finally_ = _decoding(asked, asked.max_tokens, flow)
+        askings = [Asking(flow, _question(prompt, "prompt"), (), everywhere, finally_) for prompt in prompts]
     return Wish(tuple(askings), "text", bool(asked.stream), _wants_usage(asked), asked.logprobs)
 
 
@@ -226,11 +234,28 @@ def _writing(flow: ServedFlow, param: str) -> ServedFlow:
     return flow
 
 
+def _reading(flow: ServedFlow, asked: CompletionBody) -> ServedFlow:
+    """Return a flow whose heads can read the prompt as it is.
+
+    Raises:
+        Problem: they cannot, or more is asked than to read it.
+    """
+    if flow.unreadable:
+        raise Problem(400, f"'echo' is not served by '{flow.name}': {flow.unreadable}", param="echo")
+    if asked.max_tokens not in (0, 1):
+        message = "'echo' needs 'max_tokens' 0, or 1 for the likeliest token behind the prompt"
+        raise Problem(400, message, param="max_tokens")
+    for name in ("stream", "stop"):
+        if getattr(asked, name):
+            raise Problem(400, f"'{name}' does nothing beside 'echo'; leave it out", param=name)
+    return flow
+
+
 def _validated(form: type[Body], body: bytes) -> Body:
     data = _json(body)
     for name, values in _NEUTRAL.items():
         if name in data and not _is_neutral(data.pop(name), values):
-            raise unsupported(name, f"'{name}' is not supported{_WHY.get(name, '')}")
+            raise unsupported(name, f"'{name}' is not supported")
     for name in _UNHEEDED:
         data.pop(name, None)
     try:
@@ -281,8 +306,17 @@ def _wants_usage(asked: _Options) -> bool:
     return bool(asked.stream_options and asked.stream_options.include_usage)
 
 
-def _decoding(asked: _Options, tokens: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the options of all steps and those of the steps that answer."""
+def _decoding(asked: _Options, tokens: int | None, flow: ServedFlow) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of all steps and those of the steps that answer.
+
+    Raises:
+        Problem: they would make a flow that draws samples draw the same one each time, or write nothing.
+    """
+    if asked.temperature == 0 and flow.draws_samples:
+        message = f"'{flow.name}' draws samples, which at temperature 0 are all the same"
+        raise Problem(400, f"{message}; leave 'temperature' out, or give one above 0", param="temperature")
+    if tokens == 0:
+        raise Problem(400, "'max_tokens' 0 writes nothing; it is for 'echo'", param="max_tokens")
     top_p = None if asked.top_p is None else max(asked.top_p, _LEAST_TOP_P)
     everywhere = {"temperature": asked.temperature, "top_p": top_p, "seed": asked.seed}
     stop = (asked.stop,) if isinstance(asked.stop, str) else asked.stop

@@ -13,10 +13,11 @@ from flowinfer.language.prompts import AS_THEY_ARE, field_names
 from flowinfer.machine import Machine
 from flowinfer.planning.merge import SharedStep, Use, beside
 from flowinfer.planning.placement import ready
-from flowinfer.planning.plan import Plan, Step, columns, members
+from flowinfer.planning.plan import Mixture, Plan, Step, columns, members
+from flowinfer.registry import backends
 from flowinfer.results import Question
 from flowinfer.runs.judging import majority
-from flowinfer.spec import Flow
+from flowinfer.spec import Flow, draws_samples
 from flowinfer.sweeps.placing import place_all
 
 _CHAT_FIELDS = ("system", "history")
@@ -43,6 +44,24 @@ class ServedFlow:
         return self.plan.step(self.plan.answer.streamed) if self.plan.answer.streamed else None
 
     @property
+    def unreadable(self) -> str | None:
+        """Return why no text can be read by its heads, to say how likely each token of it is; None where one can."""
+        steps = self.plan.steps
+        if len(steps) > 1 or self.plan.answer.kind != "text":
+            return "several steps write the answer; only a flow that is one model or one '|' group reads a text"
+        if any(backends()[self.plan.models[member.model].backend].text_only for member in members(steps[0].source)):
+            return "its model is an endpoint, which gives no distributions"
+        source = steps[0].source
+        if isinstance(source, Mixture) and source.fuse == "byte":
+            return "its heads write bytes; a text is read in tokens"
+        return None
+
+    @property
+    def draws_samples(self) -> bool:
+        """Return whether it asks for several samples of one prompt."""
+        return self.flow is not None and draws_samples(self.flow.root)
+
+    @property
     def takes_messages(self) -> bool:
         """Return whether a chat's messages are handed to its first stage as they are."""
         return self.plan.prompts == AS_THEY_ARE
@@ -66,6 +85,8 @@ class Asking:
     """Options of the steps that answer: max_tokens, stop."""
     item: Question | None = None
     """The whole item of a data set, whose text `question` is; then noise goes by its id."""
+    echoes: int | None = None
+    """Where the question is a text that is only read: how many tokens are written behind it, 0 or 1."""
 
     @property
     def said(self) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -46,6 +47,8 @@ class Form:
         self._chunk_head = self._head | ({"object": "chat.completion.chunk"} if self._is_chat else {})
         self._offsets: dict[int, int] = {}
         """Characters that were written of each answer."""
+        self._decoders: dict[int, codecs.IncrementalDecoder] = {}
+        """What has begun a character of each."""
 
     def whole(self, pieces: Sequence[Piece], traces: Sequence[Trace], usage: Mapping[str, Any]) -> dict[str, Any]:
         """Return whole answers."""
@@ -98,25 +101,27 @@ class Form:
             return None
         if self._is_chat:
             return {"content": [self._token(token) for token in tokens], "refusal": None}
-        texts = [_shown(token.piece) for token in tokens]
-        offsets = []
-        for text in texts:
+        texts, offsets = [_shown(token.piece) for token in tokens], []
+        decoder = self._decoders.setdefault(index, codecs.getincrementaldecoder("utf-8")(errors="replace"))
+        for token in tokens:
             offsets.append(self._offsets.get(index, 0))
-            self._offsets[index] = offsets[-1] + len(text)
+            self._offsets[index] = offsets[-1] + len(decoder.decode(token.piece or b""))
         return {
             "tokens": texts,
-            "token_logprobs": [_log(token.probability) for token in tokens],
-            "top_logprobs": [
-                {_shown(top.piece): _log(top.probability) for top in self._tops_of(token)} for token in tokens
-            ]
-            if self._tops
-            else None,
+            "token_logprobs": [None if token.probability < 0 else _log(token.probability) for token in tokens],
+            "top_logprobs": [self._named_tops(token) for token in tokens] if self._tops else None,
             "text_offset": offsets,
         }
 
     def _token(self, token: TokenEvent) -> dict[str, Any]:
         tops = [_entry(top.piece, top.probability) for top in self._tops_of(token)]
         return {**_entry(token.piece, token.probability), "top_logprobs": tops}
+
+    def _named_tops(self, token: TokenEvent) -> dict[str, float] | None:
+        """Return alternatives by what they show as: of those that show alike (parts of characters) the likeliest."""
+        if token.probability < 0:
+            return None
+        return {_shown(top.piece): _log(top.probability) for top in reversed(self._tops_of(token))}
 
     def _tops_of(self, token: TokenEvent) -> Sequence[Alternative]:
         return token.tops[: self._tops]
@@ -202,7 +207,7 @@ def _groups(source: Source) -> list[str]:
 
 SUPPORTED = (
     *("max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "stream", "stream_options"),
-    *("logprobs", "top_logprobs"),
+    *("logprobs", "top_logprobs", "echo"),
 )
 
 

@@ -52,6 +52,8 @@ class Answered:
     """The question has its answer."""
 
     trace: Trace
+    read: tuple[TokenEvent, ...] = ()
+    """The tokens of a text that was only read (`echo`), and of what was written behind it."""
     kind: Literal["answered"] = "answered"
 
 

@@ -16,17 +16,20 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
-from flowinfer.backends.base import TokenModel
+from flowinfer.backends.base import TextModel, TokenModel
 from flowinfer.engine.base import NoCache, Observer, TokenEvent
 from flowinfer.engine.decoders import Decoders, LoopState
 from flowinfer.engine.decoding import free_cached
+from flowinfer.engine.faults import question_fails
 from flowinfer.engine.loops.choice import Engine
+from flowinfer.engine.loops.given import Given, read
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.scheduler import Caching, Scheduler
 from flowinfer.engine.work import Asked, trace_of
-from flowinfer.errors import DeviceLost, FlowInferError, RunError
+from flowinfer.errors import DeviceLost, FlowInferError, RunError, is_memory_short
 from flowinfer.planning.merge import SharedStep
-from flowinfer.results import StepResult
+from flowinfer.planning.plan import members
+from flowinfer.results import StepResult, Trace
 from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.happenings import STOPPED, Admitted, Answered, Failed, Happening, StepEnded, Wrote, WroteText
 from flowinfer.serving.loading import Loading, State
@@ -124,7 +127,8 @@ class Service:
         """Hand a question in; what happens to it is heard until it has ended or was withdrawn."""
         with self._lock:
             self._number += 1
-            ticket = Ticket(asking.flow, asking.asked(f"r{self._number}"), hear, wants_tokens, num_tops)
+            given = None if asking.echoes is None else Given(asking.question, num_tops, bool(asking.echoes))
+            ticket = Ticket(asking.flow, asking.asked(f"r{self._number}"), hear, wants_tokens, num_tops, given)
             if self._is_closing or self.loading.problem is not None:
                 problem = self.loading.problem.message if self.loading.problem else STOPPED
                 self.deliver(lambda: tell_one(ticket, failed(ticket, problem)))
@@ -255,7 +259,9 @@ class Service:
             self.flush()
             self._drop_unwanted()
             ticket = self._next()
-            if ticket is not None:
+            if ticket is not None and ticket.given is not None:
+                self._read(ticket, ticket.given)
+            elif ticket is not None:
                 self.under_way[ticket.asked.question.id] = ticket
                 yield ticket.asked
             elif self.under_way:
@@ -267,6 +273,29 @@ class Service:
                 self._wake.clear()
         for ticket in self.under_way.values():
             self._scheduler.withdraw(ticket.asked)
+
+    def _read(self, ticket: Ticket, given: Given) -> None:
+        """Read a text, between two turns of the loops."""
+        plan, question_id = ticket.flow.plan, ticket.asked.question.id
+        self.under_way[question_id] = ticket  # what breaks the engine is told to it too
+        try:
+            with question_fails(lambda why: self.note(ticket, failed(ticket, why))):
+                models = [self._pool.get(plan, name, self._ears) for name in plan.models]
+                named = dict(zip(plan.models, models, strict=True))
+                heads = [named[member.model] for member in members(plan.steps[0].source)]
+                found = read(plan.steps[0], [head for head in heads if not isinstance(head, TextModel)], given)
+                result = found.result
+                reason, seconds = result.finish_reason, result.seconds
+                trace = Trace(
+                    question_id=question_id, answer=result.text, finish_reason=reason, seconds=seconds, steps=(result,)
+                )
+                self.note(ticket, Answered(trace, found.tokens))
+        except Exception as error:
+            if not is_memory_short(error):
+                raise
+            free_cached()
+            self.note(ticket, failed(ticket, "memory was too short to read the text"))
+        del self.under_way[question_id]
 
     def _next(self) -> Ticket | None:
         """Return a question of the flow that has fewest under way."""

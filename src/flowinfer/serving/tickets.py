@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from flowinfer.engine.loops.given import Given
 from flowinfer.engine.work import Asked
 from flowinfer.results import Trace
 from flowinfer.serving.flows import ServedFlow
@@ -25,6 +26,8 @@ class Ticket:
     wants_tokens: bool
     num_tops: int = 0
     """How many alternatives each token is to be told with."""
+    given: Given | None = None
+    """What is to be read, where nothing is asked."""
     is_over: bool = False
     """Whether nothing more is told of it."""
     since: float = field(default_factory=time.monotonic)

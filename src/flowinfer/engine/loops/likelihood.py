@@ -30,7 +30,7 @@ from flowinfer.errors import RunError
 from flowinfer.fusion.utf8 import BOUNDARY
 from flowinfer.planning.plan import Step
 
-_CHUNK = 32
+CHUNK = 32
 """Most keys of a text that are verified in one forward: each has a distribution over the whole vocabulary."""
 _LEAST = 1e-45
 """What a probability that float32 cannot hold counts as."""
@@ -116,7 +116,7 @@ class LikelihoodStream(RoundStream):
 
     def _go_on(self, readings: Sequence[_Reading]) -> None:
         """Verify the next keys of some texts in one forward."""
-        ahead = [reading.keys[reading.at : len(reading.keys) - 1][:_CHUNK] for reading in readings]
+        ahead = [reading.keys[reading.at : len(reading.keys) - 1][:CHUNK] for reading in readings]
         proposals = [spell(reading.row, draft, self._heads) for reading, draft in zip(readings, ahead, strict=True)]
         probs = self._heads.mixer.fused(self._logits(proposals, []))  # (N, V), N = the texts and their keys
         for reading, proposal in zip(readings, proposals, strict=True):

@@ -271,6 +271,7 @@ class Router:
                 everywhere=asking.everywhere,
                 finally_=asking.finally_,
                 item=asking.item,
+                echoes=asking.echoes,
                 wants_tokens=ticket.wants_tokens,
                 num_tops=ticket.num_tops,
             )

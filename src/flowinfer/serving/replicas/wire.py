@@ -43,6 +43,7 @@ class Put(_Message):
     everywhere: Mapping[str, int | float] | None
     finally_: Mapping[str, int | tuple[str, ...]] | None
     item: Question | None
+    echoes: int | None
     wants_tokens: bool
     num_tops: int
 

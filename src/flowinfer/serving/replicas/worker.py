@@ -100,7 +100,8 @@ class ServingReplica:
         self._leave()
 
     def _put(self, service: Service, put: wire.Put) -> None:
-        asking = Asking(service.flows[put.flow], put.question, put.turns, put.everywhere, put.finally_, item=put.item)
+        flow, options = service.flows[put.flow], (put.everywhere, put.finally_)
+        asking = Asking(flow, put.question, put.turns, *options, item=put.item, echoes=put.echoes)
 
         def hear(happening: Happening) -> None:
             self._happened.append((put.number, happening))
