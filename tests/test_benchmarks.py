@@ -27,6 +27,7 @@ pytestmark = pytest.mark.slow
         ("start.py", "--flows", "one 7B", "--seconds", "400"),
         ("scale.py", "--replicas", "1", "--questions", "2", "--simulated", "20000"),
         ("cpu.py", "--batches", "1,2", "--tokens", "4", "--questions", "2", "--answer-tokens", "4"),
+        ("control.py", "--out", "{tmp}", "--questions", "2", "--dev", "20", "--latency", "1"),
     ],
 )
 def test_a_benchmark_prints_its_table_and_writes_it(arguments: tuple[str, ...], tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_a_benchmark_prints_its_table_and_writes_it(arguments: tuple[str, ...], 
     command = [
         sys.executable,
         str(ROOT / "benchmarks" / script),
-        *options,
+        *(option.format(tmp=tmp_path) for option in options),
         *written,
         "--device",
         "cpu",
