@@ -11,7 +11,7 @@ import pytest
 
 from flowinfer.language.check import check
 from flowinfer.results import Question, Record
-from flowinfer.runs import experiment
+from flowinfer.runs import judging
 from flowinfer.runs.experiment import Request, evaluate
 from flowinfer.runs.store import Run, info, read_json, read_records
 from flowinfer.spec import Flow
@@ -38,10 +38,10 @@ def only_for(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda one, *rest: (failing if f"'{name}'" in repr(one) else function)(one, *rest)
 
 
-def second_fails(append: Callable[..., None]) -> Callable[..., None]:
+def second_fails(write: Callable[..., None]) -> Callable[..., None]:
     """Return a method that fails at its second call."""
     calls = iter(range(100))
-    return lambda run, record: failing() if next(calls) == 1 else append(run, record)
+    return lambda run, line: failing() if next(calls) == 1 else write(run, line)
 
 
 @pytest.mark.parametrize("place", ["judging", "telling", "writing"])
@@ -55,9 +55,9 @@ def test_a_fault_after_the_answer_fails_its_question_and_a_resumed_run_answers_i
 
     with monkeypatch.context() as patch:
         if place == "judging":
-            patch.setattr(experiment, "score", only_for("q1", experiment.score))
+            patch.setattr(judging, "score", only_for("q1", judging.score))
         if place == "writing":
-            patch.setattr(Run, "append", second_fails(Run.append))
+            patch.setattr(Run, "write", second_fails(Run.write))
         tell = only_for("q1", note) if place == "telling" else note
         results = evaluate(flow, dataset(*QUESTIONS), Request(out=tmp_path, batch=1, use_cache=False), on_record=tell)
     assert (results.failed, len(heard)) == (1, 2 if place == "telling" else 3)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,25 +13,33 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from flowinfer.engine.base import Observer
-from flowinfer.engine.execute import execute
+from flowinfer.engine.decoders import Decoders
+from flowinfer.engine.models import ModelPool
 from flowinfer.errors import DeviceLost, LoadError, MemoryShort, RunError, UsageError
 from flowinfer.language.check import check
 from flowinfer.machine import Device, Machine
 from flowinfer.planning.merge import merge
 from flowinfer.planning.placement import ready
 from flowinfer.planning.plain import fingerprint
-from flowinfer.results import StepResult, Trace
-from flowinfer.runs.experiment import majority
+from flowinfer.planning.plan import Plan
+from flowinfer.results import Question, Record, StepResult, Trace
+from flowinfer.runs.answering import Answered, Answerer, Answering, Owners, Stepped, Task
+from flowinfer.runs.cache import DiskStepCache
+from flowinfer.runs.jsonlog import decoded
+from flowinfer.runs.replicas import pool
 from flowinfer.runs.replicas.pool import Gone, Hear, ReplicaLost, ReplicaPool, Setting
 from flowinfer.runs.replicas.sharing import divided, shares
-from flowinfer.runs.replicas.wire import Ask, Ended, Failed, Ready, Start, plan_data, read_plans
+from flowinfer.runs.replicas.wire import Ask, Done, Failed, Ready, Start, plan_data, read_plans
+from flowinfer.runs.store import record_line
 from flowinfer.spec import ModelSpec
 from tests.engine.plans import QUESTIONS, chain, member, questions
 from tests.runs.threads import ThreadSite
 
 PLAN = chain((member("A"), ()), (member("B", "{question}: {prev}", prev=("s1",)), ("s1",)))
+OTHER = chain((member("A"), ()), (member("C", "{question}: {prev}", prev=("s1",)), ("s1",)))
 MANY = questions([f"question {number}" * (number % 5 + 1) for number in range(23)])
-Say = Callable[["Scripted", Ask], None]
+TASKS = [Task(question, (0, 1)) for question in MANY]
+Say = Callable[["Scripted", Ask], object]
 
 
 class Scripted:
@@ -43,20 +52,26 @@ class Scripted:
 
     def send(self, message: BaseModel) -> None:
         if isinstance(message, Start):
-            self.steps = merge(read_plans(message.plans)).steps
+            self.merged = merge(read_plans(message.plans))
             self.hear(Ready())
         elif isinstance(message, Ask) and not self.is_gone:
             self.num_asked += 1
             self.script(self, message)
 
-    def answer(self, ask: Ask, num_steps: int = 2) -> None:
-        """Answer as many of a question's steps as are wanted, and as the script lets."""
-        for shared in [step for step in self.steps if step.id in ask.wanted][:num_steps]:
-            text = f"{shared.step.id} of {ask.text}"
-            result = StepResult(
-                step=shared.step.id, text=text, passed_on=text, prompts={}, tokens=1, finish_reason="eos", seconds=0.0
+    def answer(self, ask: Ask, num_plans: int = 2) -> None:
+        """Answer a question under as many of its plans as the script lets."""
+        for plan in ask.plans[:num_plans]:
+            uses = self.merged.uses[plan].values()
+            steps = [step(f"{plan}: {use.shared} of {ask.question.question}") for use in uses]
+            trace = Trace(
+                question_id=ask.question.id, answer=steps[-1].text, finish_reason="eos", seconds=0.0, steps=tuple(steps)
             )
-            self.hear(Ended(number=ask.number, shared=shared.id, is_fresh=True, result=result))
+            line = decoded(record_line(Record(question=ask.question, trace=trace)))
+            told = tuple((use.shared, True) for use in uses)
+            self.hear(Done(number=ask.number, plan=plan, steps=told, broken={}, line=line))
+
+    def kill(self) -> None:
+        self.die()
 
     def die(self, *last: Failed) -> None:
         for message in (*last, Gone("signal SIGKILL")):
@@ -88,43 +103,51 @@ class Notes(Observer):
         self.told.append(message)
 
 
-def traces(site: object, observer: Observer | None = None, **setting: object) -> dict[str, Trace]:
-    pool = ReplicaPool(site, [PLAN], Setting({}, **setting), observer or Observer())  # type: ignore[arg-type]
-    found = list(execute(PLAN, MANY, runner=pool))
-    assert len(found) == len(MANY)
-    return {trace.question_id: trace for trace in found}
+def step(text: str) -> StepResult:
+    return StepResult(step="s", text=text, passed_on=text, prompts={}, tokens=1, finish_reason="eos", seconds=0.0)
 
 
-WHOLE = traces(ScriptedSite(1))
+def records(site: object, observer: Observer | None = None) -> dict[tuple[str, int], Record]:
+    """Return what comes of every question under both plans; every step of it is told of once."""
+    found = list(ReplicaPool(site, [PLAN, OTHER], Setting({}), observer or Observer()).run(TASKS))  # type: ignore[arg-type]
+    steps = [(event.task, event.shared) for event in found if isinstance(event, Stepped)]
+    assert len(steps) == len(set(steps)) == 3 * len(MANY)
+    answers = [event for event in found if isinstance(event, Answered)]
+    assert len(answers) == 2 * len(MANY)
+    return {(answer.record.question.id, answer.plan): answer.record for answer in answers}
+
+
+WHOLE = records(ScriptedSite(1))
 
 
 @given(st.integers(1, 4), st.lists(st.tuples(st.integers(1, 6), st.integers(0, 1)), max_size=6))
 def test_replicas_that_are_lost_at_any_moment_lose_and_double_nothing(
     count: int, deaths: list[tuple[int, int]]
 ) -> None:
-    """The n-th question that a replica is asked ends it, with none or one of that question's two steps answered."""
+    """The n-th question that a replica is asked ends it, with none or one of that question's two answers given."""
     left, killed = list(deaths), dict.fromkeys([question.id for question in MANY], 0)
 
     def script(replica: Scripted, ask: Ask) -> None:
         if left and replica.num_asked == left[0][0] and killed[ask.question.id] < 2:
             killed[ask.question.id] += 1  # a third time, and it would be taken for the cause
-            _, num_steps = left.pop(0)
-            replica.answer(ask, num_steps)
+            _, num_plans = left.pop(0)
+            replica.answer(ask, num_plans)
             replica.die()
         else:
             replica.answer(ask)
 
     site = ScriptedSite(count, script)
-    assert traces(site) == WHOLE and site.is_closed
+    assert records(site) == WHOLE and site.is_closed
 
 
 def test_a_question_that_ends_every_process_fails_alone_and_the_others_are_answered() -> None:
     def script(replica: Scripted, ask: Ask) -> None:
         replica.die() if ask.question.id == "q7" else replica.answer(ask)
 
-    found = traces(ScriptedSite(3, script))
-    assert found.pop("q7").error == "the process that was asked it has ended 3 times: signal SIGKILL"
-    assert found == {name: trace for name, trace in WHOLE.items() if name != "q7"}
+    found = records(ScriptedSite(3, script))
+    problem = "the process that was asked it has ended 3 times: signal SIGKILL"
+    assert [found.pop(("q7", plan)).trace.error for plan in (0, 1)] == [problem, problem]
+    assert found == {name: record for name, record in WHOLE.items() if name[0] != "q7"}
 
 
 def test_what_no_replica_can_load_is_told_once_and_ends_all() -> None:
@@ -133,7 +156,7 @@ def test_what_no_replica_can_load_is_told_once_and_ends_all() -> None:
 
     site = ScriptedSite(3, script)
     with pytest.raises(LoadError, match=r"replica \d: model 'A' cannot be loaded") as error:
-        traces(site)
+        records(site)
     assert error.value.help == "check ref" and site.is_closed
 
 
@@ -142,7 +165,7 @@ def test_a_bug_in_a_replica_is_shown_with_its_traceback() -> None:
         replica.die(Failed(error="", message="Traceback (most recent call last): ..."))
 
     with pytest.raises(ReplicaLost, match="met a bug:\nTraceback"):
-        traces(ScriptedSite(2, script))
+        records(ScriptedSite(2, script))
 
 
 def test_a_replica_whose_device_is_lost_is_given_up_and_the_others_go_on() -> None:
@@ -153,13 +176,13 @@ def test_a_replica_whose_device_is_lost_is_given_up_and_the_others_go_on() -> No
             replica.answer(ask)
 
     site, notes = ScriptedSite(2, script), Notes()
-    assert traces(site, notes) == WHOLE
+    assert records(site, notes) == WHOLE
     assert len(site.started) == 2 and notes.told == ["replica 1 is given up: cuda:0 has failed"]
 
 
 def test_the_run_ends_where_no_device_is_left() -> None:
     with pytest.raises(DeviceLost, match="replica 1: cuda:0 has failed"):
-        traces(
+        records(
             ScriptedSite(1, lambda replica, ask: replica.die(Failed(error="DeviceLost", message="cuda:0 has failed")))
         )
 
@@ -177,8 +200,17 @@ def test_a_process_that_cannot_even_start_is_tried_twice() -> None:
 
     site = DeadSite(2)
     with pytest.raises(RunError, match="no replica is left: the last has ended: signal SIGKILL"):
-        traces(site)
+        records(site)
     assert len(site.started) == 4
+
+
+def test_a_replica_that_stands_still_is_ended_and_its_questions_are_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool, "_LOOK_SECONDS", 0.0)
+    site, notes = ScriptedSite(2, lambda replica, ask: replica is site.started[0] or replica.answer(ask)), Notes()
+    assert records(site, notes) == WHOLE
+    assert "replica 1 has ended: it said nothing for 0 s; it is started again, and nothing is lost" in notes.told
 
 
 def test_questions_are_shared_out_so_that_all_have_as_much_to_do() -> None:
@@ -190,55 +222,62 @@ def test_questions_are_shared_out_so_that_all_have_as_much_to_do() -> None:
         replica.answer(ask)
 
     site = ScriptedSite(2, script)
-    list(execute(PLAN, MANY, batch=1, runner=ReplicaPool(site, [PLAN], Setting({}), Observer())))
+    list(ReplicaPool(site, [PLAN, OTHER], Setting({}), Observer()).run(TASKS, most=1))
     assert {sum(one is replica for one, _ in asked) for replica in site.started} == {11, 12}
     lengths = [len(ask.question.question) for _, ask in asked]
     assert lengths == sorted(lengths, reverse=True)
 
 
+def answered(answerer: Answerer, asked: Sequence[Task]) -> dict[tuple[str, int], object]:
+    """Return what of each record does not depend on the clock or the batch."""
+    found: dict[tuple[str, int], object] = {}
+    for event in answerer.run(asked):
+        if isinstance(event, Answered):
+            trace, score = event.record.trace, event.record.score
+            steps = [(step.step, step.text, step.prompts, step.tokens, step.finish_reason) for step in trace.steps]
+            taken = [(one.selection, one.taken, one.lost, len(one.values)) for one in trace.selections]
+            marks = [step.cached_from for step in trace.steps]
+            ended = trace.answer, trace.finish_reason, trace.error, trace.ballot
+            found[trace.question_id, event.plan] = (steps, taken, marks, ended, score)
+            assert event.line in (None, record_line(event.record))
+    return found
+
+
+def here(plans: Sequence[Plan], cache: Path | None, owners: Owners) -> Answering:
+    kept = None if cache is None else lambda run: DiskStepCache(cache, run)
+    return Answering(plans, merge(plans), owners, kept, Decoders(ModelPool(), Observer(), "auto"), Observer())
+
+
+def elsewhere(plans: Sequence[Plan], cache: Path | None, owners: Owners) -> ReplicaPool:
+    return ReplicaPool(ThreadSite(2), plans, Setting(owners, cache=cache), Observer())
+
+
+def placed(text: str, zoo: str) -> Plan:
+    return ready(check(text, zoo=zoo), Machine((Device("cpu", "", 1 << 30, 1 << 30),)))
+
+
 @pytest.mark.slow
 def test_real_replicas_answer_as_one_process_does(tmp_path: Path) -> None:
     """Steps in series and in parallel, drafts and sampling; a second run takes all steps from the cache."""
-    text = "defaults { max_tokens = 4 }\nQwen -> (Yi | Ds)[temperature=0.8]"
-    flow = check(text, zoo="lab")
-    machine = Machine((Device("cpu", "", 1 << 30, 1 << 30),))
-    plan, asked = ready(flow, machine), questions(QUESTIONS[:4])
-    alone = {trace.question_id: trace for trace in execute(plan, asked)}
-    for cached_from in (None, "first"):
-        setting = Setting({(0, 0): cached_from or "first"}, cache=tmp_path)
-        pool = ReplicaPool(ThreadSite(2), [plan], setting, Observer())
-        found = {trace.question_id: trace for trace in execute(plan, asked, runner=pool)}
-        assert {name: said(trace) for name, trace in found.items()} == {
-            name: said(trace) for name, trace in alone.items()
-        }
+    plan = placed("defaults { max_tokens = 4 }\nQwen -> (Yi | Ds)[temperature=0.8]", "lab")
+    asked = [Task(question) for question in questions(QUESTIONS[:4])]
+    for run in ("first", "second"):
+        owners = {(0, 0): run}
+        alone = answered(here([plan], tmp_path / "here", owners), asked)
+        assert answered(elsewhere([plan], tmp_path / "there", owners), asked) == alone
 
 
-def test_replicas_choose_as_one_process_does(toy_zoo: Path) -> None:
-    """A choice, a repeat in a quorum and samples: what was skipped, taken and voted on comes back whole."""
+def test_replicas_choose_share_and_judge_as_one_process_does(tmp_path: Path, toy_zoo: Path) -> None:
+    """A choice, a repeat in a quorum and samples; a second plan that shares a step, and a question that fails."""
     votes = "(Qwen & Yi[samples=3, temperature=1, enough=0.8] & Ds)[min=2]"
     text = f"defaults {{ max_tokens=4 }}\n(Qwen / (Yi)*2[until=unchanged] / {votes})[accept=lead, at=0.9]"
-    plan = ready(check(text, zoo=str(toy_zoo)), Machine((Device("cpu", "", 1 << 30, 1 << 30),)))
-    asked = questions(["hello", "x + 1", "naïve café"])
-    alone, shared = (
-        {trace.question_id: trace for trace in execute(plan, asked, vote=majority, runner=runner)}
-        for runner in (None, ReplicaPool(ThreadSite(2), [plan], Setting({}), Observer()))
-    )
-    assert {name: said(trace) for name, trace in shared.items()} == {name: said(trace) for name, trace in alone.items()}
-    taken = {
-        name: [(one.selection, one.taken, one.lost, len(one.values)) for one in trace.selections]
-        for name, trace in shared.items()
-    }
-    assert taken == {
-        name: [(one.selection, one.taken, one.lost, len(one.values)) for one in trace.selections]
-        for name, trace in alone.items()
-    }
-    assert all(len(one) == 4 for one in taken.values()) and all(trace.ballot for trace in shared.values())
-
-
-def said(trace: Trace) -> object:
-    """Return what of a trace does not depend on the clock or the batch."""
-    steps = [(step.step, step.text, step.prompts, step.tokens, step.finish_reason) for step in trace.steps]
-    return trace.answer, trace.finish_reason, trace.error, steps
+    plans = [placed(text, str(toy_zoo)), placed("defaults { max_tokens=4 }\nQwen -> Yi", str(toy_zoo))]
+    asked = [Task(question, (0, 1)) for question in questions(["hello", "x + 1", "naïve café"])]
+    asked.append(Task(Question(id="half", question="half \ud800", reference="4"), (1,)))
+    owners = {(0, 0): "one", (1, 0): "two"}
+    alone = answered(here(plans, tmp_path / "here", owners), asked)
+    assert answered(elsewhere(plans, tmp_path / "there", owners), asked) == alone
+    assert len(alone) == 7 and {"one"} <= {mark for record in alone.values() for mark in record[2]}  # type: ignore[index]  # a tuple
 
 
 def test_a_plan_arrives_whole_with_the_address_that_nothing_else_shows() -> None:
@@ -288,8 +327,9 @@ def test_more_replicas_than_devices_are_refused(machine: Machine, problem: str) 
         shares(machine, 3, {}, range(2))
 
 
-def test_as_many_replicas_as_have_room_run_where_that_is_asked() -> None:
+def test_as_many_replicas_as_have_room_run_where_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three GPUs of which a copy needs one and a half: one replica, here."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
 
     def place(machine: Machine) -> int:
         if len(machine.devices) - 1 < 2:

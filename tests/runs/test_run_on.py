@@ -10,7 +10,7 @@ import pytest
 from flowinfer import api
 from flowinfer.cli import show
 from flowinfer.results import Question, Record, Trace
-from flowinfer.runs.experiment import judged
+from flowinfer.runs.judging import judged
 from flowinfer.runs.run_on import run_on
 from flowinfer.runs.tables import notes
 from tests.endpoint import Stub, said, stub

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from pydantic import BaseModel
 
-from flowinfer.engine.base import Observer
-from flowinfer.planning.plan import Plan
-from flowinfer.runs.replicas.pool import Gone, Hear, ReplicaPool, Setting
+from flowinfer.runs.replicas.pool import Gone, Hear
 from flowinfer.runs.replicas.wire import line_of, said
 from flowinfer.runs.replicas.worker import Replica
 
@@ -30,6 +26,9 @@ class Thread:
 
     def send(self, message: BaseModel) -> None:
         self._asks.write(line_of(message))
+
+    def kill(self) -> None:
+        self.end()
 
     def end(self) -> None:
         self._asks.close()
@@ -64,12 +63,3 @@ class ThreadSite:
         for thread in self.threads:
             thread.replica.join()
             thread.reader.join()
-
-
-def elsewhere(cache: Path | None) -> Callable[[Sequence[Plan], Mapping[tuple[int, int], str]], ReplicaPool]:
-    """Return what makes a sweep's runner of two threads."""
-
-    def make(plans: Sequence[Plan], runs: Mapping[tuple[int, int], str]) -> ReplicaPool:
-        return ReplicaPool(ThreadSite(2), plans, Setting(runs, cache=cache, breaks_steps=True), Observer())
-
-    return make

@@ -17,6 +17,7 @@ from flowinfer.machine import Machine, this_machine
 from flowinfer.serving.app import application
 from flowinfer.serving.desk import Desk, Limits
 from flowinfer.serving.flows import served
+from flowinfer.serving.responder import Responder
 from flowinfer.serving.service import Service
 from tests.serving.asgi import Reply, ask
 
@@ -95,6 +96,7 @@ def serve(pool: ModelPool) -> Iterator[Serve]:
         swaps: bool = False,
         log: Callable[[str], None] | None = None,
         waits: bool = True,
+        responder: Callable[..., Responder] | None = None,
         **options: Any,
     ) -> Served:
         checked = {
@@ -102,9 +104,11 @@ def serve(pool: ModelPool) -> Iterator[Serve]:
             for name, text in (flows or FLOWS).items()
         }
         ready, steps = served(checked, machine or this_machine(), swaps=swaps)
+        options = {"models": models or pool, **options}
 
         async def make() -> Desk:
-            service = Service(ready, steps, loop.call_soon_threadsafe, models=models or pool, **options)
+            deliver = loop.call_soon_threadsafe
+            service = responder(ready, deliver) if responder else Service(ready, steps, deliver, **options)
             return Desk(service, limits or Limits(), keys, log)
 
         desk = asyncio.run_coroutine_threadsafe(make(), loop).result()

@@ -16,7 +16,7 @@ from flowinfer.language.check import check
 from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
 from flowinfer.results import Question
-from flowinfer.runs.experiment import majority
+from flowinfer.runs.judging import majority
 from tests.serving.asgi import ask, call
 from tests.serving.conftest import FLOWS, SETS, Serve, Served
 

@@ -153,7 +153,7 @@ def test_models_that_do_not_fit_together_are_loaded_in_turn(tmp_path: Path, toy_
     ids = frozenset(question.id for question in questions.questions)
     ended = list(sharing.run([Job(plan, 0, str(plan), ids) for plan in range(3)]))
     pool.close()
-    assert {one.job.plan: len(one.records) for one in ended} == {0: 2, 1: 2, 2: 2}
+    assert {one.job.plan: len(one.answers) for one in ended} == {0: 2, 1: 2, 2: 2}
     assert loads == ["Ds", "Qwen", "Yi", "Qwen", "Yi"]  # stage by stage
 
 

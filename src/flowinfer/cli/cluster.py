@@ -11,6 +11,7 @@ import typer
 
 from flowinfer.cli.exec import batch_size
 from flowinfer.cli.inputs import Expression, FlowFile, PromptsOption, SetOption, ZooOption, read_checked, settings
+from flowinfer.errors import FlowInferError
 
 if TYPE_CHECKING:
     from flowinfer.planning.plan import Plan
@@ -40,11 +41,18 @@ def command(
     provide(models)
     found = nodes(cluster, models)
     has_problems = any(node.problems for node in found)
-    spread, plan = (None, None) if flow is None or has_problems else _spread(flow, found, wanted)
+    spread, plan, problem = None, None, None
+    if flow is not None and not has_problems:
+        try:
+            spread, plan = _spread(flow, found, wanted)
+        except FlowInferError as error:  # told after what there is
+            problem = error
     if json_:
         print(json.dumps([_plain(node, spread) for node in found], ensure_ascii=False, indent=1))
     else:
         _print(found, spread, plan)
+    if problem is not None:
+        raise problem
     raise typer.Exit(1 if has_problems else 0)
 
 
@@ -63,6 +71,7 @@ def _plain(node: Node, spread: Spread | None) -> dict[str, Any]:
         "id": node.id,
         "cpus": node.cores,
         "gpus": node.num_gpus,
+        "memory_bytes": node.memory,
         "versions": dict(node.look.versions) if node.look else None,
         "problems": list(node.problems),
         "replicas": [host.id for host in spread.hosts].count(node.id) if spread else None,
@@ -76,9 +85,9 @@ def _print(found: Sequence[Node], spread: Spread | None, plan: Plan | None) -> N
     for node in found:
         parts = [f"{node.cores} CPU cores"]
         if node.look is not None:
-            *gpus, cpu = node.look.devices
+            *gpus, _ = node.look.devices
             parts += [f"{gpu.title} with {shown_bytes(gpu.free_bytes)} free" for gpu in gpus[: node.num_gpus]]
-            parts += [f"{shown_bytes(cpu.free_bytes)} of memory free"]
+            parts += [f"{shown_bytes(node.host.cpu.free_bytes)} of memory"]
             parts += [f"{name} {version}" for name, version in node.look.versions.items()]
         print(f"node {node.name} ({node.id[:8]}): {', '.join(parts)}")
         for problem in node.problems:

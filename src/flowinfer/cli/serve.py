@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from flowinfer.cli.exec import ReplicasOption, batch_size
 from flowinfer.cli.inputs import (
     NiceOption,
     SetOption,
@@ -58,6 +59,14 @@ def command(
         bool,
         typer.Option("--swap", help="Serve flows in turn whose models do not fit together; a change takes seconds."),
     ] = False,
+    replicas: ReplicasOption = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|ADDRESS",
+            help="Run the copies on the hosts of a Ray cluster, as many as have room if --replicas does not say.",
+        ),
+    ] = None,
     batch: Annotated[str, typer.Option(metavar="auto|N", help="Rows at once of each decoding loop.")] = "auto",
     max_queue: Annotated[
         int, typer.Option(min=1, metavar="N", help="Most questions that wait or are being answered; more get 429.")
@@ -83,7 +92,6 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
 ) -> None:
     """Serve flows as models for every OpenAI client."""
-    from flowinfer.cli.exec import batch_size
     from flowinfer.runs.finding import find_run
 
     size, rows = _bytes(max_body), batch_size(batch)
@@ -91,6 +99,7 @@ def command(
     shown = None if run is None else find_run(run, Path("runs"))
     if not files and shown is None:
         raise UsageError("nothing to serve", help="name flow files, or a run with --run")
+    copies = _copies(replicas, cluster, files or (), swap=swap)
     flows = checked_flows(files or (), zoo, set_)
     try:
         from flowinfer.serving.desk import Limits
@@ -108,13 +117,29 @@ def command(
 
     limits = Limits(questions=max_queue, tokens=max_queue_tokens, seconds=timeout, body_bytes=size)
     origins = tuple(cors_origins or ())
-    chosen = Settings(host, port, load, rows, "auto", limits, drain, keys, origins, swap, shown)
+    chosen = Settings(host, port, load, rows, "auto", limits, drain, keys, origins, swap, copies, cluster, shown)
 
     def say(message: str) -> None:
         if not quiet or message.startswith("warning: "):
             _say(message)
 
     serve(flows, chosen, say=say, on_ready=ready, log=_say if log_prompts else None)
+
+
+def _copies(replicas: str | None, cluster: str | None, files: Sequence[str], *, swap: bool) -> int | Literal["auto"]:
+    """Return how many copies of the flows' models there are to be.
+
+    Raises:
+        UsageError: that is no number, or there can be no copies.
+    """
+    wanted = batch_size(replicas or ("auto" if cluster else "1"), "--replicas")
+    if wanted == 1 and cluster is None:
+        return 1
+    if swap:
+        raise UsageError("--swap and --replicas do not go together: each replica has all models in memory at once")
+    if not files:
+        raise UsageError("--replicas and --cluster copy flows, and none is named", help="name flow files")
+    return wanted
 
 
 def _say(message: str) -> None:

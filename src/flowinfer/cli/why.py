@@ -19,7 +19,7 @@ _MOST = 100
 
 def print_why(record: Record, console: PlainConsole) -> None:
     """Print a question's verdict by the present rules, its answer with the place marked, and what was passed over."""
-    from flowinfer.runs.experiment import why
+    from flowinfer.runs.judging import why
 
     found = why(record.question, record.trace)
     console.print(plain(f"\nwhy {record.question.id}", "bold"))
@@ -37,7 +37,7 @@ def print_why(record: Record, console: PlainConsole) -> None:
 
 def plain_why(record: Record) -> dict[str, Any] | None:
     """Return the same as data, None where there is no verdict."""
-    from flowinfer.runs.experiment import why
+    from flowinfer.runs.judging import why
 
     found = why(record.question, record.trace)
     if found is None:

@@ -10,7 +10,7 @@ from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.loops.choice import Engine
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.scheduler import Caching, Scheduler
-from flowinfer.engine.work import Asked, Runner, Vote, trace_of
+from flowinfer.engine.work import Asked, Vote, trace_of
 from flowinfer.planning.merge import merge
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Question, Trace
@@ -39,7 +39,6 @@ def execute(
     noise_id: str | None = None,
     candidates: Sequence[str] = (),
     models: ModelPool | None = None,
-    runner: Runner | None = None,
 ) -> Iterator[Trace]:
     """Yield one trace per question as questions finish.
 
@@ -57,7 +56,6 @@ def execute(
         noise_id: what all questions draw their noise by, if not each by its own id.
         candidates: what steps by likelihood choose from; the letters of a question's choices if not given.
         models: a pool to share between runs; else one is made and closed.
-        runner: runs the plan's merged steps in the place of a scheduler here; batch, engine, cache and models are its.
     Raises:
         LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
     """
@@ -72,7 +70,7 @@ def execute(
     pool, (uses,) = models or ModelPool(), merged.uses
     shared = {one.id: one for one in merged.steps}
     waves = [[shared[one] for one in dict.fromkeys(uses[step].shared for step in wave.steps)] for wave in plan.waves]
-    runner = runner or Scheduler(merged.steps, Decoders(pool, observer, batch, engine), caching, observer)
+    scheduler = Scheduler(merged.steps, Decoders(pool, observer, batch, engine), caching, observer)
 
     def source() -> Iterator[Asked | None]:
         for question in questions:
@@ -83,7 +81,7 @@ def execute(
             yield asked.of(uses)
 
     try:
-        for finished in runner.run(source(), most=window(plan, batch), waves=waves):
+        for finished in scheduler.run(source(), most=window(plan, batch), waves=waves):
             if finished.asked.is_done:
                 yield trace_of(plan, uses, finished.asked)
     finally:

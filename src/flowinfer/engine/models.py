@@ -93,7 +93,8 @@ class ModelPool:
         if self.peek(plan, name) is not None:
             return plan.needs[name].weight_bytes or 0
         weights = sys.modules.get("flowinfer.backends.weights")
-        return weights.num_read(plan.models[name], placement_of(plan, name).device) if weights else 0
+        num_read = getattr(weights, "num_read", None)  # none while another thread imports it
+        return num_read(plan.models[name], placement_of(plan, name).device) if num_read else 0
 
     def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
         """Free every model that none of these names needs."""

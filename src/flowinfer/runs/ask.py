@@ -18,8 +18,8 @@ from flowinfer.planning.placement import ready
 from flowinfer.planning.plan import Plan, Step, columns, members
 from flowinfer.registry import backends
 from flowinfer.results import Question, StepResult, Trace
-from flowinfer.runs.experiment import majority
 from flowinfer.runs.gate import Gate
+from flowinfer.runs.judging import majority
 from flowinfer.spec import Flow
 from flowinfer.startup import STARTUP
 from flowinfer.tasks.base import language_note, refuse_missing, refuse_open

@@ -11,16 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from flowinfer.engine.faults import reason
 from flowinfer.errors import RunError
+from flowinfer.language.routing import identity
+from flowinfer.output import shell
 from flowinfer.planning.plain import fingerprint
 from flowinfer.planning.plan import Plan, compile
-from flowinfer.results import Ballot, Question, Record, Score, Trace
+from flowinfer.results import Question, Record, Score
+from flowinfer.runs.answering import Answered, Task
 from flowinfer.runs.cache import DiskStepCache, default_folder, member_order, step_key
 from flowinfer.runs.finding import find_run
-from flowinfer.runs.store import Run, info, read_records
+from flowinfer.runs.judging import failed, judged, majority, score
+from flowinfer.runs.store import Run, info, read_records, record_line
 from flowinfer.runs.summary import Results, summarize
-from flowinfer.spec import Flow
+from flowinfer.spec import Flow, written
 from flowinfer.startup import STARTUP
 
 if TYPE_CHECKING:
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
     from flowinfer.engine.models import ModelPool
     from flowinfer.runs.remote import Server
     from flowinfer.runs.replicas.pool import Site
-    from flowinfer.tasks.answers import Why
     from flowinfer.tasks.base import Dataset
 
 
@@ -93,9 +95,10 @@ def evaluate(
         patience = Patience(has_answer=bool(records))
         left = [question for question in dataset.questions if question.id not in done]
         with _resumable(run):
-            for record in _answered(plan, left, request, run, observer, models, site):
-                keep = None if run is None else run.append if site is None else run.write
-                records.append(_kept(record, keep, on_record))
+            for answer in _answered(plan, left, request, run, observer, models, site):
+                records.append(_kept(answer, run, on_record))
+                if run and site is None:  # else many together, by the pool
+                    run.sync()
                 patience.hear(records[-1].trace.error)
         results = summarize(
             flow,
@@ -144,45 +147,58 @@ def _answered(
     observer: Observer | None,
     models: ModelPool | None,
     site: Site | None,
-) -> Iterator[Record]:
-    """Yield the record of each question as it is answered."""
-    from flowinfer.engine.base import Observer
+) -> Iterator[Answered]:
+    """Yield each question's answer as it comes, judged."""
     from flowinfer.engine.execute import execute
     from flowinfer.tasks.base import question_text
 
-    asked = {question.id: question for question in questions}
     batch = rows_at_once(request.batch, len(questions))
+    if site is not None:
+        yield from _replicated(plan, questions, replace(request, batch=batch), run, observer, site)
+        return
     if request.server is not None:
         from flowinfer.runs import remote
 
         at_once = None if batch == "auto" else batch
         traces = remote.traces(request.server, plan, questions, question_text, at_once=at_once)
     else:
-        name = run.path.name if run else ""
-        cache = DiskStepCache(default_folder(), name) if request.use_cache else None
-        runner = None
-        if site is not None:
-            from flowinfer.runs.replicas.pool import ReplicaPool, Setting
-
-            folder = default_folder() if request.use_cache else None
-            setting = Setting({(0, 0): name}, batch, request.engine, folder)
-            pause = run.sync if run else lambda: None
-            runner = ReplicaPool(site, [plan], setting, observer or Observer(), on_pause=pause)
         traces = execute(
             plan,
             questions,
             batch=batch,
             engine=request.engine,
             observer=observer,
-            cache=cache,
+            cache=DiskStepCache(default_folder(), _name(run)) if request.use_cache else None,
             step_key=step_key,
             member_order=member_order,
             vote=majority,
             question_text=question_text,
             models=models,
-            runner=runner,
         )
-    yield from (judged(asked[trace.question_id], trace) for trace in traces)
+    asked = {question.id: question for question in questions}
+    for trace in traces:
+        question = asked[trace.question_id]
+        yield Answered(Task(question), 0, judged(question, trace))
+
+
+def _replicated(
+    plan: Plan, questions: Sequence[Question], request: Request, run: Run | None, observer: Observer | None, site: Site
+) -> Iterator[Answered]:
+    """Yield each question's answer as it comes from a replica, which has judged it."""
+    from flowinfer.engine.base import Observer
+    from flowinfer.engine.execute import window
+    from flowinfer.runs.replicas.pool import ReplicaPool, Setting
+
+    folder = default_folder() if request.use_cache else None
+    setting = Setting({(0, 0): _name(run)}, request.batch, request.engine, folder)
+    pause = run.sync if run else lambda: None
+    pool = ReplicaPool(site, [plan], setting, observer or Observer(), on_pause=pause)
+    events = pool.run(map(Task, questions), most=window(plan, request.batch))
+    yield from (event for event in events if isinstance(event, Answered))
+
+
+def _name(run: Run | None) -> str:
+    return run.path.name if run else ""
 
 
 def rows_at_once(batch: int | Literal["auto"], most: int) -> int | Literal["auto"]:
@@ -190,34 +206,21 @@ def rows_at_once(batch: int | Literal["auto"], most: int) -> int | Literal["auto
     return batch if batch == "auto" else max(1, min(batch, most))
 
 
-def judged(question: Question, trace: Trace) -> Record:
-    """Return a question's record with its verdict; one that cannot be judged has failed."""
-    try:
-        return Record(question=question, trace=trace, score=score(question, trace))
-    except BaseException as error:  # what is not the question's is raised
-        return _failed(Record(question=question, trace=trace), error)
-
-
-def _failed(record: Record, error: BaseException) -> Record:
-    """Return a record as that of a question that failed after it was answered."""
-    failure = {"answer": "", "finish_reason": "error", "error": reason(error)}
-    return record.model_copy(update={"score": None, "trace": record.trace.model_copy(update=failure)})
-
-
-def _kept(record: Record, keep: Callable[[Record], None] | None, on_record: Callable[[Record], None] | None) -> Record:
-    """Tell of a record and write it; one that cannot be told of, or not be written, has failed and is written so."""
+def _kept(answer: Answered, run: Run | None, on_record: Callable[[Record], None] | None) -> Record:
+    """Tell of an answer and write it; one that cannot be told of, or not be written, has failed and is written so."""
     try:
         if on_record:
-            on_record(record)
-        if keep:
-            keep(record)
+            on_record(answer.record)
+        if run:
+            run.write(answer.line or record_line(answer.record))
+        return answer.record
     except RunError:  # the disk is the run's
         raise
     except BaseException as error:  # what is not the question's is raised
-        record = _failed(record, error)
-        if keep:
-            keep(record)
-    return record
+        record = failed(answer.record, error)
+        if run:
+            run.write(record_line(record))
+        return record
 
 
 @contextmanager
@@ -226,46 +229,10 @@ def _resumable(run: Run | None) -> Iterator[None]:
     try:
         yield
     except RunError as stopped:
-        again = f"go on with --resume {run.path.name}" if run else "run again"
+        name = shell.options(run.path.parent, "runs", "--resume", run.path.name) if run else ""
+        again = f"go on with: {shell.command('exec', options=name)}" if run else "run again"
         stopped.help = stopped.help or f"mend it, and {again}"
         raise
-
-
-def score(question: Question, trace: Trace) -> Score | None:
-    """Judge a trace; None where the question failed or has no reference."""
-    from flowinfer.tasks.answers import judge
-
-    return judge(**_judged_by(question, trace)) if _is_judged(question, trace) else None
-
-
-def why(question: Question, trace: Trace) -> Why | None:
-    """Judge a trace and tell how the verdict came about; None where there is none."""
-    from flowinfer.tasks.answers import explain
-
-    return explain(**_judged_by(question, trace)) if _is_judged(question, trace) else None
-
-
-def _is_judged(question: Question, trace: Trace) -> bool:
-    return trace.error is None and bool(question.reference)
-
-
-def _judged_by(question: Question, trace: Trace) -> dict[str, Any]:
-    """Return what a judge is told."""
-    return {
-        "task": question.kind,
-        "output": trace.answer,
-        "reference": question.reference,
-        "question": question.question,
-        "choices": question.choices or None,
-        "finish_reason": trace.finish_reason,
-    }
-
-
-def majority(question: Question, outputs: Sequence[str]) -> Ballot:
-    """Let outputs vote for the one that most agree with."""
-    from flowinfer.tasks.answers import vote
-
-    return vote(question.kind, outputs, question=question.question, choices=question.choices or None)
 
 
 def rescore(path: Path) -> list[tuple[Record, Score | None]]:
@@ -290,6 +257,7 @@ def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> 
     return {
         "flow": flow.name,
         "plan_fingerprint": fingerprint(plan),
+        "wiring": {"flow": written(flow.root), "identity": identity(flow.root, flow.prompts)},
         "dataset": dataset.name,
         "dataset_label": dataset.label,
         "data_source": dataset.source,

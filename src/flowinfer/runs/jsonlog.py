@@ -34,11 +34,11 @@ class JsonLog:
         Raises:
             OSError: the disk is full or cannot be written; a torn line is cut when the log is opened again.
         """
-        self.write(*rows)
+        self.write(*map(line_of, rows))
         self.sync()
 
-    def write(self, *rows: Mapping[str, Any]) -> None:
-        """Write objects so that a kill cannot lose them; before `sync`, a machine that stops can.
+    def write(self, *lines: bytes) -> None:
+        """Write lines so that a kill cannot lose them; before `sync`, a machine that stops can.
 
         Raises: as `append`.
         """
@@ -46,7 +46,7 @@ class JsonLog:
             _cut_torn_line(self._path)
             self._file = self._path.open("ab", buffering=0)  # a failed write leaves nothing behind
         self._is_synced = False
-        _write_all(self._file, b"".join(line_of(row) for row in rows))
+        _write_all(self._file, b"".join(lines))
 
     def sync(self) -> None:
         """Let the disk have all that was written."""
@@ -80,6 +80,15 @@ def decoded(data: bytes) -> str:
     return data.decode("utf-8", errors="surrogatepass")
 
 
+def object_of(line: bytes) -> Any:  # whatever JSON holds
+    """Read what a line holds.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    return json.loads(decoded(line))
+
+
 def whole_lines(path: Path) -> list[bytes]:
     """Return a log's lines without their ends; one that a kill cut short does not count.
 
@@ -99,7 +108,8 @@ def read_rows(path: Path, keys: Collection[str] = (), cure: str = "remove the li
         keys: what every object must have.
     """
 
-    def whole(row: Any) -> Mapping[str, Any]:  # whatever JSON holds
+    def whole(line: bytes) -> Mapping[str, Any]:
+        row = object_of(line)
         if not isinstance(row, dict) or not all(key in row for key in keys):
             raise ValueError("keys are missing")
         return row
@@ -107,7 +117,7 @@ def read_rows(path: Path, keys: Collection[str] = (), cure: str = "remove the li
     return read_each(path, whole, cure)
 
 
-def read_each(path: Path, make: Callable[[Any], T], cure: str, what: str = "line") -> Iterator[T]:
+def read_each(path: Path, make: Callable[[bytes], T], cure: str, what: str = "line") -> Iterator[T]:
     """Yield what is made of a log's lines; a last one that a kill cut short does not count, nor do empty ones.
 
     Raises:
@@ -116,7 +126,7 @@ def read_each(path: Path, make: Callable[[Any], T], cure: str, what: str = "line
     for number, line in enumerate(whole_lines(path), start=1):
         if line.strip():
             try:
-                made = make(json.loads(decoded(line)))
+                made = make(line)
             except (ValueError, TypeError, AttributeError, RecursionError) as error:
                 raise DataError(f"{path}:{number}: damaged {what}", help=cure) from error
             yield made

@@ -25,13 +25,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from flowinfer.errors import DataError, UnreadableFile, UsageError
 from flowinfer.files import read_text, write_whole
 from flowinfer.output.secrets import redacted_data, shown
 from flowinfer.planning.plain import fingerprint, to_json
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Record
-from flowinfer.runs.jsonlog import JsonLog, encoded, line_of, lock, read_each, writing
+from flowinfer.runs.jsonlog import JsonLog, encoded, line_of, lock, object_of, read_each, writing
 from flowinfer.spec import Flow
 
 FORMAT = 1
@@ -40,7 +42,6 @@ _REPAIR = {
     "run.json": "`flowinfer runs` lists runs",
     "plan.json": "the answers in samples.jsonl are whole; run the flow again for its plan",
 }
-_LM_EVAL = ("doc_id", "target", "resps", "filtered_resps", "acc")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ class Run:
         named = {"plan_fingerprint": "the plan (flow, models or decoding)", "data_fingerprint": "the questions"}
         for key, what in named.items():
             if before.get(key) != now.get(key):
+                changed = _changed_routes(path, plan) if key == "plan_fingerprint" else None
+                what = f"the routes '{changed}'" if changed else what
                 raise UsageError(
                     f"cannot resume '{path.name}': {what} differ from the run's",
                     help="start a new run (leave out --resume), or give the options that it was started with",
@@ -114,16 +117,16 @@ class Run:
         Raises:
             RunError: the disk is full or cannot be written.
         """
-        with writing(self.path):
-            self._log.append(*(_row(record) for record in records))
+        self.write(*map(record_line, records))
+        self.sync()
 
-    def write(self, *records: Record) -> None:
-        """Write answers so that a kill cannot lose them, and a machine that stops cannot after `sync`.
+    def write(self, *lines: bytes) -> None:
+        """Write answers, as `record_line` has them: a kill cannot lose them, nor after `sync` a machine that stops.
 
         Raises: as `append`.
         """
         with writing(self.path):
-            self._log.write(*(_row(record) for record in records))
+            self._log.write(*lines)
 
     def sync(self) -> None:
         """Let the disk have all answers.
@@ -136,7 +139,7 @@ class Run:
     def rewrite(self, records: Sequence[Record]) -> None:
         """Put these records in the place of the log's, whole or not at all."""
         with writing(self.path):
-            write_whole(self.path / "samples.jsonl", b"".join(line_of(_row(record)) for record in records))
+            write_whole(self.path / "samples.jsonl", b"".join(map(record_line, records)))
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write the results of a complete run."""
@@ -149,6 +152,14 @@ class Run:
         self._lock.close()
 
 
+def _changed_routes(path: Path, plan: Plan) -> str | None:
+    """Return the name of the first table of routes that is not the one that a run went by."""
+    said = read_json(path / "plan.json").get("selections") or ()
+    before = {one["id"]: one["routes"]["digest"] for one in said if one.get("routes")}
+    tables = {one.id: one.routes for one in plan.selections if one.routes}
+    return next((table.name for name, table in tables.items() if before.get(name, table.digest) != table.digest), None)
+
+
 def read_records(path: Path) -> Iterator[Record]:
     """Yield the records of a run folder, one per question: a failed question that ran again counts with its last.
 
@@ -157,7 +168,7 @@ def read_records(path: Path) -> Iterator[Record]:
     """
     cure = "remove the line; with --resume its question runs again"
     found: dict[str, Record] = {}
-    for record in read_each(path / "samples.jsonl", _record, cure, "record"):
+    for record in read_each(path / "samples.jsonl", read_record, cure, "record"):
         found.pop(record.question.id, None)
         found[record.question.id] = record
     yield from found.values()
@@ -173,8 +184,42 @@ def ordered_records(path: Path) -> list[Record]:
     return sorted(read_records(path), key=lambda record: places.get(record.question.id, len(places)))
 
 
-def _record(row: Any) -> Record:  # whatever JSON holds
-    return Record.model_validate({key: value for key, value in row.items() if key not in _LM_EVAL})
+class _Line(Record):
+    """A record with lm-eval's field names beside its own."""
+
+    doc_id: Any = None
+    target: Any = None
+    resps: Any = None
+    filtered_resps: Any = None
+    acc: Any = None
+
+
+def record_line(record: Record) -> bytes:
+    """Return a record as a run's folder keeps it, without secrets."""
+    score = record.score
+    return line_of(
+        {
+            "doc_id": record.question.id,
+            "target": record.question.reference,
+            "resps": [[record.trace.answer]],
+            "filtered_resps": [score.extracted if score else None],
+            "acc": float(score.correct) if score else None,
+            **record.model_dump(mode="json"),
+        }
+    )
+
+
+def read_record(line: bytes) -> Record:
+    """Return the record that `record_line` was given.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        found = _Line.model_validate_json(line)
+    except ValidationError:  # half of a surrogate pair, which is kept, is no JSON for pydantic
+        found = _Line.model_validate(object_of(line))
+    return Record(version=found.version, question=found.question, trace=found.trace, score=found.score)
 
 
 def info(path: Path) -> RunInfo:
@@ -217,19 +262,6 @@ def read_json(path: Path) -> Mapping[str, Any]:
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all, without secrets."""
     write_whole(path, encoded(json.dumps(redacted_data(data), ensure_ascii=False, indent=1) + "\n"))
-
-
-def _row(record: Record) -> dict[str, Any]:
-    """Return a record with lm-eval's field names beside its own."""
-    score = record.score
-    return {
-        "doc_id": record.question.id,
-        "target": record.question.reference,
-        "resps": [[record.trace.answer]],
-        "filtered_resps": [score.extracted if score else None],
-        "acc": float(score.correct) if score else None,
-        **record.model_dump(mode="json"),
-    }
 
 
 def new_folder(root: Path, stem: str, kind: str) -> Path:

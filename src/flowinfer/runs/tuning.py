@@ -16,7 +16,7 @@ from statistics import fmean
 from flowinfer.errors import DataError
 from flowinfer.planning.plan import Plan, Selection
 from flowinfer.results import Record, StepResult
-from flowinfer.runs.experiment import majority, score
+from flowinfer.runs.judging import majority, score
 from flowinfer.runs.stats import Interval, mcnemar_exact, wilson
 from flowinfer.spec import AUTO
 

@@ -18,13 +18,15 @@ from flowinfer.serving.bodies import Wish
 from flowinfer.serving.desk import Desk
 from flowinfer.serving.events import whole_of
 from flowinfer.serving.flows import Asking
-from flowinfer.serving.happenings import Ended, Happening
+from flowinfer.serving.happenings import Ended, Happening, Lost
 from flowinfer.serving.problems import Problem
 from flowinfer.serving.telling import Piece, Telling
 from flowinfer.serving.tickets import Ticket
 
 _SIGN_OF_LIFE_SECONDS = 10.0
 """Between comments in a stream that has nothing to say yet."""
+_MOST_ASKED = 3
+"""Times that a question is asked whose replicas are lost."""
 _READER_SECONDS = 60.0
 """Longest that a client may take to read what was sent."""
 
@@ -37,7 +39,13 @@ Heard = tuple[int, Happening] | Signal
 class _Answer:
     """One question of a request."""
 
+    asking: Asking
+    ticket: Ticket
     telling: Telling
+    num_asked: int
+    """How often: again where whoever was to answer was lost."""
+    was_told: bool = False
+    """Whether a client has been sent something of it."""
     parts: list[Piece] = field(default_factory=list)
 
     @property
@@ -76,7 +84,6 @@ class Answering:
             "chat" if wish.form == "chat" else "text", request_id, wish.flow, int(time.time()), wish.top_logprobs
         )
         self._answers: list[_Answer] = []
-        self._tickets: list[Ticket] = []
         self._start = time.perf_counter()
         self._has_first = False
 
@@ -89,7 +96,7 @@ class Answering:
         watch = asyncio.create_task(self._watch(receive))
         try:
             for index, asking in enumerate(self._wish.askings):
-                self._ask(index, asking)
+                self._answers.append(self._asked(index, asking))
             status = await (self._stream(send) if self._wish.streams else self._whole(scope, receive, send))
         except Problem as problem:
             status = str(problem.status)
@@ -97,14 +104,16 @@ class Answering:
         finally:
             late.cancel()
             watch.cancel()
-            for ticket in self._tickets:
-                if not ticket.is_over:
-                    self._desk.service.withdraw(ticket)
+            for answer in self._answers:
+                if not answer.ticket.is_over:
+                    self._desk.service.withdraw(answer.ticket)
             told = [answer.trace.answer for answer in self._answers if answer.is_over]
             self._desk.write_down(self._id, status=status, answered=told)
             self._desk.leave(self._wish, status, time.perf_counter() - self._start)
 
-    def _ask(self, index: int, asking: Asking) -> None:
+    def _asked(self, index: int, asking: Asking, num_asked: int = 1) -> _Answer:
+        """Hand a question in."""
+
         def hear(happening: Happening) -> None:
             self._desk.events.tell(self._id, asking.flow, index, happening)
             self._heard.put_nowait((index, happening))
@@ -113,8 +122,7 @@ class Answering:
         ticket = self._desk.service.submit(
             asking, hear, wants_tokens=wants_tokens, num_tops=self._wish.top_logprobs or 0
         )
-        self._tickets.append(ticket)
-        self._answers.append(_Answer(Telling(asking.flow, ticket.decodings)))
+        return _Answer(asking, ticket, Telling(asking.flow, ticket.decodings), num_asked)
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -124,6 +132,8 @@ class Answering:
     def _take(self, heard: Heard) -> _New | None:
         """Take what was heard; return what is new of an answer, None where nobody is there to be told.
 
+        A question whose replica was lost is asked again, of which a client need not know that was told nothing yet.
+
         Raises:
             Problem: a question has failed, or time is over.
         """
@@ -132,15 +142,22 @@ class Answering:
         if heard == "late":
             raise Problem(504, f"not answered within {self._desk.limits.seconds:g} s", code="timeout")
         index, happening = heard
-        telling = self._answers[index].telling
+        answer = self._answers[index]
+        if isinstance(happening, Lost):
+            if answer.was_told or answer.num_asked == _MOST_ASKED:
+                raise problems.lost(happening.reason)
+            self._answers[index] = self._asked(index, answer.asking, answer.num_asked + 1)
+            return _New(index, happening, Piece())
+        telling = answer.telling
         piece = telling.hear(happening)
+        answer.was_told |= self._wish.streams and (bool(piece) or self._wish.form == "told")
         if telling.failure is not None:
             raise problems.of_reason(telling.failure, self._wish.param)
         if piece.text and not self._has_first:
             self._has_first = True
             self._desk.metrics.first.labels(self._wish.flow.name).observe(time.perf_counter() - self._start)
         if isinstance(happening, Ended):
-            self._desk.metrics.answered(self._wish.flow, self._answers[index].trace)
+            self._desk.metrics.answered(self._wish.flow, answer.trace)
         return _New(index, happening, piece)
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> str:
@@ -173,7 +190,8 @@ class Answering:
                 new = [self._take(one) for one in heard]
                 if None in new:
                     return "499"
-                await self._tell(stream, [one for one in new if one is not None])
+                if told := [one for one in new if one is not None and not isinstance(one.happening, Lost)]:
+                    await self._tell(stream, told)
         except Problem as problem:
             if not stream.has_begun:
                 raise

@@ -155,6 +155,7 @@ class _Views:
     async def drawing(self, request: Request) -> Response:
         """Draw one flow."""
         served = bodies.flow_named(request.path_params["name"], self._service.flows)
+        assert served.flow is not None, "a server knows its flows as they were checked"
         is_tall = request.query_params.get("direction") == "down"
         return Response(render(served.flow, is_tall=is_tall), media_type="image/svg+xml")
 

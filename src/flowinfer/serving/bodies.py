@@ -186,6 +186,7 @@ def read_trace(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
     except ValidationError as error:
         raise _of_pydantic(error, TraceBody.model_fields) from None
     flow = flow_named(asked.model, flows)
+    _text(json.dumps(asked.question.model_dump(), ensure_ascii=False), "question")
     if asked.fingerprint != fingerprint(flow.plan):
         message = f"the flow that is served as '{flow.name}' is another: {DIFFERENT}"
         raise Problem(409, message, code="another_flow", param="fingerprint")

@@ -30,6 +30,7 @@ class Calls:
 
     def __init__(self, flow: Flow, models: ModelPool) -> None:
         provide(flow.models.values())
+        self._checked = flow
         (self._flow,), steps = served({flow.name: flow}, this_machine())
         self._service = Service([self._flow], steps, _now, models=models, loads_at_once=False)
         self._service.start()
@@ -64,7 +65,7 @@ class Calls:
             raise TypeError(f"question must be a text, not {type(question).__name__}")
         if not question.strip():
             raise UsageError("the question is empty")
-        refuse_open(self._flow.flow, (), "a single prompt")
+        refuse_open(self._checked, (), "a single prompt")
         loop, heard = asyncio.get_running_loop(), asyncio.Queue[Happening]()
 
         def hear(happening: Happening) -> None:

@@ -17,7 +17,7 @@ from flowinfer.serving.events import Events
 from flowinfer.serving.flows import Asking
 from flowinfer.serving.metrics import Metrics
 from flowinfer.serving.problems import Problem
-from flowinfer.serving.service import Service
+from flowinfer.serving.responder import Responder
 
 _MOST_RETRY_SECONDS = 60
 
@@ -49,7 +49,7 @@ class Desk:
 
     def __init__(
         self,
-        service: Service,
+        service: Responder,
         limits: Limits,
         keys: Sequence[str] = (),
         log: Callable[[str], None] | None = None,

@@ -15,7 +15,7 @@ from flowinfer.planning.merge import SharedStep, Use, beside
 from flowinfer.planning.placement import ready
 from flowinfer.planning.plan import Plan, Step, columns, members
 from flowinfer.results import Question
-from flowinfer.runs.experiment import majority
+from flowinfer.runs.judging import majority
 from flowinfer.spec import Flow
 from flowinfer.sweeps.placing import place_all
 
@@ -30,7 +30,8 @@ class ServedFlow:
     """A flow as a model."""
 
     name: str
-    flow: Flow
+    flow: Flow | None
+    """As it was checked; None in a replica, which neither draws nor describes it."""
     plan: Plan
     uses: Mapping[str, Use]
     shift: int = 0
@@ -44,7 +45,7 @@ class ServedFlow:
     @property
     def takes_messages(self) -> bool:
         """Return whether a chat's messages are handed to its first stage as they are."""
-        return self.flow.prompts == AS_THEY_ARE
+        return self.plan.prompts == AS_THEY_ARE
 
     def keeps_thinking(self, step: Step) -> bool:
         """Return whether a step's thoughts are part of its text."""

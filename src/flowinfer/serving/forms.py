@@ -168,6 +168,7 @@ def model(flow: ServedFlow, created: int, context_length: int | None) -> dict[st
         created: seconds since 1970.
         context_length: most tokens of a prompt with its answer; None while that is not known.
     """
+    assert flow.flow is not None, "a server knows its flows as they were checked"
     heads = [member.model for step in flow.plan.steps for member in members(step.source)]
     answer = flow.plan.answer
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from flowinfer.engine.base import TokenEvent
 from flowinfer.results import StepResult, Trace
@@ -17,6 +18,7 @@ class Admitted:
 
     step: str
     opens_thinking: bool
+    kind: Literal["admitted"] = "admitted"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Wrote:
 
     step: str
     token: TokenEvent
+    kind: Literal["wrote"] = "wrote"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class WroteText:
 
     step: str
     text: str
+    kind: Literal["wrote_text"] = "wrote_text"
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class StepEnded:
     """A step's text is whole."""
 
     result: StepResult
+    kind: Literal["step_ended"] = "step_ended"
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Answered:
     """The question has its answer."""
 
     trace: Trace
+    kind: Literal["answered"] = "answered"
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,17 @@ class Failed:
     reason: str
     trace: Trace
     """Its steps up to the one that failed."""
+    kind: Literal["failed"] = "failed"
 
 
-Happening = Admitted | Wrote | WroteText | StepEnded | Answered | Failed
+@dataclass(frozen=True)
+class Lost:
+    """The process that was to answer has ended; the question can be asked again."""
+
+    reason: str
+    kind: Literal["lost"] = "lost"
+
+
+Happening = Admitted | Wrote | WroteText | StepEnded | Answered | Failed | Lost
 Ended = (Answered, Failed)
-"""What comes last, and once."""
+"""What comes last, and once, to a question that has come to an end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from flowinfer.results import Trace
 from flowinfer.serving.flows import ServedFlow
-from flowinfer.serving.service import Service
+from flowinfer.serving.responder import ReplicaState, Responder
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 _TOKEN_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -25,7 +25,7 @@ class Metrics:
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Responder) -> None:
         self._registry = registry = CollectorRegistry()
         by_flow = ("flow",)
         by_head = ("flow", "step", "model")
@@ -89,9 +89,9 @@ class Metrics:
 
 
 class _Loops(Collector):
-    """What is read off the engine: rows and pages of its loops, and what swapping has cost."""
+    """What is read off the engine: rows and pages of its loops, what swapping has cost, what each replica does."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Responder) -> None:
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
@@ -114,3 +114,17 @@ class _Loops(Collector):
         seconds = self._service.loading.swap_seconds
         yield CounterMetricFamily("flowinfer_swaps", "Changes of the models in memory.", value=len(seconds))
         yield CounterMetricFamily("flowinfer_swap_seconds", "What these have taken.", value=sum(seconds))
+        if self._service.replicas:
+            yield from _by_replica(self._service.replicas)
+
+
+def _by_replica(states: Sequence[ReplicaState]) -> Iterator[Metric]:
+    for family, value in (
+        (GaugeMetricFamily("flowinfer_replica_ready", "Whether a replica answers.", labels=["replica"]), "is_ready"),
+        (GaugeMetricFamily("flowinfer_replica_rows", "Rows that it has to write.", labels=["replica"]), "rows"),
+        (CounterMetricFamily("flowinfer_replica_answered", "Its answers.", labels=["replica"]), "answered"),
+        (CounterMetricFamily("flowinfer_replica_starts", "Its starts after a loss.", labels=["replica"]), "starts"),
+    ):
+        for state in states:
+            family.add_metric([str(state.replica)], getattr(state, value))
+        yield family

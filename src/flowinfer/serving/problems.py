@@ -73,6 +73,11 @@ def busy(seconds: int) -> Problem:
     )
 
 
+def lost(reason: str) -> Problem:
+    """Return the problem of a question whose replica has ended in the middle of its answer, or again and again."""
+    return Problem(503, reason, code="replica_lost")
+
+
 def not_ready(reason: str) -> Problem:
     """Return the problem of a request that comes while nothing can be answered."""
     return Problem(503, reason, code="not_ready", headers={"Retry-After": "5"})

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,18 +17,17 @@ import uvicorn
 
 from flowinfer.engine.loops.choice import Engine
 from flowinfer.errors import RunError
-from flowinfer.machine import this_machine
+from flowinfer.runs.replicas.sharing import sited
 from flowinfer.serving.app import application
 from flowinfer.serving.desk import Desk, Limits
 from flowinfer.serving.flows import ServedFlow, served
+from flowinfer.serving.replicas.router import Router
+from flowinfer.serving.responder import Deliver, Responder
 from flowinfer.serving.samples import Samples
-from flowinfer.serving.service import Deliver, Service
+from flowinfer.serving.service import SWITCH_SECONDS, Service
 from flowinfer.spec import Flow
 from flowinfer.zoos.toy import provide
 
-_SWITCH_SECONDS = 1e-3
-"""Longest that one thread keeps the others from running Python: the engine's must not wait for the server's, nor the
-other way round."""
 _IDLE_CONNECTION_SECONDS = 75
 _TELLING_SECONDS = 0.5
 """Between two times that those who listen are told how far the models are."""
@@ -50,6 +50,10 @@ class Settings:
     keys: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
     swaps: bool = False
+    replicas: int | Literal["auto"] = 1
+    """Copies of the engine, each a process with devices of its own."""
+    cluster: str | None = None
+    """Address of a Ray cluster that they run on; None: this machine."""
     run: Path | None = None
     """A run folder that the page shows."""
 
@@ -72,26 +76,18 @@ def serve(
         on_ready: hears the address, and the name of a model there, once questions are answered.
     Raises:
         RunError: the address cannot be taken, or a model cannot be loaded.
+        UsageError: there is no room for so many replicas, or no cluster.
         DataError: the run is damaged.
     """
     samples = None if settings.run is None else Samples(settings.run)
     provide(spec for flow in flows.values() for spec in flow.models.values())
-    ready_flows, steps = served(flows, this_machine(), say, swaps=settings.swaps)
-    _tell_of_shifts(ready_flows, say)
+    responder = _responder(flows, settings, say)
     door = _door(settings.host, settings.port)
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     _allow_connections()
 
     async def main() -> None:
-        service = Service(
-            ready_flows,
-            steps,
-            _deliverer(asyncio.get_running_loop()),
-            batch=settings.batch,
-            engine=settings.engine,
-            loads_at_once=settings.load == "all",
-            on_notice=say,
-        )
+        service = responder(_deliverer(asyncio.get_running_loop()))
         desk = Desk(service, settings.limits, settings.keys, log)
         config = uvicorn.Config(
             application(desk, settings.cors_origins, samples),
@@ -105,6 +101,42 @@ def serve(
         await _Serving(desk, config, door, settings.drain_seconds, say).run(on_ready)
 
     asyncio.run(main())
+
+
+def _responder(
+    flows: Mapping[str, Flow], settings: Settings, say: Callable[[str], None]
+) -> Callable[[Deliver], Responder]:
+    """Place flows on this machine, or on what each of several replicas has; return what makes their responder."""
+    has_copies = settings.replicas != 1 or settings.cluster is not None
+    site, (ready_flows, steps) = sited(
+        settings.replicas,
+        settings.cluster,
+        [spec for flow in flows.values() for spec in flow.models.values()],
+        lambda machine: served(flows, machine, None if has_copies else say, swaps=settings.swaps),
+        lambda placed: True,  # what does not fit is refused
+    )
+    loads_at_once = settings.load == "all"
+    if site is None:
+        _tell_of_shifts(ready_flows, say)
+        return partial(
+            Service,
+            ready_flows,
+            steps,
+            batch=settings.batch,
+            engine=settings.engine,
+            loads_at_once=loads_at_once,
+            on_notice=say,
+        )
+    say(f"{site.num_replicas} replicas")
+    return partial(
+        Router,
+        ready_flows,
+        site,
+        batch=settings.batch,
+        engine=settings.engine,
+        loads_at_once=loads_at_once,
+        on_notice=say,
+    )
 
 
 def _tell_of_shifts(flows: Sequence[ServedFlow], say: Callable[[str], None]) -> None:

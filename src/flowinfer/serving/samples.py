@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flowinfer.results import Record
-from flowinfer.runs.experiment import judged
+from flowinfer.runs.judging import judged
 from flowinfer.runs.store import ordered_records
 from flowinfer.runs.summary import summarize_run
 from flowinfer.runs.tables import summary_lines

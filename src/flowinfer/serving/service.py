@@ -6,6 +6,7 @@ between two turns of its loops, and gives back what has happened since, in one g
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import traceback
@@ -23,21 +24,22 @@ from flowinfer.engine.loops.choice import Engine
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.scheduler import Caching, Scheduler
 from flowinfer.engine.work import Asked, trace_of
-from flowinfer.errors import DeviceLost, FlowInferError, HeadLost, RunError
+from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.planning.merge import SharedStep
 from flowinfer.results import StepResult
 from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.happenings import STOPPED, Admitted, Answered, Failed, Happening, StepEnded, Wrote, WroteText
 from flowinfer.serving.loading import Loading, State
+from flowinfer.serving.responder import Deliver, ReplicaState
 from flowinfer.serving.shifts import Shifts
 from flowinfer.serving.tickets import Hear, Ticket, failed, tell_all, tell_one
 
-Deliver = Callable[[Callable[[], None]], None]
-"""Lets something be done in the thread of those who listen, in order."""
-
-_MOST_UNDER_WAY = 64
+SWITCH_SECONDS = 1e-3
+"""Longest that one thread keeps the others from running Python: the engine's must not wait for those who ask, nor the
+other way round."""
+MOST_UNDER_WAY = 64
 """Questions of one flow that the engine has at once; the others wait, so that each flow gets its share."""
-_OURS = "an error of the server's own; its log says more"
+OURS = "an error of the server's own; its log says more"
 
 
 class Service:
@@ -51,8 +53,13 @@ class Service:
         engine: which loops may serve.
         models: a pool to share; else one is made and closed.
         loads_at_once: whether models are loaded before the first question.
+        cpu_bytes: what of the host's memory its keys and values may count with; None: all.
         on_notice: hears what the user should know.
+        on_bug: hears the traceback of a bug of ours, after which the next question is answered.
     """
+
+    replicas: Sequence[ReplicaState] = ()
+    """See `Responder`."""
 
     def __init__(
         self,
@@ -64,16 +71,18 @@ class Service:
         engine: Engine = "auto",
         models: ModelPool | None = None,
         loads_at_once: bool = True,
+        cpu_bytes: int | None = None,
         on_notice: Callable[[str], None] = lambda notice: None,
+        on_bug: Callable[[str], None] = lambda told: print(told, file=sys.stderr, flush=True),
     ) -> None:
         self.flows = {flow.name: flow for flow in flows}
         self.loading = Loading()
-        self.on_notice = on_notice
+        self.on_notice, self._on_bug = on_notice, on_bug
         self._steps, self.deliver, self._loads_at_once = tuple(steps), deliver, loads_at_once
         self._pool, self._owns_pool = models or ModelPool(), models is None
         self._ears = _Ears(self)
         self._shifts = Shifts({flow.name: flow.shift for flow in flows})
-        self._new_decoders = partial(Decoders, self._pool, self._ears, batch, engine)
+        self._new_decoders = partial(Decoders, self._pool, self._ears, batch, engine, cpu_bytes=cpu_bytes)
         self._lock = threading.Lock()
         """Guards what both threads change: the lists of questions that wait and of those that are wanted no more."""
         self._waiting: dict[str, deque[Ticket]] = {name: deque() for name in self.flows}
@@ -182,8 +191,8 @@ class Service:
         except FlowInferError as error:
             self._give_up(error)
         except BaseException:  # a bug of ours: whoever waits for the models must hear of it
-            traceback.print_exc()
-            self._give_up(RunError(_OURS))
+            self._on_bug(traceback.format_exc())
+            self._give_up(RunError(OURS))
         finally:
             self.changed.set()
         try:
@@ -191,16 +200,11 @@ class Service:
                 try:
                     self._answer()
                     self._change_shift()
-                except HeadLost as error:  # it may be there again when the next question comes
-                    self._ears.notice(f"error: {error.message}; the next question looks for it again")
-                    self._fail_all(error.message, [])
-                    self._decoders.let_go()
-                    self._renew()
                 except DeviceLost as error:
                     self._give_up(error)
                 except Exception:  # whatever it is, the next question is not to blame
-                    traceback.print_exc()
-                    self._fail_all(_OURS)
+                    self._on_bug(traceback.format_exc())
+                    self._fail_all(OURS)
                     self._scheduler = self._new_scheduler()
         finally:
             self._fail_all(STOPPED)
@@ -275,7 +279,7 @@ class Service:
             open_ = [
                 name
                 for name, waiting in self._waiting.items()
-                if waiting and counts[name] < _MOST_UNDER_WAY and self._shifts.is_on(name)
+                if waiting and counts[name] < MOST_UNDER_WAY and self._shifts.is_on(name)
             ]
             if not open_:
                 return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from flowinfer.engine.work import Asked
 from flowinfer.results import Trace
 from flowinfer.serving.flows import ServedFlow
-from flowinfer.serving.happenings import Answered, Failed, Happening
+from flowinfer.serving.happenings import Answered, Failed, Happening, Lost
 from flowinfer.spec import Decoding
 
 Hear = Callable[[Happening], None]
@@ -52,5 +52,5 @@ def tell_all(happened: Sequence[tuple[Ticket, Happening]]) -> None:
 def tell_one(ticket: Ticket, happening: Happening) -> None:
     """Tell who listens, unless nothing more is to be told."""
     if not ticket.is_over:
-        ticket.is_over = isinstance(happening, Answered | Failed)
+        ticket.is_over = isinstance(happening, Answered | Failed | Lost)
         ticket.hear(happening)

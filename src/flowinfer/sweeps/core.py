@@ -1,25 +1,23 @@
-"""The sharing run: many plans over many data sets, and each pair's records when its last question is answered.
+"""The sharing run: many plans over many data sets, and each pair's answers when its last question is answered.
 
 Knows no folders: whoever calls it says which run a result belongs to, and keeps what comes out.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowinfer.planning.merge import SharedStep, Use, loops_in_turn, merge
 from flowinfer.planning.plan import Plan
-from flowinfer.results import Record
-from flowinfer.runs.cache import member_order, step_key
-from flowinfer.runs.experiment import judged, majority
-from flowinfer.tasks.base import Dataset, question_text
+from flowinfer.runs.answering import Answered, Answerer, Answering, Owners, Stepped, Task, needed
+from flowinfer.tasks.base import Dataset
 
 if TYPE_CHECKING:
     from flowinfer.engine.base import Observer, StepCache
     from flowinfer.engine.decoders import Decoders
-    from flowinfer.engine.work import Asked, Runner
 
 
 @dataclass(eq=False)
@@ -34,9 +32,8 @@ class Job:
     """Name of its run, for cached steps."""
     left: frozenset[str]
     """Ids of the questions that are to be asked."""
-    asked: list[Asked] = field(default_factory=list, init=False)
-    """Those questions, in the data set's order."""
-    open_steps: int = field(default=0, init=False)
+    answers: dict[str, Answered] = field(default_factory=dict, init=False)
+    """Those that have come, by question."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Ended:
     """A job that is through."""
 
     job: Job
-    records: tuple[Record, ...]
+    answers: tuple[Answered, ...]
     """Of the questions that were asked now, in the data set's order; none where the path failed."""
     error: str | None = None
     """Why the whole path failed."""
@@ -60,8 +57,7 @@ class Sharing:
         decoders: with the models.
         observer: hears the engine.
         frees_models: run one loop after another, with no other's models in memory, because not all fit together.
-        elsewhere: makes what runs the plans' merged steps in the place of a scheduler here; it is told the plans, and
-            by index of a plan there and of a data set the run that finished steps are kept for.
+        elsewhere: makes what answers in the place of a scheduler here; it is told the plans and whose their steps are.
     """
 
     def __init__(
@@ -73,18 +69,20 @@ class Sharing:
         observer: Observer,
         *,
         frees_models: bool = False,
-        elsewhere: Callable[[Sequence[Plan], Mapping[tuple[int, int], str]], Runner] | None = None,
+        elsewhere: Callable[[Sequence[Plan], Owners], Answerer] | None = None,
     ) -> None:
         self._elsewhere = elsewhere
         self._datasets, self._cache_of, self._decoders, self._observer = datasets, cache_of, decoders, observer
-        self._plans = {index: plan for index, plan in enumerate(plans) if plan is not None}
-        self._index = tuple(self._plans)
-        self.merged = merge(list(self._plans.values()))
+        self._plans = [plan for plan in plans if plan is not None]
+        self._index = {index: at for at, index in enumerate(i for i, plan in enumerate(plans) if plan is not None)}
+        """By index of a plan: which of those that run it is."""
+        self.merged = merge(self._plans)
+        self._steps = {shared.id: shared for shared in self.merged.steps}
         self.waves = loops_in_turn(self.merged.steps) if frees_models else ()
 
     def uses(self, plan: int) -> Mapping[str, Use]:
         """Return a plan's steps as shared ones."""
-        return self.merged.uses[self._index.index(plan)]
+        return self.merged.uses[self._index[plan]]
 
     def run(self, jobs: Sequence[Job], on_step: Callable[[SharedStep, bool], None] | None = None) -> Iterator[Ended]:
         """Yield every job when its last question is answered.
@@ -93,71 +91,58 @@ class Sharing:
             jobs: what to run.
             on_step: hears each shared step of a question that ended, and whether it was decoded just now.
         """
-        from flowinfer.engine.patience import Patience
-        from flowinfer.engine.scheduler import Caching, Scheduler
-
-        owners = {(job.plan, job.dataset): job.run for job in jobs}
-        everything = self._ask(jobs)
-
-        def run_of(shared: SharedStep, one: Asked) -> str:
-            return owners.get((self._index[shared.owner], one.dataset), "")
-
-        def patience(shared: SharedStep) -> Patience:
-            return Patience(has_answer=shared.id in resumed)
-
-        resumed = {step.id for step in self.merged.steps if any(step.id not in one.wanted for one in everything)}
-        caching = Caching(lambda shared, one: self._cache_of(run_of(shared, one)), run_of, step_key, member_order)
-        if self._elsewhere is None:
-            runner: Runner = Scheduler(self.merged.steps, self._decoders, caching, self._observer, patience=patience)
-        else:
-            runs = {(self._index.index(plan), dataset): run for (plan, dataset), run in owners.items()}
-            runner = self._elsewhere(list(self._plans.values()), runs)
-        waiting: dict[tuple[int, str], list[Job]] = {}
-        for job in jobs:
-            shared_ids = {use.shared for use in self.uses(job.plan).values()}
-            job.open_steps = len(shared_ids) * len(job.asked)
-            for shared_id in shared_ids:
-                waiting.setdefault((job.dataset, shared_id), []).append(job)
+        tasks = self._tasks(jobs)
+        answerer = self._answerer(jobs)
         yield from (Ended(job, ()) for job in jobs if not job.left)
-        for finished in runner.run(everything, waves=self.waves):
-            if on_step:
-                on_step(finished.shared, finished.is_fresh)
-            for job in waiting.get((finished.asked.dataset, finished.shared.id), ()):
-                job.open_steps -= finished.asked.question.id in job.left
-                if job.open_steps == 0 and job.left:
-                    yield self._end(job, runner, run_of)
+        open_jobs = {(self._index[job.plan], job.dataset): job for job in jobs}
+        for event in answerer.run(tasks):
+            match event:
+                case Stepped() if on_step:
+                    on_step(self._steps[event.shared], event.is_fresh)
+                case Answered():
+                    job = open_jobs[event.plan, event.task.dataset]
+                    job.answers[event.task.question.id] = event
+                    if len(job.answers) == len(job.left):
+                        yield self._end(job, answerer.broken)
 
     def wanted(self, jobs: Sequence[Job]) -> Iterator[SharedStep]:
         """Yield each shared step once for every question that needs it."""
-        steps = {shared.id: shared for shared in self.merged.steps}
-        yield from (steps[shared] for one in self._ask(jobs) for shared in one.wanted)
+        yield from (self._steps[shared] for task in self._tasks(jobs) for shared in needed(self.merged, task.plans))
 
-    def _ask(self, jobs: Sequence[Job]) -> list[Asked]:
+    def _answerer(self, jobs: Sequence[Job]) -> Answerer:
+        from flowinfer.engine.patience import Patience
+
+        owners = {(self._index[job.plan], job.dataset): job.run for job in jobs}
+        if self._elsewhere is not None:
+            return self._elsewhere(self._plans, owners)
+        questions = sum(len(dataset.questions) for dataset in self._datasets)
+        num_wanted = Counter(shared.id for shared in self.wanted(jobs))
+        return Answering(
+            self._plans,
+            self.merged,
+            owners,
+            self._cache_of,
+            self._decoders,
+            self._observer,
+            patience=lambda shared: Patience(has_answer=num_wanted[shared.id] < questions),
+            waves=self.waves,
+        )
+
+    def _tasks(self, jobs: Sequence[Job]) -> list[Task]:
         """Return all questions, each asked of the plans of its jobs."""
-        from flowinfer.engine.work import Asked
+        found = []
+        for number, dataset in enumerate(self._datasets):
+            own = [job for job in jobs if job.dataset == number]
+            for question in dataset.questions:
+                plans = tuple(self._index[job.plan] for job in own if question.id in job.left)
+                if plans:
+                    found.append(Task(question, plans, number))
+        return found
 
-        asked = [
-            [Asked(question, question_text, index, vote=majority) for question in dataset.questions]
-            for index, dataset in enumerate(self._datasets)
-        ]
-        for job in jobs:
-            uses = self.uses(job.plan)
-            job.asked = [one.of(uses) for one in asked[job.dataset] if one.question.id in job.left]
-        return [one for group in asked for one in group]
-
-    def _end(self, job: Job, runner: Runner, run_of: Callable[[SharedStep, Asked], str]) -> Ended:
-        from flowinfer.engine.work import trace_of
-
-        uses, steps = self.uses(job.plan), {shared.id: shared for shared in self.merged.steps}
-        broken = runner.broken
-        needed = [use.shared for use in uses.values() if not steps[use.shared].lanes]
-        problem = next((broken[shared] for shared in needed if shared in broken), None)
+    def _end(self, job: Job, broken: Mapping[str, str]) -> Ended:
+        own = [name for name in needed(self.merged, [self._index[job.plan]]) if not self._steps[name].lanes]
+        problem = next((broken[name] for name in own if name in broken), None)
         if problem is not None:
             return Ended(job, (), problem)
-        records = []
-        for one in job.asked:
-            makers = {name: run_of(steps[use.shared], one) for name, use in uses.items()}
-            foreign = {name: maker for name, maker in makers.items() if maker != job.run}
-            trace = trace_of(self._plans[job.plan], uses, one, foreign)
-            records.append(judged(one.question, trace))
-        return Ended(job, tuple(records))
+        questions = self._datasets[job.dataset].questions
+        return Ended(job, tuple(job.answers[question.id] for question in questions if question.id in job.left))

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from flowinfer.errors import DataError, UsageError
 from flowinfer.results import Record
 from flowinfer.runs.finding import list_runs, one_of
-from flowinfer.runs.jsonlog import JsonLog, lock, read_each, read_rows, writing
+from flowinfer.runs.jsonlog import JsonLog, lock, object_of, read_each, read_rows, writing
 from flowinfer.runs.store import FORMAT, host, new_folder, read_described, write_json
 from flowinfer.sweeps.request import SweepRequest
 from flowinfer.sweeps.wirings import Wiring
@@ -152,7 +152,7 @@ def read_index(path: Path) -> dict[tuple[str, str], Entry]:
     Raises:
         DataError: a line other than a torn last one is damaged.
     """
-    entries = read_each(path / "index.jsonl", lambda row: Entry(**row), _CURE)
+    entries = read_each(path / "index.jsonl", lambda line: Entry(**object_of(line)), _CURE)
     return {(entry.path, entry.dataset): entry for entry in entries}
 
 

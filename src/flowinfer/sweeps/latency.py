@@ -13,7 +13,7 @@ from flowinfer.engine.work import Asked, trace_of
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Question, Record
 from flowinfer.runs.cache import member_order, step_key
-from flowinfer.runs.experiment import judged, majority
+from flowinfer.runs.judging import judged, majority
 from flowinfer.sweeps.core import Sharing
 from flowinfer.tasks.base import Dataset, question_text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
@@ -19,11 +19,12 @@ from flowinfer.machine import this_machine
 from flowinfer.planning.merge import SharedStep
 from flowinfer.planning.plan import Plan, compile
 from flowinfer.results import Record
+from flowinfer.runs.answering import Owners
 from flowinfer.runs.cache import DiskStepCache, default_folder
 from flowinfer.runs.experiment import Request, evaluate, rows_at_once, run_settings
 from flowinfer.runs.replicas.pool import ReplicaPool, Setting, Site
 from flowinfer.runs.replicas.sharing import sited
-from flowinfer.runs.store import Run, read_json, read_records
+from flowinfer.runs.store import Run, read_json, read_records, record_line
 from flowinfer.runs.summary import summarize
 from flowinfer.sweeps.core import Ended, Job, Sharing
 from flowinfer.sweeps.folder import Entry, SweepFolder, find_sweep, read_latency
@@ -206,10 +207,8 @@ class _Run:
         if self._request.latency:
             self._time(sharing)
 
-    def _elsewhere(
-        self, site: Site, cache: Path, plans: Sequence[Plan], runs: Mapping[tuple[int, int], str]
-    ) -> ReplicaPool:
-        setting = Setting(runs, self._request.batch, cache=cache, breaks_steps=True)
+    def _elsewhere(self, site: Site, cache: Path, plans: Sequence[Plan], owners: Owners) -> ReplicaPool:
+        setting = Setting(owners, self._request.batch, cache=cache, breaks_steps=True)
         return ReplicaPool(site, plans, setting, self._progress)
 
     def _jobs(self) -> list[Job]:
@@ -233,8 +232,9 @@ class _Run:
         index, number = ended.job.plan, ended.job.dataset
         if ended.error is None:
             with closing(self._reopen(index, number)) as run:
-                records = [*_answered(run.path), *ended.records]
-                run.append(*ended.records)
+                records = [*_answered(run.path), *(answer.record for answer in ended.answers)]
+                run.write(*(answer.line or record_line(answer.record) for answer in ended.answers))
+                run.sync()
                 results = summarize(
                     self._wirings[index].checked,
                     self._plan(index),

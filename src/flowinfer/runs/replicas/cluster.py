@@ -11,20 +11,23 @@ import os
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from flowinfer.errors import UsageError
 from flowinfer.machine import Machine
+from flowinfer.planning.placement import shown_bytes
 from flowinfer.registry import backends
 from flowinfer.runs.replicas.hosts import Host, Spread, Wanted, spread
-from flowinfer.runs.replicas.local import Process, threads_for
+from flowinfer.runs.replicas.local import ANSWERS, HearLine, Outbox, Process, reading, threads_for
 from flowinfer.runs.replicas.node import Look, differences, look
 from flowinfer.runs.replicas.pool import Gone, Hear
-from flowinfer.runs.replicas.wire import line_of, said
+from flowinfer.runs.replicas.wire import line_of
 from flowinfer.spec import ModelSpec
 
 _LOOK_SECONDS = 60.0
@@ -32,6 +35,8 @@ _LOOK_SECONDS = 60.0
 _PLACE_SECONDS = 120.0
 """Until an actor has found a place."""
 _POLL_SECONDS = 1.0
+PAUSE_SECONDS = 4e-3
+"""Between calls of one actor, times their number: a call costs the driver a part of that, however much it brings."""
 _KNOCK_SECONDS = 10.0
 P = TypeVar("P")
 Ray = Any
@@ -46,6 +51,8 @@ class Node:
     name: str
     cores: int
     num_gpus: int
+    memory: int
+    """Bytes that Ray lends."""
     look: Look | None
     problems: tuple[str, ...]
     """Why no replica can run there."""
@@ -55,7 +62,8 @@ class Node:
         """Return it as a place for replicas."""
         assert self.look is not None, "one without problems has been looked at"
         *gpus, cpu = self.look.devices
-        return Host(self.id, self.name, (*gpus[: self.num_gpus], cpu), self.cores)
+        lent = replace(cpu, free_bytes=min(cpu.free_bytes, self.memory))
+        return Host(self.id, self.name, (*gpus[: self.num_gpus], lent), self.cores)
 
 
 def nodes(address: str, models: Iterable[ModelSpec]) -> list[Node]:
@@ -105,23 +113,29 @@ class ClusterSite:
         self._links: list[_Link] = []
 
     def start(self, index: int, hear: Hear) -> _Link:
-        """Start an actor, on its own host or, where that has gone, on another with room."""
+        """Start a replica of a run, on its own host or, where that has gone, on another with room."""
+        return self.begin(index, ANSWERS, reading(hear))
+
+    def begin(self, index: int, program: str, hear: HearLine) -> _Link:
+        """Start an actor; see `LocalSite.begin`."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         host, where = self._where.hosts[index], self._where
-        needs = f"{where.num_gpus} GPUs and {where.cores} CPU cores"
+        needs = f"{where.num_gpus} GPUs, {where.cores} CPU cores and {shown_bytes(self.cpu_bytes)} of memory"
         actor = (
             ray.remote(_Relay)
             .options(
                 num_gpus=where.num_gpus,
                 num_cpus=where.cores,
+                memory=self.cpu_bytes,  # what it may count with: no other actor is given it
                 max_concurrency=4,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(host.id, soft=True),
             )
-            .remote({"OMP_NUM_THREADS": threads_for(where.cores)})
+            .remote(program, {"OMP_NUM_THREADS": threads_for(where.cores)})
         )
-        self._links.append(_Link(ray, actor, hear, f"no node has {needs} free"))
+        pause = len(where.hosts) * PAUSE_SECONDS
+        self._links.append(_Link(ray, actor, hear, f"no node has {needs} free", pause))
         return self._links[-1]
 
     def close(self) -> None:
@@ -136,47 +150,59 @@ class ClusterSite:
 class _Relay:
     """An actor: a replica's process beside it, and its lines."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, program: str, environment: Mapping[str, str]) -> None:
         self._said: queue.SimpleQueue[bytes | str] = queue.SimpleQueue()
-        self._process = Process(self._said.put, self._said.put, environment, ())
+        self._process = Process(program, self._said.put, self._said.put, environment, ())
 
     def is_here(self) -> bool:
         """Return True, once the actor has a place."""
         return True
 
-    def write(self, line: bytes) -> None:
-        """Hand a line to the replica."""
-        self._process.write(line)
+    def write(self, lines: bytes) -> None:
+        """Hand lines to the replica."""
+        self._process.write(lines)
 
-    def read(self) -> list[bytes | str]:
-        """Return what the replica has said, as soon as there is something or a moment has passed; text: it has gone."""
+    def read(self, pause: float) -> list[bytes | str]:
+        """Return what the replica has said and says within a pause, or nothing after a while; text: it has gone."""
         found: list[bytes | str] = []
-        try:
+        with suppress(queue.Empty):
             found.append(self._said.get(timeout=_POLL_SECONDS))
+            time.sleep(pause)
             while True:
                 found.append(self._said.get_nowait())
-        except queue.Empty:
-            return found
+        return found
 
 
 class _Link:
     """An actor as the pool sees it."""
 
-    def __init__(self, ray: Ray, actor: Any, hear: Hear, no_room: str) -> None:
-        self._ray, self._actor, self._hear, self._no_room = ray, actor, hear, no_room
+    def __init__(self, ray: Ray, actor: Any, hear: HearLine, no_room: str, pause: float) -> None:
+        self._ray, self._actor, self._hear, self._no_room, self._pause = ray, actor, hear, no_room, pause
+        self._outbox = Outbox(self._write)
         self._is_over = False
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def send(self, message: BaseModel) -> None:
         """Say something to it; to one that has ended, nothing."""
-        self._actor.write.remote(line_of(message))
+        self._outbox.put(line_of(message))
+
+    def kill(self) -> None:
+        """End the actor, and its process with it."""
+        self._ray.kill(self._actor)
 
     def end(self) -> None:
-        """End the actor, and its process with it."""
+        """End it, and wait until that is heard."""
         self._is_over = True
-        self._ray.kill(self._actor)
+        self._outbox.end()
+        self.kill()
         self._thread.join()
+
+    def _write(self, lines: bytes) -> None:
+        """Hand lines on, and wait until they are there: those that come meanwhile go together."""
+        with suppress(self._ray.exceptions.RayError):  # that it has gone is heard
+            if lines:
+                self._ray.get(self._actor.write.remote(lines))
 
     def _read(self) -> None:
         """Pass on what it says until it has gone."""
@@ -184,9 +210,9 @@ class _Link:
         try:
             self._ray.get(self._actor.is_here.remote(), timeout=_PLACE_SECONDS)
             while how is None and not self._is_over:
-                for line in self._ray.get(self._actor.read.remote()):
+                for line in self._ray.get(self._actor.read.remote(self._pause)):
                     if isinstance(line, bytes):
-                        self._hear(said(line))
+                        self._hear(line)
                     else:
                         how = line
         except self._ray.exceptions.GetTimeoutError:
@@ -260,7 +286,8 @@ def _node(ray: Ray, said: Mapping[str, Any], reply: Any, here: Look) -> Node:
         problems = [f"it does not answer: {_first_line(error)}"]
     resources = said["Resources"]
     cores, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    return Node(said["NodeID"], said["NodeManagerAddress"], cores, gpus, found, tuple(problems))
+    memory = int(resources.get("memory", 0))
+    return Node(said["NodeID"], said["NodeManagerAddress"], cores, gpus, memory, found, tuple(problems))
 
 
 def _first_line(error: BaseException) -> str:

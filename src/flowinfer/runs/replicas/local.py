@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -17,11 +18,21 @@ from pydantic import BaseModel
 from flowinfer.runs.replicas.pool import Gone, Hear
 from flowinfer.runs.replicas.wire import line_of, said
 
-_COMMAND = (sys.executable, "-P", "-m", "flowinfer.runs.replicas.worker")
+ANSWERS = "flowinfer.runs.replicas.worker"
+"""The program that a replica of a run is."""
 _LAST_LINES = 20
 """Of what a process says on standard error."""
 _END_SECONDS = 5.0
 """Until a process that does not end by itself is killed."""
+
+
+HearLine = Callable[[bytes | Gone], None]
+"""Takes the lines that one replica says, from any thread, and last that it has gone."""
+
+
+def reading(hear: Hear) -> HearLine:
+    """Return what reads a replica's lines before they are heard."""
+    return lambda line: hear(line if isinstance(line, Gone) else said(line))
 
 
 class LocalSite:
@@ -39,14 +50,21 @@ class LocalSite:
         self._processes: dict[int, Process] = {}
 
     def start(self, index: int, hear: Hear) -> Process:
-        """Start a process, in the place of one that has ended."""
+        """Start a replica of a run, in the place of one that has ended."""
+        return self.begin(index, ANSWERS, reading(hear))
+
+    def begin(self, index: int, program: str, hear: HearLine) -> Process:
+        """Start a process, in the place of one that has ended.
+
+        Args:
+            program: a module of this package, which speaks in lines.
+            hear: takes these lines as they are, and last that it has gone.
+        """
         if index in self._processes:
             self._processes[index].end()
         gpus = self._gpus[index]
         own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
-        self._processes[index] = Process(
-            lambda line: hear(said(line)), lambda how: hear(Gone(how)), own, self._cores[index]
-        )
+        self._processes[index] = Process(program, hear, lambda how: hear(Gone(how)), own, self._cores[index])
         return self._processes[index]
 
     def close(self) -> None:
@@ -61,6 +79,7 @@ class Process:
     """A replica's process; it ends when this one does, since its input then ends.
 
     Args:
+        program: see `LocalSite.begin`.
         hear: takes the lines that it says.
         gone: hears how it has ended, last.
         environment: what it has besides this process's.
@@ -69,6 +88,7 @@ class Process:
 
     def __init__(
         self,
+        program: str,
         hear: Callable[[bytes], None],
         gone: Callable[[str], None],
         environment: Mapping[str, str],
@@ -77,7 +97,7 @@ class Process:
         path = os.pathsep.join(filter(None, sys.path))
         threads = {"OMP_NUM_THREADS": threads_for(len(cores))} if cores else {}
         self._process = subprocess.Popen(
-            _COMMAND,
+            (sys.executable, "-P", "-m", program),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -91,6 +111,7 @@ class Process:
         self._errors.start()
         self._reader = threading.Thread(target=self._read, args=(hear, gone), daemon=True)
         self._reader.start()
+        self._outbox = Outbox(self._write, self._close)
 
     @property
     def pid(self) -> int:
@@ -102,15 +123,16 @@ class Process:
         self.write(line_of(message))
 
     def write(self, line: bytes) -> None:
-        """Say a message that is a line already."""
-        with suppress(OSError):  # that it has gone is heard
-            _of(self._process.stdin).write(line)
-            _of(self._process.stdin).flush()
+        """Say a message that is a line already; nobody waits until it is read."""
+        self._outbox.put(line)
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
 
     def end(self) -> None:
         """Let it end."""
-        with suppress(OSError):  # it has gone with a part of a message unread
-            _of(self._process.stdin).close()
+        self._outbox.end()
 
     def wait(self) -> None:
         """Wait until it has ended; kill it if it does not."""
@@ -118,7 +140,17 @@ class Process:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
+        self._outbox.join()
         self._reader.join()
+
+    def _write(self, lines: bytes) -> None:
+        with suppress(OSError):  # that it has gone is heard
+            _of(self._process.stdin).write(lines)
+            _of(self._process.stdin).flush()
+
+    def _close(self) -> None:
+        with suppress(OSError):  # it has gone with a part of a message unread
+            _of(self._process.stdin).close()
 
     def _read(self, hear: Callable[[bytes], None], gone: Callable[[str], None]) -> None:
         """Pass on what it says until it has gone."""
@@ -142,6 +174,44 @@ class Process:
         with _of(self._process.stderr) as stream:
             for line in stream:
                 self._last.append(line.decode(errors="replace").rstrip())
+
+
+class Outbox:
+    """Lines on their way to a replica: nobody waits until they are read, and those that wait go together.
+
+    Args:
+        send: takes some lines.
+        close: is called last.
+    """
+
+    def __init__(self, send: Callable[[bytes], None], close: Callable[[], None] = lambda: None) -> None:
+        self._send, self._close = send, close
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def put(self, line: bytes) -> None:
+        """Send a line."""
+        self._lines.put(line)
+
+    def end(self) -> None:
+        """Send what is there, and close."""
+        self._lines.put(None)
+
+    def join(self) -> None:
+        """Wait until it has closed."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        is_over = False
+        while not is_over:
+            lines = [self._lines.get()]
+            with suppress(queue.Empty):
+                while lines[-1] is not None:
+                    lines.append(self._lines.get_nowait())
+            is_over = lines[-1] is None
+            self._send(b"".join(line for line in lines if line is not None))
+        self._close()
 
 
 def _of(stream: IO[bytes] | None) -> IO[bytes]:

@@ -10,12 +10,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from flowinfer.errors import LoadError
 from flowinfer.machine import Device, hub_cache, model_folder, this_machine
+from flowinfer.registry import BUILT_IN_BACKENDS
 from flowinfer.runs.store import host
 from flowinfer.spec import ModelSpec
+from flowinfer.stores.refs import locate
 
 _COMPARED = ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
 """Files of a model that decide which ids a text has, and what the ids mean."""
+_HEADER_BYTES = 16 << 20
+"""Of a GGUF file, which begins with its vocabulary."""
 _MUST_AGREE = ("flowinfer", "torch", "transformers", "tokenizers")
 
 
@@ -70,14 +75,16 @@ def differences(here: Look, there: Look) -> list[str]:
         if not other.is_there:
             found.append(f"model '{other.name}' is missing there: nothing at {other.path}")
             continue
-        names = [name for name in _COMPARED if own.digests.get(name) != other.digests.get(name)]
+        names = [name for name in {**own.digests, **other.digests} if own.digests.get(name) != other.digests.get(name)]
         if names:
             found.append(f"model '{other.name}' is another there: {', '.join(names)} in {other.path}")
     return found
 
 
 def _files(spec: ModelSpec) -> Files:
-    if Path(spec.ref).is_file():  # of a backend whose models are files
+    if spec.backend == "gguf":
+        return _file(spec)
+    if spec.backend not in {info.name for info in BUILT_IN_BACKENDS}:  # only it knows what a reference means
         return Files(name=spec.name, path=spec.ref, is_there=True, digests={})
     folder = model_folder(spec.ref, spec.revision)
     if folder is None:
@@ -89,3 +96,13 @@ def _files(spec: ModelSpec) -> Files:
         if (folder / name).is_file()
     }
     return Files(name=spec.name, path=str(folder), is_there=True, digests=digests)
+
+
+def _file(spec: ModelSpec) -> Files:
+    try:
+        path = locate(spec.ref, spec.revision).path
+    except LoadError:
+        return Files(name=spec.name, path=spec.ref, is_there=False, digests={})
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(_HEADER_BYTES)).hexdigest()
+    return Files(name=spec.name, path=str(path), is_there=True, digests={"its header": digest})

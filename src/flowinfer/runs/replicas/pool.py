@@ -1,7 +1,8 @@
 """The driver's side of replicas: questions go to whoever is free, and what a lost replica was asked is asked again.
 
-A question can be asked twice, since its text is decided by the plan and itself. So a replica keeps nothing: what it has
-said when it ends counts, the rest goes to another one. Who runs the replicas, and where, a `Site` knows.
+A question can be asked twice, since its text is decided by the plan and itself. So a replica keeps nothing: the answers
+that it has given when it ends count, the rest goes to another one. It judges them, and writes them as the run's folder
+keeps them, so that all of that costs the driver next to nothing. Who runs the replicas, and where, a `Site` knows.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,21 +19,29 @@ from pydantic import BaseModel
 
 from flowinfer import errors
 from flowinfer.engine.base import Observer
-from flowinfer.engine.work import Asked, Finished
 from flowinfer.errors import DeviceLost, FlowInferError, RunError
-from flowinfer.planning.merge import SharedStep, merge
+from flowinfer.output.secrets import redacted
+from flowinfer.planning.merge import merge
 from flowinfer.planning.plan import Plan
-from flowinfer.runs.replicas.wire import Ask, Ended, Failed, Loading, Notice, Ready, Said, Start, Tokens, plan_data
+from flowinfer.results import Record, Trace
+from flowinfer.runs.answering import Answered, Owners, Stepped, Task, needed
+from flowinfer.runs.jsonlog import encoded
+from flowinfer.runs.replicas.wire import Ask, Done, Failed, Loading, Notice, Ready, Said, Start, Tokens, plan_data
+from flowinfer.runs.store import read_record
 from flowinfer.startup import STARTUP
 
 _MOST_EACH = 256
 """Questions under way in a replica where nobody says how many."""
 _ANSWER_CHARACTERS = 1000
 """What an answer counts beside its question's text in what a question is expected to cost."""
-_MOST_STARTS, _MOST_STARTS_LATER = 2, 10
+MOST_STARTS, MOST_STARTS_LATER = 2, 10
 """Starts of a replica on end without an answer until it is given up: before it was ever ready, and after."""
 _SHOW_SECONDS = 0.25
 _PAUSE_SECONDS = 0.1
+_LOOK_SECONDS = 5.0
+_MOST_SILENT, _MOST_SILENT_FIRST = 12, 60
+"""Looks on end at which a replica has said nothing since the one before, until it is ended: once it has said anything,
+and before. Looks and not seconds: where this process stands still, whoever is heard next is not to blame."""
 _MOST_ALONE = 3
 """Replicas that end with a single question under way until that one has failed."""
 
@@ -53,7 +62,10 @@ class Link(Protocol):
     """A replica that was started."""
 
     def send(self, message: BaseModel) -> None:
-        """Say something to it; to one that has ended, nothing."""
+        """Say something to it; to one that has ended, nothing. It does not wait until that is heard."""
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
 
 
 class Site(Protocol):
@@ -75,12 +87,27 @@ class ReplicaLost(RuntimeError):
 
 
 @dataclass(eq=False)
+class _Open:
+    """A question that is not answered under all of its plans."""
+
+    task: Task
+    cost: int
+    """What it is expected to cost, in characters to read and write."""
+    left: list[int]
+    """Plans that it has no answer under."""
+    ended: set[str] = field(default_factory=set)
+    """Shared steps that have been told of."""
+    num_alone: int = 0
+    """Replicas that have ended with nothing else under way."""
+
+
+@dataclass(eq=False)
 class _Replica:
     index: int
     limit: int
     """Questions that it may have under way: fewer after a loss, until it has answered."""
     link: Link = field(init=False)
-    asked: dict[int, Asked] = field(default_factory=dict)
+    asked: dict[int, _Open] = field(default_factory=dict)
     """What is under way, by number."""
     load: int = 0
     """What that is expected to cost."""
@@ -89,6 +116,12 @@ class _Replica:
     """Since its last answer."""
     num_answered: int = 0
     failure: Failed | None = None
+    num_silent: int = 0
+    """Looks at which it had said nothing since the one before."""
+    is_heard: bool = False
+    """Whether it has said anything since it was started."""
+    why: str = ""
+    """Why it was ended from here."""
 
     def __str__(self) -> str:
         does = f"{self.num_answered} answered, {len(self.asked)} under way" if self.is_ready else "starting"
@@ -99,8 +132,7 @@ class _Replica:
 class Setting:
     """How replicas run their steps."""
 
-    runs: Mapping[tuple[int, int], str]
-    """By index of a plan and of a data set: the run that finished steps are kept for."""
+    owners: Owners
     batch: int | Literal["auto"] = "auto"
     engine: Literal["auto", "packed", "reference"] = "auto"
     cache: Path | None = None
@@ -110,7 +142,7 @@ class Setting:
 
 
 class ReplicaPool:
-    """Run shared steps in replicas: a `Runner`.
+    """Answers by replicas: an `Answerer`.
 
     Args:
         site: starts replicas.
@@ -129,7 +161,7 @@ class ReplicaPool:
         *,
         on_pause: Callable[[], None] = lambda: None,
     ) -> None:
-        self._on_pause, self._paused = on_pause, 0.0
+        self._on_pause, self._paused, self._looked = on_pause, 0.0, time.monotonic()
         self.broken: dict[str, str] = {}
         self._site, self._observer = site, observer
         self._start = Start(
@@ -137,16 +169,14 @@ class ReplicaPool:
             batch=setting.batch,
             engine=setting.engine,
             cache=None if setting.cache is None else str(setting.cache.absolute()),
-            runs=tuple((plan, dataset, name) for (plan, dataset), name in setting.runs.items()),
+            runs=tuple((plan, dataset, name) for (plan, dataset), name in setting.owners.items()),
             breaks_steps=setting.breaks_steps,
             cpu_bytes=site.cpu_bytes,
         )
-        self._steps = {shared.id: shared for shared in merge(plans).steps}
+        self._merged = merge(plans)
         self._heard: queue.SimpleQueue[tuple[_Replica, Said | Gone]] = queue.SimpleQueue()
         self._replicas: list[_Replica] = []
-        self._left: deque[Asked] = deque()
-        self._num_alone: dict[Asked, int] = {}
-        """Replicas that have ended with nothing but this question under way."""
+        self._left: deque[_Open] = deque()
         self._number = 0
         self._noticed: set[str] = set()
         self._most = _MOST_EACH
@@ -156,24 +186,17 @@ class ReplicaPool:
         self._shown = 0.0
         """When."""
 
-    def run(
-        self,
-        source: Iterable[Asked | None],
-        *,
-        most: int | None = None,
-        waves: Sequence[Sequence[SharedStep]] = (),
-    ) -> Iterator[Finished]:
-        """Yield every wanted step of every question as it ends; `most` is for each replica.
+    def run(self, tasks: Iterable[Task | None], *, most: int | None = None) -> Iterator[Stepped | Answered]:
+        """Answer; see `Answerer`. No replica has more than `most` questions under way.
 
         Raises:
             LoadError, MemoryShort, RunError: a replica cannot run the plan, so none can.
             DeviceLost, RunError: no replica is left.
         """
-        assert len(waves) <= 1, "replicas hold all models at once"
-        questions = [asked for asked in source if asked is not None and asked.wanted]
-        self._left = deque(sorted(questions, key=_cost, reverse=True))
+        questions = [_Open(task, _cost(task), list(task.plans)) for task in tasks if task is not None and task.plans]
+        self._left = deque(sorted(questions, key=lambda one: one.cost, reverse=True))
         self._most = most or _MOST_EACH
-        self._open_cost = sum(map(_cost, questions))
+        self._open_cost = sum(one.cost for one in questions)
         try:
             for index in range(min(self._site.num_replicas, len(questions))):
                 self._replicas.append(_Replica(index, self._most))
@@ -182,32 +205,52 @@ class ReplicaPool:
                 self._begin(replica)
             self._show()
             while self._left or any(replica.asked for replica in self._replicas):
-                if self._heard.empty() or time.monotonic() - self._paused > _PAUSE_SECONDS:
+                now = time.monotonic()
+                if self._heard.empty() or now - self._paused > _PAUSE_SECONDS:
                     self._on_pause()
-                    self._paused = time.monotonic()
-                yield from self._take(*self._heard.get())
+                    self._paused = now
+                if now - self._looked > _LOOK_SECONDS:
+                    self._looked = now
+                    self._look()
+                try:
+                    heard = self._heard.get(timeout=_LOOK_SECONDS)
+                except queue.Empty:
+                    continue
+                yield from self._take(*heard)
         finally:
             self._site.close()
             self._on_pause()
 
     def _begin(self, replica: _Replica) -> None:
         """Start a replica, or start it again."""
-        replica.is_ready = False
+        replica.is_ready = replica.is_heard = False
+        replica.num_silent, replica.why = 0, ""
         replica.link = self._site.start(replica.index, lambda said: self._heard.put((replica, said)))
         replica.link.send(self._start)
 
-    def _take(self, replica: _Replica, said: Said | Gone) -> Iterator[Finished]:
+    def _look(self) -> None:
+        """End replicas that say nothing any more: a process, or its host, that stands still."""
+        for replica in self._replicas:
+            replica.num_silent += 1
+            if replica.num_silent == (_MOST_SILENT if replica.is_heard else _MOST_SILENT_FIRST):
+                replica.why = f"it said nothing for {replica.num_silent * _LOOK_SECONDS:.0f} s"
+                replica.link.kill()
+
+    def _take(self, replica: _Replica, said: Said | Gone) -> Iterator[Stepped | Answered]:
         """Take what a replica has said."""
         name = f"replica {replica.index + 1}"
+        if not isinstance(said, Gone):
+            replica.num_silent, replica.is_heard = 0, True
         match said:
-            case Ended():
+            case Done():
+                STARTUP.first_token()
                 yield from self._end(replica, said)
             case Ready():
                 replica.is_ready = True
                 self._num_here += replica.num_starts > 1  # one that starts for the first time is counted
                 self._fill(replica)
                 self._show_now_and_then()
-            case Tokens(count=count):
+            case Tokens(count=count) if count:
                 STARTUP.first_token()
                 self._observer.tokens_emitted(count)
             case Loading(seconds=None):
@@ -219,7 +262,7 @@ class ReplicaPool:
             case Failed():
                 replica.failure = said
             case Gone(how=how):
-                yield from self._lose(replica, name, how)
+                yield from self._lose(replica, name, replica.why or how)
 
     def _notice(self, text: str) -> None:
         """Say once what several replicas say."""
@@ -227,33 +270,34 @@ class ReplicaPool:
             self._noticed.add(text)
             self._observer.notice(text)
 
-    def _end(self, replica: _Replica, ended: Ended) -> Iterator[Finished]:
-        """Take how a step of a question ended."""
-        asked, shared = replica.asked[ended.number], self._steps[ended.shared]
-        if ended.is_broken:
-            self.broken[shared.id] = ended.error or ""
-        if ended.result is not None:
-            asked.accept(shared.id, ended.result)
-            self._observer.finished(asked.question.id, ended.result)
-        elif ended.error is not None:
-            asked.fail(shared.id, ended.error)
-        else:
-            asked.skip(shared.id)
-        if ended.choices is not None:
-            asked.tried = {name: list(tried) for name, tried in ended.choices.tried.items()}
-            asked.taken = dict(ended.choices.taken)
-            for name, member, of in ended.choices.lost:
-                asked.lost.setdefault(name, {})[member] = of
-        if asked.is_done:
-            del replica.asked[ended.number]
-            replica.load -= _cost(asked)
-            self._open_cost -= _cost(asked)
+    def _end(self, replica: _Replica, done: Done) -> Iterator[Stepped | Answered]:
+        """Take an answer."""
+        one = replica.asked[done.number]
+        self.broken |= done.broken
+        yield from self._stepped(one, done.steps)
+        line = encoded(done.line)
+        record = read_record(line)
+        for result in record.trace.steps:
+            self._observer.finished(record.question.id, result)
+        one.left.remove(done.plan)
+        if not one.left:
+            del replica.asked[done.number]
+            replica.load -= one.cost
+            self._open_cost -= one.cost
             replica.num_answered += 1
             replica.num_starts = 1
             replica.limit = min(self._most, 2 * replica.limit)
             self._fill(replica)
             self._show_now_and_then()
-        yield Finished(shared, asked, ended.is_fresh)
+        is_clean = redacted(done.line) == done.line  # it may know less than this process
+        yield Answered(one.task, done.plan, record, is_last=not one.left, line=line if is_clean else None)
+
+    def _stepped(self, one: _Open, steps: Iterable[tuple[str, bool]]) -> Iterator[Stepped]:
+        """Tell of steps, once each: one that has lost its replica may run again."""
+        for shared, is_fresh in steps:
+            if shared not in one.ended:
+                one.ended.add(shared)
+                yield Stepped(one.task, shared, is_fresh)
 
     def _fill(self, replica: _Replica) -> None:
         """Ask a replica what is left, the longest first, up to its part of all that is open.
@@ -261,7 +305,7 @@ class ReplicaPool:
         Parts are of those who answer or start for the first time: whoever was lost may not come back.
         """
         while replica.is_ready and self._left and len(replica.asked) < replica.limit:
-            cost = _cost(self._left[0])
+            cost = self._left[0].cost
             if replica.asked and (replica.load + cost / 2) * self._num_here > self._open_cost:
                 return
             self._ask(replica, self._left.popleft())
@@ -273,37 +317,26 @@ class ReplicaPool:
             self._fill(replica)
         self._show()
 
-    def _ask(self, replica: _Replica, asked: Asked) -> None:
+    def _ask(self, replica: _Replica, one: _Open) -> None:
         self._number += 1
-        replica.asked[self._number] = asked
-        replica.load += _cost(asked)
-        replica.link.send(
-            Ask(
-                number=self._number,
-                question=asked.question,
-                text=asked.text(asked.question),
-                dataset=asked.dataset,
-                paths=tuple(asked.paths),
-                wanted=tuple(asked.wanted),
-                results=asked.results,
-                errors=asked.errors,
-                noise_id=asked.noise_id,
-            )
-        )
+        replica.asked[self._number] = one
+        replica.load += one.cost
+        ask = Ask(number=self._number, question=one.task.question, plans=tuple(one.left), dataset=one.task.dataset)
+        replica.link.send(ask)
 
-    def _lose(self, replica: _Replica, name: str, how: str) -> Iterator[Finished]:
+    def _lose(self, replica: _Replica, name: str, how: str) -> Iterator[Stepped | Answered]:
         """Ask others what a replica that has ended was asked; start it again, or go on without it."""
         failure, replica.failure = replica.failure, None
         back, replica.asked, replica.load = list(replica.asked.values()), {}, 0
         if failure is not None and failure.error != DeviceLost.__name__:
-            raise _error(failure, name)
+            raise error_of(failure, name)
         if len(back) == 1:
-            self._num_alone[back[0]] = self._num_alone.get(back[0], 0) + 1
-            if self._num_alone[back[0]] == _MOST_ALONE:
+            back[0].num_alone += 1
+            if back[0].num_alone == _MOST_ALONE:
                 yield from self._fail(back.pop(), f"the process that was asked it has ended {_MOST_ALONE} times: {how}")
         self._left.extendleft(reversed(back))
         replica.limit = max(1, len(back) // 2)
-        if failure is None and replica.num_starts < (_MOST_STARTS_LATER if replica.is_ready else _MOST_STARTS):
+        if failure is None and replica.num_starts < (MOST_STARTS_LATER if replica.is_ready else MOST_STARTS):
             replica.num_starts += 1
             self._observer.notice(f"{name} has ended: {how}; it is started again, and nothing is lost")
             self._begin(replica)
@@ -311,15 +344,18 @@ class ReplicaPool:
             self._observer.notice(f"{name} is given up: {failure.message if failure else how}")
             self._replicas.remove(replica)
             if not self._replicas:
-                raise _error(failure, name) if failure else RunError(f"no replica is left: the last has ended: {how}")
+                raise error_of(failure, name) if failure else RunError(f"no replica is left: the last has ended: {how}")
         self._fill_all()
 
-    def _fail(self, asked: Asked, problem: str) -> Iterator[Finished]:
-        """Let a question fail, with all its steps that have not ended."""
-        self._open_cost -= _cost(asked)
-        for shared in list(asked.wanted):
-            asked.fail(shared, problem)
-            yield Finished(self._steps[shared], asked, False)
+    def _fail(self, one: _Open, problem: str) -> Iterator[Stepped | Answered]:
+        """Let a question fail under all plans that it has no answer under."""
+        self._open_cost -= one.cost
+        question = one.task.question
+        yield from self._stepped(one, ((shared, False) for shared in needed(self._merged, one.left)))
+        trace = Trace(question_id=question.id, answer="", finish_reason="error", seconds=0.0, steps=(), error=problem)
+        while one.left:
+            plan = one.left.pop()
+            yield Answered(one.task, plan, Record(question=question, trace=trace), is_last=not one.left)
 
     def _show_now_and_then(self) -> None:
         if time.monotonic() - self._shown > _SHOW_SECONDS:
@@ -330,13 +366,13 @@ class ReplicaPool:
         self._observer.replicas([str(replica) for replica in self._replicas])
 
 
-def _cost(asked: Asked) -> int:
+def _cost(task: Task) -> int:
     """Return what a question is expected to cost, in characters to read and write."""
-    question = asked.question
+    question = task.question
     return len(question.question) + sum(map(len, question.choices.values())) + _ANSWER_CHARACTERS
 
 
-def _error(failure: Failed, name: str) -> Exception:
+def error_of(failure: Failed, name: str) -> Exception:
     """Return the error that a replica has ended with."""
     kind = getattr(errors, failure.error, None) if failure.error else None
     if isinstance(kind, type) and issubclass(kind, FlowInferError):

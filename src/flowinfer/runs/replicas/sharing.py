@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from flowinfer.errors import MemoryShort, RunError, UsageError
 from flowinfer.machine import Machine, this_machine
 from flowinfer.runs.replicas.hosts import Wanted, smallest
 from flowinfer.runs.replicas.local import LocalSite
-from flowinfer.runs.replicas.pool import Site
 from flowinfer.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from flowinfer.runs.replicas.cluster import ClusterSite
 
 P = TypeVar("P")
 
@@ -66,7 +68,7 @@ def sited(
     models: Iterable[ModelSpec],
     place: Callable[[Machine], P],
     fits: Callable[[P], bool],
-) -> tuple[Site | None, P]:
+) -> tuple[LocalSite | ClusterSite | None, P]:
     """Find where replicas run: on the hosts of a cluster, or on parts of this machine; see `divided`.
 
     Args:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from flowinfer.engine.deciding import Trial
-from flowinfer.engine.work import Lost
 from flowinfer.planning.plan import Plan
-from flowinfer.results import Question, StepResult
+from flowinfer.results import Question
+
+T = TypeVar("T")
 
 
 class _Message(BaseModel):
@@ -38,19 +38,14 @@ class Start(_Message):
 
 
 class Ask(_Message):
-    """To a replica: a question, and what is known of its steps already."""
+    """To a replica: a question."""
 
     kind: Literal["ask"] = "ask"
     number: int
     question: Question
-    text: str
-    """What fills {question}."""
+    plans: tuple[int, ...]
+    """That it is asked of, by index."""
     dataset: int
-    paths: tuple[tuple[str, ...], ...]
-    wanted: tuple[str, ...]
-    results: Mapping[str, StepResult]
-    errors: Mapping[str, str]
-    noise_id: str | None
 
 
 class Ready(_Message):
@@ -59,31 +54,22 @@ class Ready(_Message):
     kind: Literal["ready"] = "ready"
 
 
-class Choices(_Message):
-    """What a replica has decided while a question ran; see `engine.work.Asked`."""
+class Done(_Message):
+    """From a replica: a question is answered under one of its plans, and judged."""
 
-    tried: Mapping[str, tuple[Trial, ...]]
-    taken: Mapping[str, tuple[str, ...]]
-    lost: tuple[tuple[str, int, Lost], ...]
-
-
-class Ended(_Message):
-    """From a replica: a step of a question has a result, or an error, or need not run."""
-
-    kind: Literal["ended"] = "ended"
+    kind: Literal["done"] = "done"
     number: int
-    shared: str
-    is_fresh: bool
-    result: StepResult | None = None
-    error: str | None = None
-    is_broken: bool = False
-    """Whether the step can run for no question."""
-    choices: Choices | None = None
-    """With the last step of a question that has any."""
+    plan: int
+    steps: tuple[tuple[str, bool], ...]
+    """Shared steps of the question that have ended since it last said so, and whether each was decoded just now."""
+    broken: Mapping[str, str]
+    """Those of the plan's that can run for no question, and why."""
+    line: str
+    """The record as a run's folder keeps it."""
 
 
 class Tokens(_Message):
-    """From a replica: so many tokens more."""
+    """From a replica, now and then: so many tokens more, be it none."""
 
     kind: Literal["tokens"] = "tokens"
     count: int
@@ -116,7 +102,7 @@ class Failed(_Message):
     help: str | None = None
 
 
-Said = Annotated[Ready | Ended | Tokens | Notice | Loading | Failed, Field(discriminator="kind")]
+Said = Annotated[Ready | Done | Tokens | Notice | Loading | Failed, Field(discriminator="kind")]
 """From a replica."""
 _ASKED: TypeAdapter[Start | Ask] = TypeAdapter(Annotated[Start | Ask, Field(discriminator="kind")])
 _SAID: TypeAdapter[Said] = TypeAdapter(Said)
@@ -125,7 +111,10 @@ _PLAN = TypeAdapter(Plan)
 
 def line_of(message: BaseModel) -> bytes:
     """Return a message as a line; half of a surrogate pair, which a question may hold, is escaped."""
-    return json.dumps(message.model_dump(mode="json"), separators=(",", ":")).encode("ascii") + b"\n"
+    try:
+        return message.model_dump_json().encode() + b"\n"
+    except ValueError:  # it has such a half
+        return json.dumps(message.model_dump(mode="json"), separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def asked(line: bytes) -> Start | Ask:
@@ -134,7 +123,7 @@ def asked(line: bytes) -> Start | Ask:
     Raises:
         ValueError: it is none of the messages.
     """
-    return _ASKED.validate_python(json.loads(line))
+    return _read(_ASKED, line)
 
 
 def said(line: bytes) -> Said:
@@ -143,7 +132,14 @@ def said(line: bytes) -> Said:
     Raises:
         ValueError: it is none of the messages.
     """
-    return _SAID.validate_python(json.loads(line))
+    return _read(_SAID, line)
+
+
+def _read(kinds: TypeAdapter[T], line: bytes) -> T:
+    try:
+        return kinds.validate_json(line)
+    except ValidationError:  # half of a surrogate pair is no JSON for pydantic
+        return kinds.validate_python(json.loads(line))
 
 
 def plan_data(plan: Plan, num_replicas: int) -> dict[str, Any]:

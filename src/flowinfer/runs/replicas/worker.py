@@ -10,35 +10,51 @@ import os
 import queue
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, Protocol
 
 from pydantic import BaseModel
 
-from flowinfer.engine.base import NoCache, Observer
+from flowinfer.engine.base import Observer
 from flowinfer.errors import FlowInferError
-from flowinfer.results import Question
+from flowinfer.output.secrets import learn_environment
+from flowinfer.runs.answering import Answering, Stepped, Task
+from flowinfer.runs.jsonlog import decoded
 from flowinfer.runs.replicas import wire
+from flowinfer.runs.store import record_line
 from flowinfer.startup import GARBAGE_OBJECTS, STARTUP
 
-if TYPE_CHECKING:
-    from flowinfer.engine.scheduler import Scheduler
-    from flowinfer.engine.work import Asked
-
 _TOKENS_EVERY_SECONDS = 0.25
+_BEAT_SECONDS = 5.0
+"""Between signs of life where there are no tokens."""
 
 
-def main() -> None:
-    """Be a replica until standard input ends."""
+class Program(Protocol):
+    """What a replica's process does."""
+
+    def run(self) -> None:
+        """Answer until nobody asks any more."""
+
+    def tell(self, message: BaseModel) -> None:
+        """Tell whoever asks."""
+
+
+def main(made: Callable[[IO[bytes], IO[bytes], Callable[[], None]], Program]) -> None:
+    """Be a replica until standard input ends.
+
+    Args:
+        made: makes it; see `Replica`.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     STARTUP.is_command = True
     gc.set_threshold(GARBAGE_OBJECTS)
+    learn_environment(os.environ)
     tells = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what libraries print is no message
-    replica = Replica(sys.stdin.buffer, tells, leave=lambda: os._exit(0))
+    replica = made(sys.stdin.buffer, tells, lambda: os._exit(0))
     try:
         replica.run()
         code = 0
@@ -52,6 +68,24 @@ def main() -> None:
     os._exit(code)  # nothing is kept here that a destructor would save
 
 
+class Voice:
+    """Says lines, each whole, whichever thread says it; see `Replica`."""
+
+    def __init__(self, tells: IO[bytes], leave: Callable[[], None]) -> None:
+        self._tells, self._leave = tells, leave
+        self._lock = threading.Lock()
+
+    def say(self, line: bytes) -> None:
+        """Say a line."""
+        left = memoryview(line)
+        try:
+            with self._lock:
+                while left:
+                    left = left[self._tells.write(left) :]
+        except OSError:  # nobody hears it
+            self._leave()
+
+
 class Replica:
     """Answers the questions of one run.
 
@@ -62,24 +96,15 @@ class Replica:
     """
 
     def __init__(self, asks: IO[bytes], tells: IO[bytes], leave: Callable[[], None]) -> None:
-        self._asks, self._tells, self._leave = asks, tells, leave
-        self._lock = threading.Lock()
-        """Two threads tell; each line is written whole."""
+        self._asks, self._leave = asks, leave
+        self._voice = Voice(tells, leave)
         self._came: queue.SimpleQueue[wire.Ask | None] = queue.SimpleQueue()
-        self._numbers: dict[Asked, int] = {}
-        """What is under way, with the number that it was asked by."""
-        self._chooses = False
-        """Whether steps may be skipped."""
+        self._open: dict[Task, wire.Ask] = {}
+        """What is under way, and how it was asked."""
 
     def tell(self, message: BaseModel) -> None:
         """Tell whoever asks."""
-        line = memoryview(wire.line_of(message))
-        try:
-            with self._lock:
-                while line:
-                    line = line[self._tells.write(line) :]
-        except OSError:  # nobody hears it
-            self._leave()
+        self._voice.say(wire.line_of(message))
 
     def run(self) -> None:
         """Answer until nobody asks any more.
@@ -92,28 +117,29 @@ class Replica:
             return
         start = wire.asked(first)
         assert isinstance(start, wire.Start), "the first message"
-        self._chooses = any(plan.selections for plan in wire.read_plans(start.plans))
         threading.Thread(target=self._hear, daemon=True).start()
-        scheduler = _scheduler(start, _Teller(self))
+        with closing(_Teller(self)) as teller:
+            self._answer(_answering(start, teller))
+
+    def _answer(self, answering: Answering) -> None:
         self.tell(wire.Ready())
-        held: dict[Asked, list[wire.Ended]] = {}
-        for finished in scheduler.run(self._source()):
-            one, shared = finished.asked, finished.shared.id
-            ended = wire.Ended(
-                number=self._numbers[one],
-                shared=shared,
-                is_fresh=finished.is_fresh,
-                result=one.results.get(shared),
-                error=one.errors.get(shared),
-                is_broken=shared in scheduler.broken,
-                choices=_choices(one) if one.is_done else None,
+        steps: dict[Task, list[tuple[str, bool]]] = {}
+        for event in answering.run(self._source()):
+            if isinstance(event, Stepped):
+                steps.setdefault(event.task, []).append((event.shared, event.is_fresh))
+                continue
+            needed, broken = answering.needed(event.plan), answering.broken
+            self.tell(
+                wire.Done(
+                    number=self._open[event.task].number,
+                    plan=event.plan,
+                    steps=tuple(steps.pop(event.task, ())),
+                    broken={name: broken[name] for name in needed if name in broken},
+                    line=decoded(record_line(event.record)),
+                )
             )
-            held.setdefault(one, []).append(ended)
-            if one.is_done or not self._chooses:  # what was chosen is told whole, so that it can be asked anew whole
-                for message in held.pop(one):
-                    self.tell(message)
-            if one.is_done:
-                del self._numbers[one]
+            if event.is_last:
+                del self._open[event.task]
 
     def _hear(self) -> None:
         try:
@@ -126,40 +152,35 @@ class Replica:
         self._came.put(None)
         self._leave()
 
-    def _source(self) -> Iterator[Asked | None]:
+    def _source(self) -> Iterator[Task | None]:
         """Yield questions as they come; None where there is none now and others are under way."""
-        from flowinfer.engine.work import Asked
-        from flowinfer.runs.experiment import majority
-
         while True:
             try:
-                ask = self._came.get(block=not self._numbers)
+                ask = self._came.get(block=not self._open)
             except queue.Empty:
                 yield None
                 continue
             if ask is None:
                 return
-            one = Asked(
-                ask.question,
-                _saying(ask.text),
-                ask.dataset,
-                list(ask.paths),
-                dict.fromkeys(ask.wanted),
-                dict(ask.results),
-                errors=dict(ask.errors),
-                noise_id=ask.noise_id,
-                vote=majority,
-            )
-            self._numbers[one] = ask.number
-            yield one
+            task = Task(ask.question, ask.plans, ask.dataset)
+            self._open[task] = ask
+            yield task
 
 
 class _Teller(Observer):
-    """Passes on what a run's display shows; tokens are counted together for a moment."""
+    """Passes on what a run's display shows; tokens are counted together for a moment, and none are a sign of life."""
 
     def __init__(self, replica: Replica) -> None:
         self._tell = replica.tell
-        self._tokens, self._told = 0, time.monotonic()
+        self._tokens = 0
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._count, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Tell nothing more."""
+        self._is_over.set()
+        self._thread.join()
 
     def model_loading(self, name: str, device: str) -> None:
         self._tell(wire.Loading(name=name, device=device))
@@ -175,53 +196,37 @@ class _Teller(Observer):
 
     def tokens_emitted(self, count: int) -> None:
         self._tokens += count
-        if time.monotonic() - self._told >= _TOKENS_EVERY_SECONDS:
-            self._tell(wire.Tokens(count=self._tokens))
-            self._tokens, self._told = 0, time.monotonic()
+
+    def _count(self) -> None:
+        """Tell how many tokens came in a moment, and now and then that none did."""
+        told, num_silent = 0, 0
+        while not self._is_over.wait(_TOKENS_EVERY_SECONDS):
+            count = self._tokens - told
+            num_silent += 1
+            if count or num_silent * _TOKENS_EVERY_SECONDS >= _BEAT_SECONDS:
+                self._tell(wire.Tokens(count=count))
+                told, num_silent = told + count, 0
 
 
-def _scheduler(start: wire.Start, observer: Observer) -> Scheduler:
-    """Return a scheduler of the plans."""
+def _answering(start: wire.Start, observer: Observer) -> Answering:
+    """Return what answers questions of the plans."""
     from flowinfer.engine.decoders import Decoders
     from flowinfer.engine.models import ModelPool
     from flowinfer.engine.patience import Patience
-    from flowinfer.engine.scheduler import Caching, Scheduler
-    from flowinfer.planning.merge import SharedStep, merge
-    from flowinfer.runs.cache import DiskStepCache, member_order, step_key
+    from flowinfer.planning.merge import merge
+    from flowinfer.runs.cache import DiskStepCache
 
-    runs = {(plan, dataset): name for plan, dataset, name in start.runs}
-    folder = Path(start.cache) if start.cache is not None else None
-
-    def run_of(shared: SharedStep, asked: Asked) -> str:
-        return runs.get((shared.owner, asked.dataset), "")
-
-    def cache_of(shared: SharedStep, asked: Asked) -> DiskStepCache | NoCache:
-        return DiskStepCache(folder, run_of(shared, asked)) if folder else NoCache()
-
-    key = step_key if folder else lambda plan, step, prompts, question_id: ""
-    return Scheduler(
-        merge(wire.read_plans(start.plans)).steps,
+    plans, folder = wire.read_plans(start.plans), start.cache
+    return Answering(
+        plans,
+        merge(plans),
+        {(plan, dataset): name for plan, dataset, name in start.runs},
+        None if folder is None else lambda run: DiskStepCache(Path(folder), run),
         Decoders(ModelPool(), observer, start.batch, start.engine, cpu_bytes=start.cpu_bytes),
-        Caching(cache_of, run_of, key, member_order),
         observer,
         patience=(lambda shared: Patience(has_answer=False)) if start.breaks_steps else None,
     )
 
 
-def _choices(asked: Asked) -> wire.Choices | None:
-    """Return what was decided while a question ran; None where nothing was."""
-    if not asked.tried and not asked.taken:
-        return None
-    return wire.Choices(
-        tried={name: tuple(tried) for name, tried in asked.tried.items()},
-        taken=asked.taken,
-        lost=tuple((name, member, of) for name, lost in asked.lost.items() for member, of in lost.items()),
-    )
-
-
-def _saying(text: str) -> Callable[[Question], str]:
-    return lambda question: text
-
-
 if __name__ == "__main__":
-    main()
+    main(Replica)

@@ -1,0 +1,119 @@
+"""What each replica of a server has to do, and which one gets the next question."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from pydantic import BaseModel
+
+from flowinfer.runs.replicas.wire import Failed
+from flowinfer.serving.flows import Asking
+from flowinfer.serving.replicas import wire
+from flowinfer.serving.responder import ReplicaState
+from flowinfer.serving.service import MOST_UNDER_WAY
+from flowinfer.serving.tickets import Ticket
+
+_MUCH_BUSIER = 4
+"""Rows that a replica may have more than another and still get the questions whose beginning it has read."""
+
+
+class Link(Protocol):
+    """A replica that was started."""
+
+    def send(self, message: BaseModel) -> None:
+        """Say something to it; to one that has ended, nothing."""
+
+    def end(self) -> None:
+        """Let it end."""
+
+
+@dataclass(eq=False)
+class Question:
+    """A question that has not ended."""
+
+    number: int
+    asking: Asking
+    ticket: Ticket
+    beginnings: Sequence[int]
+    num_rows: int
+    """Its steps that have not ended."""
+    replica: Replica | None = None
+    """That it was put to."""
+
+
+@dataclass(eq=False)
+class Replica:
+    """A replica, as far as its server knows it."""
+
+    index: int
+    link: Link = field(init=False)
+    standing: wire.Standing | None = None
+    has_been_ready: bool = False
+    is_given_up: bool = False
+    asked: dict[int, Question] = field(default_factory=dict)
+    """By number."""
+    num_of: Counter[str] = field(default_factory=Counter)
+    """How many of them are each flow's."""
+    num_rows: int = 0
+    num_answered: int = 0
+    num_starts: int = 1
+    """Since its last answer."""
+    num_losses: int = 0
+    failure: Failed | None = None
+
+    @property
+    def name(self) -> str:
+        """Return what it is called."""
+        return f"replica {self.index + 1}"
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether it answers."""
+        return self.standing is not None and self.standing.told["status"] == "ready"
+
+    @property
+    def state(self) -> ReplicaState:
+        """Return what is told of it."""
+        status: Literal["loading", "ready", "given up"] = "ready" if self.is_ready else "loading"
+        return ReplicaState(
+            self.index + 1,
+            "given up" if self.is_given_up else status,
+            len(self.asked),
+            self.num_rows,
+            self.num_answered,
+            self.num_losses,
+        )
+
+    def take(self, question: Question) -> None:
+        """Have a question more."""
+        question.replica = self
+        self.asked[question.number] = question
+        self.num_of[question.asking.flow.name] += 1
+        self.num_rows += question.num_rows
+
+    def drop(self, question: Question) -> None:
+        """Have one less."""
+        del self.asked[question.number]
+        self.num_of[question.asking.flow.name] -= 1
+        self.num_rows -= question.num_rows
+
+
+def choose(replicas: Sequence[Replica], flow: str, reader: int | None) -> Replica | None:
+    """Return the replica with fewest rows, or the one that has read a question's beginning and is hardly busier.
+
+    Args:
+        replicas: all of them.
+        flow: that the question is put to.
+        reader: index of the one that has read its beginning.
+    Returns:
+        None where none has room.
+    """
+    open_ = [one for one in replicas if one.is_ready and one.num_of[flow] < MOST_UNDER_WAY]
+    if not open_:
+        return None
+    least = min(open_, key=lambda one: one.num_rows)
+    known = [one for one in open_ if one.index == reader and one.num_rows <= least.num_rows + _MUCH_BUSIER]
+    return known[0] if known else least

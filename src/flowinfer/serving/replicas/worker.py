@@ -1,0 +1,133 @@
+"""One replica of a server: a process with an engine of its own, asked on standard input.
+
+It ends when its input ends: whoever asks has then gone, or needs it no more. Signals that end a server are for the
+server, which lets what is under way end.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import IO
+
+from pydantic import BaseModel
+
+from flowinfer.planning.merge import beside
+from flowinfer.runs.replicas.wire import Failed, Notice, read_plans
+from flowinfer.runs.replicas.worker import Voice, main
+from flowinfer.serving.flows import Asking, ServedFlow
+from flowinfer.serving.happenings import Ended, Happening
+from flowinfer.serving.replicas import wire
+from flowinfer.serving.service import SWITCH_SECONDS, Service
+from flowinfer.serving.tickets import Ticket
+
+_STANDING_SECONDS = 0.5
+"""Between two looks at what is told of it."""
+
+
+class ServingReplica:
+    """Answers the questions of a server; see `runs.replicas.worker.Replica`."""
+
+    def __init__(self, asks: IO[bytes], tells: IO[bytes], leave: Callable[[], None]) -> None:
+        self._asks, self._leave = asks, leave
+        self._voice = Voice(tells, leave)
+        self._lock = threading.RLock()
+        """Guards the two below, which the thread that hears and the engine's change."""
+        self._tickets: dict[int, Ticket] = {}
+        self._happened: list[tuple[int, Happening]] = []
+        self._news = threading.Event()
+        """Set where it stands otherwise than it has told."""
+
+    def tell(self, message: BaseModel) -> None:
+        """Tell whoever asks."""
+        self._voice.say(wire.line_of(message))
+
+    def run(self) -> None:
+        """Answer until nobody asks any more.
+
+        Raises:
+            LoadError, MemoryShort, RunError, DeviceLost: it cannot go on.
+        """
+        first = self._asks.readline()
+        if not first:
+            return
+        start = wire.asked(first)
+        assert isinstance(start, wire.Serve), "the first message"
+        plans = read_plans(list(start.plans.values()))
+        merged = beside(plans)
+        parts = zip(start.plans, plans, merged.uses, strict=True)
+        service = Service(
+            [ServedFlow(name, None, plan, uses) for name, plan, uses in parts],
+            merged.steps,
+            self._deliver,
+            batch=start.batch,
+            engine=start.engine,
+            loads_at_once=start.loads_at_once,
+            cpu_bytes=start.cpu_bytes,
+            on_notice=lambda text: self.tell(Notice(text=text)),
+            on_bug=lambda told: self.tell(wire.Bug(traceback=told)),
+        )
+        service.loading.on_change = self._news.set
+        service.start()
+        threading.Thread(target=self._hear, args=(service,), daemon=True).start()
+        last = None
+        while service.loading.problem is None:
+            now = _standing(service)
+            if now != last:
+                self.tell(now)
+            last = now
+            self._news.wait(_STANDING_SECONDS)
+            self._news.clear()
+        raise service.loading.problem
+
+    def _hear(self, service: Service) -> None:
+        """Hand in what is asked, until nothing more comes."""
+        try:
+            for line in self._asks:
+                match wire.asked(line):
+                    case wire.Put() as put:
+                        self._put(service, put)
+                    case wire.Withdraw(number=number):
+                        with self._lock:
+                            ticket = self._tickets.pop(number, None)
+                        if ticket is not None:
+                            service.withdraw(ticket)
+        except Exception:  # a bug of ours: whoever asks shows it
+            self.tell(Failed(error="", message=traceback.format_exc()))
+        self._leave()
+
+    def _put(self, service: Service, put: wire.Put) -> None:
+        asking = Asking(service.flows[put.flow], put.question, put.turns, put.everywhere, put.finally_, item=put.item)
+
+        def hear(happening: Happening) -> None:
+            self._happened.append((put.number, happening))
+            if isinstance(happening, Ended):
+                self._tickets.pop(put.number, None)
+
+        with self._lock:
+            self._tickets[put.number] = service.submit(
+                asking, hear, wants_tokens=put.wants_tokens, num_tops=put.num_tops
+            )
+
+    def _deliver(self, tell: Callable[[], None]) -> None:
+        """Tell what has happened as one message."""
+        with self._lock:
+            tell()
+            happened, self._happened = self._happened, []
+        if happened:
+            self.tell(wire.Happened(events=tuple(happened)))
+
+
+def _standing(service: Service) -> wire.Standing:
+    lengths = {name: service.context_length(flow) for name, flow in service.flows.items()}
+    return wire.Standing(told=service.told(), context_lengths=lengths, loops=tuple(service.loops))
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    main(ServingReplica)
