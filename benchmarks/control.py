@@ -36,7 +36,7 @@ _FUSED = "(Qwen | Ds)"
 _VOTE, _DEBATE = "(Qwen & Ds & Yi)", "(Qwen & Ds & Yi)*3[until=agree]"
 _REFINE = "Yi -> (Qwen)*3[until=unchanged]"
 _ALL, _ENOUGH = "Qwen[samples=16, temperature=0.8]", "Qwen[samples=16, temperature=0.8, enough=0.95]"
-_MEAN, _BYTE = "(Qwen | Ds | Yi)", "(Qwen | Ds | Yi)[fuse=byte]"
+_MEAN, _SAFE, _BYTE = "(Qwen | Ds | Yi)", "(Qwen | Ds | Yi)[fuse=safe]", "(Qwen | Ds | Yi)[fuse=byte]"
 _FITTED = (_SINGLE, "Ds", "Yi", _FUSED, *_SERIES)
 """Flows that dev items choose among."""
 
@@ -50,6 +50,10 @@ class Flow:
     """By data set and question."""
     costs: tuple[float | None, ...] = (None, None, None, None)
     """Calls, ids read, ids fed, seconds: means of a question."""
+    tokens: float = 0.0
+    """Written, all heads of a step counted once: mean of a question."""
+    fused: float = 0.0
+    """Those of them that all heads chose, where a fuser counts them."""
 
     @property
     def together(self) -> dict[str, bool]:
@@ -62,10 +66,13 @@ class Fit:
     """What dev items chose."""
 
     series: str
-    best: str
-    """Of all flows that were tried, the most often right."""
+    shares: Mapping[str, float]
+    """How often each flow was right."""
     chosen: Mapping[str, str]
     """What is asked of a cascade -> the cascade with its threshold."""
+    routed: Mapping[str, tuple[str, ...]]
+    """Routes -> the flows that they pick among."""
+    routes: Mapping[str, str]
     notes: tuple[str, ...]
 
 
@@ -122,7 +129,7 @@ def cascades(series: str) -> tuple[str, str]:
 
 
 def fit(folder: Path, dev: Path) -> Fit:
-    """Choose a series, the best flow, and the cascades' thresholds, all on dev items."""
+    """Choose a series, the cascades' thresholds and the routes, all on dev items."""
     tried = swept(folder, _FITTED, {"dev": dev})
     shares = {flow: row.mean or 0.0 for flow, row in zip(_FITTED, tried.rows, strict=True)}
     series = max(_SERIES, key=shares.__getitem__)
@@ -135,20 +142,39 @@ def fit(folder: Path, dev: Path) -> Fit:
         "cascade that ends in a vote": (voted, ()),
     }
     chosen: dict[str, str] = {}
-    notes: list[str] = []
+    notes = []
     for name, (auto, limits) in asked.items():
         file = folder / "auto.flow"
         file.write_text(f"{auto}\n", encoding="utf-8")
-        command = ["tune", str(file), "--on", str(runs[auto]), "--zoo", "lab", *limits]
-        done = subprocess.run([sys.executable, "-m", "flowinfer", *command], capture_output=True, text=True)
-        print(done.stderr, file=sys.stderr)
+        done = _flowinfer("tune", str(file), "--on", str(runs[auto]), "--zoo", "lab", *limits)
+        flow = done.stdout.strip()
         if done.returncode:
             notes.append(f"{name}: not fitted, {done.stderr.strip().splitlines()[-1]}")
-        elif (flow := done.stdout.strip()) in chosen.values():
+        elif flow in chosen.values():
             notes.append(f"{name}: the same threshold")
         else:
             chosen[name] = flow
-    return Fit(series, max(_FITTED, key=shares.__getitem__), chosen, tuple(notes))
+            notes.append(f"{name}: `{flow}`")
+    routed = {"route of the models": (_SINGLE, "Ds", "Yi"), "route of the flows": (_SINGLE, _FUSED, series)}
+    routes = {name: _route(folder, dev, members) for name, members in routed.items()}
+    return Fit(series, shares, chosen, routed, routes, tuple(notes))
+
+
+def _route(folder: Path, dev: Path, members: Sequence[str]) -> str:
+    """Learn routes among flows; return the flow that picks by them."""
+    learned = swept(folder, members, {"dev": dev})
+    table = (learned.folder / "routes.json").resolve()
+    done = _flowinfer("route", str(learned.folder), "--anyway", "-o", str(table))
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return f"({' / '.join(members)})[pick={json.dumps(str(table), ensure_ascii=False)}]"
+
+
+def _flowinfer(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command; print on standard error what it says."""
+    done = subprocess.run([sys.executable, "-m", "flowinfer", *arguments], capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+    return done
 
 
 def _run_of(row: SweepRow) -> Path:
@@ -168,6 +194,8 @@ def read(row: SweepRow, datasets: Sequence[str], name: str) -> Flow:
         for dataset, found in records.items()
     }
     steps = [one.trace.steps for found in records.values() for one in found]
+    tokens = fmean(sum(step.tokens for step in own) for own in steps)
+    fused = fmean(sum(step.fused_tokens or 0 for step in own) for own in steps)
     heads = [[head for step in own for head in step.heads] for own in steps]
     costs = (
         fmean(map(len, heads)),
@@ -175,7 +203,7 @@ def read(row: SweepRow, datasets: Sequence[str], name: str) -> Flow:
         fmean(sum(head.fed_tokens for head in own) for own in heads),
         row.seconds,
     )
-    return Flow(name, right, costs)
+    return Flow(name, right, costs, tokens, fused)
 
 
 def share(right: Mapping[str, bool]) -> str:
@@ -197,18 +225,15 @@ def ratios(first: Flow, second: Flow) -> list[float | None]:
 
 def verdict(first: Flow, second: Flow, counts: Paired, p: float) -> str:
     """Return a sentence on two flows, no stronger than the numbers; p is corrected for all comparisons."""
-    interval = paired_interval(counts)
     calls, _, fed, _ = ratios(first, second)
     cost = "" if fed is None else f"; it takes {calls:.2f} times the calls and {fed:.2f} times the fed ids"
-    cheaper = fed is not None and fed < 1
-    if p < 1 - CONFIDENCE and counts.difference > 0:
-        said = f"right more often ({100 * counts.difference:+.1f} points)"
-    elif p < 1 - CONFIDENCE:
-        said = f"right less often ({100 * counts.difference:+.1f} points)" + ("" if cheaper else ": does not pay here")
-    elif cheaper:
-        said = f"no difference shown (at most {max(0.0, -100 * interval.low):.1f} points fewer, 95 %), and cheaper"
+    is_dearer = fed is not None and fed >= 1
+    if p >= 1 - CONFIDENCE:
+        said = f"no difference shown (at most {max(0.0, -100 * paired_interval(counts).low):.1f} points fewer, 95 %)"
     else:
-        said = "no difference shown, and not cheaper: does not pay here"
+        said = f"right {'more' if counts.difference > 0 else 'less'} often ({100 * counts.difference:+.1f} points)"
+    if is_dearer and (p >= 1 - CONFIDENCE or counts.difference < 0):
+        said += ", and not cheaper: does not pay here"
     return f"{first.name} against {second.name}: {said}{cost}."
 
 
@@ -228,11 +253,11 @@ def compared(report: Report, flows: Sequence[Flow], pairs: Sequence[tuple[Flow, 
         report.note(verdict(one, other, counts, p))
 
 
-def oracle(flows: Sequence[Flow]) -> Flow:
+def oracle(name: str, flows: Sequence[Flow]) -> Flow:
     """Return what choosing the right flow for every question would give."""
     first = flows[0].right
     right = {name: {i: any(flow.right[name][i] for flow in flows) for i in own} for name, own in first.items()}
-    return Flow("oracle of the routes", right)
+    return Flow(name, right)
 
 
 def main() -> None:
@@ -251,8 +276,8 @@ def measure(arguments: argparse.Namespace) -> Report:
     items = make_items(arguments.out / "items", arguments.questions, arguments.dev)
     dev = items.pop("dev")
     chosen = fit(arguments.out / "dev", dev)
-    plain = (_SINGLE, "Ds", "Yi", _FUSED, chosen.series, _VOTE, _DEBATE, _REFINE, _ALL, _ENOUGH, _MEAN, _BYTE)
-    texts = {flow: flow for flow in plain} | dict(chosen.chosen)
+    plain = (_SINGLE, "Ds", "Yi", _FUSED, chosen.series, _VOTE, _DEBATE, _REFINE, _ALL, _ENOUGH, _MEAN, _SAFE, _BYTE)
+    texts = {flow: flow for flow in plain} | {**chosen.chosen, **chosen.routes}
     sweep = swept(arguments.out / "test", tuple(texts.values()), items, arguments.latency)
     flows = {name: read(row, sweep.datasets, name) for name, row in zip(texts, sweep.rows, strict=True)}
     pairs = [
@@ -263,13 +288,20 @@ def measure(arguments: argparse.Namespace) -> Report:
         (_DEBATE, _VOTE),
         (_REFINE, _SINGLE),
         (_REFINE, "Yi"),
-        (_BYTE, _MEAN),
     ]
+    for name, members in chosen.routed.items():
+        ideal = f"oracle of the {name}"
+        flows[ideal] = oracle(ideal, [flows[member] for member in members])
+        pairs += [(name, max(members, key=chosen.shares.__getitem__)), (name, ideal)]
+    pairs += [(_SAFE, _MEAN), (_BYTE, _MEAN)]
     setup = setup_of("cpu", "float32", test=f"{arguments.questions} items of each set", dev=f"{arguments.dev} of each")
     columns = ["flow", *_SETS, "all", "calls", "ids read", "ids fed", f"seconds / {_SINGLE}'s"]
     report = Report("Steps that may not run", setup | {"seed": _SEED, "timed": arguments.latency}, columns)
-    for note in (*chosen.notes, *(f"{name}: `{flow}`" for name, flow in chosen.chosen.items())):
+    for note in chosen.notes:
         report.note(note)
+    safe, mean = flows[_SAFE], flows[_MEAN]
+    share_fused = 100 * safe.fused / safe.tokens
+    report.note(f"{_SAFE} fused {share_fused:.0f} % of its {safe.tokens:.1f} tokens; {_MEAN} writes {mean.tokens:.1f}")
     compared(report, list(flows.values()), [(flows[one], flows[other]) for one, other in pairs])
     return report
 

@@ -363,6 +363,20 @@ def test_the_commands_that_look_around_answer_in_json(work: Path, command: str) 
     assert json.loads(done.stdout)
 
 
+def test_plan_tells_the_seconds_of_the_flows_newest_run_and_none_before_there_is_one(work: Path) -> None:
+    asked = ("plan", "s2p.flow", "--zoo", "toy", "--json")
+    before = json.loads(flowinfer(*asked, cwd=work).stdout)["question"]
+    assert before["measured"] is None and before["most"]["seconds"] is None
+    flowinfer(*RUN, "--limit", "2", "--no-cache", cwd=work)
+    (run,) = (work / "runs").iterdir()
+    seconds = json.loads((run / "results.json").read_text("utf-8"))["seconds_per_question"]
+    question = json.loads(flowinfer(*asked, cwd=work).stdout)["question"]
+    assert question["measured"]["run"] == run.name
+    assert question["least"]["seconds"] == question["most"]["seconds"] == pytest.approx(seconds)
+    said = flowinfer(*asked[:-1], cwd=work).stdout
+    assert f"a question takes about {seconds:.3g} s: means of 2\nquestions in run {run.name} (batch auto)" in said
+
+
 def outcome(run: Path) -> dict[str, object]:
     """Return all of a run's records that does not depend on the clock."""
     found = {}
