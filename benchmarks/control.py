@@ -294,9 +294,19 @@ def measure(arguments: argparse.Namespace) -> Report:
         flows[ideal] = oracle(ideal, [flows[member] for member in members])
         pairs += [(name, max(members, key=chosen.shares.__getitem__)), (name, ideal)]
     pairs += [(_SAFE, _MEAN), (_BYTE, _MEAN)]
-    setup = setup_of("cpu", "float32", test=f"{arguments.questions} items of each set", dev=f"{arguments.dev} of each")
+    command = {"command": "`python benchmarks/control.py --out FOLDER`"}
+    setup = command | setup_of(
+        "cpu", "float32", test=f"{arguments.questions} items a set", dev=f"{arguments.dev} a set"
+    )
     columns = ["flow", *_SETS, "all", "calls", "ids read", "ids fed", f"seconds / {_SINGLE}'s"]
-    report = Report("Steps that may not run", setup | {"seed": _SEED, "timed": arguments.latency}, columns)
+    report = Report(
+        "What it gains and costs, on the lab zoo", setup | {"seed": _SEED, "timed": arguments.latency}, columns
+    )
+    report.note("a flow's row: accuracy in % with Wilson's 95 % interval; costs of a question, means over all items")
+    report.note(
+        "`A - B`: points, Newcombe's 95 % interval for pairs, p of McNemar's exact test, over `all` corrected for all"
+        " comparisons (Holm); then A's costs over B's"
+    )
     for note in chosen.notes:
         report.note(note)
     safe, mean = flows[_SAFE], flows[_MEAN]
