@@ -300,7 +300,7 @@ def measure(arguments: argparse.Namespace) -> Report:
     )
     columns = ["flow", *_SETS, "all", "calls", "ids read", "ids fed", f"seconds / {_SINGLE}'s"]
     report = Report(
-        "What it gains and costs, on the lab zoo", setup | {"seed": _SEED, "timed": arguments.latency}, columns
+        "What it gains and costs, on the lab zoo", setup | {"seed": _SEED, "timed alone": arguments.latency}, columns
     )
     report.note("a flow's row: accuracy in % with Wilson's 95 % interval; costs of a question, means over all items")
     report.note(
