@@ -1,15 +1,23 @@
 """Multiple choice by likelihood on real language: single models against fused groups of them, with intervals.
 
     python benchmarks/likelihood.py --zoo ZOO.toml --models Smol,Gemma --data FOLDER --questions 300
+    python benchmarks/likelihood.py --zoo ZOO.toml --models Smol,Gemma --cloze test.jsonl --questions 300
 
 Every flow runs as `exec --by likelihood` does; what a model says behind a prompt is read once for all of them. A prompt
-is the question with its choices and `答案：`, without examples.
+is the question with its choices and `答案：`, without examples. With --cloze it is the beginning of a text (the field
+`question` of that file), cut before the last word of a sentence. The word has to be told from three others that end
+sentences of other texts; all four are tokens of both models.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import random
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +27,18 @@ from torch import Tensor
 from flowinfer.engine.base import Observer
 from flowinfer.engine.models import ModelPool
 from flowinfer.language.check import check
-from flowinfer.planning.plan import Plan
+from flowinfer.planning.plan import Plan, compile
 from flowinfer.results import Record
+from flowinfer.runs.ask import likelihoods
 from flowinfer.runs.experiment import Request, evaluate
 from flowinfer.runs.stats import paired, paired_interval, wilson
 from flowinfer.tasks.base import Dataset, load_questions
 from reporting import Report, options, setup_of
 
 _PROMPT = 'prompt asked = "{question}\\n答案："\n'
+_TEXT = 'prompt asked = "{question}"\n'
+_ENDING = re.compile(r"(?<=[a-z,] )([a-z]{3,})\.(?= )")
+"""A sentence's last word."""
 
 
 class ReadOnce(ModelPool):
@@ -91,6 +103,35 @@ class _Session:
             del self._rows[row]
 
 
+@dataclass(frozen=True)
+class Gap:
+    """A text without its next word."""
+
+    text: str
+    words: tuple[str, ...]
+    """Four, a space before each."""
+    right: str
+
+
+def gaps(file: Path, num: int, seed: int, models: Sequence[_ReadOnce]) -> list[Gap]:
+    """Cut texts of a file before words that are tokens of all models; one gap a text."""
+    rng = random.Random(seed)
+    known = [set(model.vocabulary().tokens.pieces) for model in models]
+    cut: list[tuple[str, str]] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        text = json.loads(line)["question"]
+        found = [match for match in _ENDING.finditer(text) if all(f" {match[1]}".encode() in own for own in known)]
+        if found:
+            chosen = rng.choice(found)
+            cut.append((text[: chosen.start() - 1], f" {chosen[1]}"))
+    cut = rng.sample(cut, min(num, len(cut)))
+    words = sorted({word for _, word in cut})
+    others = [rng.sample([one for one in words if one != word], 3) for _, word in cut]
+    return [
+        Gap(text, tuple(rng.sample([word, *three], 4)), word) for (text, word), three in zip(cut, others, strict=True)
+    ]
+
+
 def flows_of(first: str, second: str) -> list[str]:
     """Return the singles, and groups of them."""
     one, other = f"{first}[prompt=asked]", f"{second}[prompt=asked]"
@@ -105,8 +146,8 @@ def flows_of(first: str, second: str) -> list[str]:
     ]
 
 
-def run(text: str, zoo: str, dataset: Dataset, pool: ModelPool) -> dict[str, Record]:
-    """Answer all questions; return the records by question."""
+def by_letter(text: str, zoo: str, dataset: Dataset, pool: ModelPool) -> dict[str, bool]:
+    """Return which questions were answered right."""
     found: dict[str, Record] = {}
 
     def keep(record: Record) -> None:
@@ -114,12 +155,34 @@ def run(text: str, zoo: str, dataset: Dataset, pool: ModelPool) -> dict[str, Rec
 
     flow = check(_PROMPT + text, zoo=zoo)
     evaluate(flow, dataset, Request(out=None, batch=8, use_cache=False), on_record=keep, models=pool)
-    return found
+    return {name: bool(record.score and record.score.correct) for name, record in found.items()}
 
 
-def verdicts(records: Mapping[str, Record]) -> dict[str, bool]:
-    """Return which questions were answered right."""
-    return {name: bool(record.score and record.score.correct) for name, record in records.items()}
+def by_word(text: str, zoo: str, asked: Sequence[Gap], pool: ModelPool) -> dict[str, bool]:
+    """Return which gaps were filled right."""
+    flow = check(_TEXT + text, zoo=zoo)
+    right = {}
+    for number, gap in enumerate(asked):
+        found = likelihoods(flow, gap.text, gap.words, models=pool)
+        right[str(number)] = max(gap.words, key=found.__getitem__) == gap.right
+    return right
+
+
+def asked(
+    arguments: argparse.Namespace, first: str, second: str, pool: ReadOnce
+) -> tuple[list[str], Callable[[str], dict[str, bool]], str, int]:
+    """Return the flows, what answers all questions with one, the questions' name and number."""
+    zoo, flows = arguments.zoo, flows_of(first, second)
+    if arguments.cloze is not None:
+        plan = compile(check(f"({first} | {second})", zoo=zoo))
+        heads = [pool.get(plan, name, Observer()) for name in (first, second)]
+        found = gaps(arguments.cloze, arguments.questions, arguments.seed, heads)
+        flows = [flow for flow in flows if "byte" not in flow]  # bytes inside a word ask for what is not read once
+        return flows, lambda text: by_word(text, zoo, found, pool), f"words of {arguments.cloze.name}", len(found)
+    data = {} if arguments.data is None else {"ceval": arguments.data}
+    chosen = {"sample": arguments.questions, "seed": arguments.seed, "use_items": arguments.data is None}
+    dataset = load_questions("ceval", data=data, **chosen)
+    return flows, lambda text: by_letter(text, zoo, dataset, pool), dataset.label, len(dataset.questions)
 
 
 def main() -> None:
@@ -128,23 +191,22 @@ def main() -> None:
     parser.add_argument("--zoo", default="lab")
     parser.add_argument("--models", default="Qwen,Yi")
     parser.add_argument("--data", type=Path, help="folder of C-Eval; the zoo's own items if not given")
+    parser.add_argument("--cloze", type=Path, help="a .jsonl file, whose texts have words to be filled in")
     parser.add_argument("--questions", type=int, default=300)
     arguments = parser.parse_args()
     first, second = arguments.models.split(",")
     torch.manual_seed(arguments.seed)
-    data = {} if arguments.data is None else {"ceval": arguments.data}
-    chosen = {"sample": arguments.questions, "seed": arguments.seed, "use_items": arguments.data is None}
-    dataset = load_questions("ceval", data=data, **chosen)
     pool = ReadOnce()
+    flows, answer, label, num = asked(arguments, first, second, pool)
     report = Report(
         "Multiple choice by likelihood",
-        setup_of("cpu", "float32", data=dataset.label, questions=len(dataset.questions), seed=arguments.seed),
+        setup_of("cpu", "float32", data=label, questions=num, seed=arguments.seed),
         ["flow", "right", "accuracy", "interval", "against the better single", "seconds"],
     )
     singles: list[dict[str, bool]] = []
-    for text in flows_of(first, second):
+    for text in flows:
         start = time.perf_counter()
-        right = verdicts(run(text, arguments.zoo, dataset, pool))
+        right = answer(text)
         seconds = time.perf_counter() - start
         interval, against = wilson(sum(right.values()), len(right)), ""
         if len(singles) < 2:

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.slow
         ("start.py", "--flows", "one 7B", "--seconds", "400"),
         ("scale.py", "--replicas", "1", "--questions", "2", "--simulated", "20000"),
         ("cpu.py", "--batches", "1,2", "--tokens", "4", "--questions", "2", "--answer-tokens", "4"),
+        ("control.py", "--out", "{tmp}", "--questions", "2", "--dev", "20", "--latency", "1"),
     ],
 )
 def test_a_benchmark_prints_its_table_and_writes_it(arguments: tuple[str, ...], tmp_path: Path) -> None:
@@ -45,6 +46,7 @@ def _run(arguments: Sequence[str], tmp_path: Path) -> None:
     """Run a benchmark, and compare what it has printed and written."""
     script, *options = arguments
     kept = ("--markdown", str(tmp_path / "table.md"), "--json", str(tmp_path / "table.json"))
+    options = [option.format(tmp=tmp_path) for option in options]
     command = [sys.executable, str(ROOT / "benchmarks" / script), *options, *kept]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

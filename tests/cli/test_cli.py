@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -364,20 +365,35 @@ def test_the_commands_that_look_around_answer_in_json(work: Path, command: str) 
     assert json.loads(done.stdout)
 
 
+def test_plan_tells_the_seconds_of_the_flows_newest_run_and_none_before_there_is_one(work: Path) -> None:
+    asked = ("plan", "s2p.flow", "--zoo", "toy", "--json")
+    before = json.loads(flowinfer(*asked, cwd=work).stdout)["question"]
+    assert before["measured"] is None and before["most"]["seconds"] is None
+    flowinfer(*RUN, "--limit", "2", "--no-cache", cwd=work)
+    (run,) = (work / "runs").iterdir()
+    seconds = json.loads((run / "results.json").read_text("utf-8"))["seconds_per_question"]
+    question = json.loads(flowinfer(*asked, cwd=work).stdout)["question"]
+    assert question["measured"]["run"] == run.name
+    assert question["least"]["seconds"] == question["most"]["seconds"] == pytest.approx(seconds)
+    said = flowinfer(*asked[:-1], cwd=work).stdout
+    assert f"a question takes about {seconds:.3g} s: means of 2\nquestions in run {run.name} (batch auto)" in said
+
+
 def outcome(run: Path) -> dict[str, object]:
     """Return all of a run's records that does not depend on the clock."""
     found = {}
     for record in read_records(run):
         steps = [(step.step, step.text, step.tokens, step.finish_reason) for step in record.trace.steps]
-        found[record.question.id] = (steps, record.trace.answer, record.score)
+        taken = [(one.selection, one.taken, one.lost) for one in record.trace.selections]
+        found[record.question.id] = (steps, taken, record.trace.answer, record.score)
     return found
 
 
-def kill_and_resume(work: Path, whole: dict[str, object], seed: int) -> int:
+def kill_and_resume(work: Path, whole: dict[str, object], seed: int, run: Sequence[str] = RUN) -> int:
     """Kill a run at random points until it is through; return how often it died."""
     randomness = random.Random(seed)
     out = f"killed-{seed}"
-    arguments = [sys.executable, "-m", "flowinfer", *RUN, "--batch", "2", "--out", out]
+    arguments = [sys.executable, "-m", "flowinfer", *run, "--batch", "2", "--out", out]
     environment = os.environ | {"FLOWINFER_CACHE": str(work / out / "cache")}
     deaths = 0
     delay = randomness.uniform(0.2, 0.8)
@@ -399,8 +415,8 @@ def kill_and_resume(work: Path, whole: dict[str, object], seed: int) -> int:
             continue
         _, problem = process.communicate()
         assert process.returncode == 0, problem.decode()
-        (run,) = [path.parent for path in (work / out).glob("*/results.json")]
-        assert outcome(run) == whole
+        (through,) = [path.parent for path in (work / out).glob("*/results.json")]
+        assert outcome(through) == whole
         return deaths
 
 
@@ -428,6 +444,23 @@ def test_kills_at_many_random_points_lose_nothing(work: Path, seed: int) -> None
     assert flowinfer(*RUN, "--no-cache", "--out", "whole", cwd=work).returncode == 0
     (run,) = (work / "whole").iterdir()
     kill_and_resume(work, outcome(run), seed)
+
+
+CONTROL = """defaults { max_tokens=6 }
+((Qwen / Yi -> Ds)[accept=confidence, at=0.22] & (Ds)*3[until=confidence, at=0.22] & Yi)[min=2] -> (Qwen | Ds)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(14, 18))
+def test_a_killed_flow_whose_steps_may_not_run_takes_what_a_whole_run_took(work: Path, seed: int) -> None:
+    (work / "control.flow").write_text(CONTROL, encoding="utf-8")
+    asked = ("exec", "control.flow", *RUN[2:])
+    assert flowinfer(*asked, "--no-cache", "--out", "whole", cwd=work).returncode == 0
+    (run,) = (work / "whole").iterdir()
+    taken = {(one.selection, one.taken) for record in read_records(run) for one in record.trace.selections}
+    assert {("d2", 0), ("d2", 1), ("d3", 0), ("d3", 2)} <= taken  # or nothing would be decided anew
+    assert kill_and_resume(work, outcome(run), seed, asked) >= 1
 
 
 def test_a_cached_run_gives_the_same_answers_and_hides_foreign_seconds(work: Path) -> None:

@@ -404,7 +404,16 @@ def test_bounds_are_the_least_and_the_most_calls_tokens_and_steps_in_turn(
     text: str, least: tuple[int, ...], most: tuple[int, ...]
 ) -> None:
     found = bounds(compiled(text))
-    assert (astuple(found.least), astuple(found.most)) == (least, most)
+    assert (astuple(found.least), astuple(found.most)) == ((*least, None), (*most, None))
+
+
+def test_seconds_are_told_along_the_longest_chain_of_steps_that_were_measured() -> None:
+    plan = compiled("(Qwen / (Yi & Ds) / Ds -> Yi)[accept=answered]")
+    took = {"s1": 1.0, "s2": 2.0, "s3": 4.0, "s4": 8.0, "s5": 16.0}
+    found = bounds(plan, took)
+    assert (found.least.seconds, found.most.seconds) == (1.0, 1.0 + 4.0 + 8.0 + 16.0)
+    del took["s5"]
+    assert (bounds(plan, took).least.seconds, bounds(plan, took).most.seconds) == (1.0, None)
 
 
 def test_a_plan_says_what_is_chosen_and_what_it_may_cost(capsys: pytest.CaptureFixture[str]) -> None:

@@ -208,7 +208,7 @@ def command(
     if options["dataset"] is None:
         _refuse_data_options(data, few_shot, limit, sample, ids, fail_under, resume)
         if dry_run:
-            _show_plan(flow, as_json=json_)
+            _show_plan(flow, as_json=json_, out=out)
         else:
             read_ahead(flow)
             ask_one(flow, prompt, trace=trace, as_json=json_, quiet=quiet)
@@ -218,7 +218,7 @@ def command(
     if dry_run:
         for note in filter(None, (questions.note,)):
             print(f"note: {note}", file=sys.stderr)
-        _show_plan(flow, as_json=json_)
+        _show_plan(flow, as_json=json_, out=out)
         return
     server = server_of(asked.url, asked.model, asked.api_key_env)
     if server is None:
@@ -284,10 +284,10 @@ def _show_results(results: Results, fail_under: float | None, *, as_json: bool) 
         raise typer.Exit(5)
 
 
-def _show_plan(flow: Flow, *, as_json: bool) -> None:
+def _show_plan(flow: Flow, *, as_json: bool, out: Path) -> None:
     from flowinfer.cli.plan import show_plan
 
-    show_plan(flow, as_json=as_json)
+    show_plan(flow, as_json=as_json, out=out)
 
 
 def _begun(

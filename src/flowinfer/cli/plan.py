@@ -6,6 +6,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from flowinfer.cli.afar import Afar
     from flowinfer.machine import Machine
     from flowinfer.planning.plan import Plan, Source, Step
+    from flowinfer.runs.measured import Measured
     from flowinfer.spec import Flow
 
 
@@ -29,22 +32,29 @@ def command(
         str | None,
         typer.Option(metavar="NAME=SIZE,...", help="Plan for other devices, e.g. cuda:0=24GB,cuda:1=24GB,cpu=64GB."),
     ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder of run folders; the newest of this flow says how long it takes.")
+    ] = Path("runs"),
     zoo: ZooOption = None,
     set_: SetOption = None,
     prompts: PromptsOption = None,
 ) -> None:
     """Print the plan of a flow: steps, prompts, models, memory, devices."""
     flow = read_checked(file, expression, zoo, settings(set_, prompts))
-    show_plan(flow, as_json=json_, full=full, devices=devices)
+    show_plan(flow, as_json=json_, full=full, devices=devices, out=out)
 
 
-def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices: str | None = None) -> None:
+def show_plan(
+    flow: Flow, *, as_json: bool = False, full: bool = False, devices: str | None = None, out: Path = Path("runs")
+) -> None:
     """Print a flow's plan."""
     from flowinfer.cli.afar import estimates, heads_afar
     from flowinfer.machine import this_machine
+    from flowinfer.planning.bounds import bounds
     from flowinfer.planning.placement import device_reads, place
     from flowinfer.planning.plain import to_json
     from flowinfer.planning.plan import compile
+    from flowinfer.runs.measured import measured
 
     machine = _machine(devices) if devices else this_machine()
     try:
@@ -54,9 +64,12 @@ def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices:
             error.help = f"{error.help}; --devices cuda:0=24GB,cpu=64GB plans for another machine"
         raise
     afar = heads_afar(plan)
+    took = None if devices else measured(plan, out)
     if as_json:
+        question = asdict(bounds(plan, took.seconds if took else {})) | {"measured": asdict(took) if took else None}
         said = to_json(plan) | {"reads": device_reads(plan), "zoo": flow.zoo, "zoo_why": flow.zoo_why}
         said |= {"elsewhere": {name: one.to_json() for name, one in afar.items()}} if afar else {}
+        said |= {"question": question}
         print(json.dumps(said, ensure_ascii=False, indent=1))
         return
     count = f"{len(plan.steps)} step{'s' * (len(plan.steps) > 1)}"
@@ -66,6 +79,7 @@ def show_plan(flow: Flow, *, as_json: bool = False, full: bool = False, devices:
     for step in plan.steps:
         _show_step(step, full)
     _show_selections(plan)
+    _show_question(plan, took)
     kind = "majority vote of" if plan.answer.kind == "vote" else "text of"
     print(f"\nanswer: {kind} {', '.join(plan.answer.texts)}")
     _show_models(plan, machine, afar)
@@ -94,12 +108,9 @@ def _show_step(step: Step, full: bool) -> None:
 
 
 def _show_selections(plan: Plan) -> None:
-    """Print what is chosen while a question runs, and what that makes of the least and the most that it may cost."""
-    from flowinfer.planning.bounds import bounds
-
-    if not plan.selections:
-        return
-    print()
+    """Print what is chosen while a question runs."""
+    if plan.selections:
+        print()
     for one in plan.selections:
         texts = [" & ".join(candidate) for candidate in one.candidates]
         if one.quorum is not None:
@@ -111,16 +122,30 @@ def _show_selections(plan: Plan) -> None:
             print(f"{one.id}  {one.title}: one of {', '.join(texts)}, picked by {one.routes.name} before any runs")
             continue
         print(f"{one.id}  {one.title}: the first of {', '.join(texts)} that is accepted ({one.rule}), else the last")
-    found = bounds(plan)
+
+
+def _show_question(plan: Plan, took: Measured | None) -> None:
+    """Print the least and the most that a question may cost, and its seconds where they were measured."""
+    from flowinfer.planning.bounds import bounds
+
+    found = bounds(plan, took.seconds if took else {})
     least, most = found.least, found.most
-    tokens, depth = _range(least.tokens, most.tokens), _range(least.depth, most.depth)
-    many = "s" * (most.calls > 1)
-    print(f"\na question takes {_range(least.calls, most.calls)} model call{many}, and writes at most {tokens} tokens;")
-    print(f"its longest chain of steps has {depth}")
+    if plan.selections:
+        tokens, depth = _range(least.tokens, most.tokens), _range(least.depth, most.depth)
+        calls = f"{_range(least.calls, most.calls)} model call{'s' * (most.calls > 1)}"
+        print(f"\na question takes {calls}, and writes at most {tokens} tokens;")
+        print(f"its longest chain of steps has {depth}")
+    if took is None or least.seconds is None:
+        return
+    seconds = f"at least {least.seconds:.3g}" if most.seconds is None else _range(least.seconds, most.seconds)
+    never = ", ".join(step.id for step in plan.steps if step.id not in took.seconds)
+    print(f"\na question takes about {seconds} s{f'; {never} never ran' if never else ''}: means of {took.questions}")
+    print(f"questions in run {took.run} (batch {took.batch})")
 
 
-def _range(least: int, most: int) -> str:
-    return f"{least}" if least == most else f"{least} to {most}"
+def _range(least: float, most: float) -> str:
+    shown = [f"{one}" if isinstance(one, int) else f"{one:.3g}" for one in (least, most)]
+    return " to ".join(dict.fromkeys(shown))
 
 
 def _fuser(source: Source) -> str:

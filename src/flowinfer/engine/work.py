@@ -10,6 +10,7 @@ from flowinfer.engine.adoption import moved
 from flowinfer.engine.deciding import Pick, Trial, by_text, judged
 from flowinfer.engine.faults import reason
 from flowinfer.language.prompts import prompt_set, render
+from flowinfer.planning.bounds import longest
 from flowinfer.planning.merge import SharedSelection, SharedStep, Use
 from flowinfer.planning.plan import Plan, Selection, Step, When, members
 from flowinfer.results import Ballot, FinishReason, Question, StepResult, Taken, Trace
@@ -328,13 +329,8 @@ def _one_taken(one: Selection, shared: str, asked: Asked) -> Taken:
 def _seconds(plan: Plan, uses: Mapping[str, Use], ended: Mapping[str, StepResult], asked: Asked) -> float:
     """Return the time along the longest chain of steps that waited for one another, be it in vain."""
     waited = {step: of.seconds for lost in asked.lost.values() for of in lost.values() for step in of.steps[:1]}
-    ends: dict[str, float] = {}
-    for step in plan.steps:
-        seconds = ended[step.id].seconds if step.id in ended else waited.get(uses[step.id].shared)
-        if seconds is not None:
-            start = max((ends.get(name, 0.0) for name in plan.before(step)), default=0.0)
-            ends[step.id] = start + seconds
-    return max(ends.values(), default=0.0)
+    took = {step.id: waited[uses[step.id].shared] for step in plan.steps if uses[step.id].shared in waited}
+    return longest(plan, took | {name: result.seconds for name, result in ended.items()})
 
 
 def render_prompts(

@@ -442,7 +442,7 @@ CODES: Mapping[str, Entry] = {
     ),
     "W0300": Entry(
         "group of one",
-        "A group of one branch writes what its model alone would.",
+        "A group of one branch writes what its branch alone would.",
         "(Qwen)",
         "Qwen",
     ),

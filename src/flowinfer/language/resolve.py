@@ -315,7 +315,7 @@ class Resolver:
         position: Literal["head", "answer"] = "head" if group.kind == "fuse" else "answer"
         inner = Place(place.earlier, place.is_last, position, flows_down, place.round)
         if len(group.branches) == 1:
-            message = "a group of one writes what its model alone would"
+            message = "a group of one writes what its branch alone would"
             self._report.warning("W0300", message, group.span, "add a branch, or drop the parentheses")
         if group.kind == "fuse" and place.position != "head":
             check_certified(group, decoding, self._report)

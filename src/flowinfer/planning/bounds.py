@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from flowinfer.planning.plan import Plan, When, members
@@ -18,6 +18,8 @@ class Cost:
     """Most that the steps may write, all heads of a step counted once."""
     depth: int
     """Steps that wait for one another."""
+    seconds: float | None = None
+    """Along the longest chain of steps; None where not all of them were measured."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,30 @@ class Bounds:
     most: Cost
 
 
-def bounds(plan: Plan) -> Bounds:
-    """Return the least and the most that a question may cost."""
+def bounds(plan: Plan, seconds: Mapping[str, float] | None = None) -> Bounds:
+    """Return the least and the most that a question may cost.
+
+    Args:
+        seconds: of each step that was measured.
+    """
     first = {step.id for step in plan.steps if all(when.picks for when in step.when)}
-    return Bounds(_cost(plan, first, min), _cost(plan, {step.id for step in plan.steps}, max))
+    known, every = seconds or {}, {step.id for step in plan.steps}
+    return Bounds(_cost(plan, first, known, min), _cost(plan, every, known, max))
 
 
-def _cost(plan: Plan, run: Collection[str], extreme: Callable[..., set[str]]) -> Cost:
+def longest(plan: Plan, weights: Mapping[str, float]) -> float:
+    """Return the largest sum of weights along a chain of steps that wait for one another; others do not count."""
+    ends: dict[str, float] = {}
+    for step in plan.steps:
+        if step.id in weights:
+            ends[step.id] = weights[step.id] + max((ends.get(name, 0.0) for name in plan.before(step)), default=0.0)
+    return max(ends.values(), default=0.0)
+
+
+def _cost(plan: Plan, run: Collection[str], seconds: Mapping[str, float], extreme: Callable[..., set[str]]) -> Cost:
     """Return each figure where routes pick the member that is extreme in it."""
 
-    def of(measure: Callable[[Plan, Collection[str]], int]) -> int:
+    def of(measure: Callable[[Plan, Collection[str]], float]) -> float:
         left = set(run)
         for one in (selection for selection in plan.selections if selection.routes):
             members = [_member(plan, left, one.id, index) for index in range(len(one.candidates))]
@@ -46,7 +62,11 @@ def _cost(plan: Plan, run: Collection[str], extreme: Callable[..., set[str]]) ->
                 left -= set().union(*members) - extreme(members, key=lambda steps: measure(plan, steps))
         return measure(plan, left)
 
-    return Cost(of(_calls), of(_tokens), of(_depth))
+    def measured(plan: Plan, steps: Collection[str]) -> float:
+        return longest(plan, {name: seconds[name] for name in steps})
+
+    took = of(measured) if set(run) <= seconds.keys() else None
+    return Cost(int(of(_calls)), int(of(_tokens)), int(of(_depth)), took)
 
 
 def _member(plan: Plan, run: Collection[str], selection: str, index: int) -> set[str]:
@@ -62,8 +82,5 @@ def _tokens(plan: Plan, run: Collection[str]) -> int:
     return sum(step.decoding.max_tokens for step in plan.steps if step.id in run)
 
 
-def _depth(plan: Plan, run: Collection[str]) -> int:
-    depths: dict[str, int] = {}
-    for step in (step for step in plan.steps if step.id in run):
-        depths[step.id] = 1 + max((depths.get(name, 0) for name in plan.before(step)), default=0)
-    return max(depths.values())
+def _depth(plan: Plan, run: Collection[str]) -> float:
+    return longest(plan, dict.fromkeys(run, 1.0))

@@ -14,6 +14,7 @@ from itertools import pairwise
 from statistics import fmean
 
 from flowinfer.errors import DataError
+from flowinfer.planning.bounds import longest
 from flowinfer.planning.plan import Plan, Selection
 from flowinfer.results import Record, StepResult
 from flowinfer.runs.judging import majority, score
@@ -193,7 +194,7 @@ def tried(plan: Plan, selection: Selection, record: Record) -> Tried | None:
         values=tuple(value or 0.0 for value in taken.values),
         correct=tuple(right),
         tokens=tuple(sum(step.tokens for step in steps.values()) for steps in costs),
-        seconds=tuple(_longest(plan, steps) for steps in costs),
+        seconds=tuple(longest(plan, {name: step.seconds for name, step in steps.items()}) for steps in costs),
     )
 
 
@@ -214,12 +215,3 @@ def _cost(plan: Plan, selection: Selection, ended: Mapping[str, StepResult], ind
         for step in plan.steps
         if step.id in ended and not any(one.selection == selection.id and one.tried > index for one in step.when)
     }
-
-
-def _longest(plan: Plan, steps: Mapping[str, StepResult]) -> float:
-    ends: dict[str, float] = {}
-    for step in plan.steps:
-        if step.id in steps:
-            start = max((ends.get(name, 0.0) for name in plan.before(step)), default=0.0)
-            ends[step.id] = start + steps[step.id].seconds
-    return max(ends.values(), default=0.0)
