@@ -38,8 +38,8 @@ MOST_STARTS, MOST_STARTS_LATER = 2, 10
 """Starts of a replica on end without an answer until it is given up: before it was ever ready, and after."""
 _SHOW_SECONDS = 0.25
 _PAUSE_SECONDS = 0.1
-_LOOK_SECONDS = 5.0
-_MOST_SILENT, _MOST_SILENT_FIRST = 12, 60
+LOOK_SECONDS = 5.0
+MOST_SILENT, MOST_SILENT_FIRST = 12, 60
 """Looks on end at which a replica has said nothing since the one before, until it is ended: once it has said anything,
 and before. Looks and not seconds: where this process stands still, whoever is heard next is not to blame."""
 _MOST_ALONE = 3
@@ -207,11 +207,11 @@ class ReplicaPool:
                 if self._heard.empty() or now - self._paused > _PAUSE_SECONDS:
                     self._on_pause()
                     self._paused = now
-                if now - self._looked > _LOOK_SECONDS:
+                if now - self._looked > LOOK_SECONDS:
                     self._looked = now
                     self._look()
                 try:
-                    heard = self._heard.get(timeout=_LOOK_SECONDS)
+                    heard = self._heard.get(timeout=LOOK_SECONDS)
                 except queue.Empty:
                     continue
                 yield from self._take(*heard)
@@ -230,7 +230,7 @@ class ReplicaPool:
         """End replicas that say nothing any more: a process, or its host, that stands still."""
         for replica in self._replicas:
             replica.num_silent += 1
-            if replica.num_silent == (_MOST_SILENT if replica.is_heard else _MOST_SILENT_FIRST):
+            if replica.num_silent == (MOST_SILENT if replica.is_heard else MOST_SILENT_FIRST):
                 replica.link.kill()
 
     def _take(self, replica: _Replica, said: Said | Gone) -> Iterator[Stepped | Answered]:
@@ -258,8 +258,8 @@ class ReplicaPool:
             case Failed():
                 replica.failure = said
             case Gone(how=how):
-                if replica.num_silent >= _MOST_SILENT:
-                    how = f"it said nothing for {replica.num_silent * _LOOK_SECONDS:.0f} s"
+                if replica.num_silent >= MOST_SILENT:
+                    how = f"it said nothing for {replica.num_silent * LOOK_SECONDS:.0f} s"
                 yield from self._lose(replica, name, how)
 
     def _notice(self, text: str) -> None:
