@@ -15,7 +15,7 @@ OTHERS_newest := -c .venv-newest/others.txt
 GGUF_TESTS := tests/backends/test_gguf.py tests/backends/test_gguf_vocabularies.py tests/engine/test_gguf_flows.py
 LLAMA := $(shell sed -n 's/.*"llama-cpp-python>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
-.PHONY: demo test test-lab test-slow test-gpu test-versions test-oldest test-newest test-gguf test-real test-ray check lint types contracts bench bench-gpu report clean install
+.PHONY: demo test test-lab test-slow test-gpu test-versions test-oldest test-newest test-gguf test-real test-ray check lint types contracts bench bench-gpu report routes clean install
 
 install: $(STAMP)
 
@@ -106,6 +106,14 @@ bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/numerics.py
 	$(BIN)/python benchmarks/fusion_kernels.py
 	$(BIN)/python benchmarks/start.py
+
+# Who is right about which of the lab's dev items: what pipelines/route.flow picks by.
+routes: $(STAMP)
+	rm -rf .routes && mkdir .routes
+	for set in gsm8k ceval mathematics; do $(BIN)/python -m lab make $$set --split dev --n 100 --seed 42 -o .routes/$$set.jsonl || exit 1; done
+	$(BIN)/flowinfer sweep --zoo lab --models Qwen,Ds,Yi --strategies single --datasets gsm8k,ceval,mathematics --data gsm8k=.routes/gsm8k.jsonl --data ceval=.routes/ceval.jsonl --data mathematics=.routes/mathematics.jsonl --out .routes/sweeps
+	$(BIN)/flowinfer route .routes/sweeps -o pipelines/routes.json
+	rm -rf .routes
 
 report: $(STAMP)
 	$(BIN)/python -m tests.report.example

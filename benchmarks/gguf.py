@@ -25,6 +25,7 @@ from flowinfer.backends.gguf.context import Context, Entry
 from flowinfer.backends.gguf.load import GgufModel, load
 from flowinfer.engine.base import Observer, Row
 from flowinfer.engine.loops.rounds import RoundDecoder
+from flowinfer.engine.loops.sampling import most_probable
 from flowinfer.planning.plan import Step, compile, members
 from flowinfer.profiling.endless import endless
 from flowinfer.spec import ModelSpec
@@ -95,7 +96,7 @@ def _own(model: GgufModel, batch: int, steps: int) -> Seconds:
     def turn() -> None:
         nonlocal ids, position
         logits = context.read([Entry(row, position, ids[row], True) for row in range(batch)])
-        ids, position = logits.argmax(1).tolist(), position + 1
+        ids, position = most_probable(logits).tolist(), position + 1
 
     return _timed(turn, steps)
 

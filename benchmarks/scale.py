@@ -1,6 +1,6 @@
 """Copies of a plan: what they win on this machine, what a question costs their driver, and what 1,000 of them would do.
 
-    python benchmarks/scale.py [--replicas 1,2,4] [--questions 40] [--simulated 1000000]
+    python benchmarks/scale.py [--replicas 1,2,4] [--nodes 1,2,4] [--questions 40] [--simulated 1000000]
 
 Rates are from runs of some questions and of three times as many, so that starts do not count; a busy machine makes them
 worthless. The driver's cost is its CPU time a question where replicas answer at once by rote: both directions of the
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import heapq
+import logging
 import os
 import random
 import subprocess
@@ -33,6 +34,7 @@ from flowinfer.planning.placement import ready
 from flowinfer.results import Record
 from flowinfer.runs.answering import Answered, Task
 from flowinfer.runs.live import LiveProgress
+from flowinfer.runs.replicas.cluster import PAUSE_SECONDS
 from flowinfer.runs.replicas.pool import Hear, ReplicaPool, Setting
 from flowinfer.runs.replicas.wire import Ask, Done, Ready, Start, line_of, said
 from flowinfer.runs.run_on import run_on
@@ -48,16 +50,66 @@ _EACH = 64
 """Questions under way in a simulated replica."""
 _TAIL = 0.5
 """Sigma of the log-normal time of an answer."""
+_CALLS = 500
 
 
-def run(work: Path, replicas: int, questions: int) -> float:
+def run(work: Path, questions: int, *where: str) -> float:
     """Run the lab's models over questions; return the seconds."""
     flow = ("exec", "-e", _FLOW, "--zoo", "lab", "--dataset", "ceval", "--limit", str(questions))
-    command = [sys.executable, "-m", "flowinfer", *flow, "--no-cache", "--quiet", "--replicas", str(replicas)]
+    command = [sys.executable, "-m", "flowinfer", *flow, "--no-cache", "--quiet", *where]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     start = time.perf_counter()
     subprocess.run(command, cwd=work, check=True, stdout=subprocess.DEVNULL, env=environment)
     return time.perf_counter() - start
+
+
+def rate(work: Path, questions: int, *where: str) -> float | Missed:
+    """Return questions a second, without the start."""
+    few, many = (run(work, number, *where) for number in (questions, 3 * questions))
+    return 2 * questions / (many - few) if many > 1.2 * few else Missed("the machine is too busy")
+
+
+def cluster_rates(work: Path, questions: int, counts: Sequence[int]) -> dict[int, float | Missed]:
+    """Return the rate over Ray clusters of so many nodes of this machine, a core each."""
+    try:
+        from ray.cluster_utils import Cluster
+    except ModuleNotFoundError:
+        return dict.fromkeys(counts, Missed("Ray is not installed"))
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    found: dict[int, float | Missed] = {}
+    try:
+        for before, count in zip((0, *counts), counts, strict=False):
+            for _ in range(count - before):
+                cluster.add_node(num_cpus=1)
+            cluster.wait_for_nodes()
+            found[count] = rate(work, questions, "--cluster", cluster.address)
+    finally:
+        cluster.shutdown()
+    return found
+
+
+def call_seconds() -> float | Missed:
+    """Return the CPU seconds that a call of an actor costs the driver, with some answers in the reply."""
+    try:
+        import ray
+    except ModuleNotFoundError:
+        return Missed("Ray is not installed")
+
+    class Actor:
+        def read(self) -> list[bytes]:
+            return [b"x" * 3500] * 4
+
+    ray.init(num_cpus=1, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        actor = ray.remote(Actor).remote()
+        ray.get([actor.read.remote() for _ in range(_CALLS)])
+        start = time.process_time()
+        for _ in range(_CALLS):
+            ray.get(actor.read.remote())
+        return (time.process_time() - start) / _CALLS
+    finally:
+        ray.shutdown()
 
 
 class Rote:
@@ -173,27 +225,43 @@ def simulated_seconds(questions: int, answer_seconds: float, driver_seconds: flo
     return now
 
 
+def simulate(questions: int, cost: Cost, call: float | Missed, seed: int) -> Report:
+    """Simulate 1,000 replicas of several speeds, as processes and as actors."""
+    columns = ["questions / s of a replica", "of all, if the driver cost nothing", "of all", "of those", "on Ray"]
+    setup = {"driver": f"{1e6 * cost.running:.0f} µs", "lost": "one a minute"}
+    future = Report(f"{_REPLICAS} replicas over {questions:,} questions, simulated", setup, columns)
+    calls = call if isinstance(call, Missed) else min(0.99, 2 * call / PAUSE_SECONDS)
+    if isinstance(calls, float):
+        future.note(f"a call of an actor costs the driver {1e6 * call:.0f} µs, all of them {calls:.0%} of its time")
+    for own in (0.5, 2.0, 10.0):
+        drivers = [0.0, cost.running] + ([cost.running / (1 - calls)] if isinstance(calls, float) else [])
+        free, real, *ray = (questions / simulated_seconds(questions, _EACH / own, driver, seed) for driver in drivers)
+        future.add(own, free, real, real / free, ray[0] if ray else calls)
+    return future
+
+
 def main() -> None:
     """Measure, simulate and print."""
     gc.set_threshold(GARBAGE_OBJECTS)  # as the command does
     parser = options(__doc__ or "")
     parser.add_argument("--replicas", default="1,2,4")
+    parser.add_argument("--nodes", default="", help="simulated nodes of a Ray cluster, e.g. 1,2,4")
     parser.add_argument("--questions", type=int, default=40)
     parser.add_argument("--simulated", type=int, default=1_000_000)
     arguments = parser.parse_args()
     counts = [int(count) for count in arguments.replicas.split(",") if int(count) <= (os.cpu_count() or 1)]
+    nodes = [int(count) for count in arguments.nodes.split(",") if count]
     setup = setup_of(
         "cpu", "float32", cores=os.cpu_count(), load=round(os.getloadavg()[0], 1), questions=arguments.questions
     )
-    rates = Report("Copies on this machine, a core each", setup, ["replicas", "questions / s", "of N x one"])
+    rates = Report("Copies on this machine, a core each", setup, ["copies", "questions / s", "of N x one"])
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        found: dict[int, float | Missed] = {}
-        for count in counts:
-            few, many = (run(work, count, number) for number in (arguments.questions, 3 * arguments.questions))
-            is_steady = many > 1.2 * few
-            found[count] = 2 * arguments.questions / (many - few) if is_steady else Missed("the machine is too busy")
-            rates.add(count, found[count], ratio(scaled(found[count], 1 / count), found[counts[0]]))
+        found = {count: rate(work, arguments.questions, "--replicas", str(count)) for count in counts}
+        for count, rate_of in found.items():
+            rates.add(f"{count} replicas", rate_of, ratio(scaled(rate_of, 1 / count), found[counts[0]]))
+        for count, rate_of in (cluster_rates(work, arguments.questions, nodes) if nodes else {}).items():
+            rates.add(f"{count} nodes", rate_of, ratio(scaled(rate_of, 1 / count), found[counts[0]]))
         records = [record for path in sorted((work / "runs").iterdir())[:1] for record in read_records(path)]
         costs = Report(
             "What a question costs the driver",
@@ -203,16 +271,8 @@ def main() -> None:
         for count in (1, 8, _REPLICAS):
             cost = driver_cost(records, count, max(4000, 4 * count), work)
             costs.add(count, 1e6 * cost.running, 1e6 * cost.summing, 1 / cost.whole, 1 / cost.running)
-    title = f"{_REPLICAS} replicas over {arguments.simulated:,} questions, simulated"
-    columns = ["questions / s of a replica", "of all, if the driver cost nothing", "of all", "of those"]
-    future = Report(title, {"driver": f"{1e6 * cost.running:.0f} µs", "lost": "one a minute"}, columns)
-    for own in (0.5, 2.0, 10.0):
-        free, real = (
-            arguments.simulated / simulated_seconds(arguments.simulated, _EACH / own, driver, arguments.seed)
-            for driver in (0.0, cost.running)
-        )
-        future.add(own, free, real, real / free)
-    rates.finish(arguments, costs, future)
+    call = call_seconds() if nodes else Missed("not asked for")
+    rates.finish(arguments, costs, simulate(arguments.simulated, cost, call, arguments.seed))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
@@ -76,8 +77,8 @@ def test_a_name_that_no_file_can_have_is_refused(command: tuple[str, ...], tmp_p
 def test_init_writes_flows_that_can_be_used_and_leaves_what_is_there(tmp_path: Path) -> None:
     done = flowinfer("init", cwd=tmp_path)
     assert done.returncode == 0 and "flowinfer exec pipelines/s2p.flow" in done.stdout
-    files = sorted((tmp_path / "pipelines").iterdir())
-    assert [file.stem for file in files] == list(known())
+    files = sorted((tmp_path / "pipelines").glob("*.flow"))
+    assert [file.stem for file in files] == list(known()) and (tmp_path / "pipelines" / "routes.json").is_file()
     assert flowinfer("check", *map(str, files), cwd=tmp_path).returncode == 0
     files[0].write_text("Qwen", encoding="utf-8")
     assert f"kept {Path('pipelines', files[0].name)}" in flowinfer("init", cwd=tmp_path).stdout
@@ -166,6 +167,19 @@ def test_doctor_says_what_gguf_files_need(tmp_path: Path, monkeypatch: pytest.Mo
     assert "; missing for that: a C++ compiler (" in doctor._gguf()["cure"]
     (tmp_path / "clang++").touch(mode=0o755)
     assert "missing" not in doctor._gguf()["cure"]
+
+
+def test_doctor_says_where_llama_cpp_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "installed", lambda name: "0.3.36")
+    found = {}
+    for built, cards in ((True, 1), (False, 1), (False, 0)):
+        lib = SimpleNamespace(llama_supports_gpu_offload=lambda built=built: built)
+        monkeypatch.setattr("flowinfer.backends.gguf.library.library", lambda lib=lib: lib)
+        monkeypatch.setattr("flowinfer.machine.cuda_device_count", lambda cards=cards: cards)
+        found[built, cards] = doctor._gguf()
+    assert found[True, 1]["found"].endswith(", computes on GPUs too") and found[True, 1]["state"] == "ok"
+    assert found[False, 0]["found"].endswith(", computes on the CPU") and found[False, 0]["state"] == "ok"
+    assert found[False, 1]["state"] == "note" and "CMAKE_ARGS=-DGGML_CUDA=on" in found[False, 1]["cure"]
 
 
 def test_doctor_says_why_an_installed_llama_cpp_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

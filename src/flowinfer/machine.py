@@ -134,9 +134,12 @@ def hub_snapshot(ref: str, environment: Mapping[str, str] | None = None, revisio
     """Return the local snapshot of a hub model, whatever of it has been downloaded, or None."""
     folder = hub_cache(environment) / f"models--{ref.replace('/', '--')}"
     named = folder / "refs" / (revision or "main")
-    commit = named.read_text(encoding="utf-8").strip() if named.is_file() else revision
+    try:
+        commit = named.read_text(encoding="utf-8").strip() if os.path.isfile(named) else revision
+    except (OSError, UnicodeDecodeError):
+        commit = revision
     snapshot = folder / "snapshots" / commit if commit else None
-    return snapshot if snapshot and snapshot.is_dir() else None
+    return snapshot if snapshot and os.path.isdir(snapshot) else None
 
 
 def is_hub_offline() -> bool:

@@ -157,6 +157,22 @@ BUILT_IN_FUSERS = (
         },
     ),
     FuserInfo(
+        "safe",
+        f"{_FUSERS}:Safe",
+        "one head writes ahead, the others verify; the mean only where they disagree, between tokens of all (SAFE)",
+        {
+            "tau": Parameter(
+                "float", "probability below which a verifying head disagrees; 0 never, above 1 always", 0.5, 0.0, 2.0
+            ),
+            "writer": Parameter(
+                "model", "the head that writes; that of most weight if not given, of equals the first by name", ""
+            ),
+            "ahead": Parameter(
+                "int", "most tokens written before the others verify them; no matter to the text", 16, 1, 16
+            ),
+        },
+    ),
+    FuserInfo(
         "byte",
         f"{_FUSERS}:Bytewise",
         "mean or product over bytes: each head says how likely each next byte is, in whatever tokens it writes it",

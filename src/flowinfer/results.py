@@ -87,7 +87,11 @@ class HeadTimes(_Border):
     transfer_seconds: Seconds
     """Moving distributions to the fusing device."""
     agreement: float | None = None
-    """Share of emitted tokens that were this head's own argmax."""
+    """Share of emitted tokens that were this head's own argmax; one about which it was not asked is not."""
+    lost_at: Count | None = None
+    """Tokens that there were when it was lost, from where the text goes on without it; None where it was not."""
+    forwards: Count | None = None
+    """After the prompt's, where heads do not go in lock step (fuse=safe); None elsewhere."""
 
 
 class Usage(_Border):
@@ -132,11 +136,14 @@ class StepResult(_Border):
     agreement: float | None = None
     """Share of emitted tokens, the end included, that every head favoured; None where nobody recorded it."""
     rounds: Count | None = None
-    """Forwards of each head after the prompt's, where drafts let one emit several tokens; None: one a token."""
+    """Forwards of each head after the prompt's, where drafts let one emit several tokens; with fuse=safe, how often the
+    writer's tokens were verified; None: one a token."""
     drafted_tokens: Count = 0
     """Tokens that were guessed ahead and verified."""
     accepted_tokens: Count = 0
     """Those of them that were emitted."""
+    fused_tokens: Count | None = None
+    """Tokens, the end included, that all heads chose, where one writes and the others verify (fuse=safe)."""
     likelihoods: Mapping[str, float] | None = None
     """Where the step chose among texts (by=likelihood): logarithm of each one's probability."""
     usage: Usage | None = None
@@ -210,7 +217,8 @@ class Taken(_Border):
     """Candidates that there are."""
     gathers: bool = False
     """Whether a candidate has the texts of those before it too: samples, the first of which are two."""
-
+    is_picked: bool = False
+    """Whether it was picked by routes before any was written; the values are how likely each was to be right."""
     lost: Mapping[str, str] | None = None
     """Of a quorum: the members that are not among the answers, by number, and why."""
 
@@ -220,6 +228,9 @@ class Taken(_Border):
             return f"{self.title}: {self.most - len(self.lost)} of {self.most} answered{why}"
         if self.gathers:
             return f"{self.title}: drew {self.taken + 2} of {self.most + 1} ({self.rule}: {self.values[-1]:.3g})"
+        if self.is_picked:
+            likely = ", ".join(f"{value or 0:.2f}" for value in self.values)
+            return f"{self.title}: picked {self.taken + 1} of {self.most} (by {self.rule}, likely right: {likely})"
         seen = ", ".join("-" if value is None else f"{value:.3g}" for value in self.values)
         return f"{self.title}: took {self.taken + 1} of {self.most} ({self.rule}: {seen})"
 

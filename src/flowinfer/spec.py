@@ -57,7 +57,8 @@ _GPU = "cuda:(0|[1-9][0-9]*)"
 ELSEWHERE = r"(?!cpu:|cuda:|auto:)[\w.-]+:[1-9]\d{0,4}|\[[0-9a-fA-F:.]+\]:[1-9]\d{0,4}"
 DEVICES = "auto, cpu, cuda, cuda:N, or HOST:PORT of a head elsewhere"
 _NOT_TRIED = (
-    f"{DEVICES} (transformers was never tried on Apple's GPUs here; a model's GGUF file computes there: backend=gguf)"
+    f"{DEVICES} (transformers was never tried on Apple's GPUs here;"
+    " a model's GGUF file computes there: backend=gguf, gpu_layers=-1)"
 )
 SPLIT_DEVICES = 'one device, or a list of two or more different GPUs, as in ["cuda:0", "cuda:1"]'
 """What the option `device` can be, in words."""
@@ -266,9 +267,9 @@ class Node:
 
 
 Signal = Literal[
-    "answered", "confidence", "lead", "agreement", "votes", "judge", "unchanged", "agree", "enough", "quorum"
+    "answered", "confidence", "lead", "agreement", "votes", "judge", "unchanged", "agree", "enough", "quorum", "pick"
 ]
-"""What a text can be accepted by: see docs/control.md."""
+"""What a text can be accepted by: see docs/control.md. Of `pick` the question decides, before there is a text."""
 
 
 AUTO = 2.0
@@ -294,10 +295,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Quorum:
-    """How many answers of a `&` group will do, so that a dead or a slow member does not fail the question."""
+    """How many members of a group will do, so that a dead or a slow one does not fail the question."""
 
     least: int
-    """Answers that there have to be."""
+    """Answers, or heads of a `|` group, that there have to be."""
     timeout: float | None = None
     """Seconds since the first member began, after which the group goes on with what is there."""
     wait: float | None = None
@@ -334,7 +335,25 @@ class Parallel:
     """Whether the weights were written."""
     label: str | None = None
     quorum: Quorum | None = None
-    """Of a `&` group: how many answers will do; None = all."""
+    """How many members will do; None = all. In a `|` group only heads elsewhere can be lost."""
+
+
+@dataclass(frozen=True)
+class Routes:
+    """A table as a choice group picks by it: columns in the order of its members."""
+
+    name: str
+    """Of the file, as the flow names it."""
+    digest: str
+    """Of the file's content."""
+    neighbours: int
+    members: tuple[str, ...]
+    """The flows, as written."""
+    tokens: tuple[float, ...]
+    """Of each member, what a question costs: of equals the cheapest is picked."""
+    questions: tuple[str, ...]
+    right: tuple[str, ...]
+    """Of each question, for each member 1 or 0."""
 
 
 @dataclass(frozen=True)
@@ -354,6 +373,8 @@ class Choice:
     label: str | None = None
     judges: tuple[Node, ...] = ()
     """What says yes or no to each but the last, where the rule asks a model."""
+    routes: Routes | None = None
+    """The table by which one member is picked, before any runs."""
 
     @property
     def taken_late(self) -> bool:

@@ -194,6 +194,17 @@ def test_fewer_positions_and_plain_prompts_can_be_asked_for() -> None:
     assert ours.max_positions == 64 and ours.prompt("ab").text == "ab"
 
 
+@pytest.mark.parametrize(("device", "layers", "cure"), [("cuda:0", None, "device=cpu"), ("cpu", -1, "doctor` says")])
+def test_a_gpu_that_llama_cpp_was_not_built_for_is_told(device: str, layers: int | None, cure: str) -> None:
+    pytest.importorskip("llama_cpp", reason="needs flowinfer[gguf]")
+    spec = ModelSpec(name="M", ref=str(written("yi")), backend="gguf", gpu_layers=layers)
+    if library.library().llama_supports_gpu_offload():
+        pytest.skip("it was built for GPUs")
+    (note,) = load(spec, device).notes
+    assert note.startswith("llama.cpp was built without GPUs here: 'M' computes on the CPU (") and cure in note
+    assert load(spec.model_copy(update={"gpu_layers": 0}), "cpu").notes == ()
+
+
 def test_a_system_message_needs_a_template() -> None:
     with pytest.raises(LoadError, match="the file has no chat template, which the option 'system' needs"):
         model(written("yi", template=None), system="Be brief.")

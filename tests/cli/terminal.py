@@ -39,6 +39,19 @@ class Terminal:
         """Press keys."""
         os.write(self._master, text.encode())
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C once the program sleeps.
+
+        What edits a line loses an interrupt that falls between a key and its wait for the next one: a person presses
+        again, a test that pressed again might do so twice.
+        """
+        status = Path(f"/proc/{self.process.pid}/stat")
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < end, "it never sleeps"
+            time.sleep(0.01)
+        self.type("\x03")
+
     def until(self, text: str) -> str:
         """Wait until a text is shown; return what was shown up to its end and not yet returned."""
         end = time.monotonic() + _PATIENCE_SECONDS

@@ -75,8 +75,8 @@ def test_an_interrupt_ends_the_answer_and_keeps_what_it_has_said(terminal: Termi
 
 def test_an_interrupt_while_nothing_is_answered_takes_the_line_back(terminal: Terminal, echo: Echo) -> None:
     terminal.type("not this")
-    terminal.until("not this")  # the line is being edited: an interrupt before that waits for a key
-    terminal.type("\x03")
+    terminal.until("not this")
+    terminal.interrupt()
     terminal.until("echo> ")
     say(terminal, "but this")
     assert question(echo.bodies[-1]) == "but this"

@@ -41,6 +41,12 @@ def test_models_in_the_place_of_a_file_are_planned_and_served(toys: Path) -> Non
     assert list(flows) == ["qwen+ds", "alone"]
 
 
+@pytest.mark.parametrize("question", ["-3 + 5 = ?", "-x squared, quickly?"])
+def test_a_question_may_begin_with_a_minus(question: str, toys: Path) -> None:
+    done = flowinfer("run", "qwen", question, *FEW, "--json", cwd=toys)
+    assert question in json.loads(done.stdout)["steps"][0]["prompt"], done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -52,7 +58,8 @@ def test_models_in_the_place_of_a_file_are_planned_and_served(toys: Path) -> Non
         (("ollama:nothing", "q?"), "error: model 'nothing': 'ollama:nothing': no store of Ollama's at "),
         (("hf:", "q?"), "error: 'hf:' names no model of the hub"),
         (("a\x1bb.gguf", "q?"), "holds characters that nobody can see\n  = help: give it another name"),
-        (("gone.gguf", "q?"), "error: model 'gone': nothing at '"),
+        (("gone.gguf", "q?"), "error: no file or folder 'gone.gguf'\n  = help: `flowinfer models` lists what is"),
+        (("some/repo/m.gguf", "q?"), "  = help: hf:some/repo/m.gguf names a file of the hub"),
     ],
 )
 def test_what_cannot_be_run_is_told(

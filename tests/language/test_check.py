@@ -15,6 +15,7 @@ from flowinfer.errors import DataError, FlowError, UsageError
 from flowinfer.language.check import check, check_file
 from flowinfer.language.codes import CODES
 from flowinfer.language.diagnostics import full
+from flowinfer.language.examples import known
 from flowinfer.language.formatting import format_text
 from flowinfer.language.pinning import pin
 from flowinfer.language.prompts import foreign_note
@@ -57,7 +58,11 @@ def test_a_valid_flow_is_accepted(path: Path) -> None:
         with pytest.raises(FlowError, match="full-width"):
             checked(text)
         return
-    assert checked(text).root
+    assert checked(text, base=path.parent).root
+
+
+def test_the_packaged_table_of_routes_is_of_the_lab_zoo_as_it_is() -> None:
+    assert not check_file(known()["route"]).warnings
 
 
 @pytest.mark.parametrize("weight", ["1e999", "1e400"])
@@ -496,7 +501,8 @@ def test_by_in_defaults_or_set_is_meant_for_the_stages_that_answer(text: str) ->
 def test_options_that_nothing_is_written_with_are_told() -> None:
     flow = check("Qwen[by=likelihood, temperature=0.7, max_tokens=5]", zoo=PAPER_NAMES)
     assert [warning.message for warning in flow.warnings] == [
-        "option 'temperature' does nothing with by=likelihood: nothing is written"
+        "option 'temperature' does nothing with by=likelihood: nothing is written",
+        "option 'max_tokens' does nothing with by=likelihood: nothing is written",
     ]
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flowinfer.errors import DataError, FlowError, MemoryShort
+from flowinfer.errors import DataError, FlowError, MemoryShort, UsageError
 from flowinfer.language.check import check
+from flowinfer.language.joined import meant
 from flowinfer.machine import Device, Machine
 from flowinfer.planning.placement import place
 from flowinfer.planning.plan import compile
@@ -61,6 +62,12 @@ def test_a_model_that_is_not_is_warned_of_at_its_declaration(ref: str, told: str
     (warning,) = check(f'model M = "{ref}" {{ backend=gguf }}\nM', base=folder).warnings
     assert (warning.code, warning.message, warning.help) == ("W0101", told.format(folder=folder), cure)
     assert warning.span.column == 11
+
+
+def test_a_word_of_a_command_with_nothing_there_is_told_what_is_near(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"no file or folder '.*/mm.gguf'") as caught:
+        meant(f"{folder}/mm.gguf")
+    assert caught.value.help == f"did you mean '{folder}/m.gguf'?"
 
 
 @pytest.mark.parametrize("ref", ["m.gguf", "ollama:tiny", "hf:some/repo-GGUF/m.Q4_0.gguf"])

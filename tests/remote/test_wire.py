@@ -186,9 +186,8 @@ def test_a_head_that_is_gone_ends_a_run_that_can_go_on(
     far = RemoteModel(served.spec())
     far.vocabulary()
     served.end()
-    with pytest.raises(HeadLost, match=f"head 'A' at 127.0.0.1:{served.port} is lost: connection refused") as told:
+    with pytest.raises(HeadLost, match=f"head 'A' at 127.0.0.1:{served.port} is lost: connection refused"):
         run(one_step(mix("A", "C"), max_tokens=8), models | {"A": far}, plans.QUESTIONS[:2])
-    assert "--resume" in str(told.value.help)
 
 
 def test_another_model_at_the_same_address_is_not_taken_for_the_first(

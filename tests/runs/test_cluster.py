@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.command import flowinfer
-from tests.runs.test_replica_processes import FLOW, answers, begun, num_answers, said, wait_for
+from tests.runs.processes import FLOW, answers, begun, num_answers, said, wait_for
 
 pytestmark = pytest.mark.slow
 ray = pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
@@ -52,19 +52,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         made.cluster.shutdown()
 
 
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FLOWINFER_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    work = tmp_path_factory.mktemp("alone")
-    assert flowinfer("exec", *FLOW, "--no-cache", cwd=work).returncode == 0
-    return said(work)
-
-
 def num_workers() -> int:
     """Count the replicas' processes of this machine that are the tests'."""
     found = 0
@@ -86,16 +73,6 @@ def run(address: str) -> tuple[str, ...]:
     return ("exec", *FLOW, "--no-cache", "--batch", "2", "--cluster", address)
 
 
-def test_a_cluster_answers_as_one_process_and_nothing_of_rays_is_on_the_terminal(
-    cluster: Nodes, work: Path, alone: dict[str, object]
-) -> None:
-    process = begun(work, *run(cluster.wanted(2)))
-    _, told = process.communicate()
-    assert process.returncode == 0, told
-    assert said(work) == alone
-    assert not foreign(told)
-
-
 def test_a_node_that_is_killed_loses_nothing(cluster: Nodes, work: Path, alone: dict[str, object]) -> None:
     process = begun(work, *run(cluster.wanted(2)))
     wait_for(lambda: num_answers(work) >= 3, process)
@@ -103,7 +80,8 @@ def test_a_node_that_is_killed_loses_nothing(cluster: Nodes, work: Path, alone: 
     _, told = process.communicate()
     assert process.returncode == 0, told
     assert said(work) == alone and num_answers(work) == len(alone)
-    assert "has ended: its actor has ended" in told and "nothing is lost" in told and not foreign(told)
+    assert "has ended: its actor has ended" in told and "nothing is lost" in told
+    assert not foreign(told), "nothing of Ray's is on the terminal"
 
 
 def test_a_driver_that_is_killed_leaves_no_replica_and_its_run_goes_on(
@@ -114,13 +92,13 @@ def test_a_driver_that_is_killed_leaves_no_replica_and_its_run_goes_on(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     wait_for(lambda: num_workers() == 0)
-    done = flowinfer("exec", "--resume", "--cluster", cluster.address, cwd=work)
+    done = flowinfer("exec", "--resume", "--cluster", "here", "--replicas", "1", cwd=work)
     assert done.returncode == 0, done.stderr
     assert said(work) == alone
 
 
 def test_a_sweep_of_which_a_node_is_killed_answers_as_one_process(cluster: Nodes, work: Path) -> None:
-    sweep = ("sweep", "--models", "Yi,Qwen", "--zoo", "lab", "--datasets", "ceval", "--limit", "6", "--no-cache")
+    sweep = ("sweep", "--models", "Yi,Qwen", "--zoo", "lab", "--datasets", "ceval", "--limit", "4", "--no-cache")
     whole = flowinfer(*sweep, "--out", "whole", cwd=work)
     assert whole.returncode == 0, whole.stderr
     process = begun(work, *sweep, "--cluster", cluster.wanted(2), "--out", "killed")

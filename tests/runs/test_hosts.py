@@ -10,10 +10,13 @@ import pytest
 
 from flowinfer.errors import MemoryShort, UsageError
 from flowinfer.machine import Device, Machine
+from flowinfer.runs.replicas import cluster
+from flowinfer.runs.replicas.cluster import Node
 from flowinfer.runs.replicas.hosts import Host, spread
 from flowinfer.runs.replicas.node import Files, Look, differences, look
 from flowinfer.spec import ModelSpec
 from tests.command import flowinfer
+from tests.ggufs import META, write
 
 
 def host(name: str, gpus: int = 0, cores: int = 8, free: int = 80) -> Host:
@@ -103,9 +106,30 @@ def test_a_host_that_would_answer_otherwise_is_told_with_the_difference(there: L
 def test_a_host_says_what_it_has_as_plain_data(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     specs = [ModelSpec(name="A", ref=str(tmp_path)), ModelSpec(name="B", ref=str(tmp_path / "nothing"))]
+    specs.append(ModelSpec(name="C", ref=str(write(tmp_path / "m.gguf", META)), backend="gguf"))
+    specs.append(ModelSpec(name="D", ref="ollama:nothing", backend="gguf"))
+    specs.append(ModelSpec(name="E", ref="what only its backend knows", backend="somebody's"))
     found = Look.model_validate(look([spec.model_dump() for spec in specs]))
-    assert [(one.is_there, [*one.digests]) for one in found.models] == [(True, ["tokenizer.json"]), (False, [])]
+    assert [(one.name, one.is_there, [*one.digests]) for one in found.models] == [
+        ("A", True, ["tokenizer.json"]),
+        ("B", False, []),
+        ("C", True, ["its header"]),
+        ("D", False, []),
+        ("E", True, []),
+    ]
     assert found.devices[-1].name == "cpu" and found.versions["torch"]
+
+
+def test_a_cluster_is_shown_and_then_why_a_flow_has_no_room_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Look(versions={"flowinfer": "1"}, devices=(Device("cpu", "", 64 << 30, 64 << 30),), cores=4, models=())
+    node = Node("f" * 56, "10.0.0.1", 2, 0, 1 << 30, there, ())
+    monkeypatch.setattr(cluster, "nodes", lambda address, models: [node])
+    done = flowinfer("cluster", "-e", "Qwen", "--zoo", "lab", "--replicas", "7", cwd=tmp_path)
+    assert done.stdout == "node 10.0.0.1 (ffffffff): 2 CPU cores, 1.1 GB of memory, flowinfer 1\n"
+    assert done.stderr.startswith("error: --replicas 7: the cluster has 2 CPU cores for them")
+    assert done.returncode == 2
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")

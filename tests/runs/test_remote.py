@@ -88,7 +88,7 @@ def test_a_run_whose_server_goes_is_gone_on_with_there(
     assert done.returncode == 3
     assert done.stderr.startswith(f"error: the server at {url} cannot be reached")
     (run,) = (tmp_path / "runs").iterdir()
-    assert f"= help: mend it, and go on with --resume {run.name}\n" in done.stderr
+    assert f"= help: mend it, and go on with: flowinfer exec --resume {run.name}\n" in done.stderr
     assert len((run / "samples.jsonl").read_text("utf-8").splitlines()) == 2
     server.left = 9
     done = flowinfer("exec", "--resume", "latest", "-q", "--json", cwd=tmp_path)

@@ -8,73 +8,21 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from flowinfer.runs.store import info, read_records
-from flowinfer.sweeps.folder import read_index
-from tests.command import flowinfer, hear_signals
+from flowinfer.runs.store import info
+from tests.command import flowinfer
+from tests.runs.processes import FLOW, answers, begun, num_answers, said, wait_for
 
 pytestmark = pytest.mark.slow
-FLOW = ("-e", "Yi -> (Qwen | Ds)", "--zoo", "lab", "--dataset", "ceval", "--limit", "20")
 RUN = ("exec", *FLOW, "--no-cache", "--replicas", "2")
 SWEEP = ("sweep", "--models", "Yi,Qwen", "--zoo", "lab", "--datasets", "ceval", "--limit", "12", "--replicas", "2")
 
 
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder whose cache of steps is its own."""
-    monkeypatch.setenv("FLOWINFER_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """Return what one process answers."""
-    work = tmp_path_factory.mktemp("alone")
-    assert flowinfer("exec", *FLOW, "--no-cache", cwd=work).returncode == 0
-    return said(work)
-
-
-def said(work: Path) -> dict[str, object]:
-    """Return all of the only run's records that does not depend on the clock or the batch."""
-    (run,) = (work / "runs").iterdir()
-    found: dict[str, object] = {}
-    for record in read_records(run):
-        steps = [(step.step, step.text, step.prompts, step.tokens, step.finish_reason) for step in record.trace.steps]
-        found[record.question.id] = (steps, record.trace.answer, record.trace.error, record.score)
-    return found
-
-
-def begun(work: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Begin a command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "flowinfer", *arguments],
-        cwd=work,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_signals,
-    )
-
-
-def wait_for(what: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
-    """Wait until something is so; a process that ends before it is a failure."""
-    while not what():
-        assert process is None or process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-
-
 def replicas_of(process: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-
-
-def num_answers(work: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in work.glob("*/*/samples.jsonl"))
 
 
 def is_alive(pid: int) -> bool:
@@ -134,14 +82,6 @@ def test_what_no_replica_can_load_is_told_in_one_line(work: Path, toy_zoo: Path)
     (told,) = [line for line in done.stderr.split("\n") if line.startswith("error: ")]
     assert re.match("error: replica [12]: model 'Broken'", told)
     assert "Traceback" not in done.stderr and "the folder needs config.json" in done.stderr
-
-
-def answers(folder: Path) -> dict[object, Sequence[object]]:
-    """Return each path's answers on each data set."""
-    return {
-        key: sorted((record.question.id, record.trace.answer) for record in read_records(folder / entry.run))
-        for key, entry in read_index(folder).items()
-    }
 
 
 def test_a_sweep_of_which_a_replica_is_killed_answers_as_one_process(work: Path) -> None:

@@ -76,6 +76,7 @@ def test_tune_says_what_it_cannot_fit(tmp_path: Path) -> None:
     (tmp_path / "a.flow").write_text("(Qwen / Yi)[accept=confidence, at=auto] -> Ds\n", "utf-8")
     done = flowinfer("tune", "a.flow", "--on", "latest", "--zoo", "lab", cwd=tmp_path)
     assert done.returncode == 2 and "stages follow the choice" in done.stderr
+    assert "not fitted yet" not in done.stderr
 
 
 @pytest.mark.slow
@@ -88,3 +89,4 @@ def test_a_fitted_flow_is_written_with_its_number(tmp_path: Path) -> None:
     written = (tmp_path / "b.flow").read_text("utf-8")
     assert re.fullmatch(r"\(Yi / Ds\)\[accept=confidence, at=[\d.]+\]  # as told\n", written)
     assert "on questions left out of fitting" in done.stderr and not check(written, zoo="lab").warnings
+    assert "not fitted yet" not in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,81 @@ from flowinfer.language.check import check
 from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
 from flowinfer.remote import client
+from flowinfer.remote.client import RemoteModel
 from flowinfer.remote.server import HeadServer
-from tests.serving.conftest import Serve
+from tests.serving.asgi import Reply, ask
+from tests.serving.conftest import Serve, Served
 from tests.serving.test_service import text_of
+
+QUESTION = "3 + 4 = ?"
+
+
+@pytest.fixture
+def qwen(pool: ModelPool) -> TokenModel:
+    model = pool.get(ready(check("Qwen", zoo="lab"), this_machine()), "Qwen", Observer())
+    assert isinstance(model, TokenModel)
+    return model
+
+
+@pytest.fixture
+def own() -> Iterator[ModelPool]:
+    pool = ModelPool()
+    yield pool
+    pool.close()
+
+
+def served_beside(serve: Serve, flow: str, port: int, models: ModelPool) -> Served:
+    """Return a server of a flow over the head, as `far`, and of one of this process alone, as `near`."""
+    return serve({"far": f'model Qwen = "qwen" {{ device="127.0.0.1:{port}" }}\n{flow}', "near": "Ds"}, models=models)
+
+
+def begun(server: Served, name: str) -> Any:
+    """Return the future of an answer."""
+    body = {"model": name, "messages": [{"role": "user", "content": QUESTION}]}
+    return asyncio.run_coroutine_threadsafe(ask(server.app, "POST", "/v1/chat/completions", body), server.loop)
+
+
+def test_other_flows_go_on_while_a_lost_head_is_waited_for(
+    serve: Serve, qwen: TokenModel, own: ModelPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PATIENCE_SECONDS", 600.0)
+    looked, connect = threading.Event(), RemoteModel._connect
+
+    def noted(model: RemoteModel) -> Any:
+        looked.set()
+        return connect(model)
+
+    with head(qwen) as port:
+        server = served_beside(serve, "(Qwen | Ds)", port, own)
+        first = text_of(server.chat("far", QUESTION))
+    monkeypatch.setattr(RemoteModel, "_connect", noted)
+    far = begun(server, "far")
+    looked.wait()
+    assert server.chat("near", QUESTION).status == 200 and not far.done()
+    with head(qwen, port):
+        reply: Reply = far.result()
+        assert text_of(reply) == first
+
+
+def test_other_flows_go_on_while_a_head_does_not_answer(serve: Serve, qwen: TokenModel, own: ModelPool) -> None:
+    server_of_head = HeadServer(qwen, "qwen", b"")
+    _, port = server_of_head.listen("127.0.0.1", 0)
+    threading.Thread(target=server_of_head.serve, daemon=True).start()
+    asked, answer = threading.Event(), server_of_head._answer
+
+    def noted(*arguments: Any) -> Any:
+        asked.set()
+        return answer(*arguments)
+
+    server = served_beside(serve, "Qwen", port, own)
+    first = text_of(server.chat("far", QUESTION))
+    server_of_head._answer = noted  # type: ignore[method-assign]
+    with server_of_head._turn:  # nobody is answered
+        far = begun(server, "far")
+        asked.wait()
+        assert server.chat("near", QUESTION).status == 200 and not far.done()
+    assert text_of(far.result()) == first
+    server_of_head.close()
 
 
 @contextmanager
@@ -34,19 +107,14 @@ def head(model: Any, port: int = 0) -> Iterator[int]:
 
 
 def test_a_head_that_was_lost_answers_again_once_it_is_back(
-    serve: Serve, pool: ModelPool, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, qwen: TokenModel, own: ModelPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "PATIENCE_SECONDS", 0.0)
-    plan = ready(check("Qwen", zoo="lab"), this_machine())
-    model = pool.get(plan, "Qwen", Observer())
-    assert isinstance(model, TokenModel)
-    with head(model) as port:
-        own = ModelPool()
-        server = serve({"far": f'model Qwen = "qwen" {{ device="127.0.0.1:{port}" }}\nQwen'}, models=own)
-        first = text_of(server.chat("far", "3 + 4 = ?"))
-    lost = server.chat("far", "3 + 4 = ?")
+    with head(qwen) as port:
+        server = served_beside(serve, "Qwen", port, own)
+        first = text_of(server.chat("far", QUESTION))
+    lost = server.chat("far", QUESTION)
     assert (lost.status, lost.data["error"]["code"]) == (500, "flow_failed")
     assert f"head 'Qwen' at 127.0.0.1:{port} is lost" in lost.data["error"]["message"]
-    with head(model, port):
-        assert text_of(server.chat("far", "3 + 4 = ?")) == first
-    own.close()
+    with head(qwen, port):
+        assert text_of(server.chat("far", QUESTION)) == first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from flowinfer.stores.listing import LocalModel, local_models
 from tests.command import flowinfer
-from tests.ggufs import META, hub, ollama, write
+from tests.ggufs import META, hub, ollama, split, write
 
 
 @pytest.fixture
@@ -54,6 +55,34 @@ def test_models_lists_them_with_the_zoos(home: Path) -> None:
     assert "ollama:tiny" in shown.stdout and "Q4_K_M" in shown.stdout and "Traceback" not in shown.stderr
     assert f"note: {home}/.cache/llama.cpp/cut.gguf is damaged: it ends 64 bytes too early" in shown.stdout
     assert "local" not in flowinfer("models", "--zoo", "lab", cwd=home).stdout
+
+
+def test_what_is_not_whole_is_told_and_what_is_nothing_is_not(home: Path) -> None:
+    folder = home / ".lmstudio/models/me"
+    for name, lost in (("first", 0), ("second", 1)):
+        split(folder / f"{name}.gguf")[lost].unlink()
+    (folder / "gone.gguf").symlink_to(home / "nowhere.gguf")
+    (folder / "folder.gguf").mkdir()
+    (folder / "again").symlink_to(folder)
+    ollama(home / ".ollama" / "models", "lost").unlink()
+    (home / ".cache/huggingface/hub/models--some--folder/refs/main").write_bytes(b"\xff")
+    problems = [one.problem or "" for one in local_models()]
+    assert len(problems) == 7 and sum(map(bool, problems)) == 4
+    told = "\n".join(problems)
+    assert "of its 2 files 'first-00001-of-00002.gguf' is missing" in told
+    assert "of its 2 files 'second-00002-of-00002.gguf' is missing" in told
+    assert "is missing; its manifest names it" in told
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="nothing is barred to an administrator")
+def test_folders_that_nobody_here_may_look_into_are_told(home: Path) -> None:
+    barred = [home / ".ollama/models/manifests", home / ".lmstudio/models", home / ".cache/huggingface/hub"]
+    for folder in barred:
+        folder.chmod(0)
+    found = {one.ref: one.problem for one in local_models()}
+    for folder in barred:
+        folder.chmod(0o755)
+    assert all(found[str(folder)] == f"{folder} is another user's, and cannot be read" for folder in barred)
 
 
 def test_a_machine_without_models_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,10 @@ class Session(Protocol):
 class CandidateSession(Session, Protocol):
     """A session of a model elsewhere (`is_elsewhere`): it can tell the most probable columns alone."""
 
+    @property
+    def is_cut(self) -> bool:
+        """Return whether its rows are lost, since the connection broke that held them."""
+
     def leave_out(self, banned: Tensor) -> None:
         """Count no column that writes nothing: (V_k,) bool; before anything is asked."""
 

@@ -29,6 +29,7 @@ from flowinfer.cli import (
     profile,
     recommend,
     report,
+    route,
     runs,
     score,
     serve,
@@ -64,12 +65,14 @@ class _Command(TyperCommand):
         super().format_options(ctx, formatter)
 
 
+_MINUS = re.compile(r"--?[\d\s]|-[^-].*\s", re.DOTALL)
+"""How a text begins that a minus begins and that is no option; click takes it for a text behind a space."""
 _NAMES = {"together": "run"}
 """Of commands that are not called as their modules."""
 _COMMANDS = (
     together,
     *(init, check, fmt, explain, graph, plan, exec, chat, serve, head, profile, score, runs, show),
-    *(sweep, report, compare, recommend, tune, models, datasets, cluster, doctor),
+    *(sweep, report, compare, recommend, tune, route, models, datasets, cluster, doctor),
 )
 for module in _COMMANDS:
     name = module.__name__.rpartition(".")[2]
@@ -105,7 +108,7 @@ def options(
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and turn users' mistakes into messages and exit codes."""
     try:
-        app(args=_with_defaults(list(sys.argv[1:] if arguments is None else arguments)), prog_name="flowinfer")
+        app(args=_understood(list(sys.argv[1:] if arguments is None else arguments)), prog_name="flowinfer")
     except FlowError as error:
         show_flow_error(error)
         sys.exit(error.exit_code)
@@ -120,11 +123,12 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
-def _with_defaults(arguments: list[str]) -> list[str]:
-    """Let `--resume` stand alone: it then means the latest run or sweep."""
+def _understood(arguments: list[str]) -> list[str]:
+    """Let `--resume` stand alone, which then means the latest run or sweep, and a question to `run` begin with '-'."""
     completed: list[str] = []
+    asks = arguments[:1] == ["run"]
     for index, argument in enumerate(arguments):
-        completed.append(argument)
+        completed.append(f" {argument}" if asks and _MINUS.match(argument) else argument)
         is_last = index == len(arguments) - 1
         if argument == "--resume" and (is_last or arguments[index + 1].startswith("-")):
             completed.append("latest")

@@ -129,18 +129,23 @@ def _extras() -> list[dict[str, Any]]:
 
 
 def _gguf() -> dict[str, Any]:
-    """Return whether GGUF files can be loaded; where they cannot, also what is missing to build what loads them."""
+    """Return whether GGUF files can be loaded, and where they compute; else also what is missing to build llama.cpp."""
     from flowinfer.backends.gguf.library import library
+    from flowinfer.machine import cuda_device_count
 
     name, version = "GGUF files", installed("llama-cpp-python")
     if version is None:
         cure = "pip install 'flowinfer[gguf]' builds llama.cpp from source"
         return _finding(name, "llama-cpp-python is not installed", "note", cure + _how_to_build())
     try:
-        library()
+        has_gpus = library().llama_supports_gpu_offload()
     except LoadError as error:
         return _finding(name, error.message, "note", error.help or "")
-    return _package("llama-cpp-python", version)
+    found = _package("llama-cpp-python", version)
+    if has_gpus or not cuda_device_count():
+        return found | {"found": f"{found['found']}, computes on {'GPUs too' if has_gpus else 'the CPU'}"}
+    cure = "CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall --no-cache-dir llama-cpp-python builds it for CUDA"
+    return _finding("llama-cpp-python", f"{version}, built without GPUs: computes on the CPU", "note", cure)
 
 
 def _how_to_build() -> str:

@@ -44,6 +44,7 @@ def command(
     from flowinfer.engine.models import ModelPool
     from flowinfer.language.joined import is_model
     from flowinfer.language.nearness import near_or_all
+    from flowinfer.language.texts import quote
     from flowinfer.machine import this_machine
     from flowinfer.planning.placement import ready
     from flowinfer.registry import backends
@@ -89,7 +90,8 @@ def command(
     _say(f"ready: {shown}:{port}")
     held = f' api_key_env="{key_env}"' if key_env else ""
     ref = os.path.basename(plan.models[name].ref)
-    say(f'a flow uses it so: model {name} = "{ref}" {{ device="{shown}:{port}"{held} }}')
+    shown_name = name if name.isidentifier() else quote(name)
+    say(f'a flow uses it so: model {shown_name} = "{ref}" {{ device="{shown}:{port}"{held} }}')
     try:
         server.serve()
     except KeyboardInterrupt:
@@ -101,12 +103,14 @@ def command(
 
 def _declared(model: str, device: str, dtype: str) -> str:
     """Return the text of a flow that is one model, with what is said of it."""
-    from flowinfer.language.joined import is_model, meant
+    from flowinfer.language.joined import is_model, meant, short_name
 
-    ref, is_gguf = meant(model) if is_model(model) else (model, False)
+    is_nowhere = model.startswith((".", "/", "~")) and not os.path.exists(os.path.expanduser(model))
+    ref, is_gguf = meant(model) if is_nowhere or is_model(model) else (model, False)
     said = {"backend": "gguf" if is_gguf else "auto", "device": json.dumps(device), "dtype": dtype}
     options = " ".join(f"{option}={value}" for option, value in said.items() if value.strip('"') != "auto")
-    return f"model Head = {json.dumps(ref)} {{ {options} }}\nHead"
+    name = json.dumps(short_name(model))
+    return f"model {name} = {json.dumps(ref)} {{ {options} }}\n{name}"
 
 
 def _packed(plan: Plan, model: TokenModel, rows: int) -> Callable[[], Session] | None:

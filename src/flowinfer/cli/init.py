@@ -21,9 +21,9 @@ def command(
     written = examples.write(folder, replacing=force)
     for path in written:
         print(f"wrote {path}")
-    for name, source in examples.known().items():
+    for source in examples.files():
         if folder / source.name not in written:
-            print(f"kept {folder / source.name}, which is there (--force writes the packaged '{name}' over it)")
+            print(f"kept {folder / source.name}, which is there (--force writes the packaged '{source.stem}' over it)")
     file = shlex.quote(str(folder / "s2p.flow"))
     print("try:")
     print(f"  flowinfer graph {file}")

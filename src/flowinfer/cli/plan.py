@@ -71,7 +71,9 @@ def _show_step(step: Step, full: bool) -> None:
     from flowinfer.planning.plan import Mixture, members
 
     reads = f"  reads {', '.join(step.reads)}" if step.reads else ""
-    reads += "".join(f"  if {when.selection} accepts none of {when.tried}" for when in step.when[-1:])
+    for when in step.when[-1:]:
+        what = f"picks {when.tried + 1}" if when.picks else f"accepts none of {when.tried}"
+        reads += f"  if {when.selection} {what}"
     decoding = step.decoding
     how = "greedy" if decoding.temperature == 0 else f"temperature {decoding.temperature:g}, top_p {decoding.top_p:g}"
     how += "" if decoding.speculate == "auto" else f", speculate {decoding.speculate}"
@@ -97,11 +99,20 @@ def _show_selections(plan: Plan) -> None:
             said = "".join(f", {name} {value:g} s" for name, value in waits.items() if value is not None)
             print(f"{one.id}  {one.title}: {one.quorum.least} of {', '.join(texts)} will do{said}")
             continue
+        if one.routes is not None:
+            print(f"{one.id}  {one.title}: one of {', '.join(texts)}, picked by {one.routes.name} before any runs")
+            continue
         print(f"{one.id}  {one.title}: the first of {', '.join(texts)} that is accepted ({one.rule}), else the last")
     found = bounds(plan)
     least, most = found.least, found.most
-    print(f"\na question takes {least.calls} to {most.calls} model calls, and writes at most {least.tokens} to")
-    print(f"{most.tokens} tokens; its longest chain of steps has {least.depth} to {most.depth}")
+    tokens, depth = _range(least.tokens, most.tokens), _range(least.depth, most.depth)
+    many = "s" * (most.calls > 1)
+    print(f"\na question takes {_range(least.calls, most.calls)} model call{many}, and writes at most {tokens} tokens;")
+    print(f"its longest chain of steps has {depth}")
+
+
+def _range(least: int, most: int) -> str:
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def _fuser(source: Source) -> str:
@@ -110,7 +121,8 @@ def _fuser(source: Source) -> str:
     if isinstance(source, Member):
         return f"{source.model}:{source.weight:.3g}"
     options = "".join(f" {key}={value}" for key, value in source.fuse_options.items() if value not in ("", None))
-    return f"{source.fuse}{options} (" + " | ".join(_fuser(inner) for inner in source.sources) + ")"
+    least = "" if source.least is None else f", {source.least} of {len(source.sources)} will do"
+    return f"{source.fuse}{options} (" + " | ".join(_fuser(inner) for inner in source.sources) + f"){least}"
 
 
 def _short(template: str, width: int = 70) -> str:

@@ -115,13 +115,17 @@ def _show_question(record: Record, console: PlainConsole, with_prompts: bool) ->
             for node, prompt in step.prompts.items():
                 console.print(Panel(prompt, title=plain(f"{step.step} prompt of {node}"), title_align="left"))
         heads = ", ".join(
-            head.model + ("" if head.agreement is None or len(step.heads) == 1 else f" {100 * head.agreement:.0f} %")
+            head.model
+            + ("" if head.agreement is None or len(step.heads) == 1 else f" {100 * head.agreement:.0f} %")
+            + ("" if head.lost_at is None else f" (lost after {head.lost_at} tokens)")
+            + ("" if head.forwards is None else f" ({head.forwards} forwards)")
             for head in step.heads
         )
         cached = f", cached from {step.cached_from}" if step.cached_from else ""
         cost = f", cost {step.usage.cost:.4g}" if step.usage and step.usage.cost is not None else ""
         rounds = f" in {step.rounds} rounds" if step.drafted_tokens else ""
-        took = f"{step.tokens} tokens{rounds}, {step.seconds:.2f} s, {step.finish_reason}{cost}{cached}"
+        fused = "" if step.fused_tokens is None else f", {step.fused_tokens} fused"
+        took = f"{step.tokens} tokens{rounds}{fused}, {step.seconds:.2f} s, {step.finish_reason}{cost}{cached}"
         title = f"{step.step} {heads}: {took}"
         shown = plain(step.text)
         if step is trace.steps[-1] and score and score.span and step.text == trace.answer:

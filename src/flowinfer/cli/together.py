@@ -49,8 +49,8 @@ def command(
     named = select_zoo(explicit=zoo).models
     models, question = _parted(words, named)
     if question is None:
-        question = "" if sys.stdin.isatty() else read_stdin().strip()
-    if not question.strip():
+        question = "" if sys.stdin.isatty() else read_stdin()
+    if not (question := question.strip()):
         raise UsageError("no question", help="say it last, in quotes, or on standard input")
     flow = checked_text(flow_of(models, named), MODELS, Path(), zoo, settings(set_, prompts))
     read_ahead(flow)

@@ -32,7 +32,11 @@ def traced(events: Sequence[Event]) -> Iterator[str]:
 
 def _stage(event: Event, tokens: Sequence[TokenEvent]) -> Iterator[str]:
     heads = event["heads"]
-    names = " | ".join(head["model"] for head in heads)
+    lost = [head.get("lost_at") for head in heads]
+    names = " | ".join(
+        head["model"] + ("" if at is None else f" (lost after {at} tokens)")
+        for head, at in zip(heads, lost, strict=True)
+    )
     yield f"== {event['step']}  {names}: {event['tokens']} tokens, {event['seconds']:.2f} s, {event['finish_reason']}"
     models = {head.node: head.model for token in tokens for head in token.heads}
     for node, prompt in event["prompts"].items():

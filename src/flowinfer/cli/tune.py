@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowinfer.cli.inputs import PromptsOption, SetOption, ZooOption, checked_text, read_input, settings
+from flowinfer.cli.inputs import PromptsOption, SetOption, ZooOption, read_input, settings, warn
 from flowinfer.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def command(
     prompts: PromptsOption = None,
 ) -> None:
     """Fit at=auto to a run of the same flow, and write the flow with the number in it."""
+    from flowinfer.language.check import check
     from flowinfer.planning.plain import fingerprint
     from flowinfer.planning.plan import compile
     from flowinfer.runs.finding import find_run
@@ -40,7 +41,9 @@ def command(
     from flowinfer.runs.tuning import Limits, fit, tried
 
     text, name, folder = read_input(file, None)
-    plan = compile(checked_text(text, name, folder, zoo, settings(set_, prompts)))
+    flow = check(text, file=name, zoo=zoo, overrides=settings(set_, prompts), base=folder)
+    warn([warning for warning in flow.warnings if warning.code != "W0304"])  # that at=auto is not fitted yet
+    plan = compile(flow)
     selection = _selection(plan, text)
     run = find_run(on, out)
     if read_json(run / "plan.json").get("fingerprint") != fingerprint(plan):
@@ -85,7 +88,7 @@ def _tell(fitted: Fitted, selection: Selection) -> None:
         f"{selection.title}, {fitted.n} questions; {selection.rule.signal} has an AUC of {fitted.auc:.2f}",
         row("always the first", fitted.first),
         row("always the last", fitted.last),
-        row(f"at={fitted.chosen.at:.4g}", fitted.chosen),
+        row(f"at={fitted.chosen.at:.6g}", fitted.chosen),
         f"on questions left out of fitting: {100 * fitted.left_out:.1f} % [{100 * low:.1f}, {100 * high:.1f}],"
         f" against always the last p = {fitted.against_last:.2g}",
     ]

@@ -60,12 +60,12 @@ def _part(part: Part, painter: Painter[T], is_end: bool) -> T:
 def _title(group: Parallel, is_end: bool) -> str:
     """Return what gathers a group: what a `|` group does to its heads, the vote at the end, or answers."""
     label = f" as {group.label}" if group.label else ""
+    least = f", {group.quorum.least} of {len(group.branches)}" if group.quorum else ""
     if group.kind == "answers":
-        least = f", {group.quorum.least} of {len(group.branches)}" if group.quorum else ""
         return f"vote{least}" if is_end else f"answers{least}{label}"
     options = group.decoding.fuse_options
     shown = ", ".join(f"{key}={value}" for key, value in options.items() if value not in ("", None))
-    return f"⊕ {group.decoding.fuse}" + (f" {shown}" if shown else "") + label
+    return f"⊕ {group.decoding.fuse}" + (f" {shown}" if shown else "") + least + label
 
 
 def weight_text(group: Parallel, branch: Branch) -> str:

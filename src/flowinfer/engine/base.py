@@ -79,6 +79,8 @@ class TokenEvent:
     heads: tuple[HeadWish, ...]
     tops: tuple[Alternative, ...] = ()
     """The most probable ones, best first, as many as the observer wants."""
+    is_fused: bool | None = None
+    """Whether all heads chose it, where one writes and the others verify (fuse=safe); None elsewhere."""
 
 
 class Observer:

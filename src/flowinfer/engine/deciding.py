@@ -30,6 +30,16 @@ class Trial:
     """Candidates after it that cannot be accepted either, whatever they say."""
 
 
+@dataclass(frozen=True)
+class Pick:
+    """What routes say of a question, before anything runs."""
+
+    scores: tuple[float, ...]
+    """Of each member, how likely it is right."""
+    member: int
+    """The likeliest; of equals the cheapest, then the first."""
+
+
 def by_text(texts: Sequence[str]) -> tuple[str | None, ...]:
     """Take each text for its own answer."""
     return tuple(text.strip() or None for text in texts)

@@ -15,6 +15,8 @@ import torch
 from flowinfer.engine.base import Completion, Decoder, Row, RowStream
 from flowinfer.engine.budget import gpus_of
 from flowinfer.engine.faults import device_lost, reason, unless_lost
+from flowinfer.engine.loops.aside import AsideStream
+from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.errors import DeviceLost, HeadCut, MemoryShort, RunError, is_device_lost, is_memory_short
 from flowinfer.planning.plan import Plan, Step, held_models, placement_of
 
@@ -149,7 +151,8 @@ class DecodingLoop:
     def _opened(self) -> RowStream:
         if self._stream is None:
             assert self.decoder is not None, "made before"
-            self._stream = self.decoder.stream()
+            waits = isinstance(self.decoder, RoundDecoder) and self.decoder.waits_elsewhere
+            self._stream = AsideStream(self.decoder.stream) if waits else self.decoder.stream()
             for row in self._rows.values():
                 self._stream.add(row)
         return self._stream
@@ -164,7 +167,7 @@ class DecodingLoop:
         if self._apart:
             for row in self._apart.pop(0):
                 self._take(row)
-        elif self.is_busy:
+        elif not self.gpus:
             self.close()
 
     def _remake(self) -> None:
@@ -197,7 +200,7 @@ class DecodingLoop:
         if is_short and self.batch != 1:
             self._halve(error)
             return ()
-        problem = _too_large(self.step) if is_short else reason(error)
+        problem = _too_large(self.step) if is_short else _reason(error)
         self.let_go()
         if len(rows) > 1:
             rows.sort(key=lambda row: sum(map(len, row.prompts.values())))
@@ -270,6 +273,10 @@ def _is_lost(device: str) -> bool:
     except RuntimeError:
         return True
     return False
+
+
+def _reason(error: BaseException) -> str:
+    return error.message if isinstance(error, HeadCut) else reason(error)
 
 
 def _too_large(step: Step) -> str:

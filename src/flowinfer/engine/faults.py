@@ -16,6 +16,7 @@ from pathlib import Path
 from flowinfer.errors import (
     DeviceLost,
     FlowInferError,
+    HeadCut,
     HeadLost,
     MemoryShort,
     OutputLost,
@@ -24,7 +25,7 @@ from flowinfer.errors import (
 )
 
 _PACKAGE = Path(__file__).parents[1]
-_OF_THE_RUN = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryShort, DeviceLost, OutputLost)
+_OF_THE_RUN = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryShort, DeviceLost, HeadCut, OutputLost)
 
 
 def reason(error: BaseException) -> str:

@@ -28,7 +28,7 @@ from flowinfer.engine.faults import question_fails
 from flowinfer.engine.patience import Patience
 from flowinfer.engine.waiting import OnTheWay, Turn, Waiting
 from flowinfer.engine.work import Asked, Finished, render_prompts
-from flowinfer.errors import DeviceLost, FlowInferError, RunError
+from flowinfer.errors import DeviceLost, FlowInferError, HeadLost, RunError
 from flowinfer.planning.merge import SharedSelection, SharedStep
 from flowinfer.planning.plan import Step, held_models
 from flowinfer.results import StepResult
@@ -93,6 +93,7 @@ class Scheduler:
         self._selections: dict[str, list[SharedSelection]] = {}
         """Those that may be taken once a step, or another selection, has its text."""
         self._quorums: dict[str, SharedSelection] = {}
+        self._routed: list[SharedSelection] = []
         self._goes_by_clock = False
         for shared in steps:
             self._first.setdefault(shared.loop, shared)
@@ -104,6 +105,8 @@ class Scheduler:
                     self._selections.setdefault(text, []).append(selection)
                 if selection.selection.quorum is not None:
                     self._quorums[selection.id] = selection
+                if selection.selection.routes is not None:
+                    self._routed.append(selection)
         self._loops = {
             name: decoders.loop(name, first.plan, _widest([shared.step for shared in steps if shared.loop == name]))
             for name, first in self._first.items()
@@ -200,6 +203,7 @@ class Scheduler:
                 if asked is None:
                     break
                 self._open[id(asked)] = asked
+                yield from self._pick(asked)
                 yield from self._begin(asked, steps)
                 self._close(asked)
             if self._rows:
@@ -212,6 +216,25 @@ class Scheduler:
                 return
             else:
                 time.sleep(_IDLE_SECONDS)
+
+    def _pick(self, asked: Asked) -> Iterator[Finished]:
+        """Let routes pick a question's members before any of them runs; tell of the steps that need not run."""
+        routed = [one for one in self._routed if asked.is_open(one) and one.id not in asked.tried]
+        if not routed:
+            return
+        from flowinfer.engine.routing import router_of  # with scipy, which few flows need
+
+        for selection in routed:
+            assert selection.selection.routes is not None, "it picks by routes"
+            asked.pick(selection, router_of(selection.selection.routes).pick(asked.question.whole))
+        yield from self._skip_idle(asked)
+
+    def _skip_idle(self, asked: Asked) -> Iterator[Finished]:
+        """Tell of a question's steps that need not run any more."""
+        for name in [name for name in asked.wanted if self._is_idle(name, asked)]:
+            self._leave(asked, name)
+            asked.skip(name)
+            yield Finished(self._steps[name], asked, False)
 
     def _begin(self, asked: Asked, steps: Iterable[SharedStep]) -> Iterator[Finished]:
         """Begin the steps of a question that can begin now; tell of those that ended at once."""
@@ -318,6 +341,12 @@ class Scheduler:
         problem = None
         try:
             completions = self._loops[name].turn()
+        except HeadLost as error:  # it may be there again for the next rows
+            if not self._bears(name):
+                raise
+            problem = error.message
+            if self._serves:
+                self._observer.notice(f"error: {problem}; the next question looks for it again")
         except DeviceLost:  # whatever else were asked of it would fail too, and be blamed
             raise
         except Exception as error:  # whatever it is, the other loops can go on; it is told with what it broke
@@ -329,6 +358,11 @@ class Scheduler:
             problem = problem or self._impatience(name, completion.error)
         if problem is not None:
             yield from self._lose(name, problem)
+
+    def _bears(self, name: str) -> bool:
+        """Return whether a loop can lose its rows and others go on: all of them are members of quorums, or others'."""
+        steps = [shared for shared in self._steps.values() if shared.loop == name]
+        return self._serves or self._new_patience is not None or all(shared.lanes for shared in steps)
 
     def _impatience(self, name: str, error: str | None) -> str | None:
         """Return why a loop is given up, if it is."""
@@ -343,13 +377,14 @@ class Scheduler:
         return None
 
     def _lose(self, name: str, problem: str) -> Iterator[Finished]:
-        """End all that a loop decodes: it is broken."""
-        if not self._serves:
+        """End all that a loop decodes: it is broken, for good where that is told of its steps."""
+        is_final = self._new_patience is not None
+        if is_final:
             self._lost[name] = problem
         self._loops[name].clear()
         self._loops[name].let_go()
         for waiting in self._rows.of_loop(name):
-            if not self._serves:
+            if is_final:
                 self.broken |= {turn.shared.id: problem for turn in waiting.turns}
             yield from self._settle(Completion(waiting.row, None, problem))
 
@@ -375,7 +410,8 @@ class Scheduler:
         turn = waiting.made_for
         names = dict(zip(self._first[waiting.loop].nodes, turn.shared.nodes, strict=True))
         stored = ordered(moved(result, names, turn.shared.step), self._order(turn))
-        self._caching.cache_of(turn.shared, turn.asked).put(waiting.key, stored)
+        if all(head.lost_at is None for head in stored.heads):
+            self._caching.cache_of(turn.shared, turn.asked).put(waiting.key, stored)
         return stored
 
     def _share(self, stored: StepResult, waiting: Waiting, turn: Turn) -> StepResult:
@@ -419,10 +455,7 @@ class Scheduler:
                 yield Finished(self._steps[name], asked, False)
         if not has_decided and not lost:
             return self._readers[shared.id]
-        for name in [name for name in asked.wanted if self._is_idle(name, asked)]:
-            self._leave(asked, name)
-            asked.skip(name)
-            yield Finished(self._steps[name], asked, False)
+        yield from self._skip_idle(asked)
         return [self._steps[name] for name in asked.wanted]
 
     def _is_idle(self, name: str, asked: Asked) -> bool:

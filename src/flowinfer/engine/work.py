@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flowinfer.backends.base import Turn
 from flowinfer.engine.adoption import moved
-from flowinfer.engine.deciding import Trial, by_text, judged
+from flowinfer.engine.deciding import Pick, Trial, by_text, judged
 from flowinfer.engine.faults import reason
 from flowinfer.language.prompts import prompt_set, render
 from flowinfer.planning.merge import SharedSelection, SharedStep, Use
@@ -112,6 +112,11 @@ class Asked:
     def holds(self, conditions: Sequence[When]) -> bool | None:
         """Return whether all conditions hold, or one never will; None where that is not known yet."""
         for one in conditions:
+            if one.picks:
+                tried = self.tried.get(one.selection)
+                if not tried or not tried[one.tried].is_accepted:
+                    return False if tried else None
+                continue
             if one.selection in self.taken and len(self.tried[one.selection]) <= one.tried:
                 return False
             if len(self.tried.get(one.selection, ())) < one.tried:
@@ -122,6 +127,8 @@ class Asked:
         """Judge the candidates of a selection whose texts are there; return whether anything has been decided."""
         if selection.selection.quorum is not None:
             return self._gather(selection)
+        if selection.selection.routes is not None:
+            return self._pick_up(selection)
         tried = self.tried.setdefault(selection.id, [])
         before, last = len(tried), len(selection.candidates) - 1
         while selection.id not in self.taken:
@@ -140,6 +147,18 @@ class Asked:
             else:
                 tried += [Trial(None)] * min(found.skips, last - len(tried))
         return len(tried) > before
+
+    def pick(self, selection: SharedSelection, pick: Pick) -> None:
+        """Take note of which member the routes pick, before any runs."""
+        self.tried[selection.id] = [Trial(score, index == pick.member) for index, score in enumerate(pick.scores)]
+
+    def _pick_up(self, selection: SharedSelection) -> bool:
+        """Take what the picked member has written, if it has."""
+        picked = _accepted(self.tried[selection.id])
+        texts = self._candidate(selection, picked)
+        if texts is not None:
+            self.taken[selection.id] = texts
+        return texts is not None
 
     def _gather(self, selection: SharedSelection) -> bool:
         """Take what the members of a quorum have written, if it need not wait for any other."""
@@ -199,6 +218,11 @@ class Asked:
             end = next((index for index, one in enumerate(path) if one in self.errors), len(path))
             needed |= set(path[:end])
         return [one for one in self.wanted if one not in needed]
+
+
+def _accepted(tried: Sequence[Trial]) -> int:
+    """Return the candidate that was taken: the accepted one, else the last."""
+    return next((index for index, trial in enumerate(tried) if trial.is_accepted), max(0, len(tried) - 1))
 
 
 @dataclass(frozen=True)
@@ -291,11 +315,12 @@ def _one_taken(one: Selection, shared: str, asked: Asked) -> Taken:
     return Taken(
         selection=one.id,
         title=one.title,
-        rule=str(one.rule),
+        rule=one.routes.name if one.routes else str(one.rule),
         values=tuple(values),
-        taken=max(0, len(tried) - 1),
+        taken=_accepted(tried),
         most=len(one.candidates),
         gathers=one.gathers,
+        is_picked=one.routes is not None,
         lost={str(member + 1): of.why for member, of in sorted(lost.items())} if one.quorum else None,
     )
 

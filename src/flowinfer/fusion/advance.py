@@ -103,7 +103,7 @@ class CanonicalContext:
         before = self.ids
         self.text += key
         self.ids = self._retokenized(before, native)
-        kept = _common_prefix(before, self.ids)
+        kept = common_prefix(before, self.ids)
         return Advance(len(before) - kept, tuple(self.ids[kept:]))
 
     def fork(self) -> CanonicalContext:
@@ -234,7 +234,8 @@ def _spaced(tokens: TokenBytes, key: bytes, native: Sequence[int]) -> Sequence[i
     return native if own is None else (own,)
 
 
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Return how many ids two texts begin with alike."""
     for index, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return index

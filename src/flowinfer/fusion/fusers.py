@@ -211,6 +211,29 @@ class Sharpen:
         return _normalized(sharpened)
 
 
+class Safe:
+    """The mean, where heads disagree: one head writes ahead and the others verify. Source: SAFE (arXiv 2510.15346).
+
+    The loop that writes ahead decides where heads are fused (`engine.loops.selective`); how, is said here.
+
+    Args:
+        tau: a verifying head disagrees with a token to which it gives less.
+        writer: the model that writes; "" = the head of most weight, of equals the first by name.
+        ahead: most tokens that it writes before the others verify them; the text does not depend on it.
+    """
+
+    runs_on_host = True
+    writes_ahead = True
+    """Whether its step is written by one head, which the others verify."""
+
+    def __init__(self, tau: float = 0.5, writer: str = "", ahead: int = 16) -> None:
+        self.tau, self.writer, self.ahead = tau, writer, ahead
+
+    def __call__(self, probs: Tensor, weights: Tensor, view: FuserView) -> Tensor:
+        """Return sum_k w_k q_k."""
+        return mean(probs, weights)
+
+
 class Bytewise:
     """The weighted mean or geometric mean over bytes: heads are asked for the next byte, whatever their tokens are."""
 

@@ -46,6 +46,8 @@ class Lift:
 
     banned: Tensor
     """(V_k,) bool: columns that write nothing (control tokens, holes, padding, keys left out)."""
+    banned_ids: Tensor
+    """The same as their numbers: on a CPU few are set three times as fast as all are looked at."""
     source: Tensor
     """(V,): for each slot the column that is its first id, or a column that is always 0."""
     has_zero: bool
@@ -102,7 +104,8 @@ class SharedVocabulary:
         """
         plan = self.lifts[head]
         wide = logits if logits.dtype is torch.float64 else logits.float()
-        probs = wide[:, : plan.banned.shape[0]].masked_fill(plan.banned, -torch.inf).softmax(-1)  # (B, V_k)
+        spoken = wide[:, : plan.banned.shape[0]].index_fill(1, plan.banned_ids, -torch.inf)  # (B, V_k)
+        probs = spoken.softmax(-1)
         if not plan.has_zero:
             probs = torch.nn.functional.pad(probs, (0, 1))
         lifted = probs.index_select(1, plan.source)  # (B, V)
@@ -250,7 +253,13 @@ class SharedVocabulary:
         source[rounds[0][0]] = rounds[0][1]
         extras = tuple((self._tensor(slots), self._tensor(own)) for slots, own in rounds[1:])
         return Lift(
-            self._tensor(banned), self._tensor(source), has_zero, self._tensor(rounds[0][0]), extras, self._tensor(ends)
+            banned=self._tensor(banned),
+            banned_ids=self._tensor(np.nonzero(banned)[0]),
+            source=self._tensor(source),
+            has_zero=has_zero,
+            primary_slots=self._tensor(rounds[0][0]),
+            extras=extras,
+            eos_ids=self._tensor(ends),
         )
 
     def _tensor(self, values: Sequence[int] | NDArray[Any]) -> Tensor:

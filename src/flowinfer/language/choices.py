@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from flowinfer.errors import Span
 from flowinfer.language import signals
 from flowinfer.language.effects import Given
 from flowinfer.language.groups import weights
 from flowinfer.language.nearness import near_or_all
 from flowinfer.language.options import Scope
 from flowinfer.language.prompts import prompt_set
+from flowinfer.language.routing import Picking, picking
 from flowinfer.language.templates import Earlier
-from flowinfer.language.tree import Call, Group
-from flowinfer.spec import Choice, Decoding, Node, Parallel, Part
+from flowinfer.language.tree import Call, Group, Option
+from flowinfer.spec import Choice, Decoding, Node, Parallel, Part, Rule
 
 if TYPE_CHECKING:
     from flowinfer.language.resolve import Resolver
@@ -54,26 +56,47 @@ class Choices:
 
     def __init__(self, resolver: Resolver, scope: Scope) -> None:
         self._resolver, self._scope, self._report = resolver, scope, scope.report
+        self.tables: dict[Span, Picking] = {}
+        """What groups pick by, by their place."""
 
     def choice(self, group: Group, place: Place) -> Choice | None:
         """Resolve members of which one answers."""
         name = self._resolver.new_id("g")
         self._refuse_head(group, place, "a '/' group gives the text of one member")
-        found = signals.condition(group, "accept", self._scope)
+        pick = next((option for option in group.options if option.key == "pick"), None)
+        found = None if pick else signals.condition(group, "accept", self._scope)
         if found is None and not any(option.key in signals.KEYS for option in group.options):
             hint = "say by what an answer is accepted: (A / B)[accept=confidence, at=0.9]"
             self._report.error("E0305", "a '/' group without accept", group.span, hint)
         weights(group, self._report)
-        inner = self._inside(group, place, ("accept", "at"))
+        inner = self._inside(group, place, ("accept", "at", "pick"))
         parts = [self._resolver.chain(branch.chain, inner) for branch in group.branches]
         tries = tuple(part for part in parts if part is not None)
+        label = group.label.text if group.label else None
+        if pick is not None:
+            return self._picked(group, pick, Choice(name, "choice", tries, Rule("pick"), group.span, label))
         if found is None or len(tries) < len(parts):
             return None
         for part in tries[:-1]:
             signals.check_signal(found, part, self._scope)
         judges = self._judges(found, tries, place)
-        label = group.label.text if group.label else None
         return Choice(name, "choice", tries, found.rule, group.span, label, judges)
+
+    def _picked(self, group: Group, pick: Option, choice: Choice) -> Choice | None:
+        """Give a choice the table that it picks by; None after a problem. Which flow is which member is told later."""
+        for option in group.options:
+            if option.key in ("accept", "at"):
+                hint = "keep pick, which chooses before anything runs, or accept, which tries one after another"
+                self._report.error("E0305", f"option '{option.key}' beside 'pick'", option.span, hint)
+        if group.span not in self.tables:
+            found = picking(pick, self._resolver.folder_of(pick.span), self._scope)
+            if found is None:
+                return None
+            self.tables[group.span] = found
+        table = self.tables[group.span]
+        if len(choice.tries) < len(group.branches):
+            return None
+        return replace(choice, routes=table.table.ordered(table.name, range(len(table.table.members))))
 
     def repeat(self, group: Group, place: Place) -> Choice | None:
         """Resolve a part that runs several times: its rounds, one after another."""

@@ -326,7 +326,8 @@ CODES: Mapping[str, Entry] = {
     "E0305": Entry(
         "choice without a signal",
         "Members of a / group are tried in order, and the first answer that is accepted counts. accept says by what:"
-        " answered, confidence, lead, agreement, votes or judge(MODEL).",
+        " answered, confidence, lead, agreement, votes or judge(MODEL). Or pick names a table that chooses one member"
+        " before anything runs; then nothing is accepted.",
         "(Qwen / Yi)",
         "(Qwen / Yi)[accept=confidence, at=0.9]",
     ),
@@ -354,9 +355,24 @@ CODES: Mapping[str, Entry] = {
     "E0309": Entry(
         "quorum that cannot be",
         "min says how many members of a & group have to answer; timeout and wait, in seconds, say how long it waits for"
-        " the others. Members of a debate read one another, so none may be missing.",
+        " the others. Members of a debate read one another, so none may be missing. In a | group min says with how many"
+        " heads the text goes on where heads of other hosts are lost.",
         "(Qwen & Ds)[timeout=20]",
         "(Qwen & Ds)[min=1, timeout=20]",
+    ),
+    "E0310": Entry(
+        "routes that cannot be read",
+        "pick names a file that flowinfer route wrote, relative to the flow's own file. It is read when the flow is"
+        " checked.",
+        '(Qwen / Yi)[pick="no_such_file.json"]',
+        "(Qwen / Yi)[accept=answered]",
+    ),
+    "E0311": Entry(
+        "routes of other flows",
+        "A table of routes knows which flows it was learned from: each member of the group, put in the group's place,"
+        " has to be one of them, and the group has to have them all.",
+        '(Qwen / Yi)[pick="qwen_or_ds.json"]',
+        "(Qwen / Yi)[accept=answered]",
     ),
     "E0400": Entry(
         "unknown field",
@@ -456,5 +472,19 @@ CODES: Mapping[str, Entry] = {
         " given. flowinfer tune FLOW --on RUN fits it and writes the flow with the number in it.",
         "(Qwen / Yi)[accept=confidence, at=auto]",
         "(Qwen / Yi)[accept=confidence, at=0.9]",
+    ),
+    "W0305": Entry(
+        "routes that do not pay",
+        "On questions that had no part in it the table is no more accurate than its best member alone, or that may be"
+        " chance (McNemar's exact test, 5 %). The file says by how much.",
+        '(Qwen / Yi)[pick="chance.json"]',
+        "Qwen",
+    ),
+    "W0306": Entry(
+        "routes that were learned otherwise",
+        "The table was learned from a flow of the same words with other models, prompts or options: a zoo, --set or"
+        " --prompts may make the difference. Who was right there need not be right here.",
+        '(Qwen[max_tokens=16] / Yi)[pick="routes.json"]',
+        "Qwen",
     ),
 }

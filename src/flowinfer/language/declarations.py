@@ -38,6 +38,8 @@ class Declared:
     flow: FlowStatement | None = None
     folders: dict[str, Path] = field(default_factory=dict)
     """Model name -> folder that its local ref is relative to."""
+    bases: dict[str, Path] = field(default_factory=dict)
+    """File as messages name it -> its folder."""
 
 
 class Loader:
@@ -66,6 +68,7 @@ class Loader:
             self.report.error("E0020", "the file states no flow", span, "for example: Qwen -> (Yi | Ds)")
 
     def _take(self, document: Document, folder: Path) -> None:
+        self.declared.bases[document.file] = folder
         for statement in document.statements:
             match statement:
                 case FlowStatement():

@@ -18,13 +18,20 @@ from flowinfer.spec import Decoding, ModelSpec
 
 _FOR_GROUPS = ("fuse", "topk", "thinking", "lstrip_first")
 """What says how heads work together: one head alone has no use for it."""
-_NOT_FOR_BYTES = {
-    "context": "heads read a text in every way in which they may have written it",
-    "speculate": "bytes are chosen one by one",
-    "strict": "a near tie of bytes is not decided again",
+_NOT_FOR_FUSERS = {
+    "byte": {
+        "context": "heads read a text in every way in which they may have written it",
+        "speculate": "bytes are chosen one by one",
+        "strict": "a near tie of bytes is not decided again",
+    },
+    "safe": {
+        "context": "the writer reads its own tokens, the others those of their tokenizers",
+        "speculate": "the writer writes ahead as it is",
+        "strict": "a near tie is not decided again",
+    },
 }
-"""Options that a group that writes bytes has no use for, and why."""
-_FOR_WRITING = ("temperature", "top_p", "stop", "speculate", "strict")
+"""Options that a group with one of these fusers has no use for, and why."""
+_FOR_WRITING = ("max_tokens", "temperature", "top_p", "stop", "speculate", "strict")
 """Options that a step which chooses among texts has no use for."""
 
 
@@ -141,11 +148,15 @@ def _idle(key: str, step: Step, options: Mapping[str, Given]) -> _Idle | None:
     if not step.is_group and key in _FOR_GROUPS:
         hint = "it says how heads write together: (A | B)[...]"
         return _Idle("E0205", f"option '{key}' belongs to a '|' group", hint)
-    if key in _NOT_FOR_BYTES and step.is_group and fusers()[value("fuse")].target == fusers()["byte"].target:
-        return _Idle("W0200", f"option '{key}' does nothing with fuse=byte", f"leave it out: {_NOT_FOR_BYTES[key]}")
+    for fuse, reasons in _NOT_FOR_FUSERS.items() if step.is_group else ():
+        if key in reasons and fusers()[value("fuse")].target == fusers()[fuse].target:
+            return _Idle("W0200", f"option '{key}' does nothing with fuse={fuse}", f"leave it out: {reasons[key]}")
     if key in _FOR_WRITING and value("by") == "likelihood":
         hint = "leave it out, or leave by=likelihood out"
         return _Idle("W0200", f"option '{key}' does nothing with by=likelihood: nothing is written", hint)
+    if key == "fuse" and value("by") == "likelihood" and fusers()[value("fuse")].target == fusers()["safe"].target:
+        hint = "leave it out: a given text has no writer, and its likelihood is that of the mean"
+        return _Idle("W0200", "option 'fuse' does nothing with by=likelihood where it is safe", hint)
     if key == "speculate":
         return _idle_speculation(value("speculate"), step)
     if key == "top_p" and value("temperature") == 0:  # a seed may be named before anything samples

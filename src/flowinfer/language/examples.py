@@ -22,6 +22,11 @@ def known() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder().glob("*.flow"))}
 
 
+def files() -> list[Path]:
+    """Return the packaged pipelines and the tables that they pick by."""
+    return sorted(path for kind in ("*.flow", "*.json") for path in folder().glob(kind))
+
+
 def located(given: str) -> Path:
     """Return the file of that name, or the packaged pipeline of that name, which is told on standard error.
 
@@ -56,7 +61,7 @@ def write(to: Path, *, replacing: bool) -> Sequence[Path]:
     written = []
     try:
         to.mkdir(parents=True, exist_ok=True)
-        for source in known().values():
+        for source in files():
             target, text = to / source.name, source.read_bytes()
             if replacing or not target.exists():
                 target.write_bytes(text)

@@ -11,7 +11,7 @@ from flowinfer.language.options import Scope, fuser_option
 from flowinfer.language.reporter import Reporter
 from flowinfer.language.tree import Branch as WrittenBranch
 from flowinfer.language.tree import Call, Group, Option, Stage
-from flowinfer.registry import fusers
+from flowinfer.registry import backends, fusers
 from flowinfer.spec import Decoding, ModelSpec, Node, Parallel, Part, Series
 
 
@@ -67,19 +67,32 @@ def check_certified(group: Group, decoding: Decoding, report: Reporter) -> None:
     )
 
 
-def check_bytes(group: Parallel, report: Reporter) -> None:
-    """Report a group that writes bytes inside one that writes tokens: what decodes together shares one vocabulary."""
-    if writes_bytes(group.decoding):
-        return
+def check_outermost(group: Parallel, report: Reporter) -> None:
+    """Report a fuser that says how a whole text is written inside a group that is written in another way."""
     for inner in _inner_groups(group):
-        if writes_bytes(inner.decoding):
+        if loop_of(inner.decoding) not in (None, loop_of(group.decoding)):
             message = f"fuse={inner.decoding.fuse} inside a group with fuse={group.decoding.fuse}"
             report.error("E0206", message, inner.span, f"write it behind the outer group: [fuse={inner.decoding.fuse}]")
 
 
-def writes_bytes(decoding: Decoding) -> bool:
-    """Return whether a group with these options is written byte by byte."""
-    return fusers()[decoding.fuse].target == fusers()["byte"].target
+def check_losses(group: Parallel, report: Reporter) -> None:
+    """Report groups that are to go on without heads that are lost, where none can be, or nothing could go on."""
+    for one in [group, *_inner_groups(group)]:
+        if one.quorum is None:
+            continue
+        if not any(backends()[model.backend].is_elsewhere for branch in one.branches for model in heads(branch.part)):
+            hint = 'leave it out; a head that may be lost has device="HOST:PORT"'
+            report.error("E0309", "option 'min' in a '|' group whose heads are all in this process", one.span, hint)
+        elif group.decoding.by == "likelihood" or loop_of(group.decoding):
+            how = "by=likelihood" if group.decoding.by == "likelihood" else f"fuse={group.decoding.fuse}"
+            hint = "leave min out: the questions under way then fail where a head is lost"
+            report.error("E0309", f"option 'min' with {how}, which needs all heads to the end", one.span, hint)
+
+
+def loop_of(decoding: Decoding) -> str | None:
+    """Return the fuser of a group that decodes in a loop of its own: byte, or safe; None where it does not."""
+    target = fusers()[decoding.fuse].target
+    return next((name for name in ("byte", "safe") if fusers()[name].target == target), None)
 
 
 def _inner_groups(group: Parallel) -> Iterator[Parallel]:

@@ -12,10 +12,11 @@ from collections.abc import Collection, Container, Sequence
 from pathlib import Path
 
 from flowinfer.errors import UsageError
+from flowinfer.language.nearness import did_you_mean
 from flowinfer.language.texts import quote
 from flowinfer.machine import has_weights, hub_snapshot
 from flowinfer.stores.gguf import SUFFIX
-from flowinfer.stores.refs import HUB, OLLAMA, gguf_files, is_stored
+from flowinfer.stores.refs import HUB, OLLAMA, barred, gguf_files, is_barred, is_stored
 
 AND = "+"
 """Joins models into one word."""
@@ -58,7 +59,7 @@ def flow_of(models: Sequence[str], zoo: Container[str] = ()) -> str:
     names = {model: model for model in models if model in zoo}
     for model in dict.fromkeys(models):
         if model not in names:
-            names[model] = _unlike(_short(model), names.values())
+            names[model] = _unlike(short_name(model), names.values())
     declared = [_declared(name, model) for model, name in names.items() if model not in zoo]
     heads = " | ".join(quote(names[model]) for model in models)
     whole = quote(AND.join(names[model] for model in models)[:100])
@@ -68,13 +69,18 @@ def flow_of(models: Sequence[str], zoo: Container[str] = ()) -> str:
 
 def _declared(name: str, model: str) -> str:
     ref, is_gguf = meant(model)
-    if not ref.isprintable():
-        raise UsageError(f"'{ref}' holds characters that nobody can see", help="give it another name")
     return f"model {quote(name)} = {quote(ref)}" + (" { backend=gguf }" if is_gguf else "")
 
 
 def meant(model: str) -> tuple[str, bool]:
-    """Return a model's reference, and whether it is a GGUF file; else it is a folder or hub id for transformers."""
+    """Return a model's reference, and whether it is a GGUF file; else it is a folder or hub id for transformers.
+
+    Raises:
+        UsageError: it is no name of the hub's, or a path with nothing there.
+    """
+    ref = model if is_stored(model) else os.path.abspath(Path(model).expanduser())
+    if not ref.isprintable():
+        raise UsageError(f"'{ref}' holds characters that nobody can see", help="give it another name")
     if model.startswith(HUB) and not model.endswith(SUFFIX):
         repository = model.removeprefix(HUB)
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
@@ -84,8 +90,22 @@ def meant(model: str) -> tuple[str, bool]:
         return (model, True) if is_gguf else (repository, False)
     if is_stored(model):
         return model, True
-    path = os.path.abspath(Path(model).expanduser())
-    return path, not os.path.isfile(os.path.join(path, "config.json"))
+    if not os.path.exists(ref):
+        told = f"'{model}' is a link to nothing" if os.path.islink(ref) else f"no file or folder '{model}'"
+        raise UsageError(told, help=_cure(model, ref))
+    return ref, not os.path.isfile(os.path.join(ref, "config.json"))
+
+
+def _cure(model: str, path: str) -> str:
+    """Return what may have been meant by a path with nothing there: another file, or one of the hub's."""
+    folder, name = os.path.split(path)
+    if is_barred(Path(folder)):
+        return barred(Path(folder))
+    there = sorted(one.name for one in Path(folder).glob(f"*{SUFFIX}") if os.path.exists(one))
+    if near := did_you_mean(name, there, prefix=model.removesuffix(name)):
+        return near
+    is_hub = re.fullmatch(rf"[\w-][\w.-]*/[\w.-]+/.+{re.escape(SUFFIX)}", model)
+    return f"{HUB}{model} names a file of the hub" if is_hub else "`flowinfer models` lists what is on this machine"
 
 
 def _is_folder(word: str) -> bool:
@@ -93,13 +113,13 @@ def _is_folder(word: str) -> bool:
     if not os.path.isdir(word):
         return False
     folder = Path(word)
-    return (folder / "config.json").is_file() or (any(folder.glob(f"*{SUFFIX}")) and not any(folder.glob("*.flow")))
+    return os.path.isfile(folder / "config.json") or (any(folder.glob(f"*{SUFFIX}")) and not any(folder.glob("*.flow")))
 
 
-def _short(model: str) -> str:
+def short_name(model: str) -> str:
     """Return what to call a model."""
     name = model.removeprefix(OLLAMA).removeprefix(HUB).rstrip("/").rpartition("/")[2]
-    name = name.removesuffix(SUFFIX) or Path(model).resolve().name
+    name = re.sub(r"-\d{5}-of-\d{5}$", "", name.removesuffix(SUFFIX)) or Path(model).resolve().name
     return "".join(one for one in name if one.isprintable()) or "model"
 
 

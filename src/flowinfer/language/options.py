@@ -84,6 +84,7 @@ def unknown_option(key: str, own: Sequence[str]) -> str:
         "fuse": "a '|' group: (A | B)[fuse=...]",
         "prompt": "a stage: M[prompt=...]",
         "accept": "a '/' group: (A / B)[accept=...]",
+        "pick": "a '/' group: (A / B)[pick=\"routes.json\"]",
         "until": "a repeat: (A)*3[until=...]",
         **dict.fromkeys(("samples", "enough"), "a model or a '|' group: M[samples=16, temperature=0.8]"),
         **dict.fromkeys(("min", "timeout", "wait"), "a '&' group: (A & B & C)[min=2, timeout=20, wait=3]"),

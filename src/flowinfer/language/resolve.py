@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from flowinfer.errors import Span
@@ -11,7 +12,7 @@ from flowinfer.language import signals
 from flowinfer.language.choices import Choices, Place
 from flowinfer.language.declarations import Declared
 from flowinfer.language.effects import Effects, Given, Step
-from flowinfer.language.groups import FuseOptions, check_bytes, check_certified, heads, weights
+from flowinfer.language.groups import FuseOptions, check_certified, check_losses, check_outermost, heads, weights
 from flowinfer.language.lets import Lets
 from flowinfer.language.nearness import near_or_all
 from flowinfer.language.options import (
@@ -33,6 +34,7 @@ from flowinfer.language.prompts import (
     template_for,
     with_values,
 )
+from flowinfer.language.routing import matched
 from flowinfer.language.templates import Earlier, TemplateCheck, earliest_read, shows_item
 from flowinfer.language.tree import Call, Chain, Group, Option, Stage, Value
 from flowinfer.registry import backends, fusers
@@ -90,6 +92,8 @@ class Resolver:
             return None
         place = Place((), True, "serial", self._decoding)
         root = self.chain(self._declared.flow.chain, place)
+        if root is not None and self._choices.tables and not self._report.has_errors:
+            root = matched(root, self.prompts, self._choices.tables, self._report)
         self._effects.report(self._declared.flow.span, self._fuse.written, self._fuse.used)
         if root is not None and not self._report.has_errors:
             self._check_question(root, self._declared.flow.span)
@@ -99,6 +103,10 @@ class Resolver:
         """Return the next id of a node, a group or a repeat."""
         self._num_of[kind] += 1
         return f"{kind}{self._num_of[kind]}"
+
+    def folder_of(self, span: Span) -> Path:
+        """Return the folder of the file that a place is in: paths there are relative to it."""
+        return self._declared.bases[span.file]
 
     def _check_question(self, root: Part, flow: Span) -> None:
         """Warn of a flow none of whose prompts shows anything of a question."""
@@ -297,10 +305,8 @@ class Resolver:
         if group.kind == "answers" and place.position == "head":
             hint = "let a model read the answers: ((A & B) -> C | D)"
             self._report.error("E0303", "a '&' group gives texts and cannot be a head of a '|' group", group.span, hint)
-        quorum = None
-        if group.kind == "answers":
-            quorum = signals.quorum(group, self._scope)
-            group = replace(group, options=tuple(one for one in group.options if one.key not in signals.QUORUM_KEYS))
+        quorum = signals.quorum(group, self._scope)
+        group = replace(group, options=tuple(one for one in group.options if one.key not in signals.QUORUM_KEYS))
         options = self.group_options(group, place)
         decoding = self._group_decoding(group, options)
         flows_down = {key: given for key, given in options.items() if key != "fuse"}
@@ -335,7 +341,8 @@ class Resolver:
         kind: Literal["fuse", "answers"] = "fuse" if group.kind == "fuse" else "answers"
         resolved = Parallel(group_id, kind, branches, decoding, group.span, is_weighted, label, quorum)
         if kind == "fuse" and place.position != "head":
-            check_bytes(resolved, self._report)
+            check_outermost(resolved, self._report)
+            check_losses(resolved, self._report)
         return resolved
 
     def group_options(self, group: Group, place: Place) -> dict[str, Given]:

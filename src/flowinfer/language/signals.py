@@ -20,7 +20,7 @@ UNTIL: tuple[Signal, ...] = ("unchanged", "agree", *ACCEPT)
 _GRADED = ("confidence", "lead", "agreement", "votes")
 """Those that need a threshold."""
 MOST_ROUNDS = 64
-KEYS = ("accept", "until", "at")
+KEYS = ("accept", "until", "at", "pick")
 QUORUM_KEYS = ("min", "timeout", "wait")
 SAMPLE_KEYS = ("samples", "enough")
 MOST_SAMPLES = 1000
@@ -81,9 +81,13 @@ def samples(stage: Call | Group, scope: Scope) -> Samples | None:
 
 
 def quorum(group: Group, scope: Scope) -> Quorum | None:
-    """Return how many answers of a `&` group will do; None where all are to, or something is wrong, which is told."""
+    """Return how many members of a group will do; None where all are to, or something is wrong, which is told."""
     given = {option.key: option for option in group.options if option.key in QUORUM_KEYS}
     if not given:
+        return None
+    if group.kind == "fuse" and (clock := given.get("timeout") or given.get("wait")):
+        hint = "only min is for '|' groups: a head elsewhere that is lost is left out"
+        scope.report.error("E0309", f"option '{clock.key}' belongs to a '&' group", clock.span, hint)
         return None
     if "min" not in given:
         option = next(iter(given.values()))

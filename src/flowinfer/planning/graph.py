@@ -128,6 +128,8 @@ def _add(graph: nx.DiGraph[str], part: Part, sources: tuple[str, ...]) -> tuple[
 def condition(part: Choice) -> str:
     """Return what is tried, and until when, as drawings say it."""
     rule = f"{part.rule}".replace(">=", "≥") if part.rule else ""
+    if part.routes is not None:
+        return f"one: by {part.routes.name}"
     if part.kind == "choice":
         return f"first: {rule}"
     if part.kind == "samples":

@@ -37,6 +37,8 @@ def canonical(source: Source, describe: Describe) -> Canonical:
         "weight": source.weight,
         "sources": [one.description for one in inner],
     }
+    if source.least is not None:  # its text may have been finished by fewer heads
+        description["least"] = source.least
     if any(isinstance(value, str) and value for value in source.fuse_options.values()):  # may name a branch
         names = {one.node: one.model for one in _direct(source.sources)}
         description["names"] = [names.get(one.nodes[0]) if len(one.nodes) == 1 else None for one in inner]

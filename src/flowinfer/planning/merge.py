@@ -227,7 +227,7 @@ def _read(plan: Plan, step: Step, names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _when(step: Step, names: Mapping[str, str]) -> tuple[When, ...]:
-    return tuple(When(names[one.selection], one.tried) for one in step.when)
+    return tuple(replace(one, selection=names[one.selection]) for one in step.when)
 
 
 def _lanes(step: Step, names: Mapping[str, str]) -> tuple[Lane, ...]:

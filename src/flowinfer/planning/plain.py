@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from flowinfer.planning.plan import Member, Need, Placement, Plan, Source, Step, Wave, members
+from flowinfer.planning.plan import Member, Need, Placement, Plan, Selection, Source, Step, Wave, When, members
 
 _FORMAT = 1
 """Version of the plan's form and of the code's meaning of it; part of every fingerprint."""
@@ -54,12 +54,25 @@ def _decided_json(plan: Plan) -> dict[str, Any]:
         return {"answer": answer}
     return {
         "answer": answer | {"texts": plan.answer.texts},
-        "selections": [asdict(selection) for selection in plan.selections],
+        "selections": [_selection_json(selection) for selection in plan.selections],
     }
 
 
+def _selection_json(selection: Selection) -> dict[str, Any]:
+    """Return a selection without its table, of which the digest stands for all; older ones had none."""
+    data = asdict(replace(selection, routes=None))
+    del data["routes"]
+    routes = selection.routes
+    said = {"name": routes.name, "digest": routes.digest, "members": routes.members} if routes else None
+    return data | ({"routes": said} if said else {})
+
+
+def _when_json(when: When) -> dict[str, Any]:
+    return {"selection": when.selection, "tried": when.tried} | ({"picks": True} if when.picks else {})
+
+
 def _step_json(step: Step) -> dict[str, Any]:
-    when = {"when": [asdict(one) for one in step.when]} if step.when else {}
+    when = {"when": [_when_json(one) for one in step.when]} if step.when else {}
     when |= {"lanes": [asdict(one) for one in step.lanes]} if step.lanes else {}
     return when | {
         "id": step.id,
@@ -74,7 +87,8 @@ def _step_json(step: Step) -> dict[str, Any]:
 def _source_json(source: Source) -> dict[str, Any]:
     if isinstance(source, Member):
         return asdict(source)
-    return {
+    least = {} if source.least is None else {"least": source.least}
+    return least | {
         "group": source.group,
         "fuse": source.fuse,
         "fuse_options": dict(source.fuse_options),

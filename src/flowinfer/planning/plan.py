@@ -23,6 +23,7 @@ from flowinfer.spec import (
     Part,
     Quorum,
     Role,
+    Routes,
     Rule,
     Series,
     Share,
@@ -58,6 +59,8 @@ class Mixture:
     sources: tuple[Source, ...]
     weight: float = 1.0
     """Share among the sources of the mixture around it."""
+    least: int | None = None
+    """How many of its sources will do where heads elsewhere are lost; None = all."""
 
 
 Source = Member | Mixture
@@ -69,6 +72,8 @@ class When:
 
     selection: str
     tried: int
+    picks: bool = False
+    """Whether the condition is another: that the selection picks the candidate of this index."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,8 @@ class Selection:
     """Where it takes the candidates, one for each member, that are there in time, instead of the first accepted."""
     judges: tuple[str, ...] = ()
     """Ids of the steps that say yes or no to each candidate but the last, where the rule asks a model."""
+    routes: Routes | None = None
+    """Where it picks one candidate by the question, before any step of them runs."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +234,7 @@ class Plan:
     def before(self, step: Step) -> tuple[str, ...]:
         """Return the ids of the steps that a step waits for: those that it reads, and those that its conditions try."""
         tried: list[str] = []
-        for when in step.when:
+        for when in (one for one in step.when if not one.picks):
             selection = self.selection(when.selection)
             texts = [text for candidate in selection.candidates[: when.tried] for text in candidate]
             tried += [writer for text in texts for writer in self.writers(text)]
@@ -348,7 +355,7 @@ class _Compiler:
                     ends = self._add(stage)
                 return ends
             case Parallel():
-                if part.quorum is not None:
+                if part.kind == "answers" and part.quorum is not None:
                     return self._gather(part, part.quorum)
                 if part.kind == "answers":
                     return tuple(end for branch in part.branches for end in self._answer(part, branch))
@@ -365,17 +372,19 @@ class _Compiler:
         self._num_selections += 1
         name, outside = f"d{self._num_selections}", self._when
         candidates, judges, first = list[tuple[str, ...]](), list[str](), len(self._steps)
-        is_drawn = part.kind == "samples"
+        is_drawn, picks = part.kind == "samples", part.routes is not None
         for index, one in enumerate(part.tries):
             tried = max(0, index - 1) if is_drawn else index  # two samples are drawn before any is judged
-            self._when = (*outside, When(name, tried)) if tried else outside
+            self._when = (*outside, When(name, tried, picks)) if tried or picks else outside
             candidates.append(tuple(self._step_of[end] for end in self._add(one)))
             if index < len(part.judges):
                 judges += [self._step_of[end] for end in self._add(part.judges[index])]
         self._when = outside
         if is_drawn:
             candidates[:2] = [candidates[0] + candidates[1]]
-        found = Selection(name, written(part), part.rule, tuple(candidates), gathers=is_drawn, judges=tuple(judges))
+        found = Selection(
+            name, written(part), part.rule, tuple(candidates), is_drawn, judges=tuple(judges), routes=part.routes
+        )
         self._selections.append(found)
         self._step_of[part.id] = name
         if part.rule.signal in ("confidence", "lead", "agreement"):
@@ -414,7 +423,8 @@ class _Compiler:
                 return self._source(stages[-1], weight)
             case Parallel():
                 sources = tuple(self._source(branch.part, branch.weight) for branch in part.branches)
-                return Mixture(part.id, part.decoding.fuse, part.decoding.fuse_options, sources, weight)
+                least = part.quorum.least if part.quorum is not None else None
+                return Mixture(part.id, part.decoding.fuse, part.decoding.fuse_options, sources, weight, least)
             case Choice():
                 raise AssertionError("a choice gives texts and is no head")
 

@@ -20,6 +20,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from flowinfer.backends.aside import waiting
 from flowinfer.backends.base import Prompt, Session, TokenModel, Turn
 from flowinfer.errors import HeadCut, HeadLost, LoadError, MemoryShort, RunError
 from flowinfer.fusion.certified import Candidates
@@ -66,6 +67,7 @@ class RemoteModel(TokenModel):
         self._wire: Wire | None = None
         self.num_asked = 0
         """Questions so far, each a message there and one back."""
+        self._is_lost = False
         self.ended: list[int] = []
         """Sessions that the head may forget; it is told with the next question."""
         self._vocabularies: dict[tuple[str, ...], HeadVocabulary] = {}
@@ -121,7 +123,7 @@ class RemoteModel(TokenModel):
         Raises:
             HeadLost: there is none to be had.
         """
-        with self._lock:
+        with waiting(), self._lock:
             self._reconnect()
         return RemoteSession(self, next(self._numbers))
 
@@ -137,14 +139,15 @@ class RemoteModel(TokenModel):
         Raises:
             HeadLost: there is none to be had.
         """
-        until = time.monotonic() + PATIENCE_SECONDS
+        until = time.monotonic() + (0.0 if self._is_lost else PATIENCE_SECONDS)
         while self._wire is None:
             try:
                 about = self._connect()
+                self._is_lost = False
             except WireError as error:
-                if time.monotonic() > until or isinstance(error, KeyRefused):
-                    cure = "what was answered is kept: --resume goes on once the head is there again"
-                    raise HeadLost(f"{self.where} is lost: {error}", help=cure) from error
+                if time.monotonic() >= until or isinstance(error, KeyRefused):
+                    self._is_lost = True
+                    raise HeadLost(f"{self.where} is lost: {error}") from error
                 time.sleep(0.5)
                 continue
             if about.get("vocabulary") != self._fingerprint:
@@ -175,7 +178,7 @@ class RemoteModel(TokenModel):
             MemoryShort: it has not enough memory.
             HeadLost: it is not there any more.
         """
-        with self._lock:
+        with waiting(), self._lock:
             if not isinstance(question, asked.Work):
                 self._reconnect()
             try:
@@ -226,6 +229,11 @@ class RemoteSession(Session):
     def __del__(self) -> None:
         """Let the head forget the rows; nothing is sent from here, which may be anywhere."""
         self._model.ended.append(self._number)
+
+    @property
+    def is_cut(self) -> bool:
+        """Return whether the head has forgotten its rows."""
+        return self._model._wire is not self._wire
 
     def add(self, prompts: Sequence[Sequence[int]]) -> list[int]:
         """Let the head read prompts, in one message."""
@@ -309,7 +317,7 @@ class RemoteSession(Session):
 
     def _do(self, deed: asked.Deed) -> tuple[dict[str, Any], bytearray]:
         """Send what is queued and one thing more; wait for its answer."""
-        if self._model._wire is not self._wire:
+        if self.is_cut:
             raise HeadCut(f"{self._model.where}: its connection broke")
         deeds, self._queued = [*self._queued, deed], []
         return self._model._ask(asked.Work(session=self._number, deeds=deeds))

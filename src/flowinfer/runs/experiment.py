@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowinfer.errors import RunError
+from flowinfer.language.routing import identity
+from flowinfer.output import shell
 from flowinfer.planning.plain import fingerprint
 from flowinfer.planning.plan import Plan, compile
 from flowinfer.results import Question, Record, Score
@@ -21,7 +23,7 @@ from flowinfer.runs.finding import find_run
 from flowinfer.runs.judging import failed, judged, majority, score
 from flowinfer.runs.store import Run, info, read_records, record_line
 from flowinfer.runs.summary import Results, summarize
-from flowinfer.spec import Flow
+from flowinfer.spec import Flow, written
 from flowinfer.startup import STARTUP
 
 if TYPE_CHECKING:
@@ -227,7 +229,8 @@ def _resumable(run: Run | None) -> Iterator[None]:
     try:
         yield
     except RunError as stopped:
-        again = f"go on with --resume {run.path.name}" if run else "run again"
+        name = shell.options(run.path.parent, "runs", "--resume", run.path.name) if run else ""
+        again = f"go on with: {shell.command('exec', options=name)}" if run else "run again"
         stopped.help = stopped.help or f"mend it, and {again}"
         raise
 
@@ -254,6 +257,7 @@ def run_settings(flow: Flow, plan: Plan, dataset: Dataset, request: Request) -> 
     return {
         "flow": flow.name,
         "plan_fingerprint": fingerprint(plan),
+        "wiring": {"flow": written(flow.root), "identity": identity(flow.root, flow.prompts)},
         "dataset": dataset.name,
         "dataset_label": dataset.label,
         "data_source": dataset.source,

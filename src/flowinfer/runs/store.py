@@ -99,6 +99,8 @@ class Run:
         named = {"plan_fingerprint": "the plan (flow, models or decoding)", "data_fingerprint": "the questions"}
         for key, what in named.items():
             if before.get(key) != now.get(key):
+                changed = _changed_routes(path, plan) if key == "plan_fingerprint" else None
+                what = f"the routes '{changed}'" if changed else what
                 raise UsageError(
                     f"cannot resume '{path.name}': {what} differ from the run's",
                     help="start a new run (leave out --resume), or give the options that it was started with",
@@ -148,6 +150,14 @@ class Run:
         """Close the log and release the folder."""
         self._log.close()
         self._lock.close()
+
+
+def _changed_routes(path: Path, plan: Plan) -> str | None:
+    """Return the name of the first table of routes that is not the one that a run went by."""
+    said = read_json(path / "plan.json").get("selections") or ()
+    before = {one["id"]: one["routes"]["digest"] for one in said if one.get("routes")}
+    tables = {one.id: one.routes for one in plan.selections if one.routes}
+    return next((table.name for name, table in tables.items() if before.get(name, table.digest) != table.digest), None)
 
 
 def read_records(path: Path) -> Iterator[Record]:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from flowinfer.planning.plan import Plan
-from flowinfer.results import HeadTimes, Record, Taken
+from flowinfer.results import HeadTimes, Record, Taken, Trace
 from flowinfer.runs.stats import wilson
 from flowinfer.runs.store import info, read_json
 from flowinfer.spec import Flow
@@ -298,7 +298,12 @@ def _calls(records: Sequence[Record]) -> float | None:
     answered = [record.trace for record in records if record.trace.error is None]
     if not any(trace.selections for trace in answered):
         return None
-    return statistics.fmean(sum(max(1, len(step.heads)) for step in trace.steps) for trace in answered)
+    return statistics.fmean(map(calls_of, answered))
+
+
+def calls_of(trace: Trace) -> int:
+    """Return how many models decoded for a question; an endpoint's step has no heads."""
+    return sum(max(1, len(step.heads)) for step in trace.steps)
 
 
 def _is_cached(record: Record) -> bool:

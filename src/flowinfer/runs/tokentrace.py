@@ -17,10 +17,14 @@ def print_token(step: str, event: TokenEvent) -> None:
 
 
 def token_line(step: str, event: TokenEvent) -> str:
-    """Return step, number, token, its fused probability, and each head's favourite ('=' where it agrees)."""
+    """Return step, number, token, its fused probability, and each head's favourite ('=' where it agrees).
+
+    Where one head writes and the others verify, tokens that all heads chose are marked with a plus.
+    """
     emitted = show_piece(event.piece)
     wishes = "  ".join(_wish(head, event.piece) for head in event.heads)
-    return f"{step} {event.index:>4} {_padded(emitted)} {event.probability:5.2f}  | {wishes}"
+    mark = "+" if event.is_fused else " "
+    return f"{step} {event.index:>4} {_padded(emitted)} {event.probability:5.2f} {mark}| {wishes}"
 
 
 def show_piece(piece: bytes | None) -> str:

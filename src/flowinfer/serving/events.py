@@ -117,7 +117,8 @@ def whole_of(happening: Happening, new: Piece) -> Event:
 
 
 def _cost(head: HeadTimes) -> Event:
-    return {
+    lost = {} if head.lost_at is None else {"lost_at": head.lost_at}
+    return lost | {
         "node": head.node,
         "model": head.model,
         "agreement": head.agreement,
@@ -133,6 +134,7 @@ def _token(token: TokenEvent) -> Event:
         "bytes": None if token.piece is None else list(token.piece),
         "probability": token.probability,
         "lead": token.probability - max(others) if others else None,
+        **({} if token.is_fused is None else {"is_fused": token.is_fused}),
         "heads": [
             {
                 "node": head.node,
@@ -154,7 +156,8 @@ def token_of(event: Event) -> TokenEvent:
         )
         for head in event["heads"]
     ]
-    return TokenEvent(event["index"], _piece(event["bytes"]), event["probability"], tuple(heads))
+    piece, is_fused = _piece(event["bytes"]), event.get("is_fused")
+    return TokenEvent(event["index"], piece, event["probability"], tuple(heads), is_fused=is_fused)
 
 
 def _piece(numbers: list[int] | None) -> bytes | None:

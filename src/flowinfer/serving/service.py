@@ -24,7 +24,7 @@ from flowinfer.engine.loops.choice import Engine
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.scheduler import Caching, Scheduler
 from flowinfer.engine.work import Asked, trace_of
-from flowinfer.errors import DeviceLost, FlowInferError, HeadLost, RunError
+from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.planning.merge import SharedStep
 from flowinfer.results import StepResult
 from flowinfer.serving.flows import Asking, ServedFlow
@@ -200,11 +200,6 @@ class Service:
                 try:
                     self._answer()
                     self._change_shift()
-                except HeadLost as error:  # it may be there again when the next question comes
-                    self._ears.notice(f"error: {error.message}; the next question looks for it again")
-                    self._fail_all(error.message, [])
-                    self._decoders.let_go()
-                    self._renew()
                 except DeviceLost as error:
                     self._give_up(error)
                 except Exception:  # whatever it is, the next question is not to blame

@@ -14,7 +14,7 @@ from flowinfer.errors import FlowInferError, LoadError
 from flowinfer.files import read_text
 from flowinfer.machine import has_weights, hub_cache, hub_snapshot
 from flowinfer.stores.gguf import read_gguf
-from flowinfer.stores.refs import HUB, OLLAMA, gguf_files, locate, ollama_folders, ollama_names
+from flowinfer.stores.refs import HUB, OLLAMA, barred, gguf_files, is_barred, locate, ollama_folders, ollama_names
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,20 @@ def local_models(environment: Mapping[str, str] | None = None) -> Iterator[Local
     """
     environment = os.environ if environment is None else environment
     for folder in ollama_folders(environment):
+        yield from _barred(folder / "manifests", "Ollama")
         for name in ollama_names(folder):
             yield _file(OLLAMA + name.removesuffix(":latest"), "Ollama")
-    for store, folders in (("LM Studio", _lm_studio(environment)), ("llama.cpp", _llama_cpp(environment))):
-        for path in (path for folder in folders if folder.is_dir() for path in gguf_files(folder)):
-            yield _file(str(path), store)
+    for store, folders in (("LM Studio", _lm_studio()), ("llama.cpp", _llama_cpp(environment))):
+        for folder in folders:
+            yield from _barred(folder, store)
+            for path in gguf_files(folder):
+                yield _file(str(path), store)
+    yield from _barred(hub_cache(environment), "hub cache")
     for cached in sorted(hub_cache(environment).glob("models--*")):
         repository = cached.name.removeprefix("models--").replace("--", "/")
         snapshot = hub_snapshot(repository, environment)
-        if snapshot is None:
+        if snapshot is None or is_barred(snapshot):
+            yield from _barred(snapshot or cached, "hub cache")
             continue
         for path in gguf_files(snapshot):
             yield _file(f"{HUB}{repository}/{path.relative_to(snapshot).as_posix()}", "hub cache")
@@ -59,7 +64,13 @@ def local_models(environment: Mapping[str, str] | None = None) -> Iterator[Local
             yield _folder(f"{HUB}{repository}", snapshot)
 
 
-def _lm_studio(environment: Mapping[str, str]) -> list[Path]:
+def _barred(folder: Path, store: str) -> Iterator[LocalModel]:
+    """Yield what is to be told of a folder that cannot be looked into; nothing of another."""
+    if is_barred(folder):
+        yield LocalModel(str(folder), store, problem=barred(folder))
+
+
+def _lm_studio() -> list[Path]:
     home = Path("~").expanduser()
     pointer = home / ".lmstudio-home-pointer"
     with suppress(FlowInferError):

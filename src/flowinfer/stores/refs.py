@@ -109,10 +109,15 @@ def fetch(ref: str, revision: str | None = None) -> Stored:
 
 
 def gguf_files(folder: Path) -> list[Path]:
-    """Return the first or only file of every model in and below a folder, without what only reads pictures."""
-    found = (path for path in sorted(folder.rglob(f"*{SUFFIX}")) if path.is_file())
-    first = (path for path in found if path.name == part_names(path.name)[0])
-    return [path for path in first if not path.name.lower().startswith("mmproj")]
+    """Return the first or only file of every model in and below a folder, without what only reads pictures.
+
+    Of a split model whose first file is missing, the first one that is there.
+    """
+    models: dict[Path, Path] = {}
+    for path in sorted(folder.rglob(f"*{SUFFIX}")):
+        if os.path.isfile(path) and not path.name.lower().startswith("mmproj"):
+            models.setdefault(path.with_name(part_names(path.name)[0]), path)
+    return list(models.values())
 
 
 def ollama_folders(environment: Mapping[str, str]) -> list[Path]:
@@ -127,7 +132,7 @@ def ollama_names(folder: Path) -> Iterator[str]:
     manifests = folder / "manifests"
     for path in sorted(manifests.glob("*/*/*/*")):
         host, owner, name, tag = path.relative_to(manifests).parts
-        if path.is_file() and not path.name.startswith("."):
+        if os.path.isfile(path) and not path.name.startswith("."):
             before = [host, owner] if host != _REGISTRY else [owner] if owner != _LIBRARY else []
             yield f"{'/'.join([*before, name])}:{tag}"
 
@@ -141,9 +146,9 @@ def _in_ollama(name: str) -> Stored:
         if os.path.isfile(manifest):
             return _of_manifest(manifest, folder / "blobs", name)
     for folder in tried:
-        if _is_barred(folder / "manifests"):
+        if is_barred(folder / "manifests"):
             cure = f"let its owner say: chmod -R a+rX {folder}"
-            raise LoadError(f"'{OLLAMA}{name}': {folder} is another user's, and cannot be read", help=cure)
+            raise LoadError(f"'{OLLAMA}{name}': {barred(folder)}", help=cure)
     if not folders:
         raise NotHere(
             f"'{OLLAMA}{name}': no store of Ollama's at {' or '.join(map(str, tried))}",
@@ -156,12 +161,18 @@ def _in_ollama(name: str) -> Stored:
     )
 
 
-def _is_barred(path: Path) -> bool:
+def is_barred(folder: Path) -> bool:
+    """Return whether a folder is there, as far as can be known, and nobody here may look into it."""
     try:
-        os.listdir(path)
+        os.listdir(folder)
     except OSError as error:
         return isinstance(error, PermissionError)
-    return False
+    return not os.access(folder, os.X_OK)
+
+
+def barred(folder: Path) -> str:
+    """Return what is told of such a folder."""
+    return f"{folder} is another user's, and cannot be read"
 
 
 def _ollama_parts(name: str) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ class GgufModel(TokenModel):
     """Where llama.cpp puts logits, wherever it computes them."""
     runs_beside = True
 
-    def __init__(self, spec: ModelSpec, stored: Stored, file: Gguf, weights: Weights) -> None:
+    def __init__(self, spec: ModelSpec, stored: Stored, file: Gguf, weights: Weights, notes: Sequence[str]) -> None:
         self.name = spec.name
         self._spec = spec
         with naming(spec):
@@ -114,7 +114,7 @@ class GgufModel(TokenModel):
             can_forget=not weights.is_("is_recurrent", "is_hybrid"),
         )
         losses = "; ".join(known.losses)
-        self.notes = (f"'{spec.name}' reads no text exactly as it stands: {losses}",) if losses else ()
+        self.notes = (*notes, *([f"'{spec.name}' reads no text exactly as it stands: {losses}"] if losses else ()))
 
     @property
     def tokenizer(self) -> GgufTokenizer:
@@ -164,10 +164,18 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> GgufModel:
         raise LoadError(
             f"model '{spec.name}' ({spec.ref}) is no decoder-only model", help="flowinfer runs decoder-only models"
         )
-    model = GgufModel(spec, stored, file, weights)
+    model = GgufModel(spec, stored, file, weights, _without_gpus(spec, device))
     model.vocabulary()
     model.prompt("x")
     return model
+
+
+def _without_gpus(spec: ModelSpec, device: str) -> list[str]:
+    """Return what is to be told where a GPU is meant and llama.cpp has none."""
+    if (device == "cpu" and not spec.gpu_layers) or library().llama_supports_gpu_offload():
+        return []
+    cure = "device=cpu lets the plan count it there" if device != "cpu" else "`flowinfer doctor` says how to build it"
+    return [f"llama.cpp was built without GPUs here: '{spec.name}' computes on the CPU ({cure})"]
 
 
 def _tokens(weights: Weights, file: Gguf) -> TokenBytes:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from flowinfer.engine.loops.choosing import Prefixes
-from flowinfer.engine.loops.proposals import SessionRow
+from flowinfer.engine.loops.proposals import PathRow
 from flowinfer.engine.loops.rounds import RoundDecoder, RoundStream
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.fusion.bytewise import ByteIndex, Cover, Covers, bytes_left_out
@@ -26,13 +26,11 @@ from flowinfer.planning.plan import Mixture, Source
 
 
 @dataclass(eq=False)
-class ByteRow(SessionRow):
-    """A live row, its text as each head may have written it, and what the sessions hold of that."""
+class ByteRow(PathRow):
+    """A live row and its text as each head may have written it."""
 
     covers: list[Covers] = field(default_factory=list)
     """Of each head."""
-    path: list[tuple[int, ...]] = field(default_factory=list)
-    """For each head, the ids behind the prompt that its session holds."""
 
 
 @dataclass(eq=False)
@@ -64,7 +62,8 @@ class ByteStream(RoundStream):
 
     @torch.inference_mode()
     def _prefill(self, rows: Sequence[LiveRow]) -> None:
-        handles = self._read_prompts(rows)
+        handles: list[list[int]] = [[] for _ in self.sessions]
+        self._read_prompts(rows, handles)
         seconds = self._take_seconds("prefill")
         fresh = []
         for live, *own in zip(rows, *handles, strict=True):
@@ -73,8 +72,8 @@ class ByteStream(RoundStream):
                 Covers(index, self._most_covers, is_joined=is_joined)
                 for index, is_joined in zip(self._indices, live.joined, strict=True)
             ]
-            heads = len(own)
-            row = ByteRow(live, own, [0] * heads, [0] * heads, self._payoff.new_length(), False, covers, [()] * heads)
+            n = len(own)
+            row = ByteRow(live, own, [0] * n, [0] * n, self._payoff.new_length(), False, [()] * n, covers)
             fresh.append(row)
             for head, spent in zip(live.heads, seconds, strict=True):
                 head.forward_seconds += spent / len(rows)
@@ -152,11 +151,7 @@ class ByteStream(RoundStream):
 
     def _hold(self, row: ByteRow, k: int, cover: Cover) -> tuple[int, ...]:
         """Roll a head's session back to where a cover differs from what it holds; return the cover's ids from there."""
-        held = row.path[k]
-        same = next((at for at, pair in enumerate(zip(held, cover.ids, strict=False)) if pair[0] != pair[1]), None)
-        kept = min(len(held), len(cover.ids) - 1) if same is None else same
-        self.sessions[k].rollback(row.handles[k], len(held) - kept)
-        row.path[k] = cover.ids
+        kept = row.hold(k, self.sessions[k], cover.ids, len(cover.ids) - 1)
         row.live.heads[k].fed += len(cover.ids) - kept
         return cover.ids[kept:]
 

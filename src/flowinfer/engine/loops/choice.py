@@ -14,7 +14,7 @@ from flowinfer.engine.loops.acceptance import Payoff
 from flowinfer.engine.loops.drafting import make_drafter
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.likelihood import host_decoder
-from flowinfer.engine.loops.mixing import writes_bytes
+from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.planning.plan import Step
 
 Engine = Literal["auto", "packed", "reference"]
@@ -59,8 +59,7 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
     )
     if engine == "reference":
         return on_host()
-    writes_tokens = step.decoding.by == "text" and not writes_bytes(step.source)
-    drafter = make_drafter(step, loop.writer) if writes_tokens else None
+    drafter = make_drafter(step, loop.writer) if host_decoder(step) is RoundDecoder else None
     on_gpu = is_on_gpu(loop.models, engine)
     on_cpu = all(model.device.type == "cpu" and model.is_exact for model in loop.models)
     if engine == "auto" and not on_gpu and not on_cpu:

@@ -12,7 +12,7 @@ from torch import Tensor
 from flowinfer.engine.loops.clock import UNTIMED, Clock
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.engine.loops.rows import LiveRow
-from flowinfer.engine.loops.sampling import Draws, choose_slots, draws_of
+from flowinfer.engine.loops.sampling import Draws, choose_slots, draws_of, most_probable
 from flowinfer.fusion.certified import Candidates
 from flowinfer.spec import Decoding
 
@@ -55,6 +55,10 @@ class Choice:
     """What else could have been emitted, where somebody wants to know."""
 
 
+UNASKED = -1
+"""Stands for the favourite of a head that was not asked."""
+
+
 class Decision(NamedTuple):
     """A choice for one row, on the host."""
 
@@ -64,13 +68,15 @@ class Decision(NamedTuple):
     lead: float
     """How far it is ahead of the second best; 1 where it is drawn."""
     favourites: Sequence[int]
-    """Each head's most probable slot."""
+    """Each head's most probable slot; UNASKED where the step did not ask it."""
     of_favourites: Sequence[float] = ()
     """What each gave to it, where somebody listens."""
     of_slot: Sequence[float] = ()
     """What each gave to the emitted slot, where somebody listens."""
     tops: Sequence[tuple[int, float]] = ()
     """The most probable slots with their fused probabilities, where somebody wants to know."""
+    is_fused: bool | None = None
+    """Whether it is all heads' choice, where one head's may stand (`selective`); None elsewhere."""
 
 
 def choose(
@@ -121,7 +127,7 @@ def choose(
             values = fused.gather(-1, slots[:, None])[:, 0]
             tops = tops_of(fused, allowed, num_tops) if num_tops else None
     with clock.phase("fuse", name="favourites"):
-        favourites = [own.argmax(-1) for own in probs]
+        favourites = [most_probable(own) for own in probs]
         told = _told(probs, slots, favourites, device) if is_told else None
         return Choice(slots, values, leads, torch.stack([own.to(device) for own in favourites]), told, tops)
 
@@ -157,15 +163,14 @@ class Prefixes:
     indices: list[int] = field(default_factory=list)
     """Tokens in it."""
 
-    def add(self, row: LiveRow, states: Sequence[int]) -> None:
-        """Add a row's text, and the same with each further key of a draft."""
+    def add(self, row: LiveRow, states: Sequence[int], first: int = 0) -> None:
+        """Add a row's text, and the same with each further key of a draft; without the first so many of these."""
+        places = range(first, first + len(states))
         self.states += states
-        self.joined += [
-            row.joined if not row.num_tokens and not ahead else row.unjoined for ahead in range(len(states))
-        ]
+        self.joined += [row.joined if not row.num_tokens and not ahead else row.unjoined for ahead in places]
         self.decodings += [row.decoding] * len(states)
         self.keys += [row.key] * len(states)
-        self.indices += range(row.num_tokens, row.num_tokens + len(states))
+        self.indices += [row.num_tokens + ahead for ahead in places]
 
     def decide(
         self, mixer: Mixer, logits: Sequence[Tensor | Candidates], clock: Clock, *, is_told: bool, num_tops: int = 0

@@ -34,7 +34,7 @@ def make_drafter(step: Step, model: TokenModel | None) -> Callable[[Heads], Draf
             return written_by(model, members[0].node)
         if asked == "alternate":
             return Alternate([written_by(m, one.node) for m, one in zip(heads.models, members, strict=True)])
-        shares = list(_shares(step.source, 1.0))
+        shares = list(shares_of(step.source))
         upstream, ngram = asked in ("auto", "upstream"), asked in ("auto", "ngram")
         return TextDrafter(heads.vocabulary, _speller(heads), shares, upstream=upstream, ngram=ngram)
 
@@ -48,7 +48,7 @@ def keys_of(heads: Heads, text: str) -> list[int]:
         RunError: the heads cannot write it.
     """
     vocabulary = heads.vocabulary
-    shares = list(_shares(heads.step.source, 1.0))
+    shares = list(shares_of(heads.step.source))
     slots = _speller(heads)(shares.index(max(shares)), text)
     if b"".join(vocabulary.keys[slot] for slot in slots) != text.encode():
         slots = cover(text.encode(), vocabulary)
@@ -57,14 +57,14 @@ def keys_of(heads: Heads, text: str) -> list[int]:
     return slots
 
 
-def _shares(source: Source, share: float) -> Iterator[float]:
+def shares_of(source: Source, share: float = 1.0) -> Iterator[float]:
     """Yield the weight of every member in the whole of a source."""
     if isinstance(source, Member):
         yield share
         return
     total = sum(inner.weight for inner in source.sources)
     for inner in source.sources:
-        yield from _shares(inner, share * inner.weight / total)
+        yield from shares_of(inner, share * inner.weight / total)
 
 
 def _speller(heads: Heads) -> Callable[[int, str], list[int]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
 
 from flowinfer.backends.base import Prompt, Session, TokenModel
 from flowinfer.engine.base import Alternative, Completion, HeadWish, Observer, Row, TokenEvent
 from flowinfer.engine.faults import reason, too_long
-from flowinfer.engine.loops.choosing import Decision, Prefixes
+from flowinfer.engine.loops.absent import AbsentSession
+from flowinfer.engine.loops.choosing import UNASKED, Decision, Prefixes
 from flowinfer.engine.loops.clock import UNTIMED, Clock
 from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.engine.loops.rows import LiveRow
@@ -47,9 +49,28 @@ class Heads:
         self.observer = observer
         by_precision = 1e-6 if all(model.is_exact for model in models) else 1e-3
         self.tie_margin = self.mixer.margin = step.decoding.near_tie_eps or by_precision
+        self.contexts: list[Literal["native", "canonical"]] = [step.decoding.context] * len(self.models)
+        """How each goes on from what was emitted."""
         self._keeps_thinking = keeps_thinking
         self._has_told = False
         self._tokens = [model.vocabulary().tokens for model in models]
+        self.lost: frozenset[int] = frozenset()
+        """Heads elsewhere that are gone, and without which the text goes on."""
+
+    def may_lose(self, heads: frozenset[int]) -> bool:
+        """Return whether the groups go on without some heads."""
+        return self.mixer.tree_without(heads) is not None
+
+    def lose(self, lost: frozenset[int]) -> bool:
+        """Go on without some heads, and with all others; return whether the groups allow that."""
+        is_allowed = self.mixer.leave_out(lost)
+        if is_allowed:
+            self.lost = lost
+        return is_allowed
+
+    def open(self, k: int) -> Session:
+        """Return an empty session of a head; one that reads nothing where it is lost."""
+        return AbsentSession(len(self.vocabulary.lifts[k].banned)) if k in self.lost else self.models[k].open()
 
     def begin(self, row: Row, batch: int) -> LiveRow | Completion:
         """Build a row's prompts and empty contexts; a row that cannot run ends at once.
@@ -64,10 +85,10 @@ class Heads:
             prompts = self._prompts(row)
             if problem := self._misfit(prompts):
                 return Completion(row, None, problem)
-            joined = joined_heads(self.step.decoding, prompts, self._tokens)
-            self._tell_joined(prompts, joined)
+            joined = self._joined(prompts)
             contexts = [self._context(k, is_joined=is_joined) for k, is_joined in enumerate(joined)]
             live = LiveRow(row, self.step, prompts, contexts, joined, batch)
+            live.lose(self.lost)
             opened = any(prompt.opens_thinking for prompt in prompts)
             self.observer.admitted(row.question_id, row.step, opens_thinking=opened)
             return live
@@ -157,8 +178,8 @@ class Heads:
             decision: what it has decided in a batch, whose lead still counts.
         """
         logits = []
-        for model, prompt, own in zip(self.models, row.prompts, ids, strict=True):
-            session = model.open()
+        for k, (prompt, own) in enumerate(zip(row.prompts, ids, strict=True)):
+            session = self.open(k)
             handles = session.add([[*prompt.ids, *own]])
             logits.append(session.logits(handles))
             session.remove(handles)
@@ -171,6 +192,8 @@ class Heads:
         STARTUP.first_token()
         row.near_ties += self.is_near_tie(decision.lead)
         row.count(decision.slot, decision.value, decision.lead, decision.favourites)
+        if decision.is_fused is not None:
+            row.fused = (row.fused or 0) + decision.is_fused
         if self.observer.wants_tokens:
             self.observer.emitted(row.row.question_id, row.row.step, self._event(row, decision))
         row.emit(decision.slot, self.vocabulary)
@@ -192,26 +215,36 @@ class Heads:
         return Completion(row.row, None, row.error)
 
     def _context(self, k: int, *, is_joined: bool) -> Context:
-        return new_context(
-            self.step.decoding.context, self.models[k].tokenizer, self._tokens[k], lstrip_first=is_joined
-        )
+        kind = "native" if k in self.lost else self.contexts[k]
+        tokenizer = None if k in self.lost else self.models[k].tokenizer
+        return new_context(kind, tokenizer, self._tokens[k], lstrip_first=is_joined)
 
-    def _tell_joined(self, prompts: Sequence[Prompt], joined: Sequence[bool]) -> None:
-        """Say once that heads disagree about white space."""
+    def _joined(self, prompts: Sequence[Prompt]) -> list[bool]:
+        """Return which heads' first token counts without its space; say once that they disagree about it."""
+        there = [k for k in range(len(prompts)) if k not in self.lost]
+        own = [prompts[k] for k in there]
+        joined = joined_heads(self.step.decoding, own, [self._tokens[k] for k in there])
         if any(joined) and self.step.decoding.lstrip_first == "auto" and not self._has_told:
             self._has_told = True
-            names = [model.name for model in self.models]
-            self.observer.notice(f"step {self.step.id} {self.step.title}: {told(names, prompts, joined)}")
+            names = [self.models[k].name for k in there]
+            self.observer.notice(f"step {self.step.id} {self.step.title}: {told(names, own, joined)}")
+        of_head = dict(zip(there, joined, strict=True))
+        return [of_head.get(k, False) for k in range(len(prompts))]
 
     def _event(self, row: LiveRow, decision: Decision) -> TokenEvent:
         """Return what each head wished where a row emits what it has decided."""
         given = zip(decision.favourites, decision.of_favourites, decision.of_slot, strict=True)
         wishes = tuple(
             HeadWish(member.node, member.model, self._key(favourite), of_favourite, of_slot)
-            for member, (favourite, of_favourite, of_slot) in zip(self.mixer.members, given, strict=True)
+            for k, (member, (favourite, of_favourite, of_slot)) in enumerate(
+                zip(self.mixer.members, given, strict=True)
+            )
+            if k not in row.lost and favourite != UNASKED
         )
         tops = tuple(Alternative(self._key(slot), value) for slot, value in decision.tops if value >= 0)
-        return TokenEvent(row.num_tokens, self._key(decision.slot), decision.value, wishes, tops)
+        return TokenEvent(
+            row.num_tokens, self._key(decision.slot), decision.value, wishes, tops, is_fused=decision.is_fused
+        )
 
     def _key(self, slot: int) -> bytes | None:
         return None if slot == self.vocabulary.eos_slot else self.vocabulary.keys[slot]
@@ -220,26 +253,38 @@ class Heads:
         """Build every head's prompt; a thought that not all heads would begin with is closed at once."""
         prefill = self.step.decoding.prefill
         texts = [row.prompts[member.node] for member in self.mixer.members]
-        prompts = [_prompt(model, row, text, prefill) for model, text in zip(self.models, texts, strict=True)]
+        prompts = [self._prompt(k, row, text, prefill) for k, text in enumerate(texts)]
         skips = [prompt.opener for prompt in prompts]
-        if prefill or self.step.decoding.thinking == "free" or len({bool(skip) for skip in skips}) == 1:
+        is_opened = {bool(skip) for k, skip in enumerate(skips) if k not in self.lost}
+        if prefill or self.step.decoding.thinking == "free" or len(is_opened) == 1:
             return prompts
         return [
-            _prompt(model, row, text, skip) if skip else prompt
-            for model, text, prompt, skip in zip(self.models, texts, prompts, skips, strict=True)
+            self._prompt(k, row, text, skip) if skip else prompt
+            for k, (text, prompt, skip) in enumerate(zip(texts, prompts, skips, strict=True))
         ]
+
+    def _prompt(self, k: int, row: Row, text: str, prefill: str) -> Prompt:
+        """Build one head's prompt; a backend need not know of turns where there were none."""
+        if k in self.lost:
+            return Prompt(text, ())
+        build = self.models[k].prompt
+        return build(text, prefill, row.turns) if row.turns else build(text, prefill)
 
     def _far_too_long(self, row: Row) -> str | None:
         """Return the problem of a row whose texts are so long that to tokenize them would hold up all others."""
         said = "\n".join(turn.content for turn in row.turns)
-        for member, model in zip(self.mixer.members, self.models, strict=True):
+        for k, (member, model) in enumerate(zip(self.mixer.members, self.models, strict=True)):
+            if k in self.lost:
+                continue
             text = f"{said}\n{row.prompts[member.node]}"
             if model.tokenizer is not None and (least := count_beyond(model.tokenizer, text, model.max_positions)):
                 return too_long(model.name, least, model.max_positions, at_least="at least ")
         return None
 
     def _misfit(self, prompts: Sequence[Prompt]) -> str | None:
-        for model, prompt in zip(self.models, prompts, strict=True):
+        for k, (model, prompt) in enumerate(zip(self.models, prompts, strict=True)):
+            if k in self.lost:
+                continue
             if len(prompt.ids) >= model.max_positions:
                 return too_long(model.name, len(prompt.ids), model.max_positions)
             if not prompt.ids:
@@ -260,8 +305,3 @@ def count_beyond(tokenizer: Encoder, text: str, most: int) -> int | None:
             return count
         size *= 4
     return None
-
-
-def _prompt(model: TokenModel, row: Row, text: str, prefill: str) -> Prompt:
-    """Build one head's prompt; a backend need not know of turns where there were none."""
-    return model.prompt(text, prefill, row.turns) if row.turns else model.prompt(text, prefill)

@@ -20,10 +20,11 @@ from flowinfer.engine.faults import NO_CHOICES
 from flowinfer.engine.loops.bytewise import ByteDecoder, ByteRow, ByteStream
 from flowinfer.engine.loops.drafting import keys_of
 from flowinfer.engine.loops.heads import Heads
-from flowinfer.engine.loops.mixing import writes_bytes
+from flowinfer.engine.loops.mixing import writes_ahead, writes_bytes
 from flowinfer.engine.loops.proposals import Proposal, SessionRow, spell
 from flowinfer.engine.loops.rounds import RoundDecoder, RoundStream
 from flowinfer.engine.loops.rows import LiveRow
+from flowinfer.engine.loops.selective import SelectiveDecoder
 from flowinfer.engine.loops.spaces import begins_with_space
 from flowinfer.errors import RunError
 from flowinfer.fusion.utf8 import BOUNDARY
@@ -39,6 +40,8 @@ def host_decoder(step: Step) -> type[RoundDecoder]:
     """Return the decoding loop that the host drives for a step."""
     if step.decoding.by == "likelihood":
         return ByteLikelihoodDecoder if writes_bytes(step.source) else LikelihoodDecoder
+    if writes_ahead(step.source):
+        return SelectiveDecoder
     return ByteDecoder if writes_bytes(step.source) else RoundDecoder
 
 

@@ -63,13 +63,33 @@ class Mixer:
         self.vocabulary = self._on(self.device)
         self._devices = [model.device for model in models]
         self._index = {id(member): k for k, member in enumerate(self.members)}
-        self._tree = self._build(step.source)
-        self.is_certified = self._wants_certified(decoding.topk)
+        self._source = step.source
+        self._tree: _Tree
+        self.is_certified: bool
         """Whether greedy rows choose without moving distributions."""
-        self.takes_candidates = self.flat_mean is not None and decoding.topk != "dense"
+        self.takes_candidates: bool
         """Whether greedy rows choose by candidates of heads elsewhere, where those settle it."""
+        self.leave_out(frozenset())
         self.margin = 0.0
         """Leads below this must be known exactly."""
+
+    def tree_without(self, lost: frozenset[int]) -> _Tree | None:
+        """Return how some heads are mixed without the others; None where a group does not allow that."""
+        return self._build(self._source, lost)
+
+    def leave_out(self, lost: frozenset[int]) -> bool:
+        """Mix without some heads from now on, the others with their shares of what is left; () = with all.
+
+        Returns:
+            Whether the step's groups allow that; if not, nothing has changed.
+        """
+        tree = self.tree_without(lost)
+        if tree is None:
+            return False
+        self._tree = tree
+        self.is_certified = self._wants_certified(self._decoding.topk)
+        self.takes_candidates = self.flat_mean is not None and self._decoding.topk != "dense"
+        return True
 
     def lift(self, logits: Sequence[Tensor], joined: Sequence[Sequence[bool]] = ()) -> list[Tensor]:
         """Turn each head's logits (B, V_k) into shared probabilities (B, V) on its own device.
@@ -83,10 +103,13 @@ class Mixer:
     def _joined(self, lifted: list[Tensor], joined: Sequence[Sequence[bool]]) -> list[Tensor]:
         """Count spaces that are none, see `lift`."""
         for k, own in enumerate(zip(*joined, strict=True)):
-            if any(own):
-                device = lifted[k].device
-                lifted[k] = self._on(device).lift_first(lifted[k], torch.tensor(own, device=device))
+            lifted[k] = self._first(lifted[k], own)
         return lifted
+
+    def _first(self, lifted: Tensor, joined: Sequence[bool]) -> Tensor:
+        if not any(joined):
+            return lifted
+        return self._on(lifted.device).lift_first(lifted, torch.tensor(joined, device=lifted.device))
 
     def lift_certified(
         self, logits: Sequence[Tensor | Candidates], states: Tensor, joined: Sequence[Sequence[bool]] = ()
@@ -111,7 +134,7 @@ class Mixer:
                 slack += weight[k] * most
             else:
                 own = self._on(one.device).lift(k, one)
-            fused += weight[k] * own.to(self.device)
+            fused += weight.get(k, 0.0) * own.to(self.device)  # one that is left out counts nothing
             given.append(own)
         allowed = shared.guard.mask(states)
         is_sure = sure(fused.masked_fill(~allowed, -1.0), slack.masked_fill(~allowed, 0.0), self.margin)
@@ -123,9 +146,15 @@ class Mixer:
                 given[k][doubtful] = shared.lift(k, one.fetch(doubtful).to(self.device))
         return self._joined(given, joined)
 
-    def lift_one(self, k: int, logits: Tensor) -> Tensor:
-        """Turn one head's logits (B, V_k) into shared probabilities (B, V) on its own device."""
-        return self._on(logits.device).lift(k, logits)
+    def lift_one(self, k: int, logits: Tensor, joined: Sequence[bool] = ()) -> Tensor:
+        """Turn one head's logits (B, V_k) into shared probabilities (B, V) on its own device.
+
+        Args:
+            k: the head.
+            logits: of it.
+            joined: which of the rows it begins with a space that is none; () = none.
+        """
+        return self._first(self._on(logits.device).lift(k, logits), joined)
 
     def fuse(self, probs: Sequence[Tensor]) -> Tensor:
         """Mix heads that are on the fusing device: K of (B, V) -> (B, V)."""
@@ -178,20 +207,25 @@ class Mixer:
             return mean(inner, weights)
         return tree.fuser(torch.stack(inner), weights, tree.view)  # (K, B, V) -> (B, V)
 
-    def _build(self, source: Source) -> _Tree:
+    def _build(self, source: Source, lost: frozenset[int]) -> _Tree | None:
+        """Return the tree of a source without some heads; None where too few are left."""
         if isinstance(source, Member):
-            return _Leaf(self._index[id(source)])
-        names = [_name(inner) for inner in source.sources]
-        ties = [_tie(inner) for inner in source.sources]
-        order = canonical_order(names, [inner.weight for inner in source.sources], ties)
-        sources = tuple(self._build(source.sources[k]) for k in order)
-        weights = torch.tensor([source.sources[k].weight for k in order], dtype=torch.float64)
+            head = self._index[id(source)]
+            return None if head in lost else _Leaf(head)
+        built = [(inner, tree) for inner in source.sources if (tree := self._build(inner, lost)) is not None]
+        if len(built) < (source.least or len(source.sources)):
+            return None
+        left = [inner for inner, _ in built]
+        names = [_name(inner) for inner in left]
+        order = canonical_order(names, [inner.weight for inner in left], [tie(inner) for inner in left])
+        sources = tuple(built[k][1] for k in order)
+        weights = torch.tensor([left[k].weight for k in order], dtype=torch.float64)
         view = FuserView(
             self.vocabulary,
             tuple(names[k] for k in order),
             tuple(inner.head if isinstance(inner, _Leaf) else None for inner in sources),
         )
-        return _Inner(_fuser(source), (weights / weights.sum()).to(self.device), sources, view)
+        return _Inner(fuser_of(source), (weights / weights.sum()).to(self.device), sources, view)
 
 
 def fusing_device(models: Sequence[TokenModel]) -> torch.device:
@@ -213,11 +247,11 @@ def _name(source: Source) -> str:
     return "(" + "|".join(sorted(_name(inner) for inner in source.sources)) + ")"
 
 
-def _tie(source: Source) -> str:
+def tie(source: Source) -> str:
     """Return what orders sources of one name and weight: their prompts, not their ids, which follow the text."""
     if isinstance(source, Member):
         return f"{source.template!r} {sorted(source.fields.items())}"
-    return f"{source.fuse} {source.fuse_options} {sorted((s.weight, _tie(s)) for s in source.sources)}"
+    return f"{source.fuse} {source.fuse_options} {sorted((s.weight, tie(s)) for s in source.sources)}"
 
 
 def runs_on_host(fuse: str) -> bool:
@@ -230,7 +264,13 @@ def writes_bytes(source: Source) -> bool:
     return isinstance(source, Mixture) and bool(getattr(load(fusers()[source.fuse]), "writes_bytes", False))
 
 
-def _fuser(mixture: Mixture) -> Fuser:
+def writes_ahead(source: Source) -> bool:
+    """Return whether one head writes a source's text and the others verify it, as its fuser's class says."""
+    return isinstance(source, Mixture) and bool(getattr(load(fusers()[source.fuse]), "writes_ahead", False))
+
+
+def fuser_of(mixture: Mixture) -> Fuser:
+    """Return a new fuser of a mixture."""
     options = dict(mixture.fuse_options)
     made: Fuser = load(fusers()[mixture.fuse])(**options)  # type: ignore[operator]  # a registered class
     return made

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from flowinfer.backends.base import Session
 from flowinfer.engine.loops.acceptance import DraftLength
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.rows import LiveRow
-from flowinfer.fusion.advance import Advance, Context
+from flowinfer.fusion.advance import Advance, Context, common_prefix
 
 
 @dataclass(eq=False)
@@ -25,6 +26,31 @@ class SessionRow:
     draft_length: DraftLength
     is_fresh: bool = True
     """Whether only its prompt was read: its first distributions are there without a forward."""
+
+
+@dataclass(eq=False)
+class PathRow(SessionRow):
+    """A live row of whose ids each session holds a path of its own, which may part from what it is to read next."""
+
+    path: list[tuple[int, ...]] = field(default_factory=list)
+    """For each head, the ids behind the prompt that its session holds."""
+
+    def hold(self, k: int, session: Session, ids: Sequence[int], kept: int) -> int:
+        """Roll a head's session back to where it differs from some ids, which it is then to read.
+
+        Args:
+            k: the head.
+            session: of it.
+            ids: behind the prompt, to be held.
+            kept: most of them that may be held already.
+        Returns:
+            how many of them it holds.
+        """
+        held = self.path[k]
+        kept = min(kept, common_prefix(held, ids))
+        session.rollback(self.handles[k], len(held) - kept)
+        self.path[k] = tuple(ids)
+        return kept
 
 
 @dataclass

@@ -17,21 +17,22 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from flowinfer.backends.base import CandidateSession, Session, TokenModel, is_elsewhere, runs_beside
+from flowinfer.backends.base import Session, TokenModel, is_elsewhere, runs_beside
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.loops.acceptance import DraftOdds, Payoff
 from flowinfer.engine.loops.choosing import Decision, Prefixes
 from flowinfer.engine.loops.clock import Clock, Part
 from flowinfer.engine.loops.drafts import Drafter
 from flowinfer.engine.loops.heads import Heads
+from flowinfer.engine.loops.losses import HeadSessions
 from flowinfer.engine.loops.proposals import Proposal, SessionRow, spell
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.workers import DeviceWorkers
+from flowinfer.errors import HeadCut, HeadLost
 from flowinfer.fusion.certified import Candidates, together
 from flowinfer.planning.plan import Step
 
@@ -45,8 +46,6 @@ ChooseThreads = Callable[[int], AbstractContextManager[None]]
 @dataclass(eq=False)
 class RoundDecoder:
     """Decode one step's rows in rounds; a `Decoder`."""
-
-    keeps_host_busy = True
 
     step: Step
     models: Sequence[TokenModel]
@@ -75,6 +74,13 @@ class RoundDecoder:
         elsewhere = [is_elsewhere(model) for model in self.models]
         is_queued = self.open_sessions is not None
         self.workers = DeviceWorkers(devices, self.clock, beside=beside, elsewhere=elsewhere, is_queued=is_queued)
+        self.waits_elsewhere = any(elsewhere)
+        """Whether its turns wait for other processes."""
+
+    @property
+    def keeps_host_busy(self) -> bool:
+        """Return whether nothing else can go on during its turns."""
+        return not self.waits_elsewhere
 
     def stream(self) -> RoundStream:
         """Return a new run; the one before must be closed."""
@@ -92,15 +98,11 @@ class RoundStream:
         self._drafter = decoder.drafter(decoder.heads) if decoder.drafter else None
         self._payoff = decoder.payoff
         self._waiting: deque[Row] = deque()
-        self.sessions = decoder.open_sessions() if decoder.open_sessions else [m.open() for m in decoder.models]
+        self._misfits: list[Completion] = []
+        """Rows that could not begin, and of which nobody has been told."""
+        self._of_heads = HeadSessions(decoder.heads, decoder.open_sessions() if decoder.open_sessions else None)
+        self.sessions = self._of_heads.all
         """One of each head."""
-        self._apart = [
-            cast(CandidateSession, session) if is_elsewhere(model) else None
-            for session, model in zip(self.sessions, decoder.models, strict=True)
-        ]
-        for apart, lift in zip(self._apart, self._heads.vocabulary.lifts, strict=True):
-            if apart is not None:
-                apart.leave_out(lift.banned)
         self.batch: list[SessionRow] = []
         """Rows that are being decoded."""
 
@@ -115,12 +117,16 @@ class RoundStream:
 
     def turn(self) -> list[Completion]:
         """Admit rows and do a round; return the rows that ended."""
-        misfits = self._admit()
-        if self.batch:
-            with self._decoder.threads(len(self.batch)):
-                self._round()
+        try:
+            self._admit()
+            if self.batch:
+                with self._decoder.threads(len(self.batch)):
+                    self._round()
+        except (HeadCut, HeadLost) as error:
+            self._go_on_without(error)
         ended = [row for row in self.batch if row.live.finish_reason]
         self._remove(ended)
+        misfits, self._misfits = self._misfits, []
         return [*misfits, *(self._heads.complete(row.live) for row in ended)]
 
     def wait(self) -> None:
@@ -136,41 +142,71 @@ class RoundStream:
         self._waiting.clear()
         self.batch, self.sessions, self._drafter = [], [], None
 
-    def _admit(self) -> list[Completion]:
-        """Let every head read the prompts of waiting rows that there is room for; return those that cannot run."""
+    def _go_on_without(self, error: HeadCut | HeadLost) -> None:
+        """Let all rows go on from where they are without the heads that are lost; see `HeadSessions.go_without`."""
+        lost = self._of_heads.go_without(error)
+        for row in self.batch:
+            row.live.lose(lost)
+            row.is_fresh = not row.live.num_tokens
+            for k, context in enumerate(row.live.contexts):  # the round that broke may have read all of it
+                row.valid[k] = max(0, min(row.valid[k], len(context.ids) - 1))
+
+    def _admit(self) -> None:
+        """Let every head read the prompts of waiting rows that there is room for; note those that cannot run.
+
+        Rows that a head has left end first.
+        """
+        if self._heads.lost and self._waiting:
+            if self.batch:
+                return
+            self._of_heads.look_again()
+        room = min(self._decoder.batch - len(self.batch), len(self._waiting))
+        taken = [self._waiting.popleft() for _ in range(room)]
         misfits, rows = list[Completion](), list[LiveRow]()
-        for _ in range(min(self._decoder.batch - len(self.batch), len(self._waiting))):
-            begun = self._heads.begin(self._waiting.popleft(), len(self.batch) + len(rows) + 1)
-            if isinstance(begun, LiveRow):
-                rows.append(begun)
-            else:
-                misfits.append(begun)
-        if rows:
-            self._prefill(rows)
-        return misfits
+        try:
+            for row in taken:
+                begun = self._heads.begin(row, len(self.batch) + len(rows) + 1)
+                if isinstance(begun, LiveRow):
+                    rows.append(begun)
+                else:
+                    misfits.append(begun)
+            if rows:
+                self._prefill(rows)
+        except (HeadCut, HeadLost):
+            self._waiting.extendleft(reversed(taken))
+            raise
+        self._misfits += misfits
 
     def _prefill(self, rows: Sequence[LiveRow]) -> None:
-        handles = self._read_prompts(rows)
-        joint = [index for index, row in enumerate(rows) if row.begins_jointly]
-        if joint:
-            names = [[of_head[index] for index in joint] for of_head in handles]
-            self._heads.take_spaces([rows[index] for index in joint], self.sessions, names)
+        handles: list[list[int]] = [[] for _ in self.sessions]
+        try:
+            self._read_prompts(rows, handles)
+            joint = [index for index, row in enumerate(rows) if row.begins_jointly]
+            if joint:
+                names = [[of_head[index] for index in joint] for of_head in handles]
+                self._heads.take_spaces([rows[index] for index in joint], self.sessions, names)
+        except HeadCut:
+            for session, own in zip(self.sessions, handles, strict=True):
+                session.remove(own)
+            raise
         seconds = self._take_seconds("prefill")
         for row, *own in zip(rows, *handles, strict=True):
             row.rounds, row.batch = 0 if self._drafter else None, len(self.batch) + len(rows)
             for head, spent in zip(row.heads, seconds, strict=True):
                 head.forward_seconds += spent / len(rows)
-            self.batch.append(SessionRow(row, own, [0] * len(own), [0] * len(own), self._payoff.new_length()))
+            self.batch.append(self._session_row(row, own))
 
-    def _read_prompts(self, rows: Sequence[LiveRow]) -> list[list[int]]:
-        """Let every head read the rows' prompts; return its handles of them."""
-        handles: list[list[int]] = [[] for _ in self.sessions]
+    def _session_row(self, row: LiveRow, handles: list[int]) -> SessionRow:
+        """Return a row whose prompt was read."""
+        return SessionRow(row, handles, [0] * len(handles), [0] * len(handles), self._payoff.new_length())
+
+    def _read_prompts(self, rows: Sequence[LiveRow], handles: list[list[int]]) -> None:
+        """Let every head read the rows' prompts; note its handles of them."""
 
         def read(k: int) -> None:
             handles[k] = self.sessions[k].add([row.prompts[k].ids for row in rows])
 
         self._workers.run("prefill", read)
-        return handles
 
     @torch.inference_mode()
     def _round(self) -> None:
@@ -231,7 +267,7 @@ class RoundStream:
 
         def feed(k: int) -> None:
             session, found = self.sessions[k], list[Tensor | Candidates]()
-            apart = self._apart[k] if takes_some else None
+            apart = self._of_heads.apart[k] if takes_some else None
             if fresh:
                 rows = [row.handles[k] for row in fresh]
                 found.append(apart.best(rows, CANDIDATES) if apart else session.logits(rows))

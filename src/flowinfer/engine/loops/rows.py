@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
 
@@ -27,6 +27,8 @@ class HeadState:
     transfer_seconds: float = 0.0
     fed: int = 0
     agreed: int = 0
+    forwards: int = 0
+    """Behind the prompt's; counted where heads do not go in lock step."""
 
 
 class LiveRow:
@@ -71,12 +73,16 @@ class LiveRow:
         """How often all heads favoured what it emitted."""
         self.rounds: int | None = None
         """Verifying forwards; None where every token has its own."""
+        self.fused: int | None = None
+        """Tokens that all heads chose, where one writes and the others verify."""
         self.drafted = 0
         self.accepted = 0
         self.fuse_seconds = 0.0
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
         """Why it failed."""
+        self.lost: dict[int, int] = {}
+        """Heads that are lost, and how many tokens there were then."""
         self.likelihoods: dict[str, float] | None = None
         """Logarithm of the probability of each candidate; None where it writes."""
         self.decoding = row.decoding or step.decoding
@@ -126,11 +132,18 @@ class LiveRow:
             self.log_probability += log(probability)
         self.lead += lead
         agreed = True
-        for head, favourite in zip(self.heads, favourites, strict=True):
+        for k, (head, favourite) in enumerate(zip(self.heads, favourites, strict=True)):
+            if k in self.lost:
+                continue
             is_own = favourite == slot
             head.agreed += is_own
             agreed &= is_own
         self.num_agreed += agreed
+
+    def lose(self, heads: Iterable[int]) -> None:
+        """Go on without some heads."""
+        for head in heads:
+            self.lost.setdefault(head, self.num_tokens)
 
     def fail(self, error: BaseException) -> None:
         """End the row, and no other, by what was raised at work on it; what is the run's is raised again."""
@@ -165,6 +178,8 @@ class LiveRow:
 
     def feed(self, head: int, num_ids: int, max_positions: int) -> None:
         """Count ids about to be fed to a head; end the row where its context exceeds the head's positions."""
+        if head in self.lost:
+            return
         if self.has_room(head, len(self.contexts[head].ids), max_positions):
             self.heads[head].fed += num_ids
         else:
@@ -182,9 +197,13 @@ class LiveRow:
                 fed_tokens=state.fed,
                 forward_seconds=state.forward_seconds,
                 transfer_seconds=state.transfer_seconds,
-                agreement=None if self.likelihoods else state.agreed / steps,
+                agreement=None if self.likelihoods else state.agreed / (self.lost.get(k, steps) or 1),
+                lost_at=self.lost.get(k),
+                forwards=None if self.fused is None else state.forwards,
             )
-            for member, prompt, state in zip(members(step.source), self.prompts, self.heads, strict=True)
+            for k, (member, prompt, state) in enumerate(
+                zip(members(step.source), self.prompts, self.heads, strict=True)
+            )
         )
         assert self.finish_reason, "only ended rows have results"
         opened = any(prompt.opens_thinking for prompt in self.prompts)
@@ -207,6 +226,7 @@ class LiveRow:
             rounds=self.rounds,
             drafted_tokens=self.drafted,
             accepted_tokens=self.accepted,
+            fused_tokens=self.fused,
             likelihoods=self.likelihoods,
         )
 

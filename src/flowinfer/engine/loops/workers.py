@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 
+from flowinfer.backends.aside import waiting
 from flowinfer.engine.loops.clock import UNTIMED, Clock, Part
 
 
@@ -38,6 +39,7 @@ class DeviceWorkers:
     ) -> None:
         self._devices = tuple(devices)
         self._clock = clock
+        self._elsewhere = {k for k, is_so in enumerate(elsewhere) if is_so}
         self._streams: dict[int, torch.cuda.Stream] = {}
         self._is_queued = is_queued and any(device.type == "cuda" for device in devices)
         cores, apart = torch.get_num_threads(), [k for k, is_so in enumerate(elsewhere) if is_so]
@@ -67,7 +69,10 @@ class DeviceWorkers:
         if self._pool is None:
             return self._on_device(part, work, self._heads_of[0])
         futures = [self._pool.submit(self._on_device, part, work, heads) for heads in self._heads_of]
-        wait(futures)
+        wait([future for future, heads in zip(futures, self._heads_of, strict=True) if heads[0] not in self._elsewhere])
+        if self._elsewhere:
+            with waiting():
+                wait(futures)
         for future in futures:
             future.result()
         return None

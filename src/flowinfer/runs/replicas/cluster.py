@@ -35,7 +35,7 @@ _LOOK_SECONDS = 60.0
 _PLACE_SECONDS = 120.0
 """Until an actor has found a place."""
 _POLL_SECONDS = 1.0
-_PAUSE_SECONDS = 1e-3
+PAUSE_SECONDS = 4e-3
 """Between calls of one actor, times their number: a call costs the driver a part of that, however much it brings."""
 _KNOCK_SECONDS = 10.0
 P = TypeVar("P")
@@ -134,7 +134,7 @@ class ClusterSite:
             )
             .remote(program, {"OMP_NUM_THREADS": threads_for(where.cores)})
         )
-        pause = len(where.hosts) * _PAUSE_SECONDS
+        pause = len(where.hosts) * PAUSE_SECONDS
         self._links.append(_Link(ray, actor, hear, f"no node has {needs} free", pause))
         return self._links[-1]
 

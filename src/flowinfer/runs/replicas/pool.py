@@ -120,6 +120,8 @@ class _Replica:
     """Looks at which it had said nothing since the one before."""
     is_heard: bool = False
     """Whether it has said anything since it was started."""
+    why: str = ""
+    """Why it was ended from here."""
 
     def __str__(self) -> str:
         does = f"{self.num_answered} answered, {len(self.asked)} under way" if self.is_ready else "starting"
@@ -222,7 +224,7 @@ class ReplicaPool:
     def _begin(self, replica: _Replica) -> None:
         """Start a replica, or start it again."""
         replica.is_ready = replica.is_heard = False
-        replica.num_silent = 0
+        replica.num_silent, replica.why = 0, ""
         replica.link = self._site.start(replica.index, lambda said: self._heard.put((replica, said)))
         replica.link.send(self._start)
 
@@ -231,6 +233,7 @@ class ReplicaPool:
         for replica in self._replicas:
             replica.num_silent += 1
             if replica.num_silent == (MOST_SILENT if replica.is_heard else MOST_SILENT_FIRST):
+                replica.why = f"it said nothing for {replica.num_silent * LOOK_SECONDS:.0f} s"
                 replica.link.kill()
 
     def _take(self, replica: _Replica, said: Said | Gone) -> Iterator[Stepped | Answered]:
@@ -240,13 +243,14 @@ class ReplicaPool:
             replica.num_silent, replica.is_heard = 0, True
         match said:
             case Done():
+                STARTUP.first_token()
                 yield from self._end(replica, said)
             case Ready():
                 replica.is_ready = True
                 self._num_here += replica.num_starts > 1  # one that starts for the first time is counted
                 self._fill(replica)
                 self._show_now_and_then()
-            case Tokens(count=count):
+            case Tokens(count=count) if count:
                 STARTUP.first_token()
                 self._observer.tokens_emitted(count)
             case Loading(seconds=None):
@@ -258,9 +262,7 @@ class ReplicaPool:
             case Failed():
                 replica.failure = said
             case Gone(how=how):
-                if replica.num_silent >= MOST_SILENT:
-                    how = f"it said nothing for {replica.num_silent * LOOK_SECONDS:.0f} s"
-                yield from self._lose(replica, name, how)
+                yield from self._lose(replica, name, replica.why or how)
 
     def _notice(self, text: str) -> None:
         """Say once what several replicas say."""

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel
 
-from flowinfer.runs.replicas.pool import MOST_SILENT, MOST_SILENT_FIRST
+from flowinfer.runs.replicas.pool import LOOK_SECONDS, MOST_SILENT, MOST_SILENT_FIRST
 from flowinfer.runs.replicas.wire import Failed
 from flowinfer.serving.flows import Asking
 from flowinfer.serving.replicas import wire
@@ -66,6 +66,8 @@ class Replica:
     failure: Failed | None = None
     num_silent: int = 0
     """Looks on end at which it had said nothing since the one before."""
+    why: str = ""
+    """Why it is being ended, if it is."""
     is_heard: bool = False
     """Whether it has said anything since it was started."""
 
@@ -96,7 +98,12 @@ class Replica:
         """End it if it says nothing any more: a process, or its host, that stands still; see `pool.MOST_SILENT`."""
         self.num_silent += not self.is_given_up
         if self.num_silent == (MOST_SILENT if self.is_heard else MOST_SILENT_FIRST):
-            self.link.kill()
+            self.end(f"it said nothing for {self.num_silent * LOOK_SECONDS:.0f} s")
+
+    def end(self, why: str) -> None:
+        """End it, whatever it does."""
+        self.why = why
+        self.link.kill()
 
     def take(self, question: Question) -> None:
         """Have a question more."""

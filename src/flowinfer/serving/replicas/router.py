@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 from flowinfer.engine.decoders import LoopState
 from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.runs.replicas.local import HearLine
-from flowinfer.runs.replicas.pool import LOOK_SECONDS, MOST_SILENT, MOST_STARTS, MOST_STARTS_LATER, Gone, error_of
+from flowinfer.runs.replicas.pool import LOOK_SECONDS, MOST_STARTS, MOST_STARTS_LATER, Gone, error_of
 from flowinfer.runs.replicas.wire import Failed, Notice, plan_data
 from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.happenings import STOPPED, Ended, Happening, Lost, StepEnded
@@ -233,7 +233,7 @@ class Router:
             said = wire.said(line)
         except ValueError as error:
             self._bug(replica, f"it has said what is no message: {error}")
-            replica.link.kill()
+            replica.end("it has said what is no message")
             return
         replica.num_silent, replica.is_heard = 0, True
         match said:
@@ -315,8 +315,7 @@ class Router:
     def _lose(self, replica: Replica, how: str) -> None:
         """Tell those who wait for a replica that it has ended; start it again, or go on without it."""
         failure, replica.failure, replica.standing = replica.failure, None, None
-        if replica.num_silent >= MOST_SILENT:
-            how = f"it said nothing for {replica.num_silent * LOOK_SECONDS:.0f} s"
+        how, replica.why = replica.why or how, ""
         why = failure.message if failure is not None and failure.error else how
         self._beginnings.forget(replica.index)
         lost = Lost(f"the process that was to answer has ended: {why}")

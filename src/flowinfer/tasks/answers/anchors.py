@@ -15,7 +15,7 @@ _ENGLISH = (
     r"[*_\"']*\s*(?:is|are|(?:would|should|must|will|has to|to) be|equals|=|:)"
     r"|(?:correct|right|best)\s+(?:option|choice|statement|one)[*_]*\s*(?:is|(?:would|should|must) be|:)"
     r"|(?:correct(?:ed)?|right|actual)\s+(?:total|number|amount|value|sum|figure|count|price|cost|time)[*_]*"
-    r"\s*(?:is|was|:)|(?:i(?:'d| would|'ll| will)?|so)\s+(?:go with|choose|pick|select)|choose\s+option"
+    r"\s*(?:is|was|:)|(?:i(?:'d| would|'ll| will)?|so)\s+(?:go with|choose|pick|select|say)|choose\s+option"
     r"|i(?:'m| am)? lean(?:ing)?(?: towards?)?"
 )
 _CHINESE = (
@@ -49,7 +49,7 @@ _HEADER = r"(?:^|\n)[#*\s]*(?:(?:(?:the )?final |the )?answer|(?:最终)?答案)
 _BLANKS = r"[ \t*_:`]*(?:\r?\n[\s*_:`]*)?(?:(?:\\\[|\$\$)\s*)?"
 """To the next line, where the anchor ends its own."""
 _ANCHOR = re.compile(
-    rf"(?:(?P<which>(?i:{_WHICH}))|(?P<hash>####|<answer>|<\|begin_of_box\|>)|(?i:{_HEADER})|(?:^|\n)\s*[*_]*A\s*:"
+    rf"(?:(?P<which>(?i:{_WHICH}))|(?P<hash>####|<answer>|<\|begin_of_box\|>)|(?i:{_HEADER})|(?:^|\n)\s*[*_]*A\s*:(?!(?:.*\n+){{1,3}}[*_]*B\s*:)"
     rf"|(?i:\b(?:{_ENGLISH}))|{_CHINESE}|(?P<correction>(?i:{_CORRECTION}))){_BLANKS}"
 )
 _DENIED = re.compile(

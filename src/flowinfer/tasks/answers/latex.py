@@ -43,6 +43,7 @@ def plain(text: str) -> str:
     text = re.sub(r"√\s*(\d+|[a-z]|\([^()]*\))", r"sqrt(\1)", _arguments(text))
     text = re.sub(r"\\(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-z])", r" \1 ", text)
     text = re.sub(r"\^\s*\{([^{}]*)\}", r"^(\1)", text)
+    text = re.sub(r"(sin|cos|tan|cot|sec|csc) \^\(?(\d)\)?\s*(\([^()]*\)|[a-z]\b)", r" \1(\3)^\2", text)
     text = re.sub(r"_\s*\{([^{}]*)\}", r"_\1", text)
     text = _MEMBER.sub("", text.strip())
     text = re.sub(r"^\$(?=[\d.])", "", text)

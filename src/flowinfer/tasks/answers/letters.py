@@ -20,13 +20,13 @@ _ITEM = (
     r"(?:项|选项)?(?![a-z])"
 )
 _TIGHT = re.compile(
-    r"\s*(?:[,;(.。]\s*)?(?:[、/&+·|]|\band/or\b|\b(?:and|or|as well as|plus)\b|(?<![,;.] )\bthen\b"
+    r"\s*(?:[,;(.。]\s*)?(?:[、/&+·|]|->|[→⇒]|\band/or\b|\b(?:and|or|as well as|plus)\b|(?<![,;.] )\bthen\b"
     r"|以及|[和与及]|或者?|还是)\s*"
     rf"(?:also\s+|maybe\s+|perhaps\s+|possibly\s+|可能是?|选)?{_ITEM}",
     re.I,
 )
 """A further letter of a list, behind what can only join."""
-_COMMA = re.compile(rf"\s*[,;，；]\s*{_ITEM}")
+_COMMA = re.compile(rf"\s*[,;，；]\s*(?:then\s+)?{_ITEM}")
 """One behind a comma, after which something else may begin."""
 _PLAIN = re.compile(rf"\s*{_ITEM}")
 _GOES_ON = re.compile(
@@ -71,6 +71,8 @@ _OPENS = re.compile(
     r"[\s*_(\[【\"“]*(?:选项\s*)?([A-Z])[\s*_)\]】\"”]*"
     r"(?P<after>$|\n|[.。:)、,;](?=[^A-Za-z]|[A-Za-z]{2}|[A-Z]\s?项|$)|[(（]?(?:解析|理由|因为|分析|原因)|[-–—])"
 )
+
+_EXPLAINS = re.compile(r"[\s*#_]*(?:explanation|rationale|reason|解析|解释|分析|理由)", re.I)
 
 
 def find_choice(text: Text, choices: Mapping[str, str], question: str) -> Found:
@@ -118,7 +120,7 @@ class _Letters(Reader):
         """Yield where each anchor's answer stands, and what it is."""
         head = re.compile(
             r"^[\s*_$\"'“”‘’(\[【「\\{]*(?:text|选项|选择|选|option|choice|letter|第)?[\s*(\[【{<]*"
-            rf"([{self.letters}])(?:(?![A-Za-z0-9_'’])|(?=(?-i:[{self.letters}]+)(?![A-Za-z0-9_'’])))",
+            rf"(?:[{self.letters}]\s*(?:->|[→⇒])\s*(?=[{self.letters}]\W*$))?([{self.letters}])(?:(?![A-Za-z0-9_'’])|(?=(?-i:[{self.letters}]+)(?![A-Za-z0-9_'’])))",
             re.I,
         )
         for tail in tails:
@@ -142,13 +144,16 @@ class _Letters(Reader):
             return Found(alone[1].upper(), "ok", "only_letter", text.span())
         string = masked(text.string)
         places = tokens(string, self.letters)
-        leading = _leading(text, self.letters)
+        leading = _leading(text, self.choices)
         if leading is None and is_broken_off(text):
             return Found(None, "truncated", "none", None)
         if not places:
             return self._told(text) or Found(None, "no_answer", "none", None)
         found = self._judged(text, string, places, leading)
-        return found if found.value is not None else self._told_last(text, places) or found
+        if found.value is None:
+            is_plain = found.rule == "negated" and not re.search(r"\bwould\b|如果|假[设如]", text.string, re.I)
+            return (self._told(text) if is_plain else self._told_last(text, places)) or found
+        return found
 
     def _by_text(self, text: Text, rule: str) -> Found | None:
         option = named_option(text, self.choices, self.question)
@@ -156,7 +161,9 @@ class _Letters(Reader):
 
     def _told(self, text: Text) -> Found | None:
         """Return the option that is told by its text; of numbers the one that equals what a text settles on."""
-        if not all(re.fullmatch(r"-?[\d.,]+", option.strip()) for option in self.choices.values()):
+        if not all(
+            re.fullmatch(r"(?:Rs\.? ?|[$¥€£])?-?[\d.,]+\s?%?", option.strip()) for option in self.choices.values()
+        ):
             return self._by_text(text, "option_text")
         found = find_number(text, self.question)
         if found.value is None or found.rule == "last_number":  # it only mentions one
@@ -177,12 +184,15 @@ class _Letters(Reader):
         """Return the letter that its clauses single out."""
         said = polarity(string, places)
         at_place = {string[at]: at for at in places}
+        singled = singled_out(string, places, self.question)
+        if singled == "":
+            return Found(None, "no_answer", "negated", None)
         last_line = re.fullmatch(rf"[\W_]*([{self.letters}])[\W_]*", text.string.strip().rsplit("\n", 1)[-1])
         right = said.right - said.wrong
         alone = said.bare if not (said.bare & said.wrong or OPEN.search(string)) else frozenset()
         for rule, letters in (
             ("first_line", leading if said.concluded in (None, leading) else None),
-            ("odd_one", self._odd_one(said, string) or singled_out(string, places, self.question)),
+            ("odd_one", self._odd_one(said, string) or singled),
             ("concluded", said.concluded if said.concluded not in said.wrong - said.right else None),
             ("judged_right", right if len(right) == 1 else said.right if len(said.right) > 1 else None),
             ("only_letter", alone if len(alone) == 1 and not _is_reported(string, at_place[min(alone)]) else None),
@@ -208,7 +218,10 @@ class _Letters(Reader):
         sorted_out = said.right - said.wrong if asks_wrong(self.question) else odd
         left = every - sorted_out
         named = said.right | said.wrong | said.bare
-        return next(iter(left)) if len(left) == 1 and not left & named and _REST.search(string) else None
+        is_left_over = len(sorted_out) == len(every) - 1 > 1 and not (said.right | said.bare) - sorted_out
+        return (
+            next(iter(left)) if len(left) == 1 and not left & named and (is_left_over or _REST.search(string)) else None
+        )
 
 
 def _is_list(between: str) -> bool:
@@ -236,7 +249,7 @@ def _joined(rest: str, letters: str) -> set[str]:
 
 def _is_article(string: str, at: int) -> bool:
     is_word = string[at + 1 : at + 2].isupper()
-    return string[at] in "Aa" and not is_word and tokens(string[at : at + 40], string[at]) == []
+    return string[at] in "AaI" and not is_word and tokens(string[at : at + 40].replace("*", " "), string[at]) == []
 
 
 def _is_reported(string: str, at: int) -> bool:
@@ -247,13 +260,17 @@ def _is_reported(string: str, at: int) -> bool:
     return string[at + 1 : at + 2] == "?" or is_supposed is not None
 
 
-def _leading(text: Text, letters: str) -> str | None:
+def _leading(text: Text, choices: Mapping[str, str]) -> str | None:
     """Return the letter that a text opens with and then explains; not where it goes through the options one by one."""
-    string = text.string.strip()
+    string, letters = text.string.strip(), "".join(choices)
     match = _OPENS.match(string)
+    if match is None and (named := re.match(rf"([{letters}])\s+(.+?)\s*(?:\n|$)", string)) is not None:
+        return named[1] if named[2].strip(" .。*") == choices[named[1]].strip(" .。") else None
     if match is None or match[1] not in letters or _joined(string[match.end(1) :], letters):
         return None
     rest = string[match.end() :]
+    if match["after"] == "\n" and _EXPLAINS.match(rest):
+        return match[1]
     if match["after"] == ")" and not rest.strip():
         return match[1]
     others = letters.replace(match[1], "")

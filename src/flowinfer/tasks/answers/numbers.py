@@ -34,6 +34,10 @@ def clean(part: str) -> str:
     part = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r" \1 ", part)
     part = _LATEX_FRACTION.sub(_plain_fraction, part)
     part = re.sub(r"\b(?:negative|minus)\s+(?=[$\d])|负(?=[$\d])", "-", part, flags=re.I)
+    part = re.sub(
+        r"(\d[\d.,]*\s?(?:°\s?[CF]?|degrees(?: \w+)?)?)\s+below zero\b|零下(?=\s?\d)", r"-\1", part, flags=re.I
+    )
+    part = re.sub(r"(?<=\d)(\s*(?:[a-zA-Z]{2,}|m)\s*)\^\s*\{?[23]\}?(?!\d|\.\d)", r"\1", part)  # of a unit
     part = re.sub(r"(?<=\d)\s*又\s*(?=\d+\s?/\s?\d)", " ", part)
     part = re.sub(r"(?<=\d) and (?:a|one)[- ]half\b", " 1/2", part)
     part = re.sub(r"<<[^<>]*>>", "", re.sub(r"(?<!half )\ba dozen\b", "12", part)).replace("\\pm", "±")

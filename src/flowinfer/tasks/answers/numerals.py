@@ -42,6 +42,9 @@ _FRACTIONS = (
 )
 
 
+_TELLS = re.compile(r"(?:共有?|剩下?|还有|等于)\s*$")
+
+
 def han_value(text: str) -> Fraction:
     """Return the value of a Chinese numeral such as 三十五 or 一万二千."""
     whole, _, decimals = text.removeprefix("负").partition("点")
@@ -94,6 +97,7 @@ def spelled(text: str) -> tuple[Fraction, int, int] | None:
         return english_value(match[0]), match.start(), match.end()
     for match in HAN.finditer(text):
         is_short = not text[: match.start()].strip() and len(text[match.end() :].strip()) < 4 and "一共" not in text
-        if (len(match[0]) > 1 or match[0] == "十" or is_short) and match[0].strip("万亿千百"):
+        is_told = _TELLS.search(text[: match.start()])
+        if (len(match[0]) > 1 or match[0] == "十" or is_short or is_told) and match[0].strip("万亿千百"):
             return han_value(match[0]), match.start(), match.end()
     return None

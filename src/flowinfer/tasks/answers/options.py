@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 
-from flowinfer.tasks.answers.polarity import CLAUSE, NEGATIVE, asks_wrong
+from flowinfer.tasks.answers.polarity import CLAUSE, NEGATIVE, asks_wrong, is_denied_as_asked
 from flowinfer.tasks.answers.text import Text, normalize
 
 Spans = dict[str, list[tuple[int, int]]]
@@ -41,7 +41,7 @@ def named_option(text: Text, choices: Mapping[str, str], question: str = "") -> 
 
 def _kept(string: str, choices: Mapping[str, str], question: str) -> Spans:
     """Return where each option's text stands, outside other options' texts and clauses that deny it."""
-    found = {letter: _spans(string, normalize(option).string.strip()) for letter, option in choices.items()}
+    found = {letter: _spans(string, normalize(option).string.strip(" .。")) for letter, option in choices.items()}
     marks = [match.span() for match in CLAUSE.finditer(string)]
     begins, ends = [0, *(end for _, end in marks)], [*(start for start, _ in marks), len(string)]
     kept: Spans = {}
@@ -52,15 +52,17 @@ def _kept(string: str, choices: Mapping[str, str], question: str) -> Spans:
             clause = begins[bisect_right(begins, span[0]) - 1], ends[bisect_left(ends, span[1])]
             rest = string[clause[0] : span[0]] + " " + string[span[1] : clause[1]]
             is_denied = re.search(r"[不没未非]$", string[max(0, span[0] - 1) : span[0]]) or NEGATIVE.search(rest)
-            if not is_inside and (not is_denied or _is_asked_wrong(string, span, question)):
+            if not is_inside and (not is_denied or _is_asked_wrong(string, span, clause[1], question)):
                 kept.setdefault(letter, []).append(span)
     return kept
 
 
-def _is_asked_wrong(string: str, span: tuple[int, int], question: str) -> bool:
-    """Return whether "what is not ... is" stands before an option of a question that asks for just that."""
+def _is_asked_wrong(string: str, span: tuple[int, int], end: int, question: str) -> bool:
+    """Return whether an option is denied as the question asks: "what is not ... is" before it, or "is not" behind."""
+    if not asks_wrong(question):
+        return False
     before = re.search(r"[^,。;\n]*(?:的?是|\bis)\s*$", string[max(0, span[0] - 80) : span[0]])
-    return before is not None and bool(NEGATIVE.search(before[0])) and asks_wrong(question)
+    return bool(before and NEGATIVE.search(before[0])) or is_denied_as_asked(string[span[1] : end], question)
 
 
 def last_conclusion(string: str) -> int | None:

@@ -49,6 +49,7 @@ _ARTICLE_BEFORE = re.compile(
     r"|looks|appears|remains|fits|matches|states|says|describes|mentions|talks|refers|correctly|to|nor|but|here|only|also"
     r"|option)\b)[a-z]{2,}"
 )
+_PRONOUN_BEFORE = re.compile(r"\s+(?!(?:is|was|because|since|and|or|as|seems|looks|fits|matches)\b)[a-z]|'")
 _DISCUSSED = re.compile(
     r"分析|[来先]看|考虑|看一?下|\b(?:consider(?:ed)?|look(?:ing)? at|examine|evaluate|between|initially|thought|says"
     r"|states|claims|describes|talks about|(?:al)?though)\b|在.{1,8}(?:中|之间)|虽然|尽管",
@@ -61,21 +62,25 @@ _VERDICT = re.compile(
     r"(?:的|选项)?[。;；，,.!\s]*",
     re.I,
 )
+_MARKED = re.compile(r"[✗✘❌✓√✔✅]\W*$")
+_MARK_BEHIND = re.compile(r"([.。])(\s?)([✗✘❌✓√✔✅])")
 _LISTED = re.compile(
     r"(?<![A-Za-z])(?<!and )(?<!or )(?<![和或与])([A-H])\s*[,，]\s*(?=(?:and |or |和|或|以及)?\s*[A-H](?![A-Za-z]))"
 )
 _ENUMERATOR = re.compile(
-    r"(?m)^([\s*#>-]*(?:选项|option )?[(（]?[A-H][)）]?)(\.)(?=\s*\S)(?!\s*[A-H](?![A-Za-z]))", re.I
+    r"(?m)^([\s*#>-]*(?:选项|option )?[(（]?[A-H][)）]?)(\.)(?=\s*\S)(?!\s*[A-H](?![A-Za-z]))"
+    r"|((?<![A-Za-z])[A-H])(\.)(?=\s?(?:不?正确|不?对|错|[✗✘❌✓√✔✅]))",
+    re.I,
 )
 _CONCLUDED = re.compile(
     r"(?:\b(?:so|therefore|thus|hence|it's|it is|must be|answer|leaves|clearly|obviously|definitely)"
     r"|(?:其实|实际上)(?:应该)?是?|显然是?|那就是|只?剩下?|即|所以|因此|综上|故|最终还是|→|⇒|=>)"
     r"[\s,:]*(?:it'?s |it is |it must be |option |the answer is |选项?|是)?"
-    r"[\s*(\[【]*([A-H])[\s*)\]】]*(?:项|选项)?\s*[了啦]?(?=$|[\n.。;；!,，])",
+    r"[\s*(\[【]*([A-H])[\s*)\]】]*(?:项|选项)?\s*[了啦]?(?=$|[\n.。;；!,，]|\s+it is\b)",
     re.I,
 )
 _WRONG = re.compile(
-    r"错误|有误|(?<!没)有错|不(?:正确|准确|恰当|妥|对|符|成立|属于|包括|包含|是|能|可|会|宜|应|合)|无关|除外|没有|未|并非"
+    r"错误|有误|(?<!没)有(?:错|语病|歧义)|不(?:正确|准确|恰当|妥|对|符|成立|属于|包括|包含|是|能|可|会|宜|应|合)|无关|除外|没有|未|并非"
     r"|incorrect|false|wrong|\bnot\b|n't|except|untrue|\bleast\b",
     re.I,
 )
@@ -96,7 +101,8 @@ def masked(string: str) -> str:
     """Return a text of the same length in which lists of letters and "A." at a line's begin stay in one clause."""
     string = string.replace("**", "  ")
     string = _LISTED.sub(lambda match: match[0].replace(",", "、").replace("，", "、"), string)
-    return _ENUMERATOR.sub(lambda match: match[1] + ":", string)
+    string = _MARK_BEHIND.sub(r"\3\2\1", string)
+    return _ENUMERATOR.sub(lambda match: (match[1] or match[3]) + ":", string)
 
 
 def tokens(string: str, letters: str) -> list[int]:
@@ -105,7 +111,8 @@ def tokens(string: str, letters: str) -> list[int]:
     for match in re.finditer(rf"(?<![A-Za-z0-9_\\^=+*/<>’-])[{letters}](?![A-Za-z0-9_^=+*/<>’]|'[a-z])", string):
         at = match.start()
         before, after = string[max(0, at - 14) : at], string[at + 1 :]
-        is_article = string[at] in "Aa" and _ARTICLE_BEFORE.match(after)
+        word = {"A": _ARTICLE_BEFORE, "a": _ARTICLE_BEFORE, "I": _PRONOUN_BEFORE}.get(string[at])
+        is_article = word is not None and word.match(after)
         if not (is_article or _BEFORE_WORD.search(before) or _AFTER_WORD.match(after)):
             places.append(at)
     return places
@@ -119,7 +126,7 @@ def polarity(string: str, places: list[int]) -> Polarity:
     for begin, end in pairwise(bounds):
         letters = {string[at] for at in places[bisect_left(places, begin) : bisect_left(places, end)]}
         clause = _FAULTLESS.sub("正确", string[begin:end])
-        if not letters and _VERDICT.fullmatch(clause):
+        if not letters and (_VERDICT.fullmatch(clause) or _MARKED.search(clause)):
             letters, said["bare"] = last, said["bare"] - last
         last = set() if re.search(r"[。;!\n]|\.\s", clause) else letters or last
         if (
@@ -147,35 +154,61 @@ _EXCEPTED = re.compile(
 )
 """That what is said of all options does not hold for the one that is named: all but B, 除B外."""
 _ONLY = re.compile(
-    r"(?<!not )\bonly\s+(?:option |choice |statement |answer )?\W?$|(?<!不)(?:只有|唯有|仅)\W?(?:选项)?$", re.I
+    r"(?P<not>\bnot\s+)?\bonly\s+(?:option |choice |statement |answer )?\W?$"
+    r"|(?P<no>不)?(?:只有|唯有|仅有?)\W?(?:选项)?$",
+    re.I,
 )
+_CALLED_WRONG = re.compile(
+    r"[\s*)\]】\"”]*(?:\s(?:is|would be)\s(?:clearly |the )?(?:false|incorrect|wrong|untrue|not (?:true|correct))\b"
+    r"(?! answer)"
+    r"|(?:项|选项)?的?(?:说法|表述|叙述|描述)?是?(?:错误|不正确|不对|错)的?(?:\W*$|[,，](?!不)))",
+    re.I,
+)
+
+_OF_STATEMENTS = re.compile(r"\b(?:statements?|true|false|(?:in)?correct|wrong)\b|说法|叙述|表述|正确|错误", re.I)
+_DENIED_AS = re.compile(r"(不(?:属于|包括|包含|符合))|\b(?:is|are)(?:n't| not)( (?:an? )?[a-z]{4,})", re.I)
 
 
 def singled_out(string: str, places: list[int], question: str) -> str | None:
-    """Return the only letter of a text where it says that all others, or it alone, are wrong or right, as asked.
+    """Return the only letter of a text that says of it, or of all others, what the question asks for.
 
-    Example: "All but B are correct" is B where the false one is asked for.
+    Example: "All but B are correct" and "B is false" are B where the false one is asked for; "only B is correct" is
+    the empty text there, since it leaves several.
     """
     if len(places) != 1:
         return None
     before = re.split(r"[。\n!?;]|\.\s", string[: places[0]])[-1]
-    sentence = before + re.split(r"[。\n!?;]|\.\s", string[places[0] :])[0]
-    is_only = bool(_ONLY.search(before))
-    is_excepted = not is_only and bool(_EXCEPTED.search(sentence))
-    if not (is_only or is_excepted):
+    rest = re.split(r"[。\n!?;]|\.\s", string[places[0] :])[0]
+    if OPEN.search(before + rest):
         return None
-    is_judged_wrong = bool(re.search(WRONG, sentence, re.I))
-    is_judged = is_judged_wrong or re.search(r"[都均全]对", sentence) or _POSITIVE.search(sentence)
-    if not is_judged or OPEN.search(sentence):
+    only = _ONLY.search(before)
+    is_excepted = not only and bool(_EXCEPTED.search(before + rest))
+    if not only and not is_excepted:
+        return string[places[0]] if asks_wrong(question) and is_denied_as_asked(rest[1:], question) else None
+    is_wrong = bool(re.search(WRONG, before + rest, re.I))
+    if not (is_wrong or re.search(r"[都均全]对", before + rest) or _POSITIVE.search(before + rest)):
         return None
-    return string[places[0]] if (is_judged_wrong != is_excepted) == asks_wrong(question) else None
+    is_told = not (only and (only["not"] or only["no"])) and (is_wrong != is_excepted) == asks_wrong(question)
+    return string[places[0]] if is_told else ""
+
+
+def is_denied_as_asked(rest: str, question: str) -> bool:
+    """Return whether what follows an option denies it as a question does: false of a statement, or 不属于 of 不属于."""
+    if _OF_STATEMENTS.search(question):
+        return bool(_CALLED_WRONG.match(rest))
+    denied = _DENIED_AS.search(rest)
+    return denied is not None and denied[denied.lastindex or 0] in question
 
 
 def asks_wrong(question: str) -> bool:
     """Return whether a question asks for the option that is wrong, or whatever the options else are not."""
-    return bool(_WRONG.search(re.split(r"[。\n]\s*(?=\S)", question.strip())[-1]))
+    return _is_wrong(re.split(r"[。\n]\s*(?=\S)", question.strip())[-1])
 
 
 def is_asked(described: str, question: str) -> bool:
     """Return whether a description such as 错误的 or "incorrect statement" is of what the question asks for."""
-    return bool(_WRONG.search(described)) == asks_wrong(question)
+    return _is_wrong(described) == asks_wrong(question)
+
+
+def _is_wrong(described: str) -> bool:
+    return bool(_WRONG.search(_FAULTLESS.sub("", described)))

@@ -46,17 +46,23 @@ _VERB = re.compile(
     re.I,
 )
 _STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?\s*[a-zA-Z]*\W*$")
-_IMAGINED = re.compile(r"\bwould (?:be|have)\b", re.I), re.compile(r"\b(?:if|without|had|unless)\b", re.I)
+_IMAGINED = re.compile(r"\bwould\b", re.I), re.compile(r"\b(?:if|without|had|unless)\b", re.I)
 _HOLDS = re.compile(r"共|是|\b(?:is|are|has|have)\b")
 _WEAK_BEFORE = re.compile(
     r"(?:\b(?:in|for|from|of|per|at|by|to|than|after|with|every|over|on)\s+(?:the |a )?\$?|第|每)$"
 )
+_TOTAL = re.compile(r"(?:\s*[a-z]+){0,2}?\s*\b(?:in all|in total|altogether)[\s.*]*$", re.I)
+"""That a number is told last, as what all others come to: $12.50 per person, $50 in all."""
 _BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
 _BOLD_LINE = re.compile(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*")
-_BLANKED = re.compile(r"\((?:not|instead|rather)[^()]*\)|^[\s*]*\d{1,2}[.)]\s+(?=\D)")
+_BLANKED = re.compile(
+    r"\((?:not|instead|rather)[^()]*\)|^[\s*]*\d{1,2}[.)]\s+(?=\D)"
+    r"|\d[\d.,]*\s+(?:more|fewer|less) than [^,.]*\d[^,.]*, which (?:is|was)(?=\s+\$?\d)"
+    r"|\d[\d.,]*\s?(?:[a-z]+)?,? (?:which )?(?:rounds|rounded) (?:up |down )?to(?=\s+\$?\d)"
+)
 _NAMED_VALUES = re.compile(r"[\s$]*([a-z])\s*=[^=,a-z]+(?:,|;|\band\b)[\s$]*(?!\1)[a-z]\s*=[^=,a-z]+", re.I)
-_TERM = re.compile(r"(?:^|=)[\s$]*-?[\d.]+\s?[nyz][\s$.]*$|=\s*-?[\d.]+\s?x[\s$.]*$")
-"""That a stretch ends with a term rather than a value: x = 12y; 12x alone is also "12 times"."""
+_TERM = re.compile(r"(?:^|[=:]|\b(?:is|are|be|get)\b)[\s$*]*-?[\d.]+\s?[nxyz][\s$*.]*$")
+"""That a stretch ends with a term rather than a value: x = 12y."""
 _ALONE = re.compile(r"[\s$€£¥￥*#>-]*[\d,.]+[\s*.]*")
 _LAST_CLAUSE = re.compile(
     r",?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;]\s*(?:and\s+)?(?:so|thus|therefore|hence|which (?:leaves|gives"
@@ -66,15 +72,17 @@ _LAST_CLAUSE = re.compile(
     r"|,\s*(?:最终|最后|于是|故|结果|实际|也就是说|换句话说|换言之|that is(?: to say)?,|in other words,?)",
     re.I,
 )
+_DOZEN = re.compile(r"\bdozen", re.I)
 _WEAK_RULES = ("last_number", "statement")
 
 
 def find_number(text: Text, question: str = "") -> Found:
     """Find the number that a text gives; of several side by side, the question tells which is meant."""
     found = find(text, _Numbers(question=question))
-    part, _, whole = (found.value or "").partition(" of 1/")
-    if whole == "100" and abs(Fraction(part)) < 1 and not asks_percent(question):
-        return replace(found, value=show(Fraction(part) / 100))
+    part, _, ratio = (found.value or "").partition(" of ")
+    is_small_percent = ratio == "1/100" and abs(Fraction(part)) < 1 and not asks_percent(question)
+    if is_small_percent or (ratio == "12" and question and not _DOZEN.search(question)):
+        return replace(found, value=show(Fraction(part) * Fraction(ratio)))
     return found
 
 
@@ -82,7 +90,7 @@ class _Numbers(Reader):
     def boxed(self, box: Text) -> Found | None:
         if re.search(r"\d\s*,\s+-?\$?\d", clean(box.string)):
             return Found(None, "ambiguous", "boxed", box.span())
-        if holds_bound(clean(box.string), self.question):
+        if holds_bound(clean(box.string), self.question) or _TERM.search(box.string):
             return Found(None, "no_answer", "boxed", box.span())
         held = answer_in(box.string).value
         return Found(held, "ok", "boxed", box.span()) if held is not None else None
@@ -126,7 +134,7 @@ def _stated(sentence: Text, question: str) -> Found | None:
     """Read a sentence that concludes, works out a value, or only mentions a number."""
     string = _BLANKED.sub(lambda match: " " * len(match[0]), clean(sentence.string))
     begin = _last_clause(string)
-    if REPORTED.search(string) or all(pattern.search(string, begin) for pattern in _IMAGINED):
+    if REPORTED.search(string) or _is_imagined(string[begin:], question):
         return None
     if "±" in string or _NAMED_VALUES.fullmatch(string):
         return Found(None, "ambiguous", "conclusion", sentence.span())
@@ -156,9 +164,14 @@ def _stated(sentence: Text, question: str) -> Found | None:
         return Found(None, "ambiguous", "conclusion", sentence.span())
     if reading.value is None:
         return None
-    is_concluded = has_cue or _ALONE.fullmatch(string)
+    is_concluded = has_cue or equal is not None or _ALONE.fullmatch(string)
     rule = "conclusion" if is_concluded else "statement" if _STATEMENT.search(string) else "last_number"
     return Found(reading.value, "ok", rule, span(place))
+
+
+def _is_imagined(clause: str, question: str) -> bool:
+    """Return whether a clause tells what would be under a condition that the question does not set."""
+    return "=" not in clause and all(one.search(clause) and not one.search(question) for one in _IMAGINED)
 
 
 def _emphasized(sentence: Text) -> Found | None:
@@ -180,6 +193,10 @@ def _concluded(string: str, found: list[Number], begin: int) -> tuple[Reading, N
     begin = min(begin, inside[0][1])
     end = begin + len(main_clause(string[begin:]))
     inside = [item for item in inside if item[1] < end] or inside
+    if re.match(r"[\s*$]*[\d.,]+\s+(?:is|are|was|were)\s+(?:the|how)\b", string):
+        return first_value(string, found), found[0]
+    if (total := next((item for item in reversed(inside) if _TOTAL.match(string, item[2])), None)) is not None:
+        return Reading(in_units(total[0], string[total[2] :])), total
     for verb in reversed(list(_VERB.finditer(string, begin, end))):
         at = verb.end()
         chosen = next((item for item in inside if at - 2 <= item[1] + 1 and item[2] > at), None)

@@ -58,7 +58,9 @@ _PAIRED = tuple(
     (re.compile(rf"\s*{large}\s*(?:and|,|零)?\s*(\d+(?:\.\d+)?)\s*{small}", re.I), ratio)
     for large, small, ratio in _UNITS
 )
-_THEN = re.compile(r"\b(?:leav(?:es?|ing)|mak(?:es?|ing)|giv(?:es?|ing)|equals|totall?(?:s|ing))\s+(?=\W{0,2}\d)", re.I)
+_THEN = re.compile(
+    r"(?<!to )\b(?:leav(?:es?|ing)|mak(?:es?|ing)|giv(?:es?|ing)|equals|totall?(?:s|ing))\s+(?=\W{0,2}\d)", re.I
+)
 _PERCENT = re.compile(r"\s*\\?%")
 _DOZEN = re.compile(r"^\s*dozens?\b", re.I)
 

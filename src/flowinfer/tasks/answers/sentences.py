@@ -15,7 +15,7 @@ _COMMENT = re.compile(
     r"\b(?:more|less|fewer|than|half|twice|times)\b"
     r"|(?:let\s+(?!me\b|us\b)|suppose\b|assume\b|(?:we )?try\b)"
     r"(?![^\n]*\b(?:so|then|thus|hence|therefore|get|have|gives?)\b)"
-    r"|because\b[^,]*\Z|if you|i hope|验算|检验|检查|注|解释|说明|解析|提示|理由"
+    r"|because\b[^,]*\Z|if you(?:'d| have| need| want| would| like)|i hope|验算|检验|检查|注|解释|说明|解析|提示|理由"
     r"|(?:do not|don't) (?:confuse|forget|mix)|be careful|remember\b|by the way"
     r"|for (?:example|instance|comparison|reference)\b|(?:in|by) (?:contrast|comparison)\b|had \w+ "
     r"|(?:若|如果|即使|if\b)[^\n]*(?:错|不对|不是|\bbut\b|wrong|incorrect|mistake)|(?<=\()(?:若|如果|if\b)"
@@ -26,7 +26,7 @@ _COMMENT = re.compile(
 )
 _CHECK = re.compile(
     r"[(（]?\s*(?:\bcheck|verif(?:y|ication)|验算|检验|检查|\bnote|explanation|解析|注意?)\s*\**\s*[:：]"
-    r"|(?:substitut|plugg)ing [^.\n]{0,20}back|代入检验|let me (?:just )?(?:check|verify|double)",
+    r"|代入检验|let me (?:just )?(?:check|verify|double)",
     re.I,
 )
 _END = re.compile(
@@ -52,11 +52,11 @@ _REFUSAL = re.compile(
 )
 _CODE_LAST = re.compile(
     r"```(?i:python|py|sympy|cpp|java)[^\n]*\n(?:(?!```)[\D\n])*(?:```\s*)?$"
-    r"|(?:^|\n) *(?:print ?\(|return |def \w+\().*\s*$"
+    r"|(?:^|\n) *(?:print ?\((?!.*#.*\d)|return |def \w+\().*\s*$"
 )
 _BROKEN_OFF = re.compile(
     r"(?:[-=+/×÷≈(,，、]|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from|ha[sv]e?"
-    r"|equals|that|then|so|thus|hence|therefore|at|than|because)"
+    r"|equals|that|then|so|thus|hence|therefore|at|than|because|(?:of|for) (?:the|these|those|all) \d+)"
     r"|(?:所以|因此|[为是得和与]|等于|(?<![对确误])的|得到)\s*[:：]?)$"
 )
 _PAIRS = ((r"\(", r"\)"), (r"\[", r"\]"), (r"\begin{", r"\end{"), ("<<", ">>"), ("\\left", "\\right"))
@@ -109,6 +109,8 @@ def is_broken_off(text: Text) -> bool:
     parts = re.split(r"(?<=[^\d\s])\.\s+|(?<=\d)\.\s+(?=[A-Z])|[。!?！？]", last)
     last = parts[-1]
     if _SENTENCE_ENDS.search(string) or len(_SAYS.findall(last)) < 2 or spelled(last[-_NEAR_END:]):
+        return False
+    if re.match(r"\W*[A-H][.、:)]", string[len(before) :]) or re.search(r"=\s*[$¥]?\d", last):
         return False
     goes_before = len(parts) > 1 or bool(re.search(r"\d", before))
     tail = last if len(parts) == 1 and "." not in before else last[-_NEAR_END:]

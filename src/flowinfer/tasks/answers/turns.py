@@ -10,23 +10,25 @@ from flowinfer.tasks.answers.anchors import anchored
 from flowinfer.tasks.answers.boxes import boxed, is_boxed
 from flowinfer.tasks.answers.text import Text, prepare
 
-_LINE_MARK = re.compile(r"</?(?:br|p|div|li|ul|ol|h[1-6]|tr|table|center)\s*/?>", re.I)
+_LINE_MARK = re.compile(r"</?(?:br|n|p|div|li|ul|ol|h[1-6]|tr|table|center)\s*/?>", re.I)
 _FONT_MARK = re.compile(r"</?(?:b|i|u|em|strong|span|font|mark|code|td|th|sup|sub)(?:\s[^<>\n]{0,80})?>", re.I)
 _CODE = re.compile(r"```[ \t]*(?P<language>[a-zA-Z+#]*)[^\n]*\n(?P<code>.*?)(?:```|\Z)", re.S)
 _NO_CODE = ("", "output", "text", "txt", "plaintext", "markdown", "md", "latex", "tex", "math", "json", "yaml", "xml")
 _PRINTED = re.compile(r"\bprint\s*\(.*\)\s*(#\s*(?:output|prints)?[:=\s]*-?[$]?[\d.,/]+%?\s*)$|^.*$", re.M | re.I)
 _TURN_ENDS = re.compile(
     r"<\|(?!begin_of_box|end_of_box|channel|message)[a-z_]+\|>|<[|｜][A-Za-z▁_ ]+[|｜]>|</s>|\[/?INST\]"
-    r"|<(?:eoa|eot|eos|eom|eod|end_of_turn|start_of_turn|end_of_text|endoftext|end)>"
+    r"|<(?:eoa|eot|eos|eom|eod|end_of_turn|start_of_turn|end_of_text|endoftext|end|reserved_\d+)>"
 )
 _NEXT_QUESTION = re.compile(
     r"(?P<numbered>\n\s*(?:\*\*|#+ )?(?:(?:Next |New |Another |Follow-?up )(?:Question|Problem)|User|Human|用户"
-    r"|下一[题道]"
-    r"|(?:Question|Problem|Exercise|Example|Q|问题|题目|例题|问)\s*\d+)\s*(?:\*\*)?[:：.])"
+    r"|下一[题道]|The following (?:is|are) (?:a )?multiple[- ]choice[^\n:.]*"
+    r"|以下是[^\n]{0,40}选择题[^\n:。]*"
+    r"|(?:Question|Problem|Exercise|Example|Q|问题|题目|例题|问)\s*\d+)\s*(?:\*\*)?[:：.。])"
     r"|(?P<plain>\n\s*(?:\*\*|#+ )?(?:Question|Problem|Exercise|Example|Instruction|Q|问题|题目|例题|问)"
-    r"\s*(?:\*\*)?[:：]"
+    r"\s*(?:\*\*)?[:：]|\n#+ (?:Question|Problem|Exercise|Example)\s*\d+\s*\n"
     r"|(?<=[\d.。]) (?:Question|问题)\s*\d*\s*[:：])"
-    r"|(?P<bare>\n\s*\n(?:Solve|What|Find|Let(?! me\b| us\b|')|Simplify|Evaluate|Suppose|Which|Is|Factor|Expand"
+    r"|(?P<bare>\n\s*\n[A-Z][^\n]{9,}\?\s*\n"
+    r"|\n\s*\n(?:Solve|What|Find|Let(?! me\b| us\b|')|Simplify|Evaluate|Suppose|Which|Is|Factor|Expand"
     r"|Calculate|Round|Sort|List|Differentiate|How)\b[^\n]{5,}[.?]\s*\n)"
     r"|(?P<listed>\n\s*(?:第?\d+[.、题]\s*)?(?:下列|下面|以下|关于)(?=[^\n]{4,}\n\s*A[.、])"
     r"|\n[^\n]{6,}[?？_)）]\s*\n\s*\(?A\)?[.、]\s?[^\n]+\n?\s*\(?B\)?[.、])"
@@ -135,7 +137,7 @@ def _is_answered(text: Text, match: re.Match[str]) -> bool:
     is_short = len(string) <= _MAX_BEFORE // 2 and "\n" not in string and string[-1] not in ":?"
     says_value = is_short and bool(_VALUE.search(string)) and not _STEP.match(string)
     if match["bare"]:
-        return says_value
+        return says_value or last.startswith("####")
     if has_box or is_anchored:
         return True
     if _INTRODUCES.search(string) or (_ANNOUNCES.search(string) and "=" not in string):

@@ -121,7 +121,7 @@ def folded(text: str) -> str:
 
 
 _EXPLICIT = re.compile(
-    r"(?P<not>\b(?:not|n't|isn't|is not)\s+)?\b(?:(?P<yes>true|yes)|(?P<no>false|no(?=\s*(?:[,.;:!)]|$|\n)))"
+    r"(?P<not>\b(?:not|n't|isn't|is not)\s+)?\b(?:(?P<yes>true|yes)|(?P<no>false|no(?=\s*(?:[,.;:!)}]|$|\n)))"
     r"|(?:is|are)\s+(?P<correct>(?:in)?correct))\b",
     re.I,
 )
