@@ -165,7 +165,7 @@ SLIPS = [
     ("(Qwen & Ds)[min=3]", "E0309", 17),
     ("(Qwen & Ds)[min=1, wait=soon]", "E0202", 25),
     ("(Qwen & Ds)[min=2, wait=3]", "E0309", 20),
-    ("(Qwen | Ds)[min=1]", "E0200", 13),
+    ("(Qwen | Ds)[min=1]", "E0309", 1),
     ("(Qwen & Ds)*2[min=1]", "E0309", 15),
     ("(Qwen[samples=900, temperature=1])*2", "E0111", 1),
     ("param n: int = 900\n(Qwen[samples=$n, temperature=1])*2", "E0111", 1),

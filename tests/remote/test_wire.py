@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -124,11 +125,12 @@ STRANGERS = {
 @pytest.mark.parametrize("bytes_", STRANGERS.values(), ids=STRANGERS)
 def test_strangers_are_sent_away_and_others_go_on(served: Served, bytes_: bytes) -> None:
     with socket.create_connection((served.host, served.port)) as stranger:
-        stranger.sendall(bytes_)
-        stranger.shutdown(socket.SHUT_WR)
         received = b""
-        while part := stranger.recv(1 << 16):
-            received += part
+        with suppress(OSError):  # it may be sent away before it has said all
+            stranger.sendall(bytes_)
+            stranger.shutdown(socket.SHUT_WR)
+            while part := stranger.recv(1 << 16):
+                received += part
     assert b"vocabulary" not in received
     RemoteModel(served.spec()).close()
 

@@ -63,8 +63,9 @@ def test_a_second_opinion_is_asked_once_about_weak_rules_and_changes_nothing(
     assert "replies of at most 256 tokens" in cost.stderr and not stub.asked
     done = json.loads(flowinfer(*asked, "--json", cwd=run.parent).stdout)
     assert {one["id"]: one["says"] for one in done["differs"]} == {"wrong": "right", "none": "right"}
-    prompt = stub.asked[0]["messages"][-1]["content"]
-    assert "Right answer: 7" in prompt and ANSWERS["weak"] in prompt and len(stub.asked) == 3
+    prompts = [body["messages"][-1]["content"] for body in stub.asked]  # several are asked at once, in no order
+    assert len(prompts) == 3 and all("Right answer: 7" in prompt for prompt in prompts)
+    assert sum(ANSWERS["weak"] in prompt for prompt in prompts) == 1
     again = flowinfer(*asked, cwd=run.parent)
     assert "0 calls (3 replies are known)" in again.stderr and len(stub.asked) == 3
     assert "Far differs on 2 of 3 answers; no verdict was changed" in again.stdout
