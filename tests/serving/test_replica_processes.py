@@ -166,15 +166,6 @@ def test_a_server_that_is_stopped_lets_its_replicas_finish(slow: Server, stub: S
     assert slow.ended() == 0
 
 
-def test_a_client_that_goes_ends_its_request_in_the_replica(slow: Server, stub: Stub) -> None:
-    body = {"model": "far", "messages": [{"role": "user", "content": "hi"}], "stream": True}
-    with httpx.stream("POST", f"{slow.address}/v1/chat/completions", json=body, timeout=None) as reply:
-        next(reply.iter_lines())
-        slow.wait_for(questions=[1, 0])
-    wait_for(stub.broken_off.is_set)
-    slow.wait_for(questions=[0, 0])
-
-
 def test_what_no_replica_can_load_ends_the_server_with_one_line(tmp_path: Path, toy_zoo: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     broken = tmp_path / "broken"
