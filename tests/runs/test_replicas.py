@@ -210,7 +210,7 @@ def test_a_process_that_cannot_even_start_is_tried_twice() -> None:
 def test_a_replica_that_stands_still_is_ended_and_its_questions_are_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pool, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(pool, "LOOK_SECONDS", 0.0)
     site, notes = ScriptedSite(2, lambda replica, ask: replica is site.started[0] or replica.answer(ask)), Notes()
     assert records(site, notes) == WHOLE
     assert "replica 1 has ended: it said nothing for 0 s; it is started again, and nothing is lost" in notes.told

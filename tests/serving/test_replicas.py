@@ -21,11 +21,11 @@ from flowinfer.engine.base import Alternative, HeadWish, TokenEvent
 from flowinfer.errors import LoadError
 from flowinfer.results import StepResult, Trace
 from flowinfer.runs.replicas.local import HearLine
-from flowinfer.runs.replicas.site import Gone
+from flowinfer.runs.replicas.site import MOST_SILENT, MOST_SILENT_FIRST, Gone
 from flowinfer.runs.replicas.wire import Failed, Notice
 from flowinfer.runs.replicas.wire import line_of as asking_line
 from flowinfer.serving.happenings import Admitted, Answered, Happening, StepEnded, Wrote
-from flowinfer.serving.replicas import wire
+from flowinfer.serving.replicas import load, wire
 from flowinfer.serving.replicas.beginnings import Beginnings
 from flowinfer.serving.replicas.router import Router
 from flowinfer.serving.replicas.worker import ServingReplica
@@ -47,10 +47,8 @@ class Scripted:
     def send(self, message: BaseModel) -> None:
         self.heard.put(message)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         self.hear(Gone("exit code 0"))
-
-    kill = end
 
     def say(self, message: BaseModel) -> None:
         self.hear(wire.line_of(message))
@@ -365,6 +363,17 @@ def test_a_line_that_is_no_message_ends_its_replica(cluster: Cluster, capfd: pyt
     assert "replica 1 has met a bug: it has said what is no message" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(("is_heard", "most"), [(True, MOST_SILENT), (False, MOST_SILENT_FIRST)])
+def test_a_replica_that_says_nothing_at_so_many_looks_is_ended(is_heard: bool, most: int) -> None:
+    replica, told = load.Replica(0), list[bytes | Gone]()
+    replica.link, replica.is_heard = Scripted(told.append), is_heard
+    for _ in range(most - 1):
+        replica.look()
+    assert not told
+    replica.look()
+    assert told == [Gone("exit code 0")]
+
+
 def test_what_waits_when_the_server_ends_is_told_so(cluster: Cluster) -> None:
     first, _ = cluster.both()
     asked = cluster.chat()
@@ -390,17 +399,15 @@ class Threads:
         asked, asks = os.pipe()
         told, tells = os.pipe()
         self.asks = os.fdopen(asks, "wb", buffering=0)
-        self.threads = [
-            threading.Thread(target=self._be, args=(asked, tells), daemon=True),
-            threading.Thread(target=self._read, args=(told, hear)),
-        ]
+        ways = ((self._be, (asked, tells)), (self._read, (told, hear)))
+        self.threads = [threading.Thread(target=way, args=with_) for way, with_ in ways]
         for thread in self.threads:
             thread.start()
         return self
 
     def _be(self, asked: int, tells: int) -> None:
-        source, sink = os.fdopen(asked, "rb"), os.fdopen(tells, "wb", buffering=0)
-        ServingReplica(source, sink, leave=sink.close).run()
+        with os.fdopen(asked, "rb") as source, os.fdopen(tells, "wb", buffering=0) as sink:
+            ServingReplica(source, sink, leave=lambda: None).run()
 
     def _read(self, told: int, hear: HearLine) -> None:
         with os.fdopen(told, "rb") as source:
@@ -410,10 +417,13 @@ class Threads:
     def send(self, message: BaseModel) -> None:
         self.asks.write(asking_line(message))
 
-    def end(self) -> None:
+    def kill(self) -> None:
         self.asks.close()
 
-    kill = close = end
+    def close(self) -> None:
+        self.kill()
+        for thread in self.threads:
+            thread.join()
 
 
 def test_a_replica_tells_all_that_one_process_tells(serve: Serve) -> None:

@@ -22,7 +22,17 @@ from flowinfer.planning.plan import Plan
 from flowinfer.results import Record, Trace
 from flowinfer.runs.answering import Answered, Owners, Stepped, Task, needed
 from flowinfer.runs.jsonlog import is_clean
-from flowinfer.runs.replicas.site import MOST_STARTS, MOST_STARTS_LATER, Gone, Link, Site, error_of
+from flowinfer.runs.replicas.site import (
+    LOOK_SECONDS,
+    MOST_SILENT,
+    MOST_SILENT_FIRST,
+    MOST_STARTS,
+    MOST_STARTS_LATER,
+    Gone,
+    Link,
+    Site,
+    error_of,
+)
 from flowinfer.runs.replicas.wire import (
     Answer,
     Ask,
@@ -45,10 +55,6 @@ _ANSWER_CHARACTERS = 1000
 """What an answer counts beside its question's text in what a question is expected to cost."""
 _SHOW_SECONDS = 0.25
 _PAUSE_SECONDS = 0.1
-_LOOK_SECONDS = 5.0
-_MOST_SILENT, _MOST_SILENT_FIRST = 12, 60
-"""Looks on end at which a replica has said nothing since the one before, until it is ended: once it has said anything,
-and before. Looks and not seconds: where this process stands still, whoever is heard next is not to blame."""
 _MOST_ALONE = 3
 """Replicas that end with a single question under way until that one has failed."""
 
@@ -176,11 +182,11 @@ class ReplicaPool:
                 if self._heard.empty() or now - self._paused > _PAUSE_SECONDS:
                     self._on_pause()
                     self._paused = now
-                if now - self._looked > _LOOK_SECONDS:
+                if now - self._looked > LOOK_SECONDS:
                     self._looked = now
                     self._look()
                 try:
-                    heard = self._heard.get(timeout=_LOOK_SECONDS)
+                    heard = self._heard.get(timeout=LOOK_SECONDS)
                 except queue.Empty:
                     continue
                 yield from self._take(*heard)
@@ -199,8 +205,8 @@ class ReplicaPool:
         """End replicas that say nothing any more: a process, or its host, that stands still."""
         for replica in self._replicas:
             replica.num_silent += 1
-            if replica.num_silent == (_MOST_SILENT if replica.is_heard else _MOST_SILENT_FIRST):
-                replica.why = f"it said nothing for {replica.num_silent * _LOOK_SECONDS:.0f} s"
+            if replica.num_silent == (MOST_SILENT if replica.is_heard else MOST_SILENT_FIRST):
+                replica.why = f"it said nothing for {replica.num_silent * LOOK_SECONDS:.0f} s"
                 replica.link.kill()
 
     def _take(self, replica: _Replica, said: Said | Gone) -> Iterator[Stepped | Answered]:

@@ -12,6 +12,10 @@ from flowinfer import errors
 from flowinfer.errors import FlowInferError
 from flowinfer.runs.replicas.wire import Failed, Said
 
+LOOK_SECONDS = 5.0
+MOST_SILENT, MOST_SILENT_FIRST = 12, 60
+"""Looks on end at which a replica has said nothing since the one before, until it is ended: once it has said anything,
+and before. Looks and not seconds: where this process stands still, whoever is heard next is not to blame."""
 MOST_STARTS, MOST_STARTS_LATER = 2, 10
 """Starts of a replica on end without an answer until it is given up: before it was ever ready, and after."""
 

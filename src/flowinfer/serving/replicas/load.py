@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel
 
+from flowinfer.runs.replicas.site import LOOK_SECONDS, MOST_SILENT, MOST_SILENT_FIRST
 from flowinfer.runs.replicas.wire import Failed
 from flowinfer.serving.flows import Asking
 from flowinfer.serving.replicas import wire
@@ -26,8 +27,8 @@ class Link(Protocol):
     def send(self, message: BaseModel) -> None:
         """Say something to it; to one that has ended, nothing."""
 
-    def end(self) -> None:
-        """Let it end."""
+    def kill(self) -> None:
+        """End it, whatever it does."""
 
 
 @dataclass(eq=False)
@@ -63,6 +64,12 @@ class Replica:
     """Since its last answer."""
     num_losses: int = 0
     failure: Failed | None = None
+    num_silent: int = 0
+    """Looks on end at which it had said nothing since the one before."""
+    why: str = ""
+    """Why it is being ended, if it is."""
+    is_heard: bool = False
+    """Whether it has said anything since it was started."""
 
     @property
     def name(self) -> str:
@@ -86,6 +93,17 @@ class Replica:
             self.num_answered,
             self.num_losses,
         )
+
+    def look(self) -> None:
+        """End it if it says nothing any more: a process, or its host, that stands still; see `site.MOST_SILENT`."""
+        self.num_silent += not self.is_given_up
+        if self.num_silent == (MOST_SILENT if self.is_heard else MOST_SILENT_FIRST):
+            self.end(f"it said nothing for {self.num_silent * LOOK_SECONDS:.0f} s")
+
+    def end(self, why: str) -> None:
+        """End it, whatever it does."""
+        self.why = why
+        self.link.kill()
 
     def take(self, question: Question) -> None:
         """Have a question more."""

@@ -11,16 +11,18 @@ import itertools
 import queue
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from flowinfer.engine.decoders import LoopState
 from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.runs.replicas.local import HearLine
-from flowinfer.runs.replicas.site import MOST_STARTS, MOST_STARTS_LATER, Gone, error_of
+from flowinfer.runs.replicas.site import LOOK_SECONDS, MOST_STARTS, MOST_STARTS_LATER, Gone, error_of
 from flowinfer.runs.replicas.wire import Failed, Notice, plan_data
 from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.happenings import STOPPED, Ended, Happening, Lost, StepEnded
@@ -57,6 +59,10 @@ class _Said:
 @dataclass(frozen=True)
 class _Withdrawn:
     ticket: Ticket
+
+
+_Came = Replica | Question | _Withdrawn | _Said
+"""A replica to start, a question that was handed in or taken back, what a replica says."""
 
 
 class Router:
@@ -101,7 +107,8 @@ class Router:
         self._beginnings = Beginnings()
         self._noticed: set[str] = set()
         self._numbers = itertools.count(1)
-        self._came: queue.SimpleQueue[Replica | Question | _Withdrawn | _Said | None] = queue.SimpleQueue()
+        self._came: queue.SimpleQueue[_Came | None] = queue.SimpleQueue()
+        self._looked = time.monotonic()
         self._lock = threading.Lock()
         """Held where something is handed in, so that nothing is after the end."""
         self._is_closing = False
@@ -167,7 +174,7 @@ class Router:
 
     def _work(self) -> None:
         """Take what comes until the router is closed."""
-        while (came := self._came.get()) is not None:
+        while (came := self._next()) is not None:
             try:
                 self._take(came)
             except Exception:  # a bug of ours: nobody may wait for an answer that does not come
@@ -177,7 +184,17 @@ class Router:
         self._site.close()
         self._is_now("closed")
 
-    def _take(self, came: Replica | Question | _Withdrawn | _Said) -> None:
+    def _next(self) -> _Came | None:
+        """Wait for what comes next; look now and then whether replicas still say something."""
+        while True:
+            if time.monotonic() - self._looked > LOOK_SECONDS:
+                self._looked = time.monotonic()
+                for replica in self._replicas:
+                    replica.look()
+            with suppress(queue.Empty):
+                return self._came.get(timeout=LOOK_SECONDS)
+
+    def _take(self, came: _Came) -> None:
         match came:
             case Replica() as replica:
                 self._begin(replica)
@@ -199,6 +216,7 @@ class Router:
 
     def _begin(self, replica: Replica) -> None:
         """Start a replica, or start it again."""
+        replica.num_silent, replica.is_heard = 0, False
 
         def hear(what: bytes | Gone) -> None:
             self._came.put(_Said(replica, what))
@@ -215,8 +233,9 @@ class Router:
             said = wire.said(line)
         except ValueError as error:
             self._bug(replica, f"it has said what is no message: {error}")
-            replica.link.end()
+            replica.end("it has said what is no message")
             return
+        replica.num_silent, replica.is_heard = 0, True
         match said:
             case wire.Standing():
                 replica.standing = said
@@ -297,6 +316,7 @@ class Router:
     def _lose(self, replica: Replica, how: str) -> None:
         """Tell those who wait for a replica that it has ended; start it again, or go on without it."""
         failure, replica.failure, replica.standing = replica.failure, None, None
+        how, replica.why = replica.why or how, ""
         why = failure.message if failure is not None and failure.error else how
         self._beginnings.forget(replica.index)
         lost = Lost(f"the process that was to answer has ended: {why}")

@@ -26,6 +26,8 @@ from flowinfer.serving.tickets import Ticket
 
 _STANDING_SECONDS = 0.5
 """Between two looks at what is told of it."""
+_BEAT_LOOKS = 10
+"""Looks after which it is told as it was, as a sign of life."""
 
 
 class ServingReplica:
@@ -38,6 +40,8 @@ class ServingReplica:
         """Guards the two below, which the thread that hears and the engine's change."""
         self._tickets: dict[int, Ticket] = {}
         self._happened: list[tuple[int, Happening]] = []
+        self._is_over = False
+        """Whether nobody asks any more."""
         self._news = threading.Event()
         """Set where it stands otherwise than it has told."""
 
@@ -73,15 +77,18 @@ class ServingReplica:
         service.loading.on_change = self._news.set
         service.start()
         threading.Thread(target=self._hear, args=(service,), daemon=True).start()
-        last = None
-        while service.loading.problem is None:
+        last, num_silent = None, 0
+        while service.loading.problem is None and not self._is_over:
             now = _standing(service)
-            if now != last:
+            num_silent += 1
+            if now != last or num_silent == _BEAT_LOOKS:
                 self.tell(now)
-            last = now
+                last, num_silent = now, 0
             self._news.wait(_STANDING_SECONDS)
             self._news.clear()
-        raise service.loading.problem
+        if service.loading.problem is not None:
+            raise service.loading.problem
+        service.close()
 
     def _hear(self, service: Service) -> None:
         """Hand in what is asked, until nothing more comes."""
@@ -97,6 +104,8 @@ class ServingReplica:
                             service.withdraw(ticket)
         except Exception:  # a bug of ours: whoever asks shows it
             self.tell(Failed(error="", message=traceback.format_exc()))
+        self._is_over = True
+        self._news.set()
         self._leave()
 
     def _put(self, service: Service, put: wire.Put) -> None:
