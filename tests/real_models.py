@@ -116,13 +116,18 @@ def _widen(path: Path, wide: Path) -> None:
 def _unpack(out: Path, name: str) -> None:
     """Write a file as a folder of transformers'."""
     import torch
+    from tokenizers.pre_tokenizers import Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(out, gguf_file=f"{name}.gguf", dtype=torch.float32)
     model.config.__dict__.pop("quantization_config", None)
     model.hf_quantizer, model.is_quantized = None, False
     model.save_pretrained(out / name)
-    AutoTokenizer.from_pretrained(out, gguf_file=f"{name}.gguf").save_pretrained(out / name)
+    tokenizer = AutoTokenizer.from_pretrained(out, gguf_file=f"{name}.gguf")
+    if name == "smol":  # transformers reads the file's "smollm" as GPT-2's, which does not cut at digits
+        backend = tokenizer.backend_tokenizer
+        backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
+    tokenizer.save_pretrained(out / name)
 
 
 if __name__ == "__main__":
