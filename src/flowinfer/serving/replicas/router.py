@@ -66,7 +66,7 @@ _Came = Replica | Question | _Withdrawn | _Said
 
 
 class Router:
-    """Answer questions to flows by replicas: an `Responder`.
+    """Answer questions to flows by replicas: a `Responder`.
 
     Args:
         flows: placed as in each replica.
