@@ -631,3 +631,11 @@ def test_messages_name_an_option_by_the_word_that_was_written(word: str) -> None
         checked(f"Qwen[{word}=upstream]")
     with pytest.raises(UsageError, match=f"--set {word}=nobody: option '{word}' cannot be 'nobody'"):
         checked("Qwen -> Ds", overrides={word: "nobody"})
+
+
+@pytest.mark.parametrize("option", ["fuse=safe, writer=m", "fuse=safe, writer=Yi", "fuse=gated, primary=m"])
+def test_a_fuser_finds_the_model_behind_the_name_of_a_let(option: str) -> None:
+    """`writer=m` was accepted and another head wrote; `writer=Yi` was refused."""
+    root = check(f"let m = Yi\n(m | Ds)[{option}]", zoo="lab").root
+    assert isinstance(root, Parallel)
+    assert "Yi" in root.decoding.fuse_options.values()

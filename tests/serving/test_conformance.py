@@ -67,6 +67,12 @@ def test_models_are_listed_with_what_is_known_of_their_flows(server: Served) -> 
     assert one["flowinfer"]["heads"] == ["Yi", "Qwen", "Ds"]
     assert one["flowinfer"]["context_length"] == 1024
     assert "seed" in one["flowinfer"]["supported_parameters"]
+    told = {
+        name
+        for name in FLOWS
+        if "logprobs" in server.ask("GET", f"/v1/models/{name}").data["flowinfer"]["supported_parameters"]
+    }
+    assert told == FLOWS.keys() - {"vote"}
 
 
 @pytest.mark.parametrize("path", ["/v1/models/s2q", "/v1/chat/completions"])
@@ -349,6 +355,14 @@ def test_logprobs_are_those_of_the_fused_distribution_with_bytes(server: Served,
     assert all(
         math.isclose(one["logprob"], other["logprob"], abs_tol=1e-4) for one, other in zip(found, tokens, strict=True)
     )
+
+
+def test_logprobs_of_a_flow_that_answers_with_one_of_several_texts_are_refused(server: Served) -> None:
+    """They came as an empty list beside a text."""
+    for reply in (chat(server, model="vote", logprobs=True), server.complete("vote", "3 + 4 = ?", logprobs=0)):
+        assert (reply.status, reply.error["param"], reply.error["code"]) == (400, "logprobs", "unsupported_parameter")
+        why = "'logprobs' is not served by 'vote': its answer is one of several texts, and it is decided later which"
+        assert reply.error["message"] == why
 
 
 @pytest.mark.parametrize("count", [1, 20])

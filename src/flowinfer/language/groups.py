@@ -9,8 +9,7 @@ from typing import Any
 from flowinfer.language.effects import Given
 from flowinfer.language.options import Scope, fuser_option
 from flowinfer.language.reporter import Reporter
-from flowinfer.language.tree import Branch as WrittenBranch
-from flowinfer.language.tree import Call, Group, Option, Stage
+from flowinfer.language.tree import Call, Group, Let, Option
 from flowinfer.registry import backends, fusers
 from flowinfer.spec import Decoding, ModelSpec, Node, Parallel, Part, Series
 
@@ -22,10 +21,17 @@ class FuseOptions:
         defaults: those of `defaults`, with their places.
         decoding: options of `defaults`.
         scope: values of params.
+        lets: that branches may be named by.
     """
 
-    def __init__(self, defaults: Mapping[str, tuple[Option, Any]], decoding: Mapping[str, Given], scope: Scope) -> None:
-        self._decoding, self._scope, self._report = decoding, scope, scope.report
+    def __init__(
+        self,
+        defaults: Mapping[str, tuple[Option, Any]],
+        decoding: Mapping[str, Given],
+        scope: Scope,
+        lets: Mapping[str, Let],
+    ) -> None:
+        self._decoding, self._scope, self._report, self._lets = decoding, scope, scope.report, lets
         self.written = {key: option for key, (option, _) in defaults.items()}
         """Those of `defaults`."""
         self.used: set[str] = set()
@@ -34,7 +40,7 @@ class FuseOptions:
     def of(self, fuse: str, group: Group, given: Mapping[str, Option]) -> dict[str, Any]:
         """Return the parameters of one group's fuser."""
         info = fusers()[fuse]
-        names = [_end_name(branch) for branch in group.branches]
+        models = self._models(group)
         usual = self._decoding["fuse"].value if "fuse" in self._decoding else "mean"
         taken = {key: option for key, option in self.written.items() if key in info.parameters and fuse == usual}
         self.used |= set(taken)
@@ -44,9 +50,21 @@ class FuseOptions:
                 owners = ", ".join(name for name, other in fusers().items() if key in other.parameters)
                 hint = f"it is an option of fuse={owners}"
                 self._report.error("E0203", f"fuse={fuse} has no option '{key}'", option.span, hint)
-            elif (value := fuser_option(option, info, names, self._scope)) is not None:
-                values[key] = value[0]
+            elif (value := fuser_option(option, info, list(models), self._scope)) is not None:
+                values[key] = models[value[0]] if info.parameters[key].type == "model" else value[0]
         return values
+
+    def _models(self, group: Group) -> dict[str, str]:
+        """Return the models that a group's branches end in, by their names and by the lets that stand for them."""
+        models: dict[str, str] = {}
+        for branch in group.branches:
+            names, last = list[str](), branch.chain.stages[-1]
+            while isinstance(last, Call) and last.name.text not in names:  # a let that names itself is told elsewhere
+                names.append(last.name.text)
+                if last.name.text in self._lets:
+                    last = self._lets[last.name.text].chain.stages[-1]
+            models |= {name: names[-1] for name in names} if isinstance(last, Call) else {}
+        return models
 
 
 def check_certified(group: Group, decoding: Decoding, report: Reporter) -> None:
@@ -156,9 +174,3 @@ def heads(part: Part) -> list[ModelSpec]:
         case Parallel():
             return [model for branch in part.branches for model in heads(branch.part)]
     return []  # a choice gives texts and is no head
-
-
-def _end_name(branch: WrittenBranch) -> str:
-    """Return the name of the model that a branch's end calls, "" for a group."""
-    last: Stage = branch.chain.stages[-1]
-    return last.name.text if isinstance(last, Call) else ""

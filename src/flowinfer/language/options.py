@@ -204,14 +204,16 @@ def fuser_option(option: Option, info: FuserInfo, names: Sequence[str], scope: S
     """Return a fuser's parameter as its registration wants it, in a tuple, or None after reporting.
 
     Args:
-        names: the models of the group's branches, for parameters that name one.
+        names: of the group's branches that are models, for parameters that name one.
     """
     data, parameter, span = scope.data(option.value), info.parameters[option.key], option.value.span
     if data is None:
         return None
     problem = _parameter_problem(data, parameter, names)
     if problem:
-        hint = did_you_mean(str(data), names) if parameter.type == "model" else parameter.doc
+        hint = parameter.doc
+        if parameter.type == "model":
+            hint = near_or_all(str(data), names, "branches") if names else "leave it out: all branches are groups"
         scope.report.error("E0202", f"option '{option.key}' of fuse={info.name} {problem}", span, hint)
         return None
     return (data,)
@@ -219,7 +221,7 @@ def fuser_option(option: Option, info: FuserInfo, names: Sequence[str], scope: S
 
 def _parameter_problem(data: Any, parameter: Parameter, names: Sequence[str]) -> str | None:
     if parameter.type == "model":
-        return None if data in names or not names else f"must name a branch of the group, found '{data}'"
+        return None if data in names else f"must name a branch of the group, found '{data}'"
     if parameter.type == "str":
         if parameter.choices and data not in parameter.choices:
             return f"must be {' or '.join(parameter.choices)}, found '{data}'"

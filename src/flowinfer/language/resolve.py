@@ -70,7 +70,7 @@ class Resolver:
         self._declared, self.models, self._scope = declared, models, scope
         self._report = scope.report
         self._decoding, self.prompts = decoding, prompts
-        self._fuse = FuseOptions(fuse_options, decoding, scope)
+        self._fuse = FuseOptions(fuse_options, decoding, scope, declared.lets)
         self._num_of = {"n": 0, "g": 0, "r": 0}
         """By kind of id: nodes, groups, repeats."""
         self._choices = Choices(self, scope)

@@ -90,7 +90,7 @@ def _columns(root: Part, prompts: str, group: Choice, picked: Picking, report: R
             break
     if not table.held_out.pays:
         best = table.members[table.held_out.best].flow
-        message = f"{named} is no better than '{best}' alone, by its own figures"
+        message = f"{named} is not better than '{best}' alone by more than chance, by its own figures"
         report.warning("W0305", message, picked.span, f"use '{best}', or learn it from more questions")
     return table.ordered(picked.name, columns)
 

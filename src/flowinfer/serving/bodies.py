@@ -144,7 +144,7 @@ def read_chat(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
     tokens = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
     everywhere, finally_ = _decoding(asked, tokens, flow)
     asking = Asking(flow, said[-1].content, tuple(said[:-1]), everywhere, finally_)
-    tops = (asked.top_logprobs or 0) if asked.logprobs else None
+    tops = _told((asked.top_logprobs or 0) if asked.logprobs else None, flow)
     return Wish((asking,), "chat", bool(asked.stream), _wants_usage(asked), tops)
 
 
@@ -180,7 +180,7 @@ def read_completion(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
     else:
         everywhere, finally_ = _decoding(asked, asked.max_tokens, flow)
         askings = [Asking(flow, _question(prompt, "prompt"), (), everywhere, finally_) for prompt in prompts]
-    return Wish(tuple(askings), "text", bool(asked.stream), _wants_usage(asked), asked.logprobs)
+    return Wish(tuple(askings), "text", bool(asked.stream), _wants_usage(asked), _told(asked.logprobs, flow))
 
 
 def read_trace(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
@@ -249,6 +249,17 @@ def _reading(flow: ServedFlow, asked: CompletionBody) -> ServedFlow:
         if getattr(asked, name):
             raise Problem(400, f"'{name}' does nothing beside 'echo'; leave it out", param=name)
     return flow
+
+
+def _told(tops: int | None, flow: ServedFlow) -> int | None:
+    """Return how many alternatives of each token are told.
+
+    Raises:
+        Problem: a flow was asked for them that cannot tell any probabilities.
+    """
+    if tops is not None and flow.untold:
+        raise unsupported("logprobs", f"'logprobs' is not served by '{flow.name}': {flow.untold}")
+    return tops
 
 
 def _validated(form: type[Body], body: bytes) -> Body:

@@ -49,12 +49,24 @@ class ServedFlow:
         steps = self.plan.steps
         if len(steps) > 1 or self.plan.answer.kind != "text":
             return "several steps write the answer; only a flow that is one model or one '|' group reads a text"
-        if any(backends()[self.plan.models[member.model].backend].text_only for member in members(steps[0].source)):
+        if self._gives_texts_only(steps[0]):
             return "its model is an endpoint, which gives no distributions"
         source = steps[0].source
         if isinstance(source, Mixture) and source.fuse == "byte":
             return "its heads write bytes; a text is read in tokens"
         return None
+
+    @property
+    def untold(self) -> str | None:
+        """Return why no probabilities of the answer's tokens are told; None where they are."""
+        if self.final is None:
+            return "its answer is one of several texts, and it is decided later which"
+        if self._gives_texts_only(self.final):
+            return "the model that answers is an endpoint, which gives no distributions"
+        return None
+
+    def _gives_texts_only(self, step: Step) -> bool:
+        return any(backends()[self.plan.models[member.model].backend].text_only for member in members(step.source))
 
     @property
     def draws_samples(self) -> bool:

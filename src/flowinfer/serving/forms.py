@@ -186,7 +186,7 @@ def model(flow: ServedFlow, created: int, context_length: int | None) -> dict[st
             "plan": {name: part for name, part in to_json(flow.plan).items() if name in PLACED},
             "heads": list(dict.fromkeys(heads)),
             "context_length": context_length,
-            "supported_parameters": list(SUPPORTED),
+            "supported_parameters": _supported(flow),
             "steps": [_step(step) for step in flow.plan.steps],
             "answer": {"kind": answer.kind, "steps": list(answer.steps), "streamed": answer.streamed},
         },
@@ -205,10 +205,11 @@ def _groups(source: Source) -> list[str]:
     return [source.group, *(group for inner in source.sources for group in _groups(inner))]
 
 
-SUPPORTED = (
-    *("max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "stream", "stream_options"),
-    *("logprobs", "top_logprobs", "echo"),
-)
+def _supported(flow: ServedFlow) -> list[str]:
+    """Return the parameters of a request that count for a flow."""
+    always = ("max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "stream", "stream_options")
+    told = () if flow.untold else ("logprobs", "top_logprobs")
+    return [*always, *told, *(() if flow.unreadable else ("echo",))]
 
 
 def _entry(piece: bytes | None, probability: float) -> dict[str, Any]:
