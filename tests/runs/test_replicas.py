@@ -365,3 +365,14 @@ def test_as_many_replicas_as_have_room_run_where_that_is_asked(monkeypatch: pyte
     with pytest.raises(MemoryShort, match="--replicas 2, each with cuda:0, cpu: too small") as error:
         divided(2, machine, place, lambda placed: True)
     assert error.value.help == "fewer replicas, or auto"
+
+
+def test_what_the_whole_machine_cannot_run_is_not_laid_to_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
+
+    def place(machine: Machine) -> int:
+        raise LoadError("cuda:3 is not here", help="devices here: cpu")
+
+    with pytest.raises(LoadError, match=r"^cuda:3 is not here$") as error:
+        divided(2, Machine((CPU,)), place, lambda placed: True)
+    assert error.value.help == "devices here: cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,15 @@ def test_a_stream_that_breaks_off_is_an_error_of_the_stream(stub: Stub, serve: S
     stub.replies = [(200, [event("The first piece. ")])]
     last = server.chat("far", "hi", stream=True).events[-1]
     assert "the endpoint's stream broke off after" in last["error"]["message"]
+
+
+def test_an_endpoint_that_cannot_be_reached_is_not_told_to_be_loading(serve: Serve, tmp_path: Path) -> None:
+    with socket.socket() as closed:  # nobody listens
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+        zoo = tmp_path / "zoo.toml"
+        zoo.write_text(f'[models.Far]\nref = "far"\nbackend = "openai"\nbase_url = "{url}"\n')
+        server = serve({"far": "Far"}, models=ModelPool(), zoo=str(zoo), loads_at_once=False)
+        assert server.chat("far", "hi").status == 500
+        told = server.ask("GET", "/ready").data
+    assert (told["loading"], told["models"]["Far"]["state"], told["waiting_for"]) == (None, "waiting", [])

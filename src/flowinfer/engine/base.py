@@ -99,6 +99,9 @@ class Observer:
     def model_loaded(self, name: str, seconds: float) -> None:
         """Hear that a model is ready."""
 
+    def model_failed(self, name: str) -> None:
+        """Hear that a model could not be loaded."""
+
     def notice(self, message: str) -> None:
         """Hear something that the user should know."""
 

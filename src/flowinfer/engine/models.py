@@ -42,7 +42,11 @@ class ModelPool:
         if key not in self._loaded:
             observer.model_loading(name, str(spec.base_url) if spec.backend == "remote" else placement.device)
             start = time.perf_counter()
-            self._loaded[key] = _load(spec, placement)
+            try:
+                self._loaded[key] = _load(spec, placement)
+            except BaseException:
+                observer.model_failed(name)
+                raise
             observer.model_loaded(name, time.perf_counter() - start)
             for note in self._loaded[key].notes:
                 observer.notice(note)

@@ -371,6 +371,10 @@ class _Ears(Observer):
         self._service.loading.loaded[name] = seconds
         self._service.deliver(self._service.loading.on_change)
 
+    def model_failed(self, name: str) -> None:
+        self._service.loading.now = ""
+        self._service.deliver(self._service.loading.on_change)
+
     def notice(self, message: str) -> None:
         self._service.loading.notices.append(message)
         self._service.on_notice(message)

@@ -116,6 +116,7 @@ def divided(
     try:
         placed = place(parts.machine)
     except RunError as error:
+        place(machine)  # what all of it cannot run either is told as without replicas
         told = f"--replicas {wanted}, each with {what}: {error.message}"
         raise type(error)(told, help="fewer replicas, or auto") from error
     if not fits(placed):
