@@ -12,7 +12,8 @@ VERSION_TESTS := tests/backends tests/engine tests/test_install.py
 OTHERS_newest := -c .venv-newest/others.txt
 
 # Heads in GGUF files: llama.cpp is built from source, which takes a C++ compiler, cmake and some minutes. Its source has vocabularies.
-GGUF_TESTS := tests/backends/test_gguf.py tests/backends/test_gguf_vocabularies.py tests/engine/test_gguf_flows.py
+GGUF_TESTS := tests/backends/test_gguf.py tests/backends/test_gguf_vocabularies.py tests/engine/test_gguf_flows.py \
+	tests/test_benchmarks.py::test_the_one_of_gguf_files_prints_its_table_and_writes_it
 LLAMA := $(shell sed -n 's/.*"llama-cpp-python>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
 .PHONY: demo test test-lab test-slow test-gpu test-versions test-oldest test-newest test-gguf test-real test-ray check lint types contracts bench bench-gpu report routes clean install

@@ -126,7 +126,7 @@ def main() -> None:
                     pool, relay.seconds = ModelPool(), delay / 2000
                     found, tokens, seconds, plan = measured(far, arguments, batch, drafts, pool)
                     model: Any = pool.get(plan, "Qwen", Observer())
-                    moved, asked = sum(model.num_bytes), model.num_asked
+                    moved, asked = model.traffic.sent + model.traffic.received, model.traffic.messages
                     speed = round(tokens / seconds, 1)
                     report.add(
                         delay, batch, drafts, tokens, round(seconds, 2), speed, round(here / seconds, 3), asked,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.backends.gguf_files import written
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -27,22 +29,27 @@ pytestmark = pytest.mark.slow
         ("start.py", "--flows", "one 7B", "--seconds", "400"),
         ("scale.py", "--replicas", "1", "--questions", "2", "--simulated", "20000"),
         ("cpu.py", "--batches", "1,2", "--tokens", "4", "--questions", "2", "--answer-tokens", "4"),
-        ("control.py", "--out", "{tmp}", "--questions", "2", "--dev", "20", "--latency", "1"),
     ],
 )
 def test_a_benchmark_prints_its_table_and_writes_it(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    _run([*arguments, "--device", "cpu", "--size", "tiny"], tmp_path)
+
+
+def test_the_one_of_steps_that_may_not_run_prints_its_table_and_writes_it(tmp_path: Path) -> None:
+    _run(["control.py", "--out", str(tmp_path), "--questions", "2", "--dev", "20", "--latency", "1"], tmp_path)
+
+
+def test_the_one_of_gguf_files_prints_its_table_and_writes_it(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="needs flowinfer[gguf]")
+    files = [str(written(name)) for name in ("qwen", "ds")]
+    _run(["gguf.py", *files, "--batches", "1,2", "--steps", "2", "--repeats", "1", "--threads", "1"], tmp_path)
+
+
+def _run(arguments: Sequence[str], tmp_path: Path) -> None:
+    """Run a benchmark, and compare what it has printed and written."""
     script, *options = arguments
-    written = ("--markdown", str(tmp_path / "table.md"), "--json", str(tmp_path / "table.json"))
-    command = [
-        sys.executable,
-        str(ROOT / "benchmarks" / script),
-        *(option.format(tmp=tmp_path) for option in options),
-        *written,
-        "--device",
-        "cpu",
-        "--size",
-        "tiny",
-    ]
+    kept = ("--markdown", str(tmp_path / "table.md"), "--json", str(tmp_path / "table.json"))
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *options, *kept]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for table in json.loads((tmp_path / "table.json").read_text(encoding="utf-8")):

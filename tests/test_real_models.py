@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -60,6 +66,22 @@ def test_drafts_change_no_text_of_quantized_files() -> None:
         texts.append({question: step.text for question, step in found.items() if not step.near_ties})
     shared = texts[0].keys() & texts[1].keys()
     assert shared and [texts[0][one] for one in sorted(shared)] == [texts[1][one] for one in sorted(shared)]
+
+
+def test_served_files_answer_what_they_answer_without_a_server(tmp_path: Path) -> None:
+    file, question = tmp_path / "both.flow", QUESTIONS[0]
+    file.write_text(declared(FOLDER, ".gguf") + FLOWS["fused"] + "[max_tokens=24]", encoding="utf-8")
+    command = [sys.executable, "-m", "flowinfer", "serve", str(file), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        address = next(found[1] for line in process.stderr if (found := re.match(r"ready: (http\S+)", line)))
+        body = json.dumps({"model": "both", "messages": [{"role": "user", "content": question}]}).encode()
+        asked = Request(f"{address}/v1/chat/completions", body, {"Content-Type": "application/json"})
+        with urlopen(asked) as reply:
+            text = json.load(reply)["choices"][0]["message"]["content"]
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+    assert text == steps(".gguf", FLOWS["fused"] + "[max_tokens=24]", 1)[question].text != ""
 
 
 def test_the_models_have_tokenizers_of_two_kinds() -> None:

@@ -7,7 +7,7 @@ positions except the spans kept for messages, and nothing knows about tensors.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -272,6 +272,8 @@ Signal = Literal[
 """What a text can be accepted by: see docs/control.md. Of `pick` the question decides, before there is a text."""
 
 
+GRADED: tuple[Signal, ...] = ("confidence", "lead", "agreement", "votes")
+"""Those that need a threshold."""
 AUTO = 2.0
 """A threshold that is still to be fitted: nothing reaches it, so that everything is tried."""
 
@@ -288,7 +290,7 @@ class Rule:
 
     def __str__(self) -> str:
         named = f"judge({self.judge})" if self.judge else self.signal
-        if self.signal not in ("confidence", "lead", "agreement", "votes", "enough", "quorum"):
+        if self.signal not in (*GRADED, "enough", "quorum"):
             return named
         return f"{named} >= auto" if self.at == AUTO and self.signal != "quorum" else f"{named} >= {self.at:g}"
 
@@ -451,7 +453,7 @@ def nodes(part: Part) -> Iterator[Node]:
 
 
 def written(part: Part) -> str:
-    """Return a part as a flow writes it, without its options."""
+    """Return a part as a flow writes it, with what decides how much of it runs, and without other options."""
     match part:
         case Node():
             return part.model.name
@@ -459,14 +461,37 @@ def written(part: Part) -> str:
             return " -> ".join(map(written, stages))
         case Parallel():
             mark = " | " if part.kind == "fuse" else " & "
-            return f"({mark.join(written(branch.part) for branch in part.branches)})"
+            return f"({mark.join(written(branch.part) for branch in part.branches)})" + _waits(part.quorum)
         case Choice(kind="choice"):
-            return f"({' / '.join(map(written, part.tries))})"
+            return f"({' / '.join(map(written, part.tries))})" + _bracketed(_decided(part, "accept"))
     inner = written(part.tries[0])
     if part.kind == "samples":
-        return f"{inner}[samples={len(part.tries)}]"
+        return inner + _bracketed([f"samples={len(part.tries)}", *_decided(part, "")])
     is_group = isinstance(part.tries[0], Parallel | Choice) and inner.endswith(")")
-    return (inner if is_group else f"({inner})") + f"*{len(part.tries)}"
+    return (inner if is_group else f"({inner})") + f"*{len(part.tries)}" + _bracketed(_decided(part, "until"))
+
+
+def _decided(part: Choice, key: str) -> list[str]:
+    """Return the options that say which of its texts a choice takes."""
+    rule = part.rule
+    if part.routes is not None:
+        return [f'pick="{part.routes.name}"']
+    if rule is None or rule.signal == "enough":
+        return [] if rule is None else [f"enough={rule.at:g}"]
+    at = [] if rule.signal not in GRADED else ["at=auto" if rule.at == AUTO else f"at={rule.at:g}"]
+    return [f"{key}=judge({rule.judge})" if rule.judge else f"{key}={rule.signal}", *at]
+
+
+def _waits(quorum: Quorum | None) -> str:
+    if quorum is None:
+        return ""
+    seconds = {"timeout": quorum.timeout, "wait": quorum.wait}
+    said = [f"{key}={value:g}" for key, value in seconds.items() if value is not None]
+    return _bracketed([f"min={quorum.least}", *said])
+
+
+def _bracketed(options: Sequence[str]) -> str:
+    return f"[{', '.join(options)}]" if options else ""
 
 
 def speculations(part: Part) -> Iterator[str]:

@@ -55,6 +55,8 @@ def test_exec_by_likelihood_keeps_what_each_letter_got_and_goes_on(work: Path) -
         assert wrote.likelihoods is None and wrote.finish_reason != "likelihood"
         assert set(chose.likelihoods or {}) == set(choices)
         assert record.score and record.score.extracted == record.trace.answer in choices
+    shown = flowinfer("show", run.name, "c0", cwd=work).stdout
+    assert shown.count("log-likelihood: '") == 1 and all(f"'{letter}' -" in shown for letter in choices)
     log = run / "samples.jsonl"
     log.write_text("".join(log.read_text("utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
     again = flowinfer("exec", "--resume", run.name, "--json", "--quiet", cwd=work)
@@ -195,7 +197,7 @@ def test_a_failed_question_is_exit_4_and_the_others_are_answered(work: Path) -> 
     assert done.returncode == 4
     data = json.loads(done.stdout)
     assert (data["n"], data["failed"]) == (2, 1)
-    assert "1 questions failed, 'long' because: the prompt has" in done.stderr
+    assert "1 question failed, 'long' because: the prompt has" in done.stderr
 
 
 def test_resuming_asks_failed_questions_again_and_no_others(work: Path) -> None:

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from flowinfer.engine.deciding import certainty, says_yes
 from flowinfer.engine.work import trace_of
+from flowinfer.language.check import check
 from flowinfer.planning.merge import beside, loops_in_turn, merge
 from flowinfer.planning.plain import fingerprint
 from flowinfer.results import StepResult, Trace
+from flowinfer.spec import written
 from tests.engine.scripted import Said, Script, asked, planned, run, scheduler
+from tests.zoos import NAMES
 
 CASCADE = "(Qwen / Yi / Ds)[accept=confidence, at=0.9]"
 
@@ -130,6 +133,20 @@ def test_a_stored_result_of_which_nobody_knows_how_sure_it_was_is_not_taken() ->
         merged, script = merge([plan]), Script(lambda title, prompt, told=confidence: Said("a", told))
         list(scheduler(merged, script, shelf).run([one.of(merged.uses[0])]))
         assert len(script.calls) == calls
+
+
+@pytest.mark.parametrize(
+    "flow",
+    [
+        "((Qwen & Ds & Yi) / (Qwen & Ds)*3[until=agree])[accept=votes, at=0.5]",
+        "(Qwen / Yi)[accept=judge(Ds)] -> Ds[samples=4, enough=0.9]",
+        "((Qwen -> Yi)*2[until=confidence, at=0.9] & Ds)[min=1, timeout=2.5]",
+        "(Qwen & Ds & Yi)[min=2, wait=3]",
+    ],
+)
+def test_a_flow_is_written_with_what_decides_how_much_of_it_runs(flow: str) -> None:
+    checked = check(flow.replace("enough=0.9", "enough=0.9, temperature=1"), zoo=NAMES)
+    assert written(checked.root) == flow
 
 
 def some_flow(rng: random.Random, depth: int = 3) -> str:

@@ -79,6 +79,20 @@ def test_routes_that_always_name_a_member_give_that_members_texts(flow: str, ind
     assert (picked.answer, picked.finish_reason) == (whole.answer, whole.finish_reason)
     assert [step.text for step in picked.steps] == [step.text for step in whole.steps]
     assert script.prompts == other.prompts
+    drawn = [plan.step(step.step).stream for step in picked.steps]
+    inside = [bool(plan.step(step.step).when) or flow.endswith("{}") for step in picked.steps]
+    alone_drawn = [step.step for step in whole.steps]
+    assert all(mine == theirs for mine, theirs, is_own in zip(drawn, alone_drawn, inside, strict=True) if is_own), (
+        "where it samples, it draws the same noise"
+    )
+
+
+@pytest.mark.parametrize("flow", ["((Qwen / Yi)[pick='r.json'])*2", "(Qwen / Yi)*2[pick='r.json']"])
+def test_every_round_of_a_repeat_picks_the_same_member(flow: str, tmp_path: Path) -> None:
+    write(tmp_path / "r.json", table(["(Qwen)*2", "(Yi)*2"], CAPITALS))
+    checked = check(PLAIN + flow, zoo=NAMES, base=tmp_path)
+    assert not checked.warnings
+    assert answer(compile(checked), "What is the capital of Peru?")[1].calls == ["Yi", "Yi"]
 
 
 def test_what_a_picked_member_cannot_answer_fails(tmp_path: Path) -> None:

@@ -421,5 +421,5 @@ def test_a_plan_says_what_is_chosen_and_what_it_may_cost(capsys: pytest.CaptureF
     said = capsys.readouterr().out
     assert "s2  Yi  if d2 accepts none of 1" in said
     assert "d2  (Qwen / Yi): the first of s1, s2 that is accepted (answered), else the last" in said
-    assert "d1  ((Qwen / Yi) & Ds): 1 of d2, s3 will do, wait 3 s" in said
+    assert "d1  ((Qwen / Yi)[accept=answered] & Ds): 1 of d2, s3 will do, wait 3 s" in said
     assert "a question takes 2 to 3 model calls" in said

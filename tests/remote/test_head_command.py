@@ -6,13 +6,16 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from flowinfer.backends.hf import HfModel
 from tests.command import flowinfer
+from tests.remote.conftest import Serve
 
 KEY = "pewter-lantern-2208-moss"
 DATA = ("--dataset", "ceval", "--limit", "4", "--set", "max_tokens=8", "--quiet", "--json")
@@ -60,7 +63,7 @@ def texts(out: Path) -> dict[str, list[str]]:
         (("Qwenn", "--zoo", "lab"), "no model 'Qwenn'"),
         (("Qwen", "--zoo", "lab", "--listen", "7070"), "--listen 7070: expected HOST:PORT"),
         (("Qwen", "--zoo", "lab", "--listen", "0.0.0.0:7070"), "nobody would have to show a key"),
-        (("Qwen", "--zoo", "lab", "--key-env", "NO_SUCH_KEY"), "holds no key of at least 16 characters"),
+        (("Qwen", "--zoo", "lab", "--key-env", "NO_SUCH_KEY"), "the environment variable NO_SUCH_KEY holds no key"),
         (("./nothing/here",), "no file or folder './nothing/here'"),
         (("nothing.gguf",), "no file or folder 'nothing.gguf'"),
         (("hf:nothing",), "names no model of the hub"),
@@ -88,10 +91,50 @@ def test_flows_that_name_heads_wrongly_are_refused(tmp_path: Path, block: str, w
     assert done.returncode == 1 and words in done.stdout + done.stderr and "Traceback" not in done.stderr
 
 
-def test_plan_and_graph_show_where_a_head_is(tmp_path: Path) -> None:
-    (tmp_path / "a.flow").write_text(
-        'model Far = "owner/name" { device="gpu2:7070" }\n(Far | Qwen)\n', encoding="utf-8"
-    )
+def far_flow(folder: Path, port: int, **options: str) -> None:
+    block = " ".join(f'{key}="{value}"' for key, value in ({"device": f"127.0.0.1:{port}"} | options).items())
+    (folder / "a.flow").write_text(f'model Far = "A" {{ {block} }}\n(Far | Qwen)\n', encoding="utf-8")
+
+
+def test_plan_says_of_a_head_that_answers_what_it_is_and_what_a_round_waits_for(
+    tmp_path: Path, models: dict[str, HfModel], serve: Serve
+) -> None:
+    far = serve(models["A"])
+    far_flow(tmp_path, far._port)
     done = flowinfer("plan", "a.flow", "--zoo", "lab", cwd=tmp_path)
-    assert done.returncode == 0 and "gpu2:7070" in done.stdout, done.stdout + done.stderr
+    assert f"127.0.0.1:{far._port} answers: 'A' on cpu, reads" in done.stdout, done.stdout + done.stderr
+    assert re.search(r"s1  a round of 64 rows moves 1.3 KB there, 32.8 KB back .*network [\d.]+ ms, so", done.stdout)
+    told = json.loads(flowinfer("plan", "a.flow", "--zoo", "lab", "--json", cwd=tmp_path).stdout)["elsewhere"]["Far"]
+    assert told["about"]["ref"] == "A" and 0 < told["round_trip_seconds"] < 60 and told["bytes_per_second"] > 0
+
+
+def test_plan_says_of_a_head_that_is_not_there_what_usual_ways_would_cost(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    far_flow(tmp_path, port)
+    done = flowinfer("plan", "a.flow", "--zoo", "lab", "--set", "temperature=1", cwd=tmp_path)
+    assert f"127.0.0.1:{port} cannot be reached: connection refused" in done.stdout, done.stdout + done.stderr
+    assert "38.4 MB back (whole distributions)" in done.stdout
+    assert "50 ms away: 357 ms, so at most 179 tokens/s where no drafts are accepted" in done.stdout
+    far_flow(tmp_path, port, api_key_env="NO_SUCH_KEY")
+    assert "the variable NO_SUCH_KEY is not set" in flowinfer("plan", "a.flow", "--zoo", "lab", cwd=tmp_path).stdout
     assert flowinfer("graph", "a.flow", "--zoo", "lab", cwd=tmp_path).returncode == 0
+
+
+def test_a_key_that_is_not_set_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "a.flow").write_text(
+        'model Far = "A" { device="127.0.0.1:1" api_key_env="NO_SUCH_KEY" }\nQwen -> (Ds | Far)\n', encoding="utf-8"
+    )
+    done = flowinfer("exec", "a.flow", "--zoo", "lab", "--prompt", "3 + 4 = ?", cwd=tmp_path)
+    assert done.returncode == 3 and "the variable NO_SUCH_KEY is not set" in done.stderr
+    assert "loading Qwen" not in done.stderr and "loading Ds" not in done.stderr
+
+
+def test_an_address_that_is_taken_is_told_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = flowinfer("head", "Qwen", "--zoo", "lab", "--listen", listen, cwd=tmp_path)
+    assert done.stderr.endswith(
+        f"error: cannot listen at {listen}: address already in use\n  = help: another port, or 0\n"
+    )
+    assert done.stderr.count(listen) == 1

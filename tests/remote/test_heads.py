@@ -101,3 +101,6 @@ def test_a_round_of_a_batch_is_one_message(
     found = run(one_step(member("A"), max_tokens=8), {"A": far}, TEXTS, batch=len(TEXTS))
     longest = max(last_step(trace).tokens for trace in found.values())
     assert asked.count("work") <= longest + 3  # prompts, their logits, then one a round
+    counted = far.traffic
+    assert counted.messages == len(asked) and 0 < counted.worked <= counted.waited
+    assert min(counted.sent, counted.received) > 20 * counted.messages

@@ -14,7 +14,8 @@ from flowinfer.engine.loops.mixing import Mixer
 from flowinfer.errors import HeadLost
 from flowinfer.fusion.advance import new_context
 from flowinfer.fusion.utf8 import BOUNDARY
-from flowinfer.planning.plan import Mixture, Plan
+from flowinfer.language.check import check
+from flowinfer.planning.plan import Mixture, Plan, compile
 from flowinfer.remote import client
 from flowinfer.remote.client import RemoteModel
 from flowinfer.remote.server import HeadServer
@@ -125,7 +126,15 @@ def pieces_of(heard: Listener, question_id: str) -> list[bytes | None]:
     return [event.piece for event in heard.events[question_id]]
 
 
-@pytest.mark.parametrize("options", [{}, {"context": "canonical"}, {"speculate": "auto"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"context": "canonical"}, marks=pytest.mark.slow),
+        pytest.param({"speculate": "auto"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_the_text_goes_on_as_the_others_would_write_it_behind_what_all_wrote(
     models: dict[str, HfModel], leave: Leave, options: dict[str, Any]
 ) -> None:
@@ -188,3 +197,12 @@ def test_a_head_that_is_back_writes_with_rows_that_begin_then(models: dict[str, 
     found = run(weighted(), models | {"B": far}, TEXTS, batch=2)
     lost = [last_step(found[f"q{k}"]).heads[1].lost_at for k in range(len(TEXTS))]
     assert any(lost) and lost[-1] is None
+
+
+def test_a_member_of_a_quorum_that_is_lost_fails_no_question(models: dict[str, HfModel], leave: Leave) -> None:
+    text = 'model A = "a"\nmodel B = "b" { device="127.0.0.1:1" }\n(A & B)[min=1, max_tokens=4, speculate=off]'
+    far = leave(models["B"], 4)
+    found = run(compile(check(text)), models | {"B": far}, TEXTS, batch=2)
+    assert not any(trace.error for trace in found.values())
+    lost = [str(taken) for trace in found.values() for taken in trace.selections if taken.lost]
+    assert lost and all("2 lost: head 'B' at 127.0.0.1:" in one for one in lost)

@@ -11,12 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 
 from flowinfer.language.check import check
+from flowinfer.language.routing import identity
 from flowinfer.paper.paths import paths
 from flowinfer.planning.plain import fingerprint
 from flowinfer.planning.plan import Plan, compile, members
 from flowinfer.results import HeadTimes, Question, Record, Score, StepResult, Trace
 from flowinfer.runs.store import Run, write_json
-from flowinfer.spec import Flow
+from flowinfer.spec import Flow, written
 from flowinfer.tasks.base import fingerprint as data_fingerprint
 
 MODELS = ("Qwen", "Ds", "Yi")
@@ -110,6 +111,7 @@ def write_run(
     settings = {
         "flow": flow.name,
         "plan_fingerprint": fingerprint(plan),
+        "wiring": {"flow": written(flow.root), "identity": identity(flow.root, flow.prompts)},
         "dataset": task,
         "dataset_label": label or f"{task} (lab)",
         "data_fingerprint": data_fingerprint(asked),

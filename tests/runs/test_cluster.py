@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -23,12 +22,13 @@ WORKER = "flowinfer.runs.replicas.worker"
 class Nodes:
     """A cluster whose head gives no place; replicas run on its other nodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: Path) -> None:
         from ray.cluster_utils import Cluster
 
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         self.address: str = self.cluster.address
         self.nodes: list[Any] = []
+        self.cache = cache
 
     def wanted(self, count: int) -> str:
         """Have so many nodes; return the cluster's address."""
@@ -45,19 +45,21 @@ class Nodes:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLOWINFER_CACHE", str(tmp_path_factory.mktemp("nodes")))
+        cache = tmp_path_factory.mktemp("nodes")
+        patch.setenv("FLOWINFER_CACHE", str(cache))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        made = Nodes()
+        made = Nodes(cache)
         yield made
         made.cluster.shutdown()
 
 
-def num_workers() -> int:
-    """Count the replicas' processes of this machine that are the tests'."""
+def num_workers(cache: Path) -> int:
+    """Count the replicas' processes whose finished steps are kept there: those of these nodes."""
     found = 0
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            found += WORKER.encode() in path.read_bytes() and path.stat().st_uid == os.getuid()
+            is_one = WORKER.encode() in (path / "cmdline").read_bytes()
+            found += is_one and str(cache).encode() in (path / "environ").read_bytes()
         except OSError:
             continue
     return found
@@ -91,7 +93,7 @@ def test_a_driver_that_is_killed_leaves_no_replica_and_its_run_goes_on(
     wait_for(lambda: num_answers(work) >= 3, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    wait_for(lambda: num_workers() == 0)
+    wait_for(lambda: num_workers(cluster.cache) == 0)
     done = flowinfer("exec", "--resume", "--cluster", "here", "--replicas", "1", cwd=work)
     assert done.returncode == 0, done.stderr
     assert said(work) == alone

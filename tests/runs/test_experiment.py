@@ -115,7 +115,7 @@ def test_a_resumed_run_takes_the_same_members_as_a_whole_one(toy_zoo: Path, tmp_
     whole = evaluate(flow, dataset(*QUESTIONS), replace(request, out=tmp_path / "whole"))
     cut, run = (next(folder.iterdir()) for folder in (tmp_path / "cut", tmp_path / "whole"))
     assert taken(cut) == taken(run)
-    assert whole.calls and whole.selections[0].title == "(Qwen / Yi)*2"
+    assert whole.calls and whole.selections[0].title == "((Qwen / Yi)[accept=confidence, at=0.5])*2"
 
 
 def taken(run: Path) -> dict[str, object]:

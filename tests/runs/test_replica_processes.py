@@ -14,8 +14,10 @@ import pytest
 
 from flowinfer.runs.store import info
 from tests.command import flowinfer
+from tests.endpoint import Stub, stub
 from tests.runs.processes import FLOW, answers, begun, num_answers, said, wait_for
 
+__all__ = ["stub"]
 pytestmark = pytest.mark.slow
 RUN = ("exec", *FLOW, "--no-cache", "--replicas", "2")
 SWEEP = ("sweep", "--models", "Yi,Qwen", "--zoo", "lab", "--datasets", "ceval", "--limit", "12", "--replicas", "2")
@@ -82,6 +84,24 @@ def test_what_no_replica_can_load_is_told_in_one_line(work: Path, toy_zoo: Path)
     (told,) = [line for line in done.stderr.split("\n") if line.startswith("error: ")]
     assert re.match("error: replica [12]: model 'Broken'", told)
     assert "Traceback" not in done.stderr and "the folder needs config.json" in done.stderr
+
+
+def test_an_endpoint_answers_replicas_and_what_it_tells_of_its_key_is_in_no_file(
+    work: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the replicas read the key, and they write the answers."""
+    monkeypatch.setenv("FAR_KEY", "t0ken-of-far-away")
+    model = f'[models.A]\nref = "m"\nbackend = "openai"\nbase_url = "{stub.url}"\napi_key_env = "FAR_KEY"\n'
+    (work / "zoo.toml").write_text(model, encoding="utf-8")
+    items = [json.dumps({"question": f"q{number}", "answer": "7", "kind": "gsm8k"}) for number in range(5)]
+    (work / "items.jsonl").write_text("\n".join(items), encoding="utf-8")
+    stub.replies = [(200, json.dumps({"choices": [{"message": {"content": "t0ken-of-far-away #### 7"}}]}))]
+    asks = ("-e", 'A[prompt="{question}"]', "--zoo", "zoo.toml", "--dataset", "items.jsonl", "--no-cache")
+    done = flowinfer("exec", *asks, "--replicas", "2", "--json", cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["correct"] == 5 == len(stub.asked)
+    assert {one["Authorization"] for one in stub.headers} == {"Bearer t0ken-of-far-away"}
+    assert not any(b"t0ken" in path.read_bytes() for path in (work / "runs").rglob("*") if path.is_file())
 
 
 def test_a_sweep_of_which_a_replica_is_killed_answers_as_one_process(work: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,14 +26,16 @@ from flowinfer.planning.plan import Plan
 from flowinfer.results import Question, Record, StepResult, Trace
 from flowinfer.runs.answering import Answered, Answerer, Answering, Owners, Stepped, Task
 from flowinfer.runs.cache import DiskStepCache
-from flowinfer.runs.jsonlog import decoded
 from flowinfer.runs.replicas import pool
-from flowinfer.runs.replicas.pool import Gone, Hear, ReplicaLost, ReplicaPool, Setting
+from flowinfer.runs.replicas.local import Outbox
+from flowinfer.runs.replicas.pool import ReplicaPool, Setting
 from flowinfer.runs.replicas.sharing import divided, shares
-from flowinfer.runs.replicas.wire import Ask, Done, Failed, Ready, Start, plan_data, read_plans
+from flowinfer.runs.replicas.site import Gone, Hear, ReplicaLost
+from flowinfer.runs.replicas.wire import Answer, Ask, Done, Failed, Ready, Start, plan_data, read_plans
 from flowinfer.runs.store import record_line
 from flowinfer.spec import ModelSpec
 from tests.engine.plans import QUESTIONS, chain, member, questions
+from tests.routed import table, write
 from tests.runs.threads import ThreadSite
 
 PLAN = chain((member("A"), ()), (member("B", "{question}: {prev}", prev=("s1",)), ("s1",)))
@@ -66,9 +69,9 @@ class Scripted:
             trace = Trace(
                 question_id=ask.question.id, answer=steps[-1].text, finish_reason="eos", seconds=0.0, steps=tuple(steps)
             )
-            line = decoded(record_line(Record(question=ask.question, trace=trace)))
             told = tuple((use.shared, True) for use in uses)
-            self.hear(Done(number=ask.number, plan=plan, steps=told, broken={}, line=line))
+            done = Done(number=ask.number, plan=plan, steps=told, broken={})
+            self.hear(Answer(done, record_line(Record(question=ask.question, trace=trace))))
 
     def kill(self) -> None:
         self.die()
@@ -213,6 +216,23 @@ def test_a_replica_that_stands_still_is_ended_and_its_questions_are_asked_again(
     assert "replica 1 has ended: it said nothing for 0 s; it is started again, and nothing is lost" in notes.told
 
 
+def test_lines_to_a_replica_that_reads_none_hold_nobody_up_and_go_together() -> None:
+    reads, sent = threading.Event(), []
+
+    def send(lines: bytes) -> None:
+        reads.wait()
+        sent.append(lines)
+
+    outbox = Outbox(send, lambda: sent.append(b"closed"))
+    for number in range(100):
+        outbox.put(b"%d\n" % number)
+    outbox.end()
+    reads.set()
+    outbox.join()
+    assert b"".join(sent) == b"".join(b"%d\n" % number for number in range(100)) + b"closed"
+    assert len(sent) <= 3
+
+
 def test_questions_are_shared_out_so_that_all_have_as_much_to_do() -> None:
     """In batch 1 each has one under way: whoever has answered is asked the next, the longest first."""
     asked: list[tuple[Scripted, Ask]] = []
@@ -268,16 +288,20 @@ def test_real_replicas_answer_as_one_process_does(tmp_path: Path) -> None:
 
 
 def test_replicas_choose_share_and_judge_as_one_process_does(tmp_path: Path, toy_zoo: Path) -> None:
-    """A choice, a repeat in a quorum and samples; a second plan that shares a step, and a question that fails."""
+    """A choice, a repeat in a quorum and samples; plans that share a step and pick a member, a question that fails."""
     votes = "(Qwen & Yi[samples=3, temperature=1, enough=0.8] & Ds)[min=2]"
     text = f"defaults {{ max_tokens=4 }}\n(Qwen / (Yi)*2[until=unchanged] / {votes})[accept=lead, at=0.9]"
-    plans = [placed(text, str(toy_zoo)), placed("defaults { max_tokens=4 }\nQwen -> Yi", str(toy_zoo))]
-    asked = [Task(question, (0, 1)) for question in questions(["hello", "x + 1", "naïve café"])]
+    short, right = "defaults { max_tokens=4 }\n", {"hello": "01", "naïve café": "01", "x + 1": "10", "x + 2": "10"}
+    picks = write(tmp_path / "routes.json", table(["Qwen", "Yi -> Ds"], right, before=short, zoo=str(toy_zoo)))
+    texts = [text, f"{short}Qwen -> Yi", f'{short}(Qwen / Yi -> Ds)[pick="{picks}"]']
+    plans = [placed(text, str(toy_zoo)) for text in texts]
+    asked = [Task(question, (0, 1, 2)) for question in questions(["hello", "x + 1", "naïve café"])]
     asked.append(Task(Question(id="half", question="half \ud800", reference="4"), (1,)))
-    owners = {(0, 0): "one", (1, 0): "two"}
+    owners = {(0, 0): "one", (1, 0): "two", (2, 0): "three"}
     alone = answered(here(plans, tmp_path / "here", owners), asked)
     assert answered(elsewhere(plans, tmp_path / "there", owners), asked) == alone
-    assert len(alone) == 7 and {"one"} <= {mark for record in alone.values() for mark in record[2]}  # type: ignore[index]  # a tuple
+    assert sorted(len(record[0]) for (_, plan), record in alone.items() if plan == 2) == [1, 2, 2]  # type: ignore[index]
+    assert len(alone) == 10 and {"one"} <= {mark for record in alone.values() for mark in record[2]}  # type: ignore[index]  # a tuple
 
 
 def test_a_plan_arrives_whole_with_the_address_that_nothing_else_shows() -> None:

@@ -14,6 +14,7 @@ from flowinfer.language.routes import as_text, read
 from flowinfer.results import Question, Record, Score, StepResult, Trace
 from flowinfer.runs.routing import Ran, learn
 from tests.command import flowinfer
+from tests.report.sweeps import questions, write_run
 
 Right = Callable[[str], bool]
 LANDS = ("France", "Spain", "Italy", "Norway", "Chad", "Peru")
@@ -86,26 +87,23 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read(path, "r.json") == table and read(path, "r.json").digest == table.digest
 
 
-def test_routes_from_the_command_line(tmp_path: Path) -> None:
-    """Random weights answer nothing rightly, so that routing cannot pay and its table is written on demand only."""
-    questions = [{"id": f"q{n}", "question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(50)]
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(one) + "\n" for one in questions))
-    short = ("--zoo", "toy", "--dataset", "data.jsonl", "--set", "max_tokens=2", "-q")
+def test_routes_from_the_command_line(tmp_path: Path, toy_zoo: Path) -> None:
+    """Who is right is decided by hash, so that routing cannot pay and its table is written on demand only."""
     for model in ("Qwen", "Yi"):
-        assert flowinfer("exec", "-e", model, *short, cwd=tmp_path).returncode == 0
+        write_run(tmp_path / "runs", model, questions("gsm8k", 50))
     refused = flowinfer("route", "runs", "-o", "routes.json", cwd=tmp_path)
     assert refused.returncode == 1 and not (tmp_path / "routes.json").exists()
-    assert "routing does not pay: Qwen alone is as good or better" in refused.stdout
-    assert "error: routing does not pay here: no table is written" in refused.stderr
+    assert "routing does not pay: " in refused.stdout and "error: routing does not pay here: no table" in refused.stderr
     told = flowinfer("route", "runs", "-o", "routes.json", "--anyway", "--json", cwd=tmp_path)
     assert told.returncode == 0 and not json.loads(told.stdout)["held_out"]["pays"]
-    (tmp_path / "r.flow").write_text('(Yi / Qwen)[pick="routes.json"]\n')
-    done = flowinfer("exec", "r.flow", *short, "--limit", "5", "--replicas", "1", cwd=tmp_path)
-    assert done.returncode == 0 and "W0305" in done.stderr
-    run = max(tmp_path.glob("runs/*-r-*"))
-    shown = flowinfer("show", run.name, "q0", cwd=tmp_path).stdout
-    assert "d1 (Yi / Qwen): picked" in shown and "likely right: 0.00, 0.00" in shown
+    (tmp_path / "r.flow").write_text('defaults { max_tokens=2 }\n(Yi / Qwen)[pick="routes.json"]\n')
+    (tmp_path / "data.jsonl").write_text('{"id": "q", "question": "How many? 3", "answer": "7"}\n')
+    run = ("exec", "r.flow", "--zoo", str(toy_zoo), "--dataset", "data.jsonl", "-q")
+    done = flowinfer(*run, cwd=tmp_path)
+    assert done.returncode == 0 and "W0305" in done.stderr and "W0306" in done.stderr
+    name = max((tmp_path / "runs").glob("*-r-*")).name
+    assert "d1 (Yi / Qwen): picked" in flowinfer("show", name, "q", cwd=tmp_path).stdout
     text = (tmp_path / "routes.json").read_text("utf-8")
-    (tmp_path / "routes.json").write_text(text.replace("What is 3", "What is 4"), "utf-8")
-    again = flowinfer("exec", "--resume", run.name, cwd=tmp_path)
-    assert again.returncode == 2 and "routes 'routes.json'" in again.stderr
+    (tmp_path / "routes.json").write_text(text.replace("How many? 3", "How many? 4"), "utf-8")
+    again = flowinfer("exec", "--resume", name, cwd=tmp_path)
+    assert again.returncode == 2 and "the routes 'routes.json' differ from the run's" in again.stderr

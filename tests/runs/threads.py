@@ -7,7 +7,7 @@ import threading
 
 from pydantic import BaseModel
 
-from flowinfer.runs.replicas.pool import Gone, Hear
+from flowinfer.runs.replicas.site import Gone, Hear
 from flowinfer.runs.replicas.wire import line_of, said
 from flowinfer.runs.replicas.worker import Replica
 

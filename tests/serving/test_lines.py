@@ -40,7 +40,7 @@ def test_lines_are_answered_in_their_order_and_not_twice(tmp_path: Path) -> None
     (tmp_path / "in.jsonl").write_text("\n".join(LINES), "utf-8")
     done = flowinfer(*COMMAND, "--input", "in.jsonl", "-o", "out.jsonl", cwd=tmp_path)
     assert done.returncode == 4
-    assert "1 questions failed; their lines say why" in done.stderr
+    assert "1 question failed: the output's lines say why" in done.stderr
     whole = (tmp_path / "out.jsonl").read_text("utf-8")
     found = answers(whole)
     assert [one["id"] for one in found] == ["1", "b", "4", "long", "9"]
@@ -211,7 +211,7 @@ def test_models_are_not_loaded_where_no_line_is_left(tmp_path: Path) -> None:
     asked = (*COMMAND[:-1], "--input", "-")
     flowinfer(*asked, "-o", "out.jsonl", cwd=tmp_path, stdin="3 + 4 = ?\n")
     done = flowinfer(*asked, "-o", "out.jsonl", cwd=tmp_path, stdin="3 + 4 = ?\n")
-    told = "1 lines are answered already\nno line is left to answer\n"
+    told = "1 line answered already\nno line is left to answer\n"
     assert (done.returncode, done.stdout, done.stderr) == (0, "", told)
     empty = flowinfer(*asked, cwd=tmp_path)
     assert (empty.returncode, empty.stdout, empty.stderr) == (0, "", "no line is left to answer\n")

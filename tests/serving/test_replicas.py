@@ -21,7 +21,7 @@ from flowinfer.engine.base import Alternative, HeadWish, TokenEvent
 from flowinfer.errors import LoadError
 from flowinfer.results import StepResult, Trace
 from flowinfer.runs.replicas.local import HearLine
-from flowinfer.runs.replicas.pool import Gone
+from flowinfer.runs.replicas.site import Gone
 from flowinfer.runs.replicas.wire import Failed, Notice
 from flowinfer.runs.replicas.wire import line_of as asking_line
 from flowinfer.serving.happenings import Admitted, Answered, Happening, StepEnded, Wrote

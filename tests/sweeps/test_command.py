@@ -61,6 +61,15 @@ def test_a_grid_and_files_make_paths(work: Path) -> None:
     assert names == ["(Qwen | Yi)", "(Yi | Qwen)", "capped [cap=2]", "capped [cap=5]", "vote"]
 
 
+def test_flows_that_may_skip_steps_show_their_calls_and_who_was_taken(work: Path) -> None:
+    (work / "sure.flow").write_text("(Qwen / Yi)[accept=confidence, at=0]\n", "utf-8")
+    asked = ("sweep", "--flows", "flows/vote.flow,sure.flow", "--datasets", "items.jsonl", "--zoo", "toy")
+    done = flowinfer(*asked, "--set", "max_tokens=2", cwd=work)
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.split("\n") if "│" in line]
+    assert [row[-3:-1] for row in rows] == [["2.00", "-"], ["1.00", "1: 100 %"]]
+    assert "path by path they would be 9 " in done.stdout
+
+
 def test_a_dry_run_counts_and_runs_nothing(work: Path) -> None:
     done = flowinfer(*SWEEP, "--dry-run", cwd=work)
     assert "steps     51 per question path by path, 25 run, 26 shared" in done.stdout
@@ -74,7 +83,7 @@ def test_failed_paths_and_questions_are_exit_4(work: Path) -> None:
     write_items(work / "items.jsonl", [*ITEMS[:1], {"id": "long", "question": "x " * 9000, "answer": "1"}])
     done = flowinfer(*FEW, cwd=work)
     assert done.returncode == 4
-    assert "failed: p01 Qwen on items: 1 questions failed" in done.stderr and "--resume" in done.stderr
+    assert "failed: p01 Qwen on items: 1 question failed" in done.stderr and "--resume" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_a_path_that_fails_is_told_and_the_others_are_run(work: Path, toy_zoo: P
 def test_a_question_that_fails_counts_as_wrong_and_is_asked_again(work: Path, toy_zoo: Path) -> None:
     write_items(work / "items.jsonl", [*ITEMS[:1], {"id": "long", "question": "x " * 9000, "answer": "1"}])
     found = sweep(work, toy_zoo, "Qwen", "Yi", strategies=["single"])
-    assert [line.rsplit(": ")[-1] for line in found.failures] == ["1 questions failed"] * 2
+    assert [line.rsplit(": ")[-1] for line in found.failures] == ["1 question failed"] * 2
     again = sweep(work, toy_zoo, "Qwen", "Yi", strategies=["single"], resume=found.folder.name)
     assert len(again.failures) == 2
     assert [record.question.id for record in read_records(run_of(found, "p01"))] == ["q0", "long"]

@@ -303,6 +303,34 @@ def is_elsewhere(model: TokenModel) -> bool:
     return bool(getattr(model, "is_elsewhere", False))
 
 
+@dataclass
+class Traffic:
+    """What was asked of a model in another process so far."""
+
+    messages: int = 0
+    """Each there and back."""
+    sent: int = 0
+    received: int = 0
+    """Bytes."""
+    waited: float = 0.0
+    """Seconds, the head's own work included."""
+    worked: float = 0.0
+    """Seconds of them in which the other says that it worked, or waited for others that it serves."""
+
+    def count(self, sent: int, received: int, waited: float, worked: object) -> None:
+        """Count a message."""
+        self.messages += 1
+        self.sent += sent
+        self.received += received
+        self.waited += waited
+        self.worked += min(waited, worked) if isinstance(worked, float) and worked > 0 else 0.0
+
+
+def traffic_of(model: TokenModel) -> Traffic | None:
+    """Return what went to a model elsewhere and came back, None where nobody counts that."""
+    return getattr(model, "traffic", None)
+
+
 def runs_beside(model: TokenModel) -> bool:
     """Return whether a model's forwards run in threads of their own library, so that other heads can work meanwhile."""
     return bool(getattr(model, "runs_beside", False))

@@ -15,6 +15,7 @@ from rich.text import Text
 from flowinfer.errors import UsageError
 from flowinfer.output import shell
 from flowinfer.output.console import PlainConsole, plain
+from flowinfer.output.words import counted
 
 if TYPE_CHECKING:
     from flowinfer.report.versus import Versus
@@ -54,13 +55,16 @@ def command(
 
 def _print(found: Versus, console: PlainConsole, limit: int | None) -> None:
     datasets = dict.fromkeys((found.first.dataset, found.second.dataset))
-    console.print(f"{' and '.join(datasets)}: {found.n} questions")
+    console.print(f"{' and '.join(datasets)}: {counted(found.n, 'question')}")
     for letter, side in (("A", found.first), ("B", found.second)):
         low, high = (100 * end for end in side.interval)
         console.print(
             f"  {letter}  {side.flow}: {100 * side.accuracy:.1f} %, 95 % interval {low:.1f} - {high:.1f}"
             f" ({side.correct} of {found.n}), no answer {side.no_answer}  [{side.name}]",
         )
+    for letter, side in (("A", found.first), ("B", found.second)) if found.first.taken or found.second.taken else ():
+        taken = f", taken {side.taken}" if side.taken else ""
+        console.print(f"  {letter}  {side.calls or 0:.2f} model calls a question{taken}")
     for line in _lines(found):
         console.print(line)
     for title, changes in (("only B right", found.gained), ("only A right", found.lost)):
@@ -88,7 +92,7 @@ def _lines(found: Versus) -> list[str]:
         lines.append("seconds are compared where both runs went at batch 1 without cached steps")
     if found.left_out:
         lines.append(
-            f"{found.left_out} questions have a verdict in one run only and are left out: failed, or not asked"
+            f"{counted(found.left_out, 'question')} with a verdict in one run only left out: failed, or not asked"
         )
     return lines
 

@@ -13,6 +13,7 @@ import typer
 
 from flowinfer.errors import UsageError
 from flowinfer.output.secrets import MASK, learn, learn_address
+from flowinfer.output.words import counted
 
 if TYPE_CHECKING:
     from flowinfer.runs.remote import Server
@@ -32,7 +33,7 @@ def answer(
 
     lines = read_lines(name, as_they_are=flow.prompts == AS_THEY_ARE)
     if num_failed := answer_lines(flow, lines, output, batch=batch or "auto", says_steps=says_steps, say=say):
-        print(f"{num_failed} questions failed; their lines say why", file=sys.stderr)
+        print(f"{counted(num_failed, 'question')} failed: the output's lines say why", file=sys.stderr)
         raise typer.Exit(4)
 
 

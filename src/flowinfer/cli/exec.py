@@ -27,6 +27,7 @@ from flowinfer.cli.inputs import (
 from flowinfer.errors import UsageError
 from flowinfer.output.shell import command as command_line
 from flowinfer.output.shell import options as shell_options
+from flowinfer.output.words import counted
 from flowinfer.runs.jsonlog import decoded
 from flowinfer.startup import STARTUP
 
@@ -365,7 +366,7 @@ def _evaluate(flow: Flow, dataset: Dataset, request: Request, *, quiet: bool) ->
             raise typer.Exit(130) from None
     if live.first_failure is not None:
         failed, reason = live.first_failure.question.id, live.first_failure.trace.error
-        print(f"{results.failed} questions failed, '{failed}' because: {reason}", file=sys.stderr)
+        print(f"{counted(results.failed, 'question')} failed, '{failed}' because: {reason}", file=sys.stderr)
         print(f"  = help: {again()} asks them again", file=sys.stderr)
     return results
 

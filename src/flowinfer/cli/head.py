@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from flowinfer.cli.inputs import MODELS, ZooOption, checked_text
+from flowinfer.cli.keys import keys_of_variable
 from flowinfer.cli.serve import LOOPBACK
 from flowinfer.errors import UsageError
 
@@ -56,7 +57,7 @@ def command(
     if place is None:
         raise UsageError(f"--listen {listen}: expected HOST:PORT", help="127.0.0.1:7070, for one")
     host, port = place
-    key = _key(key_env)
+    key = b"" if key_env is None else _key(key_env)
     if not key and host not in LOOPBACK:
         raise UsageError(
             f"who reaches {host}:{port} could use this head, and nobody would have to show a key",
@@ -85,7 +86,9 @@ def command(
     try:
         host, port = server.listen(host, port)
     except OSError as error:
-        raise UsageError(f"cannot listen at {listen}: {error.strerror or error}", help="another port, or 0") from None
+        is_of_system = error.errno is not None and error.errno > 0  # that of a name that nobody knows is not
+        told = os.strerror(error.errno or 0) if is_of_system else error.strerror or str(error)
+        raise UsageError(f"cannot listen at {listen}: {told.lower()}", help="another port, or 0") from None
     shown = f"[{host}]" if ":" in host else host
     _say(f"ready: {shown}:{port}")
     held = f' api_key_env="{key_env}"' if key_env else ""
@@ -126,23 +129,16 @@ def _packed(plan: Plan, model: TokenModel, rows: int) -> Callable[[], Session] |
     return lambda: make()[0]
 
 
-def _key(variable: str | None) -> bytes:
-    """Return the key, and know it as a secret.
+def _key(variable: str) -> bytes:
+    """Return the key that a variable holds.
 
     Raises:
-        UsageError: the variable holds none, or a short one.
+        UsageError: it holds none, a short one, or several.
     """
-    from flowinfer.output.secrets import learn
-
-    if variable is None:
-        return b""
-    key = os.environ.get(variable, "").strip()
-    if len(key) < _LEAST_KEY:
-        raise UsageError(
-            f"--key-env {variable}: the variable holds no key of at least {_LEAST_KEY} characters",
-            help=f"export {variable}=\"$(python -c 'import secrets; print(secrets.token_urlsafe(32))')\"",
-        )
-    learn(key)
+    cure = f"export {variable}=\"$(python -c 'import secrets; print(secrets.token_urlsafe(32))')\""
+    key, *more = keys_of_variable(variable, least=_LEAST_KEY, help=cure)
+    if more:
+        raise UsageError(f"the environment variable {variable} holds several keys, and a head has one", help=cure)
     return key.encode()
 
 

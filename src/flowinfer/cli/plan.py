@@ -16,6 +16,7 @@ from flowinfer.cli.inputs import Expression, FlowFile, PromptsOption, SetOption,
 from flowinfer.errors import MemoryShort, UsageError
 
 if TYPE_CHECKING:
+    from flowinfer.cli.afar import Afar
     from flowinfer.machine import Machine
     from flowinfer.planning.plan import Plan, Source, Step
     from flowinfer.runs.measured import Measured
@@ -47,6 +48,7 @@ def show_plan(
     flow: Flow, *, as_json: bool = False, full: bool = False, devices: str | None = None, out: Path = Path("runs")
 ) -> None:
     """Print a flow's plan."""
+    from flowinfer.cli.afar import estimates, heads_afar
     from flowinfer.machine import this_machine
     from flowinfer.planning.bounds import bounds
     from flowinfer.planning.placement import device_reads, place
@@ -62,10 +64,12 @@ def show_plan(
             error.help = f"{error.help}; --devices cuda:0=24GB,cpu=64GB plans for another machine"
         raise
     took = None if devices else measured(plan, out)
+    afar = heads_afar(plan)
     if as_json:
         question = asdict(bounds(plan, took.seconds if took else {})) | {"measured": asdict(took) if took else None}
         said = to_json(plan) | {"reads": device_reads(plan), "zoo": flow.zoo, "zoo_why": flow.zoo_why}
         said |= {"question": question}
+        said |= {"elsewhere": {name: one.to_json() for name, one in afar.items()}} if afar else {}
         print(json.dumps(said, ensure_ascii=False, indent=1))
         return
     count = f"{len(plan.steps)} step{'s' * (len(plan.steps) > 1)}"
@@ -78,7 +82,11 @@ def show_plan(
     _show_question(plan, took)
     kind = "majority vote of" if plan.answer.kind == "vote" else "text of"
     print(f"\nanswer: {kind} {', '.join(plan.answer.texts)}")
-    _show_models(plan, machine)
+    _show_models(plan, machine, afar)
+    if afar:
+        print("\nheads elsewhere")
+    for line in estimates(plan, afar):
+        print(f"    {line}")
 
 
 def _show_step(step: Step, full: bool) -> None:
@@ -155,12 +163,15 @@ def _short(template: str, width: int = 70) -> str:
     return text if len(text) <= width else text[: width // 2 - 2] + " ... " + text[-width // 2 :]
 
 
-def _show_models(plan: Plan, machine: Machine) -> None:
+def _show_models(plan: Plan, machine: Machine, afar: Mapping[str, Afar]) -> None:
     from flowinfer.planning.placement import shown_bytes
 
     print("\nmodels")
     for name, spec in plan.models.items():
         need, placement = plan.needs[name], plan.placements[name]
+        if name in afar:
+            print(f"    {name} = {spec.ref}: elsewhere\n        {afar[name]}")
+            continue
         parameters = "unknown size" if need.parameters is None else f"{_count(need.parameters)} parameters"
         memory = "" if not need.weight_bytes else f", {shown_bytes(need.weight_bytes)} as {placement.dtype}"
         per_token = "" if not need.kv_bytes_per_token else f", {need.kv_bytes_per_token / 1024:.1f} KiB/token of cache"

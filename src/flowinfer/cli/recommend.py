@@ -12,6 +12,7 @@ from rich.table import Table
 from flowinfer.errors import UsageError
 from flowinfer.files import write_asked
 from flowinfer.output.console import PlainConsole
+from flowinfer.output.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,9 +59,12 @@ def command(
 def _print(choice: Choice, console: PlainConsole, every: bool) -> None:
     table = Table()
     table.add_column("", no_wrap=True)
-    table.add_column("flow", overflow="fold")
-    for name in ("accuracy", "interval", "seconds", "n"):
+    table.add_column("flow", overflow="fold", min_width=12)
+    has_control = any(one.taken for one in choice.candidates)
+    for name in ("accuracy", "interval", "seconds", "n", *(("calls", "tokens") if has_control else ())):
         table.add_column(name, no_wrap=True, justify="right")
+    if has_control:
+        table.add_column("taken", overflow="fold")
     for one in choice.candidates:
         if every or one.is_front:
             low, high = (100 * end for end in one.interval)
@@ -72,7 +76,7 @@ def _print(choice: Choice, console: PlainConsole, every: bool) -> None:
                 "-" if one.seconds is None else f"{one.seconds:.2f}",
                 str(one.n),
             )
-            table.add_row(*cells)
+            table.add_row(*cells, *(_control(one) if has_control else ()))
     console.print(table)
     console.print(f"recommended: {choice.winner.wiring.flow}")
     if choice.runner_up is not None and choice.p_value is not None:
@@ -82,9 +86,14 @@ def _print(choice: Choice, console: PlainConsole, every: bool) -> None:
             f"points behind, {sure} (McNemar p = {choice.p_value:.3g}; chosen on these same questions, so optimistic)",
         )
     if choice.num_beyond:
-        console.print(f"{choice.num_beyond} flows lie beyond the limits")
+        console.print(f"{counted(choice.num_beyond, 'flow')} beyond the limits")
     if not choice.is_timed:
         console.print("not all flows were timed at batch 1 without cache: the front is by accuracy where seconds lack")
+
+
+def _control(one: Candidate) -> tuple[str, str, str]:
+    """Return what a question takes, and how often each member was taken."""
+    return f"{one.calls or 0:.2f}", f"{one.tokens or 0:.1f}", one.taken or "-"
 
 
 def _note(notes: Sequence[str]) -> None:
@@ -113,6 +122,9 @@ def _row(one: Candidate) -> dict[str, object]:
         "interval": list(one.interval),
         "n": one.n,
         "seconds_per_question": one.seconds,
+        "calls_per_question": one.calls,
+        "tokens_per_question": one.tokens,
+        "taken": one.taken or None,
         "is_front": one.is_front,
         "run": str(one.run),
     }

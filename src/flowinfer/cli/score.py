@@ -12,6 +12,7 @@ from flowinfer.cli.inputs import SetOption, settings
 from flowinfer.cli.why import plain_why, print_why
 from flowinfer.errors import UsageError
 from flowinfer.output.console import PlainConsole
+from flowinfer.output.words import counted
 
 
 def command(
@@ -67,7 +68,10 @@ def command(
         print(f"{record.question.id}: {before} -> {after}")
     for record, _ in changed if why else ():
         print_why(record, PlainConsole())
-    print(f"{len(pairs)} answers scored, {len(changed)} verdicts changed" + (" (not written)" if dry_run else ""))
+    print(
+        f"{counted(len(pairs), 'answer')} scored, {counted(len(changed), 'verdict')} changed"
+        + (" (not written)" if dry_run else "")
+    )
     print_results(results)
 
 

@@ -23,6 +23,7 @@ from flowinfer.cli.inputs import (
     read_checked,
     settings,
 )
+from flowinfer.cli.keys import keys_in, keys_of_variable
 from flowinfer.errors import FlowError, UsageError
 
 if TYPE_CHECKING:
@@ -188,27 +189,16 @@ def _keys(variable: str | None, file: Path | None) -> tuple[str, ...]:
     Raises:
         UsageError: there are none where some were announced, or one is too short.
     """
-    from flowinfer.output.secrets import learn
-
     if variable is not None and file is not None:
         raise UsageError("--api-key-env and --api-key-file say the same", help="leave one of them out")
     if variable is not None:
-        place, text = f"the environment variable {variable}", os.environ.get(variable, "").replace(",", "\n")
-    elif file is not None:
-        try:
-            place, text = str(file), file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--api-key-file {file}: cannot be read: {error}") from error
-    else:
+        return keys_of_variable(variable, least=_LEAST_KEY)
+    if file is None:
         return ()
-    keys = tuple(key for key in map(str.strip, text.split("\n")) if key)
-    for key in keys:
-        learn(key)
-    if not keys:
-        raise UsageError(f"{place} holds no key")
-    if any(len(key) < _LEAST_KEY or not key.isascii() or not key.isprintable() or " " in key for key in keys):
-        raise UsageError(f"{place} holds a key that is none: at least {_LEAST_KEY} ASCII characters without spaces")
-    return keys
+    try:
+        return keys_in(file.read_text("utf-8"), str(file), least=_LEAST_KEY)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--api-key-file {file}: cannot be read: {error}") from error
 
 
 def _bytes(text: str) -> int:

@@ -133,6 +133,10 @@ def _show_question(record: Record, console: PlainConsole, with_prompts: bool) ->
             text = step.text
             shown = plain(text[:start]) + plain(text[start:end], "reverse") + plain(text[end:])
         console.print(Panel(shown, title=plain(title), title_align="left"))
+        if step.likelihoods:
+            ranked = sorted(step.likelihoods.items(), key=lambda one: -one[1])
+            told = ", ".join(f"{text!r} {value:.3f}" for text, value in ranked)
+            console.print(f"{step.step} log-likelihood: {told}", markup=False)
     for taken in trace.selections:
         console.print(f"{taken.selection} {taken}", markup=False)
     if trace.ballot:

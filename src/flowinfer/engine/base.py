@@ -27,6 +27,8 @@ class Row:
     and must be equal (`Decoding.of_loop`)."""
     noise_id: str | None = None
     """What its noise is drawn by, where that is not its question's id: a server's requests have ids of their own."""
+    stream: str | None = None
+    """By what step's id its noise is drawn, where that is not its own; see `Step.stream`."""
     turns: tuple[Turn, ...] = ()
     """What was said before its prompts; the first may be of the system."""
     candidates: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from flowinfer.engine.loops.watch import Watch
 from flowinfer.engine.models import ModelPool
 from flowinfer.fusion.shared import SharedVocabularyWarning
 from flowinfer.planning.plan import Plan, Step, held_models, members
+from flowinfer.registry import backends
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,9 @@ class Decoders:
         plan, step = loop.plan, loop.step
         if not self._together and self._is_nearly_full(loop):
             self._make_way()
+        for name, spec in plan.models.items():
+            if backends()[spec.backend].is_elsewhere:  # what is wrong there is told before anything is loaded here
+                self.pool.get(plan, name, self._observer)
         self.pool.begin(plan, self._wanted(plan, step))
         heads = [self.pool.get(plan, member.model, self._observer) for member in members(step.source)]
         keeps = all(plan.models[member.model].think == "keep" for member in members(step.source))

@@ -282,6 +282,7 @@ class Scheduler:
                 tuple(said for own in passed_on.values() for said in own),
                 asked.decodings.get(shared.id, shared.step.decoding),
                 asked.noise_id,
+                shared.step.stream,
                 asked.turns.get(shared.id, ()),
                 candidates,
                 not asked.candidates,

@@ -156,6 +156,8 @@ def read(path: Path, name: str) -> Table:
         raise DataError(f"'{name}' is damaged at {place}", help=again) from error
     if any(len(example.right) != len(table.members) for example in table.examples):
         raise DataError(f"'{name}' is damaged: an example has not one mark for each member", help=again)
+    if not 0 <= table.held_out.best < len(table.members):
+        raise DataError(f"'{name}' is damaged: no member is the best one", help=again)
     return table
 
 

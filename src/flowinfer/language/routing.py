@@ -77,7 +77,9 @@ def _columns(root: Part, prompts: str, group: Choice, picked: Picking, report: R
     if missing is not None or len(order) < len(table.members):
         message = f"{named} chooses among {len(table.members)} flows, and this group has {len(order)} members"
         if missing is not None:
-            message = f"member {missing + 1}, '{written(members[missing])}', is none of the flows of {named}"
+            message = (
+                f"with member {missing + 1} the flow is '{written(members[missing])}', which {named} does not know"
+            )
         report.error("E0311", message, picked.span, f"{hint}; it is of {known}")
         return None
     columns = [column for column in order if column is not None]
@@ -109,7 +111,7 @@ def _order(table: Table, wanted: Sequence[tuple[str, str]]) -> list[int | None]:
 
 def _member_of(span: Span, index: int, group: Choice) -> Part:
     """Return a member of the group of that place, with the group's label; other groups as they are."""
-    if group.span != span:
+    if group.routes is None or group.span != span:
         return group
     member = group.tries[index]
     if group.label is None:

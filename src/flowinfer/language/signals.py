@@ -11,14 +11,12 @@ from flowinfer.language.options import Scope
 from flowinfer.language.tree import Call, Chain, Group, Option
 from flowinfer.language.tree import Name as WrittenName
 from flowinfer.registry import backends
-from flowinfer.spec import AUTO, Choice, ModelSpec, Node, Parallel, Part, Quorum, Rule, Series, Signal, nodes
+from flowinfer.spec import AUTO, GRADED, Choice, ModelSpec, Node, Parallel, Part, Quorum, Rule, Series, Signal, nodes
 
 ACCEPT: tuple[Signal, ...] = ("answered", "confidence", "lead", "agreement", "votes", "judge")
 """What a member of a choice group can be accepted by."""
 UNTIL: tuple[Signal, ...] = ("unchanged", "agree", *ACCEPT)
 """What ends a repeat."""
-_GRADED = ("confidence", "lead", "agreement", "votes")
-"""Those that need a threshold."""
 MOST_ROUNDS = 64
 KEYS = ("accept", "until", "at", "pick")
 QUORUM_KEYS = ("min", "timeout", "wait")
@@ -151,12 +149,12 @@ def condition(group: Group, key: Literal["accept", "until"], scope: Scope) -> Co
 
 def _threshold(word: Signal, option: Option, at: Option | None, scope: Scope) -> float | None:
     if at is None:
-        if word not in _GRADED:
+        if word not in GRADED:
             return 1.0
         hint = f"say how much will do, from 0 to 1: {option.key}={word}, at=0.9"
         scope.report.error("E0306", f"{option.key}={word} without a threshold", option.value.span, hint)
         return None
-    if word not in _GRADED:
+    if word not in GRADED:
         hint = "leave 'at' out"
         scope.report.error("E0306", f"{option.key}={word} says yes or no and takes no threshold", at.span, hint)
         return None

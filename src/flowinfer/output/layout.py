@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Unit = Literal["text", "flow", "cell", "percent", "points", "seconds", "ms", "p", "count", "cost"]
+Unit = Literal["text", "flow", "cell", "percent", "points", "seconds", "ms", "p", "count", "cost", "mean"]
 """cell: an accuracy with all that belongs to it; percent: a share shown in %; points: a difference of shares."""
 
 

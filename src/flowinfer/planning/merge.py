@@ -276,7 +276,7 @@ def _decisive(
     if any(len(steps) > 1 for member in members(step.source) for steps in member.fields.values()):
         decisive["prompts"] = plan.prompts  # says how several answers are joined
     if step.decoding.temperature > 0:
-        decisive["stream"] = step.id
+        decisive["stream"] = step.stream
     return decisive
 
 

@@ -72,8 +72,9 @@ def _when_json(when: When) -> dict[str, Any]:
 
 
 def _step_json(step: Step) -> dict[str, Any]:
-    when = {"when": [_when_json(one) for one in step.when]} if step.when else {}
+    when: dict[str, Any] = {"when": [_when_json(one) for one in step.when]} if step.when else {}
     when |= {"lanes": [asdict(one) for one in step.lanes]} if step.lanes else {}
+    when |= {"alone": step.alone} if step.alone else {}
     return when | {
         "id": step.id,
         "title": step.title,

@@ -124,6 +124,13 @@ class Step:
     """The quorums that it belongs to, the outermost first."""
     is_measured: bool = False
     """Whether a selection goes by its tokens' probabilities."""
+    alone: str | None = None
+    """Its id in the flow in which its member stands in the place of a group that picks, where that is another."""
+
+    @property
+    def stream(self) -> str:
+        """Return the id that it draws noise by: a picked member draws what it would alone."""
+        return self.alone or self.id
 
 
 @dataclass(frozen=True)
@@ -320,6 +327,8 @@ class _Compiler:
         """Conditions of what is being added."""
         self._lanes: tuple[Lane, ...] = ()
         """Quorums that it belongs to."""
+        self._num_absent = 0
+        """Steps before what is being added that would not be there if each group that picks were its member."""
         self._weight = 1.0
         """What its vote counts."""
         self._weights: dict[str, float] = {}
@@ -372,19 +381,19 @@ class _Compiler:
         self._num_selections += 1
         name, outside = f"d{self._num_selections}", self._when
         candidates, judges, first = list[tuple[str, ...]](), list[str](), len(self._steps)
-        is_drawn, picks = part.kind == "samples", part.routes is not None
+        is_drawn, picks, absent = part.kind == "samples", part.routes is not None, self._num_absent
         for index, one in enumerate(part.tries):
+            self._num_absent = absent + (len(self._steps) - first if picks else 0)
             tried = max(0, index - 1) if is_drawn else index  # two samples are drawn before any is judged
             self._when = (*outside, When(name, tried, picks)) if tried or picks else outside
             candidates.append(tuple(self._step_of[end] for end in self._add(one)))
             if index < len(part.judges):
                 judges += [self._step_of[end] for end in self._add(part.judges[index])]
-        self._when = outside
+        self._when, self._num_absent = outside, absent
         if is_drawn:
             candidates[:2] = [candidates[0] + candidates[1]]
-        found = Selection(
-            name, written(part), part.rule, tuple(candidates), is_drawn, judges=tuple(judges), routes=part.routes
-        )
+        title = written(replace(part, rule=None, routes=None))  # the rule is told beside it
+        found = Selection(name, title, part.rule, tuple(candidates), is_drawn, judges=tuple(judges), routes=part.routes)
         self._selections.append(found)
         self._step_of[part.id] = name
         if part.rule.signal in ("confidence", "lead", "agreement"):
@@ -408,7 +417,9 @@ class _Compiler:
             candidates.append(tuple(self._step_of[end] for end in self._answer(part, branch)))
         self._lanes = outside
         rule = Rule("quorum", quorum.least)
-        self._selections.append(Selection(name, written(part), rule, tuple(candidates), quorum=quorum))
+        self._selections.append(
+            Selection(name, written(replace(part, quorum=None)), rule, tuple(candidates), quorum=quorum)
+        )
         self._step_of[part.id] = name
         return (part.id,)
 
@@ -457,7 +468,9 @@ class _Compiler:
         texts = {text for member in members(source) for field in member.fields.values() for text in field}
         read = {writer for text in texts for writer in writers(text, self._selections)}
         reads = tuple(step.id for step in self._steps if step.id in read)
-        self._steps.append(Step(step_id, _title(source), source, decoding, reads, label, self._when, self._lanes))
+        alone = f"s{len(self._steps) + 1 - self._num_absent}" if self._num_absent else None
+        step = Step(step_id, _title(source), source, decoding, reads, label, self._when, self._lanes, alone=alone)
+        self._steps.append(step)
         self._step_of[name] = step_id
 
 

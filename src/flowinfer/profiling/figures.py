@@ -5,6 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowinfer.backends.base import Traffic
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,30 @@ class Spread:
         """Sum up the seconds of each step."""
         deviation = statistics.stdev(seconds) if len(seconds) > 1 else 0.0
         return cls(statistics.fmean(seconds) if seconds else 0.0, deviation, deviation**2)
+
+
+@dataclass(frozen=True)
+class NetworkFigures:
+    """What a step costs between this process and a head elsewhere; means."""
+
+    waited: float
+    """Seconds from questions to answers, the head's own work included."""
+    network: float
+    """Seconds of them that the head says that it had not to do with."""
+    messages: float
+    """Each there and back."""
+    sent: float
+    received: float
+    """Bytes."""
+
+    @classmethod
+    def between(cls, before: Traffic | None, after: Traffic | None, *, steps: int) -> NetworkFigures | None:
+        """Return what a step has cost between two looks at a head; None where it is here."""
+        if before is None or after is None:
+            return None
+        waited, worked = after.waited - before.waited, after.worked - before.worked
+        counts = (after.messages - before.messages, after.sent - before.sent, after.received - before.received)
+        return cls(waited / steps, (waited - worked) / steps, *(count / steps for count in counts))
 
 
 @dataclass(frozen=True)
@@ -43,6 +71,8 @@ class HeadFigures:
     """Of the sum of parts."""
     step_bytes: int | None
     """Weights without the embedding, and keys and values of all rows; None where the model's size is not known."""
+    network: NetworkFigures | None = None
+    """Where it is elsewhere."""
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
-from flowinfer.backends.base import TokenModel
+from flowinfer.backends.base import TokenModel, Traffic, traffic_of
 from flowinfer.engine.base import Observer, Row
 from flowinfer.engine.loops.likelihood import host_decoder
 from flowinfer.engine.loops.rounds import RoundStream
 from flowinfer.errors import RunError, UsageError
 from flowinfer.planning.plan import Step, members
+from flowinfer.profiling.figures import NetworkFigures
 from flowinfer.profiling.spans import Recorder
 
 WARM_UPS = 3
@@ -26,6 +28,8 @@ class Parts:
     """Mean length of each head's prompts."""
     context: float
     """Mean ids of a row and head while measured."""
+    networks: tuple[NetworkFigures | None, ...]
+    """Of each head that is elsewhere."""
 
 
 def take_apart(step: Step, models: Sequence[TokenModel], rows: Sequence[Row], steps: int) -> Parts:
@@ -51,6 +55,8 @@ def take_apart(step: Step, models: Sequence[TokenModel], rows: Sequence[Row], st
         stream.add(row)
     for number in range(WARM_UPS + steps):
         recorder.index = number - WARM_UPS
+        if number == WARM_UPS:
+            before = _traffic(models)
         for failed in stream.turn():
             raise RunError(f"step {step.id} {step.title}: {failed.error}")
         if number == 0:
@@ -58,7 +64,14 @@ def take_apart(step: Step, models: Sequence[TokenModel], rows: Sequence[Row], st
         if number >= WARM_UPS:
             lengths.append(_mean_length(stream))
     stream.close()  # keys and values must not stand in the way of what comes next
-    return Parts(recorder, prompt_tokens, sum(lengths) / len(lengths))
+    pairs = zip(before, _traffic(models), strict=True)
+    networks = tuple(NetworkFigures.between(*pair, steps=steps) for pair in pairs)
+    return Parts(recorder, prompt_tokens, sum(lengths) / len(lengths), networks)
+
+
+def _traffic(models: Sequence[TokenModel]) -> list[Traffic | None]:
+    """Return what has gone to each head elsewhere and come back so far."""
+    return [copy(traffic_of(model)) for model in models]
 
 
 def _prompt_tokens(stream: RoundStream, models: Sequence[TokenModel], steps: int) -> tuple[float, ...]:

@@ -148,15 +148,16 @@ class _Profiler:
     def _heads(self, step: Step, models: Sequence[TokenModel], parts: Parts, num_ids: float) -> list[HeadFigures]:
         recorder = parts.recorder
         whole, found = Spread.of(recorder.by_step()), []
-        heads = zip(members(step.source), models, recorder.lanes, parts.prompt_tokens, strict=True)
-        for member, model, lane, prompt_tokens in heads:
+        heads = zip(members(step.source), models, recorder.lanes, parts.prompt_tokens, parts.networks, strict=True)
+        for member, model, lane, prompt_tokens, network in heads:
             forward = Spread.of(recorder.by_step("forward", lane))
             need = self._plan.needs.get(member.model)
             found.append(
                 HeadFigures(
                     node=member.node,
                     model=member.model,
-                    device=str(model.device),
+                    device=str(model.device) if network is None else self._plan.models[member.model].base_url or "",
+                    network=network,
                     prompt_tokens=prompt_tokens,
                     prefill_seconds=recorder.prefill(lane),
                     forward=forward,

@@ -57,7 +57,14 @@ def lines(step: StepFigures) -> list[str]:
             for head in step.heads
         )
         found.append(f"prefill: {prefills}")
-    if any(head.device != "cpu" for head in step.heads):
+    for head in step.heads:
+        if (way := head.network) is not None:
+            found.append(
+                f"{head.model} at {head.device}: a step waits {_ms(way.waited)} ms for it, {_ms(way.network)} ms of"
+                f" them for the network; {way.messages:.2f} messages, {way.sent:.0f} bytes there,"
+                f" {way.received:.0f} back"
+            )
+    if any(head.device != "cpu" and head.network is None for head in step.heads):
         found.append(f"parts: the host waits {_ms(step.host_wait.mean)} ms of them for devices")
     devices = len({head.device for head in step.heads})
     if devices > 1:
@@ -88,7 +95,7 @@ def _parts(step: StepFigures) -> Table:
     for name in ("mean ms", "deviation", "variance ms²", "share"):
         table.add_column(name, justify="right", no_wrap=True)
     for head in step.heads:
-        _row(table, f"forward {head.model}", head.device, head.forward, step)
+        _row(table, f"forward {head.model}", _place(head), head.forward, step)
     for head in step.heads:
         _row(table, f"transfer {head.model}", _way(head, step), head.transfer, step)
     fuse = f"fuse {', '.join(step.fusers)}" if step.fusers else "choose"
@@ -120,7 +127,12 @@ def _row(table: Table, name: str, device: str, spread: Spread, step: StepFigures
 
 def _way(head: HeadFigures, step: StepFigures) -> str:
     target = step.fuse_device
-    return head.device if head.device == target else f"{head.device} to {target}"
+    return _place(head) if head.device == target or head.network is not None else f"{head.device} to {target}"
+
+
+def _place(head: HeadFigures) -> str:
+    """Return where a head is, in a word: its address stands below the table."""
+    return head.device if head.network is None else "elsewhere"
 
 
 def _ms(seconds: float) -> str:

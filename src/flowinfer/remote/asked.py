@@ -43,6 +43,13 @@ class Render(_Question):
     turns: list[Turn] = []
 
 
+class Echo(_Question):
+    """Answer with so many bytes at once: to measure the way."""
+
+    ask: Literal["echo"] = "echo"
+    size: Annotated[int, Field(ge=0, le=1 << 20)]
+
+
 class Add(_Asked):
     """Read the prompts of new rows."""
 
@@ -121,10 +128,38 @@ class Work(_Question):
     deeds: list[Deed]
 
 
-Question = Annotated[Vocabulary | Tokenizer | Render | Work, Field(discriminator="ask")]
+Question = Annotated[Vocabulary | Tokenizer | Render | Echo | Work, Field(discriminator="ask")]
 KEPT = 2
 """Answers of a session whose logits are kept: those behind old rows and behind new ones."""
 QUESTION: TypeAdapter[Question] = TypeAdapter(Question)
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class About(_Told):
+    """What a head says of itself when the key has been shown."""
+
+    name: str
+    ref: str
+    max_positions: Annotated[int, Field(ge=1)]
+    is_exact: bool
+    vocabulary: str
+    """Fingerprint of its tokens' bytes."""
+    columns: Annotated[int, Field(ge=1, le=1 << 24)]
+    """V_k: of its logits."""
+    has_tokenizer: bool
+    notes: list[str]
+
+
+class Rendered(_Told):
+    """A prompt as the head reads it."""
+
+    text: str
+    ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=1 << 22)]
+    opens_thinking: bool = False
+    opener: str = ""
 
 
 def packed_pieces(pieces: tuple[bytes | None, ...]) -> bytes:
@@ -139,6 +174,8 @@ def unpacked_pieces(body: bytes, count: int) -> tuple[bytes | None, ...]:
     Raises:
         ValueError: it has not.
     """
+    if not 0 <= 4 * count <= len(body):
+        raise ValueError("there are fewer pieces than it says")
     at, found = 4 * count, list[bytes | None]()
     for k in range(count):
         length = int.from_bytes(body[4 * k : 4 * k + 4], "little") - 1

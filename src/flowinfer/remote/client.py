@@ -8,28 +8,26 @@ one; where there is none to be had for `PATIENCE_SECONDS`, the run ends and can 
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from itertools import count
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from flowinfer.backends.aside import waiting
-from flowinfer.backends.base import Prompt, Session, TokenModel, Turn
+from flowinfer.backends.base import Prompt, Session, TokenModel, Traffic, Turn
 from flowinfer.errors import HeadCut, HeadLost, LoadError, MemoryShort, RunError
 from flowinfer.fusion.certified import Candidates
 from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
 from flowinfer.remote import asked
-from flowinfer.remote.wire import MOST_BODY, KeyRefused, Wire, WireError, introduce, last_part, parted
+from flowinfer.remote.wire import MOST_BODY, KeyRefused, Wire, WireError, call, last_part, parted
 from flowinfer.spec import ModelSpec
 
-_CONNECT_SECONDS = 10.0
 PATIENCE_SECONDS = 20.0
 """How long a head that was there is waited for."""
 _ANSWER_SECONDS = 600.0
@@ -65,8 +63,8 @@ class RemoteModel(TokenModel):
         self._lock = threading.Lock()
         self._numbers = count()
         self._wire: Wire | None = None
-        self.num_asked = 0
-        """Questions so far, each a message there and one back."""
+        self.traffic = Traffic()
+        """What has gone there and come back; counted on by a copy of the model too."""
         self._is_lost = False
         self.ended: list[int] = []
         """Sessions that the head may forget; it is told with the next question."""
@@ -76,29 +74,28 @@ class RemoteModel(TokenModel):
             about = self._connect()
         except WireError as error:
             raise LoadError(f"{self.where}: {error}", help=_cure(error, self._host, self._port)) from error
-        self._fingerprint = str(about["vocabulary"])
-        self._has_tokenizer = bool(about["has_tokenizer"])
-        self.max_positions, self.is_exact = int(about["max_positions"]), bool(about["is_exact"])
-        self.notes = tuple(map(str, about["notes"]))
-        theirs, ours = str(about["ref"]), last_part(spec.ref)
-        if ours not in (theirs, about["name"]):
+        self._fingerprint, self._has_tokenizer = about.vocabulary, about.has_tokenizer
+        self.num_columns = about.columns
+        """V_k."""
+        self.max_positions, self.is_exact = about.max_positions, about.is_exact
+        self.notes = tuple(about.notes)
+        ours = last_part(spec.ref)
+        if ours not in (about.ref, about.name):
             self.close()
             raise LoadError(
-                f"{self.where} holds '{theirs}', the flow says '{ours}'",
+                f"{self.where} holds '{about.ref}', the flow says '{ours}'",
                 help="name in the flow what the head serves, or another head",
             )
-
-    @property
-    def num_bytes(self) -> tuple[int, int]:
-        """Return how many bytes have gone there and come back over the connection of now."""
-        return (self._wire.num_sent, self._wire.num_received) if self._wire else (0, 0)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
         """Return the head's own tokenizer, fetched when it is first wanted."""
         if self._tokenizer is None and self._has_tokenizer:
             _, body = self._ask(asked.Tokenizer())
-            self._tokenizer = Tokenizer.from_str(bytes(body).decode())
+            try:
+                self._tokenizer = Tokenizer.from_str(bytes(body).decode())
+            except Exception as error:  # its library raises no other kind
+                raise LoadError(f"{self.where} sends a tokenizer that cannot be read: {error}") from error
         return self._tokenizer
 
     def vocabulary(self, stop_tokens: Sequence[str] = ()) -> HeadVocabulary:
@@ -108,14 +105,18 @@ class RemoteModel(TokenModel):
             about, body = self._ask(asked.Vocabulary(stop_tokens=list(key)))
             try:
                 self._vocabularies[key] = _vocabulary(about, bytes(body))
-            except (KeyError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise LoadError(f"{self.where} sends a vocabulary that cannot be read: {error}") from error
         return self._vocabularies[key]
 
     def prompt(self, text: str, prefill: str = "", turns: Sequence[Turn] = ()) -> Prompt:
         """Let the head render and tokenize a prompt."""
         about, _ = self._ask(asked.Render(text=text, prefill=prefill, turns=list(turns)))
-        return Prompt(**about | {"ids": tuple(about["ids"])})
+        try:
+            found = asked.Rendered.model_validate(about)
+        except ValidationError as error:
+            raise RunError(f"{self.where}: what came is no prompt") from error
+        return Prompt(found.text, tuple(found.ids), found.opens_thinking, found.opener)
 
     def open(self) -> Session:
         """Return an empty session, over a new connection where the last one broke.
@@ -150,24 +151,20 @@ class RemoteModel(TokenModel):
                     raise HeadLost(f"{self.where} is lost: {error}") from error
                 time.sleep(0.5)
                 continue
-            if about.get("vocabulary") != self._fingerprint:
+            if about.vocabulary != self._fingerprint:
                 raise HeadLost(f"{self.where} is lost: it holds another model now", help="begin a new run")
 
-    def _connect(self) -> dict[str, Any]:
+    def _connect(self) -> asked.About:
         """Connect and show the key; return what the head says of itself."""
-        try:
-            connection = socket.create_connection((self._host, self._port), _CONNECT_SECONDS)
-        except OSError as error:
-            raise WireError((error.strerror or str(error)).lower()) from error
-        wire = Wire(connection)
-        try:
-            about = introduce(wire, self._key, {"version": version("flowinfer")})
-        except WireError:
-            wire.close()
-            raise
+        wire, about = call(self._host, self._port, self._key)
         wire.trust(seconds=_ANSWER_SECONDS, most_body=MOST_BODY)
+        try:
+            found = asked.About.model_validate(about)
+        except ValidationError as error:
+            wire.close()
+            raise WireError("what it says of itself cannot be read") from error
         self._wire = wire
-        return about
+        return found
 
     def _ask(self, question: asked.Question) -> tuple[dict[str, Any], bytearray]:
         """Ask and wait for the answer; what needs no session is asked again where the connection breaks.
@@ -197,10 +194,17 @@ class RemoteModel(TokenModel):
         if self._wire is None:
             raise HeadCut(f"{self.where}: its connection broke")
         ended, self.ended = self.ended, []
-        self.num_asked += 1
+        sent, received, start = self._wire.num_sent, self._wire.num_received, time.perf_counter()
         try:
             self._wire.send(question.model_dump() | {"ended": ended})
-            return self._wire.receive()
+            head, body = self._wire.receive()
+            self.traffic.count(
+                self._wire.num_sent - sent,
+                self._wire.num_received - received,
+                time.perf_counter() - start,
+                head.pop("seconds", None),
+            )
+            return head, body
         except WireError as error:
             self.close()
             raise HeadCut(f"{self.where}: {error}") from error
@@ -254,21 +258,22 @@ class RemoteSession(Session):
 
     def logits(self, rows: Sequence[int]) -> Tensor:
         """Return rows' logits, (R, V_k)."""
-        return self._whole(asked.Logits(rows=list(rows)))
+        return self._whole(asked.Logits(rows=list(rows)), len(rows))
 
     def best(self, rows: Sequence[int], count: int) -> Candidates:
         """Return the candidates behind rows."""
-        return self._some(asked.Logits(rows=list(rows), best=count, number=next(self._numbers)))
+        return self._some(asked.Logits(rows=list(rows), best=count, number=next(self._numbers)), len(rows))
 
     def verify(self, segments: Mapping[int, Sequence[Sequence[int]]]) -> Tensor:
         """Append segments and return the logits behind each, (S, V_k)."""
-        found = self._whole(asked.Verify(segments=_plain(segments)))
+        found = self._whole(asked.Verify(segments=_plain(segments)), sum(map(len, segments.values())))
         self._grow({row: sum(map(len, of_row)) for row, of_row in segments.items()})
         return found
 
     def verify_best(self, segments: Mapping[int, Sequence[Sequence[int]]], count: int) -> Candidates:
         """Append segments and return the candidates behind each."""
-        found = self._some(asked.Verify(segments=_plain(segments), best=count, number=next(self._numbers)))
+        deed = asked.Verify(segments=_plain(segments), best=count, number=next(self._numbers))
+        found = self._some(deed, sum(map(len, segments.values())))
         self._grow({row: sum(map(len, of_row)) for row, of_row in segments.items()})
         return found
 
@@ -292,25 +297,34 @@ class RemoteSession(Session):
         for row, more in by.items():
             self._lengths[row] += more
 
-    def _whole(self, deed: asked.Deed) -> Tensor:
+    def _whole(self, deed: asked.Deed, count: int) -> Tensor:
+        """Return the logits behind so many texts."""
         head, body = self._do(deed)
         dtype, shape = _DTYPES.get(str(head.get("dtype"))), _shape(head.get("shape"))
-        if dtype is None or shape is None or len(body) != dtype.itemsize * shape[0] * shape[1]:
+        if (
+            dtype is None
+            or shape is None
+            or shape != (count, self._model.num_columns)
+            or len(body) != dtype.itemsize * shape[0] * shape[1]
+        ):
             raise RunError(f"{self._model.where}: what came are no logits")
         return torch.frombuffer(body, dtype=dtype).view(shape) if body else torch.empty(shape, dtype=dtype)
 
-    def _some(self, deed: asked.Logits | asked.Verify) -> Candidates:
+    def _some(self, deed: asked.Logits | asked.Verify, wanted: int) -> Candidates:
+        """Return the candidates behind so many texts."""
         head, body = self._do(deed)
         shape = _shape(head.get("best"))
-        if shape is None or len(body) != 8 * shape[0] * shape[1]:
+        if shape is None or shape[0] != wanted or shape[1] < 1 or len(body) != 8 * shape[0] * shape[1]:
             raise RunError(f"{self._model.where}: what came are no candidates")
         count = shape[0] * shape[1]
         columns = torch.frombuffer(body, dtype=torch.int32, count=count).view(shape).long()
+        if count and not 0 <= int(columns.min()) <= int(columns.max()) < self._model.num_columns:
+            raise RunError(f"{self._model.where}: what came are candidates of another vocabulary")
         probs = torch.frombuffer(body, dtype=torch.float32, count=count, offset=4 * count).view(shape)
 
         def fetch(at: Sequence[int]) -> Tensor:
             self.num_fetched += len(at)
-            return self._whole(asked.Fetch(number=deed.number, at=list(at)))
+            return self._whole(asked.Fetch(number=deed.number, at=list(at)), len(at))
 
         self.num_answered += shape[0]
         return Candidates(columns, probs, fetch)

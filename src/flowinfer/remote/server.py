@@ -27,6 +27,7 @@ from flowinfer.remote import asked
 from flowinfer.remote.wire import Wire, WireError, last_part, welcome
 
 MOST_CONNECTIONS = 64
+"""Of clients that know the key; so many others may be about to show it."""
 MOST_SESSIONS = 16
 """Of one connection: decoding loops that are open at once."""
 _LOOK_SECONDS = 0.2
@@ -74,8 +75,11 @@ class HeadServer:
         self._open_session, self._most_rows = open_session or model.open, rows
         self._turn = threading.Lock()
         self._wires: set[Wire] = set()
+        self._strangers: dict[Wire, None] = {}
+        """Those of `_wires` that have not shown the key yet, the first first."""
         self._listener: socket.socket | None = None
         self._is_over = False
+        self._about = self._described()
 
     def listen(self, host: str, port: int) -> tuple[str, int]:
         """Take an address and return it; port 0 = any that is free.
@@ -106,11 +110,18 @@ class HeadServer:
                 time.sleep(_LOOK_SECONDS)
                 continue
             who = f"{address[0]}:{address[1]}"
-            if len(self._wires) >= MOST_CONNECTIONS:
+            if len(self._wires) - len(self._strangers) >= MOST_CONNECTIONS:
                 self._say(f"{who} is turned away: {MOST_CONNECTIONS} are connected")
                 connection.close()
                 continue
-            threading.Thread(target=self._attend, args=(connection, who), daemon=True).start()
+            if len(self._strangers) >= MOST_CONNECTIONS:  # who knows the key shows it at once
+                first = next(iter(self._strangers))
+                self._forget(first)
+                first.close()
+            wire = Wire(connection)
+            self._wires.add(wire)
+            self._strangers[wire] = None
+            threading.Thread(target=self._attend, args=(wire, who), daemon=True).start()
 
     def close(self) -> None:
         """Stop listening and end all connections."""
@@ -118,27 +129,32 @@ class HeadServer:
         for wire in list(self._wires):
             wire.close()
 
-    def _attend(self, connection: socket.socket, who: str) -> None:
+    def _attend(self, wire: Wire, who: str) -> None:
         """Do what one client asks for until it goes."""
-        wire = Wire(connection)
-        self._wires.add(wire)
         sessions: dict[int, _Open] = {}
         try:
-            theirs = welcome(wire, self._key, self._about())
+            theirs = welcome(wire, self._key, self._about)
+            self._strangers.pop(wire, None)
             self._say(f"{who} has come, flowinfer {str(theirs.get('version', '?'))[:40]!a}")
             wire.trust(seconds=None)
             while True:
-                head, _ = wire.receive_text()
-                wire.send(*self._answer(head, sessions))
+                asked_for, _ = wire.receive_text()
+                start = time.perf_counter()
+                head, body = self._answer(asked_for, sessions)
+                wire.send(head | {"seconds": round(time.perf_counter() - start, 6)}, body)
         except WireError as error:
             self._say(f"{who} has gone: {error}")
         finally:
-            self._wires.discard(wire)
+            self._forget(wire)
             wire.close()
             with self._turn:
                 sessions.clear()
 
-    def _about(self) -> dict[str, Any]:
+    def _forget(self, wire: Wire) -> None:
+        self._strangers.pop(wire, None)
+        self._wires.discard(wire)
+
+    def _described(self) -> dict[str, Any]:
         model = self._model
         found = model.vocabulary()
         return {
@@ -149,6 +165,7 @@ class HeadServer:
             "is_exact": model.is_exact,
             "device": str(model.device),
             "vocabulary": found.tokens.fingerprint,
+            "columns": found.num_columns,
             "has_tokenizer": isinstance(model.tokenizer, Tokenizer),
             "notes": list(model.notes),
         }
@@ -157,6 +174,8 @@ class HeadServer:
         """Return what is answered, or why it cannot be."""
         try:
             question = asked.QUESTION.validate_json(head)
+            if isinstance(question, asked.Echo):
+                return {}, bytes(question.size)
             with self._turn, torch.inference_mode():
                 return self._do(question, sessions)
         except ValidationError as error:
@@ -185,6 +204,8 @@ class HeadServer:
                 build = self._model.prompt
                 prompt = build(text, prefill, turns) if turns else build(text, prefill)
                 return asdict(prompt), b""
+            case asked.Echo():
+                raise AssertionError("answered before")
             case asked.Work(session=number, deeds=deeds):
                 return self._work(number, deeds, sessions)
 

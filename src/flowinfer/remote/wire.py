@@ -15,10 +15,12 @@ import re
 import secrets
 import socket
 import struct
+import time
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Any
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Goes up whenever what is said changes."""
 MOST_HEAD = 64 << 20
 """Bytes of a head: prompts of many rows, or a tokenizer's control tokens."""
@@ -27,8 +29,11 @@ MOST_BODY = 2 << 30
 _STRANGERS = 4096
 _PATIENCE_SECONDS = 10.0
 _LENGTHS = struct.Struct("!II")
-_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-"""Seconds of silence, seconds between questions whether somebody is there, how many of them."""
+_SEND_SECONDS = 600.0
+"""Longest that the other side may take to read a message."""
+_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
+"""Seconds of silence, seconds between questions whether somebody is there, how many of them; milliseconds in which what
+was sent must have arrived."""
 
 
 class WireError(Exception):
@@ -47,7 +52,10 @@ class Wire:
         self._most_head, self._most_body = _STRANGERS, 0
         self.num_sent = self.num_received = 0
         """Bytes so far."""
-        connection.settimeout(_PATIENCE_SECONDS)
+        self._until: float | None = time.monotonic() + _PATIENCE_SECONDS
+        """When the handshake must be over."""
+        self._seconds: float | None = None
+        """How long a message is waited for afterwards."""
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE.items():
@@ -62,6 +70,7 @@ class Wire:
         """
         raw = json.dumps(head, separators=(",", ":")).encode()
         try:
+            self._socket.settimeout(_SEND_SECONDS if self._until is None else self._left())
             self._socket.sendall(_LENGTHS.pack(len(raw), len(body)) + raw)
             if len(body):
                 self._socket.sendall(body)
@@ -98,10 +107,7 @@ class Wire:
     def trust(self, *, seconds: float | None, most_body: int = 0) -> None:
         """Take long messages from here on, and wait so long for each; None = as long as the connection stands."""
         self._most_head, self._most_body = MOST_HEAD, most_body
-        try:
-            self._socket.settimeout(seconds)
-        except OSError as error:  # closed meanwhile
-            raise WireError(_told(error)) from error
+        self._until, self._seconds = None, seconds
 
     def close(self) -> None:
         """Close the connection; a thread that waits for it goes on with a `WireError`."""
@@ -109,11 +115,24 @@ class Wire:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
+    def _left(self) -> float:
+        """Return how many seconds of the handshake are left.
+
+        Raises:
+            TimeoutError: none.
+        """
+        assert self._until is not None, "afterwards there is no end to it"
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
     def _bytes(self, count: int) -> bytearray:
         found = bytearray(count)
         view, at = memoryview(found), 0
         while at < count:
             try:
+                self._socket.settimeout(self._seconds if self._until is None else self._left())
                 here = self._socket.recv_into(view[at:])
             except OSError as error:
                 raise WireError(_told(error)) from error
@@ -122,6 +141,25 @@ class Wire:
             at += here
         self.num_received += count
         return found
+
+
+def call(host: str, port: int, key: bytes, *, seconds: float = 10.0) -> tuple[Wire, dict[str, Any]]:
+    """Connect to a head and show the key; return the connection and what the head says of itself.
+
+    Raises:
+        WireError: nobody is there, or it is no head of this protocol.
+        KeyRefused: one of the two does not know the key.
+    """
+    try:
+        connection = socket.create_connection((host, port), seconds)
+    except OSError as error:
+        raise WireError(_told(error)) from error
+    wire = Wire(connection)
+    try:
+        return wire, introduce(wire, key, {"version": version("flowinfer")})
+    except WireError:
+        wire.close()
+        raise
 
 
 def welcome(wire: Wire, key: bytes, about: dict[str, Any]) -> dict[str, Any]:

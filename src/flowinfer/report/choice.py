@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from flowinfer.errors import DataError, FlowInferError, UnreadableFile, UsageError
 from flowinfer.files import read_text
@@ -18,6 +19,7 @@ from flowinfer.report.cells import Cells
 from flowinfer.report.compare import counts
 from flowinfer.report.evidence import Evidence, Wiring
 from flowinfer.runs.store import info, read_json
+from flowinfer.runs.summary import selections_of, taken_in
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class Candidate:
     """Mean over question sets; None where one of them was not timed."""
     run: Path
     """One of its run folders."""
+    calls: float | None = None
+    """Model calls of a question, mean over question sets."""
+    tokens: float | None = None
+    """What all steps write for a question, mean over question sets."""
+    taken: str = ""
+    """How often each member was taken, over all sets, where steps may be skipped."""
     is_front: bool = False
     """Whether no other is both more accurate and faster."""
 
@@ -106,9 +114,11 @@ def as_flow(choice: Choice) -> str:
         raise DataError(f"{file}: missing or damaged", help="run the flow again") from error
     try:
         text = pin(source, _outside(winner.run, source))
-    except FlowInferError:  # its imports or its zoo are elsewhere
+    except FlowInferError:  # its imports, its tables or its zoo are elsewhere
         text = source
-        lines.append("# Its imports or its zoo are not here: settings that `--set` gave are in its run's plan.json.")
+        lines.append(
+            "# Its imports, routes or zoo are not here; settings that `--set` gave are in its run's plan.json."
+        )
     return "\n".join(lines) + "\n" + text.rstrip("\n") + "\n"
 
 
@@ -136,8 +146,21 @@ def _candidates(group: Evidence) -> list[Candidate]:
     for wiring in group.wirings:
         over_all = cells.whole(wiring)[-1]
         if over_all.accuracy is not None:
-            interval, run = (over_all.low, over_all.high), group.cells[wiring.key, group.datasets[0].key].run
-            found.append(Candidate(wiring, group.setup, over_all.accuracy, interval, over_all.n, over_all.seconds, run))
+            own = [cell for dataset in group.datasets if (cell := group.cell(wiring, dataset))]
+            found.append(
+                Candidate(
+                    wiring,
+                    group.setup,
+                    over_all.accuracy,
+                    (over_all.low, over_all.high),
+                    over_all.n,
+                    over_all.seconds,
+                    own[0].run,
+                    fmean(cell.calls or 0.0 for cell in own),
+                    fmean(cell.tokens or 0.0 for cell in own),
+                    taken_in(selections_of([record for cell in own for record in cell.records])),
+                )
+            )
     return found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from flowinfer.paper.paths import STRATEGIES, Strategy
 from flowinfer.results import Record
 from flowinfer.runs.stats import Interval, wilson
-from flowinfer.runs.summary import Tally, tally
+from flowinfer.runs.summary import SelectionSummary, Tally, mean_calls, selections_of, tally
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,22 @@ class Cell:
         """Return the accuracy's interval, Wilson's, 95 %."""
         return wilson(self.correct, self.n)
 
+    @cached_property
+    def calls(self) -> float | None:
+        """Return the mean model calls of a question that was answered, None where none was."""
+        return mean_calls(self.records)
+
+    @cached_property
+    def tokens(self) -> float | None:
+        """Return the mean tokens that all steps of an answered question wrote, None where none was."""
+        found = [sum(step.tokens for step in one.trace.steps) for one in self.records if one.trace.error is None]
+        return statistics.fmean(found) if found else None
+
+    @cached_property
+    def selections(self) -> tuple[SelectionSummary, ...]:
+        """Return which of several texts were taken, where steps may be skipped."""
+        return selections_of(self.records)
+
     @property
     def is_whole(self) -> bool:
         """Whether every question that was asked has a verdict: only such cells enter means and bests."""
@@ -166,6 +182,11 @@ class Evidence:
         used = {pair[1] for pair in cells}
         datasets = tuple(dataset for dataset in self.datasets if dataset.key in used)
         return replace(self, wirings=tuple(wirings), datasets=datasets, cells=cells, setup=setup)
+
+
+def has_control(evidence: Evidence) -> bool:
+    """Return whether some path may skip steps, so that questions cost unlike much."""
+    return any(cell.selections for cell in evidence.cells.values())
 
 
 def best(evidence: Evidence, wirings: Iterable[Wiring], dataset: QuestionSet) -> Wiring | None:

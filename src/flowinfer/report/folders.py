@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from flowinfer.errors import DataError, UnreadableFile, UsageError
 from flowinfer.files import read_text
+from flowinfer.output.words import counted
 from flowinfer.paper.paths import STRATEGIES, Strategy
 from flowinfer.report import wirings
 from flowinfer.results import Record
@@ -200,5 +201,7 @@ def _timed(folder: Path, into: Reading) -> dict[tuple[str, str], tuple[Record, .
         else:
             cached += 1
     if cached:
-        into.notes.append(f"{cached} timed questions failed or came from the cache; their seconds are not counted")
+        into.notes.append(
+            f"{counted(cached, 'timed question')} failed or came from the cache, whose seconds are not counted"
+        )
     return {pair: tuple(found.values()) for pair, found in records.items()}

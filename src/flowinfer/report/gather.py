@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from flowinfer.errors import UsageError
+from flowinfer.output.words import counted
 from flowinfer.paper.numbers import TASKS
 from flowinfer.paper.paths import STRATEGIES
 from flowinfer.report.evidence import Cell, Evidence, QuestionSet, Wiring
@@ -38,7 +39,7 @@ def gather(named: Sequence[str]) -> Evidence:
     notes = list(reading.notes)
     empty = len(reading.found) - len(answered)
     if empty:
-        notes.append(f"{empty} runs hold no answer and are left out")
+        notes.append(f"{counted(empty, 'run')} without an answer left out")
     kept = _latest(answered, notes)
     datasets, wirings = _datasets(kept, notes), _wirings(kept)
     cells = {}

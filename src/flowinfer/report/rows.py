@@ -12,9 +12,9 @@ from flowinfer.paper.paths import row_name
 from flowinfer.report.cells import Cells
 from flowinfer.report.compare import ALL, Comparison
 from flowinfer.report.cost import token_costs
-from flowinfer.report.evidence import Cell, Wiring, best, deviation
+from flowinfer.report.evidence import Cell, Wiring, best, deviation, has_control
 from flowinfer.report.table import Entry, Reached, Text, Value
-from flowinfer.runs.summary import cost_of
+from flowinfer.runs.summary import cost_of, taken_in
 
 Row = Mapping[str, Entry | Value]
 SHOWN = 3
@@ -185,6 +185,19 @@ def _endings(cells: Cells, layout: Layout) -> Iterator[Row]:
         }
 
 
+def _control(cells: Cells, layout: Layout) -> Iterator[Row]:
+    """Yield what a question of each path takes, and how often each member was taken, where some may be skipped."""
+    if not has_control(cells.evidence):
+        return
+    for head, cell in _each_cell(cells):
+        yield head | {
+            "accuracy": Reached(cell.accuracy, cell.interval.low, cell.interval.high, cell.n),
+            "calls": cell.calls,
+            "tokens": cell.tokens,
+            "taken": taken_in(cell.selections) or "-",
+        }
+
+
 def _fused_steps(cells: Cells, layout: Layout) -> Iterator[Row]:
     """Yield for every fused step the share of emitted tokens that were each head's own favourite."""
     for head, cell in _each_cell(cells):
@@ -237,5 +250,6 @@ ROWS: Mapping[str, Callable[[Cells, Layout], Iterator[Row]]] = {
     "tests": _tests,
     "changes": _changes,
     "cells": _endings,
+    "control": _control,
     "fused steps": _fused_steps,
 }

@@ -162,6 +162,8 @@ def quantity(value: float | None, unit: Unit) -> str:
             return f"{value:.2f}" if value >= 1 else f"{value:.2g}"
         case "p":
             return "<0.001" if value < 0.001 else f"{value:.3f}"
+        case "mean":
+            return f"{value:.2f}"
         case "cost":
             return f"{value:.4g}"
         case "count":

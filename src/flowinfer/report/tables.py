@@ -87,6 +87,22 @@ OWN = (
         is_long=True,
     ),
     Layout(
+        "control",
+        "What questions took",
+        "Model calls and tokens of a question (means), and how often each member or round was taken.",
+        rows="control",
+        columns=(
+            *_PATH,
+            _TASK,
+            Column("accuracy", "accuracy %", "percent"),
+            Column("calls", "calls / question", "mean"),
+            Column("tokens", "tokens / question", "mean"),
+            Column("taken", "taken"),
+        ),
+        notes=("tokens: written by all steps of a question, also by those whose text was not taken",),
+        is_long=True,
+    ),
+    Layout(
         "agreement",
         "Agreement of the heads",
         "Share of emitted tokens (end of text included) that were the head's own argmax.",

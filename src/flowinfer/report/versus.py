@@ -13,6 +13,7 @@ from flowinfer.report.inference import Difference, paired_difference
 from flowinfer.results import Record
 from flowinfer.runs.stats import Paired, paired, paired_interval
 from flowinfer.runs.store import info, read_records
+from flowinfer.runs.summary import taken_in
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Side:
     interval: tuple[float, float]
     """Wilson's, 95 %."""
     no_answer: int
+    calls: float | None
+    """Model calls of a question, mean."""
+    taken: str
+    """How often each member was taken, where steps may be skipped."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,8 @@ def _side(cell: Cell) -> Side:
         cell.correct / cell.n,
         (interval.low, interval.high),
         cell.tally.no_answer,
+        cell.calls,
+        taken_in(cell.selections),
     )
 
 

@@ -96,7 +96,7 @@ def step_key(plan: Plan, step: Step, prompts: Mapping[str, str], question_id: st
         "decoding": step.decoding.decisive(),
     }
     if step.decoding.temperature > 0:
-        decisive["stream"] = [_SAMPLING, question_id, step.id]
+        decisive["stream"] = [_SAMPLING, question_id, step.stream]
     return hashlib.sha256(encoded(as_text(decisive))).hexdigest()
 
 

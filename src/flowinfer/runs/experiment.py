@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flowinfer.engine.base import Observer
     from flowinfer.engine.models import ModelPool
     from flowinfer.runs.remote import Server
-    from flowinfer.runs.replicas.pool import Site
+    from flowinfer.runs.replicas.site import Site
     from flowinfer.tasks.base import Dataset
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from flowinfer.errors import DataError, RunError, UsageError
-from flowinfer.output.secrets import redacted_data
+from flowinfer.output.secrets import num_known, redacted, redacted_data
 
 T = TypeVar("T")
 
@@ -64,6 +64,14 @@ class JsonLog:
 def line_of(row: Mapping[str, Any]) -> bytes:
     """Return an object as a line of a log, without secrets."""
     return encoded(json.dumps(redacted_data(row), ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def is_clean(line: bytes) -> bool:
+    """Return whether a line that another process has made is without secrets that this one knows."""
+    if not num_known():
+        return True
+    text = decoded(line)
+    return redacted(text) == text
 
 
 def encoded(text: str) -> bytes:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from flowinfer.engine.base import Observer
 from flowinfer.output.console import PlainConsole, plain
+from flowinfer.output.words import counted
 from flowinfer.runs.stats import wilson
 from flowinfer.runs.summary import is_tied
 from flowinfer.startup import STARTUP
@@ -181,7 +182,7 @@ class LiveProgress(Live):
 
     def notice_start(self, flow: Flow, label: str, run: str, note: str | None = None) -> None:
         """Say what runs, with which words and zoo and why, and where it is kept."""
-        self.say(f"{flow.name} on {label}: {self.total} questions, {flow.words}")
+        self.say(f"{flow.name} on {label}: {counted(self.total, 'question')}, {flow.words}")
         for told in filter(None, (flow.zoo_note, note)):
             self.notice(told)
         if run:

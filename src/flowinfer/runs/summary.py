@@ -61,6 +61,19 @@ class SelectionSummary(_Summary):
     lost: tuple[int, ...] = ()
     """Of a quorum: of each member, how many questions went on without it."""
 
+    @property
+    def shares(self) -> str:
+        """Return how often each candidate was taken, in words; "" where a quorum lost nobody."""
+        total = sum(self.taken)
+        if self.lost or not total:
+            lost = [(number, count) for number, count in enumerate(self.lost, start=1) if count]
+            return ", ".join(f"{number} lost: {100 * count / total:.0f} %" for number, count in lost)
+        if self.gathers:
+            drawn = sum((index + 2) * count for index, count in enumerate(self.taken)) / total
+            return f"{drawn:.1f} of {len(self.taken) + 1} drawn"
+        found = [(number, count) for number, count in enumerate(self.taken, start=1) if count]
+        return ", ".join(f"{number}: {100 * count / total:.0f} %" for number, count in found)
+
 
 class SubjectSummary(_Summary):
     """One subject or module of the data set."""
@@ -268,13 +281,19 @@ def _sum(
         tokens=sum(step.tokens for record in records for step in record.trace.steps),
         steps=tuple(_step_summary(step_id, title, records) for step_id, title in titles.items()),
         subjects=_subjects(judged),
-        selections=_selections(records),
+        selections=selections_of(records),
         calls=_calls(records),
         **said,
     )
 
 
-def _selections(records: Sequence[Record]) -> tuple[SelectionSummary, ...]:
+def taken_in(selections: Sequence[SelectionSummary]) -> str:
+    """Return in words how often each candidate of some selections was taken."""
+    told = [(one.selection, one.shares) for one in selections if one.shares]
+    return told[0][1] if len(selections) == 1 and told else "; ".join(f"{name} {shares}" for name, shares in told)
+
+
+def selections_of(records: Sequence[Record]) -> tuple[SelectionSummary, ...]:
     found: dict[str, list[Taken]] = {}
     for record in records:
         for taken in record.trace.selections:
@@ -295,10 +314,14 @@ def _selections(records: Sequence[Record]) -> tuple[SelectionSummary, ...]:
 
 
 def _calls(records: Sequence[Record]) -> float | None:
-    answered = [record.trace for record in records if record.trace.error is None]
-    if not any(trace.selections for trace in answered):
-        return None
-    return statistics.fmean(map(calls_of, answered))
+    has_selections = any(record.trace.selections for record in records if record.trace.error is None)
+    return mean_calls(records) if has_selections else None
+
+
+def mean_calls(records: Sequence[Record]) -> float | None:
+    """Return the mean model calls of the questions that were answered, None where none was."""
+    answered = [calls_of(record.trace) for record in records if record.trace.error is None]
+    return statistics.fmean(answered) if answered else None
 
 
 def calls_of(trace: Trace) -> int:

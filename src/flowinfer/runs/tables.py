@@ -9,6 +9,7 @@ from rich.table import Table
 
 from flowinfer.output.console import PlainConsole
 from flowinfer.output.shell import command
+from flowinfer.output.words import counted
 from flowinfer.runs.summary import Results, RunOn, SelectionSummary
 
 
@@ -66,8 +67,10 @@ def _taken(one: SelectionSummary) -> str:
 
 
 def _lost(one: SelectionSummary) -> str:
-    counts = ", ".join(f"member {number} in {count}" for number, count in enumerate(one.lost, start=1) if count)
-    return f"{counts} questions of {one.title}"
+    counts = ", ".join(
+        f"member {number} in {counted(count, 'question')}" for number, count in enumerate(one.lost, start=1) if count
+    )
+    return f"{counts}, of {one.title}"
 
 
 def _cost(cost: float, num: int) -> str:
@@ -78,9 +81,8 @@ def notes(results: Results) -> list[str]:
     """Return what a reader must know before comparing these figures."""
     found = [results.data_note] if results.data_note else []
     if results.cached:
-        found.append(
-            f"{results.cached} answers hold steps from the cache; their seconds are other runs' and not counted"
-        )
+        cached = counted(results.cached, "answer")
+        found.append(f"{cached} with steps from the cache, whose seconds are other runs' and not counted")
     if results.run_on is not None:
         found.append(_run_on(results.run_on))
     if results.zoo == "toy":

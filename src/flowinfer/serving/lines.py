@@ -18,6 +18,7 @@ from flowinfer.backends.base import Turn
 from flowinfer.errors import DataError
 from flowinfer.machine import this_machine
 from flowinfer.output.secrets import redacted_data
+from flowinfer.output.words import counted
 from flowinfer.planning.plain import system_fingerprint
 from flowinfer.planning.plan import compile
 from flowinfer.runs.ask import Answer
@@ -146,7 +147,7 @@ def _left(file: AnswerFile, lines: Iterator[Line], say: Callable[[str], None]) -
     follows = next(lines, None)
     num_done = file.go_on([line.key for line in taken], follows.key if follows else None)
     if num_done:
-        say(f"{num_done} lines are answered already")
+        say(f"{counted(num_done, 'line')} answered already")
     return itertools.chain(taken[num_done:], [follows] if follows else [], lines)
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flowinfer.output.words import counted
 from flowinfer.planning.plan import compile, members
 from flowinfer.runs.store import read_records
-from flowinfer.runs.summary import Results, summarize_run
+from flowinfer.runs.summary import Results, calls_of, summarize_run, taken_in
 from flowinfer.sweeps.folder import Entry, read_index, read_latency
 from flowinfer.sweeps.wirings import Wiring
 from flowinfer.tasks.base import Dataset, language_note
@@ -27,6 +28,8 @@ class Cell:
     """Mean per question, measured alone; None where nothing was."""
     calls: int
     """Model calls that its own run made; the others were taken from other runs."""
+    needed: int
+    """Model calls that its answers took, whichever run made them."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Sweep:
         for row in self.rows:
             for label, cell in zip(self.labels, row.cells, strict=True):
                 failed = cell.results.failed if cell.results else 0
-                problem = cell.error or (f"{failed} questions failed" if failed else None)
+                problem = cell.error or (f"{counted(failed, 'question')} failed" if failed else None)
                 if problem is not None:
                     found.append(f"{row.wiring.key} {row.wiring.name} on {label}: {problem}")
         return found
@@ -148,9 +151,11 @@ def read_sweep(folder: Path, wirings: Sequence[Wiring], datasets: Sequence[Datas
     index, latency = read_index(folder), read_latency(folder)
     asked, rows = sum(len(dataset.questions) for dataset in datasets), []
     for wiring in wirings:
-        calls = asked * sum(len(list(members(step.source))) for step in compile(wiring.checked).steps)
+        plan = compile(wiring.checked)
         keys = [(wiring.key, dataset.name) for dataset in datasets]
         cells = tuple(_read_cell(folder, index.get(key), latency.get(key, {})) for key in keys)
+        calls = asked * sum(len(list(members(step.source))) for step in plan.steps)
+        calls = sum(cell.needed for cell in cells) if plan.selections else calls  # where steps may be skipped
         rows.append(SweepRow(wiring, cells, calls))
     flow = wirings[0].checked
     names, labels = tuple(one.name for one in datasets), tuple(one.label for one in datasets)
@@ -170,15 +175,16 @@ def language_notes(wirings: Sequence[Wiring], datasets: Sequence[Dataset]) -> tu
 
 def _read_cell(folder: Path, entry: Entry | None, latency: Mapping[str, float]) -> Cell:
     if entry is None:
-        return Cell(None, "was not run", None, 0)
+        return Cell(None, "was not run", None, 0, 0)
     records = list(read_records(folder / entry.run))
     made = [step for record in records for step in record.trace.steps if step.cached_from is None]
     calls = sum(max(1, len(step.heads)) for step in made)
+    needed = sum(calls_of(record.trace) for record in records)
     if entry.status != "done":
-        return Cell(None, entry.error or "failed", None, calls)
+        return Cell(None, entry.error or "failed", None, calls, needed)
     results = summarize_run(folder / entry.run, records)
     alone = results.seconds_per_question if results.batch == "1" and not results.cached else None
-    return Cell(results, None, statistics.fmean(latency.values()) if latency else alone, calls)
+    return Cell(results, None, statistics.fmean(latency.values()) if latency else alone, calls, needed)
 
 
 def _cell(cell: Cell) -> dict[str, Any]:
@@ -192,4 +198,6 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "interval": list(cell.results.interval),
         "seconds_per_question": cell.seconds,
         "calls_made": cell.calls,
+        **({} if cell.results.calls is None else {"calls_per_question": cell.results.calls}),
+        **({"taken": taken} if (taken := taken_in(cell.results.selections)) else {}),
     }

@@ -22,8 +22,9 @@ from flowinfer.results import Record
 from flowinfer.runs.answering import Owners
 from flowinfer.runs.cache import DiskStepCache, default_folder
 from flowinfer.runs.experiment import Request, evaluate, rows_at_once, run_settings
-from flowinfer.runs.replicas.pool import ReplicaPool, Setting, Site
+from flowinfer.runs.replicas.pool import ReplicaPool, Setting
 from flowinfer.runs.replicas.sharing import sited
+from flowinfer.runs.replicas.site import Site
 from flowinfer.runs.store import Run, read_json, read_records, record_line
 from flowinfer.runs.summary import summarize
 from flowinfer.sweeps.core import Ended, Job, Sharing

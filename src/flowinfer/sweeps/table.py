@@ -11,6 +11,7 @@ from rich.table import Table
 from flowinfer.errors import of_arguments
 from flowinfer.output.console import PlainConsole
 from flowinfer.runs.live import clock
+from flowinfer.runs.summary import taken_in
 
 if TYPE_CHECKING:
     from flowinfer.sweeps.outcome import Cell, Sweep, SweepRow
@@ -29,7 +30,7 @@ def print_sweep(sweep: Sweep, console: PlainConsole | None = None) -> None:
         is_text = name in ("path", "strategy", "flow")
         table.add_column(name, overflow="fold", justify="left" if is_text else "right")
     for row in sweep.rows:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row, sweep))
     console.print(table)
     for line in [*notes(sweep), *closing(sweep)]:
         console.print(line)
@@ -45,7 +46,8 @@ def as_text(sweep: Sweep) -> str:
 def as_html(sweep: Sweep) -> str:
     """Return the table as HTML."""
     head = "".join(f"<th>{escape(name)}</th>" for name in _head(sweep))
-    body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in _cells(row)) + "</tr>" for row in sweep.rows)
+    rows = ["".join(f"<td>{escape(text)}</td>" for text in _cells(row, sweep)) for row in sweep.rows]
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
     remarks = "".join(
         f"<p><small>{escape(line)}</small></p>"
         for line in [*map(of_arguments, (*notes(sweep), *closing(sweep))), *sweep.failures]
@@ -83,10 +85,15 @@ def closing(sweep: Sweep) -> list[str]:
 
 
 def _head(sweep: Sweep) -> list[str]:
-    return ["path", "strategy", "flow", *sweep.labels, "mean", "s/question", "shared"]
+    control = ["calls", "taken"] if _has_control(sweep) else []
+    return ["path", "strategy", "flow", *sweep.labels, "mean", "s/question", *control, "shared"]
 
 
-def _cells(row: SweepRow) -> list[str]:
+def _has_control(sweep: Sweep) -> bool:
+    return any(cell.results and cell.results.selections for row in sweep.rows for cell in row.cells)
+
+
+def _cells(row: SweepRow, sweep: Sweep) -> list[str]:
     return [
         row.wiring.key,
         row.wiring.strategy or "-",
@@ -94,8 +101,19 @@ def _cells(row: SweepRow) -> list[str]:
         *(_cell(cell) for cell in row.cells),
         "-" if row.mean is None else f"{100 * row.mean:.1f}",
         "-" if row.seconds is None else f"{row.seconds:.2f}",
+        *(_control(row, sweep) if _has_control(sweep) else ()),
         f"{100 * row.shared:.0f} %",
     ]
+
+
+def _control(row: SweepRow, sweep: Sweep) -> tuple[str, str]:
+    """Return the model calls of a question, and how often each member was taken on each data set."""
+    cells = [cell for cell in row.cells if cell.results]
+    n = sum(cell.results.n + cell.results.failed for cell in cells if cell.results)
+    found = zip(sweep.labels, row.cells, strict=True)
+    taken = {label: taken_in(cell.results.selections) for label, cell in found if cell.results}
+    told = [f"{label} {words}" if len(sweep.labels) > 1 else words for label, words in taken.items() if words]
+    return f"{sum(cell.needed for cell in cells) / n:.2f}" if n else "-", "\n".join(told) or "-"
 
 
 def _cell(cell: Cell) -> str:

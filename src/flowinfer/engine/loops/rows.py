@@ -87,7 +87,7 @@ class LiveRow:
         """Logarithm of the probability of each candidate; None where it writes."""
         self.decoding = row.decoding or step.decoding
         """Its own options, or the step's."""
-        self.key = row_key(self.decoding, row.noise_id or row.question_id, row.step)
+        self.key = row_key(self.decoding, row.noise_id or row.question_id, row.stream or row.step)
         self._stops = tuple(stop.encode() for stop in self.decoding.stop if stop)
         self._started = time.perf_counter()
 

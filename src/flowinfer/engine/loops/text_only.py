@@ -158,7 +158,7 @@ class TextStream:
 
     def _complete(self, row: Row, prompt: str, hearing: Hearing) -> None:
         decoding = row.decoding or self._decoder.step.decoding
-        seed = row_key(decoding, row.noise_id or row.question_id, row.step) & 0xFFFFFFFF
+        seed = row_key(decoding, row.noise_id or row.question_id, row.stream or row.step) & 0xFFFFFFFF
         start = time.perf_counter()
         try:
             came: TextCompletion | BaseException = self._completed(row, prompt, decoding, seed, hearing)

@@ -20,7 +20,7 @@ def figures(evidence: Evidence) -> list[Drawing]:
     evidence, lettering = legible(evidence)
     cells = Cells(evidence)
     with styled(lettering.families):
-        found = [*(_bars(cells, spec) for spec in FIGURES), maps.pareto(cells), maps.heat(evidence)]
+        found = [*(_bars(cells, spec) for spec in FIGURES), *maps.pareto(cells), maps.heat(evidence)]
     return [
         replace(drawing, caption=f"{drawing.caption} {lettering.note}".rstrip(), families=lettering.families)
         for drawing in found

@@ -1,14 +1,15 @@
-"""Two figures that the paper lacks: accuracy against seconds, and which order helps where."""
+"""Figures that the paper lacks: accuracy against seconds and against tokens, and which order helps where."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from flowinfer.report import compare
 from flowinfer.report.cells import Cells
-from flowinfer.report.evidence import Evidence, Wiring
+from flowinfer.report.evidence import Evidence, Wiring, has_control
 from flowinfer.report.figures.bars import Tips, new_figure
 from flowinfer.report.figures.style import COLOURS, INK, MARKERS, Drawing
 from flowinfer.report.table import Reached, shown
@@ -23,22 +24,43 @@ class Point:
 
     wiring: Wiring
     accuracy: float
-    seconds: float
+    cost: float
+    """Of a question."""
     entry: Reached
 
 
-def pareto(cells: Cells) -> Drawing | None:
-    """Draw all paths by accuracy and seconds, and the front that no path beats in both; None without seconds."""
-    points = _points(cells)
-    if len(points) < 2:
-        return None
+@dataclass(frozen=True)
+class _Cost:
+    """What paths are drawn against."""
+
+    key: str
+    title: str
+    axis: str
+    unit: str
+    cheaper: str
+
+
+_SECONDS = _Cost("figure-pareto", "Accuracy against seconds", "seconds / question", "s", "faster")
+_TOKENS = _Cost("figure-pareto-tokens", "Accuracy against cost", "tokens / question, all steps", "tokens", "cheaper")
+
+
+def pareto(cells: Cells) -> list[Drawing]:
+    """Draw all paths by accuracy and seconds, where there are some, and where steps may be skipped also by tokens."""
+    found = [(_SECONDS, _points(cells))]
+    if has_control(cells.evidence):
+        found.append((_TOKENS, _by_tokens(cells)))
+    return [_front(cells, cost, points) for cost, points in found if len(points) > 1]
+
+
+def _front(cells: Cells, cost: _Cost, points: Sequence[Point]) -> Drawing:
+    """Draw paths by accuracy and cost, and the front that no path beats in both."""
     front = on_front(points)
     tips, figure = Tips(), new_figure(3.6 + 0.16 * len(front))
     axes = figure.subplots()
     for point in points:
         kind = point.wiring.strategy or "other"
         (mark,) = axes.plot(
-            point.seconds,
+            point.cost,
             100 * point.accuracy,
             MARKERS[kind],
             color=COLOURS[kind],
@@ -47,27 +69,28 @@ def pareto(cells: Cells) -> Drawing | None:
             markeredgewidth=0.4,
         )
         mark.set_gid(tips.add(f"{kind} {point.wiring.name}: {shown(point.entry)}"))
-    xs, ys = [p.seconds for p in front], [100 * p.accuracy for p in front]
+    xs, ys = [p.cost for p in front], [100 * p.accuracy for p in front]
     axes.step(xs, ys, where="post", color=INK, linewidth=1, alpha=0.6, zorder=1)
     for number, point in enumerate(front, start=1):
-        place = (point.seconds, 100 * point.accuracy)
+        place = (point.cost, 100 * point.accuracy)
         axes.annotate(str(number), place, (0, 6), textcoords="offset points", ha="center", fontsize=8, weight="bold")
-    axes.set_xlabel("seconds / question")
+    axes.set_xlabel(cost.axis)
     axes.set_ylabel("accuracy %")
     axes.grid(axis="x")
     axes.margins(0.06, 0.1)
-    names = [f"{n}  {p.wiring.name}: {100 * p.accuracy:.1f} %, {p.seconds:.2f} s" for n, p in enumerate(front, start=1)]
+    said = [f"{one.wiring.name}: {100 * one.accuracy:.1f} %, {one.cost:.2f} {cost.unit}" for one in front]
+    names = [f"{number}  {name}" for number, name in enumerate(said, start=1)]
     figure.supxlabel("On the front\n" + "\n".join(names), x=0.02, ha="left", fontsize=8)
     _kinds(axes, points)
     what = "Mean over the tasks" if len(cells.places) > 1 else cells.places[0]
-    caption = f"{what}. The line is the front: no path is both faster and more accurate than one on it."
-    return Drawing("figure-pareto", "Accuracy against seconds", caption, figure, tips.found)
+    caption = f"{what}. The line is the front: no path is both {cost.cheaper} and more accurate than one on it."
+    return Drawing(cost.key, cost.title, caption, figure, tips.found)
 
 
 def on_front(points: Sequence[Point]) -> list[Point]:
-    """Return the points that none beats in both, fastest first."""
+    """Return the points that none beats in both, cheapest first."""
     front: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.seconds, -point.accuracy)):
+    for point in sorted(points, key=lambda point: (point.cost, -point.accuracy)):
         if not front or point.accuracy > front[-1].accuracy:
             front.append(point)
     return front
@@ -124,6 +147,17 @@ def _points(cells: Cells) -> list[Point]:
         entry = cells.whole(wiring)[-1]
         if entry.accuracy is not None and entry.seconds is not None:
             found.append(Point(wiring, entry.accuracy, entry.seconds, entry))
+    return found
+
+
+def _by_tokens(cells: Cells) -> list[Point]:
+    found, evidence = [], cells.evidence
+    for wiring in evidence.wirings:
+        entry = cells.whole(wiring)[-1]
+        own = [cell.tokens for dataset in evidence.datasets if (cell := evidence.whole(wiring, dataset))]
+        tokens = [one for one in own if one is not None]
+        if entry.accuracy is not None and len(tokens) == len(evidence.datasets):
+            found.append(Point(wiring, entry.accuracy, fmean(tokens), entry))
     return found
 
 

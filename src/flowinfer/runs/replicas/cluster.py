@@ -26,7 +26,7 @@ from flowinfer.registry import backends
 from flowinfer.runs.replicas.hosts import Host, Spread, Wanted, spread
 from flowinfer.runs.replicas.local import ANSWERS, HearLine, Outbox, Process, reading, threads_for
 from flowinfer.runs.replicas.node import Look, differences, look
-from flowinfer.runs.replicas.pool import Gone, Hear
+from flowinfer.runs.replicas.site import Gone, Hear
 from flowinfer.runs.replicas.wire import line_of
 from flowinfer.spec import ModelSpec
 

@@ -15,7 +15,7 @@ from typing import IO
 
 from pydantic import BaseModel
 
-from flowinfer.runs.replicas.pool import Gone, Hear
+from flowinfer.runs.replicas.site import Gone, Hear
 from flowinfer.runs.replicas.wire import line_of, said
 
 ANSWERS = "flowinfer.runs.replicas.worker"

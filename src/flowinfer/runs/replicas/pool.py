@@ -13,20 +13,29 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-from pydantic import BaseModel
-
-from flowinfer import errors
 from flowinfer.engine.base import Observer
-from flowinfer.errors import DeviceLost, FlowInferError, RunError
-from flowinfer.output.secrets import redacted
+from flowinfer.errors import DeviceLost, RunError
 from flowinfer.planning.merge import merge
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Record, Trace
 from flowinfer.runs.answering import Answered, Owners, Stepped, Task, needed
-from flowinfer.runs.jsonlog import encoded
-from flowinfer.runs.replicas.wire import Ask, Done, Failed, Loading, Notice, Ready, Said, Start, Tokens, plan_data
+from flowinfer.runs.jsonlog import is_clean
+from flowinfer.runs.replicas.site import MOST_STARTS, MOST_STARTS_LATER, Gone, Link, Site, error_of
+from flowinfer.runs.replicas.wire import (
+    Answer,
+    Ask,
+    Done,
+    Failed,
+    Loading,
+    Notice,
+    Ready,
+    Said,
+    Start,
+    Tokens,
+    plan_data,
+)
 from flowinfer.runs.store import read_record
 from flowinfer.startup import STARTUP
 
@@ -34,8 +43,6 @@ _MOST_EACH = 256
 """Questions under way in a replica where nobody says how many."""
 _ANSWER_CHARACTERS = 1000
 """What an answer counts beside its question's text in what a question is expected to cost."""
-MOST_STARTS, MOST_STARTS_LATER = 2, 10
-"""Starts of a replica on end without an answer until it is given up: before it was ever ready, and after."""
 _SHOW_SECONDS = 0.25
 _PAUSE_SECONDS = 0.1
 _LOOK_SECONDS = 5.0
@@ -44,46 +51,6 @@ _MOST_SILENT, _MOST_SILENT_FIRST = 12, 60
 and before. Looks and not seconds: where this process stands still, whoever is heard next is not to blame."""
 _MOST_ALONE = 3
 """Replicas that end with a single question under way until that one has failed."""
-
-
-@dataclass(frozen=True)
-class Gone:
-    """A replica has ended."""
-
-    how: str
-    """In words."""
-
-
-Hear = Callable[[Said | Gone], None]
-"""Takes what one replica says, from any thread."""
-
-
-class Link(Protocol):
-    """A replica that was started."""
-
-    def send(self, message: BaseModel) -> None:
-        """Say something to it; to one that has ended, nothing. It does not wait until that is heard."""
-
-    def kill(self) -> None:
-        """End it, whatever it does."""
-
-
-class Site(Protocol):
-    """Where replicas run."""
-
-    num_replicas: int
-    cpu_bytes: int
-    """Of the host's memory, what each replica may count with for keys and values."""
-
-    def start(self, index: int, hear: Hear) -> Link:
-        """Start a replica; whatever it says is heard, and last that it has gone."""
-
-    def close(self) -> None:
-        """End all replicas, whatever they do, and give back what they ran on."""
-
-
-class ReplicaLost(RuntimeError):
-    """A replica has met a bug of ours; its traceback is the message."""
 
 
 @dataclass(eq=False)
@@ -242,9 +209,9 @@ class ReplicaPool:
         if not isinstance(said, Gone):
             replica.num_silent, replica.is_heard = 0, True
         match said:
-            case Done():
+            case Answer():
                 STARTUP.first_token()
-                yield from self._end(replica, said)
+                yield from self._end(replica, said.done, said.line)
             case Ready():
                 replica.is_ready = True
                 self._num_here += replica.num_starts > 1  # one that starts for the first time is counted
@@ -270,12 +237,11 @@ class ReplicaPool:
             self._noticed.add(text)
             self._observer.notice(text)
 
-    def _end(self, replica: _Replica, done: Done) -> Iterator[Stepped | Answered]:
+    def _end(self, replica: _Replica, done: Done, line: bytes) -> Iterator[Stepped | Answered]:
         """Take an answer."""
         one = replica.asked[done.number]
         self.broken |= done.broken
         yield from self._stepped(one, done.steps)
-        line = encoded(done.line)
         record = read_record(line)
         for result in record.trace.steps:
             self._observer.finished(record.question.id, result)
@@ -289,8 +255,7 @@ class ReplicaPool:
             replica.limit = min(self._most, 2 * replica.limit)
             self._fill(replica)
             self._show_now_and_then()
-        is_clean = redacted(done.line) == done.line  # it may know less than this process
-        yield Answered(one.task, done.plan, record, is_last=not one.left, line=line if is_clean else None)
+        yield Answered(one.task, done.plan, record, is_last=not one.left, line=line if is_clean(line) else None)
 
     def _stepped(self, one: _Open, steps: Iterable[tuple[str, bool]]) -> Iterator[Stepped]:
         """Tell of steps, once each: one that has lost its replica may run again."""
@@ -370,11 +335,3 @@ def _cost(task: Task) -> int:
     """Return what a question is expected to cost, in characters to read and write."""
     question = task.question
     return len(question.question) + sum(map(len, question.choices.values())) + _ANSWER_CHARACTERS
-
-
-def error_of(failure: Failed, name: str) -> Exception:
-    """Return the error that a replica has ended with."""
-    kind = getattr(errors, failure.error, None) if failure.error else None
-    if isinstance(kind, type) and issubclass(kind, FlowInferError):
-        return kind(f"{name}: {failure.message}", help=failure.help)
-    return ReplicaLost(f"{name} has met a bug:\n{failure.message}")

@@ -1,10 +1,10 @@
-"""What a run and its replicas say to each other: one JSON object a line, checked on arrival; nothing is pickled."""
+"""What a run and its replicas say to each other: lines of JSON, checked on arrival; nothing is pickled."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -64,8 +64,6 @@ class Done(_Message):
     """Shared steps of the question that have ended since it last said so, and whether each was decoded just now."""
     broken: Mapping[str, str]
     """Those of the plan's that can run for no question, and why."""
-    line: str
-    """The record as a run's folder keeps it."""
 
 
 class Tokens(_Message):
@@ -102,15 +100,30 @@ class Failed(_Message):
     help: str | None = None
 
 
-Said = Annotated[Ready | Done | Tokens | Notice | Loading | Failed, Field(discriminator="kind")]
+@dataclass(frozen=True)
+class Answer:
+    """From a replica: that a question is answered, and the answer."""
+
+    done: Done
+    line: bytes
+    """The record as a run's folder keeps it."""
+
+
+_Said = Annotated[Ready | Done | Tokens | Notice | Loading | Failed, Field(discriminator="kind")]
+Said = Ready | Answer | Tokens | Notice | Loading | Failed
 """From a replica."""
 _ASKED: TypeAdapter[Start | Ask] = TypeAdapter(Annotated[Start | Ask, Field(discriminator="kind")])
-_SAID: TypeAdapter[Said] = TypeAdapter(Said)
+_SAID: TypeAdapter[Ready | Done | Tokens | Notice | Loading | Failed] = TypeAdapter(_Said)
 _PLAN = TypeAdapter(Plan)
 
 
-def line_of(message: BaseModel) -> bytes:
-    """Return a message as a line; half of a surrogate pair, which a question may hold, is escaped."""
+def line_of(message: BaseModel | Answer) -> bytes:
+    """Return a message as a line; half of a surrogate pair, which a question may hold, is escaped.
+
+    An answer's record stands as it is kept behind a tab, which JSON has only escaped.
+    """
+    if isinstance(message, Answer):
+        return line_of(message.done)[:-1] + b"\t" + message.line
     try:
         return message.model_dump_json().encode() + b"\n"
     except ValueError:  # it has such a half
@@ -132,7 +145,9 @@ def said(line: bytes) -> Said:
     Raises:
         ValueError: it is none of the messages.
     """
-    return _read(_SAID, line)
+    head, _, record = line.partition(b"\t")
+    message = _read(_SAID, head)
+    return Answer(message, record) if isinstance(message, Done) else message
 
 
 def _read(kinds: TypeAdapter[T], line: bytes) -> T:

@@ -22,7 +22,6 @@ from flowinfer.engine.base import Observer
 from flowinfer.errors import FlowInferError
 from flowinfer.output.secrets import learn_environment
 from flowinfer.runs.answering import Answering, Stepped, Task
-from flowinfer.runs.jsonlog import decoded
 from flowinfer.runs.replicas import wire
 from flowinfer.runs.store import record_line
 from flowinfer.startup import GARBAGE_OBJECTS, STARTUP
@@ -102,7 +101,7 @@ class Replica:
         self._open: dict[Task, wire.Ask] = {}
         """What is under way, and how it was asked."""
 
-    def tell(self, message: BaseModel) -> None:
+    def tell(self, message: BaseModel | wire.Answer) -> None:
         """Tell whoever asks."""
         self._voice.say(wire.line_of(message))
 
@@ -129,15 +128,13 @@ class Replica:
                 steps.setdefault(event.task, []).append((event.shared, event.is_fresh))
                 continue
             needed, broken = answering.needed(event.plan), answering.broken
-            self.tell(
-                wire.Done(
-                    number=self._open[event.task].number,
-                    plan=event.plan,
-                    steps=tuple(steps.pop(event.task, ())),
-                    broken={name: broken[name] for name in needed if name in broken},
-                    line=decoded(record_line(event.record)),
-                )
+            done = wire.Done(
+                number=self._open[event.task].number,
+                plan=event.plan,
+                steps=tuple(steps.pop(event.task, ())),
+                broken={name: broken[name] for name in needed if name in broken},
             )
+            self.tell(wire.Answer(done, record_line(event.record)))
             if event.is_last:
                 del self._open[event.task]
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol
 from flowinfer.engine.decoders import LoopState
 from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.runs.replicas.local import HearLine
-from flowinfer.runs.replicas.pool import MOST_STARTS, MOST_STARTS_LATER, Gone, error_of
+from flowinfer.runs.replicas.site import MOST_STARTS, MOST_STARTS_LATER, Gone, error_of
 from flowinfer.runs.replicas.wire import Failed, Notice, plan_data
 from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.happenings import STOPPED, Ended, Happening, Lost, StepEnded

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
+
+from lark import Lark, Token, Transformer, v_args
+from lark.exceptions import LarkError
 
 from flowinfer.tasks.answers.latex import FUNCTIONS
 from flowinfer.tasks.answers.numbers import near
 
-_TOKEN = re.compile(
-    rf"\s*(?:(\d+(?:\.\d+)?|\.\d+)|({FUNCTIONS})|([a-zA-Z])(?:_\w+)?"
-    r"|(\*\*|[-+*/^()!,]))\s*"
-)
 _PROSE = re.compile(rf"(?<![A-Za-z])(?!(?:xyz|abc)(?![A-Za-z])|{FUNCTIONS})[A-Za-z]{{3,}}")
 """Long words, which are no product of single letters."""
 _SCIENTIFIC = re.compile(r"(?<=\d)[eE]([+-]?\d{1,2})(?![\w.])")
-_BINDING = {"+": 1, "-": 1, "*": 2, "/": 2, "": 2, "^": 4}
-"""How tightly operators bind; the empty one is a product without a sign."""
 _POINTS = (Fraction(1009, 613), Fraction(2029, 1031), Fraction(-739, 421))
 """Where two functions are compared: they agree at all of them by chance as good as never."""
 _MAX_LENGTH = 300
@@ -57,8 +55,8 @@ def parse_expression(text: str) -> Expression | None:
     if not text or len(text) > _MAX_LENGTH or _PROSE.search(text):
         return None
     try:
-        tree = _Reader(text).whole()
-    except (_Refused, RecursionError, ZeroDivisionError, OverflowError):
+        tree: Any = _parser().parse(text)  # what the transformer made of it
+    except (_Refused, LarkError, RecursionError, ZeroDivisionError, OverflowError):
         return None
     value = Fraction(int(tree.p), int(tree.q)) if tree.is_Rational else None
     return Expression(text, tree, frozenset(str(symbol) for symbol in tree.free_symbols), value)
@@ -81,133 +79,91 @@ def proportional(left: Expression, right: Expression) -> bool:
     return first != 0 and all(abs(other - first) <= 1e-12 * abs(first) for other in others)
 
 
-def _at_points(left: Expression, right: Expression, operator: str) -> list[complex]:
+def _at_points(left: Expression, right: Expression, sign: str) -> list[complex]:
     """Return two expressions' difference or ratio at all points; nan where there is none."""
-    import sympy
-
     found = []
     try:
-        tree = left.tree - right.tree if operator == "-" else left.tree / right.tree
+        tree = left.tree - right.tree if sign == "-" else left.tree / right.tree
         for point in _POINTS:
-            places = (sympy.Rational(point.numerator, point.denominator) + at for at in range(len(left.symbols)))
-            value = tree.subs(dict(zip(map(sympy.Symbol, sorted(left.symbols)), places, strict=True)))
+            places = (_sympy().Rational(point.numerator, point.denominator) + at for at in range(len(left.symbols)))
+            value = tree.subs(dict(zip(map(_sympy().Symbol, sorted(left.symbols)), places, strict=True)))
             found.append(complex(value.evalf(30)))
     except (TypeError, ValueError, ArithmeticError, RecursionError, AttributeError):
         return [complex("nan")]
     return found
 
 
-class _Reader:
-    """Reads a text by how tightly operators bind; builds sympy objects without sympy's parser."""
+_GRAMMAR = r"""
+?sum: product | sum "+" product -> add | sum "-" product -> subtract
+?product: signed | product "*" signed -> multiply | product "/" signed -> divide | product power -> multiply
+?signed: power | "-" signed -> negate | "+" signed
+?power: postfix | postfix ("^" | "**") signed -> raised
+?postfix: atom | postfix "!" -> factorial
+?atom: leaf | call | "(" sum ")"
+?call: _BINOMIAL "(" sum "," sum ")" -> binomial | FUNCTION ("(" sum ")" | bare | call) -> applied
+?bare: leaf | bare leaf -> multiply
+?leaf: NUMBER -> number | CONSTANT -> constant | LETTER -> letter
+NUMBER: /\d+(?:\.\d+)?|\.\d+/
+_BINOMIAL.2: "binom"
+CONSTANT.2: /(?:pi|oo)(?![a-zA-Z])/
+FUNCTION.2: /(?:sqrt|log|ln|exp|sin|cos|tan|cot|sec|csc)(?![a-zA-Z])/
+LETTER: /[a-zA-Z](?:_(?:\d+|[a-zA-Z]+))?/
+%ignore /\s+/
+"""
+"""Products need no sign; "sin 2x" is sin(2x), and -x^2 is -(x^2)."""
 
-    def __init__(self, text: str) -> None:
-        import sympy
 
-        self._sympy = sympy
-        self._at = 0
-        self._tokens: list[str] = []
-        at = 0
-        while at < len(text):
-            match = _TOKEN.match(text, at)
-            token = match[match.lastindex or 0] if match else ""
-            if match is None or len(token) > _MAX_DIGITS:
-                raise _Refused
-            self._tokens.append("^" if token == "**" else token)
-            at = match.end()
+@v_args(inline=True)
+class _Builder(Transformer[Token, Any]):  # of sympy's objects, which are untyped
+    """Builds an expression without sympy's parser; refuses what would grow without end."""
 
-    def whole(self) -> Any:  # sympy objects, here and below
-        """Read everything."""
-        tree = self._expression(0)
-        if self._peek():
-            raise _Refused
-        return tree
+    add = staticmethod(operator.add)
+    subtract = staticmethod(operator.sub)
+    multiply = staticmethod(operator.mul)
+    negate = staticmethod(operator.neg)
 
-    def _expression(self, binding: int) -> Any:
-        """Read an atom and all operators behind it that bind more tightly."""
-        if self._peek() in ("+", "-"):
-            is_negative = self._next() == "-"
-            inner = self._expression(max(binding, 1))
-            left = -inner if is_negative else inner
-        else:
-            left = self._atom()
-        while (token := self._peek()) not in ("", ")", ","):
-            operator = token if token in _BINDING else ""
-            if _BINDING[operator] <= binding:
-                break
-            if operator:
-                self._next()
-            left = self._applied(operator, left, self._expression(_BINDING[operator] - (operator == "^")))
-        return left
+    def divide(self, left: Any, right: Any) -> Any:
+        return left / _bounded(right, right != 0)
 
-    def _applied(self, operator: str, left: Any, right: Any) -> Any:
-        match operator:
-            case "+":
-                return left + right
-            case "-":
-                return left - right
-            case "/" if right == 0:
-                raise _Refused
-            case "/":
-                return left / right
-            case "^":
-                return self._power(left, right)
-        return left * right
-
-    def _power(self, base: Any, exponent: Any) -> Any:
+    def raised(self, base: Any, exponent: Any) -> Any:
+        bits = max(abs(int(base.p)), int(base.q)).bit_length() if base.is_Rational else 1
         if exponent.is_number:
-            bits = max(abs(int(base.p)), int(base.q)).bit_length() if base.is_Rational else 1
-            if max(bits, 1) * abs(exponent) > _MAX_POWER:
-                raise _Refused
-        elif base.is_number and abs(base) > 1000:
-            raise _Refused
-        return base**exponent
+            return base ** _bounded(exponent, max(bits, 1) * abs(exponent) <= _MAX_POWER)
+        return _bounded(base, not base.is_number or abs(base) <= 1000) ** exponent
 
-    def _atom(self) -> Any:
-        token = self._next()
-        if token == "(":
-            value = self._expression(0)
-            self._expect(")")
-        elif token[:1].isdigit() or token[:1] == ".":
-            number = Fraction(token)
-            value = self._sympy.Rational(number.numerator, number.denominator)
-        elif token in ("pi", "oo"):
-            value = getattr(self._sympy, token)
-        elif len(token) == 1 and token.isalpha():
-            value = self._sympy.Symbol(token)
-        elif token.isalpha():
-            return self._function(token)
-        else:
-            raise _Refused
-        while self._peek() == "!":
-            self._next()
-            if not (value.is_Integer and 0 <= value <= _MAX_FACTORIAL):
-                raise _Refused
-            value = self._sympy.factorial(value)
-        return value
+    def factorial(self, value: Any) -> Any:
+        return _sympy().factorial(_bounded(value, value.is_Integer and 0 <= value <= _MAX_FACTORIAL))
 
-    def _function(self, name: str) -> Any:
-        if name == "binom":
-            self._expect("(")
-            total = self._expression(0)
-            self._expect(",")
-            chosen = self._expression(0)
-            self._expect(")")
-            if any(one.is_number and not 0 <= one <= _MAX_CHOICES for one in (total, chosen)):
-                raise _Refused
-            return self._sympy.binomial(total, chosen)
-        argument = self._atom()
-        if name in ("exp", "log", "ln") and argument.is_number and abs(argument.evalf(5)) > 1e6:
-            raise _Refused
-        return getattr(self._sympy, "log" if name == "ln" else name)(argument)
+    def binomial(self, *both: Any) -> Any:
+        return _sympy().binomial(*(_bounded(one, not one.is_number or 0 <= one <= _MAX_CHOICES) for one in both))
 
-    def _peek(self) -> str:
-        return self._tokens[self._at] if self._at < len(self._tokens) else ""
+    def applied(self, name: str, argument: Any) -> Any:
+        grows = name in ("exp", "log", "ln") and argument.is_number
+        return getattr(_sympy(), name)(_bounded(argument, not grows or abs(argument.evalf(5)) <= 1e6))
 
-    def _next(self) -> str:
-        token = self._peek()
-        self._at += 1
-        return token
+    def number(self, digits: str) -> Any:
+        number = Fraction(_bounded(digits, len(digits) <= _MAX_DIGITS))
+        return _sympy().Rational(number.numerator, number.denominator)
 
-    def _expect(self, token: str) -> None:
-        if self._next() != token:
-            raise _Refused
+    def constant(self, name: str) -> Any:
+        return getattr(_sympy(), name)
+
+    def letter(self, name: str) -> Any:
+        return _sympy().Symbol(name)
+
+
+def _bounded(value: Any, is_bounded: Any) -> Any:
+    if not is_bounded:
+        raise _Refused
+    return value
+
+
+def _sympy() -> Any:
+    import sympy  # takes long
+
+    return sympy
+
+
+@cache
+def _parser() -> Lark:
+    return Lark(_GRAMMAR, start="sum", parser="lalr", transformer=_Builder())

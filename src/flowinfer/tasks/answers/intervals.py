@@ -26,7 +26,7 @@ class Interval(NamedTuple):
 
 def read_intervals(text: str) -> tuple[Interval, ...] | None:
     """Read a plain text (see latex.plain) as a union of intervals, or return None."""
-    text = re.sub(r"^[a-zA-Z]\s*∈\s*", "", text.strip()).strip()
+    text = re.sub(r"^[a-zA-Z]\s*(?:∈|=(?=\s*[(\[]))\s*", "", text.strip()).strip()
     if built := _BUILT.fullmatch(text):
         text = built[1]
     if unequal := _UNEQUAL.fullmatch(text):

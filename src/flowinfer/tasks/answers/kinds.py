@@ -46,8 +46,11 @@ def read_gold(reference: str, question: str) -> Gold:
     """Read a reference: what its last box holds, or what follows its last ####."""
     text = normalize(reference)
     string = (last_box(text.string) or text.string.rsplit("####", 1)[-1]).strip()
-    named = re.fullmatch(r"[a-zA-Z]\s*=\s*([^=]*,[^=]*)", plain(string))
+    named = re.fullmatch(r"(?:[a-zA-Z]|\([a-z](?:,\s*[a-z])+\))\s*=\s*([^=]*,[^=]*)", plain(string))
     string = named[1] if named else string
+    parts = dict(re.findall(r"(?:^|,)\s*([a-zA-Z])\s*=\s*([^=,]+)(?=,|$)", plain(string)))
+    if len(parts) > 1 and len(parts) == string.count("="):  # x=3, y=4
+        string = f"({', '.join(parts[name] for name in sorted(parts))})"
     return Gold(string, plain(string), kind_of(string), question)
 
 

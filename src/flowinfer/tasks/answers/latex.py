@@ -26,7 +26,7 @@ _NAME = re.compile(r"\\([a-zA-Z]+|[^\w\s]|[ ])")
 _SIGNS = (("≤", "<="), ("≥", ">="), ("{,}", ","), ("{:}", ":"), ("π", "pi"), ("∞", "oo"), ("**", "^"), ("~", " "))
 _DROPPED = re.compile(r"\^\s*\{?\s*(?:\\circ|°)\s*\}?|\\circ|°")
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|boxed|operatorname)\s*(?=\{)")
-_MEMBER = re.compile(r"^\(?[a-zA-Z](?:,\s*[a-zA-Z])*\)?\s*(?:∈|in\s)\s*")
+_MEMBER = re.compile(r"^\(?[a-zA-Z](?:,\s*[a-zA-Z])*\)?(?:\s*∈|\s+in\s)\s*")
 
 
 def plain(text: str) -> str:
@@ -48,6 +48,7 @@ def plain(text: str) -> str:
     text = _MEMBER.sub("", text.strip())
     text = re.sub(r"^\$(?=[\d.])", "", text)
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text) if not re.search(r",\s|\d,\d{1,2}(?!\d)", text) else text
+    text = re.sub(r"(?<=\d)\s*:\s*(?=\d)", ":", text)
     return re.sub(r"\s+", " ", text).strip().rstrip(".。").strip()
 
 

@@ -72,6 +72,8 @@ _OPENS = re.compile(
     r"(?P<after>$|\n|[.。:)、,;](?=[^A-Za-z]|[A-Za-z]{2}|[A-Z]\s?项|$)|[(（]?(?:解析|理由|因为|分析|原因)|[-–—])"
 )
 
+_PLAIN_NUMBER = re.compile(r"-?[\d.,]+")
+_QUANTITY = re.compile(rf"(?:Rs\.? ?|[$¥€£])?{_PLAIN_NUMBER.pattern}\s?%?")
 _EXPLAINS = re.compile(r"[\s*#_]*(?:explanation|rationale|reason|解析|解释|分析|理由)", re.I)
 
 
@@ -161,10 +163,10 @@ class _Letters(Reader):
 
     def _told(self, text: Text) -> Found | None:
         """Return the option that is told by its text; of numbers the one that equals what a text settles on."""
-        if not all(
-            re.fullmatch(r"(?:Rs\.? ?|[$¥€£])?-?[\d.,]+\s?%?", option.strip()) for option in self.choices.values()
-        ):
-            return self._by_text(text, "option_text")
+        options = [option.strip() for option in self.choices.values()]
+        told = None if all(map(_PLAIN_NUMBER.fullmatch, options)) else self._by_text(text, "option_text")
+        if told or not all(map(_QUANTITY.fullmatch, options)):
+            return told
         found = find_number(text, self.question)
         if found.value is None or found.rule == "last_number":  # it only mentions one
             return None

@@ -21,6 +21,7 @@ from flowinfer.tasks.answers.readings import (
     in_units,
     main_clause,
 )
+from flowinfer.tasks.answers.runs import asked_clause
 from flowinfer.tasks.answers.sentences import is_broken_off, is_refusal, sentences, without_checks
 from flowinfer.tasks.answers.text import Found, Text
 
@@ -56,7 +57,7 @@ _TOTAL = re.compile(r"(?:\s*[a-z]+){0,2}?\s*\b(?:in all|in total|altogether)[\s.
 _BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
 _BOLD_LINE = re.compile(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*")
 _BLANKED = re.compile(
-    r"\((?:not|instead|rather)[^()]*\)|^[\s*]*\d{1,2}[.)]\s+(?=\D)"
+    r"\((?:not|instead|rather|=)[^()]*\)|^[\s*]*\d{1,2}[.)]\s+(?=\D)"
     r"|\d[\d.,]*\s+(?:more|fewer|less) than [^,.]*\d[^,.]*, which (?:is|was)(?=\s+\$?\d)"
     r"|\d[\d.,]*\s?(?:[a-z]+)?,? (?:which )?(?:rounds|rounded) (?:up |down )?to(?=\s+\$?\d)"
 )
@@ -73,6 +74,8 @@ _LAST_CLAUSE = re.compile(
     re.I,
 )
 _DOZEN = re.compile(r"\bdozen", re.I)
+_WORKING = re.compile(r"[^\n=]*\d[^\n=]*=[^\n]*\n\s*(?:[^\n=]*\d)?[^\n=]*=")
+"""Lines that work a value out, as they may stand under "The solution is:"."""
 _WEAK_RULES = ("last_number", "statement")
 
 
@@ -97,6 +100,9 @@ class _Numbers(Reader):
 
     def announced(self, text: Text, tails: list[Text]) -> Found | None:
         for tail in reversed(tails):
+            begin = text.places.index(tail.places[0])
+            if _WORKING.match(text.string, begin) and re.search(r"\n\W*$", text.string[:begin]):
+                return self.closing(text.part(begin, len(text.string)))
             if holds_bound(clean(tail.string), self.question) or _TERM.search(tail.string):
                 continue
             reading = answer_in(tail.string)
@@ -118,7 +124,12 @@ class _Numbers(Reader):
             if is_refusal(part.string):
                 last, is_refused = None, True
                 continue
-            found = _stated(part, self.question)
+            asked = re.split(r"[.。]\s*(?=\S)", self.question)[-1]
+            clause = part.string if "=" in part.string else asked_clause(part.string, asked)
+            begin = part.string.index(clause)
+            found = _stated(part.part(begin, begin + len(clause)), self.question)
+            if found is not None and found.rule in _WEAK_RULES and _CUE.search(part.string):
+                found = replace(found, rule="conclusion")
             if found is None or (is_refused and found.rule in _WEAK_RULES):
                 continue
             if found.value is not None:

@@ -18,7 +18,9 @@ _UNIT = re.compile(
     r"|or\b)[a-zA-Z]+)*(?:\^\(?\d\)?)?[\s.]*"
     r"|[\u4e00-\u9fff]{1,4}"
 )
-_UNIT_BEHIND = re.compile(r"(?<=[\d)])(?:\s+[a-zA-Z]{1,2}|\s?(?:mL|ml|cm|mm|km|kg|mg|ft|in|lb|oz|hr))$")
+_UNIT_BEHIND = re.compile(
+    r"(?<=[\d)])(?:\s+[a-zA-Z]{1,2}(?:/[a-zA-Z]{1,2})?|\s?(?:mL|ml|cm|mm|km|kg|mg|ft|in|lb|oz|hr))$"
+)
 _BASE = re.compile(r"_\(?\d+\)?$")
 _NAMED = re.compile(r"[a-zA-Z](?:_?\w)?'*\s*(?:\(\s*[-\w]+\s*\))?\s*=\s*")
 _NAME = r"(?:\\?[a-zA-Z]+|[a-zA-Z]_?\w?)'*(?:\s*\([^()=]*\))?"
@@ -185,8 +187,10 @@ def signs(item: str) -> list[str]:
 
 
 def _bracketed(run: str) -> str | None:
-    """Return the last balanced bracket that holds several items, or x = 1, y = 2 as one."""
+    """Return the last balanced bracket that holds several items, or x = 1, y = 2 as one; brackets in a list whole."""
     found, opened, depth = None, 0, 0
+    if re.search(r"[)\]}]\s*,\s*[(\[{]", run) and split_top(run)[-1][:1] in tuple("([{"):
+        return run
     for index, character in enumerate(run):
         if character in "([{":
             opened = index if not depth else opened

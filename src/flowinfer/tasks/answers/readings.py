@@ -159,6 +159,7 @@ _CONDITION = re.compile(
 )
 _GLOSS = re.compile(r"\((?:=|or|i\.e\.,?|that is,?)?\s*(\d[\d.,]*\s?(?:[a-z]+|个?[\u4e00-\u9fff]{1,3}))\)", re.I)
 """The same in another unit: 1.2 hours (72 minutes)."""
+_LEFT = re.compile(r"\b(?:left|remain\w*)\b", re.I)
 _RESULT = re.compile(r"[=≈][\s(]*$")
 
 
@@ -180,6 +181,9 @@ def asked_value(stretch: str, question: str, value: str) -> str:
             told.append((show(number), string[:start], unit[0].strip()))
     if len(told) < 2 or value not in [shown for shown, _, _ in told]:
         return value
+    left = [shown for shown, _, unit in told if _LEFT.search(unit)]
+    if len(left) == 1 and _LEFT.search(re.split(r"[.,;]\s", question.strip())[-1]):
+        return left[0]
     fitting = [(shown, before) for shown, before, unit in told if _is_asked(unit, question)]
     subject = next(iter(reversed(_ASKED_HAN.findall(question))), ("",))[0][-4:]
     named = [shown for shown, before in fitting if len(subject) > 1 and before.rstrip(" *$¥").endswith(subject)]

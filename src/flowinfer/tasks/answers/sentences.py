@@ -10,7 +10,8 @@ from flowinfer.tasks.answers.numerals import spelled
 from flowinfer.tasks.answers.text import Text, joined
 
 _COMMENT = re.compile(
-    r"^[\s*_#(\[>-]*(?:check|verif|(?:let me|to) (?:check|verify|double)|note\b|explanation|reason|that is\b|i\.e\."
+    r"^[\s*_#(\[>-]*(?:check|verif|(?:let me|to) (?:check|verify|double)|note\b|confidence\b|explanation|reason"
+    r"|that is\b|i\.e\."
     r"|(?:this|that|it|which)(?:'s| is| was| can| means| matches| makes sense| equals| also)\b[^=]*"
     r"\b(?:more|less|fewer|than|half|twice|times)\b"
     r"|(?:let\s+(?!me\b|us\b)|suppose\b|assume\b|(?:we )?try\b)"
@@ -31,7 +32,7 @@ _CHECK = re.compile(
 )
 _END = re.compile(
     r"\n+|(?<=[^\s\d])(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!\bSt)(?<!e\.g)(?<!i\.e)\.\s+"
-    r"|(?<=[^\n]{2}\d)\.\s+(?!\d)|(?<=[^\n]{4}\d)\.\s+|(?<!\\)[。!?;]|\Z"
+    r"|(?<=[^\n]{2}\d)\.\s+(?!\d)|(?<=[^\n]{4}\d)\.\s+|(?<!\\)[。?;]|!(?![$\d\\(*/+-])|\Z"
 )
 _ASKS = re.compile(
     r"[\W\d_]*(?:how|what|which|when|who|is|are|does)\b|[\W\d_]*\Z|.*(?:多少|[几哪]|什么|吗$)", re.I | re.S

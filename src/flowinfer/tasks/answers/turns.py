@@ -11,7 +11,7 @@ from flowinfer.tasks.answers.boxes import boxed, is_boxed
 from flowinfer.tasks.answers.text import Text, prepare
 
 _LINE_MARK = re.compile(r"</?(?:br|n|p|div|li|ul|ol|h[1-6]|tr|table|center)\s*/?>", re.I)
-_FONT_MARK = re.compile(r"</?(?:b|i|u|em|strong|span|font|mark|code|td|th|sup|sub)(?:\s[^<>\n]{0,80})?>", re.I)
+_FONT_MARK = re.compile(r"</?(?:b|i|u|em|strong|span|font|mark|code|td|th|sup|sub)(?:\s[^<>\n]{0,80})?>")
 _CODE = re.compile(r"```[ \t]*(?P<language>[a-zA-Z+#]*)[^\n]*\n(?P<code>.*?)(?:```|\Z)", re.S)
 _NO_CODE = ("", "output", "text", "txt", "plaintext", "markdown", "md", "latex", "tex", "math", "json", "yaml", "xml")
 _PRINTED = re.compile(r"\bprint\s*\(.*\)\s*(#\s*(?:output|prints)?[:=\s]*-?[$]?[\d.,/]+%?\s*)$|^.*$", re.M | re.I)
