@@ -225,9 +225,10 @@ def ratios(first: Flow, second: Flow) -> list[float | None]:
 
 def verdict(first: Flow, second: Flow, counts: Paired, p: float) -> str:
     """Return a sentence on two flows, no stronger than the numbers; p is corrected for all comparisons."""
-    calls, _, fed, _ = ratios(first, second)
-    cost = "" if fed is None else f"; it takes {calls:.2f} times the calls and {fed:.2f} times the fed ids"
-    is_dearer = fed is not None and fed >= 1
+    calls, _, fed, seconds = ratios(first, second)
+    cost = "" if fed is None else f"; it takes {calls:.2f} times the calls, {fed:.2f} times the fed ids"
+    cost += "" if seconds is None else f", {seconds:.2f} times the seconds alone"
+    is_dearer = fed is not None and min(fed, seconds or fed) >= 1
     if p >= 1 - CONFIDENCE:
         said = f"no difference shown (at most {max(0.0, -100 * paired_interval(counts).low):.1f} points fewer, 95 %)"
     else:
