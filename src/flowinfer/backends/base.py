@@ -328,7 +328,7 @@ class Traffic:
 
 def traffic_of(model: TokenModel) -> Traffic | None:
     """Return what went to a model elsewhere and came back, None where nobody counts that."""
-    return getattr(model, "traffic", None)
+    return getattr(model, "traffic", None) if is_elsewhere(model) else None
 
 
 def runs_beside(model: TokenModel) -> bool:

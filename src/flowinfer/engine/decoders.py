@@ -163,7 +163,8 @@ class Decoders:
         if not self._together and self._is_nearly_full(loop):
             self._make_way()
         for name, spec in plan.models.items():
-            if backends()[spec.backend].is_elsewhere:  # what is wrong there is told before anything is loaded here
+            backend = backends().get(spec.backend)
+            if backend is not None and backend.is_elsewhere:  # what is wrong there is told before anything is loaded
                 self.pool.get(plan, name, self._observer)
         self.pool.begin(plan, self._wanted(plan, step))
         heads = [self.pool.get(plan, member.model, self._observer) for member in members(step.source)]
