@@ -30,6 +30,8 @@ from reporting import Report, options, setup_of
 _ROOT = Path(__file__).parents[1]
 _SETS = ("gsm8k", "ceval", "mathematics")
 _SEED = 19
+_CHEAPER = 0.9
+"""What is to be left of a cost for a flow to count as cheaper."""
 _SINGLE = "Qwen"
 _SERIES = ("Qwen -> (Ds | Yi)", "Ds -> (Qwen | Yi)", "Yi -> (Qwen | Ds)")
 _FUSED = "(Qwen | Ds)"
@@ -228,13 +230,13 @@ def verdict(first: Flow, second: Flow, counts: Paired, p: float) -> str:
     calls, _, fed, seconds = ratios(first, second)
     cost = "" if fed is None else f"; it takes {calls:.2f} times the calls, {fed:.2f} times the fed ids"
     cost += "" if seconds is None else f", {seconds:.2f} times the seconds alone"
-    is_dearer = fed is not None and min(fed, seconds or fed) >= 1
+    is_dearer = fed is not None and min(fed, seconds or fed) > _CHEAPER
     if p >= 1 - CONFIDENCE:
         said = f"no difference shown (at most {max(0.0, -100 * paired_interval(counts).low):.1f} points fewer, 95 %)"
     else:
         said = f"right {'more' if counts.difference > 0 else 'less'} often ({100 * counts.difference:+.1f} points)"
     if is_dearer and (p >= 1 - CONFIDENCE or counts.difference < 0):
-        said += ", and not cheaper: does not pay here"
+        said += ", and hardly cheaper, if at all: does not pay here"
     return f"{first.name} against {second.name}: {said}{cost}."
 
 
