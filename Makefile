@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 TRIAL ?= $(wildcard ../shared/trial_zoo)
 
 # What must hold with every torch and transformers: loading, decoding, and the command line on the lab's models.
-VERSION_TESTS := tests/backends tests/engine tests/test_install.py
+VERSION_TESTS := tests/backends tests/engine tests/runs/test_replicas.py tests/test_install.py
 OTHERS_newest := -c .venv-newest/others.txt
 
 # Heads in GGUF files: llama.cpp is built from source, which takes a C++ compiler, cmake and some minutes. Its source has vocabularies.

@@ -31,7 +31,7 @@ from flowinfer.runs.replicas.local import Outbox
 from flowinfer.runs.replicas.pool import ReplicaPool, Setting
 from flowinfer.runs.replicas.sharing import divided, shares
 from flowinfer.runs.replicas.site import Gone, Hear, ReplicaLost
-from flowinfer.runs.replicas.wire import Answer, Ask, Done, Failed, Ready, Start, plan_data, read_plans
+from flowinfer.runs.replicas.wire import Ask, Done, Failed, Ready, Reply, Start, plan_data, read_plans
 from flowinfer.runs.store import record_line
 from flowinfer.spec import ModelSpec
 from tests.engine.plans import QUESTIONS, chain, member, questions
@@ -71,7 +71,7 @@ class Scripted:
             )
             told = tuple((use.shared, True) for use in uses)
             done = Done(number=ask.number, plan=plan, steps=told, broken={})
-            self.hear(Answer(done, record_line(Record(question=ask.question, trace=trace))))
+            self.hear(Reply(done, record_line(Record(question=ask.question, trace=trace))))
 
     def kill(self) -> None:
         self.die()

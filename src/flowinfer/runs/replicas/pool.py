@@ -34,13 +34,13 @@ from flowinfer.runs.replicas.site import (
     error_of,
 )
 from flowinfer.runs.replicas.wire import (
-    Answer,
     Ask,
     Done,
     Failed,
     Loading,
     Notice,
     Ready,
+    Reply,
     Said,
     Start,
     Tokens,
@@ -215,7 +215,7 @@ class ReplicaPool:
         if not isinstance(said, Gone):
             replica.num_silent, replica.is_heard = 0, True
         match said:
-            case Answer():
+            case Reply():
                 STARTUP.first_token()
                 yield from self._end(replica, said.done, said.line)
             case Ready():

@@ -101,7 +101,7 @@ class Failed(_Message):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """From a replica: that a question is answered, and the answer."""
 
     done: Done
@@ -110,19 +110,19 @@ class Answer:
 
 
 _Said = Annotated[Ready | Done | Tokens | Notice | Loading | Failed, Field(discriminator="kind")]
-Said = Ready | Answer | Tokens | Notice | Loading | Failed
+Said = Ready | Reply | Tokens | Notice | Loading | Failed
 """From a replica."""
 _ASKED: TypeAdapter[Start | Ask] = TypeAdapter(Annotated[Start | Ask, Field(discriminator="kind")])
 _SAID: TypeAdapter[Ready | Done | Tokens | Notice | Loading | Failed] = TypeAdapter(_Said)
-_PLAN = TypeAdapter(Plan)
+_PLAN = TypeAdapter(Plan)  # its parts' names mean what they mean in this file with pydantic 2.7: have none of them here
 
 
-def line_of(message: BaseModel | Answer) -> bytes:
+def line_of(message: BaseModel | Reply) -> bytes:
     """Return a message as a line; half of a surrogate pair, which a question may hold, is escaped.
 
     An answer's record stands as it is kept behind a tab, which JSON has only escaped.
     """
-    if isinstance(message, Answer):
+    if isinstance(message, Reply):
         return line_of(message.done)[:-1] + b"\t" + message.line
     try:
         return message.model_dump_json().encode() + b"\n"
@@ -147,7 +147,7 @@ def said(line: bytes) -> Said:
     """
     head, _, record = line.partition(b"\t")
     message = _read(_SAID, head)
-    return Answer(message, record) if isinstance(message, Done) else message
+    return Reply(message, record) if isinstance(message, Done) else message
 
 
 def _read(kinds: TypeAdapter[T], line: bytes) -> T:

@@ -101,7 +101,7 @@ class Replica:
         self._open: dict[Task, wire.Ask] = {}
         """What is under way, and how it was asked."""
 
-    def tell(self, message: BaseModel | wire.Answer) -> None:
+    def tell(self, message: BaseModel | wire.Reply) -> None:
         """Tell whoever asks."""
         self._voice.say(wire.line_of(message))
 
@@ -134,7 +134,7 @@ class Replica:
                 steps=tuple(steps.pop(event.task, ())),
                 broken={name: broken[name] for name in needed if name in broken},
             )
-            self.tell(wire.Answer(done, record_line(event.record)))
+            self.tell(wire.Reply(done, record_line(event.record)))
             if event.is_last:
                 del self._open[event.task]
 
