@@ -200,6 +200,7 @@ def test_an_answer_can_be_left_before_its_first_piece(toy_zoo: Path) -> None:
     assert answer.trace.error is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "left",
     [

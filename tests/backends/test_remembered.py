@@ -58,6 +58,7 @@ def test_a_model_that_has_passed_is_taken_without_transformers_network(folder: P
     assert torch.equal(*(session.logits(session.add([[5, 6, 7]])) for session in logits))
 
 
+@pytest.mark.slow
 def test_a_model_whose_config_is_understood_answers_without_transformers_networks(plain: Path) -> None:
     """They and torch's compiler, which they import, take longer than the weights of 7 B; its tokenizer is kept."""
     assert not {"transformers.modeling_utils", "torch._dynamo", "sympy"} & _imported_for_an_answer(plain)

@@ -336,6 +336,7 @@ def test_standard_input_is_utf_8_and_output_never_fails_for_want_of_a_character(
         assert done.returncode == code and message in done.stdout + done.stderr and b"Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_check_and_plan_build_no_toy_models(work: Path) -> None:
     environment = os.environ | {"FLOWINFER_CACHE": str(work / "fresh")}
     for command in ("check", "plan", "graph"):

@@ -112,6 +112,7 @@ def test_an_answer_over_a_socket_is_that_of_exec(server: Process, tmp_path: Path
     assert json.loads(told.stdout)["text"] == answered
 
 
+@pytest.mark.slow
 def test_a_data_set_run_against_a_server_has_the_folder_that_it_has_here(server: Process, tmp_path: Path) -> None:
     """All but seconds, and what they are made of."""
     asked = ("exec", "s2p", "--dataset", "gsm8k", "--limit", "4", "--zoo", "lab", "--json", "--no-cache")

@@ -68,6 +68,7 @@ def assert_as_alone(work: Path, found: Sweep, **options: Any) -> None:
             assert texts(run_of(found, row.wiring.key)) == texts(Path(alone.run)), row.wiring.name
 
 
+@pytest.mark.slow
 def test_a_shared_sweep_answers_as_independent_runs_do_byte_for_byte(work: Path, toy_zoo: Path) -> None:
     """27 paths: prompts, texts, heads, answers and verdicts, in the ids of each path's own flow."""
     found = sweep(work, toy_zoo)
@@ -201,6 +202,7 @@ def test_what_was_sampled_is_shared_only_where_it_is_the_same_draw(work: Path, t
     assert_as_alone(work, found)
 
 
+@pytest.mark.slow
 def test_flows_of_every_kind_share_steps(work: Path, toy_zoo: Path) -> None:
     flows = work / "flows"
     flows.mkdir()

@@ -109,6 +109,7 @@ def test_stop_texts_end_rows_that_the_device_went_on_with(models: Models) -> Non
     assert_equal(one_step(mix("A", "B"), max_tokens=24, stop=tuple(common[:3])), models, batch=4)
 
 
+@pytest.mark.slow
 def test_rows_end_where_a_heads_positions_end(models: Models) -> None:
     plan = one_step(mix("A", "B"), max_tokens=400)
     texts = ["字" * 60, "hello"]
