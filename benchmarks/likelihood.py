@@ -5,8 +5,8 @@
 
 Every flow runs as `exec --by likelihood` does; what a model says behind a prompt is read once for all of them. A prompt
 is the question with its choices and `答案：`, without examples. With --cloze it is the beginning of a text (the field
-`question` of that file), cut before the last word of a sentence. The word has to be told from three others that end
-sentences of other texts; all four are tokens of both models.
+`question` of that file), cut before the last word of a sentence. The word has to be told from three others of the same
+text; all four are tokens of both models.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from flowinfer.engine.base import Observer
+from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
 from flowinfer.language.check import check
 from flowinfer.planning.plan import Plan, compile
-from flowinfer.results import Record
-from flowinfer.runs.ask import likelihoods
+from flowinfer.results import Question, Record
 from flowinfer.runs.experiment import Request, evaluate
 from flowinfer.runs.stats import paired, paired_interval, wilson
 from flowinfer.tasks.base import Dataset, load_questions
@@ -39,6 +39,7 @@ _PROMPT = 'prompt asked = "{question}\\n答案："\n'
 _TEXT = 'prompt asked = "{question}"\n'
 _ENDING = re.compile(r"(?<=[a-z,] )([a-z]{3,})\.(?= )")
 """A sentence's last word."""
+_WORD = re.compile(r"(?<= )[a-z]{3,}(?=[ ,.?])")
 
 
 class ReadOnce(ModelPool):
@@ -117,19 +118,18 @@ def gaps(file: Path, num: int, seed: int, models: Sequence[_ReadOnce]) -> list[G
     """Cut texts of a file before words that are tokens of all models; one gap a text."""
     rng = random.Random(seed)
     known = [set(model.vocabulary().tokens.pieces) for model in models]
-    cut: list[tuple[str, str]] = []
+    found: list[Gap] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         text = json.loads(line)["question"]
-        found = [match for match in _ENDING.finditer(text) if all(f" {match[1]}".encode() in own for own in known)]
-        if found:
-            chosen = rng.choice(found)
-            cut.append((text[: chosen.start() - 1], f" {chosen[1]}"))
-    cut = rng.sample(cut, min(num, len(cut)))
-    words = sorted({word for _, word in cut})
-    others = [rng.sample([one for one in words if one != word], 3) for _, word in cut]
-    return [
-        Gap(text, tuple(rng.sample([word, *three], 4)), word) for (text, word), three in zip(cut, others, strict=True)
-    ]
+        words = [
+            word for word in dict.fromkeys(_WORD.findall(text)) if all(f" {word}".encode() in own for own in known)
+        ]
+        ends = [match for match in _ENDING.finditer(text) if match[1] in words]
+        if ends and len(words) > 3:
+            end = rng.choice(ends)
+            asked = [end[1], *rng.sample([word for word in words if word != end[1]], 3)]
+            found.append(Gap(text[: end.start() - 1], tuple(f" {word}" for word in rng.sample(asked, 4)), f" {end[1]}"))
+    return rng.sample(found, min(num, len(found)))
 
 
 def flows_of(first: str, second: str) -> list[str]:
@@ -160,11 +160,13 @@ def by_letter(text: str, zoo: str, dataset: Dataset, pool: ModelPool) -> dict[st
 
 def by_word(text: str, zoo: str, asked: Sequence[Gap], pool: ModelPool) -> dict[str, bool]:
     """Return which gaps were filled right."""
-    flow = check(_TEXT + text, zoo=zoo)
+    words = sorted({word for gap in asked for word in gap.words})
+    items = [Question(id=str(number), question=gap.text, reference="") for number, gap in enumerate(asked)]
+    plan = compile(check(_TEXT + text, zoo=zoo))
     right = {}
-    for number, gap in enumerate(asked):
-        found = likelihoods(flow, gap.text, gap.words, models=pool)
-        right[str(number)] = max(gap.words, key=found.__getitem__) == gap.right
+    for trace in execute(plan, items, batch=8, candidates=words, models=pool):
+        gap, found = asked[int(trace.question_id)], trace.steps[-1].likelihoods or {}
+        right[trace.question_id] = max(gap.words, key=found.__getitem__) == gap.right
     return right
 
 
