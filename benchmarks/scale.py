@@ -37,7 +37,7 @@ from flowinfer.runs.live import LiveProgress
 from flowinfer.runs.replicas.cluster import PAUSE_SECONDS
 from flowinfer.runs.replicas.pool import ReplicaPool, Setting
 from flowinfer.runs.replicas.site import Hear
-from flowinfer.runs.replicas.wire import Answer, Ask, Done, Ready, Start, line_of, said
+from flowinfer.runs.replicas.wire import Ask, Done, Ready, Reply, Start, line_of, said
 from flowinfer.runs.run_on import run_on
 from flowinfer.runs.store import Run, read_records, record_line
 from flowinfer.runs.summary import summarize
@@ -181,7 +181,7 @@ def driver_cost(records: Sequence[Record], num_replicas: int, questions: int, wo
     asked = [named(records[number % len(records)], f"q{number}") for number in range(questions)]
     steps = tuple((step.id, True) for step in merge([plan]).steps)
     told = {
-        one.question.id: line_of(Answer(Done(number=0, plan=0, steps=steps, broken={}), record_line(one)))
+        one.question.id: line_of(Reply(Done(number=0, plan=0, steps=steps, broken={}), record_line(one)))
         for one in asked
     }
     kept = Run.create(work / "driver", flow, plan, {}, datetime.now(UTC))

@@ -42,6 +42,7 @@ class Process:
             if line.startswith("ready: "):
                 self.address = line.split()[1]
                 return
+        self.ended()
         raise AssertionError("\n".join(self.said))
 
     @property

@@ -77,7 +77,7 @@ _TITLE = re.compile(
     re.I,
 )
 _END = re.compile(
-    r"\n|(?<=\S)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!i\.e)\.\s|(?<!\\)[。?;]|!(?![$\d\\(*/+-])|<\||</"
+    r"\n|(?<=\S)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!i\.e)\.\s|(?<!\\)(?:[。?;]|!(?![$\d\\(*/+-]))|<\||</"
 )
 _HEDGE = re.compile(
     r"^\s*(?:either|between|(?:less|more|greater|fewer) than|maybe|perhaps|unclear|unknown"
