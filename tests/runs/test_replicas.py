@@ -27,6 +27,7 @@ from flowinfer.results import Question, Record, StepResult, Trace
 from flowinfer.runs.answering import Answered, Answerer, Answering, Owners, Stepped, Task
 from flowinfer.runs.cache import DiskStepCache
 from flowinfer.runs.replicas import pool
+from flowinfer.runs.replicas import site as where
 from flowinfer.runs.replicas.local import Outbox
 from flowinfer.runs.replicas.pool import ReplicaPool, Setting
 from flowinfer.runs.replicas.sharing import divided, shares
@@ -210,7 +211,8 @@ def test_a_process_that_cannot_even_start_is_tried_twice() -> None:
 def test_a_replica_that_stands_still_is_ended_and_its_questions_are_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pool, "LOOK_SECONDS", 0.0)
+    for module in (pool, where):
+        monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
     site, notes = ScriptedSite(2, lambda replica, ask: replica is site.started[0] or replica.answer(ask)), Notes()
     assert records(site, notes) == WHOLE
     assert "replica 1 has ended: it said nothing for 0 s; it is started again, and nothing is lost" in notes.told

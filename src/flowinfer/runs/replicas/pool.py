@@ -24,13 +24,11 @@ from flowinfer.runs.answering import Answered, Owners, Stepped, Task, needed
 from flowinfer.runs.jsonlog import is_clean
 from flowinfer.runs.replicas.site import (
     LOOK_SECONDS,
-    MOST_SILENT,
-    MOST_SILENT_FIRST,
     MOST_STARTS,
     MOST_STARTS_LATER,
     Gone,
-    Link,
     Site,
+    Started,
     error_of,
 )
 from flowinfer.runs.replicas.wire import (
@@ -75,11 +73,10 @@ class _Open:
 
 
 @dataclass(eq=False)
-class _Replica:
+class _Replica(Started):
     index: int
     limit: int
     """Questions that it may have under way: fewer after a loss, until it has answered."""
-    link: Link = field(init=False)
     asked: dict[int, _Open] = field(default_factory=dict)
     """What is under way, by number."""
     load: int = 0
@@ -89,12 +86,6 @@ class _Replica:
     """Since its last answer."""
     num_answered: int = 0
     failure: Failed | None = None
-    num_silent: int = 0
-    """Looks at which it had said nothing since the one before."""
-    is_heard: bool = False
-    """Whether it has said anything since it was started."""
-    why: str = ""
-    """Why it was ended from here."""
 
     def __str__(self) -> str:
         does = f"{self.num_answered} answered, {len(self.asked)} under way" if self.is_ready else "starting"
@@ -184,7 +175,8 @@ class ReplicaPool:
                     self._paused = now
                 if now - self._looked > LOOK_SECONDS:
                     self._looked = now
-                    self._look()
+                    for replica in self._replicas:
+                        replica.look()
                 try:
                     heard = self._heard.get(timeout=LOOK_SECONDS)
                 except queue.Empty:
@@ -196,24 +188,16 @@ class ReplicaPool:
 
     def _begin(self, replica: _Replica) -> None:
         """Start a replica, or start it again."""
-        replica.is_ready = replica.is_heard = False
-        replica.num_silent, replica.why = 0, ""
+        replica.is_ready = False
+        replica.begin()
         replica.link = self._site.start(replica.index, lambda said: self._heard.put((replica, said)))
         replica.link.send(self._start)
-
-    def _look(self) -> None:
-        """End replicas that say nothing any more: a process, or its host, that stands still."""
-        for replica in self._replicas:
-            replica.num_silent += 1
-            if replica.num_silent == (MOST_SILENT if replica.is_heard else MOST_SILENT_FIRST):
-                replica.why = f"it said nothing for {replica.num_silent * LOOK_SECONDS:.0f} s"
-                replica.link.kill()
 
     def _take(self, replica: _Replica, said: Said | Gone) -> Iterator[Stepped | Answered]:
         """Take what a replica has said."""
         name = f"replica {replica.index + 1}"
         if not isinstance(said, Gone):
-            replica.num_silent, replica.is_heard = 0, True
+            replica.hear()
         match said:
             case Reply():
                 STARTUP.first_token()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pydantic import BaseModel
@@ -40,6 +40,38 @@ class Link(Protocol):
 
     def kill(self) -> None:
         """End it, whatever it does."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Started:
+    """A replica that was started, and whether it still says something."""
+
+    link: Link = field(init=False)
+    num_silent: int = 0
+    """Looks on end at which it had said nothing since the one before."""
+    is_heard: bool = False
+    """Whether it has said anything since it was started."""
+    why: str = ""
+    """Why it is being ended from here, if it is."""
+
+    def begin(self) -> None:
+        """Note that it is started, or started again."""
+        self.num_silent, self.is_heard, self.why = 0, False, ""
+
+    def hear(self) -> None:
+        """Note that it has said something."""
+        self.num_silent, self.is_heard = 0, True
+
+    def look(self) -> None:
+        """End it if it says nothing any more: a process, or its host, that stands still."""
+        self.num_silent += 1
+        if self.num_silent == (MOST_SILENT if self.is_heard else MOST_SILENT_FIRST):
+            self.end(f"it said nothing for {self.num_silent * LOOK_SECONDS:.0f} s")
+
+    def end(self, why: str) -> None:
+        """End it, whatever it does."""
+        self.why = why
+        self.link.kill()
 
 
 class Site(Protocol):

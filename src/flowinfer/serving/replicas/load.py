@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
-from pydantic import BaseModel
-
-from flowinfer.runs.replicas.site import LOOK_SECONDS, MOST_SILENT, MOST_SILENT_FIRST
+from flowinfer.runs.replicas.site import Started
 from flowinfer.runs.replicas.wire import Failed
 from flowinfer.serving.flows import Asking
 from flowinfer.serving.replicas import wire
@@ -19,16 +17,6 @@ from flowinfer.serving.tickets import Ticket
 
 _MUCH_BUSIER = 4
 """Rows that a replica may have more than another and still get the questions whose beginning it has read."""
-
-
-class Link(Protocol):
-    """A replica that was started."""
-
-    def send(self, message: BaseModel) -> None:
-        """Say something to it; to one that has ended, nothing."""
-
-    def kill(self) -> None:
-        """End it, whatever it does."""
 
 
 @dataclass(eq=False)
@@ -46,11 +34,10 @@ class Question:
 
 
 @dataclass(eq=False)
-class Replica:
+class Replica(Started):
     """A replica, as far as its server knows it."""
 
     index: int
-    link: Link = field(init=False)
     standing: wire.Standing | None = None
     has_been_ready: bool = False
     is_given_up: bool = False
@@ -64,12 +51,6 @@ class Replica:
     """Since its last answer."""
     num_losses: int = 0
     failure: Failed | None = None
-    num_silent: int = 0
-    """Looks on end at which it had said nothing since the one before."""
-    why: str = ""
-    """Why it is being ended, if it is."""
-    is_heard: bool = False
-    """Whether it has said anything since it was started."""
 
     @property
     def name(self) -> str:
@@ -95,15 +76,9 @@ class Replica:
         )
 
     def look(self) -> None:
-        """End it if it says nothing any more: a process, or its host, that stands still; see `site.MOST_SILENT`."""
-        self.num_silent += not self.is_given_up
-        if self.num_silent == (MOST_SILENT if self.is_heard else MOST_SILENT_FIRST):
-            self.end(f"it said nothing for {self.num_silent * LOOK_SECONDS:.0f} s")
-
-    def end(self, why: str) -> None:
-        """End it, whatever it does."""
-        self.why = why
-        self.link.kill()
+        """See `Started.look`; one that is given up has ended."""
+        if not self.is_given_up:
+            super().look()
 
     def take(self, question: Question) -> None:
         """Have a question more."""

@@ -22,14 +22,14 @@ from typing import Any, Literal, Protocol
 from flowinfer.engine.decoders import LoopState
 from flowinfer.errors import DeviceLost, FlowInferError, RunError
 from flowinfer.runs.replicas.local import HearLine
-from flowinfer.runs.replicas.site import LOOK_SECONDS, MOST_STARTS, MOST_STARTS_LATER, Gone, error_of
+from flowinfer.runs.replicas.site import LOOK_SECONDS, MOST_STARTS, MOST_STARTS_LATER, Gone, Link, error_of
 from flowinfer.runs.replicas.wire import Failed, Notice, plan_data
 from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.happenings import STOPPED, Ended, Happening, Lost, StepEnded
 from flowinfer.serving.loading import Loading, State
 from flowinfer.serving.replicas import wire
 from flowinfer.serving.replicas.beginnings import Beginnings, beginnings
-from flowinfer.serving.replicas.load import Link, Question, Replica, choose
+from flowinfer.serving.replicas.load import Question, Replica, choose
 from flowinfer.serving.responder import Deliver, ReplicaState
 from flowinfer.serving.service import OURS
 from flowinfer.serving.tickets import Hear, Ticket, failed, tell_all, tell_one
@@ -216,7 +216,7 @@ class Router:
 
     def _begin(self, replica: Replica) -> None:
         """Start a replica, or start it again."""
-        replica.num_silent, replica.is_heard = 0, False
+        replica.begin()
 
         def hear(what: bytes | Gone) -> None:
             self._came.put(_Said(replica, what))
@@ -235,7 +235,7 @@ class Router:
             self._bug(replica, f"it has said what is no message: {error}")
             replica.end("it has said what is no message")
             return
-        replica.num_silent, replica.is_heard = 0, True
+        replica.hear()
         match said:
             case wire.Standing():
                 replica.standing = said
@@ -316,7 +316,7 @@ class Router:
     def _lose(self, replica: Replica, how: str) -> None:
         """Tell those who wait for a replica that it has ended; start it again, or go on without it."""
         failure, replica.failure, replica.standing = replica.failure, None, None
-        how, replica.why = replica.why or how, ""
+        how = replica.why or how
         why = failure.message if failure is not None and failure.error else how
         self._beginnings.forget(replica.index)
         lost = Lost(f"the process that was to answer has ended: {why}")
