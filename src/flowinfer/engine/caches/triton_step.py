@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from flowinfer.engine.caches.kernels import Paged
-from flowinfer.engine.caches.launching import device_of, launch
+from flowinfer.engine.caches.launching import can_be_early, launch
 
 _LOG2E = math.log2(math.e)
 
@@ -34,11 +34,6 @@ class HeadNorms:
 
 
 @cache
-def can_be_early(device: torch.device) -> bool:
-    """Return whether launches on a device can begin before the one before has ended."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-
-
 def step_attention(
     qkv: Tensor,
     paged: Paged,
@@ -78,7 +73,7 @@ def step_attention(
         if counters is None:
             counters = torch.zeros(tokens * heads, dtype=torch.int32, device=qkv.device)
     block = min(page, 64)
-    is_early = is_early and can_be_early(device_of(qkv))
+    is_early = is_early and can_be_early(qkv)
     with torch.cuda.device(qkv.get_device()):
         launch(_step_kernel, (tokens, heads, splits))(
             *(qkv, paged.keys, paged.values, paged.rows, paged.positions, paged.table, turns),

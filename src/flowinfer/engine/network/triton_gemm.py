@@ -17,8 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from flowinfer.backends.int4 import BLOCK, PLANES, Packed
-from flowinfer.engine.caches.launching import device_of, launch
-from flowinfer.engine.caches.triton_step import can_be_early
+from flowinfer.engine.caches.launching import can_be_early, launch
 from flowinfer.engine.network.gemm import MOST_STEP_TOKENS, MOST_TOKENS
 from flowinfer.engine.network.triton_int4 import packed_sums
 
@@ -195,7 +194,7 @@ def _launch(
         sums = x.new_empty(blocks, tiles.splits, tokens, tiles.block_n, dtype=torch.float32)
         if counters is None:
             counters = torch.zeros(blocks, dtype=torch.int32, device=x.device)
-    is_early = tiles.is_early and own.stride(0) % 8 == 0 and can_be_early(device_of(x))  # 16 bytes, fetched in bulk
+    is_early = tiles.is_early and own.stride(0) % 8 == 0 and can_be_early(x)  # 16 bytes, fetched in bulk
     pieces = max(1, 32 * tiles.num_warps // tiles.block_n)
     width = tiles.block_k if packed is None else tiles.block_k // PLANES  # numbers of 16 bits
     early = min(_EARLY, turns // tiles.splits * width)
