@@ -18,7 +18,7 @@ from flowinfer.errors import LoadError, UsageError
 
 _NICE = 10
 """Added to the process's niceness, which ends at 19."""
-_MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH = 36, 37
+_MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH, _MAJOR, _MINOR = 36, 37, 75, 76
 """Attributes of a device, as CUDA's driver numbers them."""
 
 
@@ -57,6 +57,8 @@ class Card:
     total_bytes: int
     bytes_per_second: int = 0
     """Of its memory, at best."""
+    capability: tuple[int, int] = (0, 0)
+    """What its programs are compiled for: (9, 0) is an H100's."""
 
 
 @cache
@@ -248,11 +250,18 @@ def _card(cuda: ctypes.CDLL, index: int) -> Card:
     cuda.cuDeviceGetName(name, len(name), device)
     cuda.cuDeviceGetUuid(ctypes.byref(raw), device)
     cuda.cuDeviceTotalMem_v2(ctypes.byref(total), device)
-    clock, width = ctypes.c_int(0), ctypes.c_int(0)
-    cuda.cuDeviceGetAttribute(ctypes.byref(clock), _MEMORY_CLOCK_RATE, device)  # kHz; memory moves data twice a beat
-    cuda.cuDeviceGetAttribute(ctypes.byref(width), _MEMORY_BUS_WIDTH, device)  # bits
-    speed = 2 * 1000 * clock.value * width.value // 8
-    return Card(f"GPU-{uuid.UUID(bytes=bytes(raw))}", name.value.decode(errors="replace"), total.value, speed)
+    clock, width, major, minor = (
+        _attribute(cuda, number, device) for number in (_MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH, _MAJOR, _MINOR)
+    )  # in kHz and bits
+    speed = 2 * 1000 * clock * width // 8  # memory moves data twice a beat
+    title = name.value.decode(errors="replace")
+    return Card(f"GPU-{uuid.UUID(bytes=bytes(raw))}", title, total.value, speed, (major, minor))
+
+
+def _attribute(cuda: ctypes.CDLL, number: int, device: ctypes.c_int) -> int:
+    found = ctypes.c_int(0)
+    cuda.cuDeviceGetAttribute(ctypes.byref(found), number, device)
+    return found.value
 
 
 def _ask_nvidia_smi() -> str:

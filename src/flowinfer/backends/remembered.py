@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from flowinfer.backends.versions import installed
+from flowinfer.backends.versions import code, installed
 from flowinfer.checkpoint import Held
 from flowinfer.files import write_whole
 from flowinfer.fusion.selfcheck import checks_folder
 
-_ROOMS = ("backends", "engine/caches", "engine/network")
-"""Whose code decides what a check finds."""
 _PLAIN = ("session", "layers", "max_positions", "end_ids", "is_tied")
 """Fields of `Passed` that are plain data."""
 _VERSIONS = ("flowinfer", "torch", "transformers", "triton")
@@ -139,15 +136,5 @@ def _path(model: Any) -> Path | None:
 
 def _path_of(files: str, dtype: torch.dtype, device: torch.device) -> Path:
     runs_on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    parts = [files, str(dtype), runs_on, _code(), *(installed(name) for name in _VERSIONS)]
+    parts = [files, str(dtype), runs_on, code(), *(installed(name) for name in _VERSIONS)]
     return checks_folder() / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.safetensors"
-
-
-@cache
-def _code() -> str:
-    """Return what the code that checks and is checked is."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent.parent
-    for path in sorted(file for room in _ROOMS for file in (root / room).glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
+from functools import cache
 from importlib import metadata
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 TRIED = ("torch", "transformers")
 """Packages whose range in flowinfer's own requirements is what its tests ran with, from the oldest to the newest."""
+
+_ROOMS = ("backends", "engine/caches", "engine/network")
+
+
+@cache
+def code() -> str:
+    """Return which code decides what checks at load find, and which kernels are compiled: a digest."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent.parent
+    for path in sorted(file for room in _ROOMS for file in (root / room).glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def installed(name: str) -> str | None:

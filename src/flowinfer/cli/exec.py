@@ -229,12 +229,14 @@ def command(
 
 
 def read_ahead(flow: Flow) -> None:
-    """Let files of models come into memory while Python imports what runs them."""
+    """Let files of models come into memory, and kernels compile, while Python imports what runs them."""
     from flowinfer import checkpoint
+    from flowinfer.engine.network import beside
     from flowinfer.machine import model_folder
 
     found = [model_folder(spec.ref, spec.revision) for spec in flow.models.values() if spec.backend == "hf"]
     checkpoint.read_ahead(filter(None, found))
+    beside.begin(flow.models.values())
 
 
 def _load(flow: Flow, asked: Asked) -> Dataset:

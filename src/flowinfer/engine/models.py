@@ -11,8 +11,8 @@ from typing import cast
 from flowinfer.backends.base import Loader, TextModel, TokenModel, lacks
 from flowinfer.engine.base import Observer
 from flowinfer.engine.faults import device_lost, unless_lost
+from flowinfer.engine.network.beside import keep_compiled
 from flowinfer.errors import LoadError, is_device_lost
-from flowinfer.fusion.selfcheck import cache_folder
 from flowinfer.output.secrets import learn_environment
 from flowinfer.planning.plan import Placement, Plan, placement_of
 from flowinfer.registry import BackendInfo, backends, load
@@ -150,21 +150,9 @@ def _load(spec: ModelSpec, placement: Placement) -> Loaded:
 
 def _loader(info: BackendInfo) -> Loader:
     """Import a backend."""
-    _keep_compiled()
+    keep_compiled()
     with STARTUP.waiting_for("import", f"backend {info.name}"), STARTUP.without(*NEEDLESS):
         return cast(Loader, load(info))
-
-
-def _keep_compiled() -> None:
-    """Let Inductor and Triton keep what they compile in flowinfer's cache, unless somebody has said where.
-
-    Inductor compiles in this process: its workers would each import torch first, and be waited for at the end.
-    Importing torch's compiler, as transformers does, settles all this.
-    """
-    compiled = cache_folder() / "compiled"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled / "inductor"))
-    os.environ.setdefault("TRITON_CACHE_DIR", str(compiled / "triton"))
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 def _weights_key(spec: ModelSpec, placement: Placement) -> str:

@@ -38,7 +38,7 @@ class Noting(Ahead):
 def test_a_folder_of_llamas_kind_leads_to_every_kernel_of_its_forward(name: str, tmp_path: Path) -> None:
     network(CONFIGS[name]).to(torch.bfloat16).save_pretrained(tmp_path)
     noting = Noting()
-    llama_ahead._compile(noting, [ModelSpec(name="A", ref=str(tmp_path))])
+    llama_ahead.compile_for(noting, [ModelSpec(name="A", ref=str(tmp_path))])
     expected = {"_embed_kernel", "_linear_kernel", "_step_kernel", "_finish_kernel"}
     assert noting.names.keys() == expected | {
         "_norm_kernel",
@@ -55,5 +55,5 @@ def test_what_cannot_be_told_ahead_is_left_to_the_loader(change: dict[str, Any] 
     config = tmp_path / "config.json"
     config.write_text("{" if change is None else json.dumps(json.loads(config.read_text()) | change))
     noting = Noting()
-    llama_ahead._compile(noting, [ModelSpec(name="A", ref=str(tmp_path)), ModelSpec(name="B", ref="/nowhere")])
+    llama_ahead.compile_for(noting, [ModelSpec(name="A", ref=str(tmp_path)), ModelSpec(name="B", ref="/nowhere")])
     assert not noting.names

@@ -2,13 +2,14 @@
 
 Which kernels a model needs follows from its config and the shapes in its files. Its forward is run over one layer of
 tensors without memory, in the forms that checks and a first question take; other forms compile when they are met. What
-is compiled already is brought to the device meanwhile.
+is compiled already, here before or by the process beside this one, is brought to the device meanwhile.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -21,14 +22,15 @@ from flowinfer.backends.remembered import Numbers
 from flowinfer.checkpoint import entries_of, read_config, weight_files
 from flowinfer.engine.caches.attention import LayerShape
 from flowinfer.engine.caches.kernels import splits_for
-from flowinfer.engine.caches.launching import Ahead
+from flowinfer.engine.caches.launching import Ahead, hash_triton
 from flowinfer.engine.caches.pages import PAGE, PagedForward
+from flowinfer.engine.network import beside
 from flowinfer.engine.network.llama_weights import LlamaWeights, read_weights
 from flowinfer.errors import LoadError
 from flowinfer.machine import model_folder
 from flowinfer.spec import ModelSpec
+from flowinfer.startup import STARTUP
 
-_KINDS = ("llama", "mistral", "qwen2", "qwen3")
 _PROBE, _QUESTION = 4, 64
 """Tokens of the check's forwards, and of a short prompt."""
 _POSITIONS = 4096
@@ -54,7 +56,7 @@ def begin(models: Iterable[tuple[ModelSpec, str]]) -> None:
     for device, specs in by_device.items():
         if device.type == "cuda" and device not in _begun and find_spec("triton") is not None:
             ahead = Ahead(device)
-            thread = threading.Thread(target=_compile, args=(ahead, specs), daemon=True, name="kernels")
+            thread = threading.Thread(target=_bring, args=(ahead, specs), daemon=True, name="kernels")
             _begun[device] = thread, ahead
             thread.start()
 
@@ -67,7 +69,16 @@ def settle() -> None:
         ahead.wait()
 
 
-def _compile(ahead: Ahead, specs: Iterable[ModelSpec]) -> None:
+def _bring(ahead: Ahead, specs: Iterable[ModelSpec]) -> None:
+    hash_triton()
+    wrong = beside.wait()
+    with STARTUP.waiting_for("compile", f"kernels here ({wrong})") if wrong else nullcontext():
+        compile_for(ahead, specs)
+        ahead.wait()
+
+
+def compile_for(ahead: Ahead, specs: Iterable[ModelSpec]) -> None:
+    """Begin to compile what models need."""
     for spec in specs:
         folder = model_folder(spec.ref, spec.revision) if spec.backend == "hf" and not spec.quantization else None
         try:
@@ -75,7 +86,7 @@ def _compile(ahead: Ahead, specs: Iterable[ModelSpec]) -> None:
             config = (read_config(folder) if folder else None) or {}
         except LoadError:
             continue  # the loader says so
-        if config.get("model_type") in _KINDS and {entry.dtype for entry in held.values()} == {"BF16"}:
+        if config.get("model_type") in beside.KINDS and {entry.dtype for entry in held.values()} == {"BF16"}:
             shapes = {name: entry.shape for name, entry in held.items()}
             try:
                 network = _without_memory(config, shapes)
