@@ -74,6 +74,7 @@ def test_a_model_of_llamas_kind_is_compiled_for_once(begun: list[tuple[str, ...]
         (None, {}),
         ('{"model_type": "llama"}', {"quantization": "int8"}),
         ('{"model_type": "llama"}', {"backend": "openai"}),
+        ('{"model_type": "llama"}', {"device": "cpu"}),
     ],
 )
 def test_nothing_is_begun_for_what_this_does_not_compile(

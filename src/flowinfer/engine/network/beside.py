@@ -56,7 +56,7 @@ def keep_compiled() -> None:
 
 def begin(models: Iterable[ModelSpec]) -> None:
     """Begin to compile for models of Llama's kind, for the GPUs that are here, where that was not done before."""
-    specs = [spec for spec in models if _config_of(spec)]
+    specs = [spec for spec in models if spec.device != "cpu" and _config_of(spec)]
     if specs and hasattr(os, "fork") and find_spec("triton") is not None:
         keep_compiled()
         kinds = sorted({card.capability for card in cards()})
