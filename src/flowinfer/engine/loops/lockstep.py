@@ -23,6 +23,7 @@ from torch import Tensor
 
 from flowinfer.engine.caches.launching import compiling_at_once
 from flowinfer.engine.caches.pages import ChainedCache, PagedCache
+from flowinfer.engine.caches.tiles import tile_for
 from flowinfer.engine.loops.feeding import Ends, advance, commit, feed
 from flowinfer.engine.loops.fusing import FusedChoice, TorchChoice
 from flowinfer.engine.loops.graphs import Graphs
@@ -204,10 +205,10 @@ class LockStep:
     @torch.inference_mode()
     def _around_heads(self, choose: FusedChoice) -> None:
         """Launch what stands around the heads in a greedy step of one row."""
-        here, one = self._fusing, self.states.utf8[:1]
+        here, one, tile = self._fusing, self.states.utf8[:1], tile_for(1)
         for link in here.links:
-            feed(here.states, here.tables, link.head, 1, 1)
-        advance(here.states, 1, 1)
+            feed(here.states, here.tables, link.head, 1, tile)
+        advance(here.states, 1, tile)
         choice = choose([choose.buffer(k, one) for k in range(len(here.states.length))], one, None)
         commit(choice, here.states, here.tables, self.states, self._next_utf8, self._ends, self._ring, self._outbox)
 
