@@ -101,6 +101,9 @@ def _here(
     def find(name: str) -> Flow:
         return read_checked(name, None, zoo, overrides)
 
+    from flowinfer.cli.exec import read_ahead
+
+    read_ahead(flow)
     from flowinfer.runs.live import waiting_shown
     from flowinfer.serving.here import Here
 

@@ -86,6 +86,9 @@ def command(
 
 def _show_start(flow: Flow, *, as_json: bool) -> None:
     """Ask one question; show what was waited for until its first token."""
+    from flowinfer.cli.exec import read_ahead
+
+    read_ahead(flow)
     STARTUP.done("command line")
     with STARTUP.waiting_for("import", "torch"):
         from flowinfer.runs.ask import ask
