@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,6 +110,28 @@ def test_what_goes_wrong_beside_is_told() -> None:
     beside.start("flowinfer.nosuch")
     assert beside.wait() == f"{sys.executable}: No module named flowinfer.nosuch"
     assert beside.wait() == "", "it is told once"
+
+
+def test_threads_of_all_devices_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def wait() -> None:
+        beside.wait()
+        order.append("waited for")
+
+    class Process:
+        returncode = 0
+
+        def communicate(self, timeout: float) -> tuple[str, str]:
+            other.start()
+            order.append("ended")
+            return "", ""
+
+    other = threading.Thread(target=wait)
+    monkeypatch.setattr(beside, "_begun", [Process()])
+    wait()
+    other.join()
+    assert order == ["ended", "waited for", "waited for"]
 
 
 def test_a_process_beside_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

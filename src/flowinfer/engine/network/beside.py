@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -38,6 +39,7 @@ _MOST_SECONDS = 120
 _MOST_JOBS = 256
 _VERSIONS = ("torch", "triton")
 _begun: list[subprocess.Popen[str]] = []
+_waiting = threading.Lock()
 
 Job = Callable[[], object]
 
@@ -82,18 +84,19 @@ def start(program: str, *arguments: str) -> None:
 
 
 def wait() -> str:
-    """Wait until what was begun is done; return what went wrong, which is compiled here and fails here, if it does."""
+    """Wait, in any thread, until what was begun is done; return what went wrong, which is then compiled here."""
     wrong = ""
-    while _begun:
-        process = _begun.pop()
-        with STARTUP.waiting_for("compile", "kernels beside"):
-            try:
-                _, errors = process.communicate(timeout=_MOST_SECONDS)
-            except subprocess.TimeoutExpired:
-                _end(process)
-                errors = f"it took more than {_MOST_SECONDS} s"
-        if process.returncode:
-            wrong = errors.strip().rpartition("\n")[2] or f"exit code {process.returncode}"
+    with _waiting:
+        while _begun:
+            process = _begun.pop()
+            with STARTUP.waiting_for("compile", "kernels beside"):
+                try:
+                    _, errors = process.communicate(timeout=_MOST_SECONDS)
+                except subprocess.TimeoutExpired:
+                    _end(process)
+                    errors = f"it took more than {_MOST_SECONDS} s"
+            if process.returncode:
+                wrong = errors.strip().rpartition("\n")[2] or f"exit code {process.returncode}"
     return wrong
 
 
