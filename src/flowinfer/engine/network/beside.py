@@ -132,12 +132,16 @@ def compile_all(specs: Sequence[ModelSpec], capability: tuple[int, int]) -> None
 
 def _jobs(specs: Iterable[ModelSpec], capability: tuple[int, int]) -> list[Job]:
     """Return what compiles each kernel; what is found out or imported once is so now, before there are copies."""
+    from triton.runtime import cache
+
+    hashing = threading.Thread(target=getattr(cache, "triton_key", int))  # 400 MB, while torch is imported
+    hashing.start()
     import torch
     from triton.backends.compiler import GPUTarget
     from triton.backends.nvidia import driver as nvidia
     from triton.runtime import driver
 
-    from flowinfer.engine.caches.launching import Ahead, hash_triton
+    from flowinfer.engine.caches.launching import Ahead
     from flowinfer.engine.network.llama_ahead import compile_for
 
     class Paper:
@@ -168,10 +172,10 @@ def _jobs(specs: Iterable[ModelSpec], capability: tuple[int, int]) -> list[Job]:
             return Future()
 
     jobs: list[Job] = [nvidia.CudaUtils]
-    hash_triton()
     nvidia.library_dirs()
     driver.set_active(Paper())
     compile_for(Noted(torch.device("cpu")), specs)
+    hashing.join()
     return jobs
 
 
