@@ -140,3 +140,8 @@ def test_a_table_picks_the_same_whatever_else_is_asked_with_a_question(tmp_path:
     questions = ["What is 5 + 5?", "What is the capital of Oman?\nA. Maskat\nB. Sana", "", "\ud800"]
     router = Router(routes)
     assert router.picks(questions) == [router.pick(question) for question in questions]
+
+
+def test_every_picked_member_of_one_text_is_known_to_be_the_answer_as_it_begins(tmp_path: Path) -> None:
+    plan = routed(tmp_path, ["Qwen", "Ds -> Yi", "(Qwen & Ds)"], dict.fromkeys(SUMS, "111"))
+    assert [plan.step(name).title for name in plan.finals] == ["Qwen", "Yi"]
