@@ -41,6 +41,10 @@ def test_the_one_of_steps_that_may_not_run_prints_its_table_and_writes_it(tmp_pa
     _run(["control.py", "--out", str(tmp_path), "--questions", "2", "--dev", "20", "--latency", "1"], tmp_path)
 
 
+def test_the_one_of_routes_prints_its_table_and_writes_it(tmp_path: Path) -> None:
+    _run(["routes.py", "--questions", "50"], tmp_path)
+
+
 def test_the_one_of_gguf_files_prints_its_table_and_writes_it(tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp", reason="needs flowinfer[gguf]")
     files = [str(written(name)) for name in ("qwen", "ds")]
