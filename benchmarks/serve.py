@@ -18,12 +18,9 @@ import json
 import sys
 import time
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
 import uvicorn
 
-from flowinfer.engine.base import Observer
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
 from flowinfer.language.check import check
@@ -38,30 +35,13 @@ from flowinfer.serving.run import Server
 from flowinfer.serving.service import Service
 from flowinfer.spec import Flow
 from reporting import Report, options, setup_of
+from shapes import ShapePool
 
 FLOW = "(Qwen | Ds | Yi)"
 COLUMNS = [
     *("clients", "requests/s", "tokens/s", "first token p50 ms", "p95", "between p50 ms", "p95"),
     *("engine tokens/s", "exec tokens/s", "share", "server's cores"),
 ]
-
-
-class Shapes(ModelPool):
-    """The paper's shapes with random weights, loaded."""
-
-    def __init__(self, size: str, device: str, dtype: str) -> None:
-        super().__init__()
-        from shapes import build
-
-        self._models = {model.name: model for model in build(size, device, getattr(torch, dtype))}
-
-    def get(self, plan: Plan, name: str, observer: Observer) -> Any:
-        """Return the model of that name."""
-        return self._models[name]
-
-    def is_loaded(self, plan: Plan, name: str) -> bool:
-        """Return True."""
-        return True
 
 
 @dataclass(frozen=True)
@@ -255,7 +235,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--memory", type=numbers, default=[])
     arguments = parser.parse_args()
-    pool = ModelPool() if arguments.size == "lab" else Shapes(arguments.size, arguments.device, arguments.dtype)
+    pool = ModelPool() if arguments.size == "lab" else ShapePool(arguments.size, arguments.device, arguments.dtype)
     sys.setswitchinterval(0.001)
     more = {"models": arguments.size, "flow": FLOW, "tokens": arguments.tokens}
     report = Report("A flow over the server", setup_of(arguments.device, arguments.dtype, **more), COLUMNS)

@@ -20,9 +20,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from flowinfer.backends.base import Prompt
 from flowinfer.backends.hf import HfModel
 from flowinfer.backends.int4 import packed
+from flowinfer.engine.base import Observer
 from flowinfer.engine.loops.mixing import Mixer
+from flowinfer.engine.models import ModelPool
 from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
-from flowinfer.planning.plan import Member, Mixture, Step
+from flowinfer.planning.plan import Member, Mixture, Plan, Step
 from flowinfer.spec import Decoding
 
 STD = 0.02
@@ -156,6 +158,22 @@ def build(
         ShapeModel(shape, device, dtype, seed=seed + index, group=group)
         for index, shape in enumerate(shapes(size, names, layers=layers))
     ]
+
+
+class ShapePool(ModelPool):
+    """Random models of the shapes of a size, loaded."""
+
+    def __init__(self, size: str, device: str, dtype: str, names: Sequence[str] = NAMES) -> None:
+        super().__init__()
+        self._models = {model.name: model for model in build(size, device, getattr(torch, dtype), names=names)}
+
+    def get(self, plan: Plan, name: str, observer: Observer) -> Any:  # a model without a tokenizer
+        """Return the model of that name."""
+        return self._models[name]
+
+    def is_loaded(self, plan: Plan, name: str) -> bool:
+        """Return True."""
+        return True
 
 
 def step_of(models: Sequence[HfModel], *, max_tokens: int = 64) -> Step:

@@ -47,6 +47,13 @@ def test_streamed_pieces_join_to_the_whole_answer(flow: flowinfer.Flow) -> None:
     assert "".join(pieces) == flow.run("Tell me of 苹果.").text and len(pieces) > 1
 
 
+def test_the_last_member_of_a_choice_is_streamed_where_no_other_was_accepted(toy_zoo: Path) -> None:
+    text = "(Qwen / Yi)[accept=confidence, at=1]"
+    with flowinfer.parse(text, zoo=str(toy_zoo), params={"max_tokens": 8}) as flow:
+        pieces = list(flow.stream("Tell me of 苹果."))
+        assert "".join(pieces) == flow.run("Tell me of 苹果.").text and len(pieces) > 1
+
+
 def test_many_questions_at_once_have_the_answers_that_they_have_alone(toy_zoo: Path) -> None:
     questions = ["What is 2 + 2?", "Tell me of 苹果.", "What is 2 + 2?"]
     with flowinfer.parse("Yi[temperature=0.9] -> (Qwen | Ds)", zoo=str(toy_zoo), params={"max_tokens": 8}) as flow:

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.slow
         ("dataset.py", "--questions", "4", "--paths", "ours,reference,question"),
         ("serve.py", "--clients", "1,2", "--questions", "4", "--tokens", "4", "--memory", "4"),
         ("stages.py", "--questions", "6", "--rows", "3", "--repeats", "1"),
+        ("agreement.py", "--prompt", "8", "--batches", "1,2", "--tokens", "20", "--noises", "0.05", "--covers", "0"),
+        ("sampling.py", "--prompts", "8", "--tokens", "4", "--questions", "1", "--samples", "5"),
         ("numerics.py", "--prompts", "2", "--length", "8"),
         ("start.py", "--flows", "one 7B", "--seconds", "400"),
         ("scale.py", "--replicas", "1", "--questions", "2", "--simulated", "20000"),
@@ -37,6 +39,10 @@ def test_a_benchmark_prints_its_table_and_writes_it(arguments: tuple[str, ...], 
 
 def test_the_one_of_steps_that_may_not_run_prints_its_table_and_writes_it(tmp_path: Path) -> None:
     _run(["control.py", "--out", str(tmp_path), "--questions", "2", "--dev", "20", "--latency", "1"], tmp_path)
+
+
+def test_the_one_of_routes_prints_its_table_and_writes_it(tmp_path: Path) -> None:
+    _run(["routes.py", "--questions", "50"], tmp_path)
 
 
 def test_the_one_of_gguf_files_prints_its_table_and_writes_it(tmp_path: Path) -> None:

@@ -353,8 +353,9 @@ class Routes:
     """The flows, as written."""
     tokens: tuple[float, ...]
     """Of each member, what a question costs: of equals the cheapest is picked."""
-    questions: tuple[str, ...]
-    right: tuple[str, ...]
+    questions: tuple[str, ...] = field(compare=False)
+    """Like what is below, known by digest and members: a hundred thousand are not compared for each question."""
+    right: tuple[str, ...] = field(compare=False)
     """Of each question, for each member 1 or 0."""
 
 

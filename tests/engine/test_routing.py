@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
+import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from flowinfer.engine.routing import Router
+from flowinfer.engine.routing import _first, counted, router_of
 from flowinfer.engine.work import trace_of
 from flowinfer.language.check import check
 from flowinfer.planning.bounds import bounds
@@ -138,5 +143,44 @@ def test_a_table_picks_the_same_whatever_else_is_asked_with_a_question(tmp_path:
     routes = routed(tmp_path, ["Qwen", "Yi"], SUMS | CAPITALS).selections[0].routes
     assert routes is not None
     questions = ["What is 5 + 5?", "What is the capital of Oman?\nA. Maskat\nB. Sana", "", "\ud800"]
-    router = Router(routes)
-    assert router.picks(questions) == [router.pick(question) for question in questions]
+    router = router_of(routes)
+    assert router.picks(counted(questions)) == [router.pick(question) for question in questions]
+
+
+def test_texts_are_counted_as_one_run_of_characters_after_another() -> None:
+    texts = [
+        "What is 12 + 345?",
+        "Größe: ½ café",
+        "小明有3个苹果，还有😀\n两个。",
+        "",
+        "\ud800 x",
+        "a",
+        "=\n(A) 1\n(B) 2",
+    ]
+    found = counted(texts)
+    for number, text in enumerate(texts):
+        plain = re.sub(r"\d+", "0", unicodedata.normalize("NFKC", text).lower())
+        spaced = f" {' '.join(plain.split())} "
+        runs = [f"w{word}" for word in re.findall(r"\w+", plain)]
+        runs += [f"c{spaced[at : at + n]}" for n in (2, 3) for at in range(len(spaced) - n + 1)]
+        named = Counter(zlib.crc32(run.encode(errors="surrogatepass")) % (1 << 18) for run in runs)
+        row = found[number]
+        own = dict(zip(row.indices.tolist(), row.data.tolist(), strict=True))
+        assert {column: count for column, count in own.items() if column < 1 << 18} == named
+        assert set(own.values()) >= {1} and sum(column >= 1 << 18 for column in own) >= 2, "its length and its letters"
+
+
+def test_of_equals_the_first_are_nearest() -> None:
+    likeness = np.array([0.5, 0.9, 0.5, 0.5, 0.1])
+    assert [_first(likeness, count).tolist() for count in (1, 2, 3, 5, 9)] == [
+        [1],
+        [1, 0],
+        [1, 0, 2],
+        [1, 0, 2, 3, 4],
+        [1, 0, 2, 3, 4],
+    ]
+
+
+def test_every_picked_member_of_one_text_is_known_to_be_the_answer_as_it_begins(tmp_path: Path) -> None:
+    plan = routed(tmp_path, ["Qwen", "Ds -> Yi", "(Qwen & Ds)"], dict.fromkeys(SUMS, "111"))
+    assert [plan.step(name).title for name in plan.finals] == ["Qwen", "Yi"]

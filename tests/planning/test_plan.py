@@ -423,3 +423,22 @@ def test_a_plan_says_what_is_chosen_and_what_it_may_cost(capsys: pytest.CaptureF
     assert "d2  (Qwen / Yi): the first of s1, s2 that is accepted (answered), else the last" in said
     assert "d1  ((Qwen / Yi)[accept=answered] & Ds): 1 of d2, s3 will do, wait 3 s" in said
     assert "a question takes 2 to 3 model calls" in said
+
+
+@pytest.mark.parametrize(
+    ("flow", "known"),
+    [
+        ("Yi -> Qwen", ["Qwen"]),
+        ("(Qwen & Ds)", []),
+        ("(Qwen / Ds)[accept=confidence, at=0.5]", ["Ds"]),
+        ("(Qwen / (Ds & Yi))[accept=confidence, at=0.5]", []),
+        ("Yi -> ((Qwen / Ds)[accept=answered] / (Ds / Yi)[accept=answered])[accept=confidence, at=0.5]", ["Yi"]),
+        ("(Qwen)*2[until=unchanged]", ["Qwen"]),
+        ("(Qwen & Ds)[min=1]", []),
+        ("Qwen[samples=4, temperature=1, enough=0.9]", []),
+    ],
+)
+def test_it_is_known_of_some_steps_as_they_begin_that_their_text_is_the_answer(flow: str, known: list[str]) -> None:
+    plan = compiled(flow)
+    assert [plan.step(name).title for name in plan.finals] == known
+    assert not known or plan.finals[-1] == plan.steps[-1].id

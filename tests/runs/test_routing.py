@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from flowinfer.errors import DataError
+from flowinfer.language import routes
 from flowinfer.language.routes import as_text, read
 from flowinfer.results import Question, Record, Score, StepResult, Trace
+from flowinfer.runs import routing
 from flowinfer.runs.routing import Ran, learn
 from tests.command import flowinfer
 from tests.report.sweeps import questions, write_run
@@ -60,6 +62,30 @@ def test_a_route_does_not_pay_where_questions_say_nothing() -> None:
 def test_of_flows_that_are_always_right_together_the_cheapest_is_picked() -> None:
     table = learn([ran("A", sums, 30), ran("B", sums, 10)])
     assert table.held_out.picked == (0, 90) and table.held_out.best == 1 and not table.held_out.pays
+
+
+def test_of_very_many_questions_some_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routing, "_MOST_ASKED", 40)
+    held = learn([ran("A", sums, 30), ran("B", lambda text: not sums(text), 10)]).held_out
+    assert sum(held.picked) == 40 and held.route.accuracy == 1 and held.pays
+
+
+def test_a_table_that_nobody_could_read_is_not_written(
+    tmp_path: Path, toy_zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for model in ("Qwen", "Yi"):
+        write_run(tmp_path / "runs", model, questions("gsm8k", 50))
+    route = ("route", "runs", "-o", "routes.json", "--anyway")
+    assert flowinfer(*route, cwd=tmp_path).returncode == 0
+    monkeypatch.setattr(routes, "MOST_BYTES", 2000)
+    (tmp_path / "r.flow").write_text('(Yi / Qwen)[pick="routes.json"]\n')
+    unread = flowinfer("check", "r.flow", "--zoo", str(toy_zoo), cwd=tmp_path)
+    assert unread.returncode == 1 and "'routes.json' cannot be read: larger than 0 MB" in unread.stdout
+    assert "help: learn it from fewer questions; flowinfer route RUNS -o FILE makes one" in unread.stdout
+    (tmp_path / "routes.json").unlink()
+    refused = flowinfer(*route, cwd=tmp_path)
+    assert refused.returncode == 1 and not (tmp_path / "routes.json").exists()
+    assert "the table would have 0 MB, and at most 0 are read" in refused.stderr
 
 
 def test_only_questions_count_that_every_flow_has_a_verdict_on() -> None:

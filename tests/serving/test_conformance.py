@@ -7,6 +7,7 @@ import json
 import math
 import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from flowinfer.engine.models import ModelPool
 from flowinfer.serving import answers
 from flowinfer.serving.desk import Limits
 from tests.engine.plans import Ready
+from tests.routed import table, write
 from tests.serving.asgi import Reply, ask, call
 from tests.serving.conftest import FLOWS, Serve, Served
 
@@ -319,6 +321,47 @@ def test_what_earlier_stages_wrote_is_reasoning(server: Served) -> None:
     assert [line for line in voted.split("\n") if line in ("[Qwen]", "[Ds]", "[Yi]")] == ["[Qwen]", "[Ds]", "[Yi]"]
 
 
+def routed(serve: Serve, folder: Path, right: str) -> Served:
+    """Return a server of routes between Qwen and `Ds -> Yi`, which is picked where it is right."""
+    flows, before = ["Qwen", "Ds -> Yi"], 'defaults { prompts="plain", max_tokens=24 }\n'
+    file = write(folder / "routes.json", table(flows, {ASK[0]["content"]: right}, before=before, zoo="lab"))
+    return serve({"route": f'({" / ".join(flows)})[pick="{file}"]'})
+
+
+@pytest.mark.parametrize("right", ["10", "01"])
+def test_the_answer_of_a_picked_member_streams_from_its_first_token(serve: Serve, tmp_path: Path, right: str) -> None:
+    """It came as reasoning, and then whole."""
+    server = routed(serve, tmp_path, right)
+    events = streamed(server, model="route", max_tokens=20)
+    deltas = [choice["delta"] for event in events[:-1] for choice in event["choices"]]
+    first = next(index for index, delta in enumerate(deltas) if delta.get("content"))
+    assert sum(bool(delta.get("content")) for delta in deltas) > 10, "it comes token by token"
+    assert not any(delta.get("reasoning_content") for delta in deltas[first:])
+    whole = chat(server, model="route", max_tokens=20).data["choices"][0]["message"]
+    assert text_of(events) == whole["content"]
+    thought = text_of(events, "reasoning_content").strip("\n")
+    assert thought == whole.get("reasoning_content", "") and thought.startswith("[Ds]\n" if right == "01" else "")
+    assert "[Qwen]" not in thought and "[Yi]" not in thought
+
+
+def test_a_picked_member_has_logprobs(serve: Serve, tmp_path: Path) -> None:
+    choice = chat(routed(serve, tmp_path, "01"), model="route", logprobs=True, max_tokens=12).data["choices"][0]
+    told = b"".join(bytes(token["bytes"]) for token in choice["logprobs"]["content"])
+    assert told.decode() == choice["message"]["content"]
+
+
+def test_a_last_member_streams_and_those_that_were_not_accepted_are_reasoning(serve: Serve) -> None:
+    server = serve({"last": "(Qwen / Yi)[accept=confidence, at=1]", "first": "(Qwen / Yi)[accept=confidence, at=0]"})
+    events = streamed(server, model="last", max_tokens=20)
+    deltas = [choice["delta"] for event in events[:-1] for choice in event["choices"]]
+    assert sum(bool(delta.get("content")) for delta in deltas) > 10, "it comes token by token"
+    assert text_of(events) == chat(server, model="last", max_tokens=20).data["choices"][0]["message"]["content"]
+    assert text_of(events, "reasoning_content").startswith("[Qwen]\n")
+    accepted = streamed(server, model="first", max_tokens=20)
+    pieces = [choice["delta"].get("content") for event in accepted[:-1] for choice in event["choices"]]
+    assert len(list(filter(None, pieces))) == 1, "before it is judged nobody knows that it is the answer"
+
+
 def test_usage_comes_last_with_no_choices_and_only_where_it_was_asked_for(server: Served) -> None:
     """ATOM 1711, gradio 11729, cline 8518, litellm 36553 and 30761."""
     *chunks, last, done = streamed(server, stream_options={"include_usage": True})
@@ -479,7 +522,13 @@ def told_of(reply: Reply, index: int) -> list[float | None]:
         ("one", {"max_tokens": 5}, "max_tokens", "'echo' needs 'max_tokens' 0, or 1"),
         ("one", {"max_tokens": "absent"}, "max_tokens", "'echo' needs 'max_tokens' 0, or 1"),
         ("one", {"stream": True}, "stream", "'stream' does nothing beside 'echo'"),
+        ("one", {"stream": False, "stream_options": {"include_usage": True}}, "stream_options", "beside 'echo'"),
         ("one", {"stop": "\n"}, "stop", "'stop' does nothing beside 'echo'"),
+        ("one", {"temperature": 0.7}, "temperature", "'temperature' does nothing beside 'echo'; leave it out"),
+        ("one", {"top_p": 0.5}, "top_p", "'top_p' does nothing beside 'echo'; leave it out"),
+        ("one", {"n": 2}, "n", "'n' is not supported"),
+        ("one", {"best_of": 2}, "best_of", "'best_of' is not supported"),
+        ("one", {"suffix": "x"}, "suffix", "'suffix' is not supported"),
         ("one", {"echo": False}, "max_tokens", "it is for 'echo'"),
         ("one", {"prompt": [[1, 2]]}, "prompt", "token ids are not supported"),
     ],

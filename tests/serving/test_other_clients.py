@@ -10,9 +10,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flowinfer import load
 from flowinfer.tasks.base import load_questions, question_text
 from tests.command import flowinfer
 from tests.conftest import ROOT
@@ -123,11 +125,82 @@ metric_list: [{metric: exact_match}]
 """
 
 
+CHOICES = """
+task: choices
+dataset_path: json
+dataset_kwargs: {data_files: {test: choices.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}\\nAnswer:"
+doc_to_choice: letters
+doc_to_target: gold
+metric_list: [{metric: acc}]
+"""
+WORDS = """
+task: words
+dataset_path: json
+dataset_kwargs: {data_files: {test: words.jsonl}}
+test_split: test
+output_type: loglikelihood
+doc_to_text: "{{question}}\\nAnswer:"
+doc_to_target: " {{answer}}"
+metric_list: [{metric: perplexity}]
+"""
+
+
+def evaluated(folder: Path, tasks: str, *options: str) -> list[dict[str, Any]]:
+    """Let lm-eval ask tasks of a folder; return its records."""
+    lm_eval = shutil.which("lm_eval")
+    assert lm_eval is not None
+    command = [lm_eval, "run", *options, "--include_path", ".", "--tasks", tasks, "--log_samples"]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder), "OPENAI_API_KEY": "none"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | offline
+    done = subprocess.run(
+        [*command, "--output_path", "out"], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for file in folder.glob("out/*/samples_*.jsonl") for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("flow", ["{Qwen}", "({Qwen}:0.6 | {Ds}:0.4)"])
+def test_lm_eval_is_told_the_likelihoods_of_by_likelihood(flow: str, tmp_path: Path) -> None:
+    needs_lm_eval()
+    asked = load_questions("ceval", use_items=True, limit=6).questions
+    letters = [
+        {"question": question_text(one), "letters": list(one.choices), "gold": [*one.choices].index(one.reference)}
+        for one in asked
+    ]
+    sums = load_questions("gsm8k", use_items=True, limit=6).questions
+    words = [{"question": f"问题：{one.question}", "answer": one.reference} for one in sums]
+    for name, lines in (("choices", letters), ("words", words)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(line) for line in lines), "utf-8")
+        (tmp_path / f"{name}.yaml").write_text({"choices": CHOICES, "words": WORDS}[name])
+    lab = ROOT / "src/flowinfer/zoos/lab"
+    declared = "".join(f'model {name} = "{lab}/{name.lower()}" {{ chat="off" }}\n' for name in ("Qwen", "Ds"))
+    text = 'defaults { prompts="none", context=canonical }\n' + flow.replace("{", "").replace("}", "")
+    used = [line for line in declared.splitlines(keepends=True) if line.split()[1] in text]
+    (tmp_path / "one.flow").write_text("".join(used) + text)
+    process = Process(str(tmp_path / "one.flow"))
+    address = f"model=one,base_url={process.address}/v1/completions,tokenizer={lab}/qwen,tokenized_requests=False"
+    found = evaluated(tmp_path, "choices,words", "--model", "local-completions", "--model_args", address)
+    process.signal(15)
+    assert process.ended() == 0 and len(found) == 12
+    with load(tmp_path / "one.flow") as own:
+        for record in found:
+            arguments = list(record["arguments"].values())
+            told = own.likelihood(arguments[0]["arg_0"], [one["arg_1"] for one in arguments])
+            said = [float(one[0][0]) for one in record["resps"]]
+            assert said == pytest.approx(list(told.values()), abs=1e-3)
+
+
+def needs_lm_eval() -> None:
+    if shutil.which("lm_eval") is None:
+        pytest.skip("lm_eval is not installed: pip install 'lm-eval[api]' transformers")
+
+
 def test_lm_eval_is_given_the_texts_of_exec(tmp_path: Path) -> None:
     """Items of gsm8k's form, through a flow of two stages."""
-    lm_eval = shutil.which("lm_eval")
-    if lm_eval is None:
-        pytest.skip("lm_eval is not installed: pip install 'lm-eval[api]'")
+    needs_lm_eval()
     items = load_questions("gsm8k", use_items=True, limit=6).questions
     lines = [json.dumps({"question": question_text(item), "answer": item.reference}) for item in items]
     (tmp_path / "items.jsonl").write_text("\n".join(lines), "utf-8")
@@ -140,19 +213,10 @@ def test_lm_eval_is_given_the_texts_of_exec(tmp_path: Path) -> None:
     here = {question_text(item): text for item, text in zip(items, answers, strict=True)}
     process = Process(str(tmp_path / "one.flow"))
     address = f"model=one,base_url={process.address}/v1/chat/completions,num_concurrent=4"
-    command = [lm_eval, "run", "--model", "local-chat-completions", "--model_args", address]
-    options = ["--include_path", ".", "--tasks", "items", "--apply_chat_template", "--log_samples"]
-    options += ["--output_path", "out"]
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path), "OPENAI_API_KEY": "none"}
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | offline
-    done = subprocess.run(
-        [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    options = ["--model", "local-chat-completions", "--model_args", address, "--apply_chat_template"]
+    there = evaluated(tmp_path, "items", *options)
     process.signal(15)
     assert process.ended() == 0
-    assert done.returncode == 0, done.stderr
-    (samples,) = tmp_path.glob("out/*/samples_*.jsonl")
-    there = [json.loads(line) for line in samples.read_text("utf-8").splitlines()]
     assert {one["doc"]["question"]: one["resps"][0][0] for one in there} == here
 
 

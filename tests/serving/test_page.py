@@ -146,7 +146,7 @@ def test_what_was_taken_is_told_and_shown_in_a_trace(serve: Serve) -> None:
     assert taken.startswith("(Qwen / Ds / Yi): took 1 of 3 (confidence >= 0: ")
     assert f"== {taken}" in traced(events)
     (model,) = server.ask("GET", "/v1/models").data["data"]
-    assert model["flowinfer"]["answer"] == {"kind": "text", "steps": ["s1", "s2", "s3"], "streamed": None}
+    assert model["flowinfer"]["answer"] == {"kind": "text", "steps": ["s1", "s2", "s3"], "finals": ["s3"]}
 
 
 def test_an_answer_that_fails_is_a_problem_with_a_status(server: Served) -> None:

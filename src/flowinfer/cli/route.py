@@ -31,7 +31,7 @@ def command(
     import json
 
     from flowinfer.files import write_asked
-    from flowinfer.language.routes import as_text
+    from flowinfer.language.routes import MOST_BYTES, as_text
     from flowinfer.runs.routing import learn
 
     table = learn(_read(runs))
@@ -46,7 +46,13 @@ def command(
             help=f"use '{best}' alone; or learn from more questions; --anyway writes the table all the same",
         )
     if output is not None:
-        write_asked(output, as_text(table).encode(errors="surrogatepass"))
+        data = as_text(table).encode(errors="surrogatepass")
+        if len(data) > MOST_BYTES:
+            raise DataError(
+                f"the table would have {len(data) / 1e6:,.0f} MB, and at most {MOST_BYTES / 1e6:,.0f} are read",
+                help="learn it from fewer questions: name fewer runs, or runs of a --sample",
+            )
+        write_asked(output, data)
 
 
 def _read(named: list[str]) -> list[Ran]:
@@ -84,7 +90,9 @@ def _told(table: Table) -> list[str]:
         return f"  {name:<{width}}  {accuracy:<20} {one.tokens:8.1f} tokens  {one.calls:.2f} calls{more}"
 
     names = [member.flow for member in table.members]
-    width = max(len(name) for name in [*names, "the route, held out"])
+    asked, questions = sum(held.picked), sum(one.questions for one in table.learned_on)
+    route = "the route, held out" + (f" ({asked} of {questions})" if asked < questions else "")
+    width = max(len(name) for name in [*names, route])
     data = ", ".join(
         f"{one.name}: {one.questions}" + (f" ({one.left_out} left out)" if one.left_out else "")
         for one in table.learned_on
@@ -93,7 +101,7 @@ def _told(table: Table) -> list[str]:
     lines += [row(member.flow, member.outcome) for member in table.members]
     lines += [
         f"best single member, in hindsight: {best.flow}; always the last: {names[held.last]}",
-        row("the route, held out", held.route),
+        row(route, held.route),
         row("oracle", held.oracle),
         "picked: " + ", ".join(f"{name} {count}" for name, count in zip(names, held.picked, strict=True)),
         f"the route is right where {best.flow} is wrong {held.gained} times, and wrong where it is right {held.lost}"

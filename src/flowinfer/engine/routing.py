@@ -11,15 +11,16 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from flowinfer.engine.deciding import Pick
 from flowinfer.spec import Routes
+from flowinfer.startup import STARTUP
 
 RULE = (
     "a member's score is the share of the most alike questions that it was right about, weighted by likeness;"
@@ -32,6 +33,10 @@ _WIDTH = 1 << 18
 """Columns that words and characters are hashed to."""
 _FORM = 0.5
 """Weight of what a text is like as a whole, against its words."""
+_BLOCK = 4096
+"""Texts that are counted, or weighed, at once."""
+_AT_ONCE = 64
+"""Questions whose likeness to all others is held at once."""
 _DIGITS = 9
 """To which likeness and scores are rounded, so that no machine orders equals otherwise."""
 
@@ -39,70 +44,122 @@ _DIGITS = 9
 @lru_cache(maxsize=8)
 def router_of(routes: Routes) -> Router:
     """Return what picks by a table, made once however many plans and questions go by it."""
-    return Router(routes)
+    with STARTUP.waiting_for("routes", routes.name):
+        return Router(routes, counted(routes.questions))
 
 
 class Router:
     """Pick members by a table.
 
     Args:
-        routes: the table, as the group has it.
+        routes: the table, as the group has it; its questions are not looked at.
+        counts: of its questions.
     """
 
-    def __init__(self, routes: Routes) -> None:
+    def __init__(self, routes: Routes, counts: csr_matrix) -> None:
         self._routes = routes
-        counts = [_counts(text) for text in routes.questions]
-        found = Counter(column for one in counts for column in one)
-        self._rarest = 1.0 + float(np.log(1 + len(counts)))
-        self._rarity = {column: self._rarest - float(np.log(1 + n)) for column, n in found.items()}
-        self._rows = _matrix([self._weighed(text, one) for text, one in zip(routes.questions, counts, strict=True)])
-        self._right = np.array([[float(mark) for mark in marks] for marks in routes.right])  # (N, M)
+        num_questions = counts.shape[0]
+        frequencies = np.bincount(counts.indices, minlength=counts.shape[1])
+        self._rarity = 1.0 + np.log(1 + num_questions) - np.log(1 + frequencies)
+        blocks = (counts[begin : begin + _BLOCK] for begin in range(0, num_questions, _BLOCK))
+        self._questions_of = vstack([self._weighed(block) for block in blocks], format="csr").T.tocsr()  # (C, N)
+        marks = np.frombuffer("".join(routes.right).encode(), dtype=np.uint8).reshape(num_questions, -1)
+        self._right = (marks - ord("0")).astype(np.float64)  # (N, M)
         self._base = self._right.mean(axis=0)  # (M,)
 
     def pick(self, question: str) -> Pick:
         """Return the member for a question, given with its choices."""
-        return self.picks([question])[0]
+        return self.picks(counted([question]))[0]
 
-    def picks(self, questions: Sequence[str]) -> list[Pick]:
-        """Return the member for each question."""
-        asked = _matrix([self._weighed(text, _counts(text)) for text in questions])
-        likeness = np.round(np.asarray((asked @ self._rows.T).todense()), _DIGITS)  # (B, N)
-        return [self._pick(row) for row in likeness]
+    def picks(self, counts: csr_matrix) -> list[Pick]:
+        """Return the member for each question: (B, C)."""
+        found = []
+        for begin in range(0, counts.shape[0], _AT_ONCE):
+            asked = self._weighed(counts[begin : begin + _AT_ONCE])
+            likeness = np.round((asked @ self._questions_of).toarray(), _DIGITS)  # (b, N)
+            found += [self._pick(row) for row in likeness]
+        return found
 
     def _pick(self, likeness: np.ndarray) -> Pick:
-        nearest = np.argsort(-likeness, kind="stable")[: self._routes.neighbours]
+        nearest = _first(likeness, self._routes.neighbours)
         weights = likeness[nearest]
         found = weights @ self._right[nearest] + _PRIOR * self._base  # (M,)
         scores = np.round(found / (weights.sum() + _PRIOR), _DIGITS)
         order = sorted(range(len(scores)), key=lambda member: (-scores[member], self._routes.tokens[member], member))
         return Pick(tuple(float(score) for score in scores), order[0])
 
-    def _weighed(self, text: str, counts: Counter[int]) -> dict[int, float]:
-        """Return a text's vector, of length 1."""
-        rarity = self._rarity.get
-        words = {column: (1 + float(np.log(n))) * rarity(column, self._rarest) for column, n in counts.items()}
-        return _scaled(_scaled(words, 1.0) | _scaled(_form(text), _FORM), 1.0)
+    def _weighed(self, counts: csr_matrix) -> csr_matrix:
+        """Return texts as vectors of length 1: words and runs by how rare they are, what a text is like by `_FORM`."""
+        texts = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+        is_form = counts.indices >= _WIDTH
+        values = np.where(is_form, 1.0, (1 + np.log(counts.data)) * self._rarity[counts.indices])
+        for is_part, length in ((~is_form, 1.0), (is_form, _FORM)):
+            squares = np.bincount(texts, weights=np.where(is_part, values**2, 0.0), minlength=counts.shape[0])
+            scales = length / np.sqrt(np.where(squares > 0, squares, 1.0))
+            values[is_part] *= scales[texts[is_part]]
+        whole = np.sqrt(np.bincount(texts, weights=values**2, minlength=counts.shape[0]))
+        return csr_matrix((values / whole[texts], counts.indices, counts.indptr), shape=counts.shape)
 
 
-def _scaled(vector: dict[int, float], length: float) -> dict[int, float]:
-    norm = float(np.sqrt(sum(value * value for value in vector.values())))
-    return {column: value * length / norm for column, value in vector.items()} if norm else {}
+def counted(texts: Sequence[str]) -> csr_matrix:
+    """Count each text's words and runs of characters, by hashed column; what it is like is counted once: (N, C)."""
+    return vstack([_counted(texts[begin : begin + _BLOCK]) for begin in range(0, len(texts), _BLOCK)], format="csr")
 
 
-def _matrix(vectors: Sequence[dict[int, float]]) -> csr_matrix:
-    columns = [column for vector in vectors for column in vector]
-    values = [value for vector in vectors for value in vector.values()]
-    starts = np.cumsum([0, *map(len, vectors)])
-    return csr_matrix((values, columns, starts), shape=(len(vectors), _WIDTH + len(_FORMS)))
+def _counted(texts: Sequence[str]) -> csr_matrix:
+    plain = [re.sub(r"\d+", "0", unicodedata.normalize("NFKC", text).lower()) for text in texts]
+    others = [
+        [*(_hashed(f"w{word}") for word in re.findall(r"\w+", own)), *_form(text)]
+        for own, text in zip(plain, texts, strict=True)
+    ]
+    numbers = np.repeat(np.arange(len(texts)), [len(own) for own in others])
+    rows, columns = [numbers], [np.fromiter(chain.from_iterable(others), np.int64)]
+    spaced = [f" {' '.join(own.split())} " for own in plain]
+    of_character = np.repeat(np.arange(len(texts)), [len(own) for own in spaced])
+    codes = np.frombuffer("".join(spaced).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    state = _crc(np.full(len(codes), _C, dtype=np.uint32), codes)
+    for further in (1, 2):  # runs of two characters, then of three
+        state = _crc(state[:-1], codes[further:])
+        is_within = of_character[:-further] == of_character[further:]
+        rows.append(of_character[:-further][is_within])
+        columns.append((~state[is_within] % _WIDTH).astype(np.int64))
+    where = (np.concatenate(rows), np.concatenate(columns))
+    return csr_matrix((np.ones(len(where[0]), dtype=np.int32), where), shape=(len(texts), _WIDTH + len(_FORMS)))
 
 
-def _counts(text: str) -> Counter[int]:
-    """Count a text's words and runs of characters, by hashed column."""
-    plain = re.sub(r"\d+", "0", unicodedata.normalize("NFKC", text).lower())
-    spaced = f" {' '.join(plain.split())} "
-    found = [f"w{word}" for word in re.findall(r"\w+", plain)]
-    found += [f"c{spaced[at : at + n]}" for n in (2, 3) for at in range(len(spaced) - n + 1)]
-    return Counter(zlib.crc32(one.encode(errors="surrogatepass")) % _WIDTH for one in found)
+_CRC = np.array([zlib.crc32(bytes([value]), 0xFFFFFFFF) ^ 0xFFFFFFFF for value in range(256)], dtype=np.uint32)
+_C = zlib.crc32(b"c") ^ 0xFFFFFFFF
+"""Checksum of what stands before each run, without its last step."""
+
+
+def _hashed(found: str) -> int:
+    return zlib.crc32(found.encode(errors="surrogatepass")) % _WIDTH
+
+
+def _crc(state: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Go on with checksums over a character each, as UTF-8 has it: CRC-32 of many texts at once, without the last step.
+
+    Args:
+        state: (T,) uint32.
+        codes: (T,) uint32, code points.
+    """
+    lengths = 1 + (codes >= 0x80) + (codes >= 0x800) + (codes >= 0x10000)
+    for at in range(int(lengths.max(initial=1))):
+        shift = 6 * np.maximum(lengths - 1 - at, 0).astype(np.uint32)
+        first = np.array([0, 0, 0xC0, 0xE0, 0xF0], dtype=np.uint32)[lengths]
+        byte = (codes >> shift) | first if at == 0 else (codes >> shift) & 0x3F | 0x80
+        state = np.where(lengths > at, _CRC[(state ^ byte) & 0xFF] ^ (state >> 8), state)
+    return state
+
+
+def _first(likeness: np.ndarray, count: int) -> np.ndarray:
+    """Return the most alike questions, of equals the first: (N,) -> (count,), or (N,) where that is less."""
+    if count < len(likeness):
+        least = np.partition(likeness, -count)[-count]
+        near = np.flatnonzero(likeness >= least)
+    else:
+        near = np.arange(len(likeness))
+    return near[np.argsort(-likeness[near], kind="stable")[:count]]
 
 
 _FORMS = (
@@ -111,7 +168,7 @@ _FORMS = (
 )
 
 
-def _form(text: str) -> dict[int, float]:
+def _form(text: str) -> list[int]:
     """Return what a text is like as a whole, by column."""
     chinese = len(re.findall(r"[\u4e00-\u9fff]", text))
     latin = len(re.findall(r"[A-Za-z]", text))
@@ -123,4 +180,4 @@ def _form(text: str) -> dict[int, float]:
         "formula": bool(re.search(r"[=^\\]|\d\s*[*/+]\s*\w", text)),
         f"length {min(15, len(text).bit_length())}": True,
     }
-    return {_WIDTH + index: 1.0 for index, name in enumerate(_FORMS) if holds.get(name)}
+    return [_WIDTH + index for index, name in enumerate(_FORMS) if holds.get(name)]

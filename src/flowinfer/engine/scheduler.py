@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from flowinfer.engine.adoption import moved, ordered, renamed
 from flowinfer.engine.base import Completion, MemberOrder, Observer, Row, StepCache, StepKey
@@ -32,6 +33,9 @@ from flowinfer.errors import DeviceLost, FlowInferError, HeadLost, RunError
 from flowinfer.planning.merge import SharedSelection, SharedStep
 from flowinfer.planning.plan import Step, held_models
 from flowinfer.results import StepResult
+
+if TYPE_CHECKING:
+    from flowinfer.engine.routing import Router
 
 _PAUSE_SECONDS = 1e-4
 """First pause where devices and endpoints are all at work; doubled while they are, up to the long one."""
@@ -158,7 +162,7 @@ class Scheduler:
             self._open, self._rows = {}, OnTheWay()
 
     def prepare(self) -> None:
-        """Make every loop now, with its models, tables and memory, so that the first question need not wait for them.
+        """Make every loop now, with its models, tables, memory and routes: the first question shall not wait for them.
 
         Raises:
             LoadError, MemoryShort: a model cannot be loaded or not even one row fits.
@@ -168,6 +172,8 @@ class Scheduler:
         for loop in self._loops.values():
             while loop.decoder is None:
                 loop.turn()
+        for one in self._routed:
+            _router(one)
 
     def withdraw(self, asked: Asked) -> None:
         """Take a question back: its rows leave their loops, nothing more is told of it, and no other text changes.
@@ -222,11 +228,8 @@ class Scheduler:
         routed = [one for one in self._routed if asked.is_open(one) and one.id not in asked.tried]
         if not routed:
             return
-        from flowinfer.engine.routing import router_of  # with scipy, which few flows need
-
         for selection in routed:
-            assert selection.selection.routes is not None, "it picks by routes"
-            asked.pick(selection, router_of(selection.selection.routes).pick(asked.question.whole))
+            asked.pick(selection, _router(selection).pick(asked.question.whole))
         yield from self._skip_idle(asked)
 
     def _skip_idle(self, asked: Asked) -> Iterator[Finished]:
@@ -515,6 +518,14 @@ class Scheduler:
         """Let a question go that has nothing left to do in these steps, so that another can come."""
         if not any(shared in self._now for shared in asked.wanted):
             self._open.pop(id(asked), None)
+
+
+def _router(selection: SharedSelection) -> Router:
+    """Return what picks a selection's candidate."""
+    from flowinfer.engine.routing import router_of  # with scipy, which few flows need
+
+    assert selection.selection.routes is not None, "it picks by routes"
+    return router_of(selection.selection.routes)
 
 
 def _fed_by(steps: Sequence[SharedStep]) -> dict[str, set[str]]:

@@ -150,11 +150,6 @@ class Answer:
         """Return the ids of the steps and selections whose texts it is."""
         return self.decided or self.steps
 
-    @property
-    def streamed(self) -> str | None:
-        """Return the id of the step whose text is the answer, come what may; None where that is decided later."""
-        return self.steps[0] if self.kind == "text" and not self.decided else None
-
 
 @dataclass(frozen=True)
 class Need:
@@ -237,6 +232,24 @@ class Plan:
     def writers(self, text: str) -> tuple[str, ...]:
         """Return the ids of the steps that may write a text: itself, or all that a selection chooses from."""
         return writers(text, self.selections)
+
+    @property
+    def finals(self) -> tuple[str, ...]:
+        """Return the ids of the steps whose text is the answer wherever they run: it is known as they begin.
+
+        A picked member is one, and so is the last candidate of a choice or a repeat, which is taken as it comes. Texts
+        that are judged first are none, nor are those that vote.
+        """
+        texts = self.answer.texts
+        return tuple(dict.fromkeys(self._finals(texts[0]))) if len(texts) == 1 else ()
+
+    def _finals(self, text: str) -> Iterator[str]:
+        found = next((one for one in self.selections if one.id == text), None)
+        if found is None:
+            yield text
+        elif found.quorum is None and not found.gathers:
+            for candidate in found.candidates if found.routes else found.candidates[-1:]:
+                yield from self._finals(candidate[0]) if len(candidate) == 1 else ()
 
     def before(self, step: Step) -> tuple[str, ...]:
         """Return the ids of the steps that a step waits for: those that it reads, and those that its conditions try."""

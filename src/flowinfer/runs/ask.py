@@ -87,12 +87,13 @@ class _Listener(Observer):
         on_token: Callable[[str, TokenEvent], None] | None,
         on_notice: Callable[[str], None] | None,
     ) -> None:
-        self._final = plan.answer.streamed
+        self._plan, self._final = plan, ""
+        """The step that writes the answer, once it has begun."""
         self._on_text, self._on_token, self._on_notice = on_text, on_token, on_notice
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        step = plan.step(plan.answer.steps[0])
-        strips = not all(plan.models[member.model].think == "keep" for member in members(step.source))
-        self._gate = Gate(strips=strips, stops=step.decoding.stop, prefill=step.decoding.prefill)
+        self._gate: Gate | None = None
+        self._told = 0
+        """Characters of the answer that were passed on."""
 
     def model_loading(self, name: str, device: str) -> None:
         self.notice(f"loading {name} on {device}")
@@ -113,27 +114,37 @@ class _Listener(Observer):
             self._on_notice(message)
 
     def admitted(self, question_id: str, step: str, *, opens_thinking: bool = False) -> None:
-        if step == self._final:
-            self._gate.begin(opens_thinking)
+        if step not in self._plan.finals:
+            return
+        self._final, begun = step, self._plan.step(step)
+        strips = not all(self._plan.models[member.model].think == "keep" for member in members(begun.source))
+        self._gate = Gate(strips=strips, stops=begun.decoding.stop, prefill=begun.decoding.prefill)
+        self._gate.begin(opens_thinking)
+        self._decoder.reset()
 
     def emitted(self, question_id: str, step: str, event: TokenEvent) -> None:
         if self._on_token:
             self._on_token(step, event)
-        if step == self._final and event.piece is not None and self._on_text:
-            text = self._gate.pass_on(self._decoder.decode(event.piece))
-            if text:
-                self._on_text(text)
+        if step == self._final and event.piece is not None:
+            self._hear(self._decoder.decode(event.piece))
 
     def wants_text(self, question_id: str, step: str) -> bool:
         return step == self._final and self._on_text is not None
 
     def wrote(self, question_id: str, step: str, text: str) -> None:
-        if self._on_text and (passed := self._gate.pass_on(text)):
-            self._on_text(passed)
+        self._hear(text)
+
+    def _hear(self, text: str) -> None:
+        """Pass on what of a new text is answer; what a step that begins again has written before is not told again."""
+        if self._on_text and self._gate is not None:
+            self._gate.pass_on(text)
+            new, self._told = self._gate.passed[self._told :], max(self._told, len(self._gate.passed))
+            if new:
+                self._on_text(new)
 
     def rest_of(self, answer: str) -> str:
         """Return what of the final answer was not streamed yet."""
-        return self._gate.rest_of(answer)
+        return self._gate.rest_of(answer) if self._gate is not None else answer
 
 
 def ask(
@@ -200,7 +211,7 @@ def likelihoods(
     provide(flow.models.values())
     plan = ready(flow, this_machine())
     last = plan.step(plan.answer.steps[0])
-    if plan.answer.streamed is None:
+    if len(plan.answer.steps) > 1:
         raise UsageError(
             "the flow answers with one of several texts, and their probabilities are not those of its answer",
             help="end the flow in a model or a '|' group",

@@ -1,7 +1,8 @@
 """Learning routes: from runs of several flows on the same questions, and what the table is worth on others.
 
 Pure: what was written is read again, nothing runs. The table holds all questions; what to expect of it is estimated by
-asking five tables, each of four fifths of the questions, about the fifth that it has not seen.
+asking five tables, each of four fifths of the questions, about the fifth that it has not seen, or about some of that
+where questions are very many.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from flowinfer.engine.deciding import Pick
-from flowinfer.engine.routing import NEIGHBOURS, RULE, Router
+from flowinfer.engine.routing import NEIGHBOURS, RULE, Router, counted
 from flowinfer.errors import DataError
 from flowinfer.language.routes import DataSet, Example, HeldOut, Member, Outcome, Table
 from flowinfer.results import Record
@@ -21,6 +22,8 @@ from flowinfer.runs.summary import calls_of, cost_of
 from flowinfer.spec import Routes
 
 _FOLDS = 5
+_MOST_ASKED = 5000
+"""Questions that the five tables are asked about at most: each is compared with all others."""
 _LEAST = 50
 """Common questions below which nothing is learned: a fold has to have ten."""
 _LEVEL = 0.05
@@ -79,12 +82,13 @@ def learn(flows: Sequence[Ran]) -> Table:
         Example(question=row[0].record.question.whole, right="".join(str(int(one.is_right)) for one in row))
         for row in rows
     )
+    picks = _left_out(examples, outcomes)
     return Table(
         rule=RULE,
         neighbours=NEIGHBOURS,
         members=members,
         learned_on=_data_sets(flows, keys),
-        held_out=_held_out(rows, outcomes, _left_out(examples, outcomes)),
+        held_out=_held_out([rows[index] for index in picks], outcomes, tuple(picks.values())),
         examples=examples,
     )
 
@@ -113,26 +117,33 @@ def _data_sets(flows: Sequence[Ran], keys: Sequence[tuple[str, str]]) -> tuple[D
     )
 
 
-def _left_out(examples: Sequence[Example], outcomes: Sequence[Outcome]) -> list[Pick]:
-    """Return what is picked for each question by a table that has not seen it."""
+def _left_out(examples: Sequence[Example], outcomes: Sequence[Outcome]) -> dict[int, Pick]:
+    """Return what is picked for each question, or some of very many, by a table that has not seen it: by its index."""
     found: dict[int, Pick] = {}
+    by_chance = sorted(range(len(examples)), key=lambda index: _digest(examples[index].question))
+    tried = set(by_chance[:_MOST_ASKED])
+    counts = counted([example.question for example in examples])
     folds = [_fold(example.question) for example in examples]  # a question that stands twice is in one fold
     tokens = tuple(outcome.tokens for outcome in outcomes)
     for fold in range(_FOLDS):
-        seen = [example for example, own in zip(examples, folds, strict=True) if own != fold]
-        asked = [index for index, own in enumerate(folds) if own == fold]
+        seen = [index for index, own in enumerate(folds) if own != fold]
+        asked = [index for index, own in enumerate(folds) if own == fold and index in tried]
         if not seen:
             raise DataError("all questions are the same", help="routes are learned from different ones")
         if not asked:
             continue
-        texts, marks = tuple(one.question for one in seen), tuple(one.right for one in seen)
-        router = Router(Routes("", "", NEIGHBOURS, (), tokens, texts, marks))
-        found |= dict(zip(asked, router.picks([examples[index].question for index in asked]), strict=True))
-    return [found[index] for index in range(len(examples))]
+        marks = tuple(examples[index].right for index in seen)
+        router = Router(Routes("", "", NEIGHBOURS, (), tokens, (), marks), counts[seen])
+        found |= dict(zip(asked, router.picks(counts[asked]), strict=True))
+    return {index: found[index] for index in sorted(found)}
 
 
 def _fold(text: str) -> int:
-    return int(hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(), 16) % _FOLDS
+    return int(_digest(text), 16) % _FOLDS
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _held_out(rows: Sequence[Sequence[_Ran]], outcomes: Sequence[Outcome], picks: Sequence[Pick]) -> HeldOut:

@@ -103,6 +103,14 @@ class CompletionBody(_Options):
     """Whether the prompt is a text that is only read, and told with its tokens' probabilities."""
 
 
+_BESIDE_ECHO: Mapping[str, tuple[Any, ...]] = {  # a seed may stand there, as it may beside every text that is not drawn
+    "stream": (None, False),
+    "stream_options": (None,),
+    "stop": (None, (), [], ""),
+    "temperature": (None, 0),
+    "top_p": (None, 1),
+}
+"""What each option of a text that is only read may be."""
 Body = TypeVar("Body", bound=_Options)
 
 
@@ -245,8 +253,8 @@ def _reading(flow: ServedFlow, asked: CompletionBody) -> ServedFlow:
     if asked.max_tokens not in (0, 1):
         message = "'echo' needs 'max_tokens' 0, or 1 for the likeliest token behind the prompt"
         raise Problem(400, message, param="max_tokens")
-    for name in ("stream", "stop"):
-        if getattr(asked, name):
+    for name, usual in _BESIDE_ECHO.items():
+        if getattr(asked, name) not in usual:
             raise Problem(400, f"'{name}' does nothing beside 'echo'; leave it out", param=name)
     return flow
 

@@ -39,9 +39,9 @@ class ServedFlow:
     """The set of flows that its models are in memory with, where all are not."""
 
     @property
-    def final(self) -> Step | None:
-        """Return the step that writes the answer; None where members vote, or it is decided later which step it is."""
-        return self.plan.step(self.plan.answer.streamed) if self.plan.answer.streamed else None
+    def finals(self) -> list[Step]:
+        """Return the steps whose text is known to be the answer as they begin; see `Plan.finals`."""
+        return [self.plan.step(name) for name in self.plan.finals]
 
     @property
     def unreadable(self) -> str | None:
@@ -59,9 +59,9 @@ class ServedFlow:
     @property
     def untold(self) -> str | None:
         """Return why no probabilities of the answer's tokens are told; None where they are."""
-        if self.final is None:
+        if not set(self.plan.answer.steps) <= set(self.plan.finals):
             return "its answer is one of several texts, and it is decided later which"
-        if self._gives_texts_only(self.final):
+        if any(map(self._gives_texts_only, self.finals)):
             return "the model that answers is an endpoint, which gives no distributions"
         return None
 

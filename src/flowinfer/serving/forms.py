@@ -188,7 +188,7 @@ def model(flow: ServedFlow, created: int, context_length: int | None) -> dict[st
             "context_length": context_length,
             "supported_parameters": _supported(flow),
             "steps": [_step(step) for step in flow.plan.steps],
-            "answer": {"kind": answer.kind, "steps": list(answer.steps), "streamed": answer.streamed},
+            "answer": {"kind": answer.kind, "steps": list(answer.steps), "finals": list(flow.plan.finals)},
         },
     }
 

@@ -38,9 +38,11 @@ class Telling:
     """
 
     def __init__(self, flow: ServedFlow, decodings: Mapping[str, Decoding]) -> None:
-        self._final = flow.final
+        self._final: Step | None = None
+        """The step that writes the answer, once it has begun."""
+        self._finals = flow.plan.finals
         self._stages = [
-            _Stage(step, decodings[step.id], strips=step is self._final and not flow.keeps_thinking(step))
+            _Stage(step, decodings[step.id], strips=step.id in self._finals and not flow.keeps_thinking(step))
             for step in flow.plan.steps
         ]
         self._by_id = {stage.step.id: stage for stage in self._stages}
@@ -56,7 +58,8 @@ class Telling:
         match happening:
             case Admitted(step, opens_thinking):
                 self._by_id[step].begin(opens_thinking)
-                if self._final is not None and step == self._final.id:  # what it could have read has run, or never will
+                if step in self._finals:  # what it could have read has run, or never will
+                    self._final = self._by_id[step].step
                     self._wait_no_more(stage for stage in self._stages if stage.step.when or stage.step.lanes)
             case Wrote(step, token):
                 self._by_id[step].write(token)

@@ -12,6 +12,7 @@ from flowinfer.backends.hf import HfModel
 from flowinfer.engine.loops.given import Given, read
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.errors import RunError
+from flowinfer.fusion.advance import CanonicalContext
 from flowinfer.planning.plan import Plan, members
 from tests.backends import tiny
 from tests.engine import plans
@@ -61,15 +62,15 @@ def test_each_log_is_that_of_a_whole_forward_behind_the_text_before_it(models: d
     ids = leader.tokenizer.encode(text, add_special_tokens=False).ids
     slots = heads.vocabulary.slots(0, ids)
     assert len(told) == len(slots) and told[0][1] == 0
-    own = [list(models[name].prompt(told[0][0].decode()).ids) for name in names]  # they have no chat templates
+    begun = [models[name].prompt(told[0][0].decode()).ids for name in names]  # they have no chat templates
+    behind = [CanonicalContext(models[name].tokenizer, models[name].vocabulary().tokens) for name in names]
     for at, (before, slot) in enumerate(pairwise(slots), 1):
-        if at > 1:
-            for k, name_ids in enumerate(own):
-                name_ids += heads.vocabulary.ids(k, before)
         logits = []
         for k, name in enumerate(names):
+            if at > 1:
+                behind[k].append(heads.vocabulary.keys[before], heads.vocabulary.ids(k, before))
             session = models[name].open()
-            logits.append(session.logits(session.add([own[k]])))
+            logits.append(session.logits(session.add([[*begun[k], *behind[k].ids]])))
         assert told[at][1] == pytest.approx(math.log(heads.mixer.fused(logits)[0, slot]), abs=1e-4)
 
 

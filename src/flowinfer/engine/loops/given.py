@@ -2,8 +2,8 @@
 
 The text is cut into the tokens of the head of most weight. Its first character, in as many tokens as that has, is each
 head's prompt, behind the token with which that head's tokenizer begins a text, if it has one; every further token is
-told with its fused probability, as one that was chosen would be. The models' own sessions read: nothing of a step's
-decoding loop is used, or disturbed.
+told with its fused probability. Each head reads the text before it as its own tokenizer cuts it, as it reads prompts.
+The models' own sessions read: nothing of a step's decoding loop is used, or disturbed.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ class _Reader:
 
     def __init__(self, heads: Heads, given: Given) -> None:
         self._heads, self._given, self._start = heads, given, time.perf_counter()
-        first, self._slots = _cut(heads, given.text)
+        shares = list(shares_of(heads.step.source))
+        leader = shares.index(max(shares))
+        heads.follow(leader)
+        first, self._slots = _cut(heads, leader, given.text)
         begun = b"".join(first).decode()
         prompts = [_begun(model, begun) for model in heads.models]
         row = Row("given", heads.step.id, {})
@@ -172,14 +175,12 @@ class _Reader:
         )
 
 
-def _cut(heads: Heads, text: str) -> tuple[list[bytes], list[int]]:
-    """Cut a text as the head of most weight does: the bytes of the tokens of its first character, and further slots.
+def _cut(heads: Heads, leader: int, text: str) -> tuple[list[bytes], list[int]]:
+    """Cut a text as one head does: the bytes of the tokens of its first character, and further slots.
 
     Raises:
         RunError: the heads cannot write it.
     """
-    shares = list(shares_of(heads.step.source))
-    leader = shares.index(max(shares))
     own, tokenizer = heads.vocabulary.heads[leader].tokens, heads.models[leader].tokenizer
     ids = _spelled(tokenizer, own, text)
     pieces = [own.pieces[i] or b"" for i in ids]

@@ -57,6 +57,11 @@ class Heads:
         self.lost: frozenset[int] = frozenset()
         """Heads elsewhere that are gone, and without which the text goes on."""
 
+    def follow(self, leader: int) -> None:
+        """Let heads read what one of them writes as their own tokenizers cut the text, where those are others."""
+        own = self.vocabulary.heads[leader].tokens.fingerprint
+        self.contexts = ["native" if head.tokens.fingerprint == own else "canonical" for head in self.vocabulary.heads]
+
     def may_lose(self, heads: frozenset[int]) -> bool:
         """Return whether the groups go on without some heads."""
         return self.mixer.tree_without(heads) is not None

@@ -167,10 +167,7 @@ class Verifier:
     def __init__(self, heads: Heads, writer: int, tau: float) -> None:
         self._heads, self.writer, self._tau = heads, writer, tau
         self._agreement = Agreement(heads.vocabulary)
-        own = heads.vocabulary.heads[writer].tokens.fingerprint
-        heads.contexts = [
-            "native" if head.tokens.fingerprint == own else "canonical" for head in heads.vocabulary.heads
-        ]
+        heads.follow(writer)
 
     def read(self, k: int, session: Session, drafts: Sequence[Draft]) -> Seen | None:
         """Let a head read drafts where it is asked about them, in one forward; None where it is nowhere."""

@@ -45,7 +45,8 @@ class Answer {
     this.body = body;
     this.steps = new Map(flow.steps.map((step) => [step.id, new Step(step)]));
     this.finals = flow.answer.steps;
-    this.final = this.steps.get(flow.answer.streamed) ?? null; // null where it is decided later whose text is the answer
+    this.known = new Set(flow.answer.finals); // steps whose text is the answer wherever they run
+    this.final = null; // the one of them that has begun; none where it is decided later whose text is the answer
     this.indices = new Set(); // of the last step's tokens, those of the answer
     this.tokens = []; // those of the answer, as far as they are known
     this.text = null; // once it is whole
@@ -80,6 +81,7 @@ class Answer {
     const step = this.steps.get(event.step);
     if (event.event === "step_began") {
       step.begin("reading");
+      if (this.known.has(step.id)) this.final = step;
       if (step === this.final) this.tokens = [];
     } else if (event.event === "text") {
       step.append(event.text);
