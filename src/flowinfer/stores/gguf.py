@@ -108,6 +108,13 @@ class Gguf:
         """Size of the files."""
         return sum(part.stat().st_size for part in self.parts)
 
+    @cached_property
+    def read_bytes(self) -> int:
+        """Bytes that a forward of one token reads, about: of experts only those that are used."""
+        used, experts = self.whole("expert_used_count") or 1, self.whole("expert_count") or 1
+        sizes = (one.num_bytes * used // experts if "_exps." in one.name else one.num_bytes for one in self.tensors)
+        return sum(sizes)
+
     @property
     def num_parameters(self) -> int:
         """Numbers in all tensors."""
