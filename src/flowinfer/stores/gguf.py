@@ -20,6 +20,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from flowinfer.errors import LoadError
+from flowinfer.stores.kinds import misfit
 
 SUFFIX = ".gguf"
 _PART = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>0\d{4})\.gguf", re.DOTALL)
@@ -169,11 +170,16 @@ def read_gguf(path: Path) -> Gguf:
     Args:
         path: of its file; where it lies in several, of any of them.
     Raises:
-        LoadError: a file is damaged, cut short, missing, or no GGUF file that llama.cpp reads; with the cure.
+        LoadError: a file is damaged, cut short, missing, no GGUF file that llama.cpp reads, or of no language model;
+            with the cure.
     """
     metadata, tensors = _header(path)
+    if other := misfit(metadata):
+        raise LoadError(f"{path} {other[0]}", help=other[1])
     count = metadata.get("split.count", 1)
     if not isinstance(count, int) or count <= 1:
+        if not tensors:
+            raise LoadError(f"{path} holds a vocabulary and no weights", help=_DOWNLOAD)
         return Gguf((path,), metadata, tensors)
     parts = _parts(path, count)
     headers = [_header(part) for part in parts]

@@ -141,7 +141,7 @@ def gguf_files(folder: Path) -> list[Path]:
     """
     models: dict[Path, Path] = {}
     for path in sorted(folder.rglob(f"*{SUFFIX}")):
-        if os.path.isfile(path) and not path.name.lower().startswith("mmproj"):
+        if os.path.isfile(path) and "mmproj" not in path.name.lower():
             models.setdefault(path.with_name(part_names(path.name)[0]), path)
     return list(models.values())
 
