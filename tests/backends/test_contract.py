@@ -21,7 +21,7 @@ BLOCKS = [block.split("```", 1)[0] for block in DOCUMENT.read_text(encoding="utf
 ENTRIES = "[flowinfer.backends]\npairs = mine:Pairs\nshout = mine:Shout\nstrict = mine:strict\nodd = mine:odd\n"
 DEFAULTS = "defaults { max_tokens=8 }\n"
 MODELS = 'model Mine = "./corpus.txt" { backend=pairs }\nmodel Loud = "any" { backend=shout }\n'
-NAMED = {*lacks(object(), TransformersBacked), *lacks(object(), TextModel), "is_elsewhere", "runs_beside"}
+NAMED = {*lacks(object(), TransformersBacked), *lacks(object(), TextModel), "is_elsewhere", "bytes_beside"}
 """What tells the kinds of models apart may be asked of any, and the last two, which the contract lets a model say."""
 beyond: list[str] = []
 """What was asked of a strict model that its protocol does not name."""

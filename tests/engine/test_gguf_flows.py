@@ -11,6 +11,7 @@ import pytest
 import flowinfer
 from flowinfer.results import Record
 from tests.backends.gguf_files import written
+from tests.serving.test_replica_processes import Server
 
 pytest.importorskip("llama_cpp", reason="needs flowinfer[gguf]")
 
@@ -56,6 +57,33 @@ def test_flows_of_files_in_float32_write_what_transformers_writes(flow: str) -> 
 def test_a_hundred_questions_are_answered_as_by_transformers(flow: str, dataset: str) -> None:
     found = [texts(flow.format(**names), 100, dataset=dataset) for names in (OURS, THEIRS)]
     assert found[0] == found[1] and len(found[0]) == 100
+
+
+@pytest.mark.slow
+def test_replicas_of_files_write_what_one_process_writes(tmp_path: Path) -> None:
+    whole = texts(S2P.format(**OURS))
+    assert texts(S2P.format(**OURS), replicas=2, out=tmp_path) == whole
+
+
+@pytest.mark.slow
+def test_several_flows_of_files_are_served_by_replicas(tmp_path: Path) -> None:
+    question = "Tom has 5 red pens and buys 7. How many pens has he got now?"
+    files = {"pi": PI, "s2p": S2P}
+    for name, flow in files.items():
+        (tmp_path / f"{name}.flow").write_text(declared() + flow.format(**OURS), encoding="utf-8")
+    server = Server(*(str(tmp_path / f"{name}.flow") for name in files))
+    try:
+        server.wait_for()
+        asked = {"messages": [{"role": "user", "content": question}], "max_tokens": 96}
+        replies = [server.chat(model=name, **asked) for name in files for _ in range(2)]
+        found = [reply.json()["choices"][0]["message"]["content"] for reply in replies]
+    finally:
+        server.end()
+    wanted = []
+    for flow in files.values():
+        with flowinfer.parse(declared() + flow.format(**OURS), zoo="lab") as parsed:
+            wanted += [parsed.run(question).text] * 2
+    assert found == wanted and all(found)
 
 
 @pytest.mark.parametrize(

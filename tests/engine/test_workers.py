@@ -9,7 +9,7 @@ import torch
 
 from flowinfer.engine.base import Observer, Row, decode
 from flowinfer.engine.loops.rounds import RoundDecoder
-from flowinfer.engine.loops.workers import DeviceWorkers
+from flowinfer.engine.loops.workers import DeviceWorkers, is_quicker_in_turn
 from tests.backends import tiny
 from tests.engine.plans import QUESTIONS, mix, one_step
 
@@ -41,14 +41,39 @@ def test_heads_of_a_cpu_that_leave_python_to_others_share_its_threads(monkeypatc
     given: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", given.append)
     together = threading.Barrier(3)
-    DeviceWorkers([HERE] * 3, beside=[True, True, False]).run("forward", lambda k: together.wait(30) and None)
+    DeviceWorkers([HERE] * 3, beside=[1, 1, 0]).run("forward", lambda k: together.wait(30) and None)
     assert given == [2, 2, 2]
 
 
 def test_one_core_is_shared_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     seen: list[int] = []
-    DeviceWorkers([HERE, HERE], beside=[True, True]).run("forward", lambda k: seen.append(threading.get_ident()))
+    DeviceWorkers([HERE, HERE], beside=[1, 1]).run("forward", lambda k: seen.append(threading.get_ident()))
+    assert seen == [threading.get_ident()] * 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "cores", "is_in_turn"),
+    [
+        ((100, 250), 2, True),  # the larger one alone would take 250 on its core, both 175 on two
+        ((240, 250), 2, False),
+        ((250, 250), 3, True),  # a third core would idle
+        ((250, 250, 250), 2, False),
+        ((10, 25), 2, False),  # too small for two threads
+        ((0, 250), 2, False),  # one cannot leave its device to others
+    ],
+)
+def test_heads_of_unlike_sizes_run_in_turn_where_a_core_would_wait_for_the_larger(
+    sizes: tuple[int, ...], cores: int, is_in_turn: bool
+) -> None:
+    assert is_quicker_in_turn([size << 20 for size in sizes], cores) is is_in_turn
+
+
+def test_heads_that_are_quicker_in_turn_have_all_cores_in_the_callers_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    seen: list[int] = []
+    sizes = [100 << 20, 250 << 20]
+    DeviceWorkers([HERE, HERE], beside=sizes).run("forward", lambda k: seen.append(threading.get_ident()))
     assert seen == [threading.get_ident()] * 2
 
 

@@ -20,6 +20,7 @@ from flowinfer.errors import DeviceLost, LoadError, MemoryShort, RunError, Usage
 from flowinfer.language.check import check
 from flowinfer.machine import Device, Machine
 from flowinfer.planning.merge import merge
+from flowinfer.planning.needs import mapped_bytes
 from flowinfer.planning.placement import ready
 from flowinfer.planning.plain import fingerprint
 from flowinfer.planning.plan import Plan
@@ -36,6 +37,7 @@ from flowinfer.runs.replicas.wire import Ask, Done, Failed, Ready, Reply, Start,
 from flowinfer.runs.store import record_line
 from flowinfer.spec import ModelSpec
 from tests.engine.plans import QUESTIONS, chain, member, questions
+from tests.ggufs import write as write_gguf
 from tests.routed import table, write
 from tests.runs.threads import ThreadSite
 
@@ -339,6 +341,18 @@ def test_each_replica_gets_as_many_devices_as_every_other(
     assert found.cores == ((0, 1, 2, 3), (4, 5, 6, 7)) and found.machine.devices[-1].free_bytes == 40
     if len(own) == 3:
         assert [device.free_bytes for device in found.machine.devices[:-1]] == [8, 7]
+
+
+def test_a_file_that_replicas_map_lies_in_memory_once(tmp_path: Path) -> None:
+    """Of 80 bytes a file takes 50, whichever of two replicas read it: what is left over is shared by both."""
+    found = shares(Machine((CPU,)), 2, {}, range(8), mapped=50)
+    assert (found.machine.devices[-1].free_bytes, found.cpu_bytes) == (65, 15)
+    path = write_gguf(tmp_path / "m.gguf")
+    models = [ModelSpec(name=name, ref=str(path), backend="gguf") for name in "AB"]
+    assert mapped_bytes(models, has_gpus=False) == path.stat().st_size
+    assert mapped_bytes(models, has_gpus=True) == 0
+    apart = [model.model_copy(update={"mmap": False}) for model in models]
+    assert mapped_bytes(apart, has_gpus=False) == 0
 
 
 @pytest.mark.parametrize(

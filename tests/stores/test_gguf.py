@@ -38,6 +38,27 @@ def test_a_file_that_does_not_say_how_it_is_quantized_is_asked_its_tensors(tmp_p
     assert read_gguf(write(tmp_path / "m.gguf", meta)).quantization == "F32"
 
 
+OTHERS = {
+    "is an adapter (LoRA), which changes a model and is none": {"general.type": "adapter", "adapter.type": "lora"},
+    "reads pictures or sound for a model and writes nothing": {"general.architecture": "clip"},
+    "helps to make or to steer a model and is none": {"general.type": "imatrix"},
+    "turns texts into vectors (embeddings, ranks) and writes none": {"general.architecture": "nomic-bert"},
+    "turns texts into vectors": {"llama.pooling_type": 3},
+}
+
+
+@pytest.mark.parametrize("told", OTHERS)
+def test_files_that_are_no_language_models_say_what_they_are(told: str, tmp_path: Path) -> None:
+    with pytest.raises(LoadError) as caught:
+        read_gguf(write(tmp_path / "m.gguf", {**META, **OTHERS[told]}))
+    assert caught.value.message.startswith(f"{tmp_path / 'm.gguf'} {told}") and caught.value.help
+
+
+def test_a_vocabulary_alone_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="holds a vocabulary and no weights"):
+        read_gguf(write(tmp_path / "m.gguf", META, {}))
+
+
 def test_a_split_model_is_read_whole_from_any_of_its_files(tmp_path: Path) -> None:
     first, second = split(tmp_path / "big.gguf")
     for part in (first, second):

@@ -132,8 +132,8 @@ class TokenModel(Protocol):
     """A loaded model whose next-token distributions can be read.
 
     An ordinary object without a method `complete`, which would make it a text model. One whose work another process
-    does may say so (`is_elsewhere = True`), and one whose forwards leave its device to others meanwhile
-    (`runs_beside = True`): then it is asked in a thread of its own. `flowinfer profile` makes a
+    does may say so (`is_elsewhere = True`), and one whose forwards leave Python to others meanwhile, how
+    many bytes they read (`bytes_beside`): then it may be asked in a thread of its own. `flowinfer profile` makes a
     shallow copy of it and gives that another `vocabulary`.
     """
 
@@ -331,6 +331,6 @@ def traffic_of(model: TokenModel) -> Traffic | None:
     return getattr(model, "traffic", None) if is_elsewhere(model) else None
 
 
-def runs_beside(model: TokenModel) -> bool:
-    """Return whether a model's forwards run in threads of their own library, so that other heads can work meanwhile."""
-    return bool(getattr(model, "runs_beside", False))
+def bytes_beside(model: TokenModel) -> int:
+    """Return what a forward reads of a model that leaves Python to others, so that other heads can work meanwhile."""
+    return int(getattr(model, "bytes_beside", 0))

@@ -102,18 +102,53 @@ class SharedVocabulary:
             shape (B, V), float32 (float64 for float64 logits), rows sum to 1 (with eos="max": at most 1).
         Source: the paper, eq. (7), with probabilities of equal bytes added.
         """
+        return self._pooled(head, self._columns(head, logits))
+
+    def lift_likely(self, logits: Sequence[Tensor], least: float) -> tuple[Tensor, list[Tensor]]:
+        """Turn heads' logits into probabilities over the slots that matter, on a CPU: what `lift` gives there.
+
+        Args:
+            logits: of every head, shape (B, V_k).
+            least: columns that are less probable in all rows name no slot.
+        Returns:
+            The S slots, rising, shape (S,), with the end among them; and K of shape (B, S). What a head gives to any
+            other slot is less than `least` times `most_columns`.
+        """
+        columns = [self._columns(head, own) for head, own in enumerate(logits)]
+        is_named = torch.zeros(self.size, dtype=torch.bool)
+        is_named[self.eos_slot] = True
+        for head, own in enumerate(columns):
+            likely = np.flatnonzero(own.numpy() >= least) % own.shape[1]  # torch takes four times as long
+            is_named[self._slots_of_columns(head)[torch.from_numpy(likely)]] = True
+        slots = torch.from_numpy(np.flatnonzero(is_named.numpy()))
+        return slots, [self._pooled(head, own, slots) for head, own in enumerate(columns)]
+
+    @cached_property
+    def most_columns(self) -> int:
+        """Return the most columns of a head that stand for one slot but the end."""
+        return 1 + max(len(plan.extras) for plan in self.lifts)
+
+    def _columns(self, head: int, logits: Tensor) -> Tensor:
+        """Turn logits into probabilities of columns, 0 where they write nothing: shape (B, V_k), or one more."""
         plan = self.lifts[head]
         wide = logits if logits.dtype is torch.float64 else logits.float()
         spoken = wide[:, : plan.banned.shape[0]].index_fill(1, plan.banned_ids, -torch.inf)  # (B, V_k)
         probs = spoken.softmax(-1)
-        if not plan.has_zero:
-            probs = torch.nn.functional.pad(probs, (0, 1))
-        lifted = probs.index_select(1, plan.source)  # (B, V)
+        return probs if plan.has_zero else torch.nn.functional.pad(probs, (0, 1))
+
+    def _pooled(self, head: int, probs: Tensor, among: Tensor | None = None) -> Tensor:
+        """Sum probabilities of columns by slots: (B, V_k) -> (B, V), or (B, S) of S rising slots, the end the last."""
+        plan = self.lifts[head]
+        lifted = probs.index_select(1, plan.source if among is None else plan.source[among])
         for slots, ids in plan.extras:
+            if among is not None:
+                places = torch.searchsorted(among, slots)  # none is behind the last: that is the end
+                is_there = among[places] == slots
+                slots, ids = places[is_there], ids[is_there]
             lifted[:, slots] += probs[:, ids]
         if plan.eos_ids.numel():
             ends = probs[:, plan.eos_ids]  # (B, E)
-            lifted[:, self.eos_slot] = ends.sum(-1) if self.eos == "sum" else ends.amax(-1)
+            lifted[:, -1] = ends.sum(-1) if self.eos == "sum" else ends.amax(-1)
         return lifted
 
     def lift_some(self, head: int, found: Candidates) -> tuple[Tensor, Tensor]:

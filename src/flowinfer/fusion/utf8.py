@@ -53,9 +53,9 @@ class Utf8Guard:
         allowed = self._next != _DEAD if is_strict else np.ones_like(self._next, dtype=bool)
         self._allowed = torch.from_numpy(allowed).to(device)  # (8, V), bool
 
-    def mask(self, states: Tensor) -> Tensor:
-        """Return which slots are allowed: shape (B,) of states -> (B, V) of bool."""
-        return self._allowed[states]
+    def mask(self, states: Tensor, among: Tensor | None = None) -> Tensor:
+        """Return which slots are allowed: shape (B,) of states -> (B, V) of bool; or (B, S) of S slots."""
+        return self._allowed[states] if among is None else self._allowed[states[:, None], among]
 
     def table(self, device: torch.device) -> Tensor:
         """Return the state after each slot, by state: shape (8, V), int8; without strictness always the boundary."""

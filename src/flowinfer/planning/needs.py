@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,12 @@ def _from_gguf(spec: ModelSpec) -> Need:
     per_token = int(layers * (found.whole("attention.head_count_kv") or heads) * (keys + values) * _KV_BYTES[kind])
     source = f"header of {found.parts[0]}"
     return Need(found.num_parameters, found.num_bytes, per_token, 0, source, stored=found.quantization)
+
+
+def mapped_bytes(models: Iterable[ModelSpec], *, has_gpus: bool) -> int:
+    """Return the size of the files that some models map on a CPU: processes that load the same ones share that."""
+    mapped = (one for one in models if one.backend == "gguf" and one.mmap and (one.device == "cpu" or not has_gpus))
+    return sum({need.source: need.weight_bytes or 0 for need in map(need_of, mapped)}.values())
 
 
 def count_parameters(config: Config) -> int | None:

@@ -20,6 +20,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from flowinfer.errors import LoadError
+from flowinfer.stores.kinds import misfit
 
 SUFFIX = ".gguf"
 _PART = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>0\d{4})\.gguf", re.DOTALL)
@@ -108,6 +109,13 @@ class Gguf:
         """Size of the files."""
         return sum(part.stat().st_size for part in self.parts)
 
+    @cached_property
+    def read_bytes(self) -> int:
+        """Bytes that a forward of one token reads, about: of experts only those that are used."""
+        used, experts = self.whole("expert_used_count") or 1, self.whole("expert_count") or 1
+        sizes = (one.num_bytes * used // experts if "_exps." in one.name else one.num_bytes for one in self.tensors)
+        return sum(sizes)
+
     @property
     def num_parameters(self) -> int:
         """Numbers in all tensors."""
@@ -162,11 +170,16 @@ def read_gguf(path: Path) -> Gguf:
     Args:
         path: of its file; where it lies in several, of any of them.
     Raises:
-        LoadError: a file is damaged, cut short, missing, or no GGUF file that llama.cpp reads; with the cure.
+        LoadError: a file is damaged, cut short, missing, no GGUF file that llama.cpp reads, or of no language model;
+            with the cure.
     """
     metadata, tensors = _header(path)
+    if other := misfit(metadata):
+        raise LoadError(f"{path} {other[0]}", help=other[1])
     count = metadata.get("split.count", 1)
     if not isinstance(count, int) or count <= 1:
+        if not tensors:
+            raise LoadError(f"{path} holds a vocabulary and no weights", help=_DOWNLOAD)
         return Gguf((path,), metadata, tensors)
     parts = _parts(path, count)
     headers = [_header(part) for part in parts]

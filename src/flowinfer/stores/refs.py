@@ -91,21 +91,47 @@ def fetch(ref: str, revision: str | None = None) -> Stored:
     """
     try:
         return locate(ref, revision)
-    except NotHere as absent:
+    except NotHere as error:
+        absent = error
         if not ref.startswith(HUB):
             raise
         if problem := "HF_HUB_OFFLINE is set" if is_hub_offline() else hub_problem():
             raise NotHere(f"{absent.message}, and the hub cannot be reached: {problem}", help=absent.help) from None
     repository, name = _of_hub(ref)
+    if not name:
+        raise NotHere(absent.message, help=f"name the file that is meant: {HUB}{repository}/FILE{SUFFIX}")
     from huggingface_hub import hf_hub_download
 
-    try:
-        for part in part_names(name):
+    for part in part_names(name):
+        try:
             hf_hub_download(repository, part, revision=revision)
-    except Exception as error:  # of its many libraries
-        reason = next(iter(str(error).strip().split("\n")), "") or type(error).__name__
-        raise LoadError(f"'{ref}' cannot be downloaded: {reason}", help="see its page on the hub") from error
+        except Exception as error:  # of its many libraries
+            problem, cure = _refused(error, repository, part, revision)
+            raise LoadError(f"'{ref}' cannot be downloaded: {problem}", help=cure) from error
     return locate(ref, revision)
+
+
+def _refused(error: Exception, repository: str, name: str, revision: str | None) -> tuple[str, str]:
+    """Return why the hub gives no file, and the cure."""
+    from huggingface_hub import errors
+
+    page = f"see its page on the hub, {repository}"
+    match error:
+        case errors.GatedRepoError():
+            return (
+                f"'{repository}' is for those only whom its owner lets in",
+                f"ask there, then `hf auth login`: {page}",
+            )
+        case errors.RepositoryNotFoundError():
+            return (
+                f"the hub has no '{repository}', or not for everybody",
+                "check its name; `hf auth login` if it is closed",
+            )
+        case errors.RevisionNotFoundError():
+            return f"'{repository}' has no revision '{revision}'", page
+        case errors.RemoteEntryNotFoundError():
+            return f"'{repository}' has no file '{name}'", page
+    return next(iter(str(error).strip().split("\n")), "") or type(error).__name__, page
 
 
 def gguf_files(folder: Path) -> list[Path]:
@@ -115,7 +141,7 @@ def gguf_files(folder: Path) -> list[Path]:
     """
     models: dict[Path, Path] = {}
     for path in sorted(folder.rglob(f"*{SUFFIX}")):
-        if os.path.isfile(path) and not path.name.lower().startswith("mmproj"):
+        if os.path.isfile(path) and "mmproj" not in path.name.lower():
             models.setdefault(path.with_name(part_names(path.name)[0]), path)
     return list(models.values())
 

@@ -83,7 +83,6 @@ class GgufModel(TokenModel):
 
     device = torch.device("cpu")
     """Where llama.cpp puts logits, wherever it computes them."""
-    runs_beside = True
 
     def __init__(self, spec: ModelSpec, stored: Stored, file: Gguf, weights: Weights, notes: Sequence[str]) -> None:
         self.name = spec.name
@@ -103,6 +102,7 @@ class GgufModel(TokenModel):
         self.max_positions = min((limit for limit in limits if limit), default=_NO_LIMIT)
         is_float32 = all(tensor.type == "F32" for tensor in file.tensors)
         kv_type = ("float32" if is_float32 else "float16") if spec.kv_type == "auto" else spec.kv_type
+        self.bytes_beside = 1 if weights.is_on_gpu else file.read_bytes  # where a GPU reads them cores only wait
         self.is_exact = is_float32 and kv_type == "float32" and not weights.is_on_gpu  # CUDA multiplies by TF32
         self._settings = Settings(
             name=spec.name,

@@ -55,6 +55,8 @@ class Choice:
     """What else could have been emitted, where somebody wants to know."""
 
 
+LEAST = 1e-5
+"""Columns below this probability are not looked at where a CPU chooses from a large vocabulary."""
 UNASKED = -1
 """Stands for the favourite of a head that was not asked."""
 
@@ -103,6 +105,11 @@ def choose(
         num_tops: how many of the most probable slots somebody wants to know.
         clock: times its phases.
     """
+    if mixer.skips_unlikely and draws is None and not joined and not num_tops:
+        with clock.phase("fuse", name="likely"):
+            likely = _likely(mixer, logits, states, is_told=is_told)
+        if likely is not None:
+            return likely
     tops = None
     device = mixer.device
     with clock.phase("fuse", name="lift"):
@@ -130,6 +137,28 @@ def choose(
         favourites = [most_probable(own) for own in probs]
         told = _told(probs, slots, favourites, device) if is_told else None
         return Choice(slots, values, leads, torch.stack([own.to(device) for own in favourites]), told, tops)
+
+
+def _likely(mixer: Mixer, logits: Sequence[Tensor | Candidates], states: Tensor, *, is_told: bool) -> Choice | None:
+    """Choose greedily among the slots that are likely for some head, on a CPU.
+
+    Returns:
+        What all slots would give, but for leads: a second that is no such slot counts as 0, and is less than
+        `LEAST` times a head's columns for one slot. None where another slot could be chosen, or could be a favourite.
+    """
+    wholes = [one for one in logits if isinstance(one, Tensor)]
+    if len(wholes) < len(logits):
+        return None
+    named, probs = mixer.vocabulary.lift_likely(wholes, LEAST)  # (S,), K of (B, S)
+    fused, allowed = mixer.fuse(probs), mixer.vocabulary.guard.mask(states, named)
+    best = choose_slots(fused, allowed, None)
+    values = fused.masked_fill(~allowed, -1.0).gather(-1, best.slots[:, None])[:, 0]
+    reach = LEAST * mixer.vocabulary.most_columns
+    if float(values.min()) <= reach + mixer.margin or any(float(own.amax(-1).min()) <= reach for own in probs):
+        return None
+    favourites = [most_probable(own) for own in probs]
+    told = _told(probs, best.slots, favourites, mixer.device) if is_told else None
+    return Choice(named[best.slots], values, best.leads, named[torch.stack(favourites)], told)
 
 
 def tops_of(fused: Tensor, allowed: Tensor, count: int) -> Tops:

@@ -16,6 +16,9 @@ from flowinfer.fusion.shared import SharedVocabulary
 from flowinfer.planning.plan import Member, Mixture, Source, Step, members
 from flowinfer.registry import fusers, load
 
+_WIDE = 20_000
+"""Slots from which on a CPU takes longer to look at all of them than to find the likely ones."""
+
 
 @dataclass(frozen=True)
 class _Leaf:
@@ -69,6 +72,8 @@ class Mixer:
         """Whether greedy rows choose without moving distributions."""
         self.takes_candidates: bool
         """Whether greedy rows choose by candidates of heads elsewhere, where those settle it."""
+        self.skips_unlikely: bool
+        """Whether greedy rows choose among likely slots, where those settle it."""
         self.leave_out(frozenset())
         self.margin = 0.0
         """Leads below this must be known exactly."""
@@ -89,6 +94,9 @@ class Mixer:
         self._tree = tree
         self.is_certified = self._wants_certified(self._decoding.topk)
         self.takes_candidates = self.flat_mean is not None and self._decoding.topk != "dense"
+        is_on_cpu = all(device.type == "cpu" for device in self._devices)
+        is_wide = self.vocabulary.size >= _WIDE and is_on_cpu
+        self.skips_unlikely = self.takes_candidates and is_wide and not self.is_certified
         return True
 
     def lift(self, logits: Sequence[Tensor], joined: Sequence[Sequence[bool]] = ()) -> list[Tensor]:

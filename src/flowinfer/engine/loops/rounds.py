@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from flowinfer.backends.base import Session, TokenModel, is_elsewhere, runs_beside
+from flowinfer.backends.base import Session, TokenModel, bytes_beside, is_elsewhere
 from flowinfer.engine.base import Completion, Observer, Row
 from flowinfer.engine.loops.acceptance import DraftOdds, Payoff
 from flowinfer.engine.loops.choosing import Decision, Prefixes
@@ -70,7 +70,7 @@ class RoundDecoder:
     def __post_init__(self) -> None:
         self.heads = Heads(self.step, self.models, observer=self.observer, keeps_thinking=self.keeps_thinking)
         devices = [model.device for model in self.models]
-        beside = [runs_beside(model) for model in self.models]
+        beside = [bytes_beside(model) for model in self.models]
         elsewhere = [is_elsewhere(model) for model in self.models]
         is_queued = self.open_sessions is not None
         self.workers = DeviceWorkers(devices, self.clock, beside=beside, elsewhere=elsewhere, is_queued=is_queued)

@@ -1,7 +1,8 @@
 """Heads side by side, so that a step takes as long as its slowest device: by streams, or by threads.
 
 On a CPU heads run in turn, each with all of torch's threads, but for those that leave Python to others: these have a
-thread each, and the CPU's heads then share its cores evenly."""
+thread each, and the CPU's heads then share its cores evenly, where none would keep the others' cores waiting.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +15,26 @@ import torch
 from flowinfer.backends.aside import waiting
 from flowinfer.engine.loops.clock import UNTIMED, Clock, Part
 
+_IN_TURN = 1.2
+"""What heads take in turn, each with all cores, of their work spread evenly: threads of a head wait for each other."""
+_LEAST_IN_TURN = 1 << 26
+"""Bytes of a head from which that holds; a small one waits for its threads longer than it works."""
+
+
+def is_quicker_in_turn(read: Sequence[int], cores: int) -> bool:
+    """Return whether heads take less time in turn, each with all cores, than side by side, each with an equal share.
+
+    By their sizes and by no clock: some kernels round otherwise with other threads, and a text should come out again.
+
+    Args:
+        read: bytes that a forward of each reads; 0 = it cannot run beside the others.
+        cores: for all of them.
+    """
+    if min(read) < _LEAST_IN_TURN:
+        return False
+    beside = max(max(read) / max(1, cores // len(read)), sum(read) / cores)
+    return _IN_TURN * sum(read) / cores < beside
+
 
 class DeviceWorkers:
     """Run the same work for every head: in turn at one place, at the same time at several.
@@ -22,7 +43,8 @@ class DeviceWorkers:
         devices: the device of each head.
         elsewhere: which of them only wait for another process: each in a thread of its own.
         clock: times each head's work, its device's included.
-        beside: whether each head runs beside others of its device, see `backends.base.runs_beside`; none if not given.
+        beside: what each head reads that runs beside others of its device, see `backends.base.bytes_beside`; 0, or not
+            given = it does not.
         is_queued: whether the work of a head on a GPU is only queued there. Then one thread queues that of all heads,
             each on a stream of its own, and waits once; so graphs are never recorded in two threads at once. Each head
             then counts with the time of all. Else each device has a thread.
@@ -33,7 +55,7 @@ class DeviceWorkers:
         devices: Sequence[torch.device],
         clock: Clock = UNTIMED,
         *,
-        beside: Sequence[bool] = (),
+        beside: Sequence[int] = (),
         elsewhere: Sequence[bool] = (),
         is_queued: bool = False,
     ) -> None:
@@ -43,8 +65,8 @@ class DeviceWorkers:
         self._streams: dict[int, torch.cuda.Stream] = {}
         self._is_queued = is_queued and any(device.type == "cuda" for device in devices)
         cores, apart = torch.get_num_threads(), [k for k, is_so in enumerate(elsewhere) if is_so]
-        if cores > 1:
-            apart += [k for k, is_so in enumerate(beside) if is_so]
+        if cores > 1 and not (len(beside) == len(devices) and is_quicker_in_turn(beside, cores)):
+            apart += [k for k, read in enumerate(beside) if read]
         places = [(device, k if k in apart else None) for k, device in enumerate(devices)]
         self._heads_of = [tuple(k for k, own in enumerate(places) if own == one) for one in dict.fromkeys(places)]
         on_cpu = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from flowinfer.errors import MemoryShort, RunError, UsageError
 from flowinfer.machine import Machine, this_machine
+from flowinfer.planning.needs import mapped_bytes
 from flowinfer.runs.replicas.hosts import Wanted, smallest
 from flowinfer.runs.replicas.local import LocalSite
 from flowinfer.spec import ModelSpec
@@ -24,18 +25,22 @@ class Shares:
     """Equal parts of a machine."""
 
     machine: Machine
-    """What each has, its GPUs numbered from 0."""
+    """What each has, its GPUs numbered from 0. In its CPU's memory files that all of them map count whole."""
     gpus: tuple[str | None, ...]
     """Of each, what CUDA_VISIBLE_DEVICES makes of them; None where there are none."""
     cores: tuple[tuple[int, ...], ...]
     """Of each, its CPU cores."""
+    cpu_bytes: int
+    """Of the CPU's free memory, what each may count with for itself."""
 
     def site(self) -> LocalSite:
         """Return where replicas on these parts run."""
-        return LocalSite(self.gpus, self.cores, self.machine.devices[-1].free_bytes)
+        return LocalSite(self.gpus, self.cores, self.cpu_bytes)
 
 
-def shares(machine: Machine, count: int, environment: Mapping[str, str], cores: Sequence[int]) -> Shares:
+def shares(
+    machine: Machine, count: int, environment: Mapping[str, str], cores: Sequence[int], mapped: int = 0
+) -> Shares:
     """Divide a machine into equal parts; GPUs and cores that are left over stay idle.
 
     Args:
@@ -43,6 +48,7 @@ def shares(machine: Machine, count: int, environment: Mapping[str, str], cores: 
         count: parts.
         environment: says what its GPUs are called.
         cores: that this process may use.
+        mapped: bytes of files that all parts map into memory, where they lie once.
     Raises:
         UsageError: it has fewer GPUs, or cores, than parts.
     """
@@ -53,12 +59,14 @@ def shares(machine: Machine, count: int, environment: Mapping[str, str], cores: 
     size, width = len(gpus) // count, len(cores) // count
     groups = [gpus[index * size : (index + 1) * size] for index in range(count)]
     own = tuple(smallest(f"cuda:{index}", [group[index] for group in groups]) for index in range(size))
-    part = replace(cpu, free_bytes=cpu.free_bytes // count, total_bytes=cpu.total_bytes // count)
+    free, total = (max(0, size - mapped) // count + min(size, mapped) for size in (cpu.free_bytes, cpu.total_bytes))
+    part = replace(cpu, free_bytes=free, total_bytes=total)
     names = _visible(environment, len(gpus))
     return Shares(
         Machine((*own, part)),
         tuple(",".join(names[index * size : (index + 1) * size]) if size else None for index in range(count)),
         tuple(tuple(cores[index * width : (index + 1) * width]) for index in range(count)),
+        max(0, cpu.free_bytes - mapped) // count,
     )
 
 
@@ -76,14 +84,18 @@ def sited(
         models: that a replica loads.
     """
     if cluster in (None, "here"):
-        return divided(wanted, this_machine(), place, fits)
+        return divided(wanted, this_machine(), place, fits, models)
     from flowinfer.runs.replicas.cluster import clustered
 
     return clustered(cluster, wanted, models, place, fits)
 
 
 def divided(
-    wanted: Wanted, machine: Machine, place: Callable[[Machine], P], fits: Callable[[P], bool]
+    wanted: Wanted,
+    machine: Machine,
+    place: Callable[[Machine], P],
+    fits: Callable[[P], bool],
+    models: Iterable[ModelSpec] = (),
 ) -> tuple[LocalSite | None, P]:
     """Divide this machine among replicas, and place their plans on one part.
 
@@ -92,16 +104,20 @@ def divided(
         machine: this one.
         place: places what a replica runs.
         fits: whether all models are in memory at once as it is placed.
+        models: that a replica loads.
     Returns:
         Where they run, None for a single one, which runs here; and what was placed on one of them.
     Raises:
         UsageError, MemoryShort: so many have no room.
         LoadError: a model is declared where a part has no device.
     """
+    if wanted == 1:
+        return None, place(machine)
+    mapped = mapped_bytes(models, has_gpus=len(machine.devices) > 1)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     if wanted == "auto":
         for count in range(min(len(machine.devices) - 1 or len(cores), len(cores)), 1, -1):
-            parts = shares(machine, count, os.environ, cores)
+            parts = shares(machine, count, os.environ, cores, mapped)
             try:
                 placed = place(parts.machine)
             except RunError:
@@ -109,9 +125,7 @@ def divided(
             if fits(placed):
                 return parts.site(), placed
         return None, place(machine)
-    if wanted == 1:
-        return None, place(machine)
-    parts = shares(machine, wanted, os.environ, cores)
+    parts = shares(machine, wanted, os.environ, cores, mapped)
     what = ", ".join(device.name for device in parts.machine.devices)
     try:
         placed = place(parts.machine)
