@@ -195,7 +195,7 @@ def driver_cost(records: Sequence[Record], num_replicas: int, questions: int, wo
             live.answered(event.record)
             kept.write(event.line or record_line(event.record))
     done = time.process_time()
-    found = run_on(heard, "")
+    found = run_on(heard, {}, "")
     summarize(flow, plan, "", heard, wall_seconds=1.0, batch="auto", run=None, run_on=found)
     end = time.process_time()
     kept.close()

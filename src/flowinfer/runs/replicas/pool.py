@@ -245,7 +245,8 @@ class ReplicaPool:
             replica.limit = min(self._most, 2 * replica.limit)
             self._fill(replica)
             self._show_now_and_then()
-        yield Answered(one.task, done.plan, record, is_last=not one.left, line=line if is_clean(line) else None)
+        clean = line if is_clean(line) else None
+        yield Answered(one.task, done.plan, record, is_last=not one.left, line=clean, goes_on=done.goes_on)
 
     def _stepped(self, one: _Open, steps: Iterable[tuple[str, bool]]) -> Iterator[Stepped]:
         """Tell of steps, once each: one that has lost its replica may run again."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Question
+from flowinfer.tasks.answers.turns import NextQuestion
 
 T = TypeVar("T")
 
@@ -64,6 +65,8 @@ class Done(_Message):
     """Shared steps of the question that have ended since it last said so, and whether each was decoded just now."""
     broken: Mapping[str, str]
     """Those of the plan's that can run for no question, and why."""
+    goes_on: NextQuestion | None = None
+    """See `runs.run_on.goes_on`."""
 
 
 class Tokens(_Message):

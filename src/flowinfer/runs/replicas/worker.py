@@ -23,6 +23,7 @@ from flowinfer.errors import FlowInferError
 from flowinfer.output.secrets import learn_environment
 from flowinfer.runs.answering import Answering, Stepped, Task
 from flowinfer.runs.replicas import wire
+from flowinfer.runs.run_on import goes_on
 from flowinfer.runs.store import record_line
 from flowinfer.startup import GARBAGE_OBJECTS, STARTUP
 
@@ -133,6 +134,7 @@ class Replica:
                 plan=event.plan,
                 steps=tuple(steps.pop(event.task, ())),
                 broken={name: broken[name] for name in needed if name in broken},
+                goes_on=goes_on(event.record),
             )
             self.tell(wire.Reply(done, record_line(event.record)))
             if event.is_last:
