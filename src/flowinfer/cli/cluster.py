@@ -75,6 +75,7 @@ def _plain(node: Node, spread: Spread | None) -> dict[str, Any]:
         "versions": dict(node.look.versions) if node.look else None,
         "problems": list(node.problems),
         "replicas": [host.id for host in spread.hosts].count(node.id) if spread else None,
+        "lacks": spread.left_out.get(node.id) if spread else None,
     }
 
 
@@ -93,7 +94,8 @@ def _print(found: Sequence[Node], spread: Spread | None, plan: Plan | None) -> N
         for problem in node.problems:
             print(f"  cannot answer: {problem}")
         if spread:
-            print(f"  replicas: {counts.get(node.id, 0)}")
+            why = spread.left_out.get(node.id)
+            print(f"  replicas: {counts.get(node.id, 0)}" + (f" ({why})" if why else ""))
     if spread and plan:
         print(f"{len(spread.hosts)} replicas, each with {spread.num_gpus} GPUs and {spread.cores} CPU cores:")
         for name, placement in plan.placements.items():
