@@ -118,6 +118,11 @@ def test_a_host_that_would_answer_otherwise_is_told_with_the_difference(there: L
     assert differences(HERE, there) == told
 
 
+def test_a_model_that_the_driver_does_not_have_is_missing_here_and_no_other_one_there() -> None:
+    told = differences(seen(files("/models/qwen", None)), HERE)
+    assert told == ["model 'Qwen' is missing here: nothing at /models/qwen"]
+
+
 def test_a_host_says_what_it_has_as_plain_data(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     specs = [ModelSpec(name="A", ref=str(tmp_path)), ModelSpec(name="B", ref=str(tmp_path / "nothing"))]

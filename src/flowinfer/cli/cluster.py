@@ -40,7 +40,7 @@ def command(
     models = list(flow.models.values()) if flow else []
     provide(models)
     found = nodes(cluster, models)
-    has_problems = any(node.problems for node in found)
+    has_problems = any(node.is_refused for node in found)
     spread, plan, problem = None, None, None
     if flow is not None and not has_problems:
         try:
@@ -62,7 +62,9 @@ def _spread(flow: Flow, found: Sequence[Node], wanted: Any) -> tuple[Spread, Pla
     from flowinfer.planning.placement import ready
     from flowinfer.runs.replicas.hosts import spread
 
-    return spread([node.host for node in found], wanted, partial(ready, flow), lambda plan: len(plan.waves) == 1)
+    return spread(
+        [node.host for node in found if node.look], wanted, partial(ready, flow), lambda plan: len(plan.waves) == 1
+    )
 
 
 def _plain(node: Node, spread: Spread | None) -> dict[str, Any]:
