@@ -45,7 +45,7 @@ test-gpu: $(STAMP)
 
 # Replicas on a real Ray cluster of two nodes, in an environment of its own: Ray is large, and nothing else needs it.
 test-ray: .venv-ray/.installed
-	.venv-ray/bin/python -m pytest -m slow tests/runs/test_cluster.py
+	.venv-ray/bin/python -m pytest -m slow tests/runs/test_cluster.py tests/serving/test_cluster.py
 
 .venv-ray/.installed: pyproject.toml constraints.txt
 	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray

@@ -4,9 +4,9 @@
 
 Rates are from runs of some questions and of three times as many, so that starts do not count; a busy machine makes them
 worthless. The driver's cost is its CPU time a question where replicas answer at once by rote: both directions of the
-wire, the display, the run's folder, and what is summed up at the end, but no waiting. The simulation has 1,000 replicas
-of several speeds, whose answers take log-normal times, loses one replica a minute, and lets a driver of that cost take
-one answer after the other.
+wire, the display, the run's folder, and what is summed up at the end, but no waiting. With --nodes it is measured too
+what Ray costs the driver beside that. The simulation has 1,000 replicas of several speeds, whose answers take lognormal
+times, loses one replica a minute, and lets a driver of that cost take one answer after another.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -37,7 +39,7 @@ from flowinfer.runs.live import LiveProgress
 from flowinfer.runs.replicas.cluster import PAUSE_SECONDS
 from flowinfer.runs.replicas.pool import ReplicaPool, Setting
 from flowinfer.runs.replicas.site import Hear
-from flowinfer.runs.replicas.wire import Ask, Done, Ready, Reply, Start, line_of, said
+from flowinfer.runs.replicas.wire import Ask, Done, Ready, Reply, Start, line_of
 from flowinfer.runs.run_on import run_on
 from flowinfer.runs.store import Run, read_records, record_line
 from flowinfer.runs.summary import summarize
@@ -47,11 +49,11 @@ from reporting import Report, options, ratio, scaled, setup_of
 
 _FLOW = "Yi -> (Qwen | Ds)"
 _REPLICAS, _LOST_EVERY_SECONDS, _RESTART_SECONDS = 1000, 60.0, 30.0
-_EACH = 64
-"""Questions under way in a simulated replica."""
+_EACH, _WINDOW = 64, 4
+"""Answers that a simulated replica writes at once, and questions that it has under way, times that."""
 _TAIL = 0.5
 """Sigma of the log-normal time of an answer."""
-_CALLS = 500
+_ACTORS, _TURNS = 8, 100
 _REPEATS = 5
 """Of what is measured by CPU time: the least counts, since other work on a core makes it slower and never faster."""
 
@@ -92,25 +94,38 @@ def cluster_rates(work: Path, questions: int, counts: Sequence[int]) -> dict[int
     return found
 
 
-def call_seconds() -> float | Missed:
-    """Return the CPU seconds that a call of an actor costs the driver, with some answers in the reply."""
+def turn_seconds() -> float | Missed:
+    """Return the CPU seconds that a turn of an actor costs the driver: it hands on answers, and is asked more."""
     try:
         import ray
     except ModuleNotFoundError:
         return Missed("Ray is not installed")
 
     class Actor:
-        def read(self) -> list[bytes]:
-            return [b"x" * 3500] * 4
+        def listen(self, pause: float) -> Iterator[list[bytes]]:
+            for _ in range(_TURNS):
+                time.sleep(pause)
+                yield [b"x" * 3500] * 4
+
+        def write(self, lines: bytes) -> None:
+            pass
+
+    def turns(actor: Any) -> None:
+        for said in actor.listen.options(num_returns="streaming").remote(_ACTORS * PAUSE_SECONDS):
+            ray.get(said)
+            ray.get(actor.write.remote(b"x" * 3000))
 
     ray.init(num_cpus=1, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     try:
-        actor = ray.remote(Actor).remote()
-        ray.get([actor.read.remote() for _ in range(_CALLS)])
+        actors = [ray.remote(Actor).options(num_cpus=0, max_concurrency=4).remote() for _ in range(_ACTORS)]
+        ray.get([actor.write.remote(b"") for actor in actors])
+        threads = [threading.Thread(target=turns, args=(actor,)) for actor in actors]
         start = time.process_time()
-        for _ in range(_CALLS):
-            ray.get(actor.read.remote())
-        return (time.process_time() - start) / _CALLS
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return (time.process_time() - start) / (_ACTORS * _TURNS)
     finally:
         ray.shutdown()
 
@@ -129,10 +144,10 @@ class Rote:
     def send(self, message: BaseModel) -> None:
         """Answer."""
         if isinstance(message, Start):
-            self._hear(Ready())
+            self._hear(line_of(Ready()))
         elif isinstance(message, Ask):
             line_of(message)
-            self._hear(said(self._told[message.question.id].replace(b"0", b"%d" % message.number, 1)))
+            self._hear(self._told[message.question.id].replace(b"0", b"%d" % message.number, 1))
 
     def kill(self) -> None:
         """Do nothing."""
@@ -146,7 +161,7 @@ class RoteSite:
     def __init__(self, num_replicas: int, told: Mapping[str, bytes]) -> None:
         self.num_replicas, self._told = num_replicas, told
 
-    def start(self, index: int, hear: Hear) -> Rote:
+    def begin(self, index: int, program: str, hear: Hear) -> Rote:
         """Make one."""
         return Rote(hear, self._told)
 
@@ -181,7 +196,7 @@ def driver_cost(records: Sequence[Record], num_replicas: int, questions: int, wo
     asked = [named(records[number % len(records)], f"q{number}") for number in range(questions)]
     steps = tuple((step.id, True) for step in merge([plan]).steps)
     told = {
-        one.question.id: line_of(Reply(Done(number=0, plan=0, steps=steps, broken={}), record_line(one)))
+        one.question.id: line_of(Reply(Done(number=0, plan=0, steps=steps, broken={}), record_line(one), one))
         for one in asked
     }
     kept = Run.create(work / "driver", flow, plan, {}, datetime.now(UTC))
@@ -195,51 +210,131 @@ def driver_cost(records: Sequence[Record], num_replicas: int, questions: int, wo
             live.answered(event.record)
             kept.write(event.line or record_line(event.record))
     done = time.process_time()
-    found = run_on(heard, "")
+    found = run_on(heard, {}, "")
     summarize(flow, plan, "", heard, wall_seconds=1.0, batch="auto", run=None, run_on=found)
     end = time.process_time()
     kept.close()
     return Cost((done - start) / questions, (end - done) / questions)
 
 
-def simulated_seconds(questions: int, answer_seconds: float, driver_seconds: float, seed: int) -> float:
-    """Return how long 1,000 replicas take, by events: an answer is ready, the driver takes it and asks the next."""
-    dice = random.Random(seed)
-    left, lost_next, now = questions, _LOST_EVERY_SECONDS, 0.0
-    ready: list[float] = []
+class Simulation:
+    """1,000 replicas and their driver, by events: an answer is written, or has been taken by the driver.
 
-    def ask(at: float) -> None:
-        heapq.heappush(ready, at + answer_seconds * dice.lognormvariate(-_TAIL * _TAIL / 2, _TAIL))
+    Each replica writes some answers at once and has questions ahead, as `ReplicaPool` gives them: up to its part of
+    what is left. Every minute one is lost, is back after a while, and what it had under way is asked again.
 
-    for _ in range(min(questions, _REPLICAS * _EACH)):
-        left -= 1
-        ask(0.0)
-    while ready:
-        now = max(now, heapq.heappop(ready)) + driver_seconds
-        if now >= lost_next and len(ready) >= _EACH:  # what one replica had under way is asked again
-            lost_next += _LOST_EVERY_SECONDS
-            again = [ready.pop() for _ in range(_EACH)]
-            heapq.heapify(ready)
-            for _ in again:
-                ask(now + _RESTART_SECONDS)
-        if left:
-            left -= 1
-            ask(now)
-    return now
+    Args:
+        answer_seconds: of one answer, in the mean.
+        driver_seconds: that an answer takes the driver, with the next question.
+        pause: seconds between what a replica hands on; 0: as it comes.
+    """
+
+    def __init__(self, questions: int, answer_seconds: float, driver_seconds: float, pause: float, seed: int) -> None:
+        self._dice, self._mean = random.Random(seed), answer_seconds
+        self._driver_seconds, self._pause = driver_seconds, pause
+        self._left = self._open = questions
+        self._questions = questions
+        self._ahead, self._busy, self._under_way = [0] * _REPLICAS, [0] * _REPLICAS, [0] * _REPLICAS
+        self._life, self._spoke = [0] * _REPLICAS, [-dice for dice in self._phases()]
+        self._events: list[tuple[float, bool, int, int]] = []
+        """When; whether the driver has taken it (else it is written); replica, and which of its lives."""
+        self._is_free, self._lost_next = 0.0, _LOST_EVERY_SECONDS
+        self._middle: list[float] = []
+
+    def _phases(self) -> list[float]:
+        return [self._dice.random() * self._pause for _ in range(_REPLICAS)]
+
+    def run(self) -> Rates:
+        """Answer all questions."""
+        for replica in range(_REPLICAS):
+            self._fill(replica, 0.0)
+        now = 0.0
+        while self._open:
+            now, is_taken, replica, life = heapq.heappop(self._events)
+            if now >= self._lost_next:
+                self._lose(now)
+            if life != self._life[replica]:
+                if life < 0:  # it is back
+                    self._fill(replica, now)
+            elif is_taken:
+                self._open -= 1
+                self._under_way[replica] -= 1
+                if self._open in (3 * self._questions // 4, self._questions // 4):
+                    self._middle.append(now)
+                self._fill(replica, now)
+            else:
+                self._write(replica, now)
+        begin, end = self._middle
+        return Rates(self._questions / now, (3 * self._questions // 4 - self._questions // 4) / (end - begin))
+
+    def _write(self, replica: int, now: float) -> None:
+        """Let an answer be written: the next one is begun, and the driver takes it once it is heard of and free."""
+        self._busy[replica] -= 1
+        if self._ahead[replica]:
+            self._ahead[replica] -= 1
+            self._begin(replica, now)
+        heard = now
+        if self._pause and now > self._spoke[replica]:  # else it goes with what is handed on then
+            self._spoke[replica] = max(now, self._spoke[replica] + self._pause)
+        heard = max(now, self._spoke[replica]) if self._pause else now
+        self._is_free = max(self._is_free, heard) + self._driver_seconds
+        heapq.heappush(self._events, (self._is_free, True, replica, self._life[replica]))
+
+    def _begin(self, replica: int, now: float) -> None:
+        self._busy[replica] += 1
+        seconds = self._mean * self._dice.lognormvariate(-_TAIL * _TAIL / 2, _TAIL)
+        heapq.heappush(self._events, (now + seconds, False, replica, self._life[replica]))
+
+    def _fill(self, replica: int, now: float) -> None:
+        while self._left and self._under_way[replica] < _EACH * _WINDOW:
+            if self._under_way[replica] and (self._under_way[replica] + 0.5) * _REPLICAS > self._open:
+                return
+            self._left -= 1
+            self._under_way[replica] += 1
+            if self._busy[replica] < _EACH:
+                self._begin(replica, now)
+            else:
+                self._ahead[replica] += 1
+
+    def _lose(self, now: float) -> None:
+        """Lose a replica; the others get what it had."""
+        self._lost_next += _LOST_EVERY_SECONDS
+        lost = self._dice.randrange(_REPLICAS)
+        self._left += self._under_way[lost]
+        self._life[lost] += 1
+        self._ahead[lost] = self._busy[lost] = self._under_way[lost] = 0
+        heapq.heappush(self._events, (now + _RESTART_SECONDS, True, lost, -1))
+        for replica in range(_REPLICAS):
+            if replica != lost:
+                self._fill(replica, now)
 
 
-def simulate(questions: int, cost: Cost, call: float | Missed, seed: int) -> Report:
+@dataclass(frozen=True)
+class Rates:
+    """Questions a second."""
+
+    whole: float
+    """From the first question to the last answer."""
+    middle: float
+    """Between a quarter and three quarters of the answers."""
+
+
+def simulate(questions: int, cost: Cost, turn: float | Missed, seed: int) -> Report:
     """Simulate 1,000 replicas of several speeds, as processes and as actors."""
-    columns = ["questions / s of a replica", "of all, if the driver cost nothing", "of all", "of those", "on Ray"]
+    columns = ["questions / s of a replica", "driver", "questions / s", "in the middle"]
     setup = {"driver": f"{1e6 * cost.running:.0f} µs", "lost": "one a minute"}
     future = Report(f"{_REPLICAS} replicas over {questions:,} questions, simulated", setup, columns)
-    calls = call if isinstance(call, Missed) else min(0.99, 2 * call / PAUSE_SECONDS)
-    if isinstance(calls, float):
-        future.note(f"a call of an actor costs the driver {1e6 * call:.0f} µs, all of them {calls:.0%} of its time")
+    drivers = {"costs nothing": (0.0, 0.0), "processes": (cost.running, 0.0)}
+    if isinstance(turn, float):
+        share = min(0.99, turn / PAUSE_SECONDS)
+        limit = (1 - share) / cost.whole
+        future.note(f"a turn of an actor costs the driver {1e6 * turn:.0f} µs, all of them {share:.0%} of its time")
+        future.note(f"at most {limit:,.0f} questions / s over Ray, what is summed up at the end counted")
+        drivers["Ray"] = cost.running / (1 - share), _REPLICAS * PAUSE_SECONDS
     for own in (0.5, 2.0, 10.0):
-        drivers = [0.0, cost.running] + ([cost.running / (1 - calls)] if isinstance(calls, float) else [])
-        free, real, *ray = (questions / simulated_seconds(questions, _EACH / own, driver, seed) for driver in drivers)
-        future.add(own, free, real, real / free, ray[0] if ray else calls)
+        for name, (seconds, pause) in drivers.items():
+            rates = Simulation(questions, _EACH / own, seconds, pause, seed).run()
+            future.add(own, name, rates.whole, rates.middle)
     return future
 
 
@@ -275,8 +370,8 @@ def main() -> None:
             costs_of = (driver_cost(records, count, max(2000, 2 * count), work) for _ in range(_REPEATS))
             cost = min(costs_of, key=lambda one: one.whole)
             costs.add(count, 1e6 * cost.running, 1e6 * cost.summing, 1 / cost.whole, 1 / cost.running)
-    call = call_seconds() if nodes else Missed("not asked for")
-    rates.finish(arguments, costs, simulate(arguments.simulated, cost, call, arguments.seed))
+    turn = turn_seconds() if nodes else Missed("not asked for")
+    rates.finish(arguments, costs, simulate(arguments.simulated, cost, turn, arguments.seed))
 
 
 if __name__ == "__main__":

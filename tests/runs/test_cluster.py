@@ -2,64 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.clusters import Nodes, cluster
 from tests.command import flowinfer
+from tests.conftest import ROOT
 from tests.runs.processes import FLOW, answers, begun, num_answers, said, wait_for
 
+__all__ = ["cluster"]
 pytestmark = pytest.mark.slow
-ray = pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
+pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
 WORKER = "flowinfer.runs.replicas.worker"
 
 
-class Nodes:
-    """A cluster whose head gives no place; replicas run on its other nodes."""
-
-    def __init__(self, cache: Path) -> None:
-        from ray.cluster_utils import Cluster
-
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self.address: str = self.cluster.address
-        self.nodes: list[Any] = []
-        self.cache = cache
-
-    def wanted(self, count: int) -> str:
-        """Have so many nodes; return the cluster's address."""
-        while len(self.nodes) < count:
-            self.nodes.append(self.cluster.add_node(num_cpus=1))
-        self.cluster.wait_for_nodes()
-        return self.address
-
-    def kill(self) -> None:
-        """Kill a node."""
-        self.cluster.remove_node(self.nodes.pop(), allow_graceful=False)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    with pytest.MonkeyPatch.context() as patch:
-        cache = tmp_path_factory.mktemp("nodes")
-        patch.setenv("FLOWINFER_CACHE", str(cache))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        made = Nodes(cache)
-        yield made
-        made.cluster.shutdown()
-
-
-def num_workers(cache: Path) -> int:
-    """Count the replicas' processes whose finished steps are kept there: those of these nodes."""
-    found = 0
+def workers(cache: Path) -> list[int]:
+    """Return the replicas' processes whose finished steps are kept there: those of these nodes."""
+    found: list[int] = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             is_one = WORKER.encode() in (path / "cmdline").read_bytes()
-            found += is_one and str(cache).encode() in (path / "environ").read_bytes()
+            if is_one and str(cache).encode() in (path / "environ").read_bytes():
+                found.append(int(path.name))
         except OSError:
             continue
     return found
@@ -86,6 +58,20 @@ def test_a_node_that_is_killed_loses_nothing(cluster: Nodes, work: Path, alone: 
     assert not foreign(told), "nothing of Ray's is on the terminal"
 
 
+def test_a_replica_that_is_killed_is_started_again_in_its_place(
+    cluster: Nodes, work: Path, alone: dict[str, object]
+) -> None:
+    """There is no other place: what the lost one had is free for it."""
+    process = begun(work, *run(cluster.wanted(2)))
+    wait_for(lambda: num_answers(work) >= 3, process)
+    os.kill(workers(cluster.cache)[0], signal.SIGKILL)
+    wait_for(lambda: len(workers(cluster.cache)) == 2, process)
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    assert said(work) == alone and num_answers(work) == len(alone)
+    assert "has ended: signal SIGKILL" in told and "no node has" not in told
+
+
 def test_a_driver_that_is_killed_leaves_no_replica_and_its_run_goes_on(
     cluster: Nodes, work: Path, alone: dict[str, object]
 ) -> None:
@@ -93,7 +79,7 @@ def test_a_driver_that_is_killed_leaves_no_replica_and_its_run_goes_on(
     wait_for(lambda: num_answers(work) >= 3, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    wait_for(lambda: num_workers(cluster.cache) == 0)
+    wait_for(lambda: not workers(cluster.cache))
     done = flowinfer("exec", "--resume", "--cluster", "here", "--replicas", "1", cwd=work)
     assert done.returncode == 0, done.stderr
     assert said(work) == alone
@@ -118,7 +104,7 @@ def test_nodes_are_shown_with_what_they_would_run(cluster: Nodes, work: Path) ->
     assert done.returncode == 0 and done.stderr == "", done.stderr
     *shown, summary, _, _ = lines = done.stdout.splitlines()
     assert sorted(line for line in shown if line.startswith("  ")) == [
-        "  replicas: 0",
+        "  replicas: 0 (it lends no CPU cores)",
         "  replicas: 1",
         "  replicas: 1",
     ]
@@ -131,3 +117,49 @@ def test_a_cluster_that_is_not_there_is_told_in_one_line(work: Path) -> None:
     _, told = done.communicate()
     assert done.returncode == 2 and told.startswith("error: no Ray cluster at '127.0.0.1:1'"), told
     assert len(told.splitlines()) == 2
+
+
+def test_nodes_of_another_environment_are_refused_with_each_difference(
+    cluster: Nodes, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three models of the hub's cache one is not on the node, and one has another tokenizer there."""
+    name = "transformers-0.0.1.dist-info"
+    (work / "old" / name).mkdir(parents=True)
+    (work / "old" / name / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 0.0.1\n")
+    here, there = work / "here", work / "there"
+    for hub, models in ((here, ("A", "B", "C")), (there, ("A", "B"))):
+        for model in models:
+            folder = hub / f"models--lab--{model}"
+            shutil.copytree(ROOT / "src" / "flowinfer" / "zoos" / "lab" / "qwen", folder / "snapshots" / "1")
+            (folder / "refs").mkdir()
+            (folder / "refs" / "main").write_text("1")
+    other = there / "models--lab--B" / "snapshots" / "1"
+    (other / "tokenizer.json").write_text("{}")
+    (work / "zoo.toml").write_text("".join(f'[models.{model}]\nref = "lab/{model}"\n' for model in "ABC"))
+    (work / "items.jsonl").write_text(json.dumps({"question": "?", "answer": "4", "kind": "exact"}))
+    path = os.pathsep.join([str(work / "old"), *filter(None, sys.path)])
+    cluster.wanted(2)
+    address = cluster.wanted(3, PYTHONPATH=path, HF_HUB_CACHE=str(there))
+    monkeypatch.setenv("HF_HUB_CACHE", str(here))
+    asked = ("-e", "A -> B -> C", "--zoo", "zoo.toml", "--cluster", address)
+    done = subprocess.run(
+        [sys.executable, "-m", "flowinfer", "cluster", *asked], capture_output=True, text=True, cwd=work
+    )
+    told = [line.strip() for line in done.stdout.splitlines() if "cannot answer: " in line]
+    assert done.returncode == 1
+    assert [line for line in told if "transformers" in line] == [
+        f"cannot answer: transformers {version('transformers')} here, 0.0.1 there"
+    ]
+    assert f"cannot answer: model 'B' is another there: tokenizer.json in {other}" in told
+    assert f"cannot answer: model 'C' is missing there: nothing at {there / 'models--lab--C'}" in told
+    done = subprocess.run(
+        [sys.executable, "-m", "flowinfer", "exec", *asked, "--dataset", "items.jsonl"],
+        capture_output=True,
+        text=True,
+        cwd=work,
+    )
+    cluster.kill()
+    assert done.returncode == 2 and not (work / "runs").exists()
+    told, cure = done.stderr.splitlines()
+    assert told.startswith("error: node ") and f"transformers {version('transformers')} here, 0.0.1 there" in told
+    assert cure == "  = help: make it the same there, or take the node out of the cluster"

@@ -35,6 +35,17 @@ def needs(gpus: int, memory: int = 0) -> object:
     return place
 
 
+def holds(memory: int) -> object:
+    """Return what places a copy that needs so much memory of all GPUs together."""
+
+    def place(machine: Machine) -> Machine:
+        if sum(device.free_bytes for device in machine.devices[:-1]) < memory:
+            raise MemoryShort("too small")
+        return machine
+
+    return place
+
+
 @pytest.mark.parametrize(
     ("hosts", "wanted", "needed", "names", "gpus", "cores"),
     [
@@ -43,6 +54,8 @@ def needs(gpus: int, memory: int = 0) -> object:
         ([host("a", 4), host("b", 2)], "auto", needs(3), "a", 3, 8),
         ([host("a", 4), host("b", 2)], 3, needs(1), "aab", 1, 4),
         ([host("a", 4), host("b")], "auto", needs(1), "aaaa", 1, 2),
+        ([host("a", 2), host("b", 8, free=20), host("c", 4, free=5)], "auto", holds(30), "aa", 1, 4),
+        ([host("a", 2), host("b", 8, free=20), host("c", 4, free=5)], 4, holds(30), "abbb", 2, 2),
         ([host("a", cores=2), host("b", cores=4)], "auto", needs(0), "aabbbb", 0, 1),
         ([host("a", cores=2), host("b", cores=4)], "auto", needs(0, 32), "aabb", 0, 1),
         ([host("a", cores=8), host("b", cores=8)], 2, needs(0), "ab", 0, 8),
@@ -68,9 +81,11 @@ def test_a_copy_is_placed_on_what_every_replica_has() -> None:
 def test_what_has_no_room_is_refused_with_the_reason() -> None:
     with pytest.raises(UsageError, match="--replicas 7: the cluster has 6 GPUs for them"):
         spread([host("a", 4), host("b", 2)], 7, needs(1), lambda machine: True)  # type: ignore[arg-type]
-    with pytest.raises(MemoryShort, match="no host has room for a copy of the plan: too small"):
-        spread([host("a", 4), host("b", 2)], "auto", needs(5), lambda machine: True)  # type: ignore[arg-type]
-    with pytest.raises(MemoryShort, match="a copy's models do not fit together"):
+    with pytest.raises(UsageError, match=r"has 4 GPUs for them \(without node b: it has no GPUs, as others have\)"):
+        spread([host("a", 4), host("b")], 7, needs(1), lambda machine: True)  # type: ignore[arg-type]
+    with pytest.raises(MemoryShort, match="no node has room for a copy of the plan: nodes a, b: too small; node c: it"):
+        spread([host("a", 4), host("b", 2), host("c")], "auto", needs(5), lambda machine: True)  # type: ignore[arg-type]
+    with pytest.raises(MemoryShort, match="node a: a copy's models do not fit together"):
         spread([host("a", cores=2)], "auto", needs(0), lambda machine: False)  # type: ignore[arg-type]
 
 
@@ -103,6 +118,11 @@ def test_a_host_that_would_answer_otherwise_is_told_with_the_difference(there: L
     assert differences(HERE, there) == told
 
 
+def test_a_model_that_the_driver_does_not_have_is_missing_here_and_no_other_one_there() -> None:
+    told = differences(seen(files("/models/qwen", None)), HERE)
+    assert told == ["model 'Qwen' is missing here: nothing at /models/qwen"]
+
+
 def test_a_host_says_what_it_has_as_plain_data(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     specs = [ModelSpec(name="A", ref=str(tmp_path)), ModelSpec(name="B", ref=str(tmp_path / "nothing"))]
@@ -118,6 +138,16 @@ def test_a_host_says_what_it_has_as_plain_data(tmp_path: Path) -> None:
         ("E", True, []),
     ]
     assert found.devices[-1].name == "cpu" and found.versions["torch"]
+
+
+def test_a_host_without_room_is_left_out_and_told_why() -> None:
+    hosts = [host("a", 2), host("b", 8, free=20), host("c", 4, free=5), host("d")]
+    found, _ = spread(hosts, "auto", holds(30), lambda machine: True)  # type: ignore[arg-type]
+    assert found.left_out == {
+        "b": "a copy needs 2 of its GPUs",
+        "c": "too small",
+        "d": "it has no GPUs, as others have",
+    }
 
 
 def test_a_cluster_is_shown_and_then_why_a_flow_has_no_room_there(

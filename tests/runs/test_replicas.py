@@ -33,7 +33,7 @@ from flowinfer.runs.replicas.local import Outbox
 from flowinfer.runs.replicas.pool import ReplicaPool, Setting
 from flowinfer.runs.replicas.sharing import divided, shares
 from flowinfer.runs.replicas.site import Gone, Hear, ReplicaLost
-from flowinfer.runs.replicas.wire import Ask, Done, Failed, Ready, Reply, Start, plan_data, read_plans
+from flowinfer.runs.replicas.wire import Ask, Done, Failed, Notice, Ready, Reply, Start, line_of, plan_data, read_plans
 from flowinfer.runs.store import record_line
 from flowinfer.spec import ModelSpec
 from tests.engine.plans import QUESTIONS, chain, member, questions
@@ -59,7 +59,7 @@ class Scripted:
     def send(self, message: BaseModel) -> None:
         if isinstance(message, Start):
             self.merged = merge(read_plans(message.plans))
-            self.hear(Ready())
+            self.hear(line_of(Ready()))
         elif isinstance(message, Ask) and not self.is_gone:
             self.num_asked += 1
             self.script(self, message)
@@ -74,14 +74,16 @@ class Scripted:
             )
             told = tuple((use.shared, True) for use in uses)
             done = Done(number=ask.number, plan=plan, steps=told, broken={})
-            self.hear(Reply(done, record_line(Record(question=ask.question, trace=trace))))
+            record = Record(question=ask.question, trace=trace)
+            self.hear(line_of(Reply(done, record_line(record), record)))
 
     def kill(self) -> None:
         self.die()
 
     def die(self, *last: Failed) -> None:
-        for message in (*last, Gone("signal SIGKILL")):
-            self.hear(message)
+        for message in last:
+            self.hear(line_of(message))
+        self.hear(Gone("signal SIGKILL"))
         self.is_gone = True
 
 
@@ -93,7 +95,7 @@ class ScriptedSite:
         self.started: list[Scripted] = []
         self.is_closed = False
 
-    def start(self, index: int, hear: Hear) -> Scripted:
+    def begin(self, index: int, program: str, hear: Hear) -> Scripted:
         self.started.append(Scripted(hear, self.script))
         return self.started[-1]
 
@@ -200,7 +202,7 @@ def test_a_process_that_cannot_even_start_is_tried_twice() -> None:
                 self.die()
 
     class DeadSite(ScriptedSite):
-        def start(self, index: int, hear: Hear) -> Scripted:
+        def begin(self, index: int, program: str, hear: Hear) -> Scripted:
             self.started.append(Dead(hear, self.script))
             return self.started[-1]
 
@@ -208,6 +210,46 @@ def test_a_process_that_cannot_even_start_is_tried_twice() -> None:
     with pytest.raises(RunError, match="no replica is left: the last has ended: signal SIGKILL"):
         records(site)
     assert len(site.started) == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"rubbish\n", "it has said what is no message: 'rubbish\\n'"),
+        (b'{"kind":"done"}\t{}\n', 'it has said what is no message: \'{"kind":"done"}\\t{}\\n\''),
+        (b'{"kind":"done","number":1,"plan":0,"steps":[],"broken":{}}\t{"qu', "it has said what is no message"),
+    ],
+)
+def test_a_replica_that_cannot_be_understood_is_ended_and_its_questions_are_asked_again(line: bytes, why: str) -> None:
+    def script(replica: Scripted, ask: Ask) -> None:
+        replica.hear(line) if replica is site.started[0] else replica.answer(ask)
+
+    site, notes = ScriptedSite(2, script), Notes()
+    assert records(site, notes) == WHOLE
+    assert any(f"replica 1 has ended: {why}" in told for told in notes.told), notes.told
+
+
+def test_what_was_not_asked_is_no_answer() -> None:
+    """A number or a plan of nobody's would count as somebody's."""
+
+    def script(replica: Scripted, ask: Ask) -> None:
+        wrong = ask.model_copy(update={"number": ask.number + 1000})
+        replica.answer(wrong if replica is site.started[0] else ask)
+
+    site, notes = ScriptedSite(2, script), Notes()
+    assert records(site, notes) == WHOLE
+    assert any("replica 1 has ended: it has answered what it was not asked" in told for told in notes.told)
+
+
+def test_what_several_replicas_say_is_told_once_and_again_when_one_says_it_again() -> None:
+    def script(replica: Scripted, ask: Ask) -> None:
+        if replica.num_asked <= (2 if replica is site.started[0] else 1):
+            replica.hear(line_of(Notice(text="memory is short")))
+        replica.answer(ask)
+
+    site, notes = ScriptedSite(2, script), Notes()
+    assert records(site, notes) == WHOLE
+    assert notes.told == ["memory is short", "memory is short"]
 
 
 def test_a_replica_that_stands_still_is_ended_and_its_questions_are_asked_again(

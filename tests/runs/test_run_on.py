@@ -11,7 +11,9 @@ from flowinfer import api
 from flowinfer.cli import show
 from flowinfer.results import Question, Record, Trace
 from flowinfer.runs.judging import judged
-from flowinfer.runs.run_on import run_on
+from flowinfer.runs.run_on import goes_on
+from flowinfer.runs.run_on import run_on as summed_up
+from flowinfer.runs.summary import RunOn
 from flowinfer.runs.tables import notes
 from tests.endpoint import Stub, said, stub
 
@@ -26,6 +28,10 @@ def records(*answers: str) -> list[Record]:
         trace = Trace(question_id=question.id, answer=text, finish_reason="eos", seconds=0.0, steps=())
         made.append(judged(question, trace))
     return made
+
+
+def run_on(made: list[Record], step: str) -> RunOn | None:
+    return summed_up(made, {one.question.id: where for one in made if (where := goes_on(one))}, step)
 
 
 @pytest.mark.parametrize(

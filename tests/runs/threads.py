@@ -8,7 +8,7 @@ import threading
 from pydantic import BaseModel
 
 from flowinfer.runs.replicas.site import Gone, Hear
-from flowinfer.runs.replicas.wire import line_of, said
+from flowinfer.runs.replicas.wire import line_of
 from flowinfer.runs.replicas.worker import Replica
 
 
@@ -40,7 +40,7 @@ class Thread:
     def _read(self, told: int, hear: Hear) -> None:
         with os.fdopen(told, "rb") as source:
             for line in source:
-                hear(said(line))
+                hear(line)
         hear(Gone("its thread has ended"))
 
 
@@ -53,7 +53,7 @@ class ThreadSite:
         self.num_replicas = num_replicas
         self.threads: list[Thread] = []
 
-    def start(self, index: int, hear: Hear) -> Thread:
+    def begin(self, index: int, program: str, hear: Hear) -> Thread:
         self.threads.append(Thread(hear))
         return self.threads[-1]
 

@@ -33,10 +33,10 @@ def text_of(events: Sequence[Any]) -> str:
 
 
 class Server(Process):
-    """A server of two replicas."""
+    """A server of replicas."""
 
-    def __init__(self, *flows: str) -> None:
-        super().__init__(*flows, "--replicas", "2")
+    def __init__(self, *arguments: str) -> None:
+        super().__init__(*arguments)
         assert self.process.stderr is not None
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -81,15 +81,19 @@ class Server(Process):
         return code
 
 
+def far_flow(stub: Stub, folder: Path) -> Path:
+    """Return a flow that an endpoint writes."""
+    model = f'model Far = "far" {{ backend=openai, base_url="{stub.url}", parallel=4 }}'
+    (folder / "far.flow").write_text(f"{model}\nFar\n", encoding="utf-8")
+    return folder / "far.flow"
+
+
 @pytest.fixture
 def slow(stub: Stub, tmp_path: Path) -> Iterator[Server]:
     """Return a server of a flow that has written the half of its answer until the test lets it write the rest."""
-    (tmp_path / "far.flow").write_text(
-        f'model Far = "far" {{ backend=openai, base_url="{stub.url}", parallel=4 }}\nFar\n', encoding="utf-8"
-    )
     stub.may_end.clear()
     stub.replies = [WRITES]
-    server = Server(str(tmp_path / "far.flow"))
+    server = Server(str(far_flow(stub, tmp_path)), "--replicas", "2")
     server.wait_for()
     yield server
     stub.may_end.set()
@@ -117,7 +121,7 @@ def test_two_replicas_answer_what_one_process_answers() -> None:
     whole = answers(alone)
     alone.signal(signal.SIGKILL)
     alone.process.communicate()
-    server = Server(*flows)
+    server = Server(*flows, "--replicas", "2")
     server.wait_for()
     assert answers(server) == whole
     assert all(one["answered"] for one in server.states)

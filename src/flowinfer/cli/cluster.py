@@ -40,7 +40,7 @@ def command(
     models = list(flow.models.values()) if flow else []
     provide(models)
     found = nodes(cluster, models)
-    has_problems = any(node.problems for node in found)
+    has_problems = any(node.is_refused for node in found)
     spread, plan, problem = None, None, None
     if flow is not None and not has_problems:
         try:
@@ -62,7 +62,9 @@ def _spread(flow: Flow, found: Sequence[Node], wanted: Any) -> tuple[Spread, Pla
     from flowinfer.planning.placement import ready
     from flowinfer.runs.replicas.hosts import spread
 
-    return spread([node.host for node in found], wanted, partial(ready, flow), lambda plan: len(plan.waves) == 1)
+    return spread(
+        [node.host for node in found if node.look], wanted, partial(ready, flow), lambda plan: len(plan.waves) == 1
+    )
 
 
 def _plain(node: Node, spread: Spread | None) -> dict[str, Any]:
@@ -75,6 +77,7 @@ def _plain(node: Node, spread: Spread | None) -> dict[str, Any]:
         "versions": dict(node.look.versions) if node.look else None,
         "problems": list(node.problems),
         "replicas": [host.id for host in spread.hosts].count(node.id) if spread else None,
+        "lacks": spread.left_out.get(node.id) if spread else None,
     }
 
 
@@ -93,7 +96,8 @@ def _print(found: Sequence[Node], spread: Spread | None, plan: Plan | None) -> N
         for problem in node.problems:
             print(f"  cannot answer: {problem}")
         if spread:
-            print(f"  replicas: {counts.get(node.id, 0)}")
+            why = spread.left_out.get(node.id)
+            print(f"  replicas: {counts.get(node.id, 0)}" + (f" ({why})" if why else ""))
     if spread and plan:
         print(f"{len(spread.hosts)} replicas, each with {spread.num_gpus} GPUs and {spread.cores} CPU cores:")
         for name, placement in plan.placements.items():

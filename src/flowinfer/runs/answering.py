@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flowinfer.engine.work import Asked
     from flowinfer.planning.merge import Merged, SharedStep
     from flowinfer.planning.plan import Plan
+    from flowinfer.tasks.answers.turns import NextQuestion
 
 Owners = Mapping[tuple[int, int], str]
 """By index of a plan and of a data set: the run that its finished steps are kept for."""
@@ -58,6 +59,8 @@ class Answered:
     """Whether it was the last of the task's plans."""
     line: bytes | None = None
     """The record as a run's folder keeps it, where whoever made it has said so."""
+    goes_on: NextQuestion | None = None
+    """Where it goes on with another question, where whoever made it has looked."""
 
 
 class Answerer(Protocol):

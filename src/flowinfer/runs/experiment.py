@@ -82,7 +82,7 @@ def evaluate(
         RunError: models cannot be loaded or do not fit, or the first questions fail, all of them.
     """
     from flowinfer.engine.patience import Patience
-    from flowinfer.runs.run_on import run_on
+    from flowinfer.runs.run_on import goes_on, run_on
 
     site, plan = _placed(flow, request)
     run = _open(flow, plan, dataset, replace(request, replicas=site.num_replicas if site else 1))
@@ -92,6 +92,7 @@ def evaluate(
         if on_start:
             on_start(plan, run, records)
         done = {record.question.id for record in records}
+        going_on = {record.question.id: where for record in records if (where := goes_on(record))}
         patience = Patience(has_answer=bool(records))
         left = [question for question in dataset.questions if question.id not in done]
         with _resumable(run):
@@ -99,6 +100,8 @@ def evaluate(
                 records.append(_kept(answer, run, on_record))
                 if run and site is None:  # else many together, by the pool
                     run.sync()
+                if answer.goes_on:
+                    going_on[answer.task.question.id] = answer.goes_on
                 patience.hear(records[-1].trace.error)
         results = summarize(
             flow,
@@ -106,7 +109,7 @@ def evaluate(
             dataset.label,
             records,
             data_note=dataset.note,
-            run_on=run_on(records, plan.step(plan.answer.steps[0]).title),
+            run_on=run_on(records, going_on, plan.step(plan.answer.steps[0]).title),
             wall_seconds=time.perf_counter() - start,
             batch=str(request.batch),
             run=str(run.path) if run else None,
@@ -150,6 +153,7 @@ def _answered(
 ) -> Iterator[Answered]:
     """Yield each question's answer as it comes, judged."""
     from flowinfer.engine.execute import execute
+    from flowinfer.runs.run_on import goes_on
     from flowinfer.tasks.base import question_text
 
     batch = rows_at_once(request.batch, len(questions))
@@ -177,8 +181,8 @@ def _answered(
         )
     asked = {question.id: question for question in questions}
     for trace in traces:
-        question = asked[trace.question_id]
-        yield Answered(Task(question), 0, judged(question, trace))
+        record = judged(asked[trace.question_id], trace)
+        yield Answered(Task(record.question), 0, record, goes_on=goes_on(record))
 
 
 def _replicated(

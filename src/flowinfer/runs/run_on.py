@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flowinfer.results import Record
 from flowinfer.runs.summary import RunOn
-from flowinfer.tasks.answers.turns import next_question
+from flowinfer.tasks.answers.turns import NextQuestion, next_question
 
 _ONE_IN = 50
 """As many answers must run on before anything is said of it."""
@@ -15,20 +15,26 @@ _MOST_STOPS = 4
 _SHOWN = 3
 
 
-def run_on(records: Sequence[Record], step: str) -> RunOn | None:
-    """Return which answers run on, by the rule by which the judge cuts them; None where hardly any does.
+def goes_on(record: Record) -> NextQuestion | None:
+    """Return where a judged answer goes on with another question, by the rule by which the judge cuts it."""
+    return next_question(record.trace.answer, record.question.question) if record.score is not None else None
+
+
+def run_on(records: Sequence[Record], going_on: Mapping[str, NextQuestion], step: str) -> RunOn | None:
+    """Return which answers run on; None where hardly any does.
 
     A stop text is proposed only where it cuts no answer of these before the judge would.
 
     Args:
         records: what was answered and judged.
+        going_on: by question, what `goes_on` says, where it says anything.
         step: what writes the answers, in words.
     """
     answered = [record for record in records if record.score is not None]
     found = {
         record.question.id: (record.trace.answer, begins)
         for record in answered
-        if (begins := next_question(record.trace.answer, record.question.question)) is not None
+        if (begins := going_on.get(record.question.id)) is not None
     }
     if not found or len(found) < len(answered) // _ONE_IN:
         return None

@@ -12,7 +12,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -24,19 +24,20 @@ from flowinfer.machine import Machine
 from flowinfer.planning.placement import shown_bytes
 from flowinfer.registry import backends
 from flowinfer.runs.replicas.hosts import Host, Spread, Wanted, spread
-from flowinfer.runs.replicas.local import ANSWERS, HearLine, Outbox, Process, reading, threads_for
+from flowinfer.runs.replicas.local import Outbox, Process, threads_for
 from flowinfer.runs.replicas.node import Look, differences, look
-from flowinfer.runs.replicas.site import Gone, Hear
-from flowinfer.runs.replicas.wire import line_of
+from flowinfer.runs.replicas.site import ANSWERS, Gone, Hear
+from flowinfer.runs.replicas.wire import Notice, line_of
 from flowinfer.spec import ModelSpec
 
 _LOOK_SECONDS = 60.0
 """Until a host has said what it has."""
-_PLACE_SECONDS = 120.0
-"""Until an actor has found a place."""
-_POLL_SECONDS = 1.0
-PAUSE_SECONDS = 4e-3
-"""Between calls of one actor, times their number: a call costs the driver a part of that, however much it brings."""
+_PLACE_SECONDS, _TELL_SECONDS = 120.0, 10.0
+"""Until an actor has found a place, and until it is told that there is none yet."""
+PAUSE_SECONDS = 12e-3
+"""Between what one actor hands on, times their number: that costs the driver a part of it, however much it is."""
+_MOST_PAUSE_SECONDS = 0.05
+"""Where somebody reads each token as it comes."""
 _KNOCK_SECONDS = 10.0
 P = TypeVar("P")
 Ray = Any
@@ -58,6 +59,11 @@ class Node:
     """Why no replica can run there."""
 
     @property
+    def is_refused(self) -> bool:
+        """Return whether it would take part and cannot; one that lends nothing may be as it is."""
+        return bool(self.problems) and bool(self.cores or self.num_gpus)
+
+    @property
     def host(self) -> Host:
         """Return it as a place for replicas."""
         assert self.look is not None, "one without problems has been looked at"
@@ -70,7 +76,7 @@ def nodes(address: str, models: Iterable[ModelSpec]) -> list[Node]:
     """Connect to a cluster, and return its nodes as far as they can answer as this host does.
 
     Args:
-        address: `auto`, HOST:PORT or ray://HOST:PORT.
+        address: `auto` or HOST:PORT.
         models: that replicas are to load; those of endpoints and of heads elsewhere do not count.
     Raises:
         UsageError: Ray is not installed, or there is no such cluster.
@@ -97,10 +103,10 @@ def clustered(
         MemoryShort: so many replicas have no room.
     """
     found = nodes(address, models)
-    told = [f"node {node.name}: {problem}" for node in found for problem in node.problems]
+    told = [f"node {node.name}: {problem}" for node in found if node.is_refused for problem in node.problems]
     if told:
         raise UsageError("; ".join(told), help="make it the same there, or take the node out of the cluster")
-    where, placed = spread([node.host for node in found], wanted, place, fits)
+    where, placed = spread([node.host for node in found if node.look], wanted, place, fits)
     return ClusterSite(where), placed
 
 
@@ -111,18 +117,17 @@ class ClusterSite:
         self.num_replicas, self.cpu_bytes = len(where.hosts), where.machine.devices[-1].free_bytes
         self._where = where
         self._links: list[_Link] = []
+        self._groups: dict[int, Any] = {}
+        """By index of a replica."""
 
-    def start(self, index: int, hear: Hear) -> _Link:
-        """Start a replica of a run, on its own host or, where that has gone, on another with room."""
-        return self.begin(index, ANSWERS, reading(hear))
-
-    def begin(self, index: int, program: str, hear: HearLine) -> _Link:
-        """Start an actor; see `LocalSite.begin`."""
+    def begin(self, index: int, program: str, hear: Hear) -> _Link:
+        """Start an actor on its own host or, where that has gone, on another with room; see `Site.begin`."""
         import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        host, where = self._where.hosts[index], self._where
-        needs = f"{where.num_gpus} GPUs, {where.cores} CPU cores and {shown_bytes(self.cpu_bytes)} of memory"
+        where, pause = self._where, self.num_replicas * PAUSE_SECONDS
+        if program != ANSWERS:
+            pause = min(pause, _MOST_PAUSE_SECONDS)
         actor = (
             ray.remote(_Relay)
             .options(
@@ -130,27 +135,46 @@ class ClusterSite:
                 num_cpus=where.cores,
                 memory=self.cpu_bytes,  # what it may count with: no other actor is given it
                 max_concurrency=4,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(host.id, soft=True),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group(index), 0),
             )
-            .remote(program, {"OMP_NUM_THREADS": threads_for(where.cores)})
+            .remote(program, {"OMP_NUM_THREADS": threads_for(where.cores)}, pause)
         )
-        pause = len(where.hosts) * PAUSE_SECONDS
-        self._links.append(_Link(ray, actor, hear, f"no node has {needs} free", pause))
+        needs = f"{where.num_gpus} GPUs, {where.cores} CPU cores and {shown_bytes(self.cpu_bytes)} of memory"
+        self._links.append(_Link(ray, actor, hear, f"no node has {needs} free"))
         return self._links[-1]
+
+    def _group(self, index: int) -> Any:
+        """Return a replica's placement group: what it needs of one host is kept for it while it is started again."""
+        from ray.util.placement_group import placement_group
+
+        if index not in self._groups:
+            needs = {"GPU": self._where.num_gpus, "CPU": self._where.cores, "memory": self.cpu_bytes}
+            bundle = {name: count for name, count in needs.items() if count}
+            node = self._where.hosts[index].id
+            self._groups[index] = placement_group([bundle], strategy="STRICT_PACK", _soft_target_node_id=node)
+        return self._groups[index]
 
     def close(self) -> None:
         """End all actors, and let go of the cluster."""
         import ray
+        from ray.util.placement_group import remove_placement_group
 
         for link in self._links:
             link.end()
+        for group in self._groups.values():
+            remove_placement_group(group)
         ray.shutdown()
 
 
 class _Relay:
-    """An actor: a replica's process beside it, and its lines."""
+    """An actor: a replica's process beside it, and its lines.
 
-    def __init__(self, program: str, environment: Mapping[str, str]) -> None:
+    Args:
+        pause: seconds between what it hands on.
+    """
+
+    def __init__(self, program: str, environment: Mapping[str, str], pause: float) -> None:
+        self._pause = pause
         self._said: queue.SimpleQueue[bytes | str] = queue.SimpleQueue()
         self._process = Process(program, self._said.put, self._said.put, environment, ())
 
@@ -162,24 +186,25 @@ class _Relay:
         """Hand lines to the replica."""
         self._process.write(lines)
 
-    def read(self, pause: float) -> list[bytes | str]:
-        """Return what the replica has said and says within a pause, or nothing after a while; text: it has gone."""
-        found: list[bytes | str] = []
-        with suppress(queue.Empty):
-            found.append(self._said.get(timeout=_POLL_SECONDS))
-            time.sleep(pause)
-            while True:
-                found.append(self._said.get_nowait())
-        return found
+    def listen(self) -> Iterator[list[bytes | str]]:
+        """Yield what the replica says, at once after a silence, else what has come in a pause; text: it has gone."""
+        spoke = 0.0
+        while True:
+            found = [self._said.get()]
+            time.sleep(max(0.0, spoke + self._pause - time.monotonic()))
+            spoke = time.monotonic()
+            with suppress(queue.Empty):
+                while True:
+                    found.append(self._said.get_nowait())
+            yield found
 
 
 class _Link:
     """An actor as the pool sees it."""
 
-    def __init__(self, ray: Ray, actor: Any, hear: HearLine, no_room: str, pause: float) -> None:
-        self._ray, self._actor, self._hear, self._no_room, self._pause = ray, actor, hear, no_room, pause
+    def __init__(self, ray: Ray, actor: Any, hear: Hear, no_room: str) -> None:
+        self._ray, self._actor, self._hear, self._no_room = ray, actor, hear, no_room
         self._outbox = Outbox(self._write)
-        self._is_over = False
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -193,7 +218,6 @@ class _Link:
 
     def end(self) -> None:
         """End it, and wait until that is heard."""
-        self._is_over = True
         self._outbox.end()
         self.kill()
         self._thread.join()
@@ -206,20 +230,30 @@ class _Link:
 
     def _read(self) -> None:
         """Pass on what it says until it has gone."""
-        how = None
         try:
-            self._ray.get(self._actor.is_here.remote(), timeout=_PLACE_SECONDS)
-            while how is None and not self._is_over:
-                for line in self._ray.get(self._actor.read.remote(self._pause)):
-                    if isinstance(line, bytes):
-                        self._hear(line)
-                    else:
-                        how = line
-        except self._ray.exceptions.GetTimeoutError:
-            how = self._no_room
+            how = self._listen() if self._has_place() else self._no_room
         except self._ray.exceptions.RayError as error:  # the actor, or its node
             how = f"its actor has ended: {_first_line(error)}"
-        self._hear(Gone(how or "it was not needed any more"))
+        self.kill()  # what it has is for the next one
+        self._hear(Gone(how))
+
+    def _has_place(self) -> bool:
+        """Wait until the actor has a place, and say that it waits; return False if it has none."""
+        here = self._actor.is_here.remote()
+        if not self._ray.wait([here], timeout=_TELL_SECONDS)[0]:
+            self._hear(line_of(Notice(text=f"{self._no_room}: waiting until one has")))
+            if not self._ray.wait([here], timeout=_PLACE_SECONDS)[0]:
+                return False
+        return bool(self._ray.get(here))
+
+    def _listen(self) -> str:
+        """Pass on what it says; return how its process has ended."""
+        for said in self._actor.listen.options(num_returns="streaming").remote():
+            for line in self._ray.get(said):
+                if not isinstance(line, bytes):
+                    return str(line)
+                self._hear(line)
+        raise AssertionError("an actor listens until it ends")
 
 
 def _connected(address: str) -> Ray:
@@ -236,8 +270,11 @@ def _connected(address: str) -> Ray:
     if ray.is_initialized():
         return ray
     cure = "`ray start --head` on one host, `ray start --address HOST:6379` on the others; run this on one of them"
+    where = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    if where.startswith("ray://"):
+        raise UsageError(f"--cluster {where}: Ray's client cannot carry replicas", help="run this on a node, with auto")
     try:
-        _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
+        _knock(where)
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(f"no Ray cluster at '{address}': {_first_line(error)}", help=cure) from None
@@ -253,7 +290,7 @@ def _knock(address: str) -> None:
     """
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():
-        socket.create_connection((host.rpartition("/")[2].strip("[]"), int(port)), _KNOCK_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
 
 
 def _looking(ray: Ray, node: str) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from flowinfer.errors import MemoryShort, RunError, UsageError
@@ -47,6 +47,8 @@ class Spread:
     """Of each replica."""
     machine: Machine
     """What each has at least, its GPUs numbered from 0."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """By id of a host that gets none: what it lacks."""
 
 
 def spread(
@@ -58,37 +60,75 @@ def spread(
     """Spread replicas over hosts, each with as few GPUs as hold a copy, or with its part of a CPU's cores.
 
     Args:
-        hosts: those that have GPUs count where any has.
+        hosts: those that have GPUs count where any has; those on which no copy has room are left out.
         wanted: how many; "auto": as many as have room.
         place: places what a replica runs.
         fits: whether all models are in memory at once as it is placed.
     Raises:
         UsageError: there are not so many GPUs or cores.
-        MemoryShort: a copy has no room.
+        MemoryShort: a copy has no room; says what each host lacks.
     """
-    with_gpus = [host for host in hosts if host.gpus]
-    used = with_gpus or list(hosts)
+    have_gpus = any(host.gpus for host in hosts)
+    alone = {host.id: _least_gpus(host, have_gpus, place, fits) for host in hosts}
+    least = {name: count for name, count in alone.items() if isinstance(count, int)}
+    lacks = {name: why for name, why in alone.items() if isinstance(why, str)}
+    if not least:
+        told = _told(hosts, lacks)
+        raise MemoryShort(f"no node has room for a copy of the plan: {told}", help="smaller models, or other nodes")
     problem = ""
-    for num_gpus in range(1, max(len(host.gpus) for host in used) + 1) if with_gpus else (0,):
-        most = [len(host.gpus) // num_gpus if num_gpus else host.cores for host in used]
-        counts = _counts(most, wanted)
+    for num_gpus in sorted(set(least.values())):
+        able = [host for host in hosts if least.get(host.id, num_gpus + 1) <= num_gpus]
+        more = {id_: f"a copy needs {count} of its GPUs" for id_, count in least.items() if count > num_gpus}
+        counts = _counts([len(host.gpus) // num_gpus if num_gpus else host.cores for host in able], wanted)
         while sum(counts):
-            found = _parts(used, counts, num_gpus)
+            found = _parts(able, counts, num_gpus)
             try:
-                placed = place(found.machine)
-                if fits(placed):
-                    return found, placed
-                problem = "a copy's models do not fit together"
+                return replace(found, left_out=lacks | more), _placed(found.machine, place, fits)
             except RunError as error:
                 problem = error.message
             if num_gpus or wanted != "auto":
                 break
             counts = [min(count, max(counts) - 1) for count in counts]  # fewer on a host leave each more of its memory
-    if not problem:
-        have = sum(len(host.gpus) or host.cores for host in used)
-        unit = "GPUs" if with_gpus else "CPU cores"
-        raise UsageError(f"--replicas {wanted}: the cluster has {have} {unit} for them", help="fewer, or auto")
-    raise MemoryShort(f"no host has room for a copy of the plan: {problem}", help="fewer replicas, or auto")
+    cure = "fewer replicas, or auto"
+    if problem:
+        raise MemoryShort(f"the nodes have no room for so many copies of the plan: {problem}", help=cure)
+    have = sum(len(host.gpus) or host.cores for host in hosts if host.id in least)
+    left = f" (without {_told(hosts, lacks)})" if lacks else ""
+    unit = "GPUs" if have_gpus else "CPU cores"
+    raise UsageError(f"--replicas {wanted}: the cluster has {have} {unit} for them{left}", help=cure)
+
+
+def _least_gpus(host: Host, have_gpus: bool, place: Callable[[Machine], P], fits: Callable[[P], bool]) -> int | str:
+    """Return how many of a host's GPUs hold a copy, or what it lacks."""
+    why = "it has no GPUs, as others have" if have_gpus else "it lends no CPU cores"
+    for num_gpus in range(1, len(host.gpus) + 1) if have_gpus else (0,) * bool(host.cores):
+        try:
+            _placed(_parts([host], [1], num_gpus).machine, place, fits)
+            return num_gpus
+        except RunError as error:
+            why = error.message
+    return why
+
+
+def _told(hosts: Sequence[Host], lacks: Mapping[str, str]) -> str:
+    """Return in words what each of some hosts lacks."""
+    names: dict[str, list[str]] = {}
+    for host in hosts:
+        if host.id in lacks:
+            names.setdefault(lacks[host.id], []).append(host.name)
+    return "; ".join(f"node{'s' if len(which) > 1 else ''} {', '.join(which)}: {why}" for why, which in names.items())
+
+
+def _placed(machine: Machine, place: Callable[[Machine], P], fits: Callable[[P], bool]) -> P:
+    """Place a copy.
+
+    Raises:
+        RunError: it has no room.
+    """
+    placed = place(machine)
+    if not fits(placed):
+        raise MemoryShort("a copy's models do not fit together")
+    return placed
 
 
 def _counts(most: Sequence[int], wanted: Wanted) -> list[int]:

@@ -16,23 +16,12 @@ from typing import IO
 from pydantic import BaseModel
 
 from flowinfer.runs.replicas.site import Gone, Hear
-from flowinfer.runs.replicas.wire import line_of, said
+from flowinfer.runs.replicas.wire import line_of
 
-ANSWERS = "flowinfer.runs.replicas.worker"
-"""The program that a replica of a run is."""
 _LAST_LINES = 20
 """Of what a process says on standard error."""
 _END_SECONDS = 5.0
 """Until a process that does not end by itself is killed."""
-
-
-HearLine = Callable[[bytes | Gone], None]
-"""Takes the lines that one replica says, from any thread, and last that it has gone."""
-
-
-def reading(hear: Hear) -> HearLine:
-    """Return what reads a replica's lines before they are heard."""
-    return lambda line: hear(line if isinstance(line, Gone) else said(line))
 
 
 class LocalSite:
@@ -49,17 +38,8 @@ class LocalSite:
         self._gpus, self._cores = gpus, cores
         self._processes: dict[int, Process] = {}
 
-    def start(self, index: int, hear: Hear) -> Process:
-        """Start a replica of a run, in the place of one that has ended."""
-        return self.begin(index, ANSWERS, reading(hear))
-
-    def begin(self, index: int, program: str, hear: HearLine) -> Process:
-        """Start a process, in the place of one that has ended.
-
-        Args:
-            program: a module of this package, which speaks in lines.
-            hear: takes these lines as they are, and last that it has gone.
-        """
+    def begin(self, index: int, program: str, hear: Hear) -> Process:
+        """Start a process; see `Site.begin`."""
         if index in self._processes:
             self._processes[index].end()
         gpus = self._gpus[index]
@@ -79,7 +59,7 @@ class Process:
     """A replica's process; it ends when this one does, since its input then ends.
 
     Args:
-        program: see `LocalSite.begin`.
+        program: see `Site.begin`.
         hear: takes the lines that it says.
         gone: hears how it has ended, last.
         environment: what it has besides this process's.

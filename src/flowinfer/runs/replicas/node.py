@@ -75,6 +75,9 @@ def differences(here: Look, there: Look) -> list[str]:
         if not other.is_there:
             found.append(f"model '{other.name}' is missing there: nothing at {other.path}")
             continue
+        if not own.is_there:
+            found.append(f"model '{own.name}' is missing here: nothing at {own.path}")
+            continue
         names = [name for name in {**own.digests, **other.digests} if own.digests.get(name) != other.digests.get(name)]
         if names:
             found.append(f"model '{other.name}' is another there: {', '.join(names)} in {other.path}")

@@ -22,29 +22,19 @@ from flowinfer.planning.plan import Plan
 from flowinfer.results import Record, Trace
 from flowinfer.runs.answering import Answered, Owners, Stepped, Task, needed
 from flowinfer.runs.jsonlog import is_clean
-from flowinfer.runs.replicas.site import (
-    LOOK_SECONDS,
-    MOST_STARTS,
-    MOST_STARTS_LATER,
-    Gone,
-    Site,
-    Started,
-    error_of,
-)
+from flowinfer.runs.replicas.site import ANSWERS, LOOK_SECONDS, Gone, Notices, Site, Started, error_of
 from flowinfer.runs.replicas.wire import (
     Ask,
-    Done,
     Failed,
     Loading,
     Notice,
     Ready,
     Reply,
-    Said,
     Start,
     Tokens,
     plan_data,
+    said,
 )
-from flowinfer.runs.store import read_record
 from flowinfer.startup import STARTUP
 
 _MOST_EACH = 256
@@ -74,7 +64,6 @@ class _Open:
 
 @dataclass(eq=False)
 class _Replica(Started):
-    index: int
     limit: int
     """Questions that it may have under way: fewer after a loss, until it has answered."""
     asked: dict[int, _Open] = field(default_factory=dict)
@@ -82,14 +71,10 @@ class _Replica(Started):
     load: int = 0
     """What that is expected to cost."""
     is_ready: bool = False
-    num_starts: int = 1
-    """Since its last answer."""
-    num_answered: int = 0
-    failure: Failed | None = None
 
     def __str__(self) -> str:
         does = f"{self.num_answered} answered, {len(self.asked)} under way" if self.is_ready else "starting"
-        return f"replica {self.index + 1}: {does}"
+        return f"{self.name}: {does}"
 
 
 @dataclass(frozen=True)
@@ -138,11 +123,11 @@ class ReplicaPool:
             cpu_bytes=site.cpu_bytes,
         )
         self._merged = merge(plans)
-        self._heard: queue.SimpleQueue[tuple[_Replica, Said | Gone]] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[tuple[_Replica, bytes | Gone]] = queue.SimpleQueue()
         self._replicas: list[_Replica] = []
         self._left: deque[_Open] = deque()
         self._number = 0
-        self._noticed: set[str] = set()
+        self._notices = Notices()
         self._most = _MOST_EACH
         self._open_cost = 0
         """Of all questions that have not ended."""
@@ -163,7 +148,7 @@ class ReplicaPool:
         self._open_cost = sum(one.cost for one in questions)
         try:
             for index in range(min(self._site.num_replicas, len(questions))):
-                self._replicas.append(_Replica(index, self._most))
+                self._replicas.append(_Replica(self._most, index=index))
             self._num_here = len(self._replicas)
             for replica in self._replicas:
                 self._begin(replica)
@@ -189,21 +174,19 @@ class ReplicaPool:
     def _begin(self, replica: _Replica) -> None:
         """Start a replica, or start it again."""
         replica.is_ready = False
-        replica.begin()
-        replica.link = self._site.start(replica.index, lambda said: self._heard.put((replica, said)))
-        replica.link.send(self._start)
+        replica.begin(self._site, ANSWERS, lambda what: self._heard.put((replica, what)), self._start)
 
-    def _take(self, replica: _Replica, said: Said | Gone) -> Iterator[Stepped | Answered]:
+    def _take(self, replica: _Replica, what: bytes | Gone) -> Iterator[Stepped | Answered]:
         """Take what a replica has said."""
-        name = f"replica {replica.index + 1}"
-        if not isinstance(said, Gone):
-            replica.hear()
-        match said:
+        if isinstance(what, Gone):
+            yield from self._lose(replica, what.how)
+            return
+        match message := replica.hear(what, said):
             case Reply():
                 STARTUP.first_token()
-                yield from self._end(replica, said.done, said.line)
+                yield from self._end(replica, message)
             case Ready():
-                replica.is_ready = True
+                replica.is_ready = replica.has_been_ready = True
                 self._num_here += replica.num_starts > 1  # one that starts for the first time is counted
                 self._fill(replica)
                 self._show_now_and_then()
@@ -211,28 +194,24 @@ class ReplicaPool:
                 STARTUP.first_token()
                 self._observer.tokens_emitted(count)
             case Loading(seconds=None):
-                self._observer.model_loading(said.name, f"{said.device} of {name}")
+                self._observer.model_loading(message.name, f"{message.device} of {replica.name}")
             case Loading(seconds=float() as seconds):
-                self._observer.model_loaded(f"{said.name} in {name}", seconds)
+                self._observer.model_loaded(f"{message.name} in {replica.name}", seconds)
             case Notice(text=text):
-                self._notice(text)
+                if self._notices.is_new(replica.index, text):
+                    self._observer.notice(text)
             case Failed():
-                replica.failure = said
-            case Gone(how=how):
-                yield from self._lose(replica, name, replica.why or how)
+                replica.failure = message
 
-    def _notice(self, text: str) -> None:
-        """Say once what several replicas say."""
-        if text not in self._noticed:
-            self._noticed.add(text)
-            self._observer.notice(text)
-
-    def _end(self, replica: _Replica, done: Done, line: bytes) -> Iterator[Stepped | Answered]:
+    def _end(self, replica: _Replica, reply: Reply) -> Iterator[Stepped | Answered]:
         """Take an answer."""
-        one = replica.asked[done.number]
+        done, record = reply.done, reply.record
+        one = replica.asked.get(done.number)
+        if one is None or done.plan not in one.left:
+            replica.end("it has answered what it was not asked")
+            return
         self.broken |= done.broken
         yield from self._stepped(one, done.steps)
-        record = read_record(line)
         for result in record.trace.steps:
             self._observer.finished(record.question.id, result)
         one.left.remove(done.plan)
@@ -240,12 +219,12 @@ class ReplicaPool:
             del replica.asked[done.number]
             replica.load -= one.cost
             self._open_cost -= one.cost
-            replica.num_answered += 1
-            replica.num_starts = 1
+            replica.answered()
             replica.limit = min(self._most, 2 * replica.limit)
             self._fill(replica)
             self._show_now_and_then()
-        yield Answered(one.task, done.plan, record, is_last=not one.left, line=line if is_clean(line) else None)
+        clean = reply.line if is_clean(reply.line) else None
+        yield Answered(one.task, done.plan, record, is_last=not one.left, line=clean, goes_on=done.goes_on)
 
     def _stepped(self, one: _Open, steps: Iterable[tuple[str, bool]]) -> Iterator[Stepped]:
         """Tell of steps, once each: one that has lost its replica may run again."""
@@ -279,27 +258,29 @@ class ReplicaPool:
         ask = Ask(number=self._number, question=one.task.question, plans=tuple(one.left), dataset=one.task.dataset)
         replica.link.send(ask)
 
-    def _lose(self, replica: _Replica, name: str, how: str) -> Iterator[Stepped | Answered]:
+    def _lose(self, replica: _Replica, how: str) -> Iterator[Stepped | Answered]:
         """Ask others what a replica that has ended was asked; start it again, or go on without it."""
-        failure, replica.failure = replica.failure, None
+        loss = replica.lose(how)
         back, replica.asked, replica.load = list(replica.asked.values()), {}, 0
-        if failure is not None and failure.error != DeviceLost.__name__:
-            raise error_of(failure, name)
+        if loss.failure is not None and loss.failure.error != DeviceLost.__name__:
+            raise error_of(loss.failure, replica.name)
         if len(back) == 1:
             back[0].num_alone += 1
             if back[0].num_alone == _MOST_ALONE:
-                yield from self._fail(back.pop(), f"the process that was asked it has ended {_MOST_ALONE} times: {how}")
+                yield from self._fail(
+                    back.pop(), f"the process that was asked it has ended {_MOST_ALONE} times: {loss.why}"
+                )
         self._left.extendleft(reversed(back))
         replica.limit = max(1, len(back) // 2)
-        if failure is None and replica.num_starts < (MOST_STARTS_LATER if replica.is_ready else MOST_STARTS):
-            replica.num_starts += 1
-            self._observer.notice(f"{name} has ended: {how}; it is started again, and nothing is lost")
+        if loss.is_started_again:
+            self._observer.notice(f"{replica.name} has ended: {loss.why}; it is started again, and nothing is lost")
             self._begin(replica)
         else:
-            self._observer.notice(f"{name} is given up: {failure.message if failure else how}")
+            self._observer.notice(f"{replica.name} is given up: {loss.why}")
             self._replicas.remove(replica)
             if not self._replicas:
-                raise error_of(failure, name) if failure else RunError(f"no replica is left: the last has ended: {how}")
+                ended = RunError(f"no replica is left: the last has ended: {loss.why}")
+                raise error_of(loss.failure, replica.name) if loss.failure else ended
         self._fill_all()
 
     def _fail(self, one: _Open, problem: str) -> Iterator[Stepped | Answered]:

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from flowinfer.planning.plan import Plan
-from flowinfer.results import Question
+from flowinfer.results import Question, Record
+from flowinfer.runs.store import read_record
+from flowinfer.tasks.answers.turns import NextQuestion
 
 T = TypeVar("T")
 
@@ -64,6 +66,8 @@ class Done(_Message):
     """Shared steps of the question that have ended since it last said so, and whether each was decoded just now."""
     broken: Mapping[str, str]
     """Those of the plan's that can run for no question, and why."""
+    goes_on: NextQuestion | None = None
+    """See `runs.run_on.goes_on`."""
 
 
 class Tokens(_Message):
@@ -107,6 +111,7 @@ class Reply:
     done: Done
     line: bytes
     """The record as a run's folder keeps it."""
+    record: Record
 
 
 _Said = Annotated[Ready | Done | Tokens | Notice | Loading | Failed, Field(discriminator="kind")]
@@ -147,7 +152,7 @@ def said(line: bytes) -> Said:
     """
     head, _, record = line.partition(b"\t")
     message = _read(_SAID, head)
-    return Reply(message, record) if isinstance(message, Done) else message
+    return Reply(message, record, read_record(record)) if isinstance(message, Done) else message
 
 
 def _read(kinds: TypeAdapter[T], line: bytes) -> T:

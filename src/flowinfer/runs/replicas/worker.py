@@ -14,15 +14,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import IO, Protocol
-
-from pydantic import BaseModel
+from typing import IO, Any, Generic, Protocol, TypeVar
 
 from flowinfer.engine.base import Observer
 from flowinfer.errors import FlowInferError
 from flowinfer.output.secrets import learn_environment
 from flowinfer.runs.answering import Answering, Stepped, Task
 from flowinfer.runs.replicas import wire
+from flowinfer.runs.run_on import goes_on
 from flowinfer.runs.store import record_line
 from flowinfer.startup import GARBAGE_OBJECTS, STARTUP
 
@@ -31,14 +30,19 @@ _BEAT_SECONDS = 5.0
 """Between signs of life where there are no tokens."""
 
 
+A = TypeVar("A")
+M = TypeVar("M")
+
+
 class Program(Protocol):
     """What a replica's process does."""
 
     def run(self) -> None:
         """Answer until nobody asks any more."""
 
-    def tell(self, message: BaseModel) -> None:
-        """Tell whoever asks."""
+    @property
+    def tell(self) -> Callable[[Any], None]:
+        """Return what tells whoever asks; every program's messages have `wire.Failed`."""
 
 
 def main(made: Callable[[IO[bytes], IO[bytes], Callable[[], None]], Program]) -> None:
@@ -67,16 +71,51 @@ def main(made: Callable[[IO[bytes], IO[bytes], Callable[[], None]], Program]) ->
     os._exit(code)  # nothing is kept here that a destructor would save
 
 
-class Voice:
-    """Says lines, each whole, whichever thread says it; see `Replica`."""
+class Talk(Generic[A, M]):
+    """What a replica is asked and tells; see `Replica`.
 
-    def __init__(self, tells: IO[bytes], leave: Callable[[], None]) -> None:
-        self._tells, self._leave = tells, leave
+    Args:
+        read: reads a line that it is asked.
+        line_of: writes one that it tells.
+    """
+
+    def __init__(
+        self,
+        asks: IO[bytes],
+        tells: IO[bytes],
+        leave: Callable[[], None],
+        read: Callable[[bytes], A],
+        line_of: Callable[[M | wire.Failed], bytes],
+    ) -> None:
+        self._asks, self._tells, self._leave, self._read, self._line_of = asks, tells, leave, read, line_of
         self._lock = threading.Lock()
 
-    def say(self, line: bytes) -> None:
-        """Say a line."""
-        left = memoryview(line)
+    def first(self) -> A | None:
+        """Wait for what is asked first; None: nobody asks."""
+        line = self._asks.readline()
+        return self._read(line) if line else None
+
+    def listen(self, take: Callable[[A], None], over: Callable[[], None]) -> None:
+        """Take what is asked further, in a thread of its own.
+
+        Args:
+            over: is called when nobody asks any more, before all is left.
+        """
+
+        def hear() -> None:
+            try:
+                for line in self._asks:
+                    take(self._read(line))
+            except Exception:  # a bug of ours: whoever asks shows it
+                self.tell(wire.Failed(error="", message=traceback.format_exc()))
+            over()
+            self._leave()
+
+        threading.Thread(target=hear, daemon=True).start()
+
+    def tell(self, message: M | wire.Failed) -> None:
+        """Tell whoever asks, whole, whichever thread tells it."""
+        left = memoryview(self._line_of(message))
         try:
             with self._lock:
                 while left:
@@ -95,15 +134,11 @@ class Replica:
     """
 
     def __init__(self, asks: IO[bytes], tells: IO[bytes], leave: Callable[[], None]) -> None:
-        self._asks, self._leave = asks, leave
-        self._voice = Voice(tells, leave)
+        self._talk = Talk(asks, tells, leave, wire.asked, wire.line_of)
+        self.tell = self._talk.tell
         self._came: queue.SimpleQueue[wire.Ask | None] = queue.SimpleQueue()
         self._open: dict[Task, wire.Ask] = {}
         """What is under way, and how it was asked."""
-
-    def tell(self, message: BaseModel | wire.Reply) -> None:
-        """Tell whoever asks."""
-        self._voice.say(wire.line_of(message))
 
     def run(self) -> None:
         """Answer until nobody asks any more.
@@ -111,12 +146,11 @@ class Replica:
         Raises:
             LoadError, MemoryShort, RunError, DeviceLost: it cannot go on.
         """
-        first = self._asks.readline()
-        if not first:
+        start = self._talk.first()
+        if start is None:
             return
-        start = wire.asked(first)
         assert isinstance(start, wire.Start), "the first message"
-        threading.Thread(target=self._hear, daemon=True).start()
+        self._talk.listen(self._take, lambda: self._came.put(None))
         with closing(_Teller(self)) as teller:
             self._answer(_answering(start, teller))
 
@@ -133,21 +167,15 @@ class Replica:
                 plan=event.plan,
                 steps=tuple(steps.pop(event.task, ())),
                 broken={name: broken[name] for name in needed if name in broken},
+                goes_on=goes_on(event.record),
             )
-            self.tell(wire.Reply(done, record_line(event.record)))
+            self.tell(wire.Reply(done, record_line(event.record), event.record))
             if event.is_last:
                 del self._open[event.task]
 
-    def _hear(self) -> None:
-        try:
-            for line in self._asks:
-                message = wire.asked(line)
-                assert isinstance(message, wire.Ask), "there is one start"
-                self._came.put(message)
-        except Exception:  # a bug of ours: whoever asks shows it
-            self.tell(wire.Failed(error="", message=traceback.format_exc()))
-        self._came.put(None)
-        self._leave()
+    def _take(self, message: wire.Start | wire.Ask) -> None:
+        assert isinstance(message, wire.Ask), "there is one start"
+        self._came.put(message)
 
     def _source(self) -> Iterator[Task | None]:
         """Yield questions as they come; None where there is none now and others are under way."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from flowinfer.runs.replicas.site import Started
-from flowinfer.runs.replicas.wire import Failed
 from flowinfer.serving.flows import Asking
 from flowinfer.serving.replicas import wire
 from flowinfer.serving.responder import ReplicaState
@@ -37,25 +36,13 @@ class Question:
 class Replica(Started):
     """A replica, as far as its server knows it."""
 
-    index: int
     standing: wire.Standing | None = None
-    has_been_ready: bool = False
     is_given_up: bool = False
     asked: dict[int, Question] = field(default_factory=dict)
     """By number."""
     num_of: Counter[str] = field(default_factory=Counter)
     """How many of them are each flow's."""
     num_rows: int = 0
-    num_answered: int = 0
-    num_starts: int = 1
-    """Since its last answer."""
-    num_losses: int = 0
-    failure: Failed | None = None
-
-    @property
-    def name(self) -> str:
-        """Return what it is called."""
-        return f"replica {self.index + 1}"
 
     @property
     def is_ready(self) -> bool:

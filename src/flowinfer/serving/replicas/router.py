@@ -17,12 +17,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from flowinfer.engine.decoders import LoopState
 from flowinfer.errors import DeviceLost, FlowInferError, RunError
-from flowinfer.runs.replicas.local import HearLine
-from flowinfer.runs.replicas.site import LOOK_SECONDS, MOST_STARTS, MOST_STARTS_LATER, Gone, Link, error_of
+from flowinfer.runs.replicas.site import LOOK_SECONDS, Gone, Notices, Site, error_of
 from flowinfer.runs.replicas.wire import Failed, Notice, plan_data
 from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.happenings import STOPPED, Ended, Happening, Lost, StepEnded
@@ -35,19 +34,6 @@ from flowinfer.serving.service import OURS
 from flowinfer.serving.tickets import Hear, Ticket, failed, tell_all, tell_one
 
 PROGRAM = "flowinfer.serving.replicas.worker"
-
-
-class Site(Protocol):
-    """Where replicas run; see `runs.replicas.pool.Site`."""
-
-    num_replicas: int
-    cpu_bytes: int
-
-    def begin(self, index: int, program: str, hear: HearLine) -> Link:
-        """Start a replica; the lines that it says are heard, and last that it has gone."""
-
-    def close(self) -> None:
-        """End all replicas."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +86,12 @@ class Router:
             loads_at_once=loads_at_once,
             cpu_bytes=site.cpu_bytes,
         )
-        self._replicas = tuple(Replica(index) for index in range(site.num_replicas))
+        self._replicas = tuple(Replica(index=index) for index in range(site.num_replicas))
         self._waiting: dict[str, deque[Question]] = {name: deque() for name in self.flows}
         self._open: dict[Ticket, Question] = {}
         """All that have not ended."""
         self._beginnings = Beginnings()
-        self._noticed: set[str] = set()
+        self._notices = Notices()
         self._numbers = itertools.count(1)
         self._came: queue.SimpleQueue[_Came | None] = queue.SimpleQueue()
         self._looked = time.monotonic()
@@ -216,27 +202,11 @@ class Router:
 
     def _begin(self, replica: Replica) -> None:
         """Start a replica, or start it again."""
-        replica.begin()
-
-        def hear(what: bytes | Gone) -> None:
-            self._came.put(_Said(replica, what))
-
-        try:
-            replica.link = self._site.begin(replica.index, PROGRAM, hear)
-            replica.link.send(self._serve)
-        except OSError as error:
-            hear(Gone(f"no process can be started: {(error.strerror or str(error)).lower()}"))
+        replica.begin(self._site, PROGRAM, lambda what: self._came.put(_Said(replica, what)), self._serve)
 
     def _hear(self, replica: Replica, line: bytes) -> None:
         """Take what a replica has said."""
-        try:
-            said = wire.said(line)
-        except ValueError as error:
-            self._bug(replica, f"it has said what is no message: {error}")
-            replica.end("it has said what is no message")
-            return
-        replica.hear()
-        match said:
+        match said := replica.hear(line, wire.said):
             case wire.Standing():
                 replica.standing = said
                 replica.has_been_ready |= replica.is_ready
@@ -247,7 +217,8 @@ class Router:
             case wire.Bug(traceback=told):
                 self._bug(replica, told)
             case Notice(text=text):
-                self._notice(text)
+                if self._notices.is_new(replica.index, text):
+                    self._notice(text)
             case Failed():
                 replica.failure = said
 
@@ -260,8 +231,7 @@ class Router:
                 question.num_rows -= 1
                 replica.num_rows -= 1
             elif isinstance(happening, Ended):
-                replica.num_answered += 1
-                replica.num_starts = 1
+                replica.answered()
                 self._let_go(question)
         told = [(question.ticket, happening) for question, happening in happened]
         self._deliver(lambda: tell_all(told))
@@ -315,39 +285,32 @@ class Router:
 
     def _lose(self, replica: Replica, how: str) -> None:
         """Tell those who wait for a replica that it has ended; start it again, or go on without it."""
-        failure, replica.failure, replica.standing = replica.failure, None, None
-        how = replica.why or how
-        why = failure.message if failure is not None and failure.error else how
+        loss, replica.standing = replica.lose(how), None
         self._beginnings.forget(replica.index)
-        lost = Lost(f"the process that was to answer has ended: {why}")
+        lost = Lost(f"the process that was to answer has ended: {loss.why}")
         left = list(replica.asked.values())
         for question in left:
             self._let_go(question)
         self._deliver(lambda: tell_all([(question.ticket, lost) for question in left]))
+        failure = loss.failure
         if failure is not None and not failure.error:
             self._bug(replica, failure.message)
             failure = None
-        most = MOST_STARTS_LATER if replica.has_been_ready else MOST_STARTS
-        if failure is None and replica.num_starts < most:
-            replica.num_starts += 1
-            replica.num_losses += 1
-            self._notice(f"{replica.name} has ended: {how}; it is started again", is_new=True)
+        if loss.is_started_again:
+            self._notice(f"{replica.name} has ended: {loss.why}; it is started again")
             self._begin(replica)
         else:
             replica.is_given_up = True
-            self._notice(f"{replica.name} is given up: {why}", is_new=True)
+            self._notice(f"{replica.name} is given up: {loss.why}")
             is_for_all = failure is not None and failure.error != DeviceLost.__name__ and not self.changed.is_set()
             if is_for_all or all(one.is_given_up for one in self._replicas):
                 error = error_of(failure, replica.name) if failure is not None else None
-                none_left = RunError(f"no replica is left: the last has ended: {how}")
+                none_left = RunError(f"no replica is left: the last has ended: {loss.why}")
                 self._give_up(error if isinstance(error, FlowInferError) else none_left)
         self._look()
 
-    def _notice(self, text: str, *, is_new: bool = False) -> None:
-        """Tell the user something; what several replicas say, once."""
-        if text in self._noticed and not is_new:
-            return
-        self._noticed.add(text)
+    def _notice(self, text: str) -> None:
+        """Tell the user something."""
         self.loading.notices.append(text)
         self._on_notice(text)
         self._deliver(self.loading.on_change)

@@ -9,15 +9,13 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import IO
 
-from pydantic import BaseModel
-
 from flowinfer.planning.merge import beside
-from flowinfer.runs.replicas.wire import Failed, Notice, read_plans
-from flowinfer.runs.replicas.worker import Voice, main
+from flowinfer.runs.replicas.wire import Notice, read_plans
+from flowinfer.runs.replicas.worker import Talk, main
 from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.happenings import Ended, Happening
 from flowinfer.serving.replicas import wire
@@ -34,8 +32,8 @@ class ServingReplica:
     """Answers the questions of a server; see `runs.replicas.worker.Replica`."""
 
     def __init__(self, asks: IO[bytes], tells: IO[bytes], leave: Callable[[], None]) -> None:
-        self._asks, self._leave = asks, leave
-        self._voice = Voice(tells, leave)
+        self._talk = Talk(asks, tells, leave, wire.asked, wire.line_of)
+        self.tell = self._talk.tell
         self._lock = threading.RLock()
         """Guards the two below, which the thread that hears and the engine's change."""
         self._tickets: dict[int, Ticket] = {}
@@ -45,20 +43,15 @@ class ServingReplica:
         self._news = threading.Event()
         """Set where it stands otherwise than it has told."""
 
-    def tell(self, message: BaseModel) -> None:
-        """Tell whoever asks."""
-        self._voice.say(wire.line_of(message))
-
     def run(self) -> None:
         """Answer until nobody asks any more.
 
         Raises:
             LoadError, MemoryShort, RunError, DeviceLost: it cannot go on.
         """
-        first = self._asks.readline()
-        if not first:
+        start = self._talk.first()
+        if start is None:
             return
-        start = wire.asked(first)
         assert isinstance(start, wire.Serve), "the first message"
         plans = read_plans(list(start.plans.values()))
         merged = beside(plans)
@@ -76,7 +69,7 @@ class ServingReplica:
         )
         service.loading.on_change = self._news.set
         service.start()
-        threading.Thread(target=self._hear, args=(service,), daemon=True).start()
+        self._talk.listen(partial(self._take, service), self._end)
         last, num_silent = None, 0
         while service.loading.problem is None and not self._is_over:
             now = _standing(service)
@@ -90,23 +83,20 @@ class ServingReplica:
             raise service.loading.problem
         service.close()
 
-    def _hear(self, service: Service) -> None:
-        """Hand in what is asked, until nothing more comes."""
-        try:
-            for line in self._asks:
-                match wire.asked(line):
-                    case wire.Put() as put:
-                        self._put(service, put)
-                    case wire.Withdraw(number=number):
-                        with self._lock:
-                            ticket = self._tickets.pop(number, None)
-                        if ticket is not None:
-                            service.withdraw(ticket)
-        except Exception:  # a bug of ours: whoever asks shows it
-            self.tell(Failed(error="", message=traceback.format_exc()))
+    def _take(self, service: Service, message: wire.Serve | wire.Put | wire.Withdraw) -> None:
+        """Hand in what is asked."""
+        match message:
+            case wire.Put() as put:
+                self._put(service, put)
+            case wire.Withdraw(number=number):
+                with self._lock:
+                    ticket = self._tickets.pop(number, None)
+                if ticket is not None:
+                    service.withdraw(ticket)
+
+    def _end(self) -> None:
         self._is_over = True
         self._news.set()
-        self._leave()
 
     def _put(self, service: Service, put: wire.Put) -> None:
         flow, options = service.flows[put.flow], (put.everywhere, put.finally_)

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from flowinfer.results import Status
 from flowinfer.spec import THOUGHTS, Thought
@@ -63,15 +64,20 @@ _PLAIN = {
 def normalize(output: str) -> Text:
     """Apply NFKC and one minus sign, character by character, so that places stay known."""
     start = max(0, len(output) - MAX_READ)
-    characters: list[str] = []
-    places: list[int] = []
-    for index, character in enumerate(output[start:], start=start):
-        plain = character if character < "\x7f" else _PLAIN.get(character)
-        if plain is None:
-            plain = unicodedata.normalize("NFKC", character).replace("\u2044", "/").replace("\u2212", "-")
-        characters.append(plain)
-        places += [index] * len(plain)
-    return Text("".join(characters), places)
+    read = output[start:]
+    plain = {character: _plain(character) for character in set(read) if character > "~"}
+    string = "".join([plain.get(character, character) for character in read]) if plain else read
+    if all(len(text) == 1 for text in plain.values()):
+        return Text(string, range(start, len(output)))
+    return Text(string, [at for at, character in enumerate(read, start) for _ in plain.get(character, character)])
+
+
+@cache
+def _plain(character: str) -> str:
+    known = _PLAIN.get(character)
+    if known is not None:
+        return known
+    return unicodedata.normalize("NFKC", character).replace("\u2044", "/").replace("\u2212", "-")
 
 
 _ENDLESS = re.compile(r"\d{61,}")
