@@ -17,11 +17,11 @@ from flowinfer.backends.hf import HfModel
 from flowinfer.errors import HeadLost, LoadError
 from flowinfer.remote import client
 from flowinfer.remote.client import RemoteModel
-from flowinfer.remote.server import HeadServer
 from flowinfer.remote.wire import parted
 from flowinfer.spec import ModelSpec
 from tests.engine import plans
 from tests.engine.plans import answers, mix, one_step, run
+from tests.remote.conftest import holding
 
 KEY = b"fern-otter-quartz-71"
 
@@ -35,7 +35,7 @@ class Served:
         self.begin()
 
     def begin(self) -> None:
-        self.server = HeadServer(self.model, "/models/tiny", self.key, say=self.heard.append)
+        self.server = holding(self.model, self.key, ref="/models/tiny", say=self.heard.append)
         self.host, self.port = self.server.listen("127.0.0.1", self.port)
         self.thread = threading.Thread(target=self.server.serve, daemon=True)
         self.thread.start()

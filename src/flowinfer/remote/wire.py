@@ -20,7 +20,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Goes up whenever what is said changes."""
 MOST_HEAD = 64 << 20
 """Bytes of a head: prompts of many rows, or a tokenizer's control tokens."""
@@ -62,7 +62,7 @@ class Wire:
             if hasattr(socket, name):  # macOS has another name for the first
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
-    def send(self, head: dict[str, Any], body: bytes | memoryview = b"") -> None:
+    def send(self, head: dict[str, Any], body: bytes | bytearray | memoryview = b"") -> None:
         """Send a message.
 
         Raises:
@@ -109,6 +109,22 @@ class Wire:
         self._most_head, self._most_body = MOST_HEAD, most_body
         self._until, self._seconds = None, seconds
 
+    @property
+    def own_host(self) -> str:
+        """Return the address at which this side is reached."""
+        return str(self._socket.getsockname()[0])
+
+    @property
+    def is_gone(self) -> bool:
+        """Return whether the other side has closed the connection; reads nothing."""
+        try:
+            self._socket.settimeout(0)
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            return True
+
     def close(self) -> None:
         """Close the connection; a thread that waits for it goes on with a `WireError`."""
         with suppress(OSError):
@@ -149,6 +165,7 @@ def call(host: str, port: int, key: bytes, *, seconds: float = 10.0) -> tuple[Wi
     Raises:
         WireError: nobody is there, or it is no head of this protocol.
         KeyRefused: one of the two does not know the key.
+        NotYet: it is loading its model.
     """
     try:
         connection = socket.create_connection((host, port), seconds)
@@ -162,12 +179,12 @@ def call(host: str, port: int, key: bytes, *, seconds: float = 10.0) -> tuple[Wi
         raise
 
 
-def welcome(wire: Wire, key: bytes, about: dict[str, Any]) -> dict[str, Any]:
+def welcome(wire: Wire, key: bytes, about: dict[str, Any] | None) -> dict[str, Any]:
     """Do the server's part of the handshake; return what the client said of itself.
 
     Args:
         key: both know it; b"" = anybody may come.
-        about: what the client is told when it has shown the key.
+        about: what the client is told when it has shown the key; None = that there is nothing yet.
 
     Raises:
         WireError: it has not.
@@ -189,6 +206,7 @@ def introduce(wire: Wire, key: bytes, about: dict[str, Any]) -> dict[str, Any]:
     Raises:
         WireError: it is no head of this protocol.
         KeyRefused: one of the two does not know the key.
+        NotYet: it is loading its model.
     """
     hello, _ = wire.receive()
     nonce = hello.get("nonce")
@@ -201,10 +219,14 @@ def introduce(wire: Wire, key: bytes, about: dict[str, Any]) -> dict[str, Any]:
     answer, _ = wire.receive()
     if "refused" in answer:
         raise KeyRefused("it refuses the key")
-    if not _is_shown(answer.get("proof"), key, "server", nonce, own) or not isinstance(answer.get("about"), dict):
+    if not _is_shown(answer.get("proof"), key, "server", nonce, own):
         raise KeyRefused("it does not know the key")
-    found: dict[str, Any] = answer["about"]
-    return found
+    about_it = answer.get("about")
+    if about_it is None:
+        raise NotYet("it is loading its model")
+    if not isinstance(about_it, dict):
+        raise WireError("what it says of itself cannot be read")
+    return about_it
 
 
 def parted(address: str) -> tuple[str, int] | None:
@@ -215,6 +237,11 @@ def parted(address: str) -> tuple[str, int] | None:
     return found["host"].strip("[]"), int(found["port"])
 
 
+def shown_place(host: str, port: int) -> str:
+    """Return HOST:PORT as `parted` reads it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def last_part(ref: str) -> str:
     """Return what a folder or hub id is called, wherever it lies."""
     return ref.replace("\\", "/").rstrip("/").rpartition("/")[-1]
@@ -222,6 +249,10 @@ def last_part(ref: str) -> str:
 
 class KeyRefused(WireError):
     """Two sides with two keys."""
+
+
+class NotYet(WireError):
+    """A head that is there, and still loads its model."""
 
 
 def _proof(key: bytes, side: str, *nonces: str) -> str:
