@@ -28,6 +28,8 @@ MOST_BODY = 2 << 30
 """Bytes of a body: logits of many rows."""
 _STRANGERS = 4096
 _PATIENCE_SECONDS = 10.0
+_TOGETHER = 1 << 16
+"""Bytes of a body up to which it is sent together with its head."""
 _LENGTHS = struct.Struct("!II")
 _SEND_SECONDS = 600.0
 """Longest that the other side may take to read a message."""
@@ -71,8 +73,11 @@ class Wire:
         raw = json.dumps(head, separators=(",", ":")).encode()
         try:
             self._socket.settimeout(_SEND_SECONDS if self._until is None else self._left())
-            self._socket.sendall(_LENGTHS.pack(len(raw), len(body)) + raw)
-            if len(body):
+            first = _LENGTHS.pack(len(raw), len(body)) + raw
+            if len(body) <= _TOGETHER:  # one packet wakes the other side once
+                self._socket.sendall(first + bytes(body))
+            else:
+                self._socket.sendall(first)
                 self._socket.sendall(body)
         except OSError as error:
             raise WireError(_told(error)) from error
