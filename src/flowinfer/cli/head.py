@@ -103,6 +103,8 @@ def _taken(server: HeadServer, host: str, port: int) -> tuple[str, int]:
     """
     try:
         return server.listen(host, port)
+    except UnicodeError:  # a label of the name that is empty or too long
+        raise UsageError(f"cannot listen at {host}:{port}: '{host}' is no name of a host") from None
     except OSError as error:
         is_of_system = error.errno is not None and error.errno > 0  # that of a name that nobody knows is not
         told = os.strerror(error.errno or 0) if is_of_system else error.strerror or str(error)

@@ -7,7 +7,6 @@ one; where there is none to be had for `PATIENCE_SECONDS`, the run ends and can 
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,18 @@ from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
 from flowinfer.remote import asked
 from flowinfer.remote.direct import Direct, device_for
 from flowinfer.remote.session import RemoteSession
-from flowinfer.remote.wire import MOST_BODY, KeyRefused, NotYet, Wire, WireError, call, last_part, parted
+from flowinfer.remote.wire import (
+    MOST_BODY,
+    KeyRefused,
+    NotYet,
+    Wire,
+    WireError,
+    call,
+    key_in,
+    last_part,
+    parted,
+    shown_place,
+)
 from flowinfer.spec import ModelSpec
 
 PATIENCE_SECONDS = 20.0
@@ -59,8 +69,8 @@ class RemoteModel(TokenModel):
         if place is None:
             raise LoadError(f"model '{spec.name}': '{spec.base_url}' is no HOST:PORT", help='base_url="gpu2:7070"')
         self._host, self._port = place
-        self._key = _key_of(spec)
-        self.where = f"head '{spec.name}' at {self._host}:{self._port}"
+        self._key = key_in(spec.api_key_env, f"model '{spec.name}': ")
+        self.where = f"head '{spec.name}' at {shown_place(self._host, self._port)}"
         self._lock = threading.Lock()
         self._numbers = count()
         self._wire: Wire | None = None
@@ -249,21 +259,10 @@ class RemoteModel(TokenModel):
         return self._direct.receive(shape, dtype)
 
 
-def _key_of(spec: ModelSpec) -> bytes:
-    if spec.api_key_env is None:
-        return b""
-    key = os.environ.get(spec.api_key_env, "").strip()
-    if not key:
-        raise LoadError(
-            f"model '{spec.name}': the variable {spec.api_key_env} is not set", help="it holds the head's key"
-        )
-    return key.encode()
-
-
 def _cure(error: WireError, host: str, port: int) -> str:
     if isinstance(error, KeyRefused):
         return "api_key_env must name a variable that holds the same key as the head's --key-env"
-    return f"is it running? `flowinfer head MODEL --listen {host}:{port}` starts one there"
+    return f"is it running? `flowinfer head MODEL --listen {shown_place(host, port)}` starts one there"
 
 
 def _vocabulary(about: Mapping[str, Any], body: bytes) -> HeadVocabulary:

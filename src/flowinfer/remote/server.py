@@ -103,7 +103,8 @@ class HeadServer:
                 wire.trust(seconds=None)
                 self._answer(wire, head)
         except WireError as error:
-            self._say(f"{who} has gone: {error}")
+            if not self._is_over:
+                self._say(f"{who} has gone: {error}")
         finally:
             self._forget(wire)
             wire.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import re
 import secrets
 import socket
@@ -19,6 +20,8 @@ import time
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
+
+from flowinfer.errors import LoadError
 
 PROTOCOL = 3
 """Goes up whenever what is said changes."""
@@ -176,6 +179,8 @@ def call(host: str, port: int, key: bytes, *, seconds: float = 10.0) -> tuple[Wi
         connection = socket.create_connection((host, port), seconds)
     except OSError as error:
         raise WireError(_told(error)) from error
+    except UnicodeError as error:  # a label of the host's name that is empty or too long
+        raise WireError(f"'{host}' is no name of a host") from error
     wire = Wire(connection)
     try:
         return wire, introduce(wire, key, {"version": version("flowinfer")})
@@ -232,6 +237,25 @@ def introduce(wire: Wire, key: bytes, about: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(about_it, dict):
         raise WireError("what it says of itself cannot be read")
     return about_it
+
+
+def key_in(variable: str | None, whose: str = "") -> bytes:
+    """Return the key that an environment variable holds, b"" where none is named.
+
+    Args:
+        variable: of the environment.
+        whose: what a message begins with.
+    Raises:
+        LoadError: it holds none, or one that a head would have refused.
+    """
+    if variable is None:
+        return b""
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise LoadError(f"{whose}the variable {variable} is not set", help="it holds the head's key")
+    if not key.isascii():
+        raise LoadError(f"{whose}the variable {variable} holds no key of a head", help="heads' keys are ASCII")
+    return key.encode()
 
 
 def parted(address: str) -> tuple[str, int] | None:
