@@ -104,7 +104,7 @@ class ShapeModel(HfModel):
         self._tokens = _tokens(shape.vocab)
         self.num_columns = shape.vocab
         self.is_exact = dtype in (torch.float32, torch.float64)
-        self.max_positions = shape.positions
+        self.max_positions, self.notes = shape.positions, ()
 
     @property
     def tokenizer(self) -> Any:  # there is none; native contexts do not ask for it

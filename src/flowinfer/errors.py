@@ -169,6 +169,10 @@ class LoadError(RunError):
     """A model or tokenizer could not be loaded, or cannot serve in its place."""
 
 
+class HeadLoading(LoadError):
+    """A head in another process is there, and still loads its model."""
+
+
 class MemoryShort(RunError):
     """What was asked for does not fit into the memory of its device."""
 

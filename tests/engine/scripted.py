@@ -14,7 +14,7 @@ from flowinfer.engine.scheduler import Caching, Scheduler
 from flowinfer.engine.work import Asked, trace_of
 from flowinfer.language.check import check
 from flowinfer.planning.merge import Merged, merge
-from flowinfer.planning.plan import Plan, Step, compile
+from flowinfer.planning.plan import Plan, Step, compile, members
 from flowinfer.results import Ballot, Question, StepResult, Trace
 from flowinfer.runs.cache import member_order, step_key
 from tests.zoos import NAMES
@@ -99,7 +99,7 @@ class Script(Decoders):
             step=row.step,
             text=said.text,
             passed_on=said.text,
-            prompts=row.prompts,
+            prompts={row.member(one).node: row.prompts[one.node] for one in members(step.source)},
             tokens=1,
             finish_reason="eos",
             seconds=1.0,

@@ -94,8 +94,9 @@ class Stream:
     def _result(self, row: Row) -> StepResult:
         text = text_of(self._step, row.prompts)
         self._world.decoded.append(text)
+        prompts = {row.member(one).node: row.prompts[one.node] for one in members(self._step.source)}
         return StepResult(
-            step=row.step, text=text, passed_on=text, prompts=row.prompts, tokens=1, finish_reason="eos", seconds=0.0
+            step=row.step, text=text, passed_on=text, prompts=prompts, tokens=1, finish_reason="eos", seconds=0.0
         )
 
     def wait(self) -> None: ...

@@ -101,3 +101,21 @@ def test_text_does_not_depend_on_the_number_of_devices(context: str) -> None:
         rows = [Row(f"q{k}", "s1", {f"n{n}": text for n in range(3)}) for k, text in enumerate(QUESTIONS)]
         texts.append({done.row.question_id: done.result and done.result.text for done in decode(decoder, rows)})
     assert texts[0] == texts[1] and len(texts[0]) == len(QUESTIONS)
+
+
+def test_what_lies_here_is_done_in_the_callers_thread_while_heads_elsewhere_are_waited_for() -> None:
+    """The head elsewhere answers when the last one here is done, and those here begin when it has been asked."""
+    asked, done, seen = threading.Event(), threading.Event(), dict[int, int]()
+
+    def work(k: int) -> None:
+        seen[k] = threading.get_ident()
+        if k == 1:
+            asked.set()
+            assert done.wait(30)
+        else:
+            assert asked.wait(30)
+        if k == 2:
+            done.set()
+
+    DeviceWorkers([HERE] * 3, elsewhere=[False, True, False]).run("forward", work)
+    assert seen[0] == seen[2] == threading.get_ident() != seen[1]

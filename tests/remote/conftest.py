@@ -10,12 +10,22 @@ import pytest
 
 from flowinfer.backends.hf import HfModel
 from flowinfer.remote.client import RemoteModel
+from flowinfer.remote.head import Head
 from flowinfer.remote.server import HeadServer
 from flowinfer.spec import ModelSpec
 from tests.backends import tiny
 from tests.fusion import toys
 
 Serve = Callable[..., RemoteModel]
+
+
+def holding(
+    model: HfModel, key: bytes = b"", *, ref: str = "", say: Any = lambda _: None, **options: Any
+) -> HeadServer:
+    """Return a server that holds a model."""
+    server = HeadServer(key, say=say)
+    server.hold(Head(model, ref or model.name, **options))
+    return server
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +43,7 @@ def serve() -> Iterator[Serve]:
     made: list[HeadServer | RemoteModel] = []
 
     def make(model: HfModel, key: bytes = b"", **options: Any) -> RemoteModel:
-        server = HeadServer(model, model.name, key, **options)
+        server = holding(model, key, **options)
         made.append(server)
         host, port = server.listen("127.0.0.1", 0)
         threading.Thread(target=server.serve, daemon=True).start()

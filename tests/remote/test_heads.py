@@ -55,6 +55,19 @@ def test_heads_elsewhere_write_what_they_write_here(models: dict[str, HfModel], 
     assert told(plan, far) == told(plan, models)
 
 
+@pytest.mark.parametrize("case", ["mean", "geometric", "drawn"], ids=str)
+def test_whole_distributions_that_go_beside_the_connection_give_the_same_text(
+    models: dict[str, HfModel], serve: Serve, case: str
+) -> None:
+    source, options = CASES[case]
+    plan = one_step(source, max_tokens=8, **options)
+    far = serve(models["A"], is_direct=True)
+    assert far.is_direct
+    received = far.traffic.received
+    assert told(plan, models | {"A": far}) == told(plan, models)
+    assert far.traffic.received > received
+
+
 @pytest.fixture
 def sessions(monkeypatch: pytest.MonkeyPatch) -> list[RemoteSession]:
     """Collect the sessions that are opened."""

@@ -16,13 +16,14 @@ import torch
 
 from flowinfer.backends.hf import HfModel
 from flowinfer.errors import FlowInferError
-from flowinfer.remote import server, wire
+from flowinfer.remote import asked, server, wire
 from flowinfer.remote.client import RemoteModel
+from flowinfer.remote.head import Head
 from flowinfer.remote.server import HeadServer
 from flowinfer.remote.wire import Wire, WireError, introduce
 from flowinfer.spec import ModelSpec
 from tests.engine.plans import member, one_step, run
-from tests.remote.conftest import Serve
+from tests.remote.conftest import Serve, holding
 
 
 def spec_of(port: int) -> ModelSpec:
@@ -75,16 +76,18 @@ def test_strangers_without_number_keep_no_client_away(models: dict[str, HfModel]
 
 
 def test_a_client_that_never_reads_holds_nobody_up(models: dict[str, HfModel]) -> None:
-    head = HeadServer(models["A"], "A", b"")
+    head = holding(models["A"])
     _, port = head.listen("127.0.0.1", 0)
     threading.Thread(target=head.serve, daemon=True).start()
-    counted, answer = [0], head._answer
+    held = head._head
+    assert held is not None
+    counted, answer = [0], held.answer
 
     def count(*arguments: Any) -> Any:
         counted[0] += 1
         return answer(*arguments)
 
-    head._answer = count  # type: ignore[method-assign]
+    held.answer = count  # type: ignore[method-assign]
     deaf = known(port)
     for _ in range(40):
         deaf.send({"ask": "echo", "size": 1 << 20})
@@ -142,14 +145,14 @@ def test_questions_of_any_kind_are_answered_or_end_their_connection_alone(
 class Liar:
     """Answers as a head does, but for one answer that is bent by a seed."""
 
-    def __init__(self, head: HeadServer, seed: int) -> None:
-        self._draw, self._answer = random.Random(seed), head._answer
+    def __init__(self, head: Head, seed: int) -> None:
+        self._draw, self._answer = random.Random(seed), head.answer
         self._left = self._draw.randrange(1, 8)
 
     def __call__(self, *arguments: Any) -> Any:
-        told, body = self._answer(*arguments)
+        found = self._answer(*arguments)
         self._left -= 1
-        return (told, body) if self._left else self._bent(told, bytes(body))
+        return found if self._left else asked.Answer(*self._bent(found.head, bytes(found.body)))
 
     def _bent(self, told: dict[str, Any], body: bytes) -> Any:
         draw = self._draw
@@ -166,10 +169,11 @@ class Liar:
 @pytest.mark.parametrize("seeds", [range(8), pytest.param(range(8, 80), marks=pytest.mark.slow)], ids=["few", "many"])
 def test_answers_of_any_kind_fail_a_question_or_a_run_in_words(models: dict[str, HfModel], seeds: range) -> None:
     for seed in seeds:
-        head = HeadServer(models["A"], "A", b"")
+        head = holding(models["A"])
         _, port = head.listen("127.0.0.1", 0)
         threading.Thread(target=head.serve, daemon=True).start()
-        head._answer = Liar(head, seed)  # type: ignore[method-assign]
+        assert head._head is not None
+        head._head.answer = Liar(head._head, seed)  # type: ignore[method-assign]
         far = None
         try:
             far = RemoteModel(spec_of(port))
@@ -192,8 +196,9 @@ def described(models: dict[str, HfModel]) -> Iterator[Callable[[dict[str, Any]],
     made: list[HeadServer] = []
 
     def make(changes: dict[str, Any]) -> int:
-        head = HeadServer(models["A"], "A", b"")
-        head._about = {key: value for key, value in (head._about | changes).items() if value is not ...}
+        head = holding(models["A"])
+        assert head._head is not None
+        head._head.about = {key: value for key, value in (head._head.about | changes).items() if value is not ...}
         made.append(head)
         _, port = head.listen("127.0.0.1", 0)
         threading.Thread(target=head.serve, daemon=True).start()

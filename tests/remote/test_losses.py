@@ -18,10 +18,10 @@ from flowinfer.language.check import check
 from flowinfer.planning.plan import Mixture, Plan, compile
 from flowinfer.remote import client
 from flowinfer.remote.client import RemoteModel
-from flowinfer.remote.server import HeadServer
 from flowinfer.spec import ModelSpec
 from tests.engine import plans
 from tests.engine.plans import Listener, group, last_step, member, one_step, run
+from tests.remote.conftest import holding
 
 TEXTS = plans.QUESTIONS[:4]
 TOKENS = 10
@@ -41,7 +41,7 @@ class Leaving:
         self.model._connect = lambda: self._maybe(connect)  # type: ignore[method-assign]
 
     def _begin(self) -> None:
-        self.server = HeadServer(self._model, self._model.name, b"")
+        self.server = holding(self._model)
         _, self._port = self.server.listen("127.0.0.1", self._port)
         self._thread = threading.Thread(target=self.server.serve, daemon=True)
         self._thread.start()

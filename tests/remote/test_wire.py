@@ -6,7 +6,7 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -14,14 +14,21 @@ import pytest
 import torch
 
 from flowinfer.backends.hf import HfModel
+from flowinfer.engine.base import Observer
+from flowinfer.engine.models import ModelPool
 from flowinfer.errors import HeadLost, LoadError
+from flowinfer.language.check import check
+from flowinfer.machine import this_machine
+from flowinfer.planning.placement import ready
 from flowinfer.remote import client
 from flowinfer.remote.client import RemoteModel
+from flowinfer.remote.head import Head
 from flowinfer.remote.server import HeadServer
-from flowinfer.remote.wire import parted
+from flowinfer.remote.wire import PROTOCOL, Wire, parted, shown_place
 from flowinfer.spec import ModelSpec
 from tests.engine import plans
 from tests.engine.plans import answers, mix, one_step, run
+from tests.remote.conftest import holding
 
 KEY = b"fern-otter-quartz-71"
 
@@ -35,7 +42,7 @@ class Served:
         self.begin()
 
     def begin(self) -> None:
-        self.server = HeadServer(self.model, "/models/tiny", self.key, say=self.heard.append)
+        self.server = holding(self.model, self.key, ref="/models/tiny", say=self.heard.append)
         self.host, self.port = self.server.listen("127.0.0.1", self.port)
         self.thread = threading.Thread(target=self.server.serve, daemon=True)
         self.thread.start()
@@ -145,6 +152,18 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "two prompts for a row": {"ask": "work", "session": 1, "deeds": [{"do": "add", "rows": [0], "prompts": []}]},
     "an answer that is not kept": {"ask": "work", "session": 1, "deeds": [{"do": "fetch", "number": 3, "at": [0]}]},
     "one thing more": {"ask": "tokenizer", "path": "/etc/passwd"},
+    "columns that are not there": {"ask": "work", "session": 1, "deeds": [{"do": "leave_out", "columns": [9999]}]},
+    "more ids than it reads": {
+        "ask": "work",
+        "session": 1,
+        "deeds": [{"do": "add", "rows": [0], "prompts": [[5] * 100_000]}],
+    },
+    "what was not begun": {
+        "ask": "work",
+        "session": 1,
+        "deeds": [{"do": "add", "rows": [0], "prompts": [[5]]}, {"do": "logits", "rows": [0], "is_direct": True}],
+    },
+    "a group that it does not offer": {"ask": "direct"},
 }
 
 
@@ -215,3 +234,70 @@ def test_another_model_at_the_same_address_is_not_taken_for_the_first(
 )
 def test_addresses(address: str, place: tuple[str, int] | None) -> None:
     assert parted(address) == place
+
+
+@pytest.mark.parametrize(
+    ("host", "words"), [("a" * 70, "is no name of a host"), ("a..b", "is no name of a host"), ("::1", "refused")]
+)
+def test_hosts_that_are_none_are_told(host: str, words: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    shown = shown_place(host, port)
+    with pytest.raises(LoadError, match=words) as told:
+        RemoteModel(ModelSpec(name="A", ref="tiny", backend="remote", base_url=shown))
+    assert shown in told.value.message and parted(shown) == (host, port)
+
+
+def test_a_key_that_is_no_text_is_told_by_its_variables_name(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEAD_KEY", "schl\udcffssel-des-kopfes")
+    with pytest.raises(LoadError, match="the variable HEAD_KEY holds no key of a head"):
+        RemoteModel(served.spec())
+
+
+def test_another_version_of_the_protocol_is_told_by_both_numbers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as old:
+
+        def answer() -> None:
+            with old.accept()[0] as connection:
+                Wire(connection).send({"flowinfer": 2, "nonce": "a"})
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        spec = ModelSpec(name="A", ref="tiny", backend="remote", base_url=f"127.0.0.1:{old.getsockname()[1]}")
+        with pytest.raises(LoadError, match=f"speaks version 2 of the protocol, this flowinfer {PROTOCOL}"):
+            RemoteModel(spec)
+        thread.join()
+
+
+class Waiter(Observer):
+    """Loads a head's model when somebody is told to wait for it."""
+
+    def __init__(self, load: Callable[[], None]) -> None:
+        self.told: list[str] = []
+        self._load = load
+
+    def notice(self, message: str) -> None:
+        self.told.append(message)
+        self._load()
+
+
+def test_who_comes_while_the_model_is_loaded_waits_and_says_so(
+    models: dict[str, HfModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEAD_KEY", KEY.decode())
+    server = HeadServer(KEY)
+    host, port = server.listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    flow = f'model A = "tiny" {{ device="{host}:{port}" api_key_env="HEAD_KEY" }}\nA'
+    plan, waiter = ready(check(flow), this_machine()), Waiter(lambda: server.hold(Head(models["A"], "tiny")))
+    monkeypatch.setenv("HEAD_KEY", "not-the-key-at-all")
+    with pytest.raises(LoadError, match="it refuses the key"):
+        ModelPool().get(plan, "A", waiter)
+    monkeypatch.setenv("HEAD_KEY", KEY.decode())
+    pool = ModelPool()
+    assert isinstance(pool.get(plan, "A", waiter), RemoteModel)
+    assert waiter.told == [f"head 'A' at {host}:{port}: it is loading its model: waiting for it"]
+    pool.close()
+    server.close()
+    thread.join()

@@ -18,7 +18,7 @@ from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
 from flowinfer.remote import client
 from flowinfer.remote.client import RemoteModel
-from flowinfer.remote.server import HeadServer
+from tests.remote.conftest import holding
 from tests.serving.asgi import Reply, ask
 from tests.serving.conftest import Serve, Served
 from tests.serving.test_service import text_of
@@ -74,10 +74,12 @@ def test_other_flows_go_on_while_a_lost_head_is_waited_for(
 
 
 def test_other_flows_go_on_while_a_head_does_not_answer(serve: Serve, qwen: TokenModel, own: ModelPool) -> None:
-    server_of_head = HeadServer(qwen, "qwen", b"")
-    _, port = server_of_head.listen("127.0.0.1", 0)
-    threading.Thread(target=server_of_head.serve, daemon=True).start()
-    asked, answer = threading.Event(), server_of_head._answer
+    door = holding(qwen, ref="qwen")
+    _, port = door.listen("127.0.0.1", 0)
+    threading.Thread(target=door.serve, daemon=True).start()
+    head = door._head
+    assert head is not None
+    asked, answer = threading.Event(), head.answer
 
     def noted(*arguments: Any) -> Any:
         asked.set()
@@ -85,19 +87,19 @@ def test_other_flows_go_on_while_a_head_does_not_answer(serve: Serve, qwen: Toke
 
     server = served_beside(serve, "Qwen", port, own)
     first = text_of(server.chat("far", QUESTION))
-    server_of_head._answer = noted  # type: ignore[method-assign]
-    with server_of_head._turn:  # nobody is answered
+    head.answer = noted  # type: ignore[method-assign]
+    with head._turn:  # nobody is answered
         far = begun(server, "far")
         asked.wait()
         assert server.chat("near", QUESTION).status == 200 and not far.done()
     assert text_of(far.result()) == first
-    server_of_head.close()
+    door.close()
 
 
 @contextmanager
 def head(model: Any, port: int = 0) -> Iterator[int]:
     """Yield the port of a head; it is gone afterwards, and so are its connections."""
-    server = HeadServer(model, "qwen", b"")
+    server = holding(model, ref="qwen")
     _, port = server.listen("127.0.0.1", port)
     thread = threading.Thread(target=server.serve, daemon=True)
     thread.start()

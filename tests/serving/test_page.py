@@ -121,6 +121,19 @@ def test_each_token_says_what_every_head_gave_it_and_wanted(events: list[dict[st
         assert -1e-6 <= token["lead"] <= token["probability"] + 1e-6, "greedy: nothing was before it"
 
 
+def test_tokens_name_the_parts_of_their_own_flow_where_flows_share_a_loop(serve: Serve) -> None:
+    """They were named after the first flow's."""
+    server = serve({"first": "(Qwen | Ds)", "second": "Yi -> (Ds | Qwen)"})
+    described = {model["id"]: model["flowinfer"]["steps"][-1] for model in server.ask("GET", "/v1/models").data["data"]}
+    for flow, step in described.items():
+        happened = told(server, flow, max_tokens=4)
+        heads = [event["heads"] for event in of_kind(happened, "token") if event["step"] == step["id"]]
+        own = {(head["node"], head["model"]) for head in step["heads"]}
+        ended = of_kind(happened, "step_ended")[-1]
+        assert heads and all({(head["node"], head["model"]) for head in of_token} == own for of_token in heads)
+        assert {(head["node"], head["model"]) for head in ended["heads"]} == own and len(ended["prompts"]) == 2
+
+
 @pytest.mark.parametrize("model", ["pi", "s2p", "drawn"])
 def test_the_tokens_told_to_be_the_answers_join_to_it(server: Served, model: str) -> None:
     events = told(server, model)

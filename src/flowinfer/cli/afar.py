@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from flowinfer.errors import LoadError
 from flowinfer.planning.plan import Member, Mixture, Plan, Source, Step, members
 from flowinfer.registry import fusers
 from flowinfer.remote.reach import CANDIDATE_BYTES, ID_BYTES, Reached, reach
-from flowinfer.remote.wire import WireError, parted
+from flowinfer.remote.wire import WireError, key_in, parted
 from flowinfer.spec import ModelSpec
 
 ROWS = 64
@@ -106,12 +106,9 @@ def _ms(seconds: float) -> str:
 def _look(spec: ModelSpec) -> Afar:
     address = spec.base_url or ""
     place = parted(spec.address or "")
-    key = os.environ.get(spec.api_key_env, "").strip() if spec.api_key_env else ""
     if place is None:
         return Afar(address, None, "it is no HOST:PORT")
-    if spec.api_key_env and not key:
-        return Afar(address, None, f"the variable {spec.api_key_env} is not set, which holds its key")
     try:
-        return Afar(address, reach(*place, key.encode()))
-    except WireError as error:
+        return Afar(address, reach(*place, key_in(spec.api_key_env)))
+    except (WireError, LoadError) as error:
         return Afar(address, None, str(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from flowinfer.backends.base import Session, TokenModel
     from flowinfer.planning.plan import Plan
+    from flowinfer.remote.server import HeadServer
 
 _LEAST_KEY = 16
 
@@ -38,19 +40,22 @@ def command(
     ] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; a GGUF file has its own.")] = "auto",
     rows: Annotated[int, typer.Option(min=1, max=4096, help="Most rows of a client's decoding loop.")] = 64,
+    direct: Annotated[
+        bool,
+        typer.Option(
+            "--direct", help="Send whole distributions by NCCL (GPUs) or gloo (CPUs): clients reach more ports."
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
 ) -> None:
     """Load a model and let flows elsewhere use it as a head: device="HOST:PORT" in their model's block."""
-    from flowinfer.engine.base import Observer
-    from flowinfer.engine.models import ModelPool
     from flowinfer.language.joined import is_model
     from flowinfer.language.nearness import near_or_all
-    from flowinfer.language.texts import quote
     from flowinfer.machine import this_machine
     from flowinfer.planning.placement import ready
     from flowinfer.registry import backends
     from flowinfer.remote.server import HeadServer
-    from flowinfer.remote.wire import parted
+    from flowinfer.remote.wire import parted, shown_place
     from flowinfer.zoo import select_zoo
 
     place = parted(listen)
@@ -73,35 +78,68 @@ def command(
             help="say it in the zoo: --zoo FILE.toml",
         )
     text = model if model in names else _declared(model, device, dtype)
-    plan = ready(checked_text(text, MODELS, Path(), zoo, None), this_machine())
-    (name,) = plan.models
-    if backends()[plan.models[name].backend].is_elsewhere:
-        raise UsageError(f"'{name}' lies elsewhere itself", help="serve it where its weights are")
+    checked = checked_text(text, MODELS, Path(), zoo, None)
     say = _silent if quiet else _say
-    pool = ModelPool()
-    loaded = cast("TokenModel", pool.get(plan, name, Observer()))
-    server = HeadServer(
-        loaded, plan.models[name].ref, key, rows=rows, open_session=_packed(plan, loaded, rows), say=say
-    )
+    server = HeadServer(key, say=say)
+    at = shown_place(*_taken(server, host, port))
     try:
-        host, port = server.listen(host, port)
-    except OSError as error:
-        is_of_system = error.errno is not None and error.errno > 0  # that of a name that nobody knows is not
-        told = os.strerror(error.errno or 0) if is_of_system else error.strerror or str(error)
-        raise UsageError(f"cannot listen at {listen}: {told.lower()}", help="another port, or 0") from None
-    shown = f"[{host}]" if ":" in host else host
-    _say(f"ready: {shown}:{port}")
-    held = f' api_key_env="{key_env}"' if key_env else ""
-    ref = os.path.basename(plan.models[name].ref)
-    shown_name = name if name.isidentifier() else quote(name)
-    say(f'a flow uses it so: model {shown_name} = "{ref}" {{ device="{shown}:{port}"{held} }}')
-    try:
-        server.serve()
+        plan = ready(checked, this_machine())
+        (name,) = plan.models
+        if backends()[plan.models[name].backend].is_elsewhere:
+            raise UsageError(f"'{name}' lies elsewhere itself", help="serve it where its weights are")
+        say(f"loading '{name}'; who comes to {at} waits")
+        _serve(server, plan, rows, is_direct=direct, ready=lambda: _tell(plan, at, key_env, say))
     except KeyboardInterrupt:
         say("stopped")
     finally:
         server.close()
+
+
+def _taken(server: HeadServer, host: str, port: int) -> tuple[str, int]:
+    """Let a server take its address; return it.
+
+    Raises:
+        UsageError: it cannot be had.
+    """
+    try:
+        return server.listen(host, port)
+    except UnicodeError:  # a label of the name that is empty or too long
+        raise UsageError(f"cannot listen at {host}:{port}: '{host}' is no name of a host") from None
+    except OSError as error:
+        is_of_system = error.errno is not None and error.errno > 0  # that of a name that nobody knows is not
+        told = os.strerror(error.errno or 0) if is_of_system else error.strerror or str(error)
+        raise UsageError(f"cannot listen at {host}:{port}: {told.lower()}", help="another port, or 0") from None
+
+
+def _serve(server: HeadServer, plan: Plan, rows: int, *, is_direct: bool, ready: Callable[[], None]) -> None:
+    """Load a plan's one model and answer by it until an interrupt comes."""
+    door = threading.Thread(target=server.serve, daemon=True)
+    door.start()  # who comes while torch is imported is told to wait, too
+    from flowinfer.engine.base import Observer
+    from flowinfer.engine.models import ModelPool
+    from flowinfer.remote.head import Head
+
+    pool, (name,) = ModelPool(), plan.models
+    try:
+        loaded = cast("TokenModel", pool.get(plan, name, Observer()))
+        opened = _packed(plan, loaded, rows)
+        server.hold(Head(loaded, plan.models[name].ref, rows=rows, open_session=opened, is_direct=is_direct))
+        ready()
+        door.join()
+    finally:
+        server.close()
         pool.close()
+
+
+def _tell(plan: Plan, at: str, key_env: str | None, say: Callable[[str], None]) -> None:
+    """Say that the head is ready, and how a flow names it."""
+    from flowinfer.language.texts import quote
+
+    _say(f"ready: {at}")
+    (name,) = plan.models
+    held = f' api_key_env="{key_env}"' if key_env else ""
+    shown = name if name.isidentifier() else quote(name)
+    say(f'a flow uses it so: model {shown} = "{os.path.basename(plan.models[name].ref)}" {{ device="{at}"{held} }}')
 
 
 def _declared(model: str, device: str, dtype: str) -> str:

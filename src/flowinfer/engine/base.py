@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from flowinfer.backends.base import Turn
-from flowinfer.planning.plan import Plan, Step
+from flowinfer.planning.plan import Member, Plan, Step
 from flowinfer.results import StepResult
 from flowinfer.spec import Decoding
 
@@ -35,6 +35,12 @@ class Row:
     """Texts of which it is to give the most likely one, where its step decodes by likelihood."""
     are_letters: bool = False
     """Whether these are the letters of its choices: words, which some prompts want behind a space."""
+    members: Mapping[str, Member] = field(default_factory=dict)
+    """Node of the loop's step, as in `prompts` -> the member of its own step that stands there, if that is another."""
+
+    def member(self, there: Member) -> Member:
+        """Return the member of its own step that stands where one of the loop's does."""
+        return self.members.get(there.node, there)
 
 
 @dataclass(frozen=True)

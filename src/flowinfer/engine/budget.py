@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from flowinfer.backends.base import TokenModel
+from flowinfer.backends.base import TokenModel, is_elsewhere
 from flowinfer.machine import this_machine
 from flowinfer.planning.plan import Plan, Step, held_models, members
 
@@ -101,7 +101,7 @@ def auto_batch(
     """Return how many rows of a step to decode together.
 
     Counts keys and values for a typical prompt and the whole answer, twice (a cache that grows is copied), and logits.
-    An estimate: the batch is halved where it was too high.
+    An estimate: the batch is halved where it was too high. A head elsewhere says itself what it takes.
     """
     budget = budget or Budget()
     per_device: dict[torch.device, int] = {}
@@ -111,7 +111,7 @@ def auto_batch(
     if step.decoding.speculate == "alternate":  # every head reads along in a session of its own
         held += held
     for name, model in held:
-        per_token = _kv_bytes_per_token(plan, name)
+        per_token = 0 if is_elsewhere(model) else _kv_bytes_per_token(plan, name)
         length = min(_TYPICAL_PROMPT + step.decoding.max_tokens, model.max_positions)
         row = (1 if is_packed else 2) * per_token * length
         per_device[model.device] = per_device.get(model.device, 0) + 16 * model.vocabulary().num_columns
@@ -119,7 +119,8 @@ def auto_batch(
             per_device[device] = per_device.get(device, 0) + round(part * row)
     fits = [int(budget.free_bytes(device) * _SHARE / row) for device, row in per_device.items()]
     most = _MOST_ON_GPU if any(device.type == "cuda" for device in per_device) else _MOST_ON_CPU
-    rows = max(1, min([most, *fits]))
+    taken = [rows for model in models if (rows := getattr(model, "most_rows", None))]
+    rows = max(1, min([most, *taken, *fits]))
     return next(count for count in _PACKED_ROWS if count <= rows) if is_packed else rows
 
 

@@ -12,7 +12,7 @@ from flowinfer.backends.base import Loader, TextModel, TokenModel, lacks
 from flowinfer.engine.base import Observer
 from flowinfer.engine.faults import device_lost, unless_lost
 from flowinfer.engine.network.beside import keep_compiled
-from flowinfer.errors import LoadError, is_device_lost
+from flowinfer.errors import HeadLoading, LoadError, is_device_lost
 from flowinfer.output.secrets import learn_environment
 from flowinfer.planning.plan import Placement, Plan, placement_of
 from flowinfer.registry import BackendInfo, backends, load
@@ -20,6 +20,8 @@ from flowinfer.spec import ModelSpec
 from flowinfer.startup import NEEDLESS, STARTUP
 
 Loaded = TokenModel | TextModel
+_AGAIN_SECONDS = 0.5
+"""How often a head elsewhere is asked whether it has loaded its model."""
 
 
 class ModelPool:
@@ -43,7 +45,7 @@ class ModelPool:
             observer.model_loading(name, str(spec.base_url) if spec.backend == "remote" else placement.device)
             start = time.perf_counter()
             try:
-                self._loaded[key] = _load(spec, placement)
+                self._loaded[key] = _load_when_there(spec, placement, observer)
             except BaseException:
                 observer.model_failed(name)
                 raise
@@ -120,6 +122,19 @@ class ModelPool:
         while self._loaded:
             with unless_lost():
                 self._loaded.popitem()[1].close()
+
+
+def _load_when_there(spec: ModelSpec, placement: Placement, observer: Observer) -> Loaded:
+    """Return a model; one that another process still loads, as soon as it has."""
+    has_told = False
+    while True:
+        try:
+            return _load(spec, placement)
+        except HeadLoading as error:
+            if not has_told:
+                observer.notice(f"{error.message}: waiting for it")
+            has_told = True
+            time.sleep(_AGAIN_SECONDS)
 
 
 def _load(spec: ModelSpec, placement: Placement) -> Loaded:

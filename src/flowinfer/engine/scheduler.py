@@ -22,7 +22,7 @@ from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from flowinfer.engine.adoption import moved, ordered, renamed
+from flowinfer.engine.adoption import ordered, renamed
 from flowinfer.engine.base import Completion, MemberOrder, Observer, Row, StepCache, StepKey
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.faults import question_fails
@@ -31,7 +31,7 @@ from flowinfer.engine.waiting import OnTheWay, Turn, Waiting
 from flowinfer.engine.work import Asked, Finished, render_prompts
 from flowinfer.errors import DeviceLost, FlowInferError, HeadLost, RunError
 from flowinfer.planning.merge import SharedSelection, SharedStep
-from flowinfer.planning.plan import Step, held_models
+from flowinfer.planning.plan import Step, held_models, members
 from flowinfer.results import StepResult
 
 if TYPE_CHECKING:
@@ -276,19 +276,20 @@ class Scheduler:
             self.broken[shared.id] = self._lost[shared.loop]
             asked.fail(shared.id, self._lost[shared.loop])
         else:
-            nodes = zip(self._first[shared.loop].nodes, shared.nodes, strict=True)
-            texts = {there: prompts[here] for there, here in nodes}
+            own = {member.node: member for member in members(shared.step.source)}
+            there = dict(zip(self._first[shared.loop].nodes, shared.nodes, strict=True))
             row = Row(
                 asked.question.id,
                 shared.step.id,
-                texts,
-                tuple(said for own in passed_on.values() for said in own),
+                {node: prompts[here] for node, here in there.items()},
+                tuple(said for texts in passed_on.values() for said in texts),
                 asked.decodings.get(shared.id, shared.step.decoding),
                 asked.noise_id,
                 shared.step.stream,
                 asked.turns.get(shared.id, ()),
                 candidates,
                 not asked.candidates,
+                {node: own[here] for node, here in there.items()},
             )
             self._rows.add(row, turn, key)
             self._loops[shared.loop].add(row)
@@ -412,8 +413,7 @@ class Scheduler:
     def _keep(self, result: StepResult, waiting: Waiting) -> StepResult:
         """Put a result into the cache; return it as it is kept."""
         turn = waiting.made_for
-        names = dict(zip(self._first[waiting.loop].nodes, turn.shared.nodes, strict=True))
-        stored = ordered(moved(result, names, turn.shared.step), self._order(turn))
+        stored = ordered(result, self._order(turn))
         if all(head.lost_at is None for head in stored.heads):
             self._caching.cache_of(turn.shared, turn.asked).put(waiting.key, stored)
         return stored

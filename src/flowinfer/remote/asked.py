@@ -1,10 +1,13 @@
-"""What a head may be asked, as data that is checked before anything is done."""
+"""What a head may be asked, as data that is checked before anything is done, and what it answers."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from torch import Tensor
 
 from flowinfer.backends.base import Turn
 
@@ -50,6 +53,12 @@ class Echo(_Question):
     size: Annotated[int, Field(ge=0, le=1 << 20)]
 
 
+class Direct(_Question):
+    """Make a group of two (`remote.direct`); both begin it behind the answer."""
+
+    ask: Literal["direct"] = "direct"
+
+
 class Add(_Asked):
     """Read the prompts of new rows."""
 
@@ -88,7 +97,12 @@ class LeaveOut(_Asked):
     columns: list[_Row]
 
 
-class _Answered(_Asked):
+class _Whole(_Asked):
+    is_direct: bool = False
+    """Whether logits are to go by the group of two; the answer then announces them."""
+
+
+class _Answered(_Whole):
     best: Annotated[int, Field(ge=0)] = 0
     """How many candidates of each distribution are wanted; 0 = its logits."""
     number: Annotated[int, Field(ge=0)] = 0
@@ -109,7 +123,7 @@ class Verify(_Answered):
     segments: list[tuple[_Row, list[Annotated[_Ids, Field(min_length=1)]]]]
 
 
-class Fetch(_Asked):
+class Fetch(_Whole):
     """Answer with the logits behind some texts of an answer that gave candidates, (R, V_k)."""
 
     do: Literal["fetch"] = "fetch"
@@ -128,10 +142,12 @@ class Work(_Question):
     deeds: list[Deed]
 
 
-Question = Annotated[Vocabulary | Tokenizer | Render | Echo | Work, Field(discriminator="ask")]
+Question = Annotated[Vocabulary | Tokenizer | Render | Echo | Direct | Work, Field(discriminator="ask")]
 KEPT = 2
 """Answers of a session whose logits are kept: those behind old rows and behind new ones."""
 QUESTION: TypeAdapter[Question] = TypeAdapter(Question)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+"""What logits may be, as they are told of."""
 
 
 class _Told(BaseModel):
@@ -151,6 +167,12 @@ class About(_Told):
     """V_k: of its logits."""
     has_tokenizer: bool
     notes: list[str]
+    rows: Annotated[int, Field(ge=1)]
+    """Most rows of a session."""
+    direct: Literal["", "nccl", "gloo"]
+    """What whole distributions may go by, beside the connection."""
+    gpu: str
+    """What its GPU is called everywhere; "" where it has none."""
 
 
 class Rendered(_Told):
@@ -160,6 +182,23 @@ class Rendered(_Told):
     ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=1 << 22)]
     opens_thinking: bool = False
     opener: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a head answers: a message, and what goes beside the connection."""
+
+    head: dict[str, Any]
+    body: bytes | bytearray | memoryview = b""
+    beside: Tensor | None = None
+    """Logits, where they were asked for so."""
+
+
+def shape_of(found: object) -> tuple[int, int] | None:
+    """Return the shape of a table that a message tells of, None where it is none."""
+    if not isinstance(found, list) or len(found) != 2 or not all(type(one) is int and one >= 0 for one in found):
+        return None
+    return found[0], found[1]
 
 
 def packed_pieces(pieces: tuple[bytes | None, ...]) -> bytes:

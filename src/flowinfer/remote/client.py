@@ -7,7 +7,6 @@ one; where there is none to be had for `PATIENCE_SECONDS`, the run ends and can 
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,14 +16,27 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from flowinfer.backends.aside import waiting
 from flowinfer.backends.base import Prompt, Session, TokenModel, Traffic, Turn
-from flowinfer.errors import HeadCut, HeadLost, LoadError, MemoryShort, RunError
+from flowinfer.errors import HeadCut, HeadLoading, HeadLost, LoadError, MemoryShort, RunError
 from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
 from flowinfer.remote import asked
+from flowinfer.remote.direct import Direct, device_for
 from flowinfer.remote.session import RemoteSession
-from flowinfer.remote.wire import MOST_BODY, KeyRefused, Wire, WireError, call, last_part, parted
+from flowinfer.remote.wire import (
+    MOST_BODY,
+    KeyRefused,
+    NotYet,
+    Wire,
+    WireError,
+    call,
+    key_in,
+    last_part,
+    parted,
+    shown_place,
+)
 from flowinfer.spec import ModelSpec
 
 PATIENCE_SECONDS = 20.0
@@ -41,6 +53,7 @@ def load(spec: ModelSpec, device: str, dtype: str) -> RemoteModel:
 
     Raises:
         LoadError: nobody is there, it knows another key, or it holds another model.
+        HeadLoading: it loads its model.
     """
     return RemoteModel(spec)
 
@@ -56,11 +69,13 @@ class RemoteModel(TokenModel):
         if place is None:
             raise LoadError(f"model '{spec.name}': '{spec.base_url}' is no HOST:PORT", help='base_url="gpu2:7070"')
         self._host, self._port = place
-        self._key = _key_of(spec)
-        self.where = f"head '{spec.name}' at {self._host}:{self._port}"
+        self._key = key_in(spec.api_key_env, f"model '{spec.name}': ")
+        self.where = f"head '{spec.name}' at {shown_place(self._host, self._port)}"
         self._lock = threading.Lock()
         self._numbers = count()
         self._wire: Wire | None = None
+        self._direct: Direct | None = None
+        """By which whole distributions come; None = over the connection."""
         self.traffic = Traffic()
         """What has gone there and come back; counted on by a copy of the model too."""
         self._is_lost = False
@@ -71,11 +86,13 @@ class RemoteModel(TokenModel):
         try:
             about = self._connect()
         except WireError as error:
-            raise LoadError(f"{self.where}: {error}", help=_cure(error, self._host, self._port)) from error
+            kind = HeadLoading if isinstance(error, NotYet) else LoadError
+            raise kind(f"{self.where}: {error}", help=_cure(error, self._host, self._port)) from error
         self._fingerprint, self._has_tokenizer = about.vocabulary, about.has_tokenizer
         self.num_columns = about.columns
         """V_k."""
         self.max_positions, self.is_exact = about.max_positions, about.is_exact
+        self.most_rows = about.rows
         self.notes = tuple(about.notes)
         ours = last_part(spec.ref)
         if ours not in (about.ref, about.name):
@@ -89,7 +106,7 @@ class RemoteModel(TokenModel):
     def tokenizer(self) -> Tokenizer | None:
         """Return the head's own tokenizer, fetched when it is first wanted."""
         if self._tokenizer is None and self._has_tokenizer:
-            _, body = self._ask(asked.Tokenizer())
+            body = self._ask(asked.Tokenizer()).body
             try:
                 self._tokenizer = Tokenizer.from_str(bytes(body).decode())
             except Exception as error:  # its library raises no other kind
@@ -100,18 +117,18 @@ class RemoteModel(TokenModel):
         """Return the head's token bytes, as it has verified them."""
         key = tuple(stop_tokens)
         if key not in self._vocabularies:
-            about, body = self._ask(asked.Vocabulary(stop_tokens=list(key)))
+            told = self._ask(asked.Vocabulary(stop_tokens=list(key)))
             try:
-                self._vocabularies[key] = _vocabulary(about, bytes(body))
+                self._vocabularies[key] = _vocabulary(told.head, bytes(told.body))
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise LoadError(f"{self.where} sends a vocabulary that cannot be read: {error}") from error
         return self._vocabularies[key]
 
     def prompt(self, text: str, prefill: str = "", turns: Sequence[Turn] = ()) -> Prompt:
         """Let the head render and tokenize a prompt."""
-        about, _ = self._ask(asked.Render(text=text, prefill=prefill, turns=list(turns)))
+        told = self._ask(asked.Render(text=text, prefill=prefill, turns=list(turns)))
         try:
-            found = asked.Rendered.model_validate(about)
+            found = asked.Rendered.model_validate(told.head)
         except ValidationError as error:
             raise RunError(f"{self.where}: what came is no prompt") from error
         return Prompt(found.text, tuple(found.ids), found.opens_thinking, found.opener)
@@ -131,6 +148,9 @@ class RemoteModel(TokenModel):
         if self._wire is not None:
             self._wire.close()
             self._wire = None
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
 
     def _reconnect(self) -> None:
         """Connect anew where the connection broke.
@@ -153,18 +173,31 @@ class RemoteModel(TokenModel):
                 raise HeadLost(f"{self.where} is lost: it holds another model now", help="begin a new run")
 
     def _connect(self) -> asked.About:
-        """Connect and show the key; return what the head says of itself."""
+        """Connect, show the key, begin what the head offers beside the connection; return what it says of itself."""
         wire, about = call(self._host, self._port, self._key)
         wire.trust(seconds=_ANSWER_SECONDS, most_body=MOST_BODY)
         try:
             found = asked.About.model_validate(about)
+            device = device_for(found.direct, found.gpu) if found.direct else None
+            if found.direct and device is not None:
+                wire.send(asked.Direct().model_dump())
+                wire.receive()
+                self._direct = Direct(wire, found.direct, device, is_head=False)
         except ValidationError as error:
             wire.close()
             raise WireError("what it says of itself cannot be read") from error
+        except BaseException:
+            wire.close()
+            raise
         self._wire = wire
         return found
 
-    def _ask(self, question: asked.Question) -> tuple[dict[str, Any], bytearray]:
+    @property
+    def is_direct(self) -> bool:
+        """Return whether whole distributions come beside the connection."""
+        return self._direct is not None
+
+    def _ask(self, question: asked.Question) -> asked.Answer:
         """Ask and wait for the answer; what needs no session is asked again where the connection breaks.
 
         Raises:
@@ -177,18 +210,18 @@ class RemoteModel(TokenModel):
             if not isinstance(question, asked.Work):
                 self._reconnect()
             try:
-                head, body = self._exchanged(question)
+                answer = self._exchanged(question)
             except HeadCut:
                 if isinstance(question, asked.Work):
                     raise
                 self._reconnect()
-                head, body = self._exchanged(question)
-        if "failed" in head:
-            kind = MemoryShort if head["failed"] == "memory" else RunError
-            raise kind(f"{self.where}: {head.get('why')}")
-        return head, body
+                answer = self._exchanged(question)
+        if "failed" in answer.head:
+            kind = MemoryShort if answer.head["failed"] == "memory" else RunError
+            raise kind(f"{self.where}: {answer.head.get('why')}")
+        return answer
 
-    def _exchanged(self, question: asked.Question) -> tuple[dict[str, Any], bytearray]:
+    def _exchanged(self, question: asked.Question) -> asked.Answer:
         if self._wire is None:
             raise HeadCut(f"{self.where}: its connection broke")
         ended, self.ended = self.ended, []
@@ -196,13 +229,14 @@ class RemoteModel(TokenModel):
         try:
             self._wire.send(question.model_dump() | {"ended": ended})
             head, body = self._wire.receive()
+            beside = self._beside(question, head)
             self.traffic.count(
                 self._wire.num_sent - sent,
-                self._wire.num_received - received,
+                self._wire.num_received - received + (0 if beside is None else beside.nbytes),
                 time.perf_counter() - start,
                 head.pop("seconds", None),
             )
-            return head, body
+            return asked.Answer(head, body, beside)
         except WireError as error:
             self.close()
             raise HeadCut(f"{self.where}: {error}") from error
@@ -210,22 +244,25 @@ class RemoteModel(TokenModel):
             self.close()
             raise
 
+    def _beside(self, question: asked.Question, head: Mapping[str, Any]) -> Tensor | None:
+        """Take what was asked for beside the connection; None where nothing was, or the head cannot do it.
 
-def _key_of(spec: ModelSpec) -> bytes:
-    if spec.api_key_env is None:
-        return b""
-    key = os.environ.get(spec.api_key_env, "").strip()
-    if not key:
-        raise LoadError(
-            f"model '{spec.name}': the variable {spec.api_key_env} is not set", help="it holds the head's key"
-        )
-    return key.encode()
+        Raises:
+            WireError: what is announced is more than logits of many rows.
+        """
+        is_asked = isinstance(question, asked.Work) and getattr(question.deeds[-1], "is_direct", False)
+        if self._direct is None or not is_asked or "failed" in head:
+            return None
+        shape, dtype = asked.shape_of(head.get("shape")), asked.DTYPES.get(str(head.get("dtype")))
+        if shape is None or dtype is None or shape[0] * shape[1] * dtype.itemsize > MOST_BODY:
+            raise WireError("what it announces are no logits")
+        return self._direct.receive(shape, dtype)
 
 
 def _cure(error: WireError, host: str, port: int) -> str:
     if isinstance(error, KeyRefused):
         return "api_key_env must name a variable that holds the same key as the head's --key-env"
-    return f"is it running? `flowinfer head MODEL --listen {host}:{port}` starts one there"
+    return f"is it running? `flowinfer head MODEL --listen {shown_place(host, port)}` starts one there"
 
 
 def _vocabulary(about: Mapping[str, Any], body: bytes) -> HeadVocabulary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,8 +16,6 @@ from flowinfer.remote import asked
 
 if TYPE_CHECKING:
     from flowinfer.remote.client import RemoteModel
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
 class RemoteSession(Session):
@@ -104,23 +102,22 @@ class RemoteSession(Session):
         for row, more in by.items():
             self._lengths[row] += more
 
-    def _whole(self, deed: asked.Deed, count: int) -> Tensor:
+    def _whole(self, deed: asked.Logits | asked.Verify | asked.Fetch, count: int) -> Tensor:
         """Return the logits behind so many texts."""
-        head, body = self._do(deed)
-        dtype, shape = _DTYPES.get(str(head.get("dtype"))), _shape(head.get("shape"))
-        if (
-            dtype is None
-            or shape is None
-            or shape != (count, self._model.num_columns)
-            or len(body) != dtype.itemsize * shape[0] * shape[1]
-        ):
+        told = self._do(deed.model_copy(update={"is_direct": self._model.is_direct}))
+        dtype, shape = asked.DTYPES.get(str(told.head.get("dtype"))), asked.shape_of(told.head.get("shape"))
+        if dtype is None or shape is None or shape != (count, self._model.num_columns):
             raise RunError(f"{self._model.where}: what came are no logits")
-        return torch.frombuffer(body, dtype=dtype).view(shape) if body else torch.empty(shape, dtype=dtype)
+        if told.beside is not None:
+            return told.beside
+        if len(told.body) != dtype.itemsize * shape[0] * shape[1]:
+            raise RunError(f"{self._model.where}: what came are no logits")
+        return torch.frombuffer(told.body, dtype=dtype).view(shape) if told.body else torch.empty(shape, dtype=dtype)
 
     def _some(self, deed: asked.Logits | asked.Verify, wanted: int) -> Candidates:
         """Return the candidates behind so many texts."""
-        head, body = self._do(deed)
-        shape = _shape(head.get("best"))
+        told = self._do(deed)
+        shape, body = asked.shape_of(told.head.get("best")), told.body
         if shape is None or shape[0] != wanted or shape[1] < 1 or len(body) != 8 * shape[0] * shape[1]:
             raise RunError(f"{self._model.where}: what came are no candidates")
         count = shape[0] * shape[1]
@@ -136,7 +133,7 @@ class RemoteSession(Session):
         self.num_answered += shape[0]
         return Candidates(columns, probs, fetch)
 
-    def _do(self, deed: asked.Deed) -> tuple[dict[str, Any], bytearray]:
+    def _do(self, deed: asked.Deed) -> asked.Answer:
         """Send what is queued and one thing more; wait for its answer."""
         if self.is_cut:
             raise HeadCut(f"{self._model.where}: its connection broke")
@@ -146,10 +143,3 @@ class RemoteSession(Session):
 
 def _plain(segments: Mapping[int, Sequence[Sequence[int]]]) -> list[tuple[int, list[list[int]]]]:
     return [(row, [list(segment) for segment in of_row]) for row, of_row in segments.items()]
-
-
-def _shape(found: object) -> tuple[int, int] | None:
-    """Return the shape of a table that a message tells of, None where it is none."""
-    if not isinstance(found, list) or len(found) != 2 or not all(type(one) is int and one >= 0 for one in found):
-        return None
-    return found[0], found[1]

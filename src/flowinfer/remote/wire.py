@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import re
 import secrets
 import socket
@@ -20,7 +21,9 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
-PROTOCOL = 2
+from flowinfer.errors import LoadError
+
+PROTOCOL = 3
 """Goes up whenever what is said changes."""
 MOST_HEAD = 64 << 20
 """Bytes of a head: prompts of many rows, or a tokenizer's control tokens."""
@@ -28,6 +31,8 @@ MOST_BODY = 2 << 30
 """Bytes of a body: logits of many rows."""
 _STRANGERS = 4096
 _PATIENCE_SECONDS = 10.0
+_TOGETHER = 1 << 16
+"""Bytes of a body up to which it is sent together with its head."""
 _LENGTHS = struct.Struct("!II")
 _SEND_SECONDS = 600.0
 """Longest that the other side may take to read a message."""
@@ -62,7 +67,7 @@ class Wire:
             if hasattr(socket, name):  # macOS has another name for the first
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
-    def send(self, head: dict[str, Any], body: bytes | memoryview = b"") -> None:
+    def send(self, head: dict[str, Any], body: bytes | bytearray | memoryview = b"") -> None:
         """Send a message.
 
         Raises:
@@ -71,8 +76,11 @@ class Wire:
         raw = json.dumps(head, separators=(",", ":")).encode()
         try:
             self._socket.settimeout(_SEND_SECONDS if self._until is None else self._left())
-            self._socket.sendall(_LENGTHS.pack(len(raw), len(body)) + raw)
-            if len(body):
+            first = _LENGTHS.pack(len(raw), len(body)) + raw
+            if len(body) <= _TOGETHER:  # one packet wakes the other side once
+                self._socket.sendall(first + bytes(body))
+            else:
+                self._socket.sendall(first)
                 self._socket.sendall(body)
         except OSError as error:
             raise WireError(_told(error)) from error
@@ -108,6 +116,22 @@ class Wire:
         """Take long messages from here on, and wait so long for each; None = as long as the connection stands."""
         self._most_head, self._most_body = MOST_HEAD, most_body
         self._until, self._seconds = None, seconds
+
+    @property
+    def own_host(self) -> str:
+        """Return the address at which this side is reached."""
+        return str(self._socket.getsockname()[0])
+
+    @property
+    def is_gone(self) -> bool:
+        """Return whether the other side has closed the connection; reads nothing."""
+        try:
+            self._socket.settimeout(0)
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            return True
 
     def close(self) -> None:
         """Close the connection; a thread that waits for it goes on with a `WireError`."""
@@ -149,11 +173,14 @@ def call(host: str, port: int, key: bytes, *, seconds: float = 10.0) -> tuple[Wi
     Raises:
         WireError: nobody is there, or it is no head of this protocol.
         KeyRefused: one of the two does not know the key.
+        NotYet: it is loading its model.
     """
     try:
         connection = socket.create_connection((host, port), seconds)
     except OSError as error:
         raise WireError(_told(error)) from error
+    except UnicodeError as error:  # a label of the host's name that is empty or too long
+        raise WireError(f"'{host}' is no name of a host") from error
     wire = Wire(connection)
     try:
         return wire, introduce(wire, key, {"version": version("flowinfer")})
@@ -162,12 +189,12 @@ def call(host: str, port: int, key: bytes, *, seconds: float = 10.0) -> tuple[Wi
         raise
 
 
-def welcome(wire: Wire, key: bytes, about: dict[str, Any]) -> dict[str, Any]:
+def welcome(wire: Wire, key: bytes, about: dict[str, Any] | None) -> dict[str, Any]:
     """Do the server's part of the handshake; return what the client said of itself.
 
     Args:
         key: both know it; b"" = anybody may come.
-        about: what the client is told when it has shown the key.
+        about: what the client is told when it has shown the key; None = that there is nothing yet.
 
     Raises:
         WireError: it has not.
@@ -189,6 +216,7 @@ def introduce(wire: Wire, key: bytes, about: dict[str, Any]) -> dict[str, Any]:
     Raises:
         WireError: it is no head of this protocol.
         KeyRefused: one of the two does not know the key.
+        NotYet: it is loading its model.
     """
     hello, _ = wire.receive()
     nonce = hello.get("nonce")
@@ -201,10 +229,33 @@ def introduce(wire: Wire, key: bytes, about: dict[str, Any]) -> dict[str, Any]:
     answer, _ = wire.receive()
     if "refused" in answer:
         raise KeyRefused("it refuses the key")
-    if not _is_shown(answer.get("proof"), key, "server", nonce, own) or not isinstance(answer.get("about"), dict):
+    if not _is_shown(answer.get("proof"), key, "server", nonce, own):
         raise KeyRefused("it does not know the key")
-    found: dict[str, Any] = answer["about"]
-    return found
+    about_it = answer.get("about")
+    if about_it is None:
+        raise NotYet("it is loading its model")
+    if not isinstance(about_it, dict):
+        raise WireError("what it says of itself cannot be read")
+    return about_it
+
+
+def key_in(variable: str | None, whose: str = "") -> bytes:
+    """Return the key that an environment variable holds, b"" where none is named.
+
+    Args:
+        variable: of the environment.
+        whose: what a message begins with.
+    Raises:
+        LoadError: it holds none, or one that a head would have refused.
+    """
+    if variable is None:
+        return b""
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise LoadError(f"{whose}the variable {variable} is not set", help="it holds the head's key")
+    if not key.isascii():
+        raise LoadError(f"{whose}the variable {variable} holds no key of a head", help="heads' keys are ASCII")
+    return key.encode()
 
 
 def parted(address: str) -> tuple[str, int] | None:
@@ -215,6 +266,11 @@ def parted(address: str) -> tuple[str, int] | None:
     return found["host"].strip("[]"), int(found["port"])
 
 
+def shown_place(host: str, port: int) -> str:
+    """Return HOST:PORT as `parted` reads it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def last_part(ref: str) -> str:
     """Return what a folder or hub id is called, wherever it lies."""
     return ref.replace("\\", "/").rstrip("/").rpartition("/")[-1]
@@ -222,6 +278,10 @@ def last_part(ref: str) -> str:
 
 class KeyRefused(WireError):
     """Two sides with two keys."""
+
+
+class NotYet(WireError):
+    """A head that is there, and still loads its model."""
 
 
 def _proof(key: bytes, side: str, *nonces: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from flowinfer.backends.base import TokenModel
+from flowinfer.backends.base import TokenModel, is_elsewhere
 from flowinfer.engine.base import Decoder, Observer
 from flowinfer.engine.budget import Budget
 from flowinfer.engine.loops.acceptance import Payoff
@@ -41,8 +41,9 @@ class Loop:
 
 
 def is_on_gpu(models: Sequence[TokenModel], engine: Engine) -> bool:
-    """Return whether a step is to be decoded whole on GPUs, if it can be."""
-    return engine != "reference" and all(model.device.type == "cuda" for model in models)
+    """Return whether those of a step's models that are here run packed on GPUs, if they can."""
+    here = [model for model in models if not is_elsewhere(model)]
+    return engine != "reference" and bool(here) and all(model.device.type == "cuda" for model in here)
 
 
 def make_decoder(loop: Loop, engine: Engine) -> Decoder:
@@ -61,22 +62,23 @@ def make_decoder(loop: Loop, engine: Engine) -> Decoder:
         return on_host()
     drafter = make_drafter(step, loop.writer) if host_decoder(step) is RoundDecoder else None
     on_gpu = is_on_gpu(loop.models, engine)
-    on_cpu = all(model.device.type == "cpu" and model.is_exact for model in loop.models)
-    if engine == "auto" and not on_gpu and not on_cpu:
+    here = [model for model in loop.models if not is_elsewhere(model)]
+    on_cpu = all(model.device.type == "cpu" and model.is_exact for model in here)
+    if not here or (engine == "auto" and not on_gpu and not on_cpu):
         return on_host(drafter=drafter)
     from flowinfer.engine.loops.packing import packed_decoder, runners_of, session_maker
     from flowinfer.engine.loops.threads import choose_threads
 
     waits_for_none = loop.batch > _MOST_DRAFTING and step.decoding.speculate == "auto"
-    if on_gpu and (waits_for_none or drafter is None):
+    if on_gpu and len(here) == len(loop.models) and (waits_for_none or drafter is None):
         heads = Heads(step, loop.models, observer=loop.observer, keeps_thinking=loop.keeps_thinking)
         made = packed_decoder(heads, loop.batch, loop.budget)
         if not isinstance(made, str):
             return made
-    runners = runners_of(loop.models)
+    runners = runners_of(here)
     if isinstance(runners, str):
         if on_gpu or engine == "packed":
             loop.observer.notice(f"step {step.id} {step.title} runs on its models' own sessions: {runners}")
         return on_host(drafter=drafter)
-    sessions = session_maker(step, loop.models, runners, loop.batch, loop.budget)
+    sessions = session_maker(step, here, runners, loop.batch, loop.budget)
     return on_host(drafter=drafter, open_sessions=sessions, threads=choose_threads(runners))

@@ -159,7 +159,10 @@ class _Reader:
                 transfer_seconds=0.0,
             )
             for member, prompt, context in zip(
-                self._heads.mixer.members, self._live.prompts, self._live.contexts, strict=True
+                map(self._live.row.member, self._heads.mixer.members),
+                self._live.prompts,
+                self._live.contexts,
+                strict=True,
             )
         )
         text = given.text + (written or b"").decode(errors="replace")

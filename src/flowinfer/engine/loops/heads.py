@@ -240,9 +240,9 @@ class Heads:
         """Return what each head wished where a row emits what it has decided."""
         given = zip(decision.favourites, decision.of_favourites, decision.of_slot, strict=True)
         wishes = tuple(
-            HeadWish(member.node, member.model, self._key(favourite), of_favourite, of_slot)
-            for k, (member, (favourite, of_favourite, of_slot)) in enumerate(
-                zip(self.mixer.members, given, strict=True)
+            HeadWish(own.node, own.model, self._key(favourite), of_favourite, of_slot)
+            for k, (own, (favourite, of_favourite, of_slot)) in enumerate(
+                zip(map(row.row.member, self.mixer.members), given, strict=True)
             )
             if k not in row.lost and favourite != UNASKED
         )

@@ -15,7 +15,7 @@ class HeadSessions:
 
     Args:
         heads: whose sessions they are.
-        opened: sessions of all heads, where they are made together; none of them is elsewhere then.
+        opened: sessions of the heads that are here, in order, where they are made together.
     Raises:
         HeadLost: a head is, and is needed.
     """
@@ -25,7 +25,11 @@ class HeadSessions:
         heads.lose(frozenset())
         self.apart: list[CandidateSession | None] = [None] * len(heads.models)
         """Those that can tell the most probable columns alone."""
-        self.all = list(opened) if opened is not None else [self._open(k) for k in range(len(heads.models))]
+        here = iter(opened or ())
+        self.all = [
+            self._open(k) if opened is None or is_elsewhere(model) else next(here)
+            for k, model in enumerate(heads.models)
+        ]
 
     def go_without(self, error: HeadCut | HeadLost) -> list[int]:
         """Return the heads that have been lost, where the group goes on without them.

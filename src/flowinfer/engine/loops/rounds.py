@@ -61,7 +61,7 @@ class RoundDecoder:
     payoff: Payoff = field(default_factory=lambda: Payoff(is_on=False))
     """Whether rounds draft, and how far; always and wholly if not given."""
     open_sessions: Callable[[], list[Session]] | None = None
-    """Makes a session for each model; None = the models' own."""
+    """Makes a session for each model that is here; None = the models' own."""
     threads: ChooseThreads = lambda _: nullcontext()
     """What a round over so many rows runs in."""
     clock: Clock = field(default_factory=Clock)

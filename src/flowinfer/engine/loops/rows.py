@@ -202,7 +202,7 @@ class LiveRow:
                 forwards=None if self.fused is None else state.forwards,
             )
             for k, (member, prompt, state) in enumerate(
-                zip(members(step.source), self.prompts, self.heads, strict=True)
+                zip(map(self.row.member, members(step.source)), self.prompts, self.heads, strict=True)
             )
         )
         assert self.finish_reason, "only ended rows have results"

@@ -14,7 +14,7 @@ from flowinfer.engine.faults import reason
 from flowinfer.engine.loops.sampling import row_key
 from flowinfer.engine.loops.thinking import strip_thinking
 from flowinfer.language.texts import whole_pairs
-from flowinfer.planning.plan import Step, members
+from flowinfer.planning.plan import Member, Step, members
 from flowinfer.results import StepResult, Usage
 from flowinfer.spec import Decoding, ModelSpec
 
@@ -75,9 +75,9 @@ class TextDecoder:
     keeps_thinking: bool
 
     @property
-    def node(self) -> str:
-        """Return the node whose prompt is sent."""
-        return next(members(self.step.source)).node
+    def member(self) -> Member:
+        """Return the one whose prompt is sent."""
+        return next(members(self.step.source))
 
     def stream(self) -> TextStream:
         """Return a new run."""
@@ -145,7 +145,7 @@ class TextStream:
         """Send a row's request, for which there is room; return how the row ended where that fails."""
         decoder, observer = self._decoder, self._decoder.observer
         try:
-            prompt = row.prompts[decoder.node]
+            prompt = row.prompts[decoder.member.node]
             observer.admitted(row.question_id, row.step)
             is_heard = observer.wants_text(row.question_id, row.step)
         except BaseException as error:  # what is not the row's is raised
@@ -194,7 +194,7 @@ class TextStream:
                 step=row.step,
                 text=text,
                 passed_on=text if decoder.keeps_thinking else strip_thinking(text),
-                prompts={decoder.node: row.prompts[decoder.node]},
+                prompts={row.member(decoder.member).node: row.prompts[decoder.member.node]},
                 tokens=answer.came.tokens,
                 finish_reason=answer.came.finish_reason,
                 seconds=answer.seconds,

@@ -1,7 +1,8 @@
 """Heads side by side, so that a step takes as long as its slowest device: by streams, or by threads.
 
 On a CPU heads run in turn, each with all of torch's threads, but for those that leave Python to others: these have a
-thread each, and the CPU's heads then share its cores evenly, where none would keep the others' cores waiting.
+thread each, and the CPU's heads then share its cores evenly, where none would keep the others' cores waiting. What lies
+all at one place runs in the caller's own thread, also beside heads of other processes.
 """
 
 from __future__ import annotations
@@ -63,20 +64,26 @@ class DeviceWorkers:
         self._clock = clock
         self._elsewhere = {k for k, is_so in enumerate(elsewhere) if is_so}
         self._streams: dict[int, torch.cuda.Stream] = {}
-        self._is_queued = is_queued and any(device.type == "cuda" for device in devices)
-        cores, apart = torch.get_num_threads(), [k for k, is_so in enumerate(elsewhere) if is_so]
+        here = [k for k in range(len(self._devices)) if k not in self._elsewhere]
+        is_queued = is_queued and any(devices[k].type == "cuda" for k in here)
+        cores = torch.get_num_threads()
+        alone = set(self._elsewhere)
         if cores > 1 and not (len(beside) == len(devices) and is_quicker_in_turn(beside, cores)):
-            apart += [k for k, read in enumerate(beside) if read]
-        places = [(device, k if k in apart else None) for k, device in enumerate(devices)]
-        self._heads_of = [tuple(k for k, own in enumerate(places) if own == one) for one in dict.fromkeys(places)]
-        on_cpu = {
-            place for k, place in enumerate(places) if place[0].type == "cpu" and not (elsewhere and elsewhere[k])
-        }
+            alone |= {k for k, read in enumerate(beside) if read}
+        places = [(device, k if k in alone else None) for k, device in enumerate(devices)]
+        groups = [tuple(k for k, own in enumerate(places) if own == one) for one in dict.fromkeys(places)]
+        local = [heads for heads in groups if heads[0] not in self._elsewhere]
+        self._queued = tuple(here) if is_queued else ()
+        """Heads whose work one thread queues."""
+        self._in_turn = local[0] if len(local) == 1 and not is_queued else ()
+        """Heads of the one place that there is here."""
+        self._apart = [heads for heads in groups if heads[0] not in (*self._queued, *self._in_turn)]
+        """Heads of a thread each."""
+        on_cpu = {places[heads[0]] for heads in local if devices[heads[0]].type == "cpu"}
         share = max(1, cores // max(1, len(on_cpu)))
-        has_threads = len(self._heads_of) > 1 and not self._is_queued
         self._pool = (
-            ThreadPoolExecutor(len(self._heads_of), initializer=torch.set_num_threads, initargs=(share,))
-            if has_threads
+            ThreadPoolExecutor(len(self._apart), initializer=torch.set_num_threads, initargs=(share,))
+            if self._apart
             else None
         )
 
@@ -86,18 +93,25 @@ class DeviceWorkers:
         Raises:
             Whatever a head's work raised, after the others have come to rest.
         """
-        if self._is_queued:
-            return self._side_by_side(part, work)
         if self._pool is None:
-            return self._on_device(part, work, self._heads_of[0])
-        futures = [self._pool.submit(self._on_device, part, work, heads) for heads in self._heads_of]
-        wait([future for future, heads in zip(futures, self._heads_of, strict=True) if heads[0] not in self._elsewhere])
-        if self._elsewhere:
-            with waiting():
-                wait(futures)
+            return self._run_here(part, work)
+        futures = [self._pool.submit(self._on_device, part, work, heads) for heads in self._apart]
+        try:
+            self._run_here(part, work)
+        finally:
+            wait([one for one, heads in zip(futures, self._apart, strict=True) if heads[0] not in self._elsewhere])
+            if self._elsewhere:
+                with waiting():
+                    wait(futures)
         for future in futures:
             future.result()
         return None
+
+    def _run_here(self, part: Part, work: Callable[[int], None]) -> None:
+        if self._queued:
+            self._side_by_side(part, work)
+        elif self._in_turn:
+            self._on_device(part, work, self._in_turn)
 
     @torch.inference_mode()  # a thread's own state
     def _on_device(self, part: Part, work: Callable[[int], None], heads: Sequence[int]) -> None:
@@ -113,7 +127,7 @@ class DeviceWorkers:
         """Queue each head's work on a stream and wait once for all of them."""
         try:
             with ExitStack() as phases:
-                for k in range(len(self._devices)):
+                for k in self._queued:
                     phases.enter_context(self._clock.phase(part, head=k))
                     with self._on_stream(k):
                         work(k)

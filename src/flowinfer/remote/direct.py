@@ -1,0 +1,172 @@
+"""Whole distributions from device to device, beside the connection: a `torch.distributed` group of two for each client.
+
+NCCL between GPUs, gloo between CPUs. What its members must know of each other goes over the connection, by which both
+have shown the key; so no store listens for strangers. What is sent is announced over the connection first, and taken
+only as what was announced. Where one of the two is gone, the connection ends, and the group with it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from flowinfer.remote.wire import Wire, WireError
+
+Backend = Literal["nccl", "gloo"]
+_HEAD, _CLIENT = 0, 1
+"""Ranks."""
+_SECONDS = 600.0
+"""Longest that a transfer may take."""
+_BEGIN_SECONDS = 20.0
+"""Longest that the making of a group may take, where that is asked (gloo)."""
+_LOOK_SECONDS = 2e-5
+"""How often it is looked whether a GPU has done its part."""
+
+
+def backend_of(device: torch.device) -> Backend | None:
+    """Return what moves tensors of a device, None where nothing is installed that does."""
+    if device.type == "cuda":
+        return "nccl" if dist.is_available() and dist.is_nccl_available() else None
+    return "gloo" if dist.is_available() and dist.is_gloo_available() else None
+
+
+def gpu_id(device: torch.device) -> str:
+    """Return what a GPU is called in all processes; "" for a CPU."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
+
+
+def device_for(backend: Backend, theirs: str) -> torch.device | None:
+    """Return where a client takes what a head sends: on a GPU that is not the head's own, for NCCL."""
+    if backend == "gloo":
+        return torch.device("cpu") if backend_of(torch.device("cpu")) else None
+    found = (torch.device("cuda", index) for index in range(torch.cuda.device_count()))
+    return next((one for one in found if backend_of(one) and gpu_id(one) != theirs), None)
+
+
+class Direct:
+    """A group of a head and one client; making it waits for the other.
+
+    Args:
+        wire: between the two; nothing else may use it meanwhile.
+        backend: of both.
+        device: own, where tensors lie.
+        is_head: which of the two this is.
+    Raises:
+        WireError: the other has gone, or the two do not reach each other.
+    """
+
+    def __init__(self, wire: Wire, backend: Backend, device: torch.device, *, is_head: bool) -> None:
+        self._wire, self._device, self._is_head = wire, device, is_head
+        self._store, self._is_nccl = _Store(wire), backend == "nccl"
+        rank = _HEAD if is_head else _CLIENT
+        try:
+            self._group = (_nccl if self._is_nccl else _gloo)(self._store, rank, wire.own_host)
+            first = torch.zeros(1, device=device)
+            if is_head:
+                self.send(first)
+            else:
+                self._take(first)
+        except RuntimeError as error:  # torch's own
+            raise WireError(f"no group of {backend} with it: {str(error).splitlines()[0][:200]}") from error
+        self._store.is_open = False
+
+    def send(self, found: Tensor) -> None:
+        """Send a tensor that was announced; return when the other has it.
+
+        Raises:
+            WireError: the other has gone.
+        """
+        assert self._is_head, "only heads send"
+        self._settle(self._group.send([found.contiguous()], _CLIENT, 0))
+
+    def receive(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Take a tensor that was announced.
+
+        Raises:
+            WireError: the other has gone.
+        """
+        found = torch.empty(shape, dtype=dtype, device=self._device)
+        self._take(found)
+        return found
+
+    def close(self) -> None:
+        """End it, with whatever is under way."""
+        self._group.abort()
+
+    def _take(self, into: Tensor) -> None:
+        self._settle(self._group.recv([into], _HEAD, 0))
+
+    def _settle(self, work: Any) -> None:  # of a kind that torch does not name
+        """Wait until something has been done, as long as the other is there: NCCL itself waits for ever."""
+        try:
+            if not self._is_nccl:
+                work.wait(timedelta(seconds=_SECONDS))
+                return
+            until = time.monotonic() + _SECONDS
+            while not work.is_completed():
+                if self._wire.is_gone or time.monotonic() > until:
+                    self.close()
+                    raise WireError("the connection was closed")
+                time.sleep(_LOOK_SECONDS)
+        except RuntimeError as error:
+            raise WireError(f"what was announced did not come: {str(error).splitlines()[0][:200]}") from error
+
+
+class _Store(dist.Store):  # type: ignore[name-defined, misc]  # torch's module names it by an import that may fail
+    """What both members set is known to both: each tells it the other over their connection."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__()
+        self._wire, self._known = wire, dict[str, bytes]()
+        self.is_open = True
+
+    def set(self, key: str, value: bytes | str) -> None:
+        self._known[key] = value.encode() if isinstance(value, str) else bytes(value)
+        if self.is_open:
+            self._wire.send({"key": key, "value": self._known[key].hex()})
+
+    def get(self, key: str) -> bytes:
+        while key not in self._known:
+            if not self.is_open:
+                raise WireError(f"nobody sets {key!r} any more")
+            told, _ = self._wire.receive()
+            try:
+                self._known[str(told["key"])] = bytes.fromhex(told["value"])
+            except (KeyError, TypeError, ValueError):
+                raise WireError("what came is no part of a group") from None
+        return self._known[key]
+
+    def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
+        for key in keys:
+            self.get(key)
+
+    def check(self, keys: list[str]) -> bool:
+        return self._known.keys() >= set(keys)
+
+    def set_timeout(self, timeout: timedelta) -> None:
+        """Do nothing: the connection has its own."""
+
+    def clone(self) -> _Store:
+        return self
+
+
+def _gloo(store: _Store, rank: int, host: str) -> Any:  # of kinds that torch's stubs do not name whole
+    kind: Any = dist.ProcessGroupGloo
+    options = kind._Options()
+    options._timeout = timedelta(seconds=_BEGIN_SECONDS)
+    options._devices = [kind.create_device(hostname=host)]
+    return kind(store, rank, 2, options)
+
+
+def _nccl(store: _Store, rank: int, host: str) -> Any:  # as above
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # a client that is gone must not end its head
+    os.environ.setdefault("TORCH_NCCL_ENABLE_MONITORING", "0")
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = timedelta(seconds=_SECONDS)
+    return dist.ProcessGroupNCCL(store, rank, 2, options)
