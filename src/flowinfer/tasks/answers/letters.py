@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from flowinfer.tasks.answers.anchors import SUPPOSED
 from flowinfer.tasks.answers.finding import Reader, find
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
-from flowinfer.tasks.answers.options import last_conclusion, named_option
+from flowinfer.tasks.answers.options import by_truth, completing, lettered
 from flowinfer.tasks.answers.polarity import OPEN, WRONG, Polarity, asks_wrong, masked, polarity, singled_out, tokens
 from flowinfer.tasks.answers.quantities import find_number
 from flowinfer.tasks.answers.sentences import is_broken_off
@@ -67,6 +67,7 @@ _REST = re.compile(
     re.I,
 )
 """That one option is left over when the others were sorted out."""
+_CONCLUDING = re.compile(r"(?:^|[.。!?,;\n])\s*(?:所以|因此|综上|故|可见|(?:so|therefore|thus|hence)\b)", re.I)
 _OPENS = re.compile(
     r"[\s*_(\[【\"“]*(?:选项\s*)?([A-Z])[\s*_)\]】\"”]*"
     r"(?P<after>$|\n|[.。:)、,;](?=[^A-Za-z]|[A-Za-z]{2}|[A-Z]\s?项|$)|[(（]?(?:解析|理由|因为|分析|原因)|[-–—])"
@@ -158,8 +159,20 @@ class _Letters(Reader):
         return found
 
     def _by_text(self, text: Text, rule: str) -> Found | None:
-        option = named_option(text, self.choices, self.question)
-        return Found(option, "ok", rule, text.span()) if option else None
+        """Return the option that a text settles on where options' texts are read as their letters."""
+        if (option := by_truth(text.string, self.choices)) is not None:
+            return Found(option, "ok", rule, text.span())
+        if (option := completing(text.string, self.choices, self.question)) is not None:
+            return Found(option, "ok", rule, text.span())
+        last = max((match.end() for match in _CONCLUDING.finditer(text.string)), default=0)
+        for begin, question in ((0, ""), (0, self.question), (last, "")):
+            told = lettered(text.part(begin, len(text.string)), self.choices, question)
+            string = masked(told.string)
+            places = [match.end() for match in re.finditer(r"\((?=[A-Z]\))", string)]
+            found = self._judged(told, string, places, None) if places else None
+            if found and found.value:
+                return Found(found.value, "ok", rule, text.span())
+        return None
 
     def _told(self, text: Text) -> Found | None:
         """Return the option that is told by its text; of numbers the one that equals what a text settles on."""
@@ -176,7 +189,7 @@ class _Letters(Reader):
 
     def _told_last(self, text: Text, places: list[int]) -> Found | None:
         """Return the option whose text a conclusion gives after all letters, as after a list of the options."""
-        begins = last_conclusion(text.string)
+        begins = max((match.end() for match in _CONCLUDING.finditer(text.string)), default=None)
         if begins is None or "\n" not in text.string[places[-1] : begins]:
             return None
         told = text.part(begins, len(text.string))

@@ -52,7 +52,7 @@ _ARTICLE_BEFORE = re.compile(
 _PRONOUN_BEFORE = re.compile(r"\s+(?!(?:is|was|because|since|and|or|as|seems|looks|fits|matches)\b)[a-z]|'")
 _DISCUSSED = re.compile(
     r"分析|[来先]看|考虑|看一?下|\b(?:consider(?:ed)?|look(?:ing)? at|examine|evaluate|between|initially|thought|says"
-    r"|states|claims|describes|talks about|(?:al)?though)\b|在.{1,8}(?:中|之间)|虽然|尽管",
+    r"|states|claims|describes|talks about|(?:al)?though)\b|在\s?[A-H].{0,7}(?:中|之间)|虽然|尽管",
     re.I,
 )
 _VERDICT = re.compile(
