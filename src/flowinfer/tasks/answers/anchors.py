@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flowinfer.tasks.answers.polarity import is_asked
+from flowinfer.tasks.answers.polarity import SUPPOSED, is_asked
 from flowinfer.tasks.answers.text import Text
 
 _ENGLISH = (
@@ -53,36 +53,23 @@ _ANCHOR = re.compile(
     rf"|(?i:\b(?:{_ENGLISH}))|{_CHINESE}|(?P<correction>(?i:{_CORRECTION}))){_BLANKS}"
 )
 _DENIED = re.compile(
-    r"^[\s*_:\"']*(?:definitely |certainly |clearly )?"
-    r"(?:not\b|n't|never\b|neither\b|isn't|不是|并非|不为|非|不|wrong|incorrect)(?!\s*only)",
-    re.I,
+    r"(?i)^[\s*_:\"']*(?:definitely |certainly |clearly )?"
+    r"(?:not\b|n't|never\b|neither\b|isn't|不是|并非|不为|非|不|wrong|incorrect)(?!\s*only)"
 )
 _DENIED_BEFORE = re.compile(
-    r"(?:\bno[tn]?(?: the)?|n't(?: be)?(?: the)?|不是|并非|没有|不存在|误以为"
-    r"|不(?:能|要|可以?|应该?|会)|(?:无法|不能)(?:判断|确定)|不知道|错误的?|wrong|incorrect)\s*$",
-    re.I,
-)
-_REPORTED = r"(?<!\bi )(?<!\bwe )\b(?:thinks|claims|believes|guesse[sd])\b|\b(?:some|many|most) (?:people|students)\b"
-REPORTED = re.compile(rf"{_REPORTED}|^\W*suppose\b", re.I)
-SUPPOSED = re.compile(
-    rf"{_REPORTED}|tempt|(?:might|may|could) (?:think|say|guess|assume|seem)|common (?:mistake|error)|would have"
-    r"|\bsuppose|\bassum"
-    r"|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|如果|假[设如]"
-    r"|(?:初看|看似|干扰|易错|误以为|误选|可能会|有人|容易|同学)[^,]*$",
-    re.I,
+    r"(?i)(?:\bno[tn]?(?: the)?|n't(?: be)?(?: the)?|不是|并非|没有|不存在|误以为"
+    r"|不(?:能|要|可以?|应该?|会)|(?:无法|不能)(?:判断|确定)|不知道|错误的?|wrong|incorrect)\s*$"
 )
 _TITLE = re.compile(
-    r"\s*(?:step|part|case|conclusion|solution|explanation|calculat|analysis|summary|problem|verif|check|note"
-    r"|步骤|第|解|分析|总结|结论|验)",
-    re.I,
+    r"(?i)\s*(?:step|part|case|conclusion|solution|explanation|calculat|analysis|summary|problem|verif|check|note"
+    r"|步骤|第|解|分析|总结|结论|验)"
 )
 _END = re.compile(
     r"\n|(?<=\S)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!i\.e)\.\s|(?<!\\)(?:[。?;]|!(?![$\d\\(*/+-]))|<\||</"
 )
 _HEDGE = re.compile(
-    r"^\s*(?:either|between|(?:less|more|greater|fewer) than|maybe|perhaps|unclear|unknown"
-    r"|可能|也许|不确定|无法|大?约?在[^,。]{1,12}之间)",
-    re.I,
+    r"(?i)^\s*(?:either|between|(?:less|more|greater|fewer) than|maybe|perhaps|unclear|unknown"
+    r"|可能|也许|不确定|无法|大?约?在[^,。]{1,12}之间)"
 )
 _REACH = 400
 _MAX_ANCHORS = 100

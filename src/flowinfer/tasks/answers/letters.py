@@ -6,11 +6,20 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from flowinfer.tasks.answers.anchors import SUPPOSED
 from flowinfer.tasks.answers.finding import Reader, find
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
 from flowinfer.tasks.answers.options import by_truth, completing, lettered
-from flowinfer.tasks.answers.polarity import OPEN, WRONG, Polarity, asks_wrong, masked, polarity, singled_out, tokens
+from flowinfer.tasks.answers.polarity import (
+    OPEN,
+    SUPPOSED,
+    WRONG,
+    Polarity,
+    asks_wrong,
+    masked,
+    polarity,
+    singled_out,
+    tokens,
+)
 from flowinfer.tasks.answers.quantities import find_number
 from flowinfer.tasks.answers.sentences import is_broken_off
 from flowinfer.tasks.answers.text import Found, Text
@@ -20,54 +29,47 @@ _ITEM = (
     r"(?:项|选项)?(?![a-z])"
 )
 _TIGHT = re.compile(
-    r"\s*(?:[,;(.。]\s*)?(?:[、/&+·|]|->|[→⇒]|\band/or\b|\b(?:and|or|as well as|plus)\b|(?<![,;.] )\bthen\b"
+    r"(?i)\s*(?:[,;(.。]\s*)?(?:[、/&+·|]|->|[→⇒]|\band/or\b|\b(?:and|or|as well as|plus)\b|(?<![,;.] )\bthen\b"
     r"|以及|[和与及]|或者?|还是)\s*"
-    rf"(?:also\s+|maybe\s+|perhaps\s+|possibly\s+|可能是?|选)?{_ITEM}",
-    re.I,
+    rf"(?:also\s+|maybe\s+|perhaps\s+|possibly\s+|可能是?|选)?{_ITEM}"
 )
 """A further letter of a list, behind what can only join."""
 _COMMA = re.compile(rf"\s*[,;，；]\s*(?:then\s+)?{_ITEM}")
 """One behind a comma, after which something else may begin."""
 _PLAIN = re.compile(rf"\s*{_ITEM}")
 _GOES_ON = re.compile(
-    r"\s*(?:$|[.。!！?？,;，；\n<、]|(?:because|since|as|for|both|all|are|together|too|also)\b|[都均皆全对]|因为|是?正确)",
-    re.I,
+    r"(?i)\s*(?:$|[.。!！?？,;，；\n<、]|(?:because|since|as|for|both|all|are|together|too|also)\b|[都均皆全对]|因为|是?正确)"
 )
 _ALSO = re.compile(
-    rf"(?:{_ITEM}\s*(?:(?:is|would be|could be)\s+)?(?:also|too)\s+(?:correct|right|possible|acceptable|valid|works?)\b"
-    rf"|{_ITEM}\s*也(?:是?(?:正确|对)|可以?|行)|\((?:also|or)\s+{_ITEM}\s*\))(?![^.。\n]*(?:\b(?:but|though|less)\b|但))",
-    re.I,
+    rf"(?i)(?:{_ITEM}\s*(?:(?:is|would be|could be)\s+)?(?:also|too)\s+(?:correct|right|possible|acceptable|valid"
+    rf"|works?)\b|{_ITEM}\s*也(?:是?(?:正确|对)|可以?|行)|\((?:also|or)\s+{_ITEM}\s*\))(?![^.。\n]*(?:\b(?:but|though|less)\b|但))"
 )
 """That a further letter is as good as the one that was announced."""
 _REACH = 60
 """Characters behind an announced letter in which such a one is looked for."""
-_LIST_DENIED = re.compile(rf"[^\n。.;；,，]{{0,12}}?(?:{WRONG})", re.I)
+_LIST_DENIED = re.compile(rf"(?i)[^\n。.;；,，]{{0,12}}?(?:{WRONG})")
 _DENIED = re.compile(
-    rf"[\s)\]】*项选]*[\"'”’]?\s*(?:[是都也并]?(?:is |was |are )?(?:{WRONG})|的(?:同学|人|学生|考生)"
-    r"|的?(?:说法|答案|观点)?是?(?:错误|不对|干扰)|,?但是?[他她它这]们?(?:错|不对))",
-    re.I,
+    rf"(?i)[\s)\]】*项选]*[\"'”’]?\s*(?:[是都也并]?(?:is |was |are )?(?:{WRONG})|的(?:同学|人|学生|考生)"
+    r"|的?(?:说法|答案|观点)?是?(?:错误|不对|干扰)|,?但是?[他她它这]们?(?:错|不对))"
 )
 _CONTRAST = re.compile(
-    r"改|后来|而|但|不|应|其实|更|最终|还是|所以|因此|故|综上"
-    r"|\b(?:wait|actually|no|but|rather|instead|final|so|therefore)\b",
-    re.I,
+    r"(?i)改|后来|而|但|不|应|其实|更|最终|还是|所以|因此|故|综上"
+    r"|\b(?:wait|actually|no|but|rather|instead|final|so|therefore)\b"
 )
 _NONE_RIGHT = re.compile(
-    r"(?:无|没有?|不存在)(?:一个|任何)?(?:正确|符合题意|合适)的?(?:答案|选项)"
+    r"(?i)(?:无|没有?|不存在)(?:一个|任何)?(?:正确|符合题意|合适)的?(?:答案|选项)"
     r"|(?:以上|上述|四个选项|所有选项|各选?项)[^,，。A-H\n]{0,6}[都均皆](?:不对|不正确|错误?)"
     r"|\bno (?:correct|right|valid) (?:answer|option|choice)"
-    r"|\bnone of (?:the|these) (?:\w+ )?(?:options|choices|answers)",
-    re.I,
+    r"|\bnone of (?:the|these) (?:\w+ )?(?:options|choices|answers)"
 )
-_SAYS_NONE = re.compile(r"[都均皆]|none|neither|no correct|没有|无", re.I)
-_DENIES = re.compile(r"[不没非]|可能|或许|\b(?:not|may|might|could)\b|n't", re.I)
+_SAYS_NONE = re.compile(r"(?i)[都均皆]|none|neither|no correct|没有|无")
+_DENIES = re.compile(r"(?i)[不没非]|可能|或许|\b(?:not|may|might|could)\b|n't")
 _REST = re.compile(
-    r"剩下|剩余|其余(?:的|那)?一|余下"
-    r"|\b(?:remaining|only (?:one )?(?:choice|option|answer)|last (?:one|option|choice)|one (?:is )?left)\b",
-    re.I,
+    r"(?i)剩下|剩余|其余(?:的|那)?一|余下"
+    r"|\b(?:remaining|only (?:one )?(?:choice|option|answer)|last (?:one|option|choice)|one (?:is )?left)\b"
 )
 """That one option is left over when the others were sorted out."""
-_CONCLUDING = re.compile(r"(?:^|[.。!?,;\n])\s*(?:所以|因此|综上|故|可见|(?:so|therefore|thus|hence)\b)", re.I)
+_CONCLUDING = re.compile(r"(?i)(?:^|[.。!?,;\n])\s*(?:所以|因此|综上|故|可见|(?:so|therefore|thus|hence)\b)")
 _OPENS = re.compile(
     r"[\s*_(\[【\"“]*(?:选项\s*)?([A-Z])[\s*_)\]】\"”]*"
     r"(?P<after>$|\n|[.。:)、,;](?=[^A-Za-z]|[A-Za-z]{2}|[A-Z]\s?项|$)|[(（]?(?:解析|理由|因为|分析|原因)|[-–—])"
@@ -75,7 +77,7 @@ _OPENS = re.compile(
 
 _PLAIN_NUMBER = re.compile(r"-?[\d.,]+")
 _QUANTITY = re.compile(rf"(?:Rs\.? ?|[$¥€£])?{_PLAIN_NUMBER.pattern}\s?%?")
-_EXPLAINS = re.compile(r"[\s*#_]*(?:explanation|rationale|reason|解析|解释|分析|理由)", re.I)
+_EXPLAINS = re.compile(r"(?i)[\s*#_]*(?:explanation|rationale|reason|解析|解释|分析|理由)")
 
 
 def find_choice(text: Text, choices: Mapping[str, str], question: str) -> Found:
@@ -197,7 +199,7 @@ class _Letters(Reader):
 
     def _judged(self, text: Text, string: str, places: list[int], leading: str | None) -> Found:
         """Return the letter that its clauses single out."""
-        said = polarity(string, places)
+        said = polarity(string, places, self.question)
         at_place = {string[at]: at for at in places}
         singled = singled_out(string, places, self.question)
         if singled == "":
