@@ -46,10 +46,12 @@ _WHICH = (
     r"|\b(?:is|are) (?:not (?:true|correct)|false|incorrect|wrong) is\b|\bexception[*_]*\s*(?:is|:)"
 )
 _HEADER = r"(?:^|\n)[#*\s]*(?:(?:(?:the )?final |the )?answer|(?:最终)?答案)[*\s]*(?=\n)"
+_KEY = r'"(?:\w*answer|choice|option|result|label)"\s*:'
 _BLANKS = r"[ \t*_:`]*(?:\r?\n[\s*_:`]*)?(?:(?:\\\[|\$\$)\s*)?"
 """To the next line, where the anchor ends its own."""
 _ANCHOR = re.compile(
-    rf"(?:(?P<which>(?i:{_WHICH}))|(?P<hash>####|<answer>|<\|begin_of_box\|>)|(?i:{_HEADER})|(?:^|\n)\s*[*_]*A\s*:(?!(?:.*\n+){{1,3}}[*_]*B\s*:)"
+    rf"(?:(?P<which>(?i:{_WHICH}))|(?i:{_KEY})|(?P<hash>####|<answer>|<\|begin_of_box\|>)|(?i:{_HEADER})|"
+    rf"(?:^|\n)\s*[*_]*A\s*:(?!(?:.*\n+){{1,3}}[*_]*B\s*:)"
     rf"|(?i:\b(?:{_ENGLISH}))|{_CHINESE}|(?P<correction>(?i:{_CORRECTION}))){_BLANKS}"
 )
 _DENIED = re.compile(
@@ -65,7 +67,7 @@ _TITLE = re.compile(
     r"|步骤|第|解|分析|总结|结论|验)"
 )
 _END = re.compile(
-    r"\n|(?<=\S)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!i\.e)\.\s|(?<!\\)(?:[。?;]|!(?![$\d\\(*/+-]))|<\||</"
+    r"\n|(?<=\S)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!i\.e)\.\s|(?<!\\)(?:[。?;]|!(?!\s*[$\d\\()*/+=-]))|<\||</"
 )
 _HEDGE = re.compile(
     r"(?i)^\s*(?:either|between|(?:less|more|greater|fewer) than|maybe|perhaps|unclear|unknown"

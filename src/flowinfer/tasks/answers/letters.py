@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from flowinfer.tasks.answers.anchors import anchored
 from flowinfer.tasks.answers.finding import Reader, find
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
 from flowinfer.tasks.answers.options import by_truth, completing, lettered
@@ -171,7 +172,8 @@ class _Letters(Reader):
             told = lettered(text.part(begin, len(text.string)), self.choices, question)
             string = masked(told.string)
             places = [match.end() for match in re.finditer(r"\((?=[A-Z]\))", string)]
-            found = self._judged(told, string, places, None) if places else None
+            found = self.announced(told, list(anchored(told, self.question))) if places else None
+            found = found or (self._judged(told, string, places, None) if places else None)
             if found and found.value:
                 return Found(found.value, "ok", rule, text.span())
         return None

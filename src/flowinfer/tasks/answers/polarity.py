@@ -153,8 +153,8 @@ def polarity(string: str, places: list[int], question: str) -> Polarity:
 
 _EXCEPTED = re.compile(
     r"(?i)\b(?:all|every\w*|each)\b[^.\n]{0,40}\b(?:except|other than|apart from)\b|\bexcept\b[^.\n]{0,20}"
-    r"\b(?:all|every)\b|\b(?:all|every|each)(?: (?:of )?(?:the(?:m|se)?|those))?(?: (?:option|statement|choice|answer|one)s?)? but\b"
-    r"|(?<![排删去消])除"
+    r"\b(?:all|every)\b|\b(?:all|every|each)(?: (?:of )?(?:the(?:m|se)?|those))?"
+    r"(?: (?:option|statement|choice|answer|one)s?)? but\b|(?<![排删去消])除"
 )
 """That what is said of all options does not hold for the one that is named: all but B, 除B外."""
 _ONLY = re.compile(

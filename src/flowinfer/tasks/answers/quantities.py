@@ -43,14 +43,15 @@ _PASSED_OVER = re.compile(
 _VERB = re.compile(
     r"(?i)(?:(?<!to )(?<!after )(?<!before )(?<!by )\b(?:is|are|was|were|be|ha[sd]|have|gets?|got|ma[kd]es?"
     r"|earn(?:s|ed)?|sav(?:es?|ed)|spen[dt]s?|costs?|takes?|took|needs?|pays?|paid|owes?|receives?|weighs?|equals?|totals?"
-    r"|total of|total:|left with|(?:comes?|came|amounts?|adds? up|works out) to|holds?|contains?|keeps?|kept|sold|sells|bought"
-    r"|buys|collect(?:s|ed)?|(?:pay|earn|sav|hav|mak|spend|cost|leav|gett|giv)ing|reads?|dr[io]ves?|travel(?:s|ed)?"
+    r"|total of|total:|left with|(?:comes?|came|amounts?|adds? up|works out) to|holds?|contains?|keeps?|kept|sold|sells"
+    r"|bought|buys|collect(?:s|ed)?|(?:pay|earn|sav|hav|mak|spend|cost|leav|gett|giv)ing|reads?|dr[io]ves?|travel(?:s|ed)?"
     r"|walk(?:s|ed)?)\b[*\s:]*(?:(?!(?:in|at|on|by|from|for|after|per|with|than|to|every|if)\b)[a-zA-Z']+\s+){0,5}?"
     r"|(?:[是为有付赚应共]|需要?|得到?|剩下?|花费?了?|卖出?了?|等于|用了?)[^\d,。;\n]{0,6}?)[*\s]*(?=-?[$€£¥￥]?\s?\d)"
 )
 _STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?\s*[a-zA-Z]*\W*$")
 _IMAGINED = re.compile(r"\bwould\b", re.I), re.compile(r"\b(?:if|without|had|unless)\b", re.I)
 _HOLDS = re.compile(r"共|是|\b(?:is|are|has|have)\b")
+_SAYS = re.compile(r"(?i)(?:[是为共]有?|[余剩得]下?|\b(?:is|are|was|were|makes|leaves|gives|has|have|'s))\s*$")
 _WEAK_BEFORE = re.compile(
     r"(?:\b(?:in|for|from|of|per|at|by|to|than|after|with|every|over|on)\s+(?:the |a )?\$?|第|每)$"
 )
@@ -69,7 +70,7 @@ _TERM = re.compile(r"(?:^|[=:]|\b(?:is|are|be|get)\b)[\s$*]*-?[\d.]+\s?[nxyz][\s
 _ALONE = re.compile(r"[\s$€£¥￥*#>-]*[\d,.]+[\s*.]*")
 _LAST_CLAUSE = re.compile(
     r"(?i),?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;]\s*(?:and\s+)?(?:so|thus|therefore|hence|which (?:leaves|gives"
-    r"|makes|totals|equals))\b|,\s*(?:for|making|totall?ing|giving|leaving)\s+(?:a total of\s+)?(?=[$\d])"
+    r"|makes|totals|equals))\b|,\s*(?:for|making|totall?ing|giving|leaving)\s+(?:an?\s+(?:\w+\s+){1,2}of\s+)?(?=\\?[$\d])"
     r"|,?\s*(?:所以|因此|一共|总共|(?:即|也就是)(?=\s*[\d$¥]))"
     r"|,(?!\s*(?:每|其中|因为|由于|比))(?=[^,。=\d]{0,12}(?:为|是|得到?|剩下?|还有|余)\s*[¥$]?-?\d)"
     r"|,\s*(?:最终|最后|于是|故|结果|实际|也就是说|换句话说|换言之|that is(?: to say)?,|in other words,?)"
@@ -163,6 +164,9 @@ def _stated(sentence: Text, question: str) -> Found | None:
         return Found(in_units(numeral[0], last[numeral[2] :]), "ok", rule, sentence.span())
     if (bold := _emphasized(sentence)) is not None:
         return bold
+    last = string[found[-1][2] :]
+    if (numeral := spelled(last)) is not None and _SAYS.search(last[: numeral[1]]):
+        return Found(in_units(numeral[0], last[numeral[2] :]), "ok", "conclusion", sentence.span())
 
     def span(item: Number) -> tuple[int, int] | None:
         is_same = len(string) == len(sentence.string)
@@ -170,7 +174,8 @@ def _stated(sentence: Text, question: str) -> Found | None:
 
     equal = after_last_equals(string)
     if equal is not None and not (begin >= equal[2] and any(item[1] >= begin for item in found)):
-        return Found(show(equal[0]), "ok", "equals", span(equal))
+        paired = in_two_units(equal[0], string[equal[2] :])
+        return Found(paired or show(equal[0]), "ok", "equals", span(equal))
     reading, place = _concluded(string, found, begin)
     if reading.is_ambiguous:
         return Found(None, "ambiguous", "conclusion", sentence.span())

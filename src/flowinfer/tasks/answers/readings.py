@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from flowinfer.tasks.answers.numbers import Number, clean, show, spelled, values
+from flowinfer.tasks.answers.numbers import Number, asks_percent, clean, show, spelled, values
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,7 @@ def after_last_equals(string: str) -> Number | None:
     return None
 
 
+_PERCENT_BEHIND = re.compile(r"\s*(?:\\?%|per\s?cent\b)", re.I)
 _ASKED_ENGLISH = re.compile(r"(?i)\bhow many\s+(?:(?:more|full|whole|total|additional|extra|fewer)\s+)*([a-z]{2,})")
 _ASKED_HAN = re.compile(r"([\u4e00-\u9fff]{0,12})(?:多少|几)个?([\u4e00-\u9fff]{1,4})")
 _UNIT_AFTER = re.compile(r"(?i)\s*(?:[a-z]{1,20}(?:\s[a-z]{1,20}){0,2}|个?[\u4e00-\u9fff]{1,4})")
@@ -168,6 +169,11 @@ def asked_value(stretch: str, question: str, value: str) -> str:
         question: its last "how many" or 多少 counts.
         value: the number read without the question, as `show` writes it.
     """
+    if asks_percent(question):
+        whole = clean(stretch)
+        percent = {show(number) for number, _, end in values(whole) if _PERCENT_BEHIND.match(whole, end)}
+        if len(percent) == 1 and f"{min(percent)} of 1/100" != value:
+            return percent.pop()
     string = main_clause(_GLOSS.sub(r", \1", clean(stretch)))
     told = []
     for number, start, end in values(string):

@@ -25,12 +25,17 @@ _COMMENT = re.compile(
     r"(?:confirms|agrees|matches|is consistent)\b|[与和][^,，]{1,12}(?:相符|吻合|一致))"
 )
 _CHECK = re.compile(
-    r"(?i)[(（]?\s*(?:\bcheck|verif(?:y|ication)|验算|检验|检查|\bnote|explanation|解析|注意?)\s*\**\s*[:：]"
+    r"(?i)[(（]?\s*(?:\bcheck(?:ing)?|verif(?:y(?:ing)?|ication)|验算|检验|检查|\bnote|explanation|解析|注意?)\s*\**\s*[:：]"
     r"|代入检验|let me (?:just )?(?:check|verify|double)"
 )
+_BREAKDOWN = re.compile(
+    r"(?i)\A([^\n:]*\d[^\n:]*[.!*]\s*)\n\W*(?:here(?:'s| is) (?:the|a|my|how|why)\b[^\n:]*|breakdown|calculations?)\W*:"
+    r"(?![\s\S]*\b(?:so|therefore|thus|hence|final|answer|total)\b)"
+)
+"""An answer in one sentence, and behind it how it comes about, without another conclusion."""
 _END = re.compile(
     r"\n+|(?<=[^\s\d])(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!\bSt)(?<!e\.g)(?<!i\.e)\.\s+"
-    r"|(?<=[^\n]{2}\d)\.\s+(?!\d)|(?<=[^\n]{4}\d)\.\s+|(?<!\\)(?:[。?;]|!(?![$\d\\(*/+-]))|\Z"
+    r"|(?<=[^\n]{2}\d)\.\s+(?!\d)|(?<=[^\n]{4}\d)\.\s+|(?<!\\)(?:[。?;]|!(?!\s*[$\d\\()*/+=-]))|\Z"
 )
 _ASKS = re.compile(
     r"[\W\d_]*(?:how|what|which|when|who|is|are|does)\b|[\W\d_]*\Z|.*(?:多少|[几哪]|什么|吗$)", re.I | re.S
@@ -74,6 +79,8 @@ def without_checks(text: Text) -> Text:
 
     The whole is returned where no number stands before.
     """
+    if (answer := _BREAKDOWN.match(text.string)) is not None:
+        return text.part(0, answer.end(1))
     cut = _CHECK.search(text.string)
     if not cut or not re.search(r"\d", text.string[: cut.start()]):
         return text
