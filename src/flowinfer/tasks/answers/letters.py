@@ -12,7 +12,6 @@ from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
 from flowinfer.tasks.answers.options import by_truth, completing, lettered
 from flowinfer.tasks.answers.polarity import (
     OPEN,
-    SUPPOSED,
     WRONG,
     Polarity,
     asks_wrong,
@@ -43,7 +42,8 @@ _GOES_ON = re.compile(
 )
 _ALSO = re.compile(
     rf"(?i)(?:{_ITEM}\s*(?:(?:is|would be|could be)\s+)?(?:also|too)\s+(?:correct|right|possible|acceptable|valid"
-    rf"|works?)\b|{_ITEM}\s*也(?:是?(?:正确|对)|可以?|行)|\((?:also|or)\s+{_ITEM}\s*\))(?![^.。\n]*(?:\b(?:but|though|less)\b|但))"
+    rf"|works?)\b|{_ITEM}\s*也(?:是?(?:正确|对)|可以?|行)|\((?:also|or)\s+{_ITEM}\s*\))(?![^.。\n]*(?:\b(?:but|though|less)\b"
+    rf"|但))"
 )
 """That a further letter is as good as the one that was announced."""
 _REACH = 60
@@ -214,7 +214,7 @@ class _Letters(Reader):
             ("odd_one", self._odd_one(said, string) or singled),
             ("concluded", said.concluded if said.concluded not in said.wrong - said.right else None),
             ("judged_right", right if len(right) == 1 else said.right if len(said.right) > 1 else None),
-            ("only_letter", alone if len(alone) == 1 and not _is_reported(string, at_place[min(alone)]) else None),
+            ("only_letter", alone if len(alone) == 1 else None),
             ("last_line", last_line and last_line[1]),
         ):
             if letters and len(letters) > 1:
@@ -269,14 +269,6 @@ def _joined(rest: str, letters: str) -> set[str]:
 def _is_article(string: str, at: int) -> bool:
     is_word = string[at + 1 : at + 2].isupper()
     return string[at] in "AaI" and not is_word and tokens(string[at : at + 40].replace("*", " "), string[at]) == []
-
-
-def _is_reported(string: str, at: int) -> bool:
-    """Return whether a letter is asked for, supposed, or what others think."""
-    begins = max(string.rfind(mark, 0, at) for mark in "\n。.;!?") + 1
-    clause = re.split(r"[\n。.;!?]", string[begins:])[0]
-    is_supposed = SUPPOSED.search(string[begins:at]) or SUPPOSED.search(clause)
-    return string[at + 1 : at + 2] == "?" or is_supposed is not None
 
 
 def _leading(text: Text, choices: Mapping[str, str]) -> str | None:

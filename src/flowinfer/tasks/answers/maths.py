@@ -35,7 +35,10 @@ _NAMED = re.compile(r"[a-zA-Z](?:_?\w)?'*\s*(?:\(\s*[-\w]+\s*\))?\s*=\s*")
 _NAME = r"(?:\\?[a-zA-Z]+|[a-zA-Z]_?\w?)'*(?:\s*\([^()=]*\))?"
 _PART = re.compile(rf"(?:and\s+)?({_NAME})\s*(?:=|≡|\\equiv)\s*([^=]+)")
 _ASKS = r"\b(?:for|find|of|determine|is|compute|evaluate|calculate|what's)\b|[求为]"
-_MATRIX = re.compile(r"\\begin\{(?:[a-zA-Z]*matrix|array)\}.*?\\end\{(?:[a-zA-Z]*matrix|array)\}", re.S)
+_MATRIX = re.compile(
+    r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])+\s*\]|\\begin\{(?:[a-zA-Z]*matrix|array)\}.*?\\end\{(?:[a-zA-Z]*matrix|array)\}",
+    re.S,
+)
 _THEREFORE = re.compile(r",\s*(?:and )?(?:so|thus|therefore|hence)\b,?|所以|因此")
 
 
@@ -101,6 +104,7 @@ def read_stretch(part: str, gold: Gold, *, is_anchored: bool) -> str | None:
     if found is not None or gold.kind in ("truth", "time", "words"):
         return found
     whole = asked_clause(stripped(part), gold.question) if gold.kind in ("number", "expression") else stripped(part)
+    whole = re.sub(r"^\s*\(?[A-H]\)\s*(?=[-\d])", "", whole) if is_anchored else whole
     string = main_part(whole)
     leading = leading_run(string) if is_anchored else ""
     runs = [leading] if leading else closing_runs(string)

@@ -22,7 +22,8 @@ SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _WORD = "|".join(sorted((*_VALUES, *SCALES), key=len, reverse=True))
 ENGLISH = re.compile(
     rf"(?i)\b(?:(?:negative|minus)\s+)?(?:a\s+(?={'|'.join(SCALES)}))?(?:{_WORD})(?:(?:[-\s]|\s+and\s+)(?:{_WORD}))*"
-    rf"(?:\s+point(?:\s+(?:{'|'.join(_SMALL[:10])}))+)?\b(?!(?<=\bone)\s+(?:of|by|can|another|more|who|that|and|must)\b)"
+    rf"(?:\s+point(?:\s+(?:{'|'.join(_SMALL[:10])}))+)?\b(?!(?<=\bone)\s+(?:of|by|can|another|more|who|that|and"
+    rf"|must)\b)"
 )
 """Not "one of them", which counts nothing."""
 _PARTS = {
@@ -40,10 +41,12 @@ _PART = rf"[-\s](?P<bottom>{'|'.join(_PARTS)})s?\b"
 _FRACTIONS = (
     re.compile(r"(?P<bottom>[一二两三四五六七八九十百]+)分之(?P<top>[一二两三四五六七八九十百]+)"),
     re.compile(rf"\b(?P<whole>{_WORD}) and (?P<top>a|one|two|three){_PART}", re.I),
-    re.compile(rf"\b(?P<top>an?|{'|'.join(_SMALL[1:10])}){_PART}(?!\s+(?:of|as|dozen))", re.I),
+    re.compile(rf"\b(?P<top>an?|one){_PART}(?!\s+(?:of|as|dozen))", re.I),
+    re.compile(rf"\b(?P<top>{'|'.join(_SMALL[2:10])}){_PART}(?!\s+(?:as|dozen))", re.I),
 )
 
 
+_AND_A_HALF = re.compile(r"([一二两三四五六七八九十]+)个半")
 _TELLS = re.compile(r"(?:共有?|剩下?|还有|等于)\s*$")
 
 
@@ -94,9 +97,12 @@ def spelled(text: str) -> tuple[Fraction, int, int] | None:
             top = han_value(match["top"]) if is_han else _VALUES.get(match["top"].lower(), 1)
             bottom = han_value(match["bottom"]) if is_han else _PARTS[match["bottom"].lower()]
             whole = english_value(match.groupdict().get("whole") or "")
-            return (whole + Fraction(top) / bottom, *match.span()) if bottom else None
+            sign = -1 if re.search(r"(?i)\b(?:negative|minus)\s+$", text[: match.start()]) else 1
+            return (sign * (whole + Fraction(top) / bottom), *match.span()) if bottom else None
     for match in ENGLISH.finditer(text):
         return english_value(match[0]), match.start(), match.end()
+    if (half := _AND_A_HALF.search(text)) is not None:
+        return han_value(half[1]) + Fraction(1, 2), *half.span()
     for match in HAN.finditer(text):
         is_short = not text[: match.start()].strip() and len(text[match.end() :].strip()) < 4 and "一共" not in text
         is_told = _TELLS.search(text[: match.start()])

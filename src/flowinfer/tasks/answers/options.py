@@ -31,18 +31,14 @@ def completing(string: str, choices: Mapping[str, str], question: str) -> str | 
     if len(stem) < _BEFORE:
         return None
     before = re.escape(stem) + r"(?:[是为:]|\s)*[\"“《]?"
-    found = {
-        letter
-        for letter, option in choices.items()
-        if re.search(before + _form(normalize(option).string.strip(" .。")), string, re.I)
-    }
+    found = {letter for letter, option in _texts(choices) if re.search(before + _form(option), string, re.I)}
     return found.pop() if len(found) == 1 else None
 
 
 def lettered(text: Text, choices: Mapping[str, str], question: str) -> Text:
     """Write "(C)" where a text has C's text, the longest first; not where it repeats words of the question."""
-    options = {normalize(option).string.strip(" .。").lower(): letter for letter, option in choices.items()}
-    forms = [_form(option) for option in sorted(options, key=len, reverse=True) if option]
+    options = {option.lower(): letter for letter, option in _texts(choices)}
+    forms = [_form(option) for option in sorted(options, key=len, reverse=True)]
     parts, last = [], 0
     for match in re.finditer("|".join(forms), text.string, re.I) if forms else ():
         start, end = match.span()
@@ -52,6 +48,11 @@ def lettered(text: Text, choices: Mapping[str, str], question: str) -> Text:
         parts += [text.part(last, start), Text(name, [text.places[start], text.places[start], text.places[end - 1]])]
         last = end
     return joined([*parts, text.part(last, len(text.string))])
+
+
+def _texts(choices: Mapping[str, str]) -> list[tuple[str, str]]:
+    texts = [(letter, normalize(option).string.strip(" .。")) for letter, option in choices.items()]
+    return [(letter, text) for letter, text in texts if text]
 
 
 def _form(option: str) -> str:

@@ -24,6 +24,7 @@ _REPORTED = r"(?<!\bi )(?<!\bwe )\b(?:thinks|claims|believes|guesse[sd])\b|\b(?:
 REPORTED = re.compile(rf"(?i){_REPORTED}|^\W*suppose\b")
 SUPPOSED = re.compile(
     rf"(?i){_REPORTED}|tempt|(?:might|may|could) (?:think|say|guess|assume|seem)|common (?:mistake|error)|would have"
+    r"|\bat first\b|\binitially\b|起初|乍看|一开始"
     r"|\bsuppose|\bassum"
     r"|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|如果|假[设如]"
     r"|(?:初看|看似|干扰|易错|误以为|误选|可能会|有人|容易|同学)[^,]*$"
@@ -49,7 +50,8 @@ _AFTER_WORD = re.compile(
 )
 _ARTICLE_BEFORE = re.compile(
     r"\s+(?!(?:and|or|is|are|was|because|since|as|can|cannot|would|must|should|may|might|could|will|isn|does|has|seems"
-    r"|looks|appears|remains|fits|matches|states|says|describes|mentions|talks|refers|correctly|to|nor|but|here|only|also"
+    r"|looks|appears|remains|fits|matches|states|says|describes|mentions|talks|refers|correctly|to|nor|but|here|only"
+    r"|also"
     r"|option)\b)[a-z]{2,}"
 )
 _PRONOUN_BEFORE = re.compile(r"\s+(?!(?:is|was|because|since|and|or|as|seems|looks|fits|matches)\b)[a-z]|'")
@@ -66,7 +68,8 @@ _VERDICT = re.compile(
 _MARKED = re.compile(r"[✗✘❌✓√✔✅]\W*$")
 _MARK_BEHIND = re.compile(r"([.。])(\s?)([✗✘❌✓√✔✅])")
 _LISTED = re.compile(
-    r"(?<![A-Za-z])(?<!and )(?<!or )(?<![和或与])([A-H])\s*[,，]\s*(?=(?:and |or |和|或|以及)?\s*[A-H](?![A-Za-z]))"
+    r"(?<![A-Za-z])(?<!and )(?<!or )(?<![和或与])([A-H]\)?)\s*[,，]"
+    r"\s*(?=(?:and |or |[和或]|以及)?\s*\(?[A-H](?![A-Za-z]))"
 )
 _ENUMERATOR = re.compile(
     r"(?i)(?m)^([\s*#>-]*(?:选项|option )?[(（]?[A-H][)）]?)(\.)(?=\s*\S)(?!\s*[A-H](?![A-Za-z]))"
@@ -106,7 +109,9 @@ def masked(string: str) -> str:
 def tokens(string: str, letters: str) -> list[int]:
     """List the places of letters that stand alone and can name an option."""
     places = []
-    for match in re.finditer(rf"(?<![A-Za-z0-9_\\^=+*/<>’-])[{letters}](?![A-Za-z0-9_^=+*/<>’]|'[a-z])", string):
+    for match in re.finditer(
+        rf"(?<![A-Za-z0-9_\\^=+*/<>∩∪⊂⊆∈’-])[{letters}](?![A-Za-z0-9_^=+*/<>∩∪⊂⊆∈’]|'[a-z])", string
+    ):
         at = match.start()
         before, after = string[max(0, at - 14) : at], string[at + 1 :]
         word = {"A": _ARTICLE_BEFORE, "a": _ARTICLE_BEFORE, "I": _PRONOUN_BEFORE}.get(string[at])
@@ -187,7 +192,10 @@ def singled_out(string: str, places: list[int], question: str) -> str | None:
     if not only and not is_excepted:
         return string[places[0]] if asks_wrong(question) and is_denied_as_asked(rest[1:], question) else None
     is_wrong = bool(re.search(WRONG, before + rest, re.I))
-    if not (is_wrong or re.search(r"[都均全]对", before + rest) or _POSITIVE.search(before + rest)):
+    is_so = _denied_in(question)
+    if not (is_wrong or re.search(r"[都均全]对", before + rest) or _POSITIVE.search(before + rest)) and not (
+        is_so and is_so in before + rest
+    ):
         return None
     is_told = not (only and (only["not"] or only["no"])) and (is_wrong != is_excepted) == asks_wrong(question)
     return string[places[0]] if is_told else ""
@@ -209,7 +217,9 @@ def _denied_in(question: str) -> str:
     """Return what a question asks for the opposite of: 可再生能源 of 不属于可再生能源的是."""
     asked = re.split(r"[。\n]\s*(?=\S)", question.strip())[-1]
     denied = re.search(
-        r"(?:不(?:属于|是|符合)|\b(?:is|are) not )([^,，。?？_]{3,}?)(?=\s*(?:的|[_?？,，。(]|$))", asked, re.I
+        r"(?:不(?:属于|是|符合)|\b(?:is|are) not (?:an? |the )?)([^,，。?？_]{3,}?)(?=\s*(?:的|[_?？,，。(]|$))",
+        asked,
+        re.I,
     )
     return denied[1] if denied else ""
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from flowinfer.tasks.answers.finding import Reader, find
 from flowinfer.tasks.answers.numbers import Number, asks_percent, clean, show, spelled, values
-from flowinfer.tasks.answers.polarity import REPORTED
+from flowinfer.tasks.answers.polarity import REPORTED, SUPPOSED
 from flowinfer.tasks.answers.readings import (
     Reading,
     after_last_equals,
@@ -42,12 +42,15 @@ _PASSED_OVER = re.compile(
 )
 _VERB = re.compile(
     r"(?i)(?:(?<!to )(?<!after )(?<!before )(?<!by )\b(?:is|are|was|were|be|ha[sd]|have|gets?|got|ma[kd]es?"
-    r"|earn(?:s|ed)?|sav(?:es?|ed)|spen[dt]s?|costs?|takes?|took|needs?|pays?|paid|owes?|receives?|weighs?|equals?|totals?"
+    r"|earn(?:s|ed)?|sav(?:es?|ed)|spen[dt]s?|costs?|takes?|took|needs?|pays?|paid|owes?|receives?|weighs?|equals?"
+    r"|totals?"
     r"|total of|total:|left with|(?:comes?|came|amounts?|adds? up|works out) to|holds?|contains?|keeps?|kept|sold|sells"
-    r"|bought|buys|collect(?:s|ed)?|(?:pay|earn|sav|hav|mak|spend|cost|leav|gett|giv)ing|reads?|dr[io]ves?|travel(?:s|ed)?"
+    r"|bought|buys|collect(?:s|ed)?|(?:pay|earn|sav|hav|mak|spend|cost|leav|gett|giv)ing|reads?"
+    r"|brings? (?:it |them )?(?:in|down to|up to)|dr[io]ves?|travel(?:s|ed)?"
     r"|walk(?:s|ed)?)\b[*\s:]*(?:(?!(?:in|at|on|by|from|for|after|per|with|than|to|every|if)\b)[a-zA-Z']+\s+){0,5}?"
     r"|(?:[是为有付赚应共]|需要?|得到?|剩下?|花费?了?|卖出?了?|等于|用了?)[^\d,。;\n]{0,6}?)[*\s]*(?=-?[$€£¥￥]?\s?\d)"
 )
+_TURN = re.compile(r"(?i)\bbut\b|但是?|[^\s,，]*实际上")
 _STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?\s*[a-zA-Z]*\W*$")
 _IMAGINED = re.compile(r"\bwould\b", re.I), re.compile(r"\b(?:if|without|had|unless)\b", re.I)
 _HOLDS = re.compile(r"共|是|\b(?:is|are|has|have)\b")
@@ -70,11 +73,13 @@ _TERM = re.compile(r"(?:^|[=:]|\b(?:is|are|be|get)\b)[\s$*]*-?[\d.]+\s?[nxyz][\s
 _ALONE = re.compile(r"[\s$€£¥￥*#>-]*[\d,.]+[\s*.]*")
 _LAST_CLAUSE = re.compile(
     r"(?i),?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;]\s*(?:and\s+)?(?:so|thus|therefore|hence|which (?:leaves|gives"
-    r"|makes|totals|equals))\b|,\s*(?:for|making|totall?ing|giving|leaving)\s+(?:an?\s+(?:\w+\s+){1,2}of\s+)?(?=\\?[$\d])"
+    r"|makes|totals|equals))\b|,\s*(?:for|making|totall?ing|giving"
+    r"|leaving)\s+(?:an?\s+(?:\w+\s+){1,2}of\s+)?(?=\\?[$\d])"
     r"|,?\s*(?:所以|因此|一共|总共|(?:即|也就是)(?=\s*[\d$¥]))"
     r"|,(?!\s*(?:每|其中|因为|由于|比))(?=[^,。=\d]{0,12}(?:为|是|得到?|剩下?|还有|余)\s*[¥$]?-?\d)"
     r"|,\s*(?:最终|最后|于是|故|结果|实际|也就是说|换句话说|换言之|that is(?: to say)?,|in other words,?)"
 )
+_REST = re.compile(r"(?i)\b(?:left|leaves?|remain\w*|still|keeps?|rest|change|have|has|end up)\b|[剩余还]")
 _DOZEN = re.compile(r"(?i)\bdozen")
 _WORKING = re.compile(r"[^\n=]*\d[^\n=]*=[^\n]*\n\s*(?:[^\n=]*\d)?[^\n=]*=")
 """Lines that work a value out, as they may stand under "The solution is:"."""
@@ -146,7 +151,10 @@ class _Numbers(Reader):
 def _stated(sentence: Text, question: str) -> Found | None:
     """Read a sentence that concludes, works out a value, or only mentions a number."""
     string = _BLANKED.sub(lambda match: " " * len(match[0]), clean(sentence.string))
-    begin = _last_clause(string)
+    begin = _last_clause(string, question)
+    if (turn := _TURN.search(string)) is not None and SUPPOSED.search(string[: turn.start()]):
+        string = " " * turn.end() + string[turn.end() :]
+        begin = max(begin, turn.end())
     if REPORTED.search(string) or _is_imagined(string[begin:], question):
         return None
     if "±" in string or _NAMED_VALUES.fullmatch(string):
@@ -198,9 +206,10 @@ def _emphasized(sentence: Text) -> Found | None:
     return Found(value, "ok", "conclusion", sentence.part(*bold[0].span(1)).span()) if value else None
 
 
-def _last_clause(string: str) -> int:
-    """Return where the last clause that draws a conclusion begins: ", so she has 12"."""
-    clauses = _LAST_CLAUSE.finditer(string)
+def _last_clause(string: str, question: str) -> int:
+    """Return where the last clause that draws a conclusion begins: ", so she has 12"; what is left only if asked."""
+    asks_rest = not question or _REST.search(question)
+    clauses = [one for one in _LAST_CLAUSE.finditer(string) if asks_rest or "leaving" not in one[0]]
     return max((match.start() for match in clauses if not _is_enclosed(string, match.end())), default=0)
 
 

@@ -19,9 +19,11 @@ class Reading:
 
 _ASIDE = re.compile(
     r"(?i)\((?=\D*\d)[^()]*\)|,?\s*(?:\bnot\b|\brather than\b|\binstead of\b|而不是|而非|不是)"
-    r"|,?\s*(?:\b(?:because|since|which(?! (?:averages|equals|gives|leaves|makes|comes|totals|amounts|adds|works)\b)"
+    r"|,?\s*(?:\b(?:because|since|which(?! (?:at [^,.]*?)?(?:averages|equals|gives|leaves|makes|comes|totals|amounts"
+    r"|adds|works|brings)\b)"
     r"|given that|where|compared|considering|assuming|as (?:it|he|she|they|there))\b|其中|因为|由于)"
     r"|,\s*(?:who|whom|whose)\b|\bout of\b|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b)|[→⇒]\s*(?=check)"
+    r"|\s[—–]\s(?=that\b|because\b|since\b|as\b)"
 )
 _SUMMED = re.compile(
     r"(?i)\b(?:for a total of|a total of|totall?ing|in total|altogether|which (?:makes|gives)|(?:and|,)\s*so"
@@ -31,7 +33,8 @@ _GAP = r"\s*[a-zA-Z$€£¥￥%\u4e00-\u9fff]{0,14}(?:\s[a-zA-Z]{1,12})?\s*"
 _NEXT = re.compile(rf"^{_GAP}(?:[-+*/÷×^]|\bx\b)\s*[($\s]*\d")
 _EQUAL = re.compile(rf"^{_GAP}[)\s]*[=≈]")
 _RANGE = re.compile(
-    r"(?i)^\s?[a-zA-Z$%\u4e00-\u9fff]{0,8}\s*(?:~|–|—|\bto\b|到|至|\bor\b|或者?|还是|,?\s*[也还又](?=可能))\s*(?:maybe|perhaps|possibly"
+    r"(?i)^\s?[a-zA-Z$%\u4e00-\u9fff]{0,8}\s*(?:~|–|—|\bto\b|到|至|\bor\b|或者?|还是|,?\s*[也还又](?=可能))\s*(?:maybe|perhaps"
+    r"|possibly"
     r"|也许|可能是?)?\s*[$¥]?\s*-?\d"
 )
 _LIST = re.compile(r"^(?:\s*(?:,|、|和|与|\band\b)\s*(?:and\s+)?[-$¥]?\d[\d.]*)+[\s.。$]*$")
@@ -143,7 +146,10 @@ def after_last_equals(string: str) -> Number | None:
 
 
 _PERCENT_BEHIND = re.compile(r"\s*(?:\\?%|per\s?cent\b)", re.I)
-_ASKED_ENGLISH = re.compile(r"(?i)\bhow many\s+(?:(?:more|full|whole|total|additional|extra|fewer)\s+)*([a-z]{2,})")
+_ASKED_ENGLISH = re.compile(
+    r"(?i)\b(?:how many|how much\b[^.?]{0,20}?\bin)\s+(?:(?:more|full|whole|total|additional|extra"
+    r"|fewer)\s+)*([a-z]{2,})"
+)
 _ASKED_HAN = re.compile(r"([\u4e00-\u9fff]{0,12})(?:多少|几)个?([\u4e00-\u9fff]{1,4})")
 _UNIT_AFTER = re.compile(r"(?i)\s*(?:[a-z]{1,20}(?:\s[a-z]{1,20}){0,2}|个?[\u4e00-\u9fff]{1,4})")
 _VERBS = ("is", "are", "was", "were", "do", "does", "did", "will", "can", "have", "has", "of", "in")
@@ -156,7 +162,7 @@ _CONDITION = re.compile(
 _GLOSS = re.compile(r"(?i)\((?:=|or|i\.e\.,?|that is,?)?\s*(\d[\d.,]*\s?(?:[a-z]+|个?[\u4e00-\u9fff]{1,3}))\)")
 """The same in another unit: 1.2 hours (72 minutes)."""
 _LEFT = re.compile(r"(?i)\b(?:left|remain\w*)\b")
-_RESULT = re.compile(r"[=≈][\s(]*$")
+_RESULT = re.compile(r"(?:[=≈]|\bor|即)[\s($]*$")
 
 
 def asked_value(stretch: str, question: str, value: str) -> str:
@@ -178,8 +184,8 @@ def asked_value(stretch: str, question: str, value: str) -> str:
     told = []
     for number, start, end in values(string):
         unit = _UNIT_AFTER.match(string, end)
-        if unit and ("=" not in string or _RESULT.search(string[:start])):
-            told.append((show(number), string[:start], unit[0].strip()))
+        if (unit or "=" in string) and ("=" not in string or _RESULT.search(string[:start])):
+            told.append((show(number), string[:start], unit[0].strip() if unit else ""))
     if len(told) < 2 or value not in [shown for shown, _, _ in told]:
         return value
     left = [shown for shown, _, unit in told if _LEFT.search(unit)]

@@ -11,7 +11,7 @@ from flowinfer.tasks.answers.text import Text, joined
 
 _COMMENT = re.compile(
     r"(?i)^[\s*_#(\[>-]*(?:check|verif|(?:let me|to) (?:check|verify|double)|note\b|confidence\b|explanation|reason"
-    r"|that is\b|i\.e\."
+    r"|that is\b|i\.e\.|(?:this|that|it)(?:'s| is) because\b"
     r"|(?:this|that|it|which)(?:'s| is| was| can| means| matches| makes sense| equals| also)\b[^=]*"
     r"\b(?:more|less|fewer|than|half|twice|times)\b"
     r"|(?:let\s+(?!me\b|us\b)|suppose\b|assume\b|(?:we )?try\b)"

@@ -69,6 +69,8 @@ def normalize(output: str) -> Text:
         plain = character if character < "\x7f" else _PLAIN.get(character)
         if plain is None:
             plain = unicodedata.normalize("NFKC", character).replace("\u2044", "/").replace("\u2212", "-")
+            if "/" in plain and characters and characters[-1][-1:].isdigit():  # 2⅔
+                plain = f" {plain}"
         characters.append(plain)
         places += [index] * len(plain)
     return Text("".join(characters), places)
