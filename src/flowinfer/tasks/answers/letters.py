@@ -70,6 +70,11 @@ _REST = re.compile(
     r"|\b(?:remaining|only (?:one )?(?:choice|option|answer)|last (?:one|option|choice)|one (?:is )?left)\b"
 )
 """That one option is left over when the others were sorted out."""
+_BESIDE = re.compile(
+    r"(?i)(?:\b(?:than|followed by|unlike|instead of|rather than|compared (?:to|with))|比|而不是|而非)"
+    r"\s*(?:the\s+)?\W?$"
+)
+"""That a letter is only what the answer is compared with."""
 _CONCLUDING = re.compile(r"(?i)(?:^|[.。!?,;\n])\s*(?:所以|因此|综上|故|可见|(?:so|therefore|thus|hence)\b)")
 _OPENS = re.compile(
     r"[\s*_(\[【\"“]*(?:选项\s*)?([A-Z])[\s*_)\]】\"”]*"
@@ -201,6 +206,7 @@ class _Letters(Reader):
 
     def _judged(self, text: Text, string: str, places: list[int], leading: str | None) -> Found:
         """Return the letter that its clauses single out."""
+        places = [at for at in places if not _BESIDE.search(string[max(0, at - 24) : at])] or places
         said = polarity(string, places, self.question)
         at_place = {string[at]: at for at in places}
         singled = singled_out(string, places, self.question)
@@ -236,8 +242,8 @@ class _Letters(Reader):
                 return next(iter(odd))
         sorted_out = said.right - said.wrong if asks_wrong(self.question) else odd
         left = every - sorted_out
-        named = said.right | said.wrong | said.bare
-        is_left_over = len(sorted_out) == len(every) - 1 > 1 and not (said.right | said.bare) - sorted_out
+        named = said.right | said.wrong
+        is_left_over = len(sorted_out) == len(every) - 1 > 1 and not said.right - sorted_out
         return (
             next(iter(left)) if len(left) == 1 and not left & named and (is_left_over or _REST.search(string)) else None
         )

@@ -10,7 +10,15 @@ from flowinfer.tasks.answers.finding import Reader, find
 from flowinfer.tasks.answers.kinds import Gold, read_intervals
 from flowinfer.tasks.answers.latex import rows, split_top
 from flowinfer.tasks.answers.numbers import show, spelled
-from flowinfer.tasks.answers.runs import asked_clause, closing_runs, leading_run, main_part, measured_run, stripped
+from flowinfer.tasks.answers.runs import (
+    all_runs,
+    asked_clause,
+    closing_runs,
+    leading_run,
+    main_part,
+    measured_run,
+    stripped,
+)
 from flowinfer.tasks.answers.sentences import (
     has_only_bounds,
     holds_bound,
@@ -30,6 +38,8 @@ _UNIT = re.compile(
 _UNIT_BEHIND = re.compile(
     r"(?<=[\d)])(?:\s+[a-zA-Z]{1,2}(?:/[a-zA-Z]{1,2})?|\s?(?:mL|ml|cm|mm|km|kg|mg|ft|in|lb|oz|hr))$"
 )
+_LATEX_UNIT = re.compile(r"(?<=[\w})])[\s\\,~]*\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\}\s*\^\s*\{?\d\}?\s*$")
+"""A unit with its power: 36\\pi \\text{ m}^3."""
 _BASE = re.compile(r"_\(?\d+\)?$")
 _NAMED = re.compile(r"[a-zA-Z](?:_?\w)?'*\s*(?:\(\s*[-\w]+\s*\))?\s*=\s*")
 _NAME = r"(?:\\?[a-zA-Z]+|[a-zA-Z]_?\w?)'*(?:\s*\([^()=]*\))?"
@@ -44,6 +54,8 @@ _THEREFORE = re.compile(r",\s*(?:and )?(?:so|thus|therefore|hence)\b,?|所以|�
 
 def read_boxed(part: str, gold: Gold) -> str:
     """Read a box, which holds the answer and nothing else; what is of another kind is returned as it stands."""
+    if gold.kind in ("number", "expression"):
+        part = _LATEX_UNIT.sub("", part)
     found = read_words(part, gold) or _matrix(part, gold)
     if found is not None:
         return found
@@ -113,6 +125,8 @@ def read_stretch(part: str, gold: Gold, *, is_anchored: bool) -> str | None:
         if (numeral := _closing_numeral(concluding, gold)) is not None:
             return numeral
         runs = closing_runs(concluding) + runs
+    if gold.kind == "bracketed":
+        runs += reversed(all_runs(string))
     for run in runs:
         if (read := _as_kind(run, gold)) is not None:
             return read

@@ -47,7 +47,7 @@ _FRACTIONS = (
 
 
 _AND_A_HALF = re.compile(r"([一二两三四五六七八九十]+)个半")
-_TELLS = re.compile(r"(?:共有?|剩下?|还有|等于)\s*$")
+_TELLS = re.compile(r"(?:共有?|剩下?|还有|等于)\s*$|(?:需要?|用了?|得|为|是)\s*(?=[两二三四五六七八九]\Z)")
 
 
 def han_value(text: str) -> Fraction:
@@ -105,7 +105,7 @@ def spelled(text: str) -> tuple[Fraction, int, int] | None:
         return han_value(half[1]) + Fraction(1, 2), *half.span()
     for match in HAN.finditer(text):
         is_short = not text[: match.start()].strip() and len(text[match.end() :].strip()) < 4 and "一共" not in text
-        is_told = _TELLS.search(text[: match.start()])
+        is_told = _TELLS.search(text[: match.start() + 1]) or _TELLS.search(text[: match.start()])
         if (len(match[0]) > 1 or match[0] == "十" or is_short or is_told) and match[0].strip("万亿千百"):
             return han_value(match[0]), match.start(), match.end()
     return None
@@ -140,6 +140,7 @@ def clean(part: str) -> str:
         r"(\d[\d.,]*\s?(?:°\s?[CF]?|degrees(?: \w+)?)?)\s+below zero\b|零下(?=\s?\d)", r"-\1", part, flags=re.I
     )
     part = re.sub(r"(?<=\d)(\s*(?:[a-zA-Z]{2,}|m)\s*)\^\s*\{?[23]\}?(?!\d|\.\d)", r"\1", part)  # of a unit
+    part = re.sub(r"(?<=\d)\s*[→⇒]\s*(?=[$¥]?\d)", " = ", part)
     part = re.sub(r"(?<=\d)\s*又\s*(?=\d+\s?/\s?\d)", " ", part)
     part = re.sub(r"(?<=\d) and (?:a|one)[- ]half\b", " 1/2", part)
     part = re.sub(r"<<[^<>]*>>", "", re.sub(r"(?<!half )\ba dozen\b", "12", part)).replace("\\pm", "±")

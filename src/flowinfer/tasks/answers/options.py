@@ -44,7 +44,8 @@ def lettered(text: Text, choices: Mapping[str, str], question: str) -> Text:
         start, end = match.span()
         if start >= 2 and text.string[start - 2 : end] in question:
             continue
-        name = f"({options[match[0].lower()]})"
+        bare = re.sub(r"(?i)^(?:an?|the)\s+", "", match[0]) if match[0].lower() not in options else match[0]
+        name = f"({options[bare.lower()]})"
         parts += [text.part(last, start), Text(name, [text.places[start], text.places[start], text.places[end - 1]])]
         last = end
     return joined([*parts, text.part(last, len(text.string))])
@@ -56,6 +57,6 @@ def _texts(choices: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _form(option: str) -> str:
-    left = r"(?<![A-Za-z0-9.])" if option[0].isascii() and option[0].isalnum() else ""
+    left = r"(?<![A-Za-z0-9.])(?:(?:an?|the)\s+)?" if option[0].isascii() and option[0].isalnum() else ""
     right = r"(?![A-Za-z0-9]|\.\d)" if option[-1].isascii() and option[-1].isalnum() else ""
     return left + re.escape(option) + right

@@ -31,7 +31,8 @@ from flowinfer.tasks.answers.sentences import (
 from flowinfer.tasks.answers.text import Found, Text
 
 _CUE = re.compile(
-    r"(?i)\b(?:so|thus|therefore|hence|consequently|altogether|in total|in all|total|overall|finally|left"
+    r"(?i)\b(?:(?<!okay )(?<!okay, )so|thus|therefore|hence|consequently|altogether|in total|in all|total|overall"
+    r"|finally|left"
     r"|remain(?:s|ing)?|(?:i|we|which) (?:get|gets|gives?)|(?:amounts?|comes?|adds? up|works out) to)\b"
     r"|\b(?:will|would|'ll) be\b|答|共|因此|所以|综上|最终|最后|总|剩|于是|故"
     r"|:[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$"
@@ -76,7 +77,7 @@ _LAST_CLAUSE = re.compile(
     r"|makes|totals|equals))\b|,\s*(?:for|making|totall?ing|giving"
     r"|leaving)\s+(?:an?\s+(?:\w+\s+){1,2}of\s+)?(?=\\?[$\d])"
     r"|,?\s*(?:所以|因此|一共|总共|(?:即|也就是)(?=\s*[\d$¥]))"
-    r"|,(?!\s*(?:每|其中|因为|由于|比))(?=[^,。=\d]{0,12}(?:为|是|得到?|剩下?|还有|余)\s*[¥$]?-?\d)"
+    r"|,(?!\s*(?:每|其中|因为|由于|比))(?=[^,。=]{0,12}?(?:为|是|得到?|剩下?|还有|余)\s*[¥$]?-?\d)"
     r"|,\s*(?:最终|最后|于是|故|结果|实际|也就是说|换句话说|换言之|that is(?: to say)?,|in other words,?)"
 )
 _REST = re.compile(r"(?i)\b(?:left|leaves?|remain\w*|still|keeps?|rest|change|have|has|end up)\b|[剩余还]")

@@ -73,10 +73,11 @@ def closing_runs(string: str) -> list[str]:
     is_all = bool(whole) and len(whole) >= len(string.strip().rstrip(".。")) - 2
     if whole:
         found.insert(0 if is_all else len(found), whole)
-    return found + _all_runs(string)[-1:]
+    return found + all_runs(string)[-1:]
 
 
-def _all_runs(string: str) -> list[str]:
+def all_runs(string: str) -> list[str]:
+    """List a sentence's stretches of mathematics."""
     found, at = [], 0
     while at < len(string):
         run, end = measured_run(string, at) if _starts(string, at) else ("", at)
