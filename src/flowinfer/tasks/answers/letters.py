@@ -65,11 +65,6 @@ _NONE_RIGHT = re.compile(
 )
 _SAYS_NONE = re.compile(r"(?i)[都均皆]|none|neither|no correct|没有|无")
 _DENIES = re.compile(r"(?i)[不没非]|可能|或许|\b(?:not|may|might|could)\b|n't")
-_REST = re.compile(
-    r"(?i)剩下|剩余|其余(?:的|那)?一|余下"
-    r"|\b(?:remaining|only (?:one )?(?:choice|option|answer)|last (?:one|option|choice)|one (?:is )?left)\b"
-)
-"""That one option is left over when the others were sorted out."""
 _BESIDE = re.compile(
     r"(?i)(?:\b(?:than|followed by|unlike|instead of|rather than|compared (?:to|with))|比|而不是|而非)"
     r"\s*(?:the\s+)?\W?$"
@@ -161,6 +156,8 @@ class _Letters(Reader):
         if not places:
             return self._told(text) or Found(None, "no_answer", "none", None)
         found = self._judged(text, string, places, leading)
+        if found.rule == "only_letter" and (told := self._told(text)) is not None and told.value != found.value:
+            return Found(None, "ambiguous", "letters", None)
         if found.value is None:
             is_plain = found.rule == "negated" and not re.search(r"\bwould\b|如果|假[设如]", text.string, re.I)
             return (self._told(text) if is_plain else self._told_last(text, places)) or found
@@ -217,7 +214,7 @@ class _Letters(Reader):
         alone = said.bare if not (said.bare & said.wrong or OPEN.search(string)) else frozenset()
         for rule, letters in (
             ("first_line", leading if said.concluded in (None, leading) else None),
-            ("odd_one", self._odd_one(said, string) or singled),
+            ("odd_one", self._odd_one(said) or singled),
             ("concluded", said.concluded if said.concluded not in said.wrong - said.right else None),
             ("judged_right", right if len(right) == 1 else said.right if len(said.right) > 1 else None),
             ("only_letter", alone if len(alone) == 1 else None),
@@ -231,7 +228,7 @@ class _Letters(Reader):
                 return Found(letter, "ok", rule, text.span())
         return Found(None, "ambiguous", "letters", None) if said.bare else Found(None, "no_answer", "negated", None)
 
-    def _odd_one(self, said: Polarity, string: str) -> str | None:
+    def _odd_one(self, said: Polarity) -> str | None:
         """Return the one option that is judged otherwise than all others, or that is left over when these are."""
         every = frozenset(self.letters)
         odd = said.wrong - said.right
@@ -242,11 +239,8 @@ class _Letters(Reader):
                 return next(iter(odd))
         sorted_out = said.right - said.wrong if asks_wrong(self.question) else odd
         left = every - sorted_out
-        named = said.right | said.wrong
-        is_left_over = len(sorted_out) == len(every) - 1 > 1 and not said.right - sorted_out
-        return (
-            next(iter(left)) if len(left) == 1 and not left & named and (is_left_over or _REST.search(string)) else None
-        )
+        is_left_over = len(left) == 1 and len(every) > 2 and not left & (said.right | said.wrong)
+        return next(iter(left)) if is_left_over else None
 
 
 def _is_list(between: str) -> bool:

@@ -43,7 +43,7 @@ CLAUSE = re.compile(
 _FAULTLESS = re.compile(r"(?i)没有?(?:错误?|问题|语病|毛病|错别字|歧义)|无误|\bnot (?:wrong|false|incorrect)")
 _BEFORE_WORD = re.compile(
     r"(?i)(?:vitamin|hepatitis|plan|type|grade|class|point|group|team|section|part|figure|维生素|肝炎|方案|计划"
-    r"|集合|事件|角|点|边|矩阵|函数|物质|元素|图)\s*$"
+    r"|集合|事件|角|点|边|矩阵|函数|物质|元素|图)\s*$|[A-Za-z0-9]\($"
 )
 _AFTER_WORD = re.compile(
     r"^\s?(?:同学|先生|型|股|超|语言|君|[城市楼级座点队车国地厂人板极端]|公司|[+#]|\([a-z0-9,]{1,4}\))|-[A-Za-z0-9]|^\s*="
