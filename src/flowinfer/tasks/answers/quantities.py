@@ -80,7 +80,8 @@ _LAST_CLAUSE = re.compile(
     r"|,(?!\s*(?:每|其中|因为|由于|比))(?=[^,。=]{0,12}?(?:为|是|得到?|剩下?|还有|余)\s*[¥$]?-?\d)"
     r"|,\s*(?:最终|最后|于是|故|结果|实际|也就是说|换句话说|换言之|that is(?: to say)?,|in other words,?)"
 )
-_REST = re.compile(r"(?i)\b(?:left|leaves?|remain\w*|still|keeps?|rest|change|have|has|end up)\b|[剩余还]")
+_LEAVES = re.compile(r"(?i),\s*leaving\b[^,.;]*")
+_LEFT = re.compile(r"(?i)\b(?:left|leaves?|remain\w*|still|keeps?|rest|change|have|has|end up)\b")
 _DOZEN = re.compile(r"(?i)\bdozen")
 _WORKING = re.compile(r"[^\n=]*\d[^\n=]*=[^\n]*\n\s*(?:[^\n=]*\d)?[^\n=]*=")
 """Lines that work a value out, as they may stand under "The solution is:"."""
@@ -152,7 +153,9 @@ class _Numbers(Reader):
 def _stated(sentence: Text, question: str) -> Found | None:
     """Read a sentence that concludes, works out a value, or only mentions a number."""
     string = _BLANKED.sub(lambda match: " " * len(match[0]), clean(sentence.string))
-    begin = _last_clause(string, question)
+    if question and not _LEFT.search(question):
+        string = _LEAVES.sub(lambda match: " " * len(match[0]), string)
+    begin = _last_clause(string)
     if (turn := _TURN.search(string)) is not None and SUPPOSED.search(string[: turn.start()]):
         string = " " * turn.end() + string[turn.end() :]
         begin = max(begin, turn.end())
@@ -207,10 +210,9 @@ def _emphasized(sentence: Text) -> Found | None:
     return Found(value, "ok", "conclusion", sentence.part(*bold[0].span(1)).span()) if value else None
 
 
-def _last_clause(string: str, question: str) -> int:
-    """Return where the last clause that draws a conclusion begins: ", so she has 12"; what is left only if asked."""
-    asks_rest = not question or _REST.search(question)
-    clauses = [one for one in _LAST_CLAUSE.finditer(string) if asks_rest or "leaving" not in one[0]]
+def _last_clause(string: str) -> int:
+    """Return where the last clause that draws a conclusion begins: ", so she has 12"."""
+    clauses = _LAST_CLAUSE.finditer(string)
     return max((match.start() for match in clauses if not _is_enclosed(string, match.end())), default=0)
 
 

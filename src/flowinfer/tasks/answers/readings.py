@@ -19,9 +19,9 @@ class Reading:
 
 _ASIDE = re.compile(
     r"(?i)\((?=\D*\d)[^()]*\)|,?\s*(?:\bnot\b|\brather than\b|\binstead of\b|而不是|而非|不是)"
-    r"|,?\s*(?:\b(?:because|since|which(?! (?:is(?= [$\d.%]+\W*$)|at [^,.]*?)?(?:averages|equals|gives|leaves|makes"
+    r"|,?\s*(?:\b(?:because|since|which(?! (?:at [^,.]*?)?(?:averages|equals|gives|leaves|makes"
     r"|comes|totals|amounts"
-    r"|adds|works|brings)\b)"
+    r"|adds|works|brings|is(?= [$\d.%]+\W*$))\b)"
     r"|given that|where|compared|considering|assuming|as (?:it|he|she|they|there))\b|其中|因为|由于)"
     r"|,\s*(?:who|whom|whose)\b|\bout of\b|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b)|[→⇒]\s*(?=check)"
     r"|\s[—–]\s(?=that\b|because\b|since\b|as\b)"

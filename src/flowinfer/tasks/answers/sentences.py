@@ -29,7 +29,8 @@ _CHECK = re.compile(
     r"|代入检验|let me (?:just )?(?:check|verify|double)"
 )
 _BREAKDOWN = re.compile(
-    r"(?i)\A([^\n:]*\d[^\n:]*[.!*]\s*)\n\W*(?:here(?:'s| is) (?:the|a|my|how|why)\b[^\n:]*|breakdown|calculations?)\W*:"
+    r"(?i)\A(?=.*\d)([^\n:]{0,200}[.!*]\s{0,3})\n\W{0,9}(?:here(?:'s| is) (?:the|a|my|how|why)\b[^\n:]*|breakdown"
+    r"|calculations?)\W*:"
     r"(?![\s\S]*\b(?:so|therefore|thus|hence|final|answer|total)\b)"
 )
 """An answer in one sentence, and behind it how it comes about, without another conclusion."""
