@@ -17,7 +17,7 @@ from flowinfer.spec import THOUGHTS, Thought
 from flowinfer.tasks.answers import explain, extract, judge, vote
 from tests.conftest import shared_path
 
-TABLES = ("cases", "hard_cases", "phrasings", "blind_cases", "kinds", "hostile", "formats")
+TABLES = ("cases", "hard_cases", "phrasings", "blind_cases", "kinds", "hostile", "formats", "fresh")
 
 all_or_some = pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 5])
 """All of a record where slow tests run, else every fifth."""
