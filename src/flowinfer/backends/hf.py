@@ -215,7 +215,7 @@ def _load(spec: ModelSpec, device: str, dtype: str, split: Sequence[Share]) -> H
         if is_memory_short(error):
             where = " and ".join(share.device for share in split) or device
             raise MemoryShort(
-                f"model '{spec.name}' ({spec.ref}) does not fit on {where}",
+                f"model '{spec.name}' ({spec.ref}) does not fit into the memory of {where}",
                 help='`flowinfer plan` shows what fits; another device, several (device=["cuda:0", "cuda:1"]),'
                 " dtype=bfloat16 or quantization may help",
             ) from error

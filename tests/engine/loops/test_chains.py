@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from flowinfer.backends.hf import HfModel
+from flowinfer.backends.known import whole
 from flowinfer.engine.base import Observer, decode
 from flowinfer.engine.caches.pages import PAGE, ChainedCache, PagedCache, Pages
 from flowinfer.engine.caches.tiles import flat_places
@@ -120,6 +121,12 @@ def load(folder: Path, where: Any, dtype: str) -> dict[str, HfModel]:
     return {own: pool.get(plan, name, Observer()) for own, name in zip("ABC", where, strict=True)}  # type: ignore[misc]
 
 
+def of_transformers(model: HfModel) -> Any:
+    """Return a model's network, from now on transformers' own: one known from its files cannot move."""
+    model._model = whole(model.transformers_model)
+    return model._model
+
+
 def lay_out(model: HfModel, first: str, second: str) -> None:
     """Move a model to two devices, its later layers to the second, so that it can be called as before."""
 
@@ -128,7 +135,7 @@ def lay_out(model: HfModel, first: str, second: str) -> None:
             return tuple(moved(device, one) for one in given)
         return given.to(device) if isinstance(given, torch.Tensor) else given
 
-    network = model.transformers_model.to(first)
+    network = of_transformers(model).to(first)
     layers = network.model.layers
     for layer in layers[len(layers) // 2 :]:
         layer.to(second).register_forward_pre_hook(
@@ -153,7 +160,7 @@ def test_models_over_two_gpus_write_what_they_write_on_one(
     models = load(tmp_path / "cpu", CPU, dtype)
     lay_out(models["A"], "cuda:0", "cuda:1")
     lay_out(models["B"], "cuda:1", "cuda:0")
-    models["C"].transformers_model.to("cuda:1")
+    of_transformers(models["C"]).to("cuda:1")
     models["C"].device = torch.device("cuda:1")
     decoder = packed_decoder(plan, models, batch=3, num_pages=60)
     assert [len(link.runner.segments) for place in decoder._lock.places for link in place.links].count(3) == 6

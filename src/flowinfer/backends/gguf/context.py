@@ -39,6 +39,8 @@ class Settings:
     """ggml's number of the type of keys and values."""
     has_flash: bool
     """Whether llama.cpp may compute attention in one kernel, where that serves."""
+    is_on_gpu: bool
+    """Whether layers are there. Else nothing is computed there, not even long prompts."""
     threads: int | None
     """None = as many as torch uses where it is asked."""
     max_positions: int
@@ -130,6 +132,7 @@ class Context:
         made.type_k = made.type_v = self._settings.kv_type
         auto, off = self._lib.LLAMA_FLASH_ATTN_TYPE_AUTO, self._lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         made.flash_attn_type = auto if self._settings.has_flash else off
+        made.offload_kqv = made.op_offload = self._settings.is_on_gpu
         made.swa_full = True  # layers with a window keep what a row may roll back to
         made.no_perf = True
         return made

@@ -46,6 +46,7 @@ class Weights:
         self._lib = lib = library()
         wanted = lib.llama_model_default_params()
         wanted.n_gpu_layers = (0 if device == "cpu" else -1) if spec.gpu_layers is None else spec.gpu_layers
+        self.is_on_gpu = bool(wanted.n_gpu_layers and lib.llama_supports_gpu_offload())
         wanted.load_mode = lib.LLAMA_LOAD_MODE_AUTO if spec.mmap else lib.LLAMA_LOAD_MODE_NONE
         self.pointer = lib.llama_model_load_from_file(os.fsencode(path), wanted)
         if not self.pointer:
@@ -102,13 +103,14 @@ class GgufModel(TokenModel):
         self.max_positions = min((limit for limit in limits if limit), default=_NO_LIMIT)
         is_float32 = all(tensor.type == "F32" for tensor in file.tensors)
         kv_type = ("float32" if is_float32 else "float16") if spec.kv_type == "auto" else spec.kv_type
-        self.is_exact = is_float32 and kv_type == "float32"
+        self.is_exact = is_float32 and kv_type == "float32" and not weights.is_on_gpu  # CUDA multiplies by TF32
         self._settings = Settings(
             name=spec.name,
             model=weights,
             num_columns=len(known.pieces),
             kv_type=_KV_TYPES[kv_type],
             has_flash=not self.is_exact,
+            is_on_gpu=weights.is_on_gpu,
             threads=spec.threads,
             max_positions=self.max_positions,
             can_forget=not weights.is_("is_recurrent", "is_hybrid"),
