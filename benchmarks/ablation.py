@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "flowinfer.tasks.answers"
 FOLDER = ROOT / "src" / "flowinfer" / "tasks" / "answers"
 _MAX_SECONDS = 60
-WRITTEN = ("cases", "hard_cases", "phrasings", "blind_cases", "kinds", "hostile", "formats")
+WRITTEN = ("cases", "hard_cases", "phrasings", "blind_cases", "kinds", "hostile", "formats", "fresh")
 
 
 @dataclass(frozen=True)

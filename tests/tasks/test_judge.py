@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowinfer.errors import UsageError
 from flowinfer.spec import THOUGHTS, Thought
 from flowinfer.tasks.answers import explain, extract, judge, vote
 from tests.conftest import shared_path
 
-TABLES = ("cases", "hard_cases", "phrasings", "blind_cases", "kinds", "hostile", "formats")
+TABLES = ("cases", "hard_cases", "phrasings", "blind_cases", "kinds", "hostile", "formats", "fresh")
 
 all_or_some = pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 5])
 """All of a record where slow tests run, else every fifth."""
@@ -204,6 +205,22 @@ def test_adversarial_outputs_are_judged(task: str, output: str) -> None:
 def test_a_megabyte_is_judged_by_its_end(task: str, piece: str) -> None:
     before = piece * (1_000_000 // len(piece))
     assert judge(task, f"{before}\n\nThe answer is (B) 8.", "B" if task == "ceval" else "8").status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choices", "told"),
+    [
+        (("gsm9k", "5", "5"), None, "unknown task 'gsm9k'"),
+        (("gsm8k", "5", 5), None, "5 is no text"),
+        (("gsm8k", None, "5"), None, "None is no text"),
+        (("ceval", "B", "B"), ["Rome", "Bonn"], "choices do not go by capital letters"),
+        (("ceval", "B", "B"), {"a": "Rome", "b": "Bonn"}, "choices do not go by capital letters"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(arguments: tuple[Any, ...], choices: Any, told: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        judge(*arguments, choices=choices)
+    assert refused.value.message == told
 
 
 def test_thinking_that_is_longer_than_what_is_judged_stays_thinking() -> None:

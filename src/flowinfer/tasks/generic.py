@@ -9,11 +9,9 @@ from string import ascii_uppercase
 from unicodedata import normalize
 
 from flowinfer.results import Question
+from flowinfer.tasks.answers import TASKS
 from flowinfer.tasks.answers.kinds import TRUTHS
 from flowinfer.tasks.sources import Item, Row, json_lines
-
-KINDS = ("gsm8k", "ceval", "mathematics", "exact")
-"""The judges an item may name."""
 
 _OWN = ("question", "answer", "choices", "kind")
 """Fields that no prompt shows as columns: the first is {question}, the second no model may see."""
@@ -43,8 +41,8 @@ def question_of(item: Row, *, kind: str | None, number: int, columns: Mapping[st
     choices = _choices(item)
     reference = item.text("answer")
     named = item.optional("kind")
-    if named is not None and named not in KINDS:
-        raise item.complain(f"unknown kind '{named}'", f"use one of: {', '.join(KINDS)}; or leave it out")
+    if named is not None and named not in TASKS:
+        raise item.complain(f"unknown kind '{named}'", f"use one of: {', '.join(TASKS)}; or leave it out")
     text = item.text("question")
     if not text.strip():
         raise item.complain("the question is empty", "write the question's text, or remove the line")

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from flowinfer.errors import UsageError
 from flowinfer.results import Ballot, Score
 from flowinfer.tasks.answers.anchors import Anchor, anchored, anchors
 from flowinfer.tasks.answers.boxes import boxed
@@ -22,8 +24,10 @@ from flowinfer.tasks.answers.quantities import find_number
 from flowinfer.tasks.answers.text import Found, Text, prepare
 from flowinfer.tasks.answers.turns import own_turn
 
-__all__ = ["MARKED", "Found", "Passed", "Why", "explain", "extract", "judge", "vote"]
+__all__ = ["MARKED", "TASKS", "Found", "Passed", "Why", "explain", "extract", "judge", "vote"]
 
+TASKS = ("gsm8k", "ceval", "mathematics", "exact")
+"""A number, a letter, a value of the reference's kind, these words and no others."""
 MARKED = ("boxed", "anchor", "only_letter", "whole")
 """Rules that read an answer which its writer has marked as one."""
 
@@ -48,7 +52,10 @@ def judge(
         finish_reason: why the model stopped; where it had no tokens left, only an answer that it had marked counts.
     Returns:
         verdict, what was found, by which rule, and where.
+    Raises:
+        UsageError: an argument is of no kind that can be judged.
     """
+    _check(task, choices, output, reference, question or "")
     text = prepare(output)
     own = text if text.status else own_turn(text, question or "")
     if text.status is not None:
@@ -122,6 +129,7 @@ def explain(
 
 def extract(task: str, output: str, *, question: str | None = None, choices: Mapping[str, str] | None = None) -> Found:
     """Find the answer in an output without a reference, as majority votes need it."""
+    _check(task, choices, output, question or "")
     text = prepare(output)
     if text.status is not None:
         return Found(None, text.status, "thinking", None)
@@ -136,6 +144,17 @@ def vote(
     counts = Counter(answer for answer in answers if answer is not None)
     won = max(counts, key=lambda answer: counts[answer], default=None)  # of equals the first seen
     return Ballot(answers=answers, winner=answers.index(won))
+
+
+def _check(task: str, choices: Mapping[str, str] | None, *texts: object) -> None:
+    if task not in TASKS:
+        raise UsageError(f"unknown task '{task}'", help=f"use one of: {', '.join(TASKS)}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise UsageError(f"{text!r:.60} is no text", help="give output, reference and question as texts")
+    is_lettered = isinstance(choices, Mapping) and all(re.fullmatch("[A-Z]", str(letter)) for letter in choices)
+    if choices is not None and not is_lettered:
+        raise UsageError("choices do not go by capital letters", help='give {"A": "...", "B": "..."}')
 
 
 def _find(task: str, text: Text, choices: Mapping[str, str] | None, question: str) -> Found:

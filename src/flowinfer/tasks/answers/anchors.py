@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flowinfer.tasks.answers.polarity import is_asked
+from flowinfer.tasks.answers.polarity import SUPPOSED, is_asked
 from flowinfer.tasks.answers.text import Text
 
 _ENGLISH = (
@@ -46,43 +46,32 @@ _WHICH = (
     r"|\b(?:is|are) (?:not (?:true|correct)|false|incorrect|wrong) is\b|\bexception[*_]*\s*(?:is|:)"
 )
 _HEADER = r"(?:^|\n)[#*\s]*(?:(?:(?:the )?final |the )?answer|(?:最终)?答案)[*\s]*(?=\n)"
+_KEY = r'"(?:\w*answer|choice|option|result|label)"\s*:'
 _BLANKS = r"[ \t*_:`]*(?:\r?\n[\s*_:`]*)?(?:(?:\\\[|\$\$)\s*)?"
 """To the next line, where the anchor ends its own."""
 _ANCHOR = re.compile(
-    rf"(?:(?P<which>(?i:{_WHICH}))|(?P<hash>####|<answer>|<\|begin_of_box\|>)|(?i:{_HEADER})|(?:^|\n)\s*[*_]*A\s*:(?!(?:.*\n+){{1,3}}[*_]*B\s*:)"
+    rf"(?:(?P<which>(?i:{_WHICH}))|(?i:{_KEY})|(?P<hash>####|<answer>|<\|begin_of_box\|>)|(?i:{_HEADER})|"
+    rf"(?:^|\n)\s*[*_]*A\s*:(?!(?:.*\n+){{1,3}}[*_]*B\s*:)"
     rf"|(?i:\b(?:{_ENGLISH}))|{_CHINESE}|(?P<correction>(?i:{_CORRECTION}))){_BLANKS}"
 )
 _DENIED = re.compile(
-    r"^[\s*_:\"']*(?:definitely |certainly |clearly )?"
-    r"(?:not\b|n't|never\b|neither\b|isn't|不是|并非|不为|非|不|wrong|incorrect)(?!\s*only)",
-    re.I,
+    r"(?i)^[\s*_:\"']*(?:definitely |certainly |clearly )?"
+    r"(?:not\b|n't|never\b|neither\b|isn't|不是|并非|不为|非|不|wrong|incorrect)(?!\s*only)"
 )
 _DENIED_BEFORE = re.compile(
-    r"(?:\bno[tn]?(?: the)?|n't(?: be)?(?: the)?|不是|并非|没有|不存在|误以为"
-    r"|不(?:能|要|可以?|应该?|会)|(?:无法|不能)(?:判断|确定)|不知道|错误的?|wrong|incorrect)\s*$",
-    re.I,
-)
-_REPORTED = r"(?<!\bi )(?<!\bwe )\b(?:thinks|claims|believes|guesse[sd])\b|\b(?:some|many|most) (?:people|students)\b"
-REPORTED = re.compile(rf"{_REPORTED}|^\W*suppose\b", re.I)
-SUPPOSED = re.compile(
-    rf"{_REPORTED}|tempt|(?:might|may|could) (?:think|say|guess|assume|seem)|common (?:mistake|error)|would have"
-    r"|\bsuppose|\bassum"
-    r"|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|如果|假[设如]"
-    r"|(?:初看|看似|干扰|易错|误以为|误选|可能会|有人|容易|同学)[^,]*$",
-    re.I,
+    r"(?i)(?:\bno[tn]?(?: the)?|n't(?: be)?(?: the)?|不是|并非|没有|不存在|误以为"
+    r"|不(?:能|要|可以?|应该?|会)|(?:无法|不能)(?:判断|确定)|不知道|错误的?|wrong|incorrect)\s*$"
 )
 _TITLE = re.compile(
-    r"\s*(?:step|part|case|conclusion|solution|explanation|calculat|analysis|summary|problem|verif|check|note"
-    r"|步骤|第|解|分析|总结|结论|验)",
-    re.I,
+    r"(?i)\s*(?:step|part|case|conclusion|solution|explanation|calculat|analysis|summary|problem|verif|check|note"
+    r"|步骤|第|解|分析|总结|结论|验)"
 )
 _END = re.compile(
-    r"\n|(?<=\S)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!i\.e)\.\s|(?<!\\)(?:[。?;]|!(?![$\d\\(*/+-]))|<\||</"
+    r"\n|(?<=\S)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!i\.e)\.\s|(?<!\\)(?:[。?;]|!(?!\s*[$\d\\()*/+=-]))|<\||</"
 )
 _HEDGE = re.compile(
-    r"^\s*(?:either|between|(?:less|more|greater|fewer) than|maybe|perhaps|unclear|unknown"
-    r"|可能|也许|不确定|无法|大?约?在[^,。]{1,12}之间)",
-    re.I,
+    r"(?i)^\s*(?:either|between|(?:less|more|greater|fewer) than|maybe|perhaps|unclear|unknown"
+    r"|可能|也许|不确定|无法|大?约?在[^,。]{1,12}之间)"
 )
 _REACH = 400
 _MAX_ANCHORS = 100

@@ -6,19 +6,18 @@ import re
 from fractions import Fraction
 
 from flowinfer.tasks.answers.expressions import equal, parse_expression, proportional
-from flowinfer.tasks.answers.intervals import read_intervals, same_intervals, same_items
-from flowinfer.tasks.answers.kinds import TIME, TRUTHS, Gold
-from flowinfer.tasks.answers.latex import rows, split_top
+from flowinfer.tasks.answers.kinds import TIME, TRUTHS, Gold, read_intervals, same_intervals, same_items
+from flowinfer.tasks.answers.latex import FUNCTIONS, rows, split_top
+from flowinfer.tasks.answers.maths import signs
 from flowinfer.tasks.answers.numbers import asks_percent, gold_number
-from flowinfer.tasks.answers.readers import signs
 from flowinfer.tasks.answers.wordings import folded, time_text
 
 _ORDERED = re.compile(
-    r"\b(?:sort|order|ascending|descending|increasing|decreasing|arrange|put)\b|升序|降序|从[小大]到", re.I
+    r"(?i)\b(?:sort|order|ascending|descending|increasing|decreasing|arrange|put)\b|升序|降序|从[小大]到"
 )
 _BASE = re.compile(r"_\(?(\d+)\)?$")
 _EULER = re.compile(r"(?<![a-zA-Z])e(?![a-zA-Z])(?:\^(\([^()]*\)|-?\w+))?")
-_EXPONENT = re.compile(r"\^\([^()]*\)")
+_EXPONENT = re.compile(rf"\^\([^()]*\)|(?<![a-zA-Z]){FUNCTIONS}\([^()]*\)")
 
 
 def is_same(shown: str, gold: Gold) -> bool:

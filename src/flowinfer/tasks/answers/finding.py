@@ -77,25 +77,22 @@ _RETRACTION = re.compile(
     re.I,
 )
 _DENIED = re.compile(
-    r"(?:that(?:'s| is| was| can't be| isn't|)|this (?:is|was)|\bit(?:'s| is)) (?:not |n't )?(?:quite )?"
+    r"(?i)(?:that(?:'s| is| was| can't be| isn't|)|this (?:is|was)|\bit(?:'s| is)) (?:not |n't )?(?:quite )?"
     r"(?:right|correct|wrong|incorrect)\b|(?<=[\d}$)]) (?:is|was) "
-    r"(?:wrong|incorrect|not (?:right|correct)|too (?:low|high|small|big|large))\b",
-    re.I,
+    r"(?:wrong|incorrect|not (?:right|correct)|too (?:low|high|small|big|large))\b"
 )
-_RETRACTED = re.compile(rf"(?:{_RETRACTION.pattern})\W*$", re.I)
+_RETRACTED = re.compile(rf"(?i)(?:{_RETRACTION.pattern})\W*$")
 """That a text ends by taking back what it said."""
-_FAULT = re.compile(r"not |n't|wrong|incorrect|can't|too ", re.I)
+_FAULT = re.compile(r"(?i)not |n't|wrong|incorrect|can't|too ")
 _REVISES = re.compile(
-    r"\b(?:wait|hold on|hmm|actually|however|oops|but|instead|should)\b|但|不过|等等|其实|不对|应(?:该|当|为)|而是",
-    re.I,
+    r"(?i)\b(?:wait|hold on|hmm|actually|however|oops|but|instead|should)\b|但|不过|等等|其实|不对|应(?:该|当|为)|而是"
 )
 _SETTLES = re.compile(
-    r"\b(?:so|therefore|thus|hence|answer|final|should be|result)\b|最终|所以|因此|应该?[为是]|答案", re.I
+    r"(?i)\b(?:so|therefore|thus|hence|answer|final|should be|result)\b|最终|所以|因此|应该?[为是]|答案"
 )
 _CONFIRMS = re.compile(
-    r"[✓✔√]|\b(?:checks?(?: out)?|holds|confirm\w*|verified|matches|indeed|is correct|correct!|satisf\w+)\b"
-    r"|成立|无误|正确[。!]",
-    re.I,
+    r"(?i)[✓✔√]|\b(?:checks?(?: out)?|holds|confirm\w*|verified|matches|indeed|is correct|correct!|satisf\w+)\b"
+    r"|成立|无误|正确[。!]"
 )
 _MAX_RETRACTIONS = 20
 

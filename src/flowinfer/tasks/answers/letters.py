@@ -6,11 +6,20 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from flowinfer.tasks.answers.anchors import SUPPOSED
+from flowinfer.tasks.answers.anchors import anchored
 from flowinfer.tasks.answers.finding import Reader, find
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
-from flowinfer.tasks.answers.options import last_conclusion, named_option
-from flowinfer.tasks.answers.polarity import OPEN, WRONG, Polarity, asks_wrong, masked, polarity, singled_out, tokens
+from flowinfer.tasks.answers.options import by_truth, completing, lettered
+from flowinfer.tasks.answers.polarity import (
+    OPEN,
+    WRONG,
+    Polarity,
+    asks_wrong,
+    masked,
+    polarity,
+    singled_out,
+    tokens,
+)
 from flowinfer.tasks.answers.quantities import find_number
 from flowinfer.tasks.answers.sentences import is_broken_off
 from flowinfer.tasks.answers.text import Found, Text
@@ -20,53 +29,48 @@ _ITEM = (
     r"(?:项|选项)?(?![a-z])"
 )
 _TIGHT = re.compile(
-    r"\s*(?:[,;(.。]\s*)?(?:[、/&+·|]|->|[→⇒]|\band/or\b|\b(?:and|or|as well as|plus)\b|(?<![,;.] )\bthen\b"
+    r"(?i)\s*(?:[,;(.。]\s*)?(?:[、/&+·|]|->|[→⇒]|\band/or\b|\b(?:and|or|as well as|plus)\b|(?<![,;.] )\bthen\b"
     r"|以及|[和与及]|或者?|还是)\s*"
-    rf"(?:also\s+|maybe\s+|perhaps\s+|possibly\s+|可能是?|选)?{_ITEM}",
-    re.I,
+    rf"(?:also\s+|maybe\s+|perhaps\s+|possibly\s+|可能是?|选)?{_ITEM}"
 )
 """A further letter of a list, behind what can only join."""
 _COMMA = re.compile(rf"\s*[,;，；]\s*(?:then\s+)?{_ITEM}")
 """One behind a comma, after which something else may begin."""
 _PLAIN = re.compile(rf"\s*{_ITEM}")
 _GOES_ON = re.compile(
-    r"\s*(?:$|[.。!！?？,;，；\n<、]|(?:because|since|as|for|both|all|are|together|too|also)\b|[都均皆全对]|因为|是?正确)",
-    re.I,
+    r"(?i)\s*(?:$|[.。!！?？,;，；\n<、]|(?:because|since|as|for|both|all|are|together|too|also)\b|[都均皆全对]|因为|是?正确)"
 )
 _ALSO = re.compile(
-    rf"(?:{_ITEM}\s*(?:(?:is|would be|could be)\s+)?(?:also|too)\s+(?:correct|right|possible|acceptable|valid|works?)\b"
-    rf"|{_ITEM}\s*也(?:是?(?:正确|对)|可以?|行)|\((?:also|or)\s+{_ITEM}\s*\))(?![^.。\n]*(?:\b(?:but|though|less)\b|但))",
-    re.I,
+    rf"(?i)(?:{_ITEM}\s*(?:(?:is|would be|could be)\s+)?(?:also|too)\s+(?:correct|right|possible|acceptable|valid"
+    rf"|works?)\b|{_ITEM}\s*也(?:是?(?:正确|对)|可以?|行)|\((?:also|or)\s+{_ITEM}\s*\))(?![^.。\n]*(?:\b(?:but|though|less)\b"
+    rf"|但))"
 )
 """That a further letter is as good as the one that was announced."""
 _REACH = 60
 """Characters behind an announced letter in which such a one is looked for."""
-_LIST_DENIED = re.compile(rf"[^\n。.;；,，]{{0,12}}?(?:{WRONG})", re.I)
+_LIST_DENIED = re.compile(rf"(?i)[^\n。.;；,，]{{0,12}}?(?:{WRONG})")
 _DENIED = re.compile(
-    rf"[\s)\]】*项选]*[\"'”’]?\s*(?:[是都也并]?(?:is |was |are )?(?:{WRONG})|的(?:同学|人|学生|考生)"
-    r"|的?(?:说法|答案|观点)?是?(?:错误|不对|干扰)|,?但是?[他她它这]们?(?:错|不对))",
-    re.I,
+    rf"(?i)[\s)\]】*项选]*[\"'”’]?\s*(?:[是都也并]?(?:is |was |are )?(?:{WRONG})|的(?:同学|人|学生|考生)"
+    r"|的?(?:说法|答案|观点)?是?(?:错误|不对|干扰)|,?但是?[他她它这]们?(?:错|不对))"
 )
 _CONTRAST = re.compile(
-    r"改|后来|而|但|不|应|其实|更|最终|还是|所以|因此|故|综上"
-    r"|\b(?:wait|actually|no|but|rather|instead|final|so|therefore)\b",
-    re.I,
+    r"(?i)改|后来|而|但|不|应|其实|更|最终|还是|所以|因此|故|综上"
+    r"|\b(?:wait|actually|no|but|rather|instead|final|so|therefore)\b"
 )
 _NONE_RIGHT = re.compile(
-    r"(?:无|没有?|不存在)(?:一个|任何)?(?:正确|符合题意|合适)的?(?:答案|选项)"
+    r"(?i)(?:无|没有?|不存在)(?:一个|任何)?(?:正确|符合题意|合适)的?(?:答案|选项)"
     r"|(?:以上|上述|四个选项|所有选项|各选?项)[^,，。A-H\n]{0,6}[都均皆](?:不对|不正确|错误?)"
     r"|\bno (?:correct|right|valid) (?:answer|option|choice)"
-    r"|\bnone of (?:the|these) (?:\w+ )?(?:options|choices|answers)",
-    re.I,
+    r"|\bnone of (?:the|these) (?:\w+ )?(?:options|choices|answers)"
 )
-_SAYS_NONE = re.compile(r"[都均皆]|none|neither|no correct|没有|无", re.I)
-_DENIES = re.compile(r"[不没非]|可能|或许|\b(?:not|may|might|could)\b|n't", re.I)
-_REST = re.compile(
-    r"剩下|剩余|其余(?:的|那)?一|余下"
-    r"|\b(?:remaining|only (?:one )?(?:choice|option|answer)|last (?:one|option|choice)|one (?:is )?left)\b",
-    re.I,
+_SAYS_NONE = re.compile(r"(?i)[都均皆]|none|neither|no correct|没有|无")
+_DENIES = re.compile(r"(?i)[不没非]|可能|或许|\b(?:not|may|might|could)\b|n't")
+_BESIDE = re.compile(
+    r"(?i)(?:\b(?:than|followed by|unlike|instead of|rather than|compared (?:to|with))|比|而不是|而非)"
+    r"\s*(?:the\s+)?\W?$"
 )
-"""That one option is left over when the others were sorted out."""
+"""That a letter is only what the answer is compared with."""
+_CONCLUDING = re.compile(r"(?i)(?:^|[.。!?,;\n])\s*(?:所以|因此|综上|故|可见|(?:so|therefore|thus|hence)\b)")
 _OPENS = re.compile(
     r"[\s*_(\[【\"“]*(?:选项\s*)?([A-Z])[\s*_)\]】\"”]*"
     r"(?P<after>$|\n|[.。:)、,;](?=[^A-Za-z]|[A-Za-z]{2}|[A-Z]\s?项|$)|[(（]?(?:解析|理由|因为|分析|原因)|[-–—])"
@@ -74,7 +78,7 @@ _OPENS = re.compile(
 
 _PLAIN_NUMBER = re.compile(r"-?[\d.,]+")
 _QUANTITY = re.compile(rf"(?:Rs\.? ?|[$¥€£])?{_PLAIN_NUMBER.pattern}\s?%?")
-_EXPLAINS = re.compile(r"[\s*#_]*(?:explanation|rationale|reason|解析|解释|分析|理由)", re.I)
+_EXPLAINS = re.compile(r"(?i)[\s*#_]*(?:explanation|rationale|reason|解析|解释|分析|理由)")
 
 
 def find_choice(text: Text, choices: Mapping[str, str], question: str) -> Found:
@@ -152,14 +156,29 @@ class _Letters(Reader):
         if not places:
             return self._told(text) or Found(None, "no_answer", "none", None)
         found = self._judged(text, string, places, leading)
+        if found.rule == "only_letter" and (told := self._told(text)) is not None and told.value != found.value:
+            return Found(None, "ambiguous", "letters", None)
         if found.value is None:
             is_plain = found.rule == "negated" and not re.search(r"\bwould\b|如果|假[设如]", text.string, re.I)
             return (self._told(text) if is_plain else self._told_last(text, places)) or found
         return found
 
     def _by_text(self, text: Text, rule: str) -> Found | None:
-        option = named_option(text, self.choices, self.question)
-        return Found(option, "ok", rule, text.span()) if option else None
+        """Return the option that a text settles on where options' texts are read as their letters."""
+        if (option := by_truth(text.string, self.choices)) is not None:
+            return Found(option, "ok", rule, text.span())
+        if (option := completing(text.string, self.choices, self.question)) is not None:
+            return Found(option, "ok", rule, text.span())
+        last = max((match.end() for match in _CONCLUDING.finditer(text.string)), default=0)
+        for begin, question in ((0, ""), (0, self.question), (last, "")):
+            told = lettered(text.part(begin, len(text.string)), self.choices, question)
+            string = masked(told.string)
+            places = [match.end() for match in re.finditer(r"\((?=[A-Z]\))", string)]
+            found = self.announced(told, list(anchored(told, self.question))) if places else None
+            found = found or (self._judged(told, string, places, None) if places else None)
+            if found and found.value:
+                return Found(found.value, "ok", rule, text.span())
+        return None
 
     def _told(self, text: Text) -> Found | None:
         """Return the option that is told by its text; of numbers the one that equals what a text settles on."""
@@ -176,7 +195,7 @@ class _Letters(Reader):
 
     def _told_last(self, text: Text, places: list[int]) -> Found | None:
         """Return the option whose text a conclusion gives after all letters, as after a list of the options."""
-        begins = last_conclusion(text.string)
+        begins = max((match.end() for match in _CONCLUDING.finditer(text.string)), default=None)
         if begins is None or "\n" not in text.string[places[-1] : begins]:
             return None
         told = text.part(begins, len(text.string))
@@ -184,7 +203,8 @@ class _Letters(Reader):
 
     def _judged(self, text: Text, string: str, places: list[int], leading: str | None) -> Found:
         """Return the letter that its clauses single out."""
-        said = polarity(string, places)
+        places = [at for at in places if not _BESIDE.search(string[max(0, at - 24) : at])] or places
+        said = polarity(string, places, self.question)
         at_place = {string[at]: at for at in places}
         singled = singled_out(string, places, self.question)
         if singled == "":
@@ -194,10 +214,10 @@ class _Letters(Reader):
         alone = said.bare if not (said.bare & said.wrong or OPEN.search(string)) else frozenset()
         for rule, letters in (
             ("first_line", leading if said.concluded in (None, leading) else None),
-            ("odd_one", self._odd_one(said, string) or singled),
+            ("odd_one", self._odd_one(said) or singled),
             ("concluded", said.concluded if said.concluded not in said.wrong - said.right else None),
             ("judged_right", right if len(right) == 1 else said.right if len(said.right) > 1 else None),
-            ("only_letter", alone if len(alone) == 1 and not _is_reported(string, at_place[min(alone)]) else None),
+            ("only_letter", alone if len(alone) == 1 else None),
             ("last_line", last_line and last_line[1]),
         ):
             if letters and len(letters) > 1:
@@ -208,7 +228,7 @@ class _Letters(Reader):
                 return Found(letter, "ok", rule, text.span())
         return Found(None, "ambiguous", "letters", None) if said.bare else Found(None, "no_answer", "negated", None)
 
-    def _odd_one(self, said: Polarity, string: str) -> str | None:
+    def _odd_one(self, said: Polarity) -> str | None:
         """Return the one option that is judged otherwise than all others, or that is left over when these are."""
         every = frozenset(self.letters)
         odd = said.wrong - said.right
@@ -219,11 +239,8 @@ class _Letters(Reader):
                 return next(iter(odd))
         sorted_out = said.right - said.wrong if asks_wrong(self.question) else odd
         left = every - sorted_out
-        named = said.right | said.wrong | said.bare
-        is_left_over = len(sorted_out) == len(every) - 1 > 1 and not (said.right | said.bare) - sorted_out
-        return (
-            next(iter(left)) if len(left) == 1 and not left & named and (is_left_over or _REST.search(string)) else None
-        )
+        is_left_over = len(left) == 1 and len(every) > 2 and not left & (said.right | said.wrong)
+        return next(iter(left)) if is_left_over else None
 
 
 def _is_list(between: str) -> bool:
@@ -252,14 +269,6 @@ def _joined(rest: str, letters: str) -> set[str]:
 def _is_article(string: str, at: int) -> bool:
     is_word = string[at + 1 : at + 2].isupper()
     return string[at] in "AaI" and not is_word and tokens(string[at : at + 40].replace("*", " "), string[at]) == []
-
-
-def _is_reported(string: str, at: int) -> bool:
-    """Return whether a letter is asked for, supposed, or what others think."""
-    begins = max(string.rfind(mark, 0, at) for mark in "\n。.;!?") + 1
-    clause = re.split(r"[\n。.;!?]", string[begins:])[0]
-    is_supposed = SUPPOSED.search(string[begins:at]) or SUPPOSED.search(clause)
-    return string[at + 1 : at + 2] == "?" or is_supposed is not None
 
 
 def _leading(text: Text, choices: Mapping[str, str]) -> str | None:

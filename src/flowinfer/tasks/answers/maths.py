@@ -1,15 +1,245 @@
-"""Mathematics answers, found by the kind of the reference."""
+"""Mathematics answers: found, and read by the kind of the reference."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from flowinfer.tasks.answers.bounds import has_only_bounds, holds_bound
+from flowinfer.tasks.answers.expressions import equal, parse_expression
 from flowinfer.tasks.answers.finding import Reader, find
-from flowinfer.tasks.answers.kinds import Gold
-from flowinfer.tasks.answers.readers import read_boxed, read_stretch
-from flowinfer.tasks.answers.sentences import is_broken_off, is_refusal, sentences, without_checks
+from flowinfer.tasks.answers.kinds import Gold, read_intervals
+from flowinfer.tasks.answers.latex import rows, split_top
+from flowinfer.tasks.answers.numbers import show, spelled
+from flowinfer.tasks.answers.runs import (
+    all_runs,
+    asked_clause,
+    closing_runs,
+    leading_run,
+    main_part,
+    measured_run,
+    stripped,
+)
+from flowinfer.tasks.answers.sentences import (
+    has_only_bounds,
+    holds_bound,
+    is_broken_off,
+    is_refusal,
+    sentences,
+    without_checks,
+)
 from flowinfer.tasks.answers.text import Found, Text
+from flowinfer.tasks.answers.wordings import option_value, read_words
+
+_UNIT = re.compile(
+    r"[\s.]*|[\s~]*(?!and\b|or\b|to\b)(?:per |square |cubic )?(?:[a-zA-Z]{2,}|[a-zA-Z](?=/))(?:[\s/]+(?!and\b"
+    r"|or\b)[a-zA-Z]+)*(?:\^\(?\d\)?)?[\s.]*"
+    r"|[\u4e00-\u9fff]{1,4}"
+)
+_UNIT_BEHIND = re.compile(
+    r"(?<=[\d)])(?:\s+[a-zA-Z]{1,2}(?:/[a-zA-Z]{1,2})?|\s?(?:mL|ml|cm|mm|km|kg|mg|ft|in|lb|oz|hr))$"
+)
+_LATEX_UNIT = re.compile(r"(?<=[\w})])[\s\\,~]*\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\}\s*\^\s*\{?\d\}?\s*$")
+"""A unit with its power: 36\\pi \\text{ m}^3."""
+_BASE = re.compile(r"_\(?\d+\)?$")
+_NAMED = re.compile(r"[a-zA-Z](?:_?\w)?'*\s*(?:\(\s*[-\w]+\s*\))?\s*=\s*")
+_NAME = r"(?:\\?[a-zA-Z]+|[a-zA-Z]_?\w?)'*(?:\s*\([^()=]*\))?"
+_PART = re.compile(rf"(?:and\s+)?({_NAME})\s*(?:=|≡|\\equiv)\s*([^=]+)")
+_ASKS = r"\b(?:for|find|of|determine|is|compute|evaluate|calculate|what's)\b|[求为]"
+_MATRIX = re.compile(
+    r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])+\s*\]|\\begin\{(?:[a-zA-Z]*matrix|array)\}.*?\\end\{(?:[a-zA-Z]*matrix|array)\}",
+    re.S,
+)
+_THEREFORE = re.compile(r",\s*(?:and )?(?:so|thus|therefore|hence)\b,?|所以|因此")
+
+
+def read_boxed(part: str, gold: Gold) -> str:
+    """Read a box, which holds the answer and nothing else; what is of another kind is returned as it stands."""
+    if gold.kind in ("number", "expression"):
+        part = _LATEX_UNIT.sub("", part)
+    found = read_words(part, gold) or _matrix(part, gold)
+    if found is not None:
+        return found
+    string = re.sub(r"^\(?[A-H]\)\s*(?=\S)", "", stripped(part)) if len(gold.plain) > 1 else stripped(part)
+    string = re.sub(r"\s+mod\s*\(?\d+\)?\}?$", "", string) if " mod " not in gold.plain else string
+    if gold.kind in ("number", "expression"):
+        string = re.sub(r"^[a-zA-Z]\s*(?:≡|\\equiv)\s*", "", string)
+    if gold.kind == "expression":
+        string = re.sub(r",\s*[a-zA-Z]\s*(?:!=|[<>∈]).*", "", string)
+    if (told := by_name(string, gold)) is not None:
+        return _as_kind(told, gold) or told
+    run, end = measured_run(string, 0)
+    if run and _UNIT.fullmatch(string[end:]):
+        return _as_kind(run, gold) or string
+    is_prose = re.search(r"\b(?:is|are)\s|[a-z]{3,} [a-z]{2,} ", string)
+    inside = read_stretch(part, gold, is_anchored=False) if is_prose else None
+    return inside or _as_kind(string, gold) or string
+
+
+def _matrix(part: str, gold: Gold) -> str | None:
+    """Return the last matrix, or the tuple that a vector is."""
+    found = _MATRIX.findall(part) if gold.kind in ("matrix", "bracketed") else []
+    if found and gold.kind == "bracketed":
+        cells = rows(found[-1])
+        is_vector = min(len(cells), max(map(len, cells), default=0)) == 1
+        return f"({', '.join(cell for row in cells for cell in row)})" if is_vector else None
+    return found[-1] if found else None
+
+
+def by_name(string: str, gold: Gold) -> str | None:
+    """Return what a stretch such as "a = 4, r = 0" says of what is asked for: its value, or a tuple's values in order.
+
+    A stretch that gives several values and none of them by the name that the question asks for is returned as it is.
+    """
+    matches = [_PART.fullmatch(item) for item in split_top(re.sub(r"\s+and\s+(?=\S+\s*=)", ", ", string))]
+    parts = {match[1].replace(" ", ""): match[2].strip() for match in matches if match}
+    if len(parts) < 2 or len(parts) != len(matches):
+        return None
+    if gold.kind == "bracketed":
+        asked = re.findall(r"\(\s*([a-zA-Z](?:\s*,\s*[a-zA-Z])+)\s*\)", gold.question)
+        names = re.split(r"\s*,\s*", asked[-1]) if asked else sorted(parts)
+        return f"({', '.join(parts[name] for name in names)})" if set(names) == set(parts) else None
+    if gold.kind not in ("number", "expression"):
+        return None
+    question = re.sub(r"[\\$\s{}]", " ", gold.question)
+    forms = {name: r"\s*".join(map(re.escape, name.replace("\\", ""))) for name in parts}
+    ends = r"\s*(?:$|[.?,;。的值])"
+    asked = [n for n, form in forms.items() if re.search(rf"(?i:{_ASKS})(?:\s+\w+){{0,4}}?\s*{form}{ends}", question)]
+    return parts[asked[0]] if len(asked) == 1 else string
+
+
+def read_stretch(part: str, gold: Gold, *, is_anchored: bool) -> str | None:
+    """Read what follows an anchor, or a sentence; None where it gives no answer of its own.
+
+    Mathematics of another kind at once after an anchor is the answer too, and a wrong one.
+    """
+    found = read_words(part, gold) or _matrix(part, gold)
+    if found is not None or gold.kind in ("truth", "time", "words"):
+        return found
+    whole = asked_clause(stripped(part), gold.question) if gold.kind in ("number", "expression") else stripped(part)
+    whole = re.sub(r"^\s*\(?[A-H]\)\s*(?=[-\d])", "", whole) if is_anchored else whole
+    string = main_part(whole)
+    leading = leading_run(string) if is_anchored else ""
+    runs = [leading] if leading else closing_runs(string)
+    concluding = main_part(_THEREFORE.split(whole)[-1])
+    if not is_anchored and concluding != string:
+        if (numeral := _closing_numeral(concluding, gold)) is not None:
+            return numeral
+        runs = closing_runs(concluding) + runs
+    if gold.kind == "bracketed":
+        runs += reversed(all_runs(string))
+    for run in runs:
+        if (read := _as_kind(run, gold)) is not None:
+            return read
+    return (option_value(leading, gold.question) or leading) if leading else _closing_numeral(string, gold)
+
+
+def _closing_numeral(string: str, gold: Gold) -> str | None:
+    """Return a number in words, where no digits follow it that a text gives as its value."""
+    string = string[string.rfind("=") + 1 :]
+    is_sought = gold.kind in ("number", "expression") and not re.search(r"\d", string)
+    numeral = spelled(string) if is_sought else None
+    return show(numeral[0]) if numeral else None
+
+
+def _as_kind(run: str, gold: Gold) -> str | None:
+    """Return a stretch of mathematics as an answer of the kind, or None."""
+    is_interval = re.search(r"[<>]", run) and read_intervals(run) is not None
+    match gold.kind:
+        case "number":
+            return run if is_interval else _value(run, gold)
+        case "expression":
+            return _value(run, gold)
+        case "list":
+            return _list(run)
+        case "intervals":
+            return run if read_intervals(run) is not None else None
+        case "bracketed":
+            return run if is_interval else _bracketed(run)
+        case "equation":
+            return _equation(run, gold)
+    return None
+
+
+def _value(run: str, gold: Gold) -> str | None:
+    """Return a number or an expression: what follows the last '=', and of a number and its rounding the number."""
+    if _several(run) or "!=" in run:
+        return run
+    parts = [part.strip() for part in split_top(run)[-1].split("=") if part.strip()] or [run]
+    if len(parts) > 1 and re.fullmatch(r"[a-zA-Z]", parts[-1]):
+        parts.pop()
+    exact, *rounded = (part.strip() for part in parts[-1].split("≈"))
+    string = exact or rounded[-1]
+    if gold.kind == "expression":
+        string = re.sub(r"^(\d+(?:\.\d+)?)\s*%$", r"\1/100", string)
+        string = re.sub(r"^(\d+):(\d+)$", r"\1/\2", string)
+        return string if parse_expression(string) is not None else None
+    string = re.sub(r"^(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)$", r"\1/\2", _UNIT_BEHIND.sub("", string))
+    bare = _BASE.sub("", string).removesuffix("%").strip()
+    parsed = parse_expression(bare)
+    if parsed is None or parsed.symbols or re.search(r"[\d)]\s*[-+]\s*[\d(](?![^(]*\))", bare):
+        return None
+    return f"{bare}%" if string.endswith("%") else string
+
+
+def _several(run: str) -> bool:
+    """Return whether a run lists several values of one thing: "2, 3" or "x = 2, x = 3", but not "0.6 or 3/5"."""
+    items = [item.strip() for item in split_top(run) if item.strip()]
+    names = {re.sub(r"_?\d+$", "", item.split("=")[0].strip()) for item in items if "=" in item}
+    values = [parse_expression(item.split("=")[-1]) for item in items]
+    first, *others = values or [None]
+    if first is None or not others or len(names) > 1 or not all(others):
+        return False
+    return not all(equal(first, other) for other in others if other is not None)
+
+
+def _list(run: str) -> str | None:
+    string = _NAMED.sub("", run).strip().rstrip(".。")
+    string = string[1:-1] if re.fullmatch(r"[{\[(][^()\[\]{}]*[)\]}]", string) else string
+    items = [item.strip() for item in split_top(string) if item.strip()]
+    if len(items) == 1 and re.fullmatch(r"-?[\d.]+(?:\s*[*]\s*[\d.]+)+|[^<>]+(?:[<>]=?[^<>]+)+", items[0]):
+        items = [item.strip() for item in re.split(r"[<>]=?|[*]", items[0])]
+    items = [sign for item in items for sign in signs(item)]
+    return ", ".join(items) if items and all(_is_item(item) for item in items) else None
+
+
+def _is_item(item: str) -> bool:
+    """Return whether a list's item is an expression or a tuple of them."""
+    inner = split_top(item[1:-1]) if re.fullmatch(r"[(\[].*[)\]]", item) else []
+    return parse_expression(item) is not None or (len(inner) > 1 and all(map(parse_expression, inner)))
+
+
+def signs(item: str) -> list[str]:
+    """Return both values of an item with ±."""
+    return [item.replace("±", "+"), item.replace("±", "-")] if item.count("±") == 1 else [item]
+
+
+def _bracketed(run: str) -> str | None:
+    """Return the last balanced bracket that holds several items, or x = 1, y = 2 as one; brackets in a list whole."""
+    found, opened, depth = None, 0, 0
+    if re.search(r"[)\]}]\s*,\s*[(\[{]", run) and split_top(run)[-1][:1] in tuple("([{"):
+        return run
+    for index, character in enumerate(run):
+        if character in "([{":
+            opened = index if not depth else opened
+            depth += 1
+        elif character in ")]}" and depth:
+            depth -= 1
+            if not depth and len(split_top(run[opened + 1 : index])) > 1:
+                found = run[opened : index + 1]
+    if found is None:
+        named = sorted(re.findall(r"\b([a-zA-Z])\s*=\s*([^=,]+?)\s*(?:,|$)", run))
+        return f"({', '.join(value for _, value in named)})" if len(named) > 1 else None
+    return found
+
+
+def _equation(run: str, gold: Gold) -> str | None:
+    """Return an equation; a lone right side counts where the reference solves for one letter."""
+    first, *rest = (side.strip() for side in run.split("="))
+    left = gold.plain.split("=")[0].strip()
+    if not rest and re.fullmatch(r"[a-zA-Z](?:\s*\([a-zA-Z](?:\s*,\s*[a-zA-Z])*\))?", left):
+        first, rest = left, [first]
+    return f"{first}={rest[-1]}" if rest and parse_expression(first) and parse_expression(rest[-1]) else None
+
 
 _MAX_WHOLE = 1_500
 

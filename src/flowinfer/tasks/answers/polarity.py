@@ -9,80 +9,81 @@ from itertools import pairwise
 
 WRONG = r"错|不(?:对|正确|符|成立|行|合)|排除|\b(?:wrong|incorrect|false|not)\b|n't\b"
 NEGATIVE = re.compile(
-    rf"{WRONG}|有(?:语病|歧义|误)|不(?:是|选|能|属于|准确|恰当|可能|一致|[当应]选)|并非|均非|无关|片面|矛盾"
+    rf"(?i){WRONG}|有(?:语病|歧义|误)|不(?:是|选|能|属于|准确|恰当|可能|一致|[当应]选)|并非|均非|无关|片面|矛盾"
     r"|除了?[A-H\s]|无中生有|偷换|以偏概全|张冠李戴|[✗✘❌]|太绝对|过于绝对"
     r"|eliminat|distract|\b(?:cannot|except|(?:all|anything|everything) but)\b|ruled? out|\bout\b"
-    r"|irrelevant|unrelated|\b(?:no|none|neither|nor)\b",
-    re.I,
+    r"|irrelevant|unrelated|\b(?:no|none|neither|nor)\b"
 )
 OPEN = re.compile(
-    r"无法(?:判断|确定|得知|得出|选|回答)|(?:不能|难以)(?:判断|确定|得知)|不确定"
+    r"(?i)无法(?:判断|确定|得知|得出|选|回答)|(?:不能|难以)(?:判断|确定|得知)|不确定"
     r"|(?:cannot|can't|could not) (?:determine|decide|tell|say)"
-    r"|unsure|not sure",
-    re.I,
+    r"|unsure|not sure"
 )
 """What leaves open whether a letter is right."""
-_IMAGINED = re.compile(r"\bif\b[^.\n]*\bwould\b[^.\n]*[.\n]?\s*$", re.I)
+_REPORTED = r"(?<!\bi )(?<!\bwe )\b(?:thinks|claims|believes|guesse[sd])\b|\b(?:some|many|most) (?:people|students)\b"
+REPORTED = re.compile(rf"(?i){_REPORTED}|^\W*suppose\b")
+SUPPOSED = re.compile(
+    rf"(?i){_REPORTED}|tempt|(?:might|may|could) (?:think|say|guess|assume|seem)|common (?:mistake|error)|would have"
+    r"|\bat first\b|\binitially\b|起初|乍看|一开始"
+    r"|\bsuppose|\bassum"
+    r"|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|如果|假[设如]"
+    r"|(?:初看|看似|干扰|易错|误以为|误选|可能会|有人|容易|同学)[^,]*$"
+)
+_IMAGINED = re.compile(r"(?i)\bif\b[^.\n]*\bwould\b[^.\n]*[.\n]?\s*$")
 _POSITIVE = re.compile(
-    r"正确|准确|恰当|合适|对的|成立|符合|才[是对]|最佳|当选|一致|吻合|无误|[✓√✔✅]"
-    r"|correct|right|true|\baccurate|best|better|likely|the answer|is the one|\byes\b|\bfits?\b",
-    re.I,
+    r"(?i)正确|准确|恰当|合适|对的|成立|符合|才[是对]|最佳|当选|一致|吻合|无误|[✓√✔✅]"
+    r"|correct|right|true|\baccurate|best|better|likely|the answer|is the one|\byes\b|\bfits?\b"
 )
 CLAUSE = re.compile(
-    r"[。，；,;!?！？\n]|\.\s|(?<!\ball )(?<!\banything )(?<!\beverything )"
+    r"(?i)[。，；,;!?！？\n]|\.\s|(?<!\ball )(?<!\banything )(?<!\beverything )"
     r"\b(?:but|while|whereas|because|since)\b|而(?!是|且)|但是?|因为|由于"
     r"|(?<=[✗✘❌✓√✔✅])|(?<=[错对误确√]\))|(?<=错误)(?!的)|(?<=正确)(?!的)"
-    r"|(?=其余|其[他它]|\bthe (?:other|rest|remaining)\b)|(?:→|⇒|=>)(?=\s*[A-H](?![A-Za-z]))",
-    re.I,
+    r"|(?=其余|其[他它]|\bthe (?:other|rest|remaining)\b)|(?:→|⇒|=>)(?=\s*[A-H](?![A-Za-z]))"
 )
-_FAULTLESS = re.compile(r"没有?(?:错误?|问题|语病|毛病|错别字|歧义)|无误|\bnot (?:wrong|false|incorrect)", re.I)
+_FAULTLESS = re.compile(r"(?i)没有?(?:错误?|问题|语病|毛病|错别字|歧义)|无误|\bnot (?:wrong|false|incorrect)")
 _BEFORE_WORD = re.compile(
-    r"(?:vitamin|hepatitis|plan|type|grade|class|point|group|team|section|part|figure|维生素|肝炎|方案|计划"
-    r"|集合|事件|角|点|边|矩阵|函数|物质|元素|图)\s*$",
-    re.I,
+    r"(?i)(?:vitamin|hepatitis|plan|type|grade|class|point|group|team|section|part|figure|维生素|肝炎|方案|计划"
+    r"|集合|事件|角|点|边|矩阵|函数|物质|元素|图)\s*$|[A-Za-z0-9]\($"
 )
 _AFTER_WORD = re.compile(
     r"^\s?(?:同学|先生|型|股|超|语言|君|[城市楼级座点队车国地厂人板极端]|公司|[+#]|\([a-z0-9,]{1,4}\))|-[A-Za-z0-9]|^\s*="
 )
 _ARTICLE_BEFORE = re.compile(
     r"\s+(?!(?:and|or|is|are|was|because|since|as|can|cannot|would|must|should|may|might|could|will|isn|does|has|seems"
-    r"|looks|appears|remains|fits|matches|states|says|describes|mentions|talks|refers|correctly|to|nor|but|here|only|also"
+    r"|looks|appears|remains|fits|matches|states|says|describes|mentions|talks|refers|correctly|to|nor|but|here|only"
+    r"|also"
     r"|option)\b)[a-z]{2,}"
 )
 _PRONOUN_BEFORE = re.compile(r"\s+(?!(?:is|was|because|since|and|or|as|seems|looks|fits|matches)\b)[a-z]|'")
 _DISCUSSED = re.compile(
-    r"分析|[来先]看|考虑|看一?下|\b(?:consider(?:ed)?|look(?:ing)? at|examine|evaluate|between|initially|thought|says"
-    r"|states|claims|describes|talks about|(?:al)?though)\b|在.{1,8}(?:中|之间)|虽然|尽管",
-    re.I,
+    r"(?i)分析|[来先]看|考虑|看一?下|\b(?:consider(?:ed)?|look(?:ing)? at|examine|evaluate|between|initially|thought"
+    r"|says|states|claims|describes|talks about|(?:al)?though)\b|在\s?[A-H].{0,7}(?:中|之间)|虽然|尽管"
 )
 _VERDICT = re.compile(
-    r"\s*(?:所以|因此|故|是|so (?:it|this|that)(?:'s| is) |which (?:is|was) |it(?:'s| is) |so )*"
+    r"(?i)\s*neither\b.*|\s*(?:所以|因此|故|是|so (?:it|this|that)(?:'s| is) |which (?:is|was) |it(?:'s| is) |so )*"
     r"(?:说法|表述|[他她它]们?)?(?:错[误了]?|不正确|不对"
     r"|不符合?.{0,4}|排除|正确|对|不选|[当应]选|符合题意?|wrong|incorrect|(?:not )?correct|right|out|no|yes)"
-    r"(?:的|选项)?[。;；，,.!\s]*",
-    re.I,
+    r"(?:的|选项)?[。;；，,.!\s]*"
 )
 _MARKED = re.compile(r"[✗✘❌✓√✔✅]\W*$")
 _MARK_BEHIND = re.compile(r"([.。])(\s?)([✗✘❌✓√✔✅])")
 _LISTED = re.compile(
-    r"(?<![A-Za-z])(?<!and )(?<!or )(?<![和或与])([A-H])\s*[,，]\s*(?=(?:and |or |和|或|以及)?\s*[A-H](?![A-Za-z]))"
+    r"(?<![A-Za-z])(?<!and )(?<!or )(?<![和或与])([A-H]\)?)\s*[,，]"
+    r"\s*(?=(?:and |or |[和或]|以及)?\s*\(?[A-H](?![A-Za-z]))"
 )
 _ENUMERATOR = re.compile(
-    r"(?m)^([\s*#>-]*(?:选项|option )?[(（]?[A-H][)）]?)(\.)(?=\s*\S)(?!\s*[A-H](?![A-Za-z]))"
-    r"|((?<![A-Za-z])[A-H])(\.)(?=\s?(?:不?正确|不?对|错|[✗✘❌✓√✔✅]))",
-    re.I,
+    r"(?i)(?m)^([\s*#>-]*(?:选项|option )?[(（]?[A-H][)）]?)(\.)(?=\s*\S)(?!\s*[A-H](?![A-Za-z]))"
+    r"|((?<![A-Za-z])[A-H])(\.)(?=\s?(?:不?正确|不?对|错|[✗✘❌✓√✔✅]))"
 )
 _CONCLUDED = re.compile(
-    r"(?:\b(?:so|therefore|thus|hence|it's|it is|must be|answer|leaves|clearly|obviously|definitely)"
+    r"(?i)(?:\b(?:so|therefore|thus|hence|it's|it is|must be|answer|leaves|clearly|obviously|definitely)"
     r"|(?:其实|实际上)(?:应该)?是?|显然是?|那就是|只?剩下?|即|所以|因此|综上|故|最终还是|→|⇒|=>)"
     r"[\s,:]*(?:it'?s |it is |it must be |option |the answer is |选项?|是)?"
-    r"[\s*(\[【]*([A-H])[\s*)\]】]*(?:项|选项)?\s*[了啦]?(?=$|[\n.。;；!,，]|\s+it is\b)",
-    re.I,
+    r"[\s*(\[【]*([A-H])[\s*)\]】]*(?:项|选项)?\s*[了啦]?(?=$|[\n.。;；!,，]|\s+it is\b)"
 )
 _WRONG = re.compile(
-    r"错误|有误|(?<!没)有(?:错|语病|歧义)|不(?:正确|准确|恰当|妥|对|符|成立|属于|包括|包含|是|能|可|会|宜|应|合)|无关|除外|没有|未|并非"
-    r"|incorrect|false|wrong|\bnot\b|n't|except|untrue|\bleast\b",
-    re.I,
+    r"(?i)错误|有误|(?<!没)有(?:错|语病|歧义)|不(?:正确|准确|恰当|妥|对|符|成立|属于|包括|包含|是|能|可|会|宜|应|合)|无关|除外|没有|未|并非"
+    r"|incorrect|false|wrong|\bnot\b|n't|except|untrue|\bleast\b"
 )
 
 
@@ -108,7 +109,9 @@ def masked(string: str) -> str:
 def tokens(string: str, letters: str) -> list[int]:
     """List the places of letters that stand alone and can name an option."""
     places = []
-    for match in re.finditer(rf"(?<![A-Za-z0-9_\\^=+*/<>’-])[{letters}](?![A-Za-z0-9_^=+*/<>’]|'[a-z])", string):
+    for match in re.finditer(
+        rf"(?<![A-Za-z0-9_\\^=+*/<>∩∪⊂⊆∈’-])[{letters}](?![A-Za-z0-9_^=+*/<>∩∪⊂⊆∈’]|'[a-z])", string
+    ):
         at = match.start()
         before, after = string[max(0, at - 14) : at], string[at + 1 :]
         word = {"A": _ARTICLE_BEFORE, "a": _ARTICLE_BEFORE, "I": _PRONOUN_BEFORE}.get(string[at])
@@ -118,8 +121,12 @@ def tokens(string: str, letters: str) -> list[int]:
     return places
 
 
-def polarity(string: str, places: list[int]) -> Polarity:
-    """Sort the letters at these places by what their clauses say of them; questions and doubts say nothing."""
+def polarity(string: str, places: list[int], question: str) -> Polarity:
+    """Sort the letters at these places by what their clauses say of them; questions and doubts say nothing.
+
+    Where a question asks for what is not so, saying that it is so, in its words, calls an option right.
+    """
+    is_so, is_not_so = _denied_in(question), _not_so(question)
     bounds = [0, *(match.end() for match in CLAUSE.finditer(string)), len(string)]
     said: dict[str, set[str]] = {"right": set(), "wrong": set(), "bare": set()}
     last: set[str] = set()
@@ -131,11 +138,14 @@ def polarity(string: str, places: list[int]) -> Polarity:
         last = set() if re.search(r"[。;!\n]|\.\s", clause) else letters or last
         if (
             OPEN.search(clause)
+            or SUPPOSED.search(clause)
             or _IMAGINED.search(string[max(0, begin - 80) : end])
             or (clause.endswith("?") and not NEGATIVE.search(clause))
         ):
             continue
-        judged = "wrong" if NEGATIVE.search(clause) else "right" if _POSITIVE.search(clause) else "bare"
+        is_wrong = NEGATIVE.search(clause) or is_not_so.search(clause)
+        is_right = _POSITIVE.search(clause) or (is_so and is_so in clause)
+        judged = "wrong" if is_wrong else "right" if is_right else "bare"
         if judged != "bare" or not _DISCUSSED.search(clause):
             said[judged] |= letters
     concluded = None
@@ -147,26 +157,22 @@ def polarity(string: str, places: list[int]) -> Polarity:
 
 
 _EXCEPTED = re.compile(
-    r"\b(?:all|every\w*|each)\b[^.\n]{0,40}\b(?:except|other than|apart from)\b|\bexcept\b[^.\n]{0,20}\b(?:all|every)\b"
-    r"|\b(?:all|every|each)(?: (?:of )?(?:the(?:m|se)?|those))?(?: (?:option|statement|choice|answer|one)s?)? but\b"
-    r"|(?<![排删去消])除",
-    re.I,
+    r"(?i)\b(?:all|every\w*|each)\b[^.\n]{0,40}\b(?:except|other than|apart from)\b|\bexcept\b[^.\n]{0,20}"
+    r"\b(?:all|every)\b|\b(?:all|every|each)(?: (?:of )?(?:the(?:m|se)?|those))?"
+    r"(?: (?:option|statement|choice|answer|one)s?)? but\b|(?<![排删去消])除"
 )
 """That what is said of all options does not hold for the one that is named: all but B, 除B外."""
 _ONLY = re.compile(
-    r"(?P<not>\bnot\s+)?\bonly\s+(?:option |choice |statement |answer )?\W?$"
-    r"|(?P<no>不)?(?:只有|唯有|仅有?)\W?(?:选项)?$",
-    re.I,
+    r"(?i)(?P<not>\bnot\s+)?\bonly\s+(?:option |choice |statement |answer )?\W?$"
+    r"|(?P<no>不)?(?:只有|唯有|仅有?)\W?(?:选项)?$"
 )
 _CALLED_WRONG = re.compile(
-    r"[\s*)\]】\"”]*(?:\s(?:is|would be)\s(?:clearly |the )?(?:false|incorrect|wrong|untrue|not (?:true|correct))\b"
+    r"(?i)[\s*)\]】\"”]*(?:\s(?:is|would be)\s(?:clearly |the )?(?:false|incorrect|wrong|untrue|not (?:true|correct))\b"
     r"(?! answer)"
-    r"|(?:项|选项)?的?(?:说法|表述|叙述|描述)?是?(?:错误|不正确|不对|错)的?(?:\W*$|[,，](?!不)))",
-    re.I,
+    r"|(?:项|选项)?的?(?:说法|表述|叙述|描述)?是?(?:错误|不正确|不对|错)的?(?:\W*$|[,，](?!不)))"
 )
 
-_OF_STATEMENTS = re.compile(r"\b(?:statements?|true|false|(?:in)?correct|wrong)\b|说法|叙述|表述|正确|错误", re.I)
-_DENIED_AS = re.compile(r"(不(?:属于|包括|包含|符合))|\b(?:is|are)(?:n't| not)( (?:an? )?[a-z]{4,})", re.I)
+_OF_STATEMENTS = re.compile(r"(?i)\b(?:statements?|true|false|(?:in)?correct|wrong)\b|说法|叙述|表述|正确|错误")
 
 
 def singled_out(string: str, places: list[int], question: str) -> str | None:
@@ -186,7 +192,10 @@ def singled_out(string: str, places: list[int], question: str) -> str | None:
     if not only and not is_excepted:
         return string[places[0]] if asks_wrong(question) and is_denied_as_asked(rest[1:], question) else None
     is_wrong = bool(re.search(WRONG, before + rest, re.I))
-    if not (is_wrong or re.search(r"[都均全]对", before + rest) or _POSITIVE.search(before + rest)):
+    is_so = _denied_in(question)
+    if not (is_wrong or re.search(r"[都均全]对", before + rest) or _POSITIVE.search(before + rest)) and not (
+        is_so and is_so in before + rest
+    ):
         return None
     is_told = not (only and (only["not"] or only["no"])) and (is_wrong != is_excepted) == asks_wrong(question)
     return string[places[0]] if is_told else ""
@@ -196,13 +205,29 @@ def is_denied_as_asked(rest: str, question: str) -> bool:
     """Return whether what follows an option denies it as a question does: false of a statement, or 不属于 of 不属于."""
     if _OF_STATEMENTS.search(question):
         return bool(_CALLED_WRONG.match(rest))
-    denied = _DENIED_AS.search(rest)
-    return denied is not None and denied[denied.lastindex or 0] in question
+    return bool(_not_so(question).search(rest))
 
 
 def asks_wrong(question: str) -> bool:
     """Return whether a question asks for the option that is wrong, or whatever the options else are not."""
     return _is_wrong(re.split(r"[。\n]\s*(?=\S)", question.strip())[-1])
+
+
+def _denied_in(question: str) -> str:
+    """Return what a question asks for the opposite of: 可再生能源 of 不属于可再生能源的是."""
+    asked = re.split(r"[。\n]\s*(?=\S)", question.strip())[-1]
+    denied = re.search(
+        r"(?:不(?:属于|是|符合)|\b(?:is|are) not (?:an? |the )?)([^,，。?？_]{3,}?)(?=\s*(?:的|[_?？,，。(]|$))",
+        asked,
+        re.I,
+    )
+    return denied[1] if denied else ""
+
+
+def _not_so(question: str) -> re.Pattern[str]:
+    """Match what denies in a question's own words."""
+    is_so = _denied_in(question)
+    return re.compile(rf"(?:[不非没]|\bnot\b|n't).{{0,4}}{re.escape(is_so)}" if is_so else r"(?!)", re.I)
 
 
 def is_asked(described: str, question: str) -> bool:

@@ -6,11 +6,9 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 
-from flowinfer.tasks.answers.anchors import REPORTED
-from flowinfer.tasks.answers.bounds import holds_bound, is_bound
 from flowinfer.tasks.answers.finding import Reader, find
-from flowinfer.tasks.answers.numbers import Number, asks_percent, clean, show, values
-from flowinfer.tasks.answers.numerals import spelled
+from flowinfer.tasks.answers.numbers import Number, asks_percent, clean, show, spelled, values
+from flowinfer.tasks.answers.polarity import REPORTED, SUPPOSED
 from flowinfer.tasks.answers.readings import (
     Reading,
     after_last_equals,
@@ -22,37 +20,46 @@ from flowinfer.tasks.answers.readings import (
     main_clause,
 )
 from flowinfer.tasks.answers.runs import asked_clause
-from flowinfer.tasks.answers.sentences import is_broken_off, is_refusal, sentences, without_checks
+from flowinfer.tasks.answers.sentences import (
+    holds_bound,
+    is_bound,
+    is_broken_off,
+    is_refusal,
+    sentences,
+    without_checks,
+)
 from flowinfer.tasks.answers.text import Found, Text
 
 _CUE = re.compile(
-    r"\b(?:so|thus|therefore|hence|consequently|altogether|in total|in all|total|overall|finally|left"
+    r"(?i)\b(?:(?<!okay )(?<!okay, )so|thus|therefore|hence|consequently|altogether|in total|in all|total|overall"
+    r"|finally|left"
     r"|remain(?:s|ing)?|(?:i|we|which) (?:get|gets|gives?)|(?:amounts?|comes?|adds? up|works out) to)\b"
     r"|\b(?:will|would|'ll) be\b|答|共|因此|所以|综上|最终|最后|总|剩|于是|故"
-    r"|:[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$",
-    re.I,
+    r"|:[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$"
 )
 _PASSED_OVER = re.compile(
-    r"(?:(?:\bnot|n't|不是|并非|而非)\s*\$?|\b(?:step|case|part|question|problem|example|figure|option|method"
-    r"|no\.)\s*#?|\b(?:equation|formula|eq\.|theorem|line|page|table)\s*\(?|第)$",
-    re.I,
+    r"(?i)(?:(?:\bnot|n't|不是|并非|而非)\s*\$?|\b(?:step|case|part|question|problem|example|figure|option|method"
+    r"|no\.)\s*#?|\b(?:equation|formula|eq\.|theorem|line|page|table)\s*\(?|第)$"
 )
 _VERB = re.compile(
-    r"(?:(?<!to )(?<!after )(?<!before )(?<!by )\b(?:is|are|was|were|be|ha[sd]|have|gets?|got|ma[kd]es?|earn(?:s|ed)?"
-    r"|sav(?:es?|ed)|spen[dt]s?|costs?|takes?|took|needs?|pays?|paid|owes?|receives?|weighs?|equals?|totals?|total of"
-    r"|total:|left with|(?:comes?|came|amounts?|adds? up|works out) to|holds?|contains?|keeps?|kept|sold|sells|bought"
-    r"|buys|collect(?:s|ed)?|(?:pay|earn|sav|hav|mak|spend|cost|leav|gett|giv)ing|reads?|dr[io]ves?|travel(?:s|ed)?"
+    r"(?i)(?:(?<!to )(?<!after )(?<!before )(?<!by )\b(?:is|are|was|were|be|ha[sd]|have|gets?|got|ma[kd]es?"
+    r"|earn(?:s|ed)?|sav(?:es?|ed)|spen[dt]s?|costs?|takes?|took|needs?|pays?|paid|owes?|receives?|weighs?|equals?"
+    r"|totals?"
+    r"|total of|total:|left with|(?:comes?|came|amounts?|adds? up|works out) to|holds?|contains?|keeps?|kept|sold|sells"
+    r"|bought|buys|collect(?:s|ed)?|(?:pay|earn|sav|hav|mak|spend|cost|leav|gett|giv)ing|reads?"
+    r"|brings? (?:it |them )?(?:in|down to|up to)|dr[io]ves?|travel(?:s|ed)?"
     r"|walk(?:s|ed)?)\b[*\s:]*(?:(?!(?:in|at|on|by|from|for|after|per|with|than|to|every|if)\b)[a-zA-Z']+\s+){0,5}?"
-    r"|(?:[是为有付赚应共]|需要?|得到?|剩下?|花费?了?|卖出?了?|等于|用了?)[^\d,。;\n]{0,6}?)[*\s]*(?=-?[$€£¥￥]?\s?\d)",
-    re.I,
+    r"|(?:[是为有付赚应共]|需要?|得到?|剩下?|花费?了?|卖出?了?|等于|用了?)[^\d,。;\n]{0,6}?)[*\s]*(?=-?[$€£¥￥]?\s?\d)"
 )
+_TURN = re.compile(r"(?i)\bbut\b|但是?|[^\s,，]*实际上")
 _STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?\s*[a-zA-Z]*\W*$")
 _IMAGINED = re.compile(r"\bwould\b", re.I), re.compile(r"\b(?:if|without|had|unless)\b", re.I)
 _HOLDS = re.compile(r"共|是|\b(?:is|are|has|have)\b")
+_SAYS = re.compile(r"(?i)(?:[是为共]有?|[余剩得]下?|\b(?:is|are|was|were|makes|leaves|gives|has|have|'s))\s*$")
 _WEAK_BEFORE = re.compile(
     r"(?:\b(?:in|for|from|of|per|at|by|to|than|after|with|every|over|on)\s+(?:the |a )?\$?|第|每)$"
 )
-_TOTAL = re.compile(r"(?:\s*[a-z]+){0,2}?\s*\b(?:in all|in total|altogether)[\s.*]*$", re.I)
+_TOTAL = re.compile(r"(?i)(?:\s*[a-z]+){0,2}?\s*\b(?:in all|in total|altogether)[\s.*]*$")
 """That a number is told last, as what all others come to: $12.50 per person, $50 in all."""
 _BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
 _BOLD_LINE = re.compile(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*")
@@ -61,19 +68,21 @@ _BLANKED = re.compile(
     r"|\d[\d.,]*\s+(?:more|fewer|less) than [^,.]*\d[^,.]*, which (?:is|was)(?=\s+\$?\d)"
     r"|\d[\d.,]*\s?(?:[a-z]+)?,? (?:which )?(?:rounds|rounded) (?:up |down )?to(?=\s+\$?\d)"
 )
-_NAMED_VALUES = re.compile(r"[\s$]*([a-z])\s*=[^=,a-z]+(?:,|;|\band\b)[\s$]*(?!\1)[a-z]\s*=[^=,a-z]+", re.I)
+_NAMED_VALUES = re.compile(r"(?i)[\s$]*([a-z])\s*=[^=,a-z]+(?:,|;|\band\b)[\s$]*(?!\1)[a-z]\s*=[^=,a-z]+")
 _TERM = re.compile(r"(?:^|[=:]|\b(?:is|are|be|get)\b)[\s$*]*-?[\d.]+\s?[nxyz][\s$*.]*$")
 """That a stretch ends with a term rather than a value: x = 12y."""
 _ALONE = re.compile(r"[\s$€£¥￥*#>-]*[\d,.]+[\s*.]*")
 _LAST_CLAUSE = re.compile(
-    r",?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;]\s*(?:and\s+)?(?:so|thus|therefore|hence|which (?:leaves|gives"
-    r"|makes|totals|equals))\b|,\s*(?:for|making|totall?ing|giving|leaving)\s+(?:a total of\s+)?(?=[$\d])"
+    r"(?i),?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;]\s*(?:and\s+)?(?:so|thus|therefore|hence|which (?:leaves|gives"
+    r"|makes|totals|equals))\b|,\s*(?:for|making|totall?ing|giving"
+    r"|leaving)\s+(?:an?\s+(?:\w+\s+){1,2}of\s+)?(?=\\?[$\d])"
     r"|,?\s*(?:所以|因此|一共|总共|(?:即|也就是)(?=\s*[\d$¥]))"
-    r"|,(?!\s*(?:每|其中|因为|由于|比))(?=[^,。=\d]{0,12}(?:为|是|得到?|剩下?|还有|余)\s*[¥$]?-?\d)"
-    r"|,\s*(?:最终|最后|于是|故|结果|实际|也就是说|换句话说|换言之|that is(?: to say)?,|in other words,?)",
-    re.I,
+    r"|,(?!\s*(?:每|其中|因为|由于|比))(?=[^,。=]{0,12}?(?:为|是|得到?|剩下?|还有|余)\s*[¥$]?-?\d)"
+    r"|,\s*(?:最终|最后|于是|故|结果|实际|也就是说|换句话说|换言之|that is(?: to say)?,|in other words,?)"
 )
-_DOZEN = re.compile(r"\bdozen", re.I)
+_LEAVES = re.compile(r"(?i),\s*leaving\b[^,.;]*")
+_LEFT = re.compile(r"(?i)\b(?:left|leaves?|remain\w*|still|keeps?|rest|change|have|has|end up)\b")
+_DOZEN = re.compile(r"(?i)\bdozen")
 _WORKING = re.compile(r"[^\n=]*\d[^\n=]*=[^\n]*\n\s*(?:[^\n=]*\d)?[^\n=]*=")
 """Lines that work a value out, as they may stand under "The solution is:"."""
 _WEAK_RULES = ("last_number", "statement")
@@ -144,7 +153,12 @@ class _Numbers(Reader):
 def _stated(sentence: Text, question: str) -> Found | None:
     """Read a sentence that concludes, works out a value, or only mentions a number."""
     string = _BLANKED.sub(lambda match: " " * len(match[0]), clean(sentence.string))
+    if question and not _LEFT.search(question):
+        string = _LEAVES.sub(lambda match: " " * len(match[0]), string)
     begin = _last_clause(string)
+    if (turn := _TURN.search(string)) is not None and SUPPOSED.search(string[: turn.start()]):
+        string = " " * turn.end() + string[turn.end() :]
+        begin = max(begin, turn.end())
     if REPORTED.search(string) or _is_imagined(string[begin:], question):
         return None
     if "±" in string or _NAMED_VALUES.fullmatch(string):
@@ -162,6 +176,9 @@ def _stated(sentence: Text, question: str) -> Found | None:
         return Found(in_units(numeral[0], last[numeral[2] :]), "ok", rule, sentence.span())
     if (bold := _emphasized(sentence)) is not None:
         return bold
+    last = string[found[-1][2] :]
+    if (numeral := spelled(last)) is not None and _SAYS.search(last[: numeral[1]]):
+        return Found(in_units(numeral[0], last[numeral[2] :]), "ok", "conclusion", sentence.span())
 
     def span(item: Number) -> tuple[int, int] | None:
         is_same = len(string) == len(sentence.string)
@@ -169,7 +186,8 @@ def _stated(sentence: Text, question: str) -> Found | None:
 
     equal = after_last_equals(string)
     if equal is not None and not (begin >= equal[2] and any(item[1] >= begin for item in found)):
-        return Found(show(equal[0]), "ok", "equals", span(equal))
+        paired = in_two_units(equal[0], string[equal[2] :])
+        return Found(paired or show(equal[0]), "ok", "equals", span(equal))
     reading, place = _concluded(string, found, begin)
     if reading.is_ambiguous:
         return Found(None, "ambiguous", "conclusion", sentence.span())

@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from flowinfer.tasks.answers.numbers import Number, clean, show, values
-from flowinfer.tasks.answers.numerals import spelled
+from flowinfer.tasks.answers.numbers import Number, asks_percent, clean, show, spelled, values
 
 
 @dataclass(frozen=True)
@@ -19,24 +18,25 @@ class Reading:
 
 
 _ASIDE = re.compile(
-    r"\((?=\D*\d)[^()]*\)|,?\s*(?:\bnot\b|\brather than\b|\binstead of\b|而不是|而非|不是)"
-    r"|,?\s*(?:\b(?:because|since|which(?! (?:averages|equals|gives|leaves|makes|comes|totals|amounts|adds|works)\b)"
+    r"(?i)\((?=\D*\d)[^()]*\)|,?\s*(?:\bnot\b|\brather than\b|\binstead of\b|而不是|而非|不是)"
+    r"|,?\s*(?:\b(?:because|since|which(?! (?:at [^,.]*?)?(?:averages|equals|gives|leaves|makes"
+    r"|comes|totals|amounts"
+    r"|adds|works|brings|is(?= [$\d.%]+\W*$))\b)"
     r"|given that|where|compared|considering|assuming|as (?:it|he|she|they|there))\b|其中|因为|由于)"
-    r"|,\s*(?:who|whom|whose)\b|\bout of\b|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b)|[→⇒]\s*(?=check)",
-    re.I,
+    r"|,\s*(?:who|whom|whose)\b|\bout of\b|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b)|[→⇒]\s*(?=check)"
+    r"|\s[—–]\s(?=that\b|because\b|since\b|as\b)"
 )
 _SUMMED = re.compile(
-    r"\b(?:for a total of|a total of|totall?ing|in total|altogether|which (?:makes|gives)|(?:and|,)\s*so"
-    r"|therefore|thus)\b|一共|总共|共(?=\d)|所以",
-    re.I,
+    r"(?i)\b(?:for a total of|a total of|totall?ing|in total|altogether|which (?:makes|gives)|(?:and|,)\s*so"
+    r"|therefore|thus)\b|一共|总共|共(?=\d)|所以"
 )
 _GAP = r"\s*[a-zA-Z$€£¥￥%\u4e00-\u9fff]{0,14}(?:\s[a-zA-Z]{1,12})?\s*"
 _NEXT = re.compile(rf"^{_GAP}(?:[-+*/÷×^]|\bx\b)\s*[($\s]*\d")
 _EQUAL = re.compile(rf"^{_GAP}[)\s]*[=≈]")
 _RANGE = re.compile(
-    r"^\s?[a-zA-Z$%\u4e00-\u9fff]{0,8}\s*(?:~|–|—|\bto\b|到|至|\bor\b|或者?|还是|,?\s*[也还又](?=可能))\s*(?:maybe|perhaps|possibly"
-    r"|也许|可能是?)?\s*[$¥]?\s*-?\d",
-    re.I,
+    r"(?i)^\s?[a-zA-Z$%\u4e00-\u9fff]{0,8}\s*(?:~|–|—|\bto\b|到|至|\bor\b|或者?|还是|,?\s*[也还又](?=可能))\s*(?:maybe|perhaps"
+    r"|possibly"
+    r"|也许|可能是?)?\s*[$¥]?\s*-?\d"
 )
 _LIST = re.compile(r"^(?:\s*(?:,|、|和|与|\band\b)\s*(?:and\s+)?[-$¥]?\d[\d.]*)+[\s.。$]*$")
 _RATIO = re.compile(r"^\s?(?::|比|点|时|月)\s?\d")
@@ -59,10 +59,10 @@ _PAIRED = tuple(
     for large, small, ratio in _UNITS
 )
 _THEN = re.compile(
-    r"(?<!to )\b(?:leav(?:es?|ing)|mak(?:es?|ing)|giv(?:es?|ing)|equals|totall?(?:s|ing))\s+(?=\W{0,2}\d)", re.I
+    r"(?i)(?<!to )\b(?:leav(?:es?|ing)|mak(?:es?|ing)|giv(?:es?|ing)|equals|totall?(?:s|ing))\s+(?=\W{0,2}\d)"
 )
 _PERCENT = re.compile(r"\s*\\?%")
-_DOZEN = re.compile(r"^\s*dozens?\b", re.I)
+_DOZEN = re.compile(r"(?i)^\s*dozens?\b")
 
 
 def answer_in(part: str) -> Reading:
@@ -146,21 +146,24 @@ def after_last_equals(string: str) -> Number | None:
     return None
 
 
-_ASKED_ENGLISH = re.compile(r"\bhow many\s+(?:(?:more|full|whole|total|additional|extra|fewer)\s+)*([a-z]{2,})", re.I)
+_PERCENT_BEHIND = re.compile(r"\s*(?:\\?%|per\s?cent\b)", re.I)
+_ASKED_ENGLISH = re.compile(
+    r"(?i)\b(?:how many|how much\b[^.?]{0,20}?\bin)\s+(?:(?:more|full|whole|total|additional|extra"
+    r"|fewer)\s+)*([a-z]{2,})"
+)
 _ASKED_HAN = re.compile(r"([\u4e00-\u9fff]{0,12})(?:多少|几)个?([\u4e00-\u9fff]{1,4})")
-_UNIT_AFTER = re.compile(r"\s*(?:[a-z]{1,20}(?:\s[a-z]{1,20}){0,2}|个?[\u4e00-\u9fff]{1,4})", re.I)
+_UNIT_AFTER = re.compile(r"(?i)\s*(?:[a-z]{1,20}(?:\s[a-z]{1,20}){0,2}|个?[\u4e00-\u9fff]{1,4})")
 _VERBS = ("is", "are", "was", "were", "do", "does", "did", "will", "can", "have", "has", "of", "in")
 _PREFIXES = "千平立厘毫分公小"
 """First characters that different Chinese units share: 千米 and 千克."""
 _CONDITION = re.compile(
-    r"(?:(?:^|[,;.]\s*|\b(?:so|therefore|thus|hence|out),?\s*)of(?: the| all| these| those)?"
-    r"|\b(?:from|per|at|by|to|than|not|every|each|over|on|(?<=\d )of)(?: the)?|每[^\d,，]{0,4}|不是|而非)[\s*$]*$",
-    re.I,
+    r"(?i)(?:(?:^|[,;.]\s*|\b(?:so|therefore|thus|hence|out),?\s*)of(?: the| all| these| those)?"
+    r"|\b(?:from|per|at|by|to|than|not|every|each|over|on|(?<=\d )of)(?: the)?|每[^\d,，]{0,4}|不是|而非)[\s*$]*$"
 )
-_GLOSS = re.compile(r"\((?:=|or|i\.e\.,?|that is,?)?\s*(\d[\d.,]*\s?(?:[a-z]+|个?[\u4e00-\u9fff]{1,3}))\)", re.I)
+_GLOSS = re.compile(r"(?i)\((?:=|or|i\.e\.,?|that is,?)?\s*(\d[\d.,]*\s?(?:[a-z]+|个?[\u4e00-\u9fff]{1,3}))\)")
 """The same in another unit: 1.2 hours (72 minutes)."""
-_LEFT = re.compile(r"\b(?:left|remain\w*)\b", re.I)
-_RESULT = re.compile(r"[=≈][\s(]*$")
+_LEFT = re.compile(r"(?i)\b(?:left|remain\w*)\b")
+_RESULT = re.compile(r"(?:[=≈]|\bor|即)[\s($]*$")
 
 
 def asked_value(stretch: str, question: str, value: str) -> str:
@@ -173,12 +176,17 @@ def asked_value(stretch: str, question: str, value: str) -> str:
         question: its last "how many" or 多少 counts.
         value: the number read without the question, as `show` writes it.
     """
+    if asks_percent(question):
+        whole = clean(stretch)
+        percent = {show(number) for number, _, end in values(whole) if _PERCENT_BEHIND.match(whole, end)}
+        if len(percent) == 1 and f"{min(percent)} of 1/100" != value:
+            return percent.pop()
     string = main_clause(_GLOSS.sub(r", \1", clean(stretch)))
     told = []
     for number, start, end in values(string):
         unit = _UNIT_AFTER.match(string, end)
-        if unit and ("=" not in string or _RESULT.search(string[:start])):
-            told.append((show(number), string[:start], unit[0].strip()))
+        if (unit or "=" in string) and ("=" not in string or _RESULT.search(string[:start])):
+            told.append((show(number), string[:start], unit[0].strip() if unit else ""))
     if len(told) < 2 or value not in [shown for shown, _, _ in told]:
         return value
     left = [shown for shown, _, unit in told if _LEFT.search(unit)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from flowinfer.tasks.answers.latex import FUNCTIONS, plain
-from flowinfer.tasks.answers.numerals import SCALES
+from flowinfer.tasks.answers.numbers import SCALES
 
 _PIECE = re.compile(
     rf"\s*(?:\d+(?:\.\d+)?|\.\d+|{FUNCTIONS}|xyz\b|abc\b"
@@ -14,14 +14,11 @@ _PIECE = re.compile(
 _CONNECTED = re.compile(
     r"\s*,?\s*(?:\b(?:and|or)\b|和|与|或者?|以及|、)\s*(?=[-+(\[{]?\s*(?:\d|\.\d|[a-zA-Z](?![a-zA-Z])|sqrt|\\|±))"
 )
-_PROSE = re.compile(
-    r"is|of|in|to|so|or|we|it|at|by|on|if|as|be|he|me|my|no|up|us|an|am|do|go|cm|mm|km|kg|pm|ok|hi", re.I
-)
+_PROSE = re.compile(r"(?i)is|of|in|to|so|or|we|it|at|by|on|if|as|be|he|me|my|no|up|us|an|am|do|go|cm|mm|km|kg|pm|ok|hi")
 COPULA = re.compile(
-    r"\b(?:is|are|was|were|be|equals?|becomes?|gives?|get|obtain|yields?|have|has|as|to|into|contains?|exactly"
+    r"(?i)\b(?:is|are|was|were|be|equals?|becomes?|gives?|get|obtain|yields?|have|has|as|to|into|contains?|exactly"
     r"|by|simplifies to|simply|it's|that's)\b\s*:?"
-    r"|→|=>|(?<=[a-zA-Z]{2})\s*=|(?<=[\u4e00-\u9fff)])\s*=|:(?=\s)|是|为|等于|得到?|即|有",
-    re.I,
+    r"|→|=>|(?<=[a-zA-Z]{2})\s*=|(?<=[\u4e00-\u9fff)])\s*=|:(?=\s)|是|为|等于|得到?|即|有"
 )
 
 
@@ -76,10 +73,11 @@ def closing_runs(string: str) -> list[str]:
     is_all = bool(whole) and len(whole) >= len(string.strip().rstrip(".。")) - 2
     if whole:
         found.insert(0 if is_all else len(found), whole)
-    return found + _all_runs(string)[-1:]
+    return found + all_runs(string)[-1:]
 
 
-def _all_runs(string: str) -> list[str]:
+def all_runs(string: str) -> list[str]:
+    """List a sentence's stretches of mathematics."""
     found, at = [], 0
     while at < len(string):
         run, end = measured_run(string, at) if _starts(string, at) else ("", at)
@@ -95,11 +93,11 @@ def _starts(string: str, at: int) -> bool:
 
 
 _ASIDE = re.compile(
-    r",?\s*(?:\b(?:because|since|which(?! (?:is|are|equals|gives|simplifies to"
-    r"|makes) [^a-z]*\d(?![^.]*\b(?:than|more|less|times|prime|even|odd|not|before|after|from|away|off)\b))"
-    r"|where|given that|compared|rather than|instead of)\b|\bnot\b(?= [-\d(])|而不是|而非|因为|其中|由于)"
-    r"|\s\((?=[a-z]{3,}|[^()]*[=≈])",
-    re.I,
+    r"(?i),?\s*(?:\b(?:because|since|which(?! (?:is|are|equals|gives"
+    r"|simplifies to|makes) (?:[a-z]\s?=)?[^a-z]*\d"
+    r"(?![^.]*\b(?:than|more|less|times|prime|even|odd|not|before|after|from|away|off)\b))|where|given that|compared"
+    r"|rather than|instead of)\b|\bnot\b(?= [-\d(])|而不是|而非|因为|其中|由于)"
+    r"|\s\((?=[a-z]{3,}|[^()]*[=≈])"
 )
 
 

@@ -1,4 +1,4 @@
-"""Sentences of an output, without those that only comment on the answer or check it, and whether the last is whole."""
+"""Sentences of an output, without those that only comment on the answer or check it; refusals, breaks and bounds."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 
 from flowinfer.tasks.answers.boxes import ends_in_box
-from flowinfer.tasks.answers.numerals import spelled
+from flowinfer.tasks.answers.numbers import spelled
 from flowinfer.tasks.answers.text import Text, joined
 
 _COMMENT = re.compile(
-    r"^[\s*_#(\[>-]*(?:check|verif|(?:let me|to) (?:check|verify|double)|note\b|confidence\b|explanation|reason"
-    r"|that is\b|i\.e\."
+    r"(?i)^[\s*_#(\[>-]*(?:check|verif|(?:let me|to) (?:check|verify|double)|note\b|confidence\b|explanation|reason"
+    r"|that is\b|i\.e\.|(?:this|that|it)(?:'s| is) because\b"
     r"|(?:this|that|it|which)(?:'s| is| was| can| means| matches| makes sense| equals| also)\b[^=]*"
     r"\b(?:more|less|fewer|than|half|twice|times)\b"
     r"|(?:let\s+(?!me\b|us\b)|suppose\b|assume\b|(?:we )?try\b)"
@@ -22,34 +22,37 @@ _COMMENT = re.compile(
     r"|(?:若|如果|即使|if\b)[^\n]*(?:错|不对|不是|\bbut\b|wrong|incorrect|mistake)|(?<=\()(?:若|如果|if\b)"
     r"|顺便|[如若]需|若要|别忘|不要|例如|比如|举例|相比之下|作为对比|对比)"
     r"|(?!so\b|thus\b|therefore\b|hence\b|所以|因此)[^\n]*?(?:\b(?:this|that|it|which)(?: also)? "
-    r"(?:confirms|agrees|matches|is consistent)\b|[与和][^,，]{1,12}(?:相符|吻合|一致))",
-    re.I,
+    r"(?:confirms|agrees|matches|is consistent)\b|[与和][^,，]{1,12}(?:相符|吻合|一致))"
 )
 _CHECK = re.compile(
-    r"[(（]?\s*(?:\bcheck|verif(?:y|ication)|验算|检验|检查|\bnote|explanation|解析|注意?)\s*\**\s*[:：]"
-    r"|代入检验|let me (?:just )?(?:check|verify|double)",
-    re.I,
+    r"(?i)[(（]?\s*(?:\bcheck(?:ing)?|verif(?:y(?:ing)?|ication)|验算|检验|检查|\bnote|explanation|解析|注意?)\s*\**\s*[:：]"
+    r"|代入检验|let me (?:just )?(?:check|verify|double)"
 )
+_BREAKDOWN = re.compile(
+    r"(?i)\A(?=.*\d)([^\n:]{0,200}[.!*]\s{0,3})\n\W{0,9}(?:here(?:'s| is) (?:the|a|my|how|why)\b[^\n:]*|breakdown"
+    r"|calculations?)\W*:"
+    r"(?![\s\S]*\b(?:so|therefore|thus|hence|final|answer|total)\b)"
+)
+"""An answer in one sentence, and behind it how it comes about, without another conclusion."""
 _END = re.compile(
     r"\n+|(?<=[^\s\d])(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!\bSt)(?<!e\.g)(?<!i\.e)\.\s+"
-    r"|(?<=[^\n]{2}\d)\.\s+(?!\d)|(?<=[^\n]{4}\d)\.\s+|(?<!\\)(?:[。?;]|!(?![$\d\\(*/+-]))|\Z"
+    r"|(?<=[^\n]{2}\d)\.\s+(?!\d)|(?<=[^\n]{4}\d)\.\s+|(?<!\\)(?:[。?;]|!(?!\s*[$\d\\()*/+=-]))|\Z"
 )
 _ASKS = re.compile(
     r"[\W\d_]*(?:how|what|which|when|who|is|are|does)\b|[\W\d_]*\Z|.*(?:多少|[几哪]|什么|吗$)", re.I | re.S
 )
 _MAX_SENTENCE = 1_500
-_VERIFIES = re.compile(r"check|verif|substit|plug|验|检", re.I)
+_VERIFIES = re.compile(r"(?i)check|verif|substit|plug|验|检")
 _ANSWERS = re.compile(
-    r"\n\s*[*_]*(?!\s*(?:note|check|verif|so far|if\b|this\b|that\b|it\b|both|注|这|验|检))[^\n=:]*\d[^\n=]*\Z", re.I
+    r"(?i)\n\s*[*_]*(?!\s*(?:note|check|verif|so far|if\b|this\b|that\b|it\b|both|注|这|验|检))[^\n=:]*\d[^\n=]*\Z"
 )
 _REFUSAL = re.compile(
-    r"(?:can't|(?:can|could) ?not|(?:unable|impossible|not possible|no way|hard) to) (?:be )?"
+    r"(?i)(?:can't|(?:can|could) ?not|(?:unable|impossible|not possible|no way|hard) to) (?:be )?"
     r"(?:solved?|determined?|answer|find|tell|know|say|calculated?|computed?|give)"
     r"|\bno (?:solution|answer)\b|(?:\bnot|n't|\bno|\black(?:s|ing)?)\b[^.\n]{0,30}(?:enough|sufficient) "
     r"(?:information|data|detail)|insufficient|\bnot (?:known|given|provided|stated)\b|don't know|not sure"
     r"|无法(?:确定|计算|回答|求|得知|判断|解答|得出)|不能确定|不知道"
-    r"|(?:信息|条件|数据)(?:不足|不够|不完整)|缺[少乏].{0,6}(?:条件|信息|数据)",
-    re.I,
+    r"|(?:信息|条件|数据)(?:不足|不够|不完整)|缺[少乏].{0,6}(?:条件|信息|数据)"
 )
 _CODE_LAST = re.compile(
     r"```(?i:python|py|sympy|cpp|java)[^\n]*\n(?:(?!```)[\D\n])*(?:```\s*)?$"
@@ -77,6 +80,8 @@ def without_checks(text: Text) -> Text:
 
     The whole is returned where no number stands before.
     """
+    if (answer := _BREAKDOWN.match(text.string)) is not None:
+        return text.part(0, answer.end(1))
     cut = _CHECK.search(text.string)
     if not cut or not re.search(r"\d", text.string[: cut.start()]):
         return text
@@ -116,3 +121,42 @@ def is_broken_off(text: Text) -> bool:
     goes_before = len(parts) > 1 or bool(re.search(r"\d", before))
     tail = last if len(parts) == 1 and "." not in before else last[-_NEAR_END:]
     return goes_before and not re.search(r"\d", tail)
+
+
+_THAN = r"\b(?:more|greater|larger|bigger|higher|less|fewer|smaller|lower)\s+than(?:\s+or\s+equal\s+to)?"
+_WORDS = (
+    rf"{_THAN}|\bat (?:least|most)\b|\bexceed(?:s|ing)?\b|[大小多少高低]于(?:等于)?|超过|不[到足]|至[少多](?:[是为有])?"
+)
+_OPENING = rf"{_WORDS}|\b(?:over|under|above|below|up to)\b|(?<![-=])(?!<[^<>]+>)[<>≤≥]=?|\\[gl](?:eq?|t)\b"
+"""How an announced bound begins; within a sentence these words have other uses: "spread over 12 months"."""
+_OPENS = re.compile(rf"(?i)[\s*$]*(?:(?:well|just|slightly|no|not|any|不)\s*)?(?:{_OPENING})")
+_BEFORE = re.compile(
+    rf"(?i)(?:{_WORDS}|(?:(?:answer|result|solution)\W+(?:is|are|was|lies)\s+|[:#]\s*)(?:{_OPENING}))[\s*$€£¥(]*$"
+)
+_BEHIND = re.compile(
+    r"(?i)\s*(?:[a-z]+\s+)?(?:\+(?!\s*[\d(a-z])|or (?:more|less|fewer|greater|higher|above|over|below)\b)|个?以[上下]"
+)
+_ONLY = re.compile(r"[\s*$€£¥]*\d[\d,.]*")
+_ASKED = re.compile(
+    r"(?i)\b(?:least|most|minimum|maximum|min|max|fewest|smallest|largest|greatest|highest|lowest|needs?|needed|must"
+    r"|required?)\b|[至最][少多大小高低]|需要?|才能"
+)
+
+
+def holds_bound(stretch: str, question: str) -> bool:
+    """Return whether what stands where an answer stands is a bound that the question does not ask for."""
+    number = _ONLY.match(stretch)
+    is_bound = _OPENS.match(stretch) or (number and _BEHIND.match(stretch, number.end()))
+    return bool(is_bound) and not _ASKED.search(question)
+
+
+def is_bound(sentence: str, begin: int, end: int, question: str) -> bool:
+    """Return whether what stands around a number makes it a bound that the question does not ask for."""
+    is_bound = _BEFORE.search(sentence[:begin]) or _BEHIND.match(sentence, end)
+    return bool(is_bound) and not _ASKED.search(question)
+
+
+def has_only_bounds(sentence: str, question: str) -> bool:
+    """Return whether the numbers of a sentence, if it has any, are bounds that the question does not ask for."""
+    numbers = list(re.finditer(r"-?\d+(?:[,.]\d+)*", sentence))
+    return bool(numbers) and all(is_bound(sentence, *number.span(), question) for number in numbers)

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 
 from flowinfer.results import Status
 from flowinfer.spec import THOUGHTS, Thought
@@ -66,10 +67,15 @@ def normalize(output: str) -> Text:
     start = max(0, len(output) - MAX_READ)
     read = output[start:]
     plain = {character: _plain(character) for character in set(read) if character > "~"}
-    string = "".join([plain.get(character, character) for character in read]) if plain else read
     if all(len(text) == 1 for text in plain.values()):
-        return Text(string, range(start, len(output)))
-    return Text(string, [at for at, character in enumerate(read, start) for _ in plain.get(character, character)])
+        return Text("".join([plain.get(character, character) for character in read]), range(start, len(output)))
+    pieces = [plain.get(character, character) for character in read]
+    if any("/" in text for text in plain.values()):
+        pieces = [
+            f" {piece}" if len(piece) > 1 and "/" in piece and before[-1:].isdigit() else piece  # 2⅔
+            for before, piece in pairwise(["", *pieces])
+        ]
+    return Text("".join(pieces), [at for at, piece in enumerate(pieces, start) for _ in piece])
 
 
 @cache

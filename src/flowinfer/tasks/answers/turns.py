@@ -10,7 +10,7 @@ from flowinfer.tasks.answers.anchors import anchored
 from flowinfer.tasks.answers.boxes import boxed, is_boxed
 from flowinfer.tasks.answers.text import Text, prepare
 
-_LINE_MARK = re.compile(r"</?(?:br|n|p|div|li|ul|ol|h[1-6]|tr|table|center)\s*/?>", re.I)
+_LINE_MARK = re.compile(r"(?i)</?(?:br|n|p|div|li|ul|ol|h[1-6]|tr|table|center)\s*/?>")
 _FONT_MARK = re.compile(r"</?(?:b|i|u|em|strong|span|font|mark|code|td|th|sup|sub)(?:\s[^<>\n]{0,80})?>")
 _CODE = re.compile(r"```[ \t]*(?P<language>[a-zA-Z+#]*)[^\n]*\n(?P<code>.*?)(?:```|\Z)", re.S)
 _NO_CODE = ("", "output", "text", "txt", "plaintext", "markdown", "md", "latex", "tex", "math", "json", "yaml", "xml")
@@ -33,13 +33,12 @@ _NEXT_QUESTION = re.compile(
     r"|(?P<listed>\n\s*(?:第?\d+[.、题]\s*)?(?:下列|下面|以下|关于)(?=[^\n]{4,}\n\s*A[.、])"
     r"|\n[^\n]{6,}[?？_)）]\s*\n\s*\(?A\)?[.、]\s?[^\n]+\n?\s*\(?B\)?[.、])"
 )
-_INTRODUCES = re.compile(r"restate|rephrase|reread|the (?:problem|question)|given|审题|题目|如下|^解\W*$", re.I)
-_ANNOUNCES = re.compile(r"\blet(?: me| us|'s)\b|\bi(?:'ll| will)\b|\bfollowing\b|\bbelow\b|下面|以下|我[们会来]", re.I)
+_INTRODUCES = re.compile(r"(?i)restate|rephrase|reread|the (?:problem|question)|given|审题|题目|如下|^解\W*$")
+_ANNOUNCES = re.compile(r"(?i)\blet(?: me| us|'s)\b|\bi(?:'ll| will)\b|\bfollowing\b|\bbelow\b|下面|以下|我[们会来]")
 _VALUE = re.compile(
-    r"\d|^\W*(?:[A-Za-z]|true|false|yes|no|对|错|是|否)\W*$|^\W*[(]?[A-H][).、:]|选\W{0,3}[A-H]|[零一二三四五六七八九十百千]{1,}\W*$",
-    re.I,
+    r"(?i)\d|^\W*(?:[A-Za-z]|true|false|yes|no|对|错|是|否)\W*$|^\W*[(]?[A-H][).、:]|选\W{0,3}[A-H]|[零一二三四五六七八九十百千]{1,}\W*$"
 )
-_STEP = re.compile(r"^\W*(?:step|part|case|第|\d+[.)]\s)", re.I)
+_STEP = re.compile(r"(?i)^\W*(?:step|part|case|第|\d+[.)]\s)")
 _MIN_REPEATED = 16
 """Fewest characters, Chinese ones counted twice, by which a text is known to be the question's."""
 _MAX_QUESTIONS = 20

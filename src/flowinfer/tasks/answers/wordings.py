@@ -7,8 +7,7 @@ import re
 from flowinfer.tasks.answers.expressions import parse_expression
 from flowinfer.tasks.answers.kinds import TIME, Gold
 from flowinfer.tasks.answers.latex import plain
-from flowinfer.tasks.answers.numbers import show
-from flowinfer.tasks.answers.numerals import han_value
+from flowinfer.tasks.answers.numbers import han_value, show
 from flowinfer.tasks.answers.runs import COPULA, closing_runs, main_part, stripped
 
 
@@ -37,7 +36,7 @@ def _digits(string: str) -> str | None:
     return found[-1].lower() if found else None
 
 
-_SAID = re.compile(r"(\d{1,2}):(\d{2})\s*(?:in the|at) (morning|afternoon|evening|night)", re.I)
+_SAID = re.compile(r"(?i)(\d{1,2}):(\d{2})\s*(?:in the|at) (morning|afternoon|evening|night)")
 _HAN = re.compile(
     r"(?:(凌晨|早上|早晨|上午|中午|下午|傍晚|晚上)\s*)?(\d{1,2})(?:[点时](?:(\d{1,2})分?|(半)|整|钟)?|:(\d{2}))"
 )
@@ -121,9 +120,8 @@ def folded(text: str) -> str:
 
 
 _EXPLICIT = re.compile(
-    r"(?P<not>\b(?:not|n't|isn't|is not)\s+)?\b(?:(?P<yes>true|yes)|(?P<no>false|no(?=\s*(?:[,.;:!)}]|$|\n)))"
-    r"|(?:is|are)\s+(?P<correct>(?:in)?correct))\b",
-    re.I,
+    r"(?i)(?P<not>\b(?:not|n't|isn't|is not)\s+)?\b(?:(?P<yes>true|yes)|(?P<no>false|no(?=\s*(?:[,.;:!)}]|$|\n)))"
+    r"|(?:is|are)\s+(?P<correct>(?:in)?correct))\b"
 )
 _HAN_TRUTH = re.compile(r"^[\s*(\"“]*(?:(?P<no>否|不|错|假|非)|(?P<yes>是|对|正确|成立|真|能|可以))")
 _HAN_STATED = re.compile(
@@ -135,10 +133,9 @@ _PREDICATE = (
     r"|at least|at most|different"
 )
 _STATED = re.compile(
-    rf"(?:\b(?:is|are|does|do)|'s)(?P<not>n't|\s+not)?\s+(?:indeed\s+|also\s+|therefore\s+"
+    rf"(?i)(?:\b(?:is|are|does|do)|'s)(?P<not>n't|\s+not)?\s+(?:indeed\s+|also\s+|therefore\s+"
     rf"|in fact\s+)?(?P<no>not\s+)?(?:an?\s+)?(?P<word>{_PREDICATE}|divides?)\b"
-    rf"|^\W*(?P<bare>not)\s+(?:an?\s+)?(?:{_PREDICATE})\b|\b(?:divides|multiple of)\b",
-    re.I,
+    rf"|^\W*(?P<bare>not)\s+(?:an?\s+)?(?:{_PREDICATE})\b|\b(?:divides|multiple of)\b"
 )
 
 
