@@ -37,6 +37,16 @@ _RUNS = ("cold", "warm", "third")
 _QUESTION = "What is 17 * 23?"
 _SHARD_BYTES = 4 << 30
 _IMPORTS = "import sys, time, torch, transformers; print(time.time() - float(sys.argv[1]))"
+_OWN = """
+import flowinfer.cli.exec, flowinfer.engine.loops.lockstep, flowinfer.engine.network.llama_gpu, flowinfer.runs.ask
+from importlib.util import find_spec
+if find_spec("triton"):
+    import triton.compiler, triton.experimental.gluon.nvidia.hopper, flowinfer.engine.loops.triton_fusing
+    import flowinfer.engine.network.triton_gemm, flowinfer.engine.network.triton_rows
+    import flowinfer.engine.loops.triton_feeding
+print(0)
+"""
+"""Lets Python compile modules, as installers do."""
 _READS = """
 import sys, time, torch
 from safetensors import safe_open
@@ -93,6 +103,7 @@ def main() -> None:
             limit = import_seconds + read_seconds
             table.note(f"{name}: {len(files)} files read bare in {read_seconds:.1f} s; S = {limit:.1f} s")
             for version, source in sources.items():
+                _bare(environment | {"PYTHONPATH": _with(source, environment)}, _OWN)
                 cache = Path(temporary, f"cache-{name}-{version}")
                 for label in arguments.runs.split(","):
                     more = ["--json"] if label != "warm" and version == "this" else []

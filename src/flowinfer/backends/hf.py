@@ -6,7 +6,7 @@ import gc
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from flowinfer.backends.weights import mapped, take
 from flowinfer.checkpoint import Held, read_config, read_folder, refuse_incomplete, refuse_larger
 from flowinfer.errors import FlowInferError, LoadError, MemoryShort, is_memory_short
 from flowinfer.fusion.ends import configured_ends, eos_ids
-from flowinfer.fusion.vocab import HeadVocabulary, token_bytes
+from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes, token_bytes
 from flowinfer.machine import hub_folder, hub_problem, is_hub_offline, model_folder
 from flowinfer.spec import ModelSpec, Share
 from flowinfer.startup import NEEDLESS, STARTUP
@@ -46,9 +46,16 @@ _MOST_TOKENIZERS = 4
 
 
 class HfModel:
-    """A loaded transformers model; a `TokenModel`."""
+    """A loaded transformers model; a `TokenModel`.
 
-    def __init__(self, spec: ModelSpec, model: Any, tokenizer: Any) -> None:  # transformers', or what is known of them
+    Args:
+        spec: what the zoo or flow says.
+        model: transformers' own, or what is known of it.
+        tokenizer: likewise.
+        every: what the tokenizer's ids write, where that is read already.
+    """
+
+    def __init__(self, spec: ModelSpec, model: Any, tokenizer: Any, every: TokenBytes | None = None) -> None:
         self.name = spec.name
         self.device: torch.device = model.device
         self._model = model
@@ -56,7 +63,7 @@ class HfModel:
         self.num_columns = _num_columns(model)
         self._spec = spec
         with naming(spec), STARTUP.waiting_for("vocabulary", spec.name):
-            every = token_bytes(tokenizer)
+            every = every or token_bytes(tokenizer)
             tokens = every.limited(min(self.num_columns, int(model.get_input_embeddings().weight.shape[0])))
             self._prompts = ChatPrompts(tokenizer, tokens, chat=spec.chat, system=spec.system)
         ends = configured_ends(tokenizer, model.generation_config)
@@ -151,7 +158,16 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto", *, split: Sequence[S
         raise
 
 
-_begun: dict[tuple[str, str | None], Future[Any]] = {}
+@dataclass(frozen=True)
+class _Read:
+    """A tokenizer, and what its ids write."""
+
+    tokenizer: Any
+    """transformers', or what is known of it."""
+    every: TokenBytes
+
+
+_begun: dict[tuple[str, str | None], Future[_Read]] = {}
 """Tokenizers that are being loaded, by ref and revision; until `load` takes them."""
 
 
@@ -164,9 +180,15 @@ def begin(specs: Iterable[ModelSpec]) -> None:
     pool.shutdown(wait=False)
 
 
-def _local_tokenizer(spec: ModelSpec) -> Any:  # untyped in transformers
+def _local_tokenizer(spec: ModelSpec) -> _Read:
+    return _read_tokenizer(spec, {"revision": spec.revision, "trust_remote_code": False})
+
+
+def _read_tokenizer(spec: ModelSpec, options: Mapping[str, Any]) -> _Read:
     with STARTUP.waiting_for("tokenizer", spec.name):
-        return load_tokenizer(spec.ref, revision=spec.revision, trust_remote_code=False)
+        tokenizer = load_tokenizer(spec.ref, **options)
+    with STARTUP.waiting_for("vocabulary", spec.name):
+        return _Read(tokenizer, token_bytes(tokenizer))
 
 
 def drop() -> None:
@@ -197,13 +219,13 @@ def _load(spec: ModelSpec, device: str, dtype: str, split: Sequence[Share]) -> H
             with STARTUP.waiting_for("config", spec.name), STARTUP.without(*NEEDLESS):
                 empty = without_weights(config)
                 refuse_larger(num_numbers(empty), held, config.to_dict())
-        with naming(spec), STARTUP.waiting_for("tokenizer", spec.name):
-            tokenizer = _tokenizer(spec, options)
+        with naming(spec):
+            read = _tokenizer(spec, options)
         with STARTUP.waiting_for("network", spec.name):
             network = filled(spec, config, empty, held, device, dtype, options, split)
         if held.files and not spec.trust_remote_code and not spec.quantization:
             identify(network, held)
-        return _served(spec, network, tokenizer)
+        return _served(spec, network, read)
     except (FlowInferError, KeyboardInterrupt, SystemExit):
         raise
     except NotCached as error:
@@ -246,8 +268,8 @@ def _known(spec: ModelSpec, held: Held, device: str, dtype: str, split: Sequence
     if passed.numbers is None:
         return None
     refuse_incomplete(held.files[0].parent)
-    with naming(spec), STARTUP.waiting_for("tokenizer", spec.name):
-        tokenizer = _tokenizer(spec, {"revision": spec.revision, "trust_remote_code": False})
+    with naming(spec):
+        read = _tokenizer(spec, {"revision": spec.revision, "trust_remote_code": False})
     with STARTUP.waiting_for("network", spec.name):
         try:
             reading = take(spec, device)
@@ -260,7 +282,7 @@ def _known(spec: ModelSpec, held: Held, device: str, dtype: str, split: Sequence
                 return None
         except Exception:  # short memory, a damaged file: the ordinary way says so
             return None
-    return _served(spec, network, tokenizer)
+    return _served(spec, network, read)
 
 
 def _begins_record(network: KnownNetwork, held: Held, tensors: Mapping[str, Tensor]) -> bool:
@@ -292,13 +314,13 @@ def _config(ref: str, options: Mapping[str, Any]) -> Any:  # transformers'
     return AutoConfig.from_pretrained(ref, **options)
 
 
-def _tokenizer(spec: ModelSpec, options: Mapping[str, Any]) -> Any:  # untyped in transformers
-    return _begun.pop(_key(spec)).result() if _key(spec) in _begun else load_tokenizer(spec.ref, **options)
+def _tokenizer(spec: ModelSpec, options: Mapping[str, Any]) -> _Read:
+    return _begun.pop(_key(spec)).result() if _key(spec) in _begun else _read_tokenizer(spec, options)
 
 
-def _served(spec: ModelSpec, network: Any, tokenizer: Any) -> HfModel:
+def _served(spec: ModelSpec, network: Any, read: _Read) -> HfModel:
     """Return a model that has written its vocabulary and a prompt."""
-    model = HfModel(spec, network, tokenizer)
+    model = HfModel(spec, network, read.tokenizer, read.every)
     model.vocabulary()
     model.prompt("x")
     return model

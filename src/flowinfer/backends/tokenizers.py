@@ -6,15 +6,14 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, processors
 
 from flowinfer.backends import sentencepiece
+from flowinfer.backends.plain_tokenizer import KnownTokenizer, content, understood
 from flowinfer.backends.versions import installed
 from flowinfer.errors import LoadError
 from flowinfer.files import write_whole
@@ -28,22 +27,8 @@ _KEPT = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "additional_chat
 _VERSIONS = ("flowinfer", "transformers", "tokenizers")
 
 
-@dataclass(frozen=True)
-class KnownTokenizer:
-    """What is asked of transformers' tokenizer, which is not imported for it."""
-
-    backend_tokenizer: Tokenizer
-    chat_template: str | None
-    special_tokens_map: Mapping[str, Any]
-    eos_token_id: int | None
-
-    def get_chat_template(self) -> str | None:
-        """Return the template."""
-        return self.chat_template
-
-
 def load_tokenizer(ref: str, **options: Any) -> Any:  # untyped in transformers
-    """Load the tokenizer of a folder or hub id; what transformers makes of a folder's files is kept for the next time.
+    """Load the tokenizer of a folder or hub id; what transformers has to make of a folder's files is kept.
 
     Args:
         ref: the folder or id.
@@ -52,7 +37,10 @@ def load_tokenizer(ref: str, **options: Any) -> Any:  # untyped in transformers
         LoadError: its kind is known and unsupported.
         Exception: whatever transformers raises over damaged files.
     """
-    kept = _kept_at(Path(ref)) if Path(ref).is_dir() and not options.get("trust_remote_code") else None
+    is_own = Path(ref).is_dir() and not options.get("trust_remote_code")
+    if is_own and (plain := understood(Path(ref))) is not None:
+        return plain
+    kept = _kept_at(Path(ref)) if is_own else None
     known = _recalled(kept) if kept else None
     if known is None:
         known = _load(ref, options)
@@ -137,9 +125,9 @@ def _from_sentencepiece(ref: str, path: Path, options: dict[str, Any]) -> Any:  
 
     beside = {name: found for name in _BESIDE if (found := _find(ref, name, options))}
     config = json.loads(beside[_BESIDE[0]].read_text(encoding="utf-8")) if _BESIDE[0] in beside else {}
-    named = {int(i): _content(token) for i, token in (config.get("added_tokens_decoder") or {}).items()}
+    named = {int(i): content(token) for i, token in (config.get("added_tokens_decoder") or {}).items()}
     tokenizer = sentencepiece.convert(path, named)
-    begin = _content(config.get("bos_token") or "<s>")
+    begin = content(config.get("bos_token") or "<s>")
     adds_begin = config.get("add_bos_token", str(config.get("tokenizer_class")).startswith(("Llama", "Gemma")))
     if adds_begin and (begin_id := tokenizer.token_to_id(begin)) is not None:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -150,7 +138,3 @@ def _from_sentencepiece(ref: str, path: Path, options: dict[str, Any]) -> Any:  
             shutil.copyfile(found, Path(folder, name))
         tokenizer.save(str(Path(folder, "tokenizer.json")))
         return PreTrainedTokenizerFast.from_pretrained(folder)
-
-
-def _content(token: Any) -> str:  # a name, or a mapping that holds it
-    return str(token["content"] if isinstance(token, dict) else token)

@@ -112,6 +112,12 @@ def test_what_goes_wrong_beside_is_told() -> None:
     assert beside.wait() == "", "it is told once"
 
 
+def test_where_no_process_can_begin_there_is_nothing_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    beside.start("flowinfer.nosuch")
+    assert beside._begun == [] and beside.wait() == ""
+
+
 def test_threads_of_all_devices_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 

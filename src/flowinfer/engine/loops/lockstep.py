@@ -204,12 +204,12 @@ class LockStep:
 
     @torch.inference_mode()
     def _around_heads(self, choose: FusedChoice) -> None:
-        """Launch what stands around the heads in a greedy step of one row."""
+        """Launch what stands around the heads in a greedy step of one row, whether or not it is told."""
         here, one, tile = self._fusing, self.states.utf8[:1], tile_for(1)
         for link in here.links:
             feed(here.states, here.tables, link.head, 1, tile)
         advance(here.states, 1, tile)
-        choice = choose([choose.buffer(k, one) for k in range(len(here.states.length))], one, None)
+        choice = choose([choose.buffer(k, one) for k in range(len(here.states.length))], one, None, is_told=True)
         commit(choice, here.states, here.tables, self.states, self._next_utf8, self._ends, self._ring, self._outbox)
 
     def _feed_all(self, form: StepForm, turn: int) -> dict[int, Tensor]:

@@ -68,19 +68,20 @@ def begin(models: Iterable[ModelSpec]) -> None:
 
 
 def start(program: str, *arguments: str) -> None:
-    """Begin a process that is waited for by `wait`, and ends with this one."""
-    process = subprocess.Popen(
-        (sys.executable, "-P", "-m", program, *arguments),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env=dict(os.environ) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        process_group=0,  # an interrupt at a terminal is for who asks
-    )
-    _begun.append(process)
-    atexit.register(_end, process)
+    """Begin a process that is waited for by `wait`, and ends with this one; where none can begin, nothing is."""
+    with suppress(OSError):
+        process = subprocess.Popen(
+            (sys.executable, "-P", "-m", program, *arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=dict(os.environ) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            process_group=0,  # an interrupt at a terminal is for who asks
+        )
+        _begun.append(process)
+        atexit.register(_end, process)
 
 
 def wait() -> str:
@@ -225,3 +226,4 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # taking torch down takes up to a second
