@@ -1,7 +1,8 @@
 """Experts `flow_experts`: what a mixture of experts calls in place of its own while tokens are packed on a GPU.
 
-Which experts a token is sent to is known on the device only. Transformers' own ways wait for it, or copy every chosen
-expert; here each pair of token and expert is one row of a product, whatever the router says, so a graph can hold it.
+Which experts a token is sent to is known on the device only. For the few tokens of a step transformers' own ways wait
+for it, copy every chosen expert, or sort; here a kernel of our own reads each chosen expert once. More tokens go
+transformers' grouped way, which in bfloat16 a graph can hold too.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from torch import Tensor
 NAME = "flow_experts"
 _COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 """What configs of mixtures of experts call their number."""
-MOST_TOKENS = 512
-"""More tokens than a step has: prompts go the model's own way, in which experts read their tokens together."""
+MOST_TOKENS = 64
+"""Tokens that our kernel serves; more go the grouped way."""
+_MOST_STEP_TOKENS = 512
+"""More than a step has, which a graph holds: the grouped way waits for the device in all types but bfloat16."""
 
 
 @contextmanager
@@ -61,38 +64,43 @@ def flow_experts(module: Any, states: Tensor, chosen: Tensor, weights: Tensor) -
     Returns:
         (T, H).
     """
-    if states.shape[0] > MOST_TOKENS:
+    if states.shape[0] > (MOST_TOKENS if states.dtype is torch.bfloat16 else _MOST_STEP_TOKENS):
         own: Tensor = _known_experts()["grouped_mm"](module, states, chosen, weights)
         return own
-    experts = chosen.reshape(-1)  # (T, k) -> (T k,)
-    hidden = module._apply_gate(expert_linear(states, module.gate_up_proj, experts))  # (T k, I)
-    out = expert_linear(hidden, module.down_proj, experts)  # (T k, H)
+    hidden = module._apply_gate(expert_linear(states, module.gate_up_proj, chosen))  # (T k, I)
+    out = expert_linear(hidden, module.down_proj, chosen)  # (T k, H)
     total: Tensor = (out.view(*chosen.shape, -1).float() * weights[..., None]).sum(1)
     return total.to(states.dtype)
 
 
+def mixed(block: Any, states: Tensor) -> Tensor:
+    """Return what a transformers module of a router and experts gives: (T, H) -> (T, H)."""
+    _, weights, chosen = block.gate(states)
+    return flow_experts(block.experts, states, chosen, weights)
+
+
 @torch.library.custom_op("flowinfer::expert_linear", mutates_args=())
-def expert_linear(x: Tensor, weight: Tensor, experts: Tensor) -> Tensor:
-    """Multiply each row with the matrix of its expert; opaque to torch.compile.
+def expert_linear(x: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
+    """Multiply tokens with the matrices of their experts; opaque to torch.compile.
 
     Args:
-        x: (T, K); each row serves S / T pairs in turn.
+        x: (T, K), or (T k, K) where each pair of token and expert has its own.
         weight: (E, N, K).
-        experts: (S,) int64.
+        chosen: (T, k) int64, each of a token's another.
     Returns:
-        (S, N).
+        (T k, N).
     """
     if x.is_cuda:
         from flowinfer.engine.network import triton_experts
 
-        return triton_experts.expert_linear(x, weight, experts)
-    rows = x.repeat_interleave(experts.shape[0] // x.shape[0], dim=0)  # (S, K)
-    return torch.bmm(weight[experts], rows[..., None])[..., 0]
+        return triton_experts.expert_linear(x, weight, chosen)
+    rows = x.repeat_interleave(chosen.numel() // x.shape[0], dim=0)  # (T k, K)
+    return torch.bmm(weight[chosen.reshape(-1)], rows[..., None])[..., 0]
 
 
 @expert_linear.register_fake
-def _(x: Tensor, weight: Tensor, experts: Tensor) -> Tensor:
-    return x.new_empty(experts.shape[0], weight.shape[1])
+def _(x: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
+    return x.new_empty(chosen.shape[0] * chosen.shape[1], weight.shape[1])
 
 
 @cache

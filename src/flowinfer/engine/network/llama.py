@@ -19,7 +19,7 @@ from flowinfer.backends.int4 import Packed
 from flowinfer.backends.known import WRITTEN
 from flowinfer.backends.remembered import Numbers
 from flowinfer.engine.caches.attention import Attention, LayerShape, PackedCache
-from flowinfer.engine.network.llama_weights import LayerWeights, LlamaWeights, weights_of
+from flowinfer.engine.network.llama_weights import LayerWeights, LlamaWeights, Mlp, weights_of
 from flowinfer.engine.network.matrices import MOST_COPIED, Matrix
 
 _MOST_STEP_TOKENS, _ALWAYS_STEP = 64, 8
@@ -73,7 +73,8 @@ class LlamaForward:
 
     def __init__(self, weights: LlamaWeights, shapes: Sequence[LayerShape]) -> None:
         self.most_step_tokens = _MOST_STEP_TOKENS
-        layers = [one for layer in weights.layers for one in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        parts = [(layer, _dense(layer)) for layer in weights.layers]
+        layers = [one for layer, mlp in parts for one in (layer.qkv, layer.out, mlp.gate_up, mlp.down)]
         sizes = {one.data_ptr(): one.nbytes for one in (weights.embedding, weights.last, *map(_plain, layers))}
         is_small = sum(sizes.values()) <= MOST_COPIED
         self.numbers = weights.numbers
@@ -133,15 +134,15 @@ class LlamaForward:
         return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)), dim=1)
 
     def _layer(self, own: LayerWeights, shape: LayerShape, index: int, is_copied: bool) -> _Layer:
-        eps = self.numbers.eps
+        eps, mlp = self.numbers.eps, _dense(own)
         return _Layer(
             before_attention=_Norm(own.before_attention, eps),
             qkv=Matrix(_plain(own.qkv), own.bias, is_copied=is_copied),
             head_norms=(_Norm(own.head_norms[0], eps), _Norm(own.head_norms[1], eps)) if own.head_norms else None,
             out=Matrix(_plain(own.out), is_copied=is_copied),
             before_mlp=_Norm(own.before_mlp, eps),
-            gate_up=Matrix(_plain(own.gate_up), is_copied=is_copied),
-            down=Matrix(_plain(own.down), is_copied=is_copied),
+            gate_up=Matrix(_plain(mlp.gate_up), is_copied=is_copied),
+            down=Matrix(_plain(mlp.down), is_copied=is_copied),
             num_heads=shape.num_heads,
             num_kv_heads=shape.num_kv_heads,
             attention=Attention(index, self.numbers.scaling, shape.window, shape.softcap),
@@ -181,7 +182,7 @@ class Written(Protocol):
 def llama_forward(model: Any, shapes: Sequence[LayerShape]) -> Written | None:  # as of `weights_of`
     """Return the written-out forward of a model, or None where it is of another kind."""
     weights = weights_of(model) if model.dtype in WRITTEN.get(model.device.type, ()) else None
-    if weights is None or (weights.is_packed and model.device.type == "cpu"):
+    if weights is None or (model.device.type == "cpu" and (weights.is_packed or weights.is_mixture)):
         return None
     if model.device.type == "cuda":
         from flowinfer.engine.network.llama_gpu import GpuLlamaForward
@@ -193,6 +194,11 @@ def llama_forward(model: Any, shapes: Sequence[LayerShape]) -> Written | None:  
 def _plain(matrix: Tensor | Packed) -> Tensor:
     assert isinstance(matrix, Tensor), "on a CPU weights of four bits keep their modules"
     return matrix
+
+
+def _dense(layer: LayerWeights) -> Mlp:
+    assert isinstance(layer.mlp, Mlp), "on a CPU experts keep their modules"
+    return layer.mlp
 
 
 def _unordered(layer: _Layer) -> _Layer:

@@ -1,9 +1,9 @@
 """The forward of Llama's kind of decoder on a GPU in bfloat16: few launches a layer, each begun early.
 
 A step of up to 64 tokens is five launches a layer: norm + q/k/v, attention (turn, write, attend, join), output +
-residual, norm + gate/up + silu, down + residual. Weights are nobody's output, so a launch fetches its first ones while
-the one before still runs. More tokens go through cuBLAS. Nothing is believed: it serves only where both give the
-model's own logits (probing.py).
+residual, norm + gate/up + silu, down + residual; seven where there are experts, with norm + router and the choice.
+Weights are nobody's output, so a launch fetches its first ones while the one before still runs. More tokens go through
+cuBLAS. Nothing is believed: it serves only where both give the model's own logits (probing.py).
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from flowinfer.backends.int4 import Packed
 from flowinfer.engine.caches.attention import Attention, LayerShape, PackedCache
 from flowinfer.engine.caches.kernels import paged_attention
 from flowinfer.engine.caches.pages import PAGE, PagedForward
+from flowinfer.engine.network.experts import mixed
 from flowinfer.engine.network.gemm import MOST_STEP_TOKENS, MOST_TOKENS, int4_linear
-from flowinfer.engine.network.llama_weights import LayerWeights, LlamaWeights, Matrix
+from flowinfer.engine.network.llama_weights import Experts, LayerWeights, LlamaWeights, Matrix, Mlp
 
 
 class GpuLlamaForward:
@@ -72,8 +73,7 @@ class GpuLlamaForward:
         tokens = len(ids)
         turns = self._turns(cache)
         counters = _Counters(sum(_num_counters(layer, shape, tokens) for layer, shape in self._layers), ids.device)
-        down = triton_gemm.tiles_for(self._layers[0][0].down, tokens)
-        parts = -(-self._embedding.shape[1] // down.block_n)
+        parts = -(-self._embedding.shape[1] // _last_block(self._layers[0][0].mlp, tokens))
         total, half = triton_rows.embed(ids, self._embedding, self._norms[0], self._eps, parts, cache.rows)
         for index, ((layer, shape), after) in enumerate(zip(self._layers, self._norms[1:], strict=True)):
             tiles = triton_gemm.tiles_for(layer.qkv, tokens)
@@ -90,12 +90,24 @@ class GpuLlamaForward:
             )
             residual = triton_gemm.Residual(total, layer.before_mlp, self._eps, cache.rows)
             half = triton_gemm.added_linear(attended, layer.out, residual, tiles, counters.take(_blocks(layer.out)))
-            tiles = triton_gemm.tiles_for(layer.gate_up, tokens)
-            gated = triton_gemm.gated_linear(half, layer.gate_up, tiles, counters.take(_blocks(layer.gate_up)))
-            residual = triton_gemm.Residual(total, after, self._eps, cache.rows)
-            tiles = triton_gemm.tiles_for(layer.down, tokens)
-            half = triton_gemm.added_linear(gated, layer.down, residual, tiles, counters.take(_blocks(layer.down)))
+            half = self._mlp(layer.mlp, half, triton_gemm.Residual(total, after, self._eps, cache.rows), counters)
         return half
+
+    def _mlp(self, mlp: Mlp | Experts, half: Any, total: Any, counters: _Counters) -> Any:
+        """Add a feed-forward network's output to the residual; return half the next norm: (T, D) -> (T, D)."""
+        from flowinfer.engine.network import triton_experts, triton_gemm
+
+        tokens = len(half.states)
+        if isinstance(mlp, Experts):
+            tiles = triton_gemm.tiles_for(mlp.router, tokens)
+            logits = triton_gemm.scaled_linear(half, mlp.router, None, tiles, counters.take(_blocks(mlp.router)))
+            chosen = triton_experts.route(logits, mlp.num_chosen, half.rows, is_normed=mlp.is_normed)
+            gated = triton_experts.gated_experts(half, mlp.gate_up, chosen)
+            return triton_experts.added_experts(gated, mlp.down, chosen, total, counters.take(_blocks(mlp.down[0])))
+        tiles = triton_gemm.tiles_for(mlp.gate_up, tokens)
+        gated = triton_gemm.gated_linear(half, mlp.gate_up, tiles, counters.take(_blocks(mlp.gate_up)))
+        tiles = triton_gemm.tiles_for(mlp.down, tokens)
+        return triton_gemm.added_linear(gated, mlp.down, total, tiles, counters.take(_blocks(mlp.down)))
 
     def _prompt(self, ids: Tensor, cache: PagedForward) -> Tensor:
         """Run many tokens: (T,) -> (T, D)."""
@@ -113,7 +125,10 @@ class GpuLlamaForward:
             attended = paged_attention(query, paged, attention, cache.splits)
             added = _linear(attended.flatten(1), layer.out)
             states = triton_rows.norm(total, layer.before_mlp, self._eps, added=added)
-            added = _linear(triton_rows.gate(_linear(states, layer.gate_up)), layer.down)
+            if isinstance(layer.mlp, Experts):
+                added = mixed(layer.mlp.block, states)
+            else:
+                added = _linear(triton_rows.gate(_linear(states, layer.mlp.gate_up)), layer.mlp.down)
             states = triton_rows.norm(total, after, self._eps, added=added)
         return states
 
@@ -167,7 +182,18 @@ class _Counters:
 
 
 def _num_counters(layer: LayerWeights, shape: LayerShape, tokens: int) -> int:
-    return sum(map(_blocks, (layer.qkv, layer.out, layer.gate_up, layer.down))) + tokens * shape.num_kv_heads
+    mlp = layer.mlp
+    matrices = (mlp.router, mlp.down[0]) if isinstance(mlp, Experts) else (mlp.gate_up, mlp.down)
+    return sum(map(_blocks, (layer.qkv, layer.out, *matrices))) + tokens * shape.num_kv_heads
+
+
+def _last_block(mlp: Mlp | Experts, tokens: int) -> int:
+    """Return how many outputs of a layer one program computes."""
+    from flowinfer.engine.network import triton_experts, triton_gemm
+
+    if isinstance(mlp, Experts):
+        return triton_experts.tiles_for(mlp.down, tokens * mlp.num_chosen).block_n
+    return triton_gemm.tiles_for(mlp.down, tokens).block_n
 
 
 def _blocks(weight: Matrix) -> int:

@@ -1,7 +1,8 @@
 """What a decoder of Llama's kind consists of: of a transformers model, or of tensors by their names in its files.
 
-The kind is the arithmetic of transformers' Llama, Mistral, Qwen2 and Qwen3. Nothing is believed: a written-out forward
-over these weights serves only where it gives the model's own logits (probing.py).
+The kind is the arithmetic of transformers' Llama, Mistral, Qwen2 and Qwen3, and of Mixtral and Qwen3-MoE, where layers
+have experts. Nothing is believed: a written-out forward over these weights serves only where it gives the model's own
+logits (probing.py).
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from flowinfer.engine.network.merging import Lead
 
 _FAMILY = tuple(
     f"transformers.models.{kind}.modeling_{kind}"
-    for kind in ("llama", "mistral", "qwen2", "qwen3")  # others scale or mask what only long rows would show
+    for kind in (
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "mixtral",
+        "qwen3_moe",
+    )  # others scale or mask what only long rows would show
 )
 
 
@@ -30,8 +38,33 @@ Matrix = Tensor | Packed
 
 
 @dataclass(frozen=True)
+class Mlp:
+    """A feed-forward network."""
+
+    gate_up: Matrix
+    down: Matrix
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Feed-forward networks of which a token passes some."""
+
+    block: Any
+    """Transformers' module of them and their router."""
+    router: Tensor
+    """(E, D)."""
+    gate_up: Tensor
+    """(E, 2 I, D)."""
+    down: Tensor
+    """(E, D, I)."""
+    num_chosen: int
+    is_normed: bool
+    """Whether a token's shares sum to 1."""
+
+
+@dataclass(frozen=True)
 class LayerWeights:
-    """One decoder layer; its matrices are all of one kind."""
+    """One decoder layer; its matrices, experts aside, are all of one kind."""
 
     before_attention: Tensor
     qkv: Matrix
@@ -41,8 +74,7 @@ class LayerWeights:
     """Of queries and keys, per head (Qwen3)."""
     out: Matrix
     before_mlp: Tensor
-    gate_up: Matrix
-    down: Matrix
+    mlp: Mlp | Experts
 
 
 @dataclass(frozen=True)
@@ -60,6 +92,11 @@ class LlamaWeights:
     def is_packed(self) -> bool:
         """Return whether the layers' matrices are of four bits."""
         return any(isinstance(layer.qkv, Packed) for layer in self.layers)
+
+    @property
+    def is_mixture(self) -> bool:
+        """Return whether there are layers of experts."""
+        return any(isinstance(layer.mlp, Experts) for layer in self.layers)
 
 
 def weights_of(model: Any) -> LlamaWeights | None:  # a transformers model, or a KnownNetwork
@@ -82,13 +119,19 @@ def weights_of(model: Any) -> LlamaWeights | None:  # a transformers model, or a
     for name, module in model.named_modules():
         if isinstance(module, Int4Linear):
             named[f"{name}.weight"] = module.packed()
-    return read_weights(named, numbers)
+    experts = {index: _experts(layer.mlp) for index, layer in enumerate(layers) if _is_mixture(layer.mlp)}
+    return read_weights(named, numbers, experts)
 
 
-def read_weights(named: Mapping[str, Any], numbers: Numbers) -> LlamaWeights:
-    """Find the weights of merged layers by their names."""
+def read_weights(
+    named: Mapping[str, Any], numbers: Numbers, experts: Mapping[int, Experts] | None = None
+) -> LlamaWeights:
+    """Find the weights of merged layers by their names, but those of layers whose experts are given."""
     layers: list[LayerWeights] = []
     while (own := f"model.layers.{len(layers)}") + ".input_layernorm.weight" in named:
+        mlp = (experts or {}).get(len(layers)) or Mlp(
+            named[f"{own}.mlp.gate_proj.linear.weight"], named[f"{own}.mlp.down_proj.weight"]
+        )
         head_norms = (named.get(f"{own}.self_attn.q_norm.weight"), named.get(f"{own}.self_attn.k_norm.weight"))
         layers.append(
             LayerWeights(
@@ -98,8 +141,7 @@ def read_weights(named: Mapping[str, Any], numbers: Numbers) -> LlamaWeights:
                 head_norms=head_norms if None not in head_norms else None,  # type: ignore[arg-type]  # not narrowed
                 out=named[f"{own}.self_attn.o_proj.weight"],
                 before_mlp=named[f"{own}.post_attention_layernorm.weight"],
-                gate_up=named[f"{own}.mlp.gate_proj.linear.weight"],
-                down=named[f"{own}.mlp.down_proj.weight"],
+                mlp=mlp,
             )
         )
     embedding = named["model.embed_tokens.weight"]
@@ -110,13 +152,26 @@ def read_weights(named: Mapping[str, Any], numbers: Numbers) -> LlamaWeights:
 def _is_plain(layer: Any) -> bool:
     """Return whether a layer's linear layers are merged, of a kind that serves, and have no bias but the first."""
     own, mlp = layer.self_attn, layer.mlp
-    leads, others = (own.q_proj, mlp.gate_proj), (own.o_proj, mlp.down_proj)
+    leads, others = [own.q_proj], [own.o_proj]
+    if not _is_mixture(mlp):
+        leads, others = [*leads, mlp.gate_proj], [*others, mlp.down_proj]
     if not all(type(one) is Lead for one in leads):
         return False
     linears = (*(one.linear for one in leads), *others)
     kinds = {type(one) for one in linears}
     is_one = kinds in ({nn.Linear}, {Int4Linear}) and all(getattr(one, "order", None) is None for one in linears)
-    return is_one and all(one.bias is None for one in linears[1:]) and _is_silu(mlp.act_fn)
+    is_gated = _is_silu((mlp.experts if _is_mixture(mlp) else mlp).act_fn)
+    return is_one and all(one.bias is None for one in linears[1:]) and is_gated
+
+
+def _is_mixture(mlp: Any) -> bool:  # a module
+    return hasattr(mlp, "experts")
+
+
+def _experts(block: Any) -> Experts:  # transformers' module
+    own, router = block.experts, block.gate
+    is_normed = bool(getattr(router, "norm_topk_prob", True))
+    return Experts(block, router.weight, own.gate_up_proj, own.down_proj, int(router.top_k), is_normed)
 
 
 def _is_silu(function: Any) -> bool:  # a module or a function

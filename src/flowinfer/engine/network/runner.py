@@ -109,7 +109,8 @@ class HeadRunner:
         if self.device.type == "cuda" and not self._written:
             self._speed_up(expected)
         if not passed.layers:
-            numbers = self._written.numbers if self._written else None
+            is_plain = self._written and not has_experts(model)  # whose files lay experts out in another way
+            numbers = self._written.numbers if self._written and is_plain else None
             is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
             found = {"layers": tuple(map(astuple, self.layers)), "logits": expected}
             remember(model, **found, numbers=numbers, is_tied=is_tied)

@@ -303,15 +303,7 @@ def _linear_kernel(
         width = inputs if GROUP == 0 else weight_stride  # of a row, in numbers of 16 bits
         starts = first * (BLOCK_K if GROUP == 0 else BLOCK_K // 4) + tl.arange(0, PIECES) * piece
         places = weight_base[:, None] + starts[None, :]
-        size = tl.where(inside_n[:, None] & (starts + piece <= width)[None, :], piece * 2, 0)  # bytes
-        tl.inline_asm_elementwise(
-            "{ .reg .pred p; setp.ne.s32 p, $2, 0; @p cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }",
-            "=r,l,r",
-            [places, size],
-            tl.int32,
-            is_pure=False,
-            pack=1,
-        )
+        _fetch(places, tl.where(inside_n[:, None] & (starts + piece <= width)[None, :], piece * 2, 0))
     if BIAS:
         biases = tl.load(bias + safe)
     if ADDED:
@@ -377,6 +369,19 @@ def _linear_kernel(
         _store_added(total, before, weights, out, next_states, next_squares, columns, block, tokens, outputs, BLOCK_T)
     else:
         tl.store(out + cells, total.to(out.dtype.element_ty), mask=known & inside_n[None, :])
+
+
+@triton.jit
+def _fetch(places: tl.tensor, size: tl.tensor) -> None:
+    """Bring so many bytes at each place to L2; 0 = none."""
+    tl.inline_asm_elementwise(
+        "{ .reg .pred p; setp.ne.s32 p, $2, 0; @p cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }",
+        "=r,l,r",
+        [places, size],
+        tl.int32,
+        is_pure=False,
+        pack=1,
+    )
 
 
 @triton.jit
