@@ -184,6 +184,7 @@ def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__.split("\n")[0])
     parser.add_argument("--questions", type=int)
+    parser.add_argument("--tokens", type=int, help="most tokens of an answer; 384 if not given")
     parser.add_argument("--rows", type=int, help="most rows of a step at once; what memory allows if not given")
     parser.add_argument("--window", type=int, help="questions on their way at once; as exec takes them if not given")
     parser.add_argument("--devices", help="e.g. cuda:0,cuda:1; all GPUs if not given")
@@ -193,7 +194,10 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.questions = arguments.questions or (320 if arguments.size == "full" else 24)
     deadline = Deadline(arguments.seconds)
-    loads = [make_load(arguments.questions, arguments.size, arguments.seed + index) for index in range(2)]
+    loads = [
+        make_load(arguments.questions, arguments.size, arguments.seed + index, most_tokens=arguments.tokens)
+        for index in range(2)
+    ]
     names = _devices(arguments)
     limits = {name: ceilings(torch.device(name), getattr(torch, arguments.dtype)) for name in names}
     report = Report("Stages side by side", _setup(arguments, loads, names), _COLUMNS)
@@ -260,13 +264,13 @@ def _measure(
     _build(plan, built, arguments)
     bench = Bench(plan, built, loads, arguments)
     warm = bench.run()
-    _compare(report, title, warm, {step.id: bench.alone(step, warm) for step in plan.steps}, arguments.dtype)
     runs: list[Run] = []
     alone: dict[str, list[Alone]] = {step.id: [] for step in plan.steps}
     for _ in range(arguments.repeats):
         runs.append(bench.run())
         for step in plan.steps:
             alone[step.id].append(bench.alone(step, warm))
+    _compare(report, title, warm, {step: own[-1] for step, own in alone.items()}, arguments.dtype)
     run = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
     floors = dict.fromkeys(limits, 0.0)
     lone = dict.fromkeys(limits, 0.0)
