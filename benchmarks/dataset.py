@@ -77,10 +77,11 @@ def reference_decoder(step: Step, models: Sequence[ShapeModel], *, batch: int) -
     return RoundDecoder(step, models, batch=batch, observer=Observer())
 
 
-def make_load(num_questions: int, size: str, seed: int) -> Load:
-    """Draw lengths."""
+def make_load(num_questions: int, size: str, seed: int, *, most_tokens: int | None = None) -> Load:
+    """Draw lengths; answers have so many tokens at most."""
     rng = random.Random(seed)
-    prompt, answer = ((150, 450), (32, 384)) if size == "full" else ((8, 24), (4, 12))
+    prompt, (least, most) = ((150, 450), (32, 384)) if size == "full" else ((8, 24), (4, 12))
+    answer = (least, most_tokens or most)
     return Load(
         tuple(rng.randint(*prompt) for _ in range(num_questions)),
         tuple(rng.randint(*answer) for _ in range(num_questions)),

@@ -74,6 +74,21 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     return found
 
 
+def held_matrix_rate(device: torch.device, dtype: torch.dtype, *, seconds: float = 1.0) -> float:
+    """Measure the matrix rate (FLOPs a second) that a device holds, its limit of power included."""
+    burst = _matmul_rate(device, dtype)
+    side = _side(device)
+    left = torch.randn(side, side, device=device).to(dtype)
+    out = torch.empty_like(left)
+    count = max(1, round(seconds * burst / (2 * side**3)))
+
+    def multiply() -> None:
+        for _ in range(count):
+            torch.mm(left, left, out=out)
+
+    return count * 2 * side**3 / event_seconds(multiply, device, warmups=0, repeats=1)
+
+
 def _large(device: torch.device) -> Tensor:
     """Return a tensor beyond every cache: 4 GiB on a GPU, 128 MiB on a CPU."""
     return torch.ones(1 << (30 if device.type == "cuda" else 25), device=device)
@@ -91,10 +106,14 @@ def _read_rate(device: torch.device) -> float:
 
 
 def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    side = 8192 if device.type == "cuda" else 1024
+    side = _side(device)
     left = torch.randn(side, side, device=device).to(dtype)
     out = torch.empty_like(left)
     return 2 * side**3 / event_seconds(lambda: torch.mm(left, left, out=out), device, warmups=2, repeats=10)
+
+
+def _side(device: torch.device) -> int:
+    return 8192 if device.type == "cuda" else 1024
 
 
 @dataclass(frozen=True)

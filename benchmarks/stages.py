@@ -9,7 +9,8 @@ steps run side by side, as `exec` does; then the same rows go through each step 
 Roofline of a step on a device: prefill FLOPs / measured matrix rate + decoding at the larger of memory floor and FLOPs,
 in tokens / rows steps, or as many as the longest answer has tokens, summed over its heads there; of a plan: the sum
 over its steps on the device that has most to do. "Alone" is what the busiest device would take if each of its steps ran
-as fast as alone: alone / this = 1 where nothing is lost, more where steps fill one another's gaps.
+as fast as alone: alone / this = 1 where nothing is lost, more where steps fill one another's gaps. The matrix rate is
+that of a burst of some milliseconds; a note says what the roofline is with the rate that the device holds for a second.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import re
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -42,7 +43,7 @@ from flowinfer.planning.placement import place
 from flowinfer.planning.plan import Answer, Member, Mixture, Need, Plan, Step, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.spec import Decoding, ModelSpec
-from measure import Ceilings, Deadline, Missed, ceilings, release, synchronize
+from measure import Ceilings, Deadline, Missed, ceilings, held_matrix_rate, release, synchronize
 from reporting import Report, options, ratio, setup_of
 from shapes import ShapeModel, build, shapes
 
@@ -184,6 +185,7 @@ def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__.split("\n")[0])
     parser.add_argument("--questions", type=int)
+    parser.add_argument("--tokens", type=int, help="most tokens of an answer; 384 if not given")
     parser.add_argument("--rows", type=int, help="most rows of a step at once; what memory allows if not given")
     parser.add_argument("--window", type=int, help="questions on their way at once; as exec takes them if not given")
     parser.add_argument("--devices", help="e.g. cuda:0,cuda:1; all GPUs if not given")
@@ -193,7 +195,10 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.questions = arguments.questions or (320 if arguments.size == "full" else 24)
     deadline = Deadline(arguments.seconds)
-    loads = [make_load(arguments.questions, arguments.size, arguments.seed + index) for index in range(2)]
+    loads = [
+        make_load(arguments.questions, arguments.size, arguments.seed + index, most_tokens=arguments.tokens)
+        for index in range(2)
+    ]
     names = _devices(arguments)
     limits = {name: ceilings(torch.device(name), getattr(torch, arguments.dtype)) for name in names}
     report = Report("Stages side by side", _setup(arguments, loads, names), _COLUMNS)
@@ -260,21 +265,24 @@ def _measure(
     _build(plan, built, arguments)
     bench = Bench(plan, built, loads, arguments)
     warm = bench.run()
-    _compare(report, title, warm, {step.id: bench.alone(step, warm) for step in plan.steps}, arguments.dtype)
     runs: list[Run] = []
     alone: dict[str, list[Alone]] = {step.id: [] for step in plan.steps}
     for _ in range(arguments.repeats):
         runs.append(bench.run())
         for step in plan.steps:
             alone[step.id].append(bench.alone(step, warm))
+    _compare(report, title, warm, {step: own[-1] for step, own in alone.items()}, arguments.dtype)
     run = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
-    floors = dict.fromkeys(limits, 0.0)
-    lone = dict.fromkeys(limits, 0.0)
+    floors, held, lone = (dict.fromkeys(limits, 0.0) for _ in range(3))
+    rates = {name: held_matrix_rate(torch.device(name), getattr(torch, arguments.dtype)) for name in limits}
+    held_limits = {name: replace(limits[name], matmul_flops_per_second=rate) for name, rate in rates.items()}
     for step in plan.steps:
         own, on = bench.floors(step, run, limits), bench.devices(step)
+        own_held = bench.floors(step, run, held_limits)
         seconds = statistics.median(one.seconds for one in alone[step.id])
         for device in on:
             floors[device] += own[device]
+            held[device] += own_held[device]
             lone[device] += seconds
         figures = (bench.rows[step.id], *_counts(run, [step]), alone[step.id][-1].num_steps, seconds)
         _add(report, title, f"{step.title} alone", on, figures, None, max(own.values()), None)
@@ -283,6 +291,12 @@ def _measure(
     on = [device for device in floors if floors[device]]
     bound = max(lone.values()) / run.seconds
     _add(report, title, "side by side", on, figures, run.first_seconds, max(floors.values()), bound)
+    burst = ", ".join(f"{limits[name].matmul_flops_per_second / 1e12:.0f}" for name in limits)
+    told = ", ".join(f"{rate / 1e12:.0f}" for rate in rates.values())
+    report.note(
+        f"{title}: with the matrix rate that is held for a second ({told} TFLOPS, in a burst {burst}) the roofline is"
+        f" {max(held.values()):.2f} s, and side by side {run.seconds / max(held.values()):.2f} x that"
+    )
     return run.seconds
 
 

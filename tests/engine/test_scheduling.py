@@ -331,7 +331,7 @@ def test_a_later_stage_on_the_gpu_of_an_earlier_one_waits_until_its_rows_fill_a_
     assert {rows for step, rows in turns[: full[-1]] if step == "s2"} == {3}
 
 
-def test_a_later_stage_on_the_gpu_of_an_earlier_one_waits_until_that_has_half_as_many_rows() -> None:
+def test_a_later_stage_on_the_gpu_of_an_earlier_one_waits_until_that_has_an_eighth_of_its_rows() -> None:
     """Where all questions fit into one batch: its steps would read all weights for a few of them."""
 
     def left(turns: list[tuple[str, int]]) -> list[float]:
@@ -339,8 +339,8 @@ def test_a_later_stage_on_the_gpu_of_an_earlier_one_waits_until_that_has_half_as
         of_first = [next((rows for step, rows in turns[k:] if step == "s1"), 0) for k in range(len(turns))]
         return [first / rows for first, (step, rows) in zip(of_first, turns, strict=True) if step == "s2"]
 
-    assert 0 < max(left(stages_over("cuda:0", "cuda:0", batch=64))) <= 0.5
-    assert max(left(stages_over("cuda:0", "cuda:1", batch=64))) > 0.5
+    assert 0 < max(left(stages_over("cuda:0", "cuda:0", batch=64))) <= 1 / 8
+    assert max(left(stages_over("cuda:0", "cuda:1", batch=64))) > 1 / 8
 
 
 def test_a_later_stage_on_a_gpu_of_its_own_waits_for_nothing() -> None:

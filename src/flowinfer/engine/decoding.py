@@ -16,7 +16,9 @@ from flowinfer.engine.base import Completion, Decoder, Row, RowStream
 from flowinfer.engine.budget import gpus_of
 from flowinfer.engine.faults import device_lost, reason, unless_lost
 from flowinfer.engine.loops.aside import AsideStream
+from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.rounds import RoundDecoder
+from flowinfer.engine.loops.stream import PackedStream
 from flowinfer.errors import DeviceLost, HeadCut, MemoryShort, RunError, is_device_lost, is_memory_short
 from flowinfer.planning.plan import Plan, Step, held_models, placement_of
 
@@ -47,6 +49,8 @@ class DecodingLoop:
         """Most rows at once; None where it has no batch, or is not made yet."""
         self.decoder: Decoder | None = None
         """None until the first row is to be decoded, or where it was let go."""
+        self.gathers = False
+        """Whether its next turn decodes nothing, since more rows will come; their prompts are read."""
         self._make, self._on_halved = make, on_halved
         self._stream: RowStream | None = None
         self._rows: dict[int, Row] = {}
@@ -80,6 +84,11 @@ class DecodingLoop:
         """Return whether its last turn found nothing to do before a device or an endpoint has done its part."""
         return self._stream is not None and self._stream.is_waiting
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Return whether it can read prompts of rows without decoding any."""
+        return isinstance(self.decoder, PackedDecoder)
+
     def add(self, row: Row) -> None:
         """Take a row."""
         if self._apart:
@@ -108,7 +117,8 @@ class DecodingLoop:
             return ()
         broken = None
         try:
-            ended = self._opened().turn()
+            stream = self._opened()
+            ended = stream.read_ahead() if self.gathers and isinstance(stream, PackedStream) else stream.turn()
         except BaseException as error:  # what is not a question's is raised
             if is_device_lost(error):
                 raise self._lost(error) from error
@@ -140,7 +150,7 @@ class DecodingLoop:
 
     def clear(self) -> None:
         """Break the stream off and forget all rows."""
-        self._rows, self._apart = {}, []
+        self._rows, self._apart, self.gathers = {}, [], False
         self.close()
 
     def let_go(self) -> None:

@@ -7,9 +7,9 @@ question to the first tensor there are three owners: the `Scheduler` knows which
 its `RowStream` decodes them, a turn at a time.
 
 One thread and no locks. Loops that leave the host free (a device's, an endpoint's) are brought on as often as can be,
-but for a later stage that has few rows yet where earlier ones on the same GPU have more: a step reads all weights for
-however few rows. Of loops that keep the host busy one is brought on, until it is empty, or its rows no longer fill a
-batch and another's do.
+but for a later stage that has few rows yet where earlier ones on the same GPU have some: a step reads all weights for
+however few rows. Until then it reads prompts. Of loops that keep the host busy one is brought on, until it is empty, or
+its rows no longer fill a batch and another's do.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PAUSE_SECONDS = 1e-4
 _LONG_PAUSE_SECONDS = 1e-3
 _TURNS_ON_END = 8
 """Turns of one loop that keeps the host busy before a server gives another its turn."""
-_GATHERED = 1 / 2
+_GATHERED = 1 / 8
 """Rows in earlier stages, of those in a later one, from which on it decodes beside them."""
 _IDLE_SECONDS = 1e-2
 """Between looks at a source that has no question now."""
@@ -299,8 +299,11 @@ class Scheduler:
         going = [name for name, loop in self._loops.items() if loop.num_rows and self._decoders.may_begin(loop)]
         busy = [name for name in going if self._loops[name].is_busy]
         chosen = self._chosen(busy) if busy else ""
-        turns = [name for name in going if (name == chosen if name in busy else not self._gathers(name, going))]
-        for name in turns:
+        for name in going:
+            self._loops[name].gathers = name not in busy and self._gathers(name, going)
+        turns = [name for name in going if name == chosen or not (name in busy or self._loops[name].gathers)]
+        ahead = [name for name in going if self._loops[name].gathers and self._loops[name].reads_ahead]
+        for name in [*turns, *ahead]:
             yield from self._bring_on(name)
         if self._goes_by_clock:
             yield from self._look_at_clock()
@@ -311,7 +314,7 @@ class Scheduler:
             self._pause = _PAUSE_SECONDS
 
     def _gathers(self, name: str, going: Sequence[str]) -> bool:
-        """Return whether a loop waits for more rows: earlier ones on one of its GPUs will bring enough.
+        """Return whether a loop waits for more rows: earlier ones on one of its GPUs will bring some.
 
         Not once its rows fill a batch. Loops that feed each other wait only for full ones, and so does a server's,
         where earlier ones may never be empty: one of those that could wait for one another always goes on.

@@ -12,6 +12,7 @@ from tests.engine.interpreting import CUDA
 
 # isort: split
 from flowinfer.backends.row_session import RowSession
+from flowinfer.engine.caches.attention import PackedCache
 from flowinfer.engine.caches.pages import PagedCache, Pages
 from flowinfer.engine.caches.tiles import flat_places
 from flowinfer.engine.network.llama_gpu import GpuLlamaForward
@@ -59,6 +60,17 @@ class Rows:
     @torch.inference_mode()
     def feed(self, chunks: list[list[int]]) -> Tensor:
         """Return the logits at the ends of what two rows got, and of a token of padding's row before."""
+        ids, positions, cache = self._flat(chunks)
+        wanted = torch.tensor([len(chunk) for chunk in chunks], device=DEVICE).cumsum(0) - 1
+        return self.forward.logits(self.forward.states(ids, positions, wanted.clamp_min(0), cache)).float()
+
+    @torch.inference_mode()
+    def read(self, chunks: list[list[int]]) -> None:
+        """Keep the keys and values of what two rows get."""
+        self.forward.read(*self._flat(chunks))
+
+    def _flat(self, chunks: list[list[int]]) -> tuple[Tensor, Tensor, PackedCache]:
+        """Return ids and positions, and where they lie; the last one is padding."""
         counts = [len(chunk) for chunk in chunks]
         rows, positions = flat_places((0, 1), self._lengths, counts)
         self._lengths = [length + count for length, count in zip(self._lengths, counts, strict=True)]
@@ -66,9 +78,7 @@ class Rows:
         rows, positions = (
             torch.cat((one, torch.tensor([end]))).to(DEVICE) for one, end in ((rows, -1), (positions, 0))
         )
-        wanted = torch.tensor(counts, device=DEVICE).cumsum(0) - 1
-        states = self.forward.states(ids, positions, wanted.clamp_min(0), self._cache.at(rows, positions, 2))
-        return self.forward.logits(states).float()
+        return ids, positions, self._cache.at(rows, positions, 2)
 
 
 @pytest.mark.parametrize("most_step_tokens", [64, 0], ids=["step", "prompt"])
@@ -88,6 +98,16 @@ def test_rows_give_transformers_own_logits(name: str, most_step_tokens: int) -> 
         for row, count in enumerate(counts):
             if count:
                 assert (got[row] - expected[row]).norm() <= NEAR[_dtype(name)] * expected[row].norm()
+
+
+@pytest.mark.parametrize("name", WRITTEN[:1])
+def test_ids_that_are_read_leave_what_ids_leave_whose_logits_are_wanted(name: str) -> None:
+    """Of the last layer they need keys and values alone."""
+    read, whole = Rows(name), Rows(name)
+    read.forward.most_step_tokens = whole.forward.most_step_tokens = 0
+    read.read([[5, 6, 7, 8, 9], [20, 21]])
+    whole.feed([[5, 6, 7, 8, 9], [20, 21]])
+    assert torch.equal(read.feed([[10], [22]])[:2], whole.feed([[10], [22]])[:2])
 
 
 @pytest.mark.gpu

@@ -97,6 +97,11 @@ class PackedStream:
             self.is_waiting = not (ended or is_queued or is_read)
             return ended
 
+    def read_ahead(self) -> list[Completion]:
+        """Read the prompts of some rows, where others will come and steps would be fuller with them."""
+        with self._side.on():
+            return self._admit() if self._num_coming >= self._num_enough else []
+
     def wait(self) -> None:
         """Wait for the device."""
         if self._pending:
@@ -141,10 +146,18 @@ class PackedStream:
 
     def _admits_now(self) -> bool:
         """Return whether enough rows can come in: a forward over few tokens costs as much as one over many."""
-        size, live = len(self._batch.rows), len(self._batch.live)
-        coming = min(size - live, len(self._again) + len(self._waiting))
-        has_waited = self._lock.num_steps - self._admitted_at >= _PATIENCE
-        return coming > 0 and (live == 0 or has_waited or coming >= size // _PATIENCE)
+        coming, has_waited = self._num_coming, self._lock.num_steps - self._admitted_at >= _PATIENCE
+        return coming > 0 and (not self._batch.live or has_waited or coming >= self._num_enough)
+
+    @property
+    def _num_coming(self) -> int:
+        """Return how many rows can come into the batch."""
+        return min(self._batch.rows.count(None), len(self._again) + len(self._waiting))
+
+    @property
+    def _num_enough(self) -> int:
+        """Return how many rows are worth a forward whenever they come."""
+        return max(1, len(self._batch.rows) // _PATIENCE)
 
     def _take(self) -> LiveRow | Completion:
         """Take the first of the rows that wait."""

@@ -109,6 +109,8 @@ class LlamaForward:
         is_step = len(ids) <= min(max(_ALWAYS_STEP, 2 * num_wanted), self.most_step_tokens)
         for layer in self._layers if is_step else self._prompt_layers:
             attended = cache.attend(*_heads(layer, states, cos, sin), layer.attention)  # (T, H, D)
+            if not num_wanted and layer.attention.layer == len(self._layers) - 1:
+                break  # its keys and values are kept, and nobody wants more
             states = layer.out.added(attended.flatten(1), states)
             gate, up = layer.gate_up(layer.before_mlp(states)).chunk(2, dim=-1)
             states = layer.down.added(functional.silu(gate).mul_(up), states)

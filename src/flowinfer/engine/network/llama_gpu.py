@@ -51,7 +51,7 @@ class GpuLlamaForward:
         assert isinstance(cache, PagedForward), "keys and values on a GPU lie in pages"
         if len(ids) <= self.most_step_tokens:
             return triton_rows.finish(self._step(ids, cache), wanted)
-        return _rows(self._prompt(ids, cache), wanted)
+        return self._prompt(ids, wanted, cache)
 
     def read(self, ids: Tensor, positions: Tensor, cache: PackedCache) -> None:
         """Run for keys and values alone."""
@@ -109,17 +109,19 @@ class GpuLlamaForward:
         tiles = triton_gemm.tiles_for(mlp.down, tokens)
         return triton_gemm.added_linear(gated, mlp.down, total, tiles, counters.take(_blocks(mlp.down)))
 
-    def _prompt(self, ids: Tensor, cache: PagedForward) -> Tensor:
-        """Run many tokens: (T,) -> (T, D)."""
+    def _prompt(self, ids: Tensor, wanted: Tensor, cache: PagedForward) -> Tensor:
+        """Run many tokens: (T,), (W,) -> (W, D); of the last layer no more than keys and values, where W is 0."""
         from flowinfer.engine.network import triton_rows
 
-        turns = self._turns(cache)
+        turns, last = self._turns(cache), len(self._layers) - 1
         total = _rows(self._embedding, ids)
         states = triton_rows.norm(total, self._norms[0], self._eps)
         for index, ((layer, shape), after) in enumerate(zip(self._layers, self._norms[1:], strict=True)):
             qkv = _linear(states, layer.qkv, layer.bias)
             paged = cache.of(index)
             triton_rows.turn_and_write(qkv, paged, turns, self._head_norms(layer), shape.num_heads)
+            if index == last and not len(wanted):
+                break
             query = qkv.view(len(qkv), -1, shape.key_size)[:, : shape.num_heads]
             attention = Attention(index, self.numbers.scaling, shape.window, 0.0)
             attended = paged_attention(query, paged, attention, cache.splits)
@@ -130,7 +132,7 @@ class GpuLlamaForward:
             else:
                 added = _linear(triton_rows.gate(_linear(states, layer.mlp.gate_up)), layer.mlp.down)
             states = triton_rows.norm(total, after, self._eps, added=added)
-        return states
+        return _rows(states, wanted)
 
     def _head_norms(self, layer: LayerWeights) -> Any:
         from flowinfer.engine.caches.triton_step import HeadNorms
