@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from flowinfer.language.formatting import quote
 from flowinfer.language.options import option_text
+from flowinfer.language.texts import quote
 from flowinfer.paper.paths import Strategy
 from flowinfer.spec import Decoding
 
