@@ -219,7 +219,7 @@ def _timed(decoder: Decoder, step: Step, batch: int, arguments: argparse.Namespa
         assert not failed, failed[0]
         return time.perf_counter() - start, [one.result for one in done if one.result]
 
-    run(_SHORT)
+    run(arguments.tokens)
     short, _ = run(_SHORT)
     long, results = run(arguments.tokens)
     return Timed((long - short) / (arguments.tokens - _SHORT), results)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from flowinfer.engine.models import ModelPool
 from flowinfer.language.check import check
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--writers", default="Qwen,Ds,Yi")
     parser.add_argument("--taus", default="0.1,0.5,2")
+    parser.add_argument("--data", type=Path, help="folder of NAME.jsonl of `python -m lab make`; else the zoo's items")
     arguments = parser.parse_args()
     report = Report(
         f"Fusing only where heads disagree, {_GROUP} of the lab zoo",
@@ -70,7 +72,8 @@ def main() -> None:
     ]
     pool = ModelPool()
     for name in _SETS:
-        dataset = load_questions(name, sample=arguments.questions, seed=arguments.seed, use_items=True)
+        own = {name: arguments.data / f"{name}.jsonl"} if arguments.data else {}
+        dataset = load_questions(name, data=own, sample=arguments.questions, seed=arguments.seed, use_items=not own)
         run("fuse=mean", load_questions(name, limit=2, use_items=True), arguments.batch, pool)  # models are loaded
         base = run("fuse=mean", dataset, arguments.batch, pool)
         for way in ("fuse=mean", *ways):

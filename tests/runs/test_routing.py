@@ -88,6 +88,14 @@ def test_a_table_that_nobody_could_read_is_not_written(
     assert "the table would have 0 MB, and at most 0 are read" in refused.stderr
 
 
+def test_flows_that_only_options_tell_apart_are_named_by_them(tmp_path: Path) -> None:
+    """Both were 'Qwen', and the group that was told of had no options."""
+    for text in ("Qwen", "Qwen[max_tokens=9]"):
+        write_run(tmp_path / "runs", text, questions("gsm8k", 50))
+    told = json.loads(flowinfer("route", "runs", "--anyway", "--json", cwd=tmp_path).stdout)
+    assert {member["flow"] for member in told["members"]} == {"Qwen  with max_tokens=64", "Qwen[max_tokens=9]"}
+
+
 def test_only_questions_count_that_every_flow_has_a_verdict_on() -> None:
     first, second = ran("A", sums), ran("B", sums)
     first.records["made up", "q0"] = first.records["made up", "q0"].model_copy(update={"score": None})

@@ -70,7 +70,7 @@ def _print(choice: Choice, console: PlainConsole, every: bool) -> None:
             low, high = (100 * end for end in one.interval)
             cells = (
                 "*" if one is choice.winner else "·" if one.is_front else "",
-                f"{one.wiring.flow}  [{one.setup}]" if one.setup else one.wiring.flow,
+                f"{one.wiring.whole}  [{one.setup}]" if one.setup else str(one.wiring.whole),
                 f"{100 * one.accuracy:.1f} %",
                 f"{low:.1f} - {high:.1f}",
                 "-" if one.seconds is None else f"{one.seconds:.2f}",
@@ -78,11 +78,11 @@ def _print(choice: Choice, console: PlainConsole, every: bool) -> None:
             )
             table.add_row(*cells, *(_control(one) if has_control else ()))
     console.print(table)
-    console.print(f"recommended: {choice.winner.wiring.flow}")
+    console.print(f"recommended: {choice.winner.wiring.whole}")
     if choice.runner_up is not None and choice.p_value is not None:
         sure = "beyond chance" if choice.p_value < 0.05 else "which may be chance"
         console.print(
-            f"next: {choice.runner_up.wiring.flow}, {100 * (choice.winner.accuracy - choice.runner_up.accuracy):.1f} "
+            f"next: {choice.runner_up.wiring.whole}, {100 * (choice.winner.accuracy - choice.runner_up.accuracy):.1f} "
             f"points behind, {sure} (McNemar p = {choice.p_value:.3g}; chosen on these same questions, so optimistic)",
         )
     if choice.num_beyond:
@@ -115,7 +115,8 @@ def _plain(choice: Choice) -> dict[str, object]:
 
 def _row(one: Candidate) -> dict[str, object]:
     return {
-        "flow": one.wiring.flow,
+        "flow": one.wiring.whole.flow,
+        "with": one.wiring.whole.beside or None,
         "strategy": one.wiring.strategy,
         "settings": one.setup,
         "accuracy": one.accuracy,

@@ -57,6 +57,9 @@ def command(
 
 def _read(named: list[str]) -> list[Ran]:
     """Return the flows of some folders with all that they answered; of two answers to a question the later counts."""
+    from collections import Counter
+    from dataclasses import replace
+
     from flowinfer.report.folders import Reading, locate, read
     from flowinfer.runs.routing import Ran
     from flowinfer.runs.store import info
@@ -65,16 +68,20 @@ def _read(named: list[str]) -> list[Ran]:
     for folder in dict.fromkeys(path for name in named for path in locate(name)):
         read(folder, reading)
     flows: dict[str, Ran] = {}
+    wholes: dict[str, str] = {}
+    """Flows with all options, by identity."""
     for found in reading.found:
         said = info(found.run).data.get("wiring")
         if not isinstance(said, dict):
             raise DataError(f"run '{found.run.name}' is of an older version of flowinfer", help="run its flow again")
         flows.setdefault(said["identity"], Ran(said["flow"], said["identity"], {}, {}))
+        wholes.setdefault(said["identity"], str(found.whole))
     for found in sorted(reading.found, key=lambda one: one.started):
         flow = flows[info(found.run).data["wiring"]["identity"]]
         flow.records.update({(found.label, record.question.id): record for record in found.records})
         flow.seconds.update({(found.label, record.question.id): record.trace.seconds for record in found.timed})
-    return list(flows.values())
+    counts = Counter(one.flow for one in flows.values())  # flows that only their options tell apart are named by them
+    return [replace(one, flow=wholes[key]) if counts[one.flow] > 1 else one for key, one in flows.items()]
 
 
 def _told(table: Table) -> list[str]:

@@ -67,13 +67,14 @@ def _row(run: RunInfo) -> dict[str, Any]:
 
 
 def _flow(run: RunInfo) -> str:
-    """Return a run's flow on one line; its name where its folder is damaged."""
+    """Return a run's flow on one line, with its options; its name where its folder is damaged."""
     from flowinfer.errors import DataError
-    from flowinfer.report.wirings import of_plan
+    from flowinfer.report.wirings import whole_of
     from flowinfer.runs.jsonlog import decoded
     from flowinfer.runs.store import read_json
 
     try:
-        return of_plan(read_json(run.path / "plan.json"), decoded((run.path / "pipeline.flow").read_bytes())).flow
+        source = decoded((run.path / "pipeline.flow").read_bytes())
+        return whole_of(read_json(run.path / "plan.json"), source).flow
     except (DataError, OSError, ValueError, KeyError, TypeError):
         return str(run.data.get("flow"))

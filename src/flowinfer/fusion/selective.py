@@ -10,11 +10,30 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flowinfer.fusion.shared import SharedVocabulary
+
+_DIGITS = 9
+"""To which agreements are rounded, so that what else is asked with one does not decide."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Some bytes, and where a head is to write them."""
+
+    pieces: Sequence[bytes]
+    """The bytes in the head's own N tokens."""
+    slots: Sequence[int | None]
+    """Of the pieces; None = nobody can write it."""
+    rows: Sequence[int]
+    """The distributions behind the text, and behind it with each of the pieces but the last: N."""
 
 
 class Agreement:
@@ -30,23 +49,41 @@ class Agreement:
         self._order = torch.tensor(order)
         """Slots in the order of their bytes: those of keys that begin alike stand together."""
 
-    def with_text(self, probs: Tensor, pieces: Sequence[bytes], slots: Sequence[int | None]) -> Tensor:
-        """Return the probability that a head goes on with some bytes: scalar.
+    def of(self, probs: Tensor, asked: Sequence[Asked]) -> list[float]:
+        """Return the probability that a head goes on with each of some bytes.
 
         Args:
-            probs: shape (N, V), behind the text, and behind it with each of the pieces but the last.
-            pieces: the bytes in the head's own N tokens.
-            slots: of the pieces; None = nobody can write it.
+            probs: shape (R, V).
+            asked: which bytes, and behind which of the R texts.
         """
-        chance = self._beginning_with(probs[-1], pieces[-1])
-        for own, slot in zip(probs[:-1], slots, strict=False):
-            chance = chance * (0.0 if slot is None else own[slot])
-        return chance + self._beginning_with(probs[0], b"".join(pieces)) if len(pieces) > 1 else chance
+        begun = [(one.rows[-1], one.pieces[-1]) for one in asked]
+        begun += [(one.rows[0], b"".join(one.pieces)) for one in asked if len(one.pieces) > 1]
+        begins = iter(self._beginning_with(probs, begun))
+        lasts = [next(begins) for _ in asked]
+        between = [(row, slot) for one in asked for row, slot in zip(one.rows[:-1], one.slots, strict=False)]
+        values = probs[[row for row, _ in between], [slot or 0 for _, slot in between]].tolist() if between else []
+        chances = iter([0.0 if slot is None else value for (_, slot), value in zip(between, values, strict=True)])
+        found = []
+        for one, last in zip(asked, lasts, strict=True):
+            own = last * prod(next(chances) for _ in one.rows[:-1])
+            found.append(round(own + next(begins) if len(one.pieces) > 1 else own, _DIGITS))
+        return found
 
-    def _beginning_with(self, probs: Tensor, data: bytes) -> Tensor:
-        """Return the probability of all keys that begin with some bytes: (V,) -> scalar."""
+    def _beginning_with(self, probs: Tensor, asked: Sequence[tuple[int, bytes]]) -> list[float]:
+        """Return the probability of all keys that begin with some bytes, each in a row of (R, V)."""
+        bounds = [self._bounds(data) for _, data in asked]
+        counts = [high - low for low, high in bounds]
+        rows = np.repeat([row for row, _ in asked], counts)
+        places = np.concatenate([np.arange(low, high) for low, high in bounds])
+        ends = list(accumulate(counts))
+        self._order = self._order.to(probs.device)
+        where = torch.from_numpy(np.stack([rows, places])).to(probs.device)  # (2, M)
+        sums = probs[where[0], self._order[where[1]]].double().cumsum(0)  # (M,)
+        told = torch.nn.functional.pad(sums, (1, 0))[torch.tensor([0, *ends], device=probs.device)].tolist()
+        return [high - low for low, high in pairwise(told)]
+
+    def _bounds(self, data: bytes) -> tuple[int, int]:
+        """Return where the keys that begin with some bytes stand."""
         low, kept = bisect_left(self._keys, data), data.rstrip(b"\xff")
         behind = kept[:-1] + bytes([kept[-1] + 1]) if kept else None  # the least bytes behind all that begin so
-        high = len(self._keys) if behind is None else bisect_left(self._keys, behind)
-        self._order = self._order.to(probs.device)
-        return probs.index_select(0, self._order[low:high]).sum()
+        return low, len(self._keys) if behind is None else bisect_left(self._keys, behind)

@@ -38,6 +38,12 @@ _MEANT = {
     **dict.fromkeys(("所有回答", "各回答"), "answers"),
 }
 """Words that people write for the fields, also in Chinese."""
+_ELSEWHERE = {
+    "examples": "--few-shot N fills it",
+    "round": "a repeat fills it: (A -> B)*3",
+    "own": "a debate fills it, from round 2 on: (A & B)*3",
+}
+"""What fills a field that its place has not."""
 
 
 class TemplateCheck:
@@ -131,7 +137,7 @@ class TemplateCheck:
         if hint:
             self._report.error("E0400", f"unknown field '{{{name}}}'", span, hint)
             return
-        hint = "--few-shot N fills it" if name == "examples" else f"fields that are always there: {listed}"
+        hint = _ELSEWHERE.get(name, f"fields that are always there: {listed}")
         self._report.warning("W0302", f"'{{{name}}}' must be a column of the data set", span, hint)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from flowinfer.errors import Diagnostic, Span
@@ -149,6 +150,23 @@ class FlowStatement:
 
 
 Statement = Model | Prompt | Param | Defaults | Let | Import | FlowStatement
+
+
+def expanded(chain: Chain, lets: Mapping[str, Chain], within: frozenset[str] = frozenset()) -> Chain:
+    """Return a chain with lets in their places; those that are not known, or are being expanded, stay names."""
+    stages: list[Stage] = []
+    for stage in chain.stages:
+        if isinstance(stage, Group):
+            branches = (replace(one, chain=expanded(one.chain, lets, within)) for one in stage.branches)
+            stages.append(replace(stage, branches=tuple(branches)))
+        elif stage.name.text in lets and stage.name.text not in within and not stage.options:
+            name = stage.name.text
+            inner = expanded(lets[name], lets, within | {name}).stages
+            last = replace(inner[-1], label=stage.label) if stage.label else inner[-1]
+            stages += [*inner[:-1], last]
+        else:
+            stages.append(stage)
+    return replace(chain, stages=tuple(stages))
 
 
 @dataclass(frozen=True)

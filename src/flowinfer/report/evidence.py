@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from flowinfer.paper.paths import STRATEGIES, Strategy
+from flowinfer.report.wirings import Whole
 from flowinfer.results import Record
 from flowinfer.runs.stats import Interval, wilson
 from flowinfer.runs.summary import SelectionSummary, Tally, mean_calls, selections_of, tally
@@ -25,11 +26,13 @@ class Wiring:
     models: tuple[str, ...]
     """In the order in which the flow names them."""
     flow: str
-    """As one writes it in a .flow file, on one line."""
+    """Its wiring, on one line; what all flows of a text have in common, whatever their options."""
     name: str
     """For tables; unique in a group."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What decides its texts besides the flow: decoding, prompts, zoo."""
+    whole: Whole = field(default_factory=lambda: Whole("", ""))
+    """With all options, for somebody who wants to use it."""
 
 
 @dataclass(frozen=True)

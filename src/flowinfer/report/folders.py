@@ -33,6 +33,7 @@ class Found:
     models: tuple[str, ...]
     flow: str
     name: str
+    whole: wirings.Whole
     plan: str
     """Fingerprint of the plan."""
     settings: Mapping[str, str]
@@ -99,11 +100,15 @@ def read(folder: Path, into: Reading) -> None:
 
 def _read_run(folder: Path, into: Reading) -> None:
     plan = read_json(folder / "plan.json")
+    into.found.append(_found(folder, plan, wirings.of_plan(plan, source_of(folder, plan)), {}, ()))
+
+
+def source_of(run: Path, plan: Mapping[str, Any]) -> str:
+    """Return the text of a run's flow; where it is gone its name, which says less, but the numbers are all there."""
     try:
-        source = read_text(folder / "pipeline.flow")
+        return read_text(run / "pipeline.flow")
     except UnreadableFile:
-        source = str(plan.get("flow"))  # its name says less, but the numbers are all there
-    into.found.append(_found(folder, plan, wirings.of_plan(plan, source), {}, ()))
+        return str(plan.get("flow"))
 
 
 def _read_sweep(folder: Path, into: Reading) -> None:
@@ -161,6 +166,7 @@ def _found(
         form.models,
         form.flow,
         form.name,
+        wirings.whole_of(plan, source_of(run, plan)),
         str(said.said("plan_fingerprint")),
         {**wirings.settings_of(plan), "zoo": "/".join(Path(str(said.data.get("zoo"))).parts[-2:]), **own},
         str(said.said("dataset")),

@@ -102,7 +102,7 @@ def _wirings(found: Sequence[Found]) -> dict[tuple[str, str], Wiring]:
     for index, (identity, one) in enumerate(ordered, start=1):
         twins = sum(wiring.flow == one.flow and wiring.settings == one.settings for wiring in made.values())
         name = f"{one.name} #{twins + 1}" if twins else one.name
-        made[identity] = Wiring(f"w{index}", one.strategy, one.models, one.flow, name, dict(one.settings))
+        made[identity] = Wiring(f"w{index}", one.strategy, one.models, one.flow, name, dict(one.settings), one.whole)
     return made
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from flowinfer.errors import UsageError
 from flowinfer.report.evidence import Cell
-from flowinfer.report.folders import timed_alone
+from flowinfer.report.folders import source_of, timed_alone
 from flowinfer.report.inference import Difference, paired_difference
+from flowinfer.report.wirings import whole_of
 from flowinfer.results import Record
 from flowinfer.runs.stats import Paired, paired, paired_interval
-from flowinfer.runs.store import info, read_records
+from flowinfer.runs.store import info, read_json, read_records
 from flowinfer.runs.summary import taken_in
 
 
@@ -23,6 +24,7 @@ class Side:
     name: str
     """Its folder's name."""
     flow: str
+    """As one writes it, with all options."""
     dataset: str
     correct: int
     accuracy: float
@@ -112,10 +114,10 @@ def _judged(run: Path) -> dict[str, Record]:
 
 
 def _side(cell: Cell) -> Side:
-    said, interval = info(cell.run).data, cell.interval
+    said, interval, plan = info(cell.run).data, cell.interval, read_json(cell.run / "plan.json")
     return Side(
         cell.run.name,
-        str(said["flow"]),
+        str(whole_of(plan, source_of(cell.run, plan))),
         str(said["dataset_label"]),
         cell.correct,
         cell.correct / cell.n,

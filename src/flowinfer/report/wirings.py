@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from flowinfer.language.options import option_text
+from flowinfer.language.texts import quote
 from flowinfer.paper.paths import Strategy
+from flowinfer.spec import Decoding
 
 _Json = Mapping[str, Any]
+_LONGEST_NAME = 120
 _UNLIKE = ("stop", "stop_tokens", "fuse_options")
 """Decoding options that are lists or tables: written out only where they are not empty."""
 
@@ -24,6 +29,19 @@ class Form:
     name: str
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A flow as one writes it."""
+
+    flow: str
+    """On one line, with its options, weights and labels, and its file's lets in their places."""
+    beside: str
+    """Options that the steps that answer had otherwise, from `defaults` or `--set`; "" where there are none."""
+
+    def __str__(self) -> str:
+        return f"{self.flow}  with {self.beside}" if self.beside else self.flow
+
+
 def of_plan(plan: _Json, source: str) -> Form:
     """Return the form of a plan; where it is none of the paper's, its flow is named by its text."""
     steps: Sequence[_Json] = plan["steps"]
@@ -31,6 +49,29 @@ def of_plan(plan: _Json, source: str) -> Form:
     strategy = _strategy(plan)
     flow = " -> ".join(_written(step) for step in steps) if _is_chain(plan) else _one_line(source)
     return Form(strategy, models, flow, flow)
+
+
+def whole_of(plan: _Json, source: str) -> Whole:
+    """Return a run's flow with all that its text says of it, and what its plan has besides."""
+    text = _flow_text(source)
+    answering = [step["decoding"] for step in plan["steps"] if step["id"] in plan["answer"]["steps"]]
+    usual = Decoding.model_validate({}).model_dump(mode="json", exclude={"fuse_options"})
+    found = {key: [one.get(key, value) for one in answering] for key, value in usual.items()}
+    found |= {key: [value] for key, value in answering[0].get("fuse_options", {}).items()}
+    given = {
+        key: values[0]
+        for key, values in found.items()
+        if values[0] != usual.get(key) and all(one == values[0] for one in values)
+    }
+    told = [f"{key}={_option(value)}" for key, value in given.items() if not re.search(rf"\b{key}=", text)]
+    return Whole(text, ", ".join(told))
+
+
+def _option(value: Any) -> str:  # JSON
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_option, value)) + "]"
+    is_word = not isinstance(value, str) or re.fullmatch(r"[A-Za-z][\w.-]*", value)
+    return option_text(value) if is_word else quote(value)
 
 
 def settings_of(plan: _Json) -> dict[str, str]:
@@ -111,11 +152,18 @@ def _group(source: _Json) -> str:
 
 
 def _one_line(source: str) -> str:
+    """Return the flow of a file as a name, however long it is."""
+    return _flow_text(source)[:_LONGEST_NAME]
+
+
+def _flow_text(source: str) -> str:
     """Return the flow of a file, without its declarations, on one line; the whole text where none can be read."""
     from flowinfer.language.formatting import format_statement
     from flowinfer.language.syntax import parse
-    from flowinfer.language.tree import FlowStatement
+    from flowinfer.language.tree import FlowStatement, Let, expanded
 
-    flows = [format_statement(part) for part in parse(source).statements if isinstance(part, FlowStatement)]
-    lines = [line.strip() for line in (flows[-1] if flows else source).split("\n")]
-    return " ".join(line for line in lines if line)[:120]
+    statements = parse(source).statements
+    lets = {one.name.text: one.chain for one in statements if isinstance(one, Let)}
+    flows = [replace(one, chain=expanded(one.chain, lets)) for one in statements if isinstance(one, FlowStatement)]
+    lines = [line.strip() for line in (format_statement(flows[-1]) if flows else source).split("\n")]
+    return " ".join(line for line in lines if line)

@@ -60,3 +60,19 @@ def test_exchanged_rows_keep_their_pages() -> None:
     assert pages.table[1].tolist() == before
     pages.release(1)
     assert pages.num_free == 3
+
+
+def test_what_is_promised_is_shared_before_it_is_read_and_read_first() -> None:
+    pages = Pages(10, 3, 4 * PAGE)
+    ids = list(range(2 * PAGE))
+    pages.reserve(0, len(ids))
+    pages.promise(0, ids)
+    assert pages.share(1, [*ids, 5, 6]) == PAGE, "the page whose last id is not read with it is nobody's yet"
+    assert pages.can_be_read(0) and not pages.can_be_read(1)
+    pages.name(0, ids)
+    assert pages.can_be_read(1)
+    pages.reserve(1, len(ids) + 2)
+    pages.promise(1, [*ids, 5, 6])
+    pages.release(0)
+    pages.release(1)
+    assert pages.num_free == 10 and pages.share(2, ids) == 0

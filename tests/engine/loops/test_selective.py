@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from flowinfer.backends.hf import HfModel
+from flowinfer.engine.loops.selective import ahead_of
 from flowinfer.fusion.advance import new_context
 from flowinfer.fusion.shared import SharedVocabulary
 from flowinfer.fusion.utf8 import BOUNDARY
@@ -169,9 +170,15 @@ def test_heads_that_verify_have_fewer_forwards_than_tokens(models: dict[str, HfM
     plan = one_step(mix("A", "A2", fuse="safe", tau=0.0, writer="A"), max_tokens=24)
     (trace,) = run(plan, watched, TEXTS[:1]).values()
     result = last_step(trace)
-    assert (result.tokens, result.rounds, result.fused_tokens) == (24, 2, 0)
-    assert [head.forwards for head in result.heads] == [23, 2]
-    assert [watched[name].sessions[0].num_forwards - 1 for name in watched] == [23, 2]
+    assert (result.tokens, result.rounds, result.fused_tokens) == (24, 5, 0)
+    assert [head.forwards for head in result.heads] == [23, 5]
+    assert [watched[name].sessions[0].num_forwards - 1 for name in watched] == [23, 5]
+
+
+def test_the_writer_writes_as_far_as_brings_most_tokens_a_forward() -> None:
+    assert [ahead_of([share], 1, 16) for share in (0.0, 0.5, 0.9, 0.97, 1.0)] == [1, 2, 4, 8, 16]
+    assert ahead_of([0.9], 2, 16) == 6, "the more have to verify, the further"
+    assert ahead_of([0.0, 1.0], 1, 16) == 16 and ahead_of([0.9], 1, 2) == 2
 
 
 def test_a_row_ends_where_a_head_can_hold_no_more() -> None:

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowinfer.engine.base import Completion, Observer, Row, TokenEvent, decode
+from flowinfer.engine.caches.pages import PAGE
 from flowinfer.engine.loops.batch import Batch
 from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.outcome import MOST_TOPS
+from flowinfer.engine.loops.prompts import PromptReader
 from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.stream import PackedStream
@@ -186,6 +188,32 @@ def test_an_ended_row_gets_no_completion_and_changes_no_other_text(
     found |= run_dry(stream)
     gone = {rows[k].question_id for k in ends.keys() - late}
     assert written(found) == {key: text for key, text in alone.items() if key not in gone}
+    assert pages_held(decoder) == [0, 0, 0]
+
+
+def test_rows_that_come_in_together_read_what_they_begin_with_once(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples of one prompt each read all of it."""
+    plan = one_step(mix("A", "B", "C"), max_tokens=6, temperature=1.0)
+    text = "hello and then she said " * 22
+    rows = [replace(row, noise_id=f"n{k}") for k, row in enumerate(rows_of(plan, [text] * 5 + [text + "x + 1"]))]
+    expected = written(results(decode(packed_decoder(plan, models, batch=1), rows)))
+    assert len({text for text, _, _ in expected.values()}) > 3
+    decoder = packed_decoder(plan, models, batch=6)
+    stream, read, launch = decoder.stream(), list[int](), PromptReader._launch
+
+    def note(reader: PromptReader, flat: torch.Tensor) -> None:
+        read.append(flat.shape[1])
+        launch(reader, flat)
+
+    monkeypatch.setattr(PromptReader, "_launch", note)
+    for row in rows:
+        stream.add(row)
+    found = results(stream.turn()) | run_dry(stream)
+    assert written(found) == expected
+    longest = [len(models[name].prompt(text + "x + 1").ids) for name in "ABC"]
+    assert sum(read) <= sum(length + 5 * PAGE for length in longest) < 3 * sum(longest)
     assert pages_held(decoder) == [0, 0, 0]
 
 

@@ -42,6 +42,8 @@ class Pages:
         self._page_of: dict[tuple[int, tuple[int, ...]], int] = {}
         """(page before, ids) -> page that holds the keys and values of these ids after those pages."""
         self._name_of: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self._unread: set[int] = set()
+        """Named pages that are still to be filled."""
         self.is_changed = True
 
     @property
@@ -70,17 +72,33 @@ class Pages:
         """Return how many ids a row found in the pages of others when it began."""
         return self._shared[row]
 
+    def can_be_read(self, row: int) -> bool:
+        """Return whether all that a row shares with others has been read."""
+        return self._unread.isdisjoint(self._held[row][: self._shared[row] // PAGE])
+
+    def promise(self, row: int, ids: Sequence[int]) -> None:
+        """Let later rows share the full pages of a row whose ids are read next, all but the last."""
+        self._unread.update(self._name(row, ids[:-1]))
+
     def name(self, row: int, ids: Sequence[int]) -> None:
         """Let later rows share the full pages of a row whose ids are being read."""
+        self._name(row, ids)
+        self._unread.difference_update(self._held[row])
+
+    def _name(self, row: int, ids: Sequence[int]) -> list[int]:
+        """Name a row's full pages by these ids; return those that had no name."""
+        named = []
         before = -1
         for index in range(len(ids) // PAGE):
             page, key = self._held[row][index], (before, tuple(ids[index * PAGE : (index + 1) * PAGE]))
             if key not in self._page_of and page not in self._name_of:
                 self._page_of[key] = page
                 self._name_of[page] = key
+                named.append(page)
             before = self._page_of.get(key, page)
             if before != page:
-                return  # another row's copy goes under this name; what follows ours cannot be named after it
+                break  # another row's copy goes under this name; what follows ours cannot be named after it
+        return named
 
     def reserve(self, row: int, length: int) -> None:
         """Let a row hold pages for so many tokens.
@@ -102,6 +120,7 @@ class Pages:
                 key = self._name_of.pop(page, None)
                 if key is not None:
                     del self._page_of[key]
+                self._unread.discard(page)
                 self._free.append(page)
         self._held[row] = []
         self._shared[row] = 0

@@ -79,6 +79,8 @@ class Batch:
                 for other in self._caches[: k + 1]:
                     other.pages.release(index)
                 return None
+        for k, cache in enumerate(self._caches):  # who comes in with it need not read the same again
+            cache.pages.promise(index, self.ids(k, live))
         row = self.rows[index] = BatchRow(live, index, known)
         return row
 

@@ -227,6 +227,12 @@ class Prefixes:
             return [Decision(*one) for one in zip(*chosen, favourites, of_favourites, of_slots, tops, strict=True)]
 
 
+def read(*columns: Tensor) -> list[list[float]]:
+    """Return columns of (N,) numbers on the host, brought there in one go."""
+    told: list[list[float]] = torch.stack([column.double() for column in columns]).tolist()
+    return told
+
+
 def pairs(tops: Tops | None, rows: int) -> list[Sequence[tuple[int, float]]]:
     """Return the slots and probabilities of each row, on the host."""
     if tops is None:

@@ -63,6 +63,18 @@ class PromptReader:
         """
         self._cache.sync()
         self._num_reads += 1
+        waiting, pages = list(texts), self._cache.pages
+        while waiting:
+            ready = [own for own in waiting if pages.can_be_read(own[0])]
+            assert ready, "what a row shares stands before it"
+            self._read_together(ready)
+            for index, ids in ready:
+                pages.name(index, ids)
+            rows = {index for index, _ in ready}
+            waiting = [own for own in waiting if own[0] not in rows]
+
+    def _read_together(self, texts: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """Read rows' ids that need nothing of one another."""
         stretches = []
         for index, ids in texts:
             shared = self._cache.pages.num_shared(index)
@@ -75,8 +87,6 @@ class PromptReader:
             else:
                 for start in range(0, flat.shape[1], MOST_PROMPT_TOKENS):
                     self._launch(flat[:, start : start + MOST_PROMPT_TOKENS])
-        for index, ids in texts:
-            self._cache.pages.name(index, ids)
 
     @property
     def _records(self) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowinfer.engine.loops.choosing import Decision, pairs, tops_of
+from flowinfer.engine.loops.choosing import Decision, pairs, read, tops_of
 from flowinfer.engine.loops.drafting import shares_of
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.mixing import fuser_of, tie
@@ -54,6 +54,9 @@ class SelectiveStream(RoundStream):
     def __init__(self, decoder: SelectiveDecoder) -> None:
         super().__init__(decoder)
         self._ahead, self._verifier, self._writer = decoder.ahead, decoder.verifier, decoder.verifier.writer
+        others = [model.device for k, model in enumerate(decoder.models) if k != self._writer]
+        self._num_verifying = max(map(others.count, others), default=0)
+        """Forwards in turn in which the others verify: those of several devices do it at the same time."""
 
     def _session_row(self, row: LiveRow, handles: list[int]) -> SessionRow:
         row.rounds = row.fused = 0
@@ -85,9 +88,12 @@ class SelectiveStream(RoundStream):
         self._heads.observer.tokens_emitted(emitted)
 
     def _write(self, rows: Sequence[SelectiveRow]) -> None:
-        """Let the writer write ahead, all rows together, each as far as its drafts have stood before."""
-        wanted = {id(row): max(1, min(row.draft_length.limit(), self._ahead, row.live.tokens_left)) for row in rows}
-        while going := [row for row in rows if len(row.wishes) < wanted[id(row)] and self._may_write(row)]:
+        """Let the writer write ahead, all rows together and equally far: a forward over few costs as much."""
+        shares = [row.draft_length.acceptance.share for row in rows]
+        length = ahead_of(shares, self._num_verifying, self._ahead)
+        while going := [row for row in rows if len(row.wishes) < min(length, row.live.tokens_left)]:
+            if not (going := [row for row in going if self._may_write(row)]):
+                break
             self._write_one(going)
 
     def _may_write(self, row: SelectiveRow) -> bool:
@@ -110,9 +116,9 @@ class SelectiveStream(RoundStream):
             values = probs.gather(-1, chosen.slots[:, None])[:, 0]
             best = probs.max(-1)
             tops = tops_of(probs, allowed, heads.observer.num_tops) if heads.observer.num_tops else None
-            columns = (chosen.slots, values, chosen.leads, best.indices, best.values)
-            told = [column.tolist() for column in columns]
-            wishes = map(Wish, *told, pairs(tops, len(order)), logits)
+            slots, *told = read(chosen.slots, values, chosen.leads, best.indices, best.values)
+            told[2] = [int(favourite) for favourite in told[2]]
+            wishes = map(Wish, map(int, slots), *told, pairs(tops, len(order)), logits)
         for row, wish in zip(order, wishes, strict=True):
             try:
                 row.write(wish, heads, self._writer)
@@ -201,6 +207,21 @@ class SelectiveStream(RoundStream):
         for k, advance in enumerate(advances):
             if not live.finish_reason:
                 live.feed(k, len(advance.ids), self._heads.models[k].max_positions)
+
+
+def ahead_of(shares: Sequence[float], num_verifying: int, most: int) -> int:
+    """Return how far to write so that a forward brings most tokens.
+
+    Args:
+        shares: of each row, how likely a wish stands if all before it did.
+        num_verifying: forwards in which the others verify a draft, however long it is.
+        most: longest draft.
+    """
+    expected, best = 0.0, (0.0, 1)
+    for length in range(1, most + 1):
+        expected += sum(share ** (length - 1) for share in shares)
+        best = max(best, (expected / (length + num_verifying), length))
+    return best[1]
 
 
 def _writer_of(heads: Heads, name: str) -> int:

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from flowinfer.backends.base import Session
-from flowinfer.engine.loops.choosing import UNASKED, Decision, Prefixes
+from flowinfer.engine.loops.choosing import UNASKED, Decision, Prefixes, read
 from flowinfer.engine.loops.clock import Clock
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.proposals import PathRow
 from flowinfer.fusion.advance import Advance, Context, NativeContext
-from flowinfer.fusion.selective import Agreement
+from flowinfer.fusion.selective import Agreement, Asked
 from flowinfer.fusion.utf8 import BOUNDARY
 
 
@@ -250,19 +250,23 @@ class Verifier:
         ]
         places = [drafts[number].places[at] for number, at in asked]
         rows = [[seen.index[n, length] for length in one.lengths[k]] for (n, _), one in zip(asked, places, strict=True)]
-        agreements = torch.stack([self._agreed(k, probs[own], place) for own, place in zip(rows, places, strict=True)])
+        end = self._heads.vocabulary.eos_slot
+        both = zip(rows, places, strict=True)
+        wanted = [self._asked(k, own, place) for own, place in both if place.wish.slot != end]
+        agreements = iter(self._agreement.of(probs, wanted) if wanted else [])
         first = probs[[own[0] for own in rows]]  # (N, V) -> (P, V), P = the places
         wishes = torch.tensor([place.wish.slot for place in places], device=probs.device)
         best = first.max(-1)
-        columns = (agreements, best.indices, best.values, first.gather(-1, wishes[:, None])[:, 0])
-        told = zip(*(column.tolist() for column in columns), strict=True)
-        return {one: _Opinion(*opinion) for one, opinion in zip(asked, told, strict=True)}
+        told = read(best.indices, best.values, first.gather(-1, wishes[:, None])[:, 0])
+        found = {}
+        for one, place, (favourite, of_favourite, of_wish) in zip(asked, places, zip(*told, strict=True), strict=True):
+            agreement = of_wish if place.wish.slot == end else next(agreements)
+            found[one] = _Opinion(agreement, int(favourite), of_favourite, of_wish)
+        return found
 
-    def _agreed(self, k: int, probs: Tensor, place: Place) -> Tensor:
-        """Return how likely a head is to write a wish: (T, V), behind the text and further ids of the wish -> ()."""
+    def _asked(self, k: int, rows: Sequence[int], place: Place) -> Asked:
+        """Return what a head is asked about a wish: behind the text and behind further ids of the wish."""
         vocabulary, slot = self._heads.vocabulary, place.wish.slot
-        if slot == vocabulary.eos_slot:
-            return probs[0, slot]
         ids = place.after[k].ids[place.lengths[k].start : place.lengths[k].stop]
         pieces = [vocabulary.heads[k].tokens.pieces[i] or b"" for i in ids] or [vocabulary.keys[slot]]
         slots = [next(iter(vocabulary.slots(k, [i])), None) for i in ids]
@@ -271,7 +275,7 @@ class Verifier:
         ):  # a space that the head begins with, and the text does not
             pieces[0] = pieces[0][1:]
             slots[0] = vocabulary.slot_of_key.get(pieces[0])
-        return self._agreement.with_text(probs, pieces, slots)
+        return Asked(pieces, slots, rows)
 
     def _stands(self, wish: Wish, opinions: Sequence[_Opinion | None]) -> Decision:
         """Return a wish as what is emitted, with what the heads that were asked think of it."""

@@ -53,7 +53,7 @@ def _section(section: Section) -> Mapping[str, Any]:
     evidence = section.evidence
     return {
         "setup": section.setup,
-        "paths": [vars(wiring) for wiring in evidence.wirings],
+        "paths": [vars(wiring) | {"whole": str(wiring.whole)} for wiring in evidence.wirings],
         "datasets": [vars(dataset) for dataset in evidence.datasets],
         "findings": [vars(finding) for finding in section.findings],
         "tables": {
