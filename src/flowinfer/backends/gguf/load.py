@@ -46,6 +46,8 @@ class Weights:
         self._lib = lib = library()
         wanted = lib.llama_model_default_params()
         wanted.n_gpu_layers = (0 if device == "cpu" else -1) if spec.gpu_layers is None else spec.gpu_layers
+        if device.startswith("cuda"):  # this one alone; llama.cpp would spread layers over all that it finds
+            wanted.split_mode, wanted.main_gpu = lib.LLAMA_SPLIT_MODE_NONE, int(device.partition(":")[2] or 0)
         self.is_on_gpu = bool(wanted.n_gpu_layers and lib.llama_supports_gpu_offload())
         wanted.load_mode = lib.LLAMA_LOAD_MODE_AUTO if spec.mmap else lib.LLAMA_LOAD_MODE_NONE
         self.pointer = lib.llama_model_load_from_file(os.fsencode(path), wanted)
@@ -116,7 +118,10 @@ class GgufModel(TokenModel):
             can_forget=not weights.is_("is_recurrent", "is_hybrid"),
         )
         losses = "; ".join(known.losses)
-        self.notes = (*notes, *([f"'{spec.name}' reads no text exactly as it stands: {losses}"] if losses else ()))
+        told = [f"'{spec.name}' reads no text exactly as it stands: {losses}"] if losses else []
+        if (spec.context_length or 0) > self.max_positions:
+            told.append(f"'{spec.name}' reads {self.max_positions} tokens at most, whatever context_length says")
+        self.notes = (*notes, *told)
 
     @property
     def tokenizer(self) -> GgufTokenizer:
