@@ -41,7 +41,7 @@ def test_likely_slots_give_what_all_give(source: str, sharpness: float) -> None:
         ours, whole = choices(source, sharpness, seed)
         for name in ("slots", "values", "favourites"):
             assert torch.equal(getattr(ours, name), getattr(whole, name)), name
-        assert (ours.leads - whole.leads).abs().max() <= 2 * choosing.LEAST
+        assert (ours.leads - whole.leads).abs().max() <= 2 * choosing.LEAST  # of two columns for a slot
         assert ours.told is not None and whole.told is not None
         assert torch.equal(ours.told.of_slots, whole.told.of_slots)
 
