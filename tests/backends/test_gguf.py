@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
+import weakref
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -195,6 +197,18 @@ def test_fewer_positions_and_plain_prompts_can_be_asked_for() -> None:
     assert ours.max_positions == 64 and ours.prompt("ab").text == "ab" and not ours.notes
 
 
+def test_heads_of_one_file_hold_its_weights_once(tmp_path: Path) -> None:
+    path = written("yi", folder=tmp_path)
+    first, second, apart = model(path), model(path, system="Be brief.", chat="auto"), model(path, mmap=False)
+    assert first._settings.model is second._settings.model is not apart._settings.model
+    held = weakref.ref(first._settings.model)
+    del first
+    assert held() is not None
+    del second
+    gc.collect()
+    assert held() is None
+
+
 def test_more_positions_than_the_file_has_are_not_had() -> None:
     (note,) = model(written("yi"), context_length=100_000).notes
     assert note == f"'M' reads {both('yi')[0].max_positions} tokens at most, whatever context_length says"
@@ -236,12 +250,12 @@ class Asked:
     ],
 )
 def test_llama_cpp_is_asked_for_what_the_options_say(
-    device: str, options: dict[str, Any], told: dict[str, int | str], monkeypatch: pytest.MonkeyPatch
+    device: str, options: dict[str, Any], told: dict[str, int | str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("llama_cpp", reason="needs flowinfer[gguf]")
     asked = Asked(library.library())
     monkeypatch.setattr("flowinfer.backends.gguf.load.library", lambda: asked)
-    spec = ModelSpec(name="M", ref=str(written("yi")), backend="gguf", **options)
+    spec = ModelSpec(name="M", ref=str(written("yi", folder=tmp_path)), backend="gguf", **options)
     with pytest.raises(LoadError, match="model 'M' cannot be loaded"):
         load(spec, device)
     wanted = {name: getattr(asked, one) if isinstance(one, str) else one for name, one in told.items()}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -166,7 +167,7 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> GgufModel:
         with naming(spec):
             stored = fetch(spec.ref, spec.revision)
             file = read_gguf(stored.path)
-        weights = Weights(spec, stored.path, device)
+        weights = _weights(spec, file, device)
     if weights.is_("has_encoder", "is_diffusion") or not weights.is_("has_decoder"):
         raise LoadError(
             f"model '{spec.name}' ({spec.ref}) is no decoder-only model", help="flowinfer runs decoder-only models"
@@ -175,6 +176,20 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> GgufModel:
     model.vocabulary()
     model.prompt("x")
     return model
+
+
+_held: WeakValueDictionary[tuple[object, ...], Weights] = WeakValueDictionary()
+"""What somebody holds, by file and by how it was loaded."""
+
+
+def _weights(spec: ModelSpec, file: Gguf, device: str) -> Weights:
+    """Load a file's weights, once for all heads of it: llama.cpp may rearrange them, in a copy for each time."""
+    parts = ((str(part), (stat := part.stat()).st_size, stat.st_mtime_ns) for part in file.parts)
+    key = (*parts, device, spec.gpu_layers, spec.mmap)
+    found = _held.get(key)
+    if found is None:
+        found = _held[key] = Weights(spec, file.parts[0], device)
+    return found
 
 
 def _without_gpus(spec: ModelSpec, device: str) -> list[str]:
