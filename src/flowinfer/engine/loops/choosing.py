@@ -155,7 +155,8 @@ def _likely(mixer: Mixer, logits: Sequence[Tensor | Candidates], states: Tensor,
     fused = fused.masked_fill(fused < reach, 0.0)
     best = choose_slots(fused, allowed, None)
     values = fused.masked_fill(~allowed, -1.0).gather(-1, best.slots[:, None])[:, 0]
-    if float(values.min()) <= reach + mixer.margin or any(float(own.amax(-1).min()) <= reach for own in probs):
+    is_settled = float(values.min()) > reach + mixer.margin and all(float(own.amax(-1).min()) > reach for own in probs)
+    if not is_settled:  # nor where a head gives no numbers
         return None
     favourites = [most_probable(own) for own in probs]
     told = _told(probs, best.slots, favourites, mixer.device) if is_told else None
