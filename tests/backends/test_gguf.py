@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
+import weakref
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 from flowinfer.backends import hf
 from flowinfer.backends.base import Session
 from flowinfer.backends.gguf import library
+from flowinfer.backends.gguf.context import Context
 from flowinfer.backends.gguf.load import GgufModel, load
 from flowinfer.errors import LoadError, MemoryShort
 from flowinfer.fusion.advance import CanonicalContext
@@ -191,7 +194,24 @@ def test_a_prompt_begins_once_with_what_llama_cpp_begins_every_prompt_with(tmp_p
 
 def test_fewer_positions_and_plain_prompts_can_be_asked_for() -> None:
     ours = model(written("yi"), context_length=64, chat="off", mmap=False, threads=1)
-    assert ours.max_positions == 64 and ours.prompt("ab").text == "ab"
+    assert ours.max_positions == 64 and ours.prompt("ab").text == "ab" and not ours.notes
+
+
+def test_heads_of_one_file_hold_its_weights_once(tmp_path: Path) -> None:
+    path = written("yi", folder=tmp_path)
+    first, second, apart = model(path), model(path, system="Be brief.", chat="auto"), model(path, mmap=False)
+    assert first._settings.model is second._settings.model is not apart._settings.model
+    held = weakref.ref(first._settings.model)
+    del first
+    assert held() is not None
+    del second
+    gc.collect()
+    assert held() is None
+
+
+def test_more_positions_than_the_file_has_are_not_had() -> None:
+    (note,) = model(written("yi"), context_length=100_000).notes
+    assert note == f"'M' reads {both('yi')[0].max_positions} tokens at most, whatever context_length says"
 
 
 @pytest.mark.parametrize(("device", "layers", "cure"), [("cuda:0", None, "device=cpu"), ("cpu", -1, "doctor` says")])
@@ -203,6 +223,58 @@ def test_a_gpu_that_llama_cpp_was_not_built_for_is_told(device: str, layers: int
     (note,) = load(spec, device).notes
     assert note.startswith("llama.cpp was built without GPUs here: 'M' computes on the CPU (") and cure in note
     assert load(spec.model_copy(update={"gpu_layers": 0}), "cpu").notes == ()
+
+
+class Asked:
+    """llama.cpp that notes what it is asked to load, and loads nothing."""
+
+    def __init__(self, lib: Any) -> None:
+        self._lib = lib
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lib, name)
+
+    def llama_model_load_from_file(self, path: bytes, wanted: Any) -> None:
+        self.path, self.wanted = path, wanted
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "told"),
+    [
+        ("cpu", {}, {"n_gpu_layers": 0, "load_mode": "LLAMA_LOAD_MODE_AUTO"}),
+        ("cpu", {"gpu_layers": -1}, {"n_gpu_layers": -1, "split_mode": "LLAMA_SPLIT_MODE_LAYER"}),
+        ("cpu", {"mmap": False}, {"load_mode": "LLAMA_LOAD_MODE_NONE"}),
+        ("cuda:0", {"gpu_layers": 0}, {"n_gpu_layers": 0}),
+        ("cuda:1", {}, {"n_gpu_layers": -1, "split_mode": "LLAMA_SPLIT_MODE_NONE", "main_gpu": 1}),
+        ("cuda", {"gpu_layers": 7}, {"n_gpu_layers": 7, "split_mode": "LLAMA_SPLIT_MODE_NONE", "main_gpu": 0}),
+    ],
+)
+def test_llama_cpp_is_asked_for_what_the_options_say(
+    device: str, options: dict[str, Any], told: dict[str, int | str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("llama_cpp", reason="needs flowinfer[gguf]")
+    asked = Asked(library.library())
+    monkeypatch.setattr("flowinfer.backends.gguf.load.library", lambda: asked)
+    spec = ModelSpec(name="M", ref=str(written("yi", folder=tmp_path)), backend="gguf", **options)
+    with pytest.raises(LoadError, match="model 'M' cannot be loaded"):
+        load(spec, device)
+    wanted = {name: getattr(asked, one) if isinstance(one, str) else one for name, one in told.items()}
+    assert {name: getattr(asked.wanted, name) for name in told} == wanted
+    assert not vars(asked.wanted), "a field that llama.cpp does not have"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "told"),
+    [
+        ("F32", {}, {"type_k": 0, "type_v": 0, "flash_attn_type": 0, "n_seq_max": 3, "n_ctx": 3 * 256}),
+        ("F32", {"kv_type": "q8_0"}, {"type_k": 8, "type_v": 8, "flash_attn_type": -1}),
+        ("Q8_0", {"threads": 3}, {"type_k": 1, "flash_attn_type": -1, "n_threads": 3, "n_threads_batch": 3}),
+        ("Q8_0", {}, {"offload_kqv": False, "op_offload": False, "kv_unified": False, "swa_full": True}),
+    ],
+)
+def test_a_context_is_made_as_the_options_say(kind: str, options: dict[str, Any], told: dict[str, int]) -> None:
+    made = Context(model(written("qwen", kind), **options)._settings, 3, 100)._parameters()
+    assert {name: getattr(made, name) for name in told} == told and not vars(made)
 
 
 def test_a_system_message_needs_a_template() -> None:

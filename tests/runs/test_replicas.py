@@ -36,6 +36,7 @@ from flowinfer.runs.replicas.site import Gone, Hear, ReplicaLost
 from flowinfer.runs.replicas.wire import Ask, Done, Failed, Notice, Ready, Reply, Start, line_of, plan_data, read_plans
 from flowinfer.runs.store import record_line
 from flowinfer.spec import ModelSpec
+from flowinfer.stores.gguf import read_gguf
 from tests.engine.plans import QUESTIONS, chain, member, questions
 from tests.ggufs import write as write_gguf
 from tests.routed import table, write
@@ -391,7 +392,7 @@ def test_a_file_that_replicas_map_lies_in_memory_once(tmp_path: Path) -> None:
     assert (found.machine.devices[-1].free_bytes, found.cpu_bytes) == (65, 15)
     path = write_gguf(tmp_path / "m.gguf")
     models = [ModelSpec(name=name, ref=str(path), backend="gguf") for name in "AB"]
-    assert mapped_bytes(models, has_gpus=False) == path.stat().st_size
+    assert mapped_bytes(models, has_gpus=False) == read_gguf(path).shared_bytes == 128
     assert mapped_bytes(models, has_gpus=True) == 0
     apart = [model.model_copy(update={"mmap": False}) for model in models]
     assert mapped_bytes(apart, has_gpus=False) == 0

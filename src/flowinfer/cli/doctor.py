@@ -142,10 +142,14 @@ def _gguf() -> dict[str, Any]:
     except LoadError as error:
         return _finding(name, error.message, "note", error.help or "")
     found = _package("llama-cpp-python", version)
-    if has_gpus or not cuda_device_count():
-        return found | {"found": f"{found['found']}, computes on {'GPUs too' if has_gpus else 'the CPU'}"}
-    cure = "CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall --no-cache-dir llama-cpp-python builds it for CUDA"
-    return _finding("llama-cpp-python", f"{version}, built without GPUs: computes on the CPU", "note", cure)
+    if has_gpus:
+        return found | {"found": f"{found['found']}, computes on GPUs too"}
+    wanted = f"'llama-cpp-python{required('llama-cpp-python')}'"
+    kind = "CUDA" if cuda_device_count() else "METAL" if platform.system() == "Darwin" else "VULKAN"
+    build = f"CMAKE_ARGS=-DGGML_{kind}=on pip install --force-reinstall --no-cache-dir {wanted} builds it for GPUs"
+    state = "note" if cuda_device_count() else found["state"]
+    cure = "; ".join(filter(None, (found["cure"], build)))
+    return found | {"found": f"{found['found']}, computes on the CPU", "state": state, "cure": cure}
 
 
 def _how_to_build() -> str:

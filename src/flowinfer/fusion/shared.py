@@ -6,19 +6,12 @@ id -> bytes map, slots are that map's own text ids in order, and fusing happens 
 
 from __future__ import annotations
 
-import hashlib
-import os
-import threading
 import warnings
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
-from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -26,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowinfer.errors import LoadError
+from flowinfer.fusion import unions
 from flowinfer.fusion.certified import Candidates
-from flowinfer.fusion.selfcheck import cache_folder
+from flowinfer.fusion.unions import Keys
 from flowinfer.fusion.utf8 import Utf8Guard
 from flowinfer.fusion.vocab import NEVER_VALID, HeadVocabulary
 
-_CACHE_VERSION = 1
 _CACHE_FROM = 20_000
 """Shared vocabularies smaller than this are quicker built than read."""
 
@@ -303,9 +296,6 @@ class SharedVocabulary:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
 
 
-Keys = tuple[bytes, ...]
-
-
 def _turns(slots: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how often each entry occurred before. Example: 5 7 5 5 7 -> 0 0 1 2 1."""
     order = np.argsort(slots, kind="stable")
@@ -337,8 +327,8 @@ def _identity(heads: Sequence[HeadVocabulary]) -> tuple[Keys, list[NDArray[np.in
 def _union(heads: Sequence[HeadVocabulary]) -> tuple[Keys, list[NDArray[np.int64]]]:
     is_kept = sum(head.num_columns for head in heads) >= _CACHE_FROM
     is_kept = is_kept and not any(head.tokens.missing_bytes for head in heads)  # what is left out is told every time
-    path = cache_folder() / "vocabularies" / f"{_cache_key(heads)}.npz"
-    stored = _read_cached(path, len(heads)) if is_kept else None
+    path = unions.path_of(heads)
+    stored = unions.read(path, len(heads)) if is_kept else None
     if stored is not None:
         return stored
     keys = _writable(sorted({head.tokens.pieces[i] or b"" for head in heads for i in head.text_ids()}), heads)
@@ -348,36 +338,8 @@ def _union(heads: Sequence[HeadVocabulary]) -> tuple[Keys, list[NDArray[np.int64
         if not (slot_of >= 0).any():
             raise LoadError(f"head {index + 1} of the group can write none of the others' tokens")
     if is_kept:
-        _write_cached(path, keys, slots)
+        unions.write(path, keys, slots)
     return keys, slots
-
-
-def _read_cached(path: Path, num_heads: int) -> tuple[Keys, list[NDArray[np.int64]]] | None:
-    """Read what `_write_cached` wrote, or return None where it is not there or damaged: it is built again then."""
-    try:
-        with path.open("rb") as file, np.load(file) as stored:
-            ends, blob = stored["ends"].tolist(), stored["blob"].tobytes()
-            slots = [stored[f"slots{k}"] for k in range(num_heads)]
-        starts = [0, *ends[:-1]]
-        return tuple(blob[a:b] for a, b in zip(starts, ends, strict=True)), slots
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
-        return None
-
-
-def _write_cached(path: Path, keys: Keys, slots: Sequence[NDArray[np.int64]]) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(
-            partial,
-            ends=np.cumsum([len(key) for key in keys]),
-            blob=np.frombuffer(b"".join(keys), dtype=np.uint8),
-            **{f"slots{k}": slot_of for k, slot_of in enumerate(slots)},  # type: ignore[arg-type]  # stub of savez
-        )
-        partial.replace(path)
-    except OSError:
-        with suppress(OSError):  # a full or read-only cache costs time, nothing else
-            partial.unlink(missing_ok=True)
 
 
 def _slots(head: HeadVocabulary, slot_of_key: dict[bytes, int]) -> NDArray[np.int64]:
@@ -403,8 +365,3 @@ def _writable(keys: list[bytes], heads: Sequence[HeadVocabulary]) -> Keys:
                 stacklevel=4,
             )
     return tuple(kept)
-
-
-def _cache_key(heads: Sequence[HeadVocabulary]) -> str:
-    parts = [f"{head.tokens.fingerprint}/{sorted(head.eos_ids)}/{head.num_columns}" for head in heads]
-    return hashlib.sha256(f"v{_CACHE_VERSION} {parts}".encode()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,14 @@ def _from_gguf(spec: ModelSpec) -> Need:
 
 
 def mapped_bytes(models: Iterable[ModelSpec], *, has_gpus: bool) -> int:
-    """Return the size of the files that some models map on a CPU: processes that load the same ones share that."""
-    mapped = (one for one in models if one.backend == "gguf" and one.mmap and (one.device == "cpu" or not has_gpus))
-    return sum({need.source: need.weight_bytes or 0 for need in map(need_of, mapped)}.values())
+    """Return what processes that load the same models share of the files that they map on a CPU, in bytes."""
+    found = dict[tuple[Path, ...], int]()
+    for one in models:
+        if one.backend == "gguf" and one.mmap and (one.device == "cpu" or not has_gpus):
+            with suppress(NotHere):
+                file = read_gguf(locate(one.ref, one.revision).path)
+                found[file.parts] = file.shared_bytes
+    return sum(found.values())
 
 
 def count_parameters(config: Config) -> int | None:

@@ -52,6 +52,9 @@ _STORED: Mapping[int, tuple[str, int, int]] = {
 }
 """Types of tensors: name, numbers of a block, bytes of a block. Of others llama.cpp knows, or says, what they are."""
 
+_KEPT = ("F32", "F16", "BF16")
+"""Types that llama.cpp computes with as they are stored, on every CPU."""
+
 _MIXES = {
     **{0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S"},
     **{12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K"},
@@ -115,6 +118,12 @@ class Gguf:
         used, experts = self.whole("expert_used_count") or 1, self.whole("expert_count") or 1
         sizes = (one.num_bytes * used // experts if "_exps." in one.name else one.num_bytes for one in self.tensors)
         return sum(sizes)
+
+    @cached_property
+    def shared_bytes(self) -> int:
+        """Bytes that processes which map the file share; llama.cpp may rearrange other matrices, in copies of each."""
+        kept = (one for one in self.tensors if one.type in _KEPT or one.name == "token_embd.weight")
+        return sum(one.num_bytes for one in kept)
 
     @property
     def num_parameters(self) -> int:

@@ -37,11 +37,11 @@ def choices(source: str, sharpness: float, seed: int) -> tuple[Choice, Choice]:
 @pytest.mark.parametrize("source", ["one", "mean", "weighted"])
 @pytest.mark.parametrize("sharpness", SHARPNESS)
 def test_likely_slots_give_what_all_give(source: str, sharpness: float) -> None:
-    for seed in range(10):
+    for seed in range(4):
         ours, whole = choices(source, sharpness, seed)
         for name in ("slots", "values", "favourites"):
             assert torch.equal(getattr(ours, name), getattr(whole, name)), name
-        assert (ours.leads - whole.leads).abs().max() <= 2 * choosing.LEAST
+        assert (ours.leads - whole.leads).abs().max() <= 2 * choosing.LEAST  # of two columns for a slot
         assert ours.told is not None and whole.told is not None
         assert torch.equal(ours.told.of_slots, whole.told.of_slots)
 
@@ -57,5 +57,6 @@ def test_rows_that_none_of_the_likely_slots_may_follow_look_at_all(monkeypatch: 
         return found
 
     monkeypatch.setattr(choosing, "_likely", likely)
-    ours, whole = choices("mean", 300.0, 0)
-    assert asked == [True] and torch.equal(ours.slots, whole.slots)
+    for sharpness in (300.0, float("nan")):  # and nothing is settled by what is no number
+        ours, whole = choices("mean", sharpness, 0)
+        assert asked.pop() and torch.equal(ours.slots, whole.slots)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -46,6 +47,8 @@ class Weights:
         self._lib = lib = library()
         wanted = lib.llama_model_default_params()
         wanted.n_gpu_layers = (0 if device == "cpu" else -1) if spec.gpu_layers is None else spec.gpu_layers
+        if device.startswith("cuda"):  # this one alone; llama.cpp would spread layers over all that it finds
+            wanted.split_mode, wanted.main_gpu = lib.LLAMA_SPLIT_MODE_NONE, int(device.partition(":")[2] or 0)
         self.is_on_gpu = bool(wanted.n_gpu_layers and lib.llama_supports_gpu_offload())
         wanted.load_mode = lib.LLAMA_LOAD_MODE_AUTO if spec.mmap else lib.LLAMA_LOAD_MODE_NONE
         self.pointer = lib.llama_model_load_from_file(os.fsencode(path), wanted)
@@ -116,7 +119,10 @@ class GgufModel(TokenModel):
             can_forget=not weights.is_("is_recurrent", "is_hybrid"),
         )
         losses = "; ".join(known.losses)
-        self.notes = (*notes, *([f"'{spec.name}' reads no text exactly as it stands: {losses}"] if losses else ()))
+        told = [f"'{spec.name}' reads no text exactly as it stands: {losses}"] if losses else []
+        if (spec.context_length or 0) > self.max_positions:
+            told.append(f"'{spec.name}' reads {self.max_positions} tokens at most, whatever context_length says")
+        self.notes = (*notes, *told)
 
     @property
     def tokenizer(self) -> GgufTokenizer:
@@ -161,7 +167,7 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> GgufModel:
         with naming(spec):
             stored = fetch(spec.ref, spec.revision)
             file = read_gguf(stored.path)
-        weights = Weights(spec, stored.path, device)
+        weights = _weights(spec, file, device)
     if weights.is_("has_encoder", "is_diffusion") or not weights.is_("has_decoder"):
         raise LoadError(
             f"model '{spec.name}' ({spec.ref}) is no decoder-only model", help="flowinfer runs decoder-only models"
@@ -170,6 +176,20 @@ def load(spec: ModelSpec, device: str, dtype: str = "auto") -> GgufModel:
     model.vocabulary()
     model.prompt("x")
     return model
+
+
+_held: WeakValueDictionary[tuple[object, ...], Weights] = WeakValueDictionary()
+"""What somebody holds, by file and by how it was loaded."""
+
+
+def _weights(spec: ModelSpec, file: Gguf, device: str) -> Weights:
+    """Load a file's weights, once for all heads of it: llama.cpp may rearrange them, in a copy for each time."""
+    parts = ((str(part), (stat := part.stat()).st_size, stat.st_mtime_ns) for part in file.parts)
+    key = (*parts, device, spec.gpu_layers, spec.mmap)
+    found = _held.get(key)
+    if found is None:
+        found = _held[key] = Weights(spec, file.parts[0], device)
+    return found
 
 
 def _without_gpus(spec: ModelSpec, device: str) -> list[str]:

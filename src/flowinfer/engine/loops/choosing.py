@@ -143,18 +143,20 @@ def _likely(mixer: Mixer, logits: Sequence[Tensor | Candidates], states: Tensor,
     """Choose greedily among the slots that are likely for some head, on a CPU.
 
     Returns:
-        What all slots would give, but for leads: a second that is no such slot counts as 0, and is less than
-        `LEAST` times a head's columns for one slot. None where another slot could be chosen, or could be a favourite.
+        What all slots would give, but for leads: a second below `LEAST` times a head's columns for one slot counts as
+        0, whatever other rows name. None where another slot could be chosen, or could be a favourite.
     """
     wholes = [one for one in logits if isinstance(one, Tensor)]
     if len(wholes) < len(logits):
         return None
+    reach = LEAST * mixer.vocabulary.most_columns
     named, probs = mixer.vocabulary.lift_likely(wholes, LEAST)  # (S,), K of (B, S)
     fused, allowed = mixer.fuse(probs), mixer.vocabulary.guard.mask(states, named)
+    fused = fused.masked_fill(fused < reach, 0.0)
     best = choose_slots(fused, allowed, None)
     values = fused.masked_fill(~allowed, -1.0).gather(-1, best.slots[:, None])[:, 0]
-    reach = LEAST * mixer.vocabulary.most_columns
-    if float(values.min()) <= reach + mixer.margin or any(float(own.amax(-1).min()) <= reach for own in probs):
+    is_settled = float(values.min()) > reach + mixer.margin and all(float(own.amax(-1).min()) > reach for own in probs)
+    if not is_settled:  # nor where a head gives no numbers
         return None
     favourites = [most_probable(own) for own in probs]
     told = _told(probs, best.slots, favourites, mixer.device) if is_told else None
