@@ -42,7 +42,7 @@ from flowinfer.runs.replicas.site import Hear
 from flowinfer.runs.replicas.wire import Ask, Done, Ready, Reply, Start, line_of
 from flowinfer.runs.run_on import run_on
 from flowinfer.runs.store import Run, read_records, record_line
-from flowinfer.runs.summary import summarize
+from flowinfer.runs.summary import counting, summarize
 from flowinfer.startup import GARBAGE_OBJECTS
 from measure import Missed
 from reporting import Report, options, ratio, scaled, setup_of
@@ -203,15 +203,16 @@ def driver_cost(records: Sequence[Record], num_replicas: int, questions: int, wo
     live = LiveProgress(questions, is_quiet=True)
     pool = ReplicaPool(RoteSite(num_replicas, told), [plan], Setting({}), live, on_pause=kept.sync)
     start = time.process_time()
-    heard: list[Record] = []
+    sums, answers = counting(plan), {}
     for event in pool.run([Task(one.question) for one in asked]):
         if isinstance(event, Answered):
-            heard.append(event.record)
+            sums.add(event.record)
+            answers[event.record.question.id] = event.record.trace.answer
             live.answered(event.record)
             kept.write(event.line or record_line(event.record))
     done = time.process_time()
-    found = run_on(heard, {}, "")
-    summarize(flow, plan, "", heard, wall_seconds=1.0, batch="auto", run=None, run_on=found)
+    found = run_on(answers, {}, "")
+    summarize(flow, plan, "", sums, wall_seconds=1.0, batch="auto", run=None, run_on=found)
     end = time.process_time()
     kept.close()
     return Cost((done - start) / questions, (end - done) / questions)

@@ -1,13 +1,15 @@
 """A flow over the server against `exec` over the same questions: requests, first tokens, gaps, and the server's share.
 
     python benchmarks/serve.py [--size lab|tiny|full] [--clients 1,8,32,64] [--questions 128] [--memory 1000,10000]
+    python benchmarks/serve.py --size lab --device cpu --replicas 1,2 [--clients 1,16] [--questions 128]
 
 The server and its engine run in this process, the clients in another, over real sockets: each asks, reads the stream to
 its end, and asks again. "Engine": the same questions put to the same engine without a server, as many at once as there
 are clients. "exec": through `execute`, on a CPU only, where a second loop takes no memory from the first. Share =
 1 - the seconds of exec (on a GPU: of the engine) / the server's. Sizes: the lab's models, or the paper's shapes with
 random weights (`shapes.py`). "Server's cores": processor time of the thread that listens and answers, by wall
-clock. Memory: this process's resident bytes after so many requests of one token.
+clock. Memory: this process's resident bytes after so many requests of one token. With --replicas the server is the
+command, with the lab's models, in so many copies, a core each; one is a process of its own as well, bound to a core.
 """
 
 from __future__ import annotations
@@ -15,10 +17,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
+import httpx
 import uvicorn
 
 from flowinfer.engine.execute import execute
@@ -212,6 +219,49 @@ async def remember(arguments: argparse.Namespace, report: Report, port: int) -> 
         report.note(f"resident after {count} requests: {resident() / 1e6:.1f} MB")
 
 
+async def measure_replicas(arguments: argparse.Namespace, report: Report) -> None:
+    """Let clients ask a server of each number of replicas."""
+    texts = prompts("lab", arguments.questions)
+    for count in arguments.replicas:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "flow.flow").write_text(FLOW, encoding="utf-8")
+            command = [sys.executable, "-m", "flowinfer", "serve", "flow.flow", "--zoo", "lab", "--port", "0"]
+            options = ("--replicas", str(count), "--set", "prompts=plain", "--set", f"max_tokens={arguments.tokens}")
+            server = await asyncio.create_subprocess_exec(
+                *command,
+                *options,
+                cwd=folder,
+                stderr=asyncio.subprocess.PIPE,
+                preexec_fn=partial(os.sched_setaffinity, 0, {0}) if count == 1 else None,
+            )
+            port = await _ready(server, count)
+            for clients in arguments.clients:
+                own = texts[: min(len(texts), clients * arguments.each)]
+                await ask_all(port, clients, texts[-clients:], min(8, arguments.tokens))
+                heard = await ask_all(port, clients, own, arguments.tokens)
+                report.add(
+                    *(count, clients, round(len(own) / heard.seconds, 2), round(heard.tokens / heard.seconds, 1)),
+                    *(quantile(heard.firsts, 0.5), quantile(heard.firsts, 0.95)),
+                    *(quantile(heard.gaps, 0.5), quantile(heard.gaps, 0.95)),
+                )
+            server.terminate()
+            await server.wait()
+
+
+async def _ready(server: asyncio.subprocess.Process, count: int) -> int:
+    """Wait until all replicas are ready; return the port."""
+    assert server.stderr is not None
+    async for line in server.stderr:
+        if line.startswith(b"ready: "):
+            address = line.split()[1].decode()
+            break
+    else:
+        raise SystemExit("the server has ended")
+    while count > 1 and any(one["status"] != "ready" for one in httpx.get(f"{address}/ready").json()["replicas"]):
+        await asyncio.sleep(0.1)
+    return int(address.rpartition(":")[2])
+
+
 def resident() -> int:
     """Return this process's resident bytes."""
     with open("/proc/self/statm", encoding="ascii") as file:
@@ -234,7 +284,14 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=4, help="questions of each client")
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--memory", type=numbers, default=[])
+    parser.add_argument("--replicas", type=numbers, default=[])
     arguments = parser.parse_args()
+    if arguments.replicas:
+        setup = setup_of(arguments.device, arguments.dtype, cores=os.cpu_count(), flow=FLOW, tokens=arguments.tokens)
+        copies = Report("Replicas behind one address", setup, ["replicas", *COLUMNS[:7]])
+        asyncio.run(measure_replicas(arguments, copies))
+        copies.finish(arguments)
+        return
     pool = ModelPool() if arguments.size == "lab" else ShapePool(arguments.size, arguments.device, arguments.dtype)
     sys.setswitchinterval(0.001)
     more = {"models": arguments.size, "flow": FLOW, "tokens": arguments.tokens}

@@ -226,11 +226,7 @@ class Flow:
             engine=engine,
             replicas=replicas,
         )
-        kept: list[Sequence[Record]] = []
-
-        def started(plan: object, run: object, records: Sequence[Record]) -> None:
-            kept.append(records)  # what is answered later comes to them
-
+        kept: list[Record] = []
         request = Request(
             out=Path(out) if out is not None else None,
             batch=batch,
@@ -243,9 +239,9 @@ class Flow:
         chosen = {"limit": limit, "sample": sample, "seed": seed, "ids": ids, "few_shot": few_shot}
         named = _paths(str(dataset), data)
         questions = load_for([self.flow], str(dataset), data=named, answer_index=answer_index, **chosen)
-        results = evaluate(self.flow, questions, request, on_record=on_record, on_start=started, models=self._pool())
+        results = evaluate(self.flow, questions, request, on_record=on_record, into=kept, models=self._pool())
         note = language_note(self.flow, questions.questions, questions.label)
-        return Evaluation(results, tuple(*kept), _python_notes(self.flow.zoo_note, note))
+        return Evaluation(results, tuple(kept), _python_notes(self.flow.zoo_note, note))
 
     def close(self) -> None:
         """Free the models."""

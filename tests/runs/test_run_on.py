@@ -31,7 +31,8 @@ def records(*answers: str) -> list[Record]:
 
 
 def run_on(made: list[Record], step: str) -> RunOn | None:
-    return summed_up(made, {one.question.id: where for one in made if (where := goes_on(one))}, step)
+    judged_ones = {one.question.id: one.trace.answer for one in made if one.score is not None}
+    return summed_up(judged_ones, {one.question.id: where for one in made if (where := goes_on(one))}, step)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from flowinfer.runs.cache import DiskStepCache, default_folder, member_order, st
 from flowinfer.runs.finding import find_run
 from flowinfer.runs.judging import failed, judged, majority, score
 from flowinfer.runs.store import Run, info, read_records, record_line
-from flowinfer.runs.summary import Results, summarize
+from flowinfer.runs.summary import Results, RunOn, counting, summarize
 from flowinfer.spec import Flow, written
 from flowinfer.startup import STARTUP
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flowinfer.engine.models import ModelPool
     from flowinfer.runs.remote import Server
     from flowinfer.runs.replicas.site import Site
+    from flowinfer.tasks.answers.turns import NextQuestion
     from flowinfer.tasks.base import Dataset
 
 
@@ -65,6 +66,7 @@ def evaluate(
     observer: Observer | None = None,
     on_record: Callable[[Record], None] | None = None,
     on_start: Callable[[Plan, Run | None, Sequence[Record]], None] | None = None,
+    into: list[Record] | None = None,
     models: ModelPool | None = None,
 ) -> Results:
     """Run a flow over a data set and sum up.
@@ -73,16 +75,15 @@ def evaluate(
         flow: a checked flow.
         dataset: the questions.
         request: how.
-        observer: hears the engine.
-        on_record: hears each judged answer.
+        observer, on_record: hear the engine, and each judged answer.
         on_start: hears plan, run folder and the answers that are there already; failed questions run again.
+        into: takes all records as they are kept.
         models: loaded models to share.
     Raises:
         UsageError: the run to resume is another's.
         RunError: models cannot be loaded or do not fit, or the first questions fail, all of them.
     """
     from flowinfer.engine.patience import Patience
-    from flowinfer.runs.run_on import goes_on, run_on
 
     site, plan = _placed(flow, request)
     run = _open(flow, plan, dataset, replace(request, replicas=site.num_replicas if site else 1))
@@ -92,33 +93,68 @@ def evaluate(
         if on_start:
             on_start(plan, run, records)
         done = {record.question.id for record in records}
-        going_on = {record.question.id: where for record in records if (where := goes_on(record))}
+        heard = _Heard(plan, request, records, into)
         patience = Patience(has_answer=bool(records))
         left = [question for question in dataset.questions if question.id not in done]
         with _resumable(run):
             for answer in _answered(plan, left, request, run, observer, models, site):
-                records.append(_kept(answer, run, on_record))
+                record = _kept(answer, run, on_record)
+                heard.add(record, answer.goes_on)
                 if run and site is None:  # else many together, by the pool
                     run.sync()
-                if answer.goes_on:
-                    going_on[answer.task.question.id] = answer.goes_on
-                patience.hear(records[-1].trace.error)
+                patience.hear(record.trace.error)
         results = summarize(
             flow,
             plan,
             dataset.label,
-            records,
+            heard.sums,
             data_note=dataset.note,
-            run_on=run_on(records, going_on, plan.step(plan.answer.steps[0]).title),
+            run_on=heard.run_on(plan.step(plan.answer.steps[0]).title),
             wall_seconds=time.perf_counter() - start,
             batch=str(request.batch),
             run=str(run.path) if run else None,
-            resumed=len(done),
-            allow_cached_latency=request.allow_cached_latency,
+            resumed_tokens=heard.resumed_tokens,
         )
         if run:
             run.finish(results.model_dump(mode="json"))
         return results
+
+
+class _Heard:
+    """What is kept of answers until the end: numbers, and texts that may go on with another question.
+
+    Args:
+        before: what was answered before this run.
+        into: takes the records too.
+    """
+
+    def __init__(self, plan: Plan, request: Request, before: Sequence[Record], into: list[Record] | None) -> None:
+        from flowinfer.runs.run_on import goes_on
+
+        self._into = into
+        self.sums = counting(plan, allow_cached_latency=request.allow_cached_latency)
+        self._answers: dict[str, str] = {}
+        """By question, what was judged."""
+        self._going_on: dict[str, NextQuestion] = {}
+        for record in before:
+            self.add(record, goes_on(record))
+        self.resumed_tokens = self.sums.fresh_tokens
+
+    def add(self, record: Record, going_on: NextQuestion | None) -> None:
+        """Count an answer."""
+        self.sums.add(record)
+        if self._into is not None:
+            self._into.append(record)
+        if record.score is not None:
+            self._answers[record.question.id] = record.trace.answer
+        if going_on is not None:
+            self._going_on[record.question.id] = going_on
+
+    def run_on(self, step: str) -> RunOn | None:
+        """Return which answers run on, if some do; see `runs.run_on`."""
+        from flowinfer.runs.run_on import run_on
+
+        return run_on(self._answers, self._going_on, step)
 
 
 def _placed(flow: Flow, request: Request) -> tuple[Site | None, Plan]:

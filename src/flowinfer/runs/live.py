@@ -16,7 +16,7 @@ from flowinfer.engine.base import Observer
 from flowinfer.output.console import PlainConsole, plain
 from flowinfer.output.words import counted
 from flowinfer.runs.stats import wilson
-from flowinfer.runs.summary import is_tied
+from flowinfer.runs.summing import is_tied
 from flowinfer.startup import STARTUP
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from flowinfer.errors import DataError
 from flowinfer.language.routes import DataSet, Example, HeldOut, Member, Outcome, Table
 from flowinfer.results import Record
 from flowinfer.runs.stats import mcnemar_exact, wilson
-from flowinfer.runs.summary import calls_of, cost_of
+from flowinfer.runs.summary import cost_of
+from flowinfer.runs.summing import calls_of
 from flowinfer.spec import Routes
 
 _FOLDS = 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from flowinfer.results import Record
 from flowinfer.runs.summary import RunOn
@@ -20,37 +20,36 @@ def goes_on(record: Record) -> NextQuestion | None:
     return next_question(record.trace.answer, record.question.question) if record.score is not None else None
 
 
-def run_on(records: Sequence[Record], going_on: Mapping[str, NextQuestion], step: str) -> RunOn | None:
+def run_on(answers: Mapping[str, str], going_on: Mapping[str, NextQuestion], step: str) -> RunOn | None:
     """Return which answers run on; None where hardly any does.
 
     A stop text is proposed only where it cuts no answer of these before the judge would.
 
     Args:
-        records: what was answered and judged.
+        answers: by question, the texts that were judged.
         going_on: by question, what `goes_on` says, where it says anything.
         step: what writes the answers, in words.
     """
-    answered = [record for record in records if record.score is not None]
-    found = {
-        record.question.id: (record.trace.answer, begins)
-        for record in answered
-        if (begins := going_on.get(record.question.id)) is not None
-    }
-    if not found or len(found) < len(answered) // _ONE_IN:
+    found = {name: begins for name, begins in going_on.items() if name in answers}
+    if not found or len(found) < len(answers) // _ONE_IN:
         return None
-    ends = {record.question.id: len(record.trace.answer) for record in answered}
-    needless = sum(len(text) - begins.at for text, begins in found.values())
-    ends |= {name: begins.at for name, (_, begins) in found.items()}
-    headings = Counter(begins.heading for _, begins in found.values() if begins.heading)
+    needless = sum(len(answers[name]) - begins.at for name, begins in found.items())
+    headings = Counter(begins.heading for begins in found.values() if begins.heading)
+
+    def cuts(heading: str, name: str) -> bool:
+        """Return whether a stop text would cut an answer before the judge would."""
+        end = found[name].at if name in found else len(answers[name])
+        return answers[name].find(heading, 0, end) >= 0
+
     return RunOn(
         num=len(found),
-        of=len(answered),
+        of=len(answers),
         first=tuple(found)[:_SHOWN],
-        needless=needless / max(1, sum(len(record.trace.answer) for record in answered)),
+        needless=needless / max(1, sum(map(len, answers.values()))),
         stops=tuple(
             heading
             for heading, _ in headings.most_common(_MOST_STOPS)
-            if all(record.trace.answer.find(heading, 0, ends[record.question.id]) < 0 for record in answered)
+            if not any(cuts(heading, name) for name in answers)
         ),
         step=step,
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from flowinfer.planning.plan import Plan
-from flowinfer.results import HeadTimes, Record, Taken, Trace
+from flowinfer.results import Record
 from flowinfer.runs.stats import wilson
 from flowinfer.runs.store import info, read_json
+from flowinfer.runs.summing import Calls, Costs, Endings, HeadSums, Selected, StepSums, Summing, mean, over
 from flowinfer.spec import Flow
 
 
@@ -153,28 +153,26 @@ def summarize(
     flow: Flow,
     plan: Plan,
     label: str,
-    records: Sequence[Record],
+    sums: Summing,
     *,
     wall_seconds: float,
     batch: str,
     run: str | None,
     data_note: str | None = None,
     run_on: RunOn | None = None,
-    resumed: int = 0,
-    allow_cached_latency: bool = False,
+    resumed_tokens: int = 0,
 ) -> Results:
     """Sum up judged answers.
 
     Args:
+        sums: all that was counted of them.
         wall_seconds: of this run.
-        resumed: how many of the records (the first ones) were there before it.
-        allow_cached_latency: count the seconds of cached steps too, which are other runs'.
+        resumed_tokens: how many of the tokens that no other run decoded were there before it.
     """
-    fresh = [step.tokens for record in records[resumed:] for step in record.trace.steps if step.cached_from is None]
-    return _sum(
-        records,
+    tokens = sums.fresh_tokens - resumed_tokens
+    return _results(
+        sums,
         {step.id: step.title for step in plan.steps},
-        allow_cached_latency=allow_cached_latency,
         flow=flow.name,
         zoo=flow.zoo,
         dataset=label,
@@ -183,8 +181,17 @@ def summarize(
         run=run,
         data_note=data_note,
         run_on=run_on,
-        tokens_per_second=sum(fresh) / wall_seconds if any(fresh) and wall_seconds > 0 else None,
+        tokens_per_second=tokens / wall_seconds if tokens and wall_seconds > 0 else None,
     )
+
+
+def counting(plan: Plan, *, allow_cached_latency: bool = False) -> Summing:
+    """Return what counts the records of a plan.
+
+    Args:
+        allow_cached_latency: count the seconds of cached steps too, which are other runs'.
+    """
+    return Summing([step.id for step in plan.steps], allows_cached=allow_cached_latency)
 
 
 def summarize_run(path: Path, records: Sequence[Record]) -> Results:
@@ -192,9 +199,10 @@ def summarize_run(path: Path, records: Sequence[Record]) -> Results:
     run = info(path)
     stored = path / "results.json"
     before = read_json(stored) if stored.is_file() else {}
-    return _sum(
-        records,
-        {step["id"]: step["title"] for step in read_json(path / "plan.json")["steps"]},
+    titles = {step["id"]: step["title"] for step in read_json(path / "plan.json")["steps"]}
+    return _results(
+        over(records, Summing(titles)),
+        titles,
         flow=str(run.said("flow")),
         zoo=str(run.said("zoo")),
         batch=str(run.said("batch")),
@@ -223,66 +231,52 @@ class Tally:
     """Answers with a step that an endpoint refused or filtered."""
 
 
-def tally(records: Sequence[Record]) -> Tally:
+def tally(records: Iterable[Record]) -> Tally:
     """Count how outputs ended."""
-    status = Counter(record.score.status for record in records if record.score)
+    return _tally(over(records, Endings()))
+
+
+def _tally(endings: Endings) -> Tally:
     return Tally(
-        no_answer=status.total() - status["ok"],
-        ambiguous=status["ambiguous"],
-        truncated=_count(records, _is_truncated),
-        failed=_count(records, lambda record: record.trace.error is not None),
-        ties=_count(records, is_tied),
-        filtered=_count(records, lambda record: any(s.finish_reason == "content_filter" for s in record.trace.steps)),
+        no_answer=endings.status.total() - endings.status["ok"],
+        ambiguous=endings.status["ambiguous"],
+        truncated=endings.truncated,
+        failed=endings.failed,
+        ties=endings.ties,
+        filtered=endings.filtered,
     )
 
 
-def cost_of(records: Sequence[Record]) -> float | None:
+def cost_of(records: Iterable[Record]) -> float | None:
     """Return what endpoints took for all steps of these; None where none of them says a cost."""
-    costs = [step.usage.cost for record in records for step in record.trace.steps if step.usage]
-    known = [cost for cost in costs if cost is not None]
-    return sum(known) if known else None
+    return over(records, Costs()).whole
 
 
-def is_tied(record: Record) -> bool:
-    """Return whether its answer was voted on and no answer had more votes than another."""
-    return record.trace.ballot is not None and record.trace.ballot.is_tie
-
-
-def _is_truncated(record: Record) -> bool:
-    is_voted = record.trace.finish_reason == "vote"
-    ends = [step.finish_reason for step in record.trace.steps[-1:]] if is_voted else [record.trace.finish_reason]
-    return any(end in ("length", "context") for end in ends) or bool(
-        record.score and record.score.status == "truncated"
-    )
-
-
-def _sum(
-    records: Sequence[Record],
+def _results(
+    sums: Summing,
     titles: Mapping[str, str],
-    *,
-    allow_cached_latency: bool = False,
     **said: Any,  # the fields of results that no record says
 ) -> Results:
-    judged = [record for record in records if record.score is not None]
-    correct = _count(judged, lambda r: bool(r.score and r.score.correct))
-    interval = wilson(correct, len(judged))
-    fresh = [r for r in records if r.trace.error is None and (allow_cached_latency or not _is_cached(r))]
-    seconds = [record.trace.seconds for record in fresh]
+    interval = wilson(sums.num_correct, sums.num_judged)
+    subjects = sums.subjects
     return Results(
-        n=len(judged),
-        correct=correct,
-        accuracy=correct / len(judged) if judged else None,
+        n=sums.num_judged,
+        correct=sums.num_correct,
+        accuracy=sums.num_correct / sums.num_judged if sums.num_judged else None,
         interval=(interval.low, interval.high),
-        **asdict(tally(records)),
-        cost=cost_of(records),
-        seconds_per_question=statistics.fmean(seconds) if seconds else None,
-        median_seconds=statistics.median(seconds) if seconds else None,
-        cached=_count(records, _is_cached),
-        tokens=sum(step.tokens for record in records for step in record.trace.steps),
-        steps=tuple(_step_summary(step_id, title, records) for step_id, title in titles.items()),
-        subjects=_subjects(judged),
-        selections=selections_of(records),
-        calls=_calls(records),
+        **asdict(_tally(sums.endings)),
+        cost=sums.costs.whole,
+        seconds_per_question=statistics.fmean(sums.seconds) if sums.seconds else None,
+        median_seconds=statistics.median(sums.seconds) if sums.seconds else None,
+        cached=sums.num_cached,
+        tokens=sums.tokens,
+        steps=tuple(_step(name, title, sums.fresh[name], sums.cached[name]) for name, title in titles.items()),
+        subjects=tuple(
+            SubjectSummary(subject=name, n=count, correct=subjects.correct[name])
+            for name, count in sorted(subjects.judged.items())
+        ),
+        selections=_selections(sums.selected),
+        calls=sums.calls.mean if sums.calls.has_selections else None,
         **said,
     )
 
@@ -293,86 +287,54 @@ def taken_in(selections: Sequence[SelectionSummary]) -> str:
     return told[0][1] if len(selections) == 1 and told else "; ".join(f"{name} {shares}" for name, shares in told)
 
 
-def selections_of(records: Sequence[Record]) -> tuple[SelectionSummary, ...]:
-    found: dict[str, list[Taken]] = {}
-    for record in records:
-        for taken in record.trace.selections:
-            found.setdefault(taken.selection, []).append(taken)
+def selections_of(records: Iterable[Record]) -> tuple[SelectionSummary, ...]:
+    """Return which candidates were taken."""
+    return _selections(over(records, Selected()))
+
+
+def _selections(selected: Selected) -> tuple[SelectionSummary, ...]:
     return tuple(
         SelectionSummary(
             selection=name,
-            title=one[0].title,
-            rule=one[0].rule,
-            taken=tuple(sum(taken.taken == index for taken in one) for index in range(one[0].most)),
-            gathers=one[0].gathers,
+            title=one.title,
+            rule=one.rule,
+            taken=tuple(selected.taken[name, index] for index in range(one.most)),
+            gathers=one.gathers,
             lost=()
-            if one[0].lost is None
-            else tuple(sum(str(number) in (taken.lost or ()) for taken in one) for number in range(1, one[0].most + 1)),
+            if one.lost is None
+            else tuple(selected.lost[name, str(number)] for number in range(1, one.most + 1)),
         )
-        for name, one in sorted(found.items())
+        for name, one in sorted(selected.first.items())
     )
 
 
-def _calls(records: Sequence[Record]) -> float | None:
-    has_selections = any(record.trace.selections for record in records if record.trace.error is None)
-    return mean_calls(records) if has_selections else None
-
-
-def mean_calls(records: Sequence[Record]) -> float | None:
+def mean_calls(records: Iterable[Record]) -> float | None:
     """Return the mean model calls of the questions that were answered, None where none was."""
-    answered = [calls_of(record.trace) for record in records if record.trace.error is None]
-    return statistics.fmean(answered) if answered else None
+    return over(records, Calls()).mean
 
 
-def calls_of(trace: Trace) -> int:
-    """Return how many models decoded for a question; an endpoint's step has no heads."""
-    return sum(max(1, len(step.heads)) for step in trace.steps)
-
-
-def _is_cached(record: Record) -> bool:
-    return any(step.cached_from is not None for step in record.trace.steps)
-
-
-def _count(records: Sequence[Record], holds: Callable[[Record], bool]) -> int:
-    return sum(holds(record) for record in records)
-
-
-def _step_summary(step_id: str, title: str, records: Sequence[Record]) -> StepSummary:
-    found = [step for record in records for step in record.trace.steps if step.step == step_id]
-    fresh = [step for step in found if step.cached_from is None] or found
-    most = len(fresh[0].heads) if fresh else 0
-    heads = [[step.heads[index] for step in fresh if len(step.heads) > index] for index in range(most)]
+def _step(name: str, title: str, fresh: StepSums, cached: StepSums) -> StepSummary:
+    """Return one step; seconds are this run's, or other runs' where it decoded none itself."""
+    own = fresh if fresh.seconds else cached
+    count = len(fresh.seconds) + len(cached.seconds)
     return StepSummary(
-        step=step_id,
+        step=name,
         title=title,
-        seconds=_mean([step.seconds for step in fresh]),
-        tokens=_mean([step.tokens for step in found]),
-        fuse_seconds=_mean([step.fuse_seconds for step in fresh]),
-        near_ties=_mean([step.near_ties for step in found]),
-        truncated=sum(step.finish_reason in ("length", "context") for step in found),
-        cached=sum(step.cached_from is not None for step in found),
-        heads=tuple(_head_summary(rows) for rows in heads),
+        seconds=mean(own.seconds),
+        tokens=(fresh.tokens + cached.tokens) / max(1, count),
+        fuse_seconds=mean(own.fuse_seconds),
+        near_ties=(fresh.near_ties + cached.near_ties) / max(1, count),
+        truncated=fresh.truncated + cached.truncated,
+        cached=len(cached.seconds),
+        heads=tuple(_head(head) for head in own.heads),
     )
 
 
-def _head_summary(rows: Sequence[HeadTimes]) -> HeadSummary:
-    agreements = [row.agreement for row in rows if row.agreement is not None]
+def _head(head: HeadSums) -> HeadSummary:
     return HeadSummary(
-        model=rows[0].model,
-        forward_seconds=_mean([row.forward_seconds for row in rows]),
-        transfer_seconds=_mean([row.transfer_seconds for row in rows]),
-        fed_tokens=_mean([row.fed_tokens for row in rows]),
-        agreement=_mean(agreements) if agreements else None,
+        model=head.model,
+        forward_seconds=mean(head.forward_seconds),
+        transfer_seconds=mean(head.transfer_seconds),
+        fed_tokens=head.fed_tokens / len(head.forward_seconds),
+        agreement=mean(head.agreements) if head.agreements else None,
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return statistics.fmean(values) if values else 0.0
-
-
-def _subjects(records: Sequence[Record]) -> tuple[SubjectSummary, ...]:
-    tally: dict[str, list[bool]] = {}
-    for record in records:
-        if record.question.subject:
-            tally.setdefault(record.question.subject, []).append(bool(record.score and record.score.correct))
-    return tuple(SubjectSummary(subject=name, n=len(v), correct=sum(v)) for name, v in sorted(tally.items()))

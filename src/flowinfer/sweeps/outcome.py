@@ -11,7 +11,8 @@ from typing import Any
 from flowinfer.output.words import counted
 from flowinfer.planning.plan import compile, members
 from flowinfer.runs.store import read_records
-from flowinfer.runs.summary import Results, calls_of, summarize_run, taken_in
+from flowinfer.runs.summary import Results, summarize_run, taken_in
+from flowinfer.runs.summing import calls_of
 from flowinfer.sweeps.folder import Entry, read_index, read_latency
 from flowinfer.sweeps.wirings import Wiring
 from flowinfer.tasks.base import Dataset, language_note

@@ -26,7 +26,8 @@ from flowinfer.runs.replicas.pool import ReplicaPool, Setting
 from flowinfer.runs.replicas.sharing import sited
 from flowinfer.runs.replicas.site import Site
 from flowinfer.runs.store import Run, read_json, read_records, record_line
-from flowinfer.runs.summary import summarize
+from flowinfer.runs.summary import counting, summarize
+from flowinfer.runs.summing import over
 from flowinfer.sweeps.core import Ended, Job, Sharing
 from flowinfer.sweeps.folder import Entry, SweepFolder, find_sweep, read_latency
 from flowinfer.sweeps.latency import Stopwatch, turns
@@ -240,7 +241,7 @@ class _Run:
                     self._wirings[index].checked,
                     self._plan(index),
                     self._datasets[number].label,
-                    records,
+                    over(records, counting(self._plan(index))),
                     data_note=self._datasets[number].note,
                     wall_seconds=0.0,  # many runs share the clock
                     batch=str(self._request.batch),

@@ -34,7 +34,7 @@ _LOOK_SECONDS = 60.0
 """Until a host has said what it has."""
 _PLACE_SECONDS, _TELL_SECONDS = 120.0, 10.0
 """Until an actor has found a place, and until it is told that there is none yet."""
-PAUSE_SECONDS = 12e-3
+PAUSE_SECONDS = 20e-3
 """Between what one actor hands on, times their number: that costs the driver a part of it, however much it is."""
 _MOST_PAUSE_SECONDS = 0.05
 """Where somebody reads each token as it comes."""

@@ -129,8 +129,8 @@ class ReplicaPool:
         self._number = 0
         self._notices = Notices()
         self._most = _MOST_EACH
-        self._open_cost = 0
-        """Of all questions that have not ended."""
+        self._num_open = self._open_cost = 0
+        """Of all questions that have not ended; what they are expected to cost."""
         self._num_here = 0
         self._shown = 0.0
         """When."""
@@ -145,7 +145,7 @@ class ReplicaPool:
         questions = [_Open(task, _cost(task), list(task.plans)) for task in tasks if task is not None and task.plans]
         self._left = deque(sorted(questions, key=lambda one: one.cost, reverse=True))
         self._most = most or _MOST_EACH
-        self._open_cost = sum(one.cost for one in questions)
+        self._num_open, self._open_cost = len(questions), sum(one.cost for one in questions)
         try:
             for index in range(min(self._site.num_replicas, len(questions))):
                 self._replicas.append(_Replica(self._most, index=index))
@@ -153,7 +153,7 @@ class ReplicaPool:
             for replica in self._replicas:
                 self._begin(replica)
             self._show()
-            while self._left or any(replica.asked for replica in self._replicas):
+            while self._num_open:
                 now = time.monotonic()
                 if self._heard.empty() or now - self._paused > _PAUSE_SECONDS:
                     self._on_pause()
@@ -218,13 +218,17 @@ class ReplicaPool:
         if not one.left:
             del replica.asked[done.number]
             replica.load -= one.cost
-            self._open_cost -= one.cost
+            self._close(one)
             replica.answered()
             replica.limit = min(self._most, 2 * replica.limit)
             self._fill(replica)
             self._show_now_and_then()
         clean = reply.line if is_clean(reply.line) else None
         yield Answered(one.task, done.plan, record, is_last=not one.left, line=clean, goes_on=done.goes_on)
+
+    def _close(self, one: _Open) -> None:
+        self._num_open -= 1
+        self._open_cost -= one.cost
 
     def _stepped(self, one: _Open, steps: Iterable[tuple[str, bool]]) -> Iterator[Stepped]:
         """Tell of steps, once each: one that has lost its replica may run again."""
@@ -285,7 +289,7 @@ class ReplicaPool:
 
     def _fail(self, one: _Open, problem: str) -> Iterator[Stepped | Answered]:
         """Let a question fail under all plans that it has no answer under."""
-        self._open_cost -= one.cost
+        self._close(one)
         question = one.task.question
         yield from self._stepped(one, ((shared, False) for shared in needed(self._merged, one.left)))
         trace = Trace(question_id=question.id, answer="", finish_reason="error", seconds=0.0, steps=(), error=problem)
