@@ -22,20 +22,25 @@ DATA = ("--dataset", "ceval", "--limit", "4", "--set", "max_tokens=8", "--quiet"
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "decoding"), [((), ""), (("--direct",), "[temperature=0.8]")], ids=["candidates", "beside, by gloo"]
+)
 def test_a_flow_over_a_head_of_another_process_is_judged_as_one_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], decoding: str
 ) -> None:
     environment = {**os.environ, "HEAD_KEY": KEY}
     command = [sys.executable, "-m", "flowinfer", "head", "Qwen", "--zoo", "lab", "--listen", "127.0.0.1:0"]
     monkeypatch.setenv("HEAD_KEY", KEY)
     with subprocess.Popen(
-        [*command, "--key-env", "HEAD_KEY"], stderr=subprocess.PIPE, text=True, env=environment
+        [*command, "--key-env", "HEAD_KEY", *options], stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stderr is not None
         ready = next(found for line in process.stderr if (found := re.match(r"ready: (\S+)", line)))
         block = f'{{ device="{ready[1]}" api_key_env="HEAD_KEY" }}'
-        (tmp_path / "far.flow").write_text(f'model Qwen = "qwen" {block}\nYi -> (Qwen | Ds)\n', encoding="utf-8")
-        (tmp_path / "here.flow").write_text("Yi -> (Qwen | Ds)\n", encoding="utf-8")
+        (tmp_path / "far.flow").write_text(
+            f'model Qwen = "qwen" {block}\nYi -> (Qwen | Ds){decoding}\n', encoding="utf-8"
+        )
+        (tmp_path / "here.flow").write_text(f"Yi -> (Qwen | Ds){decoding}\n", encoding="utf-8")
         found = {
             name: flowinfer("exec", f"{name}.flow", "--zoo", "lab", "--out", name, *DATA, cwd=tmp_path)
             for name in ("far", "here")

@@ -20,7 +20,7 @@ from flowinfer.errors import HeadLost, LoadError
 from flowinfer.language.check import check
 from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
-from flowinfer.remote import client
+from flowinfer.remote import asked, client
 from flowinfer.remote.client import RemoteModel
 from flowinfer.remote.head import Head
 from flowinfer.remote.server import HeadServer
@@ -179,10 +179,15 @@ def test_what_cannot_be_done_is_answered_and_the_connection_goes_on(served: Serv
     model.close()
 
 
-def test_rows_go_on_over_a_new_connection_where_one_is_cut(models: dict[str, HfModel], served: Served) -> None:
-    """The connection breaks in the middle, three times; the texts are those of an unbroken run."""
-    plan = one_step(mix("A", "C"), max_tokens=12)
-    far, cuts = RemoteModel(served.spec()), [9, 9, 9]
+@pytest.mark.parametrize("options", [{}, {"is_direct": True}], ids=["over it", "beside it"])
+def test_rows_go_on_over_a_new_connection_where_one_is_cut(
+    models: dict[str, HfModel], served: Served, options: dict[str, Any]
+) -> None:
+    """The connection breaks in the middle, twice; the texts are those of an unbroken run."""
+    served.server.hold(Head(models["A"], "tiny", **options))
+    plan = one_step(mix("A", "C"), max_tokens=8, topk="dense" if options else "auto")
+    far, cuts = RemoteModel(served.spec()), [7, 7]
+    assert far.is_direct == bool(options)
     ask = far._ask
 
     def cut(question: Any) -> Any:
@@ -267,6 +272,21 @@ def test_another_version_of_the_protocol_is_told_by_both_numbers() -> None:
         with pytest.raises(LoadError, match=f"speaks version 2 of the protocol, this flowinfer {PROTOCOL}"):
             RemoteModel(spec)
         thread.join()
+
+
+def test_a_client_that_is_gone_before_it_takes_what_goes_beside_is_nobody_elses_business(
+    models: dict[str, HfModel], served: Served
+) -> None:
+    served.server.hold(Head(models["A"], "tiny", is_direct=True))
+    one, other = RemoteModel(served.spec()), RemoteModel(served.spec())
+    assert one._wire is not None and one.is_direct
+    deeds = [asked.Add(rows=[0], prompts=[[5, 6]]), asked.Logits(rows=[0], is_direct=True)]
+    one._wire.send(asked.Work(session=0, deeds=deeds).model_dump())
+    one.close()
+    for user in (other, RemoteModel(served.spec())):
+        session = user.open()
+        assert torch.isfinite(session.logits(session.add([[5, 6]]))).all()
+        user.close()
 
 
 class Waiter(Observer):
