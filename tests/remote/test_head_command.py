@@ -47,7 +47,7 @@ def test_a_flow_over_a_head_of_another_process_is_judged_as_one_here(
         }
         process.send_signal(signal.SIGINT)
         told = process.stderr.read()
-        assert process.wait() == 0 and "stopped" in told and "has come" in told
+        assert process.wait() == 0 and "has come" in told and told.endswith("\nstopped\n")
     assert {done.returncode for done in found.values()} == {0}, found
     far, here = (json.loads(found[name].stdout) for name in ("far", "here"))
     assert (far["accuracy"], far["n"]) == (here["accuracy"], here["n"])
