@@ -9,6 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,45 @@ def test_a_flow_over_a_head_of_another_process_is_judged_as_one_here(
     assert texts(tmp_path / "far") == texts(tmp_path / "here")
     written = "".join(path.read_text("utf-8") for path in (tmp_path / "far").rglob("*") if path.is_file())
     assert KEY not in written + told
+
+
+@contextmanager
+def head(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Yield a head of a process of its own, and its port."""
+    command = [sys.executable, "-m", "flowinfer", "head", "Qwen", "--zoo", "lab", "--listen", f"127.0.0.1:{port}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        port = int(next(found[1] for line in process.stderr if (found := re.match(r"ready: .*:(\d+)", line))))
+        reading = threading.Thread(target=process.stderr.read)
+        reading.start()
+        yield process, port
+        process.kill()
+        reading.join()
+
+
+@pytest.mark.slow
+def test_a_run_whose_head_is_killed_goes_on_later_and_is_a_whole_one(tmp_path: Path) -> None:
+    data = ("--dataset", "ceval", "--limit", "16", "--set", "max_tokens=24", "--quiet")
+    command = [sys.executable, "-m", "flowinfer", "exec", "far.flow", "--zoo", "lab", "--out", "far", *data]
+    command += ["--batch", "1"]
+    with head() as (process, port):
+        block = f'{{ device="127.0.0.1:{port}" }}'
+        (tmp_path / "far.flow").write_text(f'model Qwen = "qwen" {block}\nYi -> (Qwen | Ds)\n', encoding="utf-8")
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as running:
+            while not any(path.stat().st_size for path in tmp_path.glob("far/*/samples.jsonl")):
+                assert running.poll() is None
+                threading.Event().wait(0.01)
+            process.kill()
+            _, told = running.communicate()
+    assert running.returncode == 3 and f"head 'Qwen' at 127.0.0.1:{port} is lost" in told
+    found = re.search(r"--resume (\S+)", told)
+    assert found and 0 < len(texts(tmp_path / "far")) < 16
+    with head(port):
+        resumed = flowinfer("exec", "--out", "far", "--resume", found[1], "--quiet", cwd=tmp_path)
+    (tmp_path / "here.flow").write_text("Yi -> (Qwen | Ds)\n", encoding="utf-8")
+    here = flowinfer("exec", "here.flow", "--zoo", "lab", "--out", "here", *data, cwd=tmp_path)
+    assert (resumed.returncode, here.returncode) == (0, 0), resumed.stderr
+    assert texts(tmp_path / "far") == texts(tmp_path / "here") and len(texts(tmp_path / "far")) == 16
 
 
 def texts(out: Path) -> dict[str, list[str]]:
