@@ -8,6 +8,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -226,6 +227,28 @@ def test_another_model_at_the_same_address_is_not_taken_for_the_first(
     with pytest.raises(HeadLost, match="it holds another model now"):
         far.prompt("hello")
     far.close()
+
+
+def test_another_tokenizer_of_the_same_words_is_not_taken_for_the_first(served: Served) -> None:
+    """Its prompts would read otherwise."""
+    far = RemoteModel(served.spec())
+    served.end()
+    served.begin()
+    assert served.server._head is not None
+    served.server._head.about["tokenizer"] = "0" * 64
+    with pytest.raises(HeadLost, match="it holds another model now"):
+        far.prompt("hello")
+    far.close()
+
+
+def test_another_version_of_flowinfer_is_told_with_both_numbers(served: Served) -> None:
+    same = RemoteModel(served.spec())
+    assert served.server._head is not None
+    served.server._head.about["version"] = "0.0.9"
+    far = RemoteModel(served.spec())
+    assert far.notes == (*same.notes, f"{far.where} runs flowinfer 0.0.9, this is {version('flowinfer')}")
+    for one in (same, far):
+        one.close()
 
 
 @pytest.mark.parametrize(
