@@ -17,7 +17,7 @@ import torch
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine.base import Observer
 from flowinfer.engine.models import ModelPool
-from flowinfer.errors import HeadLost, LoadError
+from flowinfer.errors import HeadLoading, HeadLost, LoadError
 from flowinfer.language.check import check
 from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
@@ -338,6 +338,9 @@ def test_who_comes_while_the_model_is_loaded_waits_and_says_so(
     with pytest.raises(LoadError, match="it refuses the key"):
         ModelPool().get(plan, "A", waiter)
     monkeypatch.setenv("HEAD_KEY", KEY.decode())
+    given_up = ModelPool()
+    with pytest.raises(HeadLoading):  # a server that is stopped waits no more
+        given_up.get(plan, "A", Waiter(given_up.wait_no_more))
     pool = ModelPool()
     assert isinstance(pool.get(plan, "A", waiter), RemoteModel)
     assert waiter.told == [f"head 'A' at {host}:{port}: it is loading its model: waiting for it"]

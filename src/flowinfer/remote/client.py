@@ -86,9 +86,10 @@ class RemoteModel(TokenModel):
         self._tokenizer: Tokenizer | None = None
         try:
             about = self._connect()
+        except NotYet as error:
+            raise HeadLoading(f"{self.where}: {error}") from error
         except WireError as error:
-            kind = HeadLoading if isinstance(error, NotYet) else LoadError
-            raise kind(f"{self.where}: {error}", help=_cure(error, self._host, self._port)) from error
+            raise LoadError(f"{self.where}: {error}", help=_cure(error, self._host, self._port)) from error
         self._fingerprint = (about.vocabulary, about.tokenizer)
         self.num_columns = about.columns
         """V_k."""
