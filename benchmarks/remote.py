@@ -1,10 +1,10 @@
 """What a head on another host costs: tokens per second by round trip, with and without drafts, against heads here.
 
-    python benchmarks/remote.py [--delays 0,5,20,50] [--questions 16] [--batch 1,16] [--tokens 48]
+    python benchmarks/remote.py [--delays 0,5,20,50] [--drafts off,auto,Ds] [--batch 1,16] [--questions 16]
 
 A group of two of the lab's models; one of them is a head of another process on this machine (`flowinfer head`), behind
-a relay that holds every byte back for half a round trip each way. Messages are round trips; bytes are those of a token,
-there and back.
+a relay that holds every byte back for half a round trip each way. Drafts are those of `speculate`; Ds is the head that
+lies here. Messages are round trips; bytes are those of a token, there and back.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--delays", type=numbers, default=[0, 5, 20, 50], help="round trips in ms")
+    parser.add_argument("--drafts", default="off,auto,Ds", help="what guesses tokens ahead")
     parser.add_argument("--questions", type=int, default=16)
     parser.add_argument("--batch", type=numbers, default=[1, 16])
     parser.add_argument("--tokens", type=int, default=48)
@@ -117,7 +118,7 @@ def main() -> None:
         relay = Relay(port)
         far = f'model Qwen = "qwen" {{ device="127.0.0.1:{relay.port}" }}\n(Qwen | Ds)'
         for batch in arguments.batch:
-            for drafts in ("off", "auto"):
+            for drafts in arguments.drafts.split(","):
                 pool = ModelPool()
                 answers, tokens, here, _ = measured("(Qwen | Ds)", arguments, batch, drafts, pool)
                 report.add("here", batch, drafts, tokens, round(here, 2), round(tokens / here, 1), 1.0, None, None)

@@ -1,11 +1,11 @@
 """A head in another process on another GPU: a step of two heads, beside the same two heads in one process.
 
-    python benchmarks/remote_gpu.py [--batches 1,8,64] [--size full] [--seconds 100]
+    python benchmarks/remote_gpu.py [--batches 64,1] [--size full] [--seconds 100]
 
 Qwen's shape on cuda:0, DeepSeek's on cuda:1, random weights, loopback. What a head says goes over its connection (tcp)
 or by NCCL, see docs/heads.md; greedy rows move 64 candidates, rows that draw move whole distributions. A step's time is
 the wall clock's between tokens 8 and the last of all rows; `head` is what the head works in it, `network` what else it
-is waited for. CPU cores give the two processes two devices, with gloo.
+is waited for. Without GPUs it is two processes on a CPU, and gloo.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from flowinfer.backends.base import TokenModel
 from flowinfer.engine.base import Observer, Row, decode
 from flowinfer.engine.loops.choice import Loop, make_decoder
 from flowinfer.engine.loops.packing import runners_of, session_maker
+from flowinfer.errors import LoadError
 from flowinfer.remote.client import RemoteModel
 from flowinfer.remote.head import Head
 from flowinfer.remote.server import HeadServer
@@ -34,7 +35,7 @@ from measure import Deadline, Missed
 from reporting import Report, options, setup_of
 from shapes import ShapeModel, shapes, step_of
 
-COLUMNS = ["rows", "batch", "way", "step ms", "/ here", "head ms", "network ms", "KB a step", "tok/s"]
+COLUMNS = ["rows", "batch", "way", "step ms", "head ms", "network ms", "KB a step", "tok/s"]
 _PROMPT, _TOKENS, _SKIPPED = 256, 72, 8
 _SURE = 8.0
 """What random output weights are scaled by: models that know as little as these settle nothing by 64 candidates."""
@@ -130,7 +131,7 @@ def _ports(process: subprocess.Popen[str]) -> list[int]:
 def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__.split("\n")[0])
-    parser.add_argument("--batches", type=lambda text: [int(one) for one in text.split(",")], default=[64, 1, 8])
+    parser.add_argument("--batches", type=lambda text: [int(one) for one in text.split(",")], default=[64, 1])
     parser.add_argument("--layers", type=int, help="fewer layers, to try things")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -140,17 +141,22 @@ def main() -> None:
     deadline, gpus = Deadline(arguments.seconds), torch.cuda.device_count()
     setup = setup_of(arguments.device, arguments.dtype, prompt=_PROMPT, tokens=_TOKENS, gpus=gpus)
     report = Report("A head of another process", setup, COLUMNS)
-    here: dict[tuple[float, int], Any] = {}
+    texts: dict[tuple[float, int], dict[str, str]] = {}
     with head() as ports_of:
         near, twin = made("Qwen", 0, arguments), made("Ds", 1, arguments)
-        for way, port in zip(("here", "tcp", "NCCL" if gpus else "gloo"), [None, *ports_of()], strict=True):
+        far: dict[str, TokenModel] = {}
+        for way, port in zip(("tcp", "NCCL" if gpus else "gloo"), ports_of(), strict=True):
             spec = ModelSpec(name="Ds", ref="Ds", backend="remote", base_url=f"127.0.0.1:{port}")
-            far = None if port is None else RemoteModel(spec)
-            cases = [(temperature, batch) for batch in arguments.batches for temperature in (0.0, 0.8)]
-            for case in cases if way in ("here", "tcp") else [case for case in cases if case[0]]:
-                _add(report, [near, far or twin], case, way, here, deadline)
-            if far is not None:
-                far.close()
+            try:
+                far[way] = RemoteModel(spec)
+            except LoadError as error:
+                report.note(f"{way}: {error}")
+        for batch in arguments.batches:
+            for way, other in {**far, "here": twin}.items():
+                for temperature in (0.0, 0.8) if way in ("tcp", "here") else (0.8,):
+                    _add(report, [near, other], (temperature, batch), way, texts, deadline)
+        for model in far.values():
+            model.close()
     report.note(f"whole run: {deadline.elapsed:.0f} s")
     report.finish(arguments)
 
@@ -160,23 +166,22 @@ def _add(
     models: Sequence[TokenModel],
     case: tuple[float, int],
     way: str,
-    here: dict[tuple[float, int], Any],
+    texts: dict[tuple[float, int], dict[str, str]],
     deadline: Deadline,
 ) -> None:
-    """Measure a way and add a row."""
+    """Measure a way and add a row; note where its texts are not those of the first way."""
     temperature, batch = case
     rows, far = "drawn" if temperature else "greedy", models[1] if isinstance(models[1], RemoteModel) else None
     found: Any = deadline.attempt(lambda: run(models, batch, temperature, far))
     if isinstance(found, Missed):
-        report.add(rows, batch, way, *([found] * 6))
+        report.add(rows, batch, way, *([found] * 5))
         return
-    (step, waited, worked, moved), texts = found
-    base, first = here.setdefault(case, (step, texts))
-    equal = sum(texts[key] == first[key] for key in texts)
+    (step, waited, worked, moved), own = found
+    first = texts.setdefault(case, own)
+    equal = sum(own[key] == first[key] for key in own)
     if equal < batch:
-        report.note(f"{rows}, batch {batch}, {way}: {equal} of {batch} texts are those of heads here")
-    ms = (1e3 * step, step / base, 1e3 * worked, 1e3 * (waited - worked))
-    report.add(rows, batch, way, *ms, moved / 1e3, batch / step)
+        report.note(f"{rows}, batch {batch}, {way}: {equal} of {batch} texts are those of the first way")
+    report.add(rows, batch, way, 1e3 * step, 1e3 * worked, 1e3 * (waited - worked), moved / 1e3, batch / step)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,33 +25,77 @@ DATA = ("--dataset", "ceval", "--limit", "4", "--set", "max_tokens=8", "--quiet"
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "decoding"), [((), ""), (("--direct",), "[temperature=0.8]")], ids=["candidates", "beside, by gloo"]
+)
 def test_a_flow_over_a_head_of_another_process_is_judged_as_one_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], decoding: str
 ) -> None:
     environment = {**os.environ, "HEAD_KEY": KEY}
     command = [sys.executable, "-m", "flowinfer", "head", "Qwen", "--zoo", "lab", "--listen", "127.0.0.1:0"]
     monkeypatch.setenv("HEAD_KEY", KEY)
     with subprocess.Popen(
-        [*command, "--key-env", "HEAD_KEY"], stderr=subprocess.PIPE, text=True, env=environment
+        [*command, "--key-env", "HEAD_KEY", *options], stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stderr is not None
         ready = next(found for line in process.stderr if (found := re.match(r"ready: (\S+)", line)))
         block = f'{{ device="{ready[1]}" api_key_env="HEAD_KEY" }}'
-        (tmp_path / "far.flow").write_text(f'model Qwen = "qwen" {block}\nYi -> (Qwen | Ds)\n', encoding="utf-8")
-        (tmp_path / "here.flow").write_text("Yi -> (Qwen | Ds)\n", encoding="utf-8")
+        (tmp_path / "far.flow").write_text(
+            f'model Qwen = "qwen" {block}\nYi -> (Qwen | Ds){decoding}\n', encoding="utf-8"
+        )
+        (tmp_path / "here.flow").write_text(f"Yi -> (Qwen | Ds){decoding}\n", encoding="utf-8")
         found = {
             name: flowinfer("exec", f"{name}.flow", "--zoo", "lab", "--out", name, *DATA, cwd=tmp_path)
             for name in ("far", "here")
         }
         process.send_signal(signal.SIGINT)
         told = process.stderr.read()
-        assert process.wait() == 0 and "stopped" in told and "has come" in told
+        assert process.wait() == 0 and "has come" in told and told.endswith("\nstopped\n")
     assert {done.returncode for done in found.values()} == {0}, found
     far, here = (json.loads(found[name].stdout) for name in ("far", "here"))
     assert (far["accuracy"], far["n"]) == (here["accuracy"], here["n"])
     assert texts(tmp_path / "far") == texts(tmp_path / "here")
     written = "".join(path.read_text("utf-8") for path in (tmp_path / "far").rglob("*") if path.is_file())
     assert KEY not in written + told
+
+
+@contextmanager
+def head(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Yield a head of a process of its own, and its port."""
+    command = [sys.executable, "-m", "flowinfer", "head", "Qwen", "--zoo", "lab", "--listen", f"127.0.0.1:{port}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        port = int(next(found[1] for line in process.stderr if (found := re.match(r"ready: .*:(\d+)", line))))
+        reading = threading.Thread(target=process.stderr.read)
+        reading.start()
+        yield process, port
+        process.kill()
+        reading.join()
+
+
+@pytest.mark.slow
+def test_a_run_whose_head_is_killed_goes_on_later_and_is_a_whole_one(tmp_path: Path) -> None:
+    data = ("--dataset", "ceval", "--limit", "16", "--set", "max_tokens=24", "--quiet")
+    command = [sys.executable, "-m", "flowinfer", "exec", "far.flow", "--zoo", "lab", "--out", "far", *data]
+    command += ["--batch", "1"]
+    with head() as (process, port):
+        block = f'{{ device="127.0.0.1:{port}" }}'
+        (tmp_path / "far.flow").write_text(f'model Qwen = "qwen" {block}\nYi -> (Qwen | Ds)\n', encoding="utf-8")
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as running:
+            while not any(path.stat().st_size for path in tmp_path.glob("far/*/samples.jsonl")):
+                assert running.poll() is None
+                threading.Event().wait(0.01)
+            process.kill()
+            _, told = running.communicate()
+    assert running.returncode == 3 and f"head 'Qwen' at 127.0.0.1:{port} is lost" in told
+    found = re.search(r"--resume (\S+)", told)
+    assert found and 0 < len(texts(tmp_path / "far")) < 16
+    with head(port):
+        resumed = flowinfer("exec", "--out", "far", "--resume", found[1], "--quiet", cwd=tmp_path)
+    (tmp_path / "here.flow").write_text("Yi -> (Qwen | Ds)\n", encoding="utf-8")
+    here = flowinfer("exec", "here.flow", "--zoo", "lab", "--out", "here", *data, cwd=tmp_path)
+    assert (resumed.returncode, here.returncode) == (0, 0), resumed.stderr
+    assert texts(tmp_path / "far") == texts(tmp_path / "here") and len(texts(tmp_path / "far")) == 16
 
 
 def texts(out: Path) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from flowinfer.backends.base import is_elsewhere
 from flowinfer.backends.hf import HfModel
 from flowinfer.remote.client import RemoteModel, RemoteSession
 from tests.engine import plans
-from tests.engine.plans import group, last_step, member, mix, one_step, run
+from tests.engine.plans import answers, group, last_step, member, mix, one_step, run
 from tests.remote.conftest import Serve
 
 TEXTS = plans.QUESTIONS[:5]
@@ -66,6 +66,14 @@ def test_whole_distributions_that_go_beside_the_connection_give_the_same_text(
     received = far.traffic.received
     assert told(plan, models | {"A": far}) == told(plan, models)
     assert far.traffic.received > received
+
+
+@pytest.mark.parametrize("batch", ["auto", 5])
+def test_more_rows_than_a_head_takes_are_decoded_in_parts(models: dict[str, HfModel], serve: Serve, batch: Any) -> None:
+    """It says how many it takes; where more were asked for, the batch is halved until they fit."""
+    plan = one_step(mix("A", "C"), max_tokens=4)
+    far = models | {"A": serve(models["A"], rows=2)}
+    assert answers(plan, far, TEXTS, batch=batch) == answers(plan, models, TEXTS)
 
 
 @pytest.fixture

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from flowinfer.backends.hf import HfModel
 from flowinfer.remote.client import RemoteModel
+from flowinfer.remote.reach import reach
 from flowinfer.spec import ModelSpec
 from tests.engine import plans
 from tests.engine.plans import answers, mix, one_step
@@ -42,6 +44,34 @@ def far(serve: Serve, models: dict[str, HfModel]) -> Iterator[Far]:
 def test_messages_in_pieces_of_a_few_bytes_are_whole_again(models: dict[str, HfModel], far: Far) -> None:
     plan = one_step(mix("A", "C"), max_tokens=4)
     assert answers(plan, models | {"A": far(most=700)}, TEXTS[:2]) == answers(plan, models, TEXTS[:2])
+
+
+def test_the_network_is_what_a_long_way_costs(models: dict[str, HfModel], far: Far) -> None:
+    """20 ms each way: what a message is waited for, and the head did not work, is that at least."""
+    model = far(seconds=0.02)
+    answers(one_step(mix("A", "C"), max_tokens=3), models | {"A": model}, TEXTS[:2])
+    counted = model.traffic
+    assert counted.messages >= 6 and counted.waited - counted.worked >= 0.04 * counted.messages
+    (way,) = far.ways  # type: ignore[attr-defined]
+    reached = reach("127.0.0.1", way.port, b"")
+    assert reached.round_trip >= 0.04 and reached.seconds(1 << 20) > reached.round_trip
+
+
+def test_users_of_one_head_whose_ways_are_cut_change_nothing_for_one_another(
+    models: dict[str, HfModel], serve: Serve
+) -> None:
+    port, plan = serve(models["A"])._port, one_step(mix("A", "C"), max_tokens=6)
+    ways = [Way(port, cuts=cuts) for cuts in ((9_000, 8_400), (), (8_600,))]
+    users = [
+        RemoteModel(ModelSpec(name="A", ref="A", backend="remote", base_url=f"127.0.0.1:{way.port}")) for way in ways
+    ]
+    with ThreadPoolExecutor(len(users)) as pool:
+        found = list(pool.map(lambda user: answers(plan, models | {"A": user}, TEXTS), users))
+    assert found == [answers(plan, models, TEXTS)] * len(users)
+    assert [way.num_cut for way in ways] == [2, 0, 1]
+    for user, way in zip(users, ways, strict=True):
+        user.close()
+        way.close()
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -16,11 +17,11 @@ import torch
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine.base import Observer
 from flowinfer.engine.models import ModelPool
-from flowinfer.errors import HeadLost, LoadError
+from flowinfer.errors import HeadLoading, HeadLost, LoadError
 from flowinfer.language.check import check
 from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
-from flowinfer.remote import client
+from flowinfer.remote import asked, client
 from flowinfer.remote.client import RemoteModel
 from flowinfer.remote.head import Head
 from flowinfer.remote.server import HeadServer
@@ -179,10 +180,15 @@ def test_what_cannot_be_done_is_answered_and_the_connection_goes_on(served: Serv
     model.close()
 
 
-def test_rows_go_on_over_a_new_connection_where_one_is_cut(models: dict[str, HfModel], served: Served) -> None:
-    """The connection breaks in the middle, three times; the texts are those of an unbroken run."""
-    plan = one_step(mix("A", "C"), max_tokens=12)
-    far, cuts = RemoteModel(served.spec()), [9, 9, 9]
+@pytest.mark.parametrize("options", [{}, {"is_direct": True}], ids=["over it", "beside it"])
+def test_rows_go_on_over_a_new_connection_where_one_is_cut(
+    models: dict[str, HfModel], served: Served, options: dict[str, Any]
+) -> None:
+    """The connection breaks in the middle, twice; the texts are those of an unbroken run."""
+    served.server.hold(Head(models["A"], "tiny", **options))
+    plan = one_step(mix("A", "C"), max_tokens=8, topk="dense" if options else "auto")
+    far, cuts = RemoteModel(served.spec()), [7, 7]
+    assert far.is_direct == bool(options)
     ask = far._ask
 
     def cut(question: Any) -> Any:
@@ -221,6 +227,28 @@ def test_another_model_at_the_same_address_is_not_taken_for_the_first(
     with pytest.raises(HeadLost, match="it holds another model now"):
         far.prompt("hello")
     far.close()
+
+
+def test_another_tokenizer_of_the_same_words_is_not_taken_for_the_first(served: Served) -> None:
+    """Its prompts would read otherwise."""
+    far = RemoteModel(served.spec())
+    served.end()
+    served.begin()
+    assert served.server._head is not None
+    served.server._head.about["tokenizer"] = "0" * 64
+    with pytest.raises(HeadLost, match="it holds another model now"):
+        far.prompt("hello")
+    far.close()
+
+
+def test_another_version_of_flowinfer_is_told_with_both_numbers(served: Served) -> None:
+    same = RemoteModel(served.spec())
+    assert served.server._head is not None
+    served.server._head.about["version"] = "0.0.9"
+    far = RemoteModel(served.spec())
+    assert far.notes == (*same.notes, f"{far.where} runs flowinfer 0.0.9, this is {version('flowinfer')}")
+    for one in (same, far):
+        one.close()
 
 
 @pytest.mark.parametrize(
@@ -269,6 +297,21 @@ def test_another_version_of_the_protocol_is_told_by_both_numbers() -> None:
         thread.join()
 
 
+def test_a_client_that_is_gone_before_it_takes_what_goes_beside_is_nobody_elses_business(
+    models: dict[str, HfModel], served: Served
+) -> None:
+    served.server.hold(Head(models["A"], "tiny", is_direct=True))
+    one, other = RemoteModel(served.spec()), RemoteModel(served.spec())
+    assert one._wire is not None and one.is_direct
+    deeds = [asked.Add(rows=[0], prompts=[[5, 6]]), asked.Logits(rows=[0], is_direct=True)]
+    one._wire.send(asked.Work(session=0, deeds=deeds).model_dump())
+    one.close()
+    for user in (other, RemoteModel(served.spec())):
+        session = user.open()
+        assert torch.isfinite(session.logits(session.add([[5, 6]]))).all()
+        user.close()
+
+
 class Waiter(Observer):
     """Loads a head's model when somebody is told to wait for it."""
 
@@ -295,6 +338,9 @@ def test_who_comes_while_the_model_is_loaded_waits_and_says_so(
     with pytest.raises(LoadError, match="it refuses the key"):
         ModelPool().get(plan, "A", waiter)
     monkeypatch.setenv("HEAD_KEY", KEY.decode())
+    given_up = ModelPool()
+    with pytest.raises(HeadLoading):  # a server that is stopped waits no more
+        given_up.get(plan, "A", Waiter(given_up.wait_no_more))
     pool = ModelPool()
     assert isinstance(pool.get(plan, "A", waiter), RemoteModel)
     assert waiter.told == [f"head 'A' at {host}:{port}: it is loading its model: waiting for it"]

@@ -120,3 +120,21 @@ def test_a_head_that_was_lost_answers_again_once_it_is_back(
     assert f"head 'Qwen' at 127.0.0.1:{port} is lost" in lost.data["error"]["message"]
     with head(qwen, port):
         assert text_of(server.chat("far", QUESTION)) == first
+
+
+def test_a_given_text_is_read_by_a_head_elsewhere_as_here(serve: Serve, qwen: TokenModel, own: ModelPool) -> None:
+    """`echo` with log probabilities, of a text that was written by nobody, and how it goes on."""
+    with head(qwen) as port:
+        far = f'model Qwen = "qwen" {{ device="127.0.0.1:{port}" }}\n(Qwen | Ds)'
+        server = serve({"far": far, "near": "(Qwen | Ds)"}, models=own)
+        asked = {"echo": True, "logprobs": 2, "max_tokens": 1}
+        replies = [server.complete(flow, "3 + 4 = 7, so", **asked) for flow in ("far", "near")]
+        assert [reply.status for reply in replies] == [200, 200], replies[0].data
+        far_choice, near_choice = (reply.data["choices"][0] for reply in replies)
+        assert len(near_choice["logprobs"]["tokens"]) > 3
+        assert [far_choice[key] for key in ("text", "finish_reason")] == [
+            near_choice[key] for key in ("text", "finish_reason")
+        ]
+        assert far_choice["logprobs"]["tokens"] == near_choice["logprobs"]["tokens"]
+        for there, here in zip(*(one["logprobs"]["token_logprobs"] for one in (far_choice, near_choice)), strict=True):
+            assert there == here if here is None else there == pytest.approx(here, abs=1e-4)

@@ -155,7 +155,11 @@ def _declared(model: str, device: str, dtype: str) -> str:
 
 
 def _packed(plan: Plan, model: TokenModel, rows: int) -> Callable[[], Session] | None:
-    """Return what opens sessions over packed tokens, where the model has them; None = its own sessions serve."""
+    """Return what opens sessions over packed tokens, where the model has them; None = its own sessions serve.
+
+    Each takes of a GPU's memory what its rows need, and leaves a fifth of what is free where that is less.
+    """
+    from flowinfer.engine.decoding import free_cached
     from flowinfer.engine.loops.packing import runners_of, session_maker
 
     if model.device.type == "cpu" and not model.is_exact:
@@ -163,8 +167,13 @@ def _packed(plan: Plan, model: TokenModel, rows: int) -> Callable[[], Session] |
     runners = runners_of([model])
     if isinstance(runners, str):
         return None
-    make = session_maker(plan.steps[0], [model], runners, rows)
-    return lambda: make()[0]
+
+    def opened() -> Session:
+        if model.device.type == "cuda":
+            free_cached()  # what other clients have left counts as free
+        return session_maker(plan.steps[0], [model], runners, rows)()[0]
+
+    return opened
 
 
 def _key(variable: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from typing import cast
@@ -32,6 +33,7 @@ class ModelPool:
 
     def __init__(self) -> None:
         self._loaded: dict[str, Loaded] = {}
+        self._waits_no_more = threading.Event()
 
     def get(self, plan: Plan, name: str, observer: Observer) -> Loaded:
         """Return the model of that name, loading it if need be.
@@ -45,7 +47,7 @@ class ModelPool:
             observer.model_loading(name, str(spec.base_url) if spec.backend == "remote" else placement.device)
             start = time.perf_counter()
             try:
-                self._loaded[key] = _load_when_there(spec, placement, observer)
+                self._loaded[key] = self._load_when_there(spec, placement, observer)
             except BaseException:
                 observer.model_failed(name)
                 raise
@@ -114,6 +116,23 @@ class ModelPool:
             with unless_lost():
                 self._loaded.pop(key).close()
 
+    def wait_no_more(self) -> None:
+        """Wait no longer for models that other processes load; for any thread."""
+        self._waits_no_more.set()
+
+    def _load_when_there(self, spec: ModelSpec, placement: Placement, observer: Observer) -> Loaded:
+        """Return a model; one that another process still loads, as soon as it has."""
+        has_told = False
+        while True:
+            try:
+                return _load(spec, placement)
+            except HeadLoading as error:
+                if not has_told:
+                    observer.notice(f"{error.message}: waiting for it")
+                has_told = True
+                if self._waits_no_more.wait(_AGAIN_SECONDS):
+                    raise
+
     def close(self) -> None:
         """Free all models."""
         weights, hf = (sys.modules.get(f"flowinfer.backends.{name}") for name in ("weights", "hf"))
@@ -122,19 +141,6 @@ class ModelPool:
         while self._loaded:
             with unless_lost():
                 self._loaded.popitem()[1].close()
-
-
-def _load_when_there(spec: ModelSpec, placement: Placement, observer: Observer) -> Loaded:
-    """Return a model; one that another process still loads, as soon as it has."""
-    has_told = False
-    while True:
-        try:
-            return _load(spec, placement)
-        except HeadLoading as error:
-            if not has_told:
-                observer.notice(f"{error.message}: waiting for it")
-            has_told = True
-            time.sleep(_AGAIN_SECONDS)
 
 
 def _load(spec: ModelSpec, placement: Placement) -> Loaded:

@@ -71,6 +71,10 @@ class Candidates:
         """Return N."""
         return len(self.columns)
 
+    def to(self, device: torch.device) -> Candidates:
+        """Return them on a device; what is fetched comes as before."""
+        return Candidates(self.columns.to(device), self.probs.to(device), self.fetch)
+
 
 def together(parts: Sequence[Tensor | Candidates]) -> Tensor | Candidates:
     """Put what a head says behind several lots of texts one behind the other; all are whole, or none is."""

@@ -258,10 +258,17 @@ class SharedVocabulary:
 
     def _columns_of_slots(self, head: int) -> Tensor:
         """Return how many columns write each slot: shape (V,), float32."""
-        return self._slots_of_columns(head)[~self.lifts[head].banned].bincount(minlength=self.size).float()
+        if head not in self._slot_columns:
+            written = self._slots_of_columns(head)[~self.lifts[head].banned]
+            self._slot_columns[head] = written.bincount(minlength=self.size).float()
+        return self._slot_columns[head]
 
     @cached_property
     def _column_slots(self) -> dict[int, Tensor]:
+        return {}
+
+    @cached_property
+    def _slot_columns(self) -> dict[int, Tensor]:
         return {}
 
     def _make_lift(self, head: int) -> Lift:

@@ -157,6 +157,8 @@ class _Told(BaseModel):
 class About(_Told):
     """What a head says of itself when the key has been shown."""
 
+    version: str
+    """Of its flowinfer."""
     name: str
     ref: str
     max_positions: Annotated[int, Field(ge=1)]
@@ -165,7 +167,8 @@ class About(_Told):
     """Fingerprint of its tokens' bytes."""
     columns: Annotated[int, Field(ge=1, le=1 << 24)]
     """V_k: of its logits."""
-    has_tokenizer: bool
+    tokenizer: str
+    """Fingerprint of its tokenizer; "" where it has none that can be sent."""
     notes: list[str]
     rows: Annotated[int, Field(ge=1)]
     """Most rows of a session."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from itertools import count
 from typing import Any
 
@@ -85,15 +86,18 @@ class RemoteModel(TokenModel):
         self._tokenizer: Tokenizer | None = None
         try:
             about = self._connect()
+        except NotYet as error:
+            raise HeadLoading(f"{self.where}: {error}") from error
         except WireError as error:
-            kind = HeadLoading if isinstance(error, NotYet) else LoadError
-            raise kind(f"{self.where}: {error}", help=_cure(error, self._host, self._port)) from error
-        self._fingerprint, self._has_tokenizer = about.vocabulary, about.has_tokenizer
+            raise LoadError(f"{self.where}: {error}", help=_cure(error, self._host, self._port)) from error
+        self._fingerprint = (about.vocabulary, about.tokenizer)
         self.num_columns = about.columns
         """V_k."""
         self.max_positions, self.is_exact = about.max_positions, about.is_exact
         self.most_rows = about.rows
         self.notes = tuple(about.notes)
+        if about.version != version("flowinfer"):
+            self.notes += (f"{self.where} runs flowinfer {about.version}, this is {version('flowinfer')}",)
         ours = last_part(spec.ref)
         if ours not in (about.ref, about.name):
             self.close()
@@ -105,7 +109,7 @@ class RemoteModel(TokenModel):
     @property
     def tokenizer(self) -> Tokenizer | None:
         """Return the head's own tokenizer, fetched when it is first wanted."""
-        if self._tokenizer is None and self._has_tokenizer:
+        if self._tokenizer is None and self._fingerprint[1]:
             body = self._ask(asked.Tokenizer()).body
             try:
                 self._tokenizer = Tokenizer.from_str(bytes(body).decode())
@@ -169,7 +173,7 @@ class RemoteModel(TokenModel):
                     raise HeadLost(f"{self.where} is lost: {error}") from error
                 time.sleep(0.5)
                 continue
-            if about.vocabulary != self._fingerprint:
+            if (about.vocabulary, about.tokenizer) != self._fingerprint:
                 raise HeadLost(f"{self.where} is lost: it holds another model now", help="begin a new run")
 
     def _connect(self) -> asked.About:

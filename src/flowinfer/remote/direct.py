@@ -21,8 +21,8 @@ from flowinfer.remote.wire import Wire, WireError
 Backend = Literal["nccl", "gloo"]
 _HEAD, _CLIENT = 0, 1
 """Ranks."""
-_SECONDS = 600.0
-"""Longest that a transfer may take."""
+_SECONDS = 30.0
+"""Longest that a transfer may take: who is announced one takes it at once, and a GPU is held up until then."""
 _BEGIN_SECONDS = 20.0
 """Longest that the making of a group may take, where that is asked (gloo)."""
 _LOOK_SECONDS = 2e-5

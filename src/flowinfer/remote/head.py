@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
@@ -89,7 +90,7 @@ class Head:
             "device": str(model.device),
             "vocabulary": found.tokens.fingerprint,
             "columns": found.num_columns,
-            "has_tokenizer": isinstance(model.tokenizer, Tokenizer),
+            "tokenizer": sha256(raw).hexdigest() if (raw := self._tokenizer()) else "",
             "notes": list(model.notes),
             "rows": rows,
             "direct": (is_direct and backend_of(model.device)) or "",
@@ -144,8 +145,7 @@ class Head:
             case asked.Vocabulary(stop_tokens=stop_tokens):
                 return self._vocabulary(stop_tokens)
             case asked.Tokenizer():
-                own = self._model.tokenizer
-                return asked.Answer({}, own.to_str().encode() if isinstance(own, Tokenizer) else b"")
+                return asked.Answer({}, self._tokenizer())
             case asked.Render(text=text, prefill=prefill, turns=turns):
                 build = self._model.prompt
                 prompt = build(text, prefill, turns) if turns else build(text, prefill)
@@ -158,6 +158,11 @@ class Head:
                 return asked.Answer({"begins": self.about["direct"]})
             case asked.Work(session=number, deeds=deeds):
                 return self._work(number, deeds, client)
+
+    def _tokenizer(self) -> bytes:
+        """Return the tokenizer as JSON; nothing where it is none that can be sent."""
+        own = self._model.tokenizer
+        return own.to_str().encode() if isinstance(own, Tokenizer) else b""
 
     def _vocabulary(self, stop_tokens: list[str]) -> asked.Answer:
         found = self._model.vocabulary(stop_tokens)

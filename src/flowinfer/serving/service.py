@@ -168,6 +168,8 @@ class Service:
         with self._lock:
             self._is_closing = True
         self._wake.set()
+        if self._owns_pool:
+            self._pool.wait_no_more()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -193,7 +195,8 @@ class Service:
                 self._scheduler.prepare()
             self._is_now("ready")
         except FlowInferError as error:
-            self._give_up(error)
+            if not self._is_closing:  # it need not wait for a head any more, and nobody need hear of that
+                self._give_up(error)
         except BaseException:  # a bug of ours: whoever waits for the models must hear of it
             self._on_bug(traceback.format_exc())
             self._give_up(RunError(OURS))

@@ -106,7 +106,9 @@ class Mixer:
             logits: one tensor per head.
             joined: for each of the B rows, which of the heads begin its text with a space that is none; () = none does.
         """
-        return self._joined([self._on(one.device).lift(k, one) for k, one in enumerate(logits)], joined)
+        # what the host has of a head elsewhere is moved before it grows to shared slots
+        near = [one.to(self.device) if one.device.type == "cpu" else one for one in logits]
+        return self._joined([self._on(one.device).lift(k, one) for k, one in enumerate(near)], joined)
 
     def _joined(self, lifted: list[Tensor], joined: Sequence[Sequence[bool]]) -> list[Tensor]:
         """Count spaces that are none, see `lift`."""
@@ -138,7 +140,7 @@ class Mixer:
         fused, slack = (torch.zeros(len(states), shared.size, device=self.device) for _ in range(2))
         for k, one in enumerate(logits):
             if isinstance(one, Candidates):
-                own, most = shared.lift_some(k, one)
+                own, most = shared.lift_some(k, one.to(self.device))
                 slack += weight[k] * most
             else:
                 own = self._on(one.device).lift(k, one)
