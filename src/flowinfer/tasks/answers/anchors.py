@@ -23,7 +23,7 @@ _CHINESE = (
     r"(?:应[该当]?|就|选择|选)?(?:是|为|选|等于|[\"”]?:|=>?|->|】|\])"
     r"|(?:倾向于?|结论[:是为])(?=\s*[(\[【*\"“]*(?:选项?)?\s*[A-H](?![A-Za-z]))"
     r"|(?:正确|最终|最佳)的?选项(?:应该?|就)?(?:是|为|:)|我?的?选择(?:是|为|:)"
-    r"|答(?:案)?\s*[:】]|(?:正确|最终)(?:选项|答案)(?=\s*[(\[【*\"“]*[A-H]{1,8}(?![A-Za-z]))"
+    r"|(?<!解)答(?:案)?\s*[:】]|(?:正确|最终)(?:选项|答案)(?=\s*[(\[【*\"“]*[A-H]{1,8}(?![A-Za-z]))"
     r"|(?<![可不以未供所挑备任者错误别会若果设如甲乙丙丁])(?:故|应该?|因此|所以|综上|本题|我|只能|则)?,?"
     r"\s*选择?(?:的是|:|了)?(?=\s*[(\[【*\"“]*\s*(?:选项)?\s*(?:[A-H]{1,8}|[a-h])(?![A-Za-z]))"
     r"|(?:故|应|因此|所以|综上),?选(?=\d)"
@@ -62,6 +62,7 @@ _DENIED_BEFORE = re.compile(
     r"(?i)(?:\bno[tn]?(?: the)?|n't(?: be)?(?: the)?|不是|并非|没有|不存在|误以为"
     r"|不(?:能|要|可以?|应该?|会)|(?:无法|不能)(?:判断|确定)|不知道|错误的?|wrong|incorrect)\s*$"
 )
+_OVER_WORK = re.compile(r"(?i)solution\W*:\W*$")
 _TITLE = re.compile(
     r"(?i)\s*(?:step|part|case|conclusion|solution|explanation|calculat|analysis|summary|problem|verif|check|note"
     r"|步骤|第|解|分析|总结|结论|验)"
@@ -119,6 +120,9 @@ def _passed(string: str, match: re.Match[str], begin: int, end: re.Match[str] | 
     if _HEDGE.match(tail):
         return "left open"
     if match["hash"] and _TITLE.match(tail):
+        return "a heading"
+    is_over_work = end is not None and re.search(r"\d|=", string[begin + end.end() :]) and re.search(r"=|\n", tail)
+    if _OVER_WORK.search(match[0]) and is_over_work:
         return "a heading"
     if match["which"]:
         near = before[-2 if match[0][0] in "正成符最" else -30 :]

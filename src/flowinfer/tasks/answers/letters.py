@@ -50,7 +50,7 @@ _REACH = 60
 """Characters behind an announced letter in which such a one is looked for."""
 _LIST_DENIED = re.compile(rf"(?i)[^\n。.;；,，]{{0,12}}?(?:{WRONG})")
 _DENIED = re.compile(
-    rf"(?i)[\s)\]】*项选]*[\"'”’]?\s*(?:[是都也并]?(?:is |was |are )?(?:{WRONG})|的(?:同学|人|学生|考生)"
+    rf"(?i)[ \t)\]】*项选]*[\"'”’]?[ \t]*(?:[是都也并]?(?:is |was |are )?(?:{WRONG})|的(?:同学|人|学生|考生)"
     r"|的?(?:说法|答案|观点)?是?(?:错误|不对|干扰)|,?但是?[他她它这]们?(?:错|不对))"
 )
 _CONTRAST = re.compile(

@@ -49,7 +49,7 @@ _MATRIX = re.compile(
     r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])+\s*\]|\\begin\{(?:[a-zA-Z]*matrix|array)\}.*?\\end\{(?:[a-zA-Z]*matrix|array)\}",
     re.S,
 )
-_THEREFORE = re.compile(r",\s*(?:and )?(?:so|thus|therefore|hence)\b,?|所以|因此")
+_THEREFORE = re.compile(r",\s*(?:and )?(?:so|thus|therefore|hence)\b,?|所以|因此|[,，]?故|于是")
 
 
 def read_boxed(part: str, gold: Gold) -> str:

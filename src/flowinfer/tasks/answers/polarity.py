@@ -9,7 +9,7 @@ from itertools import pairwise
 
 WRONG = r"错|不(?:对|正确|符|成立|行|合)|排除|\b(?:wrong|incorrect|false|not)\b|n't\b"
 NEGATIVE = re.compile(
-    rf"(?i){WRONG}|有(?:语病|歧义|误)|不(?:是|选|能|属于|准确|恰当|可能|一致|[当应]选)|并非|均非|无关|片面|矛盾"
+    rf"(?i){WRONG}|有(?:语病|歧义|误)|不(?:是|选|能|会|属于|准确|恰当|可能|一致|[当应]选)|并非|均非|无关|片面|矛盾"
     r"|除了?[A-H\s]|无中生有|偷换|以偏概全|张冠李戴|[✗✘❌]|太绝对|过于绝对"
     r"|eliminat|distract|\b(?:cannot|except|(?:all|anything|everything) but)\b|ruled? out|\bout\b"
     r"|irrelevant|unrelated|\b(?:no|none|neither|nor)\b"
@@ -23,7 +23,8 @@ OPEN = re.compile(
 _REPORTED = r"(?<!\bi )(?<!\bwe )\b(?:thinks|claims|believes|guesse[sd])\b|\b(?:some|many|most) (?:people|students)\b"
 REPORTED = re.compile(rf"(?i){_REPORTED}|^\W*suppose\b")
 SUPPOSED = re.compile(
-    rf"(?i){_REPORTED}|tempt|(?:might|may|could) (?:think|say|guess|assume|seem)|common (?:mistake|error)|would have"
+    rf"(?i){_REPORTED}|tempt|(?:might|may|could) (?:think|say|guess|assume|seem)|common (?:mistake|error"
+    rf"|misconception)|would have"
     r"|\bat first\b|\binitially\b|起初|乍看|一开始"
     r"|\bsuppose|\bassum"
     r"|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|如果|假[设如]"
@@ -32,12 +33,13 @@ SUPPOSED = re.compile(
 _IMAGINED = re.compile(r"(?i)\bif\b[^.\n]*\bwould\b[^.\n]*[.\n]?\s*$")
 _POSITIVE = re.compile(
     r"(?i)正确|准确|恰当|合适|对的|成立|符合|才[是对]|最佳|当选|一致|吻合|无误|[✓√✔✅]"
+    r"|[都均皆](?:是|为|属于)|\bare all\b"
     r"|correct|right|true|\baccurate|best|better|likely|the answer|is the one|\byes\b|\bfits?\b"
 )
 CLAUSE = re.compile(
     r"(?i)[。，；,;!?！？\n]|\.\s|(?<!\ball )(?<!\banything )(?<!\beverything )"
     r"\b(?:but|while|whereas|because|since)\b|而(?!是|且)|但是?|因为|由于"
-    r"|(?<=[✗✘❌✓√✔✅])|(?<=[错对误确√]\))|(?<=错误)(?!的)|(?<=正确)(?!的)"
+    r"|(?<=\s)(?=[A-H]:\s?[\u4e00-\u9fff])|(?<=[✗✘❌✓√✔✅])|(?<=[错对误确√]\))|(?<=错误)(?!的)|(?<=正确)(?!的)"
     r"|(?=其余|其[他它]|\bthe (?:other|rest|remaining)\b)|(?:→|⇒|=>)(?=\s*[A-H](?![A-Za-z]))"
 )
 _FAULTLESS = re.compile(r"(?i)没有?(?:错误?|问题|语病|毛病|错别字|歧义)|无误|\bnot (?:wrong|false|incorrect)")
@@ -73,7 +75,7 @@ _LISTED = re.compile(
 )
 _ENUMERATOR = re.compile(
     r"(?i)(?m)^([\s*#>-]*(?:选项|option )?[(（]?[A-H][)）]?)(\.)(?=\s*\S)(?!\s*[A-H](?![A-Za-z]))"
-    r"|((?<![A-Za-z])[A-H])(\.)(?=\s?(?:不?正确|不?对|错|[✗✘❌✓√✔✅]))"
+    r"|((?<![A-Za-z])[A-H])(\.)(?=\s?(?:不?正确|不?对|错|[✗✘❌✓√✔✅]))|((?:^|(?<=\s))[A-H])(\.)(?=\s[\u4e00-\u9fff])"
 )
 _CONCLUDED = re.compile(
     r"(?i)(?:\b(?:so|therefore|thus|hence|it's|it is|must be|answer|leaves|clearly|obviously|definitely)"
@@ -81,6 +83,7 @@ _CONCLUDED = re.compile(
     r"[\s,:]*(?:it'?s |it is |it must be |option |the answer is |选项?|是)?"
     r"[\s*(\[【]*([A-H])[\s*)\]】]*(?:项|选项)?\s*[了啦]?(?=$|[\n.。;；!,，]|\s+it is\b)"
 )
+_SOLE = re.compile(r"(?i)(?<!不)(?<!不是)(?:只有|\bonly)\s*(?:选项|option )?\(?([A-H])(?![A-Za-z])")
 _WRONG = re.compile(
     r"(?i)错误|有误|(?<!没)有(?:错|语病|歧义)|不(?:正确|准确|恰当|妥|对|符|成立|属于|包括|包含|是|能|可|会|宜|应|合)|无关|除外|没有|未|并非"
     r"|incorrect|false|wrong|\bnot\b|n't|except|untrue|\bleast\b"
@@ -103,7 +106,7 @@ def masked(string: str) -> str:
     string = string.replace("**", "  ")
     string = _LISTED.sub(lambda match: match[0].replace(",", "、").replace("，", "、"), string)
     string = _MARK_BEHIND.sub(r"\3\2\1", string)
-    return _ENUMERATOR.sub(lambda match: (match[1] or match[3]) + ":", string)
+    return _ENUMERATOR.sub(lambda match: (match[1] or match[3] or match[5]) + ":", string)
 
 
 def tokens(string: str, letters: str) -> list[int]:
@@ -130,6 +133,7 @@ def polarity(string: str, places: list[int], question: str) -> Polarity:
     bounds = [0, *(match.end() for match in CLAUSE.finditer(string)), len(string)]
     said: dict[str, set[str]] = {"right": set(), "wrong": set(), "bare": set()}
     last: set[str] = set()
+    only: str | None = None
     for begin, end in pairwise(bounds):
         letters = {string[at] for at in places[bisect_left(places, begin) : bisect_left(places, end)]}
         clause = _FAULTLESS.sub("正确", string[begin:end])
@@ -145,10 +149,12 @@ def polarity(string: str, places: list[int], question: str) -> Polarity:
             continue
         is_wrong = NEGATIVE.search(clause) or is_not_so.search(clause)
         is_right = _POSITIVE.search(clause) or (is_so and is_so in clause)
+        if (sole := _SOLE.search(clause)) is not None and bool(is_wrong) == asks_wrong(question):
+            only = sole[1]
         judged = "wrong" if is_wrong else "right" if is_right else "bare"
         if judged != "bare" or not _DISCUSSED.search(clause):
             said[judged] |= letters
-    concluded = None
+    concluded = only
     for match in _CONCLUDED.finditer(string):
         before = re.split(r"[\n。!?;]|\.\s", string[max(0, match.start() - 60) : match.start()])[-1]
         if match.start(1) in places and not OPEN.search(before):

@@ -74,12 +74,13 @@ _TERM = re.compile(r"(?:^|[=:]|\b(?:is|are|be|get)\b)[\s$*]*-?[\d.]+\s?[nxyz][\s
 _ALONE = re.compile(r"[\s$€£¥￥*#>-]*[\d,.]+[\s*.]*")
 _LAST_CLAUSE = re.compile(
     r"(?i),?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;]\s*(?:and\s+)?(?:so|thus|therefore|hence|which (?:leaves|gives"
-    r"|makes|totals|equals))\b|,\s*(?:for|making|totall?ing|giving"
+    r"|makes|totals|equals|brings))\b|,\s*(?:for|making|totall?ing|giving"
     r"|leaving)\s+(?:an?\s+(?:\w+\s+){1,2}of\s+)?(?=\\?[$\d])"
     r"|,?\s*(?:所以|因此|一共|总共|(?:即|也就是)(?=\s*[\d$¥]))"
     r"|,(?!\s*(?:每|其中|因为|由于|比))(?=[^,。=]{0,12}?(?:为|是|得到?|剩下?|还有|余)\s*[¥$]?-?\d)"
     r"|,\s*(?:最终|最后|于是|故|结果|实际|也就是说|换句话说|换言之|that is(?: to say)?,|in other words,?)"
 )
+_SINCE = re.compile(r"(?i),\s*(?:because|since)\b(?![^.]*(?:,\s*[a-z]|\bso\b))|,(?:因为|由于)(?![^。]*(?:,|所以))")
 _LEAVES = re.compile(r"(?i),\s*leaving\b[^,.;]*")
 _LEFT = re.compile(r"(?i)\b(?:left|leaves?|remain\w*|still|keeps?|rest|change|have|has|end up)\b")
 _DOZEN = re.compile(r"(?i)\bdozen")
@@ -153,6 +154,9 @@ class _Numbers(Reader):
 def _stated(sentence: Text, question: str) -> Found | None:
     """Read a sentence that concludes, works out a value, or only mentions a number."""
     string = _BLANKED.sub(lambda match: " " * len(match[0]), clean(sentence.string))
+    why = _SINCE.search(string)
+    if why is not None and "=" not in string[: why.start()] and values(string[: why.start()]):
+        string = string[: why.start()].ljust(len(string))
     if question and not _LEFT.search(question):
         string = _LEAVES.sub(lambda match: " " * len(match[0]), string)
     begin = _last_clause(string)
@@ -165,6 +169,7 @@ def _stated(sentence: Text, question: str) -> Found | None:
         return Found(None, "ambiguous", "conclusion", sentence.span())
     has_cue = bool(_CUE.search(string) or _BOLD_LINE.fullmatch(sentence.string))
     free = [item for item in values(string) if not _PASSED_OVER.search(string[: item[1]])]
+    free = [item for item in free if not re.match(r"-[a-z]{3}", string[item[2] :])] or free  # a 240-liter tank
     found = [item for item in free if not is_bound(string, item[1], item[2], question)]
     if _TERM.search(string) or (free and not found):
         return None

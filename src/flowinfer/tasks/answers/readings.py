@@ -205,7 +205,7 @@ def _is_asked(unit: str, question: str) -> bool:
     """Return whether a unit is what the question counts: one of the words after a number, or its first characters."""
     if unit.isascii():
         english = [match[1].lower() for match in _ASKED_ENGLISH.finditer(question)]
-        words = [word.removesuffix("s") for word in unit.lower().split()]
+        words = [word.removesuffix("s") for word in unit.lower().split(" per ")[0].split()]
         return bool(english) and english[-1] not in _VERBS and english[-1].removesuffix("s") in words
     han = _ASKED_HAN.findall(question)
     asked, unit = han[-1][1] if han else "", unit.removeprefix("个")

@@ -25,7 +25,7 @@ _NEXT_QUESTION = re.compile(
     r"|以下是[^\n]{0,40}选择题[^\n:。]*"
     r"|(?:Question|Problem|Exercise|Example|Q|问题|题目|例题|问)\s*\d+)\s*(?:\*\*)?[:：.。])"
     r"|(?P<plain>\n\s*(?:\*\*|#+ )?(?:Question|Problem|Exercise|Example|Instruction|Q|问题|题目|例题|问)"
-    r"\s*(?:\*\*)?[:：]|\n#+ (?:Question|Problem|Exercise|Example)\s*\d+\s*\n"
+    r"\s*(?:\*\*)?[:：]|\n(?:#+ |\*\*)(?:Question|Problem|Exercise|Example)\s*\d+\W*\n"
     r"|(?<=[\d.。]) (?:Question|问题)\s*\d*\s*[:：])"
     r"|(?P<bare>\n\s*\n[A-Z][^\n]{9,}\?\s*\n"
     r"|\n\s*\n(?:Solve|What|Find|Let(?! me\b| us\b|')|Simplify|Evaluate|Suppose|Which|Is|Factor|Expand"
