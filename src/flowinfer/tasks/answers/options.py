@@ -13,7 +13,10 @@ _TRUTHS = (
 )
 
 
-_PREDICATE = re.compile(r"(?i)\b(?:which|what) [a-z]+ ((?!of\b|is\b|are\b|was\b|does\b|best\b)[a-z]{4,} [a-z]{3,})")
+_PREDICATE = re.compile(
+    r"(?i)\b(?:which|what) (?:of the[a-z]* )?[a-z]+ ((?:is|are|was|were) (?!not)[^?,_]{6,60}"
+    r"|(?!of\b|is\b|are\b|was\b|does\b|best\b)[a-z]{4,} [a-z]{3,})"
+)
 """What a question asks of an option: "which amendment abolished slavery"."""
 _BEFORE = 5
 """Characters before a question's blank by which a text is known to complete it."""

@@ -33,7 +33,7 @@ SUPPOSED = re.compile(
 _IMAGINED = re.compile(r"(?i)\bif\b[^.\n]*\bwould\b[^.\n]*[.\n]?\s*$")
 _POSITIVE = re.compile(
     r"(?i)正确|准确|恰当|合适|对的|成立|符合|才[是对]|最佳|当选|一致|吻合|无误|[✓√✔✅]"
-    r"|[都均皆](?:是|为|属于)|\bare all\b"
+    r"|[都均皆](?:是|为|属于)|\bare all\b|(?<=[A-H)]) all\b"
     r"|correct|right|true|\baccurate|best|better|likely|the answer|is the one|\byes\b|\bfits?\b"
 )
 CLAUSE = re.compile(
@@ -81,7 +81,7 @@ _CONCLUDED = re.compile(
     r"(?i)(?:\b(?:so|therefore|thus|hence|it's|it is|must be|answer|leaves|clearly|obviously|definitely)"
     r"|(?:其实|实际上)(?:应该)?是?|显然是?|那就是|只?剩下?|即|所以|因此|综上|故|最终还是|→|⇒|=>)"
     r"[\s,:]*(?:it'?s |it is |it must be |option |the answer is |选项?|是)?"
-    r"[\s*(\[【]*([A-H])[\s*)\]】]*(?:项|选项)?\s*[了啦]?(?=$|[\n.。;；!,，]|\s+it is\b)"
+    r"[\s*(\[【]*([A-H])[\s*)\]】]*(?:项|选项)?\s*[了啦]?(?=(?:最[\u4e00-\u9fff]{1,3})?(?:$|[\n.。;；!,，])|\s+it is\b)"
 )
 _SOLE = re.compile(r"(?i)(?<!不)(?<!不是)(?:只有|\bonly)\s*(?:选项|option )?\(?([A-H])(?![A-Za-z])")
 _WRONG = re.compile(

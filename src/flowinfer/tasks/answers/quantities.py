@@ -47,12 +47,12 @@ _VERB = re.compile(
     r"|totals?"
     r"|total of|total:|left with|(?:comes?|came|amounts?|adds? up|works out) to|holds?|contains?|keeps?|kept|sold|sells"
     r"|bought|buys|collect(?:s|ed)?|(?:pay|earn|sav|hav|mak|spend|cost|leav|gett|giv)ing|reads?"
-    r"|brings? (?:it |them )?(?:in|down to|up to)|dr[io]ves?|travel(?:s|ed)?"
+    r"|brings? (?:\w+ ){0,3}?(?:in|to)|dr[io]ves?|travel(?:s|ed)?"
     r"|walk(?:s|ed)?)\b[*\s:]*(?:(?!(?:in|at|on|by|from|for|after|per|with|than|to|every|if)\b)[a-zA-Z']+\s+){0,5}?"
     r"|(?:[是为有付赚应共]|需要?|得到?|剩下?|花费?了?|卖出?了?|等于|用了?)[^\d,。;\n]{0,6}?)[*\s]*(?=-?[$€£¥￥]?\s?\d)"
 )
 _TURN = re.compile(r"(?i)\bbut\b|但是?|[^\s,，]*实际上")
-_STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?\s*[a-zA-Z]*\W*$")
+_STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?(?:\s*[a-zA-Z]+){0,2}\W*$")
 _IMAGINED = re.compile(r"\bwould\b", re.I), re.compile(r"\b(?:if|without|had|unless)\b", re.I)
 _HOLDS = re.compile(r"共|是|\b(?:is|are|has|have)\b")
 _SAYS = re.compile(r"(?i)(?:[是为共]有?|[余剩得]下?|\b(?:is|are|was|were|makes|leaves|gives|has|have|'s))\s*$")
@@ -135,7 +135,8 @@ class _Numbers(Reader):
                 last, is_refused = None, True
                 continue
             asked = re.split(r"[.。]\s*(?=\S)", self.question)[-1]
-            clause = part.string if "=" in part.string else asked_clause(part.string, asked)
+            is_concluding = "=" in part.string or _LAST_CLAUSE.search(part.string)
+            clause = part.string if is_concluding else asked_clause(part.string, asked)
             begin = part.string.index(clause)
             found = _stated(part.part(begin, begin + len(clause)), self.question)
             if found is not None and found.rule in _WEAK_RULES and _CUE.search(part.string):

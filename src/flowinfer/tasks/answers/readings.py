@@ -21,7 +21,8 @@ _ASIDE = re.compile(
     r"(?i)\((?=\D*\d)[^()]*\)|,?\s*(?:\bnot\b|\brather than\b|\binstead of\b|而不是|而非|不是)"
     r"|,?\s*(?:\b(?:because|since|which(?! (?:at [^,.]*?)?(?:averages|equals|gives|leaves|makes"
     r"|comes|totals|amounts"
-    r"|adds|works|brings|is(?= [$\d.%]+\W*$))\b)"
+    r"|adds|works|brings"
+    r"|is(?= [$\d.,]+%?(?![^.]*\b(?:than|more|less|fewer|times|half|twice)\b)))\b)"
     r"|given that|where|compared|considering|assuming|as (?:it|he|she|they|there))\b|其中|因为|由于)"
     r"|,\s*(?:who|whom|whose)\b|\bout of\b|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b)|[→⇒]\s*(?=check)"
     r"|\s[—–]\s(?=that\b|because\b|since\b|as\b)"
@@ -158,7 +159,8 @@ _PREFIXES = "千平立厘毫分公小"
 """First characters that different Chinese units share: 千米 and 千克."""
 _CONDITION = re.compile(
     r"(?i)(?:(?:^|[,;.]\s*|\b(?:so|therefore|thus|hence|out),?\s*)of(?: the| all| these| those)?"
-    r"|\b(?:from|per|at|by|to|than|not|every|each|over|on|(?<=\d )of)(?: the)?|每[^\d,，]{0,4}|不是|而非)[\s*$]*$"
+    r"|\b(?:from|per|at|by|to|than|not|every|each|over|on|(?<=\d )of)(?: the| his| her| their| its)?|每[^\d,，]{0,4}"
+    r"|不是|而非)[\s*$]*$"
 )
 _GLOSS = re.compile(r"(?i)\((?:=|or|i\.e\.,?|that is,?)?\s*(\d[\d.,]*\s?(?:[a-z]+|个?[\u4e00-\u9fff]{1,3}))\)")
 """The same in another unit: 1.2 hours (72 minutes)."""
