@@ -44,7 +44,7 @@ CLAUSE = re.compile(
 )
 _FAULTLESS = re.compile(r"(?i)没有?(?:错误?|问题|语病|毛病|错别字|歧义)|无误|\bnot (?:wrong|false|incorrect)")
 _BEFORE_WORD = re.compile(
-    r"(?i)(?:vitamin|hepatitis|plan|type|grade|class|point|group|team|section|part|figure|维生素|肝炎|方案|计划"
+    r"(?i)(?:vitamins?|hepatitis|plan|type|grade|class|point|group|team|section|part|figure|维生素|肝炎|方案|计划"
     r"|集合|事件|角|点|边|矩阵|函数|物质|元素|图)\s*$|[A-Za-z0-9]\($"
 )
 _AFTER_WORD = re.compile(
@@ -227,7 +227,7 @@ def _denied_in(question: str) -> str:
         asked,
         re.I,
     )
-    return denied[1] if denied else ""
+    return re.split("所", denied[1])[0] if denied else ""
 
 
 def _not_so(question: str) -> re.Pattern[str]:

@@ -191,7 +191,7 @@ def asked_value(stretch: str, question: str, value: str) -> str:
             told.append((show(number), string[:start], unit[0].strip() if unit else ""))
     if len(told) < 2 or value not in [shown for shown, _, _ in told]:
         return value
-    left = [shown for shown, _, unit in told if _LEFT.search(unit)]
+    left = [shown for shown, before, unit in told if _LEFT.search(unit) and not _CONDITION.search(before)]
     if len(left) == 1 and _LEFT.search(re.split(r"[.,;]\s", question.strip())[-1]):
         return left[0]
     fitting = [(shown, before) for shown, before, unit in told if _is_asked(unit, question)]
