@@ -58,9 +58,8 @@ _CONTRAST = re.compile(
     r"|\b(?:wait|actually|no|but|rather|instead|final|so|therefore)\b"
 )
 _NONE_RIGHT = re.compile(
-    r"(?i)(?:无|没有?|不存在)(?:一个|任何)?(?:正确|符合题意|合适)的?(?:答案|选项)"
-    r"|(?:以上|上述|四个选项|所有选项|各选?项)[^,，。A-H\n]{0,6}[都均皆](?:不对|不正确|错误?)"
-    r"|\bno (?:correct|right|valid) (?:answer|option|choice)"
+    r"(?i)(?:无|没有?|不存在)(?:一个|任何)?(?:正确|符合题意|合适)的?(?:答案|选项)|(?:以上|上述|四个选项|所有选项"
+    r"|各选?项)[^,，。A-H\n]{0,6}[都均皆](?:不对|不正确|错误?)|\bno (?:correct|right|valid) (?:answer|option|choice)"
     r"|\bnone of (?:the|these) (?:\w+ )?(?:options|choices|answers)"
 )
 _SAYS_NONE = re.compile(r"(?i)[都均皆]|none|neither|no correct|没有|无")

@@ -32,8 +32,7 @@ from flowinfer.tasks.answers.wordings import option_value, read_words
 
 _UNIT = re.compile(
     r"[\s.]*|[\s~]*(?!and\b|or\b|to\b)(?:per |square |cubic )?(?:[a-zA-Z]{2,}|[a-zA-Z](?=/))(?:[\s/]+(?!and\b"
-    r"|or\b)[a-zA-Z]+)*(?:\^\(?\d\)?)?[\s.]*"
-    r"|[\u4e00-\u9fff]{1,4}"
+    r"|or\b)[a-zA-Z]+)*(?:\^\(?\d\)?)?[\s.]*|[\u4e00-\u9fff]{1,4}"
 )
 _UNIT_BEHIND = re.compile(
     r"(?<=[\d)])(?:\s+[a-zA-Z]{1,2}(?:/[a-zA-Z]{1,2})?|\s?(?:mL|ml|cm|mm|km|kg|mg|ft|in|lb|oz|hr))$"

@@ -10,14 +10,12 @@ from itertools import pairwise
 WRONG = r"错|不(?:对|正确|符|成立|行|合)|排除|\b(?:wrong|incorrect|false|not)\b|n't\b"
 NEGATIVE = re.compile(
     rf"(?i){WRONG}|有(?:语病|歧义|误)|不(?:是|选|能|会|属于|准确|恰当|可能|一致|[当应]选)|并非|均非|无关|片面|矛盾"
-    r"|除了?[A-H\s]|无中生有|偷换|以偏概全|张冠李戴|[✗✘❌]|太绝对|过于绝对"
-    r"|eliminat|distract|\b(?:cannot|except|(?:all|anything|everything) but)\b|ruled? out|\bout\b"
-    r"|irrelevant|unrelated|\b(?:no|none|neither|nor)\b"
+    r"|除了?[A-H\s]|无中生有|偷换|以偏概全|张冠李戴|[✗✘❌]|太绝对|过于绝对|eliminat|distract|\b(?:cannot|except"
+    r"|(?:all|anything|everything) but)\b|ruled? out|\bout\b|irrelevant|unrelated|\b(?:no|none|neither|nor)\b"
 )
 OPEN = re.compile(
-    r"(?i)无法(?:判断|确定|得知|得出|选|回答)|(?:不能|难以)(?:判断|确定|得知)|不确定"
-    r"|(?:cannot|can't|could not) (?:determine|decide|tell|say)"
-    r"|unsure|not sure"
+    r"(?i)无法(?:判断|确定|得知|得出|选|回答)|(?:不能|难以)(?:判断|确定|得知)|不确定|(?:cannot|can't"
+    r"|could not) (?:determine|decide|tell|say)|unsure|not sure"
 )
 """What leaves open whether a letter is right."""
 _REPORTED = r"(?<!\bi )(?<!\bwe )\b(?:thinks|claims|believes|guesse[sd])\b|\b(?:some|many|most) (?:people|students)\b"
@@ -25,10 +23,8 @@ REPORTED = re.compile(rf"(?i){_REPORTED}|^\W*suppose\b")
 SUPPOSED = re.compile(
     rf"(?i){_REPORTED}|tempt|(?:might|may|could) (?:think|say|guess|assume|seem)|common (?:mistake|error"
     rf"|misconception)|would have"
-    r"|\bat first\b|\binitially\b|起初|乍看|一开始"
-    r"|\bsuppose|\bassum"
-    r"|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|如果|假[设如]"
-    r"|(?:初看|看似|干扰|易错|误以为|误选|可能会|有人|容易|同学)[^,]*$"
+    r"|\bat first\b|\binitially\b|起初|乍看|一开始|\bsuppose|\bassum|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)"
+    r"|如果|假[设如]|(?:初看|看似|干扰|易错|误以为|误选|可能会|有人|容易|同学)[^,]*$"
 )
 _IMAGINED = re.compile(r"(?i)\bif\b[^.\n]*\bwould\b[^.\n]*[.\n]?\s*$")
 _POSITIVE = re.compile(
@@ -51,10 +47,9 @@ _AFTER_WORD = re.compile(
     r"^\s?(?:同学|先生|型|股|超|语言|君|[城市楼级座点队车国地厂人板极端]|公司|[+#]|\([a-z0-9,]{1,4}\))|-[A-Za-z0-9]|^\s*="
 )
 _ARTICLE_BEFORE = re.compile(
-    r"\s+(?!(?:and|or|is|are|was|because|since|as|can|cannot|would|must|should|may|might|could|will|isn|does|has|seems"
-    r"|looks|appears|remains|fits|matches|states|says|describes|mentions|talks|refers|correctly|to|nor|but|here|only"
-    r"|also"
-    r"|option)\b)[a-z]{2,}"
+    r"\s+(?!(?:and|or|is|are|was|because|since|as|can|cannot|would|must|should|may|might|could|will|isn|does|has"
+    r"|seems|looks|appears|remains|fits|matches|states|says|describes|mentions|talks|refers|correctly|to|nor|but|here"
+    r"|only|also|option)\b)[a-z]{2,}"
 )
 _PRONOUN_BEFORE = re.compile(r"\s+(?!(?:is|was|because|since|and|or|as|seems|looks|fits|matches)\b)[a-z]|'")
 _DISCUSSED = re.compile(
@@ -62,10 +57,9 @@ _DISCUSSED = re.compile(
     r"|says|states|claims|describes|talks about|(?:al)?though)\b|在\s?[A-H].{0,7}(?:中|之间)|虽然|尽管"
 )
 _VERDICT = re.compile(
-    r"(?i)\s*neither\b.*|\s*(?:所以|因此|故|是|so (?:it|this|that)(?:'s| is) |which (?:is|was) |it(?:'s| is) |so )*"
-    r"(?:说法|表述|[他她它]们?)?(?:错[误了]?|不正确|不对"
-    r"|不符合?.{0,4}|排除|正确|对|不选|[当应]选|符合题意?|wrong|incorrect|(?:not )?correct|right|out|no|yes)"
-    r"(?:的|选项)?[。;；，,.!\s]*"
+    r"(?i)\s*neither\b.*|\s*(?:所以|因此|故|是|so (?:it|this|that)(?:'s| is) |which (?:is|was) |it(?:'s| is) "
+    r"|so )*(?:说法|表述|[他她它]们?)?(?:错[误了]?|不正确|不对|不符合?.{0,4}|排除|正确|对|不选|[当应]选|符合题意?"
+    r"|wrong|incorrect|(?:not )?correct|right|out|no|yes)(?:的|选项)?[。;；，,.!\s]*"
 )
 _MARKED = re.compile(r"[✗✘❌✓√✔✅]\W*$")
 _MARK_BEHIND = re.compile(r"([.。])(\s?)([✗✘❌✓√✔✅])")

@@ -18,14 +18,11 @@ class Reading:
 
 
 _ASIDE = re.compile(
-    r"(?i)\((?=\D*\d)[^()]*\)|,?\s*(?:\bnot\b|\brather than\b|\binstead of\b|而不是|而非|不是)"
-    r"|,?\s*(?:\b(?:because|since|which(?! (?:at [^,.]*?)?(?:averages|equals|gives|leaves|makes"
-    r"|comes|totals|amounts"
-    r"|adds|works|brings"
-    r"|is(?= [$\d.,]+%?(?![^.]*\b(?:than|more|less|fewer|times|half|twice)\b)))\b)"
-    r"|given that|where|compared|considering|assuming|as (?:it|he|she|they|there))\b|其中|因为|由于)"
-    r"|,\s*(?:who|whom|whose)\b|\bout of\b|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b)|[→⇒]\s*(?=check)"
-    r"|\s[—–]\s(?=that\b|because\b|since\b|as\b)"
+    r"(?i)\((?=\D*\d)[^()]*\)|,?\s*(?:\bnot\b|\brather than\b|\binstead of\b|而不是|而非|不是)|,?\s*(?:\b(?:because"
+    r"|since|which(?! (?:at [^,.]*?)?(?:averages|equals|gives|leaves|makes|comes|totals|amounts|adds|works|brings"
+    r"|is(?= [$\d.,]+%?(?![^.]*\b(?:than|more|less|fewer|times|half|twice)\b)))\b)|given that|where|compared"
+    r"|considering|assuming|as (?:it|he|she|they|there))\b|其中|因为|由于)|,\s*(?:who|whom|whose)\b|\bout of\b"
+    r"|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b)|[→⇒]\s*(?=check)|\s[—–]\s(?=that\b|because\b|since\b|as\b)"
 )
 _SUMMED = re.compile(
     r"(?i)\b(?:for a total of|a total of|totall?ing|in total|altogether|which (?:makes|gives)|(?:and|,)\s*so"
@@ -35,9 +32,8 @@ _GAP = r"\s*[a-zA-Z$€£¥￥%\u4e00-\u9fff]{0,14}(?:\s[a-zA-Z]{1,12})?\s*"
 _NEXT = re.compile(rf"^{_GAP}(?:[-+*/÷×^]|\bx\b)\s*[($\s]*\d")
 _EQUAL = re.compile(rf"^{_GAP}[)\s]*[=≈]")
 _RANGE = re.compile(
-    r"(?i)^\s?[a-zA-Z$%\u4e00-\u9fff]{0,8}\s*(?:~|–|—|\bto\b|到|至|\bor\b|或者?|还是|,?\s*[也还又](?=可能))\s*(?:maybe|perhaps"
-    r"|possibly"
-    r"|也许|可能是?)?\s*[$¥]?\s*-?\d"
+    r"(?i)^\s?[a-zA-Z$%\u4e00-\u9fff]{0,8}\s*(?:~|–|—|\bto\b|到|至|\bor\b|或者?|还是"
+    r"|,?\s*[也还又](?=可能))\s*(?:maybe|perhaps|possibly|也许|可能是?)?\s*[$¥]?\s*-?\d"
 )
 _LIST = re.compile(r"^(?:\s*(?:,|、|和|与|\band\b)\s*(?:and\s+)?[-$¥]?\d[\d.]*)+[\s.。$]*$")
 _RATIO = re.compile(r"^\s?(?::|比|点|时|月)\s?\d")
@@ -158,9 +154,8 @@ _VERBS = ("is", "are", "was", "were", "do", "does", "did", "will", "can", "have"
 _PREFIXES = "千平立厘毫分公小"
 """First characters that different Chinese units share: 千米 and 千克."""
 _CONDITION = re.compile(
-    r"(?i)(?:(?:^|[,;.]\s*|\b(?:so|therefore|thus|hence|out),?\s*)of(?: the| all| these| those)?"
-    r"|\b(?:from|per|at|by|to|than|not|every|each|over|on|(?<=\d )of)(?: the| his| her| their| its)?|每[^\d,，]{0,4}"
-    r"|不是|而非)[\s*$]*$"
+    r"(?i)(?:(?:^|[,;.]\s*|\b(?:so|therefore|thus|hence|out),?\s*)of(?: the| all| these| those)?|\b(?:from|per|at|by"
+    r"|to|than|not|every|each|over|on|(?<=\d )of)(?: the| his| her| their| its)?|每[^\d,，]{0,4}|不是|而非)[\s*$]*$"
 )
 _GLOSS = re.compile(r"(?i)\((?:=|or|i\.e\.,?|that is,?)?\s*(\d[\d.,]*\s?(?:[a-z]+|个?[\u4e00-\u9fff]{1,3}))\)")
 """The same in another unit: 1.2 hours (72 minutes)."""

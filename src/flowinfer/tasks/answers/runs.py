@@ -93,10 +93,9 @@ def _starts(string: str, at: int) -> bool:
 
 
 _ASIDE = re.compile(
-    r"(?i),?\s*(?:\b(?:because|since|which(?! (?:is|are|equals|gives"
-    r"|simplifies to|makes) (?:[a-z]\s?=)?[^a-z]*\d"
-    r"(?![^.]*\b(?:than|more|less|times|prime|even|odd|not|before|after|from|away|off)\b))|where|given that|compared"
-    r"|rather than|instead of)\b|\bnot\b(?= [-\d(])|而不是|而非|因为|其中|由于)"
+    r"(?i),?\s*(?:\b(?:because|since|which(?! (?:is|are|equals|gives|simplifies to"
+    r"|makes) (?:[a-z]\s?=)?[^a-z]*\d(?![^.]*\b(?:than|more|less|times|prime|even|odd|not|before|after|from|away"
+    r"|off)\b))|where|given that|compared|rather than|instead of)\b|\bnot\b(?= [-\d(])|而不是|而非|因为|其中|由于)"
     r"|\s\((?=[a-z]{3,}|[^()]*[=≈])"
 )
 
