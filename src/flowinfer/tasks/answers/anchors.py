@@ -19,24 +19,20 @@ _ENGLISH = (
     r"|i(?:'m| am)? lean(?:ing)?(?: towards?)?"
 )
 _CHINESE = (
-    r"(?:最终|正确|最后|标准|参考)?的?(?:答案|结果)(?:选项)?(?:其实|实际上|确实|[只可]能|[一必]定|显然|当然|自然|最终)?"
-    r"(?:应[该当]?|就|选择|选)?(?:是|为|选|等于|[\"”]?:|=>?|->|】|\])"
-    r"|(?:倾向于?|结论[:是为])(?=\s*[(\[【*\"“]*(?:选项?)?\s*[A-H](?![A-Za-z]))"
-    r"|(?:正确|最终|最佳)的?选项(?:应该?|就)?(?:是|为|:)|我?的?选择(?:是|为|:)"
-    r"|答(?:案)?\s*[:】]|(?:正确|最终)(?:选项|答案)(?=\s*[(\[【*\"“]*[A-H]{1,8}(?![A-Za-z]))"
-    r"|(?<![可不以未供所挑备任者错误别会若果设如甲乙丙丁])(?:故|应该?|因此|所以|综上|本题|我|只能|则)?,?"
-    r"\s*选择?(?:的是|:|了)?(?=\s*[(\[【*\"“]*\s*(?:选项)?\s*(?:[A-H]{1,8}|[a-h])(?![A-Za-z]))"
-    r"|(?:故|应|因此|所以|综上),?选(?=\d)"
+    r"(?:最终|正确|最后|标准|参考)?的?(?:答案|结果)(?:选项)?(?:其实|实际上|确实|[只可]能|[一必]定|显然|当然|自然"
+    r"|最终)?(?:应[该当]?|就|选择|选)?(?:是|为|选|等于|[\"”]?:|=>?|->|】|\])|(?:倾向于?"
+    r"|结论[:是为])(?=\s*[(\[【*\"“]*(?:选项?)?\s*[A-H](?![A-Za-z]))|(?:正确|最终|最佳)的?选项(?:应该?|就)?(?:是|为"
+    r"|:)|我?的?选择(?:是|为|:)|(?<!解)答(?:案)?\s*[:】]|(?:正确|最终)(?:选项"
+    r"|答案)(?=\s*[(\[【*\"“]*[A-H]{1,8}(?![A-Za-z]))|(?<![可不以未供所挑备任者错误别会若果设如甲乙丙丁])(?:故|应该?"
+    r"|因此|所以|综上|本题|我|只能|则)?,?\s*选择?(?:的是|:|了)?(?=\s*[(\[【*\"“]*\s*(?:选项)?\s*(?:[A-H]{1,8}"
+    r"|[a-h])(?![A-Za-z]))|(?:故|应|因此|所以|综上),?选(?=\d)"
 )
 _CORRECTION = (
-    r"(?:更正|纠正|修正|改正|订正)(?:为|如下|一下)?\s*[:,]?\s*(?:应[该当]?(?:为|是))?"
-    r"|(?<!不)应[该当]?(?:为|是)(?!否|不|由)|而是|改[成为选]|correction\s*:"
-    r"|(?:it|this|that)\s+should\s+(?:be|have been)"
-    r"|(?:actually|rather),?\s+(?:it(?:'s| is)|the answer is)"
-    r"|it(?:'s| is) (?:actually|really)(?=\s+[(*$]*(?:-?\d|[A-H]\b))"
-    r"|(?<=[,;] )(?:sorry|oops|make that|i mean)[,:]*\s+(?=[(*$]*(?:-?\d|[A-H]\b))"
-    r"|(?<=[.!?\n] )(?:(?:actually|no|wait|sorry|oops|rather|make that|i mean)[,:.…]*\s+){1,3}(?:it(?:'s| is)\s+)?"
-    r"(?=[(*$]*(?:-?\d|[A-H]\b))"
+    r"(?:更正|纠正|修正|改正|订正)(?:为|如下|一下)?\s*[:,]?\s*(?:应[该当]?(?:为|是))?|(?<!不)应[该当]?(?:为|是)(?!否"
+    r"|不|由)|而是|改[成为选]|correction\s*:|(?:it|this|that)\s+should\s+(?:be|have been)|(?:actually"
+    r"|rather),?\s+(?:it(?:'s| is)|the answer is)|it(?:'s| is) (?:actually|really)(?=\s+[(*$]*(?:-?\d|[A-H]\b))"
+    r"|(?<=[,;] )(?:sorry|oops|make that|i mean)[,:]*\s+(?=[(*$]*(?:-?\d|[A-H]\b))|(?<=[.!?\n] )(?:(?:actually|no"
+    r"|wait|sorry|oops|rather|make that|i mean)[,:.…]*\s+){1,3}(?:it(?:'s| is)\s+)?(?=[(*$]*(?:-?\d|[A-H]\b))"
 )
 _WHICH = (
     r"(?:正确|成立|符合题意|最准确)的(?:一项|选项|一个|说法|叙述|表述)?(?:应[该当]?|就)?(?:是|为|:)"
@@ -62,6 +58,7 @@ _DENIED_BEFORE = re.compile(
     r"(?i)(?:\bno[tn]?(?: the)?|n't(?: be)?(?: the)?|不是|并非|没有|不存在|误以为"
     r"|不(?:能|要|可以?|应该?|会)|(?:无法|不能)(?:判断|确定)|不知道|错误的?|wrong|incorrect)\s*$"
 )
+_OVER_WORK = re.compile(r"(?i)solution\W*:\W*$")
 _TITLE = re.compile(
     r"(?i)\s*(?:step|part|case|conclusion|solution|explanation|calculat|analysis|summary|problem|verif|check|note"
     r"|步骤|第|解|分析|总结|结论|验)"
@@ -119,6 +116,9 @@ def _passed(string: str, match: re.Match[str], begin: int, end: re.Match[str] | 
     if _HEDGE.match(tail):
         return "left open"
     if match["hash"] and _TITLE.match(tail):
+        return "a heading"
+    is_over_work = end is not None and re.search(r"\d|=", string[begin + end.end() :]) and re.search(r"=|\n", tail)
+    if _OVER_WORK.search(match[0]) and is_over_work:
         return "a heading"
     if match["which"]:
         near = before[-2 if match[0][0] in "正成符最" else -30 :]

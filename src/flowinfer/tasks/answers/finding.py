@@ -66,13 +66,12 @@ def _announced(text: Text, reader: Reader) -> Found | None:
 
 
 _RETRACTION = re.compile(
-    r"\b(?:oops|edit:|scratch that|correction|on second thought|my (?:mistake|bad)|i apologi[sz]e"
-    r"|i(?:'ve| have)? (?:made|see|spotted|found|notice)[^.\n]{0,30}(?:mistake|error)"
-    r"|i (?:forgot|mis\w+ed|misread|overlooked|left out|should have)(?! to mention)"
-    r"|let me (?:redo|recalculate|correct|fix|start over|try again)"
-    r"|(?:wait|hmm|hold on|actually|no)[,.! ]+(?:no|wait)\b"
-    r"|wait[,. ]+(?:but )?(?:i|we) (?:need|have|should|must)(?: to)? (?!check|verify|confirm|make sure|double))"
-    r"|(?:^|(?<=[。.!?\n…]))\s*(?:等等|等一下)|(?:^|(?<=[。!?,;\n…吗]))\s*[哦啊噢呃嗯]?不(?:对[,。!]|,)"
+    r"\b(?:oops|edit:|scratch that|correction|on second thought|my (?:mistake|bad)|i apologi[sz]e|i(?:'ve"
+    r"| have)? (?:made|see|spotted|found|notice)[^.\n]{0,30}(?:mistake|error)|i (?:forgot|mis\w+ed|misread|overlooked"
+    r"|left out|should have)(?! to mention)|let me (?:redo|recalculate|correct|fix|start over|try again)|(?:wait|hmm"
+    r"|hold on|actually|no)[,.! ]+(?:no|wait)\b|wait[,. ]+(?:but )?(?:i|we) (?:need|have|should"
+    r"|must)(?: to)? (?!check|verify|confirm|make sure|double))|(?:^|(?<=[。.!?\n…]))\s*(?:等等|等一下)|(?:^"
+    r"|(?<=[。!?,;\n…吗]))\s*[哦啊噢呃嗯]?不(?:对[,。!]|,)"
     r"|更正|纠正|订正|[说算写看搞弄选想]错了?[,。]|重新(?:计算|算|考虑|分析|审题)|(?<!别)忘(?:了|记)(?!带)|漏(?:了|算|掉)",
     re.I,
 )

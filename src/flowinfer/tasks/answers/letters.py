@@ -50,7 +50,7 @@ _REACH = 60
 """Characters behind an announced letter in which such a one is looked for."""
 _LIST_DENIED = re.compile(rf"(?i)[^\n。.;；,，]{{0,12}}?(?:{WRONG})")
 _DENIED = re.compile(
-    rf"(?i)[\s)\]】*项选]*[\"'”’]?\s*(?:[是都也并]?(?:is |was |are )?(?:{WRONG})|的(?:同学|人|学生|考生)"
+    rf"(?i)[ \t)\]】*项选]*[\"'”’]?[ \t]*(?:[是都也并]?(?:is |was |are )?(?:{WRONG})|的(?:同学|人|学生|考生)"
     r"|的?(?:说法|答案|观点)?是?(?:错误|不对|干扰)|,?但是?[他她它这]们?(?:错|不对))"
 )
 _CONTRAST = re.compile(
@@ -58,9 +58,8 @@ _CONTRAST = re.compile(
     r"|\b(?:wait|actually|no|but|rather|instead|final|so|therefore)\b"
 )
 _NONE_RIGHT = re.compile(
-    r"(?i)(?:无|没有?|不存在)(?:一个|任何)?(?:正确|符合题意|合适)的?(?:答案|选项)"
-    r"|(?:以上|上述|四个选项|所有选项|各选?项)[^,，。A-H\n]{0,6}[都均皆](?:不对|不正确|错误?)"
-    r"|\bno (?:correct|right|valid) (?:answer|option|choice)"
+    r"(?i)(?:无|没有?|不存在)(?:一个|任何)?(?:正确|符合题意|合适)的?(?:答案|选项)|(?:以上|上述|四个选项|所有选项"
+    r"|各选?项)[^,，。A-H\n]{0,6}[都均皆](?:不对|不正确|错误?)|\bno (?:correct|right|valid) (?:answer|option|choice)"
     r"|\bnone of (?:the|these) (?:\w+ )?(?:options|choices|answers)"
 )
 _SAYS_NONE = re.compile(r"(?i)[都均皆]|none|neither|no correct|没有|无")

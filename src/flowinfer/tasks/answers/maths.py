@@ -32,8 +32,7 @@ from flowinfer.tasks.answers.wordings import option_value, read_words
 
 _UNIT = re.compile(
     r"[\s.]*|[\s~]*(?!and\b|or\b|to\b)(?:per |square |cubic )?(?:[a-zA-Z]{2,}|[a-zA-Z](?=/))(?:[\s/]+(?!and\b"
-    r"|or\b)[a-zA-Z]+)*(?:\^\(?\d\)?)?[\s.]*"
-    r"|[\u4e00-\u9fff]{1,4}"
+    r"|or\b)[a-zA-Z]+)*(?:\^\(?\d\)?)?[\s.]*|[\u4e00-\u9fff]{1,4}"
 )
 _UNIT_BEHIND = re.compile(
     r"(?<=[\d)])(?:\s+[a-zA-Z]{1,2}(?:/[a-zA-Z]{1,2})?|\s?(?:mL|ml|cm|mm|km|kg|mg|ft|in|lb|oz|hr))$"
@@ -49,7 +48,7 @@ _MATRIX = re.compile(
     r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])+\s*\]|\\begin\{(?:[a-zA-Z]*matrix|array)\}.*?\\end\{(?:[a-zA-Z]*matrix|array)\}",
     re.S,
 )
-_THEREFORE = re.compile(r",\s*(?:and )?(?:so|thus|therefore|hence)\b,?|所以|因此")
+_THEREFORE = re.compile(r",\s*(?:and )?(?:so|thus|therefore|hence)\b,?|所以|因此|[,，]?故|于是")
 
 
 def read_boxed(part: str, gold: Gold) -> str:

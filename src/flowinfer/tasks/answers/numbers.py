@@ -118,8 +118,7 @@ NUMBER = re.compile(
     rf"(?P<sign>(?<![A-Za-z0-9_)\].])[-+](?=\s?[$€£¥￥]?\d"
     rf"|\s?[$€£¥￥]?\.\d))?\s?[$€£¥￥]?\s?(?<![A-Za-z_\d.])(?P<number>{_PLAIN})"
     r"(?:\s?/\s?(?P<denominator>\d+(?![\d/]*\s?/)))?(?:[eE](?P<exponent>[+-]?\d{1,3})\b|\s?(?:\*"
-    r"|x)\s?10\^\{?(?P<power>[+-]?\d{1,3})\}?)?"
-    r"\s?(?P<scale>[万亿]|million\b|billion\b|thousand\b|hundred\b"
+    r"|x)\s?10\^\{?(?P<power>[+-]?\d{1,3})\}?)?\s?(?P<scale>[万亿]|million\b|billion\b|thousand\b|hundred\b"
     r"|(?<=\d)[kK]\b)?(?:(?P<rest>\d+)(?P<rest_scale>[千百万]))?"
 )
 _MIXED = re.compile(r"(?<![\d.,])(\d+)\s+(\d+)\s?/\s?(\d+)(?!\d)")

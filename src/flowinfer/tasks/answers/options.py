@@ -13,6 +13,11 @@ _TRUTHS = (
 )
 
 
+_PREDICATE = re.compile(
+    r"(?i)\b(?:which|what) (?:of the[a-z]* )?[a-z]+ ((?:is|are|was|were) (?!not)[^?,_]{6,60}"
+    r"|(?!of\b|is\b|are\b|was\b|does\b|best\b)[a-z]{4,} [a-z]{3,})"
+)
+"""What a question asks of an option: "which amendment abolished slavery"."""
 _BEFORE = 5
 """Characters before a question's blank by which a text is known to complete it."""
 
@@ -26,7 +31,12 @@ def by_truth(string: str, choices: Mapping[str, str]) -> str | None:
 
 
 def completing(string: str, choices: Mapping[str, str], question: str) -> str | None:
-    """Return the one option that a text puts where the question has its blank: behind the same words."""
+    """Return the one option that a text puts where the question has its blank: beside the same words."""
+    predicate = _PREDICATE.search(question)
+    behind = rf"\b.{{0,3}}{re.escape(predicate[1])}\b" if predicate else r"(?!)"
+    told = {letter for letter, option in _texts(choices) if re.search(_form(option) + behind, string, re.I)}
+    if len(told) == 1:
+        return told.pop()
     stem = re.sub(r"[\s(]*(?:_{2,}.*|[?？:：。.)(\s]+)$", "", normalize(question).string, flags=re.S)[-_BEFORE:]
     if len(stem) < _BEFORE:
         return None

@@ -9,50 +9,47 @@ from itertools import pairwise
 
 WRONG = r"错|不(?:对|正确|符|成立|行|合)|排除|\b(?:wrong|incorrect|false|not)\b|n't\b"
 NEGATIVE = re.compile(
-    rf"(?i){WRONG}|有(?:语病|歧义|误)|不(?:是|选|能|属于|准确|恰当|可能|一致|[当应]选)|并非|均非|无关|片面|矛盾"
-    r"|除了?[A-H\s]|无中生有|偷换|以偏概全|张冠李戴|[✗✘❌]|太绝对|过于绝对"
-    r"|eliminat|distract|\b(?:cannot|except|(?:all|anything|everything) but)\b|ruled? out|\bout\b"
-    r"|irrelevant|unrelated|\b(?:no|none|neither|nor)\b"
+    rf"(?i){WRONG}|有(?:语病|歧义|误)|不(?:是|选|能|会|属于|准确|恰当|可能|一致|[当应]选)|并非|均非|无关|片面|矛盾"
+    r"|除了?[A-H\s]|无中生有|偷换|以偏概全|张冠李戴|[✗✘❌]|太绝对|过于绝对|eliminat|distract|\b(?:cannot|except"
+    r"|(?:all|anything|everything) but)\b|ruled? out|\bout\b|irrelevant|unrelated|\b(?:no|none|neither|nor)\b"
 )
 OPEN = re.compile(
-    r"(?i)无法(?:判断|确定|得知|得出|选|回答)|(?:不能|难以)(?:判断|确定|得知)|不确定"
-    r"|(?:cannot|can't|could not) (?:determine|decide|tell|say)"
-    r"|unsure|not sure"
+    r"(?i)无法(?:判断|确定|得知|得出|选|回答)|(?:不能|难以)(?:判断|确定|得知)|不确定|(?:cannot|can't"
+    r"|could not) (?:determine|decide|tell|say)|unsure|not sure"
 )
 """What leaves open whether a letter is right."""
 _REPORTED = r"(?<!\bi )(?<!\bwe )\b(?:thinks|claims|believes|guesse[sd])\b|\b(?:some|many|most) (?:people|students)\b"
 REPORTED = re.compile(rf"(?i){_REPORTED}|^\W*suppose\b")
 SUPPOSED = re.compile(
-    rf"(?i){_REPORTED}|tempt|(?:might|may|could) (?:think|say|guess|assume|seem)|common (?:mistake|error)|would have"
-    r"|\bat first\b|\binitially\b|起初|乍看|一开始"
-    r"|\bsuppose|\bassum"
-    r"|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)|如果|假[设如]"
-    r"|(?:初看|看似|干扰|易错|误以为|误选|可能会|有人|容易|同学)[^,]*$"
+    rf"(?i){_REPORTED}|tempt|(?:might|may|could) (?:think|say|guess|assume|seem)|common (?:mistake|error"
+    rf"|misconception)|would have"
+    r"|\bat first\b|\binitially\b|起初|乍看|一开始|\bsuppose|\bassum|\bif (?:we|you|one|it)\b(?![^.]*, (?:then )?the)"
+    r"|如果|假[设如]|(?:初看|看似|干扰|易错|误以为|误选|可能会|有人|容易|同学)[^,]*$"
 )
 _IMAGINED = re.compile(r"(?i)\bif\b[^.\n]*\bwould\b[^.\n]*[.\n]?\s*$")
 _POSITIVE = re.compile(
     r"(?i)正确|准确|恰当|合适|对的|成立|符合|才[是对]|最佳|当选|一致|吻合|无误|[✓√✔✅]"
+    r"|[都均皆](?:是|为|属于)|\bare all\b|(?<=[A-H)]) all\b"
     r"|correct|right|true|\baccurate|best|better|likely|the answer|is the one|\byes\b|\bfits?\b"
 )
 CLAUSE = re.compile(
     r"(?i)[。，；,;!?！？\n]|\.\s|(?<!\ball )(?<!\banything )(?<!\beverything )"
     r"\b(?:but|while|whereas|because|since)\b|而(?!是|且)|但是?|因为|由于"
-    r"|(?<=[✗✘❌✓√✔✅])|(?<=[错对误确√]\))|(?<=错误)(?!的)|(?<=正确)(?!的)"
+    r"|(?<=\s)(?=[A-H]:\s?[\u4e00-\u9fff])|(?<=[✗✘❌✓√✔✅])|(?<=[错对误确√]\))|(?<=错误)(?!的)|(?<=正确)(?!的)"
     r"|(?=其余|其[他它]|\bthe (?:other|rest|remaining)\b)|(?:→|⇒|=>)(?=\s*[A-H](?![A-Za-z]))"
 )
 _FAULTLESS = re.compile(r"(?i)没有?(?:错误?|问题|语病|毛病|错别字|歧义)|无误|\bnot (?:wrong|false|incorrect)")
 _BEFORE_WORD = re.compile(
-    r"(?i)(?:vitamin|hepatitis|plan|type|grade|class|point|group|team|section|part|figure|维生素|肝炎|方案|计划"
+    r"(?i)(?:vitamins?|hepatitis|plan|type|grade|class|point|group|team|section|part|figure|维生素|肝炎|方案|计划"
     r"|集合|事件|角|点|边|矩阵|函数|物质|元素|图)\s*$|[A-Za-z0-9]\($"
 )
 _AFTER_WORD = re.compile(
     r"^\s?(?:同学|先生|型|股|超|语言|君|[城市楼级座点队车国地厂人板极端]|公司|[+#]|\([a-z0-9,]{1,4}\))|-[A-Za-z0-9]|^\s*="
 )
 _ARTICLE_BEFORE = re.compile(
-    r"\s+(?!(?:and|or|is|are|was|because|since|as|can|cannot|would|must|should|may|might|could|will|isn|does|has|seems"
-    r"|looks|appears|remains|fits|matches|states|says|describes|mentions|talks|refers|correctly|to|nor|but|here|only"
-    r"|also"
-    r"|option)\b)[a-z]{2,}"
+    r"\s+(?!(?:and|or|is|are|was|because|since|as|can|cannot|would|must|should|may|might|could|will|isn|does|has"
+    r"|seems|looks|appears|remains|fits|matches|states|says|describes|mentions|talks|refers|correctly|to|nor|but|here"
+    r"|only|also|option)\b)[a-z]{2,}"
 )
 _PRONOUN_BEFORE = re.compile(r"\s+(?!(?:is|was|because|since|and|or|as|seems|looks|fits|matches)\b)[a-z]|'")
 _DISCUSSED = re.compile(
@@ -60,10 +57,9 @@ _DISCUSSED = re.compile(
     r"|says|states|claims|describes|talks about|(?:al)?though)\b|在\s?[A-H].{0,7}(?:中|之间)|虽然|尽管"
 )
 _VERDICT = re.compile(
-    r"(?i)\s*neither\b.*|\s*(?:所以|因此|故|是|so (?:it|this|that)(?:'s| is) |which (?:is|was) |it(?:'s| is) |so )*"
-    r"(?:说法|表述|[他她它]们?)?(?:错[误了]?|不正确|不对"
-    r"|不符合?.{0,4}|排除|正确|对|不选|[当应]选|符合题意?|wrong|incorrect|(?:not )?correct|right|out|no|yes)"
-    r"(?:的|选项)?[。;；，,.!\s]*"
+    r"(?i)\s*neither\b.*|\s*(?:所以|因此|故|是|so (?:it|this|that)(?:'s| is) |which (?:is|was) |it(?:'s| is) "
+    r"|so )*(?:说法|表述|[他她它]们?)?(?:错[误了]?|不正确|不对|不符合?.{0,4}|排除|正确|对|不选|[当应]选|符合题意?"
+    r"|wrong|incorrect|(?:not )?correct|right|out|no|yes)(?:的|选项)?[。;；，,.!\s]*"
 )
 _MARKED = re.compile(r"[✗✘❌✓√✔✅]\W*$")
 _MARK_BEHIND = re.compile(r"([.。])(\s?)([✗✘❌✓√✔✅])")
@@ -73,14 +69,15 @@ _LISTED = re.compile(
 )
 _ENUMERATOR = re.compile(
     r"(?i)(?m)^([\s*#>-]*(?:选项|option )?[(（]?[A-H][)）]?)(\.)(?=\s*\S)(?!\s*[A-H](?![A-Za-z]))"
-    r"|((?<![A-Za-z])[A-H])(\.)(?=\s?(?:不?正确|不?对|错|[✗✘❌✓√✔✅]))"
+    r"|((?<![A-Za-z])[A-H])(\.)(?=\s?(?:不?正确|不?对|错|[✗✘❌✓√✔✅]))|((?:^|(?<=\s))[A-H])(\.)(?=\s[\u4e00-\u9fff])"
 )
 _CONCLUDED = re.compile(
     r"(?i)(?:\b(?:so|therefore|thus|hence|it's|it is|must be|answer|leaves|clearly|obviously|definitely)"
     r"|(?:其实|实际上)(?:应该)?是?|显然是?|那就是|只?剩下?|即|所以|因此|综上|故|最终还是|→|⇒|=>)"
     r"[\s,:]*(?:it'?s |it is |it must be |option |the answer is |选项?|是)?"
-    r"[\s*(\[【]*([A-H])[\s*)\]】]*(?:项|选项)?\s*[了啦]?(?=$|[\n.。;；!,，]|\s+it is\b)"
+    r"[\s*(\[【]*([A-H])[\s*)\]】]*(?:项|选项)?\s*[了啦]?(?=(?:最[\u4e00-\u9fff]{1,3})?(?:$|[\n.。;；!,，])|\s+it is\b)"
 )
+_SOLE = re.compile(r"(?i)(?<!不)(?<!不是)(?:只有|\bonly)\s*(?:选项|option )?\(?([A-H])(?![A-Za-z])")
 _WRONG = re.compile(
     r"(?i)错误|有误|(?<!没)有(?:错|语病|歧义)|不(?:正确|准确|恰当|妥|对|符|成立|属于|包括|包含|是|能|可|会|宜|应|合)|无关|除外|没有|未|并非"
     r"|incorrect|false|wrong|\bnot\b|n't|except|untrue|\bleast\b"
@@ -103,7 +100,7 @@ def masked(string: str) -> str:
     string = string.replace("**", "  ")
     string = _LISTED.sub(lambda match: match[0].replace(",", "、").replace("，", "、"), string)
     string = _MARK_BEHIND.sub(r"\3\2\1", string)
-    return _ENUMERATOR.sub(lambda match: (match[1] or match[3]) + ":", string)
+    return _ENUMERATOR.sub(lambda match: (match[1] or match[3] or match[5]) + ":", string)
 
 
 def tokens(string: str, letters: str) -> list[int]:
@@ -130,6 +127,7 @@ def polarity(string: str, places: list[int], question: str) -> Polarity:
     bounds = [0, *(match.end() for match in CLAUSE.finditer(string)), len(string)]
     said: dict[str, set[str]] = {"right": set(), "wrong": set(), "bare": set()}
     last: set[str] = set()
+    only: str | None = None
     for begin, end in pairwise(bounds):
         letters = {string[at] for at in places[bisect_left(places, begin) : bisect_left(places, end)]}
         clause = _FAULTLESS.sub("正确", string[begin:end])
@@ -145,10 +143,12 @@ def polarity(string: str, places: list[int], question: str) -> Polarity:
             continue
         is_wrong = NEGATIVE.search(clause) or is_not_so.search(clause)
         is_right = _POSITIVE.search(clause) or (is_so and is_so in clause)
+        if (sole := _SOLE.search(clause)) is not None and bool(is_wrong) == asks_wrong(question):
+            only = sole[1]
         judged = "wrong" if is_wrong else "right" if is_right else "bare"
         if judged != "bare" or not _DISCUSSED.search(clause):
             said[judged] |= letters
-    concluded = None
+    concluded = only
     for match in _CONCLUDED.finditer(string):
         before = re.split(r"[\n。!?;]|\.\s", string[max(0, match.start() - 60) : match.start()])[-1]
         if match.start(1) in places and not OPEN.search(before):
@@ -221,7 +221,7 @@ def _denied_in(question: str) -> str:
         asked,
         re.I,
     )
-    return denied[1] if denied else ""
+    return re.split("所", denied[1])[0] if denied else ""
 
 
 def _not_so(question: str) -> re.Pattern[str]:

@@ -32,27 +32,24 @@ from flowinfer.tasks.answers.text import Found, Text
 
 _CUE = re.compile(
     r"(?i)\b(?:(?<!okay )(?<!okay, )so|thus|therefore|hence|consequently|altogether|in total|in all|total|overall"
-    r"|finally|left"
-    r"|remain(?:s|ing)?|(?:i|we|which) (?:get|gets|gives?)|(?:amounts?|comes?|adds? up|works out) to)\b"
-    r"|\b(?:will|would|'ll) be\b|答|共|因此|所以|综上|最终|最后|总|剩|于是|故"
-    r"|:[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$"
+    r"|finally|left|remain(?:s|ing)?|(?:i|we|which) (?:get|gets|gives?)|(?:amounts?|comes?|adds? up|works out) to)\b"
+    r"|\b(?:will|would|'ll) be\b|答|共|因此|所以|综上|最终|最后|总|剩|于是|故|:[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$"
 )
 _PASSED_OVER = re.compile(
     r"(?i)(?:(?:\bnot|n't|不是|并非|而非)\s*\$?|\b(?:step|case|part|question|problem|example|figure|option|method"
     r"|no\.)\s*#?|\b(?:equation|formula|eq\.|theorem|line|page|table)\s*\(?|第)$"
 )
 _VERB = re.compile(
-    r"(?i)(?:(?<!to )(?<!after )(?<!before )(?<!by )\b(?:is|are|was|were|be|ha[sd]|have|gets?|got|ma[kd]es?"
-    r"|earn(?:s|ed)?|sav(?:es?|ed)|spen[dt]s?|costs?|takes?|took|needs?|pays?|paid|owes?|receives?|weighs?|equals?"
-    r"|totals?"
-    r"|total of|total:|left with|(?:comes?|came|amounts?|adds? up|works out) to|holds?|contains?|keeps?|kept|sold|sells"
-    r"|bought|buys|collect(?:s|ed)?|(?:pay|earn|sav|hav|mak|spend|cost|leav|gett|giv)ing|reads?"
-    r"|brings? (?:it |them )?(?:in|down to|up to)|dr[io]ves?|travel(?:s|ed)?"
-    r"|walk(?:s|ed)?)\b[*\s:]*(?:(?!(?:in|at|on|by|from|for|after|per|with|than|to|every|if)\b)[a-zA-Z']+\s+){0,5}?"
-    r"|(?:[是为有付赚应共]|需要?|得到?|剩下?|花费?了?|卖出?了?|等于|用了?)[^\d,。;\n]{0,6}?)[*\s]*(?=-?[$€£¥￥]?\s?\d)"
+    r"(?i)(?:(?<!to )(?<!after )(?<!before )(?<!by )\b(?:is|are|was|were|be|ha[sd]|have|gets?|got|ma[kd]es?|earn(?:s"
+    r"|ed)?|sav(?:es?|ed)|spen[dt]s?|costs?|takes?|took|needs?|pays?|paid|owes?|receives?|weighs?|equals?|totals?"
+    r"|total of|total:|left with|(?:comes?|came|amounts?|adds? up|works out) to|holds?|contains?|keeps?|kept|sold"
+    r"|sells|bought|buys|collect(?:s|ed)?|(?:pay|earn|sav|hav|mak|spend|cost|leav|gett|giv)ing|reads?"
+    r"|brings? (?:\w+ ){0,3}?(?:in|to)|dr[io]ves?|travel(?:s|ed)?|walk(?:s|ed)?)\b[*\s:]*(?:(?!(?:in|at|on|by|from"
+    r"|for|after|per|with|than|to|every|if)\b)[a-zA-Z']+\s+){0,5}?|(?:[是为有付赚应共]|需要?|得到?|剩下?|花费?了?"
+    r"|卖出?了?|等于|用了?)[^\d,。;\n]{0,6}?)[*\s]*(?=-?[$€£¥￥]?\s?\d)"
 )
 _TURN = re.compile(r"(?i)\bbut\b|但是?|[^\s,，]*实际上")
-_STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?\s*[a-zA-Z]*\W*$")
+_STATEMENT = re.compile(r"\b(?:is|are|equals)\s+(?:only |exactly |about )?[-$€£]?[\d.,]+%?(?:\s*[a-zA-Z]+){0,2}\W*$")
 _IMAGINED = re.compile(r"\bwould\b", re.I), re.compile(r"\b(?:if|without|had|unless)\b", re.I)
 _HOLDS = re.compile(r"共|是|\b(?:is|are|has|have)\b")
 _SAYS = re.compile(r"(?i)(?:[是为共]有?|[余剩得]下?|\b(?:is|are|was|were|makes|leaves|gives|has|have|'s))\s*$")
@@ -64,7 +61,7 @@ _TOTAL = re.compile(r"(?i)(?:\s*[a-z]+){0,2}?\s*\b(?:in all|in total|altogether)
 _BOLD = re.compile(r"\*\*([^*\n]{0,12}\d[^*\n]{0,30})\*\*")
 _BOLD_LINE = re.compile(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*")
 _BLANKED = re.compile(
-    r"\((?:not|instead|rather|=)[^()]*\)|^[\s*]*\d{1,2}[.)]\s+(?=\D)"
+    r"\((?:not|instead|rather|=)[^()]*\)|(?<=[\w%] )\(\d[^()=]*\)(?= [a-z][^().=]*\d)|^[\s*]*\d{1,2}[.)]\s+(?=\D)"
     r"|\d[\d.,]*\s+(?:more|fewer|less) than [^,.]*\d[^,.]*, which (?:is|was)(?=\s+\$?\d)"
     r"|\d[\d.,]*\s?(?:[a-z]+)?,? (?:which )?(?:rounds|rounded) (?:up |down )?to(?=\s+\$?\d)"
 )
@@ -73,13 +70,13 @@ _TERM = re.compile(r"(?:^|[=:]|\b(?:is|are|be|get)\b)[\s$*]*-?[\d.]+\s?[nxyz][\s
 """That a stretch ends with a term rather than a value: x = 12y."""
 _ALONE = re.compile(r"[\s$€£¥￥*#>-]*[\d,.]+[\s*.]*")
 _LAST_CLAUSE = re.compile(
-    r"(?i),?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;]\s*(?:and\s+)?(?:so|thus|therefore|hence|which (?:leaves|gives"
-    r"|makes|totals|equals))\b|,\s*(?:for|making|totall?ing|giving"
-    r"|leaving)\s+(?:an?\s+(?:\w+\s+){1,2}of\s+)?(?=\\?[$\d])"
-    r"|,?\s*(?:所以|因此|一共|总共|(?:即|也就是)(?=\s*[\d$¥]))"
-    r"|,(?!\s*(?:每|其中|因为|由于|比))(?=[^,。=]{0,12}?(?:为|是|得到?|剩下?|还有|余)\s*[¥$]?-?\d)"
-    r"|,\s*(?:最终|最后|于是|故|结果|实际|也就是说|换句话说|换言之|that is(?: to say)?,|in other words,?)"
+    r"(?i),?\s*\b(?:i\.e\.,?)(?=[\s$]*\d)|[,;]\s*(?:and\s+)?(?:so|thus|therefore|hence)\b|,?\s*\bwhich (?:leaves"
+    r"|gives|makes|totals|equals|brings)\b|,\s*(?:for|making|totall?ing|giving"
+    r"|leaving)\s+(?:an?\s+(?:\w+\s+){1,2}of\s+)?(?=\\?[$\d])|,?\s*(?:所以|因此|一共|总共|(?:即|也就是)(?=\s*[\d$¥]))"
+    r"|,(?!\s*(?:每|其中|因为|由于|比))(?=[^,。=]{0,12}?(?:为|是|得到?|剩下?|还有|余)\s*[¥$]?-?\d)|,\s*(?:最终|最后"
+    r"|于是|故|结果|实际|也就是说|换句话说|换言之|that is(?: to say)?,|in other words,?)"
 )
+_SINCE = re.compile(r"(?i),\s*(?:because|since)\b(?![^.]*(?:,\s*[a-z]|\bso\b))|,(?:因为|由于)(?![^。]*(?:,|所以))")
 _LEAVES = re.compile(r"(?i),\s*leaving\b[^,.;]*")
 _LEFT = re.compile(r"(?i)\b(?:left|leaves?|remain\w*|still|keeps?|rest|change|have|has|end up)\b")
 _DOZEN = re.compile(r"(?i)\bdozen")
@@ -134,7 +131,8 @@ class _Numbers(Reader):
                 last, is_refused = None, True
                 continue
             asked = re.split(r"[.。]\s*(?=\S)", self.question)[-1]
-            clause = part.string if "=" in part.string else asked_clause(part.string, asked)
+            is_concluding = "=" in part.string or _LAST_CLAUSE.search(part.string)
+            clause = part.string if is_concluding else asked_clause(part.string, asked)
             begin = part.string.index(clause)
             found = _stated(part.part(begin, begin + len(clause)), self.question)
             if found is not None and found.rule in _WEAK_RULES and _CUE.search(part.string):
@@ -153,6 +151,9 @@ class _Numbers(Reader):
 def _stated(sentence: Text, question: str) -> Found | None:
     """Read a sentence that concludes, works out a value, or only mentions a number."""
     string = _BLANKED.sub(lambda match: " " * len(match[0]), clean(sentence.string))
+    why = _SINCE.search(string)
+    if why is not None and "=" not in string[: why.start()] and values(string[: why.start()]):
+        string = string[: why.start()].ljust(len(string))
     if question and not _LEFT.search(question):
         string = _LEAVES.sub(lambda match: " " * len(match[0]), string)
     begin = _last_clause(string)
@@ -165,6 +166,7 @@ def _stated(sentence: Text, question: str) -> Found | None:
         return Found(None, "ambiguous", "conclusion", sentence.span())
     has_cue = bool(_CUE.search(string) or _BOLD_LINE.fullmatch(sentence.string))
     free = [item for item in values(string) if not _PASSED_OVER.search(string[: item[1]])]
+    free = [item for item in free if not re.match(r"-[a-z]{3}", string[item[2] :])] or free  # a 240-liter tank
     found = [item for item in free if not is_bound(string, item[1], item[2], question)]
     if _TERM.search(string) or (free and not found):
         return None

@@ -18,13 +18,11 @@ class Reading:
 
 
 _ASIDE = re.compile(
-    r"(?i)\((?=\D*\d)[^()]*\)|,?\s*(?:\bnot\b|\brather than\b|\binstead of\b|而不是|而非|不是)"
-    r"|,?\s*(?:\b(?:because|since|which(?! (?:at [^,.]*?)?(?:averages|equals|gives|leaves|makes"
-    r"|comes|totals|amounts"
-    r"|adds|works|brings|is(?= [$\d.%]+\W*$))\b)"
-    r"|given that|where|compared|considering|assuming|as (?:it|he|she|they|there))\b|其中|因为|由于)"
-    r"|,\s*(?:who|whom|whose)\b|\bout of\b|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b)|[→⇒]\s*(?=check)"
-    r"|\s[—–]\s(?=that\b|because\b|since\b|as\b)"
+    r"(?i)\((?=\D*\d)[^()]*\)|,?\s*(?:\bnot\b|\brather than\b|\binstead of\b|而不是|而非|不是)|,?\s*(?:\b(?:because"
+    r"|since|which(?! (?:at [^,.]*?)?(?:averages|equals|gives|leaves|makes|comes|totals|amounts|adds|works|brings"
+    r"|is(?= [$\d.,]+%?(?![^.]*\b(?:than|more|less|fewer|times|half|twice)\b)))\b)|given that|where|compared"
+    r"|considering|assuming|as (?:it|he|she|they|there))\b|其中|因为|由于)|,\s*(?:who|whom|whose)\b|\bout of\b"
+    r"|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b)|[→⇒]\s*(?=check)|\s[—–]\s(?=that\b|because\b|since\b|as\b)"
 )
 _SUMMED = re.compile(
     r"(?i)\b(?:for a total of|a total of|totall?ing|in total|altogether|which (?:makes|gives)|(?:and|,)\s*so"
@@ -34,9 +32,8 @@ _GAP = r"\s*[a-zA-Z$€£¥￥%\u4e00-\u9fff]{0,14}(?:\s[a-zA-Z]{1,12})?\s*"
 _NEXT = re.compile(rf"^{_GAP}(?:[-+*/÷×^]|\bx\b)\s*[($\s]*\d")
 _EQUAL = re.compile(rf"^{_GAP}[)\s]*[=≈]")
 _RANGE = re.compile(
-    r"(?i)^\s?[a-zA-Z$%\u4e00-\u9fff]{0,8}\s*(?:~|–|—|\bto\b|到|至|\bor\b|或者?|还是|,?\s*[也还又](?=可能))\s*(?:maybe|perhaps"
-    r"|possibly"
-    r"|也许|可能是?)?\s*[$¥]?\s*-?\d"
+    r"(?i)^\s?[a-zA-Z$%\u4e00-\u9fff]{0,8}\s*(?:~|–|—|\bto\b|到|至|\bor\b|或者?|还是"
+    r"|,?\s*[也还又](?=可能))\s*(?:maybe|perhaps|possibly|也许|可能是?)?\s*[$¥]?\s*-?\d"
 )
 _LIST = re.compile(r"^(?:\s*(?:,|、|和|与|\band\b)\s*(?:and\s+)?[-$¥]?\d[\d.]*)+[\s.。$]*$")
 _RATIO = re.compile(r"^\s?(?::|比|点|时|月)\s?\d")
@@ -157,8 +154,8 @@ _VERBS = ("is", "are", "was", "were", "do", "does", "did", "will", "can", "have"
 _PREFIXES = "千平立厘毫分公小"
 """First characters that different Chinese units share: 千米 and 千克."""
 _CONDITION = re.compile(
-    r"(?i)(?:(?:^|[,;.]\s*|\b(?:so|therefore|thus|hence|out),?\s*)of(?: the| all| these| those)?"
-    r"|\b(?:from|per|at|by|to|than|not|every|each|over|on|(?<=\d )of)(?: the)?|每[^\d,，]{0,4}|不是|而非)[\s*$]*$"
+    r"(?i)(?:(?:^|[,;.]\s*|\b(?:so|therefore|thus|hence|out),?\s*)of(?: the| all| these| those)?|\b(?:from|per|at|by"
+    r"|to|than|not|every|each|over|on|(?<=\d )of)(?: the| his| her| their| its)?|每[^\d,，]{0,4}|不是|而非)[\s*$]*$"
 )
 _GLOSS = re.compile(r"(?i)\((?:=|or|i\.e\.,?|that is,?)?\s*(\d[\d.,]*\s?(?:[a-z]+|个?[\u4e00-\u9fff]{1,3}))\)")
 """The same in another unit: 1.2 hours (72 minutes)."""
@@ -189,7 +186,7 @@ def asked_value(stretch: str, question: str, value: str) -> str:
             told.append((show(number), string[:start], unit[0].strip() if unit else ""))
     if len(told) < 2 or value not in [shown for shown, _, _ in told]:
         return value
-    left = [shown for shown, _, unit in told if _LEFT.search(unit)]
+    left = [shown for shown, before, unit in told if _LEFT.search(unit) and not _CONDITION.search(before)]
     if len(left) == 1 and _LEFT.search(re.split(r"[.,;]\s", question.strip())[-1]):
         return left[0]
     fitting = [(shown, before) for shown, before, unit in told if _is_asked(unit, question)]
@@ -205,7 +202,7 @@ def _is_asked(unit: str, question: str) -> bool:
     """Return whether a unit is what the question counts: one of the words after a number, or its first characters."""
     if unit.isascii():
         english = [match[1].lower() for match in _ASKED_ENGLISH.finditer(question)]
-        words = [word.removesuffix("s") for word in unit.lower().split()]
+        words = [word.removesuffix("s") for word in unit.lower().split(" per ")[0].split()]
         return bool(english) and english[-1] not in _VERBS and english[-1].removesuffix("s") in words
     han = _ASKED_HAN.findall(question)
     asked, unit = han[-1][1] if han else "", unit.removeprefix("个")

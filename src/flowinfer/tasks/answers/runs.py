@@ -17,7 +17,7 @@ _CONNECTED = re.compile(
 _PROSE = re.compile(r"(?i)is|of|in|to|so|or|we|it|at|by|on|if|as|be|he|me|my|no|up|us|an|am|do|go|cm|mm|km|kg|pm|ok|hi")
 COPULA = re.compile(
     r"(?i)\b(?:is|are|was|were|be|equals?|becomes?|gives?|get|obtain|yields?|have|has|as|to|into|contains?|exactly"
-    r"|by|simplifies to|simply|it's|that's)\b\s*:?"
+    r"|by|(?:remainder|total|sum|value) of|simplifies to|simply|it's|that's)\b\s*:?"
     r"|→|=>|(?<=[a-zA-Z]{2})\s*=|(?<=[\u4e00-\u9fff)])\s*=|:(?=\s)|是|为|等于|得到?|即|有"
 )
 
@@ -93,10 +93,9 @@ def _starts(string: str, at: int) -> bool:
 
 
 _ASIDE = re.compile(
-    r"(?i),?\s*(?:\b(?:because|since|which(?! (?:is|are|equals|gives"
-    r"|simplifies to|makes) (?:[a-z]\s?=)?[^a-z]*\d"
-    r"(?![^.]*\b(?:than|more|less|times|prime|even|odd|not|before|after|from|away|off)\b))|where|given that|compared"
-    r"|rather than|instead of)\b|\bnot\b(?= [-\d(])|而不是|而非|因为|其中|由于)"
+    r"(?i),?\s*(?:\b(?:because|since|which(?! (?:is|are|equals|gives|simplifies to"
+    r"|makes) (?:[a-z]\s?=)?[^a-z]*\d(?![^.]*\b(?:than|more|less|times|prime|even|odd|not|before|after|from|away"
+    r"|off)\b))|where|given that|compared|rather than|instead of)\b|\bnot\b(?= [-\d(])|而不是|而非|因为|其中|由于)"
     r"|\s\((?=[a-z]{3,}|[^()]*[=≈])"
 )
 
@@ -126,25 +125,42 @@ def main_part(string: str) -> str:
     return string
 
 
-_SUBJECT = re.compile(r"([\u4e00-\u9fff]{2,12}|\b[a-zA-Z]+)\s*(?:是|为|等于|=|\b(?:is|equals)\b)")
-_CLAUSES = re.compile(r"[,，;；]\s*(?!也就|即|就是|i\.e|that is|or\b|which)(?:\band\b|\bwhile\b|而)?|\b(?:and|while)\b")
+_COMMON = {"the", "how", "and", "many", "much", "does", "are", "was", "were", "has", "have", "多少", "一共"}
+_CLAUSES = re.compile(
+    r"(?:,(?!\d)|[，;；])(?!\s*(?:也就|即|就是|i\.e|that is|or\b|which))\s*(?:\band\b|\bwhile\b|而)?|\b(?:and|while)\b"
+)
+_VARIABLE = re.compile(r"(?i)\b([a-z])\s*=")
+_ASKED_VARIABLE = re.compile(r"(?i)(?:\b(?:for|find|of|determine|is)|求|计算)\s*([a-z])\s*(?=$|[.?,。？的值])")
+_RESTATES = re.compile(r"(?i)\bthat is\b|即|也就是")
 
 
 def asked_clause(string: str, question: str) -> str:
-    """Return the clause whose subject the question names, where a sentence tells values of several subjects."""
-    told = []
-    for clause in _CLAUSES.split(string):
-        subject = _SUBJECT.search(clause)
-        if subject and re.search(r"\d", clause[subject.end() :]):
-            told.append((subject[1], clause))
-    asked = [clause for subject, clause in told if _is_named(subject, question)]
+    """Return the one clause with a number that has a word of the question which no other such clause has.
+
+    Example: "x = 2 and y = 3" is "x = 2" where the question is to solve for x.
+    """
+    if _RESTATES.search(string):
+        return string
+    masked = re.sub(r"\([^()]*\)", lambda match: " " * len(match[0]), string)
+    ends = [match.span() for match in _CLAUSES.finditer(masked)]
+    bounds = zip([0, *(end for _, end in ends)], [*(begin for begin, _ in ends), len(string)], strict=True)
+    told = [string[begin:end] for begin, end in bounds if _is_clause(masked[begin:end])]
+    words = [_words(clause, _VARIABLE) for clause in told]
+    sought = _words(question, _ASKED_VARIABLE)
+    others = [set().union(*words[:at], *words[at + 1 :]) for at in range(len(told))]
+    asked = [clause for clause, own, rest in zip(told, words, others, strict=True) if (own - rest) & sought]
     return asked[0] if len(told) > 1 and len(asked) == 1 else string
 
 
-def _is_named(subject: str, question: str) -> bool:
-    """Return whether a question asks for a subject: by a word, the end of a Chinese noun, or "for x"."""
-    if len(subject) == 1:
-        return bool(
-            re.search(rf"(?:\b(?:for|find|of|determine|is)|求|计算)\s*{subject}\s*(?:$|[.?,。？的值])", question, re.I)
-        )
-    return bool(re.search(rf"\b{subject}\b" if subject.isascii() else re.escape(subject[-3:]), question, re.I))
+def _is_clause(string: str) -> bool:
+    """Return whether a stretch says a number of something, and does not go on with a list or a unit."""
+    return bool(re.search(r"\d", string)) and (
+        "=" in string or len(re.findall(r"[a-zA-Z]{2,}|[\u4e00-\u9fff]", string)) > 1
+    )
+
+
+def _words(string: str, letter: re.Pattern[str]) -> set[str]:
+    """Return a text's English words, pairs of Chinese characters, and letters that have or are asked for a value."""
+    han = re.findall(r"(?=([\u4e00-\u9fff]{2}))", string)
+    words = re.findall(r"\b[a-z]{3,}\b", string.lower())
+    return {*words, *han, *map(str.lower, letter.findall(string))} - _COMMON

@@ -11,18 +11,15 @@ from flowinfer.tasks.answers.text import Text, joined
 
 _COMMENT = re.compile(
     r"(?i)^[\s*_#(\[>-]*(?:check|verif|(?:let me|to) (?:check|verify|double)|note\b|confidence\b|explanation|reason"
-    r"|that is\b|i\.e\.|(?:this|that|it)(?:'s| is) because\b"
-    r"|(?:this|that|it|which)(?:'s| is| was| can| means| matches| makes sense| equals| also)\b[^=]*"
-    r"\b(?:more|less|fewer|than|half|twice|times)\b"
-    r"|(?:let\s+(?!me\b|us\b)|suppose\b|assume\b|(?:we )?try\b)"
-    r"(?![^\n]*\b(?:so|then|thus|hence|therefore|get|have|gives?)\b)"
+    r"|that is\b|i\.e\.|(?:this|that|it)(?:'s| is) because\b|(?:this|that|it|which)(?:'s| is| was| can| means"
+    r"| matches| makes sense| equals| also)\b[^=]*\b(?:more|less|fewer|than|half|twice|times)\b|(?:let\s+(?!me\b"
+    r"|us\b)|suppose\b|assume\b|(?:we )?try\b)(?![^\n]*\b(?:so|then|thus|hence|therefore|get|have|gives?)\b)"
     r"|because\b[^,]*\Z|if you(?:'d| have| need| want| would| like)|i hope|验算|检验|检查|注|解释|说明|解析|提示|理由"
-    r"|(?:do not|don't) (?:confuse|forget|mix)|be careful|remember\b|by the way"
-    r"|for (?:example|instance|comparison|reference)\b|(?:in|by) (?:contrast|comparison)\b|had \w+ "
-    r"|(?:若|如果|即使|if\b)[^\n]*(?:错|不对|不是|\bbut\b|wrong|incorrect|mistake)|(?<=\()(?:若|如果|if\b)"
-    r"|顺便|[如若]需|若要|别忘|不要|例如|比如|举例|相比之下|作为对比|对比)"
-    r"|(?!so\b|thus\b|therefore\b|hence\b|所以|因此)[^\n]*?(?:\b(?:this|that|it|which)(?: also)? "
-    r"(?:confirms|agrees|matches|is consistent)\b|[与和][^,，]{1,12}(?:相符|吻合|一致))"
+    r"|(?:do not|don't) (?:confuse|forget|mix)|be careful|remember\b|by the way|for (?:example|instance|comparison"
+    r"|reference)\b|(?:in|by) (?:contrast|comparison)\b|had \w+ |(?:若|如果|即使|if\b)[^\n]*(?:错|不对|不是|\bbut\b"
+    r"|wrong|incorrect|mistake)|(?<=\()(?:若|如果|if\b)|顺便|[如若]需|若要|别忘|不要|例如|比如|举例|相比之下|作为对比"
+    r"|对比)|(?!so\b|thus\b|therefore\b|hence\b|所以|因此)[^\n]*?(?:\b(?:this|that|it|which)(?: also)? (?:confirms"
+    r"|agrees|matches|is consistent)\b|[与和][^,，]{1,12}(?:相符|吻合|一致))"
 )
 _CHECK = re.compile(
     r"(?i)[(（]?\s*(?:\bcheck(?:ing)?|verif(?:y(?:ing)?|ication)|验算|检验|检查|\bnote|explanation|解析|注意?)\s*\**\s*[:：]"
@@ -30,8 +27,7 @@ _CHECK = re.compile(
 )
 _BREAKDOWN = re.compile(
     r"(?i)\A(?=.*\d)([^\n:]{0,200}[.!*]\s{0,3})\n\W{0,9}(?:here(?:'s| is) (?:the|a|my|how|why)\b[^\n:]*|breakdown"
-    r"|calculations?)\W*:"
-    r"(?![\s\S]*\b(?:so|therefore|thus|hence|final|answer|total)\b)"
+    r"|calculations?)\W*:(?![\s\S]*\b(?:so|therefore|thus|hence|final|answer|total)\b)"
 )
 """An answer in one sentence, and behind it how it comes about, without another conclusion."""
 _END = re.compile(
@@ -47,11 +43,10 @@ _ANSWERS = re.compile(
     r"(?i)\n\s*[*_]*(?!\s*(?:note|check|verif|so far|if\b|this\b|that\b|it\b|both|注|这|验|检))[^\n=:]*\d[^\n=]*\Z"
 )
 _REFUSAL = re.compile(
-    r"(?i)(?:can't|(?:can|could) ?not|(?:unable|impossible|not possible|no way|hard) to) (?:be )?"
-    r"(?:solved?|determined?|answer|find|tell|know|say|calculated?|computed?|give)"
-    r"|\bno (?:solution|answer)\b|(?:\bnot|n't|\bno|\black(?:s|ing)?)\b[^.\n]{0,30}(?:enough|sufficient) "
-    r"(?:information|data|detail)|insufficient|\bnot (?:known|given|provided|stated)\b|don't know|not sure"
-    r"|无法(?:确定|计算|回答|求|得知|判断|解答|得出)|不能确定|不知道"
+    r"(?i)(?:can't|(?:can|could) ?not|(?:unable|impossible|not possible|no way|hard) to) (?:be )?(?:solved?"
+    r"|determined?|answer|find|tell|know|say|calculated?|computed?|give)|\bno (?:solution|answer)\b|(?:\bnot|n't|\bno"
+    r"|\black(?:s|ing)?)\b[^.\n]{0,30}(?:enough|sufficient) (?:information|data|detail)|insufficient|\bnot (?:known"
+    r"|given|provided|stated)\b|don't know|not sure|无法(?:确定|计算|回答|求|得知|判断|解答|得出)|不能确定|不知道"
     r"|(?:信息|条件|数据)(?:不足|不够|不完整)|缺[少乏].{0,6}(?:条件|信息|数据)"
 )
 _CODE_LAST = re.compile(

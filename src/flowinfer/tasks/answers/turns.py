@@ -21,15 +21,12 @@ _TURN_ENDS = re.compile(
 )
 _NEXT_QUESTION = re.compile(
     r"(?P<numbered>\n\s*(?:\*\*|#+ )?(?:(?:Next |New |Another |Follow-?up )(?:Question|Problem)|User|Human|用户"
-    r"|下一[题道]|The following (?:is|are) (?:a )?multiple[- ]choice[^\n:.]*"
-    r"|以下是[^\n]{0,40}选择题[^\n:。]*"
-    r"|(?:Question|Problem|Exercise|Example|Q|问题|题目|例题|问)\s*\d+)\s*(?:\*\*)?[:：.。])"
-    r"|(?P<plain>\n\s*(?:\*\*|#+ )?(?:Question|Problem|Exercise|Example|Instruction|Q|问题|题目|例题|问)"
-    r"\s*(?:\*\*)?[:：]|\n#+ (?:Question|Problem|Exercise|Example)\s*\d+\s*\n"
-    r"|(?<=[\d.。]) (?:Question|问题)\s*\d*\s*[:：])"
-    r"|(?P<bare>\n\s*\n[A-Z][^\n]{9,}\?\s*\n"
-    r"|\n\s*\n(?:Solve|What|Find|Let(?! me\b| us\b|')|Simplify|Evaluate|Suppose|Which|Is|Factor|Expand"
-    r"|Calculate|Round|Sort|List|Differentiate|How)\b[^\n]{5,}[.?]\s*\n)"
+    r"|下一[题道]|The following (?:is|are) (?:a )?multiple[- ]choice[^\n:.]*|以下是[^\n]{0,40}选择题[^\n:。]*"
+    r"|(?:Question|Problem|Exercise|Example|Q|问题|题目|例题|问)\s*\d+)\s*(?:\*\*)?[:：.。])|(?P<plain>\n\s*(?:\*\*"
+    r"|#+ )?(?:Question|Problem|Exercise|Example|Instruction|Q|问题|题目|例题|问)\s*(?:\*\*)?[:：]|\n(?:#+ "
+    r"|\*\*)(?:Question|Problem|Exercise|Example)\s*\d+\W*\n|(?<=[\d.。]) (?:Question|问题)\s*\d*\s*[:：])"
+    r"|(?P<bare>\n\s*\n[A-Z][^\n]{9,}\?\s*\n|\n\s*\n(?:Solve|What|Find|Let(?! me\b| us\b|')|Simplify|Evaluate|Suppose"
+    r"|Which|Is|Factor|Expand|Calculate|Round|Sort|List|Differentiate|How)\b[^\n]{5,}[.?]\s*\n)"
     r"|(?P<listed>\n\s*(?:第?\d+[.、题]\s*)?(?:下列|下面|以下|关于)(?=[^\n]{4,}\n\s*A[.、])"
     r"|\n[^\n]{6,}[?？_)）]\s*\n\s*\(?A\)?[.、]\s?[^\n]+\n?\s*\(?B\)?[.、])"
 )
