@@ -28,6 +28,18 @@ class Nodes:
         self.cluster.wait_for_nodes()
         return self.address
 
+    def workers(self, program: str) -> list[int]:
+        """Return the replicas' processes on these nodes, by the module that they run."""
+        found: list[int] = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                is_one = program.encode() in (path / "cmdline").read_bytes()
+                if is_one and str(self.cache).encode() in (path / "environ").read_bytes():
+                    found.append(int(path.name))
+            except OSError:
+                continue
+        return found
+
     def kill(self) -> None:
         """Kill a node."""
         self.cluster.remove_node(self.nodes.pop(), allow_graceful=False)

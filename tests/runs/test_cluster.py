@@ -24,19 +24,6 @@ pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
 WORKER = "flowinfer.runs.replicas.worker"
 
 
-def workers(cache: Path) -> list[int]:
-    """Return the replicas' processes whose finished steps are kept there: those of these nodes."""
-    found: list[int] = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            is_one = WORKER.encode() in (path / "cmdline").read_bytes()
-            if is_one and str(cache).encode() in (path / "environ").read_bytes():
-                found.append(int(path.name))
-        except OSError:
-            continue
-    return found
-
-
 def foreign(told: str) -> list[str]:
     """Return what was written on standard error by somebody else."""
     known = ("flow on", "note: ", "run ", "loading ", "loaded ", *map(str, range(10)))
@@ -58,20 +45,6 @@ def test_a_node_that_is_killed_loses_nothing(cluster: Nodes, work: Path, alone: 
     assert not foreign(told), "nothing of Ray's is on the terminal"
 
 
-def test_a_replica_that_is_killed_is_started_again_in_its_place(
-    cluster: Nodes, work: Path, alone: dict[str, object]
-) -> None:
-    """There is no other place: what the lost one had is free for it."""
-    process = begun(work, *run(cluster.wanted(2)))
-    wait_for(lambda: num_answers(work) >= 3, process)
-    os.kill(workers(cluster.cache)[0], signal.SIGKILL)
-    wait_for(lambda: len(workers(cluster.cache)) == 2, process)
-    _, told = process.communicate()
-    assert process.returncode == 0, told
-    assert said(work) == alone and num_answers(work) == len(alone)
-    assert "has ended: signal SIGKILL" in told and "no node has" not in told
-
-
 def test_a_driver_that_is_killed_leaves_no_replica_and_its_run_goes_on(
     cluster: Nodes, work: Path, alone: dict[str, object]
 ) -> None:
@@ -79,7 +52,7 @@ def test_a_driver_that_is_killed_leaves_no_replica_and_its_run_goes_on(
     wait_for(lambda: num_answers(work) >= 3, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    wait_for(lambda: not workers(cluster.cache))
+    wait_for(lambda: not cluster.workers(WORKER))
     done = flowinfer("exec", "--resume", "--cluster", "here", "--replicas", "1", cwd=work)
     assert done.returncode == 0, done.stderr
     assert said(work) == alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,3 +63,11 @@ def test_a_node_that_is_killed_breaks_off_its_streams_and_no_others(cluster: Nod
     cluster.wanted(2)
     server.wait_for()
     assert server.chat(model="far").status_code == 200
+
+
+def test_a_replica_that_is_killed_is_started_again_in_its_place(cluster: Nodes, server: Server) -> None:
+    """There is no other place: what the lost one had is free for it."""
+    os.kill(cluster.workers("flowinfer.serving.replicas.worker")[0], signal.SIGKILL)
+    wait_for(lambda: sum(one["starts"] for one in server.states) == 1)
+    server.wait_for()
+    assert not any("no node has" in line for line in server.said)

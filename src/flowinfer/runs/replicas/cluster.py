@@ -157,13 +157,10 @@ class ClusterSite:
     def close(self) -> None:
         """End all actors, and let go of the cluster."""
         import ray
-        from ray.util.placement_group import remove_placement_group
 
         for link in self._links:
             link.end()
-        for group in self._groups.values():
-            remove_placement_group(group)
-        ray.shutdown()
+        ray.shutdown()  # with which Ray takes back what was kept for them
 
 
 class _Relay:
