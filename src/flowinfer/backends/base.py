@@ -132,8 +132,8 @@ class TokenModel(Protocol):
     """A loaded model whose next-token distributions can be read.
 
     An ordinary object without a method `complete`, which would make it a text model. One whose work another process
-    does may say so (`is_elsewhere = True`) and how many rows it takes (`most_rows`), and one whose forwards leave Python
-    to others meanwhile, how many bytes they read (`bytes_beside`): then it may be asked in a thread of its own.
+    does may say so (`is_elsewhere = True`) and how many rows it takes (`most_rows`), and one whose forwards leave
+    Python to others meanwhile, how many bytes they read (`bytes_beside`): then it may be asked in a thread of its own.
     `flowinfer profile` makes a shallow copy of it and gives that another `vocabulary`.
     """
 

@@ -15,8 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from flowinfer.engine.caches.launching import device_of, launch
-from flowinfer.engine.caches.triton_step import can_be_early
+from flowinfer.engine.caches.launching import can_be_early, launch
 from flowinfer.engine.network.experts import MOST_TOKENS
 from flowinfer.engine.network.gemm import MOST_STEP_TOKENS
 from flowinfer.engine.network.triton_gemm import _EARLY, Norm, Residual, _fetch, _store_added
@@ -73,7 +72,7 @@ def route(logits: Tensor, num_chosen: int, rows: Tensor | None, *, is_normed: bo
     tokens, count = logits.shape
     experts = logits.new_empty(tokens, num_chosen, dtype=torch.int32)
     shares = logits.new_empty(tokens, num_chosen, dtype=torch.float32)
-    is_early = can_be_early(device_of(logits))
+    is_early = can_be_early(logits)
     with torch.cuda.device(logits.get_device()):
         launch(_route_kernel, (tokens,))(
             *(logits, experts if rows is None else rows, experts, shares),
@@ -157,7 +156,7 @@ def _launch(
     (tokens, choices), inputs, outputs = chosen.experts.shape, x.shape[1], out.shape[1]
     columns = tiles.block_n // 2 if is_gated else tiles.block_n  # of `out`, per program
     sums = weight if total is None else x.new_empty(tokens * choices, outputs, dtype=torch.float32)
-    is_early = inputs % 8 == 0 and can_be_early(device_of(x))  # 16 bytes, fetched in bulk
+    is_early = inputs % 8 == 0 and can_be_early(x)  # 16 bytes, fetched in bulk
     members = min(tokens * choices, chosen.count)
     programs = choices if tokens <= _FEW_TOKENS else members
     with torch.cuda.device(x.get_device()):
