@@ -119,7 +119,8 @@ def auto_batch(
             per_device[device] = per_device.get(device, 0) + round(part * row)
     fits = [int(budget.free_bytes(device) * _SHARE / row) for device, row in per_device.items()]
     most = _MOST_ON_GPU if any(device.type == "cuda" for device in per_device) else _MOST_ON_CPU
-    taken = [rows for model in models if (rows := getattr(model, "most_rows", None))]
+    there = [model for model in models if is_elsewhere(model)]
+    taken = [rows for model in there if (rows := getattr(model, "most_rows", None))]
     rows = max(1, min([most, *taken, *fits]))
     return next(count for count in _PACKED_ROWS if count <= rows) if is_packed else rows
 
