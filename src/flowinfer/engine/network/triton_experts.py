@@ -20,9 +20,6 @@ from flowinfer.engine.network.experts import MOST_TOKENS
 from flowinfer.engine.network.gemm import MOST_STEP_TOKENS
 from flowinfer.engine.network.triton_gemm import _EARLY, Norm, Residual, _fetch, _store_added
 
-_FEW_TOKENS = 4
-"""Tokens of a lone row's step, most of them padding: its programs serve others than the first token's experts too."""
-
 
 @dataclass(frozen=True)
 class Chosen:
@@ -40,16 +37,18 @@ class Chosen:
 class Tiles:
     """How a product is cut."""
 
-    block_n: int = 32
+    block_n: int
     """Outputs per program."""
-    block_k: int = 128
+    block_k: int
     """Inputs per loop turn."""
     block_m: int = 16
     """Tokens of one expert that are multiplied at once; for more its weights are read again."""
     num_warps: int = 4
     num_stages: int = 4
-    registers: int | None = None
-    """Most of a thread, where fewer let more programs run side by side; None = as many as it likes."""
+
+
+_SHORT = 2048
+"""Inputs of products that are over soon, for which more turns in flight pay."""
 
 
 def tiles_for(weight: Tensor, pairs: int) -> Tiles:
@@ -57,7 +56,9 @@ def tiles_for(weight: Tensor, pairs: int) -> Tiles:
     crowd = pairs / len(weight)  # tokens of an expert, on average
     if weight.dtype is torch.float32:
         return Tiles(32, 32, 16)
-    return Tiles(32 if crowd < 1 else 64, 128, 16 if crowd <= 8 else 32)
+    if crowd > 8:
+        return Tiles(64, 64, 32, num_stages=5)
+    return Tiles(64, 64, num_stages=6) if crowd <= 1 and weight.shape[2] <= _SHORT else Tiles(64, 128)
 
 
 def route(logits: Tensor, num_chosen: int, rows: Tensor | None, *, is_normed: bool) -> Chosen:
@@ -157,18 +158,15 @@ def _launch(
     columns = tiles.block_n // 2 if is_gated else tiles.block_n  # of `out`, per program
     sums = weight if total is None else x.new_empty(tokens * choices, outputs, dtype=torch.float32)
     is_early = inputs % 8 == 0 and can_be_early(x)  # 16 bytes, fetched in bulk
-    members = min(tokens * choices, chosen.count)
-    programs = choices if tokens <= _FEW_TOKENS else members
     with torch.cuda.device(x.get_device()):
-        launch(_expert_kernel, (triton.cdiv(outputs, columns), programs))(
+        launch(_expert_kernel, (triton.cdiv(outputs, columns), min(tokens * choices, chosen.count)))(
             *(x, weight, chosen.experts, chosen.shares, out, weight if scale is None else scale.squares),
             *(weight if total is None else total.weight, *((weight, weight) if then is None else _parts(then))),
-            *(sums, weight if counters is None else counters, tokens, members, outputs, inputs),
+            *(sums, weight if counters is None else counters, tokens, outputs, inputs),
             *(0 if scale is None else scale.squares.shape[1], 0.0 if scale is None else scale.eps),
             CHOICES=choices,
             BLOCK_CHOICES=triton.next_power_of_2(choices),
             BY_PAIR=tokens * choices <= chosen.count,
-            SHARED=programs < members,
             FROM_PAIRS=len(x) != tokens,
             BLOCK_PARTS=0 if scale is None else triton.next_power_of_2(scale.squares.shape[1]),
             GATED=is_gated,
@@ -184,7 +182,6 @@ def _launch(
             PIECES=max(1, 32 * tiles.num_warps // tiles.block_n),
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
-            maxnreg=tiles.registers,
             launch_pdl=is_early,
         )
 
@@ -249,7 +246,7 @@ def _expert(
     return expert
 
 
-@triton.jit(do_not_specialize=["tokens", "members", "num_parts", "counters"])
+@triton.jit(do_not_specialize=["tokens", "num_parts", "counters"])
 def _expert_kernel(
     x: tl.tensor,
     weight: tl.tensor,
@@ -263,7 +260,6 @@ def _expert_kernel(
     sums: tl.tensor,
     counters: tl.tensor,
     tokens: tl.tensor,
-    members: tl.tensor,
     outputs: tl.tensor,
     inputs: tl.tensor,
     num_parts: tl.tensor,
@@ -271,7 +267,6 @@ def _expert_kernel(
     CHOICES: tl.constexpr,
     BLOCK_CHOICES: tl.constexpr,
     BY_PAIR: tl.constexpr,
-    SHARED: tl.constexpr,
     FROM_PAIRS: tl.constexpr,
     BLOCK_PARTS: tl.constexpr,
     GATED: tl.constexpr,
@@ -286,7 +281,7 @@ def _expert_kernel(
     EARLY_INPUTS: tl.constexpr,
     PIECES: tl.constexpr,
 ) -> None:
-    """Compute one block of the outputs of one or more experts, for all tokens that chose them."""
+    """Compute one block of one expert's outputs, for all tokens that chose it."""
     block = tl.program_id(0)
     # 1. who chose what; that is the last launch's but one, or older, where shares are added up
     rows = tl.arange(0, BLOCK_T)
@@ -308,62 +303,57 @@ def _expert_kernel(
         weight_rows = safe
     weight_first = weight + weight_rows.to(tl.int64) * inputs
     size = tl.cast(outputs, tl.int64) * (2 * inputs if GATED else inputs)  # of an expert
+    expert = _expert(chosen, picked, pairs, tl.program_id(1), BY_PAIR)
     if EARLY and ADDED:
-        expert = _expert(chosen, picked, pairs, tl.program_id(1), BY_PAIR)
         piece = tl.minimum(inputs, EARLY_INPUTS) // PIECES // 8 * 8
         starts = tl.arange(0, PIECES)[None, :] * piece
         is_read = (columns < outputs)[:, None] & (starts < inputs) & (expert >= 0)
         _fetch((weight_first + expert * size)[:, None] + starts, tl.where(is_read, piece * 2, 0))
         tl.extra.cuda.gdc_wait()
-    last, stride = tl.program_id(1) + 1, 1
-    if SHARED:
-        last, stride = members, tl.num_programs(1)
-    for member in range(tl.program_id(1), last, stride):
-        expert = _expert(chosen, picked, pairs, member, BY_PAIR)
-        weight_base = weight_first + tl.maximum(expert, 0) * size
-        place = tl.max(tl.where((picked == expert) & (picked >= 0), places, -1), 1)  # (T,)
-        reads = place >= 0
-        rank = tl.cumsum(reads.to(tl.int32), 0) - 1
-        # 2. the product, for so many of its tokens at once
-        for first in range(0, tl.sum(reads.to(tl.int32), 0), BLOCK_M):
-            ranks = first + tl.arange(0, BLOCK_M)
-            is_mine = reads[None, :] & (rank[None, :] == ranks[:, None])  # (M, T)
-            token = tl.max(tl.where(is_mine, rows[None, :], -1), 1)
-            pair = tl.max(tl.where(is_mine, (rows * CHOICES + place)[None, :], -1), 1)
-            known = token >= 0
-            source = pair if FROM_PAIRS else token
-            if BLOCK_PARTS > 0:
-                parts = tl.arange(0, BLOCK_PARTS)[None, :]
-                at = squares + token[:, None] * num_parts + parts
-                square = tl.load(at, mask=known[:, None] & (parts < num_parts), other=0.0)
-            x_at = x + source[:, None].to(tl.int64) * inputs + offsets[None, :]
-            weight_at = weight_base[None, :] + offsets[:, None]
-            total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-            for start in range(0, inputs, BLOCK_K):
-                if WHOLE_K:
-                    part = tl.load(x_at + start, mask=known[:, None], other=0.0)
-                    w = tl.load(weight_at + start)
-                else:
-                    there = start + offsets < inputs
-                    part = tl.load(x_at + start, mask=known[:, None] & there[None, :], other=0.0)
-                    w = tl.load(weight_at + start, mask=there[:, None], other=0.0)
-                total = tl.dot(part, w, total, input_precision="ieee")  # (M, BLOCK_N)
-            if BLOCK_PARTS > 0:
-                total *= tl.rsqrt(tl.sum(square, 1) / inputs + eps)[:, None]
-            if GATED:
-                gate, up = tl.split(tl.permute(tl.reshape(total, (BLOCK_M, 2, HALF)), (0, 2, 1)))
-                halves = block * HALF + tl.arange(0, HALF)
-                cells = pair[:, None].to(tl.int64) * outputs + halves[None, :]
-                gated = gate * tl.sigmoid(gate) * up
-                tl.store(out + cells, gated.to(out.dtype.element_ty), mask=known[:, None] & (halves < outputs)[None, :])
+    weight_base = weight_first + tl.maximum(expert, 0) * size
+    place = tl.max(tl.where((picked == expert) & (picked >= 0), places, -1), 1)  # (T,)
+    reads = place >= 0
+    rank = tl.cumsum(reads.to(tl.int32), 0) - 1
+    # 2. the product, for so many of its tokens at once
+    for first in range(0, tl.sum(reads.to(tl.int32), 0), BLOCK_M):
+        ranks = first + tl.arange(0, BLOCK_M)
+        is_mine = reads[None, :] & (rank[None, :] == ranks[:, None])  # (M, T)
+        token = tl.max(tl.where(is_mine, rows[None, :], -1), 1)
+        pair = tl.max(tl.where(is_mine, (rows * CHOICES + place)[None, :], -1), 1)
+        known = token >= 0
+        source = pair if FROM_PAIRS else token
+        if BLOCK_PARTS > 0:
+            parts = tl.arange(0, BLOCK_PARTS)[None, :]
+            at = squares + token[:, None] * num_parts + parts
+            square = tl.load(at, mask=known[:, None] & (parts < num_parts), other=0.0)
+        x_at = x + source[:, None].to(tl.int64) * inputs + offsets[None, :]
+        weight_at = weight_base[None, :] + offsets[:, None]
+        total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for start in range(0, inputs, BLOCK_K):
+            if WHOLE_K:
+                part = tl.load(x_at + start, mask=known[:, None], other=0.0)
+                w = tl.load(weight_at + start)
             else:
-                cells = pair[:, None].to(tl.int64) * outputs + columns[None, :]
-                inside = known[:, None] & (columns < outputs)[None, :]
-                if ADDED:
-                    total *= tl.load(shares + pair, mask=known, other=0.0)[:, None]
-                    tl.store(sums + cells, total, mask=inside)
-                else:
-                    tl.store(out + cells, total.to(out.dtype.element_ty), mask=inside)
+                there = start + offsets < inputs
+                part = tl.load(x_at + start, mask=known[:, None] & there[None, :], other=0.0)
+                w = tl.load(weight_at + start, mask=there[:, None], other=0.0)
+            total = tl.dot(part, w, total, input_precision="ieee")  # (M, BLOCK_N)
+        if BLOCK_PARTS > 0:
+            total *= tl.rsqrt(tl.sum(square, 1) / inputs + eps)[:, None]
+        if GATED:
+            gate, up = tl.split(tl.permute(tl.reshape(total, (BLOCK_M, 2, HALF)), (0, 2, 1)))
+            halves = block * HALF + tl.arange(0, HALF)
+            cells = pair[:, None].to(tl.int64) * outputs + halves[None, :]
+            gated = gate * tl.sigmoid(gate) * up
+            tl.store(out + cells, gated.to(out.dtype.element_ty), mask=known[:, None] & (halves < outputs)[None, :])
+        else:
+            cells = pair[:, None].to(tl.int64) * outputs + columns[None, :]
+            inside = known[:, None] & (columns < outputs)[None, :]
+            if ADDED:
+                total *= tl.load(shares + pair, mask=known, other=0.0)[:, None]
+                tl.store(sums + cells, total, mask=inside)
+            else:
+                tl.store(out + cells, total.to(out.dtype.element_ty), mask=inside)
     if EARLY:  # not before: programs that wait would crowd some multiprocessors
         tl.extra.cuda.gdc_launch_dependents()
     # 3. of a block's programs the last to end adds up all
