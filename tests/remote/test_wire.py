@@ -8,12 +8,12 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from importlib.metadata import version
 from typing import Any
 
 import pytest
 import torch
 
+from flowinfer import __version__
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine.base import Observer
 from flowinfer.engine.models import ModelPool
@@ -246,7 +246,7 @@ def test_another_version_of_flowinfer_is_told_with_both_numbers(served: Served) 
     assert served.server._head is not None
     served.server._head.about["version"] = "0.0.9"
     far = RemoteModel(served.spec())
-    assert far.notes == (*same.notes, f"{far.where} runs flowinfer 0.0.9, this is {version('flowinfer')}")
+    assert far.notes == (*same.notes, f"{far.where} runs flowinfer 0.0.9, this is {__version__}")
     for one in (same, far):
         one.close()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from itertools import count
 from typing import Any
 
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from flowinfer import __version__
 from flowinfer.backends.aside import waiting
 from flowinfer.backends.base import Prompt, Session, TokenModel, Traffic, Turn
 from flowinfer.errors import HeadCut, HeadLoading, HeadLost, LoadError, MemoryShort, RunError
@@ -96,8 +96,8 @@ class RemoteModel(TokenModel):
         self.max_positions, self.is_exact = about.max_positions, about.is_exact
         self.most_rows = about.rows
         self.notes = tuple(about.notes)
-        if about.version != version("flowinfer"):
-            self.notes += (f"{self.where} runs flowinfer {about.version}, this is {version('flowinfer')}",)
+        if about.version != __version__:
+            self.notes += (f"{self.where} runs flowinfer {about.version}, this is {__version__}",)
         ours = last_part(spec.ref)
         if ours not in (about.ref, about.name):
             self.close()

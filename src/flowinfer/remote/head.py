@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from flowinfer import __version__
 from flowinfer.backends.base import Session, TokenModel
 from flowinfer.errors import FlowInferError, MemoryShort, is_device_lost, is_memory_short
 from flowinfer.remote import asked
@@ -82,7 +82,7 @@ class Head:
         found = model.vocabulary()
         self._num_columns = found.num_columns
         self.about: dict[str, Any] = {
-            "version": version("flowinfer"),
+            "version": __version__,
             "name": model.name,
             "ref": last_part(ref),
             "max_positions": model.max_positions,

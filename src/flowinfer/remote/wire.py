@@ -18,9 +18,9 @@ import socket
 import struct
 import time
 from contextlib import suppress
-from importlib.metadata import version
 from typing import Any
 
+from flowinfer import __version__
 from flowinfer.errors import LoadError
 
 PROTOCOL = 3
@@ -183,7 +183,7 @@ def call(host: str, port: int, key: bytes, *, seconds: float = 10.0) -> tuple[Wi
         raise WireError(f"'{host}' is no name of a host") from error
     wire = Wire(connection)
     try:
-        return wire, introduce(wire, key, {"version": version("flowinfer")})
+        return wire, introduce(wire, key, {"version": __version__})
     except WireError:
         wire.close()
         raise
