@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from flowinfer import __version__
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine.base import Observer
 from flowinfer.engine.models import ModelPool
@@ -25,7 +24,7 @@ from flowinfer.remote import asked, client
 from flowinfer.remote.client import RemoteModel
 from flowinfer.remote.head import Head
 from flowinfer.remote.server import HeadServer
-from flowinfer.remote.wire import PROTOCOL, Wire, parted, shown_place
+from flowinfer.remote.wire import PROTOCOL, VERSION, Wire, parted, shown_place
 from flowinfer.spec import ModelSpec
 from tests.engine import plans
 from tests.engine.plans import answers, mix, one_step, run
@@ -246,7 +245,7 @@ def test_another_version_of_flowinfer_is_told_with_both_numbers(served: Served) 
     assert served.server._head is not None
     served.server._head.about["version"] = "0.0.9"
     far = RemoteModel(served.spec())
-    assert far.notes == (*same.notes, f"{far.where} runs flowinfer 0.0.9, this is {__version__}")
+    assert far.notes == (*same.notes, f"{far.where} runs flowinfer 0.0.9, this is {VERSION}")
     for one in (same, far):
         one.close()
 

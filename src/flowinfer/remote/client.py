@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from flowinfer import __version__
 from flowinfer.backends.aside import waiting
 from flowinfer.backends.base import Prompt, Session, TokenModel, Traffic, Turn
 from flowinfer.errors import HeadCut, HeadLoading, HeadLost, LoadError, MemoryShort, RunError
@@ -28,6 +27,7 @@ from flowinfer.remote.direct import Direct, device_for
 from flowinfer.remote.session import RemoteSession
 from flowinfer.remote.wire import (
     MOST_BODY,
+    VERSION,
     KeyRefused,
     NotYet,
     Wire,
@@ -96,8 +96,8 @@ class RemoteModel(TokenModel):
         self.max_positions, self.is_exact = about.max_positions, about.is_exact
         self.most_rows = about.rows
         self.notes = tuple(about.notes)
-        if about.version != __version__:
-            self.notes += (f"{self.where} runs flowinfer {about.version}, this is {__version__}",)
+        if about.version != VERSION:
+            self.notes += (f"{self.where} runs flowinfer {about.version}, this is {VERSION}",)
         ours = last_part(spec.ref)
         if ours not in (about.ref, about.name):
             self.close()

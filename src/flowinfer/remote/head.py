@@ -19,12 +19,11 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from flowinfer import __version__
 from flowinfer.backends.base import Session, TokenModel
 from flowinfer.errors import FlowInferError, MemoryShort, is_device_lost, is_memory_short
 from flowinfer.remote import asked
 from flowinfer.remote.direct import Direct, backend_of, gpu_id
-from flowinfer.remote.wire import Wire, last_part
+from flowinfer.remote.wire import VERSION, Wire, last_part
 
 MOST_SESSIONS = 16
 """Of one connection: decoding loops that are open at once."""
@@ -82,7 +81,7 @@ class Head:
         found = model.vocabulary()
         self._num_columns = found.num_columns
         self.about: dict[str, Any] = {
-            "version": __version__,
+            "version": VERSION,
             "name": model.name,
             "ref": last_part(ref),
             "max_positions": model.max_positions,
