@@ -8,7 +8,6 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ from flowinfer.remote import asked, client
 from flowinfer.remote.client import RemoteModel
 from flowinfer.remote.head import Head
 from flowinfer.remote.server import HeadServer
-from flowinfer.remote.wire import PROTOCOL, Wire, parted, shown_place
+from flowinfer.remote.wire import PROTOCOL, VERSION, Wire, parted, shown_place
 from flowinfer.spec import ModelSpec
 from tests.engine import plans
 from tests.engine.plans import answers, mix, one_step, run
@@ -246,7 +245,7 @@ def test_another_version_of_flowinfer_is_told_with_both_numbers(served: Served) 
     assert served.server._head is not None
     served.server._head.about["version"] = "0.0.9"
     far = RemoteModel(served.spec())
-    assert far.notes == (*same.notes, f"{far.where} runs flowinfer 0.0.9, this is {version('flowinfer')}")
+    assert far.notes == (*same.notes, f"{far.where} runs flowinfer 0.0.9, this is {VERSION}")
     for one in (same, far):
         one.close()
 

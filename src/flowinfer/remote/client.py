@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from itertools import count
 from typing import Any
 
@@ -28,6 +27,7 @@ from flowinfer.remote.direct import Direct, device_for
 from flowinfer.remote.session import RemoteSession
 from flowinfer.remote.wire import (
     MOST_BODY,
+    VERSION,
     KeyRefused,
     NotYet,
     Wire,
@@ -96,8 +96,8 @@ class RemoteModel(TokenModel):
         self.max_positions, self.is_exact = about.max_positions, about.is_exact
         self.most_rows = about.rows
         self.notes = tuple(about.notes)
-        if about.version != version("flowinfer"):
-            self.notes += (f"{self.where} runs flowinfer {about.version}, this is {version('flowinfer')}",)
+        if about.version != VERSION:
+            self.notes += (f"{self.where} runs flowinfer {about.version}, this is {VERSION}",)
         ours = last_part(spec.ref)
         if ours not in (about.ref, about.name):
             self.close()

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from flowinfer.backends.base import Session, TokenModel
 from flowinfer.errors import FlowInferError, MemoryShort, is_device_lost, is_memory_short
 from flowinfer.remote import asked
 from flowinfer.remote.direct import Direct, backend_of, gpu_id
-from flowinfer.remote.wire import Wire, last_part
+from flowinfer.remote.wire import VERSION, Wire, last_part
 
 MOST_SESSIONS = 16
 """Of one connection: decoding loops that are open at once."""
@@ -82,7 +81,7 @@ class Head:
         found = model.vocabulary()
         self._num_columns = found.num_columns
         self.about: dict[str, Any] = {
-            "version": version("flowinfer"),
+            "version": VERSION,
             "name": model.name,
             "ref": last_part(ref),
             "max_positions": model.max_positions,

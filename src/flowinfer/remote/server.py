@@ -38,7 +38,7 @@ class HeadServer:
         self._strangers: dict[Wire, None] = {}
         """Those of `_wires` that have not shown the key yet, the first first."""
         self._listener: socket.socket | None = None
-        self._is_over = False
+        self._is_served = self._is_over = False
 
     def listen(self, host: str, port: int) -> tuple[str, int]:
         """Take an address and return it; port 0 = any that is free.
@@ -59,12 +59,17 @@ class HeadServer:
     def serve(self) -> None:
         """Serve until `close`; `listen` must have been called."""
         assert self._listener is not None, "listen comes before serve"
+        self._is_served = True
         with self._listener:
             self._accept(self._listener)
 
     def close(self) -> None:
         """Stop listening and end all connections."""
         self._is_over = True
+        if (
+            self._listener is not None and not self._is_served
+        ):  # else who accepts closes it: its number may be another's
+            self._listener.close()
         for wire in list(self._wires):
             wire.close()
 

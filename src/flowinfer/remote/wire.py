@@ -18,13 +18,15 @@ import socket
 import struct
 import time
 from contextlib import suppress
-from importlib.metadata import version
 from typing import Any
 
+from flowinfer.backends.versions import installed
 from flowinfer.errors import LoadError
 
 PROTOCOL = 3
 """Goes up whenever what is said changes."""
+VERSION = installed("flowinfer") or "of a source tree"
+"""Of flowinfer, told to the other side."""
 MOST_HEAD = 64 << 20
 """Bytes of a head: prompts of many rows, or a tokenizer's control tokens."""
 MOST_BODY = 2 << 30
@@ -183,7 +185,7 @@ def call(host: str, port: int, key: bytes, *, seconds: float = 10.0) -> tuple[Wi
         raise WireError(f"'{host}' is no name of a host") from error
     wire = Wire(connection)
     try:
-        return wire, introduce(wire, key, {"version": version("flowinfer")})
+        return wire, introduce(wire, key, {"version": VERSION})
     except WireError:
         wire.close()
         raise
