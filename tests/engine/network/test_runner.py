@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -86,6 +87,23 @@ def test_packed_rows_give_transformers_own_logits(name: str) -> None:
     session.feed({rows[k]: own_ids for k, own_ids in tail.items()})
     reference.feed({others[k]: own_ids for k, own_ids in tail.items()})
     torch.testing.assert_close(session.logits(rows[1:]), reference.logits(others[1:]), atol=2e-4, rtol=1e-3)
+
+
+def test_threads_that_share_a_model_get_the_logits_that_each_gets_alone() -> None:
+    runner = HeadRunner(network(CONFIGS["GPT-2"]))
+
+    def written(first: int) -> torch.Tensor:
+        session = PackedSession(runner, 1, 128)
+        rows, found = session.add([[first, first + 1]]), []
+        for _ in range(20):
+            found.append(session.logits(rows))
+            session.feed({rows[0]: [int(found[-1].argmax())]})
+        return torch.cat(found)
+
+    alone = [written(first) for first in (3, 50, 170)]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(written, (3, 50, 170)))
+    assert all(map(torch.equal, together, alone))
 
 
 def test_verified_segments_give_the_logits_of_feeding_them_one_by_one() -> None:

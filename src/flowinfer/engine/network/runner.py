@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple
 from functools import partial
 from importlib.util import find_spec
+from threading import RLock
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ class HeadRunner:
     def __init__(self, model: Any, cuts: Sequence[int] = ()) -> None:  # transformers' models share no public type
         self.model = model
         self.device: torch.device = model.device
+        self._busy = RLock()
+        """Of the one thread that runs the modules, whose attention and hooks are its cache's meanwhile."""
         self._keep: Callable[[Tensor], Tensor] | None = None
         self._routing: Callable[[], AbstractContextManager[None]] = nullcontext
         self._compiled: list[Any] = []
@@ -230,11 +233,12 @@ class HeadRunner:
     @contextmanager
     def _keeping(self, keep: Callable[[Tensor], Tensor] | None) -> Iterator[None]:
         """Let the last hidden states go through a function before the last matrix."""
-        self._keep = keep
-        try:
-            yield
-        finally:
-            self._keep = None  # it holds on to its loop's memory, which a loop that ran out of it must give back
+        with self._busy:
+            self._keep = keep
+            try:
+                yield
+            finally:
+                self._keep = None  # it holds on to its loop's memory, which a loop that ran out of it must give back
 
     @contextmanager
     def _active(self, cache: PackedCache, device: torch.device) -> Iterator[None]:
@@ -244,6 +248,7 @@ class HeadRunner:
         """
         is_gpu = device.type == "cuda"
         with (
+            self._busy,
             torch.cuda.device(device) if is_gpu else nullcontext(),
             attending(cache, self.model.config),
             self._routing(),
