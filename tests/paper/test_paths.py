@@ -41,7 +41,7 @@ def test_other_flows_are_none_of_them(text: str) -> None:
 @pytest.mark.parametrize(
     ("source", "written"),
     [
-        ('model E = "m" { base_url="http://x/#a" }\nlet a = (Qwen | Ds)\n# why\n(E & a) # last\n', "(E & a)"),
+        ('model E = "m" { base_url="http://x/#a" }\nlet a = (Qwen | Ds)\n# why\n(E & a) # last\n', "(E & (Qwen | Ds))"),
         ('(Qwen[prompt="#1 {question}"]&Ds)', '(Qwen[prompt="#1 {question}"] & Ds)'),
         ("Qwen -> ->", "Qwen -> ->"),
     ],
