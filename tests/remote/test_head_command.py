@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,10 +61,10 @@ def test_a_flow_over_a_head_of_another_process_is_judged_as_one_here(
 
 
 @contextmanager
-def head(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def head(*options: str, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Yield a head of a process of its own, and its port."""
     command = [sys.executable, "-m", "flowinfer", "head", "Qwen", "--zoo", "lab", "--listen", f"127.0.0.1:{port}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         port = int(next(found[1] for line in process.stderr if (found := re.match(r"ready: .*:(\d+)", line))))
         reading = threading.Thread(target=process.stderr.read)
@@ -71,6 +72,21 @@ def head(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
         yield process, port
         process.kill()
         reading.join()
+
+
+@pytest.mark.slow
+def test_a_head_that_is_stopped_while_it_sends_whole_distributions_ends_well(tmp_path: Path) -> None:
+    flow = 'model Q = "qwen" {{ device="127.0.0.1:{}" }}\n(Q | Ds)[fuse=geometric, max_tokens=64]\n'
+    with head("--direct") as (process, port):
+        (tmp_path / "far.flow").write_text(flow.format(port), encoding="utf-8")
+        command = [sys.executable, "-m", "flowinfer", "exec", "far.flow", "--zoo", "lab", "--out", "far", *DATA[:2]]
+        with subprocess.Popen([*command, "--batch", "1", "--no-cache", "--quiet"], cwd=tmp_path) as client:
+            while not any(path.stat().st_size for path in (tmp_path / "far").rglob("samples.jsonl")):
+                assert client.poll() is None
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            assert process.wait() == 0
+            client.kill()
 
 
 @pytest.mark.slow
@@ -90,7 +106,7 @@ def test_a_run_whose_head_is_killed_goes_on_later_and_is_a_whole_one(tmp_path: P
     assert running.returncode == 3 and f"head 'Qwen' at 127.0.0.1:{port} is lost" in told
     found = re.search(r"--resume (\S+)", told)
     assert found and 0 < len(texts(tmp_path / "far")) < 16
-    with head(port):
+    with head(port=port):
         resumed = flowinfer("exec", "--out", "far", "--resume", found[1], "--quiet", cwd=tmp_path)
     (tmp_path / "here.flow").write_text("Yi -> (Qwen | Ds)\n", encoding="utf-8")
     here = flowinfer("exec", "here.flow", "--zoo", "lab", "--out", "here", *data, cwd=tmp_path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -65,6 +66,7 @@ class Direct:
         self._wire, self._device, self._is_head = wire, device, is_head
         self._store, self._is_nccl = _Store(wire), backend == "nccl"
         rank = _HEAD if is_head else _CLIENT
+        self._group: Any = None  # of kinds that torch's stubs do not name whole
         try:
             self._group = (_nccl if self._is_nccl else _gloo)(self._store, rank, wire.own_host)
             first = torch.zeros(1, device=device)
@@ -72,8 +74,10 @@ class Direct:
                 self.send(first)
             else:
                 self._take(first)
-        except RuntimeError as error:  # torch's own
-            raise WireError(f"no group of {backend} with it: {str(error).splitlines()[0][:200]}") from error
+        except (RuntimeError, WireError) as error:  # torch's own, or ours
+            self.close()
+            cure = "where its ports cannot be reached, the head is started without --direct"
+            raise WireError(f"no group of {backend} with it ({cure}): {str(error).splitlines()[0][:200]}") from error
         self._store.is_open = False
 
     def send(self, found: Tensor) -> None:
@@ -83,7 +87,7 @@ class Direct:
             WireError: the other has gone.
         """
         assert self._is_head, "only heads send"
-        self._settle(self._group.send([found.contiguous()], _CLIENT, 0))
+        self._settle(lambda: self._group.send([found.contiguous()], _CLIENT, 0))
 
     def receive(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Take a tensor that was announced.
@@ -97,14 +101,17 @@ class Direct:
 
     def close(self) -> None:
         """End it, with whatever is under way."""
-        self._group.abort()
+        self._store.is_open = False
+        if self._group is not None:
+            self._group.abort()
 
     def _take(self, into: Tensor) -> None:
-        self._settle(self._group.recv([into], _HEAD, 0))
+        self._settle(lambda: self._group.recv([into], _HEAD, 0))
 
-    def _settle(self, work: Any) -> None:  # of a kind that torch does not name
-        """Wait until something has been done, as long as the other is there: NCCL itself waits for ever."""
+    def _settle(self, begin: Callable[[], Any]) -> None:  # of a kind that torch does not name
+        """Begin something and wait until it is done, as long as the other is there: NCCL itself waits for ever."""
         try:
+            work = begin()
             if not self._is_nccl:
                 work.wait(timedelta(seconds=_SECONDS))
                 return
@@ -118,7 +125,10 @@ class Direct:
             raise WireError(f"what was announced did not come: {str(error).splitlines()[0][:200]}") from error
 
 
-class _Store(dist.Store):  # type: ignore[name-defined, misc]  # torch's module names it by an import that may fail
+_TorchStore: Any = getattr(dist, "Store", object)  # builds without torch.distributed have none
+
+
+class _Store(_TorchStore):  # type: ignore[misc]  # torch's module names it by an import that may fail
     """What both members set is known to both: each tells it the other over their connection."""
 
     def __init__(self, wire: Wire) -> None:

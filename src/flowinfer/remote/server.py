@@ -21,6 +21,8 @@ MOST_CONNECTIONS = 64
 """Of clients that know the key; so many others may be about to show it."""
 _LOOK_SECONDS = 0.2
 """How often the listener looks whether it is over."""
+_END_SECONDS = 5.0
+"""Longest that the end waits for clients' threads."""
 
 
 class HeadServer:
@@ -38,6 +40,7 @@ class HeadServer:
         self._strangers: dict[Wire, None] = {}
         """Those of `_wires` that have not shown the key yet, the first first."""
         self._listener: socket.socket | None = None
+        self._threads = set[threading.Thread]()
         self._is_served = self._is_over = False
 
     def listen(self, host: str, port: int) -> tuple[str, int]:
@@ -72,6 +75,9 @@ class HeadServer:
             self._listener.close()
         for wire in list(self._wires):
             wire.close()
+        until = time.monotonic() + _END_SECONDS
+        for thread in self._threads - {threading.current_thread()}:  # Python must not end below what a group still does
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _accept(self, listener: socket.socket) -> None:
         while not self._is_over:
@@ -95,7 +101,9 @@ class HeadServer:
             wire = Wire(connection)
             self._wires.add(wire)
             self._strangers[wire] = None
-            threading.Thread(target=self._attend, args=(wire, who), daemon=True).start()
+            thread = threading.Thread(target=self._attend, args=(wire, who), daemon=True)
+            self._threads.add(thread)
+            thread.start()
 
     def _attend(self, wire: Wire, who: str) -> None:
         """Answer one client until it goes."""
@@ -113,6 +121,7 @@ class HeadServer:
         finally:
             self._forget(wire)
             wire.close()
+            self._threads.discard(threading.current_thread())
 
     def _answer(self, wire: Wire, head: Head) -> None:
         """Answer what one client asks; ends by a `WireError`."""

@@ -29,6 +29,15 @@ def test_the_last_id_is_never_shared() -> None:
     assert pages.share(1, ids) == PAGE
 
 
+def test_a_page_whose_last_id_a_step_has_still_to_write_is_not_shared() -> None:
+    pages = Pages(10, 2, 4 * PAGE)
+    ids = list(range(2 * PAGE))
+    pages.reserve(0, len(ids))
+    pages.promise(0, ids)
+    pages.name(0, ids)
+    assert pages.share(1, [*ids, 7]) == PAGE
+
+
 def test_a_shared_page_is_free_when_its_last_holder_leaves() -> None:
     pages = Pages(4, 3, 4 * PAGE)
     ids = list(range(PAGE + 1))

@@ -144,13 +144,13 @@ class Launchers:
             finally:
                 _local.makes = False
 
-    def _build(self, *arguments: Any) -> Any:
+    def _build(self, *arguments: Any, **named: Any) -> Any:
         """Run the compiler, while another thread has its turn."""
         assert self._run_compiler is not None, "it takes the place of one"
         if not getattr(_local, "makes", False):  # something else than a launcher
-            return self._run_compiler(*arguments)
+            return self._run_compiler(*arguments, **named)
         self._turn.release()
         try:
-            return self._run_compiler(*arguments)
+            return self._run_compiler(*arguments, **named)
         finally:
             self._turn.acquire()

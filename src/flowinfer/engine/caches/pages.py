@@ -81,8 +81,8 @@ class Pages:
         self._unread.update(self._name(row, ids[:-1]))
 
     def name(self, row: int, ids: Sequence[int]) -> None:
-        """Let later rows share the full pages of a row whose ids are being read."""
-        self._name(row, ids)
+        """Let later rows share the full pages of a row whose ids are read, all but the last, which a step writes."""
+        self._name(row, ids[:-1])
         self._unread.difference_update(self._held[row])
 
     def _name(self, row: int, ids: Sequence[int]) -> list[int]:

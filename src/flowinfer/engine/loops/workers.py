@@ -31,7 +31,7 @@ def is_quicker_in_turn(read: Sequence[int], cores: int) -> bool:
         read: bytes that a forward of each reads; 0 = it cannot run beside the others.
         cores: for all of them.
     """
-    if min(read) < _LEAST_IN_TURN:
+    if min(read, default=0) < _LEAST_IN_TURN:
         return False
     beside = max(max(read) / max(1, cores // len(read)), sum(read) / cores)
     return _IN_TURN * sum(read) / cores < beside
@@ -68,7 +68,8 @@ class DeviceWorkers:
         is_queued = is_queued and any(devices[k].type == "cuda" for k in here)
         cores = torch.get_num_threads()
         alone = set(self._elsewhere)
-        if cores > 1 and not (len(beside) == len(devices) and is_quicker_in_turn(beside, cores)):
+        read_here = [beside[k] for k in here] if len(beside) == len(devices) else []
+        if cores > 1 and not is_quicker_in_turn(read_here, cores):
             alone |= {k for k, read in enumerate(beside) if read}
         places = [(device, k if k in alone else None) for k, device in enumerate(devices)]
         groups = [tuple(k for k, own in enumerate(places) if own == one) for one in dict.fromkeys(places)]

@@ -64,13 +64,20 @@ def flow_experts(module: Any, states: Tensor, chosen: Tensor, weights: Tensor) -
     Returns:
         (T, H).
     """
-    if states.shape[0] > (MOST_TOKENS if states.dtype is torch.bfloat16 else _MOST_STEP_TOKENS):
+    is_grouped = states.dtype is torch.bfloat16 and not (states.is_cuda and _asks_the_host())
+    if states.shape[0] > (MOST_TOKENS if is_grouped else _MOST_STEP_TOKENS):
         own: Tensor = _known_experts()["grouped_mm"](module, states, chosen, weights)
         return own
     hidden = module._apply_gate(expert_linear(states, module.gate_up_proj, chosen))  # (T k, I)
     out = expert_linear(hidden, module.down_proj, chosen)  # (T k, H)
     total: Tensor = (out.view(*chosen.shape, -1).float() * weights[..., None]).sum(1)
     return total.to(states.dtype)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _asks_the_host() -> bool:
+    """Return whether torch's grouped products wait for the current GPU, as no graph can: not on Hopper and the next."""
+    return torch.cuda.get_device_capability()[0] not in (9, 10)
 
 
 def mixed(block: Any, states: Tensor) -> Tensor:
