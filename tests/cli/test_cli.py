@@ -57,6 +57,10 @@ def test_exec_by_likelihood_keeps_what_each_letter_got_and_goes_on(work: Path) -
         assert record.score and record.score.extracted == record.trace.answer in choices
     shown = flowinfer("show", run.name, "c0", cwd=work).stdout
     assert shown.count("log-likelihood: '") == 1 and all(f"'{letter}' -" in shown for letter in choices)
+    listed = flowinfer("runs", cwd=work).stdout
+    assert "\n  Yi -> (Qwen | Ds)  with max_tokens=6, by=likelihood  on choices, zoo toy\n" in listed
+    (row,) = json.loads(flowinfer("runs", "--json", cwd=work).stdout)
+    assert row["flow"].endswith("(Qwen | Ds)") and "by=likelihood" in row["with"]
     log = run / "samples.jsonl"
     log.write_text("".join(log.read_text("utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
     again = flowinfer("exec", "--resume", run.name, "--json", "--quiet", cwd=work)
@@ -268,7 +272,10 @@ def test_runs_and_answers_are_listed_with_what_they_say(
 
     said(*RUN, "--limit", "3")
     listed = said("runs")
-    assert "  Yi -> (Qwen | Ds)  on items, zoo toy\n" in listed and max(map(len, listed.split("\n"))) <= 80
+    assert (
+        "  Yi -> (Qwen | Ds)  with max_tokens=6  on items, zoo toy\n" in listed
+        and max(map(len, listed.split("\n"))) <= 80
+    )
     shown = said("show", "latest")
     places = [shown.index(f"What is {k} + {k}?") for k in range(3)]
     assert places == sorted(places)

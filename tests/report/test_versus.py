@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -104,6 +105,42 @@ def test_limits_leave_paths_out_and_say_what_there_is(runs: dict[str, Path]) -> 
         choose(evidence, min_accuracy=1.0)
     with pytest.raises(UsageError, match="--max-seconds needs seconds"):
         choose(gather([str(runs["(Qwen | Yi)"])]), max_seconds=1.0)
+
+
+def said_of(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return what `recommend` prints of a folder of runs, and its JSON."""
+    runner = CliRunner(env={"COLUMNS": "200"})
+    told = runner.invoke(app, ["recommend", str(folder), "--all"]).stdout
+    return told, json.loads(runner.invoke(app, ["recommend", str(folder), "--json"]).stdout)
+
+
+def test_a_recommendation_says_which_flows_answered_one_of_two_data_sets(tmp_path: Path) -> None:
+    """Flows over one data set each leave their group without a word, and what is left is wrong throughout."""
+    for flow, task in (("Qwen", "ceval"), ("Yi", "ceval"), ("Ds", "gsm8k"), ("Qwen -> Yi", "gsm8k")):
+        write_run(tmp_path, flow, questions(task, 4), rule=lambda *_: True)
+    write_run(tmp_path, "Qwen", questions("ceval", 4), rule=lambda *_: False, max_tokens="32")
+    note = "4 flows are left out: none answered every question of ceval (lab), gsm8k (lab); name runs over one data set"
+    told, data = said_of(tmp_path)
+    assert f"note: {note}\n" in told and " 0.0 %" in told
+    assert data["notes"][0] == note and data["left_out"] == 4 and data["winner"]["accuracy"] == 0
+
+
+def test_a_recommendation_says_which_flows_were_not_finished(tmp_path: Path) -> None:
+    write_run(tmp_path, "Qwen", questions("ceval", 4))
+    write_run(tmp_path, "Yi", questions("ceval", 4), answered=3)
+    told, data = said_of(tmp_path)
+    cure = "it has not answered every question of ceval (lab); finish runs with --resume"
+    assert f"note: 1 flow is left out: {cure}\n" in told and data["left_out"] == 1
+
+
+def test_settings_that_set_a_flow_apart_are_told_once(tmp_path: Path) -> None:
+    for num in ("32", "48"):
+        write_run(tmp_path, "Qwen", questions("ceval", 4), max_tokens=num)
+    told, data = said_of(tmp_path)
+    assert "Qwen  with max_tokens=32 " in told and "[max_tokens" not in told and data["left_out"] == 0
+    with pytest.raises(UsageError) as refused:
+        choose(gather([str(tmp_path)]), min_accuracy=1.0)
+    assert "the most accurate is Qwen  with max_tokens=" in str(refused.value.help)
 
 
 def test_commands_print_tables_json_and_flows(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -47,11 +47,12 @@ def command(
     choice = choose(evidence, max_seconds=max_seconds, min_accuracy=min_accuracy)
     if out is not None:
         write_asked(out, as_flow(choice).encode())
+    notes = (*choice.notes, *evidence.notes)
     if json_:
-        print(json.dumps(_plain(choice) | {"notes": list(evidence.notes)}, ensure_ascii=False))
+        print(json.dumps(_plain(choice) | {"notes": list(notes)}, ensure_ascii=False))
         return
     _print(choice, PlainConsole(), every)
-    _note(evidence.notes)
+    _note(notes)
     if out is not None:
         print(f"written to {out}")
 
@@ -70,7 +71,7 @@ def _print(choice: Choice, console: PlainConsole, every: bool) -> None:
             low, high = (100 * end for end in one.interval)
             cells = (
                 "*" if one is choice.winner else "·" if one.is_front else "",
-                f"{one.wiring.whole}  [{one.setup}]" if one.setup else str(one.wiring.whole),
+                _flow(one),
                 f"{100 * one.accuracy:.1f} %",
                 f"{low:.1f} - {high:.1f}",
                 "-" if one.seconds is None else f"{one.seconds:.2f}",
@@ -91,6 +92,13 @@ def _print(choice: Choice, console: PlainConsole, every: bool) -> None:
         console.print("not all flows were timed at batch 1 without cache: the front is by accuracy where seconds lack")
 
 
+def _flow(one: Candidate) -> str:
+    """Return a flow with the settings that set it apart, those that it tells itself not twice."""
+    told = one.wiring.whole.beside.split(", ")
+    setup = ", ".join(part for part in one.setup.split(", ") if part not in told)
+    return f"{one.wiring.whole}  [{setup}]" if setup else str(one.wiring.whole)
+
+
 def _control(one: Candidate) -> tuple[str, str, str]:
     """Return what a question takes, and how often each member was taken."""
     return f"{one.calls or 0:.2f}", f"{one.tokens or 0:.1f}", one.taken or "-"
@@ -109,6 +117,7 @@ def _plain(choice: Choice) -> dict[str, object]:
         "winner": _row(choice.winner),
         "candidates": [_row(one) for one in choice.candidates],
         "beyond_limits": choice.num_beyond,
+        "left_out": sum(choice.left_out.values()),
         "p_value_to_next": choice.p_value,
     }
 

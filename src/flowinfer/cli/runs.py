@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from flowinfer.report.wirings import Whole
     from flowinfer.runs.store import RunInfo
 
 
@@ -34,7 +35,8 @@ def command(
         accuracy = "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %"
         where = f"  on {row['dataset']}, zoo {row['zoo']}"
         room = max(20, console.width - 2 - len(where))
-        flow = row["flow"] if len(row["flow"]) <= room else row["flow"][: room - 1] + "…"
+        flow = f"{row['flow']}  with {row['with']}" if row["with"] else row["flow"]
+        flow = flow if len(flow) <= room else flow[: room - 1] + "…"
         answered, state = f"{row['answered']}/{row['n']}", row["state"]
         state += f", {row['failed']} failed" if row["failed"] else ""
         console.print(plain(f"{row['run']:<{width}}  {answered:>9}  {accuracy:>7}  {state}\n  {flow}{where}"))
@@ -51,9 +53,11 @@ def _row(run: RunInfo) -> dict[str, Any]:
         records, state = [], "damaged"
     verdicts = [record.score.correct for record in records if record.score is not None]
     failed = sum(record.trace.error is not None for record in records)
+    whole = _flow(run)
     return {
         "run": run.name,
-        "flow": _flow(run),
+        "flow": whole.flow,
+        "with": whole.beside or None,
         "name": run.data.get("flow"),
         "dataset": str(run.data.get("dataset_label")),
         "zoo": "/".join(Path(str(run.data.get("zoo"))).parts[-2:]),  # of a path the end
@@ -66,15 +70,15 @@ def _row(run: RunInfo) -> dict[str, Any]:
     }
 
 
-def _flow(run: RunInfo) -> str:
-    """Return a run's flow on one line, with its options; its name where its folder is damaged."""
+def _flow(run: RunInfo) -> Whole:
+    """Return a run's flow with its options; its name where its folder is damaged."""
     from flowinfer.errors import DataError
-    from flowinfer.report.wirings import whole_of
+    from flowinfer.report.wirings import Whole, whole_of
     from flowinfer.runs.jsonlog import decoded
     from flowinfer.runs.store import read_json
 
     try:
         source = decoded((run.path / "pipeline.flow").read_bytes())
-        return whole_of(read_json(run.path / "plan.json"), source).flow
+        return whole_of(read_json(run.path / "plan.json"), source)
     except (DataError, OSError, ValueError, KeyError, TypeError):
-        return str(run.data.get("flow"))
+        return Whole(str(run.data.get("flow")), "")

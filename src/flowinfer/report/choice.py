@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -13,6 +14,7 @@ from flowinfer.files import read_text
 from flowinfer.language.check import check
 from flowinfer.language.options import DECODING_KEYS, option_text
 from flowinfer.language.pinning import pin
+from flowinfer.output.words import counted
 from flowinfer.planning.plain import to_json
 from flowinfer.planning.plan import compile
 from flowinfer.report.cells import Cells
@@ -61,6 +63,17 @@ class Choice:
     p_value: float | None
     """McNemar's exact test of the winner against the runner-up, over all questions."""
     is_timed: bool
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many flows did not answer every question of their group's sets, by why and what helps."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what was not among the flows to choose from, as sentences."""
+        return tuple(
+            f"{counted(num, 'flow')} {'is' if num == 1 else 'are'} left out: {'it has not' if num == 1 else 'none'}"
+            f" answered every question of {why}"
+            for why, num in self.left_out.items()
+        )
 
 
 def choose(evidence: Evidence, *, max_seconds: float | None = None, min_accuracy: float | None = None) -> Choice:
@@ -69,7 +82,8 @@ def choose(evidence: Evidence, *, max_seconds: float | None = None, min_accuracy
     Raises:
         UsageError: no path answered everything, limits on seconds without seconds, or none meets the limits.
     """
-    found = [one for group in evidence.groups() for one in _candidates(group)]
+    groups = evidence.groups()
+    found = [one for group in groups for one in _candidates(group)]
     if not found:
         raise UsageError(
             "no path has an answer to every question of every data set",
@@ -86,12 +100,13 @@ def choose(evidence: Evidence, *, max_seconds: float | None = None, min_accuracy
         best = max(found, key=_merit)
         raise UsageError(
             f"none of {len(found)} paths meets these limits",
-            help=f"the most accurate is {best.wiring.name}: {100 * best.accuracy:.1f} %, {_seconds_text(best)}",
+            help=f"the most accurate is {best.wiring.whole}: {100 * best.accuracy:.1f} %, {_seconds_text(best)}",
         )
     ordered = sorted(_with_front(kept), key=_merit, reverse=True)
     runner_up = ordered[1] if len(ordered) > 1 else None
     p_value = counts(evidence, ordered[0].wiring, runner_up.wiring).p_value if runner_up else None
-    return Choice(ordered[0], tuple(ordered), len(found) - len(kept), runner_up, p_value, is_timed)
+    left_out = _left_out(groups, {one.wiring.key for one in found})
+    return Choice(ordered[0], tuple(ordered), len(found) - len(kept), runner_up, p_value, is_timed, left_out)
 
 
 def as_flow(choice: Choice) -> str:
@@ -162,6 +177,20 @@ def _candidates(group: Evidence) -> list[Candidate]:
                 )
             )
     return found
+
+
+def _left_out(groups: Sequence[Evidence], found: Collection[str]) -> Counter[str]:
+    """Count the paths that are no candidates, by the sets that they should have answered and what helps."""
+    count: Counter[str] = Counter()
+    for group in groups:
+        labels = ", ".join(sorted(dataset.label for dataset in group.datasets))
+        for wiring in group.wirings:
+            if wiring.key not in found:
+                cells = [group.cell(wiring, dataset) for dataset in group.datasets]
+                is_broken = any(cell is not None and not cell.is_whole for cell in cells)
+                cure = "finish runs with --resume" if is_broken else "name runs over one data set"
+                count[f"{labels}; {cure}"] += 1
+    return count
 
 
 def _meets(one: Candidate, max_seconds: float | None, min_accuracy: float | None) -> bool:
