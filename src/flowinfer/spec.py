@@ -54,7 +54,9 @@ _MEANS = ("gpu_layers", "threads", "mmap")
 """Those of them that decide no text."""
 _GPU = "cuda:(0|[1-9][0-9]*)"
 """A GPU in the one way in which its name is written."""
-ELSEWHERE = r"(?!cpu:|cuda:|auto:)[\w.-]+:[1-9]\d{0,4}|\[[0-9a-fA-F:.]+\]:[1-9]\d{0,4}"
+_PORT = r"(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+"""1 to 65535."""
+ELSEWHERE = rf"(?!cpu:|cuda:|auto:)[\w.-]+:{_PORT}|\[[0-9a-fA-F:.]+\]:{_PORT}"
 DEVICES = "auto, cpu, cuda, cuda:N, or HOST:PORT of a head elsewhere"
 _NOT_TRIED = (
     f"{DEVICES} (transformers was never tried on Apple's GPUs here;"
@@ -69,6 +71,16 @@ def device_words(device: object) -> str:
     if not isinstance(device, str):
         return SPLIT_DEVICES
     return _NOT_TRIED if re.fullmatch(r"(mps|metal)(:\d+)?", device) else DEVICES
+
+
+def place_help(text: object) -> str | None:
+    """Return what may be wrong with a text that should be HOST:PORT, in words."""
+    if not isinstance(text, str):
+        return None
+    if text.count(":") > 1 and re.fullmatch(r"[0-9a-fA-F:.]+", text):
+        return "an IPv6 address stands in brackets: [::1]:7070"
+    is_too_high = re.fullmatch(r"(?!cpu:|cuda:|auto:)([\w.-]+|\[[0-9a-fA-F:.]+\]):[1-9]\d{4,}", text)
+    return "ports end at 65535" if is_too_high and not re.fullmatch(ELSEWHERE, text) else None
 
 
 class ModelSpec(BaseModel):

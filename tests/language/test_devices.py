@@ -25,6 +25,9 @@ REFUSED = {
     '["cuda", "cuda:1"]': LIST,
     '["cuda:00", "cuda:0"]': LIST,
     '"cuda:00"': "auto, cpu, cuda, cuda:N, or HOST:PORT of a head elsewhere",
+    '"gpu2:65536"': "auto, cpu, cuda, cuda:N, or HOST:PORT of a head elsewhere",
+    '"[::1]:99999"': "auto, cpu, cuda, cuda:N, or HOST:PORT of a head elsewhere",
+    '"::1:7171"': "auto, cpu, cuda, cuda:N, or HOST:PORT of a head elsewhere",
     '"tpu"': "auto, cpu, cuda, cuda:N, or HOST:PORT of a head elsewhere",
 }
 
@@ -44,6 +47,27 @@ def test_a_device_that_is_none_is_refused_with_what_it_can_be(written: str, want
     with pytest.raises(DataError) as caught:
         read_zoo(zoo)
     assert caught.value.message == f"{zoo}: [models.A] 'device': must be {wanted}"
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("gpu2:65536", "ports end at 65535"),
+        ("[::1]:99999", "ports end at 65535"),
+        ("::1:7171", "an IPv6 address stands in brackets: [::1]:7070"),
+        ("http://gpu2:7070", None),
+        ("cuda:99999999x", None),
+    ],
+)
+def test_places_that_are_none_are_refused_with_a_cure(written: str, hint: str | None) -> None:
+    with pytest.raises(FlowError) as caught:
+        check(f'model A = "a/b" {{ device="{written}" }}\nA', zoo=NAMES)
+    (found,) = caught.value.diagnostics
+    assert (found.code, found.help) == ("E0202", hint)
+
+
+def test_the_highest_port_is_one() -> None:
+    assert check('model A = "a/b" { device="gpu2:65535" }\nA', zoo=NAMES).models["A"].base_url == "gpu2:65535"
 
 
 def test_a_list_of_gpus_is_kept_in_its_order(tmp_path: Path) -> None:

@@ -125,6 +125,9 @@ def texts(out: Path) -> dict[str, list[str]]:
     [
         (("Qwenn", "--zoo", "lab"), "no model 'Qwenn'"),
         (("Qwen", "--zoo", "lab", "--listen", "7070"), "--listen 7070: expected HOST:PORT"),
+        (("Qwen", "--zoo", "lab", "--listen", "::1:7070"), "an IPv6 address stands in brackets: [::1]:7070"),
+        (("./a.flow",), "'./a.flow' is a flow's file; a head is one model"),
+        (("a.json",), "'a.json' is a file, and no model's"),
         (("Qwen", "--zoo", "lab", "--listen", "0.0.0.0:7070"), "nobody would have to show a key"),
         (("Qwen", "--zoo", "lab", "--key-env", "NO_SUCH_KEY"), "the environment variable NO_SUCH_KEY holds no key"),
         (("./nothing/here",), "no file or folder './nothing/here'"),
@@ -134,6 +137,8 @@ def texts(out: Path) -> dict[str, list[str]]:
     ],
 )
 def test_wrong_input_is_told_before_anything_is_loaded(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    for name in ("a.flow", "a.json"):
+        (tmp_path / name).write_text("Qwen\n", encoding="utf-8")
     done = flowinfer("head", *arguments, cwd=tmp_path)
     assert done.returncode in (2, 3) and words in done.stderr and "Traceback" not in done.stderr
 

@@ -275,9 +275,14 @@ def test_hosts_that_are_none_are_told(host: str, words: str) -> None:
     assert shown in told.value.message and parted(shown) == (host, port)
 
 
-def test_a_key_that_is_no_text_is_told_by_its_variables_name(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEAD_KEY", "schl\udcffssel-des-kopfes")
-    with pytest.raises(LoadError, match="the variable HEAD_KEY holds no key of a head"):
+@pytest.mark.parametrize(
+    ("value", "words"), [("schl\udcffssel-des-kopfes", "holds no key of a head"), ("", "is not set, or empty")]
+)
+def test_a_key_that_is_none_is_told_by_its_variables_name(
+    served: Served, monkeypatch: pytest.MonkeyPatch, value: str, words: str
+) -> None:
+    monkeypatch.setenv("HEAD_KEY", value)
+    with pytest.raises(LoadError, match=f"the variable HEAD_KEY {words}"):
         RemoteModel(served.spec())
 
 

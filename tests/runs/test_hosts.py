@@ -168,7 +168,7 @@ def test_without_the_extra_the_cure_is_told(command: tuple[str, ...], tmp_path: 
     done = flowinfer(*command, "--cluster", "auto", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        "error: --cluster needs Ray, which is not installed",
+        "error: a cluster needs Ray, which is not installed",
         "  = help: pip install 'flowinfer[ray]'",
     ]
     assert not list(tmp_path.iterdir())

@@ -49,18 +49,20 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
 ) -> None:
     """Load a model and let flows elsewhere use it as a head: device="HOST:PORT" in their model's block."""
-    from flowinfer.language.joined import is_model
+    from flowinfer.language.joined import FORMS, is_model
     from flowinfer.language.nearness import near_or_all
     from flowinfer.machine import this_machine
     from flowinfer.planning.placement import ready
     from flowinfer.registry import backends
     from flowinfer.remote.server import HeadServer
     from flowinfer.remote.wire import parted, shown_place
+    from flowinfer.spec import place_help
     from flowinfer.zoo import select_zoo
 
     place = parted(listen)
     if place is None:
-        raise UsageError(f"--listen {listen}: expected HOST:PORT", help="127.0.0.1:7070, for one")
+        hint = place_help(listen) or "127.0.0.1:7070, for one"
+        raise UsageError(f"--listen {listen}: expected HOST:PORT", help=hint)
     host, port = place
     key = b"" if key_env is None else _key(key_env)
     if not key and host not in LOOPBACK:
@@ -69,6 +71,9 @@ def command(
             help="--key-env VARIABLE names the variable that holds one",
         )
     names = select_zoo(explicit=zoo).models
+    if model not in names and os.path.isfile(model) and not is_model(model):
+        told = "a flow's file; a head is one model" if model.endswith(".flow") else "a file, and no model's"
+        raise UsageError(f"'{model}' is {told}", help=FORMS)
     if model not in names and "/" not in model and not is_model(model):
         hint = near_or_all(model, list(names), "the zoo has")
         raise UsageError(f"no model '{model}': neither a name of the zoo nor a folder, file or hub id", help=hint)

@@ -66,7 +66,7 @@ class Choices:
         pick = next((option for option in group.options if option.key == "pick"), None)
         found = None if pick else signals.condition(group, "accept", self._scope)
         if found is None and not any(option.key in signals.KEYS for option in group.options):
-            hint = "say by what an answer is accepted: (A / B)[accept=confidence, at=0.9]"
+            hint = 'say by what an answer is accepted: (A / B)[accept=confidence, at=0.9], or [pick="routes.json"]'
             self._report.error("E0305", "a '/' group without accept", group.span, hint)
         weights(group, self._report)
         inner = self._inside(group, place, ("accept", "at", "pick"))

@@ -16,7 +16,7 @@ from flowinfer.language.nearness import did_you_mean, near_miss, near_or_all
 from flowinfer.language.reporter import Reporter
 from flowinfer.language.tree import Option, Value
 from flowinfer.registry import FuserInfo, Parameter, backends, fusers
-from flowinfer.spec import DRAFTS, Decoding, ModelSpec, device_words
+from flowinfer.spec import DRAFTS, Decoding, ModelSpec, device_words, place_help
 
 DECODING_KEYS = tuple(name for name in Decoding.model_fields if name != "fuse_options")
 TABLES = ("headers", "extra_body")
@@ -172,9 +172,10 @@ def typed(option: Option, model: type[BaseModel], scope: Scope) -> tuple[Any] | 
         model(**_minimal(model), **{option.key: data})
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Input should be ")
-        if option.key == "device":
-            message = device_words(data)
-        report.error("E0202", f"option '{option.word}' must be {message}, found {option.value.raw}", span)
+        is_device = option.key == "device"
+        message = device_words(data) if is_device else message
+        cure = place_help(data) if is_device else None
+        report.error("E0202", f"option '{option.word}' must be {message}, found {option.value.raw}", span, cure)
         return None
     return (data,)
 

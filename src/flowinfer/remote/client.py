@@ -68,7 +68,7 @@ class RemoteModel(TokenModel):
         self.name, self.device = spec.name, torch.device("cpu")
         place = parted(spec.address or "")
         if place is None:
-            raise LoadError(f"model '{spec.name}': '{spec.base_url}' is no HOST:PORT", help='base_url="gpu2:7070"')
+            raise LoadError(f"model '{spec.name}': '{spec.base_url}' is no HOST:PORT", help='device="gpu2:7070"')
         self._host, self._port = place
         self._key = key_in(spec.api_key_env, f"model '{spec.name}': ")
         self.where = f"head '{spec.name}' at {shown_place(self._host, self._port)}"

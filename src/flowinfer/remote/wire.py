@@ -254,7 +254,7 @@ def key_in(variable: str | None, whose: str = "") -> bytes:
         return b""
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise LoadError(f"{whose}the variable {variable} is not set", help="it holds the head's key")
+        raise LoadError(f"{whose}the variable {variable} is not set, or empty", help="it holds the head's key")
     if not key.isascii():
         raise LoadError(f"{whose}the variable {variable} holds no key of a head", help="heads' keys are ASCII")
     return key.encode()

@@ -172,10 +172,7 @@ def ask(
     from flowinfer.runs.live import waiting_shown
     from flowinfer.runs.tokentrace import print_token
 
-    if not isinstance(question, str):
-        raise TypeError(f"question must be a text, not {type(question).__name__}")
-    if not question.strip():
-        raise UsageError("the question is empty")
+    _refuse_no_question(question)
     refuse_missing(columns(flow), [item := Question(id=_PROMPT_ID, question=question, reference="")], "a single prompt")
     refuse_open(flow, (), "a single prompt")
     note = language_note(flow, [item])
@@ -205,8 +202,7 @@ def likelihoods(
         raise UsageError("texts must be a list of texts", help="likelihood(question, ['yes', 'no'])")
     if len(set(texts)) < len(texts):
         raise UsageError("a text stands twice in texts")
-    if not question.strip():
-        raise UsageError("the question is empty")
+    _refuse_no_question(question)
     refuse_missing(columns(flow), [item := Question(id=_PROMPT_ID, question=question, reference="")], "a single prompt")
     provide(flow.models.values())
     plan = ready(flow, this_machine())
@@ -224,6 +220,13 @@ def likelihoods(
     if trace.error is not None:
         raise RunError(trace.error)
     return dict(trace.steps[-1].likelihoods or {})
+
+
+def _refuse_no_question(question: object) -> None:
+    if not isinstance(question, str):
+        raise TypeError(f"question must be a text, not {type(question).__name__}")
+    if not question.strip():
+        raise UsageError("the question is empty")
 
 
 def _models(step: Step) -> list[str]:

@@ -161,6 +161,8 @@ def test_python_asks_the_last_stage_and_lets_earlier_ones_write() -> None:
         assert found[wrote] > found["x=7"]
         with pytest.raises(UsageError, match="a list of texts"):
             flow.likelihood("3*x + 5 = 20", "x=5")
+        with pytest.raises(TypeError, match="question must be a text, not NoneType"):
+            flow.likelihood(None, ["x=5"])  # type: ignore[arg-type]
 
 
 def test_a_flow_that_takes_one_of_several_texts_has_no_likelihood() -> None:

@@ -263,7 +263,7 @@ def _connected(address: str) -> Ray:
     try:
         import ray
     except ModuleNotFoundError:
-        raise UsageError("--cluster needs Ray, which is not installed", help="pip install 'flowinfer[ray]'") from None
+        raise UsageError("a cluster needs Ray, which is not installed", help="pip install 'flowinfer[ray]'") from None
     if ray.is_initialized():
         return ray
     cure = "`ray start --head` on one host, `ray start --address HOST:6379` on the others; run this on one of them"
