@@ -34,6 +34,22 @@ _WIDEST_HEAD = 256
 """Largest head dimension that the attention kernels hold on chip."""
 
 
+class _Turn:
+    """A lock that its holder may take again; what is copied whole has one of its own."""
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __deepcopy__(self, _: object) -> _Turn:
+        return _Turn()
+
+
 class HeadRunner:
     """A transformers model over flat tokens.
 
@@ -50,7 +66,7 @@ class HeadRunner:
     def __init__(self, model: Any, cuts: Sequence[int] = ()) -> None:  # transformers' models share no public type
         self.model = model
         self.device: torch.device = model.device
-        self._busy = RLock()
+        self._busy = _Turn()
         """Of the one thread that runs the modules, whose attention and hooks are its cache's meanwhile."""
         self._keep: Callable[[Tensor], Tensor] | None = None
         self._routing: Callable[[], AbstractContextManager[None]] = nullcontext
