@@ -11,7 +11,6 @@ import pytest
 import flowinfer
 from flowinfer.results import Record
 from tests.backends.gguf_files import written
-from tests.serving.test_replica_processes import Server
 
 pytest.importorskip("llama_cpp", reason="needs flowinfer[gguf]")
 
@@ -71,6 +70,9 @@ def test_several_flows_of_files_are_served_by_replicas(tmp_path: Path) -> None:
     files = {"pi": PI, "s2p": S2P}
     for name, flow in files.items():
         (tmp_path / f"{name}.flow").write_text(declared() + flow.format(**OURS), encoding="utf-8")
+    pytest.importorskip("starlette", reason="needs flowinfer[serve]")
+    from tests.serving.test_replica_processes import Server
+
     server = Server(*(str(tmp_path / f"{name}.flow") for name in files))
     try:
         server.wait_for()

@@ -124,7 +124,9 @@ def _counted(texts: Sequence[str]) -> csr_matrix:
         rows.append(of_character[:-further][is_within])
         columns.append((~state[is_within] % _WIDTH).astype(np.int64))
     where = (np.concatenate(rows), np.concatenate(columns))
-    return csr_matrix((np.ones(len(where[0]), dtype=np.int32), where), shape=(len(texts), _WIDTH + len(_FORMS)))
+    found = csr_matrix((np.ones(len(where[0]), dtype=np.int32), where), shape=(len(texts), _WIDTH + len(_FORMS)))
+    found.sum_duplicates()  # older releases of scipy leave them
+    return found
 
 
 _CRC = np.array([zlib.crc32(bytes([value]), 0xFFFFFFFF) ^ 0xFFFFFFFF for value in range(256)], dtype=np.uint32)
