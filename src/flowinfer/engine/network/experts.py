@@ -74,7 +74,6 @@ def flow_experts(module: Any, states: Tensor, chosen: Tensor, weights: Tensor) -
     return total.to(states.dtype)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _asks_the_host() -> bool:
     """Return whether torch's grouped products wait for the current GPU, as no graph can: not on Hopper and the next."""
     return torch.cuda.get_device_capability()[0] not in (9, 10)
@@ -112,8 +111,9 @@ def _(x: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
 
 @cache
 def _known_experts() -> Any:  # untyped in transformers
-    """Let transformers know this way, and return all that it knows; only now, for importing it takes seconds."""
+    """Let transformers and torch's compiler know this way; return all ways. Only now: importing both takes seconds."""
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+    torch.compiler.assume_constant_result(_asks_the_host)  # type: ignore[no-untyped-call]
     ALL_EXPERTS_FUNCTIONS.register(NAME, flow_experts)
     return ALL_EXPERTS_FUNCTIONS
