@@ -142,6 +142,8 @@ def test_lab_items_serve_the_toy_zoo_and_say_so(work: Path) -> None:
         (("check", "nowhere.flow"), 2, "0 flows checked, 1 not read"),
         (("check",), 2, "give .flow files"),
         (("check", "s2p.flow", "--output-format", "xml"), 2, "full, concise, github"),
+        (("chat", "nowhere"), 2, "cannot read 'nowhere': no such file or directory\n  = help: packaged pipelines: "),
+        (("runs", "--out", "nowhere"), 2, "no folder 'nowhere'\n  = help: --out FOLDER names the one"),
         (("explain", "E9999"), 2, "unknown code"),
         (("fmt", "nowhere.flow"), 2, "cannot read"),
         (("graph", "-e", "Qwen", "--format", "gif"), 2, "text, mermaid"),

@@ -14,12 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flowinfer.backends.hf import HfModel
-from tests.command import flowinfer
-from tests.remote.conftest import Serve
+from tests.command import flowinfer, hear_signals
+from tests.remote.conftest import Serve, holding
 
 KEY = "pewter-lantern-2208-moss"
 DATA = ("--dataset", "ceval", "--limit", "4", "--set", "max_tokens=8", "--quiet", "--json")
@@ -60,6 +61,37 @@ def test_a_flow_over_a_head_of_another_process_is_judged_as_one_here(
     assert KEY not in written + told
 
 
+@pytest.mark.slow
+def test_a_server_whose_head_answers_nothing_says_what_it_waits_for_and_ends_at_the_second_signal(
+    tmp_path: Path, models: dict[str, HfModel]
+) -> None:
+    door = holding(models["A"])
+    _, port = door.listen("127.0.0.1", 0)
+    threading.Thread(target=door.serve, daemon=True).start()
+    far_flow(tmp_path, port)
+    silent, asked = door._head, threading.Event()
+    assert silent is not None
+    answer = silent.answer
+
+    def noted(*arguments: Any) -> Any:
+        asked.set()
+        return answer(*arguments)
+
+    silent.answer = noted  # type: ignore[method-assign]
+    command = [sys.executable, "-m", "flowinfer", "serve", "a.flow", "--zoo", "lab", "--port", "0"]
+    with (
+        silent._turn,
+        subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=hear_signals) as process,
+    ):
+        assert process.stderr is not None
+        asked.wait()
+        process.send_signal(signal.SIGINT)
+        told = next(line for line in process.stderr if line.startswith("stopping as soon as "))
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 0, told
+    door.close()
+
+
 @contextmanager
 def head(*options: str, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Yield a head of a process of its own, and its port."""
@@ -90,13 +122,19 @@ def test_a_head_that_is_stopped_while_it_sends_whole_distributions_ends_well(tmp
 
 
 @pytest.mark.slow
-def test_a_run_whose_head_is_killed_goes_on_later_and_is_a_whole_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "decoding"), [((), ""), (("--direct",), "[temperature=0.8]")], ids=["candidates", "beside, by gloo"]
+)
+def test_a_run_whose_head_is_killed_goes_on_later_and_is_a_whole_one(
+    tmp_path: Path, options: tuple[str, ...], decoding: str
+) -> None:
     data = ("--dataset", "ceval", "--limit", "16", "--set", "max_tokens=24", "--quiet")
     command = [sys.executable, "-m", "flowinfer", "exec", "far.flow", "--zoo", "lab", "--out", "far", *data]
     command += ["--batch", "1"]
-    with head() as (process, port):
+    flow = f"Yi -> (Qwen | Ds){decoding}\n"
+    with head(*options) as (process, port):
         block = f'{{ device="127.0.0.1:{port}" }}'
-        (tmp_path / "far.flow").write_text(f'model Qwen = "qwen" {block}\nYi -> (Qwen | Ds)\n', encoding="utf-8")
+        (tmp_path / "far.flow").write_text(f'model Qwen = "qwen" {block}\n{flow}', encoding="utf-8")
         with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as running:
             while not any(path.stat().st_size for path in tmp_path.glob("far/*/samples.jsonl")):
                 assert running.poll() is None
@@ -106,9 +144,9 @@ def test_a_run_whose_head_is_killed_goes_on_later_and_is_a_whole_one(tmp_path: P
     assert running.returncode == 3 and f"head 'Qwen' at 127.0.0.1:{port} is lost" in told
     found = re.search(r"--resume (\S+)", told)
     assert found and 0 < len(texts(tmp_path / "far")) < 16
-    with head(port=port):
+    with head(*options, port=port):
         resumed = flowinfer("exec", "--out", "far", "--resume", found[1], "--quiet", cwd=tmp_path)
-    (tmp_path / "here.flow").write_text("Yi -> (Qwen | Ds)\n", encoding="utf-8")
+    (tmp_path / "here.flow").write_text(flow, encoding="utf-8")
     here = flowinfer("exec", "here.flow", "--zoo", "lab", "--out", "here", *data, cwd=tmp_path)
     assert (resumed.returncode, here.returncode) == (0, 0), resumed.stderr
     assert texts(tmp_path / "far") == texts(tmp_path / "here") and len(texts(tmp_path / "far")) == 16

@@ -16,12 +16,13 @@ import torch
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine.base import Observer
 from flowinfer.engine.models import ModelPool
-from flowinfer.errors import HeadLoading, HeadLost, LoadError
+from flowinfer.errors import HeadCut, HeadLost, LoadError
 from flowinfer.language.check import check
 from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
-from flowinfer.remote import asked, client
+from flowinfer.remote import asked, client, wire
 from flowinfer.remote.client import RemoteModel
+from flowinfer.remote.direct import Direct
 from flowinfer.remote.head import Head
 from flowinfer.remote.server import HeadServer
 from flowinfer.remote.wire import PROTOCOL, VERSION, Wire, parted, shown_place
@@ -316,6 +317,80 @@ def test_a_client_that_is_gone_before_it_takes_what_goes_beside_is_nobody_elses_
         user.close()
 
 
+def test_a_head_that_is_gone_before_it_sends_what_goes_beside_is_lost_at_once(
+    models: dict[str, HfModel], served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its member of the group stands still and is not closed: only the connection tells."""
+    served.server.hold(Head(models["A"], "tiny", is_direct=True))
+    far, is_over = RemoteModel(served.spec()), threading.Event()
+
+    def dies(self: Direct, found: torch.Tensor) -> None:
+        for connection in list(served.server._wires):
+            connection.close()
+        is_over.wait()
+
+    monkeypatch.setattr(Direct, "send", dies)
+    session = far.open()
+    rows = session.add([[5, 6]])
+    with pytest.raises(HeadCut, match=f"head 'A' at 127.0.0.1:{served.port}: the connection was closed"):
+        session.logits(rows)
+    is_over.set()
+    far.close()
+
+
+def test_a_client_that_is_gone_while_it_is_sent_what_goes_beside_is_let_go_at_once(
+    models: dict[str, HfModel], served: Served
+) -> None:
+    """Its member of the group takes nothing and is not closed."""
+    served.server.hold(Head(models["A"], "tiny", is_direct=True))
+    far = RemoteModel(served.spec())
+    assert far._wire is not None and far.is_direct
+    deeds = [asked.Add(rows=[0], prompts=[[5, 6]]), asked.Verify(segments=[(0, [[7]] * 16)], is_direct=True)]
+    far._wire.send(asked.Work(session=0, deeds=deeds).model_dump())
+    far._wire.receive()
+    far._wire.close()
+    for thread in list(served.server._threads):
+        thread.join()
+    assert served.heard[-1].endswith("has gone: the connection was closed")
+    far.close()
+
+
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        (b"", "something listens there and says nothing: it is no head, or one that stands still"),
+        (
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            "something listens there that does not speak as a head does: a message of",
+        ),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "something listens there that does not speak as a head does: a message of"),
+        (struct.pack("!II", 2, 0) + b"{}", "something listens there that does not speak as a head does"),
+        (None, "something listens there that does not speak as a head does: the connection was closed"),
+    ],
+    ids=["nothing", "HTTP", "SSH", "JSON", "a tunnel to nowhere"],
+)
+def test_who_is_no_head_is_told_so(says: bytes | None, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_PATIENCE_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        is_over = threading.Event()
+
+        def answer() -> None:
+            with other.accept()[0] as connection:
+                if says is not None:
+                    connection.sendall(says)
+                    is_over.wait()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(LoadError) as told:
+            RemoteModel(ModelSpec(name="A", ref="tiny", backend="remote", base_url=address))
+        is_over.set()
+        thread.join()
+    assert f"head 'A' at {address}: {words}" in told.value.message
+    assert told.value.help is not None and told.value.help.startswith("name a head's port: ")
+
+
 class Waiter(Observer):
     """Loads a head's model when somebody is told to wait for it."""
 
@@ -342,9 +417,10 @@ def test_who_comes_while_the_model_is_loaded_waits_and_says_so(
     with pytest.raises(LoadError, match="it refuses the key"):
         ModelPool().get(plan, "A", waiter)
     monkeypatch.setenv("HEAD_KEY", KEY.decode())
-    given_up = ModelPool()
-    with pytest.raises(HeadLoading):  # a server that is stopped waits no more
-        given_up.get(plan, "A", Waiter(given_up.wait_no_more))
+    leaves = Waiter(lambda: setattr(leaves, "is_leaving", True))
+    for problem in ("it is loading its model", "nobody waits for it"):  # a server that is stopped waits no more
+        with pytest.raises(LoadError, match=problem):
+            ModelPool().get(plan, "A", leaves)
     pool = ModelPool()
     assert isinstance(pool.get(plan, "A", waiter), RemoteModel)
     assert waiter.told == [f"head 'A' at {host}:{port}: it is loading its model: waiting for it"]

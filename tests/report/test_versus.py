@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,18 +120,31 @@ def test_a_recommendation_says_which_flows_answered_one_of_two_data_sets(tmp_pat
     for flow, task in (("Qwen", "ceval"), ("Yi", "ceval"), ("Ds", "gsm8k"), ("Qwen -> Yi", "gsm8k")):
         write_run(tmp_path, flow, questions(task, 4), rule=lambda *_: True)
     write_run(tmp_path, "Qwen", questions("ceval", 4), rule=lambda *_: False, max_tokens="32")
-    note = "4 flows are left out: none answered every question of ceval (lab), gsm8k (lab); name runs over one data set"
+    why = "none answered every question of ceval (lab), gsm8k (lab); name runs over one data set"
     told, data = said_of(tmp_path)
+    note = data["notes"][0]
+    assert re.fullmatch(r"4 flows \((Qwen|Yi|Ds|Qwen -> Yi)(, .*){2}, \.\.\.\) are left out: " + re.escape(why), note)
     assert f"note: {note}\n" in told and " 0.0 %" in told
-    assert data["notes"][0] == note and data["left_out"] == 4 and data["winner"]["accuracy"] == 0
+    assert data["left_out"] == 4 and data["winner"]["accuracy"] == 0
 
 
 def test_a_recommendation_says_which_flows_were_not_finished(tmp_path: Path) -> None:
     write_run(tmp_path, "Qwen", questions("ceval", 4))
     write_run(tmp_path, "Yi", questions("ceval", 4), answered=3)
     told, data = said_of(tmp_path)
-    cure = "it has not answered every question of ceval (lab); finish runs with --resume"
-    assert f"note: 1 flow is left out: {cure}\n" in told and data["left_out"] == 1
+    note = "1 flow (Yi) is left out: it has not answered every question of ceval (lab); finish runs with --resume"
+    assert f"note: {note}\n" in told and data["left_out"] == 1
+    evidence = gather([str(tmp_path)])
+    with pytest.raises(UsageError) as beyond:
+        choose(evidence, min_accuracy=1.0)
+    assert beyond.value.message == f"none of 1 path meets these limits; {note}"
+
+
+def test_where_no_flow_is_whole_the_refusal_names_those_that_are_not(tmp_path: Path) -> None:
+    for flow in ("Qwen", "Yi"):
+        write_run(tmp_path, flow, questions("ceval", 4), answered=3)
+    with pytest.raises(UsageError, match=r"no path has .*; 2 flows \((Qwen, Yi|Yi, Qwen)\) are left out: none"):
+        choose(gather([str(tmp_path)]))
 
 
 def test_settings_that_set_a_flow_apart_are_told_once(tmp_path: Path) -> None:

@@ -91,8 +91,9 @@ class Scripted:
 class ScriptedSite:
     cpu_bytes = 0
 
-    def __init__(self, num_replicas: int, script: Say = Scripted.answer) -> None:
+    def __init__(self, num_replicas: int, script: Say = Scripted.answer, *, hosts: Sequence[str] = ()) -> None:
         self.num_replicas, self.script = num_replicas, script
+        self.hosts = tuple(hosts) or ("",) * num_replicas
         self.started: list[Scripted] = []
         self.is_closed = False
 
@@ -261,6 +262,69 @@ def test_a_replica_that_stands_still_is_ended_and_its_questions_are_asked_again(
     site, notes = ScriptedSite(2, lambda replica, ask: replica is site.started[0] or replica.answer(ask)), Notes()
     assert records(site, notes) == WHOLE
     assert "replica 1 has ended: it said nothing for 0 s; it is started again, and nothing is lost" in notes.told
+
+
+@pytest.mark.parametrize("who", ["answers late", "answers first", "answers half", "is lost", "never answers"])
+def test_what_another_host_has_is_asked_twice_in_the_end_and_the_first_answer_counts(
+    who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first host keeps what it is asked; when the second is asked that too, something of the first is heard."""
+    monkeypatch.setattr(pool, "LOOK_SECONDS", 0.0)
+    for name in ("MOST_SILENT", "MOST_SILENT_FIRST"):
+        monkeypatch.setattr(where, name, 1 << 30)
+    kept: dict[str, Ask] = {}
+    twice = set[str]()
+
+    def script(replica: Scripted, ask: Ask) -> None:
+        first, name = site.started[0], ask.question.id
+        if replica is first:
+            kept[name] = ask
+            if who == "answers half":
+                replica.answer(ask, 1)
+            return
+        if name not in kept:
+            replica.answer(ask)
+            return
+        twice.add(name)
+        assert len(ask.plans) == (1 if who == "answers half" else 2)
+        if who == "answers first":
+            first.answer(kept[name])
+        elif who == "is lost" and not first.is_gone:
+            first.die()
+        replica.answer(ask)
+        if who == "answers late":
+            first.answer(kept[name])
+
+    site = ScriptedSite(2, script, hosts=("one", "other"))
+    assert records(site) == WHOLE
+    assert twice and len(site.started) == (3 if who == "is lost" else 2)
+
+
+API = ModelSpec(name="E", ref="gpt", backend="openai", base_url="https://host/v1")
+
+
+@pytest.mark.parametrize(
+    ("plan", "hosts"),
+    [(chain((member("A"), ())), ("one", "one")), (chain((member("E"), ()), specs={"E": API}), ("one", "other"))],
+    ids=["on the same host", "models elsewhere"],
+)
+def test_what_a_second_answer_would_cost_others_is_asked_once(
+    plan: Plan, hosts: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that stands still is waited for until it is ended."""
+    for module in (pool, where):
+        monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    asked: list[str] = []
+
+    def script(replica: Scripted, ask: Ask) -> None:
+        if replica is not site.started[0]:
+            asked.append(ask.question.id)
+            replica.answer(ask)
+
+    site, notes = ScriptedSite(2, script, hosts=hosts), Notes()
+    events = list(ReplicaPool(site, [plan], Setting({}), notes).run([Task(question) for question in MANY]))
+    assert sum(isinstance(event, Answered) for event in events) == len(asked) == len(MANY)
+    assert any("replica 1 has ended: it said nothing" in told for told in notes.told)
 
 
 def test_lines_to_a_replica_that_reads_none_hold_nobody_up_and_go_together() -> None:

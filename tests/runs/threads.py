@@ -50,7 +50,7 @@ class ThreadSite:
     cpu_bytes = 1 << 30
 
     def __init__(self, num_replicas: int) -> None:
-        self.num_replicas = num_replicas
+        self.num_replicas, self.hosts = num_replicas, ("",) * num_replicas
         self.threads: list[Thread] = []
 
     def begin(self, index: int, program: str, hear: Hear) -> Thread:

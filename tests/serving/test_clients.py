@@ -20,7 +20,9 @@ import pytest
 from flowinfer.cli.serve import checked_flows
 from flowinfer.errors import LoadError
 from flowinfer.machine import this_machine
+from flowinfer.serving.bodies import flow_named
 from flowinfer.serving.flows import served
+from flowinfer.serving.problems import Problem
 from tests.command import flowinfer, hear_signals
 from tests.conftest import ROOT
 
@@ -97,14 +99,18 @@ def test_flows_that_cannot_run_here_are_left_out_of_a_folder_with_the_reason(tmp
     (tmp_path / "shared.flow").write_text('prompt words = "{question}"')
     (tmp_path / "here.flow").write_text('import "shared.flow"\ndefaults { name="org/here" }\nQwen[prompt=words]')
     (tmp_path / "far.flow").write_text('model Far = "org/far" { device="cuda:7" }\nFar')
-    heard: list[str] = []
+    heard: dict[str, str] = {}
     flows = checked_flows([str(tmp_path)], "lab", None)
-    here, _ = served(flows, this_machine(), heard.append)
+    here, _ = served(flows, this_machine(), heard.__setitem__)
     assert [flow.name for flow in here] == ["org/here"]
     why = "model 'Far' is declared on cuda:7, which this machine does not have"
-    assert heard == [f"warning: 'far' is not served: {why}"]
+    assert heard == {"far": why}
+    for name, told in (("far", f"the model 'far' is not served: {why}"), ("fra", "the model 'fra' does not exist; ")):
+        with pytest.raises(Problem) as refused:
+            flow_named(name, {flow.name: flow for flow in here}, heard)
+        assert refused.value.status == 404 and refused.value.message.startswith(told)
     with pytest.raises(LoadError, match=why):
-        served({"far": flows["far"]}, this_machine(), heard.append)
+        served({"far": flows["far"]}, this_machine(), heard.__setitem__)
 
 
 def test_an_answer_over_a_socket_is_that_of_exec(server: Process, tmp_path: Path) -> None:

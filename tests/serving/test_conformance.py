@@ -14,10 +14,13 @@ import pytest
 from starlette.types import ASGIApp
 
 from flowinfer.engine.models import ModelPool
+from flowinfer.language.check import check
+from flowinfer.machine import this_machine
 from flowinfer.serving import answers
 from flowinfer.serving.desk import Limits
+from flowinfer.serving.flows import served
 from tests.engine.plans import Ready
-from tests.routed import table, write
+from tests.routed import PLAIN, table, write
 from tests.serving.asgi import Reply, ask, call
 from tests.serving.conftest import FLOWS, Serve, Served
 
@@ -542,6 +545,13 @@ def test_an_echo_that_cannot_be_is_refused_and_not_dropped(
     reply = server.ask("POST", "/v1/completions", asked)
     assert (reply.status, reply.error["param"]) == (400, param)
     assert why in reply.error["message"]
+
+
+def test_a_route_says_that_it_picks_who_would_read_a_text(tmp_path: Path) -> None:
+    routes = write(tmp_path / "routes.json", table(["Qwen", "Yi"], {"hello": "01"}, zoo="lab"))
+    flow = check(f'{PLAIN}(Qwen / Yi)[pick="{routes}"]', zoo="lab")
+    (route,), _ = served({"route": flow}, this_machine())
+    assert route.unreadable is not None and route.unreadable.startswith("it picks who answers by the question; only a")
 
 
 def test_temperature_0_is_refused_where_samples_are_drawn(serve: Serve) -> None:

@@ -16,8 +16,13 @@ from flowinfer.engine.models import ModelPool
 from flowinfer.language.check import check
 from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
+from flowinfer.planning.plan import Plan
 from flowinfer.remote import client
 from flowinfer.remote.client import RemoteModel
+from flowinfer.remote.server import HeadServer
+from flowinfer.serving import service
+from flowinfer.serving.flows import served
+from flowinfer.serving.service import Service
 from tests.remote.conftest import holding
 from tests.serving.asgi import Reply, ask
 from tests.serving.conftest import Serve, Served
@@ -106,6 +111,55 @@ def head(model: Any, port: int = 0) -> Iterator[int]:
     yield port
     server.close()
     thread.join()
+
+
+def test_a_service_that_shares_its_models_waits_at_its_end_for_no_head_that_loads(own: ModelPool) -> None:
+    door, waits = HeadServer(b""), threading.Event()
+    host, port = door.listen("127.0.0.1", 0)
+    accepting = threading.Thread(target=door.serve)
+    accepting.start()
+    flow = check(f'model Qwen = "qwen" {{ device="{host}:{port}" }}\nQwen')
+    told: list[str] = []
+
+    def hear(notice: str) -> None:
+        told.append(notice)
+        if "waiting for it" in notice:
+            waits.set()
+
+    one = Service(*served({"far": flow}, this_machine()), lambda tell: tell(), models=own, on_notice=hear)
+    one.start()
+    waits.wait()
+    one.close()
+    assert not one._thread.is_alive() and not any("stopping" in notice for notice in told), told
+    door.close()
+    accepting.join()
+
+
+def test_a_service_says_at_its_end_which_model_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_QUIET_SECONDS", 0.0)
+    began, says, goes_on = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(ModelPool):
+        def get(self, plan: Plan, name: str, observer: Observer) -> Any:
+            observer.model_loading(name, "cpu")
+            began.set()
+            goes_on.wait()
+            return super().get(plan, name, observer)
+
+    def hear(notice: str) -> None:
+        if notice == "stopping as soon as Qwen is loaded":
+            says.set()
+
+    flow = check("Qwen -> Ds", zoo="lab")
+    one = Service(*served({"one": flow}, this_machine()), lambda tell: tell(), models=Slow(), on_notice=hear)
+    one.start()
+    began.wait()
+    closing = threading.Thread(target=one.close)
+    closing.start()
+    says.wait()
+    goes_on.set()
+    closing.join()
+    assert one.loading.problem is None and not one.loading.loaded  # nor is any other loaded
 
 
 def test_a_head_that_was_lost_answers_again_once_it_is_back(

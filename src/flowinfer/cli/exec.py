@@ -145,7 +145,9 @@ def command(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     threads: ThreadsOption = None,
     nice: NiceOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress on standard error; results are printed.")
+    ] = False,
 ) -> None:
     """Run a flow: over a data set, or on one prompt whose answer is streamed."""
     given: dict[str, Any] = {

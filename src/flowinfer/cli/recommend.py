@@ -117,7 +117,7 @@ def _plain(choice: Choice) -> dict[str, object]:
         "winner": _row(choice.winner),
         "candidates": [_row(one) for one in choice.candidates],
         "beyond_limits": choice.num_beyond,
-        "left_out": sum(choice.left_out.values()),
+        "left_out": choice.num_left_out,
         "p_value_to_next": choice.p_value,
     }
 

@@ -8,18 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flowinfer.errors import UsageError
+
 if TYPE_CHECKING:
     from flowinfer.report.wirings import Whole
     from flowinfer.runs.store import RunInfo
 
 
+_USUAL = Path("runs")
+
+
 def command(
-    out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Folder of run folders.")] = _USUAL,
     json_: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """List runs, newest first."""
     from flowinfer.runs.finding import list_runs
 
+    if not out.is_dir() and out != _USUAL:  # which the first run makes
+        raise UsageError(f"no folder '{out}'", help="--out FOLDER names the one that runs were kept in")
     rows = [_row(run) for run in list_runs(out)]
     if json_:
         print(json.dumps(rows, ensure_ascii=False, indent=1))

@@ -92,7 +92,9 @@ def command(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     threads: ThreadsOption = None,
     nice: NiceOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress on standard error; results are printed.")
+    ] = False,
 ) -> None:
     """Run every wiring of some models, or a set of flows, over data sets; steps that paths share run once."""
     from flowinfer.sweeps.request import SweepRequest

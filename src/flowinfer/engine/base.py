@@ -98,6 +98,8 @@ class Observer:
     """Whether `emitted` is called with each head's wishes; what nobody wants is not computed."""
     num_tops = 0
     """How many alternatives each token is told with; asked for at every step."""
+    is_leaving = False
+    """Whether nobody waits for models any more that are not loaded yet."""
 
     def model_loading(self, name: str, device: str) -> None:
         """Hear that a model is about to be loaded."""

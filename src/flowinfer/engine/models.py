@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterable
 from typing import cast
@@ -33,17 +32,18 @@ class ModelPool:
 
     def __init__(self) -> None:
         self._loaded: dict[str, Loaded] = {}
-        self._waits_no_more = threading.Event()
 
     def get(self, plan: Plan, name: str, observer: Observer) -> Loaded:
         """Return the model of that name, loading it if need be.
 
         Raises:
-            LoadError, MemoryShort: it cannot be loaded.
+            LoadError, MemoryShort: it cannot be loaded, or need not be any more.
         """
         spec, placement = plan.models[name], placement_of(plan, name)
         key = _weights_key(spec, placement)
         if key not in self._loaded:
+            if observer.is_leaving:
+                raise LoadError(f"{name} is not loaded any more: nobody waits for it")
             observer.model_loading(name, str(spec.base_url) if spec.backend == "remote" else placement.device)
             start = time.perf_counter()
             try:
@@ -116,10 +116,6 @@ class ModelPool:
             with unless_lost():
                 self._loaded.pop(key).close()
 
-    def wait_no_more(self) -> None:
-        """Wait no longer for models that other processes load; for any thread."""
-        self._waits_no_more.set()
-
     def _load_when_there(self, spec: ModelSpec, placement: Placement, observer: Observer) -> Loaded:
         """Return a model; one that another process still loads, as soon as it has."""
         has_told = False
@@ -130,8 +126,9 @@ class ModelPool:
                 if not has_told:
                     observer.notice(f"{error.message}: waiting for it")
                 has_told = True
-                if self._waits_no_more.wait(_AGAIN_SECONDS):
+                if observer.is_leaving:
                     raise
+                time.sleep(_AGAIN_SECONDS)
 
     def close(self) -> None:
         """Free all models."""

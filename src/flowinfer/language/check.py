@@ -87,6 +87,8 @@ def read_flow(path: Path) -> str:
 
 
 _DECLARES = re.compile(r"""^[ \t]*(?:model|prompt|let|param)[ \t]+["']?([^\s"'={:\[]+)""", re.MULTILINE)
+_PLACES = ("backend", "device", "base_url")
+"""Options that say what runs a model."""
 _UNKNOWN_NAMES = ("E0100", "E0101", "E0103")
 
 
@@ -176,6 +178,7 @@ class _Checker:
     def _model(self, model: Model, scope: Scope, folder: Path) -> ModelSpec:
         check_unique(model.options, self._report)
         options: dict[str, Any] = {}
+        is_misplaced = False
         for option in model.options:
             if option.key not in MODEL_KEYS:
                 hint = unknown_option(option.key, MODEL_KEYS)
@@ -184,13 +187,14 @@ class _Checker:
             value = typed(option, ModelSpec, scope)
             if value is not None:
                 options[option.key] = value[0]
+            is_misplaced |= value is None and option.key in _PLACES
         hint = 'a hub id or a folder in quotes, such as "Qwen/Qwen2.5-7B-Instruct"'
         ref = self._required(model.ref, f"model '{model.name.text}'", hint, scope) or "?"
         options = reached(options)
         backend = backends().get(options.get("backend", "hf"))
         is_remote = backend is not None and backend.is_elsewhere
         spec = ModelSpec(name=model.name.text, ref=ref if is_remote else resolve_ref(ref, folder), **options)
-        for problem in unfit(spec):
+        for problem in () if is_misplaced else unfit(spec):  # where it runs decides what it heeds
             written = next((option for option in model.options if option.key == problem.option), None)
             named = written.value if written else model.ref
             span = written.span if written and problem.code == "E0208" else named.span

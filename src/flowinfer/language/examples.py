@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -31,7 +32,7 @@ def located(given: str) -> Path:
     """Return the file of that name, or the packaged pipeline of that name, which is told on standard error.
 
     Raises:
-        UnreadableFlow: there is neither, and a name like it; others are for `read_flow` to refuse.
+        UnreadableFlow: it is one word, and there is neither; others are for `read_flow` to refuse.
     """
     path = Path(given)
     is_name = path.name == given and path.suffix in ("", ".flow")
@@ -43,10 +44,11 @@ def located(given: str) -> Path:
         print(told, file=sys.stderr)
         return packaged[path.stem]
     names = {name: name for name in packaged} | {one.stem: one.name for one in sorted(Path().glob("*.flow"))}
-    if near := get_close_matches(path.stem, names, n=1):
-        cure = f"did you mean '{names[near[0]]}'?"
-        raise UnreadableFlow(f"cannot read '{given}': no such file or directory", help=cure)
-    return path
+    near = get_close_matches(path.stem, names, n=1)
+    if not near and not re.fullmatch(r"[\w.-]+", given):  # a flow itself, perhaps
+        return path
+    cure = f"did you mean '{names[near[0]]}'?" if near else f"packaged pipelines: {', '.join(packaged)}"
+    raise UnreadableFlow(f"cannot read '{given}': no such file or directory", help=cure)
 
 
 def write(to: Path, *, replacing: bool) -> Sequence[Path]:

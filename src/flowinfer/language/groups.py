@@ -48,7 +48,8 @@ class FuseOptions:
         for key, option in (taken | dict(given)).items():
             if key not in info.parameters:
                 owners = ", ".join(name for name, other in fusers().items() if key in other.parameters)
-                hint = f"it is an option of fuse={owners}"
+                own = f"; fuse={fuse} has {', '.join(info.parameters)}" if info.parameters else ""
+                hint = f"it is an option of fuse={owners}{own}"
                 self._report.error("E0203", f"fuse={fuse} has no option '{key}'", option.span, hint)
             elif (value := fuser_option(option, info, list(models), self._scope)) is not None:
                 values[key] = models[value[0]] if info.parameters[key].type == "model" else value[0]

@@ -29,6 +29,7 @@ from flowinfer.remote.wire import (
     MOST_BODY,
     VERSION,
     KeyRefused,
+    NoHead,
     NotYet,
     Wire,
     WireError,
@@ -266,7 +267,10 @@ class RemoteModel(TokenModel):
 def _cure(error: WireError, host: str, port: int) -> str:
     if isinstance(error, KeyRefused):
         return "api_key_env must name a variable that holds the same key as the head's --key-env"
-    return f"is it running? `flowinfer head MODEL --listen {shown_place(host, port)}` starts one there"
+    starts = f"`flowinfer head MODEL --listen {shown_place(host, port)}` starts one there"
+    if isinstance(error, NoHead):
+        return f'name a head\'s port: {starts}; an endpoint has backend=openai and base_url="http://..."'
+    return f"is it running? {starts}"
 
 
 def _vocabulary(about: Mapping[str, Any], body: bytes) -> HeadVocabulary:

@@ -2,7 +2,8 @@
 
 NCCL between GPUs, gloo between CPUs. What its members must know of each other goes over the connection, by which both
 have shown the key; so no store listens for strangers. What is sent is announced over the connection first, and taken
-only as what was announced. Where one of the two is gone, the connection ends, and the group with it.
+only as what was announced. Where one of the two is gone, the connection ends, and the group with it: while a transfer
+lasts, both look whether the connection stands, since neither NCCL nor gloo hears of what happens to it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -22,12 +25,16 @@ from flowinfer.remote.wire import Wire, WireError
 Backend = Literal["nccl", "gloo"]
 _HEAD, _CLIENT = 0, 1
 """Ranks."""
+_LOGITS, _NOTHING = 0, 1
+"""Tags of what is sent, and of what never is."""
 _SECONDS = 30.0
 """Longest that a transfer may take: who is announced one takes it at once, and a GPU is held up until then."""
 _BEGIN_SECONDS = 20.0
 """Longest that the making of a group may take, where that is asked (gloo)."""
 _LOOK_SECONDS = 2e-5
 """How often it is looked whether a GPU has done its part."""
+_GONE_SECONDS = 0.05
+"""How often it is looked whether the other is still connected while gloo waits for it."""
 
 
 def backend_of(device: torch.device) -> Backend | None:
@@ -67,6 +74,8 @@ class Direct:
         self._store, self._is_nccl = _Store(wire), backend == "nccl"
         rank = _HEAD if is_head else _CLIENT
         self._group: Any = None  # of kinds that torch's stubs do not name whole
+        self._waits = ThreadPoolExecutor(1, "gloo")
+        """What waits for gloo, which looks at nothing else meanwhile."""
         try:
             self._group = (_nccl if self._is_nccl else _gloo)(self._store, rank, wire.own_host)
             first = torch.zeros(1, device=device)
@@ -87,7 +96,7 @@ class Direct:
             WireError: the other has gone.
         """
         assert self._is_head, "only heads send"
-        self._settle(lambda: self._group.send([found.contiguous()], _CLIENT, 0))
+        self._settle(lambda: self._group.send([found.contiguous()], _CLIENT, _LOGITS))
 
     def receive(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Take a tensor that was announced.
@@ -102,27 +111,51 @@ class Direct:
     def close(self) -> None:
         """End it, with whatever is under way."""
         self._store.is_open = False
-        if self._group is not None:
-            self._group.abort()
+        group, self._group = self._group, None
+        if group is None:
+            return
+        if self._is_nccl:
+            group.abort()
+            return
+        other = _CLIENT if self._is_head else _HEAD
+        with suppress(
+            RuntimeError
+        ):  # gloo has no other way to be ended: what lasts too long ends all that is under way
+            group.recv([torch.empty(1)], other, _NOTHING).wait(timedelta(milliseconds=1))
+        self._waits.shutdown()
 
     def _take(self, into: Tensor) -> None:
-        self._settle(lambda: self._group.recv([into], _HEAD, 0))
+        self._settle(lambda: self._group.recv([into], _HEAD, _LOGITS))
 
     def _settle(self, begin: Callable[[], Any]) -> None:  # of a kind that torch does not name
-        """Begin something and wait until it is done, as long as the other is there: NCCL itself waits for ever."""
+        """Begin something and wait until it is done, as long as the other is there; else the group has ended."""
         try:
             work = begin()
-            if not self._is_nccl:
-                work.wait(timedelta(seconds=_SECONDS))
-                return
+            waits = None if self._is_nccl else self._waits.submit(work.wait, timedelta(seconds=_SECONDS))
             until = time.monotonic() + _SECONDS
-            while not work.is_completed():
-                if self._wire.is_gone or time.monotonic() > until:
-                    self.close()
+            while not _is_done(work, waits):
+                if self._wire.is_gone:
                     raise WireError("the connection was closed")
-                time.sleep(_LOOK_SECONDS)
-        except RuntimeError as error:
-            raise WireError(f"what was announced did not come: {str(error).splitlines()[0][:200]}") from error
+                if time.monotonic() > until:
+                    raise WireError(f"what was announced did not come within {_SECONDS:.0f} s")
+            if waits is not None:
+                waits.result()
+        except BaseException as error:  # an interrupt too
+            self.close()
+            if isinstance(error, RuntimeError):  # torch's own
+                told = str(error).splitlines()[0][:200]
+                raise WireError(f"what was announced did not come: {told}") from error
+            raise
+
+
+def _is_done(work: Any, waits: Future[Any] | None) -> bool:  # as above
+    """Return whether a transfer is over, after a moment: NCCL is asked, gloo is waited for in a thread of its own."""
+    if waits is not None:
+        return bool(wait([waits], _GONE_SECONDS).done)
+    if work.is_completed():
+        return True
+    time.sleep(_LOOK_SECONDS)
+    return False
 
 
 _TorchStore: Any = getattr(dist, "Store", object)  # builds without torch.distributed have none

@@ -85,7 +85,7 @@ class Wire:
                 self._socket.sendall(first)
                 self._socket.sendall(body)
         except OSError as error:
-            raise WireError(_told(error)) from error
+            raise _told(error) from error
         self.num_sent += _LENGTHS.size + len(raw) + len(body)
 
     def receive(self) -> tuple[dict[str, Any], bytearray]:
@@ -161,7 +161,7 @@ class Wire:
                 self._socket.settimeout(self._seconds if self._until is None else self._left())
                 here = self._socket.recv_into(view[at:])
             except OSError as error:
-                raise WireError(_told(error)) from error
+                raise _told(error) from error
             if not here:
                 raise WireError("the connection was closed")
             at += here
@@ -180,7 +180,7 @@ def call(host: str, port: int, key: bytes, *, seconds: float = 10.0) -> tuple[Wi
     try:
         connection = socket.create_connection((host, port), seconds)
     except OSError as error:
-        raise WireError(_told(error)) from error
+        raise _told(error) from error
     except UnicodeError as error:  # a label of the host's name that is empty or too long
         raise WireError(f"'{host}' is no name of a host") from error
     wire = Wire(connection)
@@ -216,14 +216,20 @@ def introduce(wire: Wire, key: bytes, about: dict[str, Any]) -> dict[str, Any]:
     """Do the client's part of the handshake; return what the server says of its head.
 
     Raises:
-        WireError: it is no head of this protocol.
+        WireError: it is a head of another protocol.
+        NoHead: it is none.
         KeyRefused: one of the two does not know the key.
         NotYet: it is loading its model.
     """
-    hello, _ = wire.receive()
+    try:
+        hello, _ = wire.receive()
+    except Silent as error:
+        raise NoHead("something listens there and says nothing: it is no head, or one that stands still") from error
+    except WireError as error:
+        raise NoHead(f"something listens there that does not speak as a head does: {error}") from error
     nonce = hello.get("nonce")
     if not isinstance(nonce, str) or "flowinfer" not in hello:
-        raise WireError("no head of flowinfer answers there")
+        raise NoHead("something listens there that does not speak as a head does")
     if hello["flowinfer"] != PROTOCOL:
         raise WireError(f"it speaks version {hello['flowinfer']} of the protocol, this flowinfer {PROTOCOL}")
     own = secrets.token_hex(16)
@@ -278,6 +284,14 @@ def last_part(ref: str) -> str:
     return ref.replace("\\", "/").rstrip("/").rpartition("/")[-1]
 
 
+class Silent(WireError):
+    """The other side did not answer in time."""
+
+
+class NoHead(WireError):
+    """Somebody is there, who is no head."""
+
+
 class KeyRefused(WireError):
     """Two sides with two keys."""
 
@@ -294,7 +308,7 @@ def _is_shown(proof: object, key: bytes, side: str, *nonces: str) -> bool:
     return isinstance(proof, str) and hmac.compare_digest(proof.encode(), _proof(key, side, *nonces).encode())
 
 
-def _told(error: OSError) -> str:
+def _told(error: OSError) -> WireError:
     if isinstance(error, TimeoutError):
-        return "it did not answer in time"
-    return (error.strerror or str(error) or type(error).__name__).lower()
+        return Silent("it did not answer in time")
+    return WireError((error.strerror or str(error) or type(error).__name__).lower())

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -22,6 +21,9 @@ from flowinfer.report.compare import counts
 from flowinfer.report.evidence import Evidence, Wiring
 from flowinfer.runs.store import info, read_json
 from flowinfer.runs.summary import selections_of, taken_in
+
+_NAMED = 3
+"""Flows that are named where several are left out."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,9 @@ class Choice:
     p_value: float | None
     """McNemar's exact test of the winner against the runner-up, over all questions."""
     is_timed: bool
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    """How many flows did not answer every question of their group's sets, by why and what helps."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Return what was not among the flows to choose from, as sentences."""
-        return tuple(
-            f"{counted(num, 'flow')} {'is' if num == 1 else 'are'} left out: {'it has not' if num == 1 else 'none'}"
-            f" answered every question of {why}"
-            for why, num in self.left_out.items()
-        )
+    num_left_out: int
+    notes: tuple[str, ...]
+    """What was not among the flows to choose from, as sentences."""
 
 
 def choose(evidence: Evidence, *, max_seconds: float | None = None, min_accuracy: float | None = None) -> Choice:
@@ -84,29 +78,32 @@ def choose(evidence: Evidence, *, max_seconds: float | None = None, min_accuracy
     """
     groups = evidence.groups()
     found = [one for group in groups for one in _candidates(group)]
+    left_out = _left_out(groups, {one.wiring.key for one in found})
+    notes = _sentences(left_out)
     if not found:
         raise UsageError(
-            "no path has an answer to every question of every data set",
+            _told("no path has an answer to every question of every data set", notes),
             help="finish the runs with --resume, or name runs over one data set",
         )
     is_timed = all(one.seconds is not None for one in found)
     if max_seconds is not None and not any(one.seconds is not None for one in found):
         raise UsageError(
-            "--max-seconds needs seconds, and none were measured",
+            _told("--max-seconds needs seconds, and none were measured", notes),
             help="`flowinfer sweep --resume NAME --latency 5` times a sweep, `exec --batch 1 --no-cache` a run",
         )
     kept = [one for one in found if _meets(one, max_seconds, min_accuracy)]
     if not kept:
         best = max(found, key=_merit)
         raise UsageError(
-            f"none of {len(found)} paths meets these limits",
+            _told(f"none of {counted(len(found), 'path')} meets these limits", notes),
             help=f"the most accurate is {best.wiring.whole}: {100 * best.accuracy:.1f} %, {_seconds_text(best)}",
         )
     ordered = sorted(_with_front(kept), key=_merit, reverse=True)
     runner_up = ordered[1] if len(ordered) > 1 else None
     p_value = counts(evidence, ordered[0].wiring, runner_up.wiring).p_value if runner_up else None
-    left_out = _left_out(groups, {one.wiring.key for one in found})
-    return Choice(ordered[0], tuple(ordered), len(found) - len(kept), runner_up, p_value, is_timed, left_out)
+    num_left_out = sum(map(len, left_out.values()))
+    num_beyond = len(found) - len(kept)
+    return Choice(ordered[0], tuple(ordered), num_beyond, runner_up, p_value, is_timed, num_left_out, notes)
 
 
 def as_flow(choice: Choice) -> str:
@@ -179,9 +176,9 @@ def _candidates(group: Evidence) -> list[Candidate]:
     return found
 
 
-def _left_out(groups: Sequence[Evidence], found: Collection[str]) -> Counter[str]:
-    """Count the paths that are no candidates, by the sets that they should have answered and what helps."""
-    count: Counter[str] = Counter()
+def _left_out(groups: Sequence[Evidence], found: Collection[str]) -> dict[str, list[str]]:
+    """Return the paths that are no candidates, by the sets that they should have answered and what helps."""
+    left: dict[str, list[str]] = {}
     for group in groups:
         labels = ", ".join(sorted(dataset.label for dataset in group.datasets))
         for wiring in group.wirings:
@@ -189,8 +186,23 @@ def _left_out(groups: Sequence[Evidence], found: Collection[str]) -> Counter[str
                 cells = [group.cell(wiring, dataset) for dataset in group.datasets]
                 is_broken = any(cell is not None and not cell.is_whole for cell in cells)
                 cure = "finish runs with --resume" if is_broken else "name runs over one data set"
-                count[f"{labels}; {cure}"] += 1
-    return count
+                left.setdefault(f"{labels}; {cure}", []).append(wiring.whole.flow)
+    return left
+
+
+def _sentences(left_out: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return which paths are left out, and why."""
+    told = []
+    for why, paths in left_out.items():
+        names = ", ".join(paths[:_NAMED]) + (", ..." if len(paths) > _NAMED else "")
+        does = "is left out: it has not" if len(paths) == 1 else "are left out: none"
+        told.append(f"{counted(len(paths), 'flow')} ({names}) {does} answered every question of {why}")
+    return tuple(told)
+
+
+def _told(problem: str, notes: Sequence[str]) -> str:
+    """Return why there is no choice, and what was not among the flows to choose from."""
+    return "; ".join((problem, *notes))
 
 
 def _meets(one: Candidate, max_seconds: float | None, min_accuracy: float | None) -> bool:

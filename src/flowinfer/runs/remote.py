@@ -154,6 +154,9 @@ def reaching(client: httpx.Client, cure: str | None = "is it running?") -> Itera
         yield
     except httpx.HTTPError as error:
         cause = str(error) or type(error).__name__
+        if "illegal status line" in cause:
+            told = f"what listens at {client.base_url} does not speak HTTP"
+            raise RunError(told, help='a head\'s port is the device="HOST:PORT" of a model') from None
         raise RunError(f"the server at {client.base_url} cannot be reached: {cause}", help=cure) from None
 
 

@@ -22,7 +22,6 @@ from flowinfer.serving import bodies, forms
 from flowinfer.serving.answers import Answering, EventStream
 from flowinfer.serving.desk import Desk
 from flowinfer.serving.events import Listener
-from flowinfer.serving.flows import ServedFlow
 from flowinfer.serving.openapi import document
 from flowinfer.serving.page.render import page
 from flowinfer.serving.problems import Problem
@@ -33,7 +32,7 @@ _OPEN = ("/", "/health", "/ready")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{8,64}")
 _HEARTBEAT_SECONDS = 10.0
 
-Read = Callable[[bytes, Mapping[str, ServedFlow]], bodies.Wish]
+Read = Callable[[bytes, bodies.Find], bodies.Wish]
 
 
 def application(desk: Desk, cors_origins: Sequence[str] = (), samples: Samples | None = None) -> ASGIApp:
@@ -154,7 +153,7 @@ class _Views:
 
     async def drawing(self, request: Request) -> Response:
         """Draw one flow."""
-        served = bodies.flow_named(request.path_params["name"], self._service.flows)
+        served = self._desk.flow_named(request.path_params["name"])
         assert served.flow is not None, "a server knows its flows as they were checked"
         is_tall = request.query_params.get("direction") == "down"
         return Response(render(served.flow, is_tall=is_tall), media_type="image/svg+xml")
@@ -180,12 +179,12 @@ class _Views:
         return _Listening(self._desk)
 
     def _model(self, name: str) -> dict[str, Any]:
-        flow = bodies.flow_named(name, self._service.flows)
+        flow = self._desk.flow_named(name)
         return forms.model(flow, self._desk.created, self._service.context_length(flow))
 
     async def _answering(self, read: Read, request: Request) -> Answering:
         try:
-            wish = read(await self._body(request), self._service.flows)
+            wish = read(await self._body(request), self._desk.flow_named)
         except Problem as problem:
             self._desk.metrics.refused(problem.status)
             raise

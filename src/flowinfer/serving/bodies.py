@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal, Never, TypeVar
@@ -112,6 +112,8 @@ _BESIDE_ECHO: Mapping[str, tuple[Any, ...]] = {  # a seed may stand there, as it
 }
 """What each option of a text that is only read may be."""
 Body = TypeVar("Body", bound=_Options)
+Find = Callable[[str], ServedFlow]
+"""Returns the flow that is served as a model, or raises a `Problem`."""
 
 
 @dataclass(frozen=True)
@@ -138,14 +140,14 @@ class Wish:
         return {"chat": "messages", "text": "prompt", "trace": "question", "told": "messages"}[self.form]
 
 
-def read_chat(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
+def read_chat(body: bytes, find: Find) -> Wish:
     """Read a request for a chat's next turn.
 
     Raises:
         Problem: it cannot be served, and why.
     """
     asked = _validated(ChatBody, body)
-    flow = _writing(flow_named(asked.model, flows), "messages")
+    flow = _writing(find(asked.model), "messages")
     said = turns_of(asked.messages, as_they_are=flow.takes_messages)
     if asked.top_logprobs and not asked.logprobs:
         raise Problem(400, "'top_logprobs' is given without 'logprobs'", param="top_logprobs")
@@ -156,24 +158,24 @@ def read_chat(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
     return Wish((asking,), "chat", bool(asked.stream), _wants_usage(asked), tops)
 
 
-def read_told(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
+def read_told(body: bytes, find: Find) -> Wish:
     """Read a request for a chat's next turn of which everything is to be told.
 
     Raises:
         Problem: it cannot be served, and why.
     """
-    wish = read_chat(body, flows)
+    wish = read_chat(body, find)
     return replace(wish, form="told", streams=True, top_logprobs=_TOLD_TOPS)
 
 
-def read_completion(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
+def read_completion(body: bytes, find: Find) -> Wish:
     """Read a request for completions of prompts.
 
     Raises:
         Problem: it cannot be served, and why.
     """
     asked = _validated(CompletionBody, body)
-    flow = flow_named(asked.model, flows)
+    flow = find(asked.model)
     flow = _reading(flow, asked) if asked.echo else _writing(flow, "prompt")
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     if not isinstance(prompts, list) or not prompts or not all(isinstance(one, str) for one in prompts):
@@ -191,7 +193,7 @@ def read_completion(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
     return Wish(tuple(askings), "text", bool(asked.stream), _wants_usage(asked), _told(asked.logprobs, flow))
 
 
-def read_trace(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
+def read_trace(body: bytes, find: Find) -> Wish:
     """Read a request for the whole work on an item of a data set.
 
     Raises:
@@ -201,7 +203,7 @@ def read_trace(body: bytes, flows: Mapping[str, ServedFlow]) -> Wish:
         asked = TraceBody.model_validate(_json(body))
     except ValidationError as error:
         raise _of_pydantic(error, TraceBody.model_fields) from None
-    flow = flow_named(asked.model, flows)
+    flow = find(asked.model)
     _text(json.dumps(asked.question.model_dump(), ensure_ascii=False), "question")
     if asked.fingerprint != fingerprint(flow.plan):
         message = f"the flow that is served as '{flow.name}' is another: {DIFFERENT}"
@@ -219,16 +221,22 @@ def check_options(options: Mapping[str, Any]) -> None:
     _validated(ChatBody, json.dumps({"model": "", "messages": [{}], **options}).encode())
 
 
-def flow_named(name: str, flows: Mapping[str, ServedFlow]) -> ServedFlow:
+def flow_named(name: str, flows: Mapping[str, ServedFlow], left_out: Mapping[str, str]) -> ServedFlow:
     """Return the flow that is served as a model.
 
+    Args:
+        left_out: why flows are not served that were to be.
     Raises:
         Problem: there is none of that name.
     """
     if name in flows:
         return flows[name]
-    near = did_you_mean(name, flows) or f"models here: {', '.join(list(flows)[:20])}"
-    raise Problem(404, f"the model '{name[:200]}' does not exist; {near}", code="model_not_found", param="model")
+    if name in left_out:
+        told = f"the model '{name}' is not served: {left_out[name]}"
+    else:
+        near = did_you_mean(name, flows) or f"models here: {', '.join(list(flows)[:20])}"
+        told = f"the model '{name[:200]}' does not exist; {near}"
+    raise Problem(404, told, code="model_not_found", param="model")
 
 
 def _writing(flow: ServedFlow, param: str) -> ServedFlow:

@@ -7,14 +7,14 @@ import hmac
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flowinfer.serving import problems
-from flowinfer.serving.bodies import Wish
+from flowinfer.serving.bodies import Wish, flow_named
 from flowinfer.serving.events import Events
-from flowinfer.serving.flows import Asking
+from flowinfer.serving.flows import Asking, ServedFlow
 from flowinfer.serving.metrics import Metrics
 from flowinfer.serving.problems import Problem
 from flowinfer.serving.responder import Responder
@@ -45,6 +45,7 @@ class Desk:
         limits: see there.
         keys: those of which every request must show one; none = nobody is asked.
         log: hears every request and its answer, with what they say; None = nobody does.
+        left_out: why flows are not served that were to be, by name.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class Desk:
         limits: Limits,
         keys: Sequence[str] = (),
         log: Callable[[str], None] | None = None,
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
-        self.service, self.limits = service, limits
+        self.service, self.limits, self._left_out = service, limits, left_out or {}
         self._keys = [key.encode() for key in keys]
         self.events = Events()
         self.metrics = Metrics(service)
@@ -68,6 +70,14 @@ class Desk:
         """That a request takes, lately."""
         self._is_empty = asyncio.Event()
         self._is_empty.set()
+
+    def flow_named(self, name: str) -> ServedFlow:
+        """Return the flow that is served as a model.
+
+        Raises:
+            Problem: none is.
+        """
+        return flow_named(name, self.service.flows, self._left_out)
 
     def state(self) -> dict[str, Any]:
         """Return how far the models are, and whether questions are answered."""

@@ -48,7 +48,8 @@ class ServedFlow:
         """Return why no text can be read by its heads, to say how likely each token of it is; None where one can."""
         steps = self.plan.steps
         if len(steps) > 1 or self.plan.answer.kind != "text":
-            return "several steps write the answer; only a flow that is one model or one '|' group reads a text"
+            does = "it picks who answers by the question" if self._picks else "several steps write the answer"
+            return f"{does}; only a flow that is one model or one '|' group reads a text"
         if self._gives_texts_only(steps[0]):
             return "its model is an endpoint, which gives no distributions"
         source = steps[0].source
@@ -64,6 +65,10 @@ class ServedFlow:
         if any(map(self._gives_texts_only, self.finals)):
             return "the model that answers is an endpoint, which gives no distributions"
         return None
+
+    @property
+    def _picks(self) -> bool:
+        return any(selection.routes is not None for selection in self.plan.selections)
 
     def _gives_texts_only(self, step: Step) -> bool:
         return any(backends()[self.plan.models[member.model].backend].text_only for member in members(step.source))
@@ -135,7 +140,7 @@ class Asking:
 def served(
     flows: Mapping[str, Flow],
     machine: Machine,
-    on_left_out: Callable[[str], None] | None = None,
+    on_left_out: Callable[[str, str], None] | None = None,
     *,
     swaps: bool = False,
 ) -> tuple[list[ServedFlow], list[SharedStep]]:
@@ -144,8 +149,8 @@ def served(
     Args:
         flows: by the name of the model that each is to be.
         machine: its devices.
-        on_left_out: hears of a flow that this machine cannot run, where another can be served; if nobody does, that
-            is raised.
+        on_left_out: hears the name of a flow that this machine cannot run, and why, where another can be served; if
+            nobody does, that is raised.
         swaps: whether flows may be served in turn whose models do not fit together.
     Raises:
         UsageError: a flow asks for what only a data set has.
@@ -184,7 +189,7 @@ def served(
 
 
 def _that_run_here(
-    flows: Mapping[str, Flow], machine: Machine, on_left_out: Callable[[str], None] | None
+    flows: Mapping[str, Flow], machine: Machine, on_left_out: Callable[[str, str], None] | None
 ) -> dict[str, Flow]:
     """Return the flows that the machine can run, and tell of the others."""
     placed = place_all(list(flows.values()), machine)
@@ -195,7 +200,7 @@ def _that_run_here(
         elif on_left_out is None or placed.whole is None:
             ready(flow, machine)  # raises what the problem is
         else:
-            on_left_out(f"warning: '{name}' is not served: {problem}")
+            on_left_out(name, str(problem))
     return here
 
 

@@ -69,7 +69,9 @@ class Here:
         """See `Partner.ask`."""
         assert self._service is not None, "begun in the beginning"
         try:
-            (asking,) = read_chat(json.dumps({**body, "model": self.flow}).encode(), self._service.flows).askings
+            (asking,) = read_chat(
+                json.dumps({**body, "model": self.flow}).encode(), self._service.flows.__getitem__
+            ).askings
         except Problem as problem:
             raise UsageError(problem.message) from None
         self._warn(asking.question)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -81,14 +82,15 @@ def serve(
     """
     samples = None if settings.run is None else Samples(settings.run)
     provide(spec for flow in flows.values() for spec in flow.models.values())
-    responder = _responder(flows, settings, say)
+    left_out: dict[str, str] = {}
+    responder = _responder(flows, settings, say, left_out)
     door = _door(settings.host, settings.port)
     sys.setswitchinterval(SWITCH_SECONDS)
     _allow_connections()
 
     async def main() -> None:
         service = responder(_deliverer(asyncio.get_running_loop()))
-        desk = Desk(service, settings.limits, settings.keys, log)
+        desk = Desk(service, settings.limits, settings.keys, log, left_out)
         config = uvicorn.Config(
             application(desk, settings.cors_origins, samples),
             log_config=None,
@@ -104,15 +106,24 @@ def serve(
 
 
 def _responder(
-    flows: Mapping[str, Flow], settings: Settings, say: Callable[[str], None]
+    flows: Mapping[str, Flow], settings: Settings, say: Callable[[str], None], left_out: dict[str, str]
 ) -> Callable[[Deliver], Responder]:
-    """Place flows on this machine, or on what each of several replicas has; return what makes their responder."""
+    """Place flows on this machine, or on what each of several replicas has; return what makes their responder.
+
+    Args:
+        left_out: to which is added which flows cannot run here, and why, where others can.
+    """
     has_copies = settings.replicas != 1 or settings.cluster is not None
+
+    def leave_out(name: str, why: str) -> None:
+        left_out[name] = why
+        say(f"warning: '{name}' is not served: {why}")
+
     site, (ready_flows, steps) = sited(
         settings.replicas,
         settings.cluster,
         [spec for flow in flows.values() for spec in flow.models.values()],
-        lambda machine: served(flows, machine, None if has_copies else say, swaps=settings.swaps),
+        lambda machine: served(flows, machine, None if has_copies else leave_out, swaps=settings.swaps),
         lambda placed: True,  # what does not fit is refused
     )
     loads_at_once = settings.load == "all"
@@ -240,7 +251,7 @@ class _Serving:
         finally:
             self._desk.events.close()
             service.changed.set()
-            await asyncio.to_thread(service.close)
+            await self._close()
             await self._answer_the_rest()
             self._server.should_exit = True
             with suppress(asyncio.CancelledError):
@@ -263,6 +274,16 @@ class _Serving:
         await asyncio.wait({empty, now}, timeout=self._drain_seconds, return_when=asyncio.FIRST_COMPLETED)
         for task in (empty, now):
             task.cancel()
+
+    async def _close(self) -> None:
+        """Close the service; where it waits for a model that is being loaded, a second signal ends all as it is."""
+        closed = asyncio.create_task(asyncio.to_thread(self._desk.service.close))
+        now = asyncio.create_task(self._now.wait())
+        await asyncio.wait({closed, now}, return_when=asyncio.FIRST_COMPLETED)
+        if not (await asyncio.wait({closed}, timeout=_LAST_SECONDS))[0]:
+            os._exit(0)  # a thread that reads weights hears nothing
+        now.cancel()
+        await closed
 
     async def _answer_the_rest(self) -> None:
         """Let those who still wait be told that there is no answer."""

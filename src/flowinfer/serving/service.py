@@ -40,6 +40,8 @@ from flowinfer.serving.tickets import Hear, Ticket, failed, tell_all, tell_one
 SWITCH_SECONDS = 1e-3
 """Longest that one thread keeps the others from running Python: the engine's must not wait for those who ask, nor the
 other way round."""
+_QUIET_SECONDS = 1.0
+"""How long the end waits for the engine's thread and says nothing: a turn of its loops is shorter."""
 MOST_UNDER_WAY = 64
 """Questions of one flow that the engine has at once; the others wait, so that each flow gets its share."""
 OURS = "an error of the server's own; its log says more"
@@ -168,9 +170,11 @@ class Service:
         with self._lock:
             self._is_closing = True
         self._wake.set()
-        if self._owns_pool:
-            self._pool.wait_no_more()
         if self._thread.is_alive():
+            self._thread.join(_QUIET_SECONDS)
+        if self._thread.is_alive():
+            what = f"{self.loading.now} is loaded" if self.loading.now else "the models have done what they are at"
+            self.on_notice(f"stopping as soon as {what}")
             self._thread.join()
 
     def _new_scheduler(self) -> Scheduler:
@@ -364,6 +368,10 @@ class _Ears(Observer):
     def num_tops(self) -> int:  # type: ignore[override]  # it changes with who asks
         """Return the most alternatives that anybody wants now."""
         return max((ticket.num_tops for ticket in list(self._service.under_way.values())), default=0)
+
+    @property
+    def is_leaving(self) -> bool:  # type: ignore[override]  # as above
+        return self._service._is_closing
 
     def model_loading(self, name: str, device: str) -> None:
         self._service.loading.now = name

@@ -115,6 +115,7 @@ class ClusterSite:
 
     def __init__(self, where: Spread) -> None:
         self.num_replicas, self.cpu_bytes = len(where.hosts), where.machine.devices[-1].free_bytes
+        self.hosts: Sequence[str] = tuple(host.id for host in where.hosts)
         self._where = where
         self._links: list[_Link] = []
         self._groups: dict[int, Any] = {}

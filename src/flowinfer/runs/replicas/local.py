@@ -35,6 +35,7 @@ class LocalSite:
 
     def __init__(self, gpus: Sequence[str | None], cores: Sequence[Sequence[int]], cpu_bytes: int) -> None:
         self.num_replicas, self.cpu_bytes = len(cores), cpu_bytes
+        self.hosts: Sequence[str] = ("",) * len(cores)
         self._gpus, self._cores = gpus, cores
         self._processes: dict[int, Process] = {}
 

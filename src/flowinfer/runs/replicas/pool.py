@@ -3,6 +3,9 @@
 A question can be asked twice, since its text is decided by the plan and itself. So a replica keeps nothing: the answers
 that it has given when it ends count, the rest goes to another one. It judges them, and writes them as the run's folder
 keeps them, so that all of that costs the driver next to nothing. Who runs the replicas, and where, a `Site` knows.
+
+When nothing is left to ask, what a host still has is asked a second time of others that have nothing to do: a host that
+is slow, or stands still, would be waited for. Whoever answers first counts.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import cycle
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -19,10 +24,12 @@ from flowinfer.engine.base import Observer
 from flowinfer.errors import DeviceLost, RunError
 from flowinfer.planning.merge import merge
 from flowinfer.planning.plan import Plan
+from flowinfer.registry import backends
 from flowinfer.results import Record, Trace
 from flowinfer.runs.answering import Answered, Owners, Stepped, Task, needed
 from flowinfer.runs.jsonlog import is_clean
-from flowinfer.runs.replicas.site import ANSWERS, LOOK_SECONDS, Gone, Notices, Site, Started, error_of
+from flowinfer.runs.replicas.site import ANSWERS, LOOK_SECONDS, Gone, Notices, Site, error_of
+from flowinfer.runs.replicas.under_way import Open, Replica, UnderWay, cost_of
 from flowinfer.runs.replicas.wire import (
     Ask,
     Failed,
@@ -39,42 +46,10 @@ from flowinfer.startup import STARTUP
 
 _MOST_EACH = 256
 """Questions under way in a replica where nobody says how many."""
-_ANSWER_CHARACTERS = 1000
-"""What an answer counts beside its question's text in what a question is expected to cost."""
 _SHOW_SECONDS = 0.25
 _PAUSE_SECONDS = 0.1
 _MOST_ALONE = 3
 """Replicas that end with a single question under way until that one has failed."""
-
-
-@dataclass(eq=False)
-class _Open:
-    """A question that is not answered under all of its plans."""
-
-    task: Task
-    cost: int
-    """What it is expected to cost, in characters to read and write."""
-    left: list[int]
-    """Plans that it has no answer under."""
-    ended: set[str] = field(default_factory=set)
-    """Shared steps that have been told of."""
-    num_alone: int = 0
-    """Replicas that have ended with nothing else under way."""
-
-
-@dataclass(eq=False)
-class _Replica(Started):
-    limit: int
-    """Questions that it may have under way: fewer after a loss, until it has answered."""
-    asked: dict[int, _Open] = field(default_factory=dict)
-    """What is under way, by number."""
-    load: int = 0
-    """What that is expected to cost."""
-    is_ready: bool = False
-
-    def __str__(self) -> str:
-        does = f"{self.num_answered} answered, {len(self.asked)} under way" if self.is_ready else "starting"
-        return f"{self.name}: {does}"
 
 
 @dataclass(frozen=True)
@@ -123,9 +98,12 @@ class ReplicaPool:
             cpu_bytes=site.cpu_bytes,
         )
         self._merged = merge(plans)
-        self._heard: queue.SimpleQueue[tuple[_Replica, bytes | Gone]] = queue.SimpleQueue()
-        self._replicas: list[_Replica] = []
-        self._left: deque[_Open] = deque()
+        models = [backends()[spec.backend] for plan in plans for spec in plan.models.values()]
+        self._asks_twice = not any(model.is_elsewhere for model in models)
+        """Whether what another replica has costs nobody anything: models elsewhere answer others, or for money."""
+        self._heard: queue.SimpleQueue[tuple[Replica, bytes | Gone]] = queue.SimpleQueue()
+        self._replicas: list[Replica] = []
+        self._left: deque[Open] = deque()
         self._number = 0
         self._notices = Notices()
         self._most = _MOST_EACH
@@ -142,13 +120,13 @@ class ReplicaPool:
             LoadError, MemoryShort, RunError: a replica cannot run the plan, so none can.
             DeviceLost, RunError: no replica is left.
         """
-        questions = [_Open(task, _cost(task), list(task.plans)) for task in tasks if task is not None and task.plans]
+        questions = [Open(task, cost_of(task), list(task.plans)) for task in tasks if task is not None and task.plans]
         self._left = deque(sorted(questions, key=lambda one: one.cost, reverse=True))
         self._most = most or _MOST_EACH
         self._num_open, self._open_cost = len(questions), sum(one.cost for one in questions)
         try:
             for index in range(min(self._site.num_replicas, len(questions))):
-                self._replicas.append(_Replica(self._most, index=index))
+                self._replicas.append(Replica(self._most, index=index))
             self._num_here = len(self._replicas)
             for replica in self._replicas:
                 self._begin(replica)
@@ -162,6 +140,7 @@ class ReplicaPool:
                     self._looked = now
                     for replica in self._replicas:
                         replica.look()
+                    self._ask_twice()
                 try:
                     heard = self._heard.get(timeout=LOOK_SECONDS)
                 except queue.Empty:
@@ -171,12 +150,12 @@ class ReplicaPool:
             self._site.close()
             self._on_pause()
 
-    def _begin(self, replica: _Replica) -> None:
+    def _begin(self, replica: Replica) -> None:
         """Start a replica, or start it again."""
         replica.is_ready = False
         replica.begin(self._site, ANSWERS, lambda what: self._heard.put((replica, what)), self._start)
 
-    def _take(self, replica: _Replica, what: bytes | Gone) -> Iterator[Stepped | Answered]:
+    def _take(self, replica: Replica, what: bytes | Gone) -> Iterator[Stepped | Answered]:
         """Take what a replica has said."""
         if isinstance(what, Gone):
             yield from self._lose(replica, what.how)
@@ -203,41 +182,47 @@ class ReplicaPool:
             case Failed():
                 replica.failure = message
 
-    def _end(self, replica: _Replica, reply: Reply) -> Iterator[Stepped | Answered]:
+    def _end(self, replica: Replica, reply: Reply) -> Iterator[Stepped | Answered]:
         """Take an answer."""
         done, record = reply.done, reply.record
-        one = replica.asked.get(done.number)
-        if one is None or done.plan not in one.left:
+        asked = replica.asked.get(done.number)
+        if asked is None or done.plan not in asked.left:
             replica.end("it has answered what it was not asked")
             return
-        self.broken |= done.broken
-        yield from self._stepped(one, done.steps)
-        for result in record.trace.steps:
-            self._observer.finished(record.question.id, result)
-        one.left.remove(done.plan)
-        if not one.left:
+        asked.left.remove(done.plan)
+        one, is_first = asked.one, done.plan in asked.one.left
+        if is_first:
+            self.broken |= done.broken
+            yield from self._stepped(one, done.steps)
+            for result in record.trace.steps:
+                self._observer.finished(record.question.id, result)
+            one.left.remove(done.plan)
+            if not one.left:
+                self._close(one)
+        if not asked.left:
             del replica.asked[done.number]
+            one.num_asked -= 1
             replica.load -= one.cost
-            self._close(one)
             replica.answered()
             replica.limit = min(self._most, 2 * replica.limit)
             self._fill(replica)
             self._show_now_and_then()
-        clean = reply.line if is_clean(reply.line) else None
-        yield Answered(one.task, done.plan, record, is_last=not one.left, line=clean, goes_on=done.goes_on)
+        if is_first:
+            clean = reply.line if is_clean(reply.line) else None
+            yield Answered(one.task, done.plan, record, is_last=not one.left, line=clean, goes_on=done.goes_on)
 
-    def _close(self, one: _Open) -> None:
+    def _close(self, one: Open) -> None:
         self._num_open -= 1
         self._open_cost -= one.cost
 
-    def _stepped(self, one: _Open, steps: Iterable[tuple[str, bool]]) -> Iterator[Stepped]:
+    def _stepped(self, one: Open, steps: Iterable[tuple[str, bool]]) -> Iterator[Stepped]:
         """Tell of steps, once each: one that has lost its replica may run again."""
         for shared, is_fresh in steps:
             if shared not in one.ended:
                 one.ended.add(shared)
                 yield Stepped(one.task, shared, is_fresh)
 
-    def _fill(self, replica: _Replica) -> None:
+    def _fill(self, replica: Replica) -> None:
         """Ask a replica what is left, the longest first, up to its part of all that is open.
 
         Parts are of those who answer or start for the first time: whoever was lost may not come back.
@@ -255,26 +240,44 @@ class ReplicaPool:
             self._fill(replica)
         self._show()
 
-    def _ask(self, replica: _Replica, one: _Open) -> None:
+    def _ask_twice(self) -> None:
+        """Ask replicas that have nothing to do what those of other hosts have, once more and the first asked first."""
+        idle = [replica for replica in self._replicas if replica.is_ready and not replica.asked]
+        if self._left or not idle or not self._asks_twice:
+            return
+        hosts = self._site.hosts
+        others = {host: cycle([one for one in idle if hosts[one.index] != host]) for host in set(hosts)}
+        late = [(number, replica) for replica in self._replicas for number in replica.asked]
+        for number, busy in sorted(late, key=itemgetter(0)):
+            one, other = busy.asked[number].one, next(others[hosts[busy.index]], None)
+            if other and len(other.asked) < other.limit and one.left and one.num_asked == 1:
+                self._ask(other, one)
+
+    def _ask(self, replica: Replica, one: Open) -> None:
         self._number += 1
-        replica.asked[self._number] = one
+        replica.asked[self._number] = UnderWay(one, list(one.left))
         replica.load += one.cost
+        one.num_asked += 1
         ask = Ask(number=self._number, question=one.task.question, plans=tuple(one.left), dataset=one.task.dataset)
         replica.link.send(ask)
 
-    def _lose(self, replica: _Replica, how: str) -> Iterator[Stepped | Answered]:
+    def _lose(self, replica: Replica, how: str) -> Iterator[Stepped | Answered]:
         """Ask others what a replica that has ended was asked; start it again, or go on without it."""
         loss = replica.lose(how)
-        back, replica.asked, replica.load = list(replica.asked.values()), {}, 0
+        had = [asked.one for asked in replica.asked.values()]
+        replica.asked, replica.load = {}, 0
+        for one in had:
+            one.num_asked -= 1
+        back = [one for one in had if one.left]
         if loss.failure is not None and loss.failure.error != DeviceLost.__name__:
             raise error_of(loss.failure, replica.name)
-        if len(back) == 1:
+        if len(had) == len(back) == 1:
             back[0].num_alone += 1
             if back[0].num_alone == _MOST_ALONE:
                 yield from self._fail(
                     back.pop(), f"the process that was asked it has ended {_MOST_ALONE} times: {loss.why}"
                 )
-        self._left.extendleft(reversed(back))
+        self._left.extendleft(one for one in reversed(back) if not one.num_asked)
         replica.limit = max(1, len(back) // 2)
         if loss.is_started_again:
             self._observer.notice(f"{replica.name} has ended: {loss.why}; it is started again, and nothing is lost")
@@ -287,7 +290,7 @@ class ReplicaPool:
                 raise error_of(loss.failure, replica.name) if loss.failure else ended
         self._fill_all()
 
-    def _fail(self, one: _Open, problem: str) -> Iterator[Stepped | Answered]:
+    def _fail(self, one: Open, problem: str) -> Iterator[Stepped | Answered]:
         """Let a question fail under all plans that it has no answer under."""
         self._close(one)
         question = one.task.question
@@ -304,9 +307,3 @@ class ReplicaPool:
     def _show(self) -> None:
         self._shown = time.monotonic()
         self._observer.replicas([str(replica) for replica in self._replicas])
-
-
-def _cost(task: Task) -> int:
-    """Return what a question is expected to cost, in characters to read and write."""
-    question = task.question
-    return len(question.question) + sum(map(len, question.choices.values())) + _ANSWER_CHARACTERS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -140,6 +140,8 @@ class Site(Protocol):
     """Where replicas run."""
 
     num_replicas: int
+    hosts: Sequence[str]
+    """Of each replica, a name that its host alone has."""
     cpu_bytes: int
     """Of the host's memory, what each replica may count with for keys and values."""
 
