@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import triton
@@ -33,7 +32,6 @@ class HeadNorms:
     eps: float
 
 
-@cache
 def step_attention(
     qkv: Tensor,
     paged: Paged,
