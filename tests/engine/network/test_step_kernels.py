@@ -18,15 +18,8 @@ from flowinfer.engine.caches.attention import Attention
 from flowinfer.engine.caches.kernels import Paged
 from flowinfer.engine.caches.triton_step import HeadNorms, step_attention
 from flowinfer.engine.network import triton_rows
-from flowinfer.engine.network.triton_gemm import (
-    Norm,
-    Residual,
-    Tiles,
-    added_linear,
-    gated_linear,
-    scaled_linear,
-    skinny_linear,
-)
+from flowinfer.engine.network.triton_ends import Norm, Residual
+from flowinfer.engine.network.triton_gemm import Tiles, added_linear, gated_linear, scaled_linear, skinny_linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
 DEVICE = "cuda" if CUDA else "cpu"
