@@ -16,7 +16,10 @@ GGUF_TESTS := tests/backends/test_gguf.py tests/backends/test_gguf_vocabularies.
 	tests/test_benchmarks.py::test_the_one_of_gguf_files_prints_its_table_and_writes_it
 LLAMA := $(shell sed -n 's/.*"llama-cpp-python>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
-.PHONY: demo test test-lab test-slow test-gpu test-versions test-oldest test-newest test-gguf test-real test-ray check lint types contracts bench bench-gpu report routes clean install
+# Triton's kernels where there is no GPU: run by its interpreter, which needs numpy < 2.4, and compiled for GPUs that are not there.
+KERNEL_TESTS := tests/engine/caches tests/engine/network $(addprefix tests/engine/loops/test_,feeding.py fusing.py interpreted.py)
+
+.PHONY: demo test test-lab test-slow test-gpu test-kernels test-versions test-oldest test-newest test-gguf test-real test-ray check lint types contracts bench bench-gpu report routes clean install
 
 install: $(STAMP)
 
@@ -42,6 +45,16 @@ test-slow: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+test-kernels: .venv-kernels/.installed
+	.venv-kernels/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	TRITON_INTERPRET=1 .venv-kernels/bin/python -m pytest -n 2 --dist loadfile -m 'not gpu' $(KERNEL_TESTS)
+
+.venv-kernels/.installed: pyproject.toml constraints.txt
+	test -x .venv-kernels/bin/python || $(PYTHON) -m venv .venv-kernels
+	sed '/^numpy==/d' constraints.txt > .venv-kernels/others.txt
+	.venv-kernels/bin/python -m pip install -q --disable-pip-version-check -c .venv-kernels/others.txt '.[test]' triton 'numpy<2.4'
+	touch $@
 
 # Replicas on a real Ray cluster of two nodes, in an environment of its own: Ray is large, and nothing else needs it.
 test-ray: .venv-ray/.installed

@@ -28,6 +28,7 @@ import torch
 from dataset import Load, make_load, roofline
 from flowinfer.engine.base import Completion, NoCache, Observer, Row, decode
 from flowinfer.engine.budget import Budget, auto_batch, budgets
+from flowinfer.engine.caching import Caching
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.decoding import DecodingLoop
 from flowinfer.engine.loops.decoder import PackedDecoder
@@ -35,7 +36,7 @@ from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.packing import packed_decoder
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.scheduler import Caching, Scheduler
+from flowinfer.engine.scheduler import Scheduler
 from flowinfer.engine.work import Asked, trace_of
 from flowinfer.machine import Device, Machine
 from flowinfer.planning.merge import merge

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from flowinfer.engine.base import Completion, NoCache, Observer, Row, StepCache, StepKey
+from flowinfer.engine.caching import Caching
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.decoding import DecodingLoop
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.scheduler import Caching, Scheduler
+from flowinfer.engine.scheduler import Scheduler
 from flowinfer.engine.work import Asked, trace_of
 from flowinfer.language.check import check
 from flowinfer.planning.merge import Merged, merge

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.caching import Caching
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.decoding import DecodingLoop
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
 from flowinfer.engine.patience import Patience
-from flowinfer.engine.scheduler import Caching, Scheduler
+from flowinfer.engine.scheduler import Scheduler
 from flowinfer.engine.work import Asked, Finished, render_prompts, trace_of
 from flowinfer.planning.merge import Merged, beside, loops_in_turn, merge
 from flowinfer.planning.plan import Answer, Placement, Plan, Step, members

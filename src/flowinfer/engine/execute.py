@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 from flowinfer.engine.base import MemberOrder, NoCache, Observer, StepCache, StepKey
+from flowinfer.engine.caching import Caching
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.loops.choice import Engine
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.scheduler import Caching, Scheduler
+from flowinfer.engine.scheduler import Scheduler
 from flowinfer.engine.work import Asked, Vote, trace_of
 from flowinfer.planning.merge import merge
 from flowinfer.planning.plan import Plan

@@ -6,10 +6,7 @@ question to the first tensor there are three owners: the `Scheduler` knows which
 `DecodingLoop` holds the rows of all steps that decode together and survives what a row or the memory does to it, and
 its `RowStream` decodes them, a turn at a time.
 
-One thread and no locks. Loops that leave the host free (a device's, an endpoint's) are brought on as often as can be,
-but for a later stage that has few rows yet where earlier ones on the same GPU have some: a step reads all weights for
-however few rows. Until then it reads prompts. Of loops that keep the host busy one is brought on, until it is empty, or
-its rows no longer fill a batch and another's do.
+One thread and no locks; `alternation.py` says which loops are brought on next.
 """
 
 from __future__ import annotations
@@ -17,17 +14,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from flowinfer.engine.adoption import ordered, renamed
-from flowinfer.engine.base import Completion, MemberOrder, Observer, Row, StepCache, StepKey
+from flowinfer.engine.alternation import Alternation
+from flowinfer.engine.base import Completion, Observer, Row
+from flowinfer.engine.caching import Caching
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.faults import question_fails
 from flowinfer.engine.patience import Patience
-from flowinfer.engine.waiting import OnTheWay, Turn, Waiting
+from flowinfer.engine.waiting import OnTheWay, Turn
 from flowinfer.engine.work import Asked, Finished, render_prompts
 from flowinfer.errors import DeviceLost, FlowInferError, HeadLost, RunError
 from flowinfer.planning.merge import SharedSelection, SharedStep
@@ -37,28 +35,8 @@ from flowinfer.results import StepResult
 if TYPE_CHECKING:
     from flowinfer.engine.routing import Router
 
-_PAUSE_SECONDS = 1e-4
-"""First pause where devices and endpoints are all at work; doubled while they are, up to the long one."""
-_LONG_PAUSE_SECONDS = 1e-3
-_TURNS_ON_END = 8
-"""Turns of one loop that keeps the host busy before a server gives another its turn."""
-_GATHERED = 1 / 8
-"""Rows in earlier stages, of those in a later one, from which on it decodes beside them."""
 _IDLE_SECONDS = 1e-2
 """Between looks at a source that has no question now."""
-
-
-@dataclass(frozen=True)
-class Caching:
-    """Where results of steps are kept, and by what name."""
-
-    cache_of: Callable[[SharedStep, Asked], StepCache]
-    """The cache as the run that owns a step of a question sees it."""
-    run_of: Callable[[SharedStep, Asked], str]
-    """That run's name."""
-    key: StepKey
-    """By it a step takes another's result; an empty one is nobody else's."""
-    order: MemberOrder
 
 
 class Scheduler:
@@ -115,17 +93,12 @@ class Scheduler:
             name: decoders.loop(name, first.plan, _widest([shared.step for shared in steps if shared.loop == name]))
             for name, first in self._first.items()
         }
-        self._fed_by = _fed_by(steps)
+        self._alternation = Alternation(self._loops, steps, decoders.may_begin, serves=serves)
         self._now: set[str] = set()
         """Steps that may run now."""
         self._open: dict[int, Asked] = {}
         """Questions that these steps have still something to do for."""
         self._rows = OnTheWay()
-        self._current = ""
-        """Name of the loop that keeps the host busy."""
-        self._num_turns = 0
-        """Turns that it has had on end."""
-        self._pause = _PAUSE_SECONDS
         self._patience: dict[str, Patience] = {}
         self._lost: dict[str, str] = {}
         """Loops that broke, and why."""
@@ -266,10 +239,8 @@ class Scheduler:
         turn = Turn(shared, asked, prompts)
         if self._rows.joined(turn, key):
             return
-        stored = self._caching.cache_of(shared, asked).get(key)
-        adopted = stored and self._adopted(stored, turn)
-        is_measured = adopted is None or adopted.confidence is not None or not shared.step.is_measured
-        if adopted is not None and is_measured:
+        adopted = self._caching.found(turn, key)
+        if adopted is not None:
             self._observer.finished(asked.question.id, adopted)
             asked.accept(shared.id, adopted)
         elif shared.loop in self._lost:
@@ -295,53 +266,12 @@ class Scheduler:
             self._loops[shared.loop].add(row)
 
     def _go_on(self) -> Iterator[Finished]:
-        """Give a turn to every loop that leaves the host free, and to one of those that do not."""
-        going = [name for name, loop in self._loops.items() if loop.num_rows and self._decoders.may_begin(loop)]
-        busy = [name for name in going if self._loops[name].is_busy]
-        chosen = self._chosen(busy) if busy else ""
-        for name in going:
-            self._loops[name].gathers = name not in busy and self._gathers(name, going)
-        turns = [name for name in going if name == chosen or not (name in busy or self._loops[name].gathers)]
-        ahead = [name for name in going if self._loops[name].gathers and self._loops[name].reads_ahead]
-        for name in [*turns, *ahead]:
+        """Give a turn to every loop whose turn it is."""
+        for name in self._alternation.next():
             yield from self._bring_on(name)
         if self._goes_by_clock:
             yield from self._look_at_clock()
-        if all(self._loops[name].is_waiting for name in turns):
-            time.sleep(self._pause)
-            self._pause = min(2 * self._pause, _LONG_PAUSE_SECONDS)
-        else:
-            self._pause = _PAUSE_SECONDS
-
-    def _gathers(self, name: str, going: Sequence[str]) -> bool:
-        """Return whether a loop waits for more rows: earlier ones on one of its GPUs will bring some.
-
-        Not once its rows fill a batch. Loops that feed each other wait only for full ones, and so does a server's,
-        where earlier ones may never be empty: one of those that could wait for one another always goes on.
-        """
-        loop = self._loops[name]
-        if loop.is_full or loop.batch is None:  # before it is made, nobody knows how many rows fill it
-            return False
-        earlier = [other for other in going if other in self._fed_by[name] and self._loops[other].gpus & loop.gpus]
-        coming = (
-            0 if self._serves else sum(self._loops[one].num_rows for one in earlier if name not in self._fed_by[one])
-        )
-        return coming > loop.num_rows * _GATHERED or any(self._loops[other].is_full for other in earlier)
-
-    def _chosen(self, busy: Sequence[str]) -> str:
-        """Return the loop to go on with: the one before, unless its rows fill no batch and another's do.
-
-        A server gives each some turns: where questions never end, the first would never be empty.
-        """
-        full = [name for name in busy if self._loops[name].is_full]
-        choice = busy if self._serves else full or busy
-        self._num_turns += 1
-        if self._current not in choice:
-            self._current, self._num_turns = choice[0], 0
-        elif self._serves and self._num_turns >= _TURNS_ON_END:
-            following = choice.index(self._current) + 1
-            self._current, self._num_turns = choice[following % len(choice)], 0
-        return self._current
+        self._alternation.rest()
 
     def _bring_on(self, name: str) -> Iterator[Finished]:
         """Give a loop a turn."""
@@ -409,31 +339,9 @@ class Scheduler:
                 if completion.result is None:
                     turn.asked.fail(turn.shared.id, completion.error or "failed")
                 else:
-                    stored = stored or self._keep(completion.result, waiting)
-                    turn.asked.accept(turn.shared.id, self._share(stored, waiting, turn))
+                    stored = stored or self._caching.keep(completion.result, waiting)
+                    turn.asked.accept(turn.shared.id, self._caching.share(stored, waiting, turn))
             yield from self._ended(turn.shared, turn.asked, is_fresh=index == 0)
-
-    def _keep(self, result: StepResult, waiting: Waiting) -> StepResult:
-        """Put a result into the cache; return it as it is kept."""
-        turn = waiting.made_for
-        stored = ordered(result, self._order(turn))
-        if all(head.lost_at is None for head in stored.heads):
-            self._caching.cache_of(turn.shared, turn.asked).put(waiting.key, stored)
-        return stored
-
-    def _share(self, stored: StepResult, waiting: Waiting, turn: Turn) -> StepResult:
-        """Return a kept result as that of one who waited for it."""
-        maker, taker = (self._caching.run_of(one.shared, one.asked) for one in (waiting.made_for, turn))
-        copy = stored.model_copy(update={"cached_from": maker if maker != taker else None})
-        adopted = self._adopted(copy, turn)
-        assert adopted is not None, "steps of one key have heads and prompts alike"
-        return adopted
-
-    def _adopted(self, stored: StepResult, turn: Turn) -> StepResult | None:
-        return renamed(stored, self._order(turn), turn.shared.step)
-
-    def _order(self, turn: Turn) -> Sequence[str]:
-        return self._caching.order(turn.shared.plan, turn.shared.step, turn.prompts)
 
     def _ended(
         self, shared: SharedStep, asked: Asked, *, is_fresh: bool, lost: Sequence[SharedSelection] = ()
@@ -529,16 +437,6 @@ def _router(selection: SharedSelection) -> Router:
 
     assert selection.selection.routes is not None, "it picks by routes"
     return router_of(selection.selection.routes)
-
-
-def _fed_by(steps: Sequence[SharedStep]) -> dict[str, set[str]]:
-    """Return for each loop the other loops whose rows come before its own."""
-    loop_of = {shared.id: shared.loop for shared in steps}
-    fed_by: dict[str, set[str]] = {shared.loop: set() for shared in steps}
-    for shared in steps:  # each after those that it reads
-        for read in shared.before:
-            fed_by[shared.loop] |= {loop_of[read]} | fed_by[loop_of[read]]
-    return {name: others - {name} for name, others in fed_by.items()}
 
 
 def _widest(steps: Sequence[Step]) -> Step:

@@ -100,7 +100,8 @@ class Answering:
         waves: Sequence[Sequence[SharedStep]] = (),
     ) -> None:
         from flowinfer.engine.base import NoCache
-        from flowinfer.engine.scheduler import Caching, Scheduler
+        from flowinfer.engine.caching import Caching
+        from flowinfer.engine.scheduler import Scheduler
 
         self._plans, self._merged, self._owners, self._waves = plans, merged, owners, waves
         self._steps = {shared.id: shared for shared in merged.steps}

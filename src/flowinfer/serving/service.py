@@ -18,13 +18,14 @@ from typing import Any, Literal
 
 from flowinfer.backends.base import TextModel, TokenModel
 from flowinfer.engine.base import NoCache, Observer, TokenEvent
+from flowinfer.engine.caching import Caching
 from flowinfer.engine.decoders import Decoders, LoopState
 from flowinfer.engine.decoding import free_cached
 from flowinfer.engine.faults import question_fails
 from flowinfer.engine.loops.choice import Engine
 from flowinfer.engine.loops.given import Given, read
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.scheduler import Caching, Scheduler
+from flowinfer.engine.scheduler import Scheduler
 from flowinfer.engine.work import Asked, trace_of
 from flowinfer.errors import DeviceLost, FlowInferError, RunError, is_memory_short
 from flowinfer.planning.merge import SharedStep

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flowinfer.engine.base import NoCache, Observer
+from flowinfer.engine.caching import Caching
 from flowinfer.engine.decoders import Decoders
 from flowinfer.engine.models import ModelPool
-from flowinfer.engine.scheduler import Caching, Scheduler
+from flowinfer.engine.scheduler import Scheduler
 from flowinfer.engine.work import Asked, trace_of
 from flowinfer.planning.plan import Plan
 from flowinfer.results import Question, Record

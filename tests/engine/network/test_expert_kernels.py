@@ -9,8 +9,8 @@ from torch import Tensor
 from tests.engine.interpreting import CUDA
 
 # isort: split
+from flowinfer.engine.network.triton_ends import Norm, Residual
 from flowinfer.engine.network.triton_experts import Chosen, Tiles, added_experts, expert_linear, gated_experts, route
-from flowinfer.engine.network.triton_gemm import Norm, Residual
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
 DEVICE, HALF = ("cuda", torch.bfloat16) if CUDA else ("cpu", torch.float16)  # the interpreter cannot multiply bfloat16

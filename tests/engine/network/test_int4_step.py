@@ -12,7 +12,8 @@ from tests.engine.interpreting import CUDA, tl
 import triton
 
 from flowinfer.engine.network import triton_int4
-from flowinfer.engine.network.triton_gemm import Norm, Residual, Tiles, added_linear, gated_linear, scaled_linear
+from flowinfer.engine.network.triton_ends import Norm, Residual
+from flowinfer.engine.network.triton_gemm import Tiles, added_linear, gated_linear, scaled_linear
 from tests.engine.network.test_int4 import layer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -16,15 +18,8 @@ from flowinfer.engine.caches.attention import Attention
 from flowinfer.engine.caches.kernels import Paged
 from flowinfer.engine.caches.triton_step import HeadNorms, step_attention
 from flowinfer.engine.network import triton_rows
-from flowinfer.engine.network.triton_gemm import (
-    Norm,
-    Residual,
-    Tiles,
-    added_linear,
-    gated_linear,
-    scaled_linear,
-    skinny_linear,
-)
+from flowinfer.engine.network.triton_ends import Norm, Residual
+from flowinfer.engine.network.triton_gemm import Tiles, added_linear, gated_linear, scaled_linear, skinny_linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
 DEVICE = "cuda" if CUDA else "cpu"
@@ -206,6 +201,16 @@ def test_a_steps_window_counts_the_token_itself(window: int) -> None:
 @pytest.mark.parametrize(("heads", "group", "dim", "page"), [(1, 1, 32, 16), (4, 7, 64, 64), (1, 2, 96, 64)])
 def test_a_step_of_any_heads_and_dimensions(heads: int, group: int, dim: int, page: int) -> None:
     Step(heads=heads, group=group, dim=dim, page=page).check(2)
+
+
+def test_a_step_keeps_nothing_that_it_was_given() -> None:
+    """A loop that is made anew needs the memory of its pages back."""
+    step = Step(cached=(3,), new=(1,))
+    given = [weakref.ref(states) for states in (step.key_cache, step.qkv, step.turns)]
+    step.check(1)
+    del step
+    gc.collect()
+    assert [states() for states in given] == [None] * 3
 
 
 def test_a_step_may_bring_many_tokens_of_one_row() -> None:

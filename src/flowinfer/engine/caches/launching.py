@@ -98,6 +98,26 @@ def compiling_at_once(device: torch.device) -> Iterator[None]:
     ahead.wait()
 
 
+def compile_for_absent(capability: tuple[int, int]) -> None:
+    """Let Triton compile for a GPU that need not be here, in this process from now on."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    class Paper:
+        """Triton's driver, as far as compiling asks for it."""
+
+        def get_current_target(self) -> Any:
+            return GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
+
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, device: int) -> int:
+            return device
+
+    driver.set_active(Paper())
+
+
 def hash_triton() -> None:
     """Let Triton hash itself, 400 MB, before several threads or processes ask it to."""
     from triton.runtime import cache

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flowinfer.engine.caches.attention import Attention
 from flowinfer.engine.caches.kernels import Paged
+from flowinfer.engine.caches.launching import launch
 from flowinfer.engine.caches.triton_attention import launch_arguments, launch_options
 
 _QUERIES = 128
@@ -41,7 +42,7 @@ def prompt_attention(query: Tensor, paged: Paged, attention: Attention) -> Tenso
     group = triton.next_power_of_2(query_heads // heads)
     own = _QUERIES // group
     with torch.cuda.device(query.get_device()):
-        _prompt_kernel[(triton.cdiv(tokens, own), heads)](
+        launch(_prompt_kernel, (triton.cdiv(tokens, own), heads))(
             *launch_arguments(query, paged, attention, out, tokens),
             TOKENS=own,
             BLOCK=min(page, 64),

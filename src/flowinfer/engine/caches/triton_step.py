@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import triton
@@ -33,7 +32,6 @@ class HeadNorms:
     eps: float
 
 
-@cache
 def step_attention(
     qkv: Tensor,
     paged: Paged,
@@ -102,7 +100,7 @@ def step_attention(
 
 
 @triton.jit
-def _turned(
+def turned(
     low: tl.tensor,
     high: tl.tensor,
     cos: tl.tensor,
@@ -209,7 +207,7 @@ def _step_kernel(
     inside_half = (members < GROUP)[:, None] & (halves < HALF)[None, :]
     q_at = qkv + token * WIDTH + query_heads[:, None] * DIM + halves[None, :]
     angle = turns + position.to(tl.int64) * DIM + halves
-    q_low, q_high = _turned(
+    q_low, q_high = turned(
         tl.load(q_at, mask=inside_half, other=0.0),
         tl.load(q_at + HALF, mask=inside_half, other=0.0),
         tl.load(angle, mask=halves < HALF, other=0.0).to(tl.float32)[None, :],
@@ -235,7 +233,7 @@ def _step_kernel(
         mask = seen[:, None] & (halves < HALF)[None, :]
         k_at = qkv + flat[:, None] * WIDTH + (HEADS * GROUP + head) * DIM + halves[None, :]
         angles = turns + spots.to(tl.int64)[:, None] * DIM + halves[None, :]
-        k_low, k_high = _turned(
+        k_low, k_high = turned(
             tl.load(k_at, mask=mask, other=0.0),
             tl.load(k_at + HALF, mask=mask, other=0.0),
             tl.load(angles, mask=mask, other=0.0).to(tl.float32),

@@ -138,24 +138,10 @@ def _jobs(specs: Iterable[ModelSpec], capability: tuple[int, int]) -> list[Job]:
     hashing = threading.Thread(target=getattr(cache, "triton_key", int))  # 400 MB, while torch is imported
     hashing.start()
     import torch
-    from triton.backends.compiler import GPUTarget
     from triton.backends.nvidia import driver as nvidia
-    from triton.runtime import driver
 
-    from flowinfer.engine.caches.launching import Ahead
+    from flowinfer.engine.caches.launching import Ahead, compile_for_absent
     from flowinfer.engine.network.llama_ahead import compile_for
-
-    class Paper:
-        """Triton's driver, as far as compiling asks for it, of a GPU that need not be there."""
-
-        def get_current_target(self) -> Any:
-            return GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
-
-        def get_current_device(self) -> int:
-            return 0
-
-        def get_current_stream(self, device: int) -> int:
-            return device
 
     def compile_one(kernel: Any, arguments: tuple[object, ...], options: dict[str, object]) -> None:
         compiled = kernel.warmup(*arguments, grid=(1,), **options)
@@ -174,7 +160,7 @@ def _jobs(specs: Iterable[ModelSpec], capability: tuple[int, int]) -> list[Job]:
 
     jobs: list[Job] = [nvidia.CudaUtils]
     nvidia.library_dirs()
-    driver.set_active(Paper())
+    compile_for_absent(capability)
     compile_for(Noted(torch.device("cpu")), specs)
     hashing.join()
     return jobs

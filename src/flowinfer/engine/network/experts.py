@@ -81,8 +81,9 @@ def _asks_the_host() -> bool:
 
 def mixed(block: Any, states: Tensor) -> Tensor:
     """Return what a transformers module of a router and experts gives: (T, H) -> (T, H)."""
-    _, weights, chosen = block.gate(states)
-    return flow_experts(block.experts, states, chosen, weights)
+    with torch.cuda.device(states.get_device()):  # how it is computed goes by what the current GPU can
+        _, weights, chosen = block.gate(states)
+        return flow_experts(block.experts, states, chosen, weights)
 
 
 @torch.library.custom_op("flowinfer::expert_linear", mutates_args=())

@@ -68,7 +68,7 @@ class GpuLlamaForward:
     def _step(self, ids: Tensor, cache: PagedForward) -> Any:
         """Run few tokens; return half the last norm: (T,) -> (T, D)."""
         from flowinfer.engine.caches import triton_step
-        from flowinfer.engine.network import triton_gemm, triton_rows
+        from flowinfer.engine.network import triton_ends, triton_gemm, triton_rows
 
         tokens = len(ids)
         turns = self._turns(cache)
@@ -88,9 +88,9 @@ class GpuLlamaForward:
                 counters=counters.take(tokens * shape.num_kv_heads),
                 is_early=tiles.is_early and tokens <= MOST_TOKENS,  # many tokens' programs are in each other's way
             )
-            residual = triton_gemm.Residual(total, layer.before_mlp, self._eps, cache.rows)
+            residual = triton_ends.Residual(total, layer.before_mlp, self._eps, cache.rows)
             half = triton_gemm.added_linear(attended, layer.out, residual, tiles, counters.take(_blocks(layer.out)))
-            half = self._mlp(layer.mlp, half, triton_gemm.Residual(total, after, self._eps, cache.rows), counters)
+            half = self._mlp(layer.mlp, half, triton_ends.Residual(total, after, self._eps, cache.rows), counters)
         return half
 
     def _mlp(self, mlp: Mlp | Experts, half: Any, total: Any, counters: _Counters) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from flowinfer.engine.caches.launching import can_be_early, launch
 from flowinfer.engine.network.experts import MOST_TOKENS
 from flowinfer.engine.network.gemm import MOST_STEP_TOKENS
-from flowinfer.engine.network.triton_gemm import _EARLY, Norm, Residual, _fetch, _store_added
+from flowinfer.engine.network.triton_ends import EARLY, Norm, Residual, fetch, outputs_of, store_added, store_gated
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,7 @@ def added_experts(
         tiles: others than the usual, to try them.
     """
     tiles = tiles or tiles_for(weight, len(x))
-    squares = x.new_empty(len(total.states), triton.cdiv(weight.shape[1], tiles.block_n), dtype=torch.float32)
-    then = Norm(total.states.new_empty(total.states.shape), squares, total.eps, total.rows)
+    then = total.half_norm(tiles.block_n)
     _launch(x, weight, chosen, tiles, out=total.states, total=total, then=then, counters=counters)
     return then
 
@@ -178,7 +177,7 @@ def _launch(
             BLOCK_N=tiles.block_n,
             BLOCK_K=tiles.block_k,
             EARLY=is_early,
-            EARLY_INPUTS=_EARLY,
+            EARLY_INPUTS=EARLY,
             PIECES=max(1, 32 * tiles.num_warps // tiles.block_n),
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
@@ -290,17 +289,8 @@ def _expert_kernel(
     if EARLY and not ADDED:
         tl.extra.cuda.gdc_wait()
     picked = tl.load(chosen + pairs, mask=(rows[:, None] < tokens) & (places < CHOICES), other=-1)
-    local = tl.arange(0, BLOCK_N)
     offsets = tl.arange(0, BLOCK_K)
-    if GATED:  # as many rows of the gate's weight as of the other's
-        HALF: tl.constexpr = BLOCK_N // 2
-        columns = block * HALF + local % HALF
-        safe = columns if WHOLE_N else tl.minimum(columns, outputs - 1)
-        weight_rows = safe + local // HALF * outputs
-    else:
-        columns = block * BLOCK_N + local
-        safe = columns if WHOLE_N else tl.minimum(columns, outputs - 1)
-        weight_rows = safe
+    columns, safe, weight_rows = outputs_of(block, outputs, GATED, WHOLE_N, BLOCK_N)
     weight_first = weight + weight_rows.to(tl.int64) * inputs
     size = tl.cast(outputs, tl.int64) * (2 * inputs if GATED else inputs)  # of an expert
     expert = _expert(chosen, picked, pairs, tl.program_id(1), BY_PAIR)
@@ -308,7 +298,7 @@ def _expert_kernel(
         piece = tl.minimum(inputs, EARLY_INPUTS) // PIECES // 8 * 8
         starts = tl.arange(0, PIECES)[None, :] * piece
         is_read = (columns < outputs)[:, None] & (starts < inputs) & (expert >= 0)
-        _fetch((weight_first + expert * size)[:, None] + starts, tl.where(is_read, piece * 2, 0))
+        fetch((weight_first + expert * size)[:, None] + starts, tl.where(is_read, piece * 2, 0))
         tl.extra.cuda.gdc_wait()
     weight_base = weight_first + tl.maximum(expert, 0) * size
     place = tl.max(tl.where((picked == expert) & (picked >= 0), places, -1), 1)  # (T,)
@@ -341,11 +331,7 @@ def _expert_kernel(
         if BLOCK_PARTS > 0:
             total *= tl.rsqrt(tl.sum(square, 1) / inputs + eps)[:, None]
         if GATED:
-            gate, up = tl.split(tl.permute(tl.reshape(total, (BLOCK_M, 2, HALF)), (0, 2, 1)))
-            halves = block * HALF + tl.arange(0, HALF)
-            cells = pair[:, None].to(tl.int64) * outputs + halves[None, :]
-            gated = gate * tl.sigmoid(gate) * up
-            tl.store(out + cells, gated.to(out.dtype.element_ty), mask=known[:, None] & (halves < outputs)[None, :])
+            store_gated(total, out, pair, known, block, outputs, BLOCK_M, BLOCK_N)
         else:
             cells = pair[:, None].to(tl.int64) * outputs + columns[None, :]
             inside = known[:, None] & (columns < outputs)[None, :]
@@ -371,7 +357,7 @@ def _expert_kernel(
             mixed += tl.load(sums + cells, mask=is_inside & is_real[:, None], other=0.0, cache_modifier=".cg")
         cells = rows[:, None].to(tl.int64) * outputs + columns[None, :]
         before = tl.load(out + cells, mask=is_inside, other=0.0)
-        _store_added(
+        store_added(
             *(mixed, before, tl.load(norm + safe), out, next_states, next_squares, columns, block, tokens, outputs),
             BLOCK_T,
         )

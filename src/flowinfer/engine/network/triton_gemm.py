@@ -19,6 +19,7 @@ from torch import Tensor
 from flowinfer.backends.int4 import BLOCK, PLANES, Packed
 from flowinfer.engine.caches.launching import can_be_early, launch
 from flowinfer.engine.network.gemm import MOST_STEP_TOKENS, MOST_TOKENS
+from flowinfer.engine.network.triton_ends import EARLY, Norm, Residual, fetch, outputs_of, store_added, store_gated
 from flowinfer.engine.network.triton_int4 import packed_sums
 
 Matrix = Tensor | Packed
@@ -49,8 +50,6 @@ _NARROW = 8192
 _MOST_SPLITS = 8
 _FEWEST = 8
 """Tokens of the narrowest product of matrix units."""
-_EARLY = 128
-"""Numbers of 16 bits of each output's weights that an early launch fetches before it waits."""
 _TUNED: dict[tuple[int, int, bool], Tiles] = {
     (4608, 3584, True): Tiles(16, 128, 1, 2, 8),
     (3584, 3584, True): Tiles(32, 64, 2, 4, 8),
@@ -96,32 +95,6 @@ def _packed_tiles_for(outputs: int, inputs: int, tokens: int) -> Tiles:
     return Tiles(128 if is_wide and tokens > MOST_TOKENS else 64, BLOCK, splits, num_stages=3)
 
 
-@dataclass(frozen=True)
-class Norm:
-    """Half an RMS norm: states times its weight, and what the scale comes from; whoever reads the states scales."""
-
-    states: Tensor
-    """(T, D)."""
-    squares: Tensor
-    """(T, parts), float32: sums of squares of parts of the unweighted states."""
-    eps: float
-    rows: Tensor | None = None
-    """(T,) int32, -1 = padding; what stands at the end of the tokens is not read."""
-
-
-@dataclass(frozen=True)
-class Residual:
-    """What a map's result is added to, in place, and the norm that reads the sum."""
-
-    states: Tensor
-    """(T, N); changed."""
-    weight: Tensor
-    """(N,), the norm's."""
-    eps: float
-    rows: Tensor | None = None
-    """As of `Norm`."""
-
-
 def skinny_linear(x: Tensor, weight: Matrix, bias: Tensor | None, tiles: Tiles | None = None) -> Tensor:
     """Return x W^T + b, of few tokens in half precision.
 
@@ -163,8 +136,7 @@ def added_linear(x: Tensor, weight: Matrix, total: Residual, tiles: Tiles, count
         tiles: how the weight is cut.
         counters: zeros, one for each block of outputs, where the inputs are split; made here if None.
     """
-    squares = x.new_empty(len(x), triton.cdiv(weight.shape[0], tiles.block_n), dtype=torch.float32)
-    then = Norm(total.states.new_empty(total.states.shape), squares, total.eps, total.rows)
+    then = total.half_norm(tiles.block_n)
     _launch(x, weight, tiles, out=total.states, total=total, then=then, counters=counters)
     return then
 
@@ -197,7 +169,7 @@ def _launch(
     is_early = tiles.is_early and own.stride(0) % 8 == 0 and can_be_early(x)  # 16 bytes, fetched in bulk
     pieces = max(1, 32 * tiles.num_warps // tiles.block_n)
     width = tiles.block_k if packed is None else tiles.block_k // PLANES  # numbers of 16 bits
-    early = min(_EARLY, turns // tiles.splits * width)
+    early = min(EARLY, turns // tiles.splits * width)
     rows = scale.rows if scale else total.rows if total else None
     with torch.cuda.device(x.get_device()):
         launch(_linear_kernel, (blocks, tiles.splits))(
@@ -280,16 +252,7 @@ def _linear_kernel(
     """Compute one block of outputs for all tokens, from one split of the inputs; GROUP 0 = half numbers."""
     block = tl.program_id(0)
     split = tl.program_id(1)
-    local = tl.arange(0, BLOCK_N)
-    if GATED:  # as many rows of the gate's weight as of the other's
-        HALF: tl.constexpr = BLOCK_N // 2
-        columns = block * HALF + local % HALF
-        safe = columns if WHOLE_N else tl.minimum(columns, outputs - 1)
-        weight_rows = safe + local // HALF * outputs
-    else:
-        columns = block * BLOCK_N + local
-        safe = columns if WHOLE_N else tl.minimum(columns, outputs - 1)
-        weight_rows = safe
+    columns, safe, weight_rows = outputs_of(block, outputs, GATED, WHOLE_N, BLOCK_N)
     inside_n = columns < outputs
     rows = tl.arange(0, BLOCK_T)
     first, last = split * turns // SPLITS, (split + 1) * turns // SPLITS
@@ -303,7 +266,7 @@ def _linear_kernel(
         width = inputs if GROUP == 0 else weight_stride  # of a row, in numbers of 16 bits
         starts = first * (BLOCK_K if GROUP == 0 else BLOCK_K // 4) + tl.arange(0, PIECES) * piece
         places = weight_base[:, None] + starts[None, :]
-        _fetch(places, tl.where(inside_n[:, None] & (starts + piece <= width)[None, :], piece * 2, 0))
+        fetch(places, tl.where(inside_n[:, None] & (starts + piece <= width)[None, :], piece * 2, 0))
     if BIAS:
         biases = tl.load(bias + safe)
     if ADDED:
@@ -345,7 +308,7 @@ def _linear_kernel(
         tl.extra.cuda.gdc_launch_dependents()
     # 4. of an output's splits the last to end goes on, with all sums
     if SPLITS > 1:
-        own = rows[:, None] * BLOCK_N + local[None, :]
+        own = rows[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
         mine = sums + (block * SPLITS).to(tl.int64) * tokens * BLOCK_N
         tl.store(mine + split * tokens * BLOCK_N + own, total, mask=known)
         tl.debug_barrier()
@@ -362,70 +325,10 @@ def _linear_kernel(
     if BIAS:
         total += biases.to(tl.float32)[None, :]
     if GATED:
-        _store_gated(total, out, block, tokens, outputs, BLOCK_N, BLOCK_T)
+        store_gated(total, out, rows, rows < tokens, block, outputs, BLOCK_T, BLOCK_N)
     elif ADDED:
         if LATE:
             before = tl.load(out + cells, mask=known & inside_n[None, :], other=0.0)
-        _store_added(total, before, weights, out, next_states, next_squares, columns, block, tokens, outputs, BLOCK_T)
+        store_added(total, before, weights, out, next_states, next_squares, columns, block, tokens, outputs, BLOCK_T)
     else:
         tl.store(out + cells, total.to(out.dtype.element_ty), mask=known & inside_n[None, :])
-
-
-@triton.jit
-def _fetch(places: tl.tensor, size: tl.tensor) -> None:
-    """Bring so many bytes at each place to L2; 0 = none."""
-    tl.inline_asm_elementwise(
-        "{ .reg .pred p; setp.ne.s32 p, $2, 0; @p cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }",
-        "=r,l,r",
-        [places, size],
-        tl.int32,
-        is_pure=False,
-        pack=1,
-    )
-
-
-@triton.jit
-def _store_gated(
-    total: tl.tensor,
-    out: tl.tensor,
-    block: tl.tensor,
-    tokens: tl.tensor,
-    outputs: tl.tensor,
-    BLOCK_N: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-) -> None:
-    """Store silu(g) u of (BLOCK_T, BLOCK_N) sums, half of them g."""
-    HALF: tl.constexpr = BLOCK_N // 2
-    rows = tl.arange(0, BLOCK_T)
-    gate, up = tl.split(tl.permute(tl.reshape(total, (BLOCK_T, 2, HALF)), (0, 2, 1)))
-    gated = gate * tl.sigmoid(gate) * up
-    columns = block * HALF + tl.arange(0, HALF)
-    cells = rows[:, None].to(tl.int64) * outputs + columns[None, :]
-    tl.store(out + cells, gated.to(out.dtype.element_ty), mask=(rows[:, None] < tokens) & (columns < outputs)[None, :])
-
-
-@triton.jit
-def _store_added(
-    total: tl.tensor,
-    before: tl.tensor,
-    weights: tl.tensor,
-    out: tl.tensor,
-    next_states: tl.tensor,
-    next_squares: tl.tensor,
-    columns: tl.tensor,
-    block: tl.tensor,
-    tokens: tl.tensor,
-    outputs: tl.tensor,
-    BLOCK_T: tl.constexpr,
-) -> None:
-    """Store the residual with sums (BLOCK_T, BLOCK_N) added, and half the next norm."""
-    rows = tl.arange(0, BLOCK_T)
-    inside = (rows[:, None] < tokens) & (columns < outputs)[None, :]
-    cells = rows[:, None].to(tl.int64) * outputs + columns[None, :]
-    rounded = (total + before.to(tl.float32)).to(out.dtype.element_ty)
-    tl.store(out + cells, rounded, mask=inside)
-    states = rounded.to(tl.float32)
-    scaled = states * weights.to(tl.float32)[None, :]
-    tl.store(next_states + cells, scaled.to(out.dtype.element_ty), mask=inside)
-    square = tl.sum(tl.where(inside, states * states, 0.0), 1)
-    tl.store(next_squares + rows * tl.num_programs(0) + block, square, mask=rows < tokens)

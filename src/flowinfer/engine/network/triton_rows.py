@@ -9,8 +9,8 @@ from torch import Tensor
 
 from flowinfer.engine.caches.kernels import Paged
 from flowinfer.engine.caches.launching import launch
-from flowinfer.engine.caches.triton_step import HeadNorms, _turned
-from flowinfer.engine.network.triton_gemm import Norm
+from flowinfer.engine.caches.triton_step import HeadNorms, turned
+from flowinfer.engine.network.triton_ends import Norm
 
 
 def embed(
@@ -215,11 +215,11 @@ def _turn_kernel(
     cos = tl.load(angle, mask=halves < HALF, other=0.0).to(tl.float32)[None, :]
     sin = tl.load(angle + HALF, mask=halves < HALF, other=0.0).to(tl.float32)[None, :]
     if part == GROUP:
-        low, high = _turned(low, high, cos, sin, key_norm, halves, eps, NORMED, DIM)
+        low, high = turned(low, high, cos, sin, key_norm, halves, eps, NORMED, DIM)
         tl.store(key_cache + slot, low, mask=inside)
         tl.store(key_cache + slot + HALF, high, mask=inside)
     else:
-        low, high = _turned(low, high, cos, sin, query_norm, halves, eps, NORMED, DIM)
+        low, high = turned(low, high, cos, sin, query_norm, halves, eps, NORMED, DIM)
         tl.store(at, low, mask=inside)
         tl.store(at + HALF, high, mask=inside)
 
