@@ -304,7 +304,7 @@ class Rule:
         named = f"judge({self.judge})" if self.judge else self.signal
         if self.signal not in (*GRADED, "enough", "quorum"):
             return named
-        return f"{named} >= auto" if self.at == AUTO and self.signal != "quorum" else f"{named} >= {self.at:g}"
+        return f"{named} >= auto" if self.at == AUTO and self.signal != "quorum" else f"{named} >= {shortest(self.at)}"
 
 
 @dataclass(frozen=True)
@@ -394,7 +394,7 @@ class Choice:
     @property
     def taken_late(self) -> bool:
         """Return whether it is decided while a question runs which part gives the text, or how many do."""
-        return self.rule is not None and len(self.tries) > (2 if self.kind == "samples" else 1)
+        return self.rule is not None and len(self.tries) > 1
 
 
 Part = Node | Series | Parallel | Choice
@@ -490,8 +490,8 @@ def _decided(part: Choice, key: str) -> list[str]:
     if part.routes is not None:
         return [f'pick="{part.routes.name}"']
     if rule is None or rule.signal == "enough":
-        return [] if rule is None else [f"enough={rule.at:g}"]
-    at = [] if rule.signal not in GRADED else ["at=auto" if rule.at == AUTO else f"at={rule.at:g}"]
+        return [] if rule is None else [f"enough={shortest(rule.at)}"]
+    at = [] if rule.signal not in GRADED else ["at=auto" if rule.at == AUTO else f"at={shortest(rule.at)}"]
     return [f"{key}=judge({rule.judge})" if rule.judge else f"{key}={rule.signal}", *at]
 
 
@@ -499,8 +499,14 @@ def _waits(quorum: Quorum | None) -> str:
     if quorum is None:
         return ""
     seconds = {"timeout": quorum.timeout, "wait": quorum.wait}
-    said = [f"{key}={value:g}" for key, value in seconds.items() if value is not None]
+    said = [f"{key}={shortest(value)}" for key, value in seconds.items() if value is not None]
     return _bracketed([f"min={quorum.least}", *said])
+
+
+def shortest(number: float) -> str:
+    """Write a number in six digits, or in as many as it has."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
 
 
 def _bracketed(options: Sequence[str]) -> str:

@@ -9,16 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowinfer.engine.deciding import certainty, says_yes
+from flowinfer.engine.deciding import says_yes
 from flowinfer.engine.work import trace_of
 from flowinfer.language.check import check
+from flowinfer.language.samples import certainty
+from flowinfer.planning.bounds import bounds
 from flowinfer.planning.merge import beside, loops_in_turn, merge
 from flowinfer.planning.plain import fingerprint
+from flowinfer.planning.plan import members
 from flowinfer.results import StepResult, Trace
 from flowinfer.spec import written
-from tests.engine.scripted import Said, Script, asked, planned, run, scheduler
+from tests.engine.scripted import Said, Script, Write, asked, planned, run, scheduler
 from tests.zoos import NAMES
 
+BESIDE = "(Qwen & (Yi & Yi & Yi)[min=2, timeout=5])"
 CASCADE = "(Qwen / Yi / Ds)[accept=confidence, at=0.9]"
 
 
@@ -163,6 +167,9 @@ def some_flow(rng: random.Random, depth: int = 3) -> str:
             f"({' & '.join(parts)})*2[until=agree]",
             f"({' & '.join(parts)})",
             f"({' & '.join([*parts, 'Qwen'])})[min=2]",
+            f"({' & '.join([*parts, 'Qwen'])})[min={rng.randint(1, 3)}, timeout=1e6]",
+            f"Qwen[samples=6, temperature=1, enough={rng.choice(['0.6', '0.95', '1'])}]",
+            "(Qwen | Yi)",
         ]
     )
 
@@ -190,6 +197,37 @@ def test_a_plan_writes_beside_others_what_it_writes_alone_and_every_step_ends_on
         for plan, uses in zip(of, merged.uses, strict=True):
             trace = trace_of(plan, uses, one)
             assert alike(trace, seen.setdefault(id(plan), trace))
+            found, calls = bounds(plan), sum(len(list(members(plan.step(step.step).source))) for step in trace.steps)
+            is_whole = trace.error is None and not any(taken.lost for taken in trace.selections)
+            assert calls <= found.most.calls and (not is_whole or calls >= found.least.calls)
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_what_decides_nothing_changes_nothing_of_any_flow(seed: int) -> None:
+    """Of any part: once, or the first of a choice that takes it as it is, and a quorum of all of its members."""
+    rng = random.Random(seed)
+    part, other = some_flow(rng), some_flow(rng)
+
+    def write(title: str, prompt: str) -> Said:
+        own = random.Random(f"{title}{prompt}")
+        return Said(own.choice(["a", "b", "?", "yes"]), own.random())
+
+    assert fingerprint(planned(f"({part})*1")) == fingerprint(planned(part))
+    plain = fingerprint(planned(f"({part} & {other})"))
+    assert fingerprint(planned(f"({part} & {other})[min=2]")) == plain
+    alone, choice = run(part, write)[0], run(f"({part} / {other})[accept=confidence, at=0]", write)[0]
+    assert (choice.answer, choice.ballot, choice.error) == (alone.answer, alone.ballot, alone.error)
+    assert [step.text for step in choice.steps] == [step.text for step in alone.steps]
+
+
+def test_a_clock_that_runs_out_behind_a_failed_group_ends_nothing_else() -> None:
+    """Two of three have failed, and with them the question, while a member beside the group still writes."""
+    now, said = [0.0], {"Yi": Said(None), "Qwen": Said("a")}
+    script, plan, one = Slow(Counter(Qwen=50), now, lambda title, prompt: said[title]), planned(BESIDE), asked()
+    merged = merge([plan])
+    list(scheduler(merged, script, clock=lambda: now[0]).run([one.of(merged.uses[0])]))
+    assert trace_of(plan, merged.uses[0], one).error == "it cannot" and script.calls.count("Qwen") == 1
 
 
 def alike(one: Trace, other: Trace) -> bool:
@@ -228,7 +266,7 @@ def test_a_dead_member_does_not_fail_the_question_where_the_others_are_enough() 
     assert trace.error is None and script.prompts[-1] == "Answer 1: b\n\nAnswer 2: b"
     assert [step.step for step in trace.steps] == ["s3", "s4", "s5"]
     assert str(trace.selections[0]) == "(Qwen -> Ds & Yi & Ds): 2 of 3 answered; 1 lost: it cannot"
-    assert run("(Qwen & Yi)[min=2, timeout=9]", said)[0].error == "it cannot"
+    assert run("(Qwen & Yi)[min=2, timeout=1e6]", said)[0].error == "it cannot"
 
 
 def test_a_quorum_of_all_is_the_plain_group() -> None:
@@ -266,8 +304,8 @@ def timed(flow: str, slow: Counter[str]) -> tuple[Trace, Script]:
 class Slow(Script):
     """Loops that take some turns, each of a second."""
 
-    def __init__(self, turns: Counter[str], now: list[float]) -> None:
-        super().__init__(lambda title, prompt: Said(title))
+    def __init__(self, turns: Counter[str], now: list[float], write: Write = lambda title, prompt: Said(title)) -> None:
+        super().__init__(write)
         self._left, self._now = turns, now
 
     def is_ready(self, title: str) -> bool:

@@ -639,3 +639,9 @@ def test_a_fuser_finds_the_model_behind_the_name_of_a_let(option: str) -> None:
     root = check(f"let m = Yi\n(m | Ds)[{option}]", zoo="lab").root
     assert isinstance(root, Parallel)
     assert "Yi" in root.decoding.fuse_options.values()
+
+
+def test_samples_of_which_all_are_needed_are_told_that_enough_does_nothing() -> None:
+    (told,) = checked("Qwen[samples=3, temperature=1, enough=0.95]").warnings
+    assert told.message == "option 'enough' does nothing: 0.95 takes 4 samples at least, of 3"
+    assert not checked("Qwen[samples=5, temperature=1, enough=0.95]").warnings

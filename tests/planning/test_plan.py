@@ -397,7 +397,7 @@ def test_a_plan_has_the_name_that_clients_know_its_flow_by() -> None:
         ("(Qwen / (Qwen | Yi) / Ds -> Yi)[accept=confidence, at=0.9]", (1, 512, 1), (5, 2048, 4)),
         ("(Qwen / Yi)[accept=judge(Ds)]", (2, 1024, 2), (3, 1536, 3)),
         ("Yi -> (Qwen)*3[until=unchanged]", (2, 1024, 2), (4, 2048, 4)),
-        ("Qwen[samples=8, temperature=1, enough=0.95]", (2, 1024, 1), (8, 4096, 7)),
+        ("Qwen[samples=8, temperature=1, enough=0.95]", (4, 2048, 1), (8, 4096, 5)),
     ],
 )
 def test_bounds_are_the_least_and_the_most_calls_tokens_and_steps_in_turn(

@@ -78,6 +78,17 @@ def test_a_copy_is_placed_on_what_every_replica_has() -> None:
     assert [one.free_bytes for one in found.machine.devices] == [40, 38, 64]
 
 
+def test_a_file_that_replicas_of_a_host_map_lies_in_its_memory_once() -> None:
+    """Of 64 bytes a file takes 40, and a replica 12 for itself: two have room on each host, not one."""
+    hosts = [host("a", cores=2), host("b", cores=4)]
+    found, _ = spread(hosts, 4, needs(0, 52), lambda machine: True, mapped=40)  # type: ignore[arg-type]  # as tables
+    assert "".join(one.name for one in found.hosts) == "aabb"
+    assert (found.machine.devices[-1].free_bytes, found.cpu_bytes) == (52, 12)
+    assert found.kept_bytes == (52, 12, 52, 12), "no more than the 64 bytes of each host"
+    with pytest.raises(MemoryShort):
+        spread(hosts, 4, needs(0, 52), lambda machine: True)  # type: ignore[arg-type]
+
+
 def test_what_has_no_room_is_refused_with_the_reason() -> None:
     with pytest.raises(UsageError, match="--replicas 7: the cluster has 6 GPUs for them"):
         spread([host("a", 4), host("b", 2)], 7, needs(1), lambda machine: True)  # type: ignore[arg-type]

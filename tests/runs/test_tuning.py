@@ -12,6 +12,7 @@ from flowinfer.errors import DataError
 from flowinfer.language.check import check
 from flowinfer.results import Question, Record, Score
 from flowinfer.runs.tuning import Limits, Tried, fit, separation, tried
+from flowinfer.spec import shortest
 from tests.command import flowinfer
 from tests.engine.scripted import Said, planned, run
 
@@ -69,6 +70,26 @@ def test_a_record_says_what_every_member_would_have_given_and_cost() -> None:
     assert tried(plan, plan.selections[0], record.model_copy(update={"score": None})) is None
 
 
+def test_votes_of_a_member_that_is_a_group_count_what_their_weights_say() -> None:
+    flow = "(Qwen / (Yi:3 & Ds:1 & Ds:1))[accept=confidence, at=auto]"
+    trace, _ = run(flow, {"Qwen": Said("7", 0.5), "Yi": "9", "Ds": "8"})
+    item = Question(id="q", question="4 + 5?", reference="9", kind="gsm8k")
+    record = Record(question=item, trace=trace, score=Score(correct=True, extracted="9", status="ok", rule="number"))
+    plan = planned(flow)
+    found = tried(plan, plan.selections[0], record)
+    assert trace.answer == "9" and found is not None and found.correct == (False, True)
+
+
+def test_the_number_that_is_written_lies_between_the_signals_that_it_divides() -> None:
+    """Signals may differ in the eighth digit only: a threshold of six would accept all of them, or none."""
+    signals = [(1 - 2e-8, True), (1 - 6e-8, False)] * 15
+    items = [
+        Tried(f"q{n}", (value, 1.0), (right, True), (1, 9), (1.0, 9.0)) for n, (value, right) in enumerate(signals)
+    ]
+    chosen = fit(items, Limits()).chosen
+    assert 1 - 6e-8 < float(shortest(chosen.at)) <= 1 - 2e-8 and chosen.accuracy == 1 and chosen.tokens < 9
+
+
 def test_tune_says_what_it_cannot_fit(tmp_path: Path) -> None:
     (tmp_path / "a.flow").write_text("(Qwen / Yi)[accept=confidence, at=0.5]\n", "utf-8")
     done = flowinfer("tune", "a.flow", "--on", "latest", "--zoo", "lab", cwd=tmp_path)
@@ -81,12 +102,12 @@ def test_tune_says_what_it_cannot_fit(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_fitted_flow_is_written_with_its_number(tmp_path: Path) -> None:
-    (tmp_path / "a.flow").write_text("(Yi / Ds)[accept=confidence, at=auto]  # as told\n", "utf-8")
+    (tmp_path / "a.flow").write_text("(Yi / Ds)[accept=confidence, at=auto]  # at=auto\n", "utf-8")
     given = ("--zoo", "lab", "--dataset", "gsm8k", "--sample", "150")
     assert flowinfer("exec", "a.flow", *given, cwd=tmp_path).returncode == 0
     done = flowinfer("tune", "a.flow", "--on", "latest", "--zoo", "lab", "-o", "b.flow", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     written = (tmp_path / "b.flow").read_text("utf-8")
-    assert re.fullmatch(r"\(Yi / Ds\)\[accept=confidence, at=[\d.]+\]  # as told\n", written)
+    assert re.fullmatch(r"\(Yi / Ds\)\[accept=confidence, at=[\d.]+\]  # at=auto\n", written)
     assert "on questions left out of fitting" in done.stderr and not check(written, zoo="lab").warnings
     assert "not fitted yet" not in done.stderr

@@ -35,6 +35,14 @@ def test_a_name_of_ollamas_means_the_file_of_its_manifest(store: Path) -> None:
     assert locate("ollama:me/mine:q8").path == other
 
 
+@pytest.mark.parametrize(
+    ("params", "stops"), [('{"stop": null}', ()), ('{"stop": 5}', ()), ('{"stop": "x"}', ("x",)), ("{}", ())]
+)
+def test_ends_that_a_store_does_not_list_are_none(params: str, stops: tuple[str, ...], store: Path) -> None:
+    ollama(store, params=params)
+    assert locate("ollama:tiny").stops == stops
+
+
 def test_a_name_that_ollama_does_not_hold_is_told_with_those_that_it_holds(store: Path) -> None:
     ollama(store)
     ollama(store, "me/mine", "q8")

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from tokenizers import Tokenizer, processors
 
@@ -25,13 +25,15 @@ _IDLE = (
 _NO = ("add_prefix_space", "split_special_tokens")
 """What changes nothing if it is false."""
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+Backend = TypeVar("Backend")
+"""What cuts texts into ids."""
 
 
 @dataclass(frozen=True)
-class KnownTokenizer:
-    """What is asked of transformers' tokenizer, which is not imported for it."""
+class KnownTokenizer(Generic[Backend]):
+    """What is asked of a tokenizer of transformers, by one that is not imported or, in a GGUF file, never was there."""
 
-    backend_tokenizer: Tokenizer
+    backend_tokenizer: Backend
     chat_template: str | None
     special_tokens_map: Mapping[str, Any]
     eos_token_id: int | None
@@ -41,7 +43,7 @@ class KnownTokenizer:
         return self.chat_template
 
 
-def understood(folder: Path) -> KnownTokenizer | None:
+def understood(folder: Path) -> KnownTokenizer[Tokenizer] | None:
     """Return the tokenizer of a folder as transformers makes it; None where that is transformers' to say."""
     try:
         config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))

@@ -58,7 +58,7 @@ def _kept_at(folder: Path) -> Path:
     return cache_folder() / "tokenizers" / f"{hashlib.sha256(told.encode()).hexdigest()}.known.json"
 
 
-def _recalled(path: Path) -> KnownTokenizer | None:
+def _recalled(path: Path) -> KnownTokenizer[Tokenizer] | None:
     """Read what is kept; None where nothing is, or that is damaged."""
     try:
         told = json.loads(path.read_bytes())

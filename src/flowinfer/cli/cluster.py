@@ -60,11 +60,9 @@ def _spread(flow: Flow, found: Sequence[Node], wanted: Any) -> tuple[Spread, Pla
     from functools import partial
 
     from flowinfer.planning.placement import ready
-    from flowinfer.runs.replicas.hosts import spread
+    from flowinfer.runs.replicas.cluster import over
 
-    return spread(
-        [node.host for node in found if node.look], wanted, partial(ready, flow), lambda plan: len(plan.waves) == 1
-    )
+    return over(found, wanted, flow.models.values(), partial(ready, flow), lambda plan: len(plan.waves) == 1)
 
 
 def _plain(node: Node, spread: Spread | None) -> dict[str, Any]:

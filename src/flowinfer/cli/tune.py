@@ -12,12 +12,14 @@ import typer
 
 from flowinfer.cli.inputs import PromptsOption, SetOption, ZooOption, read_input, settings, warn
 from flowinfer.errors import DataError, UsageError
+from flowinfer.spec import AUTO, shortest
 
 if TYPE_CHECKING:
     from flowinfer.planning.plan import Plan, Selection
     from flowinfer.runs.tuning import Fitted, Outcome
 
-_AUTO = re.compile(r"\bat(\s*=\s*)auto\b")
+_AUTO = re.compile(r"""#[^\n]*|"{3}.*?"{3}|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\b(at\s*=\s*)auto\b""", re.DOTALL)
+"""A comment, a text, or at=auto."""
 
 
 def command(
@@ -54,7 +56,7 @@ def command(
     found = [tried(plan, selection, record) for record in ordered_records(run)]
     fitted = fit([one for one in found if one is not None], Limits(max_tokens, max_seconds, min_accuracy))
     _tell(fitted, selection)
-    written = _AUTO.sub(lambda match: f"at{match[1]}{fitted.chosen.at:.6g}", text)
+    written = _AUTO.sub(lambda match: f"{match[1]}{shortest(fitted.chosen.at)}" if match[1] else match[0], text)
     if output is None:
         print(written, end="")
         return
@@ -66,12 +68,11 @@ def command(
 
 def _selection(plan: Plan, text: str) -> Selection:
     """Return the choice whose threshold is to be fitted."""
-    from flowinfer.spec import AUTO
-
     found = [one for one in plan.selections if one.rule.at == AUTO]
     hint = "tune fits one choice that gives the answer: (A / B)[accept=confidence, at=auto]"
-    if len(found) != 1 or len(_AUTO.findall(text)) != 1:
-        raise UsageError(f"the flow has {len(_AUTO.findall(text))} times at=auto", help=hint)
+    times = sum(bool(match[1]) for match in _AUTO.finditer(text))
+    if len(found) != 1 or times != 1:
+        raise UsageError(f"the flow has {times} times at=auto", help=hint)
     if plan.answer.texts != (found[0].id,):
         raise UsageError("stages follow the choice with at=auto: its members' answers are not judged", help=hint)
     return found[0]
@@ -88,7 +89,7 @@ def _tell(fitted: Fitted, selection: Selection) -> None:
         f"{selection.title}, {fitted.n} questions; {selection.rule.signal} has an AUC of {fitted.auc:.2f}",
         row("always the first", fitted.first),
         row("always the last", fitted.last),
-        row(f"at={fitted.chosen.at:.6g}", fitted.chosen),
+        row(f"at={shortest(fitted.chosen.at)}", fitted.chosen),
         f"on questions left out of fitting: {100 * fitted.left_out:.1f} % [{100 * low:.1f}, {100 * high:.1f}],"
         f" against always the last p = {fitted.against_last:.2g}",
     ]

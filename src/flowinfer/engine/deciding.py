@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import comb
 from statistics import fmean
 
+from flowinfer.language.samples import certainty, draws_left
 from flowinfer.results import StepResult
 from flowinfer.spec import Rule
 
@@ -60,31 +60,9 @@ def judged(
     if rule.signal == "enough":
         counts = Counter(answer for answer in read([one.passed_on for one in results]) if answer is not None)
         value = certainty(counts)
-        return Trial(value, value >= rule.at, 0 if value >= rule.at else _least(counts, rule.at) - 1)
+        return Trial(value, value >= rule.at, 0 if value >= rule.at else draws_left(counts, rule.at) - 1)
     value = _value(rule, former, results, said, read)
     return Trial(value, value >= rule.at)
-
-
-def certainty(counts: Counter[str]) -> float:
-    """Return how certain it is that the leading answer is the most likely one, given how often each was drawn.
-
-    The share of the leader against the runner-up has a uniform prior, so that after a and b draws of them it is
-    Beta(a + 1, b + 1); returned is the mass above one half. Source: Aggarwal et al., "Let's Sample Step by Step:
-    Adaptive-Consistency" (2023), section 3, its Beta stopping criterion. Example: 3 and 0 draws -> 15/16.
-    """
-    first, second = ([count for _, count in counts.most_common(2)] + [0, 0])[:2]
-    draws = first + second + 1  # Beta(a, b) above 1/2 is a binomial tail: of a + b - 1 coins, fewer than a are heads
-    return sum(comb(draws, heads) for heads in range(first + 1)) / (1 << draws)
-
-
-def _least(counts: Counter[str], at: float) -> int:
-    """Return how many more draws it takes at least to be so certain: as if all were the leader's."""
-    leader = counts.most_common(1)[0][0] if counts else ""
-    more, counts = 0, counts.copy()
-    while certainty(counts) < at:
-        counts[leader] += 1
-        more += 1
-    return more
 
 
 def _value(

@@ -405,10 +405,10 @@ class Scheduler:
         for asked in [asked for asked in self._open.values() if asked.begun]:
             for quorum in [self._quorums[name] for name in asked.begun if name not in asked.taken]:
                 late = asked.overdue(quorum, self._clock())
-                if late is None:
-                    continue
                 steps = [step for member in asked.missing(quorum) for step in quorum.lanes[member]]
-                running = next(step for step in steps if step in asked.wanted)
+                running = next((step for step in steps if step in asked.wanted), None)
+                if late is None or running is None:  # none: the question has failed, by other members of it
+                    continue
                 if asked.can_lose(quorum, len(asked.missing(quorum))):
                     for member in asked.missing(quorum):
                         asked.lose(quorum, member, f"no answer after {late:.3g} s", late)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from flowinfer.errors import LoadError
 from flowinfer.fusion.vocab import TokenBytes
-
-if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 END_TOKENS = (
     "<|im_end|>",
@@ -23,9 +20,17 @@ END_TOKENS = (
 """Control tokens that end an answer where neither the generation config nor the chat template says otherwise."""
 
 
+class Ended(Protocol):
+    """What names end tokens: transformers' tokenizers and generation configs, and what stands for them."""
+
+    @property
+    def eos_token_id(self) -> Any:  # an id, several or none; a file's own words until they are checked
+        """Return them."""
+
+
 def eos_ids(
-    tokenizer: PreTrainedTokenizerBase,
-    generation_config: GenerationConfig | None,
+    tokenizer: Ended,
+    generation_config: Ended | None,
     tokens: TokenBytes,
     stop_tokens: Sequence[str] = (),
     turn_end: str | None = None,
@@ -51,7 +56,7 @@ def eos_ids(
     return frozenset(found)
 
 
-def configured_ends(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None) -> frozenset[int]:
+def configured_ends(tokenizer: Ended, generation_config: Ended | None) -> frozenset[int]:
     """Return the end tokens that a checkpoint's own files name."""
     configured = getattr(generation_config, "eos_token_id", None)
     found = [] if configured is None else configured if isinstance(configured, list | tuple) else [configured]
@@ -64,6 +69,6 @@ def configured_ends(tokenizer: PreTrainedTokenizerBase, generation_config: Gener
     return frozenset([*found, *([] if own is None else [int(own)])])
 
 
-def _lists_ends(generation_config: GenerationConfig | None) -> bool:
+def _lists_ends(generation_config: Ended | None) -> bool:
     configured = getattr(generation_config, "eos_token_id", None)
     return configured is not None and not isinstance(configured, int) and len(configured) > 1

@@ -8,6 +8,7 @@ from typing import Literal
 from flowinfer.errors import Span
 from flowinfer.language.nearness import near_or_all
 from flowinfer.language.options import Scope
+from flowinfer.language.samples import first_draws
 from flowinfer.language.tree import Call, Chain, Group, Option
 from flowinfer.language.tree import Name as WrittenName
 from flowinfer.registry import backends
@@ -74,7 +75,11 @@ def samples(stage: Call | Group, scope: Scope) -> Samples | None:
             message = f"option 'enough' must be a number above 0.5, up to 1, found {enough.value.raw}"
             scope.report.error("E0202", message, enough.value.span)
             return None
-        rule = Rule("enough", float(share)) if share < 1 else None
+        least = first_draws(float(share)) if share < 1 else count
+        rule = Rule("enough", float(share)) if least < count else None
+        if rule is None and share < 1:
+            message = f"option 'enough' does nothing: {enough.value.raw} takes {least} samples at least, of {count}"
+            scope.report.warning("W0200", message, enough.span, "draw more, or leave it out")
     return Samples(count, rule, option.span)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from flowinfer.language.prompts import field_names
+from flowinfer.language.samples import first_draws
 from flowinfer.planning.graph import build, earlier_stages
 from flowinfer.spec import (
     Branch,
@@ -395,9 +396,11 @@ class _Compiler:
         name, outside = f"d{self._num_selections}", self._when
         candidates, judges, first = list[tuple[str, ...]](), list[str](), len(self._steps)
         is_drawn, picks, absent = part.kind == "samples", part.routes is not None, self._num_absent
+        together = first_draws(part.rule.at) if is_drawn else 1
         for index, one in enumerate(part.tries):
             self._num_absent = absent + (len(self._steps) - first if picks else 0)
-            tried = max(0, index - 1) if is_drawn else index  # two samples are drawn before any is judged
+            tried = index if index >= together else 0
+            tried -= bool(tried and is_drawn)  # the first candidate of samples is two of them
             self._when = (*outside, When(name, tried, picks)) if tried or picks else outside
             candidates.append(tuple(self._step_of[end] for end in self._add(one)))
             if index < len(part.judges):

@@ -129,12 +129,18 @@ def _at(found: Outcome | None, otherwise: float) -> float:
 
 def _choose(questions: Sequence[Tried], limits: Limits) -> Outcome | None:
     seen = sorted({value for one in questions for value in one.values[:-1]})
-    between = [(low + high) / 2 for low, high in pairwise(seen)]
+    between = [_between(low, high) for low, high in pairwise(seen)]
     outcomes = [_at_threshold(questions, at) for at in (0.0, *between, 1.0)]
     admitted = [one for one in outcomes if limits.admit(one)]
     if limits.min_accuracy:
         return min(admitted, key=lambda one: (one.tokens, -one.accuracy), default=None)
     return max(admitted, key=lambda one: (one.accuracy, -one.tokens), default=None)
+
+
+def _between(low: float, high: float) -> float:
+    """Return a number of few digits above one number and not above another, about in their middle."""
+    rounded = (float(f"{(low + high) / 2:.{digits}g}") for digits in range(6, 18))
+    return next((one for one in rounded if low < one <= high), high)
 
 
 def _at_threshold(questions: Sequence[Tried], at: float) -> Outcome:
@@ -184,7 +190,10 @@ def tried(plan: Plan, selection: Selection, record: Record) -> Tried | None:
     right = []
     for candidate in selection.candidates:
         answers = [answer for text in candidate for answer in _texts(plan, record, ended, text)]
-        winner = answers[majority(record.question, [one.passed_on for one in answers]).winner]
+        ballot = majority(record.question, [one.passed_on for one in answers])
+        if len(answers) > 1 and plan.answer.weights:
+            ballot = ballot.weighed([plan.answer.weights.get(one.step, 1.0) for one in answers])
+        winner = answers[ballot.winner]
         said = {"answer": winner.passed_on, "finish_reason": winner.finish_reason}
         verdict = score(record.question, record.trace.model_copy(update=said))
         right.append(bool(verdict and verdict.correct))

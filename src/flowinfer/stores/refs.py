@@ -232,8 +232,8 @@ def _of_manifest(manifest: Path, blobs: Path, name: str) -> Stored:
     if not os.path.isfile(path):
         raise NotHere(f"'{OLLAMA}{name}': {path} is missing; its manifest names it", help=again)
     template, system = (_text(found[key][0]) if key in found else None for key in ("template", "system"))
-    stops = _json(found["params"][0]).get("stop", ()) if "params" in found else ()
-    stops = [stops] if isinstance(stops, str) else stops
+    stops = _json(found["params"][0]).get("stop") if "params" in found else None
+    stops = stops if isinstance(stops, list) else [stops]
     return Stored(path, template, system, tuple(stop for stop in stops if isinstance(stop, str)))
 
 

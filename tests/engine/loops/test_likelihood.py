@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import flowinfer
 from flowinfer.backends.hf import HfModel
@@ -14,7 +17,7 @@ from flowinfer.engine.loops.drafting import keys_of
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.errors import UsageError
 from flowinfer.fusion.advance import NativeContext
-from flowinfer.planning.plan import Plan
+from flowinfer.planning.plan import Plan, Source
 from flowinfer.results import Question
 from flowinfer.spec import Decoding
 from tests.backends import tiny
@@ -79,20 +82,34 @@ def test_a_likelihood_is_the_sum_over_the_distributions_of_plain_decoding(
     assert found == pytest.approx({text: summed(plan, models, text) for text in TEXTS}, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    "source",
-    [member("Y"), mix("Y", "Z"), group(member("Y", weight=0.7), member("Z", weight=0.3)), mix("A", "B", fuse="byte")],
-    ids=["one", "two", "weighted", "bytes"],
-)
-def test_the_likelihood_of_a_greedy_text_is_the_sum_of_its_tokens_logs(
-    models: dict[str, HfModel], source: object
-) -> None:
+FUSERS = ({"fuse": "mean"}, {"fuse": "geometric"}, {"fuse": "power", "a": 0.5}, {"fuse": "entropy", "k": 8})
+
+
+def some_source(rng: random.Random, names: str, depth: int, weight: float = 1.0, **fuser: object) -> Source:
+    """Return a model or a group, in which there may be groups, of uneven weights."""
+    if not depth or rng.random() < 0.3:
+        return member(rng.choice(names), node=f"n{rng.random()}", weight=weight)
+    shares = [rng.random() + 0.1 for _ in range(rng.randint(1, 3))]
+    inner = [some_source(rng, names, depth - 1, share / sum(shares), **fuser) for share in shares]
+    return group(*inner, weight=weight, **fuser)  # type: ignore[arg-type]  # its fuser's own options
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_the_likelihood_of_a_greedy_text_is_the_sum_of_its_tokens_logs(models: dict[str, HfModel], seed: int) -> None:
+    """Of heads of one tokenizer with any fuser, and byte by byte of heads of any: else a text has several ways."""
+    rng = random.Random(seed)
+    is_bytes = rng.random() < 0.3
+    shares = [rng.random() + 0.1 for _ in range(2)]
+    fuser = {"fuse": "byte"} if is_bytes else rng.choice(FUSERS)
+    names = "ABY" if is_bytes else "YZ"
+    inner = [some_source(rng, names, 1, share / sum(shares), **fuser) for share in shares]
+    source = group(*inner, **fuser) if is_bytes or rng.random() < 0.8 else member("Y")  # type: ignore[arg-type]
     listener = plans.Listener()
-    (trace,) = run(one_step(source), models, ["hello"], observer=listener).values()  # type: ignore[arg-type]
+    (trace,) = run(one_step(source, max_tokens=8), models, ["hello"], observer=listener).values()
+    assume(trace.answer)
     chosen = listener.events["q0"][: len(trace.answer.encode())]
-    plan = one_step(source, by="likelihood")  # type: ignore[arg-type]
-    (found,) = likelihoods(plan, models, [trace.answer, "else"])
-    assert len(chosen) > 5
+    (found,) = likelihoods(one_step(source, by="likelihood"), models, [trace.answer, "else"])
     assert found[trace.answer] == pytest.approx(sum(math.log(event.probability) for event in chosen), abs=1e-4)
 
 

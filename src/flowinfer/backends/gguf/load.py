@@ -6,11 +6,10 @@ import hashlib
 import json
 import os
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -23,6 +22,7 @@ from flowinfer.backends.gguf.library import last_problem, library
 from flowinfer.backends.gguf.session import GgufSession
 from flowinfer.backends.gguf.tokens import Apart, GgufTokenizer
 from flowinfer.backends.naming import naming
+from flowinfer.backends.plain_tokenizer import KnownTokenizer
 from flowinfer.backends.versions import installed
 from flowinfer.errors import LoadError
 from flowinfer.fusion.ends import configured_ends, eos_ids
@@ -65,22 +65,6 @@ class Weights:
         return any(getattr(self._lib, f"llama_model_{kind}")(self.pointer) for kind in kinds)
 
 
-@dataclass(frozen=True)
-class _Told:
-    """What a file says of its tokens and turns, in transformers' words."""
-
-    backend_tokenizer: GgufTokenizer
-    chat_template: str | None
-    special_tokens_map: Mapping[str, str]
-    eos_token_id: int | None
-    generation_config: Any  # transformers', or what has its eos_token_id
-    """Its `eos_token_id` are all ids that end a generation."""
-
-    def get_chat_template(self) -> str | None:
-        """Return the template."""
-        return self.chat_template
-
-
 class GgufModel(TokenModel):
     """A loaded GGUF file; a `TokenModel`."""
 
@@ -94,11 +78,12 @@ class GgufModel(TokenModel):
             with STARTUP.waiting_for("vocabulary", spec.name):
                 known = _tokens(weights, file)
             self._told = _told(weights, GgufTokenizer(weights.vocabulary, known), file.chat_template)
+            self._ended = SimpleNamespace(eos_token_id=_ends(weights, known))
             _refuse_missing_template(spec, stored, file)
             system = stored.system if spec.system is None else spec.system
             self._prompts = ChatPrompts(self._told, known, chat=spec.chat, system=system, disguise=Apart)
         self._stops = stored.stops
-        ends = configured_ends(self._told, self._told.generation_config)
+        ends = configured_ends(self._told, self._ended)
         self._tokens = known.writing(name for name in self._prompts.written if known.specials[name] not in ends)
         trained = library().llama_model_n_ctx_train(weights.pointer)
         limits = (trained, spec.context_length, _short_texts(file))
@@ -120,6 +105,9 @@ class GgufModel(TokenModel):
         )
         losses = "; ".join(known.losses)
         told = [f"'{spec.name}' reads no text exactly as it stands: {losses}"] if losses else []
+        if texts := [stop for stop in self._stops if stop not in known.specials and stop.encode() not in known.id_of]:
+            ends_at = ", ".join(map(repr, texts))
+            told.append(f"'{spec.name}': Ollama ends answers at {ends_at} too; here stop=[...] behind its stage does")
         if (spec.context_length or 0) > self.max_positions:
             told.append(f"'{spec.name}' reads {self.max_positions} tokens at most, whatever context_length says")
         self.notes = (*notes, *told)
@@ -127,12 +115,12 @@ class GgufModel(TokenModel):
     @property
     def tokenizer(self) -> GgufTokenizer:
         """Return what reads texts as llama.cpp does."""
-        return self._told.backend_tokenizer  # type: ignore[no-any-return]  # see _Told
+        return self._told.backend_tokenizer
 
     def vocabulary(self, stop_tokens: Sequence[str] = ()) -> HeadVocabulary:
         """Return token bytes, end ids and width of the logits."""
-        told, turn_end = self._told, self._prompts.turn.end
-        ends = eos_ids(told, told.generation_config, self._tokens, [*stop_tokens, *self._stops], turn_end)
+        turn_end = self._prompts.turn.end
+        ends = eos_ids(self._told, self._ended, self._tokens, [*stop_tokens, *self._stops], turn_end)
         return HeadVocabulary(self._tokens, ends, self._settings.num_columns)
 
     def prompt(self, text: str, prefill: str = "", turns: Sequence[Turn] = ()) -> Prompt:
@@ -241,7 +229,7 @@ def _refuse_missing_template(spec: ModelSpec, stored: Stored, file: Gguf) -> Non
         )
 
 
-def _told(weights: Weights, tokenizer: GgufTokenizer, template: str | None) -> Any:  # `_Told`, as transformers'
+def _told(weights: Weights, tokenizer: GgufTokenizer, template: str | None) -> KnownTokenizer[GgufTokenizer]:
     """Read what a file says of its tokens and turns."""
     lib = library()
     named = {"bos_token": lib.llama_vocab_bos, "eos_token": lib.llama_vocab_eos, "pad_token": lib.llama_vocab_pad}
@@ -251,6 +239,10 @@ def _told(weights: Weights, tokenizer: GgufTokenizer, template: str | None) -> A
         for name, i in ids.items()
         if i >= 0
     }
-    ends = [i for i in range(len(tokenizer.tokens.pieces)) if lib.llama_vocab_is_eog(weights.vocabulary, i)]
-    end = ids["eos_token"] if ids["eos_token"] >= 0 else None
-    return _Told(tokenizer, template, names, end, SimpleNamespace(eos_token_id=ends))
+    return KnownTokenizer(tokenizer, template, names, ids["eos_token"] if ids["eos_token"] >= 0 else None)
+
+
+def _ends(weights: Weights, known: TokenBytes) -> list[int]:
+    """Return all ids that end a generation."""
+    is_end = library().llama_vocab_is_eog
+    return [i for i in range(len(known.pieces)) if is_end(weights.vocabulary, i)]

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from flowinfer.errors import UsageError
 from flowinfer.machine import Machine
+from flowinfer.planning.needs import mapped_bytes
 from flowinfer.planning.placement import shown_bytes
 from flowinfer.registry import backends
 from flowinfer.runs.replicas.hosts import Host, Spread, Wanted, spread
@@ -102,19 +103,37 @@ def clustered(
         UsageError: there is no cluster, or a node has other versions or models; names node and difference.
         MemoryShort: so many replicas have no room.
     """
+    models = list(models)
     found = nodes(address, models)
     told = [f"node {node.name}: {problem}" for node in found if node.is_refused for problem in node.problems]
     if told:
         raise UsageError("; ".join(told), help="make it the same there, or take the node out of the cluster")
-    where, placed = spread([node.host for node in found if node.look], wanted, place, fits)
+    where, placed = over(found, wanted, models, place, fits)
     return ClusterSite(where), placed
+
+
+def over(
+    found: Iterable[Node],
+    wanted: Wanted,
+    models: Iterable[ModelSpec],
+    place: Callable[[Machine], P],
+    fits: Callable[[P], bool],
+) -> tuple[Spread, P]:
+    """Spread replicas over nodes that have been looked at; see `hosts.spread`.
+
+    Args:
+        models: that a replica loads.
+    """
+    hosts = [node.host for node in found if node.look]
+    mapped = mapped_bytes(models, has_gpus=any(host.gpus for host in hosts))
+    return spread(hosts, wanted, place, fits, mapped)
 
 
 class ClusterSite:
     """The hosts of a cluster that this process is connected to."""
 
     def __init__(self, where: Spread) -> None:
-        self.num_replicas, self.cpu_bytes = len(where.hosts), where.machine.devices[-1].free_bytes
+        self.num_replicas, self.cpu_bytes = len(where.hosts), where.cpu_bytes
         self.hosts: Sequence[str] = tuple(host.id for host in where.hosts)
         self._where = where
         self._links: list[_Link] = []
@@ -140,7 +159,8 @@ class ClusterSite:
             )
             .remote(program, {"OMP_NUM_THREADS": threads_for(where.cores)}, pause)
         )
-        needs = f"{where.num_gpus} GPUs, {where.cores} CPU cores and {shown_bytes(self.cpu_bytes)} of memory"
+        kept = shown_bytes(where.kept_bytes[index])
+        needs = f"{where.num_gpus} GPUs, {where.cores} CPU cores and {kept} of memory"
         self._links.append(_Link(ray, actor, hear, f"no node has {needs} free"))
         return self._links[-1]
 
@@ -149,9 +169,10 @@ class ClusterSite:
         from ray.util.placement_group import placement_group
 
         if index not in self._groups:
-            needs = {"GPU": self._where.num_gpus, "CPU": self._where.cores, "memory": self.cpu_bytes}
+            where = self._where
+            needs = {"GPU": where.num_gpus, "CPU": where.cores, "memory": where.kept_bytes[index]}
             bundle = {name: count for name, count in needs.items() if count}
-            node = self._where.hosts[index].id
+            node = where.hosts[index].id
             self._groups[index] = placement_group([bundle], strategy="STRICT_PACK", _soft_target_node_id=node)
         return self._groups[index]
 

@@ -46,7 +46,11 @@ class Spread:
     cores: int
     """Of each replica."""
     machine: Machine
-    """What each has at least, its GPUs numbered from 0."""
+    """What each has at least, its GPUs numbered from 0. In its CPU's memory files that all map count whole."""
+    cpu_bytes: int
+    """Of its host's free memory, what each may count with for itself."""
+    kept_bytes: tuple[int, ...]
+    """Of each replica, what nobody else on its host is given; with the first of a host, the files that all map."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """By id of a host that gets none: what it lacks."""
 
@@ -56,6 +60,7 @@ def spread(
     wanted: Wanted,
     place: Callable[[Machine], P],
     fits: Callable[[P], bool],
+    mapped: int = 0,
 ) -> tuple[Spread, P]:
     """Spread replicas over hosts, each with as few GPUs as hold a copy, or with its part of a CPU's cores.
 
@@ -64,6 +69,7 @@ def spread(
         wanted: how many; "auto": as many as have room.
         place: places what a replica runs.
         fits: whether all models are in memory at once as it is placed.
+        mapped: bytes of files that all replicas map into memory, where they lie once for a host.
     Raises:
         UsageError: there are not so many GPUs or cores.
         MemoryShort: a copy has no room; says what each host lacks.
@@ -81,7 +87,7 @@ def spread(
         more = {id_: f"a copy needs {count} of its GPUs" for id_, count in least.items() if count > num_gpus}
         counts = _counts([len(host.gpus) // num_gpus if num_gpus else host.cores for host in able], wanted)
         while sum(counts):
-            found = _parts(able, counts, num_gpus)
+            found = _parts(able, counts, num_gpus, mapped)
             try:
                 return replace(found, left_out=lacks | more), _placed(found.machine, place, fits)
             except RunError as error:
@@ -103,7 +109,7 @@ def _least_gpus(host: Host, have_gpus: bool, place: Callable[[Machine], P], fits
     why = "it has no GPUs, as others have" if have_gpus else "it lends no CPU cores"
     for num_gpus in range(1, len(host.gpus) + 1) if have_gpus else (0,) * bool(host.cores):
         try:
-            _placed(_parts([host], [1], num_gpus).machine, place, fits)
+            _placed(_parts([host], [1], num_gpus, 0).machine, place, fits)
             return num_gpus
         except RunError as error:
             why = error.message
@@ -144,20 +150,32 @@ def _counts(most: Sequence[int], wanted: Wanted) -> list[int]:
     return counts
 
 
-def _parts(hosts: Sequence[Host], counts: Sequence[int], num_gpus: int) -> Spread:
+def _parts(hosts: Sequence[Host], counts: Sequence[int], num_gpus: int, mapped: int) -> Spread:
     used = [(host, count) for host, count in zip(hosts, counts, strict=True) if count]
     gpus = [host.gpus[:num_gpus] for host, _ in used]
     own = [smallest(f"cuda:{index}", [group[index] for group in gpus]) for index in range(num_gpus)]
-    cpus = [
-        replace(host.cpu, free_bytes=host.cpu.free_bytes // count, total_bytes=host.cpu.total_bytes // count)
-        for host, count in used
-    ]
+    cpu = smallest("cpu", [part(host.cpu, count, mapped) for host, count in used])
+    cpu_bytes = min(own_bytes(host.cpu, count, mapped) for host, count in used)
+    kept = [[cpu_bytes + min(mapped, host.cpu.free_bytes), *[cpu_bytes] * (count - 1)] for host, count in used]
     return Spread(
         tuple(host for host, count in used for _ in range(count)),
         num_gpus,
         max(1, min(host.cores // count for host, count in used)),
-        Machine((*own, smallest("cpu", cpus))),
+        Machine((*own, cpu)),
+        cpu_bytes,
+        tuple(size for sizes in kept for size in sizes),
     )
+
+
+def part(cpu: Device, count: int, mapped: int) -> Device:
+    """Return what each of several replicas has of a CPU's memory: its part, and what all of them map."""
+    free, total = (max(0, size - mapped) // count + min(size, mapped) for size in (cpu.free_bytes, cpu.total_bytes))
+    return replace(cpu, free_bytes=free, total_bytes=total)
+
+
+def own_bytes(cpu: Device, count: int, mapped: int) -> int:
+    """Return what each of several replicas may count with for itself of a CPU's free memory."""
+    return max(0, cpu.free_bytes - mapped) // count
 
 
 def smallest(name: str, devices: Sequence[Device]) -> Device:

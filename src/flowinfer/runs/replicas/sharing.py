@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from flowinfer.errors import MemoryShort, RunError, UsageError
 from flowinfer.machine import Machine, this_machine
 from flowinfer.planning.needs import mapped_bytes
-from flowinfer.runs.replicas.hosts import Wanted, smallest
+from flowinfer.runs.replicas.hosts import Wanted, own_bytes, part, smallest
 from flowinfer.runs.replicas.local import LocalSite
 from flowinfer.spec import ModelSpec
 
@@ -59,14 +59,12 @@ def shares(
     size, width = len(gpus) // count, len(cores) // count
     groups = [gpus[index * size : (index + 1) * size] for index in range(count)]
     own = tuple(smallest(f"cuda:{index}", [group[index] for group in groups]) for index in range(size))
-    free, total = (max(0, size - mapped) // count + min(size, mapped) for size in (cpu.free_bytes, cpu.total_bytes))
-    part = replace(cpu, free_bytes=free, total_bytes=total)
     names = _visible(environment, len(gpus))
     return Shares(
-        Machine((*own, part)),
+        Machine((*own, part(cpu, count, mapped))),
         tuple(",".join(names[index * size : (index + 1) * size]) if size else None for index in range(count)),
         tuple(tuple(cores[index * width : (index + 1) * width]) for index in range(count)),
-        max(0, cpu.free_bytes - mapped) // count,
+        own_bytes(cpu, count, mapped),
     )
 
 
