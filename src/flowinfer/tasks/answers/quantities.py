@@ -12,12 +12,11 @@ from flowinfer.tasks.answers.finding import (
     holds_bound,
     is_bound,
     is_broken_off,
-    is_refusal,
     sentences,
     without_checks,
 )
 from flowinfer.tasks.answers.numbers import Number, asks_percent, clean, show, spelled, values
-from flowinfer.tasks.answers.polarity import REPORTED, SUPPOSED
+from flowinfer.tasks.answers.polarity import OPEN, REPORTED, SUPPOSED
 from flowinfer.tasks.answers.readings import (
     Reading,
     after_last_equals,
@@ -126,7 +125,7 @@ class _Numbers(Reader):
         is_refused = False
         final = body.string.rstrip().rsplit("\n\n", 1)[-1].strip(" .。*") if body is not text else None
         for part in sentences(body):
-            if is_refusal(part.string):
+            if OPEN.search(part.string):
                 last, is_refused = None, True
                 continue
             asked = re.split(r"[.。]\s*(?=\S)", self.question)[-1]
