@@ -59,11 +59,12 @@ def test_one_core_is_shared_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         ((240, 250), 2, False),
         ((250, 250), 3, True),  # a third core would idle
         ((250, 250, 250), 2, False),
-        ((10, 25), 2, False),  # too small for two threads
+        ((10, 25), 2, True),  # too small for a thread each
+        ((25, 25), 2, True),
         ((0, 250), 2, False),  # one cannot leave its device to others
     ],
 )
-def test_heads_of_unlike_sizes_run_in_turn_where_a_core_would_wait_for_the_larger(
+def test_heads_run_in_turn_where_a_core_would_wait_for_the_larger_or_all_are_small(
     sizes: tuple[int, ...], cores: int, is_in_turn: bool
 ) -> None:
     assert is_quicker_in_turn([size << 20 for size in sizes], cores) is is_in_turn

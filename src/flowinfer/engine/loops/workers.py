@@ -18,8 +18,8 @@ from flowinfer.engine.loops.clock import UNTIMED, Clock, Part
 
 _IN_TURN = 1.2
 """What heads take in turn, each with all cores, of their work spread evenly: threads of a head wait for each other."""
-_LEAST_IN_TURN = 1 << 26
-"""Bytes of a head from which that holds; a small one waits for its threads longer than it works."""
+_SMALL = 1 << 26
+"""Heads of fewer bytes run in turn: handing work to threads and back takes as long as they do."""
 
 
 def is_quicker_in_turn(read: Sequence[int], cores: int) -> bool:
@@ -31,8 +31,10 @@ def is_quicker_in_turn(read: Sequence[int], cores: int) -> bool:
         read: bytes that a forward of each reads; 0 = it cannot run beside the others.
         cores: for all of them.
     """
-    if min(read, default=0) < _LEAST_IN_TURN:
+    if not all(read) or not read:
         return False
+    if max(read) < _SMALL:
+        return True
     beside = max(max(read) / max(1, cores // len(read)), sum(read) / cores)
     return _IN_TURN * sum(read) / cores < beside
 
