@@ -123,6 +123,11 @@ NUMBER = re.compile(
 )
 _MIXED = re.compile(r"(?<![\d.,])(\d+)\s+(\d+)\s?/\s?(\d+)(?!\d)")
 _LATEX_FRACTION = re.compile(r"(\d*)\s*\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(-?\d+)\s*\}|(\d)(\d))")
+_WORDED = re.compile(
+    r"(\d[\d.,]*) (?:multiplied by|times|divided by|plus|minus) \$?(\d[\d.,]*?),?"
+    r" (?:which )?(?:equals|is|gives) (?=\$?\d)"
+)
+"""A calculation in words, whose value alone matters."""
 _FLOAT_DIGITS = 8
 """Decimals from which on a number is taken as a float's."""
 _SCALES = {**SCALES, **dict.fromkeys("kK千", 1000), "百": 100, "万": 10**4, "亿": 10**8}
@@ -139,6 +144,7 @@ def clean(part: str) -> str:
         r"(\d[\d.,]*\s?(?:°\s?[CF]?|degrees(?: \w+)?)?)\s+below zero\b|零下(?=\s?\d)", r"-\1", part, flags=re.I
     )
     part = re.sub(r"(?<=\d)(\s*(?:[a-zA-Z]{2,}|m)\s*)\^\s*\{?[23]\}?(?!\d|\.\d)", r"\1", part)  # of a unit
+    part = _WORDED.sub(r"\1 * \2 = ", part)
     part = re.sub(r"(?<=\d)\s*[→⇒]\s*(?=[$¥]?\d)", " = ", part)
     part = re.sub(r"(?<=\d)\s*又\s*(?=\d+\s?/\s?\d)", " ", part)
     part = re.sub(r"(?<=\d) and (?:a|one)[- ]half\b", " 1/2", part)

@@ -17,6 +17,7 @@ from flowinfer.tasks.answers.readings import (
     first_value,
     in_two_units,
     in_units,
+    lists_several,
     main_clause,
 )
 from flowinfer.tasks.answers.runs import asked_clause
@@ -63,6 +64,7 @@ _BOLD_LINE = re.compile(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*")
 _BLANKED = re.compile(
     r"\((?:not|instead|rather|=)[^()]*\)|(?<=[\w%] )\(\d[^()=]*\)(?= [a-z][^().=]*\d)|^[\s*]*\d{1,2}[.)]\s+(?=\D)"
     r"|\d[\d.,]*\s+(?:more|fewer|less) than [^,.]*\d[^,.]*, which (?:is|was)(?=\s+\$?\d)"
+    r"|(?:\bhalf|\d+%|\d/\d+) of [^,.]{0,20}\d[\d.,]*(?: [a-z]+)?, or (?=\$?\d)"
     r"|\d[\d.,]*\s?(?:[a-z]+)?,? (?:which )?(?:rounds|rounded) (?:up |down )?to(?=\s+\$?\d)"
 )
 _NAMED_VALUES = re.compile(r"(?i)[\s$]*([a-z])\s*=[^=,a-z]+(?:,|;|\band\b)[\s$]*(?!\1)[a-z]\s*=[^=,a-z]+")
@@ -115,6 +117,8 @@ class _Numbers(Reader):
             if reading.is_ambiguous:
                 return Found(None, "ambiguous", "anchor", tail.span())
             if reading.value is not None:
+                if " of " not in reading.value and lists_several(tail.string, self.question):
+                    return Found(None, "ambiguous", "anchor", tail.span())
                 return Found(asked_value(tail.string, self.question, reading.value), "ok", "anchor", tail.span())
         return None
 

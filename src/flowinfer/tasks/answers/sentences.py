@@ -54,8 +54,8 @@ _CODE_LAST = re.compile(
     r"|(?:^|\n) *(?:print ?\((?!.*#.*\d)|return |def \w+\().*\s*$"
 )
 _BROKEN_OFF = re.compile(
-    r"(?:[-=+/×÷≈(,，、]|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from|ha[sv]e?"
-    r"|equals|that|then|so|thus|hence|therefore|at|than|because|(?:of|for) (?:the|these|those|all) \d+)"
+    r"(?:[-=+/×÷≈(,，、]|[a-z)]\**:|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from"
+    r"|ha[sv]e?|equals|that|then|so|thus|hence|therefore|at|than|because|(?:of|for) (?:the|these|those|all) \d+)"
     r"|(?:所以|因此|[为是得和与]|等于|(?<![对确误])的|得到)\s*[:：]?)$"
 )
 _PAIRS = ((r"\(", r"\)"), (r"\[", r"\]"), (r"\begin{", r"\end{"), ("<<", ">>"), ("\\left", "\\right"))
