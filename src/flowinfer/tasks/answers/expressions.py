@@ -106,7 +106,7 @@ _GRAMMAR = r"""
 NUMBER: /\d+(?:\.\d+)?|\.\d+/
 _BINOMIAL.2: "binom"
 CONSTANT.2: /(?:pi|oo)(?![a-zA-Z])/
-FUNCTION.2: /(?:sqrt|log|ln|exp|sin|cos|tan|cot|sec|csc)(?![a-zA-Z])/
+FUNCTION.2: /(?:sqrt|log|ln|exp|(?:arc)?(?:sin|cos|tan)|cot|sec|csc)(?![a-zA-Z])/
 LETTER: /[a-zA-Z](?:_(?:\d+|[a-zA-Z]+))?/
 %ignore /\s+/
 """
@@ -139,7 +139,9 @@ class _Builder(Transformer[Token, Any]):  # of sympy's objects, which are untype
 
     def applied(self, name: str, argument: Any) -> Any:
         grows = name in ("exp", "log", "ln") and argument.is_number
-        return getattr(_sympy(), name)(_bounded(argument, not grows or abs(argument.evalf(5)) <= 1e6))
+        return getattr(_sympy(), name.replace("arc", "a"))(
+            _bounded(argument, not grows or abs(argument.evalf(5)) <= 1e6)
+        )
 
     def number(self, digits: str) -> Any:
         number = Fraction(_bounded(digits, len(digits) <= _MAX_DIGITS))

@@ -6,7 +6,7 @@ import re
 
 from flowinfer.tasks.answers.boxes import closing
 
-FUNCTIONS = r"(?:sqrt|binom|pi|log|ln|exp|sin|cos|tan|cot|sec|csc|oo)(?![a-zA-Z])"
+FUNCTIONS = r"(?:sqrt|binom|pi|log|ln|exp|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|oo)(?![a-zA-Z])"
 """Names that are mathematics and no product of letters."""
 _NAMES = {
     **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "\\frac"),
@@ -41,7 +41,7 @@ def plain(text: str) -> str:
         text = text.replace(old, new)
     text = re.sub(r"(?<=[\w)}\]])\s?[·⋅∙]\s?(?=[\w(\\])", "*", text)
     text = re.sub(r"√\s*(\d+|[a-z]|\([^()]*\))", r"sqrt(\1)", _arguments(text))
-    text = re.sub(r"\\(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-z])", r" \1 ", text)
+    text = re.sub(r"\\((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|exp)(?![a-z])(?:\s*\{([^{}]*)\})?", _call, text)
     text = re.sub(r"\^\s*\{([^{}]*)\}", r"^(\1)", text)
     text = re.sub(r"(sin|cos|tan|cot|sec|csc) \^\(?(\d)\)?\s*(\([^()]*\)|[a-z]\b)", r" \1(\3)^\2", text)
     text = re.sub(r"_\s*\{([^{}]*)\}", r"_\1", text)
@@ -50,6 +50,11 @@ def plain(text: str) -> str:
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text) if not re.search(r",\s|\d,\d{1,2}(?!\d)", text) else text
     text = re.sub(r"(?<=\d)\s*:\s*(?=\d)", ":", text)
     return re.sub(r"\s+", " ", text).strip().rstrip(".。").strip()
+
+
+def _call(function: re.Match[str]) -> str:
+    """Return a function's name, and what stands in braces behind it in brackets."""
+    return f" {function[1]} " + (f"({function[2]})" if function[2] else "")
 
 
 def _unwrap(text: str) -> str:
