@@ -379,7 +379,7 @@ def main() -> None:
     kept = alike(every, ran, options.alike)
     print(len(every), "cases, of which the mutants judge", len(kept), file=sys.stderr)
     texts = ["\n".join((c.output, c.question or "", c.reference, *(c.choices or {}).values())) for c in every]
-    from flowinfer.tasks.answers.latex import plain
+    from flowinfer.tasks.answers.expressions import plain
 
     texts = [f"{text}\n{plain(text)}" for text in texts]
     wrong = Counter(case.source for case, right in zip(every, verdicts, strict=True) if right != case.is_right)

@@ -61,14 +61,16 @@ def test_a_second_opinion_is_asked_once_about_weak_rules_and_changes_nothing(
     cost = flowinfer(*asked, "--dry-run", cwd=run.parent)
     assert "is asked about 3 of 3 answers" in cost.stderr and "3 calls (0 replies are known)" in cost.stderr
     assert "replies of at most 256 tokens" in cost.stderr and not stub.asked
-    done = json.loads(flowinfer(*asked, "--json", cwd=run.parent).stdout)
+    done = json.loads(flowinfer(*asked, "--why", "--json", cwd=run.parent).stdout)
     assert {one["id"]: one["says"] for one in done["differs"]} == {"wrong": "right", "none": "right"}
+    assert {one["why"]["score"]["extracted"] for one in done["differs"]} == {"8", None}
     prompts = [body["messages"][-1]["content"] for body in stub.asked]  # several are asked at once, in no order
     assert len(prompts) == 3 and all("Right answer: 7" in prompt for prompt in prompts)
     assert sum(ANSWERS["weak"] in prompt for prompt in prompts) == 1
-    again = flowinfer(*asked, cwd=run.parent)
+    again = flowinfer(*asked, "--why", cwd=run.parent)
     assert "0 calls (3 replies are known)" in again.stderr and len(stub.asked) == 3
-    assert "Far differs on 2 of 3 answers; no verdict was changed" in again.stdout
+    assert "Far differs on 2 of 3 answers; no verdict was changed\n" in again.stdout
+    assert "why wrong\n  verdict      wrong: found '8'" in again.stdout and "why weak" not in again.stdout
     assert (run / "samples.jsonl").read_bytes() == before
 
 

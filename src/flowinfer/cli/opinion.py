@@ -13,6 +13,7 @@ import typer
 from rich.box import SIMPLE
 from rich.table import Table
 
+from flowinfer.cli.why import plain_why, print_why
 from flowinfer.output import shell
 from flowinfer.output.console import PlainConsole
 
@@ -22,9 +23,19 @@ if TYPE_CHECKING:
 
 
 def second_opinion(
-    path: Path, model: str, zoo: str | None, options: Mapping[str, str] | None, *, dry_run: bool, as_json: bool
+    path: Path,
+    model: str,
+    zoo: str | None,
+    options: Mapping[str, str] | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    with_why: bool,
 ) -> None:
-    """Ask a model about the answers of a run that weak rules found; write nothing into it."""
+    """Ask a model about the answers of a run that weak rules found; write nothing into it.
+
+    Where asked, tell of each answer on which it differs how the verdict came about.
+    """
     from flowinfer.runs.opinion import ask, doubts, flow_of
     from flowinfer.runs.store import info
 
@@ -48,9 +59,9 @@ def second_opinion(
     if live.first_failure is not None:
         print(f"some calls failed, the first because: {live.first_failure.trace.error}", file=sys.stderr)
     if as_json:
-        print(json.dumps(_plain(model, found), ensure_ascii=False))
+        print(json.dumps(_plain(model, found, with_why=with_why), ensure_ascii=False))
     else:
-        _print(path, model, found)
+        _print(path, model, found, with_why=with_why)
 
 
 def _cost(flow: Flow, model: str, asked: Sequence[Doubt], total: int) -> str:
@@ -66,7 +77,7 @@ def _cost(flow: Flow, model: str, asked: Sequence[Doubt], total: int) -> str:
     )
 
 
-def _print(path: Path, model: str, found: Sequence[Opinion]) -> None:
+def _print(path: Path, model: str, found: Sequence[Opinion], *, with_why: bool) -> None:
     console = PlainConsole()
     table = Table(box=SIMPLE)
     for name in ("rule", "asked", "agrees", "differs", "neither"):
@@ -83,9 +94,12 @@ def _print(path: Path, model: str, found: Sequence[Opinion]) -> None:
                 f"{question.id}: judged {verdict} ({score.rule} found {shown}, reference {question.gold!r}), "
                 f"{model} says {opinion.says}"
             )
+            if with_why:
+                print_why(opinion.doubt.record, console)
     differs = sum(opinion.is_other for opinion in found)
     why = shell.command("show", path.name if path == Path("runs", path.name) else path, "ID", options="--why")
-    console.print(f"{model} differs on {differs} of {len(found)} answers; no verdict was changed: `{why}` tells each")
+    told = "no verdict was changed" + ("" if with_why else f": `{why}` tells each")
+    console.print(f"{model} differs on {differs} of {len(found)} answers; {told}")
 
 
 def _counts(found: Sequence[Opinion]) -> Mapping[str, Counter[str]]:
@@ -96,7 +110,7 @@ def _counts(found: Sequence[Opinion]) -> Mapping[str, Counter[str]]:
     return counts
 
 
-def _plain(model: str, found: Sequence[Opinion]) -> dict[str, object]:
+def _plain(model: str, found: Sequence[Opinion], *, with_why: bool) -> dict[str, object]:
     return {
         "model": model,
         "asked": len(found),
@@ -108,6 +122,7 @@ def _plain(model: str, found: Sequence[Opinion]) -> dict[str, object]:
                 "says": opinion.says,
                 "reply": opinion.reply,
             }
+            | ({"why": plain_why(opinion.doubt.record)} if with_why else {})
             for opinion in found
             if opinion.is_other
         ],

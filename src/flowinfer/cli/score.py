@@ -22,7 +22,9 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, write nothing.")] = False,
-    why: Annotated[bool, typer.Option("--why", help="Tell how each verdict that changes came about.")] = False,
+    why: Annotated[
+        bool, typer.Option("--why", help="Tell how each verdict that changes, or that MODEL doubts, came about.")
+    ] = False,
     opinion: Annotated[
         str | None,
         typer.Option(
@@ -45,7 +47,7 @@ def command(
     if opinion is not None:
         from flowinfer.cli.opinion import second_opinion
 
-        second_opinion(path, opinion, zoo, settings(set_), dry_run=dry_run, as_json=json_)
+        second_opinion(path, opinion, zoo, settings(set_), dry_run=dry_run, as_json=json_, with_why=why)
         return
     if zoo is not None or set_:
         raise UsageError("--zoo and --set are of a model that is asked", help="--second-opinion MODEL")

@@ -301,7 +301,7 @@ def _optional(row: Row, names: Sequence[str]) -> str | None:
 
 def _boxed(row: Row, names: Sequence[str]) -> str:
     """Return the last box of a worked answer, as MATH's own files give theirs."""
-    from flowinfer.tasks.answers.boxes import last_box
+    from flowinfer.tasks.answers.anchors import last_box
 
     box = last_box(row.text(*names, "answer"))
     if box is None:

@@ -13,10 +13,8 @@ from typing import NamedTuple
 
 from flowinfer.errors import UsageError
 from flowinfer.results import Ballot, Score
-from flowinfer.tasks.answers.anchors import Anchor, anchored, anchors
-from flowinfer.tasks.answers.boxes import boxed
-from flowinfer.tasks.answers.compare import is_same
-from flowinfer.tasks.answers.kinds import read_gold
+from flowinfer.tasks.answers.anchors import Anchor, anchored, anchors, boxed
+from flowinfer.tasks.answers.kinds import is_same, read_gold
 from flowinfer.tasks.answers.letters import find_choice
 from flowinfer.tasks.answers.maths import find_maths
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number

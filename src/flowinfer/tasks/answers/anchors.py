@@ -1,4 +1,7 @@
-"""Anchors: the places where a text says that an answer follows. Boxed before anchored, later before earlier."""
+r"""The places where a text says that an answer follows: `\boxed{...}` before anchors, later before earlier.
+
+A box that is denied (`\neq \boxed{5}`) is none, nor is an anchor that is denied, hedged, only supposed or a question.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,66 @@ from dataclasses import dataclass
 
 from flowinfer.tasks.answers.polarity import SUPPOSED, is_asked
 from flowinfer.tasks.answers.text import Text
+
+_BRACES = r"(?:[^{}\\]|\\.)*+"
+for _ in range(8):  # so deep
+    _BRACES = rf"(?:[^{{}}\\]|\\.|\{{{_BRACES}\}})*+"
+_BOX = re.compile(
+    rf"\\(?:boxed|fbox|framebox)\s*\{{(?P<braced>{_BRACES})\}}|\\boxed\s+(?P<word>(?!\{{)[^\s$,.;]+)", re.S
+)
+_BOX_BEGINS = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\boxed\s+\S")
+_NO_BOX = re.compile(r"(?:\bnot|\bthan|≠|\\neq?|不是|而非)[\s$(]*$")
+_NAME = re.compile(r"[a-zA-Z]\s*=(?=[\s${(\\]*$)")
+_LISTS = re.compile(r"[\s${}()\\]*(?:and|or|[,、和或及与])+[\s${}()\\]*|[ }$\\]*")
+
+
+def boxed(text: Text) -> list[Text]:
+    r"""List the contents of the closed, non-empty \boxed{}, in order."""
+    return [text.part(*box.span(box.lastgroup or 0)) for box in _boxes(text.string)]
+
+
+def _boxes(string: str) -> list[re.Match[str]]:
+    found = _BOX.finditer(string)
+    return [box for box in found if box[box.lastindex or 0].strip() and not _NO_BOX.search(string[: box.start()][-16:])]
+
+
+def last_boxes(text: Text) -> Text | None:
+    r"""Return the last box, with those right before it that it is listed with.
+
+    Example: "x = \boxed{2} and y = \boxed{3}" gives "x = 2 , y = 3".
+    """
+    boxes, contents = _boxes(text.string), boxed(text)
+    listed: list[tuple[str, str]] = []
+    for at in reversed(range(len(boxes))):
+        between = text.string[boxes[at - 1].end() if at else 0 : boxes[at].start()]
+        between = re.sub(r"\\(?:text|quad)", "", between)
+        name = _NAME.search(between)
+        listed.insert(0, (name[0] if name else "", contents[at].string))
+        is_other = at and contents[at - 1].string != contents[at].string
+        if not is_other or not _LISTS.fullmatch(between[: name.start()] if name else between):
+            break
+    if len(listed) < 2:
+        return contents[-1] if contents else None
+    is_named = any(name for name, _ in listed[1:])
+    joined = " , ".join(f"{name if is_named else ''} {value}".strip() for name, value in listed)
+    return Text(joined, [contents[at].places[0]] * (len(joined) - 1) + [contents[-1].places[-1]])
+
+
+def last_box(text: str) -> str | None:
+    """Return the content of the last closed box of a plain text, None where there is none."""
+    return next((box.string for box in reversed(boxed(Text(text, range(len(text)))))), None)
+
+
+def is_boxed(string: str) -> bool:
+    """Return whether a text has a box, closed or not."""
+    return bool(_BOX_BEGINS.search(string))
+
+
+def ends_in_box(text: Text) -> bool:
+    r"""Return whether the text breaks off inside a \boxed{."""
+    *_, last = None, *_BOX_BEGINS.finditer(text.string)
+    return last is not None and not _BOX.match(text.string, last.start())
+
 
 _ENGLISH = (
     r"(?:(?:final|correct|right|best|numerical|actual|my)\s*)?(?:answer|result|solution|ans|final(?=\"))s?\b"

@@ -1,4 +1,7 @@
-"""Algebraic expressions: a small reader, so that no text of a model is ever evaluated, and exact equality."""
+"""Mathematics as people and models write it: LaTeX -> plain text, plain text -> expressions, and exact equality.
+
+Expressions have a small reader of their own, so that no text of a model is ever evaluated.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,107 @@ from typing import Any
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import LarkError
 
-from flowinfer.tasks.answers.latex import FUNCTIONS
 from flowinfer.tasks.answers.numbers import near
+
+FUNCTIONS = r"(?:sqrt|binom|pi|log|ln|exp|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|oo)(?![a-zA-Z])"
+"""Names that are mathematics and no product of letters."""
+_NAMES = {
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "\\frac"),
+    **dict.fromkeys(("dbinom", "tbinom"), "\\binom"),
+    **dict.fromkeys(("cdot", "times"), "*"),
+    **{"div": "/", "pi": "pi", "infty": "oo", "pm": "±", "approx": "≈", "lt": "<", "gt": ">"},
+    **{"neq": "!=", "ne": "!=", "cup": "∪", "in": "∈", "lbrace": "{", "rbrace": "}", "langle": "(", "rangle": ")"},
+    **dict.fromkeys(("rightarrow", "Rightarrow", "implies", "to"), "→"),
+    **dict.fromkeys(("leq", "le", "leqslant"), "<="),
+    **dict.fromkeys(("geq", "ge", "geqslant"), ">="),
+    **dict.fromkeys(("left", "right", "big", "Big", "bigl", "bigr", "displaystyle", *"!,()[]"), ""),
+    **dict.fromkeys(("quad", "qquad", *"; :"), " "),
+    **{sign: sign for sign in "%${}"},
+}
+"""Commands, and what plain text has for them; others stay."""
+_NAME = re.compile(r"\\([a-zA-Z]+|[^\w\s]|[ ])")
+_SIGNS = (("≤", "<="), ("≥", ">="), ("{,}", ","), ("{:}", ":"), ("π", "pi"), ("∞", "oo"), ("**", "^"), ("~", " "))
+_GROUP = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
+_ARGUMENT = rf"\s*(?:{_GROUP}|([^\s{{}}]))"
+_LOG = rf"\\?(?<![a-z])log\s*_{_ARGUMENT}"
+_MATRIX = re.compile(
+    r"(?:[(\[|]\s*(?=\\begin\{(?:array|matrix)))?\\begin\{(?:[a-zA-Z]*matrix|array)\}(?:\{[clr|]*\})?(.*?)"
+    r"\\end\{(?:(?:array|matrix)\}(?:\s*[)\]|])?|[a-zA-Z]+matrix\})",
+    re.S,
+)
+_REWRITTEN = [
+    (re.compile(pattern), instead)
+    for pattern, instead in (
+        (r"\^\s*\{?\s*(?:\\circ|°)\s*\}?|\\circ|°", ""),
+        (r"\\(?:pmod|bmod|mod)\b\s*\{?", " mod "),
+        (rf"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|boxed|operatorname)\s*{_GROUP}", r"\1"),
+        (r"\{\s*(\w+)\s*\\choose\s*(\w+)\s*\}|(?<![A-Za-z])C\s?\((\d+),\s*(\d+)\)", r" binom(\1\3,\2\4)"),
+        (r"(?<![A-Za-z])C_\{?(\d+)\}?\^\{?(\d+)\}?", r" binom(\1,\2)"),
+        (rf"\\binom{_ARGUMENT}{_ARGUMENT}", r" binom(\1\2,\3\4)"),
+        (r"(?<=\d)\s*(?=\\frac)", "+"),
+        (rf"\\frac{_ARGUMENT}{_ARGUMENT}", r"((\1\2)/(\3\4))"),
+        (rf"\\sqrt\s*\[(\w+)\]{_ARGUMENT}", r"((\2\3)^(1/\1))"),
+        (rf"\\sqrt(?!\s*\[){_ARGUMENT}", r" sqrt(\1\2)"),
+        (rf"{_LOG}{_GROUP}", r"(1/ log(\1\2))* log (\3)"),
+        (_LOG, r"(1/ log(\1\2))* log "),
+        (r"(?<=[\w)}\]])\s?[·⋅∙]\s?(?=[\w(\\])", "*"),
+        (r"√\s*(\d+|[a-z]|\([^()]*\))", r"sqrt(\1)"),
+        (rf"\\((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|exp)\s*{_GROUP}", r" \1 (\2)"),
+        (r"\\((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|exp)(?![a-z])", r" \1 "),
+        (r"\^\s*\{([^{}]*)\}", r"^(\1)"),
+        (r"(sin|cos|tan|cot|sec|csc) \^\(?(\d)\)?\s*(\([^()]*\)|[a-z]\b)", r" \1(\3)^\2"),
+        (r"_\s*\{([^{}]*)\}", r"_\1"),
+        (r"^\s*\(?[a-zA-Z](?:,\s*[a-zA-Z])*\)?(?:\s*∈|\s+in\s)\s*|^\s*\$(?=[\d.])", ""),
+        (r"(?<=\d)\s*:\s*(?=\d)", ":"),
+        (r"\s+", " "),
+    )
+]
+"""What is written anew, again until nothing changes."""
+_MAX_DEPTH = 40
+
+
+def plain(text: str) -> str:
+    """Return LaTeX without its layout: fractions as (a)/(b), roots as sqrt(a), powers with ^, matrices as lists."""
+    text = text.strip().strip("`").strip().rstrip(".。").rstrip()
+    text = re.sub(r"^\*+(?=\S)|(?<=\S)\*+$", "", text).strip().strip("$").strip()
+    text = re.sub(r",\s*\\[!,;:]\s*(?=\d{3})", ",", text)
+    text = _NAME.sub(lambda match: _NAMES.get(match[1], match[0]), text)
+    for old, new in _SIGNS:
+        text = text.replace(old, new)
+    text = _MATRIX.sub(_listed, text)
+    for _ in range(_MAX_DEPTH):
+        before = text
+        for pattern, instead in _REWRITTEN:
+            text = pattern.sub(instead, text)
+        if text == before:
+            break
+    if not re.search(r",\s|\d,\d{1,2}(?!\d)", text):
+        text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    return text.strip().rstrip(".。").strip()
+
+
+def _listed(matrix: re.Match[str]) -> str:
+    rows = [row for row in re.split(r"\\\\(?:\[\d+\w*\])?", matrix[1]) if row.strip()]
+    return f"[{', '.join('[' + row.replace('&', ', ') + ']' for row in rows)}]"
+
+
+def split_top(text: str) -> list[str]:
+    """Split at commas that stand outside brackets."""
+    items, depth, last = [], 0, 0
+    for index, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if character in ",;" and depth <= 0:
+            items.append(text[last:index].strip())
+            last = index + 1
+    return [*items, text[last:].strip()]
+
+
+def vector(matrix: str) -> str | None:
+    """Return the tuple that a matrix of one row or one column is, None of others."""
+    cells = [split_top(row.strip()[1:-1]) for row in split_top(matrix.strip()[1:-1])]
+    is_vector = min(len(cells), max(map(len, cells), default=0)) == 1
+    return f"({', '.join(cell for row in cells for cell in row)})" if is_vector else None
+
 
 _PROSE = re.compile(rf"(?<![A-Za-z])(?!(?:xyz|abc)(?![A-Za-z])|{FUNCTIONS})[A-Za-z]{{3,}}")
 """Long words, which are no product of single letters."""

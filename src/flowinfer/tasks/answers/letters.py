@@ -7,21 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from flowinfer.tasks.answers.anchors import anchored
-from flowinfer.tasks.answers.finding import Reader, find
+from flowinfer.tasks.answers.finding import Reader, find, is_broken_off
 from flowinfer.tasks.answers.numbers import equal_numbers, gold_number
 from flowinfer.tasks.answers.options import by_truth, completing, lettered
-from flowinfer.tasks.answers.polarity import (
-    OPEN,
-    WRONG,
-    Polarity,
-    asks_wrong,
-    masked,
-    polarity,
-    singled_out,
-    tokens,
-)
+from flowinfer.tasks.answers.polarity import OPEN, WRONG, Polarity, asks_wrong, masked, polarity, singled_out, tokens
 from flowinfer.tasks.answers.quantities import find_number
-from flowinfer.tasks.answers.sentences import is_broken_off
 from flowinfer.tasks.answers.text import Found, Text
 
 _ITEM = (

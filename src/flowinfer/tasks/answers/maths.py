@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from flowinfer.tasks.answers.expressions import equal, parse_expression
-from flowinfer.tasks.answers.finding import Reader, find
-from flowinfer.tasks.answers.kinds import Gold, read_intervals
-from flowinfer.tasks.answers.latex import rows, split_top
+from flowinfer.tasks.answers.expressions import equal, parse_expression, plain, split_top, vector
+from flowinfer.tasks.answers.finding import (
+    Reader,
+    find,
+    has_only_bounds,
+    holds_bound,
+    is_broken_off,
+    is_refusal,
+    sentences,
+    without_checks,
+)
+from flowinfer.tasks.answers.kinds import Gold, intervals
 from flowinfer.tasks.answers.numbers import show, spelled
 from flowinfer.tasks.answers.runs import (
     all_runs,
@@ -18,14 +26,6 @@ from flowinfer.tasks.answers.runs import (
     main_part,
     measured_run,
     stripped,
-)
-from flowinfer.tasks.answers.sentences import (
-    has_only_bounds,
-    holds_bound,
-    is_broken_off,
-    is_refusal,
-    sentences,
-    without_checks,
 )
 from flowinfer.tasks.answers.text import Found, Text
 from flowinfer.tasks.answers.wordings import option_value, read_words
@@ -44,10 +44,8 @@ _NAMED = re.compile(r"[a-zA-Z](?:_?\w)?'*\s*(?:\(\s*[-\w]+\s*\))?\s*=\s*")
 _NAME = r"(?:\\?[a-zA-Z]+|[a-zA-Z]_?\w?)'*(?:\s*\([^()=]*\))?"
 _PART = re.compile(rf"(?:and\s+)?({_NAME})\s*(?:=|≡|\\equiv)\s*([^=]+)")
 _ASKS = r"\b(?:for|find|of|determine|is|compute|evaluate|calculate|what's)\b|[求为]"
-_MATRIX = re.compile(
-    r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])+\s*\]|\\begin\{(?:[a-zA-Z]*matrix|array)\}.*?\\end\{(?:[a-zA-Z]*matrix|array)\}",
-    re.S,
-)
+_MATRIX = re.compile(r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*\s*\]")
+_BRACKET = re.compile(r"[(\[{](?:[^()\[\]{}]|[(\[{](?:[^()\[\]{}]|[(\[{][^()\[\]{}]*[)\]}])*[)\]}])*[)\]}]")
 _THEREFORE = re.compile(r",\s*(?:and )?(?:so|thus|therefore|hence)\b,?|所以|因此|[,，]?故|于是")
 
 
@@ -76,12 +74,8 @@ def read_boxed(part: str, gold: Gold) -> str:
 
 def _matrix(part: str, gold: Gold) -> str | None:
     """Return the last matrix, or the tuple that a vector is."""
-    found = _MATRIX.findall(part) if gold.kind in ("matrix", "bracketed") else []
-    if found and gold.kind == "bracketed":
-        cells = rows(found[-1])
-        is_vector = min(len(cells), max(map(len, cells), default=0)) == 1
-        return f"({', '.join(cell for row in cells for cell in row)})" if is_vector else None
-    return found[-1] if found else None
+    found = _MATRIX.findall(plain(part)) if gold.kind in ("matrix", "bracketed") else []
+    return (vector(found[-1]) if gold.kind == "bracketed" else found[-1]) if found else None
 
 
 def by_name(string: str, gold: Gold) -> str | None:
@@ -142,7 +136,7 @@ def _closing_numeral(string: str, gold: Gold) -> str | None:
 
 def _as_kind(run: str, gold: Gold) -> str | None:
     """Return a stretch of mathematics as an answer of the kind, or None."""
-    is_interval = re.search(r"[<>]", run) and read_intervals(run) is not None
+    is_interval = re.search(r"[<>]", run) and bool(intervals(run))
     match gold.kind:
         case "number":
             return run if is_interval else _value(run, gold)
@@ -151,7 +145,7 @@ def _as_kind(run: str, gold: Gold) -> str | None:
         case "list":
             return _list(run)
         case "intervals":
-            return run if read_intervals(run) is not None else None
+            return run if intervals(run) else None
         case "bracketed":
             return run if is_interval else _bracketed(run)
         case "equation":
@@ -197,38 +191,25 @@ def _list(run: str) -> str | None:
     items = [item.strip() for item in split_top(string) if item.strip()]
     if len(items) == 1 and re.fullmatch(r"-?[\d.]+(?:\s*[*]\s*[\d.]+)+|[^<>]+(?:[<>]=?[^<>]+)+", items[0]):
         items = [item.strip() for item in re.split(r"[<>]=?|[*]", items[0])]
-    items = [sign for item in items for sign in signs(item)]
     return ", ".join(items) if items and all(_is_item(item) for item in items) else None
 
 
 def _is_item(item: str) -> bool:
     """Return whether a list's item is an expression or a tuple of them."""
     inner = split_top(item[1:-1]) if re.fullmatch(r"[(\[].*[)\]]", item) else []
-    return parse_expression(item) is not None or (len(inner) > 1 and all(map(parse_expression, inner)))
-
-
-def signs(item: str) -> list[str]:
-    """Return both values of an item with ±."""
-    return [item.replace("±", "+"), item.replace("±", "-")] if item.count("±") == 1 else [item]
+    parsed = parse_expression(item.replace("±", "+", 1))
+    return parsed is not None or (len(inner) > 1 and all(map(parse_expression, inner)))
 
 
 def _bracketed(run: str) -> str | None:
     """Return the last balanced bracket that holds several items, or x = 1, y = 2 as one; brackets in a list whole."""
-    found, opened, depth = None, 0, 0
     if re.search(r"[)\]}]\s*,\s*[(\[{]", run) and split_top(run)[-1][:1] in tuple("([{"):
         return run
-    for index, character in enumerate(run):
-        if character in "([{":
-            opened = index if not depth else opened
-            depth += 1
-        elif character in ")]}" and depth:
-            depth -= 1
-            if not depth and len(split_top(run[opened + 1 : index])) > 1:
-                found = run[opened : index + 1]
-    if found is None:
-        named = sorted(re.findall(r"\b([a-zA-Z])\s*=\s*([^=,]+?)\s*(?:,|$)", run))
-        return f"({', '.join(value for _, value in named)})" if len(named) > 1 else None
-    return found
+    found: list[str] = [bracket for bracket in _BRACKET.findall(run) if len(split_top(bracket[1:-1])) > 1]
+    named = sorted(re.findall(r"\b([a-zA-Z])\s*=\s*([^=,]+?)\s*(?:,|$)", run))
+    if found:
+        return found[-1]
+    return f"({', '.join(value for _, value in named)})" if len(named) > 1 else None
 
 
 def _equation(run: str, gold: Gold) -> str | None:

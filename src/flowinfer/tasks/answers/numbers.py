@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
+import unicodedata
+from decimal import Decimal
 from fractions import Fraction
 
 from flowinfer.tasks.answers.text import normalize
 
 HAN = re.compile(r"负?[零〇一二两三四五六七八九十百千万亿]+(?:点[零〇一二三四五六七八九]+)?")
-_HAN_DIGITS = {**{digit: value for value, digit in enumerate("零一二三四五六七八九")}, "〇": 0, "两": 2}
-_HAN_UNITS = {"十": 10, "百": 100, "千": 1000}
-_HAN_SCALES = {"万": 10**4, "亿": 10**8}
 _SMALL = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
@@ -26,17 +24,8 @@ ENGLISH = re.compile(
     rf"|must)\b)"
 )
 """Not "one of them", which counts nothing."""
-_PARTS = {
-    "halves": 2,
-    "half": 2,
-    "third": 3,
-    "quarter": 4,
-    "fourth": 4,
-    "fifth": 5,
-    "sixth": 6,
-    "eighth": 8,
-    "tenth": 10,
-}
+_PARTS = {"halves": 2, "half": 2, "quarter": 4, "third": 3, "fourth": 4}
+_PARTS |= {"fifth": 5, "sixth": 6, "eighth": 8, "tenth": 10}
 _PART = rf"[-\s](?P<bottom>{'|'.join(_PARTS)})s?\b"
 _FRACTIONS = (
     re.compile(r"(?P<bottom>[一二两三四五六七八九十百]+)分之(?P<top>[一二两三四五六七八九十百]+)"),
@@ -52,22 +41,25 @@ _TELLS = re.compile(r"(?:共有?|剩下?|还有|等于)\s*$|(?:需要?|用了?|�
 
 def han_value(text: str) -> Fraction:
     """Return the value of a Chinese numeral such as 三十五 or 一万二千."""
-    whole, _, decimals = text.removeprefix("负").partition("点")
+    whole, _, decimals = text.removeprefix("负").replace("两", "二").partition("点")
     total = section = digit = 0
-    if not any(c in whole for c in "十百千万亿"):
-        digit = int("".join(str(_HAN_DIGITS[c]) for c in whole) or 0)
-        whole = ""
-    for character in whole:
-        if character in _HAN_DIGITS:
-            digit = _HAN_DIGITS[character]
-        elif character in _HAN_UNITS:
-            section += (digit or (1 if not section else 0)) * _HAN_UNITS[character]
+    if not re.search("[十百千万亿]", whole):
+        digit, whole = int(_han_digits(whole)), ""
+    for value in (int(unicodedata.numeric(character)) for character in whole):
+        if value < 10:
+            digit = value
+        elif value < 10_000:
+            section += (digit or (1 if not section else 0)) * value
             digit = 0
         else:
-            total = (total + section + digit) * _HAN_SCALES[character]
+            total = (total + section + digit) * value
             section = digit = 0
-    value = Fraction(f"{total + section + digit}.{''.join(str(_HAN_DIGITS[c]) for c in decimals) or 0}")
-    return -value if text.startswith("负") else value
+    number = Fraction(f"{total + section + digit}.{_han_digits(decimals)}")
+    return -number if text.startswith("负") else number
+
+
+def _han_digits(text: str) -> str:
+    return "".join(str(int(unicodedata.numeric(character))) for character in text) or "0"
 
 
 def english_value(text: str) -> Fraction:
@@ -117,17 +109,18 @@ _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?![\d,.]\d|\d)|\d+)(?:
 NUMBER = re.compile(
     rf"(?P<sign>(?<![A-Za-z0-9_)\].])[-+](?=\s?[$€£¥￥]?\d"
     rf"|\s?[$€£¥￥]?\.\d))?\s?[$€£¥￥]?\s?(?<![A-Za-z_\d.])(?P<number>{_PLAIN})"
-    r"(?:\s?/\s?(?P<denominator>\d+(?![\d/]*\s?/)))?(?:[eE](?P<exponent>[+-]?\d{1,3})\b|\s?(?:\*"
-    r"|x)\s?10\^\{?(?P<power>[+-]?\d{1,3})\}?)?\s?(?P<scale>[万亿]|million\b|billion\b|thousand\b|hundred\b"
+    r"(?:(?:\s+(?P<top>\d+))?\s?/\s?(?P<denominator>\d+(?![\d/]*\s?/)))?(?:[eE](?P<exponent>[+-]?\d+)\b"
+    r"|\s?(?:\*|x)\s?10\^\{?(?P<power>[+-]?\d+)\}?)?\s?(?P<scale>[万亿]|million\b|billion\b|thousand\b|hundred\b"
     r"|(?<=\d)[kK]\b)?(?:(?P<rest>\d+)(?P<rest_scale>[千百万]))?"
 )
-_MIXED = re.compile(r"(?<![\d.,])(\d+)\s+(\d+)\s?/\s?(\d+)(?!\d)")
 _LATEX_FRACTION = re.compile(r"(\d*)\s*\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(-?\d+)\s*\}|(\d)(\d))")
 _WORDED = re.compile(
     r"(\d[\d.,]*) (?:multiplied by|times|divided by|plus|minus) \$?(\d[\d.,]*?),?"
     r" (?:which )?(?:equals|is|gives) (?=\$?\d)"
 )
 """A calculation in words, whose value alone matters."""
+_MAX_DIGITS = 60
+"""Of a number, and most powers of ten."""
 _FLOAT_DIGITS = 8
 """Decimals from which on a number is taken as a float's."""
 _SCALES = {**SCALES, **dict.fromkeys("kK千", 1000), "百": 100, "万": 10**4, "亿": 10**8}
@@ -159,46 +152,22 @@ def _plain_fraction(match: re.Match[str]) -> str:
 
 def values(part: str) -> list[Number]:
     """List the numbers in a cleaned text with their places."""
-    found: list[Number] = []
-    taken = 0
-    mixed = {match.start(): match for match in _MIXED.finditer(part)}
-    for match in NUMBER.finditer(part):
-        start = match.start("number")
-        if start < taken:
-            continue
-        if start in mixed:
-            whole, top, bottom = (int(group[:40]) for group in mixed[start].groups())
-            if bottom:
-                sign = -1 if match["sign"] == "-" else 1
-                found.append((sign * (whole + Fraction(top, bottom)), match.start(), mixed[start].end()))
-                taken = mixed[start].end()
-                continue
-        value = _value(match)
-        if value is not None:
-            found.append((value, match.start(), match.end()))
-            taken = match.end()
-    return found
+    found = [(_value(match), *match.span()) for match in NUMBER.finditer(part)]
+    return [(value, begin, end) for value, begin, end in found if value is not None]
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
-    digits = match["number"].replace(",", "").replace(" ", "")
-    if len(digits) > 60:
+    whole, bottom = re.sub("[, ]", "", match["number"]), match["denominator"] or "1"
+    exponent = match["exponent"] or match["power"] or "0"
+    is_endless = max(map(len, (whole, bottom, match["top"] or "", match["rest"] or ""))) > _MAX_DIGITS
+    if is_endless or len(exponent) > 3 or abs(int(exponent)) > _MAX_DIGITS or not int(bottom):
         return None
-    try:
-        value = Fraction(Decimal(digits))
-    except (InvalidOperation, ValueError):
-        return None
-    if match["denominator"]:
-        if not int(match["denominator"][:60]):
-            return None
-        value /= int(match["denominator"][:60])
-    exponent = int(match["exponent"] or match["power"] or 0)
-    if abs(exponent) > 60:
-        return None
-    value *= Fraction(10) ** exponent
-    value *= _SCALES.get(match["scale"] or "", 1)
+    value = (
+        Fraction(whole) + Fraction(int(match["top"]), int(bottom)) if match["top"] else Fraction(whole) / int(bottom)
+    )
+    value *= Fraction(10) ** int(exponent) * _SCALES.get(match["scale"] or "", 1)
     if match["rest"] and match["scale"]:
-        value += int(match["rest"][:40]) * _SCALES[match["rest_scale"]]
+        value += int(match["rest"]) * _SCALES[match["rest_scale"]]
     return -value if match["sign"] == "-" else value
 
 

@@ -6,7 +6,16 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 
-from flowinfer.tasks.answers.finding import Reader, find
+from flowinfer.tasks.answers.finding import (
+    Reader,
+    find,
+    holds_bound,
+    is_bound,
+    is_broken_off,
+    is_refusal,
+    sentences,
+    without_checks,
+)
 from flowinfer.tasks.answers.numbers import Number, asks_percent, clean, show, spelled, values
 from flowinfer.tasks.answers.polarity import REPORTED, SUPPOSED
 from flowinfer.tasks.answers.readings import (
@@ -21,14 +30,6 @@ from flowinfer.tasks.answers.readings import (
     main_clause,
 )
 from flowinfer.tasks.answers.runs import asked_clause
-from flowinfer.tasks.answers.sentences import (
-    holds_bound,
-    is_bound,
-    is_broken_off,
-    is_refusal,
-    sentences,
-    without_checks,
-)
 from flowinfer.tasks.answers.text import Found, Text
 
 _CUE = re.compile(

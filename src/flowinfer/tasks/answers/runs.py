@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from flowinfer.tasks.answers.latex import FUNCTIONS, plain
+from flowinfer.tasks.answers.expressions import FUNCTIONS, plain
 from flowinfer.tasks.answers.numbers import SCALES
 
 _PIECE = re.compile(
@@ -45,20 +45,12 @@ def measured_run(string: str, at: int) -> tuple[str, int]:
 
 def _trimmed(run: str, *, is_last: bool) -> str:
     """Cut what belongs to the prose that follows; an operator at the very end of the text stays, as broken off."""
-    run = run.strip()
-    while run:
-        if run[-1] in "([{" or run[-1] in ",;:&" or (run[-1] in "-+*/=<>" and not is_last):
-            run = run[:-1].rstrip()
-            continue
-        unmatched = max((run.rfind(opening) for opening in "([{"), default=-1)
-        if (
-            unmatched > 0
-            and not re.search(r"[)\]}]", run[unmatched:])
-            and not re.search(r"[\w*/^+=-]\s*$", run[:unmatched])
-        ):
-            run = run[:unmatched].rstrip()
-            continue
-        break
+    loose = " \t\n([{,;:&" + ("" if is_last else "-+*/=<>")
+    run = run.strip().rstrip(loose)
+    while (at := max(map(run.rfind, "([{"))) > 0:
+        if re.search(r"[)\]}]", run[at:]) or re.search(r"[\w*/^+=-]\s*$", run[:at]):
+            break
+        run = run[:at].rstrip(loose)
     return run
 
 

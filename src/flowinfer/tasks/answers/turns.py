@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from flowinfer.tasks.answers.anchors import anchored
-from flowinfer.tasks.answers.boxes import boxed, is_boxed
+from flowinfer.tasks.answers.anchors import anchored, boxed, is_boxed
 from flowinfer.tasks.answers.text import Text, prepare
 
 _LINE_MARK = re.compile(r"(?i)</?(?:br|n|p|div|li|ul|ol|h[1-6]|tr|table|center)\s*/?>")

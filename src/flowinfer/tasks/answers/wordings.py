@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from flowinfer.tasks.answers.expressions import parse_expression
-from flowinfer.tasks.answers.kinds import TIME, Gold
-from flowinfer.tasks.answers.latex import plain
+from flowinfer.tasks.answers.expressions import parse_expression, plain
+from flowinfer.tasks.answers.kinds import TIME, Gold, folded, time_text
 from flowinfer.tasks.answers.numbers import han_value, show
 from flowinfer.tasks.answers.runs import COPULA, closing_runs, main_part, stripped
 
@@ -36,37 +35,17 @@ def _digits(string: str) -> str | None:
     return found[-1].lower() if found else None
 
 
-_SAID = re.compile(r"(?i)(\d{1,2}):(\d{2})\s*(?:in the|at) (morning|afternoon|evening|night)")
-_HAN = re.compile(
-    r"(?:(凌晨|早上|早晨|上午|中午|下午|傍晚|晚上)\s*)?(\d{1,2})(?:[点时](?:(\d{1,2})分?|(半)|整|钟)?|:(\d{2}))"
-)
-_LATE = ("afternoon", "evening", "night", "中午", "下午", "傍晚", "晚上")
 _GIVES_TIME = re.compile(r"\b(?:is|at|gives|becomes|get|reach(?:es)?)\b|=|是|为|到|得")
 
 
 def _time(part: str) -> str | None:
     """Return the time after the last verb or '=', else the first, as hour:minute on 24 hours or with its half."""
-
-    def half(day: str | None) -> str:
-        return " PM" if day in _LATE else " AM" if day else ""
-
-    string = re.sub(
-        r"[一二两三四五六七八九十]{1,3}(?=[点时分])", lambda m: show(han_value(m[0])), main_part(plain(part))
-    )
-    string = _SAID.sub(lambda m: f"{m[1]}:{m[2]}{half(m[3].lower())}", string)
-    string = _HAN.sub(lambda m: f"{m[2]}:{'30' if m[4] else (m[5] or m[3] or '00').zfill(2)}{half(m[1])}", string)
+    numeral = r"[一二两三四五六七八九十]{1,3}(?=[点时分])"
+    string = re.sub(numeral, lambda match: show(han_value(match[0])), main_part(plain(part)))
     times = list(TIME.finditer(string))
     ends = reversed([match.end() for match in _GIVES_TIME.finditer(string)])
     chosen = next((t for end in ends for t in times if 0 <= t.start() - end <= 3), times[0] if times else None)
     return time_text(chosen) if chosen else None
-
-
-def time_text(match: re.Match[str]) -> str:
-    """Return a time in one form; from 13 on, hours tell their half themselves."""
-    hour, minute, half = int(match[1]), match[2], (match[3] or "").upper()
-    if not half and (hour >= 13 or hour == 0):
-        return f"{hour - 12 if hour > 12 else 12}:{minute} {'PM' if hour > 12 else 'AM'}"
-    return f"{hour}:{minute} {half}M" if half else f"{hour}:{minute}"
 
 
 _CHOSEN = r"nearest|closest|biggest|largest|smallest|greatest|second|third|fourth|answer|correct|right"
@@ -112,12 +91,6 @@ def _words(string: str, gold: Gold) -> str | None:
     around, found = re.subn(rf"(?<!\w){re.escape(wanted)}(?!\w)", " ", said)
     is_denied = said != wanted and re.search(r"\b(?:not|neither|nor)\b|不是|n't", around)
     return gold.plain if (found and not is_denied) or said == wanted else string.strip()[:200] or None
-
-
-def folded(text: str) -> str:
-    """Return words for comparison: lower case, blanks as one, none beside Chinese, without punctuation around."""
-    text = re.sub(r"\s+(?=[\u4e00-\u9fff])|(?<=[\u4e00-\u9fff])\s+", "", text)
-    return re.sub(r"[\s\\]+", " ", text.lower()).strip().strip(".。\"'`").strip()
 
 
 _EXPLICIT = re.compile(
