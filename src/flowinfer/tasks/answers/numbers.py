@@ -115,8 +115,8 @@ NUMBER = re.compile(
 )
 _LATEX_FRACTION = re.compile(r"(\d*)\s*\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(-?\d+)\s*\}|(\d)(\d))")
 _WORDED = re.compile(
-    r"(\d[\d.,]*) (?:multiplied by|times|divided by|plus|minus) \$?(\d[\d.,]*?),?"
-    r" (?:which )?(?:equals|is|gives) (?=\$?\d)"
+    r"(\d[\d.,]*) (?:multiplied by|times|divided by|plus|minus) \$?(\d[\d.,]*?)"
+    r"(?: [a-z-]+){0,3},? (?:which )?(?:equals|gives|is(?: the same as)?) (?=\$?\d)"
 )
 """A calculation in words, whose value alone matters."""
 _MAX_DIGITS = 60
@@ -205,7 +205,7 @@ def asks_percent(question: str) -> bool:
 
 def near(left: Fraction, right: Fraction) -> bool:
     """Return whether two numbers are equal, or the same float: long decimals count to nine digits."""
-    is_float = min(left.denominator, right.denominator) > 10**_FLOAT_DIGITS
+    is_float = max(left.denominator, right.denominator) > 10**_FLOAT_DIGITS
     return left == right or (is_float and abs(left - right) <= abs(right) / 10**9)
 
 

@@ -35,7 +35,8 @@ from flowinfer.tasks.answers.text import Found, Text
 _CUE = re.compile(
     r"(?i)\b(?:(?<!okay )(?<!okay, )so|thus|therefore|hence|consequently|altogether|in total|in all|total|overall"
     r"|finally|left|remain(?:s|ing)?|(?:i|we|which) (?:get|gets|gives?)|(?:amounts?|comes?|adds? up|works out) to)\b"
-    r"|\b(?:will|would|'ll) be\b|答|共|因此|所以|综上|最终|最后|总|剩|于是|故|:[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$"
+    r"|\b(?:will|would|'ll) be\b|^\W*(?:that|this) means\b"
+    r"|答|共|因此|所以|综上|最终|最后|总|剩|于是|故|:[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$"
 )
 _PASSED_OVER = re.compile(
     r"(?i)(?:(?:\bnot|n't|不是|并非|而非)\s*\$?|\b(?:step|case|part|question|problem|example|figure|option|method"
