@@ -79,13 +79,12 @@ _RETRACTION = re.compile(
     re.I,
 )
 _DENIED = re.compile(
-    r"(?i)(?:that(?:'s| is| was| can't be| isn't|)|this (?:is|was)|\bit(?:'s| is)) (?:not |n't )?(?:quite )?"
-    r"(?:right|correct|wrong|incorrect)\b|(?<=[\d}$)]) (?:is|was) "
-    r"(?:wrong|incorrect|not (?:right|correct)|too (?:low|high|small|big|large))\b"
+    r"(?i)(?:that(?:'s| is| was|)|this (?:is|was)|\bit(?:'s| is)) (?:not (?:quite )?(?:right|correct)"
+    r"|(?:quite )?(?:wrong|incorrect))\b|that (?:can't be|isn't) (?:quite )?(?:right|correct)\b|(?<=[\d}$)]) (?:is"
+    r"|was) (?:wrong|incorrect|not (?:right|correct)|too (?:low|high|small|big|large))\b"
 )
 _RETRACTED = re.compile(rf"(?i)(?:{_RETRACTION.pattern})\W*$")
 """That a text ends by taking back what it said."""
-_FAULT = re.compile(r"(?i)not |n't|wrong|incorrect|can't|too ")
 _REVISES = re.compile(
     r"(?i)\b(?:wait|hold on|hmm|actually|however|oops|but|instead|should)\b|但|不过|等等|其实|不对|应(?:该|当|为)|而是"
 )
@@ -103,7 +102,7 @@ def _corrected(text: Text, *, hears_denials: bool) -> Iterator[Text]:
     """Yield what stands after each retraction, the last first, and in the end the whole text."""
     ends = {match.end() for match in _RETRACTION.finditer(text.string)}
     if hears_denials:
-        ends |= {match.end() for match in _DENIED.finditer(text.string) if _FAULT.search(match[0])}
+        ends |= {match.end() for match in _DENIED.finditer(text.string)}
     for end in sorted(ends, reverse=True)[:_MAX_RETRACTIONS]:
         yield text.part(end, len(text.string))
     yield text
@@ -112,7 +111,7 @@ def _corrected(text: Text, *, hears_denials: bool) -> Iterator[Text]:
 def _is_taken_back(text: Text) -> bool:
     """Return whether a text ends by calling its answer wrong, with nothing in its place."""
     last = next(reversed(list(_DENIED.finditer(text.string))), None)
-    rest = text.string[last.end() :] if last and _FAULT.search(last[0]) else None
+    rest = text.string[last.end() :] if last else None
     return rest is not None and len(rest) < 40 and not re.search(r"[\d?]", rest)
 
 
@@ -155,13 +154,6 @@ _VERIFIES = re.compile(r"(?i)check|verif|substit|plug|验|检")
 _ANSWERS = re.compile(
     r"(?i)\n\s*[*_]*(?!\s*(?:note|check|verif|so far|if\b|this\b|that\b|it\b|both|注|这|验|检))[^\n=:]*\d[^\n=]*\Z"
 )
-_REFUSAL = re.compile(
-    r"(?i)(?:can't|(?:can|could) ?not|(?:unable|impossible|not possible|no way|hard) to) (?:be )?(?:solved?"
-    r"|determined?|answer|find|tell|know|say|calculated?|computed?|give)|\bno (?:solution|answer)\b|(?:\bnot|n't|\bno"
-    r"|\black(?:s|ing)?)\b[^.\n]{0,30}(?:enough|sufficient) (?:information|data|detail)|insufficient|\bnot (?:known"
-    r"|given|provided|stated)\b|don't know|not sure|无法(?:确定|计算|回答|求|得知|判断|解答|得出)|不能确定|不知道"
-    r"|(?:信息|条件|数据)(?:不足|不够|不完整)|缺[少乏].{0,6}(?:条件|信息|数据)"
-)
 _CODE_LAST = re.compile(
     r"```(?i:python|py|sympy|cpp|java)[^\n]*\n(?:(?!```)[\D\n])*(?:```\s*)?$"
     r"|(?:^|\n) *(?:print ?\((?!.*#.*\d)|return |def \w+\().*\s*$"
@@ -176,11 +168,6 @@ _SENTENCE_ENDS = re.compile(r"[.。!?！？;；:：)\]}】」”\"'|$>]$")
 _SAYS = re.compile(r"[A-Za-z]{2,}|[\u4e00-\u9fff]{2}")
 _NEAR_END = 30
 """Characters before the end of a sentence without its full stop in which its number stands."""
-
-
-def is_refusal(sentence: str) -> bool:
-    """Return whether a sentence says that there is no answer, or none that its writer knows."""
-    return bool(_REFUSAL.search(sentence))
 
 
 def without_checks(text: Text) -> Text:

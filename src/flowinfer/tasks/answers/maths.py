@@ -12,12 +12,12 @@ from flowinfer.tasks.answers.finding import (
     has_only_bounds,
     holds_bound,
     is_broken_off,
-    is_refusal,
     sentences,
     without_checks,
 )
 from flowinfer.tasks.answers.kinds import Gold, intervals
 from flowinfer.tasks.answers.numbers import show, spelled
+from flowinfer.tasks.answers.polarity import OPEN
 from flowinfer.tasks.answers.runs import (
     all_runs,
     asked_clause,
@@ -260,7 +260,7 @@ class _Mathematics(Reader):
         for rule, part in [*(("sentence", part) for part in reversed(told)), *last]:
             if self._takes_no_bound and has_only_bounds(part.string, self.question):
                 continue
-            if self.gold.kind not in ("truth", "words") and is_refusal(part.string):
+            if self.gold.kind not in ("truth", "words") and OPEN.search(part.string):
                 break
             if (shown := read_stretch(part.string, self.gold, is_anchored=False)) is not None:
                 return Found(shown, "ok", rule, part.span())

@@ -12,16 +12,14 @@ from flowinfer.tasks.answers.finding import (
     holds_bound,
     is_bound,
     is_broken_off,
-    is_refusal,
     sentences,
     without_checks,
 )
 from flowinfer.tasks.answers.numbers import Number, asks_percent, clean, show, spelled, values
-from flowinfer.tasks.answers.polarity import REPORTED, SUPPOSED
+from flowinfer.tasks.answers.polarity import OPEN, REPORTED, SUPPOSED
 from flowinfer.tasks.answers.readings import (
     Reading,
     after_last_equals,
-    answer_in,
     asked_value,
     first_value,
     in_two_units,
@@ -105,8 +103,8 @@ class _Numbers(Reader):
             return Found(None, "ambiguous", "boxed", box.span())
         if holds_bound(clean(box.string), self.question) or _TERM.search(box.string):
             return Found(None, "no_answer", "boxed", box.span())
-        held = answer_in(box.string).value
-        return Found(held, "ok", "boxed", box.span()) if held is not None else None
+        found = _stated(box, "", is_led=True)
+        return replace(found, rule="boxed", span=box.span()) if found else None
 
     def announced(self, text: Text, tails: list[Text]) -> Found | None:
         for tail in reversed(tails):
@@ -115,13 +113,12 @@ class _Numbers(Reader):
                 return self.closing(text.part(begin, len(text.string)))
             if holds_bound(clean(tail.string), self.question) or _TERM.search(tail.string):
                 continue
-            reading = answer_in(tail.string)
-            if reading.is_ambiguous:
-                return Found(None, "ambiguous", "anchor", tail.span())
-            if reading.value is not None:
-                if " of " not in reading.value and lists_several(tail.string, self.question):
+            found = _stated(tail, self.question, is_led=True)
+            if found is not None:
+                if found.value and " of " not in found.value and lists_several(tail.string, self.question):
                     return Found(None, "ambiguous", "anchor", tail.span())
-                return Found(asked_value(tail.string, self.question, reading.value), "ok", "anchor", tail.span())
+                value = asked_value(tail.string, self.question, found.value) if found.value else None
+                return replace(found, value=value, rule="anchor", span=tail.span())
         return None
 
     def closing(self, text: Text) -> Found:
@@ -133,7 +130,7 @@ class _Numbers(Reader):
         is_refused = False
         final = body.string.rstrip().rsplit("\n\n", 1)[-1].strip(" .。*") if body is not text else None
         for part in sentences(body):
-            if is_refusal(part.string):
+            if OPEN.search(part.string):
                 last, is_refused = None, True
                 continue
             asked = re.split(r"[.。]\s*(?=\S)", self.question)[-1]
@@ -154,9 +151,14 @@ class _Numbers(Reader):
         return last or Found(None, "no_answer", "none", None)
 
 
-def _stated(sentence: Text, question: str) -> Found | None:
-    """Read a sentence that concludes, works out a value, or only mentions a number."""
+def _stated(sentence: Text, question: str, *, is_led: bool = False) -> Found | None:
+    """Read a sentence that concludes, works out a value, or only mentions a number.
+
+    What stands in a box or behind an anchor is led to it, so that its first number counts.
+    """
     string = _BLANKED.sub(lambda match: " " * len(match[0]), clean(sentence.string))
+    if is_led:
+        string = main_clause(string).ljust(len(string))
     why = _SINCE.search(string)
     if why is not None and "=" not in string[: why.start()] and values(string[: why.start()]):
         string = string[: why.start()].ljust(len(string))
@@ -196,7 +198,9 @@ def _stated(sentence: Text, question: str) -> Found | None:
     if equal is not None and not (begin >= equal[2] and any(item[1] >= begin for item in found)):
         paired = in_two_units(equal[0], string[equal[2] :])
         return Found(paired or show(equal[0]), "ok", "equals", span(equal))
-    reading, place = _concluded(string, found, begin)
+    is_summed = sum(item[1] < begin for item in found) > 1
+    is_first = is_led and not is_summed
+    reading, place = (first_value(string, found), found[0]) if is_first else _concluded(string, found, begin)
     if reading.is_ambiguous:
         return Found(None, "ambiguous", "conclusion", sentence.span())
     if reading.value is None:
@@ -214,8 +218,10 @@ def _is_imagined(clause: str, question: str) -> bool:
 def _emphasized(sentence: Text) -> Found | None:
     """Read the number that a sentence prints bold after its last '='."""
     bold = list(_BOLD.finditer(sentence.string, sentence.string.rfind("=") + 1))
-    value = answer_in(bold[-1][1]).value if len(bold) == 1 and "=" in sentence.string else None
-    return Found(value, "ok", "conclusion", sentence.part(*bold[0].span(1)).span()) if value else None
+    if len(bold) != 1 or "=" not in sentence.string:
+        return None
+    found = _stated(sentence.part(*bold[0].span(1)), "", is_led=True)
+    return replace(found, rule="conclusion") if found and found.value else None
 
 
 def _last_clause(string: str) -> int:

@@ -25,10 +25,6 @@ _ASIDE = re.compile(
     r"|\bout of\b|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b(?![^.]*\b(?:is|are|was|were)\b))|[→⇒]\s*(?=check)"
     r"|\s[—–]\s(?=that\b|because\b|since\b|as\b)"
 )
-_SUMMED = re.compile(
-    r"(?i)\b(?:for a total of|a total of|totall?ing|in total|altogether|which (?:makes|gives)|(?:and|,)\s*so"
-    r"|therefore|thus)\b|一共|总共|共(?=\d)|所以"
-)
 _GAP = r"\s*[a-zA-Z$€£¥￥%\u4e00-\u9fff]{0,14}(?:\s[a-zA-Z]{1,12})?\s*"
 _NEXT = re.compile(rf"^{_GAP}(?:[-+*/÷×^]|\bx\b)\s*[($\s]*\d")
 _EQUAL = re.compile(rf"^{_GAP}[)\s]*[=≈]")
@@ -61,20 +57,6 @@ _THEN = re.compile(
 )
 _PERCENT = re.compile(r"\s*\\?%")
 _DOZEN = re.compile(r"(?i)^\s*dozens?\b")
-
-
-def answer_in(part: str) -> Reading:
-    """Read the answer in a short stretch: a sum's value, else its first number."""
-    string = main_clause(clean(part))
-    found = values(string)
-    if not found:
-        numeral = spelled(string)
-        return Reading(in_units(numeral[0], string[numeral[2] :]) if numeral else None)
-    for summed in reversed(list(_SUMMED.finditer(string))):
-        before, after = string[: summed.start()], string[summed.end() :]
-        if values(after) and len(values(before)) > 1 and "=" not in before:
-            return answer_in(after)
-    return first_value(string, found)
 
 
 def main_clause(string: str) -> str:
