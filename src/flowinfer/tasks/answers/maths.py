@@ -43,7 +43,6 @@ _BASE = re.compile(r"_\(?\d+\)?$")
 _NAMED = re.compile(r"[a-zA-Z](?:_?\w)?'*\s*(?:\(\s*[-\w]+\s*\))?\s*=\s*")
 _NAME = r"(?:\\?[a-zA-Z]+|[a-zA-Z]_?\w?)'*(?:\s*\([^()=]*\))?"
 _PART = re.compile(rf"(?:and\s+)?({_NAME})\s*(?:=|≡|\\equiv)\s*([^=]+)")
-_ASKS = r"\b(?:for|find|of|determine|is|compute|evaluate|calculate|what's)\b|[求为]"
 _MATRIX = re.compile(r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*\s*\]")
 _BRACKET = re.compile(r"[(\[{](?:[^()\[\]{}]|[(\[{](?:[^()\[\]{}]|[(\[{][^()\[\]{}]*[)\]}])*[)\]}])*[)\]}]")
 _THEREFORE = re.compile(r",\s*(?:and )?(?:so|thus|therefore|hence)\b,?|所以|因此|[,，]?故|于是")
@@ -93,11 +92,8 @@ def by_name(string: str, gold: Gold) -> str | None:
         return f"({', '.join(parts[name] for name in names)})" if set(names) == set(parts) else None
     if gold.kind not in ("number", "expression"):
         return None
-    question = re.sub(r"[\\$\s{}]", " ", gold.question)
-    forms = {name: r"\s*".join(map(re.escape, name.replace("\\", ""))) for name in parts}
-    ends = r"\s*(?:$|[.?,;。的值])"
-    asked = [n for n, form in forms.items() if re.search(rf"(?i:{_ASKS})(?:\s+\w+){{0,4}}?\s*{form}{ends}", question)]
-    return parts[asked[0]] if len(asked) == 1 else string
+    clause = asked_clause(string, gold.question)
+    return clause.split("=")[-1].strip() if clause != string else string
 
 
 def read_stretch(part: str, gold: Gold, *, is_anchored: bool) -> str | None:
