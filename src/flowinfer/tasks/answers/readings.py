@@ -182,7 +182,8 @@ def asked_value(stretch: str, question: str, value: str) -> str:
 
 
 _PAIR = re.compile(
-    r"(?i)[\s$*]*\d[\d.,]*((?: [a-z-]+){1,5}),? and \$?\d[\d.,]*((?: (?!are\b|is\b)[a-z-]+){1,5})[\s.*]*(?:\n|$)"
+    r"(?i)[\s$*]*\d[\d.,]*((?: [a-z-]+){1,5}?),? (?:and|each(?: one)? (?:with|having|of))"
+    r" \$?\d[\d.,]*((?: (?!are\b|is\b)[a-z-]+){1,5})[\s.*]*(?:\n|$)"
 )
 """Two quantities side by side: 3 pens and 4 books."""
 
