@@ -123,8 +123,9 @@ def _is_revised(rest: str) -> bool:
 _COMMENT = re.compile(
     r"(?i)^[\s*_#(\[>-]*(?:check|verif|(?:let me|to) (?:check|verify|double)|note\b|confidence\b|explanation|reason"
     r"|that is\b|i\.e\.|(?:this|that|it)(?:'s| is) because\b|(?:this|that|it|which)(?:'s| is| was| can| means"
-    r"| matches| makes sense| equals| also)\b[^=]*\b(?:more|less|fewer|than|half|twice|times)\b|(?:let\s+(?!me\b"
-    r"|us\b)|suppose\b|assume\b|(?:we )?try\b)(?![^\n]*\b(?:so|then|thus|hence|therefore|get|have|gives?)\b)"
+    r"| matches| makes sense| equals| also)\b[^=]*\b(?:more|less|fewer|than|half|twice|times(?! \$?\d))\b"
+    r"|(?:let\s+(?!me\b|us\b)|suppose\b|assume\b|(?:we )?try\b)"
+    r"(?![^\n]*\b(?:so|then|thus|hence|therefore|get|have|gives?)\b)"
     r"|because\b[^,]*\Z|if you(?:'d| have| need| want| would| like)|i hope|验算|检验|检查|注|解释|说明|解析|提示|理由"
     r"|(?:do not|don't) (?:confuse|forget|mix)|be careful|remember\b|by the way|for (?:example|instance|comparison"
     r"|reference)\b|(?:in|by) (?:contrast|comparison)\b|had \w+ |(?:若|如果|即使|if\b)[^\n]*(?:错|不对|不是|\bbut\b"
@@ -166,8 +167,8 @@ _CODE_LAST = re.compile(
     r"|(?:^|\n) *(?:print ?\((?!.*#.*\d)|return |def \w+\().*\s*$"
 )
 _BROKEN_OFF = re.compile(
-    r"(?:[-=+/×÷≈(,，、]|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from|ha[sv]e?"
-    r"|equals|that|then|so|thus|hence|therefore|at|than|because|(?:of|for) (?:the|these|those|all) \d+)"
+    r"(?:[-=+/×÷≈(,，、]|[a-z)]\**:|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from"
+    r"|ha[sv]e?|equals|that|then|so|thus|hence|therefore|at|than|because|(?:of|for) (?:the|these|those|all) \d+)"
     r"|(?:所以|因此|[为是得和与]|等于|(?<![对确误])的|得到)\s*[:：]?)$"
 )
 _PAIRS = ((r"\(", r"\)"), (r"\[", r"\]"), (r"\begin{", r"\end{"), ("<<", ">>"), ("\\left", "\\right"))

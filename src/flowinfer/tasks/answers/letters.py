@@ -114,7 +114,8 @@ class _Letters(Reader):
     def _announcements(self, text: Text, tails: list[Text]) -> Iterator[tuple[int, int, Found]]:
         """Yield where each anchor's answer stands, and what it is."""
         head = re.compile(
-            r"^[\s*_$\"'“”‘’(\[【「\\{]*(?:text|选项|选择|选|option|choice|letter|第)?[\s*(\[【{<]*"
+            r"^[\s*_$\"'“”‘’(\[【「\\{]*(?:(?:most )?(?:likely|probably)\s+(?:to be\s+)?)?"
+            r"[\s*(\[]*(?:text|选项|选择|选|option|choice|letter|第)?[\s*(\[【{<]*"
             rf"(?:[{self.letters}]\s*(?:->|[→⇒])\s*(?=[{self.letters}]\W*$))?([{self.letters}])(?:(?![A-Za-z0-9_'’])|(?=(?-i:[{self.letters}]+)(?![A-Za-z0-9_'’])))",
             re.I,
         )
@@ -128,7 +129,9 @@ class _Letters(Reader):
             clause = re.split(r"[\n。!?;]|\.\s", text.string[max(0, begin - 24) : begin])[-1]
             if _DENIED.match(text.string, end) or OPEN.search(clause):
                 continue
-            found = {match[1].upper()} | _joined(text.string[end : end + 80], self.letters)
+            named = re.match(rf"\W*{re.escape(self.choices[match[1].upper()])}(?=,?\s+or\b)", text.string[end:], re.I)
+            listed = end + (named.end() if named else 0)
+            found = {match[1].upper()} | _joined(text.string[listed : listed + 80], self.letters)
             span = tail.part(match.start(1), match.end(1)).span()
             one = Found(found.pop(), "ok", "anchor", span) if len(found) == 1 else None
             yield begin, end, one or Found(None, "ambiguous", "anchor", span)

@@ -35,7 +35,7 @@ _UNIT = re.compile(
     r"|or\b)[a-zA-Z]+)*(?:\^\(?\d\)?)?[\s.]*|[\u4e00-\u9fff]{1,4}"
 )
 _UNIT_BEHIND = re.compile(
-    r"(?<=[\d)])(?:\s+[a-zA-Z]{1,2}(?:/[a-zA-Z]{1,2})?|\s?(?:mL|ml|cm|mm|km|kg|mg|ft|in|lb|oz|hr))$"
+    r"(?<=[\d)])(?:\s+[a-zA-Z]{1,2}(?:/[a-zA-Z]{1,2})?(?:\^\(?-?\d\)?)?|\s?(?:mL|ml|cm|mm|km|kg|mg|ft|in|lb|oz|hr))$"
 )
 _LATEX_UNIT = re.compile(r"(?<=[\w})])[\s\\,~]*\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\}\s*\^\s*\{?\d\}?\s*$")
 """A unit with its power: 36\\pi \\text{ m}^3."""

@@ -25,6 +25,7 @@ from flowinfer.tasks.answers.readings import (
     first_value,
     in_two_units,
     in_units,
+    lists_several,
     main_clause,
 )
 from flowinfer.tasks.answers.runs import asked_clause
@@ -33,7 +34,8 @@ from flowinfer.tasks.answers.text import Found, Text
 _CUE = re.compile(
     r"(?i)\b(?:(?<!okay )(?<!okay, )so|thus|therefore|hence|consequently|altogether|in total|in all|total|overall"
     r"|finally|left|remain(?:s|ing)?|(?:i|we|which) (?:get|gets|gives?)|(?:amounts?|comes?|adds? up|works out) to)\b"
-    r"|\b(?:will|would|'ll) be\b|答|共|因此|所以|综上|最终|最后|总|剩|于是|故|:[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$"
+    r"|\b(?:will|would|'ll) be\b|^\W*(?:that|this) means\b"
+    r"|答|共|因此|所以|综上|最终|最后|总|剩|于是|故|:[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$"
 )
 _PASSED_OVER = re.compile(
     r"(?i)(?:(?:\bnot|n't|不是|并非|而非)\s*\$?|\b(?:step|case|part|question|problem|example|figure|option|method"
@@ -63,6 +65,7 @@ _BOLD_LINE = re.compile(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*")
 _BLANKED = re.compile(
     r"\((?:not|instead|rather|=)[^()]*\)|(?<=[\w%] )\(\d[^()=]*\)(?= [a-z][^().=]*\d)|^[\s*]*\d{1,2}[.)]\s+(?=\D)"
     r"|\d[\d.,]*\s+(?:more|fewer|less) than [^,.]*\d[^,.]*, which (?:is|was)(?=\s+\$?\d)"
+    r"|(?:\bhalf|\d+%|\d/\d+) of [^,.]{0,20}\d[\d.,]*(?: [a-z]+)?, or (?=\$?\d)"
     r"|\d[\d.,]*\s?(?:[a-z]+)?,? (?:which )?(?:rounds|rounded) (?:up |down )?to(?=\s+\$?\d)"
 )
 _NAMED_VALUES = re.compile(r"(?i)[\s$]*([a-z])\s*=[^=,a-z]+(?:,|;|\band\b)[\s$]*(?!\1)[a-z]\s*=[^=,a-z]+")
@@ -113,6 +116,8 @@ class _Numbers(Reader):
                 continue
             found = _stated(tail, self.question, is_led=True)
             if found is not None:
+                if found.value and " of " not in found.value and lists_several(tail.string, self.question):
+                    return Found(None, "ambiguous", "anchor", tail.span())
                 value = asked_value(tail.string, self.question, found.value) if found.value else None
                 return replace(found, value=value, rule="anchor", span=tail.span())
         return None
