@@ -79,7 +79,7 @@ def test_where_every_answer_is_marked_nothing_is_asked(tmp_path: Path) -> None:
     made.append(record("sure", ANSWERS["sure"]))
     made.close()
     done = flowinfer("score", str(made.path), "--second-opinion", "Qwen", "--zoo", "lab", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "nothing to ask: every verdict rests on a marked answer\n")
+    assert (done.returncode, done.stdout) == (0, "nothing to ask: every answer is marked as one, cut off or empty\n")
     refused = flowinfer("score", str(made.path), "--second-opinion", "Qwem", "--zoo", "lab", cwd=tmp_path)
     assert refused.returncode == 1 and "did you mean 'Qwen'?" in refused.stderr
     assert flowinfer("score", str(made.path), "--zoo", "lab", cwd=tmp_path).returncode == 2

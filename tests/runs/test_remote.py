@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from flowinfer.language.check import check
@@ -17,7 +18,7 @@ from flowinfer.planning.placement import ready
 from flowinfer.planning.plain import to_json
 from flowinfer.results import StepResult, Trace
 from flowinfer.runs import remote
-from flowinfer.runs.remote import open_client
+from flowinfer.runs.remote import message_of, open_client
 from tests.command import flowinfer, running
 
 ASK = ("exec", "-e", "Qwen", "--zoo", "lab", "--dataset", "gsm8k", "--limit", "5", "--batch", "1", "-q")
@@ -125,3 +126,8 @@ def test_a_connection_that_is_quiet_for_long_is_asked_after(server: Server) -> N
     ):
         connection = reply.extensions["network_stream"].get_extra_info("socket")
         assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+def test_a_page_of_a_server_that_is_not_ours_is_told_on_one_line() -> None:
+    page = "<!DOCTYPE HTML>\n<html>\n  <head><title>Not found</title></head>\n  <p>no\n  file</p>\n</html>"
+    assert message_of(httpx.Response(404, text=page)) == "HTTP 404: Not found no file"

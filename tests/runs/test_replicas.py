@@ -65,8 +65,9 @@ class Scripted:
             self.num_asked += 1
             self.script(self, message)
 
-    def answer(self, ask: Ask, num_plans: int = 2) -> None:
-        """Answer a question under as many of its plans as the script lets."""
+    def answer(self, ask: Ask, num_plans: int = 2, *, tells_early: bool = False) -> None:
+        """Answer a question under as many of its plans as the script lets; perhaps all steps have ended first."""
+        first = ask.plans[0]
         for plan in ask.plans[:num_plans]:
             uses = self.merged.uses[plan].values()
             steps = [step(f"{plan}: {use.shared} of {ask.question.question}") for use in uses]
@@ -74,6 +75,8 @@ class Scripted:
                 question_id=ask.question.id, answer=steps[-1].text, finish_reason="eos", seconds=0.0, steps=tuple(steps)
             )
             told = tuple((use.shared, True) for use in uses)
+            if tells_early:
+                told = tuple((shared.id, True) for shared in self.merged.steps) if plan == first else ()
             done = Done(number=ask.number, plan=plan, steps=told, broken={})
             record = Record(question=ask.question, trace=trace)
             self.hear(line_of(Reply(done, record_line(record), record)))
@@ -264,7 +267,9 @@ def test_a_replica_that_stands_still_is_ended_and_its_questions_are_asked_again(
     assert "replica 1 has ended: it said nothing for 0 s; it is started again, and nothing is lost" in notes.told
 
 
-@pytest.mark.parametrize("who", ["answers late", "answers first", "answers half", "is lost", "never answers"])
+@pytest.mark.parametrize(
+    "who", ["answers late", "answers first", "answers one first", "answers half", "is lost", "never answers"]
+)
 def test_what_another_host_has_is_asked_twice_in_the_end_and_the_first_answer_counts(
     who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,11 +292,11 @@ def test_what_another_host_has_is_asked_twice_in_the_end_and_the_first_answer_co
             return
         twice.add(name)
         assert len(ask.plans) == (1 if who == "answers half" else 2)
-        if who == "answers first":
-            first.answer(kept[name])
+        if who in ("answers first", "answers one first"):
+            first.answer(kept[name], 2 if who == "answers first" else 1)
         elif who == "is lost" and not first.is_gone:
             first.die()
-        replica.answer(ask)
+        replica.answer(ask, tells_early=who == "answers one first")
         if who == "answers late":
             first.answer(kept[name])
 

@@ -119,10 +119,8 @@ def test_a_service_that_shares_its_models_waits_at_its_end_for_no_head_that_load
     accepting = threading.Thread(target=door.serve)
     accepting.start()
     flow = check(f'model Qwen = "qwen" {{ device="{host}:{port}" }}\nQwen')
-    told: list[str] = []
 
     def hear(notice: str) -> None:
-        told.append(notice)
         if "waiting for it" in notice:
             waits.set()
 
@@ -130,7 +128,7 @@ def test_a_service_that_shares_its_models_waits_at_its_end_for_no_head_that_load
     one.start()
     waits.wait()
     one.close()
-    assert not one._thread.is_alive() and not any("stopping" in notice for notice in told), told
+    assert not one._thread.is_alive()
     door.close()
     accepting.join()
 

@@ -43,7 +43,9 @@ def second_opinion(
     flow = flow_of(model, zoo or str((said.get("asked") or {}).get("zoo") or said["zoo"]), options)
     asked = doubts(path)
     if not asked:
-        print(json.dumps({"asked": 0}) if as_json else "nothing to ask: every verdict rests on a marked answer")
+        print(
+            json.dumps({"asked": 0}) if as_json else "nothing to ask: every answer is marked as one, cut off or empty"
+        )
         return
     print(_cost(flow, model, asked, int(said.get("n", len(asked)))), file=sys.stderr, flush=True)
     if dry_run:

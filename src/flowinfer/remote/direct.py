@@ -118,9 +118,7 @@ class Direct:
             group.abort()
             return
         other = _CLIENT if self._is_head else _HEAD
-        with suppress(
-            RuntimeError
-        ):  # gloo has no other way to be ended: what lasts too long ends all that is under way
+        with suppress(RuntimeError):  # gloo is ended in no other way: what lasts too long ends all that is under way
             group.recv([torch.empty(1)], other, _NOTHING).wait(timedelta(milliseconds=1))
         self._waits.shutdown()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import socket
 import threading
 import time
@@ -38,6 +39,7 @@ _ALIVE: list[tuple[int, int, int]] = [
 """Options of a connection that may be quiet for long: the system asks after two minutes whether the other side is still
 there. After a sleep of either machine it may not be, and nothing would ever come."""
 _PASSING = (429, 503)
+_TAG = re.compile(r"<[^>]*>")
 DIFFERENT = "its steps, options or models differ"
 
 
@@ -216,4 +218,4 @@ def message_of(reply: httpx.Response) -> str:
     try:
         return str(reply.json()["error"]["message"])
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-        return f"HTTP {reply.status_code}: {reply.text[:200]}"
+        return f"HTTP {reply.status_code}: {' '.join(_TAG.sub(' ', reply.text).split())[:200]}"

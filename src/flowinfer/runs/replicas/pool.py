@@ -191,9 +191,9 @@ class ReplicaPool:
             return
         asked.left.remove(done.plan)
         one, is_first = asked.one, done.plan in asked.one.left
+        yield from self._stepped(one, done.steps)  # of a second answer too: it may be the only one to tell of them
         if is_first:
             self.broken |= done.broken
-            yield from self._stepped(one, done.steps)
             for result in record.trace.steps:
                 self._observer.finished(record.question.id, result)
             one.left.remove(done.plan)
