@@ -274,8 +274,6 @@ def _leading(text: Text, choices: Mapping[str, str]) -> str | None:
     rest = string[match.end() :]
     if match["after"] == "\n" and _EXPLAINS.match(rest):
         return match[1]
-    if match["after"] == ")" and not rest.strip():
-        return match[1]
     others = letters.replace(match[1], "")
     is_listing = re.search(rf"(?:^|[\n。.;,!?]|[,;]\s)[*(\[【]*(?:选项)?[{others}]\s*[)\]】*]*\s*[.、:)]\s*\S", rest)
     is_judging = re.match(r"\s*(?:项|选项)?\s*(?:错|正确|不|对\b|[✗✘❌✓√✔✅])", rest)
