@@ -129,7 +129,8 @@ class _Letters(Reader):
             clause = re.split(r"[\n。!?;]|\.\s", text.string[max(0, begin - 24) : begin])[-1]
             if _DENIED.match(text.string, end) or OPEN.search(clause):
                 continue
-            named = re.match(rf"\W*{re.escape(self.choices[match[1].upper()])}(?=,?\s+or\b)", text.string[end:], re.I)
+            option = re.escape(self.choices[match[1].upper()].strip(" .。"))
+            named = re.match(rf"\W*{option}(?=,?\s+(?:or|and)\b|[、和与及或])", text.string[end:], re.I)
             listed = end + (named.end() if named else 0)
             found = {match[1].upper()} | _joined(text.string[listed : listed + 80], self.letters)
             span = tail.part(match.start(1), match.end(1)).span()
@@ -142,6 +143,9 @@ class _Letters(Reader):
             return Found(alone[1].upper(), "ok", "only_letter", text.span())
         string = masked(text.string)
         places = tokens(string, self.letters)
+        only_lists = rf"[\s.,;:、。()\[\]/*&{self.letters}-]*"
+        if len({string[at] for at in places}) > 1 and re.fullmatch(only_lists, lettered(text, self.choices, "").string):
+            return Found(None, "ambiguous", "letters", None)
         leading = _leading(text, self.choices)
         if leading is None and is_broken_off(text):
             return Found(None, "truncated", "none", None)
