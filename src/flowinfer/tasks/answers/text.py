@@ -101,11 +101,11 @@ def prepare(output: str) -> Text:
     return replace(text, string=_ENDLESS.sub(lambda match: "?" * len(match[0]), text.string))
 
 
-_LONG_RUN = re.compile(r"([^\d?])\1{39,}")
+_LONG_RUN = re.compile(r"\s{40,}|([^\d?])\1{39,}")
 
 
 def _without_long_runs(text: Text) -> Text:
-    """Shorten runs of one character, which hold no answer and make patterns slow."""
+    """Shorten runs of blanks or of one character, which hold no answer and make patterns slow."""
     runs = [match.span() for match in _LONG_RUN.finditer(text.string)]
     begins, ends = [0, *(end for _, end in runs)], [*(start + 8 for start, _ in runs), len(text.string)]
     return joined([text.part(*span) for span in zip(begins, ends, strict=True)]) if runs else text
