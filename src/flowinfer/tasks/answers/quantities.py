@@ -99,7 +99,7 @@ def find_number(text: Text, question: str = "") -> Found:
 
 class _Numbers(Reader):
     def boxed(self, box: Text) -> Found | None:
-        if re.search(r"\d\s*,\s+-?\$?\d", clean(box.string)):
+        if re.search(r"\d\s*[,;]\s+(?:[a-z]\s*=\s*)?-?\$?\d", clean(box.string)):
             return Found(None, "ambiguous", "boxed", box.span())
         if holds_bound(clean(box.string), self.question) or _TERM.search(box.string):
             return Found(None, "no_answer", "boxed", box.span())
@@ -111,7 +111,7 @@ class _Numbers(Reader):
             begin = text.places.index(tail.places[0])
             if _WORKING.match(text.string, begin) and re.search(r"\n\W*$", text.string[:begin]):
                 return self.closing(text.part(begin, len(text.string)))
-            if holds_bound(clean(tail.string), self.question) or _TERM.search(tail.string):
+            if holds_bound(clean(tail.string), self.question):
                 continue
             found = _stated(tail, self.question, is_led=True)
             if found is not None:
@@ -252,7 +252,8 @@ def _concluded(string: str, found: list[Number], begin: int) -> tuple[Reading, N
     before = next((item for item in reversed(inside) if item[1] < chosen[1]), None)
     if before:
         between = string[before[2] :]
-        if re.match(r"[^,.]{0,12}(?:\bor\b|或|还是|[到至].{0,12}之间)", between):
+        is_range = re.search(r"\bbetween\s*\$?$", string[: before[1]])
+        if is_range or re.match(r"[^,.]{0,12}(?:\bor\b|或|还是|[到至].{0,12}之间)", between):
             return Reading(None, True), chosen
         if in_two_units(before[0], between):
             chosen = before
