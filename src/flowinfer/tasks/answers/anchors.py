@@ -111,7 +111,7 @@ _BLANKS = r"[ \t*_:`]*(?:\r?\n[\s*_:`]*)?(?:(?:\\\[|\$\$)\s*)?"
 """To the next line, where the anchor ends its own."""
 _ANCHOR = re.compile(
     rf"(?:(?P<which>(?i:{_WHICH}))|(?i:{_KEY})|(?P<hash>####|<answer>|<\|begin_of_box\|>)|(?i:{_HEADER})|"
-    rf"(?:^|\n)\s*[*_]*A\s*:(?!(?:.*\n+){{1,3}}[*_]*B\s*:)"
+    rf"(?:^|\n)\s*[*_]*A\s*:(?!(?:.*\n+){{1,3}}[*_]*B\s*(?::|\Z)|.*[;,.。\s][*_]*B\s*:)"
     rf"|(?i:\b(?:{_ENGLISH}))|{_CHINESE}|(?P<correction>(?i:{_CORRECTION}))){_BLANKS}"
 )
 _DENIED = re.compile(

@@ -169,8 +169,14 @@ _CODE_LAST = re.compile(
 _BROKEN_OFF = re.compile(
     r"(?:[-=+/×÷≈(,，、]|[a-z)]\**:|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from"
     r"|ha[sv]e?|equals|that|then|so|thus|hence|therefore|at|than|because|(?:of|for) (?:the|these|those|all) \d+)"
-    r"|(?:所以|因此|[为是得和与]|等于|(?<![对确误])的|得到)\s*[:：]?)$"
+    r"|(?:所以|因此|[为是得和与]|等于|(?<![对确误])的|得到)\s*[:：]?|\s[\"“]|[“「])$"
 )
+_INTENDS = re.compile(
+    r"(?i)\W*(?:(?:so|now|next|then|first|okay),?\s+)?(?:let me|let's|let us|(?:i|we)(?:'ll|\s+(?:now\s+)?(?:(?:need"
+    r"|have|want) to|must|should)))\s+(?:figure out|find|determine|calculate|compute|work out|break)\b"
+    r"|\W*(?:现在|接下来|然后|下面|首先)?,?(?:我们?)?(?:还?需要?|来)[先再]?(?:计算|算|求|找|确定)"
+)
+"""A sentence that says what is to be done; as a text's last one it tells no answer."""
 _PAIRS = ((r"\(", r"\)"), (r"\[", r"\]"), (r"\begin{", r"\end{"), ("<<", ">>"), ("\\left", "\\right"))
 _SENTENCE_ENDS = re.compile(r"[.。!?！？;；:：)\]}】」”\"'|$>]$")
 _SAYS = re.compile(r"[A-Za-z]{2,}|[\u4e00-\u9fff]{2}")
@@ -215,8 +221,10 @@ def is_broken_off(text: Text) -> bool:
     if _BROKEN_OFF.search(" " + string) or any(string.count(one) > string.count(other) for one, other in _PAIRS):
         return True
     before, _, last = string.rpartition("\n")
-    parts = re.split(r"(?<=[^\d\s])\.\s+|(?<=\d)\.\s+(?=[A-Z])|[。!?！？]", last)
+    parts = [*filter(str.strip, re.split(r"(?<=[^\d\s])\.\s+|(?<=\d)\.\s+(?=[A-Z])|[。!?！？]", last))] or [last]
     last = parts[-1]
+    if not re.search(r"\d", last) and _INTENDS.match(last):
+        return True
     if _SENTENCE_ENDS.search(string) or len(_SAYS.findall(last)) < 2 or spelled(last[-_NEAR_END:]):
         return False
     if re.match(r"\W*[A-H][.、:)]", string[len(before) :]) or re.search(r"=\s*[$¥]?\d", last):
