@@ -154,6 +154,14 @@ _VERIFIES = re.compile(r"(?i)check|verif|substit|plug|验|检")
 _ANSWERS = re.compile(
     r"(?i)\n\s*[*_]*(?!\s*(?:note|check|verif|so far|if\b|this\b|that\b|it\b|both|注|这|验|检))[^\n=:]*\d[^\n=]*\Z"
 )
+REFUSAL = re.compile(
+    r"(?i)(?:can't|(?:can|could) ?not|(?:unable|impossible|not possible|no way|hard) to) (?:be )?(?:solved?"
+    r"|determined?|answer|find|tell|know|say|calculated?|computed?|give)|\bno (?:solution|answer)\b|(?:\bnot|n't|\bno"
+    r"|\black(?:s|ing)?)\b[^.\n]{0,30}(?:enough|sufficient) (?:information|data|detail)|insufficient|\bnot (?:known"
+    r"|given|provided|stated)\b|don't know|not sure|无法(?:确定|计算|回答|求|得知|判断|解答|得出)|不能确定|不知道"
+    r"|(?:信息|条件|数据)(?:不足|不够|不完整)|缺[少乏].{0,6}(?:条件|信息|数据)"
+)
+"""That there is no answer, or none that the writer knows."""
 _CODE_LAST = re.compile(
     r"```(?i:python|py|sympy|cpp|java)[^\n]*\n(?:(?!```)[\D\n])*(?:```\s*)?$"
     r"|(?:^|\n) *(?:print ?\((?!.*#.*\d)|return |def \w+\().*\s*$"

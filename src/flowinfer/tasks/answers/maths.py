@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flowinfer.tasks.answers.expressions import equal, parse_expression, plain, split_top, vector
 from flowinfer.tasks.answers.finding import (
+    REFUSAL,
     Reader,
     find,
     has_only_bounds,
@@ -17,7 +18,6 @@ from flowinfer.tasks.answers.finding import (
 )
 from flowinfer.tasks.answers.kinds import Gold, intervals
 from flowinfer.tasks.answers.numbers import show, spelled
-from flowinfer.tasks.answers.polarity import OPEN
 from flowinfer.tasks.answers.runs import (
     all_runs,
     asked_clause,
@@ -256,7 +256,7 @@ class _Mathematics(Reader):
         for rule, part in [*(("sentence", part) for part in reversed(told)), *last]:
             if self._takes_no_bound and has_only_bounds(part.string, self.question):
                 continue
-            if self.gold.kind not in ("truth", "words") and OPEN.search(part.string):
+            if self.gold.kind not in ("truth", "words") and REFUSAL.search(part.string):
                 break
             if (shown := read_stretch(part.string, self.gold, is_anchored=False)) is not None:
                 return Found(shown, "ok", rule, part.span())

@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from flowinfer.tasks.answers.finding import (
+    REFUSAL,
     Reader,
     find,
     holds_bound,
@@ -16,7 +17,7 @@ from flowinfer.tasks.answers.finding import (
     without_checks,
 )
 from flowinfer.tasks.answers.numbers import Number, asks_percent, clean, show, spelled, values
-from flowinfer.tasks.answers.polarity import OPEN, REPORTED, SUPPOSED
+from flowinfer.tasks.answers.polarity import REPORTED, SUPPOSED
 from flowinfer.tasks.answers.readings import (
     Reading,
     after_last_equals,
@@ -130,7 +131,7 @@ class _Numbers(Reader):
         is_refused = False
         final = body.string.rstrip().rsplit("\n\n", 1)[-1].strip(" .。*") if body is not text else None
         for part in sentences(body):
-            if OPEN.search(part.string):
+            if REFUSAL.search(part.string):
                 last, is_refused = None, True
                 continue
             asked = re.split(r"[.。]\s*(?=\S)", self.question)[-1]
