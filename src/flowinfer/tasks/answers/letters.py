@@ -67,7 +67,9 @@ _OPENS = re.compile(
 
 _PLAIN_NUMBER = re.compile(r"-?[\d.,]+")
 _QUANTITY = re.compile(rf"(?:Rs\.? ?|[$¥€£])?{_PLAIN_NUMBER.pattern}\s?%?")
-_LIST_CUT = re.compile(r"(?:[^\w\n]*[A-Z]\s*[:.、][^\n]*\n+)+[^\w\n]*[A-Z]\s*[:.、]?\s*")
+_LIST_CUT = re.compile(
+    r"(?:[^\w\n]*[A-Z]\s*[:.、][^\n]*\n+)*[^\w\n]*([A-Z])\s*[:.、][^\n]*\n+[^\w\n]*([A-Z])\s*[:.、]?\s*"
+)
 """A list of options that stops behind a letter."""
 _EXPLAINS = re.compile(r"(?i)[\s*#_]*(?:explanation|rationale|reason|解析|解释|分析|理由)")
 
@@ -146,10 +148,13 @@ class _Letters(Reader):
         string = masked(text.string)
         places = tokens(string, self.letters)
         only_lists = rf"[\s.,;:、。()\[\]/*&{self.letters}-]*"
-        if len({string[at] for at in places}) > 1 and re.fullmatch(only_lists, lettered(text, self.choices, "").string):
+        is_once = len({string[at] for at in places}) == len(places) > 1
+        if is_once and re.fullmatch(only_lists, lettered(text, self.choices, "").string):
             return Found(None, "ambiguous", "letters", None)
         leading = _leading(text, self.choices)
-        if _LIST_CUT.fullmatch(text.string.strip()) or (leading is None and is_broken_off(text)):
+        cut = _LIST_CUT.fullmatch(text.string.strip())
+        is_cut = cut is not None and ord(cut[2]) == ord(cut[1]) + 1
+        if is_cut or (leading is None and is_broken_off(text)):
             return Found(None, "truncated", "none", None)
         if not places:
             return self._told(text) or Found(None, "no_answer", "none", None)
