@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import heapq
 import logging
+import math
 import os
 import random
 import subprocess
@@ -21,9 +22,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ from flowinfer.runs.answering import Answered, Task
 from flowinfer.runs.live import LiveProgress
 from flowinfer.runs.replicas.cluster import PAUSE_SECONDS
 from flowinfer.runs.replicas.pool import ReplicaPool, Setting
-from flowinfer.runs.replicas.site import Hear
+from flowinfer.runs.replicas.site import LOOK_SECONDS, Hear
 from flowinfer.runs.replicas.wire import Ask, Done, Ready, Reply, Start, line_of
 from flowinfer.runs.run_on import run_on
 from flowinfer.runs.store import Run, read_records, record_line
@@ -53,6 +56,15 @@ _EACH, _WINDOW = 64, 4
 """Answers that a simulated replica writes at once, and questions that it has under way, times that."""
 _TAIL = 0.5
 """Sigma of the log-normal time of an answer."""
+_ENDINGS = (
+    (0.0, False, True, False),
+    (0.0, False, True, True),
+    (0.0, False, False, False),
+    (0.0, True, True, False),
+    (0.05, False, True, False),
+    (0.05, False, True, True),
+)
+"""Share of slow hosts; whether lengths are known, replicas are lost, and what others have is asked twice."""
 _ACTORS, _TURNS = 8, 100
 _REPEATS = 5
 """Of what is measured by CPU time: the least counts, since other work on a core makes it slower and never faster."""
@@ -160,6 +172,7 @@ class RoteSite:
 
     def __init__(self, num_replicas: int, told: Mapping[str, bytes]) -> None:
         self.num_replicas, self._told = num_replicas, told
+        self.hosts = ("",) * num_replicas
 
     def begin(self, index: int, program: str, hear: Hear) -> Rote:
         """Make one."""
@@ -218,32 +231,61 @@ def driver_cost(records: Sequence[Record], num_replicas: int, questions: int, wo
     return Cost((done - start) / questions, (end - done) / questions)
 
 
+@dataclass(frozen=True)
+class World:
+    """What a run meets, besides losses."""
+
+    answer_seconds: float
+    """Of one answer, in the mean."""
+    driver_seconds: float = 0.0
+    """That an answer takes the driver, with the next question."""
+    pause: float = 0.0
+    """Seconds between what a replica hands on; 0: as it comes."""
+    slow: float = 0.0
+    """Share of replicas, each on a host of its own, that take twice as long for everything."""
+    is_known: bool = False
+    """Whether it is known how long each answer is, so that the longest begin first."""
+    asks_twice: bool = True
+    """Whether replicas that have nothing to do are asked what others have."""
+    loses: bool = True
+    """Whether a replica is lost every minute."""
+
+
 class Simulation:
     """1,000 replicas and their driver, by events: an answer is written, or has been taken by the driver.
 
     Each replica writes some answers at once and has questions ahead, as `ReplicaPool` gives them: up to its part of
-    what is left. Every minute one is lost, is back after a while, and what it had under way is asked again.
-
-    Args:
-        answer_seconds: of one answer, in the mean.
-        driver_seconds: that an answer takes the driver, with the next question.
-        pause: seconds between what a replica hands on; 0: as it comes.
+    what is left. How long an answer is, is its question's own: whoever is asked it takes as long, but for slow hosts.
+    Every minute a replica is lost, is back after a while, and what it had under way is asked again.
     """
 
-    def __init__(self, questions: int, answer_seconds: float, driver_seconds: float, pause: float, seed: int) -> None:
-        self._dice, self._mean = random.Random(seed), answer_seconds
-        self._driver_seconds, self._pause = driver_seconds, pause
-        self._left = self._open = questions
-        self._questions = questions
-        self._ahead, self._busy, self._under_way = [0] * _REPLICAS, [0] * _REPLICAS, [0] * _REPLICAS
-        self._life, self._spoke = [0] * _REPLICAS, [-dice for dice in self._phases()]
-        self._events: list[tuple[float, bool, int, int]] = []
-        """When; whether the driver has taken it (else it is written); replica, and which of its lives."""
-        self._is_free, self._lost_next = 0.0, _LOST_EVERY_SECONDS
-        self._middle: list[float] = []
-
-    def _phases(self) -> list[float]:
-        return [self._dice.random() * self._pause for _ in range(_REPLICAS)]
+    def __init__(self, questions: int, world: World, seed: int) -> None:
+        self._dice, self._world, self._num = random.Random(seed), world, questions
+        lengths = [self._dice.lognormvariate(-_TAIL * _TAIL / 2, _TAIL) for _ in range(questions)]
+        self._seconds = [world.answer_seconds * length for length in lengths]
+        order = sorted(range(questions), key=lengths.__getitem__, reverse=True) if world.is_known else range(questions)
+        self._left, self._open = deque(order), questions
+        self._cost = lengths if world.is_known else [1.0] * questions
+        self._load, self._open_cost = [0.0] * _REPLICAS, sum(self._cost)
+        self._is_done, self._num_asked = bytearray(questions), bytearray(questions)
+        self._ahead: list[deque[int]] = [deque() for _ in range(_REPLICAS)]
+        self._has: list[dict[int, None]] = [{} for _ in range(_REPLICAS)]
+        """Under way in each, those ahead and those that the driver has not taken too."""
+        self._busy = [0] * _REPLICAS
+        """Answers that each writes."""
+        self._life = [0] * _REPLICAS
+        self._spoke = [-self._dice.random() * world.pause for _ in range(_REPLICAS)]
+        self._slowness = [2.0 if self._dice.random() < world.slow else 1.0 for _ in range(_REPLICAS)]
+        self._events: list[tuple[float, bool, int, int, int]] = []
+        """When; whether the driver has taken it (else it is written); replica, and which of its lives; question."""
+        self._is_free = 0.0
+        self._lost_next = _LOST_EVERY_SECONDS if world.loses else math.inf
+        self._look_next = LOOK_SECONDS
+        self._down = set[int]()
+        """Replicas that are lost and not back."""
+        marks = (3 * questions // 4, questions // 4, min(questions // 4, _REPLICAS * _EACH))
+        self._at = dict.fromkeys(marks, 0.0)
+        """When so many questions were open for the first time."""
 
     def run(self) -> Rates:
         """Answer all questions."""
@@ -251,60 +293,92 @@ class Simulation:
             self._fill(replica, 0.0)
         now = 0.0
         while self._open:
-            now, is_taken, replica, life = heapq.heappop(self._events)
+            now, is_taken, replica, life, question = heapq.heappop(self._events)
             if now >= self._lost_next:
                 self._lose(now)
+            if now >= self._look_next:
+                self._look_next = now + LOOK_SECONDS
+                self._ask_twice(now)
             if life != self._life[replica]:
                 if life < 0:  # it is back
+                    self._down.discard(replica)
                     self._fill(replica, now)
             elif is_taken:
-                self._open -= 1
-                self._under_way[replica] -= 1
-                if self._open in (3 * self._questions // 4, self._questions // 4):
-                    self._middle.append(now)
-                self._fill(replica, now)
+                self._take(replica, question, now)
             else:
-                self._write(replica, now)
-        begin, end = self._middle
-        return Rates(self._questions / now, (3 * self._questions // 4 - self._questions // 4) / (end - begin))
+                self._write(replica, question, now)
+        (begin, started), (end, ended), *_ = self._at.items()
+        return Rates(self._num / now, (begin - end) / (ended - started), now - self._at[min(self._at)])
 
-    def _write(self, replica: int, now: float) -> None:
+    def _take(self, replica: int, question: int, now: float) -> None:
+        """Let the driver take an answer: the first counts, and the replica is asked another question."""
+        if not self._is_done[question]:
+            self._open -= 1
+            self._open_cost -= self._cost[question]
+            self._is_done[question] = 1
+        self._load[replica] -= self._cost[question]
+        if self._at.get(self._open) == 0.0:
+            self._at[self._open] = now
+        del self._has[replica][question]
+        self._num_asked[question] -= 1
+        self._fill(replica, now)
+
+    def _write(self, replica: int, question: int, now: float) -> None:
         """Let an answer be written: the next one is begun, and the driver takes it once it is heard of and free."""
         self._busy[replica] -= 1
         if self._ahead[replica]:
-            self._ahead[replica] -= 1
-            self._begin(replica, now)
-        heard = now
-        if self._pause and now > self._spoke[replica]:  # else it goes with what is handed on then
-            self._spoke[replica] = max(now, self._spoke[replica] + self._pause)
-        heard = max(now, self._spoke[replica]) if self._pause else now
-        self._is_free = max(self._is_free, heard) + self._driver_seconds
-        heapq.heappush(self._events, (self._is_free, True, replica, self._life[replica]))
+            self._begin(replica, self._ahead[replica].popleft(), now)
+        pause = self._world.pause
+        if now > self._spoke[replica]:  # else it goes with what is handed on then
+            self._spoke[replica] = max(now, self._spoke[replica] + pause) if pause else now
+        self._is_free = max(self._is_free, self._spoke[replica]) + self._world.driver_seconds
+        heapq.heappush(self._events, (self._is_free, True, replica, self._life[replica], question))
 
-    def _begin(self, replica: int, now: float) -> None:
+    def _begin(self, replica: int, question: int, now: float) -> None:
         self._busy[replica] += 1
-        seconds = self._mean * self._dice.lognormvariate(-_TAIL * _TAIL / 2, _TAIL)
-        heapq.heappush(self._events, (now + seconds, False, replica, self._life[replica]))
+        until = now + self._seconds[question] * self._slowness[replica]
+        heapq.heappush(self._events, (until, False, replica, self._life[replica], question))
 
     def _fill(self, replica: int, now: float) -> None:
-        while self._left and self._under_way[replica] < _EACH * _WINDOW:
-            if self._under_way[replica] and (self._under_way[replica] + 0.5) * _REPLICAS > self._open:
+        has = self._has[replica]
+        while self._left and len(has) < _EACH * _WINDOW:
+            if has and (self._load[replica] + self._cost[self._left[0]] / 2) * _REPLICAS > self._open_cost:
                 return
-            self._left -= 1
-            self._under_way[replica] += 1
-            if self._busy[replica] < _EACH:
-                self._begin(replica, now)
-            else:
-                self._ahead[replica] += 1
+            self._ask(replica, self._left.popleft(), now)
+
+    def _ask(self, replica: int, question: int, now: float) -> None:
+        self._has[replica][question] = None
+        self._load[replica] += self._cost[question]
+        self._num_asked[question] += 1
+        if self._busy[replica] < _EACH:
+            self._begin(replica, question, now)
+        else:
+            self._ahead[replica].append(question)
+
+    def _ask_twice(self, now: float) -> None:
+        """Ask those who have nothing to do what others have, as `ReplicaPool` does."""
+        idle = [replica for replica in range(_REPLICAS) if not self._has[replica] and replica not in self._down]
+        if self._left or not idle or not self._world.asks_twice:
+            return
+        part, free = max(1, self._open // _REPLICAS), cycle(idle)
+        for question in sorted(one for has in self._has for one in has if self._num_asked[one] == 1):
+            if not self._is_done[question] and len(self._has[other := next(free)]) < part:
+                self._ask(other, question, now)
 
     def _lose(self, now: float) -> None:
         """Lose a replica; the others get what it had."""
         self._lost_next += _LOST_EVERY_SECONDS
         lost = self._dice.randrange(_REPLICAS)
-        self._left += self._under_way[lost]
+        for question in self._has[lost]:
+            self._num_asked[question] -= 1
+            if not self._is_done[question] and not self._num_asked[question]:
+                self._left.appendleft(question)
         self._life[lost] += 1
-        self._ahead[lost] = self._busy[lost] = self._under_way[lost] = 0
-        heapq.heappush(self._events, (now + _RESTART_SECONDS, True, lost, -1))
+        self._down.add(lost)
+        self._ahead[lost].clear()
+        self._has[lost].clear()
+        self._load[lost], self._busy[lost] = 0.0, 0
+        heapq.heappush(self._events, (now + _RESTART_SECONDS, True, lost, -1, -1))
         for replica in range(_REPLICAS):
             if replica != lost:
                 self._fill(replica, now)
@@ -318,6 +392,8 @@ class Rates:
     """From the first question to the last answer."""
     middle: float
     """Between a quarter and three quarters of the answers."""
+    end_seconds: float
+    """From when no more questions are open than all replicas write at once, to the last answer."""
 
 
 def simulate(questions: int, cost: Cost, turn: float | Missed, seed: int) -> Report:
@@ -334,9 +410,22 @@ def simulate(questions: int, cost: Cost, turn: float | Missed, seed: int) -> Rep
         drivers["Ray"] = cost.running / (1 - share), _REPLICAS * PAUSE_SECONDS
     for own in (0.5, 2.0, 10.0):
         for name, (seconds, pause) in drivers.items():
-            rates = Simulation(questions, _EACH / own, seconds, pause, seed).run()
+            rates = Simulation(questions, World(_EACH / own, seconds, pause), seed).run()
             future.add(own, name, rates.whole, rates.middle)
     return future
+
+
+def endings(questions: int, cost: Cost, seed: int) -> Report:
+    """Simulate what the end of a run waits for, by leaving out one thing after the other."""
+    columns = ["slow hosts", "longest first", "losses", "asked twice", "questions / s", "end, s", "in the middle"]
+    found = Report(f"What the end of a run of {questions:,} questions waits for, simulated", {}, columns)
+    for slow, *others in _ENDINGS:
+        is_known, loses, asks_twice = others
+        world = World(_EACH / 10, cost.running, 0.0, slow, is_known, asks_twice, loses)
+        rates = Simulation(questions, world, seed).run()
+        words = ["yes" if one else "no" for one in others]
+        found.add(f"{slow:.0%}", *words, rates.whole, rates.end_seconds, rates.middle)
+    return found
 
 
 def main() -> None:
@@ -372,7 +461,8 @@ def main() -> None:
             cost = min(costs_of, key=lambda one: one.whole)
             costs.add(count, 1e6 * cost.running, 1e6 * cost.summing, 1 / cost.whole, 1 / cost.running)
     turn = turn_seconds() if nodes else Missed("not asked for")
-    rates.finish(arguments, costs, simulate(arguments.simulated, cost, turn, arguments.seed))
+    future = simulate(arguments.simulated, cost, turn, arguments.seed)
+    rates.finish(arguments, costs, future, endings(arguments.simulated, cost, arguments.seed))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+_MEMORY = 2 << 30
+"""Bytes that each node lends: else what is free when it begins, and one that begins later might lend too little."""
+
 
 class Nodes:
     """A cluster whose head gives no place; replicas run on its other nodes."""
@@ -24,7 +27,7 @@ class Nodes:
         """Have so many nodes, new ones with an environment of their own; return the cluster's address."""
         own = {"FLOWINFER_CACHE": str(self.cache)} | environment
         while len(self.nodes) < count:
-            self.nodes.append(self.cluster.add_node(num_cpus=1, env_vars=own))
+            self.nodes.append(self.cluster.add_node(num_cpus=1, memory=_MEMORY, env_vars=own))
         self.cluster.wait_for_nodes()
         return self.address
 

@@ -54,6 +54,15 @@ def test_the_last_member_of_a_choice_is_streamed_where_no_other_was_accepted(toy
         assert "".join(pieces) == flow.run("Tell me of 苹果.").text and len(pieces) > 1
 
 
+def test_samples_of_one_question_are_drawn_side_by_side(toy_zoo: Path) -> None:
+    """With `enough` those that are needed in any case are."""
+    drawn = "Qwen[samples=6, temperature=1, max_tokens=2"
+    with flowinfer.parse(f"{drawn}]", zoo=str(toy_zoo)) as flow:
+        assert [step.batch for step in flow.run("What is 2 + 2?").trace.steps] == [6] * 6
+    with flowinfer.parse(f"{drawn}, enough=0.95]", zoo=str(toy_zoo)) as flow:
+        assert [step.batch for step in flow.run("What is 2 + 2?").trace.steps[:4]] == [4] * 4
+
+
 def test_many_questions_at_once_have_the_answers_that_they_have_alone(toy_zoo: Path) -> None:
     questions = ["What is 2 + 2?", "Tell me of 苹果.", "What is 2 + 2?"]
     with flowinfer.parse("Yi[temperature=0.9] -> (Qwen | Ds)", zoo=str(toy_zoo), params={"max_tokens": 8}) as flow:

@@ -25,7 +25,7 @@ from flowinfer.output.secrets import MASK, is_secret_name, shown
 from flowinfer.registry import backends, load, zoos
 from flowinfer.spec import ELSEWHERE, QUANTIZATIONS, Decoding, ModelSpec
 from flowinfer.stores.gguf import SUFFIX, read_gguf
-from flowinfer.stores.refs import HUB, OLLAMA, NotHere, is_stored, locate
+from flowinfer.stores.refs import HUB, OLLAMA, NotHere, is_stored, locate, refuse_missing_template
 
 _LAB_NOTE = (
     "lab zoo: three models of about 4 M parameters that know only the lab's own kinds of items; for real models"
@@ -156,7 +156,8 @@ def damage(spec: ModelSpec) -> LoadError | None:
 
     try:
         if spec.backend == "gguf":
-            read_gguf(locate(spec.ref, spec.revision).path)
+            stored = locate(spec.ref, spec.revision)
+            refuse_missing_template(stored, read_gguf(stored.path), chat=spec.chat, system=spec.system)
         if spec.backend != "hf":
             return None
         folder = Path(spec.ref) if os.path.isdir(spec.ref) else hub_folder(spec.ref, revision=spec.revision)

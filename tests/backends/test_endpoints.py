@@ -121,6 +121,16 @@ def test_a_stream_that_goes_wrong_fails_its_question(
     assert failure(model, Hearing(lambda text: None)) == message
 
 
+def test_what_may_begin_a_secret_counts_among_what_came_before_a_stream_broke_off(
+    stub: Stub, model: OpenAIModel
+) -> None:
+    learn("s3cr3t-k3y")
+    stub.replies = [(200, [event("half s3cr")])]
+    heard: list[str] = []
+    assert failure(model, Hearing(heard.append)) == "the endpoint's stream broke off after 9 characters"
+    assert heard == ["half "]
+
+
 @pytest.mark.parametrize(
     ("reply", "message"),
     [

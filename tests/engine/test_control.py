@@ -64,6 +64,7 @@ def test_a_model_that_is_asked_about_an_answer_accepts_it(says: str, calls: list
     trace, script = run("(Qwen / Yi)[accept=judge(Ds)]", {"Qwen": "a", "Yi": "b", "Ds": says})
     assert script.calls == calls and trace.answer == ("a" if len(calls) == 2 else "b")
     assert script.prompts[1] == "Question: q\n\nAnswer: a\n\nIs this answer right? Say only yes or no."
+    assert trace.selections[0].values == ((1,) if len(calls) == 2 else (0, None)), "the last one is not judged"
 
 
 def test_a_choice_inside_a_choice_that_is_not_reached_does_not_run() -> None:

@@ -73,7 +73,7 @@ def test_several_flows_of_files_are_served_by_replicas(tmp_path: Path) -> None:
     pytest.importorskip("starlette", reason="needs flowinfer[serve]")
     from tests.serving.test_replica_processes import Server
 
-    server = Server(*(str(tmp_path / f"{name}.flow") for name in files))
+    server = Server(*(str(tmp_path / f"{name}.flow") for name in files), "--replicas", "2")
     try:
         server.wait_for()
         asked = {"messages": [{"role": "user", "content": question}], "max_tokens": 96}

@@ -64,6 +64,20 @@ def test_a_model_that_is_not_is_warned_of_at_its_declaration(ref: str, told: str
     assert warning.span.column == 11
 
 
+def test_a_template_that_only_ollama_has_is_told_before_anything_is_loaded(folder: Path) -> None:
+    blob = ollama(folder / "ollama", "old", template="{{ .Prompt }}")
+    write(blob, {key: said for key, said in META.items() if key != "tokenizer.chat_template"})
+    (warning,) = check('model M = "ollama:old" { backend=gguf }\nM').warnings
+    assert warning.message == "model 'M': the file has no chat template, only Ollama has one, in Go's language"
+    assert not check('model M = "ollama:old" { backend=gguf, chat="off" }\nM').warnings
+
+
+def test_an_option_of_a_model_that_is_set_is_told_where_it_belongs() -> None:
+    with pytest.raises(UsageError, match="--set kv_type: the flow has no param or default option") as caught:
+        check("Qwen", zoo="toy", overrides={"kv_type": "q8_0"})
+    assert caught.value.help == """'kv_type' is an option of a model declaration: model M = "..." { kv_type=... }"""
+
+
 def test_a_word_of_a_command_with_nothing_there_is_told_what_is_near(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"no file or folder '.*/mm.gguf'") as caught:
         meant(f"{folder}/mm.gguf")

@@ -396,7 +396,8 @@ def test_a_plan_has_the_name_that_clients_know_its_flow_by() -> None:
         ("Qwen -> (Yi | Ds)", (3, 1024, 2), (3, 1024, 2)),
         ("(Qwen / (Qwen | Yi) / Ds -> Yi)[accept=confidence, at=0.9]", (1, 512, 1), (5, 2048, 4)),
         ("(Qwen / Yi)[accept=judge(Ds)]", (2, 1024, 2), (3, 1536, 3)),
-        ("Yi -> (Qwen)*3[until=unchanged]", (2, 1024, 2), (4, 2048, 4)),
+        ("Yi -> (Qwen)*3[until=unchanged]", (3, 1536, 3), (4, 2048, 4)),
+        ("(Qwen / Ds / Yi)[accept=confidence, at=auto]", (3, 1536, 3), (3, 1536, 3)),
         ("Qwen[samples=8, temperature=1, enough=0.95]", (4, 2048, 1), (8, 4096, 5)),
     ],
 )

@@ -30,8 +30,10 @@ TOKENS = 10
 class Leaving:
     """A head that answers so many questions about its rows, and is gone then; until it comes back where it was."""
 
-    def __init__(self, model: HfModel, answers: int, *, comes_back_after: int = 1 << 30) -> None:
-        self._model, self._answers, self._port = model, answers, 0
+    def __init__(
+        self, model: HfModel, answers: int, *, comes_back_after: int = 1 << 30, is_direct: bool = False
+    ) -> None:
+        self._model, self._answers, self._port, self._is_direct = model, answers, 0, is_direct
         self._refused, self._patience = 0, comes_back_after
         self._begin()
         spec = ModelSpec(name=model.name, ref=model.name, backend="remote", base_url=f"127.0.0.1:{self._port}")
@@ -41,7 +43,7 @@ class Leaving:
         self.model._connect = lambda: self._maybe(connect)  # type: ignore[method-assign]
 
     def _begin(self) -> None:
-        self.server = holding(self._model)
+        self.server = holding(self._model, is_direct=self._is_direct)
         _, self._port = self.server.listen("127.0.0.1", self._port)
         self._thread = threading.Thread(target=self.server.serve, daemon=True)
         self._thread.start()
@@ -132,6 +134,7 @@ def pieces_of(heard: Listener, question_id: str) -> list[bytes | None]:
         {},
         pytest.param({"context": "canonical"}, marks=pytest.mark.slow),
         pytest.param({"speculate": "auto"}, marks=pytest.mark.slow),
+        pytest.param({"topk": "dense"}, marks=pytest.mark.slow),  # whole distributions, beside the connection
     ],
     ids=str,
 )
@@ -140,7 +143,9 @@ def test_the_text_goes_on_as_the_others_would_write_it_behind_what_all_wrote(
 ) -> None:
     whole, heard = Listener(), Listener()
     run(weighted(**options), models, TEXTS, observer=whole, batch=2)
-    found = run(weighted(**options), models | {"B": leave(models["B"], 6)}, TEXTS, observer=heard, batch=2)
+    far = leave(models["B"], 6, is_direct="topk" in options)
+    assert far.is_direct == ("topk" in options)
+    found = run(weighted(**options), models | {"B": far}, TEXTS, observer=heard, batch=2)
     starts, others = set(), Others(models, **options)
     for index, text in enumerate(TEXTS):
         key = f"q{index}"

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from flowinfer.backends.exchange import Broken, Exchange
 from flowinfer.backends.hf import HfModel
 from flowinfer.engine.base import Observer
 from flowinfer.engine.models import ModelPool
-from flowinfer.errors import HeadCut, HeadLost, LoadError
+from flowinfer.errors import HeadCut, HeadLost, LoadError, RunError
 from flowinfer.language.check import check
 from flowinfer.machine import this_machine
 from flowinfer.planning.placement import ready
@@ -26,6 +27,8 @@ from flowinfer.remote.direct import Direct
 from flowinfer.remote.head import Head
 from flowinfer.remote.server import HeadServer
 from flowinfer.remote.wire import PROTOCOL, VERSION, Wire, parted, shown_place
+from flowinfer.runs import remote
+from flowinfer.runs.remote import Server, open_client
 from flowinfer.spec import ModelSpec
 from tests.engine import plans
 from tests.engine.plans import answers, mix, one_step, run
@@ -390,6 +393,20 @@ def test_who_is_no_head_is_told_so(says: bytes | None, words: str, monkeypatch: 
         thread.join()
     assert f"head 'A' at {address}: {words}" in told.value.message
     assert told.value.help is not None and told.value.help.startswith("name a head's port: ")
+
+
+def test_a_heads_port_that_is_taken_for_a_servers_is_told_so(served: Served) -> None:
+    url = f"http://127.0.0.1:{served.port}"
+    with (
+        open_client(Server(url)) as user,
+        pytest.raises(RunError, match=f"what listens at {url} does not speak HTTP") as told,
+    ):
+        remote.asked(user, "GET", "/v1/models")
+    assert told.value.help == 'a head\'s port is the device="HOST:PORT" of a model'
+    exchange = Exchange(f"{url}/v1", None)
+    with pytest.raises(Broken, match="what answers there does not speak HTTP"):
+        exchange.ask("models")
+    exchange.close()
 
 
 class Waiter(Observer):

@@ -128,7 +128,7 @@ def test_failed_paths_and_questions_are_exit_4(work: Path) -> None:
         ((*FEW, "--sample", "2", "--limit", "2"), 2, "exclude each other"),
         ((*SWEEP, "--data", "gsm9k=x"), 2, "no data set of that name"),
         ((*SWEEP, "--zoo", "labb"), 2, "unknown zoo"),
-        ((*SWEEP, "--flows", "nowhere"), 2, "no such file or folder: 'nowhere'"),
+        ((*SWEEP, "--flows", "nowhere"), 2, "cannot read 'nowhere': no such file or directory"),
         ((*FEW, "--flows", "bad.flow"), 1, "did you mean 'Yi'?"),
         ((*FEW, "--flows", "bad.flow", "--grid", "cap=1"), 1, "did you mean 'Yi'?"),
         ((*FEW, "--flows", "."), 1, "unknown model 'Yii'"),

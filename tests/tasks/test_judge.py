@@ -180,13 +180,14 @@ def test_judging_never_raises(task: str, output: str, reference: str) -> None:
         "=" * 50_000,
         "x^" * 9000,
         " " * 60_000,
+        " \n" * 30_000,
         "#### " * 12_000,
         "(1,2) " * 10_000,
         "x < 1 " * 10_000,
     ],
     ids=[
         *("brackets", "boxes", "digits", "letters", "commas", "nulls", "equals", "powers"),
-        *("blanks", "anchors", "pairs", "inequalities"),
+        *("blanks", "lines", "anchors", "pairs", "inequalities"),
     ],
 )
 def test_adversarial_outputs_are_judged(task: str, output: str) -> None:

@@ -76,8 +76,13 @@ class Answering:
 
     @property
     def num_told(self) -> int:
-        """Return how many characters have come."""
+        """Return how many characters have been told."""
         return sum(map(len, self._texts))
+
+    @property
+    def num_come(self) -> int:
+        """Return how many characters have come, those that are held back as well."""
+        return self.num_told + len(self._held)
 
     def whole(self, body: str) -> Answer:
         """Read an answer that came in one piece.
@@ -121,7 +126,7 @@ class Answering:
         if self._line:
             self.feed(b"\n")
         if not self.is_over and self._reason is None:
-            raise BrokenOff(f"the endpoint's stream broke off after {self.num_told} characters")
+            raise BrokenOff(f"the endpoint's stream broke off after {self.num_come} characters")
         return self._answer()
 
     def _event(self, value: str) -> None:

@@ -57,6 +57,11 @@ class Reply:
         return wanted_pause(self.headers.get("retry-after", ""), now) or 0.0
 
 
+def speaks_otherwise(error: Exception) -> bool:
+    """Return whether somebody has answered in what is no HTTP, such as a head of flowinfer; h11 says no more of it."""
+    return isinstance(error, httpx.RemoteProtocolError) and "illegal" in str(error)
+
+
 def wanted_pause(asked: str, now: float) -> float | None:
     """Return how many seconds a Retry-After asks to wait, within reason; None where it says nothing.
 
@@ -167,7 +172,8 @@ class Exchange:
         except (httpx.ConnectError, httpx.ConnectTimeout, UnicodeError) as error:  # the last: no host has such a name
             raise Unreached(shown(str(error)) or type(error).__name__) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Broken(shown(str(error)) or type(error).__name__) from None
+            told = "what answers there does not speak HTTP" if speaks_otherwise(error) else shown(str(error))
+            raise Broken(told or type(error).__name__) from None
 
     def close(self) -> None:
         """Close the connections."""

@@ -144,7 +144,7 @@ class OpenAIModel:
             except Unusable as error:
                 return _Trouble(str(error), may_pass=error.status in _PASSING)
             except Unreached as error:
-                told = f"the endpoint's stream broke off after {answering.num_told} characters: "
+                told = f"the endpoint's stream broke off after {answering.num_come} characters: "
                 return _Trouble((told if answering.num_told else "") + str(error), is_there, may_pass=True)
             except RunError as error:
                 return _Trouble(error.message, error.help)

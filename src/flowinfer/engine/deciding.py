@@ -61,6 +61,8 @@ def judged(
         counts = Counter(answer for answer in read([one.passed_on for one in results]) if answer is not None)
         value = certainty(counts)
         return Trial(value, value >= rule.at, 0 if value >= rule.at else draws_left(counts, rule.at) - 1)
+    if rule.signal == "judge" and said is None:  # nobody is asked about the last one
+        return Trial(None)
     value = _value(rule, former, results, said, read)
     return Trial(value, value >= rule.at)
 

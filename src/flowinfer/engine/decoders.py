@@ -39,7 +39,7 @@ class Decoders:
     Args:
         pool: the models.
         observer: hears the engine.
-        batch: most rows of a decoding loop; "auto" asks memory.
+        batch: most rows of a decoding loop, but for samples of one question; "auto" asks memory.
         engine: which loops may serve.
         cpu_bytes: what a loop may count with of the CPU's free memory, where other processes have their share; None:
             all.
@@ -187,7 +187,7 @@ class Decoders:
         if loop.batch is None:
             packs = is_on_gpu(tokens, self._engine)
             rows = auto_batch(plan, step, tokens, writer, is_packed=packs, budget=budget)
-            loop.batch = rows if self._batch == "auto" else self._batch
+            loop.batch = rows if self._batch == "auto" else max(self._batch, min(rows, loop.together))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", SharedVocabularyWarning)
             made = make_decoder(Loop(step, tokens, writer, loop.batch, self._observer, keeps, budget), self._engine)

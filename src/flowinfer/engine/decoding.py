@@ -49,6 +49,8 @@ class DecodingLoop:
         """Most rows at once; None where it has no batch, or is not made yet."""
         self.decoder: Decoder | None = None
         """None until the first row is to be decoded, or where it was let go."""
+        self.together = 1
+        """Rows of one question that wait for nothing but each other: in any batch they have room side by side."""
         self.gathers = False
         """Whether its next turn decodes nothing, since more rows will come; their prompts are read."""
         self._make, self._on_halved = make, on_halved

@@ -46,7 +46,8 @@ def execute(
     Args:
         plan: the compiled flow, placed or not (then models run where their specs say, or on the CPU).
         questions: what to ask; None = nothing now, but something may come later.
-        batch: most rows of a decoding loop; "auto" asks memory; 1 is the paper's protocol: question by question.
+        batch: most rows of a decoding loop, but for samples of one question, which decode together; "auto" asks
+            memory; 1 is the paper's protocol: question by question.
         engine: which decoding loops may serve.
         observer: hears progress.
         cache: results of steps to take instead of running, and to add to; needs `step_key`.

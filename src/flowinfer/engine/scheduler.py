@@ -12,7 +12,7 @@ One thread and no locks; `alternation.py` says which loops are brought on next.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -93,6 +93,8 @@ class Scheduler:
             name: decoders.loop(name, first.plan, _widest([shared.step for shared in steps if shared.loop == name]))
             for name, first in self._first.items()
         }
+        for name, loop in self._loops.items():
+            loop.together = _together([shared for shared in steps if shared.loop == name])
         self._alternation = Alternation(self._loops, steps, decoders.may_begin, serves=serves)
         self._now: set[str] = set()
         """Steps that may run now."""
@@ -443,6 +445,11 @@ def _widest(steps: Sequence[Step]) -> Step:
     """Return the first step with room for what the longest of them may write; a row has options of its own."""
     most = max(step.decoding.max_tokens for step in steps)
     return replace(steps[0], decoding=steps[0].decoding.model_copy(update={"max_tokens": most}))
+
+
+def _together(steps: Sequence[SharedStep]) -> int:
+    """Return how many rows of a loop one question has side by side, along one plan: samples, or equal members."""
+    return max(Counter((shared.owner, shared.depth) for shared in steps).values())
 
 
 def _whole(source: Iterable[Asked | None]) -> Iterator[Asked]:

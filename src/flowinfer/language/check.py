@@ -212,7 +212,8 @@ class _Checker:
     def _refuse_stray_overrides(self) -> None:
         for name in self._said.overrides:
             known = (*self._loader.declared.params, *DECODING_KEYS, "prompts")
-            hint = did_you_mean(name, known) or f"declare it: param {name}: int = 1"
+            elsewhere = unknown_option(name, known) if name in MODEL_KEYS else did_you_mean(name, known)
+            hint = elsewhere or f"declare it: param {name}: int = 1"
             raise UsageError(f"--set {name}: the flow has no param or default option of that name", help=hint)
 
     def _warn_unused(self, declared: Declared, scope: Scope, resolver: Resolver, settings: Settings) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from flowinfer.planning.plan import Plan, When, members
+from flowinfer.spec import AUTO
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Where every selection takes its first candidate, and where each takes its last; of routes, least and dearest."""
+    """Where every selection takes the first candidate that it can, and where its last; of routes, least and dearest."""
 
     least: Cost
     most: Cost
@@ -36,7 +37,7 @@ def bounds(plan: Plan, seconds: Mapping[str, float] | None = None) -> Bounds:
     Args:
         seconds: of each step that was measured.
     """
-    first = {step.id for step in plan.steps if all(when.picks for when in step.when)}
+    first = {step.id for step in plan.steps if all(_holds_always(plan, when) for when in step.when)}
     known, every = seconds or {}, {step.id for step in plan.steps}
     return Bounds(_cost(plan, first, known, min), _cost(plan, every, known, max))
 
@@ -67,6 +68,12 @@ def _cost(plan: Plan, run: Collection[str], seconds: Mapping[str, float], extrem
 
     took = of(measured) if set(run) <= seconds.keys() else None
     return Cost(int(of(_calls)), int(of(_tokens)), int(of(_depth)), took)
+
+
+def _holds_always(plan: Plan, when: When) -> bool:
+    """Return whether a condition holds whatever is written before: no candidate before can be accepted."""
+    rule = plan.selection(when.selection).rule
+    return when.picks or rule.at == AUTO or (rule.signal == "unchanged" and when.tried == 1)
 
 
 def _member(plan: Plan, run: Collection[str], selection: str, index: int) -> set[str]:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import ValidationError
 
-from flowinfer.backends.exchange import wanted_pause
+from flowinfer.backends.exchange import speaks_otherwise, wanted_pause
 from flowinfer.errors import FlowInferError, RunError, UsageError
 from flowinfer.planning.plain import fingerprint, placed_as
 from flowinfer.planning.plan import Plan
@@ -156,7 +156,7 @@ def reaching(client: httpx.Client, cure: str | None = "is it running?") -> Itera
         yield
     except httpx.HTTPError as error:
         cause = str(error) or type(error).__name__
-        if "illegal status line" in cause:
+        if speaks_otherwise(error):
             told = f"what listens at {client.base_url} does not speak HTTP"
             raise RunError(told, help='a head\'s port is the device="HOST:PORT" of a model') from None
         raise RunError(f"the server at {client.base_url} cannot be reached: {cause}", help=cure) from None

@@ -20,7 +20,7 @@ from typing import Any
 from flowinfer.errors import LoadError, UnreadableFile
 from flowinfer.files import read_text
 from flowinfer.machine import hub_cache, hub_problem, hub_snapshot, is_hub_offline
-from flowinfer.stores.gguf import SUFFIX, part_names
+from flowinfer.stores.gguf import SUFFIX, Gguf, part_names
 
 OLLAMA, HUB = "ollama:", "hf:"
 _REGISTRY, _LIBRARY = "registry.ollama.ai", "library"
@@ -109,6 +109,31 @@ def fetch(ref: str, revision: str | None = None) -> Stored:
             problem, cure = _refused(error, repository, part, revision)
             raise LoadError(f"'{ref}' cannot be downloaded: {problem}", help=cure) from error
     return locate(ref, revision)
+
+
+def refuse_missing_template(stored: Stored, file: Gguf, *, chat: str, system: str | None) -> None:
+    """Refuse a file without a chat template where something needs one.
+
+    Args:
+        stored: what its store says.
+        file: its header.
+        chat: the model's option: off = it needs none.
+        system: its option.
+    Raises:
+        LoadError: with the cure.
+    """
+    if file.chat_template is not None or chat == "off":
+        return
+    if stored.template is not None:
+        raise LoadError(
+            "the file has no chat template, only Ollama has one, in Go's language",
+            help='declared in a flow or zoo with chat="off" it is sent plain prompts; or take it from elsewhere',
+        )
+    if system is not None:
+        raise LoadError(
+            "the file has no chat template, which the option 'system' needs",
+            help="leave it out, or write the message into the prompt",
+        )
 
 
 def _refused(error: Exception, repository: str, name: str, revision: str | None) -> tuple[str, str]:

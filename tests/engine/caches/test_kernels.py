@@ -142,21 +142,6 @@ def test_writing_fills_exactly_the_tokens_slots() -> None:
     torch.testing.assert_close(mine, [case.key_cache, case.value_cache], equal_nan=True, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("tokens", [1, 5, 16])
-@pytest.mark.parametrize(
-    "tiles", [triton_gemm.Tiles(16, 32), triton_gemm.Tiles(32, 64, splits=3), triton_gemm.Tiles(16, 16, splits=2)]
-)
-@pytest.mark.parametrize(("outputs", "inputs"), [(64, 192), (50, 100)])
-def test_few_tokens_linear(outputs: int, inputs: int, tiles: triton_gemm.Tiles, tokens: int) -> None:
-    torch.manual_seed(0)
-    x = torch.randn(tokens, 2 * inputs, device=DEVICE, dtype=torch.float16)[:, :inputs]
-    weight = torch.randn(outputs, inputs, device=DEVICE, dtype=torch.float16)
-    for bias in (None, weight[:, 0].contiguous()):
-        got = triton_gemm.skinny_linear(x, weight, bias, tiles)
-        exact = x.float() @ weight.float().T + (0 if bias is None else bias.float())
-        torch.testing.assert_close(got.float(), exact, atol=0.02, rtol=2e-3)
-
-
 def test_no_tokens_are_no_launch() -> None:
     case = Case()
     paged = replace(case.paged(), rows=case.rows[:0], positions=case.positions[:0])

@@ -22,7 +22,7 @@ gpu = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="no CUDA device")]
 
 
 @triton.jit
-def _numbers(packed: tl.tensor, PLANE: tl.constexpr, IS_BF16: tl.constexpr) -> tl.tensor:
+def numbers(packed: tl.tensor, PLANE: tl.constexpr, IS_BF16: tl.constexpr) -> tl.tensor:
     """Do what the kernel's own does in PTX, which the interpreter cannot read."""
     numbers = ((packed.to(tl.int32) >> (4 * PLANE)) & 15) + (128 if IS_BF16 else 0)
     return numbers.to(tl.float32).to(tl.bfloat16 if IS_BF16 else tl.float16)
@@ -52,7 +52,7 @@ def test_a_steps_maps_do_what_stands_around_them(
 ) -> None:
     """The scale of a norm, a bias, the gate, the residual and half the next norm; launches that begin early too."""
     if not CUDA:
-        monkeypatch.setattr(triton_int4, "_numbers", _numbers)
+        monkeypatch.setattr(triton_int4, "_numbers", numbers)
     generator = torch.Generator().manual_seed(1)
     own = layer(outputs, inputs, group).to(DEVICE)
     weight = own.unpacked(torch.float64)
@@ -81,7 +81,7 @@ def test_a_steps_maps_do_what_stands_around_them(
 @pytest.mark.parametrize("is_packed", [True, False])
 def test_padding_at_the_end_is_not_read(is_packed: bool, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if not CUDA:
-        monkeypatch.setattr(triton_int4, "_numbers", _numbers)
+        monkeypatch.setattr(triton_int4, "_numbers", numbers)
     own = layer(32, 256, 128).to(DEVICE)
     weight = own.unpacked(HALF)
     x = torch.randn(tokens, 256, generator=torch.Generator().manual_seed(1)).to(DEVICE, HALF)

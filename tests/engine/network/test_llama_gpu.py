@@ -15,11 +15,14 @@ from flowinfer.backends.row_session import RowSession
 from flowinfer.engine.caches.attention import PackedCache
 from flowinfer.engine.caches.pages import PagedCache, Pages
 from flowinfer.engine.caches.tiles import flat_places
+from flowinfer.engine.network import triton_int4
 from flowinfer.engine.network.llama_gpu import GpuLlamaForward
 from flowinfer.engine.network.llama_weights import weights_of
 from flowinfer.engine.network.merging import merge_linears
 from flowinfer.engine.network.runner import HeadRunner
 from tests.engine.network.test_experts import CONFIGS as MIXTURES
+from tests.engine.network.test_int4 import four_bit
+from tests.engine.network.test_int4_step import numbers
 from tests.engine.network.test_llama import WRITTEN as PLAIN
 from tests.engine.network.test_runner import CONFIGS as OTHERS
 from tests.engine.network.test_runner import network
@@ -43,8 +46,8 @@ def _dtype(name: str) -> torch.dtype:
 class Rows:
     """Two rows in pages, fed through a written-out forward."""
 
-    def __init__(self, name: str) -> None:
-        model = network(CONFIGS[name])
+    def __init__(self, name: str, *, is_packed: bool = False) -> None:
+        model = four_bit(network(CONFIGS[name])) if is_packed else network(CONFIGS[name])
         layers, dtype = HeadRunner(copy.deepcopy(model)).layers, _dtype(name)
         merge_linears(model.to(DEVICE, dtype))
         weights = weights_of(model)
@@ -84,9 +87,23 @@ class Rows:
 @pytest.mark.parametrize("most_step_tokens", [64, 0], ids=["step", "prompt"])
 @pytest.mark.parametrize("name", WRITTEN)
 def test_rows_give_transformers_own_logits(name: str, most_step_tokens: int) -> None:
-    """Prompts, several tokens of a row at once, rows that get nothing, and a token of padding."""
+    compare(Rows(name), RowSession(network(CONFIGS[name])), _dtype(name), most_step_tokens)
+
+
+@pytest.mark.parametrize("most_step_tokens", [64, 0], ids=["step", "prompt"])
+def test_rows_of_four_bits_give_those_of_unpacked_weights(
+    most_step_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups of 32; prompts unpack a layer's weights, or read them as they are where they are short."""
+    if not CUDA:
+        monkeypatch.setattr(triton_int4, "_numbers", numbers)
+    packed = Rows("Qwen2", is_packed=True)
+    compare(packed, RowSession(four_bit(network(CONFIGS["Qwen2"]))), _dtype("Qwen2"), most_step_tokens)
+
+
+def compare(rows: Rows, reference: RowSession, dtype: torch.dtype, most_step_tokens: int) -> None:
+    """Feed both prompts, several tokens of a row at once, rows that get nothing, and a token of padding."""
     generator = torch.Generator().manual_seed(1)
-    rows, reference = Rows(name), RowSession(network(CONFIGS[name]))
     rows.forward.most_step_tokens = most_step_tokens
     for index, counts in enumerate(FEEDS):
         chunks = [torch.randint(0, 300, (count,), generator=generator).tolist() for count in counts]
@@ -97,7 +114,7 @@ def test_rows_give_transformers_own_logits(name: str, most_step_tokens: int) -> 
         got, expected = rows.feed(chunks).cpu(), reference.logits([0, 1])
         for row, count in enumerate(counts):
             if count:
-                assert (got[row] - expected[row]).norm() <= NEAR[_dtype(name)] * expected[row].norm()
+                assert (got[row] - expected[row]).norm() <= NEAR[dtype] * expected[row].norm()
 
 
 @pytest.mark.parametrize("name", WRITTEN[:1])

@@ -31,7 +31,7 @@ from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
 from flowinfer.spec import ModelSpec
 from flowinfer.startup import STARTUP
 from flowinfer.stores.gguf import Array, Gguf, read_gguf
-from flowinfer.stores.refs import Stored, fetch
+from flowinfer.stores.refs import Stored, fetch, refuse_missing_template
 
 _KV_TYPES = {"float32": 0, "float16": 1, "q8_0": 8}
 """Types of keys and values, as ggml numbers them."""
@@ -79,7 +79,7 @@ class GgufModel(TokenModel):
                 known = _tokens(weights, file)
             self._told = _told(weights, GgufTokenizer(weights.vocabulary, known), file.chat_template)
             self._ended = SimpleNamespace(eos_token_id=_ends(weights, known))
-            _refuse_missing_template(spec, stored, file)
+            refuse_missing_template(stored, file, chat=spec.chat, system=spec.system)
             system = stored.system if spec.system is None else spec.system
             self._prompts = ChatPrompts(self._told, known, chat=spec.chat, system=system, disguise=Apart)
         self._stops = stored.stops
@@ -107,7 +107,7 @@ class GgufModel(TokenModel):
         told = [f"'{spec.name}' reads no text exactly as it stands: {losses}"] if losses else []
         if texts := [stop for stop in self._stops if stop not in known.specials and stop.encode() not in known.id_of]:
             ends_at = ", ".join(map(repr, texts))
-            told.append(f"'{spec.name}': Ollama ends answers at {ends_at} too; here stop=[...] behind its stage does")
+            told.append(f"'{spec.name}': Ollama also ends answers at {ends_at}; here stop=[...] behind its stage does")
         if (spec.context_length or 0) > self.max_positions:
             told.append(f"'{spec.name}' reads {self.max_positions} tokens at most, whatever context_length says")
         self.notes = (*notes, *told)
@@ -211,22 +211,6 @@ def _short_texts(file: Gguf) -> int | None:
         return None
     limit = file.metadata.get(f"{file.architecture}.rope.scaling.original_context_length")
     return limit if isinstance(limit, int) else None
-
-
-def _refuse_missing_template(spec: ModelSpec, stored: Stored, file: Gguf) -> None:
-    """Refuse a file without a chat template where something needs one."""
-    if file.chat_template is not None or spec.chat == "off":
-        return
-    if stored.template is not None:
-        raise LoadError(
-            "the file has no chat template, only Ollama has one, in Go's language",
-            help='set chat="off" to send plain prompts, or take the model from elsewhere as a .gguf file',
-        )
-    if spec.system is not None:
-        raise LoadError(
-            "the file has no chat template, which the option 'system' needs",
-            help="leave it out, or write the message into the prompt",
-        )
 
 
 def _told(weights: Weights, tokenizer: GgufTokenizer, template: str | None) -> KnownTokenizer[GgufTokenizer]:

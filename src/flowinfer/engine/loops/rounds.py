@@ -189,9 +189,9 @@ class RoundStream:
             for session, own in zip(self.sessions, handles, strict=True):
                 session.remove(own)
             raise
-        seconds = self._take_seconds("prefill")
+        seconds, num_live = self._take_seconds("prefill"), len(self.batch) + len(rows)
         for row, *own in zip(rows, *handles, strict=True):
-            row.rounds, row.batch = 0 if self._drafter else None, len(self.batch) + len(rows)
+            row.rounds, row.batch = 0 if self._drafter else None, num_live
             for head, spent in zip(row.heads, seconds, strict=True):
                 head.forward_seconds += spent / len(rows)
             self.batch.append(self._session_row(row, own))

@@ -247,10 +247,11 @@ class ReplicaPool:
             return
         hosts = self._site.hosts
         others = {host: cycle([one for one in idle if hosts[one.index] != host]) for host in set(hosts)}
+        part = max(1, self._num_open // self._num_here)  # whoever is idle next has something to take too
         late = [(number, replica) for replica in self._replicas for number in replica.asked]
         for number, busy in sorted(late, key=itemgetter(0)):
             one, other = busy.asked[number].one, next(others[hosts[busy.index]], None)
-            if other and len(other.asked) < other.limit and one.left and one.num_asked == 1:
+            if other and len(other.asked) < min(other.limit, part) and one.left and one.num_asked == 1:
                 self._ask(other, one)
 
     def _ask(self, replica: Replica, one: Open) -> None:

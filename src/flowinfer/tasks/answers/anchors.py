@@ -21,6 +21,7 @@ _BOX = re.compile(
 _BOX_BEGINS = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\boxed\s+\S")
 _NO_BOX = re.compile(r"(?:\bnot|\bthan|≠|\\neq?|不是|而非)[\s$(]*$")
 _NAME = re.compile(r"[a-zA-Z]\s*=(?=[\s${(\\]*$)")
+_MAX_BOX = 4000
 _LISTS = re.compile(r"[\s${}()\\]*(?:and|or|[,、和或及与])+[\s${}()\\]*|[ }$\\]*")
 
 
@@ -30,8 +31,8 @@ def boxed(text: Text) -> list[Text]:
 
 
 def _boxes(string: str) -> list[re.Match[str]]:
-    found = _BOX.finditer(string)
-    return [box for box in found if box[box.lastindex or 0].strip() and not _NO_BOX.search(string[: box.start()][-16:])]
+    found = [box for box in _BOX.finditer(string) if box[box.lastindex or 0].strip() and len(box[0]) < _MAX_BOX]
+    return [box for box in found if not _NO_BOX.search(string[max(0, box.start() - 16) : box.start()])]
 
 
 def last_boxes(text: Text) -> Text | None:
@@ -110,7 +111,7 @@ _BLANKS = r"[ \t*_:`]*(?:\r?\n[\s*_:`]*)?(?:(?:\\\[|\$\$)\s*)?"
 """To the next line, where the anchor ends its own."""
 _ANCHOR = re.compile(
     rf"(?:(?P<which>(?i:{_WHICH}))|(?i:{_KEY})|(?P<hash>####|<answer>|<\|begin_of_box\|>)|(?i:{_HEADER})|"
-    rf"(?:^|\n)\s*[*_]*A\s*:(?!(?:.*\n+){{1,3}}[*_]*B\s*:)"
+    rf"(?:^|\n)\s*[*_]*A\s*:(?!(?:.*\n+){{1,3}}[*_]*B\s*(?::|\Z)|.*[;,.。\s][*_]*B\s*:)"
     rf"|(?i:\b(?:{_ENGLISH}))|{_CHINESE}|(?P<correction>(?i:{_CORRECTION}))){_BLANKS}"
 )
 _DENIED = re.compile(

@@ -17,7 +17,7 @@ from lark.exceptions import LarkError
 
 from flowinfer.tasks.answers.numbers import near
 
-FUNCTIONS = r"(?:sqrt|binom|pi|log|ln|exp|sin|cos|tan|cot|sec|csc|oo)(?![a-zA-Z])"
+FUNCTIONS = r"(?:sqrt|binom|pi|log|ln|exp|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|oo)(?![a-zA-Z])"
 """Names that are mathematics and no product of letters."""
 _NAMES = {
     **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "\\frac"),
@@ -60,7 +60,8 @@ _REWRITTEN = [
         (_LOG, r"(1/ log(\1\2))* log "),
         (r"(?<=[\w)}\]])\s?[·⋅∙]\s?(?=[\w(\\])", "*"),
         (r"√\s*(\d+|[a-z]|\([^()]*\))", r"sqrt(\1)"),
-        (r"\\(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-z])", r" \1 "),
+        (rf"\\((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|exp)\s*{_GROUP}", r" \1 (\2)"),
+        (r"\\((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|exp)(?![a-z])", r" \1 "),
         (r"\^\s*\{([^{}]*)\}", r"^(\1)"),
         (r"(sin|cos|tan|cot|sec|csc) \^\(?(\d)\)?\s*(\([^()]*\)|[a-z]\b)", r" \1(\3)^\2"),
         (r"_\s*\{([^{}]*)\}", r"_\1"),
@@ -207,7 +208,7 @@ _GRAMMAR = r"""
 NUMBER: /\d+(?:\.\d+)?|\.\d+/
 _BINOMIAL.2: "binom"
 CONSTANT.2: /(?:pi|oo)(?![a-zA-Z])/
-FUNCTION.2: /(?:sqrt|log|ln|exp|sin|cos|tan|cot|sec|csc)(?![a-zA-Z])/
+FUNCTION.2: /(?:sqrt|log|ln|exp|(?:arc)?(?:sin|cos|tan)|cot|sec|csc)(?![a-zA-Z])/
 LETTER: /[a-zA-Z](?:_(?:\d+|[a-zA-Z]+))?/
 %ignore /\s+/
 """
@@ -240,7 +241,9 @@ class _Builder(Transformer[Token, Any]):  # of sympy's objects, which are untype
 
     def applied(self, name: str, argument: Any) -> Any:
         grows = name in ("exp", "log", "ln") and argument.is_number
-        return getattr(_sympy(), name)(_bounded(argument, not grows or abs(argument.evalf(5)) <= 1e6))
+        return getattr(_sympy(), name.replace("arc", "a"))(
+            _bounded(argument, not grows or abs(argument.evalf(5)) <= 1e6)
+        )
 
     def number(self, digits: str) -> Any:
         number = Fraction(_bounded(digits, len(digits) <= _MAX_DIGITS))

@@ -123,8 +123,9 @@ def _is_revised(rest: str) -> bool:
 _COMMENT = re.compile(
     r"(?i)^[\s*_#(\[>-]*(?:check|verif|(?:let me|to) (?:check|verify|double)|note\b|confidence\b|explanation|reason"
     r"|that is\b|i\.e\.|(?:this|that|it)(?:'s| is) because\b|(?:this|that|it|which)(?:'s| is| was| can| means"
-    r"| matches| makes sense| equals| also)\b[^=]*\b(?:more|less|fewer|than|half|twice|times)\b|(?:let\s+(?!me\b"
-    r"|us\b)|suppose\b|assume\b|(?:we )?try\b)(?![^\n]*\b(?:so|then|thus|hence|therefore|get|have|gives?)\b)"
+    r"| matches| makes sense| equals| also)\b[^=]*\b(?:more|less|fewer|than|half|twice|times(?! \$?\d))\b"
+    r"|(?:let\s+(?!me\b|us\b)|suppose\b|assume\b|(?:we )?try\b)"
+    r"(?![^\n]*\b(?:so|then|thus|hence|therefore|get|have|gives?)\b)"
     r"|because\b[^,]*\Z|if you(?:'d| have| need| want| would| like)|i hope|验算|检验|检查|注|解释|说明|解析|提示|理由"
     r"|(?:do not|don't) (?:confuse|forget|mix)|be careful|remember\b|by the way|for (?:example|instance|comparison"
     r"|reference)\b|(?:in|by) (?:contrast|comparison)\b|had \w+ |(?:若|如果|即使|if\b)[^\n]*(?:错|不对|不是|\bbut\b"
@@ -153,15 +154,29 @@ _VERIFIES = re.compile(r"(?i)check|verif|substit|plug|验|检")
 _ANSWERS = re.compile(
     r"(?i)\n\s*[*_]*(?!\s*(?:note|check|verif|so far|if\b|this\b|that\b|it\b|both|注|这|验|检))[^\n=:]*\d[^\n=]*\Z"
 )
+REFUSAL = re.compile(
+    r"(?i)(?:can't|(?:can|could) ?not|(?:unable|impossible|not possible|no way|hard) to) (?:be )?(?:solved?"
+    r"|determined?|answer|find|tell|know|say|calculated?|computed?|give)|\bno (?:solution|answer)\b|(?:\bnot|n't|\bno"
+    r"|\black(?:s|ing)?)\b[^.\n]{0,30}(?:enough|sufficient) (?:information|data|detail)|insufficient|\bnot (?:known"
+    r"|given|provided|stated)\b|don't know|not sure|无法(?:确定|计算|回答|求|得知|判断|解答|得出)|不能确定|不知道"
+    r"|(?:信息|条件|数据)(?:不足|不够|不完整)|缺[少乏].{0,6}(?:条件|信息|数据)"
+)
+"""That there is no answer, or none that the writer knows."""
 _CODE_LAST = re.compile(
     r"```(?i:python|py|sympy|cpp|java)[^\n]*\n(?:(?!```)[\D\n])*(?:```\s*)?$"
     r"|(?:^|\n) *(?:print ?\((?!.*#.*\d)|return |def \w+\().*\s*$"
 )
 _BROKEN_OFF = re.compile(
-    r"(?:[-=+/×÷≈(,，、]|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from|ha[sv]e?"
-    r"|equals|that|then|so|thus|hence|therefore|at|than|because|(?:of|for) (?:the|these|those|all) \d+)"
-    r"|(?:所以|因此|[为是得和与]|等于|(?<![对确误])的|得到)\s*[:：]?)$"
+    r"(?:[-=+/×÷≈(,，、]|[a-z)]\**:|\\times|\\d?frac|\\cdot|[(\s](?:is|are|the|of|for|per|an?|and|or|to|we|by|with|from"
+    r"|ha[sv]e?|equals|that|then|so|thus|hence|therefore|at|than|because|(?:of|for) (?:the|these|those|all) \d+)"
+    r"|(?:所以|因此|[为是得和与]|等于|(?<![对确误])的|得到)\s*[:：]?|\s[\"“]|[“「])$"
 )
+_INTENDS = re.compile(
+    r"(?i)\W*(?:(?:so|now|next|then|first|okay),?\s+)?(?:let me|let's|let us|(?:i|we)(?:'ll|\s+(?:now\s+)?(?:(?:need"
+    r"|have|want) to|must|should)))\s+(?:figure out|find|determine|calculate|compute|work out|break)\b"
+    r"|\W*(?:现在|接下来|然后|下面|首先)?,?(?:我们?)?(?:还?需要?|来)[先再]?(?:计算|算|求|找|确定)"
+)
+"""A sentence that says what is to be done; as a text's last one it tells no answer."""
 _PAIRS = ((r"\(", r"\)"), (r"\[", r"\]"), (r"\begin{", r"\end{"), ("<<", ">>"), ("\\left", "\\right"))
 _SENTENCE_ENDS = re.compile(r"[.。!?！？;；:：)\]}】」”\"'|$>]$")
 _SAYS = re.compile(r"[A-Za-z]{2,}|[\u4e00-\u9fff]{2}")
@@ -206,8 +221,10 @@ def is_broken_off(text: Text) -> bool:
     if _BROKEN_OFF.search(" " + string) or any(string.count(one) > string.count(other) for one, other in _PAIRS):
         return True
     before, _, last = string.rpartition("\n")
-    parts = re.split(r"(?<=[^\d\s])\.\s+|(?<=\d)\.\s+(?=[A-Z])|[。!?！？]", last)
+    parts = [*filter(str.strip, re.split(r"(?<=[^\d\s])\.\s+|(?<=\d)\.\s+(?=[A-Z])|[。!?！？]", last))] or [last]
     last = parts[-1]
+    if not re.search(r"\d", last) and _INTENDS.match(last):
+        return True
     if _SENTENCE_ENDS.search(string) or len(_SAYS.findall(last)) < 2 or spelled(last[-_NEAR_END:]):
         return False
     if re.match(r"\W*[A-H][.、:)]", string[len(before) :]) or re.search(r"=\s*[$¥]?\d", last):

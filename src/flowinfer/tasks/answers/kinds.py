@@ -253,5 +253,6 @@ def time_text(match: re.Match[str]) -> str:
 
 
 def folded(text: str) -> str:
-    """Return words for comparison: lower case, blanks as one, without punctuation around."""
+    """Return words for comparison: lower case, blanks as one, none beside Chinese, without punctuation around."""
+    text = re.sub(r"\s+(?=[\u4e00-\u9fff])|(?<=[\u4e00-\u9fff])\s+", "", text)
     return re.sub(r"[\s\\]+", " ", text.lower()).strip().strip(".。\"'`").strip()

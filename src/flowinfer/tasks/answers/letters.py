@@ -67,6 +67,8 @@ _OPENS = re.compile(
 
 _PLAIN_NUMBER = re.compile(r"-?[\d.,]+")
 _QUANTITY = re.compile(rf"(?:Rs\.? ?|[$¥€£])?{_PLAIN_NUMBER.pattern}\s?%?")
+_LIST_CUT = re.compile(r"(?:[^\w\n]*[A-Z]\s*[:.、][^\n]*\n+)+[^\w\n]*[A-Z]\s*[:.、]?\s*")
+"""A list of options that stops behind a letter."""
 _EXPLAINS = re.compile(r"(?i)[\s*#_]*(?:explanation|rationale|reason|解析|解释|分析|理由)")
 
 
@@ -114,7 +116,8 @@ class _Letters(Reader):
     def _announcements(self, text: Text, tails: list[Text]) -> Iterator[tuple[int, int, Found]]:
         """Yield where each anchor's answer stands, and what it is."""
         head = re.compile(
-            r"^[\s*_$\"'“”‘’(\[【「\\{]*(?:text|选项|选择|选|option|choice|letter|第)?[\s*(\[【{<]*"
+            r"^[\s*_$\"'“”‘’(\[【「\\{]*(?:(?:most )?(?:likely|probably)\s+(?:to be\s+)?)?"
+            r"[\s*(\[]*(?:text|选项|选择|选|option|choice|letter|第)?[\s*(\[【{<]*"
             rf"(?:[{self.letters}]\s*(?:->|[→⇒])\s*(?=[{self.letters}]\W*$))?([{self.letters}])(?:(?![A-Za-z0-9_'’])|(?=(?-i:[{self.letters}]+)(?![A-Za-z0-9_'’])))",
             re.I,
         )
@@ -128,7 +131,10 @@ class _Letters(Reader):
             clause = re.split(r"[\n。!?;]|\.\s", text.string[max(0, begin - 24) : begin])[-1]
             if _DENIED.match(text.string, end) or OPEN.search(clause):
                 continue
-            found = {match[1].upper()} | _joined(text.string[end : end + 80], self.letters)
+            words = re.escape(self.choices[match[1].upper()].strip(" .。"))
+            named = re.match(rf"\W*{words}(?=,?\s+(?:or|and)\b|[、和与及或])", text.string[end:], re.I)
+            listed = end + (named.end() if named else 0)
+            found = {match[1].upper()} | _joined(text.string[listed : listed + 80], self.letters)
             span = tail.part(match.start(1), match.end(1)).span()
             one = Found(found.pop(), "ok", "anchor", span) if len(found) == 1 else None
             yield begin, end, one or Found(None, "ambiguous", "anchor", span)
@@ -139,8 +145,11 @@ class _Letters(Reader):
             return Found(alone[1].upper(), "ok", "only_letter", text.span())
         string = masked(text.string)
         places = tokens(string, self.letters)
+        only_lists = rf"[\s.,;:、。()\[\]/*&{self.letters}-]*"
+        if len({string[at] for at in places}) > 1 and re.fullmatch(only_lists, lettered(text, self.choices, "").string):
+            return Found(None, "ambiguous", "letters", None)
         leading = _leading(text, self.choices)
-        if leading is None and is_broken_off(text):
+        if _LIST_CUT.fullmatch(text.string.strip()) or (leading is None and is_broken_off(text)):
             return Found(None, "truncated", "none", None)
         if not places:
             return self._told(text) or Found(None, "no_answer", "none", None)
@@ -270,8 +279,6 @@ def _leading(text: Text, choices: Mapping[str, str]) -> str | None:
         return None
     rest = string[match.end() :]
     if match["after"] == "\n" and _EXPLAINS.match(rest):
-        return match[1]
-    if match["after"] == ")" and not rest.strip():
         return match[1]
     others = letters.replace(match[1], "")
     is_listing = re.search(rf"(?:^|[\n。.;,!?]|[,;]\s)[*(\[【]*(?:选项)?[{others}]\s*[)\]】*]*\s*[.、:)]\s*\S", rest)

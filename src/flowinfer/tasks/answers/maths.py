@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flowinfer.tasks.answers.expressions import equal, parse_expression, plain, split_top, vector
 from flowinfer.tasks.answers.finding import (
+    REFUSAL,
     Reader,
     find,
     has_only_bounds,
@@ -17,7 +18,6 @@ from flowinfer.tasks.answers.finding import (
 )
 from flowinfer.tasks.answers.kinds import Gold, intervals
 from flowinfer.tasks.answers.numbers import show, spelled
-from flowinfer.tasks.answers.polarity import OPEN
 from flowinfer.tasks.answers.runs import (
     all_runs,
     asked_clause,
@@ -35,7 +35,7 @@ _UNIT = re.compile(
     r"|or\b)[a-zA-Z]+)*(?:\^\(?\d\)?)?[\s.]*|[\u4e00-\u9fff]{1,4}"
 )
 _UNIT_BEHIND = re.compile(
-    r"(?<=[\d)])(?:\s+[a-zA-Z]{1,2}(?:/[a-zA-Z]{1,2})?|\s?(?:mL|ml|cm|mm|km|kg|mg|ft|in|lb|oz|hr))$"
+    r"(?<=[\d)])(?:\s+[a-zA-Z]{1,2}(?:/[a-zA-Z]{1,2})?(?:\^\(?-?\d\)?)?|\s?(?:mL|ml|cm|mm|km|kg|mg|ft|in|lb|oz|hr))$"
 )
 _LATEX_UNIT = re.compile(r"(?<=[\w})])[\s\\,~]*\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\}\s*\^\s*\{?\d\}?\s*$")
 """A unit with its power: 36\\pi \\text{ m}^3."""
@@ -43,7 +43,6 @@ _BASE = re.compile(r"_\(?\d+\)?$")
 _NAMED = re.compile(r"[a-zA-Z](?:_?\w)?'*\s*(?:\(\s*[-\w]+\s*\))?\s*=\s*")
 _NAME = r"(?:\\?[a-zA-Z]+|[a-zA-Z]_?\w?)'*(?:\s*\([^()=]*\))?"
 _PART = re.compile(rf"(?:and\s+)?({_NAME})\s*(?:=|≡|\\equiv)\s*([^=]+)")
-_ASKS = r"\b(?:for|find|of|determine|is|compute|evaluate|calculate|what's)\b|[求为]"
 _MATRIX = re.compile(r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*\s*\]")
 _BRACKET = re.compile(r"[(\[{](?:[^()\[\]{}]|[(\[{](?:[^()\[\]{}]|[(\[{][^()\[\]{}]*[)\]}])*[)\]}])*[)\]}]")
 _THEREFORE = re.compile(r",\s*(?:and )?(?:so|thus|therefore|hence)\b,?|所以|因此|[,，]?故|于是")
@@ -93,11 +92,8 @@ def by_name(string: str, gold: Gold) -> str | None:
         return f"({', '.join(parts[name] for name in names)})" if set(names) == set(parts) else None
     if gold.kind not in ("number", "expression"):
         return None
-    question = re.sub(r"[\\$\s{}]", " ", gold.question)
-    forms = {name: r"\s*".join(map(re.escape, name.replace("\\", ""))) for name in parts}
-    ends = r"\s*(?:$|[.?,;。的值])"
-    asked = [n for n, form in forms.items() if re.search(rf"(?i:{_ASKS})(?:\s+\w+){{0,4}}?\s*{form}{ends}", question)]
-    return parts[asked[0]] if len(asked) == 1 else string
+    clause = asked_clause(string, gold.question)
+    return clause.split("=")[-1].strip() if clause != string else string
 
 
 def read_stretch(part: str, gold: Gold, *, is_anchored: bool) -> str | None:
@@ -260,7 +256,7 @@ class _Mathematics(Reader):
         for rule, part in [*(("sentence", part) for part in reversed(told)), *last]:
             if self._takes_no_bound and has_only_bounds(part.string, self.question):
                 continue
-            if self.gold.kind not in ("truth", "words") and OPEN.search(part.string):
+            if self.gold.kind not in ("truth", "words") and REFUSAL.search(part.string):
                 break
             if (shown := read_stretch(part.string, self.gold, is_anchored=False)) is not None:
                 return Found(shown, "ok", rule, part.span())

@@ -114,6 +114,11 @@ NUMBER = re.compile(
     r"|(?<=\d)[kK]\b)?(?:(?P<rest>\d+)(?P<rest_scale>[千百万]))?"
 )
 _LATEX_FRACTION = re.compile(r"(\d*)\s*\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(-?\d+)\s*\}|(\d)(\d))")
+_WORDED = re.compile(
+    r"(\d[\d.,]*) (?:multiplied by|times|divided by|plus|minus) \$?(\d[\d.,]*?)"
+    r"(?: [a-z-]+){0,3},? (?:which )?(?:equals|gives|is(?: the same as)?) (?=\$?\d)"
+)
+"""A calculation in words, whose value alone matters."""
 _MAX_DIGITS = 60
 """Of a number, and most powers of ten."""
 _FLOAT_DIGITS = 8
@@ -132,6 +137,7 @@ def clean(part: str) -> str:
         r"(\d[\d.,]*\s?(?:°\s?[CF]?|degrees(?: \w+)?)?)\s+below zero\b|零下(?=\s?\d)", r"-\1", part, flags=re.I
     )
     part = re.sub(r"(?<=\d)(\s*(?:[a-zA-Z]{2,}|m)\s*)\^\s*\{?[23]\}?(?!\d|\.\d)", r"\1", part)  # of a unit
+    part = _WORDED.sub(r"\1 * \2 = ", part)
     part = re.sub(r"(?<=\d)\s*[→⇒]\s*(?=[$¥]?\d)", " = ", part)
     part = re.sub(r"(?<=\d)\s*又\s*(?=\d+\s?/\s?\d)", " ", part)
     part = re.sub(r"(?<=\d) and (?:a|one)[- ]half\b", " 1/2", part)
@@ -199,7 +205,7 @@ def asks_percent(question: str) -> bool:
 
 def near(left: Fraction, right: Fraction) -> bool:
     """Return whether two numbers are equal, or the same float: long decimals count to nine digits."""
-    is_float = min(left.denominator, right.denominator) > 10**_FLOAT_DIGITS
+    is_float = max(left.denominator, right.denominator) > 10**_FLOAT_DIGITS
     return left == right or (is_float and abs(left - right) <= abs(right) / 10**9)
 
 

@@ -18,6 +18,8 @@ _PREDICATE = re.compile(
     r"|(?!of\b|is\b|are\b|was\b|does\b|best\b)[a-z]{4,} [a-z]{3,})"
 )
 """What a question asks of an option: "which amendment abolished slavery"."""
+_BLANK = re.compile(r"(?<=\d)\s+(?=[\u4e00-\u9fff])")
+"""A blank before a Chinese unit: 7 种 is 7种."""
 _BEFORE = 5
 """Characters before a question's blank by which a text is known to complete it."""
 
@@ -54,7 +56,8 @@ def lettered(text: Text, choices: Mapping[str, str], question: str) -> Text:
         start, end = match.span()
         if start >= 2 and text.string[start - 2 : end] in question:
             continue
-        bare = re.sub(r"(?i)^(?:an?|the)\s+", "", match[0]) if match[0].lower() not in options else match[0]
+        said = _BLANK.sub("", match[0])
+        bare = re.sub(r"(?i)^(?:an?|the)\s+", "", said) if said.lower() not in options else said
         name = f"({options[bare.lower()]})"
         parts += [text.part(last, start), Text(name, [text.places[start], text.places[start], text.places[end - 1]])]
         last = end
@@ -62,11 +65,12 @@ def lettered(text: Text, choices: Mapping[str, str], question: str) -> Text:
 
 
 def _texts(choices: Mapping[str, str]) -> list[tuple[str, str]]:
-    texts = [(letter, normalize(option).string.strip(" .。")) for letter, option in choices.items()]
+    texts = [(letter, _BLANK.sub("", normalize(option).string.strip(" .。"))) for letter, option in choices.items()]
     return [(letter, text) for letter, text in texts if text]
 
 
 def _form(option: str) -> str:
     left = r"(?<![A-Za-z0-9.])(?:(?:an?|the)\s+)?" if option[0].isascii() and option[0].isalnum() else ""
     right = r"(?![A-Za-z0-9]|\.\d)" if option[-1].isascii() and option[-1].isalnum() else ""
-    return left + re.escape(option) + right
+    spaced = re.sub(r"(?<=\d)(?=[\u4e00-\u9fff])", r"\\s?", re.escape(option))
+    return left + spaced + right

@@ -7,20 +7,17 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 
-WRONG = r"错|不(?:对|正确|符|成立|行|合)|排除|\b(?:wrong|incorrect|false|not)\b|n't\b"
+WRONG = r"错|不(?:对|正确|符|吻|成立|行|合)|排除|\b(?:wrong|incorrect|false|not)\b|n't\b"
 NEGATIVE = re.compile(
     rf"(?i){WRONG}|有(?:语病|歧义|误)|不(?:是|选|能|会|属于|准确|恰当|可能|一致|[当应]选)|并非|均非|无关|片面|矛盾"
     r"|除了?[A-H\s]|无中生有|偷换|以偏概全|张冠李戴|[✗✘❌]|太绝对|过于绝对|eliminat|distract|\b(?:cannot|except"
     r"|(?:all|anything|everything) but)\b|ruled? out|\bout\b|irrelevant|unrelated|\b(?:no|none|neither|nor)\b"
 )
 OPEN = re.compile(
-    r"(?i)(?:can't|(?:can|could) ?not|(?:unable|impossible|not possible|no way|hard) to) (?:be )?(?:solved?|determined?"
-    r"|decide|answer|find|tell|know|say|calculated?|computed?|give)|\bno (?:solution|answer)\b|(?:\bnot|n't|\bno"
-    r"|\black(?:s|ing)?)\b[^.\n]{0,30}(?:enough|sufficient) (?:information|data|detail)|insufficient|\bnot (?:known"
-    r"|given|provided|stated)\b|don't know|not sure|unsure|不确定|(?:不能|难以)(?:判断|确定|得知)|无法(?:确定|计算|回答"
-    r"|求|得知|判断|解答|得出|选)|不知道|(?:信息|条件|数据)(?:不足|不够|不完整)|缺[少乏].{0,6}(?:条件|信息|数据)"
+    r"(?i)无法(?:判断|确定|得知|得出|选|回答)|(?:不能|难以)(?:判断|确定|得知)|不确定|(?:cannot|can't"
+    r"|could not) (?:determine|decide|tell|say)|unsure|not sure"
 )
-"""That there is no answer, or none that the writer knows."""
+"""What leaves open whether a letter is right."""
 _REPORTED = r"(?<!\bi )(?<!\bwe )\b(?:thinks|claims|believes|guesse[sd])\b|\b(?:some|many|most) (?:people|students)\b"
 REPORTED = re.compile(rf"(?i){_REPORTED}|^\W*suppose\b")
 SUPPOSED = re.compile(
@@ -31,7 +28,7 @@ SUPPOSED = re.compile(
 )
 _IMAGINED = re.compile(r"(?i)\bif\b[^.\n]*\bwould\b[^.\n]*[.\n]?\s*$")
 _POSITIVE = re.compile(
-    r"(?i)正确|准确|恰当|合适|对的|成立|符合|才[是对]|最佳|当选|一致|吻合|无误|[✓√✔✅]"
+    r"(?i)正确|准确|恰当|合适|(?<![来去似乎])合理|对的|成立|符合|才[是对]|最佳|当选|一致|吻合|无误|[✓√✔✅]"
     r"|[都均皆](?:是|为|属于)|\bare all\b|(?<=[A-H)]) all\b"
     r"|correct|right|true|\baccurate|best|better|likely|the answer|is the one|\byes\b|\bfits?\b"
 )
@@ -63,6 +60,7 @@ _VERDICT = re.compile(
     r"(?i)\s*neither\b.*|\s*(?:所以|因此|故|是|so (?:it|this|that)(?:'s| is) |which (?:is|was) |it(?:'s| is) "
     r"|so )*(?:说法|表述|[他她它]们?)?(?:错[误了]?|不正确|不对|不符合?.{0,4}|排除|正确|对|不选|[当应]选|符合题意?"
     r"|wrong|incorrect|(?:not )?correct|right|out|no|yes)(?:的|选项)?[。;；，,.!\s]*"
+    r"|\s*[这该此]个?选项[^,。;\n]{1,20}[,。;\s]*"
 )
 _MARKED = re.compile(r"[✗✘❌✓√✔✅]\W*$")
 _MARK_BEHIND = re.compile(r"([.。])(\s?)([✗✘❌✓√✔✅])")
@@ -78,7 +76,8 @@ _CONCLUDED = re.compile(
     r"(?i)(?:\b(?:so|therefore|thus|hence|it's|it is|must be|answer|leaves|clearly|obviously|definitely)"
     r"|(?:其实|实际上)(?:应该)?是?|显然是?|那就是|只?剩下?|即|所以|因此|综上|故|最终还是|→|⇒|=>)"
     r"[\s,:]*(?:it'?s |it is |it must be |option |the answer is |选项?|是)?"
-    r"[\s*(\[【]*([A-H])[\s*)\]】]*(?:项|选项)?\s*[了啦]?(?=(?:最[\u4e00-\u9fff]{1,3})?(?:$|[\n.。;；!,，])|\s+it is\b)"
+    r"[\s*(\[【]*([A-H])[\s*)\]】]*(?:项|选项)?\s*[了啦]?"
+    r"(?=(?:是?[最更][\u4e00-\u9fff]{1,5})?(?:$|[\n.。;；!,，])|\s+it is\b)"
 )
 _SOLE = re.compile(r"(?i)(?<!不)(?<!不是)(?:只有|\bonly)\s*(?:选项|option )?\(?([A-H])(?![A-Za-z])")
 _WRONG = re.compile(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from flowinfer.tasks.answers.finding import (
+    REFUSAL,
     Reader,
     find,
     holds_bound,
@@ -16,7 +17,7 @@ from flowinfer.tasks.answers.finding import (
     without_checks,
 )
 from flowinfer.tasks.answers.numbers import Number, asks_percent, clean, show, spelled, values
-from flowinfer.tasks.answers.polarity import OPEN, REPORTED, SUPPOSED
+from flowinfer.tasks.answers.polarity import REPORTED, SUPPOSED
 from flowinfer.tasks.answers.readings import (
     Reading,
     after_last_equals,
@@ -24,6 +25,7 @@ from flowinfer.tasks.answers.readings import (
     first_value,
     in_two_units,
     in_units,
+    lists_several,
     main_clause,
 )
 from flowinfer.tasks.answers.runs import asked_clause
@@ -32,7 +34,8 @@ from flowinfer.tasks.answers.text import Found, Text
 _CUE = re.compile(
     r"(?i)\b(?:(?<!okay )(?<!okay, )so|thus|therefore|hence|consequently|altogether|in total|in all|total|overall"
     r"|finally|left|remain(?:s|ing)?|(?:i|we|which) (?:get|gets|gives?)|(?:amounts?|comes?|adds? up|works out) to)\b"
-    r"|\b(?:will|would|'ll) be\b|答|共|因此|所以|综上|最终|最后|总|剩|于是|故|:[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$"
+    r"|\b(?:will|would|'ll) be\b|^\W*(?:that|this) means\b"
+    r"|答|共|因此|所以|综上|最终|最后|总|剩|于是|故|:[\s*]*[-$€£¥]?[\d.,]+[\s*.%]*$"
 )
 _PASSED_OVER = re.compile(
     r"(?i)(?:(?:\bnot|n't|不是|并非|而非)\s*\$?|\b(?:step|case|part|question|problem|example|figure|option|method"
@@ -64,6 +67,7 @@ _BOLD_LINE = re.compile(r"\s*\*\*[^*\n:]+:[^*\n]+\*\*\s*")
 _BLANKED = re.compile(
     r"\((?:not|instead|rather|=)[^()]*\)|(?<=[\w%] )\(\d[^()=]*\)(?= [a-z][^().=]*\d)|^[\s*]*\d{1,2}[.)]\s+(?=\D)"
     r"|\d[\d.,]*\s+(?:more|fewer|less) than [^,.]*\d[^,.]*, which (?:is|was)(?=\s+\$?\d)"
+    r"|(?:\bhalf|\d+%|\d/\d+) of [^,.]{0,20}\d[\d.,]*(?: [a-z]+)?, or (?=\$?\d)"
     r"|\d[\d.,]*\s?(?:[a-z]+)?,? (?:which )?(?:rounds|rounded) (?:up |down )?to(?=\s+\$?\d)"
 )
 _NAMED_VALUES = re.compile(r"(?i)[\s$]*([a-z])\s*=[^=,a-z]+(?:,|;|\band\b)[\s$]*(?!\1)[a-z]\s*=[^=,a-z]+")
@@ -98,7 +102,7 @@ def find_number(text: Text, question: str = "") -> Found:
 
 class _Numbers(Reader):
     def boxed(self, box: Text) -> Found | None:
-        if re.search(r"\d\s*,\s+-?\$?\d", clean(box.string)):
+        if re.search(r"\d\s*[,;]\s+(?:[a-z]\s*=\s*)?-?\$?\d", clean(box.string)):
             return Found(None, "ambiguous", "boxed", box.span())
         if holds_bound(clean(box.string), self.question) or _TERM.search(box.string):
             return Found(None, "no_answer", "boxed", box.span())
@@ -110,10 +114,12 @@ class _Numbers(Reader):
             begin = text.places.index(tail.places[0])
             if _WORKING.match(text.string, begin) and re.search(r"\n\W*$", text.string[:begin]):
                 return self.closing(text.part(begin, len(text.string)))
-            if holds_bound(clean(tail.string), self.question) or _TERM.search(tail.string):
+            if holds_bound(clean(tail.string), self.question):
                 continue
             found = _stated(tail, self.question, is_led=True)
             if found is not None:
+                if found.value and " of " not in found.value and lists_several(tail.string, self.question):
+                    return Found(None, "ambiguous", "anchor", tail.span())
                 value = asked_value(tail.string, self.question, found.value) if found.value else None
                 return replace(found, value=value, rule="anchor", span=tail.span())
         return None
@@ -127,7 +133,7 @@ class _Numbers(Reader):
         is_refused = False
         final = body.string.rstrip().rsplit("\n\n", 1)[-1].strip(" .。*") if body is not text else None
         for part in sentences(body):
-            if OPEN.search(part.string):
+            if REFUSAL.search(part.string):
                 last, is_refused = None, True
                 continue
             asked = re.split(r"[.。]\s*(?=\S)", self.question)[-1]
@@ -249,7 +255,8 @@ def _concluded(string: str, found: list[Number], begin: int) -> tuple[Reading, N
     before = next((item for item in reversed(inside) if item[1] < chosen[1]), None)
     if before:
         between = string[before[2] :]
-        if re.match(r"[^,.]{0,12}(?:\bor\b|或|还是|[到至].{0,12}之间)", between):
+        is_range = re.search(r"\bbetween\s*\$?$", string[: before[1]])
+        if is_range or re.match(r"[^,.]{0,12}(?:\bor\b|或|还是|[到至].{0,12}之间)", between):
             return Reading(None, True), chosen
         if in_two_units(before[0], between):
             chosen = before

@@ -20,9 +20,10 @@ class Reading:
 _ASIDE = re.compile(
     r"(?i)\((?=\D*\d)[^()]*\)|,?\s*(?:\bnot\b|\brather than\b|\binstead of\b|而不是|而非|不是)|,?\s*(?:\b(?:because"
     r"|since|which(?! (?:at [^,.]*?)?(?:averages|equals|gives|leaves|makes|comes|totals|amounts|adds|works|brings"
-    r"|is(?= [$\d.,]+%?(?![^.]*\b(?:than|more|less|fewer|times|half|twice)\b)))\b)|given that|where|compared"
-    r"|considering|assuming|as (?:it|he|she|they|there))\b|其中|因为|由于)|,\s*(?:who|whom|whose)\b|\bout of\b"
-    r"|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b)|[→⇒]\s*(?=check)|\s[—–]\s(?=that\b|because\b|since\b|as\b)"
+    r"|means|is(?= [$\d.,]+%?(?![^.]*\b(?:than|more|less|fewer|times|half|twice)\b)))\b)|given that|where|compared"
+    r"|(?<!after )considering|assuming|as (?:it|he|she|they|there))\b|其中|因为|由于)|,\s*(?:who|whom|whose)\b"
+    r"|\bout of\b|,\s*(?=\d[\d.,]*\s+(?:more|fewer|less)\b(?![^.]*\b(?:is|are|was|were)\b))|[→⇒]\s*(?=check)"
+    r"|\s[—–]\s(?=that\b|because\b|since\b|as\b)"
 )
 _GAP = r"\s*[a-zA-Z$€£¥￥%\u4e00-\u9fff]{0,14}(?:\s[a-zA-Z]{1,12})?\s*"
 _NEXT = re.compile(rf"^{_GAP}(?:[-+*/÷×^]|\bx\b)\s*[($\s]*\d")
@@ -31,7 +32,7 @@ _RANGE = re.compile(
     r"(?i)^\s?[a-zA-Z$%\u4e00-\u9fff]{0,8}\s*(?:~|–|—|\bto\b|到|至|\bor\b|或者?|还是"
     r"|,?\s*[也还又](?=可能))\s*(?:maybe|perhaps|possibly|也许|可能是?)?\s*[$¥]?\s*-?\d"
 )
-_LIST = re.compile(r"^(?:\s*(?:,|、|和|与|\band\b)\s*(?:and\s+)?[-$¥]?\d[\d.]*)+[\s.。$]*$")
+_LIST = re.compile(r"^(?:\s*(?:,|、|和|与|\band\b)\s*(?:and\s+)?[-$¥]?\d[\d.]*)+[\s.。$]*(?:\([^()\d]*\)[\s.]*)?$")
 _RATIO = re.compile(r"^\s?(?::|比|点|时|月)\s?\d")
 _UNITS = (
     ("dollars?", "cents?", 100),
@@ -178,6 +179,21 @@ def asked_value(stretch: str, question: str, value: str) -> str:
         return named[0]
     free = [shown for shown, before in fitting if not _CONDITION.search(before)]
     return free[0] if len(free) == 1 and all(shown != value for shown, _ in fitting) else value
+
+
+_PAIR = re.compile(
+    r"(?i)[\s$*]*\d[\d.,]*((?: [a-z-]+){1,5}?),? (?:and|each(?: one)? (?:with|having|of))"
+    r" \$?\d[\d.,]*((?: (?!are\b|is\b)[a-z-]+){1,5})[\s.*]*(?:\n|$)"
+)
+"""Two quantities side by side: 3 pens and 4 books."""
+
+
+def lists_several(stretch: str, question: str) -> bool:
+    """Return whether a stretch gives two quantities, and not just one of what the question asks for."""
+    pair = _PAIR.match(stretch)
+    asks_both = re.search(r"(?i)how many [\w-]+(?:,| and| or) [\w-]+ (?:are|do|does|did|will|were|can)\b", question)
+    fitting = [unit for unit in pair.groups() if _is_asked(unit, question)] if pair else []
+    return pair is not None and (asks_both is not None or len(fitting) != 1)
 
 
 def _is_asked(unit: str, question: str) -> bool:

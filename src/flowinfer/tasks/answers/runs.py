@@ -121,8 +121,11 @@ _COMMON = {"the", "how", "and", "many", "much", "does", "are", "was", "were", "h
 _CLAUSES = re.compile(
     r"(?:,(?!\d)|[，;；])(?!\s*(?:也就|即|就是|i\.e|that is|or\b|which))\s*(?:\band\b|\bwhile\b|而)?|\b(?:and|while)\b"
 )
-_VARIABLE = re.compile(r"(?i)\b([a-z])\s*=")
-_ASKED_VARIABLE = re.compile(r"(?i)(?:\b(?:for|find|of|determine|is)|求|计算)\s*([a-z])\s*(?=$|[.?,。？的值])")
+_VARIABLE = re.compile(r"(?i)\b([a-z])(?:\s*\([^()=]*\))?\s*=")
+_ASKED_VARIABLE = re.compile(
+    r"(?i)(?:\b(?:for|find|of|determine|is|compute|evaluate|calculate|what's)|求|计算"
+    r"|为)[\s$\\{}]*([a-z])(?:\s*\([^()]*\))?[\s${}]*(?=$|[.?,;。？的值])"
+)
 _RESTATES = re.compile(r"(?i)\bthat is\b|即|也就是")
 
 
@@ -136,12 +139,12 @@ def asked_clause(string: str, question: str) -> str:
     masked = re.sub(r"\([^()]*\)", lambda match: " " * len(match[0]), string)
     ends = [match.span() for match in _CLAUSES.finditer(masked)]
     bounds = zip([0, *(end for _, end in ends)], [*(begin for begin, _ in ends), len(string)], strict=True)
-    told = [string[begin:end] for begin, end in bounds if _is_clause(masked[begin:end])]
-    words = [_words(clause, _VARIABLE) for clause in told]
+    told = [slice(*bound) for bound in bounds if _is_clause(string[slice(*bound)])]
+    words = [_words(masked[clause], _VARIABLE) for clause in told]
     sought = _words(question, _ASKED_VARIABLE)
     others = [set().union(*words[:at], *words[at + 1 :]) for at in range(len(told))]
     asked = [clause for clause, own, rest in zip(told, words, others, strict=True) if (own - rest) & sought]
-    return asked[0] if len(told) > 1 and len(asked) == 1 else string
+    return string[asked[0]] if len(told) > 1 and len(asked) == 1 else string
 
 
 def _is_clause(string: str) -> bool:

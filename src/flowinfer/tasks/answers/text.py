@@ -56,7 +56,8 @@ _PLAIN = {
     **dict.fromkeys("\u2212\u2010\u2011\ufe63", "-"),
     **dict.fromkeys("\u00a0\u3000", " "),
     **dict.fromkeys("\ufe0e\ufe0f", ""),  # how the character before is drawn
-    **{"\u00d7": "*", "\u00b2": "^2", "\u00b3": "^3", "\u00b0": "°"},
+    **{"\u00d7": "*", "\u00b0": "°"},
+    **{raised: f"^{sign}" for raised, sign in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", "0123456789-n", strict=True)},
     **{chr(begin + at): chr(65 + at) for begin in (0x1F150, 0x1F170) for at in range(26)},  # white letters, as 🅱
 }
 """What NFKC does not know or would spoil."""
@@ -70,11 +71,7 @@ def normalize(output: str) -> Text:
     if all(len(text) == 1 for text in plain.values()):
         return Text("".join([plain.get(character, character) for character in read]), range(start, len(output)))
     pieces = [plain.get(character, character) for character in read]
-    if any("/" in text for text in plain.values()):
-        pieces = [
-            f" {piece}" if len(piece) > 1 and "/" in piece and before[-1:].isdigit() else piece  # 2⅔
-            for before, piece in pairwise(["", *pieces])
-        ]
+    pieces = [_beside(before, piece) if len(piece) > 1 else piece for before, piece in pairwise(["", *pieces])]
     return Text("".join(pieces), [at for at, piece in enumerate(pieces, start) for _ in piece])
 
 
@@ -84,6 +81,13 @@ def _plain(character: str) -> str:
     if known is not None:
         return known
     return unicodedata.normalize("NFKC", character).replace("\u2044", "/").replace("\u2212", "-")
+
+
+def _beside(before: str, piece: str) -> str:
+    """Return what a character becomes behind another: ⁻³ is one power, and 2⅔ a mixed number."""
+    if piece[0] == "^" and before[:1] == "^" and len(before) > 1:
+        return piece[1:]
+    return f" {piece}" if "/" in piece and before[-1:].isdigit() else piece
 
 
 _ENDLESS = re.compile(r"\d{61,}")
@@ -97,11 +101,11 @@ def prepare(output: str) -> Text:
     return replace(text, string=_ENDLESS.sub(lambda match: "?" * len(match[0]), text.string))
 
 
-_LONG_RUN = re.compile(r"([^\d?])\1{39,}")
+_LONG_RUN = re.compile(r"\s{40,}|([^\d?])\1{39,}")
 
 
 def _without_long_runs(text: Text) -> Text:
-    """Shorten runs of one character, which hold no answer and make patterns slow."""
+    """Shorten runs of blanks or of one character, which hold no answer and make patterns slow."""
     runs = [match.span() for match in _LONG_RUN.finditer(text.string)]
     begins, ends = [0, *(end for _, end in runs)], [*(start + 8 for start, _ in runs), len(text.string)]
     return joined([text.part(*span) for span in zip(begins, ends, strict=True)]) if runs else text
@@ -110,6 +114,7 @@ def _without_long_runs(text: Text) -> Text:
 _MARKS = (
     *THOUGHTS,
     *(Thought(f"<{tag}>", f"</{tag}>") for tag in ("thinking", "thought", "reasoning")),
+    Thought("<|begin_of_thought|>", "<|end_of_thought|>"),
     Thought("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
 """What models write, and the channels of gpt-oss."""

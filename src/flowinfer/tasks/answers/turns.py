@@ -114,7 +114,10 @@ def _without_question(text: Text, question: str) -> Text:
     if sum(1 + (character > "\u2e80") for word in words for character in word) < _MIN_REPEATED:
         return text
     repeated = re.search(r"\s*".join(re.escape(word) for word in words), text.string[: _MAX_BEFORE + 2 * len(question)])
-    if repeated is None or repeated.start() > _MAX_BEFORE or boxed(text.part(0, repeated.start())):
+    if repeated is None or repeated.start() > _MAX_BEFORE:
+        return text
+    before = text.part(0, repeated.start())
+    if boxed(before) or any(re.fullmatch(r"\W*\w+\W*", tail.string) for tail in anchored(before)):
         return text
     return text.part(repeated.end(), len(text.string))
 
