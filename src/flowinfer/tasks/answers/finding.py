@@ -244,6 +244,8 @@ _OPENS = re.compile(rf"(?i)[\s*$]*(?:(?:well|just|slightly|no|not|any|不)\s*)?(
 _BEFORE = re.compile(
     rf"(?i)(?:{_WORDS}|(?:(?:answer|result|solution)\W+(?:is|are|was|lies)\s+|[:#]\s*)(?:{_OPENING}))[\s*$€£¥(]*$"
 )
+_NEAR_BOUND = 200
+"""Characters before a number in which its bound is looked for."""
 _BEHIND = re.compile(
     r"(?i)\s*(?:[a-z]+\s+)?(?:\+(?!\s*[\d(a-z])|or (?:more|less|fewer|greater|higher|above|over|below)\b)|个?以[上下]"
 )
@@ -263,7 +265,7 @@ def holds_bound(stretch: str, question: str) -> bool:
 
 def is_bound(sentence: str, begin: int, end: int, question: str) -> bool:
     """Return whether what stands around a number makes it a bound that the question does not ask for."""
-    is_bound = _BEFORE.search(sentence[:begin]) or _BEHIND.match(sentence, end)
+    is_bound = _BEFORE.search(sentence[:begin][-_NEAR_BOUND:]) or _BEHIND.match(sentence, end)
     return bool(is_bound) and not _ASKED.search(question)
 
 

@@ -41,6 +41,8 @@ _PASSED_OVER = re.compile(
     r"(?i)(?:(?:\bnot|n't|不是|并非|而非)\s*\$?|\b(?:step|case|part|question|problem|example|figure|option|method"
     r"|no\.)\s*#?|\b(?:equation|formula|eq\.|theorem|line|page|table)\s*\(?|第)$"
 )
+_NEAR = 60
+"""Characters before a number in which it is looked for: all would take the square of a long list's length."""
 _VERB = re.compile(
     r"(?i)(?:(?<!to )(?<!after )(?<!before )(?<!by )\b(?:is|are|was|were|be|ha[sd]|have|gets?|got|ma[kd]es?|earn(?:s"
     r"|ed)?|sav(?:es?|ed)|spen[dt]s?|costs?|takes?|took|needs?|pays?|paid|owes?|receives?|weighs?|equals?|totals?"
@@ -174,7 +176,7 @@ def _stated(sentence: Text, question: str, *, is_led: bool = False) -> Found | N
     if "±" in string or _NAMED_VALUES.fullmatch(string):
         return Found(None, "ambiguous", "conclusion", sentence.span())
     has_cue = bool(_CUE.search(string) or _BOLD_LINE.fullmatch(sentence.string))
-    free = [item for item in values(string) if not _PASSED_OVER.search(string[: item[1]])]
+    free = [item for item in values(string) if not _PASSED_OVER.search(string[: item[1]][-_NEAR:])]
     free = [item for item in free if not re.match(r"-[a-z]{3}", string[item[2] :])] or free  # a 240-liter tank
     found = [item for item in free if not is_bound(string, item[1], item[2], question)]
     if _TERM.search(string) or (free and not found):
