@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import flowinfer
-from flowinfer.engine import scheduler
+from flowinfer.engine import caching, scheduler
 from flowinfer.engine.loops import heads
 from flowinfer.runs import experiment
 from flowinfer.runs.store import read_records
@@ -62,7 +62,7 @@ def test_faults_in_sweeps_leave_all_other_records_as_they_are(
     flows.mkdir()
     for name, text in {"a": "Qwen -> (Yi | Ds)", "b": "(Qwen & Yi)", "c": "(Qwen | Yi) -> Ds"}.items():
         (flows / f"{name}.flow").write_text(f"defaults {{ max_tokens=3 }}\n{text}\n", encoding="utf-8")
-    seams = ((experiment, "score"), (scheduler, "render_prompts"), (scheduler, "renamed"), (heads.Heads, "_prompts"))
+    seams = ((experiment, "score"), (scheduler, "render_prompts"), (caching, "renamed"), (heads.Heads, "_prompts"))
     expected: dict[str, object] = {}
     num_calls = 0
     for seed, rng in rounds():
