@@ -239,7 +239,7 @@ def ended(events: Sequence[Finished]) -> list[tuple[str, str]]:
 seeds = given(seed=st.integers(0, 10**6))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @seeds
 def test_a_server_gives_every_plan_its_steps_and_every_question_its_texts(seed: int) -> None:
     run = Run(seed, serves=True)
@@ -248,7 +248,7 @@ def test_a_server_gives_every_plan_its_steps_and_every_question_its_texts(seed: 
     run.check()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @seeds
 def test_every_wanted_step_ends_once_and_equal_steps_are_decoded_once(seed: int) -> None:
     run = Run(seed)
