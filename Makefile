@@ -63,7 +63,7 @@ test-ray: .venv-ray/.installed
 .venv-ray/.installed: pyproject.toml constraints.txt
 	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
 	.venv-ray/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	.venv-ray/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
+	.venv-ray/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,ray,serve]'
 	touch $@
 
 # The wheel with the oldest and the newest of what pyproject.toml allows, each in an environment of its own.
