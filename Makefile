@@ -17,6 +17,7 @@ GGUF_TESTS := tests/backends/test_gguf.py tests/backends/test_gguf_vocabularies.
 LLAMA := $(shell sed -n 's/.*"llama-cpp-python>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
 # Triton's kernels where there is no GPU: run by its interpreter, which needs numpy < 2.4, and compiled for GPUs that are not there.
+# Triton 3.6, as torch 2.11 brings it: the interpreter of 3.9 refuses the masks of some maps of four bits.
 KERNEL_TESTS := tests/engine/caches tests/engine/network $(addprefix tests/engine/loops/test_,feeding.py fusing.py interpreted.py)
 
 .PHONY: demo test test-lab test-slow test-gpu test-kernels test-versions test-oldest test-newest test-gguf test-real test-ray check lint types contracts bench bench-gpu report routes clean install
@@ -53,7 +54,7 @@ test-kernels: .venv-kernels/.installed
 .venv-kernels/.installed: pyproject.toml constraints.txt
 	test -x .venv-kernels/bin/python || $(PYTHON) -m venv .venv-kernels
 	sed '/^numpy==/d' constraints.txt > .venv-kernels/others.txt
-	.venv-kernels/bin/python -m pip install -q --disable-pip-version-check -c .venv-kernels/others.txt '.[test]' triton 'numpy<2.4'
+	.venv-kernels/bin/python -m pip install -q --disable-pip-version-check -c .venv-kernels/others.txt '.[test]' 'triton==3.6.*' 'numpy<2.4'
 	touch $@
 
 # Replicas on a real Ray cluster of two nodes, in an environment of its own: Ray is large, and nothing else needs it.
