@@ -27,7 +27,11 @@ _LISTS = re.compile(r"[\s${}()\\]*(?:and|or|[,、和或及与])+[\s${}()\\]*|[ }
 
 def boxed(text: Text) -> list[Text]:
     r"""List the contents of the closed, non-empty \boxed{}, in order."""
-    return [text.part(*box.span(box.lastgroup or 0)) for box in _boxes(text.string)]
+    return [_content(text, box) for box in _boxes(text.string)]
+
+
+def _content(text: Text, box: re.Match[str]) -> Text:
+    return text.part(*box.span(box.lastgroup or 0))
 
 
 def _boxes(string: str) -> list[re.Match[str]]:
@@ -40,7 +44,8 @@ def last_boxes(text: Text) -> Text | None:
 
     Example: "x = \boxed{2} and y = \boxed{3}" gives "x = 2 , y = 3".
     """
-    boxes, contents = _boxes(text.string), boxed(text)
+    boxes = _boxes(text.string)
+    contents = [_content(text, box) for box in boxes]
     listed: list[tuple[str, str]] = []
     for at in reversed(range(len(boxes))):
         between = text.string[boxes[at - 1].end() if at else 0 : boxes[at].start()]

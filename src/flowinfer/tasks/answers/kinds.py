@@ -26,7 +26,7 @@ _INEQUALITY = re.compile(r"(?:([^<>=]+?)\s*(<=?|>=?)\s*)?[a-zA-Z]\s*(<=?|>=?)\s*
 
 
 def intervals(text: str) -> str | None:
-    """Write a set of numbers (see latex.plain) as a union of intervals, "(-oo,2)∪[3,oo)"; None where it is none."""
+    """Write a plain set of numbers as a union of intervals, "(-oo,2)∪[3,oo)"; None where it is none."""
     text = re.sub(r"^[a-zA-Z]\s*(?:∈|=(?=\s*[(\[]))\s*", "", text.strip()).strip()
     if built := _BUILT.fullmatch(text):
         text = built[1]
