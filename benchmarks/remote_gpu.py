@@ -3,7 +3,8 @@
     python benchmarks/remote_gpu.py [--batches 64,1] [--size full] [--seconds 100]
 
 Qwen's shape on cuda:0, DeepSeek's on cuda:1, random weights, loopback. What a head says goes over its connection (tcp)
-or by NCCL, see docs/heads.md; greedy rows move 64 candidates, rows that draw move whole distributions. A step's time is
+or by NCCL, see docs/heads.md; greedy rows move 64 candidates, rows that draw move whole distributions. Both heads have
+the same weights, so they agree as good models mostly do (`--unlike`: never). A step's time is
 the wall clock's between tokens 8 and the last of all rows; `head` is what the head works in it, `network` what else it
 is waited for. Without GPUs it is two processes on a CPU, and gloo.
 """
@@ -87,7 +88,8 @@ def made(name: str, index: int, arguments: argparse.Namespace) -> ShapeModel:
     """Return a model on its device."""
     device = f"cuda:{index}" if torch.cuda.is_available() else "cpu"
     shape = shapes(arguments.size, [name], layers=arguments.layers)[0]
-    model = ShapeModel(shape, device, getattr(torch, arguments.dtype), seed=index)
+    seed = index if arguments.unlike else 0
+    model = ShapeModel(shape, device, getattr(torch, arguments.dtype), seed=seed)
     with torch.no_grad():
         model.transformers_model.lm_head.weight.mul_(_SURE)
     return model
@@ -133,6 +135,7 @@ def main() -> None:
     parser = options(__doc__.split("\n")[0])
     parser.add_argument("--batches", type=lambda text: [int(one) for one in text.split(",")], default=[64, 1])
     parser.add_argument("--layers", type=int, help="fewer layers, to try things")
+    parser.add_argument("--unlike", action="store_true", help="heads that never agree: their candidates settle nothing")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:

@@ -1,6 +1,7 @@
 """Copies of a plan: what they win on this machine, what a question costs their driver, and what 1,000 of them would do.
 
     python benchmarks/scale.py [--replicas 1,2,4] [--nodes 1,2,4] [--questions 40] [--simulated 1000000]
+    python benchmarks/scale.py --flow Qwen --zoo zoo.toml --questions 600 --batch 64 --simulated 0
 
 Rates are from runs of some questions and of three times as many, so that starts do not count; a busy machine makes them
 worthless. The driver's cost is its CPU time a question where replicas answer at once by rote: both directions of the
@@ -30,6 +31,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel
 
 from flowinfer.language.check import check
@@ -70,37 +72,46 @@ _REPEATS = 5
 """Of what is measured by CPU time: the least counts, since other work on a core makes it slower and never faster."""
 
 
-def run(work: Path, questions: int, *where: str) -> float:
-    """Run the lab's models over questions; return the seconds."""
-    flow = ("exec", "-e", _FLOW, "--zoo", "lab", "--dataset", "ceval", "--limit", str(questions))
-    command = [sys.executable, "-m", "flowinfer", *flow, "--no-cache", "--quiet", *where]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    start = time.perf_counter()
-    subprocess.run(command, cwd=work, check=True, stdout=subprocess.DEVNULL, env=environment)
-    return time.perf_counter() - start
+@dataclass(frozen=True)
+class Load:
+    """What copies are asked: a flow over a data set."""
+
+    work: Path
+    """Folder of its runs."""
+    questions: int
+    command: Sequence[str]
+
+    def seconds(self, questions: int, *where: str) -> float:
+        """Run it over so many questions; return how long that took."""
+        command = [sys.executable, "-m", "flowinfer", "exec", *self.command, "--limit", str(questions), *where]
+        environment = {"OMP_NUM_THREADS": "1"} | os.environ
+        start = time.perf_counter()
+        subprocess.run(command, cwd=self.work, check=True, stdout=subprocess.DEVNULL, env=environment)
+        return time.perf_counter() - start
+
+    def rate(self, *where: str) -> float | Missed:
+        """Return questions a second, without the start."""
+        few, many = (self.seconds(number, *where) for number in (self.questions, 3 * self.questions))
+        return 2 * self.questions / (many - few) if many > 1.2 * few else Missed("the machine is too busy")
 
 
-def rate(work: Path, questions: int, *where: str) -> float | Missed:
-    """Return questions a second, without the start."""
-    few, many = (run(work, number, *where) for number in (questions, 3 * questions))
-    return 2 * questions / (many - few) if many > 1.2 * few else Missed("the machine is too busy")
-
-
-def cluster_rates(work: Path, questions: int, counts: Sequence[int]) -> dict[int, float | Missed]:
-    """Return the rate over Ray clusters of so many nodes of this machine, a core each."""
+def cluster_rates(load: Load, counts: Sequence[int]) -> dict[int, float | Missed]:
+    """Return the rate over Ray clusters of so many nodes of this machine, each with a GPU or, where none is, a core."""
     try:
         from ray.cluster_utils import Cluster
     except ModuleNotFoundError:
         return dict.fromkeys(counts, Missed("Ray is not installed"))
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"}
+    has_gpus = torch.cuda.is_available()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     found: dict[int, float | Missed] = {}
     try:
         for before, count in zip((0, *counts), counts, strict=False):
-            for _ in range(count - before):
-                cluster.add_node(num_cpus=1)
+            for number in range(before, count):
+                gpu = {"num_gpus": 1, "env_vars": {"CUDA_VISIBLE_DEVICES": str(number)}} if has_gpus else {}
+                cluster.add_node(num_cpus=1, **gpu)
             cluster.wait_for_nodes()
-            found[count] = rate(work, questions, "--cluster", cluster.address)
+            found[count] = load.rate("--cluster", cluster.address)
     finally:
         cluster.shutdown()
     return found
@@ -435,21 +446,35 @@ def main() -> None:
     parser.add_argument("--replicas", default="1,2,4")
     parser.add_argument("--nodes", default="", help="simulated nodes of a Ray cluster, e.g. 1,2,4")
     parser.add_argument("--questions", type=int, default=40)
-    parser.add_argument("--simulated", type=int, default=1_000_000)
+    parser.add_argument("--flow", default=_FLOW)
+    parser.add_argument("--zoo", default="lab", help="where the flow's models come from")
+    parser.add_argument("--dataset", default="ceval")
+    parser.add_argument("--tokens", type=int, help="most tokens of an answer")
+    parser.add_argument("--batch", default="auto")
+    parser.add_argument("--simulated", type=int, default=1_000_000, help="questions; 0: only the rates")
     arguments = parser.parse_args()
-    counts = [int(count) for count in arguments.replicas.split(",") if int(count) <= (os.cpu_count() or 1)]
+    places = torch.cuda.device_count() or os.cpu_count() or 1
+    counts = [int(count) for count in arguments.replicas.split(",") if int(count) <= places]
     nodes = [int(count) for count in arguments.nodes.split(",") if count]
+    loaded = round(os.getloadavg()[0], 1)
     setup = setup_of(
-        "cpu", "float32", cores=os.cpu_count(), load=round(os.getloadavg()[0], 1), questions=arguments.questions
+        arguments.device, arguments.dtype, cores=os.cpu_count(), load=loaded, questions=arguments.questions
     )
-    rates = Report("Copies on this machine, a core each", setup, ["copies", "questions / s", "of N x one"])
+    of = "GPU" if torch.cuda.is_available() else "core"
+    rates = Report(f"Copies on this machine, a {of} each", setup, ["copies", "questions / s", "of N x one"])
+    asked = ["-e", arguments.flow, "--zoo", arguments.zoo, "--dataset", arguments.dataset, "--batch", arguments.batch]
+    if arguments.tokens:
+        asked += ["--set", f"max_tokens={arguments.tokens}"]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        found = {count: rate(work, arguments.questions, "--replicas", str(count)) for count in counts}
+        load = Load(work, arguments.questions, [*asked, "--no-cache", "--quiet"])
+        found = {count: load.rate("--replicas", str(count)) for count in counts}
         for count, rate_of in found.items():
             rates.add(f"{count} replicas", rate_of, ratio(scaled(rate_of, 1 / count), found[counts[0]]))
-        for count, rate_of in (cluster_rates(work, arguments.questions, nodes) if nodes else {}).items():
+        for count, rate_of in (cluster_rates(load, nodes) if nodes else {}).items():
             rates.add(f"{count} nodes", rate_of, ratio(scaled(rate_of, 1 / count), found[counts[0]]))
+        if not arguments.simulated:
+            return rates.finish(arguments)
         records = [record for path in sorted((work / "runs").iterdir())[:1] for record in read_records(path)]
         costs = Report(
             "What a question costs the driver",
