@@ -23,7 +23,7 @@ from flowinfer.engine.network.runner import HeadRunner
 from flowinfer.language.check import check
 from flowinfer.planning.plan import compile, members
 from tests.engine import plans
-from tests.engine.loops.test_decoder import Models, packed_decoder, reference, results, rows_of, told
+from tests.engine.loops.test_decoder import TEXTS, Models, packed_decoder, reference, results, rows_of, told
 from tests.engine.plans import member, mix, one_step
 from tests.engine.test_cuda import CPU, ONE, zoo
 
@@ -67,6 +67,15 @@ def test_a_chain_fuses_with_whole_models(models: Models, chains: dict[str, HeadR
     expected = reference(plan, models, plans.QUESTIONS)
     assert {key: told(one) for key, one in found.items()} == {key: told(one) for key, one in expected.items()}
     assert [one.model for one in members(plan.steps[0].source)] == ["A", "C", "W"]
+
+
+def test_a_chain_reads_behind_pages_that_rows_share(models: Models, chains: dict[str, HeadRunner]) -> None:
+    """What a link returns of tokens far behind a prompt's beginning was looked for at their positions."""
+    plan, texts = one_step(member("A"), max_tokens=4), TEXTS[-2:]
+    decoder = packed_decoder(plan, models, batch=2, num_pages=20, placement=[0, 1], runners=[chains["A"]])
+    found = results(decode(decoder, rows_of(plan, texts)))
+    expected = reference(plan, models, texts)
+    assert {key: told(one) for key, one in found.items()} == {key: told(one) for key, one in expected.items()}
 
 
 def test_hooks_that_move_what_layers_read_do_not_run_in_a_chain(models: Models) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,21 @@ from typing import Any
 import pytest
 import torch
 
+from flowinfer.backends.hf import HfModel
+from flowinfer.engine.base import Observer, decode
 from flowinfer.engine.loops import decoder, ways
 from flowinfer.engine.loops.lockstep import LockStep
+from flowinfer.engine.models import ModelPool
 from flowinfer.language.check import check
+from flowinfer.planning.plan import compile, members
 from flowinfer.results import Record
 from flowinfer.runs.experiment import Request, evaluate
 from flowinfer.spec import Decoding
 from flowinfer.tasks.base import load_questions
 from flowinfer.zoo import load_zoo
-from tests.engine.test_cuda import ONE, SEVERAL, TWO, texts, zoo
+from tests.engine.loops.test_decoder import packed_decoder, results
+from tests.engine.loops.test_spaces import asked
+from tests.engine.test_cuda import CPU, ONE, SEVERAL, TWO, texts, zoo
 
 pytestmark = [
     pytest.mark.gpu,
@@ -98,14 +105,67 @@ def test_heads_on_several_devices_write_the_same(
         assert texts(found) == expected(**settings)
 
 
-def test_heads_of_which_some_begin_with_a_space_write_the_same(tmp_path: Path) -> None:
-    """Their first token is put together by forwards over the prompts, the others in the device's loop."""
-    raw = f'model Raw = "{load_zoo("lab").models["Qwen"].ref}" {{ chat=off, dtype=float32, device="cuda:0" }}'
-    flow = f'{raw}\n(Raw[prompt="Question: {{question}}\\nAnswer:"] | Ds | Yi)'
+def begun_unlike(device: str, dtype: str = "float32", before: str = "") -> str:
+    """Return a flow of a group of which one head begins answers with a space and the others with none."""
+    raw = f'model Raw = "{load_zoo("lab").models["Qwen"].ref}" {{ chat=off, dtype={dtype}, device="{device}" }}'
+    return f'{raw}\n(Raw[prompt="{before}Question: {{question}}\\nAnswer:"] | Ds | Yi)'
+
+
+def refused(*_: object) -> None:
+    raise AssertionError("the models' own sessions are not asked")
+
+
+@pytest.mark.parametrize("where", [pytest.param(ONE, id="1 device"), *SEVERAL])
+@pytest.mark.parametrize(
+    ("settings", "before"),
+    [
+        ({}, ""),
+        ({"temperature": "0.8", "top_p": "0.9"}, ""),
+        ({"fuse": "geometric"}, "Add all numbers and say what comes out. " * 12),
+    ],
+    ids=["greedy", "drawn", "long"],
+)
+def test_heads_of_which_some_begin_with_a_space_write_the_same(
+    settings: dict[str, str], before: str, where: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their first token is put together over the loop's own networks and pages, the others in the device's loop."""
     here = zoo(tmp_path / "one", ONE)
-    found = records(flow, here, "auto", "auto", speculate="off")
-    assert texts(found) == texts(records(flow, here, "reference", "auto"))
-    assert {record.trace.steps[0].lstripped for record in found} == {1}
+    expected = texts(records(begun_unlike("cuda:0", before=before), here, "reference", "auto", **settings))
+    monkeypatch.setattr(HfModel, "open", refused)
+    for batch in (5, "auto"):
+        there = zoo(tmp_path / str(batch), where)
+        found = records(begun_unlike(where["Qwen"], before=before), there, "auto", batch, speculate="off", **settings)
+        assert texts(found) == expected
+        assert {record.trace.steps[0].lstripped for record in found} == {1}
+
+
+@pytest.mark.parametrize("where", [pytest.param(ONE, id="1 device"), *SEVERAL])
+def test_first_tokens_are_the_cpus(where: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, whose forward is written out, nearly all are."""
+    here = zoo(tmp_path / "cpu", CPU)
+    expected = texts(records(begun_unlike("cpu"), here, "auto", "auto", max_tokens="1"))
+    monkeypatch.setattr(HfModel, "open", refused)
+    for dtype, least in (("float32", 12), ("bfloat16", 9)):
+        there, flow = zoo(tmp_path / dtype, where, dtype), begun_unlike(where["Qwen"], dtype)
+        for batch in (1, "auto"):
+            found = texts(records(flow, there, "auto", batch, speculate="off", max_tokens="1"))
+            assert sum(one == other for one, other in zip(found, expected, strict=True)) >= least
+
+
+@pytest.mark.parametrize("where", [pytest.param(ONE, id="1 device"), *SEVERAL])
+def test_first_tokens_give_their_memory_back(where: Mapping[str, str], tmp_path: Path) -> None:
+    settings = {"max_tokens": "4", "speculate": "off"}
+    plan = compile(check(begun_unlike(where["Qwen"]), zoo=zoo(tmp_path / "there", where), overrides=settings))
+    pool, left = ModelPool(), list[int]()
+    own: Any = {one.model: pool.get(plan, one.model, Observer()) for one in members(plan.steps[0].source)}
+    decoder = packed_decoder(plan, own, batch=24, num_pages=200)
+    rows = asked(plan, [f"{k} and {k}" * (1 + k % 7) for k in range(40)])
+    for _ in range(7):  # prompts are read by graphs from the fifth time on
+        assert len(results(decode(decoder, rows))) == len(rows)
+        gc.collect()
+        left.append(sum(torch.cuda.memory_allocated(k) for k in range(torch.cuda.device_count())))
+    assert left[-1] <= left[-3] + (1 << 20)
+    assert set(decoder.free_pages.values()) == {200}
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flowinfer.engine import budget
+from flowinfer.engine.base import Completion
 from flowinfer.engine.loops.stream import PackedStream
 from flowinfer.planning.plan import Placement, Plan
 from tests.engine import plans
@@ -38,10 +39,10 @@ def test_a_stage_that_waits_for_more_rows_reads_their_prompts_meanwhile(
 ) -> None:
     read, began = PackedStream._prefill, list[int]()
 
-    def note(stream: PackedStream, admitted: Any) -> None:
+    def note(stream: PackedStream, admitted: Any) -> list[Completion]:
         if stream._heads.step.id == "s2" and not stream._lock.num_steps:
             began.append(len(admitted))
-        read(stream, admitted)
+        return read(stream, admitted)
 
     monkeypatch.setattr(PackedStream, "_prefill", note)
     steps = (member("A"), ()), (member("B", "{question} {f}", f=("s1",)), ("s1",))

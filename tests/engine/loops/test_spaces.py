@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from flowinfer.backends.base import Prompt
+from flowinfer.backends.base import Prompt, network_of
+from flowinfer.backends.hf import HfModel
+from flowinfer.backends.known import KnownNetwork
 from flowinfer.engine.adoption import renamed
-from flowinfer.engine.base import Observer, Row, decode
+from flowinfer.engine.base import Observer, Row, TokenEvent, decode
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.packing import reason_against
 from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.loops.spaces import begins_with_space, joined_heads
-from flowinfer.planning.plan import Plan, members
+from flowinfer.engine.loops.stream import STARTED_AT_ONCE
+from flowinfer.engine.models import ModelPool
+from flowinfer.engine.network.runner import HeadRunner
+from flowinfer.language.check import check
+from flowinfer.planning.plan import Plan, compile, members
 from flowinfer.results import StepResult
 from flowinfer.spec import Decoding
+from flowinfer.zoo import load_zoo
 from tests.engine import plans
 from tests.engine.loops.test_decoder import Models, packed_decoder, results
 from tests.engine.oracle import decode_plainly
 from tests.engine.plans import Listener, group, member, one_step, run
+from tests.engine.test_cuda import CPU, zoo
 from tests.engine.test_laws import leaning
 from tests.fusion import toys
 
@@ -35,10 +46,10 @@ def disagreeing(**decoding: Any) -> Plan:
     return one_step(group(*heads), **decoding)
 
 
-def asked(plan: Plan) -> list[Row]:
+def asked(plan: Plan, questions: Sequence[str] = QUESTIONS) -> list[Row]:
     """Return a row per question, each head's prompt as its template has it."""
     own = [
-        {one.node: one.template.replace("{question}", q) for one in members(plan.steps[0].source)} for q in QUESTIONS
+        {one.node: one.template.replace("{question}", q) for one in members(plan.steps[0].source)} for q in questions
     ]
     return [Row(f"q{k}", "s1", prompts) for k, prompts in enumerate(own)]
 
@@ -113,6 +124,81 @@ def test_a_devices_loop_goes_on_behind_the_first_token_and_writes_what_rounds_wr
         pieces = [event.piece for event in heard.events[key] if event.piece is not None]
         assert b"".join(pieces).decode(errors="replace").startswith(one.text)
         assert len(pieces) == one.tokens
+
+
+@pytest.mark.parametrize(
+    ("num_pages", "placement", "options"),
+    [(200, None, {}), (9, None, {}), (40, (0, 1, 0), {"temperature": 0.9, "top_p": 0.9})],
+)
+def test_many_long_rows_begin_over_the_loops_own_pages(
+    models: Models,
+    monkeypatch: pytest.MonkeyPatch,
+    num_pages: int,
+    placement: tuple[int, ...] | None,
+    options: dict[str, Any],
+) -> None:
+    """More than are begun at once, prompts of several pages, most of which rows share, and too few pages for all."""
+    plan, own = disagreeing(max_tokens=6, **options), [models[name] for name in "ABC"]
+    asked_here = [f"{2 * QUESTIONS[1]} {k}" * (1 + k % 3) for k in range(STARTED_AT_ONCE + 4)]
+    rows = asked(plan, [*asked_here, *QUESTIONS])
+    plain = decode_plainly(plan.steps[0], own, rows)
+    monkeypatch.setattr(HfModel, "open", refused)
+    decoder = packed_decoder(plan, models, batch=len(rows), num_pages=num_pages, placement=placement)
+    found = results(decode(decoder, rows))
+    assert [found[row.question_id].text for row in rows] == [one.text for one in plain]
+    assert all(one.lstripped == 1 for one in found.values())
+    assert set(decoder.free_pages.values()) == {num_pages}
+
+
+def test_a_chain_begins_with_other_heads(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, own = disagreeing(max_tokens=6), [models[name] for name in "ABC"]
+    rows = asked(plan)
+    plain = decode_plainly(plan.steps[0], own, rows)
+    networks = [copy.deepcopy(model.transformers_model) for model in own]
+    runners = [HeadRunner(network, cuts) for network, cuts in zip(networks, ((1,), (1,), ()), strict=True)]
+    monkeypatch.setattr(HfModel, "open", refused)
+    decoder = packed_decoder(plan, models, batch=3, placement=(0, 1, 1, 0, 2), runners=runners)
+    found = results(decode(decoder, rows))
+    assert [found[row.question_id].text for row in rows] == [one.text for one in plain]
+
+
+def test_a_row_whose_first_token_fails_ends_alone_and_gives_back_its_pages(models: Models) -> None:
+    class Deaf(Observer):
+        wants_tokens = True
+
+        def emitted(self, question_id: str, step: str, event: TokenEvent) -> None:
+            if question_id == "q1":
+                raise ValueError("not this one")
+
+    plan = disagreeing(max_tokens=6)
+    rows = asked(plan)
+    expected = said(results(decode(packed_decoder(plan, models, batch=4), rows)))
+    decoder = packed_decoder(plan, models, batch=4, observer=Deaf())
+    found = {done.row.question_id: done for done in decode(decoder, rows)}
+    assert "not this one" in str(found["q1"].error)
+    del found["q1"], expected["q1"]
+    assert said(results(found.values())) == expected
+    assert set(decoder.free_pages.values()) == {40}
+
+
+def test_heads_that_are_known_from_their_files_begin_without_transformers_networks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """To build these takes longer than all else that a first answer waits for."""
+    raw = f'model Raw = "{load_zoo("lab").models["Qwen"].ref}" {{ chat=off, dtype=float32, device=cpu }}'
+    flow = f'{raw}\n(Raw[prompt="Question: {{question}}\\nAnswer:"] | Ds)'
+    plan = compile(check(flow, zoo=zoo(tmp_path / "cpu", CPU), overrides={"max_tokens": "3"}))
+    pool = ModelPool()
+    own = {one.model: pool.get(plan, one.model, Observer()) for one in members(plan.steps[0].source)}
+    assert all(isinstance(network_of(model), KnownNetwork) for model in own.values())  # type: ignore[arg-type]
+    monkeypatch.setattr(KnownNetwork, "whole", refused)
+    found = results(decode(packed_decoder(plan, own, batch=2), asked(plan, QUESTIONS[:2])))  # type: ignore[arg-type]
+    assert [one.lstripped for one in found.values()] == [1, 1]
+    assert all(one.tokens for one in found.values())
+
+
+def refused(*_: object) -> None:
+    raise AssertionError("nothing is asked of transformers' own network")
 
 
 def test_a_device_decodes_disagreeing_groups_whole(models: Models) -> None:

@@ -37,7 +37,7 @@ class Pages:
         self.num_pages = num_pages
         self._free = list(range(num_pages - 1, -1, -1))
         self._held: list[list[int]] = [[] for _ in range(rows)]
-        self._shared = [0] * rows
+        self._read = [0] * rows
         self._holders = [0] * num_pages
         self._page_of: dict[tuple[int, tuple[int, ...]], int] = {}
         """(page before, ids) -> page that holds the keys and values of these ids after those pages."""
@@ -65,16 +65,20 @@ class Pages:
                 break
             self._hold(row, page)
             before = page
-        self._shared[row] = len(held) * PAGE
-        return self._shared[row]
+        self._read[row] = len(held) * PAGE
+        return self._read[row]
 
-    def num_shared(self, row: int) -> int:
-        """Return how many ids a row found in the pages of others when it began."""
-        return self._shared[row]
+    def num_read(self, row: int) -> int:
+        """Return how many ids a row need not read: those that it found in the pages of others, or has read."""
+        return self._read[row]
+
+    def note_read(self, row: int, count: int) -> None:
+        """Note that a row has read so many ids, unless it has read more."""
+        self._read[row] = max(self._read[row], count)
 
     def can_be_read(self, row: int) -> bool:
         """Return whether all that a row shares with others has been read."""
-        return self._unread.isdisjoint(self._held[row][: self._shared[row] // PAGE])
+        return self._unread.isdisjoint(self._held[row][: self._read[row] // PAGE])
 
     def promise(self, row: int, ids: Sequence[int]) -> None:
         """Let later rows share the full pages of a row whose ids are read next, all but the last."""
@@ -123,11 +127,12 @@ class Pages:
                 self._unread.discard(page)
                 self._free.append(page)
         self._held[row] = []
-        self._shared[row] = 0
+        self._read[row] = 0
 
     def swap(self, one: int, other: int) -> None:
         """Exchange two rows."""
         self._held[one], self._held[other] = self._held[other], self._held[one]
+        self._read[one], self._read[other] = self._read[other], self._read[one]
         self.table[[one, other]] = self.table[[other, one]]
         self.is_changed = True
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from flowinfer.backends.base import Prompt, Session, TokenModel
@@ -24,8 +25,16 @@ from flowinfer.startup import STARTUP
 
 _LEAST_CHARACTERS = 8
 """For each token that a model reads: of texts that are shorter all tokens are counted."""
-_STARTED_AT_ONCE = 16
-"""Rows whose prompts are read beside a loop's pages, which have most of the memory."""
+
+
+class Behind(Protocol):
+    """Rows whose prompts a head has read, and what it would write behind them; every `Session` is one."""
+
+    def feed(self, chunks: Mapping[int, Sequence[int]]) -> None:
+        """Append ids to rows."""
+
+    def logits(self, rows: Sequence[int]) -> Tensor:
+        """Return the last logits of rows: shape (R, V_k)."""
 
 
 class Heads:
@@ -101,7 +110,7 @@ class Heads:
             return Completion(row, None, reason(error))
 
     def take_spaces(
-        self, rows: Sequence[LiveRow], sessions: Sequence[Session], handles: Sequence[Sequence[int]]
+        self, rows: Sequence[LiveRow], sessions: Sequence[Behind], handles: Sequence[Sequence[int]]
     ) -> None:
         """Let heads that would begin rows with a space alone, and then a digit, read that space: behind it they vote.
 
@@ -122,28 +131,25 @@ class Heads:
                     session.feed({handle: ids})
                     row.take_space(k, ids, self._context(k, is_joined=False))
 
-    def start(self, rows: Sequence[LiveRow]) -> None:
-        """Emit the first token of rows that begin jointly, by forwards over their prompts.
+    @torch.inference_mode()
+    def start(self, rows: Sequence[LiveRow], sessions: Sequence[Behind], handles: Sequence[Sequence[int]]) -> None:
+        """Emit the first token of rows that begin jointly, so that a device's loop need not know of spaces.
 
-        So a device's loop need not know of spaces: it goes on behind that token, as behind a row that lost its pages.
+        Args:
+            rows: as of `take_spaces`.
+            sessions: as of `take_spaces`.
+            handles: as of `take_spaces`.
         """
-        width = 1 if self.step.decoding.strict else _STARTED_AT_ONCE
-        for begin in range(0, len(rows), width):
-            together = rows[begin : begin + width]
-            sessions = [model.open() for model in self.models]
-            handles = [session.add([row.prompts[k].ids for row in together]) for k, session in enumerate(sessions)]
-            self.take_spaces(together, sessions, handles)
-            prefixes = Prefixes()
-            for row in together:
-                prefixes.add(row, [row.utf8_state])
-            logits = [session.logits(own) for session, own in zip(sessions, handles, strict=True)]
-            for row, decision in zip(together, self.decide(logits, prefixes), strict=True):
-                try:
-                    self._begin_with(row, decision)
-                except BaseException as error:  # what is not the row's is raised
-                    row.fail(error)
-            for session, own in zip(sessions, handles, strict=True):
-                session.remove(own)
+        self.take_spaces(rows, sessions, handles)
+        prefixes = Prefixes()
+        for row in rows:
+            prefixes.add(row, [row.utf8_state])
+        logits = [session.logits(own) for session, own in zip(sessions, handles, strict=True)]
+        for row, decision in zip(rows, self.decide(logits, prefixes), strict=True):
+            try:
+                self._begin_with(row, decision)
+            except BaseException as error:  # what is not the row's is raised
+                row.fail(error)
         self.observer.tokens_emitted(len(rows))
 
     def _begin_with(self, row: LiveRow, decision: Decision) -> None:

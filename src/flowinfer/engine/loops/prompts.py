@@ -8,14 +8,15 @@ GPU takes longer than the host and padding would cost more than launching, a pie
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from flowinfer.engine.caches.kernels import splits_for
 from flowinfer.engine.caches.pages import ChainedCache, PagedCache
-from flowinfer.engine.caches.tiles import MOST_PROMPT_TOKENS, flat_places
+from flowinfer.engine.caches.tiles import MOST_PROMPT_TOKENS, flat_places, tile_for
 from flowinfer.engine.loops.graphs import Graphs
 from flowinfer.engine.loops.states import sent
 from flowinfer.engine.network.runner import HeadRunner
@@ -25,7 +26,7 @@ _PIECES = (MOST_PROMPT_TOKENS, 1024, 512, 256)
 _FULL_ENOUGH = 7 / 8
 """Share of a piece that must be ids, where a smaller one would do too."""
 _FEW = 4
-"""Times that rows are admitted until graphs are recorded: a question alone shall not wait for any."""
+"""Times that prompts are read until graphs are recorded: a question alone shall not wait for any."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,12 @@ class PromptReader:
 
     @torch.inference_mode()
     def read(self, texts: Sequence[tuple[int, Sequence[int]]]) -> None:
-        """Read rows' ids, without the last id of each and those that other rows' pages hold.
+        """Read rows' ids, without the last id of each and those that pages hold already.
 
         Args:
             texts: (index in the batch, ids) of each row; its pages are reserved.
         """
         self._cache.sync()
-        self._num_reads += 1
         waiting, pages = list(texts), self._cache.pages
         while waiting:
             ready = [own for own in waiting if pages.can_be_read(own[0])]
@@ -70,17 +70,41 @@ class PromptReader:
             self._read_together(ready)
             for index, ids in ready:
                 pages.name(index, ids)
+                pages.note_read(index, len(ids) - 1)
             rows = {index for index, _ in ready}
             waiting = [own for own in waiting if own[0] not in rows]
+
+    @torch.inference_mode()
+    def logits(self, texts: Sequence[tuple[int, Sequence[int]]]) -> Tensor:
+        """Read the last id of rows too: (R, V_k), the logits behind it.
+
+        Launched as a step's forward is, but kernel by kernel: a row asks once.
+
+        Args:
+            texts: (index in the batch, ids) of each row; all but the last id was read.
+        """
+        self._cache.sync()
+        lasts = torch.tensor([(ids[-1], index, len(ids) - 1) for index, ids in texts]).T  # (3, R)
+        padding = tile_for(len(texts)) - len(texts)
+        flat = torch.nn.functional.pad(lasts, (0, padding))  # (3, T)
+        flat[1, len(texts) :] = -1  # padding is of no row
+        ids, rows, positions = sent(flat, self._runner.device)
+        wanted = torch.arange(len(texts), device=ids.device)
+        placed = self._cache.at(rows, positions, splits_for(len(ids)))
+        found = self._runner.logits(ids, positions, wanted, placed)
+        for index, own in texts:
+            self._cache.pages.note_read(index, len(own))
+        return found
 
     def _read_together(self, texts: Sequence[tuple[int, Sequence[int]]]) -> None:
         """Read rows' ids that need nothing of one another."""
         stretches = []
         for index, ids in texts:
-            shared = self._cache.pages.num_shared(index)
-            if len(ids) - 1 > shared:
-                stretches.append(_Stretch(index, shared, ids[shared:-1]))
+            start = self._cache.pages.num_read(index)
+            if len(ids) - 1 > start:
+                stretches.append(_Stretch(index, start, ids[start:-1]))
         if stretches:
+            self._num_reads += 1
             flat = _flat(stretches)  # (3, N)
             if self._records:
                 self._read_pieces(flat)
@@ -122,6 +146,34 @@ class PromptReader:
     def _forward(self, flat: Tensor) -> None:
         ids, rows, positions = flat
         self._runner.read(ids, positions, self._cache.at(rows, positions, 0))
+
+
+class PromptLogits:
+    """What a head would write behind prompts that a loop's pages hold: as much of a session as first tokens ask for.
+
+    Args:
+        reader: of the head.
+        texts: by index in the batch, a row's ids, which were read but for the last; pages have room for more.
+    """
+
+    def __init__(self, reader: PromptReader, texts: Mapping[int, Sequence[int]]) -> None:
+        self._reader, self._texts = reader, dict(texts)
+        self._logits: dict[int, Tensor] = {}
+
+    def feed(self, chunks: Mapping[int, Sequence[int]]) -> None:
+        """Append ids to rows."""
+        for row, ids in chunks.items():
+            self._texts[row] = [*self._texts[row], *ids]
+            self._logits.pop(row, None)
+        self._reader.read([(row, self._texts[row]) for row in chunks])
+
+    def logits(self, rows: Sequence[int]) -> Tensor:
+        """Return the last logits of rows: shape (R, V_k)."""
+        missing = [row for row in rows if row not in self._logits]
+        if missing:
+            found = self._reader.logits([(row, self._texts[row]) for row in missing])
+            self._logits.update(zip(missing, found, strict=True))
+        return torch.stack([self._logits[row] for row in rows])
 
 
 def pieces(count: int) -> Iterator[int]:

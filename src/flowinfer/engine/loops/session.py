@@ -39,6 +39,8 @@ class PackedSession:
         self._dense: DenseCache | None = None
         self._paged: PagedCache | ChainedCache | None = None
         self._graphs: dict[int, _Graph] = {}
+        self._met: set[int] = set()
+        """Numbers of flat tokens; of one that is met only once no graph is recorded."""
         if self._device.type == "cuda":
             pages = Pages(num_pages or rows * -(-max_length // PAGE), rows, max_length)
             self._paged = runner.new_cache(pages)
@@ -149,7 +151,9 @@ class PackedSession:
         rows, positions = flat_places(indices, starts, lengths)
         rows = torch.nn.functional.pad(rows.int(), padding, value=-1)
         ids, positions = (torch.nn.functional.pad(states, padding) for states in (ids, positions))
-        if padded in TILES and isinstance(cache, PagedCache):  # a graph is one device's
+        is_known = padded in self._met
+        self._met.add(padded)
+        if is_known and padded in TILES and isinstance(cache, PagedCache):  # a graph is one device's
             graph = self._graphs.get(padded) or self._graphs.setdefault(padded, _Graph(self._runner, cache, padded))
             return graph.run(ids, rows, positions)[places.to(self._device, non_blocking=True)]
         on_device = [states.to(self._device, non_blocking=True) for states in (ids, rows, positions, places)]

@@ -21,7 +21,7 @@ from flowinfer.engine.loops.choosing import Decision
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.lockstep import LockStep, StepForm
 from flowinfer.engine.loops.outcome import RING
-from flowinfer.engine.loops.prompts import PromptReader
+from flowinfer.engine.loops.prompts import PromptLogits, PromptReader
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.side import Side
 from flowinfer.startup import STARTUP
@@ -34,6 +34,8 @@ _PATIENCE = 16
 """Most steps that a row waits for others to come in with it; before that, one in so many of the batch must come."""
 _MOST_PENDING = 2
 """Times that it is given steps before the host reads the first ones."""
+STARTED_AT_ONCE = 16
+"""Rows whose first tokens are chosen together beside the pages, which have most of the memory."""
 
 
 class PackedStream:
@@ -120,17 +122,14 @@ class PackedStream:
 
     def _admit(self) -> list[Completion]:
         """Fill the batch with rows that lost their pages, then with new ones; read their prompts together."""
-        misfits: list[Completion] = []
+        ended: list[Completion] = []
         admitted: list[BatchRow] = []
         if not self._admits_now():
-            return misfits
+            return ended
         while (self._again or self._waiting) and None in self._batch.rows:
             row = self._again.popleft() if self._again else self._take()
-            if isinstance(row, LiveRow) and row.begins_jointly:
-                misfits += self._start(row)
-                continue
             if isinstance(row, Completion):
-                misfits.append(row)
+                ended.append(row)
                 continue
             own = self._batch.put(row, self._steps_ahead)
             if own is None:
@@ -140,9 +139,9 @@ class PackedStream:
                 break
             admitted.append(own)
         if admitted:
-            self._prefill(admitted)
+            ended += self._prefill(admitted)
             self._admitted_at = self._lock.num_steps
-        return misfits
+        return ended
 
     def _admits_now(self) -> bool:
         """Return whether enough rows can come in: a forward over few tokens costs as much as one over many."""
@@ -164,38 +163,57 @@ class PackedStream:
         row = heapq.heappop(self._waiting)[-1]
         return self._heads.begin(row, len(self._batch.live) + 1)
 
-    def _start(self, first: LiveRow) -> list[Completion]:
-        """Let a row, and those that can be admitted with it, emit their first tokens where heads begin them jointly.
+    def _prefill(self, admitted: Sequence[BatchRow]) -> list[Completion]:
+        """Read the prompts of new rows, except for the last id of each, and make the rows live.
 
-        They go on like rows that lost their pages; return those that ended or cannot run.
+        Rows whose heads begin them jointly emit their first tokens here; return those that ended with it.
         """
-        room = self._batch.rows.count(None) - 1
-        taken = [first, *(self._take() for _ in range(min(room, len(self._waiting))))]
-        rows = [row for row in taken if isinstance(row, LiveRow)]
-        self._heads.start([row for row in rows if row.begins_jointly])
-        self._again += [row for row in rows if not row.finish_reason]
-        ended = [self._heads.complete(row) for row in rows if row.finish_reason]
-        return [*(row for row in taken if isinstance(row, Completion)), *ended]
+        self._read_ids(admitted)
+        joint = [own for own in admitted if own.live.begins_jointly]
+        for begin in range(0, len(joint), STARTED_AT_ONCE):
+            self._start(joint[begin : begin + STARTED_AT_ONCE])
+        ended = [own for own in joint if own.live.finish_reason]
+        for own in ended:
+            self._batch.drop(own)
+        for own in admitted:
+            if own.is_here:
+                self._go_on(own)
+        return [self._heads.complete(own.live) for own in ended]
 
-    def _prefill(self, admitted: Sequence[BatchRow]) -> None:
-        """Read the prompts of new rows, except for the last id of each, and make the rows live."""
+    def _read_ids(self, rows: Sequence[BatchRow]) -> None:
+        """Let every head read what pages lack of rows' ids, except for the last id of each."""
         for k, reader in enumerate(self._readers):
             start = time.perf_counter()
             with STARTUP.waiting_for("prompt", self._heads.models[k].name):
-                reader.read([(own.index, self._batch.ids(k, own.live)) for own in admitted])
-            for own in admitted:
-                own.live.heads[k].forward_seconds += (time.perf_counter() - start) / len(admitted)
-        for own in admitted:
-            row, ids = own.live, [self._batch.ids(k, own.live) for k in range(len(self._readers))]
-            self._lock.start(
-                own.index,
-                [len(of_head) - 1 for of_head in ids],
-                [of_head[-1] for of_head in ids],
-                row.decoding,
-                key=row.key,
-                count=row.num_tokens,
-                utf8=row.utf8_state,
-            )
+                reader.read([(own.index, self._batch.ids(k, own.live)) for own in rows])
+            for own in rows:
+                own.live.heads[k].forward_seconds += (time.perf_counter() - start) / len(rows)
+
+    def _start(self, rows: Sequence[BatchRow]) -> None:
+        """Let rows whose prompts were read emit their first tokens, and read what these are for each head."""
+        behind = [
+            PromptLogits(reader, {own.index: self._batch.ids(k, own.live) for own in rows})
+            for k, reader in enumerate(self._readers)
+        ]
+        self._heads.start([own.live for own in rows], behind, [[own.index for own in rows]] * len(behind))
+        going = [own for own in rows if not own.live.finish_reason]
+        for own in going:
+            own.known = [len(self._batch.ids(k, own.live)) for k in range(len(behind))]
+        if going:
+            self._read_ids(going)
+
+    def _go_on(self, own: BatchRow) -> None:
+        """Let the device write from where a row's ids were read."""
+        row, ids = own.live, [self._batch.ids(k, own.live) for k in range(len(self._readers))]
+        self._lock.start(
+            own.index,
+            [len(of_head) - 1 for of_head in ids],
+            [of_head[-1] for of_head in ids],
+            row.decoding,
+            key=row.key,
+            count=row.num_tokens,
+            utf8=row.utf8_state,
+        )
 
     @property
     def _steps_ahead(self) -> int:

@@ -225,7 +225,7 @@ class HeadRunner:
             self._written.read(ids, positions, cache)
             return
         if self.segments:
-            self._chain(ids, positions, positions[:1], cache)
+            self._chain(ids, positions, torch.zeros_like(positions[:1]), cache)
             return
         with self._active(cache, self.device):
             self.model.base_model(input_ids=ids[None], position_ids=positions[None], use_cache=False)
