@@ -25,7 +25,9 @@ from flowinfer.output.secrets import MASK, is_secret_name, shown
 from flowinfer.registry import backends, load, zoos
 from flowinfer.spec import ELSEWHERE, QUANTIZATIONS, Decoding, ModelSpec
 from flowinfer.stores.gguf import SUFFIX, read_gguf
-from flowinfer.stores.refs import HUB, OLLAMA, NotHere, is_stored, locate, refuse_missing_template
+from flowinfer.stores.ollama import OLLAMA
+from flowinfer.stores.refs import HUB, is_stored, locate, refuse_missing_template
+from flowinfer.stores.stored import NotHere
 
 _LAB_NOTE = (
     "lab zoo: three models of about 4 M parameters that know only the lab's own kinds of items; for real models"
