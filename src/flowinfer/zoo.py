@@ -271,6 +271,10 @@ def _unheeded(spec: ModelSpec) -> Iterator[Unfit]:
     for option in sorted(spec.model_fields_set):
         if backend.heeds(option) or getattr(spec, option) == _default(option):
             continue
+        if option == "base_url" and re.fullmatch(ELSEWHERE, spec.base_url or ""):
+            message = f"'{spec.base_url}' is a head elsewhere, and backend '{spec.backend}' loads a model here"
+            yield Unfit("E0207", "device", message, "leave the backend out: it is the head's to know")
+            continue
         owners = [name for name, other in backends().items() if other.heeds(option)]
         cure = f", or write backend={' or '.join(owners)}" if owners else ""
         message = f"option '{option}' does nothing: backend '{spec.backend}' takes no notice of it"
