@@ -25,7 +25,9 @@ from flowinfer.output.secrets import MASK, is_secret_name, shown
 from flowinfer.registry import backends, load, zoos
 from flowinfer.spec import ELSEWHERE, QUANTIZATIONS, Decoding, ModelSpec
 from flowinfer.stores.gguf import SUFFIX, read_gguf
-from flowinfer.stores.refs import HUB, OLLAMA, NotHere, is_stored, locate, refuse_missing_template
+from flowinfer.stores.ollama import OLLAMA
+from flowinfer.stores.refs import HUB, is_stored, locate, refuse_missing_template
+from flowinfer.stores.stored import NotHere
 
 _LAB_NOTE = (
     "lab zoo: three models of about 4 M parameters that know only the lab's own kinds of items; for real models"
@@ -268,6 +270,10 @@ def _unheeded(spec: ModelSpec) -> Iterator[Unfit]:
     backend = backends()[spec.backend]
     for option in sorted(spec.model_fields_set):
         if backend.heeds(option) or getattr(spec, option) == _default(option):
+            continue
+        if option == "base_url" and re.fullmatch(ELSEWHERE, spec.base_url or ""):
+            message = f"'{spec.base_url}' is a head elsewhere, and backend '{spec.backend}' loads a model here"
+            yield Unfit("E0207", "device", message, "leave the backend out: it is the head's to know")
             continue
         owners = [name for name, other in backends().items() if other.heeds(option)]
         cure = f", or write backend={' or '.join(owners)}" if owners else ""

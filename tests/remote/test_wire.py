@@ -26,7 +26,7 @@ from flowinfer.remote.client import RemoteModel
 from flowinfer.remote.direct import Direct
 from flowinfer.remote.head import Head
 from flowinfer.remote.server import HeadServer
-from flowinfer.remote.wire import PROTOCOL, VERSION, Wire, parted, shown_place
+from flowinfer.remote.wire import PROTOCOL, VERSION, Wire, called, parted, shown_place
 from flowinfer.runs import remote
 from flowinfer.runs.remote import Server, open_client
 from flowinfer.spec import ModelSpec
@@ -90,6 +90,13 @@ def test_a_head_that_does_not_know_the_key_is_not_trusted(models: dict[str, HfMo
 def test_another_model_than_the_flow_says_is_refused(served: Served, refused: str) -> None:
     with pytest.raises(LoadError, match="holds 'tiny', the flow says '" + refused.rpartition("/")[-1]):
         RemoteModel(served.spec(ref=refused))
+
+
+def test_a_name_in_another_case_is_the_same_model(served: Served) -> None:
+    RemoteModel(served.spec(ref="Owner/TINY")).close()
+    same = ("ollama:Me/Qwen", "ollama:me/qwen:latest"), ("ollama:YI:6b", "ollama:yi:6B"), ("a\\B/c", "C/")
+    assert [called(one) == called(other) for one, other in same] == [True] * 3
+    assert called("ollama:yi:6b") != called("ollama:yi")
 
 
 def test_nobody_there_is_told_with_the_cure(served: Served) -> None:

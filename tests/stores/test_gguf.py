@@ -84,8 +84,6 @@ def at(data: bytes, place: int, form: str, number: int) -> bytes:
 DAMAGED = {
     "empty": (lambda data: b"", "it has 0 bytes"),
     "another file": (lambda data: b"PK" + data[2:], "it does not begin as GGUF files do"),
-    "old": (lambda data: at(data, 4, "<I", 1), "it is of version 1; llama.cpp reads versions 2 and 3, little-endian"),
-    "big-endian": (lambda data: at(data, 4, ">I", 3), "it is big-endian"),
     "cut short": (lambda data: data[:-40], "it ends 40 bytes too early"),
     "cut in the header": (lambda data: data[:200], "its header"),
     "endless tensors": (lambda data: at(data, 8, "<Q", 2**63), "its header tells of more than it holds"),
@@ -109,6 +107,22 @@ def test_a_damaged_file_is_refused_with_what_is_wrong_with_it(kind: str, tmp_pat
         read_gguf(path)
     assert caught.value.message.startswith(f"{path} is damaged: ") and told in caught.value.message
     assert caught.value.help == "download it again"
+
+
+@pytest.mark.parametrize(
+    ("begin", "told", "cure"),
+    [
+        (b"GGUF" + struct.pack("<I", 1), "is of version 1; llama.cpp reads versions 2 and 3", "convert the model anew"),
+        (b"GGUF" + struct.pack(">I", 3), "is big-endian; llama.cpp reads versions 2 and 3", "convert the model anew"),
+        (b"version https://git-lfs.github.com/spec/v1", "is a pointer of Git LFS", "git lfs pull, in its folder"),
+    ],
+)
+def test_a_whole_file_of_another_kind_is_not_called_damaged(begin: bytes, told: str, cure: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "m.gguf")
+    path.write_bytes(begin + path.read_bytes()[len(begin) :])
+    with pytest.raises(LoadError) as caught:
+        read_gguf(path)
+    assert caught.value.message.startswith(f"{path} {told}") and caught.value.help == cure
 
 
 def test_any_bytes_are_a_model_or_a_message(tmp_path: Path) -> None:

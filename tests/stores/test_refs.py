@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from flowinfer.errors import LoadError
-from flowinfer.stores.refs import NotHere, fetch, gguf_files, locate
+from flowinfer.stores.refs import fetch, gguf_files, locate
+from flowinfer.stores.stored import NotHere
 from tests.ggufs import hub, ollama, split, write
 
 

@@ -16,7 +16,9 @@ from flowinfer.language.nearness import did_you_mean
 from flowinfer.language.texts import quote
 from flowinfer.machine import has_weights, hub_snapshot
 from flowinfer.stores.gguf import SUFFIX
-from flowinfer.stores.refs import HUB, OLLAMA, barred, gguf_files, is_barred, is_stored
+from flowinfer.stores.ollama import OLLAMA
+from flowinfer.stores.refs import HUB, gguf_files, is_stored
+from flowinfer.stores.stored import barred, is_barred
 
 AND = "+"
 """Joins models into one word."""

@@ -16,7 +16,8 @@ from flowinfer.planning.plan import Need
 from flowinfer.registry import backends
 from flowinfer.spec import ModelSpec
 from flowinfer.stores.gguf import read_gguf
-from flowinfer.stores.refs import NotHere, locate
+from flowinfer.stores.refs import locate
+from flowinfer.stores.stored import NotHere
 
 TYPICAL_ROWS, TYPICAL_CONTEXT = 64, 512
 """The batch, and the ids of each row, that steps are weighed by."""

@@ -34,6 +34,7 @@ from flowinfer.remote.wire import (
     Wire,
     WireError,
     call,
+    called,
     key_in,
     last_part,
     parted,
@@ -99,11 +100,10 @@ class RemoteModel(TokenModel):
         self.notes = tuple(about.notes)
         if about.version != VERSION:
             self.notes += (f"{self.where} runs flowinfer {about.version}, this is {VERSION}",)
-        ours = last_part(spec.ref)
-        if ours not in (about.ref, about.name):
+        if called(spec.ref) not in (called(about.ref), called(about.name)):
             self.close()
             raise LoadError(
-                f"{self.where} holds '{about.ref}', the flow says '{ours}'",
+                f"{self.where} holds '{about.ref}', the flow says '{last_part(spec.ref)}'",
                 help="name in the flow what the head serves, or another head",
             )
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from flowinfer.backends.versions import installed
 from flowinfer.errors import LoadError
+from flowinfer.stores.ollama import OLLAMA
 
 PROTOCOL = 3
 """Goes up whenever what is said changes."""
@@ -282,6 +283,11 @@ def shown_place(host: str, port: int) -> str:
 def last_part(ref: str) -> str:
     """Return what a folder or hub id is called, wherever it lies."""
     return ref.replace("\\", "/").rstrip("/").rpartition("/")[-1]
+
+
+def called(ref: str) -> str:
+    """Return what is equal for two spellings of one model's name: cases are nothing to the hub and to Ollama."""
+    return last_part(ref).removeprefix(OLLAMA).removesuffix(":latest").casefold()
 
 
 class Silent(WireError):

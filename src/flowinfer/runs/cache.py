@@ -24,7 +24,8 @@ from flowinfer.planning.plan import Member, Plan, Step
 from flowinfer.results import StepResult
 from flowinfer.runs.jsonlog import decoded, encoded
 from flowinfer.stores.gguf import SUFFIX, part_names
-from flowinfer.stores.refs import NotHere, is_stored, locate
+from flowinfer.stores.refs import is_stored, locate
+from flowinfer.stores.stored import NotHere
 
 _FORMAT = 2
 """Version of the engine's meaning of a step; raise it when texts would differ."""

@@ -29,6 +29,7 @@ _MOST_ITEMS = 1 << 25
 _LEAST_BYTES = 24
 """Of a header."""
 _DOWNLOAD = "download it again"
+_POINTER = b"version https://git-lfs"
 
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 """Kinds of metadata that are numbers, as struct reads them."""
@@ -257,6 +258,14 @@ class _Damaged(Exception):
     """A header says what cannot be; says what, in words that follow the file's name."""
 
 
+class _Foreign(Exception):
+    """A file is whole and not of this kind."""
+
+    def __init__(self, told: str, cure: str) -> None:
+        super().__init__(told)
+        self.cure = cure
+
+
 class _Reader:
     """A file's header, read from its beginning on."""
 
@@ -268,15 +277,18 @@ class _Reader:
         """Read magic and version; return the numbers of tensors and of metadata.
 
         Raises:
-            _Damaged: it is no GGUF file, or of a version that llama.cpp does not read.
+            _Damaged: it is no GGUF file.
+            _Foreign: it is of a version that llama.cpp does not read, or stands for a file.
         """
+        if self._data[: len(_POINTER)] == _POINTER:
+            raise _Foreign("is a pointer of Git LFS, which stands for the file", "git lfs pull, in its folder")
         if self._data[:4] != b"GGUF":
             raise _Damaged("it does not begin as GGUF files do")
         self.at = 4
         version = self.number("<I")
         if version not in (2, 3):
             kind = "big-endian" if version & 0xFFFF == 0 else f"of version {version}"
-            raise _Damaged(f"it is {kind}; llama.cpp reads versions 2 and 3, little-endian")
+            raise _Foreign(f"is {kind}; llama.cpp reads versions 2 and 3, little-endian", "convert the model anew")
         return self._count(self.number("<Q"), 24), self._count(self.number("<Q"), 13)
 
     def number(self, form: str) -> int:
@@ -361,6 +373,8 @@ def _reading(path: Path) -> Iterator[_Reader]:
                 yield _Reader(path, data)
     except OSError as error:
         raise LoadError(f"{path} cannot be read: {error.strerror or error}", help="see who may read it") from error
+    except _Foreign as error:
+        raise LoadError(f"{path} {error}", help=error.cure) from error
     except (_Damaged, struct.error, ValueError, OverflowError) as error:
         told = str(error) if isinstance(error, _Damaged) else "its header cannot be read"
         raise LoadError(f"{path} is damaged: {told}", help=_DOWNLOAD) from error

@@ -13,8 +13,11 @@ from flowinfer.checkpoint import read_config, read_folder
 from flowinfer.errors import FlowInferError, LoadError
 from flowinfer.files import read_text
 from flowinfer.machine import has_weights, hub_cache, hub_snapshot
+from flowinfer.stores import ollama
 from flowinfer.stores.gguf import read_gguf
-from flowinfer.stores.refs import HUB, OLLAMA, barred, gguf_files, is_barred, locate, ollama_folders, ollama_names
+from flowinfer.stores.ollama import OLLAMA
+from flowinfer.stores.refs import HUB, gguf_files, locate
+from flowinfer.stores.stored import barred, is_barred
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,11 @@ def local_models(environment: Mapping[str, str] | None = None) -> Iterator[Local
         environment: says where stores are; the process's by default.
     """
     environment = os.environ if environment is None else environment
-    for folder in ollama_folders(environment):
-        yield from _barred(folder / "manifests", "Ollama")
-        for name in ollama_names(folder):
-            yield _file(OLLAMA + name.removesuffix(":latest"), "Ollama")
+    for folder in ollama.folders(environment):
+        for closed in ollama.closed(folder):
+            yield from _barred(closed, "Ollama")
+        for name in sorted(ollama.manifests(folder)):
+            yield _file(OLLAMA + str(name).removesuffix(":latest"), "Ollama")
     for store, folders in (("LM Studio", _lm_studio()), ("llama.cpp", _llama_cpp(environment))):
         for folder in folders:
             yield from _barred(folder, store)

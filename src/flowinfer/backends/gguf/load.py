@@ -31,7 +31,8 @@ from flowinfer.fusion.vocab import HeadVocabulary, TokenBytes
 from flowinfer.spec import ModelSpec
 from flowinfer.startup import STARTUP
 from flowinfer.stores.gguf import Array, Gguf, read_gguf
-from flowinfer.stores.refs import Stored, fetch, refuse_missing_template
+from flowinfer.stores.refs import fetch, refuse_missing_template
+from flowinfer.stores.stored import Stored
 
 _KV_TYPES = {"float32": 0, "float16": 1, "q8_0": 8}
 """Types of keys and values, as ggml numbers them."""
