@@ -361,7 +361,7 @@ def test_a_client_that_is_gone_while_it_is_sent_what_goes_beside_is_let_go_at_on
 @pytest.mark.parametrize(
     ("says", "words"),
     [
-        (b"", "something listens there and says nothing: it is no head, or one that stands still"),
+        (b"", "something listens there and says nothing for 0.05 s: it is no head, or one that stands still"),
         (
             b"HTTP/1.1 400 Bad Request\r\n\r\n",
             "something listens there that does not speak as a head does: a message of",

@@ -27,10 +27,12 @@ from flowinfer.remote.direct import Direct, device_for
 from flowinfer.remote.session import RemoteSession
 from flowinfer.remote.wire import (
     MOST_BODY,
+    SILENT_SECONDS,
     VERSION,
     KeyRefused,
     NoHead,
     NotYet,
+    Silent,
     Wire,
     WireError,
     call,
@@ -43,8 +45,6 @@ from flowinfer.spec import ModelSpec
 
 PATIENCE_SECONDS = 20.0
 """How long a head that was there is waited for."""
-_ANSWER_SECONDS = 600.0
-"""Longest that a head may take: it may be asked by others too."""
 
 
 def load(spec: ModelSpec, device: str, dtype: str) -> RemoteModel:
@@ -180,7 +180,7 @@ class RemoteModel(TokenModel):
     def _connect(self) -> asked.About:
         """Connect, show the key, begin what the head offers beside the connection; return what it says of itself."""
         wire, about = call(self._host, self._port, self._key)
-        wire.trust(seconds=_ANSWER_SECONDS, most_body=MOST_BODY)
+        wire.trust(seconds=SILENT_SECONDS, most_body=MOST_BODY)
         try:
             found = asked.About.model_validate(about)
             device = device_for(found.direct, found.gpu) if found.direct else None
@@ -268,6 +268,8 @@ def _cure(error: WireError, host: str, port: int) -> str:
     if isinstance(error, KeyRefused):
         return "api_key_env must name a variable that holds the same key as the head's --key-env"
     starts = f"`flowinfer head MODEL --listen {shown_place(host, port)}` starts one there"
+    if isinstance(error.__cause__, Silent):
+        return f"a head that stands still is ended and started again; where none is, {starts}"
     if isinstance(error, NoHead):
         return f'name a head\'s port: {starts}; an endpoint has backend=openai and base_url="http://..."'
     return f"is it running? {starts}"
