@@ -226,7 +226,7 @@ class ReplicaPool:
                 yield Stepped(one.task, shared, is_fresh)
 
     def _fill(self, replica: Replica) -> None:
-        """Ask a replica what is left, the longest first, up to its part of all that is open.
+        """Ask a replica what is left, in its order, up to its part of all that is open.
 
         Parts are of those who answer or start for the first time: whoever was lost may not come back.
         """
