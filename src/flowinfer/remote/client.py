@@ -45,6 +45,9 @@ from flowinfer.spec import ModelSpec
 
 PATIENCE_SECONDS = 20.0
 """How long a head that was there is waited for."""
+_REST = 3
+"""Times what the last try took, that a lost head is left alone: one that stands still, or whose packets vanish, takes
+ten seconds to find that out, one whose port is closed none."""
 
 
 def load(spec: ModelSpec, device: str, dtype: str) -> RemoteModel:
@@ -80,7 +83,8 @@ class RemoteModel(TokenModel):
         """By which whole distributions come; None = over the connection."""
         self.traffic = Traffic()
         """What has gone there and come back; counted on by a copy of the model too."""
-        self._is_lost = False
+        self._lost: tuple[float, str] | None = None
+        """Until when a head that is lost is not looked for, and why it is lost."""
         self.ended: list[int] = []
         """Sessions that the head may forget; it is told with the next question."""
         self._vocabularies: dict[tuple[str, ...], HeadVocabulary] = {}
@@ -163,15 +167,19 @@ class RemoteModel(TokenModel):
         Raises:
             HeadLost: there is none to be had.
         """
-        until = time.monotonic() + (0.0 if self._is_lost else PATIENCE_SECONDS)
+        if self._wire is None and self._lost and time.monotonic() < self._lost[0]:
+            raise HeadLost(self._lost[1])
+        until = time.monotonic() + (0.0 if self._lost else PATIENCE_SECONDS)
         while self._wire is None:
+            start = time.monotonic()
             try:
                 about = self._connect()
-                self._is_lost = False
+                self._lost = None
             except WireError as error:
-                if time.monotonic() >= until or isinstance(error, KeyRefused):
-                    self._is_lost = True
-                    raise HeadLost(f"{self.where} is lost: {error}") from error
+                now = time.monotonic()
+                if now >= until or isinstance(error, KeyRefused):
+                    self._lost = now + _REST * (now - start), f"{self.where} is lost: {error}"
+                    raise HeadLost(self._lost[1]) from error
                 time.sleep(0.5)
                 continue
             if (about.vocabulary, about.tokenizer) != self._fingerprint:
