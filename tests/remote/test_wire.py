@@ -392,7 +392,10 @@ def test_who_is_no_head_is_told_so(says: bytes | None, words: str, monkeypatch: 
         is_over.set()
         thread.join()
     assert f"head 'A' at {address}: {words}" in told.value.message
-    assert told.value.help is not None and told.value.help.startswith("name a head's port: ")
+    cure = (
+        "name a head's port: " if says != b"" else "a head that stands still is ended and started again; where none is"
+    )
+    assert told.value.help is not None and told.value.help.startswith(cure)
 
 
 def test_a_heads_port_that_is_taken_for_a_servers_is_told_so(served: Served) -> None:
