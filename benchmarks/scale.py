@@ -7,7 +7,8 @@ Rates are from runs of some questions and of three times as many, so that starts
 worthless. The driver's cost is its CPU time a question where replicas answer at once by rote: both directions of the
 wire, the display, the run's folder, and what is summed up at the end, but no waiting. With --nodes it is measured too
 what Ray costs the driver beside that. The simulation has 1,000 replicas of several speeds, whose answers take lognormal
-times, loses one replica a minute, and lets a driver of that cost take one answer after another.
+times, loses one replica a minute, and lets a driver of that cost take one answer after another. Beside each run stand
+the least seconds that any schedule takes: one that knows all lengths before, and one that knows none.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from flowinfer.results import Record
 from flowinfer.runs.answering import Answered, Task
 from flowinfer.runs.live import LiveProgress
 from flowinfer.runs.replicas.cluster import PAUSE_SECONDS
+from flowinfer.runs.replicas.order import Kinds, Order
 from flowinfer.runs.replicas.pool import ReplicaPool, Setting
 from flowinfer.runs.replicas.site import LOOK_SECONDS, Hear
 from flowinfer.runs.replicas.wire import Ask, Done, Ready, Reply, Start, line_of
@@ -58,15 +60,22 @@ _EACH, _WINDOW = 64, 4
 """Answers that a simulated replica writes at once, and questions that it has under way, times that."""
 _TAIL = 0.5
 """Sigma of the log-normal time of an answer."""
+_TOKENS, _CHARACTERS = 250, 200
+"""Of an answer and of a question, in the mean."""
 _ENDINGS = (
-    (0.0, False, True, False),
-    (0.0, False, True, True),
-    (0.0, False, False, False),
-    (0.0, True, True, False),
-    (0.05, False, True, False),
-    (0.05, False, True, True),
+    (0.0, 0.0, True, False),
+    (0.0, 0.0, True, True),
+    (0.0, 0.0, False, False),
+    (0.0, 0.1, True, False),
+    (0.0, 0.25, True, False),
+    (0.0, 0.5, True, False),
+    (0.0, 1.0, True, False),
+    (0.05, 0.0, True, False),
+    (0.05, 0.0, True, True),
 )
-"""Share of slow hosts; whether lengths are known, replicas are lost, and what others have is asked twice."""
+"""Share of slow hosts; how far lengths are known, whether replicas are lost, and what others have is asked twice."""
+_BOUNDS = ("seconds", "least, lengths unknown", "least of all")
+"""What a run takes, and what any schedule takes at least."""
 _ACTORS, _TURNS = 8, 100
 _REPEATS = 5
 """Of what is measured by CPU time: the least counts, since other work on a core makes it slower and never faster."""
@@ -254,8 +263,9 @@ class World:
     """Seconds between what a replica hands on; 0: as it comes."""
     slow: float = 0.0
     """Share of replicas, each on a host of its own, that take twice as long for everything."""
-    is_known: bool = False
-    """Whether it is known how long each answer is, so that the longest begin first."""
+    known: float = 0.0
+    """Share of the variance of answers' lengths that their questions' lengths explain: the shorter the longer, so that
+    it must be learnt first."""
     asks_twice: bool = True
     """Whether replicas that have nothing to do are asked what others have."""
     loses: bool = True
@@ -272,12 +282,18 @@ class Simulation:
 
     def __init__(self, questions: int, world: World, seed: int) -> None:
         self._dice, self._world, self._num = random.Random(seed), world, questions
-        lengths = [self._dice.lognormvariate(-_TAIL * _TAIL / 2, _TAIL) for _ in range(questions)]
+        said = [self._dice.gauss(0, 1) for _ in range(questions)]
+        signal, noise = _TAIL * math.sqrt(world.known), _TAIL * math.sqrt(1 - world.known)
+        middle = -_TAIL * _TAIL / 2
+        lengths = [math.exp(middle + signal * one + noise * self._dice.gauss(0, 1)) for one in said]
         self._seconds = [world.answer_seconds * length for length in lengths]
-        order = sorted(range(questions), key=lengths.__getitem__, reverse=True) if world.is_known else range(questions)
-        self._left, self._open = deque(order), questions
-        self._cost = lengths if world.is_known else [1.0] * questions
-        self._load, self._open_cost = [0.0] * _REPLICAS, sum(self._cost)
+        self._tokens = [round(_TOKENS * length) for length in lengths]
+        kinds, characters = Kinds(), [int(_CHARACTERS * math.exp(-_TAIL * one)) for one in said]
+        self._kind = [kinds.of(0, size) for size in characters]
+        order = sorted(range(questions), key=characters.__getitem__, reverse=True)
+        self._left = Order(order, self._kind.__getitem__, (_REPLICAS, _EACH * _WINDOW))
+        self._begun, self._open = list[int](), questions
+        self._load = [0.0] * _REPLICAS
         self._is_done, self._num_asked = bytearray(questions), bytearray(questions)
         self._ahead: list[deque[int]] = [deque() for _ in range(_REPLICAS)]
         self._has: list[dict[int, None]] = [{} for _ in range(_REPLICAS)]
@@ -309,6 +325,8 @@ class Simulation:
                 self._lose(now)
             if now >= self._look_next:
                 self._look_next = now + LOOK_SECONDS
+                self._left.learn()
+                self._load = [sum(self._kind[one].cost for one in has) for has in self._has]
                 self._ask_twice(now)
             if life != self._life[replica]:
                 if life < 0:  # it is back
@@ -319,15 +337,41 @@ class Simulation:
             else:
                 self._write(replica, question, now)
         (begin, started), (end, ended), *_ = self._at.items()
-        return Rates(self._num / now, (begin - end) / (ended - started), now - self._at[min(self._at)])
+        middle, end_seconds = (begin - end) / (ended - started), now - self._at[min(self._at)]
+        return Rates(now, self._num / now, middle, end_seconds, self._least_seconds, self._least_blind_seconds)
+
+    @property
+    def _least_seconds(self) -> float:
+        """Return what any schedule takes at least: all work shared out without a gap, the longest, the driver."""
+        work = sum(self._seconds) / (_REPLICAS * _EACH)
+        return max(work, max(self._seconds), self._num * self._world.driver_seconds)
+
+    @property
+    def _least_blind_seconds(self) -> float:
+        """Return what any schedule takes at least that knows no length before the answer ends.
+
+        To such a schedule questions are alike: whichever it begins as the n-th has the n-th of lengths that were drawn
+        before. Then it can begin none earlier than one that begins the next as soon as anybody has ended, loses nobody,
+        and has a driver that costs nothing. (An answer that is begun is written to its end.)
+        """
+        if self._world.known:
+            return 0.0
+        ends = [0.0] * (_REPLICAS * _EACH)
+        last = 0.0
+        for question in dict.fromkeys(self._begun):
+            end = ends[0] + self._seconds[question]
+            last = max(last, end)
+            heapq.heapreplace(ends, end)
+        return max(last, self._num * self._world.driver_seconds)
 
     def _take(self, replica: int, question: int, now: float) -> None:
         """Let the driver take an answer: the first counts, and the replica is asked another question."""
         if not self._is_done[question]:
             self._open -= 1
-            self._open_cost -= self._cost[question]
+            self._left.answered(question, self._tokens[question])
+            self._left.close(question)
             self._is_done[question] = 1
-        self._load[replica] -= self._cost[question]
+        self._load[replica] -= self._kind[question].cost
         if self._at.get(self._open) == 0.0:
             self._at[self._open] = now
         del self._has[replica][question]
@@ -347,19 +391,20 @@ class Simulation:
 
     def _begin(self, replica: int, question: int, now: float) -> None:
         self._busy[replica] += 1
+        self._begun.append(question)
         until = now + self._seconds[question] * self._slowness[replica]
         heapq.heappush(self._events, (until, False, replica, self._life[replica], question))
 
     def _fill(self, replica: int, now: float) -> None:
         has = self._has[replica]
         while self._left and len(has) < _EACH * _WINDOW:
-            if has and (self._load[replica] + self._cost[self._left[0]] / 2) * _REPLICAS > self._open_cost:
+            if has and (self._load[replica] + self._left.next_cost / 2) * _REPLICAS > self._left.open_cost:
                 return
-            self._ask(replica, self._left.popleft(), now)
+            self._ask(replica, self._left.take(), now)
 
     def _ask(self, replica: int, question: int, now: float) -> None:
         self._has[replica][question] = None
-        self._load[replica] += self._cost[question]
+        self._load[replica] += self._kind[question].cost
         self._num_asked[question] += 1
         if self._busy[replica] < _EACH:
             self._begin(replica, question, now)
@@ -383,7 +428,7 @@ class Simulation:
         for question in self._has[lost]:
             self._num_asked[question] -= 1
             if not self._is_done[question] and not self._num_asked[question]:
-                self._left.appendleft(question)
+                self._left.put_back([question])
         self._life[lost] += 1
         self._down.add(lost)
         self._ahead[lost].clear()
@@ -397,19 +442,25 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Rates:
-    """Questions a second."""
+    """How long a run takes, and what any takes at least."""
 
-    whole: float
+    seconds: float
     """From the first question to the last answer."""
+    whole: float
+    """Questions a second, from the first question to the last answer."""
     middle: float
-    """Between a quarter and three quarters of the answers."""
+    """Questions a second, between a quarter and three quarters of the answers."""
     end_seconds: float
     """From when no more questions are open than all replicas write at once, to the last answer."""
+    least_seconds: float
+    """Of any schedule."""
+    least_blind_seconds: float
+    """Of any schedule that knows no length before; 0 where it is known a little."""
 
 
 def simulate(questions: int, cost: Cost, turn: float | Missed, seed: int) -> Report:
     """Simulate 1,000 replicas of several speeds, as processes and as actors."""
-    columns = ["questions / s of a replica", "driver", "questions / s", "in the middle"]
+    columns = ["questions / s of a replica", "driver", "questions / s", "in the middle", *_BOUNDS]
     setup = {"driver": f"{1e6 * cost.running:.0f} µs", "lost": "one a minute"}
     future = Report(f"{_REPLICAS} replicas over {questions:,} questions, simulated", setup, columns)
     drivers = {"costs nothing": (0.0, 0.0), "processes": (cost.running, 0.0)}
@@ -419,24 +470,29 @@ def simulate(questions: int, cost: Cost, turn: float | Missed, seed: int) -> Rep
         future.note(f"a turn of an actor costs the driver {1e6 * turn:.0f} µs, all of them {share:.0%} of its time")
         future.note(f"at most {limit:,.0f} questions / s over Ray, what is summed up at the end counted")
         drivers["Ray"] = cost.running / (1 - share), _REPLICAS * PAUSE_SECONDS
-    for own in (0.5, 2.0, 10.0):
+    for own in (0.5, 2.0, 10.0, 15.0, 20.0):
         for name, (seconds, pause) in drivers.items():
             rates = Simulation(questions, World(_EACH / own, seconds, pause), seed).run()
-            future.add(own, name, rates.whole, rates.middle)
+            future.add(own, name, rates.whole, rates.middle, *bounds(rates))
     return future
 
 
 def endings(questions: int, cost: Cost, seed: int) -> Report:
     """Simulate what the end of a run waits for, by leaving out one thing after the other."""
-    columns = ["slow hosts", "longest first", "losses", "asked twice", "questions / s", "end, s", "in the middle"]
+    columns = ["slow hosts", "lengths known", "losses", "asked twice", "questions / s", "end, s", *_BOUNDS]
     found = Report(f"What the end of a run of {questions:,} questions waits for, simulated", {}, columns)
-    for slow, *others in _ENDINGS:
-        is_known, loses, asks_twice = others
-        world = World(_EACH / 10, cost.running, 0.0, slow, is_known, asks_twice, loses)
+    for slow, known, *others in _ENDINGS:
+        loses, asks_twice = others
+        world = World(_EACH / 10, cost.running, 0.0, slow, known, asks_twice, loses)
         rates = Simulation(questions, world, seed).run()
         words = ["yes" if one else "no" for one in others]
-        found.add(f"{slow:.0%}", *words, rates.whole, rates.end_seconds, rates.middle)
+        found.add(f"{slow:.0%}", f"{known:.0%}", *words, rates.whole, rates.end_seconds, *bounds(rates))
     return found
+
+
+def bounds(rates: Rates) -> tuple[float, float | str, float]:
+    """Return what stands below `_BOUNDS`."""
+    return rates.seconds, rates.least_blind_seconds or "", rates.least_seconds
 
 
 def main() -> None:

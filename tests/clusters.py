@@ -23,11 +23,11 @@ class Nodes:
         self.nodes: list[Any] = []
         self.cache = cache
 
-    def wanted(self, count: int, **environment: str) -> str:
-        """Have so many nodes, new ones with an environment of their own; return the cluster's address."""
+    def wanted(self, count: int, *, memory: int = _MEMORY, **environment: str) -> str:
+        """Have so many nodes, new ones with memory and an environment of their own; return the cluster's address."""
         own = {"FLOWINFER_CACHE": str(self.cache)} | environment
         while len(self.nodes) < count:
-            self.nodes.append(self.cluster.add_node(num_cpus=1, memory=_MEMORY, env_vars=own))
+            self.nodes.append(self.cluster.add_node(num_cpus=1, memory=memory, env_vars=own))
         self.cluster.wait_for_nodes()
         return self.address
 

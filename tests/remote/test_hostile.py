@@ -9,14 +9,15 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from flowinfer.backends.hf import HfModel
-from flowinfer.errors import FlowInferError
-from flowinfer.remote import asked, server, wire
+from flowinfer.errors import FlowInferError, HeadCut, HeadLost
+from flowinfer.remote import asked, client, server, wire
 from flowinfer.remote.client import RemoteModel
 from flowinfer.remote.head import Head
 from flowinfer.remote.server import HeadServer
@@ -94,6 +95,71 @@ def test_a_client_that_never_reads_holds_nobody_up(models: dict[str, HfModel]) -
     works(port)
     assert counted[0] < 40  # what nobody reads is not made
     deaf.close()
+    head.close()
+
+
+def test_a_head_that_is_long_at_work_says_so_and_one_that_stands_still_is_given_up(
+    models: dict[str, HfModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for a turn hears it too; a stopped process says nothing, though its connections stand."""
+    monkeypatch.setattr(server, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(client, "SILENT_SECONDS", 0.4)
+    head = holding(models["A"])
+    _, port = head.listen("127.0.0.1", 0)
+    threading.Thread(target=head.serve, daemon=True).start()
+    far = RemoteModel(spec_of(port))
+    session, beats, has_beaten = far.open(), [0], threading.Event()
+    message, held = Wire._message, head._head
+    assert held is not None
+
+    def counted(of: Wire) -> Any:
+        found = message(of)
+        beats[0] += found[0] == wire._AT_WORK
+        if beats[0] == 30:  # longer than a silence may be
+            has_beaten.set()
+        return found
+
+    monkeypatch.setattr(Wire, "_message", counted)
+    with held._turn:
+        asks = threading.Thread(target=lambda: session.logits(session.add([[5, 6]])))
+        asks.start()
+        has_beaten.wait()
+    asks.join()
+    with held._turn, head._beats, pytest.raises(HeadCut, match=r"127.0.0.1:\d+: it says nothing for 0.4 s"):
+        far.open().logits([])
+    far.close()
+    head.close()
+
+
+def test_a_lost_head_whose_silence_takes_long_to_find_is_not_looked_for_at_every_question(
+    models: dict[str, HfModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a group that goes on without it would wait at each batch for one that stands still."""
+    monkeypatch.setattr(client, "PATIENCE_SECONDS", 0.0)
+    head = holding(models["A"])
+    _, port = head.listen("127.0.0.1", 0)
+    threading.Thread(target=head.serve, daemon=True).start()
+    far, tries = RemoteModel(spec_of(port)), [0]
+    clock = iter(range(0, 1000, 10))
+    connect = far._connect
+
+    def silent() -> Any:
+        tries[0] += 1
+        raise WireError("it says nothing for 10 s")
+
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: next(clock)))  # each look takes ten seconds
+    monkeypatch.setattr(far, "_connect", silent)
+    far.close()
+    for expected in (1, 1, 1, 2):
+        with pytest.raises(HeadLost, match="is lost: it says nothing for 10 s"):
+            far._reconnect()
+        assert tries == [expected]
+    monkeypatch.undo()
+    assert far._connect == connect
+    far._lost = (0.0, "")
+    far._reconnect()
+    assert far._wire is not None and far._lost is None
+    far.close()
     head.close()
 
 

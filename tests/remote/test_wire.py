@@ -368,7 +368,7 @@ def test_a_client_that_is_gone_while_it_is_sent_what_goes_beside_is_let_go_at_on
 @pytest.mark.parametrize(
     ("says", "words"),
     [
-        (b"", "something listens there and says nothing: it is no head, or one that stands still"),
+        (b"", "something listens there and says nothing for 0.05 s: it is no head, or one that stands still"),
         (
             b"HTTP/1.1 400 Bad Request\r\n\r\n",
             "something listens there that does not speak as a head does: a message of",
@@ -399,7 +399,10 @@ def test_who_is_no_head_is_told_so(says: bytes | None, words: str, monkeypatch: 
         is_over.set()
         thread.join()
     assert f"head 'A' at {address}: {words}" in told.value.message
-    assert told.value.help is not None and told.value.help.startswith("name a head's port: ")
+    cure = (
+        "name a head's port: " if says != b"" else "a head that stands still is ended and started again; where none is"
+    )
+    assert told.value.help is not None and told.value.help.startswith(cure)
 
 
 def test_a_heads_port_that_is_taken_for_a_servers_is_told_so(served: Served) -> None:

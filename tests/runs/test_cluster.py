@@ -45,6 +45,19 @@ def test_a_node_that_is_killed_loses_nothing(cluster: Nodes, work: Path, alone: 
     assert not foreign(told), "nothing of Ray's is on the terminal"
 
 
+def test_a_node_that_comes_back_with_less_memory_free_is_taken(cluster: Nodes, work: Path) -> None:
+    """As long as a copy has room there: what is kept for one is what it needs, not what was free at the beginning."""
+    process = begun(work, *run(cluster.wanted(2)), "--limit", "400")
+    wait_for(lambda: num_answers(work) >= 3, process)
+    cluster.kill()
+    wait_for(lambda: len(cluster.workers(WORKER)) == 1, process)
+    cluster.wanted(2, memory=7 << 28)
+    wait_for(lambda: len(cluster.workers(WORKER)) == 2, process)
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not cluster.workers(WORKER))
+
+
 def test_a_driver_that_is_killed_leaves_no_replica_and_its_run_goes_on(
     cluster: Nodes, work: Path, alone: dict[str, object]
 ) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from flowinfer.errors import MemoryShort, UsageError
+from flowinfer.language.check import check
 from flowinfer.machine import Device, Machine
+from flowinfer.planning.needs import process_bytes
 from flowinfer.runs.replicas import cluster
 from flowinfer.runs.replicas.cluster import Node
 from flowinfer.runs.replicas.hosts import Host, spread
@@ -87,6 +89,31 @@ def test_a_file_that_replicas_of_a_host_map_lies_in_its_memory_once() -> None:
     assert found.kept_bytes == (52, 12, 52, 12), "no more than the 64 bytes of each host"
     with pytest.raises(MemoryShort):
         spread(hosts, 4, needs(0, 52), lambda machine: True)  # type: ignore[arg-type]
+
+
+def test_no_more_is_kept_for_a_copy_than_it_needs() -> None:
+    """A node that comes back with less memory free than before has room as long as it has that much."""
+    hosts = [host("a", cores=2), host("b", cores=4)]
+    for needed, kept in ((5, 5), (None, 32), (99, 32)):
+        found, _ = spread(hosts, 4, needs(0), lambda machine: True, needed=needed)  # type: ignore[arg-type]  # as tables
+        assert (found.cpu_bytes, found.kept_bytes) == (32, (kept,) * 4)
+    found, _ = spread(hosts, 4, needs(0, 52), lambda machine: True, mapped=40, needed=5)  # type: ignore[arg-type]
+    assert (found.cpu_bytes, found.kept_bytes) == (12, (45, 5, 45, 5))
+
+
+def test_a_copy_needs_its_weights_and_a_batch_and_some_room(tmp_path: Path) -> None:
+    lab = [*check("(Qwen | Ds)", zoo="lab").models.values()]
+    again = [*lab, lab[0].model_copy(update={"name": "A"})]
+    one, alone = process_bytes(lab[:1], has_gpus=False), process_bytes([], has_gpus=False)
+    both, on_gpus = process_bytes(lab, has_gpus=False), process_bytes(lab, has_gpus=True)
+    assert one and alone and both and on_gpus and alone < one < both < 2 << 30 < on_gpus
+    assert process_bytes(again, has_gpus=False) == both, "one file under two names"
+    missing = ModelSpec(name="C", ref=str(tmp_path / "nothing"))
+    assert process_bytes([*lab, missing], has_gpus=False) is None
+    gguf = ModelSpec(name="D", ref=str(write(tmp_path / "m.gguf", META)), backend="gguf")
+    size = (tmp_path / "m.gguf").stat().st_size
+    mapped, copied = (process_bytes([gguf.model_copy(update={"mmap": way})], has_gpus=False) for way in (True, False))
+    assert mapped and copied and mapped <= copied <= mapped + 2 * size
 
 
 def test_what_has_no_room_is_refused_with_the_reason() -> None:

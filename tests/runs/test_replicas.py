@@ -350,7 +350,7 @@ def test_lines_to_a_replica_that_reads_none_hold_nobody_up_and_go_together() -> 
 
 
 def test_questions_are_shared_out_so_that_all_have_as_much_to_do() -> None:
-    """In batch 1 each has one under way: whoever has answered is asked the next, the longest first."""
+    """In batch 1 each has one under way: behind a sample, whoever has answered is asked the next, the longest first."""
     asked: list[tuple[Scripted, Ask]] = []
 
     def script(replica: Scripted, ask: Ask) -> None:
@@ -361,7 +361,7 @@ def test_questions_are_shared_out_so_that_all_have_as_much_to_do() -> None:
     list(ReplicaPool(site, [PLAN, OTHER], Setting({}), Observer()).run(TASKS, most=1))
     assert {sum(one is replica for one, _ in asked) for replica in site.started} == {11, 12}
     lengths = [len(ask.question.question) for _, ask in asked]
-    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[2:] == sorted(lengths[2:], reverse=True)
 
 
 def answered(answerer: Answerer, asked: Sequence[Task]) -> dict[tuple[str, int], object]:

@@ -19,6 +19,10 @@ from flowinfer.stores.gguf import read_gguf
 from flowinfer.stores.refs import locate
 from flowinfer.stores.stored import NotHere
 
+_PROCESS_BYTES, _GPU_PROCESS_BYTES = 1 << 30, 4 << 30
+"""Of a process beside its models; one that drives GPUs has more of its libraries in memory."""
+_HEAD_ROOM = 1.25
+"""Times its weights, that loading a model may take."""
 TYPICAL_ROWS, TYPICAL_CONTEXT = 64, 512
 """The batch, and the ids of each row, that steps are weighed by."""
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -113,6 +117,27 @@ def mapped_bytes(models: Iterable[ModelSpec], *, has_gpus: bool) -> int:
                 file = read_gguf(locate(one.ref, one.revision).path)
                 found[file.parts] = file.shared_bytes
     return sum(found.values())
+
+
+def process_bytes(models: Iterable[ModelSpec], *, has_gpus: bool) -> int | None:
+    """Return what a process that holds models needs of the CPU's memory for itself, with head-room; None = unknown.
+
+    Files that several processes map are not in it (`mapped_bytes`); keys and values of a typical batch are: where there
+    is less, a batch has fewer rows.
+    """
+    on_cpu = {
+        (one.backend, one.ref, one.revision, one.dtype, one.quantization): one
+        for one in models
+        if not has_gpus or one.device == "cpu"
+    }
+    found = float(_GPU_PROCESS_BYTES if has_gpus else _PROCESS_BYTES)
+    for one in on_cpu.values():
+        need = need_of(one)
+        if need.weight_bytes is None:
+            return None
+        own = max(0, need.weight_bytes - mapped_bytes([one], has_gpus=has_gpus))
+        found += _HEAD_ROOM * own + TYPICAL_ROWS * TYPICAL_CONTEXT * (need.kv_bytes_per_token or 0)
+    return int(found)
 
 
 def count_parameters(config: Config) -> int | None:

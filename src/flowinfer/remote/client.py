@@ -27,10 +27,12 @@ from flowinfer.remote.direct import Direct, device_for
 from flowinfer.remote.session import RemoteSession
 from flowinfer.remote.wire import (
     MOST_BODY,
+    SILENT_SECONDS,
     VERSION,
     KeyRefused,
     NoHead,
     NotYet,
+    Silent,
     Wire,
     WireError,
     call,
@@ -44,8 +46,9 @@ from flowinfer.spec import ModelSpec
 
 PATIENCE_SECONDS = 20.0
 """How long a head that was there is waited for."""
-_ANSWER_SECONDS = 600.0
-"""Longest that a head may take: it may be asked by others too."""
+_REST = 3
+"""Times what the last try took, that a lost head is left alone: one that stands still, or whose packets vanish, takes
+ten seconds to find that out, one whose port is closed none."""
 
 
 def load(spec: ModelSpec, device: str, dtype: str) -> RemoteModel:
@@ -81,7 +84,8 @@ class RemoteModel(TokenModel):
         """By which whole distributions come; None = over the connection."""
         self.traffic = Traffic()
         """What has gone there and come back; counted on by a copy of the model too."""
-        self._is_lost = False
+        self._lost: tuple[float, str] | None = None
+        """Until when a head that is lost is not looked for, and why it is lost."""
         self.ended: list[int] = []
         """Sessions that the head may forget; it is told with the next question."""
         self._vocabularies: dict[tuple[str, ...], HeadVocabulary] = {}
@@ -163,15 +167,19 @@ class RemoteModel(TokenModel):
         Raises:
             HeadLost: there is none to be had.
         """
-        until = time.monotonic() + (0.0 if self._is_lost else PATIENCE_SECONDS)
+        if self._wire is None and self._lost and time.monotonic() < self._lost[0]:
+            raise HeadLost(self._lost[1])
+        until = time.monotonic() + (0.0 if self._lost else PATIENCE_SECONDS)
         while self._wire is None:
+            start = time.monotonic()
             try:
                 about = self._connect()
-                self._is_lost = False
+                self._lost = None
             except WireError as error:
-                if time.monotonic() >= until or isinstance(error, KeyRefused):
-                    self._is_lost = True
-                    raise HeadLost(f"{self.where} is lost: {error}") from error
+                now = time.monotonic()
+                if now >= until or isinstance(error, KeyRefused):
+                    self._lost = now + _REST * (now - start), f"{self.where} is lost: {error}"
+                    raise HeadLost(self._lost[1]) from error
                 time.sleep(0.5)
                 continue
             if (about.vocabulary, about.tokenizer) != self._fingerprint:
@@ -180,7 +188,7 @@ class RemoteModel(TokenModel):
     def _connect(self) -> asked.About:
         """Connect, show the key, begin what the head offers beside the connection; return what it says of itself."""
         wire, about = call(self._host, self._port, self._key)
-        wire.trust(seconds=_ANSWER_SECONDS, most_body=MOST_BODY)
+        wire.trust(seconds=SILENT_SECONDS, most_body=MOST_BODY)
         try:
             found = asked.About.model_validate(about)
             device = device_for(found.direct, found.gpu) if found.direct else None
@@ -268,6 +276,8 @@ def _cure(error: WireError, host: str, port: int) -> str:
     if isinstance(error, KeyRefused):
         return "api_key_env must name a variable that holds the same key as the head's --key-env"
     starts = f"`flowinfer head MODEL --listen {shown_place(host, port)}` starts one there"
+    if isinstance(error.__cause__, Silent):
+        return f"a head that stands still is ended and started again; where none is, {starts}"
     if isinstance(error, NoHead):
         return f'name a head\'s port: {starts}; an endpoint has backend=openai and base_url="http://..."'
     return f"is it running? {starts}"

@@ -9,10 +9,11 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flowinfer.remote.wire import Wire, WireError, welcome
+from flowinfer.remote.wire import BEAT_SECONDS, Wire, WireError, welcome
 
 if TYPE_CHECKING:
     from flowinfer.remote.head import Head
@@ -40,6 +41,9 @@ class HeadServer:
         self._strangers: dict[Wire, None] = {}
         """Those of `_wires` that have not shown the key yet, the first first."""
         self._listener: socket.socket | None = None
+        self._at_work: dict[Wire, float] = {}
+        """Connections of which a question is being answered, and since when."""
+        self._beats, self._is_closed = threading.Lock(), threading.Event()
         self._threads = set[threading.Thread]()
         self._is_served = self._is_over = False
 
@@ -63,12 +67,14 @@ class HeadServer:
         """Serve until `close`; `listen` must have been called."""
         assert self._listener is not None, "listen comes before serve"
         self._is_served = True
+        threading.Thread(target=self._beat, daemon=True).start()
         with self._listener:
             self._accept(self._listener)
 
     def close(self) -> None:
         """Stop listening and end all connections."""
         self._is_over = True
+        self._is_closed.set()
         if (
             self._listener is not None and not self._is_served
         ):  # else who accepts closes it: its number may be another's
@@ -130,7 +136,8 @@ class HeadServer:
             while True:
                 question, _ = wire.receive_text()
                 start = time.perf_counter()
-                answer = head.answer(question, client)
+                with self._working(wire, start):
+                    answer = head.answer(question, client)
                 wire.send(answer.head | {"seconds": round(time.perf_counter() - start, 6)}, answer.body)
                 if answer.beside is not None and client.direct is not None:
                     client.direct.send(answer.beside)
@@ -141,6 +148,25 @@ class HeadServer:
                     self.close()
         finally:
             head.forget(client)
+
+    @contextmanager
+    def _working(self, wire: Wire, start: float) -> Iterator[None]:
+        """Let a client be told meanwhile that its question is being answered."""
+        with self._beats:
+            self._at_work[wire] = start
+        try:
+            yield
+        finally:
+            with self._beats:
+                del self._at_work[wire]
+
+    def _beat(self) -> None:
+        """Tell clients that wait for long that this process stands not still."""
+        while not self._is_closed.wait(BEAT_SECONDS):
+            with self._beats:
+                now = time.perf_counter()
+                for wire in [wire for wire, start in self._at_work.items() if now - start > BEAT_SECONDS / 2]:
+                    wire.tell_of_work()
 
     def _forget(self, wire: Wire) -> None:
         self._strangers.pop(wire, None)

@@ -3,7 +3,8 @@
 A frame is two lengths (32 bits each, big-endian), a head in JSON and a body of plain bytes; nothing is ever unpickled.
 Who connects is sent a nonce and answers with its own and an HMAC-SHA256 of both; the server then shows its own. Until
 then no frame may be longer than `_STRANGERS`, and all of it must be there within `_PATIENCE_SECONDS`. What follows is
-neither hidden nor sealed: across networks that others share it belongs into a tunnel.
+neither hidden nor sealed: across networks that others share it belongs into a tunnel. A server that is still at work on
+an answer says so every few seconds, whatever it computes, so that one that stands still is known by its silence.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import re
 import secrets
+import select
 import socket
 import struct
 import time
@@ -24,7 +26,7 @@ from flowinfer.backends.versions import installed
 from flowinfer.errors import LoadError
 from flowinfer.stores.ollama import OLLAMA
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Goes up whenever what is said changes."""
 VERSION = installed("flowinfer") or "of a source tree"
 """Of flowinfer, told to the other side."""
@@ -37,6 +39,12 @@ _PATIENCE_SECONDS = 10.0
 _TOGETHER = 1 << 16
 """Bytes of a body up to which it is sent together with its head."""
 _LENGTHS = struct.Struct("!II")
+BEAT_SECONDS, SILENT_SECONDS = 5.0, 30.0
+"""Between signs of life of a server at work, and after how long without one it stands still."""
+_AT_WORK = {"at": "work"}
+"""A sign of life."""
+_ANSWER_SECONDS = 600.0
+"""Longest that a server may be at work on an answer: it may be asked by others too."""
 _SEND_SECONDS = 600.0
 """Longest that the other side may take to read a message."""
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
@@ -63,7 +71,7 @@ class Wire:
         self._until: float | None = time.monotonic() + _PATIENCE_SECONDS
         """When the handshake must be over."""
         self._seconds: float | None = None
-        """How long a message is waited for afterwards."""
+        """How long a part of a message is waited for afterwards."""
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE.items():
@@ -89,12 +97,30 @@ class Wire:
             raise _told(error) from error
         self.num_sent += _LENGTHS.size + len(raw) + len(body)
 
+    def tell_of_work(self) -> None:
+        """Send a sign of life, as long as the other side reads what it is sent; to one that has gone, nothing."""
+        with suppress(WireError, OSError, ValueError):  # who waits for its next question hears that it has gone
+            looks = select.poll()
+            looks.register(self._socket, select.POLLOUT)
+            if looks.poll(0):
+                self.send(_AT_WORK)
+
     def receive(self) -> tuple[dict[str, Any], bytearray]:
-        """Wait for a message and return its head and body.
+        """Wait for a message and return its head and body; signs of life are none.
 
         Raises:
+            Silent: it did not come in time.
             WireError: the other side has gone, or what it says is none.
         """
+        until = time.monotonic() + _ANSWER_SECONDS
+        while True:
+            found, body = self._message()
+            if found != _AT_WORK:
+                return found, body
+            if time.monotonic() > until:
+                raise Silent(f"it did not answer within {_ANSWER_SECONDS:.0f} s")
+
+    def _message(self) -> tuple[dict[str, Any], bytearray]:
         head, body = self.receive_text()
         try:
             found = json.loads(head)
@@ -116,7 +142,7 @@ class Wire:
         return self._bytes(head), self._bytes(body)
 
     def trust(self, *, seconds: float | None, most_body: int = 0) -> None:
-        """Take long messages from here on, and wait so long for each; None = as long as the connection stands."""
+        """Take long messages from here on; wait so long for a part of one; None = as long as the connection stands."""
         self._most_head, self._most_body = MOST_HEAD, most_body
         self._until, self._seconds = None, seconds
 
@@ -162,7 +188,7 @@ class Wire:
                 self._socket.settimeout(self._seconds if self._until is None else self._left())
                 here = self._socket.recv_into(view[at:])
             except OSError as error:
-                raise _told(error) from error
+                raise _told(error, self._seconds if self._until is None else _PATIENCE_SECONDS) from error
             if not here:
                 raise WireError("the connection was closed")
             at += here
@@ -225,7 +251,8 @@ def introduce(wire: Wire, key: bytes, about: dict[str, Any]) -> dict[str, Any]:
     try:
         hello, _ = wire.receive()
     except Silent as error:
-        raise NoHead("something listens there and says nothing: it is no head, or one that stands still") from error
+        told = f"something listens there and says nothing for {_PATIENCE_SECONDS:g} s"
+        raise NoHead(f"{told}: it is no head, or one that stands still") from error
     except WireError as error:
         raise NoHead(f"something listens there that does not speak as a head does: {error}") from error
     nonce = hello.get("nonce")
@@ -314,7 +341,7 @@ def _is_shown(proof: object, key: bytes, side: str, *nonces: str) -> bool:
     return isinstance(proof, str) and hmac.compare_digest(proof.encode(), _proof(key, side, *nonces).encode())
 
 
-def _told(error: OSError) -> WireError:
+def _told(error: OSError, seconds: float | None = None) -> WireError:
     if isinstance(error, TimeoutError):
-        return Silent("it did not answer in time")
+        return Silent(f"it says nothing for {seconds:g} s" if seconds else "it did not answer in time")
     return WireError((error.strerror or str(error) or type(error).__name__).lower())

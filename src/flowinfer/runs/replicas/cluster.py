@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from flowinfer.errors import UsageError
 from flowinfer.machine import Machine
-from flowinfer.planning.needs import mapped_bytes
+from flowinfer.planning.needs import mapped_bytes, process_bytes
 from flowinfer.planning.placement import shown_bytes
 from flowinfer.registry import backends
 from flowinfer.runs.replicas.hosts import Host, Spread, Wanted, spread
@@ -124,9 +124,10 @@ def over(
     Args:
         models: that a replica loads.
     """
-    hosts = [node.host for node in found if node.look]
-    mapped = mapped_bytes(models, has_gpus=any(host.gpus for host in hosts))
-    return spread(hosts, wanted, place, fits, mapped)
+    hosts, models = [node.host for node in found if node.look], list(models)
+    has_gpus = any(host.gpus for host in hosts)
+    mapped, needed = mapped_bytes(models, has_gpus=has_gpus), process_bytes(models, has_gpus=has_gpus)
+    return spread(hosts, wanted, place, fits, mapped, needed)
 
 
 class ClusterSite:
@@ -153,7 +154,7 @@ class ClusterSite:
             .options(
                 num_gpus=where.num_gpus,
                 num_cpus=where.cores,
-                memory=self.cpu_bytes,  # what it may count with: no other actor is given it
+                memory=min(where.kept_bytes),  # of its group's: no other actor is given it
                 max_concurrency=4,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group(index), 0),
             )

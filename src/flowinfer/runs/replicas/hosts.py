@@ -50,7 +50,8 @@ class Spread:
     cpu_bytes: int
     """Of its host's free memory, what each may count with for itself."""
     kept_bytes: tuple[int, ...]
-    """Of each replica, what nobody else on its host is given; with the first of a host, the files that all map."""
+    """Of each replica, what nobody else on its host is given: what a copy needs, if that is known, and no more; with
+    the first of a host, the files that all map."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """By id of a host that gets none: what it lacks."""
 
@@ -61,6 +62,7 @@ def spread(
     place: Callable[[Machine], P],
     fits: Callable[[P], bool],
     mapped: int = 0,
+    needed: int | None = None,
 ) -> tuple[Spread, P]:
     """Spread replicas over hosts, each with as few GPUs as hold a copy, or with its part of a CPU's cores.
 
@@ -70,6 +72,7 @@ def spread(
         place: places what a replica runs.
         fits: whether all models are in memory at once as it is placed.
         mapped: bytes of files that all replicas map into memory, where they lie once for a host.
+        needed: bytes that each needs for itself (`planning.needs.process_bytes`); None: all that it may count with.
     Raises:
         UsageError: there are not so many GPUs or cores.
         MemoryShort: a copy has no room; says what each host lacks.
@@ -87,7 +90,7 @@ def spread(
         more = {id_: f"a copy needs {count} of its GPUs" for id_, count in least.items() if count > num_gpus}
         counts = _counts([len(host.gpus) // num_gpus if num_gpus else host.cores for host in able], wanted)
         while sum(counts):
-            found = _parts(able, counts, num_gpus, mapped)
+            found = _parts(able, counts, num_gpus, mapped, needed)
             try:
                 return replace(found, left_out=lacks | more), _placed(found.machine, place, fits)
             except RunError as error:
@@ -109,7 +112,7 @@ def _least_gpus(host: Host, have_gpus: bool, place: Callable[[Machine], P], fits
     why = "it has no GPUs, as others have" if have_gpus else "it lends no CPU cores"
     for num_gpus in range(1, len(host.gpus) + 1) if have_gpus else (0,) * bool(host.cores):
         try:
-            _placed(_parts([host], [1], num_gpus, 0).machine, place, fits)
+            _placed(_parts([host], [1], num_gpus, 0, None).machine, place, fits)
             return num_gpus
         except RunError as error:
             why = error.message
@@ -150,13 +153,14 @@ def _counts(most: Sequence[int], wanted: Wanted) -> list[int]:
     return counts
 
 
-def _parts(hosts: Sequence[Host], counts: Sequence[int], num_gpus: int, mapped: int) -> Spread:
+def _parts(hosts: Sequence[Host], counts: Sequence[int], num_gpus: int, mapped: int, needed: int | None) -> Spread:
     used = [(host, count) for host, count in zip(hosts, counts, strict=True) if count]
     gpus = [host.gpus[:num_gpus] for host, _ in used]
     own = [smallest(f"cuda:{index}", [group[index] for group in gpus]) for index in range(num_gpus)]
     cpu = smallest("cpu", [part(host.cpu, count, mapped) for host, count in used])
     cpu_bytes = min(own_bytes(host.cpu, count, mapped) for host, count in used)
-    kept = [[cpu_bytes + min(mapped, host.cpu.free_bytes), *[cpu_bytes] * (count - 1)] for host, count in used]
+    own_kept = cpu_bytes if needed is None else min(cpu_bytes, needed)
+    kept = [[own_kept + min(mapped, host.cpu.free_bytes), *[own_kept] * (count - 1)] for host, count in used]
     return Spread(
         tuple(host for host, count in used for _ in range(count)),
         num_gpus,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import queue
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -28,8 +27,9 @@ from flowinfer.registry import backends
 from flowinfer.results import Record, Trace
 from flowinfer.runs.answering import Answered, Owners, Stepped, Task, needed
 from flowinfer.runs.jsonlog import is_clean
+from flowinfer.runs.replicas.order import Kind, Kinds, Order
 from flowinfer.runs.replicas.site import ANSWERS, LOOK_SECONDS, Gone, Notices, Site, error_of
-from flowinfer.runs.replicas.under_way import Open, Replica, UnderWay, cost_of
+from flowinfer.runs.replicas.under_way import Open, Replica, UnderWay, characters_of
 from flowinfer.runs.replicas.wire import (
     Ask,
     Failed,
@@ -103,12 +103,12 @@ class ReplicaPool:
         """Whether what another replica has costs nobody anything: models elsewhere answer others, or for money."""
         self._heard: queue.SimpleQueue[tuple[Replica, bytes | Gone]] = queue.SimpleQueue()
         self._replicas: list[Replica] = []
-        self._left: deque[Open] = deque()
+        self._left = _order((), (1, 1))
         self._number = 0
         self._notices = Notices()
         self._most = _MOST_EACH
-        self._num_open = self._open_cost = 0
-        """Of all questions that have not ended; what they are expected to cost."""
+        self._num_open = 0
+        """Questions that have not ended."""
         self._num_here = 0
         self._shown = 0.0
         """When."""
@@ -120,12 +120,12 @@ class ReplicaPool:
             LoadError, MemoryShort, RunError: a replica cannot run the plan, so none can.
             DeviceLost, RunError: no replica is left.
         """
-        questions = [Open(task, cost_of(task), list(task.plans)) for task in tasks if task is not None and task.plans]
-        self._left = deque(sorted(questions, key=lambda one: one.cost, reverse=True))
-        self._most = most or _MOST_EACH
-        self._num_open, self._open_cost = len(questions), sum(one.cost for one in questions)
+        asked = [task for task in tasks if task is not None and task.plans]
+        self._most, self._num_open = most or _MOST_EACH, len(asked)
+        num_replicas = min(self._site.num_replicas, len(asked))
+        self._left = _order(asked, (num_replicas, self._most))
         try:
-            for index in range(min(self._site.num_replicas, len(questions))):
+            for index in range(num_replicas):
                 self._replicas.append(Replica(self._most, index=index))
             self._num_here = len(self._replicas)
             for replica in self._replicas:
@@ -138,7 +138,9 @@ class ReplicaPool:
                     self._paused = now
                 if now - self._looked > LOOK_SECONDS:
                     self._looked = now
+                    self._left.learn()
                     for replica in self._replicas:
+                        replica.weigh()
                         replica.look()
                     self._ask_twice()
                 try:
@@ -196,13 +198,14 @@ class ReplicaPool:
             self.broken |= done.broken
             for result in record.trace.steps:
                 self._observer.finished(record.question.id, result)
+            self._left.answered(one, sum(result.tokens for result in record.trace.steps))
             one.left.remove(done.plan)
             if not one.left:
                 self._close(one)
         if not asked.left:
             del replica.asked[done.number]
             one.num_asked -= 1
-            replica.load -= one.cost
+            replica.load -= one.kind.cost
             replica.answered()
             replica.limit = min(self._most, 2 * replica.limit)
             self._fill(replica)
@@ -213,7 +216,7 @@ class ReplicaPool:
 
     def _close(self, one: Open) -> None:
         self._num_open -= 1
-        self._open_cost -= one.cost
+        self._left.close(one)
 
     def _stepped(self, one: Open, steps: Iterable[tuple[str, bool]]) -> Iterator[Stepped]:
         """Tell of steps, once each: one that has lost its replica may run again."""
@@ -223,15 +226,15 @@ class ReplicaPool:
                 yield Stepped(one.task, shared, is_fresh)
 
     def _fill(self, replica: Replica) -> None:
-        """Ask a replica what is left, the longest first, up to its part of all that is open.
+        """Ask a replica what is left, in its order, up to its part of all that is open.
 
         Parts are of those who answer or start for the first time: whoever was lost may not come back.
         """
         while replica.is_ready and self._left and len(replica.asked) < replica.limit:
-            cost = self._left[0].cost
-            if replica.asked and (replica.load + cost / 2) * self._num_here > self._open_cost:
+            expected = replica.load + self._left.next_cost / 2
+            if replica.asked and expected * self._num_here > self._left.open_cost:
                 return
-            self._ask(replica, self._left.popleft())
+            self._ask(replica, self._left.take())
 
     def _fill_all(self) -> None:
         """Do so for all, after one has gone."""
@@ -257,7 +260,7 @@ class ReplicaPool:
     def _ask(self, replica: Replica, one: Open) -> None:
         self._number += 1
         replica.asked[self._number] = UnderWay(one, list(one.left))
-        replica.load += one.cost
+        replica.load += one.kind.cost
         one.num_asked += 1
         ask = Ask(number=self._number, question=one.task.question, plans=tuple(one.left), dataset=one.task.dataset)
         replica.link.send(ask)
@@ -278,7 +281,7 @@ class ReplicaPool:
                 yield from self._fail(
                     back.pop(), f"the process that was asked it has ended {_MOST_ALONE} times: {loss.why}"
                 )
-        self._left.extendleft(one for one in reversed(back) if not one.num_asked)
+        self._left.put_back(one for one in back if not one.num_asked)
         replica.limit = max(1, len(back) // 2)
         if loss.is_started_again:
             self._observer.notice(f"{replica.name} has ended: {loss.why}; it is started again, and nothing is lost")
@@ -308,3 +311,14 @@ class ReplicaPool:
     def _show(self) -> None:
         self._shown = time.monotonic()
         self._observer.replicas([str(replica) for replica in self._replicas])
+
+
+def _order(tasks: Sequence[Task], hands: tuple[int, int]) -> Order[Open]:
+    """Return tasks in the order in which they are asked; see `Order`."""
+    kinds = Kinds()
+    sized = sorted(((characters_of(task), task) for task in tasks), key=itemgetter(0), reverse=True)
+    return Order([Open(task, kinds.of(task.dataset, size), list(task.plans)) for size, task in sized], _kind, hands)
+
+
+def _kind(one: Open) -> Kind:
+    return one.kind

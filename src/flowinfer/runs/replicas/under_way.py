@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flowinfer.runs.answering import Task
+from flowinfer.runs.replicas.order import Kind
 from flowinfer.runs.replicas.site import Started
-
-_ANSWER_CHARACTERS = 1000
-"""What an answer counts beside its question's text in what a question is expected to cost."""
 
 
 @dataclass(eq=False)
@@ -16,8 +14,8 @@ class Open:
     """A question that is not answered under all of its plans."""
 
     task: Task
-    cost: int
-    """What it is expected to cost, in characters to read and write."""
+    kind: Kind
+    """By which it is known what it is expected to take."""
     left: list[int]
     """Plans that it has no answer under."""
     ended: set[str] = field(default_factory=set)
@@ -45,16 +43,20 @@ class Replica(Started):
     """Questions that it may have under way: fewer after a loss, until it has answered."""
     asked: dict[int, UnderWay] = field(default_factory=dict)
     """What is under way, by number."""
-    load: int = 0
-    """What that is expected to cost."""
+    load: float = 0.0
+    """What that is expected to take, in tokens to write."""
     is_ready: bool = False
+
+    def weigh(self) -> None:
+        """Count what is under way by what is expected now."""
+        self.load = sum(under_way.one.kind.cost for under_way in self.asked.values())
 
     def __str__(self) -> str:
         does = f"{self.num_answered} answered, {len(self.asked)} under way" if self.is_ready else "starting"
         return f"{self.name}: {does}"
 
 
-def cost_of(task: Task) -> int:
-    """Return what a question is expected to cost, in characters to read and write."""
+def characters_of(task: Task) -> int:
+    """Return how long a question is."""
     question = task.question
-    return len(question.question) + sum(map(len, question.choices.values())) + _ANSWER_CHARACTERS
+    return len(question.question) + sum(map(len, question.choices.values()))
