@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from flowinfer.startup import GARBAGE_OBJECTS
 
 # Read when torch, tokenizers and huggingface_hub are imported, so set before any test module is. One thread a process:
 # two workers whose threads all spin for two cores take three times as long.
@@ -23,8 +26,16 @@ os.environ |= {
 settings.register_profile("flowinfer", deadline=None, max_examples=30)
 settings.load_profile("flowinfer")
 
+gc.set_threshold(GARBAGE_OBJECTS)  # as the command line does
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("FLOWINFER_TEST_DATA", ROOT.parent / "shared"))
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported and collected, and stays, out of every search for garbage; the engine asks for some."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)  # there is no xdist where tests run in one process

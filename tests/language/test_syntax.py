@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lark import Lark
+from lark.lexer import BasicLexer
 
 from flowinfer.errors import FlowError
 from flowinfer.language.formatting import format_text
@@ -27,6 +28,12 @@ def test_the_grammar_reads_whole_files_too() -> None:
     whole = Lark(grammar_text(), parser="lalr", lexer="basic", start=["start", "statement"])
     tree = whole.parse('model A = "a"\n\nA -> (Qwen | A)\n', start="start")
     assert len([child for child in tree.children if hasattr(child, "data")]) == 2
+
+
+def test_no_lexer_is_made_anew_for_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse("Qwen -> Ds")
+    monkeypatch.delattr(BasicLexer, "__init__")
+    assert parse("Qwen -> Yi  # another").is_whole
 
 
 @pytest.mark.parametrize("path", OK, ids=lambda path: path.stem)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from lark import Lark, Token
+from lark import Token
+from lark.lexer import Lexer, LexerThread
 
 from flowinfer.language.reporter import Reporter
 
@@ -65,9 +66,9 @@ _PIECE = re.compile(
 _HARMLESS = frozenset({"comment", "long", "text", "good"})
 
 
-def lex(lexer: Lark, text: str, report: Reporter) -> list[Token]:
-    """Cut a text into tokens, comments and blanks among them; what fits nowhere is reported and passed over."""
-    return list(lexer.lex(sanitize(text, report), dont_ignore=True))
+def lex(lexer: Lexer, text: str, report: Reporter) -> list[Token]:
+    """Cut a text into tokens, blanks too if the lexer ignores none; what fits nowhere is reported and passed over."""
+    return list(LexerThread.from_text(lexer, sanitize(text, report)).lex(None))
 
 
 def sanitize(text: str, report: Reporter) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lark import Lark, Token, Tree, UnexpectedInput
+from lark.lexer import BasicLexer
 
 from flowinfer.errors import Span
 from flowinfer.language.characters import lex
@@ -44,7 +46,7 @@ def parse(text: str, file: str = "<flow>") -> Document:
     """Read a `.flow` text; problems are listed in the result, never raised."""
     text = NEWLINE.sub("\n", text.removeprefix("\ufeff"))
     report = Reporter(file, text)
-    tokens = lex(_parser(), text, report)
+    tokens = lex(_lexer(), text, report)
     comments = _comments(tokens)
     statements: list[Statement] = []
     num_sound = 0
@@ -101,6 +103,14 @@ def _parser() -> Lark:
         propagate_positions=True,
         maybe_placeholders=True,
     )
+
+
+@cache
+def _lexer() -> BasicLexer:
+    """Return what cuts a whole text, comments and blanks too; `Lark.lex` would make and check one for each text."""
+    conf = copy(_parser().lexer_conf)
+    conf.ignore = ()
+    return BasicLexer(conf)
 
 
 def _parsed(tokens: Iterable[Token]) -> Tree[Token]:
