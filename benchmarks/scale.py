@@ -525,10 +525,11 @@ def main() -> None:
         work = Path(folder)
         load = Load(work, arguments.questions, [*asked, "--no-cache", "--quiet"])
         found = {count: load.rate("--replicas", str(count)) for count in counts}
+        one = scaled(found[counts[0]], 1 / counts[0])
         for count, rate_of in found.items():
-            rates.add(f"{count} replicas", rate_of, ratio(scaled(rate_of, 1 / count), found[counts[0]]))
+            rates.add(f"{count} replicas", rate_of, ratio(scaled(rate_of, 1 / count), one))
         for count, rate_of in (cluster_rates(load, nodes) if nodes else {}).items():
-            rates.add(f"{count} nodes", rate_of, ratio(scaled(rate_of, 1 / count), found[counts[0]]))
+            rates.add(f"{count} nodes", rate_of, ratio(scaled(rate_of, 1 / count), one))
         if not arguments.simulated:
             return rates.finish(arguments)
         records = [record for path in sorted((work / "runs").iterdir())[:1] for record in read_records(path)]
