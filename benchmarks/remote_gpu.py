@@ -4,9 +4,9 @@
 
 Qwen's shape on cuda:0, DeepSeek's on cuda:1, random weights, loopback. What a head says goes over its connection (tcp)
 or by NCCL, see docs/heads.md; greedy rows move 64 candidates, rows that draw move whole distributions. Both heads have
-the same weights, so they agree as good models mostly do (`--unlike`: never). A step's time is
-the wall clock's between tokens 8 and the last of all rows; `head` is what the head works in it, `network` what else it
-is waited for. Without GPUs it is two processes on a CPU, and gloo.
+the same weights, so they agree as good models mostly do (`--unlike`: never). A step's time is the wall clock's between
+tokens 8 and the last of all rows; `head` is what the head works in it, `network` what else it is waited for. Without
+GPUs it is two processes on a CPU, and gloo.
 """
 
 from __future__ import annotations

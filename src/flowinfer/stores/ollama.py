@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from flowinfer.errors import LoadError, UnreadableFile
 from flowinfer.files import read_text
-from flowinfer.stores.stored import NotHere, Stored, barred, is_barred, listed
+from flowinfer.stores.stored import WORD, NotHere, Stored, barred, is_barred, listed
 
 OLLAMA = "ollama:"
 _LAYOUTS = ("manifests-v2", "manifests")
@@ -31,7 +31,6 @@ _LIST = "application/vnd.ollama.manifest.list.v2+json"
 _RUNNERS = ("ollama", "llamacpp")
 """What computes GGUF files, in a list of manifests; the weights of others are of other formats."""
 _KIND = "application/vnd.ollama.image."
-_WORD = re.compile(r"[A-Za-z0-9_][\w.-]*")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MOST_TEXT_BYTES = 10_000_000
 """Of a manifest or a template."""
@@ -117,7 +116,7 @@ def _read(text: str) -> Name:
         path, tag = address, _LATEST
     words = path.split("/")
     parts = (*(_REGISTRY, _LIBRARY)[: max(0, 3 - len(words))], *words, tag)
-    if len(parts) != 4 or not all(_WORD.fullmatch(word) for word in (*parts[0].split(":", 1), *parts[1:])):
+    if len(parts) != 4 or not all(WORD.fullmatch(word) for word in (*parts[0].split(":", 1), *parts[1:])):
         raise LoadError(f"'{OLLAMA}{text}' names no model", help="ollama:NAME[:TAG], as `ollama list` shows it")
     return _named(*parts)
 

@@ -18,10 +18,9 @@ from flowinfer.machine import hub_cache, hub_problem, hub_snapshot, is_hub_offli
 from flowinfer.stores import ollama
 from flowinfer.stores.gguf import SUFFIX, Gguf, part_names
 from flowinfer.stores.ollama import OLLAMA
-from flowinfer.stores.stored import NotHere, Stored, listed
+from flowinfer.stores.stored import WORD, NotHere, Stored, listed
 
 HUB = "hf:"
-_WORD = re.compile(r"[A-Za-z0-9_][\w.-]*")
 _RELATIVE = "paths are relative to the file that names them"
 
 
@@ -164,7 +163,7 @@ def _of_hub(ref: str) -> tuple[str, str]:
     owner, _, rest = ref.removeprefix(HUB).partition("/")
     repository, _, name = rest.partition("/")
     words = [owner, repository, *(name.split("/") if name else [])]
-    if not all(_WORD.fullmatch(word) for word in words) or (name and not name.endswith(SUFFIX)):
+    if not all(WORD.fullmatch(word) for word in words) or (name and not name.endswith(SUFFIX)):
         raise LoadError(f"'{ref}' names no file of the hub", help=f"{HUB}OWNER/REPO/FILE{SUFFIX}")
     return f"{owner}/{repository}", name
 

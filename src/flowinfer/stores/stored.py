@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flowinfer.errors import LoadError
 
+WORD = re.compile(r"[A-Za-z0-9_][\w.-]*")
+"""A part of a name: one that is no path, and no option of a command."""
 _MOST_NAMED = 8
 """Names in a message."""
 
