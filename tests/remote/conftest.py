@@ -28,6 +28,13 @@ def holding(
     return server
 
 
+def begun(head: HeadServer) -> int:
+    """Let a head serve in a thread; return its port."""
+    _, port = head.listen("127.0.0.1", 0)
+    threading.Thread(target=head.serve, daemon=True).start()
+    return port
+
+
 @pytest.fixture(scope="module")
 def models() -> dict[str, HfModel]:
     return {
@@ -45,9 +52,8 @@ def serve() -> Iterator[Serve]:
     def make(model: HfModel, key: bytes = b"", **options: Any) -> RemoteModel:
         server = holding(model, key, **options)
         made.append(server)
-        host, port = server.listen("127.0.0.1", 0)
-        threading.Thread(target=server.serve, daemon=True).start()
-        spec = ModelSpec(name=model.name, ref=model.name, backend="remote", base_url=f"{host}:{port}")
+        where = f"127.0.0.1:{begun(server)}"
+        spec = ModelSpec(name=model.name, ref=model.name, backend="remote", base_url=where)
         client = RemoteModel(spec)
         made.append(client)
         return client

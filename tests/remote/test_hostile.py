@@ -24,7 +24,7 @@ from flowinfer.remote.server import HeadServer
 from flowinfer.remote.wire import Wire, WireError, introduce
 from flowinfer.spec import ModelSpec
 from tests.engine.plans import member, one_step, run
-from tests.remote.conftest import Serve, holding
+from tests.remote.conftest import Serve, begun, holding
 
 
 def spec_of(port: int) -> ModelSpec:
@@ -78,8 +78,7 @@ def test_strangers_without_number_keep_no_client_away(models: dict[str, HfModel]
 
 def test_a_client_that_never_reads_holds_nobody_up(models: dict[str, HfModel]) -> None:
     head = holding(models["A"])
-    _, port = head.listen("127.0.0.1", 0)
-    threading.Thread(target=head.serve, daemon=True).start()
+    port = begun(head)
     held = head._head
     assert held is not None
     counted, answer = [0], held.answer
@@ -105,8 +104,7 @@ def test_a_head_that_is_long_at_work_says_so_and_one_that_stands_still_is_given_
     monkeypatch.setattr(server, "BEAT_SECONDS", 0.02)
     monkeypatch.setattr(client, "SILENT_SECONDS", 0.4)
     head = holding(models["A"])
-    _, port = head.listen("127.0.0.1", 0)
-    threading.Thread(target=head.serve, daemon=True).start()
+    port = begun(head)
     far = RemoteModel(spec_of(port))
     session, beats, has_beaten = far.open(), [0], threading.Event()
     message, held = Wire._message, head._head
@@ -137,8 +135,7 @@ def test_a_lost_head_whose_silence_takes_long_to_find_is_not_looked_for_at_every
     """Else a group that goes on without it would wait at each batch for one that stands still."""
     monkeypatch.setattr(client, "PATIENCE_SECONDS", 0.0)
     head = holding(models["A"])
-    _, port = head.listen("127.0.0.1", 0)
-    threading.Thread(target=head.serve, daemon=True).start()
+    port = begun(head)
     far, tries = RemoteModel(spec_of(port)), [0]
     clock = iter(range(0, 1000, 10))
     connect = far._connect
@@ -236,8 +233,7 @@ class Liar:
 def test_answers_of_any_kind_fail_a_question_or_a_run_in_words(models: dict[str, HfModel], seeds: range) -> None:
     for seed in seeds:
         head = holding(models["A"])
-        _, port = head.listen("127.0.0.1", 0)
-        threading.Thread(target=head.serve, daemon=True).start()
+        port = begun(head)
         assert head._head is not None
         head._head.answer = Liar(head._head, seed)  # type: ignore[method-assign]
         far = None
@@ -266,9 +262,7 @@ def described(models: dict[str, HfModel]) -> Iterator[Callable[[dict[str, Any]],
         assert head._head is not None
         head._head.about = {key: value for key, value in (head._head.about | changes).items() if value is not ...}
         made.append(head)
-        _, port = head.listen("127.0.0.1", 0)
-        threading.Thread(target=head.serve, daemon=True).start()
-        return port
+        return begun(head)
 
     yield make
     for one in made:
