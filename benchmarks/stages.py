@@ -16,6 +16,7 @@ that of a burst of some milliseconds; a note says what the roofline is with the 
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import statistics
 import time
@@ -44,6 +45,7 @@ from flowinfer.planning.placement import place
 from flowinfer.planning.plan import Answer, Member, Mixture, Need, Plan, Step, members
 from flowinfer.results import Question, StepResult, Trace
 from flowinfer.spec import Decoding, ModelSpec
+from flowinfer.startup import GARBAGE_OBJECTS
 from measure import Ceilings, Deadline, Missed, ceilings, held_matrix_rate, release, synchronize
 from reporting import Report, options, ratio, setup_of
 from shapes import ShapeModel, build, shapes
@@ -196,6 +198,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.questions = arguments.questions or (320 if arguments.size == "full" else 24)
     deadline = Deadline(arguments.seconds)
+    gc.set_threshold(GARBAGE_OBJECTS)  # as the command does
     loads = [
         make_load(arguments.questions, arguments.size, arguments.seed + index, most_tokens=arguments.tokens)
         for index in range(2)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +13,7 @@ from hypothesis import strategies as st
 
 from flowinfer.engine.caches.pages import PAGE, PagedCache, Pages
 from flowinfer.engine.loops import prompts
-from flowinfer.engine.loops.prompts import PromptReader, pieces
+from flowinfer.engine.loops.prompts import PromptReader, Reading, pieces
 from flowinfer.engine.network.runner import HeadRunner
 from tests.backends import tiny
 
@@ -38,6 +42,68 @@ def test_prompts_that_are_cut_leave_what_whole_ones_leave(most: int, monkeypatch
         with torch.inference_mode():
             wanted = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1:]
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@dataclass
+class Piece:
+    """What a GPU was given; an event."""
+
+    is_read: bool = False
+
+    def query(self) -> bool:
+        return self.is_read
+
+    def synchronize(self) -> None:
+        self.is_read = True
+
+
+class Queue(PromptReader):
+    """A head on a GPU that is only said to be there."""
+
+    def __init__(self, name: str, gpu: int, num_pieces: int, given: list[str]) -> None:
+        self.gpu, self._name, self._num_pieces, self._given = torch.device("cuda", gpu), name, num_pieces, given
+
+    @property
+    def device(self) -> torch.device:
+        return self.gpu
+
+    def reading(self, texts: object) -> Iterator[None]:
+        for number in range(self._num_pieces):
+            if number:
+                yield
+            self._given.append(f"{self._name}{number}")
+
+
+def test_heads_of_two_gpus_read_side_by_side_and_neither_is_given_more_than_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queued: dict[int, list[Piece]] = {0: [], 1: []}
+
+    def stream(device: torch.device) -> SimpleNamespace:
+        def record() -> Piece:
+            queued[device.index].append(Piece())
+            return queued[device.index][-1]
+
+        return SimpleNamespace(record_event=record)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", stream)
+    given: list[str] = []
+    reading = Reading([Queue("A", 0, 4, given), Queue("B", 1, 3, given)], "AB", [[], []])
+    assert reading.go_on()
+    assert given == ["A0", "B0", "A1", "B1"]
+    assert not reading.go_on()
+    queued[1][0].synchronize()
+    assert reading.go_on()
+    assert given[4:] == ["B2"]
+    reading.wait()
+    assert queued[0][0].is_read
+    assert reading.go_on()
+    assert given[5:] == ["A2"]
+    assert not reading.is_queued
+    queued[0][1].synchronize()
+    assert reading.go_on()
+    assert given[6:] == ["A3"]
+    assert reading.is_queued, "known with the last piece, not when there is room for another"
 
 
 @pytest.mark.gpu

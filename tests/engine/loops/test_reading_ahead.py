@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flowinfer.engine import budget
-from flowinfer.engine.base import Completion
+from flowinfer.engine.loops.prompts import Reading
 from flowinfer.engine.loops.stream import PackedStream
 from flowinfer.planning.plan import Placement, Plan
 from tests.engine import plans
@@ -37,14 +37,14 @@ def test_stages_that_share_a_gpu_write_what_step_after_step_writes(models: Model
 def test_a_stage_that_waits_for_more_rows_reads_their_prompts_meanwhile(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, began = PackedStream._prefill, list[int]()
+    read, began = PackedStream._reading_of, list[int]()
 
-    def note(stream: PackedStream, admitted: Any) -> list[Completion]:
+    def note(stream: PackedStream, admitted: Any) -> Reading:
         if stream._heads.step.id == "s2" and not stream._lock.num_steps:
             began.append(len(admitted))
         return read(stream, admitted)
 
-    monkeypatch.setattr(PackedStream, "_prefill", note)
+    monkeypatch.setattr(PackedStream, "_reading_of", note)
     steps = (member("A"), ()), (member("B", "{question} {f}", f=("s1",)), ("s1",))
     texts = [f"{k} {plans.QUESTIONS[k % 7]}" for k in range(24)]
     run(on_one_gpu(chain(*steps, max_tokens=24, stop=("e", "a", " "))), models, texts, batch=32)

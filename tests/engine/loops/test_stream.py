@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 
 from flowinfer.engine.base import Completion, Observer, Row, TokenEvent, decode
 from flowinfer.engine.caches.pages import PAGE
+from flowinfer.engine.loops import prompts
 from flowinfer.engine.loops.batch import Batch
 from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.outcome import MOST_TOPS
-from flowinfer.engine.loops.prompts import PromptReader
+from flowinfer.engine.loops.prompts import PromptReader, Reading
 from flowinfer.engine.loops.rounds import RoundDecoder
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.stream import PackedStream
@@ -215,6 +217,58 @@ def test_rows_that_come_in_together_read_what_they_begin_with_once(
     longest = [len(models[name].prompt(text + "x + 1").ids) for name in "ABC"]
     assert sum(read) <= sum(length + 5 * PAGE for length in longest) < 3 * sum(longest)
     assert pages_held(decoder) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_may_end_and_come_while_devices_read_prompts_piece_by_piece(
+    models: Models, alone: dict[str, tuple[object, ...]], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Devices whose queues are mostly full take many turns for a prompt; other rows' outcomes are read meanwhile."""
+    rng = random.Random(seed)
+    monkeypatch.setattr(prompts, "MOST_PROMPT_TOKENS", 5)
+    monkeypatch.setattr(Reading, "_has_room", lambda *_: rng.random() < 0.3)
+    decoder = packed_decoder(PLAN, models, batch=4, num_pages=40)
+    stream, coming, gone = decoder.stream(), mixed_rows(), set[str]()
+    rng.shuffle(coming)
+    found: dict[str, StepResult] = {}
+    num_between = num_turns = 0
+    while coming or stream.num_rows:
+        if coming and rng.random() < 0.2:
+            stream.add(coming.pop())
+        before = decoder.num_steps
+        found |= results(stream.turn())
+        num_turns += 1
+        if stream._admitted is not None:
+            num_between += 1
+            assert decoder.num_steps == before
+            if num_between in (2, 9, 20) and stream._admitted.rows:
+                row = rng.choice(stream._admitted.rows).live.row
+                stream.end(row)
+                gone.add(row.question_id)
+    assert num_between > num_turns / 5
+    assert 0 < len(gone) < 4
+    assert written(found) == {key: text for key, text in alone.items() if key not in gone}
+    assert pages_held(decoder) == [0, 0, 0]
+
+
+def test_a_loop_that_is_broken_off_while_prompts_are_read_begins_anew(
+    models: Models, alone: dict[str, tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompts, "MOST_PROMPT_TOKENS", 5)
+    decoder = packed_decoder(PLAN, models, batch=4, num_pages=40)
+    with monkeypatch.context() as patched:
+        rooms = iter([True] * 5)
+        patched.setattr(Reading, "_has_room", lambda *_: next(rooms, False))
+        stream = decoder.stream()
+        for row in mixed_rows():
+            stream.add(row)
+        stream.turn()
+        assert stream.is_waiting is False and stream._admitted is not None
+        stream.turn()
+        assert stream.is_waiting
+        stream.close()
+        assert pages_held(decoder) == [0, 0, 0]
+    assert written(results(decode(decoder, mixed_rows()))) == alone
 
 
 def test_an_ended_row_frees_its_place_and_pages_at_once(models: Models) -> None:

@@ -8,8 +8,11 @@ GPU takes longer than the host and padding would cost more than launching, a pie
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,11 +23,15 @@ from flowinfer.engine.caches.tiles import MOST_PROMPT_TOKENS, flat_places, tile_
 from flowinfer.engine.loops.graphs import Graphs
 from flowinfer.engine.loops.states import sent
 from flowinfer.engine.network.runner import HeadRunner
+from flowinfer.startup import STARTUP
 
 _PIECES = (MOST_PROMPT_TOKENS, 1024, 512, 256)
 """Ids that a graph reads; the last piece is padded."""
 _FULL_ENOUGH = 7 / 8
 """Share of a piece that must be ids, where a smaller one would do too."""
+_AHEAD = 2
+"""Pieces that a device is given before it has read the first of them. Kernels that find no room in a GPU's queue keep
+the host waiting, and with it whatever other GPUs could do meanwhile."""
 _FEW = 4
 """Times that prompts are read until graphs are recorded: a question alone shall not wait for any."""
 
@@ -55,19 +62,33 @@ class PromptReader:
         self._places: dict[int, Tensor] = {}
         """By size of a piece, (3, T): ids, rows and positions, on the device."""
 
-    @torch.inference_mode()
+    @property
+    def device(self) -> torch.device:
+        """Return where the head is, or its first layers."""
+        return self._runner.device
+
     def read(self, texts: Sequence[tuple[int, Sequence[int]]]) -> None:
         """Read rows' ids, without the last id of each and those that pages hold already.
 
         Args:
             texts: (index in the batch, ids) of each row; its pages are reserved.
         """
+        for _ in self.reading(texts):
+            pass
+
+    @torch.inference_mode()
+    def reading(self, texts: Sequence[tuple[int, Sequence[int]]]) -> Iterator[None]:
+        """Read as `read` does, and pause between pieces."""
         self._cache.sync()
-        waiting, pages = list(texts), self._cache.pages
+        waiting, pages, has_begun = list(texts), self._cache.pages, False
         while waiting:
             ready = [own for own in waiting if pages.can_be_read(own[0])]
             assert ready, "what a row shares stands before it"
-            self._read_together(ready)
+            for read_piece in self._pieces_of(ready):
+                if has_begun:
+                    yield
+                has_begun = True
+                read_piece()
             for index, ids in ready:
                 pages.name(index, ids)
                 pages.note_read(index, len(ids) - 1)
@@ -96,37 +117,30 @@ class PromptReader:
             self._cache.pages.note_read(index, len(own))
         return found
 
-    def _read_together(self, texts: Sequence[tuple[int, Sequence[int]]]) -> None:
-        """Read rows' ids that need nothing of one another."""
+    def _pieces_of(self, texts: Sequence[tuple[int, Sequence[int]]]) -> Iterator[Callable[[], None]]:
+        """Yield what reads the ids of rows that need nothing of one another, by graphs as far as can be."""
         stretches = []
         for index, ids in texts:
             start = self._cache.pages.num_read(index)
             if len(ids) - 1 > start:
                 stretches.append(_Stretch(index, start, ids[start:-1]))
-        if stretches:
-            self._num_reads += 1
-            flat = _flat(stretches)  # (3, N)
-            if self._records:
-                self._read_pieces(flat)
-            else:
-                for start in range(0, flat.shape[1], MOST_PROMPT_TOKENS):
-                    self._launch(flat[:, start : start + MOST_PROMPT_TOKENS])
+        if not stretches:
+            return
+        self._num_reads += 1
+        flat, start = _flat(stretches), 0  # (3, N)
+        if not self._records:
+            for piece in torch.split(flat, MOST_PROMPT_TOKENS, dim=1):
+                yield partial(self._launch, piece)
+            return
+        for size in pieces(flat.shape[1]):
+            piece = flat[:, start : start + size]
+            yield partial(self._replay, piece, size) if size in _PIECES else partial(self._launch, piece)
+            start += size
 
     @property
     def _records(self) -> bool:
         is_whole = isinstance(self._cache, PagedCache)
         return self._runner.device.type == "cuda" and is_whole and self._num_reads > _FEW
-
-    def _read_pieces(self, flat: Tensor) -> None:
-        """Read flat tokens (3, N), by graphs as far as can be."""
-        start = 0
-        for size in pieces(flat.shape[1]):
-            piece = flat[:, start : start + size]
-            if size in _PIECES:
-                self._replay(piece, size)
-            else:
-                self._launch(piece)
-            start += size
 
     def _replay(self, piece: Tensor, size: int) -> None:
         """Read flat tokens, padded to so many, by the graph of that size."""
@@ -146,6 +160,68 @@ class PromptReader:
     def _forward(self, flat: Tensor) -> None:
         ids, rows, positions = flat
         self._runner.read(ids, positions, self._cache.at(rows, positions, 0))
+
+
+class Reading:
+    """Rows whose prompts all heads are reading; heads have turns, so that those of several devices read side by side.
+
+    Args:
+        readers: of the heads, K.
+        names: of the heads, K.
+        texts: K of what each reads, as `PromptReader.read` takes it.
+    """
+
+    def __init__(
+        self,
+        readers: Sequence[PromptReader],
+        names: Sequence[str],
+        texts: Sequence[Sequence[tuple[int, Sequence[int]]]],
+    ) -> None:
+        self._devices = [reader.device for reader in readers]
+        self._left = {k: _noted(*own) for k, own in enumerate(zip(readers, names, texts, strict=True))}
+        self._ahead: dict[torch.device, deque[torch.cuda.Event]] = {device: deque() for device in self._devices}
+        """Pieces that each GPU was given and had not read when it was looked last."""
+        self.seconds = [0.0] * len(readers)
+        """What the host took for each head."""
+
+    @property
+    def is_queued(self) -> bool:
+        """Return whether the devices have been given everything."""
+        return not self._left
+
+    def go_on(self, *, at_once: bool = False) -> bool:
+        """Give every device as much as it is ready for, or all there is; return whether that was anything."""
+        was_given = False
+        while ready := [k for k in self._left if at_once or self._has_room(self._devices[k])]:
+            was_given = True
+            for k in ready:
+                self._give(k)
+        return was_given
+
+    def wait(self) -> None:
+        """Wait until the device of a head that has more to read has read a piece."""
+        given = self._ahead[self._devices[next(iter(self._left))]]
+        given[0].synchronize()
+
+    def _has_room(self, device: torch.device) -> bool:
+        given = self._ahead[device]
+        while given and given[0].query():  # type: ignore[no-untyped-call]  # untyped in torch
+            given.popleft()
+        return len(given) < _AHEAD
+
+    def _give(self, k: int) -> None:
+        """Let a head read one piece more."""
+        start, device = time.perf_counter(), self._devices[k]
+        if next(self._left[k], self) is self:  # that was the last one
+            del self._left[k]
+        if device.type == "cuda":
+            self._ahead[device].append(torch.cuda.current_stream(device).record_event())
+        self.seconds[k] += time.perf_counter() - start
+
+
+def _noted(reader: PromptReader, name: str, texts: Sequence[tuple[int, Sequence[int]]]) -> Iterator[None]:
+    with STARTUP.waiting_for("prompt", name):
+        yield from reader.reading(texts)
 
 
 class PromptLogits:

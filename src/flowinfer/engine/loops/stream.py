@@ -11,6 +11,7 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from flowinfer.engine.base import Completion, Row
@@ -21,10 +22,9 @@ from flowinfer.engine.loops.choosing import Decision
 from flowinfer.engine.loops.heads import Heads
 from flowinfer.engine.loops.lockstep import LockStep, StepForm
 from flowinfer.engine.loops.outcome import RING
-from flowinfer.engine.loops.prompts import PromptLogits, PromptReader
+from flowinfer.engine.loops.prompts import PromptLogits, PromptReader, Reading
 from flowinfer.engine.loops.rows import LiveRow
 from flowinfer.engine.loops.side import Side
-from flowinfer.startup import STARTUP
 
 _STEPS = RING // 2
 """Steps that the device is given at once."""
@@ -36,6 +36,24 @@ _MOST_PENDING = 2
 """Times that it is given steps before the host reads the first ones."""
 STARTED_AT_ONCE = 16
 """Rows whose first tokens are chosen together beside the pages, which have most of the memory."""
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """Rows in the batch whose prompts are being read; devices are given no step meanwhile."""
+
+    rows: list[BatchRow]
+    reading: Reading
+    given_up: list[BatchRow] = field(default_factory=list)
+    """Rows that nobody wants any more: what is left of their prompts would be written into pages of others."""
+
+    def give_up(self, row: BatchRow) -> bool:
+        """Let a row be dropped once all is queued; return whether it is one of these."""
+        if row not in self.rows:
+            return False
+        self.rows.remove(row)
+        self.given_up.append(row)
+        return True
 
 
 class PackedStream:
@@ -56,6 +74,7 @@ class PackedStream:
         self._again: deque[LiveRow] = deque()
         """Rows that lost their pages and go on when there are some."""
         self._batch = Batch(heads, caches, lock)
+        self._admitted: Admitted | None = None
         self._pending: deque[Pending] = deque()
         self._read_at = time.perf_counter()
         self._admitted_at = lock.num_steps
@@ -79,21 +98,21 @@ class PackedStream:
         self._again = deque(live for live in self._again if live.row is not row)
         with self._side.on():
             for own in self._batch.live:
-                if own.live.row is row:
+                if own.live.row is row and (self._admitted is None or not self._admitted.give_up(own)):
                     self._batch.drop(own)
 
     def turn(self) -> list[Completion]:
         """Admit rows, keep the device busy, read what it has done."""
         with self._side.on():
-            if not (self._waiting or self._again):
+            if not (self._waiting or self._again or self._admitted):
                 self._batch.move_together()
-            ended = self._admit()
+            ended, is_queued = self._read_prompts()
             most = 2 * _MOST_PENDING if self._is_told_at_once else _MOST_PENDING
-            is_queued = bool(self._batch.live) and len(self._pending) < most
-            if is_queued:
+            if self._batch.live and self._admitted is None and len(self._pending) < most:
                 self._queue_steps()
-            is_due = bool(self._pending) and (len(self._pending) >= most or not self._batch.live)
-            is_read = is_due and self._pending[0].outcome.is_there
+                is_queued = True
+            has_enough = len(self._pending) >= most or self._admitted is not None or not self._batch.live
+            is_read = has_enough and bool(self._pending) and self._pending[0].outcome.is_there
             if is_read:
                 ended += self._read()
             self.is_waiting = not (ended or is_queued or is_read)
@@ -102,26 +121,41 @@ class PackedStream:
     def read_ahead(self) -> list[Completion]:
         """Read the prompts of some rows, where others will come and steps would be fuller with them."""
         with self._side.on():
-            return self._admit() if self._num_coming >= self._num_enough else []
+            return self._read_prompts()[0] if self._admitted is not None or self._num_coming >= self._num_enough else []
 
     def wait(self) -> None:
         """Wait for the device."""
-        if self._pending:
-            start = time.perf_counter()
+        start = time.perf_counter()
+        if self._admitted is not None:
+            self._admitted.reading.wait()
+        elif self._pending:
             self._pending[0].outcome.wait()
-            self._lock.host_wait_seconds += time.perf_counter() - start
-            self._lock.num_waits += 1
+        else:
+            return
+        self._lock.host_wait_seconds += time.perf_counter() - start
+        self._lock.num_waits += 1
 
     def close(self) -> None:
         """Empty the batch, also where decoding was broken off; the device then has nothing left to do."""
         with self._side.on():
+            self._admitted = None
             for own in self._batch.live:
                 self._batch.drop(own)
         self._pending.clear()
         self._side.synchronize()  # memory that goes back now may go to another stream at once
 
+    def _read_prompts(self) -> tuple[list[Completion], bool]:
+        """Admit rows, or go on with their prompts; return those that ended, and whether a device was given anything."""
+        ended = [] if self._admitted is not None else self._admit()
+        if self._admitted is None:
+            return ended, False
+        was_given = self._admitted.reading.go_on()
+        if self._admitted.reading.is_queued:
+            ended += self._let_go_on()
+        return ended, was_given
+
     def _admit(self) -> list[Completion]:
-        """Fill the batch with rows that lost their pages, then with new ones; read their prompts together."""
+        """Fill the batch with rows that lost their pages, then with new ones, and begin to read their prompts."""
         ended: list[Completion] = []
         admitted: list[BatchRow] = []
         if not self._admits_now():
@@ -139,7 +173,7 @@ class PackedStream:
                 break
             admitted.append(own)
         if admitted:
-            ended += self._prefill(admitted)
+            self._admitted = Admitted(admitted, self._reading_of(admitted))
             self._admitted_at = self._lock.num_steps
         return ended
 
@@ -163,31 +197,37 @@ class PackedStream:
         row = heapq.heappop(self._waiting)[-1]
         return self._heads.begin(row, len(self._batch.live) + 1)
 
-    def _prefill(self, admitted: Sequence[BatchRow]) -> list[Completion]:
-        """Read the prompts of new rows, except for the last id of each, and make the rows live.
+    def _let_go_on(self) -> list[Completion]:
+        """Make the rows live whose prompts have been queued, all but the last id of each.
 
         Rows whose heads begin them jointly emit their first tokens here; return those that ended with it.
         """
-        self._read_ids(admitted)
-        joint = [own for own in admitted if own.live.begins_jointly]
+        assert self._admitted is not None, "asked for where some are"
+        admitted, self._admitted = self._admitted, None
+        self._note_seconds(admitted.rows, admitted.reading)
+        for own in admitted.given_up:
+            self._batch.drop(own)
+        joint = [own for own in admitted.rows if own.live.begins_jointly]
         for begin in range(0, len(joint), STARTED_AT_ONCE):
             self._start(joint[begin : begin + STARTED_AT_ONCE])
         ended = [own for own in joint if own.live.finish_reason]
         for own in ended:
             self._batch.drop(own)
-        for own in admitted:
+        for own in admitted.rows:
             if own.is_here:
                 self._go_on(own)
         return [self._heads.complete(own.live) for own in ended]
 
-    def _read_ids(self, rows: Sequence[BatchRow]) -> None:
-        """Let every head read what pages lack of rows' ids, except for the last id of each."""
-        for k, reader in enumerate(self._readers):
-            start = time.perf_counter()
-            with STARTUP.waiting_for("prompt", self._heads.models[k].name):
-                reader.read([(own.index, self._batch.ids(k, own.live)) for own in rows])
-            for own in rows:
-                own.live.heads[k].forward_seconds += (time.perf_counter() - start) / len(rows)
+    def _reading_of(self, rows: Sequence[BatchRow]) -> Reading:
+        """Return how all heads read what pages lack of rows' ids, except for the last id of each."""
+        texts = [[(own.index, self._batch.ids(k, own.live)) for own in rows] for k in range(len(self._readers))]
+        return Reading(self._readers, [model.name for model in self._heads.models], texts)
+
+    @staticmethod
+    def _note_seconds(rows: Sequence[BatchRow], reading: Reading) -> None:
+        for own in rows:
+            for head, seconds in zip(own.live.heads, reading.seconds, strict=True):
+                head.forward_seconds += seconds / len(rows)
 
     def _start(self, rows: Sequence[BatchRow]) -> None:
         """Let rows whose prompts were read emit their first tokens, and read what these are for each head."""
@@ -200,7 +240,9 @@ class PackedStream:
         for own in going:
             own.known = [len(self._batch.ids(k, own.live)) for k in range(len(behind))]
         if going:
-            self._read_ids(going)
+            reading = self._reading_of(going)
+            reading.go_on(at_once=True)
+            self._note_seconds(going, reading)
 
     def _go_on(self, own: BatchRow) -> None:
         """Let the device write from where a row's ids were read."""
