@@ -32,6 +32,15 @@ def test_models_answer_a_question_together_as_the_same_flow_does(toys: Path) -> 
     assert first["steps"][0]["prompt"] == second["steps"][0]["prompt"]
 
 
+def test_it_is_told_where_a_text_was_cut_off(toys: Path) -> None:
+    flow = f'model a = "{toys / "qwen"}"\nmodel b = "{toys / "ds"}"\na[max_tokens=3] -> b'
+    done = flowinfer("exec", "-e", flow, "--prompts", "plain", "--prompt", "1 + 1?", *FEW, cwd=toys)
+    told = "note: what a wrote is cut off at max_tokens=3\nnote: the answer is cut off at max_tokens=4\n"
+    assert done.stderr.endswith(told), done.stderr
+    quiet = flowinfer("run", "qwen", "1 + 1?", "--quiet", *FEW, cwd=toys)
+    assert quiet.stdout.strip() and not quiet.stderr
+
+
 def test_models_in_the_place_of_a_file_are_planned_and_served(toys: Path) -> None:
     from flowinfer.cli.serve import checked_flows
 

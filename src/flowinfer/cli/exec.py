@@ -390,10 +390,12 @@ def ask_one(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet
         from flowinfer.runs.ask import ask
     from flowinfer.tasks.base import language_note
 
-    if not quiet and not (as_json and not sys.stderr.isatty()):
+    is_told, before = not quiet and not (as_json and not sys.stderr.isatty()), list[str]()
+    if is_told:
         print(flow.words, file=sys.stderr)
         asked = Question(id="prompt", question=prompt, reference="")
-        for note in filter(None, (flow.zoo_note, language_note(flow, [asked]))):
+        before += filter(None, (flow.zoo_note, language_note(flow, [asked])))
+        for note in before:
             print(f"note: {note}", file=sys.stderr)
 
     def write(text: str) -> None:
@@ -405,7 +407,10 @@ def ask_one(flow: Flow, prompt: str | None, *, trace: bool, as_json: bool, quiet
         print(f"error: {answer.trace.error}", file=sys.stderr)
         raise typer.Exit(4)
     told = json.dumps(answer.to_json() | {"start": STARTUP.to_json()}, ensure_ascii=False) if as_json else ""
-    print(told or (answer.text if trace else ""))
+    print(told or (answer.text if trace else ""), flush=True)
+    for note in answer.notes if is_told else ():
+        if note not in before:
+            print(f"note: {note}", file=sys.stderr)
 
 
 def data_paths(given: list[str] | None) -> dict[str, Path]:

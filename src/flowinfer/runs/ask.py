@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from html import escape
@@ -186,7 +186,18 @@ def ask(
         listener.notice(f"note: {trace.ballot}")
     if trace.error is None and on_text:
         on_text(listener.rest_of(trace.answer))
-    return Answer(trace.answer, trace, tuple(filter(None, (flow.zoo_note, note))))
+    return Answer(trace.answer, trace, tuple(filter(None, (flow.zoo_note, note, *_cut_short(plan, trace)))))
+
+
+def _cut_short(plan: Plan, trace: Trace) -> Iterator[str]:
+    """Yield a note for each step whose text its models did not end."""
+    for result in trace.steps:
+        own = plan.step(result.step)
+        what = "the answer" if own.id in plan.finals else f"what {own.title} wrote"
+        if result.finish_reason == "length":
+            yield f"{what} is cut off at max_tokens={own.decoding.max_tokens}"
+        elif result.finish_reason == "context":
+            yield f"{what} is cut off where the context of its models is full"
 
 
 def likelihoods(
