@@ -42,6 +42,11 @@ class Machine:
     devices: tuple[Device, ...]
 
     @property
+    def gpus(self) -> tuple[Device, ...]:
+        """Return its GPUs."""
+        return tuple(device for device in self.devices if device.name != "cpu")
+
+    @property
     def slowness(self) -> dict[str, float]:
         """Return by name how many times as long as on the fastest GPU a byte takes; 1 where it is not known."""
         fastest = max((device.bytes_per_second for device in self.devices), default=0)

@@ -377,12 +377,12 @@ def test_too_little_memory_on_one_of_several_gpus_tells_what_fits_and_what_to_ch
 
 def test_plan_says_what_each_device_reads_and_which_is_the_slowest(capsys: pytest.CaptureFixture[str]) -> None:
     show_plan(check("Qwen -> (Ds | Yi)", zoo=load_zoo("paper")), devices="cuda:0=80GB,cuda:1=80GB")
-    assert capsys.readouterr().out.endswith(
+    assert (
         "read for one token of each of 64 rows of 512 ids; the slowest device decides\n"
         "    s1  cuda:1 16.0 GB\n"
         "    s2  cuda:0 20.4 GB (slowest), cuda:1 16.0 GB\n"
         "    all steps at once: cuda:0 20.4 GB, cuda:1 32.0 GB (slowest)\n"
-    )
+    ) in capsys.readouterr().out
 
 
 def test_a_plan_has_the_name_that_clients_know_its_flow_by() -> None:
@@ -415,6 +415,36 @@ def test_seconds_are_told_along_the_longest_chain_of_steps_that_were_measured() 
     assert (found.least.seconds, found.most.seconds) == (1.0, 1.0 + 4.0 + 8.0 + 16.0)
     del took["s5"]
     assert (bounds(plan, took).least.seconds, bounds(plan, took).most.seconds) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("devices", "copies", "told"),
+    [
+        (
+            "cpu=64GB,cuda:0=141GB,cuda:1=141GB,cuda:2=141GB,cuda:3=141GB",
+            4,
+            "without a model: cuda:3\n\n4 copies have room, with a GPU each: over many questions --replicas 4 keeps",
+        ),
+        (
+            "cuda:0=40GB,cuda:1=40GB,cuda:2=40GB,cuda:3=40GB",
+            2,
+            "without a model: cuda:3\n\n2 copies have room, with 2 GPUs each: over many questions --replicas 2 keeps",
+        ),
+        ("cuda:0=24GB,cuda:1=24GB,cuda:2=24GB,cuda:3=24GB", 1, "\n\nwithout a model: cuda:3\n"),
+        ("cuda:0=40GB,cuda:1=40GB", 1, "\ndevices: cuda:0 40.0 GB free, cuda:1 40.0 GB free\n"),
+        ("cuda:0=141GB,cpu=64GB", 1, "cpu 64.0 GB free\n"),
+    ],
+)
+def test_plan_says_which_gpus_have_nothing_to_do_and_how_many_copies_have_room(
+    devices: str, copies: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flow = check("(Ds | Yi) -> Qwen", zoo="paper")
+    show_plan(flow, devices=devices)
+    said = capsys.readouterr().out
+    assert told in said
+    assert ("copies" in said) == (copies > 1) and ("without a model" in said) == ("cuda:3" in devices)
+    show_plan(flow, devices=devices, as_json=True)
+    assert json.loads(capsys.readouterr().out)["copies"] == copies
 
 
 def test_a_plan_says_what_is_chosen_and_what_it_may_cost(capsys: pytest.CaptureFixture[str]) -> None:

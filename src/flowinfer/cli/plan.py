@@ -57,8 +57,9 @@ def show_plan(
     from flowinfer.runs.measured import measured
 
     machine = _machine(devices) if devices else this_machine()
+    compiled = compile(flow)
     try:
-        plan = place(compile(flow), machine)
+        plan = place(compiled, machine)
     except MemoryShort as error:
         if devices is None:
             error.help = f"{error.help}; --devices cuda:0=24GB,cpu=64GB plans for another machine"
@@ -69,7 +70,7 @@ def show_plan(
         question = asdict(bounds(plan, took.seconds if took else {})) | {"measured": asdict(took) if took else None}
         said = to_json(plan) | {"reads": device_reads(plan), "zoo": flow.zoo, "zoo_why": flow.zoo_why}
         said |= {"elsewhere": {name: one.to_json() for name, one in afar.items()}} if afar else {}
-        said |= {"question": question}
+        said |= {"question": question, "copies": _num_copies(compiled, machine)}
         print(json.dumps(said, ensure_ascii=False, indent=1))
         return
     count = f"{len(plan.steps)} step{'s' * (len(plan.steps) > 1)}"
@@ -83,6 +84,7 @@ def show_plan(
     kind = "majority vote of" if plan.answer.kind == "vote" else "text of"
     print(f"\nanswer: {kind} {', '.join(plan.answer.texts)}")
     _show_models(plan, machine, afar)
+    _show_copies(plan, machine, _num_copies(compiled, machine))
     if afar:
         print("\nheads elsewhere")
     for line in estimates(plan, afar):
@@ -205,6 +207,33 @@ def _show_reads(plan: Plan, slowness: Mapping[str, float]) -> None:
     if len(reads) > 1:
         steps = "all steps at once" if len(plan.waves) == 1 else "all steps"
         print(f"    {steps}: {_slowest(together, slowness)}")
+
+
+def _num_copies(compiled: Plan, machine: Machine) -> int:
+    """Return how many copies of a plan have room on a machine's GPUs, as `--replicas auto` counts them; 1 without."""
+    from flowinfer.machine import Device, Machine
+    from flowinfer.planning.placement import place
+    from flowinfer.runs.replicas.sharing import most
+
+    gpus = machine.gpus
+    if len(gpus) < 2:
+        return 1
+    cpu = next((device for device in machine.devices if device not in gpus), Device("cpu", "", 0, 0))
+    whole = Machine((*gpus, cpu))
+    found = most(whole, lambda part: place(compiled, part), lambda plan: len(plan.waves) == 1, range(len(gpus)))
+    return len(found[0].cores) if found else 1
+
+
+def _show_copies(plan: Plan, machine: Machine, count: int) -> None:
+    """Print which of several GPUs have nothing to do, and how many copies of the plan have room."""
+    used = {device for placement in plan.placements.values() for device in placement.parts}
+    idle = [device.name for device in machine.gpus if device.name not in used]
+    if idle and len(machine.gpus) > 1:
+        print(f"\nwithout a model: {', '.join(idle)}")
+    if count > 1:
+        size = len(machine.gpus) // count
+        gpus = "a GPU each" if size == 1 else f"{size} GPUs each"
+        print(f"\n{count} copies have room, with {gpus}: over many questions --replicas {count} keeps all of them busy")
 
 
 def _slowest(reads: Mapping[str, int], slowness: Mapping[str, float]) -> str:

@@ -231,13 +231,12 @@ def test_rows_may_end_and_come_while_devices_read_prompts_piece_by_piece(
     stream, coming, gone = decoder.stream(), mixed_rows(), set[str]()
     rng.shuffle(coming)
     found: dict[str, StepResult] = {}
-    num_between = num_turns = 0
+    num_between = 0
     while coming or stream.num_rows:
         if coming and rng.random() < 0.2:
             stream.add(coming.pop())
         before = decoder.num_steps
         found |= results(stream.turn())
-        num_turns += 1
         if stream._admitted is not None:
             num_between += 1
             assert decoder.num_steps == before
@@ -245,7 +244,7 @@ def test_rows_may_end_and_come_while_devices_read_prompts_piece_by_piece(
                 row = rng.choice(stream._admitted.rows).live.row
                 stream.end(row)
                 gone.add(row.question_id)
-    assert num_between > num_turns / 5
+    assert num_between > 20
     assert 0 < len(gone) < 4
     assert written(found) == {key: text for key, text in alone.items() if key not in gone}
     assert pages_held(decoder) == [0, 0, 0]

@@ -114,15 +114,8 @@ def divided(
     mapped = mapped_bytes(models, has_gpus=len(machine.devices) > 1)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     if wanted == "auto":
-        for count in range(min(len(machine.devices) - 1 or len(cores), len(cores)), 1, -1):
-            parts = shares(machine, count, os.environ, cores, mapped)
-            try:
-                placed = place(parts.machine)
-            except RunError:
-                continue
-            if fits(placed):
-                return parts.site(), placed
-        return None, place(machine)
+        found = most(machine, place, fits, cores, mapped)
+        return (found[0].site(), found[1]) if found else (None, place(machine))
     parts = shares(machine, wanted, os.environ, cores, mapped)
     what = ", ".join(device.name for device in parts.machine.devices)
     try:
@@ -135,6 +128,28 @@ def divided(
         cure = "fewer replicas, or auto"
         raise MemoryShort(f"--replicas {wanted}: a copy's models do not fit into its part of the memory", help=cure)
     return parts.site(), placed
+
+
+def most(
+    machine: Machine, place: Callable[[Machine], P], fits: Callable[[P], bool], cores: Sequence[int], mapped: int = 0
+) -> tuple[Shares, P] | None:
+    """Divide a machine into as many parts as hold a copy each; None where that is one or none.
+
+    Args:
+        cores: that it has.
+        mapped: bytes of files that all parts map into memory, where they lie once.
+    Returns:
+        The parts, and what was placed on one of them.
+    """
+    for count in range(min(len(machine.devices) - 1 or len(cores), len(cores)), 1, -1):
+        parts = shares(machine, count, os.environ, cores, mapped)
+        try:
+            placed = place(parts.machine)
+        except RunError:
+            continue
+        if fits(placed):
+            return parts, placed
+    return None
 
 
 def _visible(environment: Mapping[str, str], count: int) -> list[str]:
