@@ -30,8 +30,8 @@ _PIECES = (MOST_PROMPT_TOKENS, 1024, 512, 256)
 _FULL_ENOUGH = 7 / 8
 """Share of a piece that must be ids, where a smaller one would do too."""
 _AHEAD = 2
-"""Pieces that a device is given before it has read the first of them. Kernels that find no room in a GPU's queue keep
-the host waiting, and with it whatever other GPUs could do meanwhile."""
+"""Pieces that a device is given before it has read the first of them: with more, launching waits for the device, and
+the host's other loops and devices wait with it."""
 _FEW = 4
 """Times that prompts are read until graphs are recorded: a question alone shall not wait for any."""
 
