@@ -106,6 +106,29 @@ def test_heads_of_two_gpus_read_side_by_side_and_neither_is_given_more_than_it_t
     assert reading.is_queued, "known with the last piece, not when there is room for another"
 
 
+def test_a_heads_seconds_are_those_until_its_gpu_was_ready_for_the_last_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that a GPU was still at when it was given prompts count for other rows."""
+    queued: list[Piece] = []
+
+    def record() -> Piece:
+        queued.append(Piece())
+        return queued[-1]
+
+    now = 0.0
+    monkeypatch.setattr(prompts.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(record_event=record))
+    reading = Reading([Queue("A", 0, 4, [])], "A", [[]])
+    reading.go_on()
+    now = 3.0
+    reading.count_from(now)
+    for later in (4.0, 6.0):
+        now = later
+        reading.wait()
+        reading.go_on()
+    assert reading.is_queued
+    assert reading.seconds == [3.0]
+
+
 @pytest.mark.gpu
 def test_prompts_by_graphs_leave_what_eager_ones_leave() -> None:
     runner = HeadRunner(tiny.model("qwen2", "A").transformers_model.cuda())

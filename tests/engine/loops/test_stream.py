@@ -27,6 +27,7 @@ from flowinfer.engine.models import ModelPool
 from flowinfer.language.check import check
 from flowinfer.planning.plan import Plan, compile
 from flowinfer.results import StepResult
+from flowinfer.startup import STARTUP
 from tests.engine import plans
 from tests.engine.loops.test_decoder import Models, packed_decoder, results, rows_of
 from tests.engine.plans import Listener, mix, one_step
@@ -268,6 +269,35 @@ def test_a_loop_that_is_broken_off_while_prompts_are_read_begins_anew(
         stream.close()
         assert pages_held(decoder) == [0, 0, 0]
     assert written(results(decode(decoder, mixed_rows()))) == alone
+
+
+def test_prompts_that_nobody_wants_any_more_are_read_no_further(
+    models: Models, alone: dict[str, tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that is given up keeps its pages while others that came with it are read; so it does when ended again."""
+    monkeypatch.setattr(prompts, "MOST_PROMPT_TOKENS", 5)
+    monkeypatch.setattr(STARTUP, "seconds", None)
+    decoder, rows = packed_decoder(PLAN, models, batch=2, num_pages=40), mixed_rows()
+    stream, began = decoder.stream(), len(STARTUP.parts)
+    with monkeypatch.context() as patched:
+        rooms = iter([True] * 3)
+        patched.setattr(Reading, "_has_room", lambda *_: next(rooms, False))
+        for row in rows[:2]:
+            stream.add(row)
+        stream.turn()
+        held = pages_held(decoder)
+        for _ in range(2):
+            stream.end(rows[0])
+            assert pages_held(decoder) == held
+            assert stream.num_rows == 1
+        assert None in {own.seconds for own in STARTUP.parts[began:]}
+        stream.end(rows[1])
+    assert pages_held(decoder) == [0, 0, 0]
+    assert [own.part for own in STARTUP.parts[began:]] == ["prompt"] * 3
+    assert None not in {own.seconds for own in STARTUP.parts[began:]}
+    assert stream.num_rows == 0
+    stream.add(rows[2])
+    assert written(run_dry(stream)) == {rows[2].question_id: alone[rows[2].question_id]}
 
 
 def test_an_ended_row_frees_its_place_and_pages_at_once(models: Models) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -182,7 +182,9 @@ class Reading:
         self._ahead: dict[torch.device, deque[torch.cuda.Event]] = {device: deque() for device in self._devices}
         """Pieces that each GPU was given and had not read when it was looked last."""
         self.seconds = [0.0] * len(readers)
-        """What the host took for each head."""
+        """What each head's pieces took the host, and until its device was ready for them."""
+        self._since = dict.fromkeys(self._devices, time.perf_counter())
+        """Until when the time of each device is counted."""
 
     @property
     def is_queued(self) -> bool:
@@ -203,6 +205,15 @@ class Reading:
         given = self._ahead[self._devices[next(iter(self._left))]]
         given[0].synchronize()
 
+    def count_from(self, now: float) -> None:
+        """Count nothing before now: devices were at work on something else."""
+        self._since = dict.fromkeys(self._devices, now)
+
+    def close(self) -> None:
+        """Read nothing more."""
+        for left in self._left.values():
+            left.close()
+
     def _has_room(self, device: torch.device) -> bool:
         given = self._ahead[device]
         while given and given[0].query():  # type: ignore[no-untyped-call]  # untyped in torch
@@ -211,15 +222,17 @@ class Reading:
 
     def _give(self, k: int) -> None:
         """Let a head read one piece more."""
-        start, device = time.perf_counter(), self._devices[k]
+        device = self._devices[k]
         if next(self._left[k], self) is self:  # that was the last one
             del self._left[k]
         if device.type == "cuda":
             self._ahead[device].append(torch.cuda.current_stream(device).record_event())
-        self.seconds[k] += time.perf_counter() - start
+        now = time.perf_counter()
+        self.seconds[k] += now - self._since[device]
+        self._since[device] = now
 
 
-def _noted(reader: PromptReader, name: str, texts: Sequence[tuple[int, Sequence[int]]]) -> Iterator[None]:
+def _noted(reader: PromptReader, name: str, texts: Sequence[tuple[int, Sequence[int]]]) -> Generator[None, None, None]:
     with STARTUP.waiting_for("prompt", name):
         yield from reader.reading(texts)
 

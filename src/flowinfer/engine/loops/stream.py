@@ -49,11 +49,10 @@ class Admitted:
 
     def give_up(self, row: BatchRow) -> bool:
         """Let a row be dropped once all is queued; return whether it is one of these."""
-        if row not in self.rows:
-            return False
-        self.rows.remove(row)
-        self.given_up.append(row)
-        return True
+        if row in self.rows:
+            self.rows.remove(row)
+            self.given_up.append(row)
+        return row in self.given_up
 
 
 class PackedStream:
@@ -83,7 +82,8 @@ class PackedStream:
     @property
     def num_rows(self) -> int:
         """Return how many rows have not ended."""
-        return len(self._waiting) + len(self._again) + len(self._batch.live)
+        num_given_up = len(self._admitted.given_up) if self._admitted is not None else 0
+        return len(self._waiting) + len(self._again) + len(self._batch.live) - num_given_up
 
     def add(self, row: Row) -> None:
         """Take a row; of those that wait, the one with the longest prompt is admitted first."""
@@ -100,6 +100,8 @@ class PackedStream:
             for own in self._batch.live:
                 if own.live.row is row and (self._admitted is None or not self._admitted.give_up(own)):
                     self._batch.drop(own)
+            if self._admitted is not None and not self._admitted.rows:
+                self._break_off(self._admitted)
 
     def turn(self) -> list[Completion]:
         """Admit rows, keep the device busy, read what it has done."""
@@ -138,7 +140,8 @@ class PackedStream:
     def close(self) -> None:
         """Empty the batch, also where decoding was broken off; the device then has nothing left to do."""
         with self._side.on():
-            self._admitted = None
+            if self._admitted is not None:
+                self._break_off(self._admitted)
             for own in self._batch.live:
                 self._batch.drop(own)
         self._pending.clear()
@@ -218,6 +221,13 @@ class PackedStream:
                 self._go_on(own)
         return [self._heads.complete(own.live) for own in ended]
 
+    def _break_off(self, admitted: Admitted) -> None:
+        """Read no more of prompts that nobody wants: nothing then writes into the pages of these rows."""
+        self._admitted = None
+        admitted.reading.close()
+        for own in admitted.given_up:
+            self._batch.drop(own)
+
     def _reading_of(self, rows: Sequence[BatchRow]) -> Reading:
         """Return how all heads read what pages lack of rows' ids, except for the last id of each."""
         texts = [[(own.index, self._batch.ids(k, own.live)) for own in rows] for k in range(len(self._readers))]
@@ -296,6 +306,8 @@ class PackedStream:
         pending = self._pending.popleft()
         now = time.perf_counter()
         spent, self._read_at = now - self._read_at, now
+        if self._admitted is not None:
+            self._admitted.reading.count_from(now)
         here = [(index, own) for index, own in enumerate(pending.rows) if own is not None and own.is_here]
         for _, own in here:
             for head in own.live.heads:
