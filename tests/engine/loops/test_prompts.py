@@ -106,6 +106,24 @@ def test_heads_of_two_gpus_read_side_by_side_and_neither_is_given_more_than_it_t
     assert reading.is_queued, "known with the last piece, not when there is room for another"
 
 
+def test_heads_of_one_gpu_have_turns_and_it_is_given_no_more_than_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    queued: list[Piece] = []
+
+    def record() -> Piece:
+        queued.append(Piece())
+        return queued[-1]
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(record_event=record))
+    given: list[str] = []
+    reading = Reading([Queue(name, 0, 2, given) for name in "ABC"], "ABC", [[], [], []])
+    reading.go_on()
+    assert given == ["A0", "B0"]
+    while not reading.is_queued:
+        reading.wait()
+        reading.go_on()
+    assert given == ["A0", "B0", "C0", "A1", "B1", "C1"]
+
+
 def test_a_heads_seconds_are_those_until_its_gpu_was_ready_for_the_last_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that a GPU was still at when it was given prompts count for other rows."""
     queued: list[Piece] = []

@@ -194,10 +194,9 @@ class Reading:
     def go_on(self, *, at_once: bool = False) -> bool:
         """Give every device as much as it is ready for, or all there is; return whether that was anything."""
         was_given = False
-        while ready := [k for k in self._left if at_once or self._has_room(self._devices[k])]:
+        while (k := next((k for k in self._left if at_once or self._has_room(self._devices[k])), None)) is not None:
             was_given = True
-            for k in ready:
-                self._give(k)
+            self._give(k)
         return was_given
 
     def wait(self) -> None:
@@ -221,10 +220,10 @@ class Reading:
         return len(given) < _AHEAD
 
     def _give(self, k: int) -> None:
-        """Let a head read one piece more."""
-        device = self._devices[k]
-        if next(self._left[k], self) is self:  # that was the last one
-            del self._left[k]
+        """Let a head read one piece more; the others have their turns before it goes on."""
+        device, left = self._devices[k], self._left.pop(k)
+        if next(left, self) is not self:  # that was not the last one
+            self._left[k] = left
         if device.type == "cuda":
             self._ahead[device].append(torch.cuda.current_stream(device).record_event())
         now = time.perf_counter()
