@@ -47,6 +47,30 @@ def test_streamed_pieces_join_to_the_whole_answer(flow: flowinfer.Flow) -> None:
     assert "".join(pieces) == flow.run("Tell me of 苹果.").text and len(pieces) > 1
 
 
+@pytest.mark.parametrize(
+    ("flow", "told"),
+    [
+        ("(Qwen / Yi)[accept=confidence, at=0]", ["the answer"]),
+        ("(Qwen / Yi)[accept=confidence, at=1]", ["the answer"]),
+        ("(Qwen / Yi)[accept=confidence, at=1] -> Qwen", ["what Yi wrote", "the answer"]),
+        ("(Qwen / Ds)[accept=judge(Yi)]", ["the answer"]),
+        ("(Qwen & Ds)", ["what Qwen wrote", "the answer"]),  # Ds wins
+        ("(Qwen & Ds) -> Yi", ["what Qwen wrote", "what Ds wrote", "the answer"]),
+        ("(Qwen)*2", ["one other text of Qwen", "the answer"]),
+        ("Qwen[samples=3, temperature=1]", ["2 other texts of Qwen", "the answer"]),
+        ("Qwen[samples=2, temperature=1, enough=0.6]", ["one other text of Qwen", "the answer"]),
+        ("Qwen[samples=2, temperature=1] -> Ds", ["2 texts of Qwen", "the answer"]),
+        ("Qwen[max_tokens=2] -> Qwen", ["one other text of Qwen", "the answer"]),
+        ("Qwen -> (Yi & Ds)[min=1, wait=60]", ["what Qwen wrote", "what Ds wrote", "the answer"]),
+    ],
+)
+def test_what_the_answer_is_not_made_of_is_not_told_to_be_cut_off(flow: str, told: list[str], toy_zoo: Path) -> None:
+    with flowinfer.parse(flow, zoo=str(toy_zoo), params={"max_tokens": 1, "prompts": "plain"}) as parsed:
+        notes = [note for note in parsed.run("1 + 1?").notes if "cut off" in note]
+        assert [note.partition(" is cut")[0].partition(" are cut")[0] for note in notes] == told
+        assert list(parsed.run(["1 + 1?"])[0].notes)[-len(notes) :] == notes
+
+
 def test_the_last_member_of_a_choice_is_streamed_where_no_other_was_accepted(toy_zoo: Path) -> None:
     text = "(Qwen / Yi)[accept=confidence, at=1]"
     with flowinfer.parse(text, zoo=str(toy_zoo), params={"max_tokens": 8}) as flow:

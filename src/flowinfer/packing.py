@@ -52,6 +52,11 @@ def packing_of(config: Mapping[str, Any], names: Mapping[str, object]) -> Packin
             )
         return None
     method = told.get("quant_method")
+    if not isinstance(told.get("quant_method"), str):
+        raise LoadError(
+            f"the quantization_config of its config.json has the quant_method {method!r}",
+            help='it must be a word, such as "awq" or "gptq"',
+        )
     if method not in _FORMATS:
         return None
     bits, group = told.get("bits"), told.get("group_size", 128)
@@ -65,7 +70,7 @@ def packing_of(config: Mapping[str, Any], names: Mapping[str, object]) -> Packin
             f"flowinfer reads {' and '.join(repr(one) for one in _FORMATS[method])}",
             help=_CURE,
         )
-    if group not in (-1, *GROUPS):
+    if not isinstance(group, int) or group not in (-1, *GROUPS):
         known = ", ".join(map(str, GROUPS))
         raise LoadError(
             f"its {method.upper()} weights have groups of {group}, flowinfer reads {known} and -1", help=_CURE

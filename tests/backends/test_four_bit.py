@@ -155,6 +155,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "its AWQ weights are packed as 'gemv', flowinfer reads 'gemm'",
     ),
     "odd group": ({"group_size": 48}, "its GPTQ weights have groups of 48, flowinfer reads 32, 64, 128, 256 and -1"),
+    "broken group": ({"group_size": 32.0}, "its GPTQ weights have groups of 32.0, flowinfer reads"),
     "group of words": ({"group_size": "x"}, "its GPTQ weights have groups of x, flowinfer reads"),
 }
 
@@ -234,6 +235,15 @@ def test_packed_weights_without_a_word_of_how_are_refused(tmp_path: Path) -> Non
     (packed / "config.json").write_text(json.dumps(config))
     with pytest.raises(LoadError, match="the weights are packed"):
         hf.load(spec(packed), "cpu")
+
+
+@pytest.mark.parametrize("method", [None, [], {}])
+def test_packed_weights_without_a_method_are_refused(method: object, tmp_path: Path) -> None:
+    packed, _ = folders(tmp_path, SCHEMES[2])
+    configure(packed, quantization_config=SCHEMES[2].config | {"quant_method": method})
+    for look in (lambda: hf.load(spec(packed), "cpu"), lambda: need_of(spec(packed))):
+        with pytest.raises(LoadError, match="has the quant_method"):
+            look()
 
 
 def test_four_bits_are_not_quantized_again(tmp_path: Path) -> None:

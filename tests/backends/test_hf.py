@@ -401,6 +401,22 @@ def test_unknown_quantization_is_refused(checkpoint: Path) -> None:
     assert caught.value.help == ("known: bnb-8bit, bnb-4bit; a checkpoint that is stored quantized needs no option")
 
 
+@pytest.mark.parametrize(
+    ("device", "said", "cure"),
+    [
+        ("cpu", "'bnb-4bit' computes on a GPU, and the model lies on the CPU", "leave its quantization out"),
+        ("cuda:0", "'bnb-4bit' needs bitsandbytes and accelerate", "pip install bitsandbytes accelerate"),
+    ],
+)
+def test_quantization_says_what_it_lacks(
+    device: str, said: str, cure: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowinfer.backends.hf_network.find_spec", lambda name: None)
+    with pytest.raises(LoadError, match=said) as caught:
+        hf.load(spec(checkpoint, quantization="bnb-4bit"), device)
+    assert caught.value.help is not None and caught.value.help.startswith(cure)
+
+
 def test_tokenizer_of_words_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     folder = copied(checkpoint, tmp_path)
     words = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 
 import networkx as nx
@@ -22,6 +23,7 @@ from flowinfer.planning.needs import count_parameters, need_of
 from flowinfer.planning.placement import device_reads, place, ready
 from flowinfer.planning.plain import fingerprint, to_json
 from flowinfer.planning.plan import Member, Mixture, Plan, members
+from flowinfer.runs.replicas.sharing import divided
 from flowinfer.spec import ModelSpec
 from flowinfer.zoo import load_zoo
 from tests.conftest import shared_path
@@ -188,6 +190,13 @@ def test_run_on_a_declared_device_that_is_not_there_is_refused() -> None:
         ready(flow, machine(80))
     assert "'A' is declared on cuda:3" in str(caught.value)
     assert caught.value.help == "devices here: cuda:0, cpu; device=auto lets flowinfer choose"
+
+
+def test_cuda_without_a_number_is_the_first_gpu() -> None:
+    flow = check('model A = "./a" { device=cuda }\nA', zoo=NAMES)
+    assert ready(flow, machine(80)).placements["A"].why == "declared"
+    with pytest.raises(LoadError, match="declared on cuda, which this machine does not have"):
+        ready(flow, machine())
 
 
 def test_plan_for_a_declared_device_that_is_not_there_says_so() -> None:
@@ -445,6 +454,57 @@ def test_plan_says_which_gpus_have_nothing_to_do_and_how_many_copies_have_room(
     assert ("copies" in said) == (copies > 1) and ("without a model" in said) == ("cuda:3" in devices)
     show_plan(flow, devices=devices, as_json=True)
     assert json.loads(capsys.readouterr().out)["copies"] == copies
+
+
+@pytest.mark.parametrize(
+    ("flow", "copies", "told"),
+    [
+        ("Declared", 2, "without a model: cuda:0, cuda:2, cuda:3\n\n2 copies have room, with 2 GPUs each: over many "),
+        ("Declared", 2, "--replicas 2 keeps 2 of 4 GPUs busy"),
+        ("(Split | Rest)", 1, ""),
+        ("Split", 2, "--replicas 2 keeps all GPUs busy"),
+        ("Unknown", 4, "without a model: cuda:1, cuda:2, cuda:3"),
+        ("Served", 4, ""),
+        ("Slow", 1, "without a model: cuda:0, cuda:1, cuda:2, cuda:3"),
+    ],
+)
+def test_copies_are_told_where_they_have_room_for_certain_and_keep_gpus_busy(
+    flow: str, copies: int, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A declared device is the one of that number in each copy; what is elsewhere keeps no GPU busy."""
+    zoo = tmp_path / "zoo.toml"
+    model = 'ref = "Qwen/Qwen2.5-7B-Instruct"'
+    zoo.write_text(
+        f"""[models]
+        Declared = {{ {model}, device = "cuda:1" }}
+        Split = {{ {model}, device = ["cuda:0", "cuda:1"] }}
+        Rest = {{ {model}, device = ["cuda:2", "cuda:3"] }}
+        Unknown = {{ ref = "nobody/knows" }}
+        Served = {{ ref = "m", backend = "openai", base_url = "http://localhost:9/v1" }}
+        Slow = {{ {model}, device = "cpu", dtype = "bfloat16" }}
+        """,
+        encoding="utf-8",
+    )
+    devices = ",".join(f"cuda:{number}=80GB" for number in range(4)) + ",cpu=20GB"
+    show_plan(checked := check(flow, zoo=str(zoo)), devices=devices)
+    said = capsys.readouterr().out
+    assert told in said
+    assert ("copies have room" in said) == ("2 copies" in said) == (copies == 2)
+    assert ("without a model" in said) == (flow not in ("(Split | Rest)", "Served"))
+    show_plan(checked, devices=devices, as_json=True)
+    assert json.loads(capsys.readouterr().out)["copies"] == copies
+
+
+def test_copies_of_this_machine_are_as_many_as_replicas_auto_starts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine((*(Device(f"cuda:{number}", "", GB, GB) for number in range(4)), Device("cpu", "", GB, GB)))
+    monkeypatch.setattr("flowinfer.machine.this_machine", lambda: machine)
+    monkeypatch.setattr("flowinfer.runs.replicas.sharing.cores_here", lambda: [0, 1, 2])
+    flow = check("Qwen -> Yi", zoo="lab")
+    site, _ = divided("auto", machine, partial(ready, flow), lambda plan: len(plan.waves) == 1, flow.models.values())
+    show_plan(flow, as_json=True)
+    assert site is not None and json.loads(capsys.readouterr().out)["copies"] == site.num_replicas == 3
 
 
 def test_a_plan_says_what_is_chosen_and_what_it_may_cost(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def filled(
     reading = None  # so that its weights make room for those that come the ordinary way
     arguments = {**options, "config": config, "use_safetensors": True, "dtype": wanted}
     if spec.quantization:
-        arguments["quantization_config"] = _quantization(spec)
+        arguments["quantization_config"] = _quantization(spec, device)
         arguments["device_map"] = {"": device}
     from flowinfer.backends.theirs import AutoModelForCausalLM
 
@@ -143,13 +144,23 @@ def _refuse_holes(spec: ModelSpec, missing: Collection[str]) -> None:
         )
 
 
-def _quantization(spec: ModelSpec) -> Any:  # untyped in transformers
+def _quantization(spec: ModelSpec, device: str) -> Any:  # untyped in transformers
     from flowinfer.backends.theirs import BitsAndBytesConfig
 
     if spec.quantization not in QUANTIZATIONS:
         raise LoadError(
             f"model '{spec.name}': unknown quantization '{spec.quantization}'",
             help=f"known: {', '.join(QUANTIZATIONS)}; a checkpoint that is stored quantized needs no option",
+        )
+    if device == "cpu":
+        raise LoadError(
+            f"model '{spec.name}': quantization '{spec.quantization}' computes on a GPU, and the model lies on the CPU",
+            help="leave its quantization out, or take an AWQ or GPTQ checkpoint, which is unpacked on a CPU",
+        )
+    if lacking := [name for name in ("bitsandbytes", "accelerate") if find_spec(name) is None]:
+        raise LoadError(
+            f"model '{spec.name}': quantization '{spec.quantization}' needs {' and '.join(lacking)}",
+            help=f"pip install {' '.join(lacking)}, or take an AWQ or GPTQ checkpoint, which needs neither",
         )
     if spec.quantization == "bnb-8bit":
         return BitsAndBytesConfig(load_in_8bit=True)

@@ -120,10 +120,10 @@ def _extras() -> list[dict[str, Any]]:
     from flowinfer.drawing.fonts import has_chinese_font
 
     cjk = "install a CJK font, e.g. fonts-noto-cjk, to draw Chinese names in png"
-    has_bits = importlib.util.find_spec("bitsandbytes") is not None
+    has_bits = all(importlib.util.find_spec(name) is not None for name in ("bitsandbytes", "accelerate"))
     return [
         _gguf(),
-        _extra("8- and 4-bit weights on a GPU", has_bits, "pip install bitsandbytes"),
+        _extra("8- and 4-bit weights on a GPU", has_bits, "pip install bitsandbytes accelerate"),
         _extra("Chinese font for png", has_chinese_font(), cjk),
     ]
 

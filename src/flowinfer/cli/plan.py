@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from flowinfer.planning.plan import Plan, Source, Step
     from flowinfer.runs.measured import Measured
     from flowinfer.spec import Flow
+
+_DEVICE = r"\s*(cpu|cuda:(?:0|[1-9]\d{0,3}))\s*=\s*(\d{1,9}(?:\.\d{1,9})?)\s*(GB|GiB|MB)\s*"
+"""One of --devices; no machine has what is longer."""
 
 
 def command(
@@ -56,7 +59,7 @@ def show_plan(
     from flowinfer.planning.plan import compile
     from flowinfer.runs.measured import measured
 
-    machine = _machine(devices) if devices else this_machine()
+    machine = this_machine() if devices is None else _machine(devices)
     compiled = compile(flow)
     try:
         plan = place(compiled, machine)
@@ -65,12 +68,13 @@ def show_plan(
             error.help = f"{error.help}; --devices cuda:0=24GB,cpu=64GB plans for another machine"
         raise
     afar = heads_afar(plan)
-    took = None if devices else measured(plan, out)
+    took = measured(plan, out) if devices is None else None
+    copies = _copies(plan, machine, None if devices is None else len(machine.gpus))
     if as_json:
         question = asdict(bounds(plan, took.seconds if took else {})) | {"measured": asdict(took) if took else None}
         said = to_json(plan) | {"reads": device_reads(plan), "zoo": flow.zoo, "zoo_why": flow.zoo_why}
         said |= {"elsewhere": {name: one.to_json() for name, one in afar.items()}} if afar else {}
-        said |= {"question": question, "copies": _num_copies(compiled, machine)}
+        said |= {"question": question, "copies": copies.count}
         print(json.dumps(said, ensure_ascii=False, indent=1))
         return
     count = f"{len(plan.steps)} step{'s' * (len(plan.steps) > 1)}"
@@ -84,7 +88,7 @@ def show_plan(
     kind = "majority vote of" if plan.answer.kind == "vote" else "text of"
     print(f"\nanswer: {kind} {', '.join(plan.answer.texts)}")
     _show_models(plan, machine, afar)
-    _show_copies(plan, machine, _num_copies(compiled, machine))
+    _show_copies(plan, machine, copies)
     if afar:
         print("\nheads elsewhere")
     for line in estimates(plan, afar):
@@ -209,31 +213,55 @@ def _show_reads(plan: Plan, slowness: Mapping[str, float]) -> None:
         print(f"    {steps}: {_slowest(together, slowness)}")
 
 
-def _num_copies(compiled: Plan, machine: Machine) -> int:
-    """Return how many copies of a plan have room on a machine's GPUs, as `--replicas auto` counts them; 1 without."""
+@dataclass(frozen=True)
+class _Copies:
+    """What `--replicas auto` makes of a machine."""
+
+    count: int = 1
+    gpus: int = 0
+    """That each copy has."""
+    used: int = 0
+    """Of these, those that hold a model."""
+
+
+def _copies(plan: Plan, machine: Machine, cores: int | None) -> _Copies:
+    """Return how many copies of a placed plan have room on a machine.
+
+    Args:
+        cores: of its CPU; None for those of this one.
+    """
     from flowinfer.machine import Device, Machine
-    from flowinfer.planning.placement import place
-    from flowinfer.runs.replicas.sharing import most
+    from flowinfer.planning.needs import mapped_bytes
+    from flowinfer.planning.placement import place, refuse_absent
+    from flowinfer.runs.replicas.sharing import cores_here, most
+
+    def placed(part: Machine) -> Plan:
+        refuse_absent(plan, part)
+        return place(plan, part, plan.needs)
 
     gpus = machine.gpus
-    if len(gpus) < 2:
-        return 1
     cpu = next((device for device in machine.devices if device not in gpus), Device("cpu", "", 0, 0))
-    whole = Machine((*gpus, cpu))
-    found = most(whole, lambda part: place(compiled, part), lambda plan: len(plan.waves) == 1, range(len(gpus)))
-    return len(found[0].cores) if found else 1
+    own = cores_here() if cores is None else range(cores)
+    mapped = mapped_bytes(plan.models.values(), has_gpus=bool(gpus))
+    found = most(Machine((*gpus, cpu)), placed, lambda copy: len(copy.waves) == 1, own, mapped)
+    if found is None:
+        return _Copies()
+    parts, copy = found
+    used = {device for placement in copy.placements.values() for device in placement.parts}
+    return _Copies(len(parts.gpus), len(parts.machine.gpus), len(used & {gpu.name for gpu in parts.machine.gpus}))
 
 
-def _show_copies(plan: Plan, machine: Machine, count: int) -> None:
-    """Print which of several GPUs have nothing to do, and how many copies of the plan have room."""
+def _show_copies(plan: Plan, machine: Machine, copies: _Copies) -> None:
+    """Print which of several GPUs have nothing to do, and how many copies of the plan have room where that is known."""
     used = {device for placement in plan.placements.values() for device in placement.parts}
     idle = [device.name for device in machine.gpus if device.name not in used]
-    if idle and len(machine.gpus) > 1:
+    if idle and len(machine.gpus) > 1 and used != {"endpoint"}:
         print(f"\nwithout a model: {', '.join(idle)}")
-    if count > 1:
-        size = len(machine.gpus) // count
-        gpus = "a GPU each" if size == 1 else f"{size} GPUs each"
-        print(f"\n{count} copies have room, with {gpus}: over many questions --replicas {count} keeps all of them busy")
+    if copies.used and all(need.weight_bytes is not None for need in plan.needs.values()):
+        each = "a GPU each" if copies.gpus == 1 else f"{copies.gpus} GPUs each"
+        busy, there = copies.count * copies.used, len(machine.gpus)
+        gain = "keeps all GPUs busy" if busy == there else f"keeps {busy} of {there} GPUs busy"
+        print(f"\n{copies.count} copies have room, with {each}: over many questions --replicas {copies.count} {gain}")
 
 
 def _slowest(reads: Mapping[str, int], slowness: Mapping[str, float]) -> str:
@@ -254,7 +282,7 @@ def _machine(text: str) -> Machine:
 
     found: list[Device] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(cpu|cuda:(?:0|[1-9]\d*))\s*=\s*(\d+(?:\.\d+)?)\s*(GB|GiB|MB)\s*", part, re.I)
+        match = re.fullmatch(_DEVICE, part, re.I | re.ASCII)
         if not match:
             raise UsageError(f"--devices '{part.strip()}'", help="for example cuda:0=24GB,cpu=64GB")
         if match[1].lower() in (device.name for device in found):

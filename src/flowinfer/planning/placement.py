@@ -30,16 +30,25 @@ def ready(flow: Flow, machine: Machine) -> Plan:
         LoadError: a model is declared on a device that is not there.
     """
     plan = compile(flow)
+    refuse_absent(plan, machine)
+    return place(plan, machine)
+
+
+def refuse_absent(plan: Plan, machine: Machine) -> None:
+    """Refuse a machine that lacks a declared device.
+
+    Raises:
+        LoadError: it does; says which.
+    """
     here = [device.name for device in machine.devices]
     for name, spec in plan.models.items():
         declared = [spec.device] if isinstance(spec.device, str) else spec.device
-        missing = [device for device in declared if device not in (*here, "auto")]
+        missing = [device for device in declared if _number(device) not in (*here, "auto")]
         if missing and not _is_remote(spec):
             raise LoadError(
                 f"model '{name}' is declared on {', '.join(missing)}, which this machine does not have",
                 help=f"devices here: {', '.join(here)}; device=auto lets flowinfer choose",
             )
-    return place(plan, machine)
 
 
 def place(plan: Plan, machine: Machine, needs: Mapping[str, Need] | None = None) -> Plan:
@@ -234,7 +243,7 @@ class _Packer:
         if not isinstance(device, str):
             return Unit(names, content, size, reads, device, _layers_of(need), is_split=True)
         if device != "auto":
-            return Unit(names, content, size, reads, ("cuda:0" if device == "cuda" else device,))
+            return Unit(names, content, size, reads, (_number(device),))
         layers = _layers_of(need) if backends()[self._plan.models[names[0]].backend].splits else None
         return Unit(names, content, size, reads, self._gpus or tuple(self._free), layers)
 
@@ -251,6 +260,11 @@ def _layers_of(need: Need) -> Layers | None:
         return None
     ends = 2 * need.embedding_bytes
     return Layers(need.layers, max(0, (need.weight_bytes or 0) - ends) // need.layers, ends)
+
+
+def _number(device: str) -> str:
+    """Return the name of a declared device on a machine, where all GPUs have numbers."""
+    return "cuda:0" if device == "cuda" else device
 
 
 def _is_remote(spec: ModelSpec) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -190,14 +191,68 @@ def ask(
 
 
 def _cut_short(plan: Plan, trace: Trace) -> Iterator[str]:
-    """Yield a note for each step whose text its models did not end."""
-    for result in trace.steps:
-        own = plan.step(result.step)
-        what = "the answer" if own.id in plan.finals else f"what {own.title} wrote"
-        if result.finish_reason == "length":
-            yield f"{what} is cut off at max_tokens={own.decoding.max_tokens}"
-        elif result.finish_reason == "context":
-            yield f"{what} is cut off where the context of its models is full"
+    """Yield a note for what its models did not end, of the texts that the answer is made of; the answer's own last.
+
+    What a selection or a judge read and did not take is no part of it.
+    """
+    if trace.error is not None:
+        return
+    ended = {result.step: result for result in trace.steps}
+    texts = [step for text in plan.answer.texts for step in _counted(plan, trace, text)]
+    final = texts[trace.ballot.winner if trace.ballot else 0]
+    used, waiting = set[str](), list(texts)
+    while waiting:
+        step_id = waiting.pop()
+        if step_id not in used:
+            used.add(step_id)
+            waiting += _read(plan, trace, plan.step(step_id))
+    told = Counter(
+        (plan.step(name).title, where)
+        for name, one in ended.items()
+        if name in used - {final} and (where := _cut_where(plan.step(name), one))
+    )
+    titles = Counter(plan.step(name).title for name in used)
+    for (title, where), count in told.items():
+        other = "other " if title == plan.step(final).title else ""
+        if titles[title] == 1:
+            yield f"what {title} wrote is cut off {where}"
+        elif count == 1:
+            yield f"one {other}text of {title} is cut off {where}"
+        else:
+            yield f"{count} {other}texts of {title} are cut off {where}"
+    if where := _cut_where(plan.step(final), ended[final]):
+        yield f"the answer is cut off {where}"
+
+
+def _cut_where(step: Step, result: StepResult) -> str:
+    """Return where a text is cut off, in words; empty where its models ended it."""
+    most = step.decoding.max_tokens
+    if result.finish_reason == "length":
+        is_earlier = result.usage is not None and 0 < result.tokens < most
+        return f"by its endpoint, after {result.tokens} tokens" if is_earlier else f"at max_tokens={most}"
+    return "where the context of its models is full" if result.finish_reason == "context" else ""
+
+
+def _counted(plan: Plan, trace: Trace, text: str) -> list[str]:
+    """Return the ids of the steps whose texts a step or selection came to."""
+    taken = next((one for one in trace.selections if one.selection == text), None)
+    if taken is None:
+        return [text]
+    candidates = plan.selection(text).candidates
+    chosen = candidates[0 if taken.gathers else taken.taken : taken.taken + 1]
+    if taken.lost is not None:
+        chosen = tuple(one for number, one in enumerate(candidates, 1) if str(number) not in taken.lost)
+    return [step for candidate in chosen for part in candidate for step in _counted(plan, trace, part)]
+
+
+def _read(plan: Plan, trace: Trace, step: Step) -> set[str]:
+    """Return the ids of the steps whose texts a step read: of a selection before it only those that were taken."""
+    found = set(step.reads) & {result.step for result in trace.steps}
+    for taken in trace.selections:
+        choices = plan.writers(taken.selection)
+        if step.id not in choices:
+            found -= set(choices) - set(_counted(plan, trace, taken.selection))
+    return found
 
 
 def likelihoods(
@@ -266,4 +321,5 @@ def ask_all(flow: Flow, questions: Sequence[str], *, models: ModelPool | None = 
         trace.question_id: trace for trace in execute(plan, items, vote=majority, noise_id=_PROMPT_ID, models=models)
     }
     notes = tuple(filter(None, (flow.zoo_note, note)))
-    return [Answer(traces[item.id].answer, traces[item.id], notes) for item in items]
+    found = [traces[item.id] for item in items]
+    return [Answer(trace.answer, trace, (*notes, *_cut_short(plan, trace))) for trace in found]

@@ -112,7 +112,7 @@ def divided(
     if wanted == 1:
         return None, place(machine)
     mapped = mapped_bytes(models, has_gpus=len(machine.devices) > 1)
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores = cores_here()
     if wanted == "auto":
         found = most(machine, place, fits, cores, mapped)
         return (found[0].site(), found[1]) if found else (None, place(machine))
@@ -128,6 +128,11 @@ def divided(
         cure = "fewer replicas, or auto"
         raise MemoryShort(f"--replicas {wanted}: a copy's models do not fit into its part of the memory", help=cure)
     return parts.site(), placed
+
+
+def cores_here() -> list[int]:
+    """Return the CPU cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def most(
