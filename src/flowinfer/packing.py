@@ -32,6 +32,8 @@ class Packing:
     """Inputs that share a scale and a zero point; WHOLE = all of a layer."""
     is_first_format: bool
     """Whether one was taken off every zero point (GPTQ's first format)."""
+    needs_order: bool = False
+    """Whether inputs that share a scale lie apart, so that a layer must say which (`g_idx`)."""
 
 
 def packing_of(config: Mapping[str, Any], names: Mapping[str, object]) -> Packing | None:
@@ -75,7 +77,8 @@ def packing_of(config: Mapping[str, Any], names: Mapping[str, object]) -> Packin
         raise LoadError(
             f"its {method.upper()} weights have groups of {group}, flowinfer reads {known} and -1", help=_CURE
         )
-    return Packing(method, WHOLE if group == -1 else group, is_first_format=form == "gptq")
+    needs_order = method == "gptq" and bool(told.get("desc_act")) and group != -1
+    return Packing(method, WHOLE if group == -1 else group, form == "gptq", needs_order)
 
 
 def num_weights(shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -194,11 +194,17 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
     "no weight": (drop("qweight"), "1 weights are missing in"),
     "short scales": (change("scales", lambda own: own[:, :8]), "scales of shape (1, 8), (1, 64) expected"),
     "more groups": (change("qzeros", lambda own: own.repeat(2, 1)), "qzeros of shape (2, 8), (1, 8) expected"),
-    "short weight": (change("qweight", lambda own: own[:2]), "groups (g_idx) of 32 inputs"),
+    "short weight": (change("qweight", lambda own: own[:2]), "groups (g_idx) of shape (32,)"),
+    "a number": (change("qweight", lambda own: own[0, 0]), "qweight of shape (), two axes expected"),
     "half a layer": (halve, "the weights do not have the shapes"),
     "floats": (change("qweight", lambda own: own.float()), "numbers of type torch.float32"),
     "odd groups": (change("g_idx", lambda own: own + 3), "its groups (g_idx) are of different sizes"),
-    "few groups": (change("g_idx", lambda own: own[:9]), "groups (g_idx) of 9 inputs"),
+    "few groups": (change("g_idx", lambda own: own[:9]), "groups (g_idx) of shape (9,)"),
+    "truth": (change("g_idx", lambda own: own.bool()), "groups (g_idx) of shape (32,), of torch.bool"),
+    "twice": (
+        lambda weights: weights.update({f"{UP}.weight": torch.zeros(64, 32)}),
+        "model.layers.1.mlp.up_proj is not what config.json says: a weight that is not packed beside the packed one",
+    ),
 }
 
 
@@ -213,6 +219,19 @@ def test_a_damaged_layer_is_refused_in_one_line(
     with pytest.raises(LoadError) as caught:
         hf.load(spec(packed), "cpu")
     assert said in f"{caught.value.message} {caught.value.help}" and "\n" not in caught.value.message
+
+
+def test_groups_that_lie_in_no_order_must_be_told(tmp_path: Path) -> None:
+    packed, _ = folders(tmp_path, SCHEMES[2])
+    told = json.loads((packed / "config.json").read_text())
+    told["quantization_config"] |= {"desc_act": True}
+    (packed / "config.json").write_text(json.dumps(told))
+    hf.load(spec(packed), "cpu")
+    weights = load_file(packed / "model.safetensors")
+    drop("g_idx")(weights)
+    save_file(weights, packed / "model.safetensors", {"format": "pt"})
+    with pytest.raises(LoadError, match=r"up_proj is not what config.json says: no groups \(g_idx\), and desc_act"):
+        hf.load(spec(packed), "cpu")
 
 
 @pytest.mark.parametrize("command", ["models", "plan", "check", "doctor"])

@@ -116,6 +116,10 @@ def _read(stored: _Stored, layer: str, packing: Packing, device: str) -> Int4Lin
     qweight, qzeros, scales = (stored.get(f"{layer}.{part}").to(device) for part in ("qweight", "qzeros", "scales"))
     index = stored.find(f"{layer}.g_idx")
     try:
+        if packing.needs_order and index is None:
+            raise ValueError("no groups (g_idx), and desc_act says that they do not lie in order")
+        if f"{layer}.weight" in stored.names:
+            raise ValueError("a weight that is not packed beside the packed one")
         if packing.method == "awq":
             return from_awq(qweight, qzeros, scales, None, packing.group)
         groups = None if index is None else index.to(device)

@@ -146,7 +146,7 @@ def from_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor, bias: Tensor | Non
     Raises:
         ValueError: its parts do not fit.
     """
-    _check(qweight.shape[0], 8 * qweight.shape[1], group, qweight, qzeros, scales)
+    _check((1, 8), group, qweight, qzeros, scales)
     numbers, zeros = (
         _numbers(words[:, :, None], 2)[:, :, list(_unordered())].flatten(1) for words in (qweight, qzeros)
     )
@@ -175,9 +175,9 @@ def from_gptq(
     Raises:
         ValueError: its parts do not fit, or groups are of different sizes.
     """
-    _check(8 * qweight.shape[0], qweight.shape[1], group, qweight, qzeros, scales)
-    if g_idx is not None and g_idx.shape != (8 * qweight.shape[0],):
-        raise ValueError(f"groups (g_idx) of {len(g_idx)} inputs")
+    _check((8, 1), group, qweight, qzeros, scales)
+    if g_idx is not None and (g_idx.shape != (8 * qweight.shape[0],) or g_idx.dtype not in (torch.int32, torch.int64)):
+        raise ValueError(f"groups (g_idx) of shape {tuple(g_idx.shape)}, of {g_idx.dtype}")
     numbers = _numbers(qweight[:, None], 1).flatten(0, 1)  # (K, N)
     words = qzeros + _ONES if is_first_format else qzeros
     zeros = _numbers(words[:, :, None], 2).flatten(1)  # (G, N)
@@ -187,8 +187,15 @@ def from_gptq(
     return packed(numbers.T, zeros.T, scales.T, bias, group, order)
 
 
-def _check(inputs: int, outputs: int, group: int, qweight: Tensor, qzeros: Tensor, scales: Tensor) -> None:
-    """Refuse parts that do not fit each other."""
+def _check(words: tuple[int, int], group: int, qweight: Tensor, qzeros: Tensor, scales: Tensor) -> None:
+    """Refuse parts that do not fit each other.
+
+    Args:
+        words: numbers in a word of the weights, along each of their two axes.
+    """
+    if qweight.dim() != 2:
+        raise ValueError(f"qweight of shape {tuple(qweight.shape)}, two axes expected")
+    inputs, outputs = words[0] * qweight.shape[0], words[1] * qweight.shape[1]
     groups = -(-inputs // group)
     for name, part, shape in (("qzeros", qzeros, (groups, outputs // 8)), ("scales", scales, (groups, outputs))):
         if part.shape != shape:
