@@ -21,6 +21,7 @@ from itertools import accumulate, pairwise
 
 import torch
 
+import read
 from dataset import row_of
 from flowinfer.backends.base import Prompt
 from flowinfer.engine.base import Decoder, Observer, decode
@@ -138,7 +139,7 @@ class Bench:
         """Measure and print."""
         for noise in self._arguments.noises.split(","):
             self._make(float(noise))
-            for batch in map(int, self._arguments.batches.split(",")):
+            for batch in self._arguments.batches:
                 if batch not in self._bases:
                     self._bases[batch] = []
                     self._measure(batch, "-", "mean", {})
@@ -187,14 +188,14 @@ def main() -> None:
     """Measure and print the table."""
     parser = options((__doc__ or "").split("\n")[0])
     parser.add_argument("--devices", help="heads lie on them in turn; --device if not given")
-    parser.add_argument("--heads", type=int, default=2)
-    parser.add_argument("--batches", default="1,8,32")
+    parser.add_argument("--heads", type=read.number, default=2)
+    parser.add_argument("--batches", type=read.numbers, default="1,8,32")
     parser.add_argument("--noises", default="0,0.02,0.05,0.2")
     parser.add_argument("--taus", default="0.5")
     parser.add_argument("--covers", default="", help="of fuse=byte, e.g. 0,1; that is left out if not given")
-    parser.add_argument("--tokens", type=int, default=144)
-    parser.add_argument("--prompt", type=int, default=300, help="ids of a prompt")
-    parser.add_argument("--layers", type=int, help="fewer layers, to try things")
+    parser.add_argument("--tokens", type=read.number, default=144)
+    parser.add_argument("--prompt", type=read.number, default=300, help="ids of a prompt")
+    parser.add_argument("--layers", type=read.number, help="fewer layers, to try things")
     Bench(parser.parse_args()).run()
 
 

@@ -267,7 +267,7 @@ def main() -> None:
     """Answer, fit, compare; print the table."""
     parser = options(__doc__ or "")
     parser.add_argument("--out", type=Path, required=True, help="folder of items and sweeps, to go on with")
-    parser.add_argument("--questions", type=int, default=300, help="test items of each data set")
+    parser.add_argument("--questions", type=read.number, default=300, help="test items of each data set")
     parser.add_argument("--dev", type=int, default=100, help="dev items of each data set")
     parser.add_argument("--latency", type=int, default=10, help="questions of each path and set that are timed alone")
     arguments = parser.parse_args()

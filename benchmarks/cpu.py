@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+import read
 from flowinfer.backends.hf import HfModel
 from flowinfer.backends.known import whole
 from flowinfer.engine.base import Observer, Row, decode
@@ -74,9 +75,9 @@ class EndlessPool(ModelPool):
 def main() -> None:
     """Measure and print both tables."""
     parser = options(__doc__.split("\n")[0])
-    parser.add_argument("--batches", default="1,8,32")
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--questions", type=int, default=64)
+    parser.add_argument("--batches", type=read.numbers, default="1,8,32")
+    parser.add_argument("--tokens", type=read.number, default=48)
+    parser.add_argument("--questions", type=read.number, default=64)
     parser.add_argument("--answer-tokens", type=int, default=256, help="most tokens of an answer of the data set")
     parser.add_argument("--zoo", default="lab")
     parser.set_defaults(device="cpu", dtype="float32", seconds=1800.0)
@@ -110,7 +111,7 @@ def _steps(
 ) -> None:
     """Add the rows of a flow's last step: `generate` first, since ours may put its own layers into the models."""
     pool, observer, step = EndlessPool(), Observer(), plan.steps[-1]
-    batches = [int(batch) for batch in arguments.batches.split(",")]
+    batches = arguments.batches
     rows = _rows(plan, pool, questions, max(batches))
     heads = [(member.node, pool.get(plan, member.model, observer)) for member in members(step.source)]
     alone = {

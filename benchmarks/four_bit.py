@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import torch
 
+import read
+from flowinfer.packing import GROUPS
 from loops import floor_bytes
 from measure import Deadline, Missed, ceilings, event_seconds, release
 from ours import packed_step
@@ -17,17 +19,18 @@ from reporting import Report, options, ratio, setup_of
 from shapes import build
 
 FOUR_BIT = "-4bit"
+_MODELS = ("Qwen", f"Qwen{FOUR_BIT}", "Ds", f"Ds{FOUR_BIT}", "Yi", f"Yi{FOUR_BIT}", "Qwen-MoE", "Mixtral")
 COLUMNS = ["model", "weights GB", "batch", "floor ms", "ours ms", "x floor", "tok/s", "tok/s over bfloat16's"]
 
 
 def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__.split("\n")[0])
-    parser.add_argument("--models", default=f"Qwen,Qwen{FOUR_BIT},Qwen-MoE,Mixtral")
-    parser.add_argument("--batches", default="1,8,32")
-    parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--group", type=int, default=128, help="inputs that share a scale")
-    parser.add_argument("--layers", type=int, help="fewer layers, to try things")
+    parser.add_argument("--models", type=read.among(*_MODELS), default=f"Qwen,Qwen{FOUR_BIT},Qwen-MoE,Mixtral")
+    parser.add_argument("--batches", type=read.numbers, default="1,8,32")
+    parser.add_argument("--context", type=read.number, default=512)
+    parser.add_argument("--group", type=int, choices=GROUPS, default=128, help="inputs that share a scale")
+    parser.add_argument("--layers", type=read.number, help="fewer layers, to try things")
     arguments = parser.parse_args()
     deadline, dtype = Deadline(arguments.seconds), getattr(torch, arguments.dtype)
     device = torch.device(arguments.device)
@@ -42,7 +45,7 @@ def main() -> None:
     )
     report = Report("Weights of four bits, and experts", setup, COLUMNS)
     plain: dict[tuple[str, int], float | Missed] = {}
-    for name in arguments.models.split(","):
+    for name in arguments.models:
         base = name.removesuffix(FOUR_BIT)
         group = arguments.group if name != base else 0
         models = build(
@@ -54,7 +57,7 @@ def main() -> None:
             layers=arguments.layers,
             group=group,
         )
-        for batch in map(int, arguments.batches.split(",")):
+        for batch in arguments.batches:
             floor = floor_bytes(models, batch, arguments.context) / limits.copy_bytes_per_second
             step = deadline.attempt(
                 lambda m=models, b=batch: event_seconds(packed_step(m, b, arguments.context), device)

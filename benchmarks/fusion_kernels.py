@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+import read
 from flowinfer.engine.loops.fusing import FusedChoice
 from flowinfer.engine.loops.sampling import choose_slots, draws_of, greedy
 from flowinfer.fusion.fusers import mean
@@ -183,14 +184,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--device", default="cuda" if has_gpu else "cpu")
     parser.add_argument("--size", choices=list(COLUMNS))
-    parser.add_argument("--batches", default="1,8,32,64")
+    parser.add_argument("--batches", type=read.numbers, default="1,8,32,64")
     parser.add_argument("--floor", default="", help="milliseconds of a step at best, one for each batch")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     is_gpu = device.type == "cuda"
     size, dtype = arguments.size or ("full" if is_gpu else "small"), torch.bfloat16 if is_gpu else torch.float32
     shared = vocabulary(size, arguments.device)
-    batches = [int(batch) for batch in arguments.batches.split(",")]
+    batches = arguments.batches
     floors = [float(floor) for floor in arguments.floor.split(",")] if arguments.floor else [None] * len(batches)
     name = torch.cuda.get_device_name(device) if is_gpu else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, torch {torch.__version__}, {dtype}, columns {COLUMNS[size]}, {shared.size} slots\n")

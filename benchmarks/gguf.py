@@ -27,6 +27,7 @@ from typing import NamedTuple
 import torch
 
 import flowinfer
+import read
 from flowinfer.backends.base import TokenModel
 from flowinfer.backends.gguf.context import Context, Entry
 from flowinfer.backends.gguf.load import GgufModel, load
@@ -59,10 +60,10 @@ def main() -> None:
     """Measure and print the table, in milliseconds."""
     parser = options(__doc__.split("\n")[0])
     parser.add_argument("files", nargs=2, type=Path)
-    parser.add_argument("--batches", default="1,8,32")
-    parser.add_argument("--steps", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--batches", type=read.numbers, default="1,8,32")
+    parser.add_argument("--steps", type=read.number, default=32)
+    parser.add_argument("--repeats", type=read.number, default=3)
+    parser.add_argument("--threads", type=read.number, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     files = [path.resolve() for path in arguments.files]
@@ -75,7 +76,7 @@ def main() -> None:
     columns = [name.replace(_way(models, arguments.threads), f"{name}*") for name in COLUMNS]
     report = Report("GGUF heads on a CPU, ms of a step", setup_of("cpu", "as stored", **told), columns)
     with Apart(files, share) as apart:
-        for batch in map(int, arguments.batches.split(",")):
+        for batch in arguments.batches:
             measured = [_measured(models, step, batch, arguments, apart) for _ in range(arguments.repeats)]
             for clock in Seconds._fields:
                 best = {name: min(getattr(one[name], clock) for one in measured) for name in measured[0]}
@@ -99,8 +100,8 @@ def _measured(
             torch.set_num_threads(own)
             found[name] = _own(model, batch, steps)
     torch.set_num_threads(threads)
-    for name, read in (("beside", 1), ("in turn", 0)):
-        found[name] = _ours([endless(model) for model in models], step, batch, steps, [read] * len(models))
+    for name, room in (("beside", 1), ("in turn", 0)):
+        found[name] = _ours([endless(model) for model in models], step, batch, steps, [room] * len(models))
     return found
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+import read
 from loops import Tables, eager_step, floor_bytes, static_step
 from measure import Ceilings, Deadline, Missed, ceilings, event_seconds, wall_seconds
 from ours import packed_columns, packed_step
@@ -34,15 +35,20 @@ _MOST_STATIC = 32
 def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__.split("\n")[0])
-    parser.add_argument("--batches", default="1,8,32,64,128")
-    parser.add_argument("--contexts", default="512,2048")
-    parser.add_argument("--only", default=",".join(PATHS), help=f"of {', '.join(PATHS)}")
-    parser.add_argument("--groups", default="fused,serial", help="three heads in one step; one 7B alone")
-    parser.add_argument("--layers", type=int, help="fewer layers, to try things")
+    parser.add_argument("--batches", type=read.numbers, default="1,8,32,64,128")
+    parser.add_argument("--contexts", type=read.numbers, default="512,2048")
+    parser.add_argument("--only", type=read.among(*PATHS), default=",".join(PATHS), help=f"of {', '.join(PATHS)}")
+    parser.add_argument(
+        "--groups",
+        type=read.among("fused", "serial"),
+        default="fused,serial",
+        help="three heads; one 7B alone",
+    )
+    parser.add_argument("--layers", type=read.number, help="fewer layers, to try things")
     parser.add_argument("--quick", action="store_true", help="batch 1 and 32, context 512, the fused group")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.batches, arguments.contexts, arguments.groups = "1,32", "512", "fused"
+        arguments.batches, arguments.contexts, arguments.groups = [1, 32], [512], ["fused"]
     deadline, dtype = Deadline(arguments.seconds), getattr(torch, arguments.dtype)
     device = torch.device(arguments.device)
     limits = ceilings(device, dtype)
@@ -50,15 +56,15 @@ def main() -> None:
     report = Report("Decoding step", _setup(arguments, models, limits, deadline), COLUMNS)
     groups = {"fused": models, "serial": models[:1]}
     cases = [
-        Case(name, tuple(groups[name]), int(context), int(batch))
-        for name in arguments.groups.split(",")
-        for context in arguments.contexts.split(",")
-        for batch in arguments.batches.split(",")
+        Case(name, tuple(groups[name]), context, batch)
+        for name in arguments.groups
+        for context in arguments.contexts
+        for batch in arguments.batches
     ]
-    figures = _measure(cases, set(arguments.only.split(",")), arguments.seconds, deadline)
+    figures = _measure(cases, set(arguments.only), arguments.seconds, deadline)
     for case in cases:
         _add(report, case, figures, limits)
-    if "ours" in arguments.only.split(","):
+    if "ours" in arguments.only:
         _columns(report, models, deadline)
     report.note("per-question loop: measured at batch 1 and multiplied by the batch; one id per head and step")
     report.note(f"whole run: {deadline.elapsed:.0f} s")

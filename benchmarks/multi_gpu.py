@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+import read
 from flowinfer.engine.loops.side import Side
 from loops import floor_bytes
 from measure import Deadline, Missed, ceilings, synchronize
@@ -43,10 +44,15 @@ def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__.split("\n")[0])
     count = torch.cuda.device_count()
-    parser.add_argument("--devices", default=",".join(str(one) for one in PLACEMENTS if one <= max(1, count)))
-    parser.add_argument("--batches", default="1,8,32,64")
-    parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--layers", type=int, help="fewer layers, to try things")
+    parser.add_argument(
+        "--devices",
+        type=read.among(*map(str, PLACEMENTS)),
+        default=",".join(str(one) for one in PLACEMENTS if one <= max(1, count)),
+        help="numbers of GPUs, not their names",
+    )
+    parser.add_argument("--batches", type=read.numbers, default="1,8,32,64")
+    parser.add_argument("--context", type=read.number, default=512)
+    parser.add_argument("--layers", type=read.number, help="fewer layers, to try things")
     arguments = parser.parse_args()
     deadline, dtype = Deadline(arguments.seconds), getattr(torch, arguments.dtype)
     limits = ceilings(torch.device(arguments.device), dtype)
@@ -54,9 +60,9 @@ def main() -> None:
     setup = setup_of(arguments.device, arguments.dtype, gpus=count, copy_tb_s=f"{copy / 1e12:.3g}")
     report = Report("A step over several GPUs", {**setup, "context": arguments.context}, COLUMNS)
     models: dict[tuple[str, int], ShapeModel] = {}
-    for number in map(int, arguments.devices.split(",")):
+    for number in map(int, arguments.devices):
         heads = _heads(PLACEMENTS[number], arguments, dtype, models)
-        for batch in map(int, arguments.batches.split(",")):
+        for batch in arguments.batches:
             _add(report, heads, batch, arguments.context, copy, deadline)
     report.note(f"whole run: {deadline.elapsed:.0f} s")
     report.finish(arguments)

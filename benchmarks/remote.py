@@ -18,9 +18,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import read
 from flowinfer.engine.base import Observer
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
@@ -104,11 +106,13 @@ def measured(text: str, arguments: argparse.Namespace, batch: int, drafts: str, 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--delays", type=numbers, default=[0, 5, 20, 50], help="round trips in ms")
+    parser.add_argument(
+        "--delays", type=partial(read.numbers, least=0), default=[0, 5, 20, 50], help="round trips in ms"
+    )
     parser.add_argument("--drafts", default="off,auto,Ds", help="what guesses tokens ahead")
-    parser.add_argument("--questions", type=int, default=16)
-    parser.add_argument("--batch", type=numbers, default=[1, 16])
-    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--questions", type=read.number, default=16)
+    parser.add_argument("--batch", type=read.numbers, default=[1, 16])
+    parser.add_argument("--tokens", type=read.number, default=48)
     parser.add_argument("--json", type=Path, help="write the table as JSON too")
     parser.add_argument("--markdown", type=Path, help="write the table as Markdown too")
     arguments = parser.parse_args()
@@ -139,11 +143,6 @@ def main() -> None:
                     pool.close()
     report.note("messages and bytes include the vocabulary, once, and what was asked before the time was taken")
     report.finish(arguments)
-
-
-def numbers(text: str) -> list[int]:
-    """Return whole numbers that commas separate."""
-    return [int(part) for part in text.split(",") if part]
 
 
 if __name__ == "__main__":

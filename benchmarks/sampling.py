@@ -19,6 +19,7 @@ from functools import partial
 
 import torch
 
+import read
 from flowinfer.engine.execute import execute
 from flowinfer.language.check import check
 from flowinfer.machine import Device, Machine, this_machine
@@ -89,10 +90,10 @@ class Bench:
 def main() -> None:
     """Measure and print the table."""
     parser = options((__doc__ or "").split("\n")[0])
-    parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--samples", type=read.number, default=16)
+    parser.add_argument("--tokens", type=read.number, default=128)
     parser.add_argument("--prompts", default="300,3000", help="their lengths in ids")
-    parser.add_argument("--questions", type=int, default=4)
+    parser.add_argument("--questions", type=read.number, default=4)
     arguments = parser.parse_args()
     deadline, bench = Deadline(arguments.seconds), Bench(arguments)
     facts = {"samples": arguments.samples, "tokens": arguments.tokens, "questions": arguments.questions}
@@ -108,8 +109,8 @@ def main() -> None:
                 report.add(length, way.name, seconds, *[None] * (len(_COLUMNS) - 3))
                 continue
             steps = [step for trace in traces[1:] for step in trace.steps]
-            tokens, read = sum(step.tokens for step in steps), sum(step.heads[0].prompt_tokens for step in steps)
-            counts = [count / arguments.questions for count in (len(steps), tokens, read)]
+            tokens, num_read = sum(step.tokens for step in steps), sum(step.heads[0].prompt_tokens for step in steps)
+            counts = [count / arguments.questions for count in (len(steps), tokens, num_read)]
             own = seconds / arguments.questions
             report.add(length, way.name, own, ratio(seconds, base), *counts[:2], tokens / seconds, counts[2])
     report.note(f"whole run: {deadline.elapsed:.0f} s")

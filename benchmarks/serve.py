@@ -28,6 +28,7 @@ from pathlib import Path
 import httpx
 import uvicorn
 
+import read
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
 from flowinfer.language.check import check
@@ -268,23 +269,18 @@ def resident() -> int:
         return int(file.read().split()[1]) * 4096
 
 
-def numbers(text: str) -> list[int]:
-    """Return whole numbers that commas separate."""
-    return [int(part) for part in text.split(",") if part]
-
-
 def main() -> None:
     """Measure and print."""
     if sys.argv[1:] == ["--as-clients"]:
         be_clients()
         return
     parser = options(__doc__ or "", sizes=("full", "tiny", "lab"))
-    parser.add_argument("--clients", type=numbers, default=[1, 8, 32, 64])
-    parser.add_argument("--questions", type=int, default=256, help="most of a row of the table")
-    parser.add_argument("--each", type=int, default=4, help="questions of each client")
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--memory", type=numbers, default=[])
-    parser.add_argument("--replicas", type=numbers, default=[])
+    parser.add_argument("--clients", type=read.numbers, default=[1, 8, 32, 64])
+    parser.add_argument("--questions", type=read.number, default=256, help="most of a row of the table")
+    parser.add_argument("--each", type=read.number, default=4, help="questions of each client")
+    parser.add_argument("--tokens", type=read.number, default=32)
+    parser.add_argument("--memory", type=read.numbers, default=[])
+    parser.add_argument("--replicas", type=read.numbers, default=[])
     arguments = parser.parse_args()
     if arguments.replicas:
         setup = setup_of(arguments.device, arguments.dtype, cores=os.cpu_count(), flow=FLOW, tokens=arguments.tokens)

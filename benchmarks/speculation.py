@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
+import read
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
 from flowinfer.language.check import check
@@ -97,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("-n", type=int, default=100)
     parser.add_argument("--datasets", default="gsm8k,ceval,mathematics")
-    parser.add_argument("--batches", default="1,8")
+    parser.add_argument("--batches", type=read.numbers, default="1,8")
     parser.add_argument("--drafts", default="upstream,auto")
     parser.add_argument("--flows", default="S2P,SI")
     arguments = parser.parse_args()
@@ -110,7 +111,7 @@ def main() -> None:
             questions = load_questions(dataset, use_items=True, limit=arguments.n).questions
             first = FirstStages()
             measure(FLOWS[name], "off", questions, 32, pool, first)  # warm up, and run the first stage
-            for batch in map(int, arguments.batches.split(",")):
+            for batch in arguments.batches:
                 _rows(name, dataset, questions, batch, drafts, pool, first)
 
 

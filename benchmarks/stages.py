@@ -26,6 +26,7 @@ from functools import partial
 
 import torch
 
+import read
 from dataset import Load, make_load, roofline
 from flowinfer.engine.base import Completion, NoCache, Observer, Row, decode
 from flowinfer.engine.budget import Budget, auto_batch, budgets
@@ -48,7 +49,7 @@ from flowinfer.spec import Decoding, ModelSpec
 from flowinfer.startup import GARBAGE_OBJECTS
 from measure import Ceilings, Deadline, Missed, ceilings, held_matrix_rate, release, synchronize
 from reporting import Report, options, ratio, setup_of
-from shapes import ShapeModel, build, shapes
+from shapes import NAMES, ShapeModel, build, shapes
 
 _COLUMNS = [
     *("plan", "what", "on", "rows", "prompt ids", "tokens", "device steps", "seconds", "tokens/s", "first answer"),
@@ -187,14 +188,14 @@ class Bench:
 def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__.split("\n")[0])
-    parser.add_argument("--questions", type=int)
-    parser.add_argument("--tokens", type=int, help="most tokens of an answer; 384 if not given")
-    parser.add_argument("--rows", type=int, help="most rows of a step at once; what memory allows if not given")
-    parser.add_argument("--window", type=int, help="questions on their way at once; as exec takes them if not given")
-    parser.add_argument("--devices", help="e.g. cuda:0,cuda:1; all GPUs if not given")
-    parser.add_argument("--plans", default=";".join(_PLANS), help="of Qwen, Ds and Yi, separated by ;")
-    parser.add_argument("--layers", type=int, help="fewer layers, to try things")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--questions", type=read.number)
+    parser.add_argument("--tokens", type=read.number, help="most tokens of an answer; 384 if not given")
+    parser.add_argument("--rows", type=read.number, help="most rows of a step at once; what memory allows if not given")
+    parser.add_argument("--window", type=read.number, help="questions on their way at once; as exec has if not given")
+    parser.add_argument("--devices", type=read.devices, help="e.g. cuda:0,cuda:1; all GPUs if not given")
+    parser.add_argument("--plans", type=plans, default=";".join(_PLANS), help="of Qwen, Ds and Yi, separated by ;")
+    parser.add_argument("--layers", type=read.number, help="fewer layers, to try things")
+    parser.add_argument("--repeats", type=read.number, default=3)
     arguments = parser.parse_args()
     arguments.questions = arguments.questions or (320 if arguments.size == "full" else 24)
     deadline = Deadline(arguments.seconds)
@@ -207,13 +208,23 @@ def main() -> None:
     limits = {name: ceilings(torch.device(name), getattr(torch, arguments.dtype)) for name in names}
     report = Report("Stages side by side", _setup(arguments, loads, names), _COLUMNS)
     built: dict[str, ShapeModel] = {}
-    for title in arguments.plans.split(";"):
+    for title in arguments.plans:
         outcome = deadline.attempt(partial(_measure, report, title, loads, limits, built, arguments))
         if isinstance(outcome, Missed):
             report.add(title, "side by side", *[None] * 5, outcome, *[None] * 5)
         release()
     report.note(f"whole run: {deadline.elapsed:.0f} s")
     report.finish(arguments)
+
+
+def plans(text: str) -> list[str]:
+    """Read plans that semicolons separate, for an option."""
+    for title in (found := [part.strip() for part in text.split(";")]):
+        names = re.findall(r"\w+", title)
+        forms = r"\w+ -> \w+|\(\w+ & \w+\)|\w+ -> \(\w+( \| \w+)+\)|\(\w+( \| \w+)+\) -> \w+"
+        if not re.fullmatch(forms, title) or not set(names) <= set(NAMES):
+            raise argparse.ArgumentTypeError(f"'{title}' is no plan like {'; '.join(_PLANS)}, of {', '.join(NAMES)}")
+    return found
 
 
 def plan_of(title: str, arguments: argparse.Namespace, devices: Sequence[str]) -> Plan:
@@ -356,7 +367,7 @@ def _build(plan: Plan, built: dict[str, ShapeModel], arguments: argparse.Namespa
 
 def _devices(arguments: argparse.Namespace) -> list[str]:
     if arguments.devices or not arguments.device.startswith("cuda"):
-        return str(arguments.devices or arguments.device).split(",")
+        return arguments.devices or [arguments.device]
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
 

@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+import read
 from measure import Deadline, Missed
 from reporting import Report, options, ratio, setup_of
 from shapes import STD, Shape, config_of, shapes
@@ -74,12 +75,14 @@ class Run:
 def main() -> None:
     """Make the folders, measure, print."""
     parser = options(__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--tokenizers", type=Path, default=_ROOT / "src/flowinfer/zoos/lab", help="qwen, ds, yi in it")
+    parser.add_argument(
+        "--tokenizers", type=read.folder, default=_ROOT / "src/flowinfer/zoos/lab", help="qwen, ds, yi in it"
+    )
     parser.add_argument("--folder", type=Path, help="where the models are made, or lie from an earlier call")
-    parser.add_argument("--against", type=Path, help="another version's sources, measured beside these")
-    parser.add_argument("--flows", default=",".join(_FLOWS), help="of: " + ", ".join(_FLOWS))
-    parser.add_argument("--layers", type=int, help="fewer than the real shapes have")
-    parser.add_argument("--runs", default=",".join(_RUNS), help="the first of: " + ", ".join(_RUNS))
+    parser.add_argument("--against", type=read.folder, help="another version's sources, measured beside these")
+    parser.add_argument("--flows", type=read.among(*_FLOWS), default=",".join(_FLOWS), help="of: " + ", ".join(_FLOWS))
+    parser.add_argument("--layers", type=read.number, help="fewer than the real shapes have")
+    parser.add_argument("--runs", type=read.among(*_RUNS), default=",".join(_RUNS), help="of: " + ", ".join(_RUNS))
     arguments = parser.parse_args()
     sources = {"this": _ROOT / "src"} | ({"other": arguments.against} if arguments.against else {})
     with tempfile.TemporaryDirectory() as temporary:
@@ -97,7 +100,7 @@ def main() -> None:
         environment = os.environ | {"PYTHONPYCACHEPREFIX": f"{temporary}/pyc"}
         import_seconds = min(_bare(environment, _IMPORTS, str(time.time())) for _ in range(2))
         table.note(f"import of torch and transformers alone: {import_seconds:.1f} s (the second of two)")
-        for name in arguments.flows.split(","):
+        for name in arguments.flows:
             files = [str(file) for model in models_of(name) for file in sorted((folder / model).glob("*.safetensors"))]
             read_seconds = min(_bare(environment, _READS, arguments.device, *files) for _ in range(2))
             limit = import_seconds + read_seconds
@@ -105,7 +108,7 @@ def main() -> None:
             for version, source in sources.items():
                 _bare(environment | {"PYTHONPATH": _with(source, environment)}, _OWN)
                 cache = Path(temporary, f"cache-{name}-{version}")
-                for label in arguments.runs.split(","):
+                for label in arguments.runs:
                     more = ["--json"] if label != "warm" and version == "this" else []
                     run = _attempt(deadline, name, folder, source, environment | _caches(cache), more)
                     if isinstance(run, Missed):
@@ -129,7 +132,7 @@ def models_of(flow: str) -> Sequence[str]:
 def make_models(folder: Path, arguments: Any) -> None:  # argparse's
     """Write the models' folders, and a zoo that names them; what is there already is taken."""
     zoo = []
-    wanted = {name for flow in arguments.flows.split(",") for name in models_of(flow)}
+    wanted = {name for flow in arguments.flows for name in models_of(flow)}
     for shape in shapes(arguments.size, layers=arguments.layers):
         if shape.name not in wanted:
             continue

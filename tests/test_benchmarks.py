@@ -37,6 +37,23 @@ def test_a_benchmark_prints_its_table_and_writes_it(arguments: tuple[str, ...], 
     _run([*arguments, "--device", "cpu", "--size", "tiny"], tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("stages.py --devices cpu,bla", "--devices: 'bla' is no device of this machine; it has cpu"),
+        ("stages.py --plans (Ds|Foo)->Qwen", "--plans: '(Ds|Foo)->Qwen' is no plan like Qwen -> Yi; "),
+        ("four_bit.py --models Foo", "--models: 'Foo' is none of Qwen, "),
+        ("start.py --against /nowhere", "--against: /nowhere: no such folder"),
+        ("gpu_step.py --batches 1,0", "--batches: '0' is no whole number of at least 1"),
+    ],
+)
+def test_a_wrong_argument_is_told_before_anything_is_measured(line: str, told: str) -> None:
+    script, *options = line.split()
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and told in done.stderr.splitlines()[-1]
+
+
 def test_the_one_of_steps_that_may_not_run_prints_its_table_and_writes_it(tmp_path: Path) -> None:
     _run(["control.py", "--out", str(tmp_path), "--questions", "2", "--dev", "20", "--latency", "1"], tmp_path)
 
