@@ -100,8 +100,8 @@ def _measured(
             torch.set_num_threads(own)
             found[name] = _own(model, batch, steps)
     torch.set_num_threads(threads)
-    for name, room in (("beside", 1), ("in turn", 0)):
-        found[name] = _ours([endless(model) for model in models], step, batch, steps, [room] * len(models))
+    for name, beside in (("beside", 1), ("in turn", 0)):
+        found[name] = _ours([endless(model) for model in models], step, batch, steps, [beside] * len(models))
     return found
 
 
