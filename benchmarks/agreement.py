@@ -21,7 +21,7 @@ from itertools import accumulate, pairwise
 
 import torch
 
-import read
+import typed
 from dataset import row_of
 from flowinfer.backends.base import Prompt
 from flowinfer.engine.base import Decoder, Observer, decode
@@ -188,14 +188,14 @@ def main() -> None:
     """Measure and print the table."""
     parser = options((__doc__ or "").split("\n")[0])
     parser.add_argument("--devices", help="heads lie on them in turn; --device if not given")
-    parser.add_argument("--heads", type=read.number, default=2)
-    parser.add_argument("--batches", type=read.numbers, default="1,8,32")
+    parser.add_argument("--heads", type=typed.number, default=2)
+    parser.add_argument("--batches", type=typed.numbers, default="1,8,32")
     parser.add_argument("--noises", default="0,0.02,0.05,0.2")
     parser.add_argument("--taus", default="0.5")
     parser.add_argument("--covers", default="", help="of fuse=byte, e.g. 0,1; that is left out if not given")
-    parser.add_argument("--tokens", type=read.number, default=144)
-    parser.add_argument("--prompt", type=read.number, default=300, help="ids of a prompt")
-    parser.add_argument("--layers", type=read.number, help="fewer layers, to try things")
+    parser.add_argument("--tokens", type=typed.number, default=144)
+    parser.add_argument("--prompt", type=typed.number, default=300, help="ids of a prompt")
+    parser.add_argument("--layers", type=typed.number, help="fewer layers, to try things")
     Bench(parser.parse_args()).run()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import read
+import typed
 from flowinfer.backends.base import TokenModel
 from flowinfer.engine.base import Observer
 from flowinfer.engine.models import ModelPool
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--zoo", default="lab")
     parser.add_argument("--models", default="Qwen,Yi")
     parser.add_argument("--texts", type=Path, help="a .jsonl file whose field `question` is read")
-    parser.add_argument("--questions", type=read.number, default=100)
+    parser.add_argument("--questions", type=typed.number, default=100)
     arguments = parser.parse_args()
     if arguments.texts is None:
         accuracies(arguments.questions, arguments.seed).finish(arguments)

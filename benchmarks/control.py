@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import fmean
 
 import flowinfer
+import typed
 from flowinfer.results import Record
 from flowinfer.runs.stats import CONFIDENCE, Paired, holm, paired, paired_interval, wilson
 from flowinfer.runs.store import read_records
@@ -267,7 +268,7 @@ def main() -> None:
     """Answer, fit, compare; print the table."""
     parser = options(__doc__ or "")
     parser.add_argument("--out", type=Path, required=True, help="folder of items and sweeps, to go on with")
-    parser.add_argument("--questions", type=read.number, default=300, help="test items of each data set")
+    parser.add_argument("--questions", type=typed.number, default=300, help="test items of each data set")
     parser.add_argument("--dev", type=int, default=100, help="dev items of each data set")
     parser.add_argument("--latency", type=int, default=10, help="questions of each path and set that are timed alone")
     arguments = parser.parse_args()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-import read
+import typed
 from flowinfer.backends.hf import HfModel
 from flowinfer.backends.known import whole
 from flowinfer.engine.base import Observer, Row, decode
@@ -75,9 +75,9 @@ class EndlessPool(ModelPool):
 def main() -> None:
     """Measure and print both tables."""
     parser = options(__doc__.split("\n")[0])
-    parser.add_argument("--batches", type=read.numbers, default="1,8,32")
-    parser.add_argument("--tokens", type=read.number, default=48)
-    parser.add_argument("--questions", type=read.number, default=64)
+    parser.add_argument("--batches", type=typed.numbers, default="1,8,32")
+    parser.add_argument("--tokens", type=typed.number, default=48)
+    parser.add_argument("--questions", type=typed.number, default=64)
     parser.add_argument("--answer-tokens", type=int, default=256, help="most tokens of an answer of the data set")
     parser.add_argument("--zoo", default="lab")
     parser.set_defaults(device="cpu", dtype="float32", seconds=1800.0)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-import read
+import typed
 from flowinfer.engine.base import Completion, Decoder, Observer, Row, decode
 from flowinfer.engine.loops.decoder import PackedDecoder
 from flowinfer.engine.loops.rounds import RoundDecoder
@@ -92,10 +92,10 @@ def make_load(num_questions: int, size: str, seed: int, *, most_tokens: int | No
 def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__.split("\n")[0])
-    parser.add_argument("--questions", type=read.number)
-    parser.add_argument("--rows", type=read.number, default=120, help="most rows at once")
+    parser.add_argument("--questions", type=typed.number)
+    parser.add_argument("--rows", type=typed.number, default=120, help="most rows at once")
     parser.add_argument("--paths", default="ours,question", help="of ours, reference, question")
-    parser.add_argument("--layers", type=read.number, help="fewer layers, to try things")
+    parser.add_argument("--layers", type=typed.number, help="fewer layers, to try things")
     parser.add_argument("--no-identity", action="store_true", help="leave out the fp32 check")
     arguments = parser.parse_args()
     arguments.questions = arguments.questions or (320 if arguments.size == "full" else 24)

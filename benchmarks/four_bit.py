@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-import read
+import typed
 from flowinfer.packing import GROUPS
 from loops import floor_bytes
 from measure import Deadline, Missed, ceilings, event_seconds, release
@@ -26,11 +26,11 @@ COLUMNS = ["model", "weights GB", "batch", "floor ms", "ours ms", "x floor", "to
 def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__.split("\n")[0])
-    parser.add_argument("--models", type=read.among(*_MODELS), default=f"Qwen,Qwen{FOUR_BIT},Qwen-MoE,Mixtral")
-    parser.add_argument("--batches", type=read.numbers, default="1,8,32")
-    parser.add_argument("--context", type=read.number, default=512)
+    parser.add_argument("--models", type=typed.among(*_MODELS), default=f"Qwen,Qwen{FOUR_BIT},Qwen-MoE,Mixtral")
+    parser.add_argument("--batches", type=typed.numbers, default="1,8,32")
+    parser.add_argument("--context", type=typed.number, default=512)
     parser.add_argument("--group", type=int, choices=GROUPS, default=128, help="inputs that share a scale")
-    parser.add_argument("--layers", type=read.number, help="fewer layers, to try things")
+    parser.add_argument("--layers", type=typed.number, help="fewer layers, to try things")
     arguments = parser.parse_args()
     deadline, dtype = Deadline(arguments.seconds), getattr(torch, arguments.dtype)
     device = torch.device(arguments.device)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-import read
+import typed
 from flowinfer.engine.loops.fusing import FusedChoice
 from flowinfer.engine.loops.sampling import choose_slots, draws_of, greedy
 from flowinfer.fusion.fusers import mean
@@ -184,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--device", default="cuda" if has_gpu else "cpu")
     parser.add_argument("--size", choices=list(COLUMNS))
-    parser.add_argument("--batches", type=read.numbers, default="1,8,32,64")
+    parser.add_argument("--batches", type=typed.numbers, default="1,8,32,64")
     parser.add_argument("--floor", default="", help="milliseconds of a step at best, one for each batch")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)

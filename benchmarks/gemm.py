@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import linear
 
-import read
+import typed
 from cuda_timing import copies_for, seconds_per_call
 from flowinfer.engine.network.triton_gemm import Tiles, skinny_linear, tiles_for
 from measure import ceilings
@@ -74,7 +74,7 @@ class Weights:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--tokens", type=read.number, default=4)
+    parser.add_argument("--tokens", type=typed.number, default=4)
     parser.add_argument("--tune", action="store_true")
     arguments = parser.parse_args()
     bandwidth = ceilings(torch.device("cuda"), HALF).copy_bytes_per_second

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 
 import flowinfer
-import read
+import typed
 from flowinfer.backends.base import TokenModel
 from flowinfer.backends.gguf.context import Context, Entry
 from flowinfer.backends.gguf.load import GgufModel, load
@@ -60,10 +60,10 @@ def main() -> None:
     """Measure and print the table, in milliseconds."""
     parser = options(__doc__.split("\n")[0])
     parser.add_argument("files", nargs=2, type=Path)
-    parser.add_argument("--batches", type=read.numbers, default="1,8,32")
-    parser.add_argument("--steps", type=read.number, default=32)
-    parser.add_argument("--repeats", type=read.number, default=3)
-    parser.add_argument("--threads", type=read.number, default=os.cpu_count() or 1)
+    parser.add_argument("--batches", type=typed.numbers, default="1,8,32")
+    parser.add_argument("--steps", type=typed.number, default=32)
+    parser.add_argument("--repeats", type=typed.number, default=3)
+    parser.add_argument("--threads", type=typed.number, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     files = [path.resolve() for path in arguments.files]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-import read
+import typed
 from loops import Tables, eager_step, floor_bytes, static_step
 from measure import Ceilings, Deadline, Missed, ceilings, event_seconds, wall_seconds
 from ours import packed_columns, packed_step
@@ -35,16 +35,16 @@ _MOST_STATIC = 32
 def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__.split("\n")[0])
-    parser.add_argument("--batches", type=read.numbers, default="1,8,32,64,128")
-    parser.add_argument("--contexts", type=read.numbers, default="512,2048")
-    parser.add_argument("--only", type=read.among(*PATHS), default=",".join(PATHS), help=f"of {', '.join(PATHS)}")
+    parser.add_argument("--batches", type=typed.numbers, default="1,8,32,64,128")
+    parser.add_argument("--contexts", type=typed.numbers, default="512,2048")
+    parser.add_argument("--only", type=typed.among(*PATHS), default=",".join(PATHS), help=f"of {', '.join(PATHS)}")
     parser.add_argument(
         "--groups",
-        type=read.among("fused", "serial"),
+        type=typed.among("fused", "serial"),
         default="fused,serial",
         help="three heads; one 7B alone",
     )
-    parser.add_argument("--layers", type=read.number, help="fewer layers, to try things")
+    parser.add_argument("--layers", type=typed.number, help="fewer layers, to try things")
     parser.add_argument("--quick", action="store_true", help="batch 1 and 32, context 512, the fused group")
     arguments = parser.parse_args()
     if arguments.quick:

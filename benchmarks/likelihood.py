@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import read
+import typed
 from flowinfer.engine.base import Observer
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--models", default="Qwen,Yi")
     parser.add_argument("--data", type=Path, help="folder of C-Eval; the zoo's own items if not given")
     parser.add_argument("--cloze", type=Path, help="a .jsonl file, whose texts have words to be filled in")
-    parser.add_argument("--questions", type=read.number, default=300)
+    parser.add_argument("--questions", type=typed.number, default=300)
     arguments = parser.parse_args()
     first, second = arguments.models.split(",")
     torch.manual_seed(arguments.seed)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-import read
+import typed
 from flowinfer.engine.loops.side import Side
 from loops import floor_bytes
 from measure import Deadline, Missed, ceilings, synchronize
@@ -46,13 +46,13 @@ def main() -> None:
     count = torch.cuda.device_count()
     parser.add_argument(
         "--devices",
-        type=read.among(*map(str, PLACEMENTS)),
+        type=typed.among(*map(str, PLACEMENTS)),
         default=",".join(str(one) for one in PLACEMENTS if one <= max(1, count)),
         help="numbers of GPUs, not their names",
     )
-    parser.add_argument("--batches", type=read.numbers, default="1,8,32,64")
-    parser.add_argument("--context", type=read.number, default=512)
-    parser.add_argument("--layers", type=read.number, help="fewer layers, to try things")
+    parser.add_argument("--batches", type=typed.numbers, default="1,8,32,64")
+    parser.add_argument("--context", type=typed.number, default=512)
+    parser.add_argument("--layers", type=typed.number, help="fewer layers, to try things")
     arguments = parser.parse_args()
     deadline, dtype = Deadline(arguments.seconds), getattr(torch, arguments.dtype)
     limits = ceilings(torch.device(arguments.device), dtype)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-import read
+import typed
 from measure import Deadline, Missed
 from ours import packed_logits
 from reporting import Report, options, ratio, setup_of
@@ -26,9 +26,9 @@ def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__.split("\n")[0])
     parser.add_argument("--models", default="Qwen,Yi")
-    parser.add_argument("--layers", type=read.number, help="fewer layers than the real shapes have")
-    parser.add_argument("--prompts", type=read.number, default=4)
-    parser.add_argument("--length", type=read.number, default=256)
+    parser.add_argument("--layers", type=typed.number, help="fewer layers than the real shapes have")
+    parser.add_argument("--prompts", type=typed.number, default=4)
+    parser.add_argument("--length", type=typed.number, default=256)
     parser.set_defaults(dtype="bfloat16")
     arguments = parser.parse_args()
     deadline, dtype = Deadline(arguments.seconds), getattr(torch, arguments.dtype)

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import read
+import typed
 from flowinfer.engine.base import Observer
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
@@ -107,12 +107,12 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--delays", type=partial(read.numbers, least=0), default=[0, 5, 20, 50], help="round trips in ms"
+        "--delays", type=partial(typed.numbers, least=0), default=[0, 5, 20, 50], help="round trips in ms"
     )
     parser.add_argument("--drafts", default="off,auto,Ds", help="what guesses tokens ahead")
-    parser.add_argument("--questions", type=read.number, default=16)
-    parser.add_argument("--batch", type=read.numbers, default=[1, 16])
-    parser.add_argument("--tokens", type=read.number, default=48)
+    parser.add_argument("--questions", type=typed.number, default=16)
+    parser.add_argument("--batch", type=typed.numbers, default=[1, 16])
+    parser.add_argument("--tokens", type=typed.number, default=48)
     parser.add_argument("--json", type=Path, help="write the table as JSON too")
     parser.add_argument("--markdown", type=Path, help="write the table as Markdown too")
     arguments = parser.parse_args()

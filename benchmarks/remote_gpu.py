@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-import read
+import typed
 from flowinfer.backends.base import TokenModel
 from flowinfer.engine.base import Observer, Row, decode
 from flowinfer.engine.loops.choice import Loop, make_decoder
@@ -135,7 +135,7 @@ def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__.split("\n")[0])
     parser.add_argument("--batches", type=lambda text: [int(one) for one in text.split(",")], default=[64, 1])
-    parser.add_argument("--layers", type=read.number, help="fewer layers, to try things")
+    parser.add_argument("--layers", type=typed.number, help="fewer layers, to try things")
     parser.add_argument("--unlike", action="store_true", help="heads that never agree: their candidates settle nothing")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

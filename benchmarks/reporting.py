@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-import read
+import typed
 from measure import Missed
 
 Cell = str | int | float | Missed | None
@@ -101,7 +101,7 @@ def options(description: str, sizes: Sequence[str] = ("full", "tiny")) -> argpar
     """Return a parser with the options that all benchmarks have; without a GPU the last size is the default."""
     parser = argparse.ArgumentParser(description=description)
     has_gpu = torch.cuda.is_available()
-    parser.add_argument("--device", type=read.device, default="cuda:0" if has_gpu else "cpu")
+    parser.add_argument("--device", type=typed.device, default="cuda:0" if has_gpu else "cpu")
     parser.add_argument("--size", choices=sizes, default=sizes[0] if has_gpu else sizes[-1])
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16" if has_gpu else "float32")
     parser.add_argument("--seed", type=int, default=0)

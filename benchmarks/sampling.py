@@ -19,7 +19,7 @@ from functools import partial
 
 import torch
 
-import read
+import typed
 from flowinfer.engine.execute import execute
 from flowinfer.language.check import check
 from flowinfer.machine import Device, Machine, this_machine
@@ -90,10 +90,10 @@ class Bench:
 def main() -> None:
     """Measure and print the table."""
     parser = options((__doc__ or "").split("\n")[0])
-    parser.add_argument("--samples", type=read.number, default=16)
-    parser.add_argument("--tokens", type=read.number, default=128)
+    parser.add_argument("--samples", type=typed.number, default=16)
+    parser.add_argument("--tokens", type=typed.number, default=128)
     parser.add_argument("--prompts", default="300,3000", help="their lengths in ids")
-    parser.add_argument("--questions", type=read.number, default=4)
+    parser.add_argument("--questions", type=typed.number, default=4)
     arguments = parser.parse_args()
     deadline, bench = Deadline(arguments.seconds), Bench(arguments)
     facts = {"samples": arguments.samples, "tokens": arguments.tokens, "questions": arguments.questions}

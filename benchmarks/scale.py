@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-import read
+import typed
 from flowinfer.language.check import check
 from flowinfer.machine import this_machine
 from flowinfer.planning.merge import merge
@@ -502,11 +502,11 @@ def main() -> None:
     parser = options(__doc__ or "")
     parser.add_argument("--replicas", default="1,2,4")
     parser.add_argument("--nodes", default="", help="simulated nodes of a Ray cluster, e.g. 1,2,4")
-    parser.add_argument("--questions", type=read.number, default=40)
+    parser.add_argument("--questions", type=typed.number, default=40)
     parser.add_argument("--flow", default=_FLOW)
     parser.add_argument("--zoo", default="lab", help="where the flow's models come from")
     parser.add_argument("--dataset", default="ceval")
-    parser.add_argument("--tokens", type=read.number, help="most tokens of an answer")
+    parser.add_argument("--tokens", type=typed.number, help="most tokens of an answer")
     parser.add_argument("--batch", default="auto")
     parser.add_argument("--simulated", type=int, default=1_000_000, help="questions; 0: only the rates")
     arguments = parser.parse_args()

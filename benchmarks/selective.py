@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import read
+import typed
 from flowinfer.engine.models import ModelPool
 from flowinfer.language.check import check
 from flowinfer.results import Record, StepResult
@@ -55,8 +55,8 @@ def run(fuse: str, dataset: Dataset, batch: int, pool: ModelPool) -> _Found:
 def main() -> None:
     """Print the table."""
     parser = options(__doc__ or "")
-    parser.add_argument("--questions", type=read.number, default=60)
-    parser.add_argument("--batch", type=read.number, default=1)
+    parser.add_argument("--questions", type=typed.number, default=60)
+    parser.add_argument("--batch", type=typed.number, default=1)
     parser.add_argument("--writers", default="Qwen,Ds,Yi")
     parser.add_argument("--taus", default="0.1,0.5,2")
     parser.add_argument("--data", type=Path, help="folder of NAME.jsonl of `python -m lab make`; else the zoo's items")

@@ -28,7 +28,7 @@ from pathlib import Path
 import httpx
 import uvicorn
 
-import read
+import typed
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
 from flowinfer.language.check import check
@@ -275,12 +275,12 @@ def main() -> None:
         be_clients()
         return
     parser = options(__doc__ or "", sizes=("full", "tiny", "lab"))
-    parser.add_argument("--clients", type=read.numbers, default=[1, 8, 32, 64])
-    parser.add_argument("--questions", type=read.number, default=256, help="most of a row of the table")
-    parser.add_argument("--each", type=read.number, default=4, help="questions of each client")
-    parser.add_argument("--tokens", type=read.number, default=32)
-    parser.add_argument("--memory", type=read.numbers, default=[])
-    parser.add_argument("--replicas", type=read.numbers, default=[])
+    parser.add_argument("--clients", type=typed.numbers, default=[1, 8, 32, 64])
+    parser.add_argument("--questions", type=typed.number, default=256, help="most of a row of the table")
+    parser.add_argument("--each", type=typed.number, default=4, help="questions of each client")
+    parser.add_argument("--tokens", type=typed.number, default=32)
+    parser.add_argument("--memory", type=typed.numbers, default=[])
+    parser.add_argument("--replicas", type=typed.numbers, default=[])
     arguments = parser.parse_args()
     if arguments.replicas:
         setup = setup_of(arguments.device, arguments.dtype, cores=os.cpu_count(), flow=FLOW, tokens=arguments.tokens)

@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import read
+import typed
 
 KINDS = {"whole": 8, "stream": 6, "list": 2, "leave": 5, "half": 2, "rubbish": 4, "dawdle": 1, "idle": 1, "look": 1}
 """What clients do, and how often."""
@@ -274,7 +274,7 @@ def main() -> None:
     """Serve, soak, and tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--clients", type=read.number, default=24)
+    parser.add_argument("--clients", type=typed.number, default=24)
     parser.add_argument("--flows", default="s2p,pi,vote")
     parser.add_argument("--seed", type=int, default=5)
     arguments = parser.parse_args()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-import read
+import typed
 from flowinfer.engine.execute import execute
 from flowinfer.engine.models import ModelPool
 from flowinfer.language.check import check
@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("-n", type=int, default=100)
     parser.add_argument("--datasets", default="gsm8k,ceval,mathematics")
-    parser.add_argument("--batches", type=read.numbers, default="1,8")
+    parser.add_argument("--batches", type=typed.numbers, default="1,8")
     parser.add_argument("--drafts", default="upstream,auto")
     parser.add_argument("--flows", default="S2P,SI")
     arguments = parser.parse_args()

@@ -26,7 +26,7 @@ from functools import partial
 
 import torch
 
-import read
+import typed
 from dataset import Load, make_load, roofline
 from flowinfer.engine.base import Completion, NoCache, Observer, Row, decode
 from flowinfer.engine.budget import Budget, auto_batch, budgets
@@ -188,14 +188,14 @@ class Bench:
 def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__.split("\n")[0])
-    parser.add_argument("--questions", type=read.number)
-    parser.add_argument("--tokens", type=read.number, help="most tokens of an answer; 384 if not given")
-    parser.add_argument("--rows", type=read.number, help="most rows of a step at once; what memory allows if not given")
-    parser.add_argument("--window", type=read.number, help="questions on their way at once; as exec has if not given")
-    parser.add_argument("--devices", type=read.devices, help="e.g. cuda:0,cuda:1; all GPUs if not given")
+    parser.add_argument("--questions", type=typed.number)
+    parser.add_argument("--tokens", type=typed.number, help="most tokens of an answer; 384 if not given")
+    parser.add_argument("--rows", type=typed.number, help="most rows of a step; what memory allows if not given")
+    parser.add_argument("--window", type=typed.number, help="questions on their way at once; as exec has if not given")
+    parser.add_argument("--devices", type=typed.devices, help="e.g. cuda:0,cuda:1; all GPUs if not given")
     parser.add_argument("--plans", type=plans, default=";".join(_PLANS), help="of Qwen, Ds and Yi, separated by ;")
-    parser.add_argument("--layers", type=read.number, help="fewer layers, to try things")
-    parser.add_argument("--repeats", type=read.number, default=3)
+    parser.add_argument("--layers", type=typed.number, help="fewer layers, to try things")
+    parser.add_argument("--repeats", type=typed.number, default=3)
     arguments = parser.parse_args()
     arguments.questions = arguments.questions or (320 if arguments.size == "full" else 24)
     deadline = Deadline(arguments.seconds)

@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-import read
+import typed
 from measure import Deadline, Missed
 from reporting import Report, options, ratio, setup_of
 from shapes import STD, Shape, config_of, shapes
@@ -76,13 +76,13 @@ def main() -> None:
     """Make the folders, measure, print."""
     parser = options(__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument(
-        "--tokenizers", type=read.folder, default=_ROOT / "src/flowinfer/zoos/lab", help="qwen, ds, yi in it"
+        "--tokenizers", type=typed.folder, default=_ROOT / "src/flowinfer/zoos/lab", help="qwen, ds, yi in it"
     )
     parser.add_argument("--folder", type=Path, help="where the models are made, or lie from an earlier call")
-    parser.add_argument("--against", type=read.folder, help="another version's sources, measured beside these")
-    parser.add_argument("--flows", type=read.among(*_FLOWS), default=",".join(_FLOWS), help="of: " + ", ".join(_FLOWS))
-    parser.add_argument("--layers", type=read.number, help="fewer than the real shapes have")
-    parser.add_argument("--runs", type=read.among(*_RUNS), default=",".join(_RUNS), help="of: " + ", ".join(_RUNS))
+    parser.add_argument("--against", type=typed.folder, help="another version's sources, measured beside these")
+    parser.add_argument("--flows", type=typed.among(*_FLOWS), default=",".join(_FLOWS), help="of: " + ", ".join(_FLOWS))
+    parser.add_argument("--layers", type=typed.number, help="fewer than the real shapes have")
+    parser.add_argument("--runs", type=typed.among(*_RUNS), default=",".join(_RUNS), help="of: " + ", ".join(_RUNS))
     arguments = parser.parse_args()
     sources = {"this": _ROOT / "src"} | ({"other": arguments.against} if arguments.against else {})
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,4 +1,4 @@
-"""What options of benchmarks say: each function reads a text, or says what is wrong with it."""
+"""What is typed for options of benchmarks: each function reads a text, or says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def numbers(text: str, least: int = 1) -> list[int]:
 def among(*known: str, separator: str = ",") -> Callable[[str], list[str]]:
     """Return what reads some of the known words."""
 
-    def read(text: str) -> list[str]:
+    def chosen(text: str) -> list[str]:
         for word in (words := text.split(separator)):
             if word not in known:
                 raise argparse.ArgumentTypeError(f"'{word}' is none of {', '.join(known)}")
         return words
 
-    return read
+    return chosen
 
 
 def device(text: str) -> str:
