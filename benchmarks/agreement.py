@@ -128,7 +128,7 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments, self._deadline = arguments, Deadline(arguments.seconds)
-        places = (arguments.devices or arguments.device).split(",")
+        places = arguments.devices or [arguments.device]
         self._devices = [places[k % len(places)] for k in range(arguments.heads)]
         self._heads: list[Head] = []
         facts = {"heads": " ".join(self._devices), "prompt": arguments.prompt, "tokens": arguments.tokens}
@@ -187,7 +187,7 @@ _COLUMNS = [
 def main() -> None:
     """Measure and print the table."""
     parser = options((__doc__ or "").split("\n")[0])
-    parser.add_argument("--devices", help="heads lie on them in turn; --device if not given")
+    parser.add_argument("--devices", type=typed.devices, help="heads lie on them in turn; --device if not given")
     parser.add_argument("--heads", type=typed.number, default=2)
     parser.add_argument("--batches", type=typed.numbers, default="1,8,32")
     parser.add_argument("--noises", default="0,0.02,0.05,0.2")

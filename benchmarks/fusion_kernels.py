@@ -182,7 +182,7 @@ def main() -> None:
     """Print the table."""
     has_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--device", default="cuda" if has_gpu else "cpu")
+    parser.add_argument("--device", type=typed.device, default="cuda" if has_gpu else "cpu")
     parser.add_argument("--size", choices=list(COLUMNS))
     parser.add_argument("--batches", type=typed.numbers, default="1,8,32,64")
     parser.add_argument("--floor", default="", help="milliseconds of a step at best, one for each batch")

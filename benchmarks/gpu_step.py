@@ -42,7 +42,7 @@ def main() -> None:
         "--groups",
         type=typed.among("fused", "serial"),
         default="fused,serial",
-        help="three heads; one 7B alone",
+        help="three heads in one step; one 7B alone",
     )
     parser.add_argument("--layers", type=typed.number, help="fewer layers, to try things")
     parser.add_argument("--quick", action="store_true", help="batch 1 and 32, context 512, the fused group")

@@ -134,7 +134,7 @@ def _ports(process: subprocess.Popen[str]) -> list[int]:
 def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__.split("\n")[0])
-    parser.add_argument("--batches", type=lambda text: [int(one) for one in text.split(",")], default=[64, 1])
+    parser.add_argument("--batches", type=typed.numbers, default=[64, 1])
     parser.add_argument("--layers", type=typed.number, help="fewer layers, to try things")
     parser.add_argument("--unlike", action="store_true", help="heads that never agree: their candidates settle nothing")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)

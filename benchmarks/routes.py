@@ -16,6 +16,7 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
+import typed
 from flowinfer.engine.routing import router_of
 from flowinfer.language.routes import DataSet, Example, HeldOut, Member, Outcome, Table, as_text, read
 from reporting import Report, options, setup_of
@@ -27,7 +28,7 @@ _MEMBERS = 3
 def main() -> None:
     """Measure and print the table."""
     parser = options((__doc__ or "").split("\n")[0])
-    parser.add_argument("--questions", default="15000,150000")
+    parser.add_argument("--questions", type=typed.numbers, default="15000,150000")
     parser.add_argument("--one", type=Path, help="a file to be measured in this process")
     arguments = parser.parse_args()
     if arguments.one:
@@ -36,7 +37,7 @@ def main() -> None:
     columns = ["questions", "file, MB", "read, s", "made ready, s", "a pick, s", "memory at most, MB"]
     report = Report("Routes of very many questions", setup_of("cpu", "float64"), columns)
     with tempfile.TemporaryDirectory() as folder:
-        for count in map(int, arguments.questions.split(",")):
+        for count in arguments.questions:
             path = Path(folder, f"{count}.json")
             path.write_text(as_text(_table(count, arguments.seed)), encoding="utf-8")
             command = [sys.executable, __file__, "--one", str(path)]

@@ -92,13 +92,13 @@ def main() -> None:
     parser = options((__doc__ or "").split("\n")[0])
     parser.add_argument("--samples", type=typed.number, default=16)
     parser.add_argument("--tokens", type=typed.number, default=128)
-    parser.add_argument("--prompts", default="300,3000", help="their lengths in ids")
+    parser.add_argument("--prompts", type=typed.numbers, default="300,3000", help="their lengths in ids")
     parser.add_argument("--questions", type=typed.number, default=4)
     arguments = parser.parse_args()
     deadline, bench = Deadline(arguments.seconds), Bench(arguments)
     facts = {"samples": arguments.samples, "tokens": arguments.tokens, "questions": arguments.questions}
     report = Report("Samples of a question", setup_of(arguments.device, arguments.dtype, **facts), _COLUMNS)
-    for length in arguments.prompts.split(","):
+    for length in arguments.prompts:
         base: float | Missed | None = None
         for way in _ways(arguments.samples):
             prompts = [f"{k // way.times} {length}" for k in range(1 + way.times * arguments.questions)]

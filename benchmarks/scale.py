@@ -500,8 +500,8 @@ def main() -> None:
     """Measure, simulate and print."""
     gc.set_threshold(GARBAGE_OBJECTS)  # as the command does
     parser = options(__doc__ or "")
-    parser.add_argument("--replicas", default="1,2,4")
-    parser.add_argument("--nodes", default="", help="simulated nodes of a Ray cluster, e.g. 1,2,4")
+    parser.add_argument("--replicas", type=typed.numbers, default="1,2,4")
+    parser.add_argument("--nodes", type=typed.numbers, default="", help="simulated nodes of a Ray cluster, e.g. 1,2,4")
     parser.add_argument("--questions", type=typed.number, default=40)
     parser.add_argument("--flow", default=_FLOW)
     parser.add_argument("--zoo", default="lab", help="where the flow's models come from")
@@ -511,8 +511,8 @@ def main() -> None:
     parser.add_argument("--simulated", type=int, default=1_000_000, help="questions; 0: only the rates")
     arguments = parser.parse_args()
     places = torch.cuda.device_count() or os.cpu_count() or 1
-    counts = [int(count) for count in arguments.replicas.split(",") if int(count) <= places]
-    nodes = [int(count) for count in arguments.nodes.split(",") if count]
+    counts = [count for count in arguments.replicas if count <= places]
+    nodes = arguments.nodes
     loaded = round(os.getloadavg()[0], 1)
     setup = setup_of(
         arguments.device, arguments.dtype, cores=os.cpu_count(), load=loaded, questions=arguments.questions

@@ -19,11 +19,11 @@ def numbers(text: str, least: int = 1) -> list[int]:
     return [_least(part, least) for part in text.split(",")] if text else []
 
 
-def among(*known: str, separator: str = ",") -> Callable[[str], list[str]]:
-    """Return what reads some of the known words."""
+def among(*known: str) -> Callable[[str], list[str]]:
+    """Return what reads some of the known words, which commas separate."""
 
     def chosen(text: str) -> list[str]:
-        for word in (words := text.split(separator)):
+        for word in (words := text.split(",")):
             if word not in known:
                 raise argparse.ArgumentTypeError(f"'{word}' is none of {', '.join(known)}")
         return words
