@@ -26,6 +26,8 @@ RENAMED = {"draft": "speculate"}
 
 QUANTIZATIONS = ("bnb-8bit", "bnb-4bit")
 """What the local backend can do to weights while it loads them."""
+QUANTIZERS = ("bitsandbytes", "accelerate")
+"""Packages that it needs for that."""
 
 
 class Thought(NamedTuple):

@@ -386,12 +386,13 @@ def test_too_little_memory_on_one_of_several_gpus_tells_what_fits_and_what_to_ch
 
 def test_plan_says_what_each_device_reads_and_which_is_the_slowest(capsys: pytest.CaptureFixture[str]) -> None:
     show_plan(check("Qwen -> (Ds | Yi)", zoo=load_zoo("paper")), devices="cuda:0=80GB,cuda:1=80GB")
-    assert (
+    assert capsys.readouterr().out.endswith(
         "read for one token of each of 64 rows of 512 ids; the slowest device decides\n"
         "    s1  cuda:1 16.0 GB\n"
         "    s2  cuda:0 20.4 GB (slowest), cuda:1 16.0 GB\n"
         "    all steps at once: cuda:0 20.4 GB, cuda:1 32.0 GB (slowest)\n"
-    ) in capsys.readouterr().out
+        "\n2 copies have room, with a GPU each: over many questions --replicas 2 keeps all GPUs busy\n"
+    )
 
 
 def test_a_plan_has_the_name_that_clients_know_its_flow_by() -> None:

@@ -17,7 +17,7 @@ from flowinfer.backends.weights import Reading, network_around, take
 from flowinfer.checkpoint import Held, read_folder
 from flowinfer.errors import LoadError
 from flowinfer.packing import packing_of
-from flowinfer.spec import QUANTIZATIONS, ModelSpec, Share
+from flowinfer.spec import QUANTIZATIONS, QUANTIZERS, ModelSpec, Share
 
 
 def dtype_of(spec: ModelSpec, device: str, dtype: str) -> str:
@@ -157,7 +157,7 @@ def _quantization(spec: ModelSpec, device: str) -> Any:  # untyped in transforme
             f"model '{spec.name}': quantization '{spec.quantization}' computes on a GPU, and the model lies on the CPU",
             help="leave its quantization out, or take an AWQ or GPTQ checkpoint, which is unpacked on a CPU",
         )
-    if lacking := [name for name in ("bitsandbytes", "accelerate") if find_spec(name) is None]:
+    if lacking := [name for name in QUANTIZERS if find_spec(name) is None]:
         raise LoadError(
             f"model '{spec.name}': quantization '{spec.quantization}' needs {' and '.join(lacking)}",
             help=f"pip install {' '.join(lacking)}, or take an AWQ or GPTQ checkpoint, which needs neither",

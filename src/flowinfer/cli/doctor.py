@@ -118,12 +118,13 @@ def _forget_checks() -> None:
 
 def _extras() -> list[dict[str, Any]]:
     from flowinfer.drawing.fonts import has_chinese_font
+    from flowinfer.spec import QUANTIZERS
 
     cjk = "install a CJK font, e.g. fonts-noto-cjk, to draw Chinese names in png"
-    has_bits = all(importlib.util.find_spec(name) is not None for name in ("bitsandbytes", "accelerate"))
+    has_bits = all(importlib.util.find_spec(name) is not None for name in QUANTIZERS)
     return [
         _gguf(),
-        _extra("8- and 4-bit weights on a GPU", has_bits, "pip install bitsandbytes accelerate"),
+        _extra("8- and 4-bit weights on a GPU", has_bits, f"pip install {' '.join(QUANTIZERS)}"),
         _extra("Chinese font for png", has_chinese_font(), cjk),
     ]
 

@@ -247,13 +247,18 @@ def _copies(plan: Plan, machine: Machine, cores: int | None) -> _Copies:
     if found is None:
         return _Copies()
     parts, copy = found
-    used = {device for placement in copy.placements.values() for device in placement.parts}
-    return _Copies(len(parts.gpus), len(parts.machine.gpus), len(used & {gpu.name for gpu in parts.machine.gpus}))
+    own_gpus = parts.machine.gpus
+    return _Copies(len(parts.gpus), len(own_gpus), len(_used(copy) & {gpu.name for gpu in own_gpus}))
+
+
+def _used(plan: Plan) -> set[str]:
+    """Return the devices that hold a model."""
+    return {device for placement in plan.placements.values() for device in placement.parts}
 
 
 def _show_copies(plan: Plan, machine: Machine, copies: _Copies) -> None:
     """Print which of several GPUs have nothing to do, and how many copies of the plan have room where that is known."""
-    used = {device for placement in plan.placements.values() for device in placement.parts}
+    used = _used(plan)
     idle = [device.name for device in machine.gpus if device.name not in used]
     if idle and len(machine.gpus) > 1 and used != {"endpoint"}:
         print(f"\nwithout a model: {', '.join(idle)}")

@@ -274,7 +274,7 @@ def _is_remote(spec: ModelSpec) -> bool:
 def _kind(spec: ModelSpec, machine: Machine) -> str:
     if spec.device != "auto":
         return "cpu" if spec.device == "cpu" else "cuda"  # splits are of GPUs
-    return "cuda" if any(device.name != "cpu" for device in machine.devices) else "cpu"
+    return "cuda" if machine.gpus else "cpu"
 
 
 def shown_bytes(count: int) -> str:

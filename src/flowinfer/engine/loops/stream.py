@@ -149,12 +149,13 @@ class PackedStream:
 
     def _read_prompts(self) -> tuple[list[Completion], bool]:
         """Admit rows, or go on with their prompts; return those that ended, and whether a device was given anything."""
-        ended = [] if self._admitted is not None else self._admit()
-        if self._admitted is None:
+        ended = self._admit() if self._admitted is None else []
+        admitted = self._admitted
+        if admitted is None:
             return ended, False
-        was_given = self._admitted.reading.go_on()
-        if self._admitted.reading.is_queued:
-            ended += self._let_go_on()
+        was_given = admitted.reading.go_on()
+        if admitted.reading.is_queued:
+            ended += self._let_go_on(admitted)
         return ended, was_given
 
     def _admit(self) -> list[Completion]:
@@ -200,13 +201,12 @@ class PackedStream:
         row = heapq.heappop(self._waiting)[-1]
         return self._heads.begin(row, len(self._batch.live) + 1)
 
-    def _let_go_on(self) -> list[Completion]:
+    def _let_go_on(self, admitted: Admitted) -> list[Completion]:
         """Make the rows live whose prompts have been queued, all but the last id of each.
 
         Rows whose heads begin them jointly emit their first tokens here; return those that ended with it.
         """
-        assert self._admitted is not None, "asked for where some are"
-        admitted, self._admitted = self._admitted, None
+        self._admitted = None
         self._note_seconds(admitted.rows, admitted.reading)
         for own in admitted.given_up:
             self._batch.drop(own)
